@@ -1,0 +1,85 @@
+# Everything that one does in this repository. `make` alone lists it.
+
+PYTHON ?= python3
+# Of make demo and make serve: BROKER=local|redis, DB=sqlite|postgres
+BROKER ?= local
+DB ?= sqlite
+# More words for pytest, nox and the benchmarks: make test ARGS="-k redis -x"
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SERVICES := $(PY) tools/services.py
+
+# The demo needs the package, its broker's extra and a driver: a small environment for each choice.
+DEMO_PACKAGE := .$(if $(filter-out local,$(BROKER)),[$(BROKER)])
+DEMO_DRIVER := $(if $(filter postgres,$(DB)),'psycopg[binary]>=3.2')
+DEMO_VENV := .venv-demo-$(BROKER)-$(DB)
+DEMO_READY := $(DEMO_VENV)/.ready
+DEMO_PYTHON := $(DEMO_VENV)/bin/python
+# The real servers that the choice needs: "redis", "postgres", "redis,postgres" or none.
+comma := ,
+empty :=
+space := $(empty) $(empty)
+DEMO_SERVERS := $(subst $(space),$(comma),$(filter-out local sqlite,$(BROKER) $(DB)))
+DEMO_WITH := $(if $(DEMO_SERVERS),$(DEMO_PYTHON) tools/services.py run --only $(DEMO_SERVERS) --)
+DEMO := $(DEMO_WITH) $(DEMO_PYTHON) example/demo.py --broker $(BROKER) --db $(DB)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-matrix test-chaos lint format docs demo serve bench clean
+
+help: ## List these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+venv: $(READY) ## Make the development environment in .venv
+
+$(READY): pyproject.toml tools/services.py
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[all]' --group dev
+	if $(SERVICES) headers; then $(PY) -m pip install --quiet --group mariadb; fi
+	touch $@
+
+test: $(READY) ## Run the whole suite on PostgreSQL, MariaDB, SQLite and Redis
+	@$(SERVICES) run -- $(PY) -m pytest $(ARGS)
+
+test-matrix: $(READY) ## Run it on every supported pair of Python and Django
+	@$(SERVICES) run -- $(PY) -m nox $(ARGS)
+
+test-chaos: $(READY) ## Run the tests that kill, stall and cut off
+	@$(SERVICES) run -- $(PY) -m pytest -m chaos $(ARGS)
+
+lint: $(READY) ## Check style, types and the import layers
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(READY) ## Put the code in the project's style
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+docs: $(READY) ## Build the documentation, warnings being errors
+	$(PY) -m sphinx -W --keep-going -n -b html docs docs/_build/html
+
+demo: $(DEMO_READY) ## Run the shop, kill its relay, count what arrived (BROKER=redis DB=postgres)
+	@$(DEMO) $(ARGS)
+
+serve: $(DEMO_READY) ## Leave the shop, its admin and a relay running (BROKER=redis DB=postgres)
+	@$(DEMO) --serve $(ARGS)
+
+$(DEMO_READY): pyproject.toml
+	@echo "Making $(DEMO_VENV) with the package and what it needs"
+	@$(PYTHON) -m venv $(DEMO_VENV)
+	@$(DEMO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '$(DEMO_PACKAGE)' $(DEMO_DRIVER)
+	@touch $@
+
+bench: $(READY) ## Measure publishing and delivery
+	@$(SERVICES) run -- $(PY) -m benchmarks $(ARGS)
+
+clean: ## Remove what these targets made
+	rm -rf .venv .venv-demo-* .cache .nox .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache build dist docs/_build

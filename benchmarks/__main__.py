@@ -1,0 +1,66 @@
+"""`python -m benchmarks [NAME ...] [--json]`: measures, and prints a table or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+
+import django
+
+django.setup()
+
+# Below the line that makes the models importable.
+from benchmarks import draining, outbox, publishing, scaling, waiting
+from benchmarks.measure import Figure
+from benchmarks.table import as_table, write_page
+
+BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
+    "relay": draining.relay,
+    "latency": waiting.latency,
+    "publish": publishing.publish,
+    "hotkey": draining.hotkey,
+    "held-xmin": draining.held_xmin,
+    "backlog": draining.backlog,
+    "scheduled": draining.scheduled,
+    "idle": waiting.idle,
+    "scale": scaling.scale,
+}
+
+
+def main() -> int:
+    """Run the benchmarks that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--runs", type=int, default=5, help="runs that a median is of (5)")
+    parser.add_argument("--events", type=int, default=100_000, help="events of a backlog (100,000)")
+    parser.add_argument("--write", metavar="FILE", help="write the table as a page of the docs")
+    options = parser.parse_args()
+    unknown = set(options.names) - BENCHMARKS.keys()
+    if unknown:
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
+    outbox.prepare()
+    figures: list[Figure] = []
+    for name in options.names or BENCHMARKS:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        found = BENCHMARKS[name](options.runs, options.events)
+        figures += found
+        print(as_table(found), file=sys.stderr, flush=True)
+    outbox.empty()
+    print(
+        json.dumps([f.as_dict() for f in figures], indent=2) if options.json else as_table(figures)
+    )
+    if options.write:
+        write_page(options.write, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Benchmarks of the relay: how fast a backlog goes from PostgreSQL to Redis Streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+
+from django.test.utils import override_settings
+
+from . import bare, outbox, relays
+from .measure import Figure, compare
+
+
+def relay(runs: int, events: int) -> list[Figure]:
+    """One relay, settled by UPDATE and by DELETE, beside the bare loops."""
+    return [
+        compare(
+            "relay",
+            _on_backlog(relays.drain, events),
+            _on_backlog(bare.drain, events),
+            wanted=">= 0.80",
+            runs=runs,
+        ),
+        compare(
+            "relay, RETENTION zero",
+            _on_backlog(_drain_and_delete, events),
+            _on_backlog(lambda: bare.drain(delete=True), events),
+            wanted=">= 0.80",
+            runs=runs,
+        ),
+    ]
+
+
+def hotkey(runs: int, events: int) -> list[Figure]:
+    """All events on one key, beside 1,000 keys."""
+    return [
+        compare(
+            "hotkey",
+            _on_backlog(relays.drain, events, keys=1),
+            _on_backlog(relays.drain, events),
+            wanted=">= 0.90",
+            runs=runs,
+        )
+    ]
+
+
+def backlog(runs: int, events: int) -> list[Figure]:
+    """With 3 million delivered rows retained, beside an empty table."""
+    return [_beside_other_rows("backlog", 3_000_000, "published", 0, runs, events)]
+
+
+def scheduled(runs: int, events: int) -> list[Figure]:
+    """With 1 million events due next week, beside none."""
+    return [_beside_other_rows("scheduled", 1_000_000, "scheduled", 7, runs, events)]
+
+
+def held_xmin(runs: int, events: int) -> list[Figure]:
+    """300,000 events while another session holds a snapshot: last window beside the first."""
+    windows = [_windows_under_snapshot(300_000) for _ in range(runs)]
+    first, last = (median(pair[i] for pair in windows) for i in (0, 1))
+    ratio = median(pair[1] / pair[0] for pair in windows)
+    return [Figure("held-xmin", "events/s", last, first, ratio, ">= 0.95")]
+
+
+def _on_backlog(
+    measure: Callable[[], float], events: int, *, keys: int = 1000
+) -> Callable[[], float]:
+    """Return the measurement with a fresh backlog before it."""
+
+    def on_backlog() -> float:
+        outbox.empty()
+        relays.empty_stream()
+        outbox.fill(events, keys=keys)
+        return measure()
+
+    return on_backlog
+
+
+def _drain_and_delete() -> float:
+    with override_settings(OUTBOX_RETENTION=0):
+        return relays.drain()
+
+
+def _beside_other_rows(
+    name: str, count: int, status: str, days: int, runs: int, events: int
+) -> Figure:
+    """Compare relays on one backlog with and without other rows in the table."""
+    alone = [_on_backlog(relays.drain, events)() for _ in range(runs)]
+    outbox.empty()
+    outbox.fill(count, status=status, days=days)
+    beside = []
+    for _ in range(runs):
+        relays.empty_stream()
+        outbox.fill(events)
+        beside.append(relays.drain())
+    ours, bare_rate = median(beside), median(alone)
+    return Figure(name, "events/s", ours, bare_rate, ours / bare_rate, ">= 0.95")
+
+
+def _windows_under_snapshot(events: int, window: int = 20_000) -> tuple[float, float]:
+    """Return the rates of the first and the last window."""
+    outbox.empty()
+    relays.empty_stream()
+    outbox.fill(events)
+    with outbox.held_snapshot():
+        relays.drain()
+    times = outbox.window_times(window)
+    rates = [window / (b - a).total_seconds() for a, b in pairwise(times)]
+    return rates[0], rates[-1]

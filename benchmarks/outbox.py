@@ -1,0 +1,118 @@
+"""An outbox filled with events to measure by: about 300 bytes of JSON data, 1,000 keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from zlib import crc32
+
+import psycopg
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
+
+from django_broadcaster.conf import conf
+
+PAD = "x" * 220
+
+
+def prepare() -> None:
+    """Make the benchmarks' own database, with its tables."""
+    name = connection.settings_dict["NAME"]
+    with connection._nodb_cursor() as cursor:  # type: ignore[attr-defined]
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+        if cursor.fetchone() is None:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+    call_command("migrate", verbosity=0)
+
+
+def empty() -> None:
+    """Empty every table."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "TRUNCATE django_broadcaster_outboxevent, django_broadcaster_partition, "
+            "django_broadcaster_relay, django_broadcaster_inboxevent RESTART IDENTITY"
+        )
+
+
+def fill(
+    count: int, *, keys: int = 1000, status: str = "pending", days: int = 0, maintain: bool = True
+) -> None:
+    """Add events in one statement, `days` from now where they are scheduled.
+
+    `maintain` leaves the table vacuumed and the disk quiet, for what is measured next.
+    """
+    _key_table(keys)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO django_broadcaster_outboxevent
+                (event_id, source, event_type, subject, time, data_content_type, data_schema,
+                 extensions, data, partition_key, partition, publisher_backend, publisher_config,
+                 status, scheduled_at, created_at, published_at, retry_count, max_retries,
+                 crash_count, last_error)
+            SELECT gen_random_uuid()::text, '/bench/orders', 'order.placed', 'order ' || n, now(),
+                   'application/json', '', '{}',
+                   jsonb_build_object('order', n, 'customer', 'c-' || n, 'total', n * 1.5,
+                                      'note', 'says "hello"', 'pad', %s::text),
+                   k.name, k.partition, 'default', '{}', %s, now() + make_interval(days => %s),
+                   now(), CASE WHEN %s = 'published' THEN now() END, 0, 3, 0, ''
+            FROM generate_series(1, %s) n JOIN bench_keys k ON k.number = n %% %s
+            ORDER BY n
+            """,
+            [PAD, status, days, status, count, keys],
+        )
+        cursor.execute("DROP TABLE bench_keys")
+        if maintain:
+            cursor.execute("VACUUM ANALYZE django_broadcaster_outboxevent")
+            cursor.execute("CHECKPOINT")
+
+
+def left() -> int:
+    """Return how many events are pending."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM django_broadcaster_outboxevent WHERE status = 'pending'"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def _key_table(keys: int) -> None:
+    rows = [(n, f"key-{n}", crc32(f"key-{n}".encode()) % conf.PARTITIONS) for n in range(keys)]
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE bench_keys (number int, name text, partition int)")
+        cursor.executemany("INSERT INTO bench_keys VALUES (%s, %s, %s)", rows)
+
+
+@contextmanager
+def held_snapshot() -> Iterator[None]:
+    """Hold a snapshot in another session, which keeps every dead row from being cleaned up."""
+    with psycopg.connect(**address()) as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT count(*) FROM django_broadcaster_relay")
+        yield
+
+
+def window_times(window: int) -> list[datetime]:
+    """Return when every `window`-th event was settled."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT published_at FROM django_broadcaster_outboxevent "
+            "WHERE id %% %s = 0 ORDER BY id",
+            [window],
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def address() -> dict[str, Any]:
+    """Return where the benchmarks' database is, for psycopg."""
+    parts = settings.DATABASES["default"]
+    return {
+        "host": parts["HOST"],
+        "port": parts["PORT"],
+        "user": parts["USER"],
+        "password": parts["PASSWORD"],
+        "dbname": parts["NAME"],
+    }

@@ -1,0 +1,100 @@
+"""The relay under measurement: in this process, or as processes of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+from django.conf import settings
+from django.db import connection
+
+from django_broadcaster.relay.backend_thread import WorkerOptions
+from django_broadcaster.relay.worker import Worker
+from tools import services
+
+from . import outbox
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def drain() -> float:
+    """Deliver every pending event with one relay in this process; return events a second.
+
+    It is the whole worker: threads, lease, heartbeat, circuit.
+    """
+    count = outbox.left()
+    options = WorkerOptions(
+        database="default",
+        backends=["default"],
+        batch_size=settings.OUTBOX_BATCH_SIZE,
+        interval=1.0,
+        drain=True,
+    )
+    worker = Worker(options)
+    began = time.perf_counter()
+    ended_well = worker.run()
+    elapsed = time.perf_counter() - began
+    if not ended_well or outbox.left():
+        raise RuntimeError("the relay did not deliver everything")
+    return count / elapsed
+
+
+def start(count: int = 1, *arguments: str) -> list[subprocess.Popen[bytes]]:
+    """Start workers as processes."""
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "benchmarks.settings"}
+    command = [sys.executable, "-m", "django", "outbox_worker", *arguments]
+    return [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(count)]
+
+
+def stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    """End workers, politely."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.wait(30)
+
+
+def wait_for_leases(count: int) -> None:
+    """Wait until so many relays share the partitions."""
+    _wait(lambda: _sharing() == count, "the relays to share the partitions")
+
+
+def wait_for_entries(count: int) -> float:
+    """Wait until so many events were delivered; return the time of it."""
+    with client() as broker:
+        _wait(lambda: broker.xlen(settings.STREAM) >= count, f"{count} events to be delivered")
+    return time.perf_counter()
+
+
+def _sharing() -> int:
+    """Return how many relays own partitions, none being free."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT CASE WHEN bool_and(relay_id IS NOT NULL) THEN count(DISTINCT relay_id) "
+            "ELSE 0 END FROM django_broadcaster_partition"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def _wait(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.01)
+
+
+def client() -> redis.Redis:
+    """Return a client of the broker."""
+    return redis.Redis.from_url(services.address("redis"))
+
+
+def empty_stream() -> None:
+    """Forget what was delivered."""
+    with client() as broker:
+        broker.delete(settings.STREAM)

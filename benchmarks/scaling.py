@@ -1,0 +1,66 @@
+"""Benchmarks of more than one relay, and of one on a long backlog."""
+
+from __future__ import annotations
+
+import resource
+
+from . import outbox, relays
+from .measure import Figure, compare
+
+
+def scale(runs: int, events: int) -> list[Figure]:
+    """Two processes beside one, and the memory of one on a backlog of a million."""
+    return [
+        compare(
+            "two processes",
+            lambda: _drain(2, 2 * events),
+            lambda: _drain(1, 2 * events),
+            wanted=">= 1.3",
+            runs=runs,
+        ),
+        *_memory(),
+    ]
+
+
+def _drain(count: int, events: int) -> float:
+    """Return the rate of so many processes between a tenth and nine tenths of the backlog.
+
+    They are started before the backlog is there, so that none has it to itself meanwhile.
+    """
+    outbox.empty()
+    relays.empty_stream()
+    workers = relays.start(count)
+    try:
+        relays.wait_for_leases(count)
+        outbox.fill(events, maintain=False)
+        first, last = int(events * 0.1), int(events * 0.9)
+        began = relays.wait_for_entries(first)
+        ended = relays.wait_for_entries(last)
+    finally:
+        relays.stop(workers)
+    return (last - first) / (ended - began)
+
+
+def _memory() -> list[Figure]:
+    """Megabytes of a relay after a tenth of a backlog of a million, and at its end."""
+    total = 1_000_000
+    outbox.empty()
+    relays.empty_stream()
+    outbox.fill(total)
+    workers = relays.start()
+    try:
+        relays.wait_for_entries(total // 10)
+        early = _megabytes(workers[0].pid)
+        relays.wait_for_entries(total)
+        late = _megabytes(workers[0].pid)
+    finally:
+        relays.stop(workers)
+    return [
+        Figure("memory at the end of 1,000,000", "MB of 100", late, 100.0, late / 100, "<= 1.0"),
+        Figure("memory at the end / at a tenth", "MB", late, early, late / early, "<= 1.1"),
+    ]
+
+
+def _megabytes(pid: int) -> float:
+    with open(f"/proc/{pid}/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize() / 1e6

@@ -1,0 +1,54 @@
+"""How Sphinx builds these pages: `make docs`."""
+
+import os
+import sys
+from pathlib import Path
+
+import django
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
+
+# Autodoc imports the models, for which Django has to be set up.
+os.environ["DJANGO_SETTINGS_MODULE"] = "docs_settings"
+django.setup()
+
+from django_broadcaster import __version__  # noqa: E402  # after django.setup()
+
+project = "django-broadcaster"
+author = "django-broadcaster contributors"
+copyright = f"2025, {author}"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "house_docstrings",
+    "live_tables",
+]
+exclude_patterns = ["_build", "_ext"]
+default_role = "code"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+# Types that appear in signatures but are documented elsewhere: by Python, Django, or not at all.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(builtins|collections|contextlib|dataclasses|datetime|django|ssl|typing)\b.*"),
+    (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
+    (r"py:.*", r"django_broadcaster\.registry\.F"),
+    (r"py:.*", r"(Any|Callable|Mapping|Sequence|ClassVar|Final|Self|TextIO|VerifyMode)"),
+]
+
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+html_title = f"django-broadcaster {release}"
+html_theme_options = {"navigation_with_keys": True}
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True

@@ -1,0 +1,70 @@
+"""Compare what was committed with what arrived. Plain lists in, counts out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Event(NamedTuple):
+    """An event as its writer published it, or as it arrived."""
+
+    id: str
+    key: str
+    sequence: int  # its place among the events of its key: 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many events had which fate. `missing`, `rolled_back` and the rest should be zero."""
+
+    committed: int
+    delivered: int  # of the committed ones, each counted once
+    missing: int
+    rolled_back: int  # arrived although their transaction was rolled back
+    unknown: int  # arrived although nobody published them, or not as they were published
+    duplicates: int
+    out_of_order: int
+    duplicates_allowed: int
+
+    @property
+    def kept(self) -> bool:
+        """Tell whether every promise was kept."""
+        broken = self.missing or self.rolled_back or self.unknown or self.out_of_order
+        return not broken and self.duplicates <= self.duplicates_allowed
+
+
+def judge(
+    committed: Collection[Event],
+    rolled_back: Collection[str],
+    arrived: Sequence[Event],
+    *,
+    duplicates_allowed: int,
+) -> Verdict:
+    """Return the counts. `rolled_back` are ids; `arrived` is in the order of arrival."""
+    promised, undone = set(committed), set(rolled_back)
+    first_arrivals = list(dict.fromkeys(arrived))
+    unpromised = [event for event in first_arrivals if event not in promised]
+    from_undone = sum(event.id in undone for event in unpromised)
+    delivered = len(first_arrivals) - len(unpromised)
+    return Verdict(
+        committed=len(promised),
+        delivered=delivered,
+        missing=len(promised) - delivered,
+        rolled_back=from_undone,
+        unknown=len(unpromised) - from_undone,
+        duplicates=len(arrived) - len(first_arrivals),
+        out_of_order=_overtaken(first_arrivals),
+        duplicates_allowed=duplicates_allowed,
+    )
+
+
+def _overtaken(first_arrivals: Iterable[Event]) -> int:
+    """Count the events that arrived after a later one of their key."""
+    latest: dict[str, int] = {}
+    count = 0
+    for event in first_arrivals:
+        count += event.sequence < latest.get(event.key, 0)
+        latest[event.key] = max(event.sequence, latest.get(event.key, 0))
+    return count

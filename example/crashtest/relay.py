@@ -1,0 +1,91 @@
+"""The relay, `manage.py outbox_worker`, as a process that one can be cruel to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
+PATIENCE = 40.0  # seconds for a clean stop; longer than OUTBOX_SHUTDOWN_TIMEOUT
+
+
+class RelayFailed(Exception):
+    """The relay ended, or did not end, against what was asked of it."""
+
+
+class RelayProcess:
+    """Runs in a session of its own: a Ctrl-C in the terminal is not meant for it."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._command = [sys.executable, str(MANAGE), "outbox_worker", *arguments]
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; there may be an earlier one that was killed."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raise RelayFailed if it has ended by itself."""
+        status = self._running.poll()
+        if status is not None:
+            raise RelayFailed(f"the relay ended with status {status}:\n{self.last_words()}")
+
+    def freeze(self) -> None:
+        """Stop it where it is; returns once it does not run any more."""
+        self._running.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(self._running.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            self._running.returncode = os.waitstatus_to_exitcode(status)  # the status is used up
+            self.check()
+
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        self._running.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it without giving it a chance to do anything, as a power cut would."""
+        self._running.kill()
+        self._running.wait()
+
+    def stop(self) -> float:
+        """Ask it to stop; return the seconds that it took, or raise RelayFailed."""
+        self.check()
+        begin = time.monotonic()
+        self._running.terminate()
+        try:
+            status = self._running.wait(PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            raise RelayFailed(f"the relay did not stop within {PATIENCE:.0f} s") from error
+        if status != 0:
+            raise RelayFailed(f"the relay stopped with status {status}:\n{self.last_words()}")
+        return time.monotonic() - begin
+
+    def last_words(self) -> str:
+        """Return the end of its log."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+
+    def __enter__(self) -> RelayProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._running.poll() is None:
+            self.kill()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RelayFailed("the relay was never started")
+        return self._process

@@ -1,0 +1,103 @@
+"""One writer at work: every step of an order in a transaction, some of them rolled back first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from django.db import transaction
+from shop import services
+from shop.models import Order, Product
+
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.signals import event_created
+
+from .judge import Event
+from .writers import Desk, Diary, Lane
+
+CHANGES_OF_MIND = 0.1
+
+Step = Callable[[], Order]
+
+
+class ChangedMind(Exception):
+    """Raised inside a transaction to roll it back."""
+
+
+class Writer:
+    """Takes lanes from the desk until none is left, and keeps a diary.
+
+    The diary is kept in memory, outside of the database, so that it still knows what a rolled-back
+    transaction had published.
+    """
+
+    def __init__(self, desk: Desk, seed: int) -> None:
+        self._desk = desk
+        self._random = random.Random(seed)
+        self._diary = Diary()
+        self._published: list[OutboxEvent] = []  # by the step that runs now
+        self._products = list(Product.objects.all())
+
+    def work(self) -> Diary:
+        """Do the next step of one order after the other; return the diary."""
+        event_created.connect(self._note)
+        while (lane := self._desk.lanes.get()) is not None:
+            self._advance(lane)
+        return self._diary
+
+    def _advance(self, lane: Lane) -> None:
+        order = self._perform(self._next_step(lane.order_id))
+        if order.next_status:
+            self._desk.lanes.put(Lane(order.pk, lane.to_come))
+        elif lane.to_come > 1:
+            self._desk.lanes.put(Lane(None, lane.to_come - 1))
+        else:
+            self._desk.retire_lane()
+
+    def _next_step(self, order_id: int | None) -> Step:
+        if order_id is None:
+            product, quantity = self._random.choice(self._products), self._random.randint(1, 5)
+            return lambda: services.place_order(product, quantity)
+        if Order.objects.get(pk=order_id).status == Order.Status.PLACED:
+            return lambda: services.pay_order(order_id)
+        return lambda: services.ship_order(order_id)
+
+    def _perform(self, step: Step) -> Order:
+        """Do a step for good; one time in ten only at the second attempt.
+
+        Half of the first attempts are rolled back as a transaction of their own, half to a
+        savepoint of the transaction in which the second attempt commits.
+        """
+        transaction_around: AbstractContextManager[object] = nullcontext()
+        hesitates = self._random.random() < CHANGES_OF_MIND
+        if hesitates and self._random.random() < 0.5:
+            transaction_around = transaction.atomic()
+        undone: list[str] = []
+        with transaction_around:
+            if hesitates:
+                undone = self._roll_back(step)
+            order = step()
+        self._diary.rolled_back += undone
+        self._diary.committed += [_as_event(row) for row in self._take_published()]
+        return order
+
+    def _roll_back(self, step: Step) -> list[str]:
+        """Do a step and roll it back; return the ids of the events that it had published."""
+        try:
+            with transaction.atomic():
+                step()
+                raise ChangedMind
+        except ChangedMind:
+            return [row.event_id for row in self._take_published()]
+
+    def _note(self, event: OutboxEvent, **_: object) -> None:
+        self._published.append(event)
+
+    def _take_published(self) -> list[OutboxEvent]:
+        taken, self._published = self._published, []
+        return taken
+
+
+def _as_event(row: OutboxEvent) -> Event:
+    return Event(row.event_id, row.partition_key, row.to_cloud_event().data["sequence"])

@@ -1,0 +1,16 @@
+"""Django's command line for the shop: `python example/manage.py outbox_worker`."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run a management command with the shop's settings."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop_site.settings")
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Products and orders, and the two tables that the event handlers write."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Product(models.Model):
+    """Something to order."""
+
+    name = models.CharField(max_length=100)
+    note = models.CharField(max_length=200, blank=True)
+    price = models.DecimalField(max_digits=8, decimal_places=2)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Order(models.Model):
+    """A number of one product, on its way from placed to shipped."""
+
+    class Status(models.TextChoices):
+        """The life of an order, in this order."""
+
+        PLACED = "placed"
+        PAID = "paid"
+        SHIPPED = "shipped"
+
+    product = models.ForeignKey(Product, on_delete=models.PROTECT)
+    quantity = models.PositiveIntegerField()
+    total = models.DecimalField(max_digits=12, decimal_places=2)
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.PLACED)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"order {self.pk}"
+
+    @property
+    def key(self) -> str:
+        """The partition key of the order's events, which are delivered in the order of its life."""
+        return f"order-{self.pk}"
+
+    @property
+    def sequence(self) -> int:
+        """How far it has come: 1 placed, 2 paid, 3 shipped."""
+        return self.Status.values.index(self.status) + 1
+
+    @property
+    def next_status(self) -> str | None:
+        """What it will be next; None when its life is over."""
+        later = self.Status.values[self.sequence :]
+        return later[0] if later else None
+
+
+class ReceivedEvent(models.Model):
+    """An event as it reached a handler; `id` is the order of arrival.
+
+    `event_id` is not unique on purpose: a handler that ran twice for an event would show.
+    """
+
+    event_id = models.CharField(max_length=255)
+    event_type = models.CharField(max_length=100)
+    key = models.CharField(max_length=100, db_index=True)
+    sequence = models.PositiveIntegerField()
+    received_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.event_type} of {self.key}"
+
+
+class Parcel(models.Model):
+    """What the warehouse makes of an `order.shipped`."""
+
+    order = models.OneToOneField(Order, on_delete=models.CASCADE)
+    tracking = models.CharField(max_length=40)
+    packed_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.tracking

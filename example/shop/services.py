@@ -1,0 +1,61 @@
+"""What the shop does. Each change and its event commit together, or neither does."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from django_broadcaster.publishers import publisher
+
+from .models import Order, Product
+
+
+class WrongStep(Exception):
+    """The order is not at the point in its life where this can be done."""
+
+
+@transaction.atomic
+def place_order(product: Product, quantity: int = 1) -> Order:
+    """Order a product and publish `order.placed`."""
+    order = Order.objects.create(product=product, quantity=quantity, total=product.price * quantity)
+    _publish(order)
+    return order
+
+
+@transaction.atomic
+def pay_order(order_id: int) -> Order:
+    """Pay a placed order and publish `order.paid`; raises WrongStep."""
+    return _advance(order_id, Order.Status.PAID)
+
+
+@transaction.atomic
+def ship_order(order_id: int) -> Order:
+    """Ship a paid order and publish `order.shipped`; raises WrongStep."""
+    return _advance(order_id, Order.Status.SHIPPED)
+
+
+def _advance(order_id: int, status: str) -> Order:
+    # The lock keeps two clicks on "pay" from both seeing a placed order.
+    order = Order.objects.select_for_update().get(pk=order_id)
+    if order.next_status != status:
+        raise WrongStep(f"order {order_id} is {order.status} and cannot become {status}")
+    order.status = status
+    order.save(update_fields=["status"])
+    _publish(order)
+    return order
+
+
+def _publish(order: Order) -> None:
+    publisher.publish_event(
+        event_type=f"order.{order.status}",
+        source="/shop/orders",
+        subject=str(order.pk),
+        data={
+            "order": order.pk,
+            "product": order.product_id,
+            "quantity": order.quantity,
+            "total": str(order.total),
+            "sequence": order.sequence,
+        },
+        # Events of one key are delivered in publish order; other orders do not wait for them.
+        partition_key=order.key,
+    )

@@ -1,0 +1,177 @@
+"""The shop by itself: `python example/manage.py test shop`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from unittest.mock import patch
+
+from django.db import transaction
+from django.test import Client, TestCase
+from django.urls import reverse
+
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.publishers import publisher
+
+from . import services
+from .catalog import stock
+from .models import Order, Parcel, Product, ReceivedEvent
+
+
+class ShopTestCase(TestCase):
+    """A shop with something on its shelf."""
+
+    mug: Product
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        """Fill the shelf."""
+        stock()
+        cls.mug = Product.objects.get(name="Mug")
+
+
+class ServicesTest(ShopTestCase):
+    """Each change and its event are there together, or neither is."""
+
+    def test_life_of_an_order(self) -> None:
+        """An order publishes one event at each step, all with its key."""
+        order = services.place_order(self.mug, 2)
+        services.pay_order(order.pk)
+        services.ship_order(order.pk)
+        events = OutboxEvent.objects.order_by("id")
+        assert [
+            (event.event_type, event.partition_key, event.to_cloud_event().data["sequence"])
+            for event in events
+        ] == [(f"order.{step}", order.key, n) for n, step in enumerate(Order.Status.values, 1)]
+
+    def test_rolled_back(self) -> None:
+        """An order that is rolled back leaves no event behind."""
+        with self.assertRaisesMessage(RuntimeError, "changed my mind"), transaction.atomic():
+            services.place_order(self.mug)
+            raise RuntimeError("changed my mind")
+        assert not Order.objects.exists()
+        assert not OutboxEvent.objects.exists()
+
+    def test_refused_event(self) -> None:
+        """An order whose event cannot be published is not placed."""
+        with (
+            patch.object(publisher, "publish_event", side_effect=ValueError("no")),
+            self.assertRaisesMessage(ValueError, "no"),
+        ):
+            services.place_order(self.mug)
+        assert not Order.objects.exists()
+
+    def test_wrong_step(self) -> None:
+        """An order cannot be shipped before it is paid."""
+        order = services.place_order(self.mug)
+        with self.assertRaisesMessage(services.WrongStep, "cannot become shipped"):
+            services.ship_order(order.pk)
+        assert OutboxEvent.objects.count() == 1
+
+
+class DeliveryTest(ShopTestCase):
+    """Events reach the handlers."""
+
+    def test_handlers(self) -> None:
+        """Delivered events are remembered in order, and a shipped order is packed."""
+        order = services.place_order(self.mug)
+        services.pay_order(order.pk)
+        services.ship_order(order.pk)
+        publisher.process_pending_events()
+        received = ReceivedEvent.objects.order_by("id").values_list("key", "sequence")
+        assert list(received) == [(order.key, 1), (order.key, 2), (order.key, 3)]
+        assert Parcel.objects.get().order == order
+
+
+class PagesTest(ShopTestCase):
+    """The pages, as a browser uses them."""
+
+    def test_products(self) -> None:
+        """The first page offers every product."""
+        answer = self.client.get("/")
+        self.assertContains(answer, "Order</button>", count=Product.objects.count())
+
+    def test_from_order_to_parcel(self) -> None:
+        """One can order, pay and ship with buttons, and see the events of the order."""
+        answer = self.client.post(reverse("shop:place", args=[self.mug.pk]), follow=True)
+        order = Order.objects.get()
+        self.assertContains(answer, f"Order #{order.pk}")
+        self.assertContains(answer, "data-on-the-way")
+        for _ in range(2):
+            self.client.post(reverse("shop:advance", args=[order.pk]))
+        publisher.process_pending_events()
+        answer = self.client.get(reverse("shop:events", args=[order.pk]))
+        for event_type in ("order.placed", "order.paid", "order.shipped"):
+            self.assertContains(answer, event_type)
+        self.assertContains(answer, "BRC-")
+        self.assertNotContains(answer, "data-on-the-way")
+
+    def test_second_click(self) -> None:
+        """Shipping twice says why not, and publishes nothing."""
+        order = services.place_order(self.mug)
+        for _ in range(2):
+            self.client.post(reverse("shop:advance", args=[order.pk]))
+        answer = self.client.post(reverse("shop:advance", args=[order.pk]), follow=True)
+        self.assertContains(answer, "cannot become shipped")
+        assert OutboxEvent.objects.count() == 3
+
+    def test_forged_form(self) -> None:
+        """A form without its token is refused."""
+        client = Client(enforce_csrf_checks=True)
+        answer = client.post(reverse("shop:place", args=[self.mug.pk]))
+        assert answer.status_code == 403
+
+    def test_unknown(self) -> None:
+        """Pages of orders and products that are not there are not found."""
+        for name in ("order", "events"):
+            assert self.client.get(reverse(f"shop:{name}", args=[99])).status_code == 404
+        for name in ("place", "advance"):
+            assert self.client.post(reverse(f"shop:{name}", args=[99])).status_code == 404
+
+
+class ApiTest(ShopTestCase):
+    """The JSON endpoint."""
+
+    def place(self, body: Any, content_type: str = "application/json") -> Any:
+        """Post a body, as JSON unless it is text already."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        return self.client.post("/api/orders/", text, content_type=content_type)
+
+    def test_place_and_read(self) -> None:
+        """An order that was placed can be read back, with where its event stands."""
+        answer = self.place({"product": self.mug.pk, "quantity": 3})
+        assert answer.status_code == 201
+        placed = answer.json()
+        assert (placed["total"], placed["status"]) == ("42.00", "placed")
+        assert placed["events"][0]["status"] == "pending"
+        publisher.process_pending_events()
+        read = self.client.get(f"/api/orders/{placed['id']}/").json()
+        assert read["events"][0]["status"] == "published"
+
+    def test_bad_orders(self) -> None:
+        """What cannot be ordered is refused with a reason, and publishes nothing."""
+        mug = self.mug.pk
+        bodies: list[Any] = [
+            "{",
+            [],
+            {},
+            {"product": "1"},
+            {"product": 10**30},
+            {"product": mug, "quantity": 0},
+            {"product": mug, "quantity": True},
+            {"product": mug, "quantity": 1.5},
+        ]
+        for body in bodies:
+            with self.subTest(body=body):
+                answer = self.place(body)
+                assert answer.status_code == 400
+                assert "error" in answer.json()
+        assert not OutboxEvent.objects.exists()
+
+    def test_other_content_type(self) -> None:
+        """A form of another site, which cannot send JSON, is refused."""
+        assert self.place("{}", "text/plain").status_code == 415
+
+    def test_unknown_order(self) -> None:
+        """An order that is not there is not found."""
+        assert self.client.get("/api/orders/99/").status_code == 404

@@ -1,0 +1,24 @@
+"""What happens when Django starts: the checks are registered, and the handlers found."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
+from django.utils.translation import gettext_lazy as _
+
+
+class BroadcasterConfig(AppConfig):
+    """The app `django_broadcaster`."""
+
+    name = "django_broadcaster"
+    label = "django_broadcaster"
+    verbose_name = _("Broadcaster")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks and import each app's `event_handlers.py`."""
+        # The checks reach the models, which can be imported from here on.
+        from .checks import register_checks
+
+        register_checks()
+        autodiscover_modules("event_handlers")

@@ -1,0 +1,43 @@
+"""The destinations of events, each in a file of its own; `base` is the contract.
+
+The names are loaded at first use, so importing this package loads no broker's client.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .base import Message, Outcome, PublisherBackend
+
+if TYPE_CHECKING:
+    from .console import ConsoleBackend
+    from .dummy import DummyBackend
+    from .local import LocalBackend
+    from .locmem import LocMemBackend
+    from .redis import RedisStreamBackend
+
+__all__ = [
+    "ConsoleBackend",
+    "DummyBackend",
+    "LocMemBackend",
+    "LocalBackend",
+    "Message",
+    "Outcome",
+    "PublisherBackend",
+    "RedisStreamBackend",
+]
+
+_MODULES = {
+    "ConsoleBackend": "console",
+    "DummyBackend": "dummy",
+    "LocalBackend": "local",
+    "LocMemBackend": "locmem",
+    "RedisStreamBackend": "redis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _MODULES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(import_module(f".{module}", __name__), name)

@@ -1,0 +1,46 @@
+"""Writes events to the terminal, for development."""
+
+from __future__ import annotations
+
+import json
+import sys
+from threading import Lock
+from typing import Any, TextIO
+
+from django_broadcaster.exceptions import BackendUnavailable
+
+from .base import Message, PublisherBackend
+
+_lock = Lock()  # several backends share a terminal, and each event stays in one piece
+
+
+class ConsoleBackend(PublisherBackend):
+    """Writes a line that says what happened, and the event as JSON below it.
+
+    `stream` is any text stream, by default what `sys.stdout` is at the time.
+    """
+
+    def __init__(self, *, stream: TextIO | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._stream = stream
+
+    def publish(self, message: Message) -> None:
+        """Write one event; raises BackendUnavailable when the stream is closed."""
+        stream = self._stream or sys.stdout
+        text = self._render(message)
+        # What the terminal cannot show is escaped: an event must not fail because of its letters.
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        try:
+            with _lock:
+                stream.write(text)
+                stream.flush()
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            raise BackendUnavailable(f"the console: {error}") from error
+
+    def _render(self, message: Message) -> str:
+        # Not orjson, which rounds integers over 64 bits.
+        event = json.loads(message.to_json())
+        key = f" key {message.partition_key}" if message.partition_key else ""
+        line = f"[{self.alias}] {message.type} {message.event_id} from {message.source}{key}"
+        return f"{line}\n{json.dumps(event, indent=2, ensure_ascii=False)}\n"

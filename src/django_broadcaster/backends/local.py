@@ -1,0 +1,20 @@
+"""Runs the handlers of `event_registry` inside the relay: no broker is needed.
+
+Each handler runs once per event, in a transaction of its own, also when another handler of the
+event fails and the event is tried again: the inbox remembers who has had it.
+"""
+
+from __future__ import annotations
+
+from .base import Message, PublisherBackend
+
+
+class LocalBackend(PublisherBackend):
+    """The embedded default. A handler that raises makes the event wait for its next attempt."""
+
+    def publish(self, message: Message) -> None:
+        """Run the event's handlers; raises TransientError, or Rejected if a handler said so."""
+        # Its handlers are consumers, and models can't be imported before `django.setup()`.
+        from django_broadcaster.inbox import dispatch
+
+        dispatch(message.event)

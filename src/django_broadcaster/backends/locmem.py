@@ -1,0 +1,42 @@
+"""Keeps what it is given in the memory of this process, for tests."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+from django_broadcaster.exceptions import Rejected
+
+from .base import Message, PublisherBackend
+
+# By alias, for the whole process: a relay has backends of its own, and tests look from outside.
+_outboxes: dict[str, list[Message]] = {}
+_lock = Lock()
+
+
+def outbox(alias: str = "default") -> list[Message]:
+    """Return the messages delivered to this alias, in order: the list itself, which goes on."""
+    with _lock:
+        return _outboxes.setdefault(alias, [])
+
+
+def clear() -> None:
+    """Empty the lists of all aliases."""
+    with _lock:
+        for messages in _outboxes.values():
+            messages.clear()
+
+
+class LocMemBackend(PublisherBackend):
+    """Appends every message to `messages`, the list that `outbox(alias)` returns too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.messages = outbox(self.alias)
+
+    def publish(self, message: Message) -> None:
+        """Keep one message; raises Rejected for one over `max_message_bytes`, where that is set."""
+        size = len(message.to_json())
+        if self.max_message_bytes and size > self.max_message_bytes:
+            raise Rejected(f"the event takes {size} bytes, over {self.max_message_bytes}")
+        self.messages.append(message)

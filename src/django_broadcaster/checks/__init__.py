@@ -1,0 +1,73 @@
+"""System checks: a wrong setting is found when Django starts, with the fix to write.
+
+========= ==================================================================================
+id        what it finds (each begins with `django_broadcaster.`)
+========= ==================================================================================
+E001      `OUTBOX_PUBLISHERS` is not a dict with at least one backend
+E002      an alias in it is not a string of 1 to 64 characters
+E003      the value of an alias is not a dict
+E004      an entry has an unknown key
+E005      `BACKEND` is missing, can't be imported, or is not a `PublisherBackend`
+E006      the backend refuses its `OPTIONS`
+E007      `RETRY` of an entry is not a retry policy
+E008      `ON_EXHAUSTED` is not one of its words
+E009      `OUTBOX_RETRY` is not a retry policy
+E010      `OUTBOX_CIRCUIT` has an unknown key or a wrong value
+E011      `OUTBOX_ROUTES` is not a dict, or a pattern in it is not a non-empty string
+E012      a route's target is not an alias or a non-empty list of aliases
+E013      a route's target is an alias that is not configured
+E014      a route names an alias twice
+E015      `OUTBOX_REQUIRE_TRANSACTION` is not a bool
+E016      `OUTBOX_RETENTION` is not a span of time or None
+E017      `OUTBOX_INBOX_RETENTION` is not a span of time above 0 or None
+E018      `OUTBOX_BATCH_SIZE` is not a whole number from 1 to 10000
+E019      `OUTBOX_POLL_INTERVAL` is not a number above 0
+E020      `OUTBOX_PARTITIONS` is not a whole number from 1 to 1024
+E021      `OUTBOX_LEASE_SECONDS` is not a number from 2 on
+E022      `OUTBOX_SHUTDOWN_TIMEOUT` is not a number from 0 on
+E023      `OUTBOX_MAX_CRASHES` is not a whole number from 1 on
+E024      the outbox's id sequence hands out ids in blocks (a database check, PostgreSQL)
+E025      `OUTBOX_NOTIFY` is not a bool
+W001      a relay polls too seldom for its lease
+W002      a setting that starts with `OUTBOX_` is unknown
+========= ==================================================================================
+
+An id keeps its meaning for ever: projects silence checks by it.
+"""
+
+from __future__ import annotations
+
+from django.core.checks import Tags, register
+
+from . import database, policies, publishers, routes, values
+from .shared import TAG
+
+__all__ = ["CHECKS", "TAG", "register_checks"]
+
+CHECKS = (
+    publishers.check_publishers,
+    publishers.check_backends,
+    policies.check_retry,
+    policies.check_backend_retries,
+    policies.check_circuit,
+    routes.check_routes,
+    values.check_require_transaction,
+    values.check_retention,
+    values.check_inbox_retention,
+    values.check_notify,
+    values.check_batch_size,
+    values.check_poll_interval,
+    values.check_partitions,
+    values.check_lease_seconds,
+    values.check_shutdown_timeout,
+    values.check_max_crashes,
+    values.check_poll_within_lease,
+    values.check_unknown_settings,
+)
+
+
+def register_checks() -> None:
+    """Register every check under the tag `django_broadcaster`, or `database`."""
+    for check in CHECKS:
+        register(check, TAG)
+    register(database.check_id_sequence, Tags.database)

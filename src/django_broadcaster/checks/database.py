@@ -1,0 +1,48 @@
+"""Checks that ask the database; they run with `migrate` and `check --database`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.checks import CheckMessage
+from django.db import connections
+
+from .shared import Messages, error
+
+_ID_SEQUENCES = """
+    SELECT s.seqrelid::regclass::text, s.seqcache
+    FROM pg_depend d JOIN pg_sequence s ON s.seqrelid = d.objid
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+    AND d.refobjid = to_regclass('django_broadcaster_outboxevent')
+"""
+
+
+def check_id_sequence(databases: Sequence[str] | None = None, **_: Any) -> Messages:
+    """On PostgreSQL the outbox's ids are handed out one by one: they order the events of a key.
+
+    With a larger CACHE each connection takes a block of ids for itself, so that a later event
+    may get a lower id than an earlier one of another connection.
+    """
+    postgres = [alias for alias in databases or () if connections[alias].vendor == "postgresql"]
+    return [
+        _cached_sequence(alias, sequence, size)
+        for alias in postgres
+        for sequence, size in _id_sequences(alias)
+        if size != 1
+    ]
+
+
+def _id_sequences(alias: str) -> list[tuple[str, int]]:
+    """Return the outbox's sequence and its CACHE; nothing where there is no table yet."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(_ID_SEQUENCES)
+        return list(cursor.fetchall())
+
+
+def _cached_sequence(alias: str, sequence: str, size: int) -> CheckMessage:
+    message = (
+        f"The sequence {sequence} of database {alias!r} has CACHE {size}, so the events of a key "
+        "may be delivered in another order than they were published in."
+    )
+    return error("E024", message, f"Run this SQL: ALTER SEQUENCE {sequence} CACHE 1;")

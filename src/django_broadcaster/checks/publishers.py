@@ -1,0 +1,177 @@
+"""Checks of OUTBOX_PUBLISHERS. No message shows a value of OPTIONS: passwords stand there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from inspect import Parameter, isabstract, signature
+from reprlib import repr as shortened
+from typing import Any
+from urllib.parse import unquote
+
+from django.core.checks import CheckMessage
+from django.utils.module_loading import import_string
+
+from .. import backends as backends_package
+from ..backends.base import PublisherBackend
+from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
+from ..conf import conf
+from ..exceptions import BackendConfigurationError
+from .shared import Messages, entries, error, fix_of_key, kind, nearest, unknown_keys
+
+MAX_ALIAS = 64  # what the column `publisher_backend` holds
+MIN_SECRET_DIGITS = 4
+_PUBLISHERS_HINT = (
+    "Write OUTBOX_PUBLISHERS = "
+    "{'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
+)
+
+
+def check_publishers(**_: Any) -> Messages:
+    """There is at least one backend; aliases are short strings, entries are dicts."""
+    publishers: Any = conf.PUBLISHERS
+    if not isinstance(publishers, Mapping) or not publishers:
+        found = "an empty one" if isinstance(publishers, Mapping) else kind(publishers)
+        message = f"OUTBOX_PUBLISHERS must be a dict with at least one backend, not {found}."
+        return [error("E001", message, _PUBLISHERS_HINT)]
+    return [
+        problem
+        for alias, entry in publishers.items()
+        for problem in (*_alias_problems(alias), *_entry_problems(alias, entry))
+    ]
+
+
+def _alias_problems(alias: object) -> Iterator[CheckMessage]:
+    if not isinstance(alias, str) or not 1 <= len(alias) <= MAX_ALIAS:
+        message = (
+            f"OUTBOX_PUBLISHERS has the alias {shortened(alias)}; "
+            f"an alias is a string of 1 to {MAX_ALIAS} characters."
+        )
+        yield error("E002", message, "Rename it in OUTBOX_PUBLISHERS, such as to 'default'.")
+
+
+def _entry_problems(alias: object, entry: object) -> Iterator[CheckMessage]:
+    where = f"OUTBOX_PUBLISHERS[{shortened(alias)}]"
+    if not isinstance(entry, Mapping):
+        yield error("E003", f"{where} must be a dict, not {kind(entry)}.", _PUBLISHERS_HINT)
+        return
+    yield from unknown_keys("E004", where, entry, ENTRY_KEYS)
+    if entry.get("ON_EXHAUSTED", "skip") not in ON_EXHAUSTED:
+        yield error(
+            "E008",
+            f"{where}['ON_EXHAUSTED'] is {shortened(entry['ON_EXHAUSTED'])}.",
+            f"Write {where}['ON_EXHAUSTED'] = 'skip', and the events of a key go on without one "
+            "that ran out of retries, or 'block', and they wait behind it.",
+        )
+
+
+def check_backends(**_: Any) -> Messages:
+    """Each backend can be made from its BACKEND and OPTIONS; no connection is opened for it."""
+    problems = (_backend_problem(alias, entry) for alias, entry in entries().items())
+    return [problem for problem in problems if problem is not None]
+
+
+def _backend_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None:
+    where = f"OUTBOX_PUBLISHERS[{alias!r}]"
+    path, options = entry.get("BACKEND", ""), entry.get("OPTIONS", {})
+    if not isinstance(path, str):
+        message = f"{where}['BACKEND'] must be a dotted path, not {kind(path)}."
+        return error("E005", message, _backend_hint(where, ""))
+    if not isinstance(options, Mapping):
+        message = f"{where}['OPTIONS'] must be a dict, not {kind(options)}."
+        return error("E006", message, f"Write {where}['OPTIONS'] = {{}}.")
+    try:
+        backends.create(alias)
+    except Exception as reason:  # a class of somebody else's may raise anything
+        return _creation_problem(where, path, options, reason)
+    return None
+
+
+def _creation_problem(
+    where: str, path: str, options: Mapping[Any, Any], reason: Exception
+) -> CheckMessage:
+    """Return the error about an exception of `backends.create`."""
+    backend_class = _backend_class(path)
+    if backend_class is None:
+        message = _message(f"{where}['BACKEND']", reason, options)
+        return error("E005", message, _backend_hint(where, path))
+    if isabstract(backend_class):
+        missing = ", ".join(sorted(backend_class.__abstractmethods__))
+        message = f"{where}['BACKEND']: {path!r} does not define {missing}."
+        return error("E005", message, f"Define {missing} in {backend_class.__name__}.")
+    message = _message(f"{where}['OPTIONS']", reason, options)
+    return error("E006", message, _options_hint(where, backend_class, options))
+
+
+def _message(where: str, reason: Exception, options: Mapping[Any, Any]) -> str:
+    """Return what went wrong, beginning with the setting, without the values of OPTIONS."""
+    text = str(reason)
+    if not isinstance(reason, BackendConfigurationError):
+        text = f"{where}: {kind(reason)}: {text}"
+    # The setting's name is left as it is, should an option have the value 'default'.
+    setting = where if text.startswith(where) else ""
+    return f"{setting}{_masked(text.removeprefix(setting), options)}".rstrip(".") + "."
+
+
+def _backend_class(path: str) -> type[PublisherBackend] | None:
+    try:
+        found = import_string(path)
+    except Exception:  # whatever the module raises: it can't be used
+        return None
+    return found if isinstance(found, type) and issubclass(found, PublisherBackend) else None
+
+
+def _backend_hint(where: str, path: str) -> str:
+    names = set(backends_package.__all__) - {"Message", "Outcome", "PublisherBackend"}
+    near = nearest(path.rpartition(".")[2], names) or "LocalBackend"
+    return (
+        f"Write {where}['BACKEND'] = 'django_broadcaster.backends.{near}', or the dotted path of "
+        "another subclass of django_broadcaster.backends.PublisherBackend."
+    )
+
+
+def _options_hint(
+    where: str, backend_class: type[PublisherBackend], options: Mapping[Any, Any]
+) -> str:
+    known = _accepted_options(backend_class)
+    fixes = [fix_of_key(key, known) for key in options if key not in known]
+    fix = "; ".join(fixes) or "correct the option that the message names"
+    listed = ", ".join(sorted(map(repr, known)))
+    return f"In {where}['OPTIONS'], {fix}. {backend_class.__name__} knows {listed}."
+
+
+def _accepted_options(backend_class: type[PublisherBackend]) -> set[str]:
+    """Return the arguments of the constructor and of those that it passes the rest on to."""
+    accepted: set[str] = set()
+    for base in backend_class.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = signature(vars(base)["__init__"]).parameters.values()
+        named = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+        accepted.update(item.name for item in parameters if item.kind in named)
+        passes_on = any(item.kind == Parameter.VAR_KEYWORD for item in parameters)
+        if base is PublisherBackend or not passes_on:
+            break
+    return accepted - {"self", "alias"}
+
+
+def _masked(text: str, options: object) -> str:
+    """Return a text with `***` for the values of OPTIONS and the words that they consist of."""
+    for secret in sorted(_secrets(options), key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text, flags=re.IGNORECASE)
+    return text
+
+
+def _secrets(value: object) -> set[str]:
+    """Return what must not be shown of a value: its text, its parts, and both without escapes."""
+    if isinstance(value, Mapping):
+        return _secrets(list(value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return set().union(*map(_secrets, value))
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bool | int | float | None) and len(text) < MIN_SECRET_DIGITS:
+        return set()  # a limit or a database's number, and too common in messages
+    # A parser's error quotes a part of a URL, or what it decoded; the scheme is no secret.
+    rest = text.partition("://")[2] or text
+    words = re.findall(r"\w{4,}", f"{rest} {unquote(rest)}")
+    return {text, unquote(text), repr(text)[1:-1], *words} - {""}

@@ -1,0 +1,125 @@
+"""Checks of the settings that are single values, and of settings that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from reprlib import repr as shortened
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage
+
+from ..conf import all_settings, conf
+from .shared import TAG, Messages, error, is_number, is_whole, nearest, warning
+
+_LONGEST = timedelta(days=36500)  # further back than that, dates come to their end
+
+
+def check_require_transaction(**_: Any) -> Messages:
+    """OUTBOX_REQUIRE_TRANSACTION is a bool: a string such as "False" would count as true."""
+    good = isinstance(conf.REQUIRE_TRANSACTION, bool)
+    return [] if good else [_wrong("E015", "REQUIRE_TRANSACTION", "True or False")]
+
+
+def check_retention(**_: Any) -> Messages:
+    """OUTBOX_RETENTION is a span of time, 0 to keep nothing, or None to keep everything."""
+    good = conf.RETENTION is None or 0 <= _seconds(conf.RETENTION) <= _LONGEST.total_seconds()
+    wanted = "a timedelta or seconds, from 0 to 100 years, or None to keep events for ever"
+    return [] if good else [_wrong("E016", "RETENTION", wanted)]
+
+
+def check_inbox_retention(**_: Any) -> Messages:
+    """OUTBOX_INBOX_RETENTION is above 0: an inbox without memory lets an event in twice."""
+    value = conf.INBOX_RETENTION
+    good = value is None or 0 < _seconds(value) <= _LONGEST.total_seconds()
+    wanted = "a timedelta or seconds, above 0 and up to 100 years, or None to remember for ever"
+    return [] if good else [_wrong("E017", "INBOX_RETENTION", wanted)]
+
+
+def check_notify(**_: Any) -> Messages:
+    """OUTBOX_NOTIFY is a bool."""
+    good = isinstance(conf.NOTIFY, bool)
+    return [] if good else [_wrong("E025", "NOTIFY", "True or False")]
+
+
+def check_batch_size(**_: Any) -> Messages:
+    """OUTBOX_BATCH_SIZE is a whole number that one statement can take."""
+    good = is_whole(conf.BATCH_SIZE, 1, 10_000)
+    return [] if good else [_wrong("E018", "BATCH_SIZE", "a whole number from 1 to 10000")]
+
+
+def check_poll_interval(**_: Any) -> Messages:
+    """OUTBOX_POLL_INTERVAL is above 0."""
+    good = is_number(conf.POLL_INTERVAL) and conf.POLL_INTERVAL > 0
+    return [] if good else [_wrong("E019", "POLL_INTERVAL", "seconds, above 0")]
+
+
+def check_partitions(**_: Any) -> Messages:
+    """OUTBOX_PARTITIONS is a whole number that relays can share out."""
+    good = is_whole(conf.PARTITIONS, 1, 1024)
+    return [] if good else [_wrong("E020", "PARTITIONS", "a whole number from 1 to 1024")]
+
+
+def check_lease_seconds(**_: Any) -> Messages:
+    """OUTBOX_LEASE_SECONDS leaves time for several heartbeats."""
+    good = is_number(conf.LEASE_SECONDS) and conf.LEASE_SECONDS >= 2
+    return [] if good else [_wrong("E021", "LEASE_SECONDS", "seconds, 2 or more")]
+
+
+def check_shutdown_timeout(**_: Any) -> Messages:
+    """OUTBOX_SHUTDOWN_TIMEOUT is 0 or more."""
+    good = is_number(conf.SHUTDOWN_TIMEOUT) and conf.SHUTDOWN_TIMEOUT >= 0
+    return [] if good else [_wrong("E022", "SHUTDOWN_TIMEOUT", "seconds, 0 or more")]
+
+
+def check_max_crashes(**_: Any) -> Messages:
+    """OUTBOX_MAX_CRASHES is a whole number from 1 on."""
+    good = is_whole(conf.MAX_CRASHES, 1)
+    return [] if good else [_wrong("E023", "MAX_CRASHES", "a whole number, 1 or more")]
+
+
+def check_poll_within_lease(**_: Any) -> Messages:
+    """A relay looks at the outbox several times while its lease lasts."""
+    if check_poll_interval() or check_lease_seconds():
+        return []
+    poll, lease = conf.POLL_INTERVAL, conf.LEASE_SECONDS
+    if poll < lease / 3:
+        return []
+    message = (
+        f"OUTBOX_POLL_INTERVAL ({poll:g} seconds) is a third of OUTBOX_LEASE_SECONDS ({lease:g} "
+        "seconds) or more: a relay with nothing to do may lose its lease."
+    )
+    fix = f"Write OUTBOX_LEASE_SECONDS = {poll * 4:g}, or a smaller OUTBOX_POLL_INTERVAL."
+    return [warning("W001", message, fix)]
+
+
+def check_unknown_settings(**_: Any) -> Messages:
+    """No setting that starts with OUTBOX_ is misspelt, because it would have no effect."""
+    known = all_settings()
+    names = (name for name in dir(settings) if name.startswith("OUTBOX_") and name.isupper())
+    return [_unknown_setting(name, known) for name in names if name not in known]
+
+
+def _unknown_setting(name: str, known: Iterable[str]) -> CheckMessage:
+    near = nearest(name, known)
+    fix = f"Rename it to {near}." if near else "Remove it."
+    silence = f"If it is another package's, write SILENCED_SYSTEM_CHECKS = ['{TAG}.W002']."
+    message = f"{name} is not a setting of django-broadcaster, so it has no effect."
+    return warning("W002", message, f"{fix} {silence}")
+
+
+def _seconds(value: object) -> float:
+    """Return a span of time in seconds, or -1 for what is none."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value if is_number(value) else -1
+
+
+def _wrong(number: str, name: str, wanted: str) -> CheckMessage:
+    """Return the error about a single value; the fix is its default."""
+    setting = all_settings()[f"OUTBOX_{name}"]
+    default = setting.default
+    literal = f"timedelta(days={default.days})" if isinstance(default, timedelta) else repr(default)
+    message = f"{setting.name} must be {wanted}, not {shortened(getattr(conf, name))}."
+    return error(number, message, f"Write {setting.name} = {literal}, which is the default.")

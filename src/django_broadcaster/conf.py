@@ -1,0 +1,101 @@
+"""Every setting, its default and its meaning; read at access, so `override_settings` works.
+
+Durations are in seconds unless a `timedelta` is named. `checks.py` judges the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from django.conf import settings
+
+T = TypeVar("T")
+
+
+class Setting(Generic[T]):
+    """One Django setting with a default; the attribute `X` of `conf` reads `OUTBOX_X`."""
+
+    def __init__(self, default: T, meaning: str) -> None:
+        self.default = default
+        self.meaning = meaning
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"OUTBOX_{name}"
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        value: T = getattr(settings, self.name, self.default)
+        return value
+
+
+class Conf:
+    """The settings of django-broadcaster, as attributes without their prefix `OUTBOX_`."""
+
+    PUBLISHERS: Setting[Mapping[str, Mapping[str, Any]]] = Setting(
+        {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
+        "The backends by alias: BACKEND, OPTIONS, RETRY, ON_EXHAUSTED.",
+    )
+    ROUTES: Setting[Mapping[str, str | list[str]]] = Setting(
+        {},
+        "Event type patterns (`order.*`) to one alias or a list; the first that matches decides.",
+    )
+    REQUIRE_TRANSACTION: Setting[bool] = Setting(
+        False, "Refuse to publish outside of a transaction."
+    )
+    RETENTION: Setting[timedelta | float | None] = Setting(
+        timedelta(days=7),
+        "How long published events are kept: a timedelta or seconds; 0 deletes at once, "
+        "None keeps them for ever.",
+    )
+    INBOX_RETENTION: Setting[timedelta | float | None] = Setting(
+        timedelta(days=30),
+        "How long the inbox remembers a processed event: longer than anything may be redelivered; "
+        "None for ever.",
+    )
+    BATCH_SIZE: Setting[int] = Setting(500, "Events that one delivery takes at the most.")
+    POLL_INTERVAL: Setting[float] = Setting(
+        1.0, "Seconds between looks at the outbox of a relay with nothing to do."
+    )
+    NOTIFY: Setting[bool] = Setting(
+        True, "On PostgreSQL, wake the relays by NOTIFY after a commit; they poll all the same."
+    )
+    PARTITIONS: Setting[int] = Setting(
+        64,
+        "Hash buckets of keys, the unit of ownership, and so the most relays that can share a "
+        "backend. Change it only when the outbox is empty and no relay runs.",
+    )
+    LEASE_SECONDS: Setting[float] = Setting(
+        15.0, "Seconds without a heartbeat after which a relay's partitions are free."
+    )
+    SHUTDOWN_TIMEOUT: Setting[float] = Setting(
+        30.0, "Seconds that a stopping relay gives the batches in flight."
+    )
+    MAX_CRASHES: Setting[int] = Setting(
+        3, "Crashes of its relay after which the event in flight is dead-lettered."
+    )
+    RETRY: Setting[Mapping[str, float]] = Setting(
+        {},
+        "Retry policy of backends without a RETRY of their own: initial and maximum in seconds, "
+        "factor, jitter (a fraction).",
+    )
+    CIRCUIT: Setting[Mapping[str, float]] = Setting(
+        {},
+        "Circuit breaker of every backend: initial, maximum (seconds between probes of a broker "
+        "that is away), probe_size (events).",
+    )
+
+
+conf = Conf()
+
+
+def all_settings() -> dict[str, Setting[Any]]:
+    """Return every setting by its full name, in the order of the reference page."""
+    return {item.name: item for item in vars(Conf).values() if isinstance(item, Setting)}
+
+
+def retention(value: timedelta | float | None) -> timedelta | None:
+    """Return a retention setting as a timedelta, or None to keep rows for ever."""
+    if value is None or isinstance(value, timedelta):
+        return value
+    return timedelta(seconds=value)

@@ -1,0 +1,38 @@
+"""CloudEvents 1.0.2: an immutable event that validates itself, and the JSON event format.
+
+Attributes: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
+JSON: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+
+Errors are `InvalidEvent`; their `field` is the argument's name in `publish_event` (`event_type`,
+`event_id`, `source`, ...), or `event` where the JSON as a whole is wrong. This package imports
+before `django.setup()`, and never imports the official `cloudevents` SDK.
+
+`cloud_event` is the class; `batch` reads and writes many. Below them, `json_format` is one event
+on the wire, `sdk` reads the official SDK's events, and `attributes`, `extensions`, `content_type`
+and `payload` say what an event may hold, by the patterns of `grammar` and `timestamps`.
+"""
+
+from .absent import ABSENT, Absent
+from .attributes import SPEC_VERSION, check_string
+from .batch import from_json_batch, to_json_batch
+from .cloud_event import CloudEvent, as_cloud_event
+from .extensions import check_extensions
+from .json_format import envelope
+from .payload import MAX_DEPTH, MAX_DIGITS, encode_data, is_deeper
+
+__all__ = [
+    "ABSENT",
+    "MAX_DEPTH",
+    "MAX_DIGITS",
+    "SPEC_VERSION",
+    "Absent",
+    "CloudEvent",
+    "as_cloud_event",
+    "check_extensions",
+    "check_string",
+    "encode_data",
+    "envelope",
+    "from_json_batch",
+    "is_deeper",
+    "to_json_batch",
+]

@@ -1,0 +1,85 @@
+"""The attributes of the specification: their names, and the checks of those that are text."""
+
+from __future__ import annotations
+
+import re
+from reprlib import repr as shortened
+from typing import Final
+
+from django_broadcaster.exceptions import InvalidEvent
+
+from .grammar import is_media_type, is_uri, is_uri_reference
+
+SPEC_VERSION: Final = "1.0"
+
+JSON_NAMES: Final = {  # constructor's name -> the specification's
+    "id": "id",
+    "source": "source",
+    "type": "type",
+    "subject": "subject",
+    "time": "time",
+    "data_content_type": "datacontenttype",
+    "data_schema": "dataschema",
+}
+
+# CloudEvents' String: no control characters, surrogates or noncharacters.
+_DISALLOWED: Final = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufdd0-\\ufdef"
+    + "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
+    + "]"
+)
+
+
+def character_problem(value: str) -> str | None:
+    """Return what is wrong with the characters of a value of CloudEvents' type String."""
+    if value.isascii() and value.isprintable():
+        return None
+    found = _DISALLOWED.search(value)
+    return f"has the disallowed character U+{ord(found[0]):04X}; remove it" if found else None
+
+
+def check_string(field: str, value: object) -> str:
+    """Return a non-empty String as plain `str`; raises InvalidEvent(field) for all else."""
+    if not isinstance(value, str) or not value:
+        given = "an empty one" if value == "" else value.__class__.__name__
+        raise InvalidEvent(field, f"must be a non-empty string, not {given}")
+    if problem := character_problem(value):
+        raise InvalidEvent(field, problem)
+    return str.__str__(value)  # a plain str, for members of an Enum and SafeString as well
+
+
+def check_source(value: object) -> str:
+    """Return a URI reference; raises InvalidEvent("source") for all else."""
+    text = check_string("source", value)
+    if not is_uri_reference(text):
+        raise InvalidEvent(
+            "source",
+            f"{shortened(text)} is not a URI reference (RFC 3986), such as 'user-service', "
+            "'/shop/orders' or 'https://example.com/shop'; percent-encode spaces and characters "
+            "outside ASCII",
+        )
+    return text
+
+
+def check_data_schema(value: object) -> str:
+    """Return an absolute URI; raises InvalidEvent("data_schema") for all else."""
+    text = check_string("data_schema", value)
+    if not is_uri(text):
+        raise InvalidEvent(
+            "data_schema",
+            f"{shortened(text)} is not an absolute URI (RFC 3986), such as "
+            "'https://example.com/schemas/order.json'",
+        )
+    return text
+
+
+def check_media_type(value: object) -> str:
+    """Return a media type; raises InvalidEvent("data_content_type") for all else."""
+    text = check_string("data_content_type", value)
+    if not is_media_type(text):
+        raise InvalidEvent(
+            "data_content_type",
+            f"{shortened(text)} is not a media type (RFC 2046), such as 'application/json' or "
+            "'text/plain; charset=utf-8'",
+        )
+    return text

@@ -1,0 +1,34 @@
+"""The data's content type: what it is where none is given, and which data it allows."""
+
+from __future__ import annotations
+
+from reprlib import repr as shortened
+from typing import Any
+
+from django_broadcaster.exceptions import InvalidEvent
+
+from .absent import ABSENT
+from .attributes import check_media_type
+from .grammar import is_json_type
+
+_BINARY = (bytes, bytearray, memoryview)
+
+
+def check_content(data: Any, content_type: str | None) -> tuple[Any, str | None]:
+    """Return data and its content type, checked against each other and filled in.
+
+    Raises InvalidEvent("data_content_type").
+    """
+    if content_type is not None:
+        content_type = check_media_type(content_type)
+    if data is ABSENT:
+        return data, content_type
+    if isinstance(data, _BINARY):
+        return bytes(data), content_type or "application/octet-stream"
+    if content_type is None or isinstance(data, str) or is_json_type(content_type):
+        return data, content_type or "application/json"
+    raise InvalidEvent(
+        "data_content_type",
+        f"{shortened(content_type)} is not JSON, so the data must be str or bytes, "
+        f"not {data.__class__.__name__}; use application/json or encode the data",
+    )

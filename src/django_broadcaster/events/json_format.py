@@ -1,0 +1,91 @@
+"""The JSON event format: attributes and encoded data to JSON, and JSON to members."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from django_broadcaster.exceptions import InvalidEvent
+
+from .absent import ABSENT
+from .attributes import SPEC_VERSION
+from .timestamps import rfc3339
+
+_ORJSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
+_LONG_INTEGER: Final = re.compile(r"[0-9]{19}")
+
+
+def envelope(
+    *,
+    id: str,
+    source: str,
+    type: str,
+    time: datetime | None,
+    subject: str | None,
+    data_content_type: str | None,
+    data_schema: str | None,
+    extensions: Mapping[str, Any],
+    data_json: str | bytes | None,
+    data_binary: bytes | memoryview | None,
+) -> bytes:
+    """Return the JSON event format from attributes and data that are valid and encoded already.
+
+    `data_json` is JSON text and goes in as it is: the relay never decodes it. With neither
+    `data_json` nor `data_binary` the event has no data. A naive `time` is in UTC.
+    """
+    members: dict[str, Any] = {"specversion": SPEC_VERSION, "id": id, "source": source}
+    members["type"] = type
+    if subject:
+        members["subject"] = subject
+    if time is not None:
+        members["time"] = time if time.tzinfo in (UTC, None) else time.astimezone(UTC)
+    if data_content_type:
+        members["datacontenttype"] = data_content_type
+    if data_schema:
+        members["dataschema"] = data_schema
+    members.update(extensions)
+    if data_json is not None:
+        members["data"] = orjson.Fragment(data_json)
+    elif data_binary is not None:
+        members["data_base64"] = b64encode(data_binary).decode()
+    return orjson.dumps(members, rfc3339, _ORJSON_OPTIONS)
+
+
+def parse_json(raw: bytes | bytearray | memoryview | str) -> Any:
+    """Return the value of JSON in UTF-8, with integers exact; raises InvalidEvent("event")."""
+    try:
+        decoded = orjson.loads(raw)
+        text = raw if isinstance(raw, str) else bytes(raw).decode()
+        # orjson rounds integers over 64 bits to floats; the standard library keeps them.
+        return json.loads(text) if _LONG_INTEGER.search(text) else decoded
+    except (ValueError, RecursionError) as exc:
+        raise InvalidEvent("event", f"is not valid JSON in UTF-8: {exc}") from exc
+
+
+def read_members(members: object) -> tuple[dict[str, Any], Any]:
+    """Return the attributes of a JSON object, unchecked, and its data (ABSENT without any)."""
+    if not isinstance(members, Mapping):
+        raise InvalidEvent("event", f"must be a JSON object, not {members.__class__.__name__}")
+    attributes = dict(members)
+    data = attributes.pop("data", ABSENT)
+    encoded = attributes.pop("data_base64", None)
+    if encoded is not None:
+        if data is not ABSENT:
+            raise InvalidEvent("data", "has both data and data_base64; send one of them")
+        data = _from_base64(encoded)
+    if data is not ABSENT and attributes.get("datacontenttype") is None:
+        attributes["datacontenttype"] = "application/json"  # implied, for data_base64 as well
+    return attributes, data
+
+
+def _from_base64(text: object) -> bytes:
+    try:
+        return b64decode(text, validate=True)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as exc:
+        raise InvalidEvent("data", f"data_base64 is not base64 text (RFC 4648): {exc}") from exc

@@ -1,0 +1,136 @@
+"""Every exception of django-broadcaster.
+
+BroadcasterError
+├── PublishError                     a publish call was refused before any SQL
+│   ├── InvalidEvent (ValueError)    the event breaks the CloudEvents specification or a column
+│   │   └── PayloadTooLarge          the payload is over the backend's limit
+│   ├── UnknownBackend (LookupError) no such alias in OUTBOX_PUBLISHERS
+│   ├── InvalidPublisherConfig (ValueError)   a key or value that the backend does not know
+│   └── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
+├── DeliveryError                    one attempt to deliver did not succeed
+│   ├── BackendUnavailable           the broker is away: no retry is spent
+│   ├── TransientError               this event, try again by the retry policy
+│   ├── Rejected                     this event can never be sent: dead-letter it now
+│   └── Held                         not sent, because an earlier event of its key failed
+├── LeaseLost                        another relay may own our partitions now
+└── BackendConfigurationError (ImproperlyConfigured)
+    └── MissingClient                a broker's client library is not installed
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+class BroadcasterError(Exception):
+    """Base of every exception raised by django-broadcaster; all can be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call the class with the message alone.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
+
+class PublishError(BroadcasterError):
+    """A publish call was refused before any SQL; the caller's transaction stays usable."""
+
+
+class InvalidEvent(PublishError, ValueError):
+    """An attribute of an event is not valid; `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class PayloadTooLarge(InvalidEvent):
+    """The event's payload is over the backend's limit; sizes are in bytes."""
+
+    def __init__(self, backend: str, size: int, limit: int) -> None:
+        super().__init__(
+            "data",
+            f"the event takes {size} bytes, over the limit of {limit} of backend {backend!r}; "
+            "send a reference to the data instead, or raise the backend's max_message_bytes",
+        )
+        self.backend = backend
+        self.size = size
+        self.limit = limit
+
+
+class UnknownBackend(PublishError, LookupError):
+    """The alias is not in OUTBOX_PUBLISHERS; `known` lists those that are."""
+
+    field = "backend"
+
+    def __init__(self, alias: object, known: tuple[str, ...]) -> None:
+        listed = ", ".join(map(repr, known)) or "none at all"
+        named = "no backend was named and there is no default" if alias is None else f"{alias!r}"
+        super().__init__(f"backend: {named}; OUTBOX_PUBLISHERS has {listed}")
+        self.alias = alias
+        self.known = known
+
+
+class InvalidPublisherConfig(PublishError, ValueError):
+    """`publisher_config` has a key or a value that its backend does not accept.
+
+    `backend` is the alias, or None where the value would be wrong for every backend.
+    """
+
+    field = "publisher_config"
+
+    def __init__(self, message: str, backend: str | None = None) -> None:
+        where = f" for backend {backend!r}" if backend else ""
+        super().__init__(f"publisher_config{where}: {message}")
+        self.backend = backend
+
+
+class WrongTransaction(PublishError, RuntimeError):
+    """The event's row would not commit together with the change it is about."""
+
+
+class DeliveryError(BroadcasterError):
+    """One attempt to deliver did not succeed; raised and returned by backends."""
+
+
+class BackendUnavailable(DeliveryError):
+    """The broker can't be reached or refuses everyone; the event itself is not to blame."""
+
+
+class TransientError(DeliveryError):
+    """This event was not accepted now, and may be later."""
+
+
+class Rejected(DeliveryError):
+    """This event can never be accepted by this broker."""
+
+
+class Held(DeliveryError):
+    """This event was not sent, because an earlier one of its key failed in the same batch."""
+
+
+class LeaseLost(BroadcasterError):
+    """The relay's lease ended: it may change no row and start no delivery until it joins again."""
+
+
+class BackendConfigurationError(BroadcasterError, ImproperlyConfigured):
+    """A backend's settings are wrong; the message names the setting and the alias."""
+
+
+class MissingClient(BackendConfigurationError):
+    """A broker's client library is not installed; the message names the extra to install."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"The client library {module!r} is not installed. "
+            f"Install it with: pip install 'django-broadcaster[{extra}]'"
+        )
+        self.module = module
+        self.extra = extra

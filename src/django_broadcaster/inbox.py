@@ -1,0 +1,90 @@
+"""The consumer side: run a handler once per event, whatever is delivered again.
+
+The fact that an event was handled commits in the same transaction as what the handler changed, so
+neither can be there without the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+
+from django.db import connections, router, transaction
+from django.db.models.constants import OnConflict
+from django.utils import timezone
+
+from .events import CloudEvent
+from .exceptions import DeliveryError, Rejected, TransientError
+from .models import InboxEvent
+from .registry import EventRegistry, Handler, event_registry
+
+logger = logging.getLogger("django_broadcaster")
+
+
+def process(event: CloudEvent, handler: Handler, *, using: str | None = None) -> bool:
+    """Run one handler unless it has had this event; return whether it ran.
+
+    An event is the same when its source and id are. What the handler raises is passed on, and
+    its transaction is rolled back together with the note that it had the event. A handler that
+    hides a database error, so that its transaction can't commit, is a TransactionManagementError.
+    `using` is the alias of that transaction, by default where the router writes `InboxEvent`.
+    """
+    alias = using or router.db_for_write(InboxEvent)
+    with transaction.atomic(using=alias):
+        first_time = _remember(event, handler, alias)
+        if first_time:
+            handler.function(event)
+            if transaction.get_rollback(using=alias):
+                raise transaction.TransactionManagementError(
+                    f"handler {handler.name} went on after a database error, which undoes what it "
+                    "changed; in it, wrap what may fail in transaction.atomic()"
+                )
+    return first_time
+
+
+def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> None:
+    """Run every handler of the event that has not had it; each commits by itself.
+
+    When handlers fail the others still run. Then the failures are raised as one error:
+    TransientError, or Rejected if each of them was Rejected.
+    """
+    failures = [
+        (handler, error)
+        for handler in registry.handlers_for(event.type)
+        if (error := _attempt(event, handler)) is not None
+    ]
+    if failures:
+        kind = Rejected if all(isinstance(e, Rejected) for _, e in failures) else TransientError
+        text = "; ".join(f"handler {h.name}: {type(e).__name__}: {e}" for h, e in failures)
+        raise kind(text) from failures[0][1]
+
+
+def _attempt(event: CloudEvent, handler: Handler) -> Exception | None:
+    try:
+        process(event, handler)
+    except Exception as error:
+        if not isinstance(error, DeliveryError):
+            logger.warning("handler %s failed on event %s", handler.name, event.id, exc_info=error)
+        return error
+    return None
+
+
+def _remember(event: CloudEvent, handler: Handler, using: str) -> bool:
+    """Write down that the handler has the event; return False if that stands there already."""
+    ops = connections[using].ops
+    row = {
+        "identity": sha256("\0".join((handler.name, event.source, event.id)).encode()).hexdigest(),
+        # For the reader; an event of another maker may have longer ones than the columns.
+        "handler": handler.name[:255],
+        "source": event.source[:512],
+        "event_id": event.id[:255],
+        "processed_at": ops.adapt_datetimefield_value(timezone.now()),
+    }
+    names = ", ".join(ops.quote_name(name) for name in row)
+    insert = ops.insert_statement(on_conflict=OnConflict.IGNORE)
+    suffix = ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], [])
+    marks = ", ".join(["%s"] * len(row))
+    table = ops.quote_name(InboxEvent._meta.db_table)
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"{insert} {table} ({names}) VALUES ({marks}) {suffix}", list(row.values()))
+        return bool(cursor.rowcount == 1)

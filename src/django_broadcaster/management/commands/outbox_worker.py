@@ -1,0 +1,123 @@
+"""`manage.py outbox_worker`: parses arguments and runs a `Worker`, no more."""
+
+from __future__ import annotations
+
+import signal
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import router
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.conf import conf
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.relay.backend_thread import WorkerOptions
+from django_broadcaster.relay.supervisor import Supervisor, own_command_without
+from django_broadcaster.relay.worker import Worker
+
+
+class Command(BaseCommand):
+    """Deliver the outbox's events until stopped by SIGTERM or SIGINT."""
+
+    help = "Delivers the outbox's events to their backends. SIGTERM and SIGINT stop it cleanly."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument(
+            "--batch-size",
+            type=_at_least(1, int),
+            help="events of one delivery at the most (default: OUTBOX_BATCH_SIZE)",
+        )
+        parser.add_argument(
+            "--interval",
+            type=_at_least(0.001, float),
+            help="seconds between looks when idle (default: OUTBOX_POLL_INTERVAL)",
+        )
+        parser.add_argument(
+            "--max-iterations",
+            type=_at_least(1, int),
+            help="stop after so many looks at the outbox, for each backend (default: never)",
+        )
+        parser.add_argument(
+            "--backend",
+            action="append",
+            metavar="ALIAS",
+            help="deliver to this backend only; may be given several times (default: all)",
+        )
+        parser.add_argument(
+            "--exclude-backend",
+            action="append",
+            metavar="ALIAS",
+            help="deliver to all but this one, which has a worker of its own; may be repeated",
+        )
+        parser.add_argument(
+            "--processes",
+            type=_at_least(1, int),
+            default=1,
+            help="run so many processes, which share the partitions (default: 1)",
+        )
+        parser.add_argument("--database", help="alias of the database (default: by the router)")
+        parser.add_argument(
+            "--drain",
+            action="store_true",
+            help="exit when nothing is left that is due: 0, or 1 if a broker can't be reached",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the worker; raises CommandError, and so exits with 1, if it did not end well."""
+        worker_options = WorkerOptions(
+            database=_database(options["database"]),
+            backends=_chosen(options["backend"] or [], options["exclude_backend"] or []),
+            batch_size=options["batch_size"] or conf.BATCH_SIZE,
+            interval=options["interval"] or conf.POLL_INTERVAL,
+            max_iterations=options["max_iterations"],
+            drain=options["drain"],
+        )
+        worker: Worker | Supervisor
+        if options["processes"] > 1:
+            worker = Supervisor(own_command_without("--processes"), options["processes"])
+        else:
+            worker = Worker(worker_options)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        if not worker.run():
+            raise CommandError("the relay did not end as it should; its log says why")
+
+
+def _database(alias: str | None) -> str:
+    if alias is not None and alias not in settings.DATABASES:
+        raise CommandError(f"--database {alias}: DATABASES has {_listed(settings.DATABASES)}")
+    return alias or router.db_for_write(OutboxEvent)
+
+
+def _chosen(wanted: list[str], excluded: list[str]) -> list[str]:
+    """Return the aliases to deliver to; raises CommandError for one that there is not."""
+    known = backends.aliases()
+    for option, aliases in (("--backend", wanted), ("--exclude-backend", excluded)):
+        for alias in aliases:
+            if alias not in known:
+                raise CommandError(f"{option} {alias}: OUTBOX_PUBLISHERS has {_listed(known)}")
+    chosen = [alias for alias in dict.fromkeys(wanted or known) if alias not in excluded]
+    if not chosen:
+        raise CommandError("--exclude-backend leaves no backend to deliver to")
+    return chosen
+
+
+def _listed(aliases: Iterable[str]) -> str:
+    return ", ".join(map(repr, aliases))
+
+
+def _at_least(least: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"a number is needed, not {text!r}") from None
+        if value < least:
+            raise ArgumentTypeError(f"must be {least} or more, not {text}")
+        return value
+
+    return parse

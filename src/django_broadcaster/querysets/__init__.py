@@ -1,0 +1,25 @@
+"""The only place where rows of the outbox move.
+
+`events` holds what a person or a command does, in Django's ORM; `insert` the way in; `relay` what a
+relay does, in SQL; `purge` the way out; `json_columns` what databases make of JSON.
+"""
+
+from .events import DatabaseNow, OutboxEventQuerySet, aware
+from .insert import identity_of, insert_event
+from .json_columns import growth, max_depth
+from .purge import purge_inbox, purge_published
+from .relay import PendingRow, RelayRows
+
+__all__ = [
+    "DatabaseNow",
+    "OutboxEventQuerySet",
+    "PendingRow",
+    "RelayRows",
+    "aware",
+    "growth",
+    "identity_of",
+    "insert_event",
+    "max_depth",
+    "purge_inbox",
+    "purge_published",
+]

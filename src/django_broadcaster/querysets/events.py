@@ -1,0 +1,84 @@
+"""Events by what a person or a command can do to them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from django_broadcaster.states import UNDELIVERED, OutboxEventStatus, sources_of
+
+if TYPE_CHECKING:
+    from django_broadcaster.models import OutboxEvent  # noqa: F401  # named in a base class
+
+
+class DatabaseNow(Now):
+    """The database's clock in UTC, which all relays share; leases go by it."""
+
+    def as_mysql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        # CURRENT_TIMESTAMP is in the session's time zone there, and Django stores UTC.
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **context)
+
+
+class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
+    """Events by what can be done to them."""
+
+    def undelivered(self) -> OutboxEventQuerySet:
+        """Return the events that the relay has still to deliver, now or later."""
+        return self.filter(status__in=UNDELIVERED)
+
+    def dead_letters(self) -> OutboxEventQuerySet:
+        """Return the events that were given up, with their errors."""
+        return self.filter(status=OutboxEventStatus.FAILED)
+
+    def due(self, now: datetime | None = None) -> OutboxEventQuerySet:
+        """Return the events that a relay would deliver by now if it were free to."""
+        later = models.Q(
+            status__in=(OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY),
+            scheduled_at__lte=now or timezone.now(),
+        )
+        return self.filter(models.Q(status=OutboxEventStatus.PENDING) | later)
+
+    def cancel(self) -> int:
+        """Cancel what has not been delivered; return how many.
+
+        An event that a relay is sending at this moment may still arrive. The events of a
+        cancelled event's key go on without it.
+        """
+        allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
+        return allowed.update(status=OutboxEventStatus.CANCELLED)
+
+    def replay(self) -> int:
+        """Deliver events again that were given up, cancelled or delivered; return how many.
+
+        Their retries start anew. Each is delivered behind what its key has pending by then.
+        """
+        allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
+        return allowed.update(
+            status=OutboxEventStatus.SCHEDULED,
+            scheduled_at=timezone.now(),
+            published_at=None,
+            retry_count=0,
+            crash_count=0,
+        )
+
+    def hasten(self) -> int:
+        """Let events that wait for their next attempt be due now; return how many."""
+        waiting = self.filter(status=OutboxEventStatus.RETRY)
+        return waiting.update(scheduled_at=timezone.now())
+
+    def expired(self, before: datetime) -> OutboxEventQuerySet:
+        """Return the events that were published before a moment."""
+        return self.filter(status=OutboxEventStatus.PUBLISHED, published_at__lt=before)
+
+
+def aware(moment: datetime) -> datetime:
+    """Return a moment of a row with its time zone, which rows lack where USE_TZ is off."""
+    if timezone.is_aware(moment):
+        return moment
+    # Not the current time zone, which a request may have activated.
+    return timezone.make_aware(moment, timezone.get_default_timezone())

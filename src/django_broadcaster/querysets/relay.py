@@ -1,0 +1,319 @@
+"""The rows of one backend as a relay reads and moves them, in SQL.
+
+Plain tuples instead of model instances, and payloads that stay text: building instances would
+cost more than everything else that a relay does. Every statement that changes a row carries the
+fence: it changes nothing once the relay's lease has gone. Each is complete in itself, so a crash
+between two of them loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import connections
+from django.utils import timezone
+
+from .tables import EVENTS, JSON_COLUMNS, PARTITIONS, RELAYS
+
+
+class PendingRow(NamedTuple):
+    """What a relay reads of a pending event. JSON columns are text, undecoded."""
+
+    id: int
+    partition_key: str
+    event_id: str
+    source: str
+    event_type: str
+    subject: str
+    time: datetime | None
+    data_content_type: str
+    data_schema: str
+    extensions: str
+    data: str | None
+    data_binary: bytes | None
+    publisher_config: str
+    retry_count: int
+    max_retries: int
+    crash_count: int
+
+
+_COLUMNS = ", ".join(
+    f"{name}{{text}}" if name in JSON_COLUMNS else name for name in PendingRow._fields
+)
+
+
+_PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and MySQL
+
+
+class Pulse(NamedTuple):
+    """What an idle relay wants to know: is anything pending or due, who is there, what is free."""
+
+    pending: bool
+    due: bool
+    relays: int
+    free_partitions: int
+
+
+_PENDING = {
+    "postgresql": ("", "(publisher_backend, id) >= (%s, %s) AND publisher_backend <= %s"),
+    "mysql": (
+        " FORCE INDEX (broadcaster_pending)",
+        "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
+    ),
+    "sqlite": (
+        " INDEXED BY broadcaster_pending",
+        "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
+    ),
+}
+"""How a fetch keeps to the index of pending rows, by vendor: a hint, and a condition.
+
+With stale statistics the primary key looks as good, and a fetch would walk over all delivered rows.
+PostgreSQL takes no hints, but its primary key can't give the order of both columns of a range.
+"""
+
+
+class RelayRows:
+    """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
+
+    def __init__(self, using: str, backend: str, relay_id: int) -> None:
+        self.backend = backend
+        self.relay_id = relay_id
+        self._connection = connections[using]
+        self._postgres = self._connection.vendor == "postgresql"
+        self._reads_aware = self._postgres and settings.USE_TZ
+        self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
+        self._pending = _PENDING[self._connection.vendor]
+        self._fence = f" AND EXISTS (SELECT 1 FROM {RELAYS} WHERE id = %s{self._lock()})"
+
+    def _lock(self) -> str:
+        """Return the lock that keeps a lease from being taken away while a statement runs.
+
+        It lets heartbeats pass where it can. SQLite has one writer at a time and needs none.
+        """
+        locks = {"postgresql": " FOR KEY SHARE", "mysql": " LOCK IN SHARE MODE"}
+        return locks.get(self._connection.vendor, "")
+
+    # Reading
+
+    def fetch(self, partitions: Collection[int], start: int, limit: int) -> list[PendingRow]:
+        """Return pending rows of those partitions from id `start` on, in order of their ids."""
+        sql = (
+            f"SELECT {self._columns} FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
+            f"AND {self._pending[1]} AND {self._in(_PARTITION, partitions)} "
+            "ORDER BY publisher_backend, id LIMIT %s"
+        )
+        backend = [self.backend, start, self.backend]
+        rows = self._select(sql, [*backend, *self._values(partitions), limit])
+        found = [PendingRow._make(row) for row in rows]
+        if self._reads_aware:
+            return found
+        return [row._replace(time=row.time and self._aware(row.time)) for row in found]
+
+    def waiting_keys(
+        self, partitions: Collection[int], keys: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Return each blocked key, or those of `keys`, with the first of its events that waits."""
+        named = f"AND {self._in('partition_key', keys)} " if keys is not None else ""
+        sql = (
+            f"SELECT partition_key, MIN(id) FROM {EVENTS} WHERE publisher_backend = %s "
+            f"AND status IN ('retry', 'blocked') AND {self._in(_PARTITION, partitions)} {named}"
+            "AND partition_key <> '' GROUP BY partition_key"
+        )
+        return dict(
+            self._select(sql, [self.backend, *self._values(partitions), *self._values(keys)])
+        )
+
+    def pulse(self, partitions: Collection[int], start: int) -> Pulse:
+        """Look in one statement whether anything is to be done."""
+        mine = self._in(_PARTITION, partitions)
+        sql = (
+            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
+            f"AND {self._pending[1]} AND {mine} ORDER BY publisher_backend, id LIMIT 1), "
+            f"(SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
+            f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
+            "ORDER BY scheduled_at, id LIMIT 1), "
+            f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
+            f"(SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND relay_id IS NULL)"
+        )
+        numbers = self._values(partitions)
+        pending = [self.backend, start, self.backend, *numbers]
+        due = [self.backend, self._now(), *numbers]
+        (row,) = self._select(sql, [*pending, *due, self.backend, self.backend])
+        return Pulse(bool(row[0]), bool(row[1]), row[2], row[3])
+
+    def writers(self) -> frozenset[str] | None:
+        """Return the transactions of others that may have been given ids; None if unknown.
+
+        A statement that inserts locks the table before it takes an id from the sequence.
+        """
+        if not self._postgres:
+            return None
+        sql = (
+            "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' "
+            f"AND relation = '{EVENTS}'::regclass AND pid IS DISTINCT FROM pg_backend_pid() "
+            "AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', "
+            "'AccessExclusiveLock')"
+        )
+        return frozenset(row[0] for row in self._select(sql, []))
+
+    def has_due(self) -> bool:
+        """Tell whether the backend has an event that is due, whoever owns its partition."""
+        sql = (
+            f"SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s AND status = 'pending' "
+            f"UNION ALL SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
+            "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s LIMIT 1"
+        )
+        return bool(self._select(sql, [self.backend, self.backend, self._now()]))
+
+    # Settling a delivery: out of `pending`
+
+    def published(self, ids: Collection[int], *, keep: bool) -> int:
+        """Mark pending rows as published, or delete them unless `keep`; return how many."""
+        if keep:
+            return self._move(ids, "pending", "published", published_at=self._now())
+        sql = (
+            f"DELETE FROM {EVENTS} WHERE {self._in('id', ids)} AND status = 'pending'{self._fence}"
+        )
+        return self._execute(sql, [*self._values(ids), self.relay_id])
+
+    def retry(self, failures: Sequence[tuple[int, float, str]]) -> int:
+        """Let pending rows wait for their next attempt; return how many.
+
+        A failure is the row's id, the seconds to wait, and the error's text.
+        """
+        now = timezone.now()
+        values = [
+            (row_id, self._adapt(now + timedelta(seconds=delay)), error)
+            for row_id, delay, error in failures
+        ]
+        changes = "status = 'retry', retry_count = retry_count + 1, crash_count = 0"
+        if self._postgres:
+            sql = (
+                f"UPDATE {EVENTS} e SET {changes}, scheduled_at = v.due, last_error = v.error "
+                "FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[]) AS v(id, due, error) "
+                f"WHERE e.id = v.id AND e.status = 'pending'{self._fence}"
+            )
+            columns = [list(column) for column in zip(*values, strict=True)]
+            return self._execute(sql, [*columns, self.relay_id])
+        sql = (
+            f"UPDATE {EVENTS} SET {changes}, scheduled_at = %s, last_error = %s "
+            f"WHERE id = %s AND status = 'pending'{self._fence}"
+        )
+        return sum(
+            self._execute(sql, [due, error, row_id, self.relay_id]) for row_id, due, error in values
+        )
+
+    def bury(self, row_id: int, error: str) -> int:
+        """Make a pending row a dead letter; return 1, or 0 if fenced."""
+        return self._move([row_id], "pending", "failed", last_error=error)
+
+    def block(self, ids: Collection[int]) -> int:
+        """Let pending rows wait behind an earlier one of their key; return how many."""
+        return self._move(ids, "pending", "blocked")
+
+    # Maintenance: into `pending`
+
+    def promote(self, partitions: Collection[int], limit: int) -> list[tuple[int, str]]:
+        """Make rows pending that have become due; return their ids and keys."""
+        sql = (
+            f"SELECT id, partition_key FROM {EVENTS} WHERE publisher_backend = %s "
+            f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s "
+            f"AND {self._in(_PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s"
+        )
+        rows = self._select(sql, [self.backend, self._now(), *self._values(partitions), limit])
+        ids = [row_id for row_id, _ in rows]
+        if ids:
+            self._move(ids, "scheduled", "pending")
+            self._move(ids, "retry", "pending")
+        return rows
+
+    def release(
+        self, partitions: Collection[int], limit: int, keys: Collection[str] | None = None
+    ) -> list[tuple[int, str]]:
+        """Make blocked rows pending whose key has nothing left in retry; return ids and keys."""
+        named = f"AND {self._in('w.partition_key', keys)} " if keys is not None else ""
+        sql = (
+            f"SELECT w.id, w.partition_key FROM {EVENTS} w WHERE w.publisher_backend = %s "
+            f"AND w.status = 'blocked' AND {self._in('w.partition', partitions)} {named}"
+            f"AND NOT EXISTS (SELECT 1 FROM {EVENTS} h WHERE h.publisher_backend = %s "
+            "AND h.partition_key = w.partition_key AND h.status = 'retry') "
+            "ORDER BY w.id LIMIT %s"
+        )
+        named_values = [*self._values(partitions), *self._values(keys)]
+        rows = self._select(sql, [self.backend, *named_values, self.backend, limit])
+        if rows:
+            self._move([row_id for row_id, _ in rows], "blocked", "pending")
+        return rows
+
+    def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
+        """Note that a relay died while it delivered the pending rows of a range of ids."""
+        sql = (
+            f"UPDATE {EVENTS} SET crash_count = crash_count + 1 "
+            "WHERE publisher_backend = %s AND status = 'pending' AND id BETWEEN %s AND %s "
+            f"AND {self._in(_PARTITION, partitions)}"
+        )
+        return self._execute(sql, [self.backend, first, last, *self._values(partitions)])
+
+    # The two ways to the database
+
+    def _move(self, ids: Collection[int], source: str, target: str, **columns: Any) -> int:
+        """Change the status of those of the rows that stand in `source`; return how many."""
+        sets = "".join(f", {name} = %s" for name in columns)
+        sql = (
+            f"UPDATE {EVENTS} SET status = '{target}'{sets} "
+            f"WHERE {self._in('id', ids)} AND status = '{source}'{self._fence}"
+        )
+        return self._execute(sql, [*columns.values(), *self._values(ids), self.relay_id])
+
+    def _select(self, sql: str, params: Sequence[Any]) -> list[Any]:
+        with self._read_cursor() as cursor:
+            cursor.execute(sql, params)
+            return list(cursor.fetchall())
+
+    def _execute(self, sql: str, params: Sequence[Any]) -> int:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return int(cursor.rowcount)
+
+    def _read_cursor(self) -> Any:
+        """Return a cursor for reading; psycopg's own with binary results reads twice as fast."""
+        if not self._postgres:
+            return self._connection.cursor()
+        from psycopg import Cursor, pq
+
+        self._connection.ensure_connection()
+        cursor = Cursor(self._connection.connection)
+        cursor.format = pq.Format.BINARY
+        # Django's wrapper around it maps errors, logs queries and runs execute_wrappers.
+        return self._connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
+
+    def _in(self, column: str, values: Collection[Any]) -> str:
+        """Return the condition that a column has one of the values.
+
+        PostgreSQL takes them as one array, which it plans in half the time of a list of them.
+        """
+        if self._postgres:
+            return f"{column} = ANY(%s)"
+        return f"{column} IN ({', '.join(['%s'] * len(values))})" if values else "1 = 0"
+
+    def _values(self, values: Collection[Any] | None) -> list[Any]:
+        """Return the parameters that belong to `_in`; none for None."""
+        if values is None:
+            return []
+        return [list(values)] if self._postgres else list(values)
+
+    def _aware(self, moment: datetime) -> datetime:
+        """Return a moment as the driver gave it, with the time zone in which Django wrote it."""
+        if timezone.is_aware(moment):
+            return moment
+        zone = self._connection.timezone or timezone.get_default_timezone()
+        return timezone.make_aware(moment, zone)
+
+    def _now(self) -> Any:
+        return self._adapt(timezone.now())
+
+    def _adapt(self, moment: datetime) -> Any:
+        return self._connection.ops.adapt_datetimefield_value(moment)

@@ -1,0 +1,6 @@
+"""Names of tables and columns, for the statements written in SQL."""
+
+EVENTS = "django_broadcaster_outboxevent"
+RELAYS = "django_broadcaster_relay"
+PARTITIONS = "django_broadcaster_partition"
+JSON_COLUMNS = ("extensions", "data", "publisher_config")

@@ -1,0 +1,178 @@
+"""One backend's delivery loop as a thread of the worker, which lives through what goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db import DatabaseError, connections
+
+from django_broadcaster.exceptions import LeaseLost
+
+from .loop import DeliveryLoop
+from .report import Report
+from .wakeup import Poll
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+MAX_BACKOFF = 10.0
+"""Seconds between attempts to go on after trouble, at the most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How a worker runs; `interval` is in seconds, None for `max_iterations` is for ever."""
+
+    database: str
+    backends: Sequence[str]
+    batch_size: int
+    interval: float
+    max_iterations: int | None = None
+    drain: bool = False
+
+
+class BackendThread(threading.Thread):
+    """Delivers to one backend; a backend that hangs or fails does not touch the others.
+
+    A lost lease is begun anew. A database that is away, or an error that nobody foresaw, is tried
+    again with growing pauses: a relay that gave up would be a silent stall.
+    """
+
+    def __init__(self, options: WorkerOptions, alias: str) -> None:
+        super().__init__(name=f"relay-{alias}", daemon=True)
+        self.alias = alias
+        self.succeeded = True
+        self._options = options
+        self._stopping = threading.Event()
+        self._poll = Poll(options.interval)
+        self._loop = DeliveryLoop(options.database, alias)
+        self._joined = False
+        self._failures = 0
+
+    def run(self) -> None:
+        """Turn the loop until told to stop, out of iterations, or drained."""
+        try:
+            self._turn_on()
+        except BaseException as error:
+            # Nothing is known that gets here. It must not be silent, nor keep the partitions.
+            self.succeeded = False
+            self._log(logging.CRITICAL, f"its thread ends: {error!r}", exc_info=error)
+        finally:
+            self._end()
+
+    def _turn_on(self) -> None:
+        turns = 0
+        while not self._stopping.is_set() and turns != self._options.max_iterations:
+            turns += 1
+            report = self._turn()
+            if report is None or report.found_work:
+                continue
+            if self._options.drain and self._is_drained():
+                break
+            self._poll.wait()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    def wake(self) -> None:
+        """Look at the outbox now."""
+        self._poll.wake.set()
+
+    def stop(self) -> None:
+        """Finish the batch in flight and end."""
+        self._stopping.set()
+        self.wake()
+
+    def renew(self) -> None:
+        """Send a heartbeat; raises the database's errors."""
+        if self._joined:
+            try:
+                self._loop.lease.renew()
+            except LeaseLost:
+                self.wake()  # its own look at the lease says so, and it joins again
+
+    def abandon(self, timeout: float) -> None:
+        """Give a batch back that did not end in time; called when the process is about to end."""
+        self._log(logging.ERROR, f"its batch did not end in {timeout} s and is given back")
+        self._leave()
+
+    def _turn(self) -> Report | None:
+        """Take one turn; return None if it broke off, after the pause that is due then."""
+        try:
+            _drop_broken_connections()
+            if not self._joined:
+                self._loop.rejoin()
+                self._joined = True
+            report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
+        except LeaseLost as error:
+            self._log(logging.WARNING, f"{error}; joining again")
+            self._joined = False
+            return None
+        except Exception as error:
+            self._recover(error)
+            return None
+        self._failures = 0
+        if report.found_work:
+            self._poll.reset()
+        return report
+
+    def _recover(self, error: Exception) -> None:
+        """Pause, then go on under the same lease if it still stands."""
+        self._failures += 1
+        pause = min(MAX_BACKOFF, 0.1 * 2 ** min(self._failures, 10))
+        foreseen = isinstance(error, DatabaseError)
+        self._log(
+            logging.WARNING if foreseen else logging.ERROR,
+            f"trouble, going on in {pause:.1f} s: {error}",
+            exc_info=None if foreseen else error,
+        )
+        connections[self._options.database].close()
+        if self._joined:
+            self._loop.forget()
+        self._stopping.wait(pause)
+
+    def _is_drained(self) -> bool:
+        """Tell whether there is nothing left to wait for; a broker that is away is no success."""
+        if not self._loop.circuit.is_closed:
+            self._log(logging.ERROR, "it is unavailable, events are left")
+            self.succeeded = False
+            return True
+        try:
+            return not self._loop.has_due()
+        except DatabaseError as error:
+            self._recover(error)
+            return False
+
+    def _end(self) -> None:
+        try:
+            self._loop.backend.close()
+        except Exception as error:
+            self._log(logging.WARNING, f"its backend did not close: {error}", exc_info=error)
+        self._leave()
+        connections.close_all()
+
+    def _leave(self) -> None:
+        if self._joined:
+            self._joined = False
+            try:
+                self._loop.lease.leave()
+            except Exception as error:
+                self._log(logging.WARNING, f"its partitions are free once the lease ends: {error}")
+
+    def _log(self, level: int, problem: str, exc_info: BaseException | None = None) -> None:
+        extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
+        logger.log(level, "backend %r: %s", self.alias, problem, extra=extra, exc_info=exc_info)
+
+
+def _drop_broken_connections() -> None:
+    """Let handlers have a new connection to a database of theirs that was away.
+
+    Requests get that from Django when they begin and end; a thread has to see to it.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred:
+            connection.close_if_unusable_or_obsolete()

@@ -1,0 +1,256 @@
+"""One delivery: a batch of one backend goes through fetch, select, publish, judge and settle.
+
+No loop and no sleep is here: `loop.py` calls `deliver` for as long as there is something to do.
+Each step takes what the step before returned and can be tested alone. A crash between any two of
+them loses nothing, for a row leaves `pending` only when it is settled.
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import CancelledError
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import orjson
+
+from django_broadcaster.backends.base import Message, Outcome, PublisherBackend, as_delivery_error
+from django_broadcaster.conf import conf, retention
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    BackendUnavailable,
+    DeliveryError,
+    Held,
+    Rejected,
+)
+from django_broadcaster.querysets import PendingRow, RelayRows
+from django_broadcaster.retry import RetryPolicy
+
+from .order import BlockedKeys
+from .ownership import Lease
+from .report import Announcer, Report, Verdicts, describe
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+
+@dataclass(slots=True)
+class Selection:
+    """What a fetched batch falls into: to send now, to hold behind its key, to give up."""
+
+    send: list[PendingRow] = field(default_factory=list)
+    hold: list[PendingRow] = field(default_factory=list)
+    poison: list[PendingRow] = field(default_factory=list)
+
+
+class Delivery:
+    """Delivers batches to one backend on behalf of one lease."""
+
+    def __init__(
+        self,
+        rows: RelayRows,
+        lease: Lease,
+        backend: PublisherBackend,
+        policy: RetryPolicy,
+        *,
+        blocks_when_exhausted: bool,
+    ) -> None:
+        self.rows = rows
+        self.lease = lease
+        self.backend = backend
+        self.policy = policy
+        self.blocks_when_exhausted = blocks_when_exhausted
+        self.blocked = BlockedKeys(rows)
+        self.announcer = Announcer(lease.using)
+
+    def deliver(self, limit: int, start: int, partitions: Collection[int]) -> Report:
+        """Deliver at most `limit` pending events from id `start` on, and say what came of it.
+
+        Raises LeaseLost, and the database's errors; in both cases what was not settled is
+        delivered again by whoever owns it then.
+        """
+        fetched = self.rows.fetch(partitions, start, limit)
+        if not fetched:
+            return Report()
+        selection = self.select(fetched)
+        outcomes = self.publish(selection.send)
+        verdicts = self.judge(selection.send, outcomes)
+        verdicts.hold += selection.hold
+        verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
+        report = self.settle(verdicts, attempted=len(selection.send))
+        return replace(
+            report,
+            left=len(fetched) - report.settled,
+            last=fetched[-1].id,
+            exhausted=len(fetched) < limit,
+        )
+
+    def select(self, fetched: Sequence[PendingRow]) -> Selection:
+        """Choose what to send: nothing behind a blocked key, and a suspect alone.
+
+        A suspect was in flight when its relay died. Sent alone, it shows whether it was the one.
+        """
+        selection = Selection()
+        for row in fetched:
+            if self.blocked.holds(row):
+                selection.hold.append(row)
+            elif row.crash_count >= conf.MAX_CRASHES:
+                selection.poison.append(row)
+                break  # its key goes on behind it, from the next fetch
+            elif row.crash_count:
+                if not selection.send:
+                    selection.send.append(row)
+                break
+            else:
+                selection.send.append(row)
+        return selection
+
+    def publish(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
+        """Hand the batch to the backend; return one outcome for each row, whatever it raises.
+
+        Raises BackendConfigurationError, for which no event is to blame.
+        """
+        if not batch:
+            return []
+        self.lease.begin(batch[0].id, batch[-1].id)
+        if len(batch) == 1:
+            return [self._send_one(batch[0])]
+        try:
+            return self._send(batch)
+        except BackendUnavailable as error:
+            return [error] * len(batch)
+        except BackendConfigurationError:
+            raise
+        except _FAILURES as error:
+            logger.warning(
+                "backend %r broke on a batch, whose events are sent again one by one",
+                self.backend.alias,
+                exc_info=error,
+            )
+            return self._send_singly(batch)
+
+    def _send(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
+        outcomes = self.backend.publish_batch([message_of(row) for row in batch])
+        if len(outcomes) != len(batch):
+            raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
+        return outcomes
+
+    def _send_one(self, row: PendingRow) -> Outcome:
+        try:
+            return self._send([row])[0]
+        except BackendConfigurationError:
+            raise
+        except _FAILURES as error:
+            return _blamed(error)
+
+    def _send_singly(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
+        """Find the event at fault for a batch that broke, so that the others lose no attempt."""
+        outcomes: list[Outcome] = []
+        failed_keys: set[str] = set()
+        for row in batch:
+            if row.partition_key in failed_keys:
+                outcomes.append(Held("an earlier event of its key failed in this batch"))
+                continue
+            outcome = self._send_one(row)
+            if isinstance(outcome, BackendUnavailable):
+                return [*outcomes, *[outcome] * (len(batch) - len(outcomes))]
+            if outcome is not None and row.partition_key:
+                failed_keys.add(row.partition_key)
+            outcomes.append(outcome)
+        return outcomes
+
+    def judge(self, batch: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> Verdicts:
+        """Decide by each outcome what becomes of its row."""
+        verdicts = Verdicts()
+        failed_keys: set[str] = set()
+        for row, outcome in zip(batch, outcomes, strict=True):
+            if outcome is None:
+                verdicts.published.append(row)
+                continue
+            if isinstance(outcome, BackendUnavailable):
+                verdicts.unavailable = outcome
+            elif isinstance(outcome, Held) and row.partition_key in failed_keys:
+                # Behind an event that was given up, it stays pending and is next.
+                if self.blocked.holds(row):
+                    verdicts.hold.append(row)
+            else:
+                self._judge_failure(verdicts, row, outcome)
+            if row.partition_key:
+                failed_keys.add(row.partition_key)
+        return verdicts
+
+    def _judge_failure(self, verdicts: Verdicts, row: PendingRow, error: DeliveryError) -> None:
+        delay = None
+        if not isinstance(error, Rejected):
+            delay = self.policy.delay(row.retry_count + 1, row.max_retries)
+        if delay is None and self.blocks_when_exhausted:
+            delay = self.policy.maximum
+        if delay is None:
+            verdicts.bury.append((row, error))
+        else:
+            verdicts.retry.append((row, delay, error))
+            self.blocked.add(row)
+
+    def settle(self, verdicts: Verdicts, attempted: int) -> Report:
+        """Write the verdicts back, fenced by the lease; raises LeaseLost if it changed too little.
+
+        What was published goes first: were the relay to die in between, the rest is tried again.
+        """
+        self.announcer.prepare(verdicts)
+        published = [row.id for row in verdicts.published]
+        held = [row.id for row in verdicts.hold]
+        changed = self.rows.published(published, keep=_keeps()) if published else 0
+        if verdicts.retry:
+            failures = [(row.id, delay, describe(error)) for row, delay, error in verdicts.retry]
+            changed += self.rows.retry(failures)
+        for row, error in verdicts.bury:
+            changed += self.rows.bury(row.id, describe(error))
+        if held:
+            changed += self.rows.block(held)
+        report = Report.of(verdicts, attempted)
+        if changed < report.settled or verdicts.unavailable:
+            # An operator cancelled some meanwhile, some stay pending, or the lease was lost.
+            self.lease.give_back()
+        self.announcer.announce(verdicts)
+        return report
+
+
+def message_of(row: PendingRow) -> Message:
+    """Return the row as a backend receives it, its data still text."""
+    extensions = {} if row.extensions == "{}" else orjson.loads(row.extensions)
+    if row.partition_key:
+        extensions["partitionkey"] = row.partition_key
+    return Message(
+        row.event_id,
+        row.source,
+        row.event_type,
+        row.subject,
+        row.time,
+        row.data_content_type,
+        row.data_schema,
+        extensions,
+        row.data,
+        row.data_binary,
+        row.partition_key,
+        {} if row.publisher_config == "{}" else orjson.loads(row.publisher_config),
+        row.retry_count + 1,
+    )
+
+
+_FAILURES = (Exception, SystemExit, CancelledError)
+"""What a failed attempt may raise: a handler that exits must not end the relay."""
+
+
+def _blamed(error: BaseException) -> DeliveryError:
+    """Return what came of an event that alone made its backend raise."""
+    if isinstance(error, Exception):
+        return as_delivery_error(error)
+    return as_delivery_error(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _crashed(row: PendingRow) -> DeliveryError:
+    return Rejected(f"{row.crash_count} relays died one after the other while they delivered it")
+
+
+def _keeps() -> bool:
+    return retention(conf.RETENTION) != timedelta(0)

@@ -1,0 +1,79 @@
+"""Deliveries in the caller's own process, for `process_pending_events` and its kin.
+
+A visitor joins like a relay, takes the partitions that nobody owns, and leaves again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from django.db import router, transaction
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
+
+from .loop import DeliveryLoop
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+
+def deliver_pending(batch_size: int) -> int:
+    """Deliver up to `batch_size` pending events of each backend; return how many were attempted.
+
+    Raises RuntimeError inside a transaction, ValueError for a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: must be 1 or more, not {batch_size!r}")
+    using = router.db_for_write(OutboxEvent)
+    _refuse_in_transaction(using)
+    return sum(_deliver_some(using, alias, batch_size) for alias in backends.aliases())
+
+
+def deliver_one(event: OutboxEvent) -> bool:
+    """Deliver one event if it is its turn; return whether it was acknowledged now."""
+    using = event._state.db or router.db_for_write(OutboxEvent)
+    _refuse_in_transaction(using)
+    events = OutboxEvent.objects.using(using)
+    with DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop:
+        loop.prepare()
+        if event.partition not in loop.lease.partitions or _has_earlier(event, using):
+            return False
+        if not events.filter(pk=event.pk, status=OutboxEventStatus.PENDING).exists():
+            return False
+        try:
+            return loop.deliver_only(event.pk, event.partition).published == 1
+        except LeaseLost:
+            return False
+
+
+def _deliver_some(using: str, alias: str, limit: int) -> int:
+    attempted = 0
+    with DeliveryLoop(using, alias, takes_share=False) as loop:
+        while attempted < limit:
+            try:
+                report = loop.turn(limit - attempted)
+            except LeaseLost as error:
+                # What we were too slow for is delivered by who took over.
+                logger.warning("backend %r: %s", alias, error)
+                break
+            attempted += report.attempted
+            if not report.found_work:
+                break
+    return attempted
+
+
+def _has_earlier(event: OutboxEvent, using: str) -> bool:
+    """Tell whether an earlier event of the key has still to be delivered."""
+    if not event.partition_key:
+        return False
+    same_key = OutboxEvent.objects.using(using).filter(
+        publisher_backend=event.publisher_backend, partition_key=event.partition_key
+    )
+    return same_key.filter(status__in=UNDELIVERED, pk__lt=event.pk).exists()
+
+
+def _refuse_in_transaction(using: str) -> None:
+    with transaction.atomic(using=using, durable=True):
+        pass

@@ -1,0 +1,213 @@
+"""One backend's delivery, turn by turn, under a lease."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from django_broadcaster.backends.base import PublisherBackend, as_delivery_error
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.conf import conf
+from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
+from django_broadcaster.querysets import RelayRows
+
+from .circuit import Circuit
+from .delivery import Delivery
+from .maintenance import Purge, promote_due, release_unblocked
+from .ownership import Lease
+from .report import Report, log_delivery
+from .watermark import Watermark
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+TICK_SECONDS = 1.0
+"""Seconds between rounds of rebalancing and maintenance."""
+
+REREAD_SHARE = 100
+"""How many times as long as a look at all blocked keys takes goes by until the next."""
+
+
+class DeliveryLoop:
+    """Everything that delivers to one backend; a context manager that joins and leaves.
+
+    `turn` does what is due and delivers one batch. It raises LeaseLost and the database's errors;
+    `rejoin` begins anew after either.
+    """
+
+    def __init__(self, using: str, alias: str, *, takes_share: bool = True) -> None:
+        self.using = using
+        self.alias = alias
+        self.backend: PublisherBackend = backends.create(alias)
+        self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
+        self.lease = Lease(using, alias, takes_share=takes_share)
+        self._policy = backends.retry_policy(alias)
+        self._blocks = backends.blocks_when_exhausted(alias)
+        self._purge = Purge(using, alias)
+        self._is_open = False
+        self._is_current = False
+        self._next_tick = 0.0
+        self._next_full_turn = 0.0
+        self._next_reread = 0.0
+        self._relays_known = 0
+
+    def __enter__(self) -> Self:
+        self.rejoin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.backend.close()
+        finally:
+            self.lease.leave()
+
+    def rejoin(self) -> None:
+        """Begin a new lease, with nothing remembered of the one before."""
+        self.lease.leave()
+        self.lease.join()
+        self.rows = RelayRows(self.using, self.alias, self.lease.relay_id)
+        self.delivery = Delivery(
+            self.rows,
+            self.lease,
+            self.backend,
+            self._policy,
+            blocks_when_exhausted=self._blocks,
+        )
+        self.watermark = Watermark(self.rows)
+        self.forget()
+
+    def forget(self) -> None:
+        """Take nothing remembered of the rows for granted: a statement may have been cut off."""
+        self._next_tick = 0.0
+        self._is_current = False
+        self.watermark.reset()
+
+    def turn(self, limit: int, *, idle: bool = False) -> Report:
+        """Do what is due, deliver at most `limit` events, and say what came of it.
+
+        `idle` says that there was nothing for a while: then one statement looks whether it is
+        worth while, instead of the four or five that it takes to see to everything.
+        """
+        self.lease.require()
+        if idle and time.monotonic() < self._next_full_turn and not self._stirs():
+            return Report()
+        self.prepare()
+        return self.deliver(limit)
+
+    def prepare(self) -> None:
+        """See that the lease stands, and share, promote, release and purge when it is time to."""
+        self.lease.require()
+        if time.monotonic() >= self._next_tick:
+            self._tick()
+
+    def _stirs(self) -> bool:
+        """Tell whether events are there to deliver, or relays came or went."""
+        pulse = self.rows.pulse(self.lease.partitions, self.watermark.start)
+        changed = pulse.relays != self._relays_known or pulse.free_partitions
+        self._relays_known = pulse.relays
+        if changed:
+            self._next_tick = 0.0
+        return bool(changed or pulse.pending or pulse.due)
+
+    def deliver(self, limit: int) -> Report:
+        """Deliver one batch of the own partitions, as far as the circuit lets it."""
+        allowed = self._allowance(limit)
+        if not allowed or not self.lease.partitions:
+            return Report()
+        self.watermark.look()
+        report = self.delivery.deliver(allowed, self.watermark.start, self.lease.partitions)
+        self.watermark.note(report)
+        self._after(report)
+        return report
+
+    def deliver_only(self, row_id: int, partition: int) -> Report:
+        """Deliver the first pending event from `row_id` on in one partition, and no other."""
+        if not self._allowance(1):
+            return Report()
+        report = self.delivery.deliver(1, row_id, {partition})
+        self._after(report)
+        return report
+
+    def has_due(self) -> bool:
+        """Tell whether the backend has events that are due, whoever owns their partitions."""
+        return self.rows.has_due()
+
+    def _tick(self) -> None:
+        """Share the partitions out, and see to what is due, what waited, and what is old."""
+        changed = self.lease.rebalance()
+        if changed or not self._is_current:
+            self.watermark.reset()
+            self.delivery.blocked.reload(self.lease.partitions)
+            self._is_current = True
+        self._reread_blocked()  # before the promotion, after which a key waits for nothing
+        more = promote_due(self.rows, self.lease, self.delivery.blocked, self.watermark)
+        if 0 in self.lease.partitions:
+            self._purge.run()
+        now = time.monotonic()
+        self._next_tick = now + (0 if more else TICK_SECONDS)
+        self._next_full_turn = now + self.lease.seconds / 2
+
+    def _reread_blocked(self) -> None:
+        """Find the keys that an operator let go on by cancelling what they waited for.
+
+        With many blocked keys this takes a while, so it is done the less often the longer it takes.
+        """
+        began = time.monotonic()
+        blocked = self.delivery.blocked
+        if not blocked or began < self._next_reread:
+            return
+        blocked.reload(self.lease.partitions)
+        release_unblocked(self.rows, self.lease, blocked, self.watermark)
+        now = time.monotonic()
+        self._next_reread = now + max(TICK_SECONDS, REREAD_SHARE * (now - began))
+
+    def _after(self, report: Report) -> None:
+        """Draw the conclusions of a delivery for the circuit and for the keys that waited."""
+        if report.unavailable:
+            self._note_unavailable(report.unavailable)
+        elif report.attempted:
+            self._note_available()
+        if report.found_work:
+            log_delivery(report, self.alias, self.lease.relay_id)
+        blocked = self.delivery.blocked
+        done = [key for key in report.keys_done if key in blocked]
+        if done:
+            release_unblocked(self.rows, self.lease, blocked, self.watermark, done)
+
+    def _note_unavailable(self, error: DeliveryError) -> None:
+        if self.circuit.is_closed:
+            logger.warning(
+                "backend %r is unavailable, its events wait: %s",
+                self.alias,
+                error,
+                extra={"backend": self.alias, "relay": self.lease.relay_id},
+            )
+        self.circuit.failed()
+
+    def _note_available(self) -> None:
+        if not self.circuit.is_closed:
+            extra = {"backend": self.alias, "relay": self.lease.relay_id}
+            logger.warning("backend %r is available again", self.alias, extra=extra)
+        self.circuit.succeeded()
+
+    def _allowance(self, limit: int) -> int:
+        """Return how many events the circuit lets through, with the backend open for them."""
+        allowed = self.circuit.allowance(limit)
+        return allowed if allowed and (self._is_open or self._open()) else 0
+
+    def _open(self) -> bool:
+        try:
+            self.backend.open()
+        except BackendConfigurationError:
+            raise
+        except Exception as error:
+            self._note_unavailable(as_delivery_error(error))
+            return False
+        self._is_open = True
+        return True

@@ -1,0 +1,210 @@
+"""Who delivers what: a lease on a share of a backend's partitions.
+
+A lease is a row of `Relay`. It lasts while the relay's heartbeat, on the database's clock, is
+fresh. Partitions leave a living relay only by its own hand, between two batches, so they can be
+taken from it in one way alone: by deleting its row. That is why one test fences everything that a
+relay writes: does my row still stand? Its id is the epoch, as a relay that lost its lease joins
+again under a new one. No lock and no transaction is held while a broker is spoken to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db import IntegrityError, connections, models, transaction
+
+from django_broadcaster.conf import conf
+from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.models import Partition, Relay
+from django_broadcaster.querysets import DatabaseNow, RelayRows
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+_HEARTBEAT = "UPDATE django_broadcaster_relay SET heartbeat_at = "
+_RENEW = {
+    # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
+    "postgresql": (
+        "WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)) "
+        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s"
+    ),
+    "mysql": f"{_HEARTBEAT}UTC_TIMESTAMP(6){{sets}} WHERE id = %s",
+    "sqlite": f"{_HEARTBEAT}strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'){{sets}} WHERE id = %s",
+}
+
+
+class Lease:
+    """A relay's hold on partitions of one backend. Only `renew` is called from a second thread.
+
+    `takes_share` is False for a visitor, which takes what no relay owns and is counted by none.
+    """
+
+    def __init__(self, using: str, backend: str, *, takes_share: bool = True) -> None:
+        self.using = using
+        self.backend = backend
+        self.takes_share = takes_share
+        self.seconds = float(conf.LEASE_SECONDS)
+        self.partitions: frozenset[int] = frozenset()
+        self.relay_id = 0
+        self._valid_until = 0.0
+
+    def join(self) -> None:
+        """Begin a new lease that owns nothing yet."""
+        self._make_partitions()
+        asked_at = time.monotonic()
+        relay = Relay.objects.using(self.using).create(
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            backend=self.backend,
+            takes_share=self.takes_share,
+            started_at=DatabaseNow(),
+            heartbeat_at=DatabaseNow(),
+        )
+        self.relay_id = relay.pk
+        self.partitions = frozenset()
+        self._valid_until = asked_at + self.seconds
+
+    def leave(self) -> None:
+        """End the lease, if there is one: its partitions are free at once."""
+        if not self.relay_id:
+            return
+        with transaction.atomic(using=self.using):
+            self._partitions().filter(relay_id=self.relay_id).update(relay=None)
+            self._relays().filter(pk=self.relay_id).delete()
+        self.partitions = frozenset()
+        self._valid_until = 0.0
+
+    def renew(self) -> None:
+        """Send a heartbeat; raises LeaseLost."""
+        self._renew({})
+
+    def begin(self, first: int, last: int) -> None:
+        """Record the ids of a delivery before it starts, so that a crash can be laid to it.
+
+        Raises LeaseLost, which makes it the last look before a broker is spoken to.
+        """
+        self._renew({"in_flight_from": first, "in_flight_to": last})
+
+    def give_back(self) -> None:
+        """Record that nothing of the last delivery is in flight any more; raises LeaseLost."""
+        self._renew({"in_flight_from": None, "in_flight_to": None})
+
+    def _renew(self, columns: dict[str, int | None]) -> None:
+        asked_at, relay_id = time.monotonic(), self.relay_id
+        sets = "".join(f", {name} = %s" for name in columns)
+        sql = _RENEW[connections[self.using].vendor].format(sets=sets)
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(sql, [*columns.values(), relay_id])
+            stands = cursor.rowcount > 0
+        if self.relay_id == relay_id:  # not joined anew meanwhile by the other thread
+            self._valid_until = asked_at + self.seconds if stands else 0.0
+        if not stands:
+            raise LeaseLost(f"the lease {relay_id} on backend {self.backend!r} was taken away")
+
+    def require(self) -> None:
+        """See that the lease stands, where the relay's own clock has doubts; raises LeaseLost."""
+        if time.monotonic() >= self._valid_until:
+            self.renew()
+
+    def rebalance(self) -> bool:
+        """Take or give up partitions for an even share; return whether the own ones changed.
+
+        Fences relays whose heartbeat has stopped. Raises LeaseLost.
+        """
+        stale = models.Q(heartbeat_at__lt=DatabaseNow() - _seconds(self.seconds))
+        relays = self._relays().filter(backend=self.backend).order_by("pk")
+        states = {
+            pk: (is_stale, takes_share)
+            for pk, is_stale, takes_share in relays.annotate(
+                stale=models.ExpressionWrapper(stale, models.BooleanField())
+            ).values_list("pk", "stale", "takes_share")
+        }
+        if self.relay_id not in states:
+            raise LeaseLost(f"the lease {self.relay_id} on backend {self.backend!r} was taken away")
+        for pk, (is_stale, _) in states.items():
+            if is_stale and pk != self.relay_id:
+                self._fence(pk)
+        sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
+        return self._settle_share(self._share(sharing))
+
+    def _share(self, sharing: list[int]) -> int:
+        """Return how many partitions are due to this relay among the living ones."""
+        if not self.takes_share:
+            return conf.PARTITIONS
+        if self.relay_id not in sharing:  # our own heartbeat is late, but nobody minded yet
+            return len(self.partitions)
+        each, rest = divmod(conf.PARTITIONS, len(sharing))
+        return each + (sharing.index(self.relay_id) < rest)
+
+    def _settle_share(self, share: int) -> bool:
+        before = self.partitions
+        owners: dict[int, int | None] = dict(self._partitions().values_list("number", "relay_id"))
+        owned = sorted(number for number, owner in owners.items() if owner == self.relay_id)
+        if len(owned) > share:
+            given_up, owned = owned[share:], owned[:share]
+            self._own(given_up, None, self.relay_id)
+        elif len(owned) < share:
+            free = sorted(number for number, owner in owners.items() if owner is None)
+            if free:
+                self._own(free[: share - len(owned)], self.relay_id, None)
+                mine = self._partitions().filter(relay_id=self.relay_id)
+                owned = list(mine.values_list("number", flat=True))
+        self.partitions = frozenset(owned)
+        return self.partitions != before
+
+    def _own(self, numbers: Iterable[int], owner: int | None, before: int | None) -> None:
+        """Change the owner of partitions, but of those only that `before` still owns."""
+        rows = self._partitions().filter(number__in=list(numbers))
+        rows = rows.filter(relay__isnull=True) if before is None else rows.filter(relay=before)
+        try:
+            rows.update(relay=owner)
+        except IntegrityError as error:  # the row of Relay that it points to has gone
+            raise LeaseLost(f"the lease {self.relay_id} was taken away") from error
+
+    def _fence(self, relay_id: int) -> None:
+        """End the lease of a relay whose heartbeat stopped, and note what it was delivering."""
+        with transaction.atomic(using=self.using):
+            stale = DatabaseNow() - _seconds(self.seconds)
+            relays = self._relays().select_for_update().filter(pk=relay_id, heartbeat_at__lt=stale)
+            relay = relays.first()
+            if relay is None:
+                return
+            theirs = self._partitions().filter(relay=relay)
+            numbers = list(theirs.values_list("number", flat=True))
+            if relay.in_flight_from is not None and relay.in_flight_to is not None:
+                rows = RelayRows(self.using, self.backend, relay_id)
+                rows.count_crash(relay.in_flight_from, relay.in_flight_to, numbers)
+            theirs.update(relay=None)
+            relay.delete()
+        logger.warning(
+            "took over from relay %s of backend %r: no heartbeat for %s seconds",
+            relay.name,
+            self.backend,
+            self.seconds,
+            extra={"backend": self.backend, "relay": relay_id},
+        )
+
+    def _make_partitions(self) -> None:
+        """Create the backend's rows of `Partition` that are missing."""
+        known = set(self._partitions().values_list("number", flat=True))
+        missing = [
+            Partition(backend=self.backend, number=number)
+            for number in range(conf.PARTITIONS)
+            if number not in known
+        ]
+        if missing:
+            Partition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
+
+    def _relays(self) -> models.QuerySet[Relay]:
+        return Relay.objects.using(self.using)
+
+    def _partitions(self) -> models.QuerySet[Partition]:
+        rows = Partition.objects.using(self.using).filter(backend=self.backend)
+        return rows.filter(number__lt=conf.PARTITIONS)
+
+
+def _seconds(seconds: float) -> models.Value:
+    return models.Value(timedelta(seconds=seconds), models.DurationField())

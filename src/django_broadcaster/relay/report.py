@@ -1,0 +1,150 @@
+"""What came of a delivery: the verdicts, their sum for the log, and the signals for who listens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Self
+
+from django.dispatch import Signal
+from django.utils import timezone
+
+from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import PendingRow
+from django_broadcaster.signals import event_failed, event_published, event_retried
+from django_broadcaster.states import OutboxEventStatus
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+MAX_ERROR = 2000
+"""Characters of an error that a row keeps."""
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What is to become of the rows of a delivery. Rows that are in no list stay pending."""
+
+    published: list[PendingRow] = field(default_factory=list)
+    retry: list[tuple[PendingRow, float, DeliveryError]] = field(default_factory=list)
+    bury: list[tuple[PendingRow, DeliveryError]] = field(default_factory=list)
+    hold: list[PendingRow] = field(default_factory=list)
+    unavailable: BackendUnavailable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A delivery in figures.
+
+    `left` counts fetched rows that are still pending, `last` is the last id that was fetched, and
+    `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
+    out of their key's way.
+    """
+
+    left: int = 0
+    last: int = 0
+    exhausted: bool = True
+    attempted: int = 0
+    published: int = 0
+    retried: int = 0
+    failed: int = 0
+    held: int = 0
+    unavailable: BackendUnavailable | None = None
+    keys_done: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, verdicts: Verdicts, attempted: int) -> Self:
+        """Sum up the verdicts of a delivery that attempted so many events."""
+        done = [*verdicts.published, *(row for row, _ in verdicts.bury)]
+        return cls(
+            attempted=attempted,
+            published=len(verdicts.published),
+            retried=len(verdicts.retry),
+            failed=len(verdicts.bury),
+            held=len(verdicts.hold),
+            unavailable=verdicts.unavailable,
+            keys_done=frozenset(row.partition_key for row in done),
+        )
+
+    @property
+    def settled(self) -> int:
+        """How many rows left `pending`."""
+        return self.published + self.retried + self.failed + self.held
+
+    @property
+    def found_work(self) -> bool:
+        """Whether there was anything to deliver."""
+        return bool(self.attempted or self.settled)
+
+
+class Announcer:
+    """Sends the signals of a delivery; costs nothing for a signal without receivers.
+
+    Rows are read before the settle, because RETENTION zero deletes them with it, and brought up
+    to date here afterwards.
+    """
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._events: dict[int, OutboxEvent] = {}
+
+    def prepare(self, verdicts: Verdicts) -> None:
+        """Read the events that somebody wants to hear of."""
+        ids: list[int] = []
+        if _heard(event_published):
+            ids += (row.id for row in verdicts.published)
+        if _heard(event_retried):
+            ids += (row.id for row, _, _ in verdicts.retry)
+        if _heard(event_failed):
+            ids += (row.id for row, _ in verdicts.bury)
+        self._events = OutboxEvent.objects.using(self._using).in_bulk(ids) if ids else {}
+
+    def announce(self, verdicts: Verdicts) -> None:
+        """Send the signals of the events that were read."""
+        if not self._events:
+            return
+        now = timezone.now()
+        for event in self._known(verdicts.published):
+            event.status, event.published_at = OutboxEventStatus.PUBLISHED, now
+            event_published.send_robust(sender=OutboxEvent, event=event)
+        for row, delay, error in verdicts.retry:
+            for event in self._known([row]):
+                event.status, event.last_error = OutboxEventStatus.RETRY, describe(error)
+                event.retry_count += 1
+                event.scheduled_at = now + timedelta(seconds=delay)
+                event_retried.send_robust(sender=OutboxEvent, event=event, error=error, delay=delay)
+        for row, error in verdicts.bury:
+            for event in self._known([row]):
+                event.status, event.last_error = OutboxEventStatus.FAILED, describe(error)
+                event_failed.send_robust(sender=OutboxEvent, event=event, error=error)
+        self._events = {}
+
+    def _known(self, rows: Iterable[PendingRow]) -> list[OutboxEvent]:
+        return [self._events[row.id] for row in rows if row.id in self._events]
+
+
+def describe(error: DeliveryError) -> str:
+    """Return an error as it stands in `last_error`: text that every database can hold."""
+    text = f"{type(error).__name__}: {error}"[:MAX_ERROR].replace("\0", "\ufffd")
+    return text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
+
+
+def log_delivery(report: Report, backend: str, relay_id: int) -> None:
+    """Write the one line of a delivery: figures and no payload."""
+    level = logging.WARNING if report.failed or report.retried else logging.DEBUG
+    logger.log(
+        level,
+        "backend %r: %d published, %d to retry, %d dead-lettered, %d held behind their keys",
+        backend,
+        report.published,
+        report.retried,
+        report.failed,
+        report.held,
+        extra={"backend": backend, "relay": relay_id},
+    )
+
+
+def _heard(signal: Signal) -> bool:
+    return signal.has_listeners(OutboxEvent)

@@ -1,0 +1,146 @@
+"""How a relay learns that there is something to deliver, and how long it waits before it looks.
+
+Polling is always underneath. On PostgreSQL a publisher also sends a NOTIFY once its transaction
+has committed, never inside of it, for NOTIFY takes a lock at commit that all transactions of the
+server queue for. One is enough for many events: a process sends none within `COALESCE_SECONDS` of
+its last, and a relay that was woken keeps polling fast for longer than that.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+from functools import partial
+from threading import Event
+
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_broadcaster.conf import conf
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+CHANNEL = "django_broadcaster"
+COALESCE_SECONDS = 0.005
+FIRST_PAUSE = 0.001
+"""Seconds of the first pause after work ran out; each further one is twice as long."""
+
+PROBE_SECONDS = 1.0
+"""How long a listener waits for its own NOTIFY before it takes it that none gets through."""
+
+_sent: dict[tuple[str, str], float] = {}
+
+
+def notify_after_commit(using: str, backend: str) -> None:
+    """Wake the relays of a backend once the open transaction has committed."""
+    connection = connections[using]
+    if not conf.NOTIFY or connection.vendor != "postgresql":
+        return
+    # Django can't tell when a transaction ends that was begun by switching autocommit off.
+    if connection.in_atomic_block or connection.get_autocommit():
+        transaction.on_commit(partial(_notify, using, backend), using=using, robust=True)
+
+
+def _notify(using: str, backend: str) -> None:
+    now = time.monotonic()
+    if now < _sent.get((using, backend), 0.0) + COALESCE_SECONDS:
+        return
+    _sent[using, backend] = now
+    _send(connections[using], backend)
+
+
+def _send(connection: BaseDatabaseWrapper, payload: str) -> None:
+    with connection.cursor() as cursor:
+        # The caller need not wait for the disk: a NOTIFY leaves nothing behind.
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)",
+            [CHANNEL, payload],
+        )
+
+
+class Poll:
+    """Adaptive polling: soon after work, then ever less often, down to once per `interval` seconds.
+
+    `wake` ends a pause at once.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.wake = Event()
+        self._interval = interval
+        self._pause = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the pauses are as long as they get: there was nothing for a while."""
+        return self._pause >= self._interval
+
+    def reset(self) -> None:
+        """Note that there was work."""
+        self._pause = 0.0
+
+    def wait(self) -> None:
+        """Pause, longer than last time, or until woken."""
+        self._pause = min(self._interval, self._pause * 2 or FIRST_PAUSE)
+        if self.wake.wait(self._pause):
+            self.wake.clear()
+            self._pause = 0.0
+
+
+class Listener:
+    """Hears the publishers' NOTIFY, on the calling thread's connection to PostgreSQL.
+
+    Where none gets through, behind a pooler in transaction mode for example, it says so once and
+    waits without listening.
+    """
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._state = "new" if self._may_listen() else "deaf"
+
+    def wait(self, seconds: float, stop: Event) -> set[str]:
+        """Wait so long, or until notified; return the backends that have events."""
+        if self._state == "new":
+            self._state = "listening" if self._listen() else "deaf"
+        if self._state == "deaf":
+            stop.wait(seconds)
+            return set()
+        return self._receive(seconds)
+
+    def reset(self) -> None:
+        """Listen anew: the connection was lost."""
+        if self._state == "listening":
+            self._state = "new"
+
+    def _may_listen(self) -> bool:
+        if not conf.NOTIFY or connections[self._using].vendor != "postgresql":
+            return False
+        from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+        return bool(is_psycopg3)  # psycopg2 has another interface, and polling serves it
+
+    def _listen(self) -> bool:
+        """Listen, and see whether a NOTIFY of another connection gets through."""
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(f"LISTEN {CHANNEL}")
+        probe = f"probe {time.monotonic_ns()}"
+        other = connections[self._using].copy()
+        with closing(other):
+            _send(other, probe)
+        deadline = time.monotonic() + PROBE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            if probe in self._receive(left):
+                return True
+        logger.warning(
+            "NOTIFY does not get through to this relay on database %r (is there a pooler in "
+            "transaction mode?); it polls",
+            self._using,
+        )
+        return False
+
+    def _receive(self, seconds: float) -> set[str]:
+        connection = connections[self._using]
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            found = connection.connection.notifies(timeout=seconds, stop_after=1)
+            return {note.payload for note in found}

@@ -1,0 +1,89 @@
+"""The lowest id that can still be undelivered, so that a fetch need not start at the beginning.
+
+On PostgreSQL every delivered row leaves a dead entry in the index of pending rows. While any
+session holds an old snapshot nothing cleans them up, and a fetch that starts at the head of the
+index walks over all of them: a queue that was fast in the morning is slow by noon. So a relay
+remembers how far everything is delivered, and starts there.
+
+The danger is a transaction that was given a low id and has not committed. An id is given out by a
+statement that holds a lock on the table, from before the id until the transaction ends. So once
+every transaction that held such a lock at some moment has ended, all ids seen before that moment
+are either visible or will never be. That is stricter than to compare transaction ids
+(`pg_snapshot_xmin`): an id is taken from the sequence before its transaction has an id of its own,
+and a long transaction on other tables holds nothing up.
+
+On the other databases fetches start at the beginning: SQLite has no dead rows, and MariaDB and
+MySQL show their locks to administrators only.
+"""
+
+from __future__ import annotations
+
+import time
+
+from django_broadcaster.querysets import RelayRows
+
+from .report import Report
+
+WORTH_LOOKING = 2000
+"""Events delivered behind the start from which on it pays to ask the database who is writing."""
+
+RESET_SECONDS = 60.0
+"""How often a fetch starts at the beginning all the same, for rows that were changed by hand."""
+
+
+class Watermark:
+    """Where the fetches of one relay start."""
+
+    def __init__(self, rows: RelayRows) -> None:
+        self._rows = rows
+        self._passed = 0
+        self._delivered = 0
+        self._candidate: int | None = None
+        self._waits_for: frozenset[str] = frozenset()
+        self.reset()
+
+    def reset(self) -> None:
+        """Start at the beginning again: what is pending is not known any more."""
+        self.start = 0
+        self._reset_at = time.monotonic()
+        self._distrust()
+
+    def pending_again(self, row_id: int | None) -> None:
+        """Note that rows from this id on, if any, have been made pending."""
+        if row_id is not None and row_id <= max(self.start, self._delivered):
+            self.start = min(self.start, row_id)
+            self._distrust()
+
+    def look(self) -> None:
+        """See, right before a fetch, whether the writers have ended who could commit below it."""
+        if time.monotonic() > self._reset_at + RESET_SECONDS:
+            self.reset()
+        if self._passed < WORTH_LOOKING:
+            return
+        writers = self._rows.writers()
+        if writers is None:
+            return
+        if self._candidate is None:
+            self._candidate, self._waits_for = self._delivered, writers
+        else:
+            self._waits_for &= writers
+
+    def note(self, report: Report) -> None:
+        """Move on by what the fetch after `look` has found and delivered."""
+        if report.left:
+            self._distrust()
+            return
+        if self._candidate is not None and not self._waits_for:
+            # This fetch saw all that could ever be below the candidate, as far as it went.
+            end = self._candidate if report.exhausted else min(self._candidate, report.last)
+            self.start = max(self.start, end + 1)
+            self._candidate = None
+            self._passed = 0
+        self._delivered = max(self._delivered, report.last)
+        self._passed += report.settled
+
+    def _distrust(self) -> None:
+        """Forget what was delivered; the start stands."""
+        self._delivered = 0
+        self._candidate = None
+        self._waits_for = frozenset()

@@ -1,0 +1,44 @@
+"""The relay as a process: one thread for each backend, a pacemaker for all, and a clean stop."""
+
+from __future__ import annotations
+
+import time
+
+from django_broadcaster.conf import conf
+
+from .backend_thread import BackendThread, WorkerOptions
+from .pacemaker import Pacemaker
+
+
+class Worker:
+    """Delivers the events of several backends until it is told to stop."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._threads = [BackendThread(options, alias) for alias in options.backends]
+        self._pacemaker = Pacemaker(options.database, self._threads)
+
+    def stop(self) -> None:
+        """Finish the batches in flight and end; may be called from a signal handler or thread."""
+        for thread in self._threads:
+            thread.stop()
+
+    def run(self) -> bool:
+        """Work until stopped or done; return whether everything ended as it should."""
+        for thread in (*self._threads, self._pacemaker):
+            thread.start()
+        for thread in self._threads:
+            while thread.is_alive() and not thread.is_stopping:
+                thread.join(1)  # in slices, so that signals are handled in between
+        in_time = self._join(conf.SHUTDOWN_TIMEOUT)
+        self._pacemaker.end()
+        return in_time and all(thread.succeeded for thread in self._threads)
+
+    def _join(self, timeout: float) -> bool:
+        """Wait for the threads; free the partitions of those that do not end in time."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        late = [thread for thread in self._threads if thread.is_alive()]
+        for thread in late:
+            thread.abandon(timeout)
+        return not late

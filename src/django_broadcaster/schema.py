@@ -1,0 +1,73 @@
+"""What the tables need that Django's own fields and indexes can't say for every database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.backends.ddl_references import Columns, Statement, Table
+
+
+class ExactCharField(models.CharField):  # type: ignore[type-arg]  # Django has no generics
+    """Text that compares by its bytes, also on MariaDB and MySQL, which ignore case by default."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
+        """Return the column's parameters, with a binary collation where it is not the default."""
+        parameters: dict[str, Any] = super().db_parameters(connection)
+        if connection.vendor == "mysql":
+            parameters["collation"] = "utf8mb4_bin"
+        return parameters
+
+
+class PartialIndex(models.Index):
+    """Index `fields` of the rows that satisfy `where`, optionally unique.
+
+    `where` is a condition in SQL over columns of the table, the same on PostgreSQL and SQLite. On
+    MariaDB and MySQL, which have no partial indexes, it is left out and `prefix` columns come
+    first, so that the index still finds the rows in question; there a unique one must be over a
+    column that is NULL in all other rows. Django's own `condition` is not used because it makes
+    every check of a MariaDB project warn (models.W037) of what is intended here.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: list[str],
+        name: str,
+        where: str,
+        prefix: tuple[str, ...] = (),
+        unique: bool = False,
+    ) -> None:
+        super().__init__(fields=fields, name=name)
+        self.where = where
+        self.prefix = tuple(prefix)
+        self.unique = unique
+
+    def deconstruct(self) -> tuple[str, Any, dict[str, Any]]:
+        path, args, kwargs = super().deconstruct()
+        kwargs.update(where=self.where, prefix=self.prefix, unique=self.unique)
+        return path, args, kwargs
+
+    def create_sql(
+        self,
+        model: type[models.Model],
+        schema_editor: BaseDatabaseSchemaEditor,
+        using: str = "",
+        **kwargs: Any,
+    ) -> Statement:
+        """Return the CREATE INDEX statement for the database of `schema_editor`."""
+        partial = schema_editor.connection.features.supports_partial_indexes
+        names = self.fields if partial else [*self.prefix, *self.fields]
+        fields = [model._meta.get_field(name) for name in names]
+        columns = [str(field.column) for field in fields if isinstance(field, models.Field)]
+        table = model._meta.db_table
+        return Statement(
+            "CREATE %(unique)sINDEX %(name)s ON %(table)s (%(columns)s)%(where)s",
+            unique="UNIQUE " if self.unique else "",
+            name=schema_editor.quote_name(self.name),
+            table=Table(table, schema_editor.quote_name),
+            columns=Columns(table, columns, schema_editor.quote_name),
+            where=f" WHERE {self.where}" if partial else "",
+        )

@@ -1,0 +1,61 @@
+"""The states of an event in the outbox, and the moves between them.
+
+    insert ──► pending ──► published
+      │        ▲ ▲ ▲ │ ├──► failed (dead letter)
+      ▼        │ │ │ │ └──► cancelled
+    scheduled ─┘ │ │ ├──► retry ────┐    an attempt failed, due again later
+      ▲          │ └─┼──────────────┘
+      │          │   └──► blocked ──┐    an earlier event of its key is in retry
+      │          └──────────────────┘
+      └── published, failed, cancelled   replayed by an operator
+
+`scheduled`, `retry`, `blocked` and `failed` may also be cancelled. Only the relay that owns a row's
+partition moves it into `pending`, so an operator's replay goes through `scheduled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class OutboxEventStatus(models.TextChoices):
+    """Where an event stands; the value is what the database holds."""
+
+    PENDING = "pending", _("pending")
+    SCHEDULED = "scheduled", _("scheduled")
+    RETRY = "retry", _("retry")
+    BLOCKED = "blocked", _("blocked")
+    PUBLISHED = "published", _("published")
+    FAILED = "failed", _("failed")
+    CANCELLED = "cancelled", _("cancelled")
+
+
+_S = OutboxEventStatus
+
+TRANSITIONS: Mapping[OutboxEventStatus, frozenset[OutboxEventStatus]] = MappingProxyType(
+    {
+        _S.PENDING: frozenset({_S.PUBLISHED, _S.RETRY, _S.BLOCKED, _S.FAILED, _S.CANCELLED}),
+        _S.SCHEDULED: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.RETRY: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.BLOCKED: frozenset({_S.PENDING, _S.CANCELLED}),
+        _S.PUBLISHED: frozenset({_S.SCHEDULED}),
+        _S.FAILED: frozenset({_S.SCHEDULED, _S.CANCELLED}),
+        _S.CANCELLED: frozenset({_S.SCHEDULED}),
+    }
+)
+"""Every legal move: status -> the statuses it may change to."""
+
+UNDELIVERED = (_S.PENDING, _S.SCHEDULED, _S.RETRY, _S.BLOCKED)
+"""Statuses of events that the relay has still to deliver."""
+
+FINAL = (_S.PUBLISHED, _S.FAILED, _S.CANCELLED)
+"""Statuses that change only when an operator acts."""
+
+
+def sources_of(target: OutboxEventStatus) -> tuple[OutboxEventStatus, ...]:
+    """Return the statuses from which `target` may be reached."""
+    return tuple(status for status, targets in TRANSITIONS.items() if target in targets)

@@ -1,0 +1,124 @@
+"""The contract suite on every backend that the project ships.
+
+A new backend is one more subclass here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from io import StringIO
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+import redis
+
+from django_broadcaster.backends import (
+    ConsoleBackend,
+    DummyBackend,
+    LocalBackend,
+    LocMemBackend,
+    PublisherBackend,
+    RedisStreamBackend,
+)
+from django_broadcaster.backends import locmem as locmem_module
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.registry import event_registry
+from django_broadcaster.testing import BackendContract
+from tests.support.redis_server import shared_url
+from tests.support.tcp_proxy import TcpProxy
+
+
+class TestRedisStreamBackend(BackendContract):
+    """Through a proxy, so that the shared server can be away."""
+
+    config = {"stream_name": "elsewhere", "max_len": 1000}
+
+    @pytest.fixture(autouse=True)
+    def _server(self) -> Iterator[None]:
+        parts = urlsplit(shared_url())
+        self.stream = f"contract-{uuid4()}"
+        with (
+            redis.Redis.from_url(shared_url()) as self.client,
+            TcpProxy(parts.hostname or "localhost", parts.port or 6379) as self.proxy,
+        ):
+            netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.proxy.port}".lstrip("@")
+            self.url = parts._replace(netloc=netloc).geturl()
+            yield
+            self.client.delete(self.stream)
+
+    def make_backend(self, **options: Any) -> PublisherBackend:
+        return RedisStreamBackend(url=self.url, stream_name=self.stream, **options)
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [json.loads(fields[b"cloud_event"]) for _, fields in self.client.xrange(self.stream)]
+
+    def break_broker(self) -> AbstractContextManager[object]:
+        return self.proxy.away()
+
+
+class TestLocMemBackend(BackendContract):
+    """Read back from the list that tests look at."""
+
+    @pytest.fixture(autouse=True)
+    def _empty(self) -> Iterator[None]:
+        locmem_module.clear()
+        yield
+        locmem_module.clear()
+
+    def make_backend(self, **options: Any) -> PublisherBackend:
+        return LocMemBackend(**options)
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [json.loads(message.to_json()) for message in locmem_module.outbox(self.alias)]
+
+
+class TestConsoleBackend(BackendContract):
+    """Read back from what it printed."""
+
+    per_message_failure = False
+
+    @pytest.fixture(autouse=True)
+    def _terminal(self) -> None:
+        self.terminal = StringIO()
+
+    def make_backend(self, **options: Any) -> PublisherBackend:
+        return ConsoleBackend(stream=self.terminal, **options)
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        printed = re.split(r"^\[.*\n", self.terminal.getvalue(), flags=re.MULTILINE)
+        return [json.loads(text) for text in printed[1:]]
+
+
+class TestDummyBackend(BackendContract):
+    """Nothing can be read back."""
+
+    reads_back = False
+    per_message_failure = False
+
+    def make_backend(self, **options: Any) -> PublisherBackend:
+        return DummyBackend(**options)
+
+
+@pytest.mark.django_db
+class TestLocalBackend(BackendContract):
+    """Read back from what a handler was given."""
+
+    per_message_failure = False
+
+    @pytest.fixture(autouse=True)
+    def _handler(self) -> Iterator[None]:
+        self.handled: list[CloudEvent] = []
+        event_registry.register("*", name="contract")(self.handled.append)
+        yield
+        event_registry.unregister("contract")
+
+    def make_backend(self, **options: Any) -> PublisherBackend:
+        return LocalBackend(**options)
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [event.to_dict() for event in self.handled]

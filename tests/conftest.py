@@ -1,0 +1,66 @@
+"""Fixtures that run a test on every database, with the outbox empty at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+from django.db import connections
+from django.test.utils import setup_databases, teardown_databases
+
+from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay
+from tests.app.models import Order
+
+DATABASES = tuple(settings.DATABASES)
+TABLES = (OutboxEvent, Partition, Relay, InboxEvent, Order)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    request: pytest.FixtureRequest,
+    django_test_environment: None,
+    django_db_blocker: pytest.FixtureRequest,
+    django_db_keepdb: bool,
+    django_db_createdb: bool,
+    django_db_modify_db_settings: None,
+) -> Iterator[None]:
+    """Make all test databases; pytest-django's own fixture makes those that its markers name.
+
+    A test that commits without such a marker would otherwise work on the real ones.
+    """
+    verbosity = request.config.option.verbose
+    keep = django_db_keepdb and not django_db_createdb
+    with django_db_blocker.unblock():  # type: ignore[attr-defined]
+        made = setup_databases(verbosity, interactive=False, keepdb=keep)
+    yield
+    if not django_db_keepdb:
+        with django_db_blocker.unblock():  # type: ignore[attr-defined]
+            teardown_databases(made, verbosity)
+
+
+@pytest.fixture
+def committing(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test commit on every database, and begin and end it with empty tables.
+
+    pytest-django's transactional fixture truncates every table of every database for each test;
+    deleting from the few tables that these tests fill is much faster.
+    """
+    with django_db_blocker.unblock():  # type: ignore[attr-defined]
+        for alias in DATABASES:
+            _empty(alias)
+        yield
+        for alias in DATABASES:
+            _empty(alias)
+        connections.close_all()
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, committing: None) -> str:
+    """Run a committing test once on each database; the value is its alias."""
+    return str(request.param)
+
+
+def _empty(alias: str) -> None:
+    for model in TABLES:
+        model._base_manager.using(alias).all()._raw_delete(alias)

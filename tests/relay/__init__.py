@@ -1,0 +1,1 @@
+"""The relay's promises, on every database."""

@@ -1,0 +1,227 @@
+"""Deliveries in the caller's own process: `process_pending_events` and its kin."""
+
+from __future__ import annotations
+
+import time
+import unittest
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import transaction
+from django.test import TestCase
+from django.utils import timezone
+
+from django_broadcaster.backends import Message
+from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
+from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.publishers import publisher
+from django_broadcaster.relay.loop import DeliveryLoop
+from tests.support.backends import Script, script
+from tests.support.events import publish, row, statuses
+
+from .conftest import SCRIPTED, Join, drain, turn
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+
+def test_pending_events_are_delivered_here_and_now(routed: str, scripted: Script) -> None:
+    """It delivers in order, counts what it attempted, and leaves no relay behind."""
+    publish("a1", "b1", "a2", using=routed)
+    assert publisher.process_pending_events() == 3
+    assert scripted.arrived == ["a1", "b1", "a2"]
+    assert set(statuses(routed).values()) == {"published"}
+    assert publisher.process_pending_events() == 0
+    assert not Relay.objects.using(routed).exists()
+    assert not Partition.objects.using(routed).filter(relay__isnull=False).exists()
+
+
+def test_no_more_than_the_batch_size_is_attempted(routed: str, scripted: Script) -> None:
+    """Each call takes up to `batch_size` events, the oldest first."""
+    publish(*(f"a{number}" for number in range(1, 8)), using=routed)
+    counts = [publisher.process_pending_events(batch_size=3) for _ in range(4)]
+    assert counts == [3, 3, 1, 0]
+    assert scripted.arrived == [f"a{number}" for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_at_least_one_event(routed: str, scripted: Script, batch_size: int) -> None:
+    """A batch size below 1 is an error, not a call that does nothing."""
+    with pytest.raises(ValueError, match="batch_size"):
+        publisher.process_pending_events(batch_size)
+
+
+def test_every_backend_gets_its_own(routed: str, scripted: Script, settings: Settings) -> None:
+    """All backends are served, and one that is away does not keep the others waiting."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": SCRIPTED},
+        "other": {"BACKEND": SCRIPTED},
+    }
+    script("default").fail("*", BackendUnavailable("away"))
+    publish("a1", using=routed, backend="default")
+    publish("b1", using=routed, backend="other")
+    assert publisher.process_pending_events() == 2
+    assert script("other").arrived == ["b1"]
+    assert statuses(routed) == {"a1": "pending", "b1": "published"}
+
+
+def test_failures_count_as_attempts(routed: str, scripted: Script) -> None:
+    """What failed was attempted too, and is not tried again by the same call."""
+    scripted.fail("a1", TransientError("busy"))
+    scripted.fail("b1", Rejected("no"))
+    publish("a1", "a2", "b1", using=routed)
+    assert publisher.process_pending_events() == 3
+    assert statuses(routed) == {"a1": "retry", "a2": "blocked", "b1": "failed"}
+
+
+def test_it_refuses_to_run_in_a_transaction(routed: str, scripted: Script) -> None:
+    """What has not committed must not be delivered."""
+    with transaction.atomic(using=routed):
+        (event,) = publish("a1", using=routed)
+        with pytest.raises(RuntimeError, match="durable atomic"):
+            publisher.process_pending_events()
+        with pytest.raises(RuntimeError, match="durable atomic"):
+            publisher._process_single_event(event)
+    assert scripted.arrived == []
+
+
+class InTestCase(TestCase):
+    """A test of an application's, that has the transaction of a TestCase around it."""
+
+    databases = "__all__"
+    database = "default"
+
+    def test_delivery(self) -> None:
+        """Publish and deliver."""
+        publish("a1", "a2", using=self.database)
+        assert publisher.process_pending_events() == 2
+        (event,) = publish("a3", using=self.database)
+        assert publisher._process_single_event(event)
+        with transaction.atomic(using=self.database), pytest.raises(RuntimeError):
+            publisher.process_pending_events()
+
+
+InTestCase.__test__ = False  # it runs below, on each database
+
+
+def test_it_works_in_a_test_case(routed: str, scripted: Script) -> None:
+    """In the transaction of a TestCase it delivers, and nothing of it stays."""
+    InTestCase.database = routed
+    result = unittest.TestResult()
+    unittest.TestSuite([InTestCase("test_delivery")]).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert scripted.arrived == ["a1", "a2", "a3"]
+    assert not OutboxEvent.objects.using(routed).exists()
+
+
+def test_what_a_relay_owns_is_left_to_it(routed: str, scripted: Script, join: Join) -> None:
+    """While a relay runs, a visitor finds nothing that is free."""
+    turn(join())
+    (event,) = publish("a1", using=routed)
+    assert publisher.process_pending_events() == 0
+    assert not publisher._process_single_event(event)
+    assert scripted.arrived == []
+
+
+def test_a_slow_delivery_is_finished(routed: str, scripted: Script, settings: Settings) -> None:
+    """A visitor whose batch took longer than a lease goes on if nobody minded."""
+    settings.OUTBOX_LEASE_SECONDS = 0.05
+
+    def dawdle(messages: Sequence[Message]) -> list[None]:
+        time.sleep(0.1)
+        return [None] * len(messages)
+
+    scripted.answer = dawdle
+    publish("a1", "a2", "a3", using=routed)
+    with DeliveryLoop(routed, "default", takes_share=False) as loop:
+        assert [loop.turn(1).published for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_a_visitor_that_was_too_slow_stops(
+    routed: str, scripted: Script, settings: Settings
+) -> None:
+    """A visitor that a relay took over from starts nothing more, and does not raise."""
+    settings.OUTBOX_LEASE_SECONDS = 0.05
+
+    def overtaken(messages: Sequence[Message]) -> list[None]:
+        time.sleep(0.1)
+        scripted.answer = None
+        with DeliveryLoop(routed, "default") as relay:
+            drain(relay)
+        return [None] * len(messages)
+
+    scripted.answer = overtaken
+    (event, _) = publish("a1", "b1", using=routed)
+    assert publisher.process_pending_events(batch_size=1) == 0
+    assert statuses(routed) == {"a1": "published", "b1": "published"}
+    OutboxEvent.objects.using(routed).update(status="pending")
+    scripted.answer = overtaken
+    assert not publisher._process_single_event(event)
+
+
+# One event
+
+
+def test_a_single_event_is_delivered(routed: str, scripted: Script) -> None:
+    """It says True for the event that was acknowledged, and delivers no other."""
+    first, second, _ = publish("a1", "b1", "c1", using=routed)
+    assert publisher._process_single_event(second) is True
+    assert scripted.arrived == ["b1"]
+    assert publisher._process_single_event(first) is True
+    assert scripted.arrived == ["b1", "a1"]
+    assert row("c1", routed).status == "pending"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TransientError("busy"), "retry"),
+        (Rejected("no"), "failed"),
+        (BackendUnavailable("away"), "pending"),
+    ],
+)
+def test_a_failed_attempt_is_false(
+    routed: str, scripted: Script, error: Exception, status: str
+) -> None:
+    """It says False for an attempt that failed, and the event is where a relay would put it."""
+    scripted.fail("a1", error)
+    (event,) = publish("a1", using=routed)
+    assert publisher._process_single_event(event) is False
+    assert row("a1", routed).status == status
+
+
+@pytest.mark.parametrize("status", ["published", "failed", "cancelled", "scheduled"])
+def test_only_a_pending_event_is_delivered(routed: str, scripted: Script, status: str) -> None:
+    """It says False for an event in another status, and sends neither it nor the next one."""
+    event, _ = publish("a1", "b1", using=routed)
+    later = timezone.now() + timedelta(hours=1)
+    OutboxEvent.objects.using(routed).filter(pk=event.pk).update(status=status, scheduled_at=later)
+    assert publisher._process_single_event(event) is False
+    assert scripted.batches == []
+
+
+@pytest.mark.parametrize("status", ["pending", "retry", "blocked", "scheduled"])
+def test_an_event_does_not_overtake_its_key(routed: str, scripted: Script, status: str) -> None:
+    """It says False as long as an earlier event of the key is undelivered."""
+    first, second = publish("a1", "a2", using=routed)
+    later = timezone.now() + timedelta(hours=1)
+    OutboxEvent.objects.using(routed).filter(pk=first.pk).update(status=status, scheduled_at=later)
+    if status == "blocked":  # behind something, or it would be let go
+        (zero,) = publish("a0", using=routed)
+        OutboxEvent.objects.using(routed).filter(pk=zero.pk).update(
+            status="retry", scheduled_at=later
+        )
+    assert publisher._process_single_event(second) is False
+    assert scripted.batches == []
+
+
+def test_an_event_whose_retry_is_due_is_delivered(routed: str, scripted: Script) -> None:
+    """An event in retry is delivered once it is due, and not before."""
+    scripted.fail("a1", TransientError("busy"), times=1)
+    (event,) = publish("a1", using=routed)
+    assert publisher._process_single_event(event) is False
+    assert publisher._process_single_event(event) is False
+    OutboxEvent.objects.using(routed).hasten()
+    assert publisher._process_single_event(event) is True

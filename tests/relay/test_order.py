@@ -1,0 +1,187 @@
+"""Order and completeness while other transactions are open: ids do not commit in their order."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.conf import settings
+from django.db import connections, transaction
+
+from django_broadcaster.exceptions import TransientError
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.relay import watermark
+from tests.support.backends import Script
+from tests.support.events import first_arrivals, publish, statuses
+from tests.support.waiting import wait_until
+
+from .conftest import Join, drain, turn
+
+pytestmark = pytest.mark.parametrize(
+    "database",
+    [alias for alias in settings.DATABASES if alias != "sqlite"],  # which has one writer at a time
+    indirect=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def _eager_watermark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let relays skip what is delivered as soon as they may, not only in a long backlog."""
+    monkeypatch.setattr(watermark, "WORTH_LOOKING", 0)
+
+
+@contextmanager
+def uncommitted(database: str, *names: str) -> Iterator[Callable[[], None]]:
+    """Publish in a transaction of another connection; yields a function that commits it."""
+    published, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic(using=database):
+                publish(*names, using=database)
+                published.set()
+                assert go_on.wait(30)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert published.wait(30)
+
+    def commit() -> None:
+        go_on.set()
+        thread.join(30)
+
+    try:
+        yield commit
+    finally:
+        commit()
+
+
+def test_an_event_that_commits_late_is_not_lost(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """A lower id that commits after a higher one was delivered is delivered, and before the next.
+
+    The third event was published when the first had committed, so it has to come after it.
+    """
+    loop = join()
+    with uncommitted(database, "a1") as commit:
+        publish("a2", using=database)
+        drain(loop)
+        assert scripted.arrived == ["a2"]
+        commit()
+    publish("a3", using=database)
+    loop.turn(100)
+    assert scripted.arrived == ["a2", "a1", "a3"]
+
+
+def test_a_late_event_is_found_behind_much_that_is_delivered(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """However much is delivered meanwhile, in however many batches, the late one is found."""
+    loop = join()
+    with uncommitted(database, "a1") as commit:
+        for number in range(30):
+            publish(f"b{number}", f"c{number}", using=database)
+            loop.turn(1 + number % 3)
+        while loop.turn(5).found_work:
+            pass
+        for _ in range(3):
+            loop.turn(5)
+        commit()
+    publish("a2", using=database)
+    report = loop.turn(5)
+    assert report.published == 2
+    assert scripted.arrived[-2:] == ["a1", "a2"]
+
+
+def test_several_late_events_come_when_they_commit(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """Transactions that began one after the other may end in any order."""
+    loop = join()
+    with uncommitted(database, "a1") as first, uncommitted(database, "b1") as second:
+        publish("c1", using=database)
+        loop.turn(100)
+        second()
+        loop.turn(100)
+        with uncommitted(database, "d1") as third:
+            publish("e1", using=database)
+            for _ in range(3):
+                loop.turn(100)
+            first()
+            loop.turn(100)
+            for _ in range(3):
+                loop.turn(100)
+            third()
+        loop.turn(100)
+    assert scripted.arrived == ["c1", "b1", "e1", "a1", "d1"]
+
+
+def test_a_retry_far_behind_is_found(database: str, scripted: Script, join: Join) -> None:
+    """An event whose retry comes due when all around it is delivered is delivered."""
+
+    scripted.fail("a1", TransientError("busy"), times=1)
+    publish("a1", "a2", using=database)
+    loop = join()
+    loop.turn(100)
+    for number in range(10):
+        publish(f"b{number}", using=database)
+        loop.turn(100)
+    OutboxEvent.objects.using(database).hasten()
+    loop._next_tick = 0.0  # due, but nothing that the relay remembers is forgotten
+    while loop.turn(100).found_work:
+        pass
+    assert scripted.arrived[-2:] == ["a1", "a2"]
+
+
+def test_events_under_many_writers_arrive_once_and_in_order(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """With writers that overlap, commit late and roll back, what committed arrives, in order."""
+    committed: dict[str, list[str]] = {}
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def write(key: str, chance: random.Random) -> None:
+        try:
+            for number in range(40):
+                name = f"{key}{number}"
+                try:
+                    with transaction.atomic(using=database):
+                        publish(name, using=database)
+                        done.wait(chance.choice([0, 0, 0.001, 0.01]))
+                        if chance.random() < 0.2:
+                            raise RollBack
+                except RollBack:
+                    continue
+                committed.setdefault(key, []).append(name)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    loop = join()
+    turn(loop)
+    writers = [threading.Thread(target=write, args=[key, random.Random(key)]) for key in "abcdefgh"]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        loop.turn(7)
+    assert failures == []
+
+    def delivered() -> bool:
+        loop.turn(100)
+        return set(statuses(database).values()) == {"published"}
+
+    wait_until(delivered, 10, "every committed event")
+    assert first_arrivals(scripted.arrived) == committed
+    assert len(scripted.arrived) == len(set(scripted.arrived))
+
+
+class RollBack(Exception):
+    """The writer changes its mind."""

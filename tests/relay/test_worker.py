@@ -1,0 +1,416 @@
+"""The command `outbox_worker`: its arguments, how it ends, and what it lives through."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
+from django.utils import timezone
+
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import BackendUnavailable, MissingClient
+from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.registry import event_registry
+from django_broadcaster.relay.loop import DeliveryLoop
+from tests.support.backends import Script, recorded, script
+from tests.support.events import count, first_arrivals, publish, publish_many, row, statuses
+from tests.support.redis_server import free_port
+from tests.support.routing import OneDatabase
+from tests.support.waiting import wait_until
+from tests.support.workers import Worker, Workers
+
+from .conftest import SCRIPTED, Stream, turn, working
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+REDIS = "django_broadcaster.backends.RedisStreamBackend"
+RECORDING = "tests.support.backends.RecordingBackend"
+
+
+def owned(database: str) -> int:
+    """Return how many partitions have an owner."""
+    return Partition.objects.using(database).filter(relay__isnull=False).count()
+
+
+def all_published(database: str) -> bool:
+    """Tell whether every event is."""
+    events = OutboxEvent.objects.using(database)
+    return events.exists() and not events.exclude(status="published").exists()
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """The file in which a `RecordingBackend` writes."""
+    return tmp_path / "record"
+
+
+def recording(path: Path) -> dict[str, Any]:
+    """Return OUTBOX_PUBLISHERS with one backend that records."""
+    return {"default": {"BACKEND": RECORDING, "OPTIONS": {"path": str(path)}}}
+
+
+def names(path: Path) -> list[str]:
+    """Return the names of the events in the record, in order."""
+    return [line["name"] for line in recorded(path)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batch-size", "0"], "must be 1 or more"),
+        (["--interval", "soon"], "a number is needed, not 'soon'"),
+        (["--max-iterations", "-1"], "must be 1 or more"),
+        (["--backend", "nope"], "--backend nope: OUTBOX_PUBLISHERS has 'default'"),
+        (["--exclude-backend", "nope"], "--exclude-backend nope: OUTBOX_PUBLISHERS has 'default'"),
+        (["--exclude-backend", "default"], "leaves no backend"),
+        (["--database", "nope"], "--database nope: DATABASES has"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: list[str], words: str) -> None:
+    """The error says which argument is wrong, and what there is instead."""
+    with pytest.raises(CommandError, match=words):
+        call_command("outbox_worker", *arguments)
+
+
+def test_a_drain_succeeds_when_nothing_is_left(
+    database: str, stream: Stream, workers: Workers
+) -> None:
+    """`--drain` delivers all that is due, and exits with 0."""
+    names = publish_many(300, database, keys=10)
+    worker = workers.start(
+        database,
+        "--drain",
+        "--database",
+        database,
+        OUTBOX_PUBLISHERS=stream.publishers(REDIS),
+    )
+    assert worker.end() == 0
+    assert first_arrivals(stream.names()) == first_arrivals(names)
+
+
+def test_a_drain_fails_when_the_broker_is_away(database: str, workers: Workers) -> None:
+    """`--drain` exits with 1 for a broker that can't be reached, and spends no retry."""
+    publish_many(5, database, keys=1)
+    away = {"BACKEND": REDIS, "OPTIONS": {"port": 1, "connect_timeout": 0.5}}
+    worker = workers.start(
+        database, "--drain", "--database", database, OUTBOX_PUBLISHERS={"default": away}
+    )
+    assert worker.end() == 1
+    assert "unavailable" in worker.output
+    assert count("pending", database) == 5
+
+
+def test_several_processes_share_one_command(
+    committing: None, stream: Stream, workers: Workers
+) -> None:
+    """`--processes 2 --drain` delivers everything once, in order, and exits with 0."""
+    names = publish_many(2000, "default", keys=40)
+    worker = workers.start(
+        "default",
+        "--processes",
+        "2",
+        "--drain",
+        "--batch-size",
+        "50",
+        OUTBOX_PUBLISHERS=stream.publishers(REDIS),
+    )
+    assert worker.end(60) == 0
+    arrived = stream.names()
+    assert len(arrived) == len(names)
+    assert first_arrivals(arrived) == first_arrivals(names)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_worker_stops_after_its_iterations(database: str, workers: Workers, record: Path) -> None:
+    """With --max-iterations it looks so many times, and leaves in order."""
+    publish("a1", "a2", "a3", using=database)
+    arguments = ("--database", database, "--max-iterations", "2", "--batch-size", "1")
+    worker = workers.start(database, *arguments, OUTBOX_PUBLISHERS=recording(record))
+    assert worker.end() == 0, worker.output
+    assert names(record) == ["a1", "a2"]
+    assert owned(database) == 0
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_only_the_named_backends_are_served(database: str, workers: Workers, record: Path) -> None:
+    """With --backend the others are left to another worker."""
+    one, other = recording(record)["default"], recording(record.with_name("other"))["default"]
+    publish("a1", using=database)
+    OutboxEvent.objects.using(database).update(publisher_backend="other")
+    publish("a2", using=database)
+    worker = workers.start(
+        database,
+        *("--drain", "--backend", "other"),
+        OUTBOX_PUBLISHERS={"default": one, "other": other},
+    )
+    assert worker.end() == 0, worker.output
+    assert statuses(database) == {"a1": "published", "a2": "pending"}
+    assert names(record.with_name("other")) == ["a1"]
+
+
+# What it lives through
+
+
+def test_a_lease_lasts_as_long_as_its_relay(
+    database: str, scripted: Script, settings: Settings
+) -> None:
+    """A delivery that takes longer than a lease is not taken over: the heart goes on beating."""
+    settings.OUTBOX_LEASE_SECONDS = 0.4
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hang(messages: Any) -> list[None]:
+        arrived.set()
+        assert go_on.wait(30)
+        return [None] * len(messages)
+
+    scripted.answer = hang
+    publish("a1", using=database)
+    with working(database) as worker:
+        assert arrived.wait(10)
+        relay = Relay.objects.using(database).get()
+        late = timezone.now() + timedelta(seconds=1)
+        with DeliveryLoop(database, "default", takes_share=False) as other:
+
+            def outlasted() -> bool:
+                turn(other)
+                assert not other.lease.partitions, "it was taken over"
+                other.lease.renew()
+                relay.refresh_from_db()
+                return relay.heartbeat_at > late
+
+            wait_until(outlasted, 10, "heartbeats for longer than a lease")
+        go_on.set()
+        wait_until(lambda: all_published(database), 10, "the delivery")
+        worker.stop()
+    assert worker.succeeded
+    assert len(scripted.batches) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble", ["hangs", "is away", "can't be opened", "lacks its client", "breaks", "dies"]
+)
+def test_a_dead_backend_touches_no_other(
+    database: str, scripted: Script, settings: Settings, trouble: str
+) -> None:
+    """Whatever is wrong with one backend, the others deliver, and the worker can be stopped."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": SCRIPTED},
+        "sick": {"BACKEND": SCRIPTED},
+    }
+    sick, go_on = script("sick"), threading.Event()
+
+    def hang(messages: Any) -> list[None]:
+        go_on.wait(30)
+        return [None] * len(messages)
+
+    def fail(error: BaseException) -> Callable[..., None]:
+        def raise_error(*_: Any) -> None:
+            raise error
+
+        return raise_error
+
+    if trouble == "hangs":
+        sick.answer = hang
+    elif trouble == "is away":
+        sick.answer = fail(BackendUnavailable("away"))
+    elif trouble == "can't be opened":
+        sick.on_open = fail(OSError("no route"))
+    elif trouble == "lacks its client":
+        sick.on_open = fail(MissingClient("pigeon", "pigeon"))
+    elif trouble == "breaks":
+        sick.answer = fail(RuntimeError("a bug"))
+    else:
+        sick.answer = fail(Death("of its thread"))
+    publish("s1", using=database, backend="sick")
+    with working(database, "sick", "default"):
+        wait_until(lambda: sick.batches or sick.opened, 10, "the sick backend at work")
+        for number in range(1, 6):
+            publish(f"a{number}", using=database, backend="default")
+            wait_until(
+                lambda number=number: row(f"a{number}", database).status == "published",
+                10,
+                "the healthy backend's delivery",
+            )
+        go_on.set()
+    assert scripted.arrived == [f"a{number}" for number in range(1, 6)]
+    assert owned(database) == 0
+    assert not Relay.objects.using(database).exists()
+
+
+class Death(BaseException):
+    """Nobody catches it."""
+
+
+def test_a_thread_that_dies_is_not_silent(database: str, scripted: Script) -> None:
+    """What no relay lives through ends it with a failure, and others may take its partitions."""
+
+    def die(messages: Any) -> None:
+        raise Death
+
+    scripted.answer = die
+    publish("a1", using=database)
+    with working(database) as worker:
+        worker.end()
+    assert worker.succeeded is False
+    assert owned(database) == 0
+    assert row("a1", database).status == "pending"
+
+
+def test_a_backend_that_fails_to_close_frees_its_partitions(
+    database: str, scripted: Script
+) -> None:
+    """An error at the very end keeps no partition from the other relays."""
+
+    def fail() -> None:
+        raise OSError("broken pipe")
+
+    scripted.on_close = fail
+    publish("a1", using=database)
+    with working(database) as worker:
+        wait_until(lambda: all_published(database), 10, "the delivery")
+        worker.stop()
+    assert owned(database) == 0
+    loop = DeliveryLoop(database, "default")
+    loop.rejoin()
+    turn(loop)
+    assert owned(database) == 64
+    with pytest.raises(OSError, match="broken pipe"):
+        loop.__exit__(None, None, None)
+    assert owned(database) == 0
+    scripted.heal()
+
+
+@contextmanager
+def registered(name: str, function: Callable[[CloudEvent], object]) -> Iterator[None]:
+    """Register a handler of orders for the time of the block."""
+    event_registry.register("order.*", name=name)(function)
+    try:
+        yield
+    finally:
+        event_registry.unregister(name)
+
+
+def test_a_handlers_lost_connection_is_opened_again(
+    committing: None, scripted: Script, settings: Settings
+) -> None:
+    """A connection of the handlers' own that broke costs one attempt, not all that follow."""
+    if connections["default"].vendor != "postgresql" or "sqlite" not in connections:
+        pytest.skip("needs PostgreSQL and SQLite")
+    settings.DATABASE_ROUTERS = [OneDatabase("sqlite")]
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+    }
+    settings.OUTBOX_RETRY = {"initial": 0.05}
+    pids: list[int] = []
+
+    def handle(event: CloudEvent) -> None:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.append(cursor.fetchone()[0])
+
+    with registered("keeper", handle), working("sqlite"):
+        publish("a1", using="sqlite")
+        wait_until(lambda: all_published("sqlite"), 10, "the first event")
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [pids[0]])
+        publish("a2", using="sqlite")
+        wait_until(lambda: all_published("sqlite"), 10, "the event after the loss")
+    assert row("a2", "sqlite").retry_count == 1
+    assert len(pids) == 2
+
+
+# A database that goes away
+
+
+@pytest.fixture(params=["default", "mariadb"])
+def server(request: pytest.FixtureRequest, committing: None) -> str:
+    """Run a test on each database that is a server of its own; the value is its alias."""
+    alias = str(request.param)
+    if alias not in connections or connections[alias].vendor == "sqlite":
+        pytest.skip(f"needs the database server {alias}")
+    return alias
+
+
+def test_a_worker_waits_for_its_database(
+    server: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that starts while the database is away delivers once it is there."""
+    publish("a1", using=server)
+    in_trouble = threading.Event()
+    watcher = _Watcher(in_trouble)
+    logging.getLogger("django_broadcaster.relay").addHandler(watcher)
+    with ExitStack() as running:
+        with monkeypatch.context() as patch:
+            patch.setitem(connections[server].settings_dict, "PORT", free_port())
+            worker = running.enter_context(working(server))
+            assert in_trouble.wait(10), "the database is not away"
+        wait_until(lambda: all_published(server), 10, "the delivery")
+    logging.getLogger("django_broadcaster.relay").removeHandler(watcher)
+    assert worker.succeeded
+
+
+class _Watcher(logging.Handler):
+    """Sets an event when a relay is in trouble."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self._event = event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look for the trouble."""
+        if "trouble" in record.getMessage():
+            self._event.set()
+
+
+def cut_connections(database: str, worker: Worker) -> int:
+    """End the worker's connections as an administrator would; return how many there were."""
+    connection = connections[database]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = %s",
+                [worker.application_name],
+            )
+            return len(cursor.fetchall())
+        cursor.execute(
+            "SELECT id FROM information_schema.processlist "
+            "WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        )
+        numbers = [number for (number,) in cursor.fetchall()]
+        for number in numbers:
+            cursor.execute(f"KILL SOFT CONNECTION {number}")
+        return len(numbers)
+
+
+@pytest.mark.chaos
+def test_a_database_that_drops_connections_loses_nothing(
+    server: str, stream: Stream, workers: Workers
+) -> None:
+    """The server ends the relay's connections again and again; all arrives, in order."""
+    names = publish_many(6000, server, keys=40)
+    worker = workers.start(
+        server,
+        "--batch-size",
+        "20",
+        OUTBOX_PUBLISHERS=stream.publishers(REDIS),
+        OUTBOX_LEASE_SECONDS=3,
+    )
+    for goal in (100, 1500, 3000):
+        wait_until(lambda goal=goal: len(stream) > goal, 30, f"{goal} deliveries")
+        assert cut_connections(server, worker)
+    wait_until(lambda: count("published", server) == len(names), 60, "everything to arrive")
+    worker.stop()
+    assert worker.end() == 0
+    arrived = stream.names()
+    assert set(arrived) == set(names)
+    assert first_arrivals(arrived) == first_arrivals(names)

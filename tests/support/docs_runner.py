@@ -1,0 +1,303 @@
+"""Runs what the README and the pages of `docs/` show, as a reader would, in a project of their own.
+
+A page's blocks run in order:
+
+`python`    in one namespace for the page
+`pycon`     there too, and what it prints is compared (`...` stands for anything)
+`console`   each line behind `$` in a shell, and the lines below it are compared; a last line `^C`
+            means: let it run until the lines above are there, then interrupt it
+`text`      is shown only; so is `json`, which has to be valid
+
+A block whose first line is a comment with a path is that file; a `settings.py` is added to the one
+that is there, and the system checks must have nothing to say about it. After either, the page's
+namespace is new. A block that cannot be run has a comment with the reason on the line above it:
+`<!-- not run: it would restart the machine -->`.
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from threading import Thread
+from uuid import uuid4
+
+from .redis_server import shared_url
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SESSION = Path(__file__).with_name("docs_session.py")
+SECONDS = 60.0
+START_SECONDS = 3.0
+
+# What the pages name, and what stands for it here.
+REDIS = "redis://localhost:6379/0"
+STREAM = "shop.events"
+
+_FENCE = re.compile(r"( *)(`{3,})(\S*)")
+_NOT_RUN = re.compile(r" *<!-- not run: (.+) -->")
+_FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml))\n")
+
+
+class Mistake(AssertionError):
+    """A page shows something that is not so."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; `line` is the one of its fence."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    not_run: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as `page:line`."""
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block is, if it is one."""
+        named = _FILE.match(self.text)
+        return named[1] if named else None
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """Yield the page's fenced blocks, without those that are directives to Sphinx."""
+    lines = iter(enumerate(page.read_text().splitlines(), 1))
+    not_run = None
+    for number, line in lines:
+        fence = _FENCE.fullmatch(line)
+        if fence:
+            body = []
+            for _, inner in lines:
+                if inner.strip() == fence[2]:
+                    break
+                body.append(f"{inner}\n")
+            if not fence[3].startswith("{"):
+                yield Block(page, number, fence[3], dedent("".join(body)), not_run)
+        if line.strip():
+            reason = _NOT_RUN.fullmatch(line)
+            not_run = reason[1] if reason else None
+
+
+class Project:
+    """A Django project in `folder`, where a page's blocks run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stands_for: dict[str, str] = {}
+        self._session: subprocess.Popen[str] | None = None
+        self._environment = _environment()
+
+    def run(self, block: Block) -> None:
+        """Run one block; raises Mistake if it does not do what the page says."""
+        text = self._localised(block.text)
+        if block.not_run:
+            return
+        if block.file:
+            self._write(block.file, text)
+        elif block.language in ("python", "pycon"):
+            self._ask(block, text)
+        elif block.language == "console":
+            for command, expected in _commands(text):
+                self._command(block, command, expected)
+        elif block.language == "json":
+            json.loads(text)
+        elif block.language != "text":
+            raise Mistake(f"{block.place}: nobody knows how to run {block.language!r}")
+
+    def call(self, *command: str) -> str:
+        """Run a command in the project; return what it printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise Mistake(f"{' '.join(command)}\nexit status {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def close(self) -> None:
+        """End what runs, and remove what went into the shared Redis."""
+        self._end_session()
+        if self._stands_for:
+            import redis
+
+            with redis.Redis.from_url(self._stands_for[REDIS]) as client:
+                for key in client.scan_iter(f"{self._stands_for[STREAM]}*"):
+                    client.delete(key)
+
+    # Files
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._end_session()
+        if path.name == "settings.py" and path.exists():
+            path.write_text(f"{path.read_text()}\n{text}")
+            self.call("python", "manage.py", "check", "--fail-level", "WARNING")
+        else:
+            path.write_text(text)
+
+    def _localised(self, text: str) -> str:
+        """Put the shared Redis, and a stream that nobody else uses, where the page names its own.
+
+        Skips the test where there is no Redis, and fails in CI.
+        """
+        if REDIS in text and not self._stands_for:
+            self._stands_for = {REDIS: shared_url(), STREAM: f"{STREAM}.{uuid4().hex}"}
+        for shown, real in self._stands_for.items():
+            text = text.replace(shown, real)
+        return text
+
+    # Python
+
+    def _ask(self, block: Block, text: str) -> None:
+        session = self._session or self._begin_session()
+        assert session.stdin is not None
+        assert session.stdout is not None
+        request = {"kind": block.language, "source": text, "place": block.place, "line": block.line}
+        session.stdin.write(json.dumps(request) + "\n")
+        session.stdin.flush()
+        answer = session.stdout.readline()
+        problem = json.loads(answer) if answer else "the process ended"
+        if problem:
+            raise Mistake(f"{block.place}:\n{problem}")
+
+    def _begin_session(self) -> subprocess.Popen[str]:
+        self._session = subprocess.Popen(
+            [sys.executable, str(SESSION)],
+            cwd=self.folder,
+            env={"DJANGO_SETTINGS_MODULE": "mysite.settings", **self._environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self._session
+
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session:
+            session.communicate(timeout=SECONDS)
+
+    # The shell
+
+    def _command(self, block: Block, command: str, expected: str) -> None:
+        above, interrupt, _ = expected.partition("^C")
+        try:
+            if interrupt:
+                printed = self._until_interrupted(command, above)
+            else:
+                printed = self.call("sh", "-c", command)
+        except Mistake as mistake:
+            raise Mistake(f"{block.place}: {mistake}") from None
+        if above and not _matches(above, printed):
+            raise Mistake(f"{block.place}: $ {command}\nthe page says\n{above}\nbut\n{printed}")
+
+    def _until_interrupted(self, command: str, expected: str) -> str:
+        """Run a command until it has printed what is expected, then press Ctrl-C."""
+        lines: list[str] = []
+        with subprocess.Popen(
+            ["sh", "-c", f"exec {command}"],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            reader = Thread(target=_collect, args=(process.stdout, lines), daemon=True)
+            reader.start()
+            _wait_for(expected, lines)
+            process.send_signal(signal.SIGINT)
+            status = process.wait(SECONDS)
+            reader.join(SECONDS)
+        if status:
+            raise Mistake(f"$ {command}\nexit status {status} after Ctrl-C\n{''.join(lines)}")
+        return "".join(lines)
+
+
+def new_project(folder: Path) -> Project:
+    """Make the project that most pages begin with: `mysite` with an app `shop`, on SQLite."""
+    project = Project(folder)
+    project.call("django-admin", "startproject", "mysite", ".")
+    project.call("python", "manage.py", "startapp", "shop")
+    for name, text in _FILES.items():
+        with (folder / name).open("a") as file:
+            file.write(text)
+    project.call("python", "manage.py", "makemigrations", "shop")
+    project.call("python", "manage.py", "migrate")
+    return project
+
+
+def copy_of(project: Project, folder: Path) -> Project:
+    """Return a copy of a project."""
+    shutil.copytree(project.folder, folder, dirs_exist_ok=True)
+    return Project(folder)
+
+
+_FILES: Mapping[str, str] = {
+    "mysite/settings.py": '\nINSTALLED_APPS += ["django_broadcaster", "shop"]\n',
+    "shop/models.py": """
+
+class Order(models.Model):
+    product = models.CharField(max_length=100)
+    status = models.CharField(max_length=20, default="placed")
+""",
+    "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = mysite.settings\n",
+}
+
+
+def _collect(source: Iterable[str], lines: list[str]) -> None:
+    for line in source:
+        lines.append(line)  # one by one: somebody watches the list
+
+
+def _wait_for(expected: str, lines: list[str]) -> None:
+    """Return when the lines match, or never will; without any, after time enough to start."""
+    deadline = time.monotonic() + (SECONDS if expected else START_SECONDS)
+    while time.monotonic() < deadline:
+        if expected and _matches(expected, "".join(lines)):
+            return
+        time.sleep(0.05)
+
+
+def _commands(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each command of a console block with the output that is shown below it."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, output = part.replace("\\\n", "").partition("\n")
+        yield command, output
+
+
+def _matches(expected: str, printed: str) -> bool:
+    return doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS)
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without what pytest and Django put there."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST", "DJANGO_", "PYTHON", "BROADCASTER_"))
+    }
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": programs, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}

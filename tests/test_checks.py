@@ -1,0 +1,309 @@
+"""System checks: every wrong setting is found, with the fix to write and without its secrets."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, run_checks
+from django.db import connection
+from django.test import override_settings
+
+from django_broadcaster import checks
+from django_broadcaster.backends import Message, PublisherBackend
+from django_broadcaster.conf import all_settings
+
+SECRET = "corr3ct-horse battery"  # with a space, so that its parts are seen to go as well
+
+
+class StrictBackend(PublisherBackend):
+    """Judges its options as a broker's backend does, and quotes them when they are wrong."""
+
+    def __init__(
+        self, *, url: str = "", password: str = "", max_len: int = 1, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        if url and not url.startswith("redis://"):
+            raise ValueError(f"url: {url!r} does not start with 'redis://'")
+        if url:
+            int(url.rpartition(":")[2])
+        if password == SECRET:
+            raise ValueError(f"password: {password!r} was refused")
+        if max_len < 1:
+            raise ValueError(f"max_len: must be 1 or more, not {max_len}")
+
+    def publish(self, message: Message) -> None:
+        """Accept everything."""
+
+
+class UnfinishedBackend(PublisherBackend):
+    """Lacks `publish`."""
+
+
+class BrokenBackend(PublisherBackend):
+    """Raises what no contract foresees."""
+
+    def __init__(self, *, alias: str, token: str) -> None:
+        raise KeyError(f"no such token: {token}")
+
+    def publish(self, message: Message) -> None:
+        """Accept everything."""
+
+
+STRICT = f"{__name__}.StrictBackend"
+
+
+def publishers(**entry: Any) -> dict[str, Any]:
+    """Return settings with one backend, whose entry has these keys."""
+    return {"OUTBOX_PUBLISHERS": {"default": {"BACKEND": STRICT, **entry}}}
+
+
+def backend(name: object) -> dict[str, Any]:
+    """Return settings with one backend of that dotted path."""
+    return {"OUTBOX_PUBLISHERS": {"default": {"BACKEND": name}}}
+
+
+def routes(routes: object) -> dict[str, Any]:
+    """Return settings with a valid backend and these routes."""
+    return {**publishers(), "OUTBOX_ROUTES": routes}
+
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    # settings, id, a part of the hint
+    ({"OUTBOX_PUBLISHERS": {}}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
+    ({"OUTBOX_PUBLISHERS": None}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
+    ({"OUTBOX_PUBLISHERS": [STRICT]}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
+    ({"OUTBOX_PUBLISHERS": {"": {"BACKEND": STRICT}}}, "E002", "Rename it"),
+    ({"OUTBOX_PUBLISHERS": {"a" * 65: {"BACKEND": STRICT}}}, "E002", "Rename it"),
+    ({"OUTBOX_PUBLISHERS": {7: {"BACKEND": STRICT}}}, "E002", "Rename it"),
+    ({"OUTBOX_PUBLISHERS": {"default": STRICT}}, "E003", "{'default': {'BACKEND'"),
+    (publishers(OPTION={}), "E004", "rename 'OPTION' to 'OPTIONS'"),
+    (publishers(retry={}), "E004", "rename 'retry' to 'RETRY'"),
+    (publishers(COLOUR="red"), "E004", "remove 'COLOUR'. Known keys: 'BACKEND'"),
+    ({"OUTBOX_PUBLISHERS": {"default": {}}}, "E005", "['BACKEND'] = 'django_broadcaster"),
+    (backend("django_broadcaster.backends.RedisBackend"), "E005", "backends.RedisStreamBackend'"),
+    (backend("no.such.module"), "E005", "subclass of django_broadcaster.backends.PublisherB"),
+    (backend("nodots"), "E005", "['BACKEND'] = 'django_broadcaster.backends.LocalBackend'"),
+    (backend("builtins.dict"), "E005", "subclass of django_broadcaster.backends.PublisherBackend"),
+    (backend(StrictBackend), "E005", "['BACKEND'] = 'django_broadcaster.backends.LocalBackend'"),
+    (backend(f"{__name__}.UnfinishedBackend"), "E005", "Define publish in UnfinishedBackend"),
+    (publishers(OPTIONS=["url"]), "E006", "['OPTIONS'] = {}"),
+    (publishers(OPTIONS={"max_length": 5}), "E006", "rename 'max_length' to 'max_len'"),
+    (publishers(OPTIONS={"colour": 5}), "E006", "remove 'colour'. StrictBackend knows 'max_len',"),
+    (publishers(OPTIONS={"max_len": 0}), "E006", "correct the option that the message names"),
+    (publishers(RETRY=5), "E007", "['RETRY'] = {'initial': 1.0, 'factor': 2.0,"),
+    (publishers(RETRY={"inital": 5}), "E007", "rename 'inital' to 'initial'"),
+    (publishers(RETRY={"random": 5}), "E007", "remove 'random'. Known keys: 'factor', 'initial'"),
+    (publishers(RETRY={"initial": 0}), "E007", "['RETRY'] = {'initial': 1.0"),
+    (publishers(RETRY={"maximum": float("nan")}), "E007", "['RETRY'] = {'initial': 1.0"),
+    (publishers(RETRY={"jitter": True}), "E007", "'jitter': 0.1}"),
+    (publishers(ON_EXHAUSTED="stop"), "E008", "['ON_EXHAUSTED'] = 'skip'"),
+    (publishers(ON_EXHAUSTED=["block"]), "E008", "['ON_EXHAUSTED'] = 'skip'"),
+    ({"OUTBOX_RETRY": 3}, "E009", "OUTBOX_RETRY = {'initial': 1.0"),
+    ({"OUTBOX_RETRY": {"factr": 3}}, "E009", "rename 'factr' to 'factor'"),
+    ({"OUTBOX_RETRY": {"factor": 0.5}}, "E009", "OUTBOX_RETRY = {'initial': 1.0"),
+    ({"OUTBOX_RETRY": {"factor": "2"}}, "E009", "OUTBOX_RETRY = {'initial': 1.0"),
+    ({"OUTBOX_CIRCUIT": []}, "E010", "OUTBOX_CIRCUIT = {'initial'"),
+    ({"OUTBOX_CIRCUIT": {"probe": 3}}, "E010", "Known keys: 'initial', 'maximum', 'probe_size'"),
+    ({"OUTBOX_CIRCUIT": {"clock": 3}}, "E010", "remove 'clock'"),
+    ({"OUTBOX_CIRCUIT": {"initial": 0}}, "E010", "OUTBOX_CIRCUIT = {'initial'"),
+    ({"OUTBOX_CIRCUIT": {"initial": 5, "maximum": 1}}, "E010", "OUTBOX_CIRCUIT = {'initial'"),
+    ({"OUTBOX_CIRCUIT": {"probe_size": 0}}, "E010", "OUTBOX_CIRCUIT = {'initial'"),
+    ({"OUTBOX_CIRCUIT": {"probe_size": 1.5}}, "E010", "OUTBOX_CIRCUIT = {'initial'"),
+    (routes(["order.*"]), "E011", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({"": "default"}), "E011", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({7: "default"}), "E011", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({"order.*": []}), "E012", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({"order.*": ""}), "E012", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({"order.*": None}), "E012", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({"order.*": ["default", 7]}), "E012", "OUTBOX_ROUTES = {'order.*': 'default'}"),
+    (routes({"order.*": "defualt"}), "E013", "write 'default' instead of 'defualt'"),
+    (routes({"order.*": ["default", "orders"]}), "E013", "one of 'default' instead of 'orders'"),
+    (routes({"a": ["default", "default"]}), "E014", "OUTBOX_ROUTES['a'] = ['default']"),
+    ({"OUTBOX_REQUIRE_TRANSACTION": "False"}, "E015", "OUTBOX_REQUIRE_TRANSACTION = False"),
+    ({"OUTBOX_RETENTION": -1}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    ({"OUTBOX_RETENTION": timedelta(-1)}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    ({"OUTBOX_RETENTION": True}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    ({"OUTBOX_RETENTION": "7 days"}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    ({"OUTBOX_RETENTION": float("inf")}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    ({"OUTBOX_RETENTION": timedelta.max}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    ({"OUTBOX_INBOX_RETENTION": 0}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
+    ({"OUTBOX_INBOX_RETENTION": False}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
+    ({"OUTBOX_BATCH_SIZE": 0}, "E018", "OUTBOX_BATCH_SIZE = 500"),
+    ({"OUTBOX_BATCH_SIZE": 10_001}, "E018", "OUTBOX_BATCH_SIZE = 500"),
+    ({"OUTBOX_BATCH_SIZE": "500"}, "E018", "OUTBOX_BATCH_SIZE = 500"),
+    ({"OUTBOX_BATCH_SIZE": True}, "E018", "OUTBOX_BATCH_SIZE = 500"),
+    ({"OUTBOX_POLL_INTERVAL": 0}, "E019", "OUTBOX_POLL_INTERVAL = 1.0"),
+    ({"OUTBOX_POLL_INTERVAL": timedelta(seconds=1)}, "E019", "OUTBOX_POLL_INTERVAL = 1.0"),
+    ({"OUTBOX_PARTITIONS": 0}, "E020", "OUTBOX_PARTITIONS = 64"),
+    ({"OUTBOX_PARTITIONS": 1025}, "E020", "OUTBOX_PARTITIONS = 64"),
+    ({"OUTBOX_PARTITIONS": 6.4}, "E020", "OUTBOX_PARTITIONS = 64"),
+    ({"OUTBOX_LEASE_SECONDS": 1.9}, "E021", "OUTBOX_LEASE_SECONDS = 15.0"),
+    ({"OUTBOX_LEASE_SECONDS": None}, "E021", "OUTBOX_LEASE_SECONDS = 15.0"),
+    ({"OUTBOX_SHUTDOWN_TIMEOUT": -1}, "E022", "OUTBOX_SHUTDOWN_TIMEOUT = 30.0"),
+    ({"OUTBOX_NOTIFY": "no"}, "E025", "OUTBOX_NOTIFY = True"),
+    ({"OUTBOX_MAX_CRASHES": 0}, "E023", "OUTBOX_MAX_CRASHES = 3"),
+    ({"OUTBOX_POLL_INTERVAL": 5}, "W001", "OUTBOX_LEASE_SECONDS = 20"),
+    ({"OUTBOX_BATCHSIZE": 5}, "W002", "Rename it to OUTBOX_BATCH_SIZE"),
+    ({"OUTBOX_ZZZZ": 5}, "W002", "SILENCED_SYSTEM_CHECKS = ['django_broadcaster.W002']"),
+]
+
+RIGHT: list[dict[str, Any]] = [
+    {},
+    publishers(OPTIONS={"url": "redis://localhost:6379", "password": "x", "max_message_bytes": 9}),
+    publishers(RETRY={"initial": 0.1, "maximum": 5}, ON_EXHAUSTED="block"),
+    {**publishers(RETRY={"maximum": 5}), "OUTBOX_RETRY": {"initial": 2}},
+    routes({"order.*": "default", "*": ["default"], "user.*": ("default",)}),
+    {"OUTBOX_REQUIRE_TRANSACTION": True},
+    {"OUTBOX_RETENTION": None, "OUTBOX_INBOX_RETENTION": None},
+    {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
+    {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},
+    {"OUTBOX_BATCH_SIZE": 1, "OUTBOX_PARTITIONS": 1, "OUTBOX_MAX_CRASHES": 1},
+    {"OUTBOX_BATCH_SIZE": 10_000, "OUTBOX_PARTITIONS": 1024},
+    {"OUTBOX_POLL_INTERVAL": 0.1, "OUTBOX_LEASE_SECONDS": 2, "OUTBOX_SHUTDOWN_TIMEOUT": 0},
+    {"OUTBOX_CIRCUIT": {"initial": 1, "maximum": 60, "probe_size": 1}},
+]
+
+
+def found(**settings: Any) -> list[CheckMessage]:
+    """Return what the checks say about a project with these settings."""
+    with override_settings(**{**publishers(), **settings}):
+        return run_checks(tags=[checks.TAG])
+
+
+@pytest.mark.parametrize(("settings", "number", "hint"), WRONG)
+def test_wrong_setting_is_found_with_its_fix(
+    settings: dict[str, Any], number: str, hint: str
+) -> None:
+    """A wrong setting gives one message, with its stable id and a hint of what to write."""
+    [message] = found(**settings)
+
+    assert message.id == f"django_broadcaster.{number}"
+    assert hint in (message.hint or "")
+    assert "OUTBOX_" in message.msg
+
+
+@pytest.mark.parametrize("settings", RIGHT)
+def test_right_setting_passes(settings: dict[str, Any]) -> None:
+    """A right setting, at its bounds too, gives no message."""
+    assert found(**settings) == []
+
+
+def test_every_setting_has_a_check() -> None:
+    """Each setting that there is stands in the table of wrong values."""
+    assert set(all_settings()) <= {name for settings, *_ in WRONG for name in settings}
+
+
+def test_every_id_is_documented_and_tested() -> None:
+    """The ids in the package's docstring are those that the tests produce."""
+    documented = set(re.findall(r"^([EW]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
+
+    assert documented == {number for _, number, _ in WRONG} | {"E024"}
+
+
+def test_several_problems_are_found_at_once() -> None:
+    """One wrong entry does not hide another."""
+    wrong = {"a": {"BACKEND": "no.such"}, "b": {"BACKEND": STRICT, "RETRY": {"factor": 0}}, "": 3}
+
+    ids = [message.id[-4:] for message in found(OUTBOX_PUBLISHERS=wrong) if message.id]
+
+    assert sorted(ids) == ["E002", "E003", "E005", "E007"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"password": SECRET},
+        {"url": SECRET},
+        {"url": f"redis://user:{SECRET}"},
+        {"url": "redis://user:corr3ct%2Dhorse%20battery"},
+        {"pasword": SECRET},
+        {"max_len": 0, "password": SECRET.encode()},
+        {"max_len": -4711, "password": "x"},
+        {"max_len": {"nested": [SECRET]}},
+    ],
+)
+def test_no_option_value_is_shown(options: dict[str, Any]) -> None:
+    """What a backend says about its options is shown without their values, in whole or in part."""
+    text = str(found(**publishers(OPTIONS=options)))
+
+    assert "E006" in text
+    assert not re.search("corr3ct|horse|battery|4711", text)
+
+
+def test_foreign_exception_shows_no_secret() -> None:
+    """An exception that the contract does not foresee is an error too, and is masked."""
+    entry = {"BACKEND": f"{__name__}.BrokenBackend", "OPTIONS": {"token": SECRET}}
+
+    [message] = found(OUTBOX_PUBLISHERS={"default": entry})
+
+    assert message.id == "django_broadcaster.E006"
+    assert "KeyError" in message.msg
+    assert SECRET not in str(message)
+
+
+def test_misplaced_secret_is_not_shown() -> None:
+    """A URL where a dict belongs is named by its type alone."""
+    wrong: list[Any] = [
+        SECRET,
+        {"default": SECRET},
+        {"default": {"BACKEND": STRICT, "URL": SECRET}},
+    ]
+    for value in [*wrong, {"default": {"BACKEND": STRICT, "OPTIONS": SECRET}}]:
+        assert SECRET not in str(found(OUTBOX_PUBLISHERS=value))
+
+
+def test_alias_is_shown_though_an_option_has_its_name() -> None:
+    """Masking leaves the setting's name readable."""
+    [message] = found(**publishers(OPTIONS={"max_len": 0, "url": "redis://default:1"}))
+
+    assert message.msg.startswith("OUTBOX_PUBLISHERS['default']['OPTIONS']: max_len: must be 1")
+
+
+Alter = Callable[[int], None]
+
+
+@pytest.fixture
+def set_cache(db: None) -> Alter:
+    """Change how many ids a connection takes at once."""
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL has sequences with a cache")
+
+    def alter(size: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"ALTER SEQUENCE django_broadcaster_outboxevent_id_seq CACHE {int(size)}"
+            )
+
+    return alter
+
+
+def test_sequence_with_cache_is_an_error(set_cache: Alter) -> None:
+    """Ids that are handed out in blocks break the order per key: the SQL that ends it is named."""
+    set_cache(20)
+
+    [message] = [m for m in run_checks(databases=["default"]) if m.id and m.id.endswith("E024")]
+
+    assert "ALTER SEQUENCE django_broadcaster_outboxevent_id_seq CACHE 1;" in (message.hint or "")
+
+
+@pytest.mark.django_db
+def test_database_as_migrated_passes() -> None:
+    """The tables as our migrations make them give no database error."""
+    ids = [message.id for message in run_checks(tags=["database"], databases=["default"])]
+
+    assert not [name for name in ids if name and name.startswith("django_broadcaster")]
+
+
+def test_database_is_not_asked_unless_named() -> None:
+    """A plain `manage.py check` opens no connection for us."""
+    assert checks.database.check_id_sequence(databases=None) == []
+
+
+def test_missing_table_is_no_error(set_cache: Alter) -> None:
+    """Before the first migration there is nothing to check."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE django_broadcaster_outboxevent RENAME TO elsewhere")
+
+    assert checks.database.check_id_sequence(databases=["default"]) == []

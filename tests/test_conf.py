@@ -1,0 +1,101 @@
+"""Settings: their defaults, and that they are read at access."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.checks import run_checks
+from django.test import override_settings
+
+from django_broadcaster import checks
+from django_broadcaster.conf import Setting, all_settings, conf, retention
+from django_broadcaster.publishers import publisher
+
+DEFAULTS: dict[str, Any] = {
+    "OUTBOX_PUBLISHERS": {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
+    "OUTBOX_ROUTES": {},
+    "OUTBOX_REQUIRE_TRANSACTION": False,
+    "OUTBOX_RETENTION": timedelta(days=7),
+    "OUTBOX_INBOX_RETENTION": timedelta(days=30),
+    "OUTBOX_BATCH_SIZE": 500,
+    "OUTBOX_POLL_INTERVAL": 1.0,
+    "OUTBOX_NOTIFY": True,
+    "OUTBOX_PARTITIONS": 64,
+    "OUTBOX_LEASE_SECONDS": 15.0,
+    "OUTBOX_SHUTDOWN_TIMEOUT": 30.0,
+    "OUTBOX_MAX_CRASHES": 3,
+    "OUTBOX_RETRY": {},
+    "OUTBOX_CIRCUIT": {},
+}
+"""What a project gets that sets nothing."""
+
+
+def attribute(name: str) -> Any:
+    """The value that the package sees."""
+    return getattr(conf, name.removeprefix("OUTBOX_"))
+
+
+def test_every_setting_has_its_default_and_a_meaning() -> None:
+    """The reference lists all settings, in their order, each with a sentence about it."""
+    assert {name: setting.default for name, setting in all_settings().items()} == DEFAULTS
+    assert all(setting.meaning.endswith(".") for setting in all_settings().values())
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_is_what_a_project_gets_that_sets_nothing(name: str) -> None:
+    """A setting that is not there has its default, and the checks have nothing to say."""
+    with override_settings():
+        for each in DEFAULTS:
+            if hasattr(settings, each):
+                delattr(settings, each)
+        assert attribute(name) == DEFAULTS[name]
+        assert run_checks(tags=[checks.TAG]) == []
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_setting_is_read_at_access(name: str) -> None:
+    """A changed setting counts from then on, and no longer than it is there."""
+    before, value = attribute(name), object()
+    with override_settings(**{name: value}):
+        assert attribute(name) is value
+    assert attribute(name) == before
+
+
+def test_default_backend_runs_without_a_broker() -> None:
+    """Without OUTBOX_PUBLISHERS events go to the handlers of the project itself."""
+    with override_settings():
+        del settings.OUTBOX_PUBLISHERS
+        publisher._load_backends()
+        assert publisher._get_default_backend() == "default"
+        assert publisher.get_backend_health() == {"default": True}
+
+
+def test_setting_is_named_after_its_attribute() -> None:
+    """`OUTBOX_` and the attribute's name make the name of the setting."""
+
+    class Own:
+        COLOUR: Setting[str] = Setting("red", "A colour.")
+
+    assert Own().COLOUR == "red"
+    with override_settings(OUTBOX_COLOUR="blue"):
+        assert Own().COLOUR == "blue"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (None, None),
+        (timedelta(days=7), timedelta(days=7)),
+        (0, timedelta(0)),
+        (1.5, timedelta(seconds=1.5)),
+        (86_400, timedelta(days=1)),
+    ],
+)
+def test_retention_is_a_duration_or_seconds(
+    value: timedelta | float | None, kept: timedelta | None
+) -> None:
+    """None keeps rows for ever; a number is seconds."""
+    assert retention(value) == kept

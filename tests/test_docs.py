@@ -1,0 +1,177 @@
+"""The README and the pages of `docs/` say what is so: their examples run, and their links lead."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.docs_runner import ROOT, Block, Mistake, Project, blocks_of, copy_of, new_project
+
+README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial" / "first-event.md"
+GUARANTEES = ROOT / "docs" / "explanation" / "guarantees.md"
+PAGES = [
+    README,
+    *(
+        page
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        if "_build" not in page.relative_to(ROOT).parts
+    ),
+]
+# They begin with an empty folder, and make a project themselves where they need one.
+FROM_NOTHING = {README, TUTORIAL}
+
+INSTALLING = "installing is a test of its own, tests/test_wheel.py"
+NOT_RUN = {
+    ("README.md", "the demo is a test of its own below"),
+    ("README.md", "this is how the tests are run"),
+    ("README.md", INSTALLING),
+    ("docs/how-to/backends/redis-streams.md", INSTALLING),
+    ("docs/how-to/run-the-relay.md", "it needs systemd"),
+    ("docs/tutorial/first-event.md", INSTALLING),
+    ("docs/tutorial/first-event.md", "the tests have a Redis of their own"),
+}
+"""The blocks that are shown and not run, by page and reason."""
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project that most pages begin with."""
+    return new_project(tmp_path_factory.mktemp("template"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_everything_that_a_page_shows_works(page: Path, template: Project, tmp_path: Path) -> None:
+    """The examples of a page run in order, and print what the page says they print."""
+    project = Project(tmp_path) if page in FROM_NOTHING else copy_of(template, tmp_path)
+    try:
+        for block in blocks_of(page):
+            project.run(block)
+    finally:
+        project.close()
+
+
+def test_what_is_not_run_is_known() -> None:
+    """Every block that is only shown has its reason, and is in the list above."""
+    shown = {
+        (_name(block.page), block.not_run)
+        for page in PAGES
+        for block in blocks_of(page)
+        if block.not_run
+    }
+    assert shown == NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("python", "assert 1 == 2\n"),
+        ("pycon", ">>> 1 + 1\n3\n"),
+        ("console", "$ echo one\ntwo\n"),
+        ("console", "$ exit 3\n"),
+        ("json", "{"),
+        ("cobol", "STOP RUN."),
+    ],
+)
+def test_a_wrong_example_is_found(
+    language: str, text: str, template: Project, tmp_path: Path
+) -> None:
+    """An example that fails, or prints something else than the page says, is a mistake."""
+    project = copy_of(template, tmp_path)
+    try:
+        with pytest.raises((Mistake, ValueError)):
+            project.run(Block(README, 1, language, text))
+    finally:
+        project.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_prints_what_the_readme_says() -> None:
+    """`make demo` ends with status 0 and the table that the README shows."""
+    (block,) = [
+        each for each in blocks_of(README) if each.not_run == "the demo is a test of its own below"
+    ]
+    command, _, expected = block.text.removeprefix("$ ").partition("\n")
+    # As in a reader's shell: a make inside of `make test` would also say which folder it enters.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(
+        command.split(),
+        cwd=ROOT,
+        env=outside,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert doctest.OutputChecker().check_output(expected, done.stdout, doctest.ELLIPSIS), (
+        f"the README shows\n{expected}\nbut it printed\n{done.stdout}"
+    )
+
+
+def test_make_has_the_targets_that_are_named() -> None:
+    """Each `make something` in the README and the docs is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (_name(page), target)
+        for page in PAGES
+        for target in re.findall(r"(?:`|\$ )make ([a-z-]+)", page.read_text())
+    }
+    assert {target for _, target in named} >= {"demo", "test"}
+    assert [each for each in named if each[1] not in targets] == []
+
+
+def _links() -> Iterator[tuple[Path, str, str]]:
+    for page in PAGES:
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for shown, target in re.findall(r"\[([^]]+)\]\(([^)\s]+)\)", text):
+            if "://" not in target:
+                yield page, shown, target
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link is to a file that is there."""
+    missing = [
+        (_name(page), target)
+        for page, _, target in _links()
+        if not (page.parent / target.partition("#")[0]).resolve().exists()
+    ]
+    assert missing == []
+
+
+def _tests_in(path: Path) -> set[str]:
+    """Return the names of a file's tests, those in classes as `Class::test`."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{f.name}" for f in node.body if isinstance(f, ast.FunctionDef)}
+    return names
+
+
+def test_every_guarantee_names_its_tests() -> None:
+    """Each link of the guarantees page to a test leads to one, and each guarantee has some."""
+    links = [
+        (shown.strip("`"), (page.parent / target).resolve())
+        for page, shown, target in _links()
+        if page == GUARANTEES and target.endswith(".py")
+    ]
+    assert [name for name, path in links if name not in _tests_in(path)] == []
+    sections = re.split(r"^## ", GUARANTEES.read_text(), flags=re.MULTILINE)[1:]
+    numbered = [section for section in sections if re.match(r"\d+\. ", section)]
+    assert len(numbered) == 10
+    assert [section.splitlines()[0] for section in numbered if ".py)" not in section] == []

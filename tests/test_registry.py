@@ -1,0 +1,137 @@
+"""Which handlers an event has."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.registry import EventRegistry, Handler, event_registry
+
+
+def greet(event: CloudEvent) -> None:
+    """A handler."""
+
+
+def bill(event: CloudEvent) -> None:
+    """Another handler."""
+
+
+@pytest.fixture
+def registry() -> EventRegistry:
+    """An empty registry."""
+    return EventRegistry()
+
+
+def functions(registry: EventRegistry, event_type: str) -> list[Any]:
+    """The functions that an event of that type would run, in order."""
+    return [handler.function for handler in registry.handlers_for(event_type)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("order.placed", ["order.placed"], ["order.place", "order.placed.late", "Order.placed"]),
+        ("order.*", ["order.placed", "order.", "order.a.b"], ["order", "reorder.placed"]),
+        ("*.placed", ["order.placed", ".placed"], ["order.placed.late", "placed"]),
+        ("*", ["order.placed", "größe"], []),
+        ("order.?", ["order.a", "order.😀"], ["order.", "order.ab"]),
+        ("order.[ab]", ["order.a"], ["order.c", "order.[ab]"]),
+        ("ORDER.*", ["ORDER.placed"], ["order.placed"]),
+    ],
+)
+def test_pattern_matches_the_whole_type(
+    registry: EventRegistry, pattern: str, matching: list[str], others: list[str]
+) -> None:
+    """A shell-style pattern matches the event type from end to end, in its exact case."""
+    registry.register(pattern)(greet)
+    assert [each for each in [*matching, *others] if registry.handlers_for(each)] == matching
+
+
+def test_handlers_run_in_the_order_of_their_registration(registry: EventRegistry) -> None:
+    """Every handler that matches is found, the first registered first."""
+    registry.register("order.*")(greet)
+    registry.register("*")(bill)
+    assert functions(registry, "order.placed") == [greet, bill]
+    assert functions(registry, "invoice.sent") == [bill]
+
+
+def test_function_of_several_patterns_runs_once(registry: EventRegistry) -> None:
+    """A function that was registered for several patterns is one handler."""
+
+    @registry.register("order.*")
+    @registry.register("*.placed")
+    def both(event: CloudEvent) -> None: ...
+
+    assert [len(registry.handlers_for(each)) for each in ("order.placed", "a.placed", "a")] == [
+        *(1, 1, 0)
+    ]
+    assert len(registry) == 1
+
+
+def test_decorator_returns_the_function_itself(registry: EventRegistry) -> None:
+    """A handler can still be called, and imported, as what it was."""
+    assert registry.register("order.*")(greet) is greet
+
+
+def test_name_is_the_dotted_path_or_what_was_given(registry: EventRegistry) -> None:
+    """The name, by which the inbox knows the handler, outlives a rename only if it is given."""
+    registry.register("order.*")(greet)
+    registry.register("order.*", name="billing")(bill)
+    registry.register("order.*", name="partial")(partial(greet))
+    assert [handler.name for handler in registry] == [f"{__name__}.greet", "billing", "partial"]
+
+
+def test_name_of_another_function_is_refused(registry: EventRegistry) -> None:
+    """Two handlers of one name would hide each other in the inbox."""
+    registry.register("order.*", name="billing")(greet)
+    with pytest.raises(ValueError, match="'billing' is registered already"):
+        registry.register("invoice.*", name="billing")(bill)
+    assert functions(registry, "invoice.sent") == []
+
+
+def test_function_of_two_names_is_two_handlers(registry: EventRegistry) -> None:
+    """The name is the handler's identity, not the function."""
+    registry.register("*", name="one")(greet)
+    registry.register("*", name="two")(greet)
+    assert functions(registry, "order.placed") == [greet, greet]
+
+
+def test_empty_pattern_is_refused(registry: EventRegistry) -> None:
+    """A handler that could never run is an error at once."""
+    with pytest.raises(ValueError, match=r"^pattern: "):
+        registry.register("")
+
+
+def test_async_function_is_refused(registry: EventRegistry) -> None:
+    """An async handler, which would count as run and never be, is an error that tells the way."""
+
+    async def later(event: CloudEvent) -> None: ...
+
+    with pytest.raises(TypeError, match="async_to_sync"):
+        registry.register("order.*")(later)
+    assert len(registry) == 0
+
+
+def test_unregister_forgets_a_handler(registry: EventRegistry) -> None:
+    """A handler goes by its name, and one that is not there is a KeyError."""
+    registry.register("*", name="greet")(greet)
+    registry.unregister("greet")
+    assert list(registry) == []
+    with pytest.raises(KeyError):
+        registry.unregister("greet")
+
+
+def test_handlers_are_values() -> None:
+    """A handler is immutable, and equal by value."""
+    handler = Handler("name", greet, ("*",))
+    assert handler == Handler("name", greet, ("*",))
+    with pytest.raises(AttributeError):
+        handler.name = "other"  # type: ignore[misc]
+
+
+def test_registry_of_the_project_is_one_of_them() -> None:
+    """`event_registry` is what applications register with."""
+    assert isinstance(event_registry, EventRegistry)

@@ -1,0 +1,168 @@
+"""The built wheel, as somebody gets it who installs it without any extra."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import gettempdir
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "django_broadcaster"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+NEEDS_PYTEST = {
+    "django_broadcaster.testing.contract",
+    "django_broadcaster.testing.pytest_plugin",
+}
+
+HANDLERS = """
+from django_broadcaster.registry import event_registry
+
+@event_registry.register("order.*")
+def announce(event):
+    print("handled", event.type, event.data["order"])
+"""
+
+PUBLISH = """
+from django.db import transaction
+from django_broadcaster.publishers import publisher
+
+with transaction.atomic():
+    publisher.publish_event("order.placed", "/shop", {"order": 1}, partition_key="1")
+try:
+    with transaction.atomic():
+        publisher.publish_event("order.placed", "/shop", {"order": 2})
+        raise ZeroDivisionError
+except ZeroDivisionError:
+    pass
+"""
+
+IMPORT_ALL = """
+import importlib, json, pkgutil, django
+django.setup()
+import django_broadcaster
+failed = {}
+for module in pkgutil.walk_packages(django_broadcaster.__path__, "django_broadcaster."):
+    try:
+        importlib.import_module(module.name)
+    except ImportError as error:
+        failed[module.name] = str(error)
+print(json.dumps(failed))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    _run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)])
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of a bare environment with the wheel and what it depends on."""
+    folder = tmp_path_factory.mktemp("bare")
+    _run([sys.executable, "-m", "venv", str(folder)])
+    found = str(next(folder.glob("*/python")))
+    _run([found, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", str(wheel)])
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Django project on SQLite with a handler, migrated."""
+    folder = tmp_path_factory.mktemp("project")
+    _run([python, "-m", "django", "startproject", "mysite", str(folder)])
+    _run([python, "manage.py", "startapp", "shop"], folder)
+    with (folder / "mysite" / "settings.py").open("a") as settings:
+        settings.write('\nINSTALLED_APPS += ["django_broadcaster", "shop"]\n')
+    (folder / "shop" / "event_handlers.py").write_text(HANDLERS)
+    _run([python, "manage.py", "migrate"], folder)
+    return folder
+
+
+def test_the_wheel_has_everything_and_no_more(wheel: Path) -> None:
+    """Each file of the package is in it (types, migrations, templates, styles), and no test is."""
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    source = {
+        path.relative_to(PACKAGE.parent).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == source
+    assert {
+        "django_broadcaster/py.typed",
+        "django_broadcaster/migrations/0001_initial.py",
+        "django_broadcaster/static/django_broadcaster/admin.css",
+    } <= packed
+
+
+def test_no_broker_client_comes_with_it(python: str) -> None:
+    """Without extras, what is installed is Django, the dependencies, and nothing for a broker."""
+    listed = json.loads(_run([python, "-m", "pip", "list", "--format", "json"]))
+    names = {each["name"].lower() for each in listed}
+    assert {"django", "django-broadcaster"} <= names
+    assert names & {"redis", "hiredis", "pytest", "cloudevents"} == set()
+
+
+def test_every_module_can_be_imported(python: str, project: Path) -> None:
+    """No module needs a broker's client or pytest, but for those that are there for pytest."""
+    failed = json.loads(_run([python, "-c", IMPORT_ALL], project))
+    assert set(failed) == NEEDS_PYTEST
+    assert all("pytest" in error for error in failed.values())
+
+
+def test_missing_client_names_the_extra(python: str, project: Path) -> None:
+    """A Redis backend without redis-py says what to install."""
+    code = """
+import django
+django.setup()
+from django_broadcaster.backends import RedisStreamBackend
+from django_broadcaster.exceptions import MissingClient
+try:
+    RedisStreamBackend(alias="default").open()
+except MissingClient as error:
+    print(error)
+"""
+    assert "django-broadcaster[redis]" in _run([python, "-c", code], project)
+
+
+def test_it_migrates_publishes_and_delivers(python: str, project: Path) -> None:
+    """The local backend delivers what was committed; nothing is left, nothing is to migrate."""
+    _run([python, "manage.py", "makemigrations", "--check", "--dry-run"], project)
+    _run([python, "manage.py", "shell", "-c", PUBLISH], project)
+    assert _run([python, "manage.py", "outbox_worker", "--drain"], project) == (
+        "handled order.placed 1\n"
+    )
+    count = "from django_broadcaster.models import OutboxEvent as E; print(E.objects.count())"
+    assert _run([python, "manage.py", "shell", "--verbosity", "0", "-c", count], project) == "1\n"
+    assert _run([python, "manage.py", "outbox_worker", "--drain"], project) == ""
+
+
+def _run(command: list[str], folder: Path | None = None) -> str:
+    """Run a command away from the repository, with nothing of this process's environment."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST", "DJANGO_", "PYTHON", "BROADCASTER_"))
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder or gettempdir(),
+        env={**kept, **({"DJANGO_SETTINGS_MODULE": "mysite.settings"} if folder else {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

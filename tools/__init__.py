@@ -1,0 +1,1 @@
+"""Developer tools of this repository; none of it is in the wheel."""

@@ -1,0 +1,107 @@
+"""Logs in to a server without its client library, to see that it is there and lets us in.
+
+Each function takes an open connection and the address, logs in as a client would, and returns the
+server's version. What is no such server, or refuses, raises NoAnswer.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from io import BufferedRWPair
+from urllib.parse import SplitResult, unquote
+
+Garbled = struct.error  # what was read is not of the protocol
+
+
+class NoAnswer(Exception):
+    """No server that one can log in to is at the address; the message says what was met."""
+
+
+def _read(wire: BufferedRWPair, size: int) -> bytes:
+    data = wire.read(size)
+    if len(data) < size:
+        raise NoAnswer("the connection was closed during the login")
+    return data
+
+
+def postgres(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Log in; a server that asks for a password passes if the address has one (not verified)."""
+    user = unquote(url.username or "postgres")
+    database = unquote(url.path.strip("/")) or user
+    startup = struct.pack("!i", 3 << 16) + f"user\0{user}\0database\0{database}\0\0".encode()
+    wire.write(struct.pack("!i", len(startup) + 4) + startup)
+    wire.flush()
+    version = ""
+    while True:
+        kind, size = struct.unpack("!ci", _read(wire, 5))
+        body = _read(wire, size - 4)
+        if kind == b"E":
+            fields = body.decode(errors="replace").split("\0")
+            raise NoAnswer(next((field[1:] for field in fields if field[:1] == "M"), "refused"))
+        if kind == b"R" and body[:4] != bytes(4):
+            if url.password:
+                return "(password not tried)"
+            raise NoAnswer("it asks for a password")
+        if kind == b"S" and body.startswith(b"server_version\0"):
+            version = body.split(b"\0")[1].decode().split()[0]
+        if kind == b"Z":
+            wire.write(b"X\0\0\0\4")
+            wire.flush()
+            return version
+
+
+def mariadb(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Log in without a password; where the address has one, the greeting is enough."""
+
+    def packet() -> tuple[int, bytes]:
+        header = _read(wire, 4)
+        return header[3], _read(wire, int.from_bytes(header[:3], "little"))
+
+    def send(sequence: int, body: bytes) -> None:
+        wire.write(len(body).to_bytes(3, "little") + bytes([sequence]) + body)
+        wire.flush()
+
+    def refused(body: bytes) -> NoAnswer:
+        return NoAnswer(re.sub(r"^#.{5}", "", body[3:].decode(errors="replace")))
+
+    _, greeting = packet()
+    if greeting[0] == 0xFF:
+        raise refused(greeting)
+    if greeting[0] != 10:
+        raise NoAnswer("it does not speak the MySQL protocol")
+    version = greeting[1:].split(b"\0")[0].decode().removeprefix("5.5.5-")
+    if url.password:
+        return f"{version} (password not tried)"
+    capabilities = 0x0008_8201  # long password, protocol 4.1, secure connection, plugin auth
+    user = unquote(url.username or "root").encode()
+    login = struct.pack("<IIB23x", capabilities, 1 << 24, 45) + user + b"\0\0"
+    send(1, login + b"mysql_native_password\0")
+    sequence, answer = packet()
+    if answer[0] == 0xFE:  # the account uses another plugin: for them all, no password is empty
+        send(sequence + 1, b"")
+        _, answer = packet()
+    if answer[0] != 0:
+        raise refused(answer) if answer[0] == 0xFF else NoAnswer("it asks for a password")
+    send(0, b"\1")
+    return version
+
+
+def redis(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Authenticate if the address says how, then ask for the version."""
+
+    def ask(*words: str) -> bytes:
+        parts = [b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words]
+        wire.write(b"*%d\r\n%b" % (len(parts), b"".join(parts)))
+        wire.flush()
+        answer = wire.readline().rstrip()
+        if answer[:1] == b"$":
+            return _read(wire, int(answer[1:]) + 2)
+        if answer[:1] == b"+":
+            return answer[1:]
+        raise NoAnswer(answer[1:].decode(errors="replace") or "it does not speak Redis's protocol")
+
+    if url.password:
+        ask("AUTH", unquote(url.username or "default"), unquote(url.password))
+    version = re.search(rb"redis_version:(\S+)", ask("INFO", "server"))
+    return version[1].decode() if version else ""
