@@ -121,6 +121,11 @@ class PublisherBackend(ABC):
         self.alias = alias
         self.max_message_bytes = max_message_bytes or self.default_max_message_bytes
 
+    def option_error(self, option: str, problem: str) -> BackendConfigurationError:
+        """Return the error for an option with a wrong value, naming the setting and the alias."""
+        where = f"OUTBOX_PUBLISHERS[{self.alias!r}]['OPTIONS'][{option!r}]"
+        return BackendConfigurationError(f"{where}: {problem}")
+
     @abstractmethod
     def publish(self, message: Message) -> None:
         """Send one message; return once the broker has acknowledged it durably.

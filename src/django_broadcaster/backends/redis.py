@@ -18,10 +18,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import (
-    BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
-    Held,
     InvalidPublisherConfig,
     MissingClient,
     Rejected,
@@ -29,6 +27,7 @@ from django_broadcaster.exceptions import (
 )
 
 from .base import Message, Outcome, PublisherBackend, as_delivery_error
+from .batch import Batch
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for a connection, and again for the answer."""
@@ -132,8 +131,7 @@ class RedisStreamBackend(PublisherBackend):
             "ssl_check_hostname": ssl_check_hostname,
         }
         for option, problem in self._problems():
-            where = f"OUTBOX_PUBLISHERS[{self.alias!r}]['OPTIONS'][{option!r}]"
-            raise BackendConfigurationError(f"{where}: {problem}")
+            raise self.option_error(option, problem)
         self._client: Any = None
         self._limit = self.max_message_bytes or 0
         self._default_head = _head(stream_name, max_len)
@@ -168,7 +166,7 @@ class RedisStreamBackend(PublisherBackend):
         After a timeout, or a connection that broke before the answer, the transaction may have
         been carried out all the same: unavailable, and sent again it makes duplicates.
         """
-        batch = _Batch(messages)
+        batch = Batch(messages)
         settled = 0  # messages before this one have their outcome
         try:
             if self._client is None:
@@ -200,7 +198,7 @@ class RedisStreamBackend(PublisherBackend):
 
     # --- From messages to chunks -------------------------------------------------------------
 
-    def _chunks(self, batch: _Batch) -> Iterator[tuple[int, _Chunk]]:
+    def _chunks(self, batch: Batch) -> Iterator[tuple[int, _Chunk]]:
         """Yield what goes in one transaction each, with the index behind it.
 
         The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
@@ -253,7 +251,7 @@ class RedisStreamBackend(PublisherBackend):
 
     # --- From chunks to outcomes -------------------------------------------------------------
 
-    def _deliver(self, chunk: _Chunk, batch: _Batch) -> BackendUnavailable | None:
+    def _deliver(self, chunk: _Chunk, batch: Batch) -> BackendUnavailable | None:
         """Send a chunk; return the error after which nothing further may be sent.
 
         Raises BackendUnavailable when nothing of it is known to be stored. A transaction that was
@@ -430,31 +428,6 @@ class RedisStreamBackend(PublisherBackend):
             yield "url", "give 'username' and 'password' in it or beside it, but not both"
         if self._ssl and parts.scheme != "rediss":
             yield "url", "must begin with rediss:// for TLS ('ssl' is True)"
-
-
-class _Batch:
-    """Messages, and what became of them so far: None unless it failed."""
-
-    def __init__(self, messages: Sequence[Message]) -> None:
-        self.messages = messages
-        self.outcomes: list[Outcome] = [None] * len(messages)
-        self.blocked: set[str] = set()  # keys of which an event failed
-
-    def fail(self, index: int, failure: DeliveryError) -> None:
-        key = self.messages[index].partition_key
-        if key in self.blocked:
-            self.hold(index)
-            return
-        self.outcomes[index] = failure
-        if key:
-            self.blocked.add(key)
-
-    def hold(self, index: int) -> None:
-        self.outcomes[index] = Held("an earlier event of its key failed in this batch")
-
-    def give_up(self, start: int, error: BackendUnavailable) -> None:
-        """From `start` on, whatever has not failed for a reason of its own was not delivered."""
-        self.outcomes[start:] = [outcome or error for outcome in self.outcomes[start:]]
 
 
 def _library() -> Any:

@@ -1,0 +1,157 @@
+"""The CloudEvents protocol bindings: how an event travels as headers and a body.
+
+    structured   body = the whole event in the JSON format; one header says so
+    binary       body = the data as it is; each attribute is a header in its canonical text
+
+https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents/bindings (NATS with headers: 1.0.3).
+A backend asks its `Binding` for a `WireMessage` and puts that into its client's terms. Nothing
+about the formats is written anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import quote
+
+import orjson
+
+from django_broadcaster.events import SPEC_VERSION
+from django_broadcaster.events.grammar import is_json_type
+from django_broadcaster.events.timestamps import rfc3339
+from django_broadcaster.exceptions import Rejected
+
+from .base import Message, PublisherBackend
+
+ContentMode = Literal["structured", "binary"]
+CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
+
+STRUCTURED_TYPE: Final = "application/cloudevents+json"
+BATCH_TYPE: Final = "application/cloudevents-batch+json"
+
+# What the HTTP binding leaves as it is, section 3.1.3.2: printable ASCII but space, " and %.
+_PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+
+@dataclass(frozen=True, slots=True)
+class WireMessage:
+    """An event as a protocol carries it.
+
+    `content_type` is the media type of the body, empty where there is none to name. `headers` are
+    attributes by their names on the wire, none in structured mode. `body` is None for an event
+    without data in binary mode, which is not the same as one with no bytes.
+    """
+
+    content_type: str
+    headers: dict[str, str]
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How one protocol names and writes attributes.
+
+    `datacontenttype` is a header too where the protocol has no place of its own for it.
+    """
+
+    prefix: str
+    escape: Callable[[str], str] = str
+    content_type_is_header: bool = False
+
+    def encode(self, message: Message, mode: ContentMode) -> WireMessage:
+        """Return the message in a content mode; raises Rejected for data that can't be written."""
+        if mode == "structured":
+            return WireMessage(STRUCTURED_TYPE, {}, message.to_json())
+        body, content_type = _data(message)
+        headers = {self.prefix + name: self.escape(text) for name, text in _attributes(message)}
+        if content_type and self.content_type_is_header:
+            headers[f"{self.prefix}datacontenttype"] = self.escape(content_type)
+        return WireMessage(content_type, headers, body)
+
+
+class BindingBackend(PublisherBackend):
+    """A backend whose events travel by a protocol binding.
+
+    content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
+    """
+
+    binding: ClassVar[Binding]
+
+    def __init__(self, *, content_mode: ContentMode = "structured", **options: Any) -> None:
+        super().__init__(**options)
+        if content_mode not in CONTENT_MODES:
+            modes = " or ".join(map(repr, CONTENT_MODES))
+            raise self.option_error("content_mode", f"must be {modes}, not {content_mode!r}")
+        self.content_mode = content_mode
+
+    def encode(self, message: Message) -> WireMessage:
+        """Return the message in the backend's content mode; raises Rejected."""
+        return self.binding.encode(message, self.content_mode)
+
+
+def percent_encoded(text: str) -> str:
+    """Return header text in printable ASCII, all else as percent-encoded UTF-8.
+
+    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
+    section 3.1.3.2. A line break cannot get through, so a value cannot begin a header of its own.
+    """
+    return quote(text, safe=_PLAIN)
+
+
+KAFKA: Final = Binding("ce_")
+AMQP: Final = Binding("cloudEvents_")
+NATS: Final = Binding("ce-", percent_encoded, content_type_is_header=True)
+MQTT: Final = Binding("")
+HTTP: Final = Binding("ce-", percent_encoded)
+
+
+def _attributes(message: Message) -> Iterator[tuple[str, str]]:
+    """Yield each attribute but `datacontenttype` with its canonical text."""
+    yield "specversion", SPEC_VERSION
+    yield "id", message.event_id
+    yield "source", message.source
+    yield "type", message.type
+    if message.subject:
+        yield "subject", message.subject
+    if message.time is not None:
+        time = message.time
+        yield "time", rfc3339(time if time.tzinfo in (UTC, None) else time.astimezone(UTC))
+    if message.data_schema:
+        yield "dataschema", message.data_schema
+    for name, value in message.extensions.items():
+        yield name, canonical(value)
+
+
+def canonical(value: object) -> str:
+    """Return an attribute's value as text: section 2.4 of the specification (type system)."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _data(message: Message) -> tuple[bytes | None, str]:
+    """Return the data's bytes, None without data, and their media type."""
+    content_type = message.data_content_type
+    if message.data_binary is not None:
+        return bytes(message.data_binary), content_type
+    if message.data_json is None:
+        return None, content_type
+    if not content_type or is_json_type(content_type):
+        return message.data_json.encode(), content_type or "application/json"
+    return _text(message.data_json, content_type), content_type
+
+
+def _text(data_json: str, content_type: str) -> bytes:
+    """Return text that is not JSON in the charset that its media type names, else in UTF-8."""
+    text = orjson.loads(data_json)
+    charset = "utf-8"
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip('"')
+    try:
+        return str(text).encode(charset)
+    except (LookupError, UnicodeEncodeError) as error:
+        raise Rejected(f"data: can't be written as {content_type!r}: {error}") from error
