@@ -105,8 +105,9 @@ def test_the_demo_prints_what_the_readme_says() -> None:
         each for each in blocks_of(README) if each.not_run == "the demo is a test of its own below"
     ]
     command, _, expected = block.text.removeprefix("$ ").partition("\n")
-    # As in a reader's shell: a make inside of `make test` would also say which folder it enters.
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    # As in a reader's shell: a `make test` around it passes on its variables, ARGS among them.
+    of_make = ("MAKE", "MFLAGS", "ARGS")
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(of_make)}
     done = subprocess.run(
         command.split(),
         cwd=ROOT,
