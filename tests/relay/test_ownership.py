@@ -245,6 +245,7 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "published, not kept": lambda rows, ids: rows.published([ids["a1"]], keep=False),
     "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error")]),
     "bury": lambda rows, ids: rows.bury(ids["a1"], "error"),
+    "expire": lambda rows, ids: rows.expire([ids["a1"]]),
     "block": lambda rows, ids: rows.block([ids["a1"]]),
     "promote": lambda rows, ids: rows.promote(range(PARTITIONS), 100),
     "release": lambda rows, ids: rows.release(range(PARTITIONS), 100),

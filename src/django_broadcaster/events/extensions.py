@@ -55,6 +55,8 @@ def _check_name(name: object, longest: int | None) -> None:
 def _json_value(name: str, value: object) -> bool | int | str:
     if name == "partitionkey" and (not isinstance(value, str) or not value):
         raise TypeError("must be a non-empty string; use str(...)")
+    if name == "expirytime":
+        return rfc3339(in_utc(value))
     if isinstance(value, int):
         if not -(2**31) <= value < 2**31:
             raise ValueError("is over the 32 bits of an Integer; send it as text")

@@ -210,6 +210,11 @@ class RelayRows:
         """Make a pending row a dead letter; return 1, or 0 if fenced."""
         return self._move([row_id], "pending", "failed", last_error=error)
 
+    def expire(self, ids: Collection[int]) -> int:
+        """Cancel pending rows whose `expirytime` has passed; return how many."""
+        error = "Expired: its expirytime had passed before it could be sent"
+        return self._move(ids, "pending", "cancelled", last_error=error)
+
     def block(self, ids: Collection[int]) -> int:
         """Let pending rows wait behind an earlier one of their key; return how many."""
         return self._move(ids, "pending", "blocked")

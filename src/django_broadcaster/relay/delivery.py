@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import orjson
+from django.utils import timezone
 
 from django_broadcaster.backends.base import Message, Outcome, PublisherBackend, as_delivery_error
 from django_broadcaster.conf import conf, retention
+from django_broadcaster.events.timestamps import in_utc
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -36,11 +38,12 @@ logger = logging.getLogger("django_broadcaster.relay")
 
 @dataclass(slots=True)
 class Selection:
-    """What a fetched batch falls into: to send now, to hold behind its key, to give up."""
+    """What a fetched batch falls into: to send, to hold behind its key, to give up, too late."""
 
     send: list[PendingRow] = field(default_factory=list)
     hold: list[PendingRow] = field(default_factory=list)
     poison: list[PendingRow] = field(default_factory=list)
+    expired: list[PendingRow] = field(default_factory=list)
 
 
 class Delivery:
@@ -76,6 +79,7 @@ class Delivery:
         outcomes = self.publish(selection.send)
         verdicts = self.judge(selection.send, outcomes)
         verdicts.hold += selection.hold
+        verdicts.expire += selection.expired
         verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
         report = self.settle(verdicts, attempted=len(selection.send))
         return replace(
@@ -86,7 +90,7 @@ class Delivery:
         )
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
-        """Choose what to send: nothing behind a blocked key, and a suspect alone.
+        """Choose what to send: nothing behind a blocked key, nothing expired, a suspect alone.
 
         A suspect was in flight when its relay died. Sent alone, it shows whether it was the one.
         """
@@ -94,6 +98,8 @@ class Delivery:
         for row in fetched:
             if self.blocked.holds(row):
                 selection.hold.append(row)
+            elif has_expired(row):
+                selection.expired.append(row)
             elif row.crash_count >= conf.MAX_CRASHES:
                 selection.poison.append(row)
                 break  # its key goes on behind it, from the next fetch
@@ -205,6 +211,8 @@ class Delivery:
             changed += self.rows.retry(failures)
         for row, error in verdicts.bury:
             changed += self.rows.bury(row.id, describe(error))
+        if verdicts.expire:
+            changed += self.rows.expire([row.id for row in verdicts.expire])
         if held:
             changed += self.rows.block(held)
         report = Report.of(verdicts, attempted)
@@ -235,6 +243,20 @@ def message_of(row: PendingRow) -> Message:
         {} if row.publisher_config == "{}" else orjson.loads(row.publisher_config),
         row.retry_count + 1,
     )
+
+
+def has_expired(row: PendingRow) -> bool:
+    """Tell whether the row's event has the extension `expirytime`, and that time has passed.
+
+    https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
+    """
+    if '"expirytime"' not in row.extensions:  # as in nearly every event: nothing is decoded
+        return False
+    moment = orjson.loads(row.extensions).get("expirytime")
+    try:
+        return moment is not None and in_utc(moment) <= timezone.now()
+    except (TypeError, ValueError, OverflowError):  # nobody can say when: it is sent
+        return False
 
 
 _FAILURES = (Exception, SystemExit, CancelledError)

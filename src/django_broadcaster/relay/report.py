@@ -31,6 +31,7 @@ class Verdicts:
     retry: list[tuple[PendingRow, float, DeliveryError]] = field(default_factory=list)
     bury: list[tuple[PendingRow, DeliveryError]] = field(default_factory=list)
     hold: list[PendingRow] = field(default_factory=list)
+    expire: list[PendingRow] = field(default_factory=list)
     unavailable: BackendUnavailable | None = None
 
 
@@ -51,19 +52,21 @@ class Report:
     retried: int = 0
     failed: int = 0
     held: int = 0
+    expired: int = 0
     unavailable: BackendUnavailable | None = None
     keys_done: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, verdicts: Verdicts, attempted: int) -> Self:
         """Sum up the verdicts of a delivery that attempted so many events."""
-        done = [*verdicts.published, *(row for row, _ in verdicts.bury)]
+        done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.bury)]
         return cls(
             attempted=attempted,
             published=len(verdicts.published),
             retried=len(verdicts.retry),
             failed=len(verdicts.bury),
             held=len(verdicts.hold),
+            expired=len(verdicts.expire),
             unavailable=verdicts.unavailable,
             keys_done=frozenset(row.partition_key for row in done),
         )
@@ -71,7 +74,7 @@ class Report:
     @property
     def settled(self) -> int:
         """How many rows left `pending`."""
-        return self.published + self.retried + self.failed + self.held
+        return self.published + self.retried + self.failed + self.held + self.expired
 
     @property
     def found_work(self) -> bool:
@@ -136,12 +139,14 @@ def log_delivery(report: Report, backend: str, relay_id: int) -> None:
     level = logging.WARNING if report.failed or report.retried else logging.DEBUG
     logger.log(
         level,
-        "backend %r: %d published, %d to retry, %d dead-lettered, %d held behind their keys",
+        "backend %r: %d published, %d to retry, %d dead-lettered, %d held behind their keys, "
+        "%d expired",
         backend,
         report.published,
         report.retried,
         report.failed,
         report.held,
+        report.expired,
         extra={"backend": backend, "relay": relay_id},
     )
 
