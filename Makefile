@@ -77,8 +77,8 @@ $(DEMO_READY): pyproject.toml
 		--editable '$(DEMO_PACKAGE)' $(DEMO_DRIVER)
 	@touch $@
 
-bench: $(READY) ## Measure publishing and delivery
-	@$(SERVICES) run -- $(PY) -m benchmarks $(ARGS)
+bench: $(READY) ## Measure publishing and delivery, and write the table of the docs
+	@$(SERVICES) run -- $(PY) -m benchmarks --write docs/explanation/benchmarks.md $(ARGS)
 
 clean: ## Remove what these targets made
 	rm -rf .venv .venv-demo-* .cache .nox .hypothesis .mypy_cache .pytest_cache .ruff_cache \

@@ -15,7 +15,7 @@ import django
 django.setup()
 
 # Below the line that makes the models importable.
-from benchmarks import draining, outbox, publishing, scaling, waiting
+from benchmarks import blocked, databases, draining, outbox, publishing, scaling, waiting
 from benchmarks.measure import Figure
 from benchmarks.table import as_table, write_page
 
@@ -29,6 +29,8 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "scheduled": draining.scheduled,
     "idle": waiting.idle,
     "scale": scaling.scale,
+    "blocked": blocked.blocked,
+    "databases": databases.databases,
 }
 
 

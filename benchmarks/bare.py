@@ -47,7 +47,7 @@ def drain(*, delete: bool = False) -> float:
             rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
             if not rows:
                 break
-            _send(client, rows)
+            send(client, rows)
             cursor.execute(settle, [[row[0] for row in rows]])
             connection.commit()
             count += len(rows)
@@ -57,7 +57,8 @@ def drain(*, delete: bool = False) -> float:
     return count / elapsed
 
 
-def _send(client: redis.Redis, rows: list[tuple]) -> None:
+def send(client: redis.Redis, rows: list[tuple]) -> None:
+    """Append rows of `_FETCH` to the stream, in one pipeline."""
     pipeline = client.pipeline(transaction=False)
     for _, event_id, source, event_type, subject, moment, content_type, data, key in rows:
         envelope = orjson.dumps(
@@ -113,7 +114,7 @@ def _listen() -> None:
             while True:
                 rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
                 if rows:
-                    _send(client, rows)
+                    send(client, rows)
                     cursor.execute(_UPDATE, [[row[0] for row in rows]])
                     last = rows[-1][0]
                 connection.commit()

@@ -11,7 +11,7 @@ from zlib import crc32
 import psycopg
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, connections
 
 from django_broadcaster.conf import conf
 
@@ -70,9 +70,20 @@ def fill(
             cursor.execute("CHECKPOINT")
 
 
-def left() -> int:
+def data(number: int) -> dict[str, Any]:
+    """Return the data of one event, about 300 bytes as JSON."""
+    return {
+        "order": number,
+        "customer": f"c-{number}",
+        "total": number * 1.5,
+        "note": 'says "hello"',
+        "pad": PAD,
+    }
+
+
+def left(database: str = "default") -> int:
     """Return how many events are pending."""
-    with connection.cursor() as cursor:
+    with connections[database].cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM django_broadcaster_outboxevent WHERE status = 'pending'"
         )

@@ -22,14 +22,14 @@ from . import outbox
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def drain() -> float:
+def drain(database: str = "default") -> float:
     """Deliver every pending event with one relay in this process; return events a second.
 
     It is the whole worker: threads, lease, heartbeat, circuit.
     """
-    count = outbox.left()
+    count = outbox.left(database)
     options = WorkerOptions(
-        database="default",
+        database=database,
         backends=["default"],
         batch_size=settings.OUTBOX_BATCH_SIZE,
         interval=1.0,
@@ -39,7 +39,7 @@ def drain() -> float:
     began = time.perf_counter()
     ended_well = worker.run()
     elapsed = time.perf_counter() - began
-    if not ended_well or outbox.left():
+    if not ended_well or outbox.left(database):
         raise RuntimeError("the relay did not deliver everything")
     return count / elapsed
 

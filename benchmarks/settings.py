@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tools import services
 
-NAME = "broadcaster_bench"
+NAME = os.environ.get("BENCH_NAME", "broadcaster_bench")
 
 
 def _server(name: str, engine: str) -> dict[str, Any]:
@@ -23,11 +25,25 @@ def _server(name: str, engine: str) -> dict[str, Any]:
     }
 
 
+def _sqlite() -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": Path(tempfile.gettempdir(), f"{NAME}.sqlite3"),
+        "OPTIONS": {
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+        },
+    }
+
+
 SECRET_KEY = "benchmarks"  # noqa: S105  # it protects nothing
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["django_broadcaster"]
-DATABASES = {"default": _server("postgres", "postgresql")}
+DATABASES = {"default": _server("postgres", "postgresql"), "sqlite": _sqlite()}
+if services.address("mariadb"):
+    DATABASES["mariadb"] = _server("mariadb", "mysql")
 STREAM = "broadcaster-bench"
 OUTBOX_PUBLISHERS = {
     "default": {
