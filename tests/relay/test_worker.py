@@ -109,14 +109,15 @@ def test_a_drain_fails_when_the_broker_is_away(database: str, workers: Workers) 
     assert count("pending", database) == 5
 
 
+@pytest.mark.parametrize("option", ["--processes", "--proc"])
 def test_several_processes_share_one_command(
-    committing: None, stream: Stream, workers: Workers
+    committing: None, stream: Stream, workers: Workers, option: str
 ) -> None:
-    """`--processes 2 --drain` delivers everything once, in order, and exits with 0."""
+    """`--processes 2 --drain`, also abbreviated, delivers everything once, in order, and ends."""
     names = publish_many(2000, "default", keys=40)
     worker = workers.start(
         "default",
-        "--processes",
+        option,
         "2",
         "--drain",
         "--batch-size",

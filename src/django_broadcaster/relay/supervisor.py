@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +19,10 @@ MAX_BACKOFF = 30.0
 
 GRACE_SECONDS = 5.0
 """What a worker gets beyond SHUTDOWN_TIMEOUT before it is killed."""
+
+_MARK = "DJANGO_BROADCASTER_SUPERVISED"
+"""Tells a process that it is one of several. Its command line can't: that is its parent's, whose
+option may be abbreviated there, or stand in a script that calls the command."""
 
 
 class Supervisor:
@@ -51,7 +55,7 @@ class Supervisor:
         process = place.process
         if process is None:
             if time.monotonic() >= place.start_at:
-                place.process = subprocess.Popen(self._command)
+                place.process = subprocess.Popen(self._command, env={**os.environ, _MARK: "1"})
         elif (code := process.poll()) == 0:
             place.is_done = True
         elif code is not None:
@@ -89,12 +93,6 @@ class _Place:
         self.start_at = 0.0
 
 
-def own_command_without(option: str) -> list[str]:
-    """Return the command line of this process without an option and its value."""
-    words, result = iter(sys.orig_argv), []
-    for word in words:
-        if word == option:
-            next(words, None)
-        elif not word.startswith(f"{option}="):
-            result.append(word)
-    return result
+def is_supervised() -> bool:
+    """Tell whether a supervisor started this process, which then must not supervise in turn."""
+    return _MARK in os.environ

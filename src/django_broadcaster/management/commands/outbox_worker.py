@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +16,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
-from django_broadcaster.relay.supervisor import Supervisor, own_command_without
+from django_broadcaster.relay.supervisor import Supervisor, is_supervised
 from django_broadcaster.relay.worker import Worker
 
 
@@ -77,8 +78,8 @@ class Command(BaseCommand):
             drain=options["drain"],
         )
         worker: Worker | Supervisor
-        if options["processes"] > 1:
-            worker = Supervisor(own_command_without("--processes"), options["processes"])
+        if options["processes"] > 1 and not is_supervised():
+            worker = Supervisor(sys.orig_argv, options["processes"])
         else:
             worker = Worker(worker_options)
         for number in (signal.SIGTERM, signal.SIGINT):
