@@ -415,6 +415,9 @@ class RedisStreamBackend(PublisherBackend):
         try:
             parts = urlsplit(url)
             port = parts.port
+            # Behind an unescaped /, ? or # in a password stands no host, and it would be shown.
+            if parts.scheme != "unix" and "@" in "".join(parts[2:]):
+                port = 0
         except ValueError:  # its text may show a piece of a password
             port = 0
         if port == 0:
