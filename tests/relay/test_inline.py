@@ -202,6 +202,18 @@ def test_only_a_pending_event_is_delivered(routed: str, scripted: Script, status
     assert scripted.batches == []
 
 
+def test_no_other_event_takes_the_place_of_one_that_went(
+    routed: str, scripted: Script, join: Join
+) -> None:
+    """An event that is cancelled right before its delivery is not replaced by the next one."""
+    event, _ = publish("a1", "a2", using=routed)
+    loop = join(takes_share=False)
+    loop.prepare()
+    OutboxEvent.objects.using(routed).filter(pk=event.pk).cancel()
+    assert loop.deliver_only(event.pk, event.partition).published == 0
+    assert scripted.arrived == []
+
+
 @pytest.mark.parametrize("status", ["pending", "retry", "blocked", "scheduled"])
 def test_an_event_does_not_overtake_its_key(routed: str, scripted: Script, status: str) -> None:
     """It says False as long as an earlier event of the key is undelivered."""

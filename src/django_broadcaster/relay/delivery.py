@@ -66,14 +66,18 @@ class Delivery:
         self.blocked = BlockedKeys(rows)
         self.announcer = Announcer(lease.using)
 
-    def deliver(self, limit: int, start: int, partitions: Collection[int]) -> Report:
+    def deliver(
+        self, limit: int, start: int, partitions: Collection[int], *, only_start: bool = False
+    ) -> Report:
         """Deliver at most `limit` pending events from id `start` on, and say what came of it.
+
+        With `only_start` nothing is delivered if that one is not pending any more.
 
         Raises LeaseLost, and the database's errors; in both cases what was not settled is
         delivered again by whoever owns it then.
         """
         fetched = self.rows.fetch(partitions, start, limit)
-        if not fetched:
+        if not fetched or (only_start and fetched[0].id != start):
             return Report()
         selection = self.select(fetched)
         outcomes = self.publish(selection.send)

@@ -127,10 +127,10 @@ class DeliveryLoop:
         return report
 
     def deliver_only(self, row_id: int, partition: int) -> Report:
-        """Deliver the first pending event from `row_id` on in one partition, and no other."""
+        """Deliver one pending event of one partition, and no other."""
         if not self._allowance(1):
             return Report()
-        report = self.delivery.deliver(1, row_id, {partition})
+        report = self.delivery.deliver(1, row_id, {partition}, only_start=True)
         self._after(report)
         return report
 
