@@ -19,6 +19,7 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendUnavailable, MissingClient
 from django_broadcaster.models import OutboxEvent, Partition, Relay
 from django_broadcaster.registry import event_registry
+from django_broadcaster.relay import backend_thread
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script, recorded, script
 from tests.support.events import count, first_arrivals, publish, publish_many, row, statuses
@@ -107,6 +108,24 @@ def test_a_drain_fails_when_the_broker_is_away(database: str, workers: Workers) 
     assert worker.end() == 1
     assert "unavailable" in worker.output
     assert count("pending", database) == 5
+
+
+def test_a_drain_ends_when_it_gets_nowhere(
+    database: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain that can't even begin fails after some attempts, or cron would pile them up."""
+    monkeypatch.setattr(backend_thread, "DRAIN_FAILURES", 2)
+
+    def fail() -> None:
+        raise MissingClient("pigeon", "pigeon")
+
+    scripted.on_open = fail
+    publish("a1", using=database)
+    with working(database, drain=True) as worker:
+        worker.end()
+    assert worker.succeeded is False
+    assert row("a1", database).status == "pending"
+    assert owned(database) == 0
 
 
 @pytest.mark.parametrize("option", ["--processes", "--proc"])

@@ -20,6 +20,9 @@ logger = logging.getLogger("django_broadcaster.relay")
 MAX_BACKOFF = 10.0
 """Seconds between attempts to go on after trouble, at the most."""
 
+DRAIN_FAILURES = 5
+"""Turns in a row, in about six seconds, after whose failure a drain gives up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
@@ -67,6 +70,10 @@ class BackendThread(threading.Thread):
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
             report = self._turn()
+            if self._options.drain and self._failures >= DRAIN_FAILURES:
+                self._log(logging.ERROR, "the drain gets nowhere and gives up, events may be left")
+                self.succeeded = False
+                break
             if report is None or report.found_work:
                 continue
             if self._options.drain and self._is_drained():

@@ -64,7 +64,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--drain",
             action="store_true",
-            help="exit when nothing is left that is due: 0, or 1 if a broker can't be reached",
+            help="exit when nothing is left that is due: 0, or 1 if it can't get there, because a "
+            "broker is away for example",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
