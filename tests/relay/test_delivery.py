@@ -777,6 +777,20 @@ def test_a_replayed_event_is_delivered_again(
     assert scripted.arrived[arrived:] == ["a1"]
 
 
+def test_a_replayed_event_goes_before_what_its_key_has_waiting(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """A replayed event has its old place among the events of its key that are undelivered."""
+    scripted.fail("a1", Rejected("no"))
+    publish("a1", using=database)
+    deliver(database)
+    scripted.heal()
+    publish("a2", using=database)
+    assert events(database).dead_letters().replay() == 1
+    drain(join())
+    assert scripted.arrived == ["a1", "a2"]
+
+
 def test_hastened_events_do_not_overtake(database: str, scripted: Script, join: Join) -> None:
     """An event in retry that is hastened goes at once, and its key behind it."""
     scripted.fail("a1", BUSY, times=1)
@@ -800,7 +814,7 @@ def age(using: str, *names: str) -> None:
 def test_old_events_are_purged_past_those_that_stay(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunk by chunk, old published events go, dead letters stay, and so does what is young."""
+    """Old events go, also behind young ones that were replayed or scheduled; the others stay."""
     monkeypatch.setattr(maintenance, "CHUNK", 2)
     dead = ["a1", "a2", "a3", "a4", "a7"]
     for name in dead:
@@ -809,7 +823,7 @@ def test_old_events_are_purged_past_those_that_stay(
     deliver(database)
     age(database, "a5", "a6", "a8", "a9", "a11")
     turn(join())
-    assert list(statuses(database)) == [*dead, "a10", "a11", "a12"]
+    assert list(statuses(database)) == [*dead, "a10", "a12"]
 
 
 def test_the_purge_rests_and_starts_again(

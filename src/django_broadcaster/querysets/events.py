@@ -55,7 +55,8 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
     def replay(self) -> int:
         """Deliver events again that were given up, cancelled or delivered; return how many.
 
-        Their retries start anew. Each is delivered behind what its key has pending by then.
+        Their retries start anew. Each is delivered before those later events of its key that
+        still wait.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
         return allowed.update(

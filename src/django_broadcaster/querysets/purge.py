@@ -20,24 +20,24 @@ def purge_published(
 ) -> tuple[int, int | None]:
     """Delete events published `before` among the next `limit` behind id `start`.
 
-    Returns how many went and the id to go on from, or None where nothing behind can be old
-    enough: the rows stand in the order in which they were published, more or less, so it reads
-    them in that order and stops at the first young one instead of keeping an index by age.
+    Returns how many went and the id to go on from, or None where hardly anything behind can be
+    old enough: the rows stand in the order in which they were published, more or less, so it reads
+    them in that order and stops where they are young instead of keeping an index by age. Single
+    young ones among the old, which were scheduled or replayed, are passed by.
     """
     rows = events.filter(id__gt=start).order_by("id").values_list("id", "status", "published_at")
-    old: list[int] = []
-    count, end, reached_young = 0, start, False
-    for row_id, status, published_at in rows[:limit]:
-        count += 1
-        if status == OutboxEventStatus.PUBLISHED:
-            if published_at is not None and published_at >= before:
-                reached_young = True
-                break
-            old.append(row_id)
-        end = row_id
-    more = not reached_young and count == limit
+    chunk = list(rows[:limit])
+    published = [
+        (row_id, at) for row_id, status, at in chunk if status == OutboxEventStatus.PUBLISHED
+    ]
+    old = [row_id for row_id, at in published if at is None or at < before]
+    has_young = len(old) < len(published)
+    if len(chunk) < limit or (has_young and not old):
+        end = None
+    else:
+        end = old[-1] if has_young else chunk[-1][0]
     expired = events.filter(id__in=old, status=OutboxEventStatus.PUBLISHED)
-    return _delete(expired) if old else 0, end if more else None
+    return _delete(expired) if old else 0, end
 
 
 def purge_inbox(entries: models.QuerySet[InboxEvent], before: datetime, limit: int) -> int:
