@@ -1,8 +1,14 @@
-"""Django's command line with the settings of the tests."""
+"""Django's command line with the settings of the tests.
+
+`BROADCASTER_TEST_WITHOUT` names a package that is to seem not installed.
+"""
 
 import os
 import sys
 from pathlib import Path
+
+if missing := os.environ.get("BROADCASTER_TEST_WITHOUT"):
+    sys.modules[missing] = None  # type: ignore[assignment]  # what makes an import fail
 
 from django.core.management import execute_from_command_line
 

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from django_broadcaster.backends import locmem
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.report import Report
@@ -135,6 +136,11 @@ class Stream:
         """Return the names of the events that arrived, in order."""
         entries = self._client.xrange(self.name)
         return [json.loads(fields["cloud_event"])["subject"] for _, fields in entries]
+
+    def events(self) -> list[CloudEvent]:
+        """Return the events that arrived, in order."""
+        entries = self._client.xrange(self.name)
+        return [CloudEvent.from_json(fields["cloud_event"]) for _, fields in entries]
 
     def close(self) -> None:
         """Leave nothing behind."""

@@ -83,7 +83,8 @@ class RelayRows:
         self.relay_id = relay_id
         self._connection = connections[using]
         self._postgres = self._connection.vendor == "postgresql"
-        self._reads_aware = self._postgres and settings.USE_TZ
+        self._psycopg3 = self._postgres and _is_psycopg3()
+        self._reads_as_is = self._psycopg3 and settings.USE_TZ
         self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
         self._pending = _PENDING[self._connection.vendor]
         self._fence = f" AND EXISTS (SELECT 1 FROM {RELAYS} WHERE id = %s{self._lock()})"
@@ -108,9 +109,9 @@ class RelayRows:
         backend = [self.backend, start, self.backend]
         rows = self._select(sql, [*backend, *self._values(partitions), limit])
         found = [PendingRow._make(row) for row in rows]
-        if self._reads_aware:
+        if self._reads_as_is:
             return found
-        return [row._replace(time=row.time and self._aware(row.time)) for row in found]
+        return [row._replace(**self._converted(row)) for row in found]
 
     def waiting_keys(
         self, partitions: Collection[int], keys: Collection[str] | None = None
@@ -285,7 +286,7 @@ class RelayRows:
 
     def _read_cursor(self) -> Any:
         """Return a cursor for reading; psycopg's own with binary results reads twice as fast."""
-        if not self._postgres:
+        if not self._psycopg3:
             return self._connection.cursor()
         from psycopg import Cursor, pq
 
@@ -310,6 +311,14 @@ class RelayRows:
             return []
         return [list(values)] if self._postgres else list(values)
 
+    def _converted(self, row: PendingRow) -> dict[str, Any]:
+        """Return the columns that the driver gives in another form, in ours."""
+        binary = row.data_binary  # a memoryview of psycopg2's
+        return {
+            "time": row.time and self._aware(row.time),
+            "data_binary": None if binary is None else bytes(binary),
+        }
+
     def _aware(self, moment: datetime) -> datetime:
         """Return a moment as the driver gave it, with the time zone in which Django wrote it."""
         if timezone.is_aware(moment):
@@ -322,3 +331,10 @@ class RelayRows:
 
     def _adapt(self, moment: datetime) -> Any:
         return self._connection.ops.adapt_datetimefield_value(moment)
+
+
+def _is_psycopg3() -> bool:
+    """Tell which driver Django took; psycopg2 serves as well, if not as fast."""
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+    return bool(is_psycopg3)
