@@ -75,6 +75,16 @@ def test_backend_of_a_third_party_gets_its_options() -> None:
         assert (backend.alias, backend.loft, backend.max_message_bytes) == ("orders", "north", 10)
 
 
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "1000"])
+def test_a_wrong_limit_of_bytes_is_refused(limit: object) -> None:
+    """A limit that is no size is an error of the settings, not of each publish call."""
+    with (
+        publishers(BACKEND=DUMMY, OPTIONS={"max_message_bytes": limit}),
+        pytest.raises(BackendConfigurationError, match="'orders'.*'max_message_bytes'"),
+    ):
+        backends["orders"]
+
+
 def test_lookup_keeps_its_instance_and_create_does_not() -> None:
     """Publish calls share one instance; each relay has its own."""
     with publishers(BACKEND=DUMMY):

@@ -118,6 +118,11 @@ class PublisherBackend(ABC):
                 f"OUTBOX_PUBLISHERS[{alias!r}]['OPTIONS']: {type(self).__name__} does not know "
                 f"{', '.join(sorted(map(repr, unknown)))}"
             )
+        if max_message_bytes is not None and not _is_size(max_message_bytes):
+            raise BackendConfigurationError(
+                f"OUTBOX_PUBLISHERS[{alias!r}]['OPTIONS']['max_message_bytes']: must be a whole "
+                f"number from 1 on, or None, not {max_message_bytes!r}"
+            )
         self.alias = alias
         self.max_message_bytes = max_message_bytes or self.default_max_message_bytes
 
@@ -161,6 +166,10 @@ class PublisherBackend(ABC):
             raise InvalidPublisherConfig(
                 f"unknown key {', '.join(unknown)}; known keys: {known}", self.alias
             )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def as_delivery_error(error: Exception) -> DeliveryError:
