@@ -41,7 +41,7 @@ class OutboxEvent(models.Model):
 
     partition_key = ExactCharField(max_length=255, blank=True, default="")
     partition = models.PositiveSmallIntegerField()
-    publisher_backend = models.CharField(max_length=64)
+    publisher_backend = ExactCharField(max_length=64)
     publisher_config = models.JSONField(default=dict, blank=True)
 
     status = models.CharField(
@@ -137,7 +137,7 @@ class Relay(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     name = models.CharField(max_length=255, help_text=_("Host and process of the relay."))
-    backend = models.CharField(max_length=64)
+    backend = ExactCharField(max_length=64)
     takes_share = models.BooleanField(
         default=True, help_text=_("No for a visitor, which takes what no relay owns.")
     )
@@ -160,7 +160,7 @@ class Partition(models.Model):
     """A hash bucket of keys of one backend, and the relay that owns it now."""
 
     id = models.BigAutoField(primary_key=True)
-    backend = models.CharField(max_length=64)
+    backend = ExactCharField(max_length=64)
     number = models.PositiveSmallIntegerField()
     relay = models.ForeignKey(
         Relay, null=True, blank=True, on_delete=models.SET_NULL, related_name="partitions"

@@ -17,8 +17,15 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]  # Django has 
         """Return the column's parameters, with a binary collation where it is not the default."""
         parameters: dict[str, Any] = super().db_parameters(connection)
         if connection.vendor == "mysql":
-            parameters["collation"] = "utf8mb4_bin"
+            parameters["collation"] = _exact_collation(connection)
         return parameters
+
+
+def _exact_collation(connection: Any) -> str:
+    """Return the collation that compares bytes, also the spaces at the end, which others ignore."""
+    if connection.mysql_is_mariadb:
+        return "utf8mb4_nopad_bin"
+    return "utf8mb4_0900_bin" if connection.mysql_version >= (8, 0, 17) else "utf8mb4_bin"
 
 
 class PartialIndex(models.Index):

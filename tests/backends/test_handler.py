@@ -80,7 +80,7 @@ def test_a_wrong_limit_of_bytes_is_refused(limit: object) -> None:
     """A limit that is no size is an error of the settings, not of each publish call."""
     with (
         publishers(BACKEND=DUMMY, OPTIONS={"max_message_bytes": limit}),
-        pytest.raises(BackendConfigurationError, match="'orders'.*'max_message_bytes'"),
+        pytest.raises(BackendConfigurationError, match=r"'orders'.*'max_message_bytes'"),
     ):
         backends["orders"]
 

@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                     "name",
                     models.CharField(help_text="Host and process of the relay.", max_length=255),
                 ),
-                ("backend", models.CharField(max_length=64)),
+                ("backend", django_broadcaster.schema.ExactCharField(max_length=64)),
                 (
                     "takes_share",
                     models.BooleanField(
@@ -108,7 +108,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("partition", models.PositiveSmallIntegerField()),
-                ("publisher_backend", models.CharField(max_length=64)),
+                ("publisher_backend", django_broadcaster.schema.ExactCharField(max_length=64)),
                 ("publisher_config", models.JSONField(blank=True, default=dict)),
                 (
                     "status",
@@ -182,7 +182,7 @@ class Migration(migrations.Migration):
             name="Partition",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("backend", models.CharField(max_length=64)),
+                ("backend", django_broadcaster.schema.ExactCharField(max_length=64)),
                 ("number", models.PositiveSmallIntegerField()),
                 (
                     "relay",
