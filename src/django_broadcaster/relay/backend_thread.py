@@ -66,11 +66,12 @@ class BackendThread(threading.Thread):
             self._end()
 
     def _turn_on(self) -> None:
-        turns = 0
+        turns = failures = 0
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
             report = self._turn()
-            if self._options.drain and self._failures >= DRAIN_FAILURES:
+            failures = failures + 1 if report is None else 0
+            if self._options.drain and failures >= DRAIN_FAILURES:
                 self._log(logging.ERROR, "the drain gets nowhere and gives up, events may be left")
                 self.succeeded = False
                 break
