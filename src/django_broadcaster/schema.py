@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Columns, Statement, Table
 
+if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
+    CharField = models.CharField[str, str]
+else:
+    CharField = models.CharField
 
-class ExactCharField(models.CharField):  # type: ignore[type-arg]  # Django has no generics
+
+class ExactCharField(CharField):
     """Text that compares by its bytes, also on MariaDB and MySQL, which ignore case by default."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
