@@ -87,6 +87,18 @@ def test_it_refuses_to_run_in_a_transaction(routed: str, scripted: Script) -> No
     assert scripted.arrived == []
 
 
+def test_it_refuses_to_run_without_autocommit(routed: str, scripted: Script) -> None:
+    """Without autocommit a transaction is always open, and nothing would be committed."""
+    publish("a1", using=routed)
+    transaction.set_autocommit(False, using=routed)
+    try:
+        with pytest.raises(RuntimeError, match="autocommit is off"):
+            publisher.process_pending_events()
+    finally:
+        transaction.set_autocommit(True, using=routed)
+    assert scripted.arrived == []
+
+
 class InTestCase(TestCase):
     """A test of an application's, that has the transaction of a TestCase around it."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils import timezone
@@ -80,6 +81,13 @@ def test_a_wrong_argument_is_named(arguments: list[str], words: str) -> None:
     """The error says which argument is wrong, and what there is instead."""
     with pytest.raises(CommandError, match=words):
         call_command("outbox_worker", *arguments)
+
+
+def test_a_relay_that_could_not_commit_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AUTOCOMMIT off it would deliver the same events for ever."""
+    monkeypatch.setitem(settings.DATABASES["default"], "AUTOCOMMIT", False)
+    with pytest.raises(CommandError, match=r"'AUTOCOMMIT'\] is False"):
+        call_command("outbox_worker")
 
 
 def test_a_drain_succeeds_when_nothing_is_left(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import LeaseLost
@@ -75,5 +75,11 @@ def _has_earlier(event: OutboxEvent, using: str) -> bool:
 
 
 def _refuse_in_transaction(using: str) -> None:
+    connection = connections[using]
+    if not connection.in_atomic_block and not connection.get_autocommit():
+        raise RuntimeError(
+            f"autocommit is off on database {using!r}, so a transaction is always open there, and "
+            "what has not committed must not be delivered; turn autocommit on around the call"
+        )
     with transaction.atomic(using=using, durable=True):
         pass

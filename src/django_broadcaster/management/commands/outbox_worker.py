@@ -92,7 +92,13 @@ class Command(BaseCommand):
 def _database(alias: str | None) -> str:
     if alias is not None and alias not in settings.DATABASES:
         raise CommandError(f"--database {alias}: DATABASES has {_listed(settings.DATABASES)}")
-    return alias or router.db_for_write(OutboxEvent)
+    chosen = alias or router.db_for_write(OutboxEvent)
+    if not settings.DATABASES[chosen].get("AUTOCOMMIT", True):
+        raise CommandError(
+            f"DATABASES[{chosen!r}]['AUTOCOMMIT'] is False, so the relay could never commit; "
+            "give it a settings module in which that is True"
+        )
+    return chosen
 
 
 def _chosen(wanted: list[str], excluded: list[str]) -> list[str]:
