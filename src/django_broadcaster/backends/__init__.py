@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .dummy import DummyBackend
     from .local import LocalBackend
     from .locmem import LocMemBackend
+    from .rabbitmq import RabbitMQBackend
     from .redis import RedisStreamBackend
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Message",
     "Outcome",
     "PublisherBackend",
+    "RabbitMQBackend",
     "RedisStreamBackend",
 ]
 
@@ -31,6 +33,7 @@ _MODULES = {
     "DummyBackend": "dummy",
     "LocalBackend": "local",
     "LocMemBackend": "locmem",
+    "RabbitMQBackend": "rabbitmq",
     "RedisStreamBackend": "redis",
 }
 

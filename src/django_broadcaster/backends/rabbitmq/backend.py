@@ -1,0 +1,405 @@
+"""The backend: its options, what becomes of each answer of the server, and the topology."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import quote
+
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    InvalidPublisherConfig,
+    Rejected,
+    TransientError,
+)
+
+from ..base import Message, Outcome
+from ..batch import Batch
+from ..bindings import AMQP, Binding, BindingBackend
+from ..templates import Template
+from .address import Address
+from .flight import BLOCKED, Experience, Flight
+from .link import SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
+
+HEALTH_SECONDS = 1.0
+"""The longest that a health check waits for each answer."""
+
+EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
+
+
+class RabbitMQBackend(BindingBackend):
+    """Publishes events to an exchange.
+
+    url: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
+    userid, password: where the URL has none; both are "guest" otherwise.
+    login_method: "PLAIN", "AMQPLAIN", or "EXTERNAL" for a login by the client's certificate.
+    ssl: py-amqp's own options for TLS: `ca_certs`, `certfile`, `keyfile`, `cert_reqs`, ...
+    exchange, routing_key: templates (`{type}`, `{source}`, `{subject}`, `{key}`), for events whose
+        `publisher_config` names no other. An exchange "" is the default one, whose routing key is
+        the name of a queue: `queue`, if `routing_key` is not given.
+    exchange_type: "topic", "direct", "fanout", "headers", or one of a plugin ("x-...").
+    queue: is declared and bound to the exchange by `binding_key` (else the routing key if that is
+        the same for all events, else "#" for a topic exchange). queue_arguments: its `x-arguments`.
+    durable: whether exchange and queue outlive a restart of the server.
+    declare: True declares exchange, queue and binding as it connects; False only sees that exchange
+        and queue are there. An exchange whose name has fields must be there.
+    mandatory: whether an event that no queue takes is rejected; else the server drops it.
+    content_mode: "structured" or "binary".
+    timeout, connect_timeout: seconds without an answer after which the server counts as away.
+    heartbeat: seconds; 0, the default, asks for none: an idle relay could not send any, and the
+        server would disconnect it. TCP's own keepalive finds a peer that is gone.
+
+    `publisher_config` of an event may have `exchange` and `routing_key`, as plain text.
+
+    A batch takes about as many round trips as its busiest key has events: see `flight`.
+    """
+
+    binding: ClassVar[Binding] = AMQP
+    config_keys: ClassVar[frozenset[str]] = frozenset({"exchange", "routing_key"})
+
+    default_max_message_bytes: ClassVar[int | None] = 16 * 2**20
+    """RabbitMQ's default for `max_message_size` from version 4.0 on; before, it was 128 MiB."""
+
+    def __init__(
+        self,
+        *,
+        url: str = "amqp://localhost",
+        userid: str | None = None,
+        password: str | None = None,
+        login_method: str = "PLAIN",
+        ssl: Mapping[str, Any] | None = None,
+        exchange: str = "events",
+        exchange_type: str = "topic",
+        routing_key: str | None = None,
+        queue: str | None = None,
+        queue_arguments: Mapping[str, Any] | None = None,
+        binding_key: str | None = None,
+        durable: bool = True,
+        declare: bool = True,
+        mandatory: bool = True,
+        timeout: float = 10.0,
+        connect_timeout: float = 5.0,
+        heartbeat: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if routing_key is None:
+            routing_key = queue or "" if exchange == "" else "{type}"
+        self.exchange, self.routing_key, self.queue = exchange, routing_key, queue
+        self.exchange_type, self.queue_arguments = exchange_type, queue_arguments
+        self.durable, self.declare, self.mandatory = durable, declare, mandatory
+        self.timeout, self.connect_timeout, self.heartbeat = timeout, connect_timeout, heartbeat
+        self._address = Address(
+            url=url, userid=userid, password=password, login_method=login_method, ssl=ssl
+        )
+        for option, problem in self._problems(binding_key):
+            raise self.option_error(option, problem)
+        self._exchange = self._template("exchange", exchange)
+        self._routing_key = self._template("routing_key", routing_key)
+        self.binding_key = self._binding_key(binding_key)
+        self._link: Link | None = None
+        self._flight: Flight | None = None
+        self._experience = Experience()
+
+    # --- The contract ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and declare or check exchange and queue; raises BackendUnavailable."""
+        self.close()
+        self.link()
+
+    def close(self) -> None:
+        """Disconnect; the next publish connects again."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def publish(self, message: Message) -> None:
+        """Publish one event; raises its DeliveryError."""
+        (outcome,) = self.publish_batch([message])
+        if outcome is not None:
+            raise outcome
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Publish events; one outcome for each, None once the server has confirmed it.
+
+        The order of a key is kept: see `flight`. What was on its way as the connection broke
+        may have arrived: it is unavailable, and sent again it makes duplicates.
+        """
+        batch = Batch(messages)
+        self._flight = Flight(batch, self, self._experience)
+        try:
+            self._look_after_link()
+            self._flight.run()
+        except BackendUnavailable as error:
+            batch.give_up(0, error)
+        except BaseException:
+            self.drop()
+            raise
+        finally:
+            self._flight = None
+        return batch.outcomes
+
+    def health_check(self) -> bool:
+        """Log in over a connection of its own; each answer may take `HEALTH_SECONDS`.
+
+        False, too, while the server takes no messages from the connection that publishes.
+        """
+        if self._link is not None and self._link.blocked:
+            return False
+        timeout = min(self.timeout, self.connect_timeout, HEALTH_SECONDS)
+        try:
+            self._new_link(timeout, timeout).close()
+        except Exception:
+            return False
+        return True
+
+    def validate_config(self, config: Mapping[str, Any]) -> None:
+        """Judge `exchange` and `routing_key`, too; raises InvalidPublisherConfig."""
+        super().validate_config(config)
+        for key, value in config.items():
+            if problem := _name_problem(value):
+                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    # --- What a flight asks for --------------------------------------------------------------
+
+    def letter(self, message: Message) -> Letter:
+        """Return the message for the wire; raises Rejected for one that cannot be sent."""
+        wire = self.encode(message)
+        body = wire.body or b""
+        if self.max_message_bytes is not None and len(body) > self.max_message_bytes:
+            raise Rejected(
+                f"the message takes {len(body)} bytes, over the limit of {self.max_message_bytes} "
+                "of the backend's max_message_bytes"
+            )
+        letter = Letter(
+            exchange=_name(self._exchange, message.config.get("exchange"), message),
+            routing_key=_name(self._routing_key, message.config.get("routing_key"), message),
+            message_id=message.event_id if _is_short(message.event_id) else "",
+            content_type=wire.content_type,
+            headers=wire.headers,
+            body=body,
+        )
+        for what in ("exchange", "routing_key", "content_type"):
+            if not _is_short(text := getattr(letter, what)):
+                raise Rejected(f"{what} {text!r}: longer than AMQP's {SHORT_BYTES} bytes")
+        return letter
+
+    def link(self) -> Link:
+        """Return the connection, a new one if there is none; raises BackendUnavailable."""
+        if self._link is None:
+            self._link = self._new_link(self.timeout, self.connect_timeout)
+            try:
+                self._see_to_topology(self._link)
+            except (ChannelRefused, LinkLost) as error:
+                self.drop()
+                raise self.unavailable(str(error), error) from error
+        return self._link
+
+    def drop(self) -> None:
+        """Forget a connection that failed. The next one begins with a single message."""
+        link, self._link = self._link, None
+        self._experience.exchanges.clear()
+        if link is not None:
+            link.drop()
+
+    def refused(self, message: Message, letter: Letter, error: ChannelRefused) -> DeliveryError:
+        """Return what it means that the server closed the channel over this one message.
+
+        404 and 403: the exchange is not there, or may not be written to. Nearly every event meets
+        that of the configured exchange, and none of them is to blame; an exchange of this event's
+        own, or a topic that is not permitted, must not stop the others. 406: it is too large.
+        """
+        if error.code == 406 and "size" in str(error):
+            return _caused(Rejected(f"RabbitMQ at {self._address.place}: {error}"), error)
+        everybodys = _is_fixed(self._exchange) and "exchange" not in message.config
+        if everybodys and "topic" not in str(error):
+            return self.unavailable(str(error), error)
+        return _caused(TransientError(f"RabbitMQ at {self._address.place}: {error}"), error)
+
+    def nacked(self, message: Message, letter: Letter) -> DeliveryError:
+        """Return what a nack means: a queue is full (`reject-publish`), or has failed.
+
+        If all events go to one place, it is the server that is full. Else others have room.
+        """
+        problem = f"a queue for routing key {letter.routing_key!r} of exchange {letter.exchange!r} "
+        problem += "is full, or failed, and did not take it"
+        if _is_fixed(self._exchange) and _is_fixed(self._routing_key) and not message.config:
+            return self.unavailable(problem)
+        return TransientError(f"RabbitMQ at {self._address.place}: {problem}")
+
+    def unavailable(self, problem: str, cause: Exception | None = None) -> BackendUnavailable:
+        """Return the error for a server that is away, or refuses everyone."""
+        return _caused(BackendUnavailable(f"RabbitMQ at {self._address.place}: {problem}"), cause)
+
+    # --- The connection ----------------------------------------------------------------------
+
+    def _look_after_link(self) -> None:
+        """Leave a connection that the server closed meanwhile, or that is the parent process's.
+
+        Nothing is on its way now, so nothing is lost with it. Raises BackendUnavailable while the
+        server takes no messages.
+        """
+        link = self._link
+        if link is None:
+            return
+        try:
+            if link.is_inherited:
+                raise LinkLost("it belongs to the parent process")
+            link.catch_up()
+        except (ChannelRefused, LinkLost):
+            self.drop()
+            return
+        if link.is_spent and link.blocked:
+            raise self.unavailable(BLOCKED)
+        if link.is_spent:
+            self.drop()
+
+    def _new_link(self, timeout: float, connect_timeout: float) -> Link:
+        """Return an open connection; raises BackendUnavailable or MissingClient."""
+        library()
+        options = {
+            **self._address.options,
+            "connect_timeout": connect_timeout,
+            "heartbeat": self.heartbeat,
+            "client_properties": {"connection_name": f"django-broadcaster {self.alias}"},
+        }
+        try:
+            return Link(options, timeout, self._confirmed, self._came_back)
+        except (ChannelRefused, LinkLost) as error:
+            raise self.unavailable(str(error), error) from error
+
+    def _see_to_topology(self, link: Link) -> None:
+        """Declare exchange, queue and binding, or see that they are there."""
+        kept = {"durable": self.durable, "auto_delete": False}
+        checked = {"passive": not self.declare}
+        named = _is_fixed(self._exchange) and self.exchange != ""
+        if named:
+            link.call(
+                lambda channel: channel.exchange_declare(
+                    self.exchange, self.exchange_type, **kept, **checked
+                )
+            )
+        if self.queue is None:
+            return
+        arguments = dict(self.queue_arguments or {})
+        link.call(
+            lambda channel: channel.queue_declare(
+                self.queue, arguments=arguments, **kept, **checked
+            )
+        )
+        if named and self.declare:
+            link.call(partial(_bind, self.queue, self.exchange, self.binding_key))
+
+    def _confirmed(self, tag: int, many: bool, stored: bool) -> None:
+        if self._flight is not None:
+            self._flight.confirmed(tag, many, stored)
+
+    def _came_back(self, message_id: str, reason: str) -> None:
+        if self._flight is not None:
+            self._flight.came_back(message_id, reason)
+
+    # --- Options -----------------------------------------------------------------------------
+
+    def _template(self, option: str, text: str) -> Template | None:
+        """Return the template of a name, or None for the empty name; both may be empty."""
+        try:
+            return None if text == "" else Template(text, _ESCAPES[option])
+        except ValueError as error:
+            raise self.option_error(option, str(error)) from None
+
+    def _binding_key(self, given: str | None) -> str:
+        if given is not None:
+            return given
+        if _is_fixed(self._routing_key):
+            return self.routing_key
+        if self.exchange_type == "topic":
+            return "#"
+        if self.exchange_type == "direct" and self.queue is not None and self.declare:
+            raise self.option_error(
+                "binding_key", "must be given: a direct exchange, and a routing key with fields"
+            )
+        return ""
+
+    def _problems(self, binding_key: object) -> Iterator[tuple[str, str]]:
+        """Yield the option and what is wrong with it."""
+        yield from self._address.problems()
+        names = {"binding_key": binding_key, "queue": self.queue}
+        for option in ("exchange", "routing_key", *(name for name in names if names[name])):
+            if problem := _name_problem(names.get(option, getattr(self, option, None))):
+                yield option, problem
+        if self.queue == "":
+            yield "queue", "must be the name of a queue, or None"
+        kinds = EXCHANGE_TYPES
+        if self.exchange_type not in kinds and not str(self.exchange_type).startswith("x-"):
+            yield "exchange_type", f"must be one of {', '.join(sorted(kinds))}, or begin with x-"
+        arguments: object = self.queue_arguments
+        if arguments is not None and not isinstance(arguments, Mapping):
+            yield "queue_arguments", "must be a dictionary"
+        for option in ("durable", "declare", "mandatory"):
+            if not isinstance(getattr(self, option), bool):
+                yield option, "must be True or False"
+        for option in ("timeout", "connect_timeout"):
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                yield option, f"must be seconds above 0, not {value!r}"
+        if type(self.heartbeat) is not int or not 0 <= self.heartbeat < 2**16:
+            yield "heartbeat", f"must be whole seconds from 0 on, not {self.heartbeat!r}"
+
+
+def escape_exchange(_: str, value: str) -> str:
+    """Return a field of an exchange's name: letters, digits, `-` and `_` stay, all else is encoded.
+
+    A dot is encoded, too, so that no event names one of the server's own exchanges (`amq.`).
+    """
+    return quote(value, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+def escape_routing_key(field: str, value: str) -> str:
+    """Return a field of a routing key, in which a dot divides words.
+
+    The words of a `type` stay words. Any other field is one word, whatever is in it. What is no
+    letter or digit of ASCII nor one of `-_~` is percent-encoded, so no `*` or `#` gets through.
+    """
+    encoded = quote(value, safe="")
+    return encoded if field == "type" else encoded.replace(".", "%2E")
+
+
+_ESCAPES: Final = {"exchange": escape_exchange, "routing_key": escape_routing_key}
+
+
+def _is_fixed(template: Template | None) -> bool:
+    return template is None or template.is_constant
+
+
+def _name(template: Template | None, given: str | None, message: Message) -> str:
+    if given is not None:
+        return given
+    return "" if template is None else template.render(message)
+
+
+def _is_short(text: str) -> bool:
+    return len(text.encode()) <= SHORT_BYTES
+
+
+def _name_problem(name: object) -> str:
+    """Return what is wrong with a name, or nothing; it may be empty."""
+    if not isinstance(name, str) or name.encode(errors="ignore").decode() != name:
+        return f"must be text, not {name!r}"
+    if not _is_short(name) or any(ord(char) < 0x20 or char == "\x7f" for char in name):
+        return f"must have at most {SHORT_BYTES} bytes and no control characters"
+    return ""
+
+
+def _bind(queue: str, exchange: str, binding_key: str, channel: Any) -> None:
+    channel.queue_bind(queue, exchange, binding_key)
+
+
+_Error = TypeVar("_Error", bound=DeliveryError)
+
+
+def _caused(failure: _Error, cause: Exception | None) -> _Error:
+    failure.__cause__ = cause
+    return failure
