@@ -105,3 +105,43 @@ def redis(wire: BufferedRWPair, url: SplitResult) -> str:
         ask("AUTH", unquote(url.username or "default"), unquote(url.password))
     version = re.search(rb"redis_version:(\S+)", ask("INFO", "server"))
     return version[1].decode() if version else ""
+
+
+def rabbitmq(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Log in, open the virtual host, and close the connection in good order."""
+
+    def short(text: str) -> bytes:
+        return bytes((len(text.encode()),)) + text.encode()
+
+    def send(class_id: int, method: int, arguments: bytes) -> None:
+        payload = struct.pack("!HH", class_id, method) + arguments
+        wire.write(struct.pack("!BHI", 1, 0, len(payload)) + payload + b"\xce")
+        wire.flush()
+
+    def receive(class_id: int, method: int) -> bytes:
+        kind, _, size = struct.unpack("!BHI", _read(wire, 7))
+        if kind != 1:
+            raise NoAnswer("it does not speak AMQP 0-9-1")
+        payload = _read(wire, size + 1)
+        if payload[:4] == struct.pack("!HH", 10, 50):
+            raise NoAnswer(payload[7 : 7 + payload[6]].decode(errors="replace"))
+        if payload[:4] != struct.pack("!HH", class_id, method):
+            raise NoAnswer("it does not speak AMQP 0-9-1")
+        return payload[4:]
+
+    wire.write(b"AMQP\0\0\x09\x01")
+    wire.flush()
+    version = re.search(rb"\x07versionS\0\0\0.([\w.+-]+)", receive(10, 10))
+    user, password = unquote(url.username or "guest"), unquote(url.password or "guest")
+    login = f"\0{user}\0{password}".encode()
+    capability = short("authentication_failure_close") + b"t\x01"  # it says why, then
+    capabilities = short("capabilities") + b"F" + struct.pack("!I", len(capability)) + capability
+    properties = struct.pack("!I", len(capabilities)) + capabilities
+    response = struct.pack("!I", len(login)) + login
+    send(10, 11, properties + short("PLAIN") + response + short("en_US"))
+    send(10, 31, receive(10, 30)[:6] + b"\0\0")
+    send(10, 40, short(unquote(url.path[1:]) or "/") + b"\0\0")
+    receive(10, 41)
+    send(10, 50, b"\0\0\0" + bytes(4))
+    receive(10, 51)
+    return version[1].decode() if version else ""

