@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,10 +34,10 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
+from tests.support.certificates import make_certificates
 from tests.support.redis_server import (
     RedisServer,
     free_port,
-    missing,
     redis_server,
     shared_url,
 )
@@ -874,29 +873,7 @@ def test_child_process_does_not_share_the_connection(make: MakeBackend, stream: 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
-    folder = tmp_path_factory.mktemp("certificates")
-    for name in ("ca", "other"):
-        usage = "keyUsage=critical,keyCertSign,cRLSign"  # Python 3.13 insists on it
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
-        _openssl(folder, "req", "-x509", "-subj", f"/CN={name}", "-addext", usage, *files)
-    extensions = "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
-    (folder / "extensions.txt").write_text(extensions)
-    for name in ("server", "client"):
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.csr")
-        _openssl(folder, "req", "-subj", f"/CN={name}", *files)
-        _openssl(
-            folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-CAcreateserial", "-extfile", "extensions.txt", "-days", "2", "-out", f"{name}.pem",
-        )  # fmt: skip
-    return folder
-
-
-def _openssl(folder: Path, command: str, *arguments: str) -> None:
-    program = shutil.which("openssl") or missing("the program openssl")
-    new = ("-newkey", "rsa:2048", "-nodes") if command == "req" else ()
-    subprocess.run(
-        [program, command, *new, *arguments], cwd=folder, check=True, capture_output=True
-    )
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
