@@ -236,7 +236,11 @@ def test_end_to_end_from_a_transaction(database: str, name: str) -> None:
                 publisher.publish_event(
                     "order.placed", "/shop", {"n": number}, partition_key="order", using=database
                 )
-        assert Worker(WorkerOptions(database, ["default"], 100, 0.1, drain=True)).run()
+        assert Worker(
+            WorkerOptions(
+                database=database, backends=["default"], batch_size=100, interval=0.1, drain=True
+            )
+        ).run()
     found = [json.loads(each.body)["data"]["n"] for each in take(shared_url(), name)]
     assert found == [0, 1, 2, 3, 4]
     states = set(OutboxEvent.objects.using(database).values_list("status", flat=True))
