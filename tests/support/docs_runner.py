@@ -32,6 +32,7 @@ from textwrap import dedent
 from threading import Thread
 from uuid import uuid4
 
+from . import rabbitmq_server
 from .redis_server import shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -41,7 +42,8 @@ START_SECONDS = 3.0
 
 # What the pages name, and what stands for it here.
 REDIS = "redis://localhost:6379/0"
-STREAM = "shop.events"
+RABBITMQ = "amqp://guest:guest@localhost:5672/"
+STREAM = "shop.events"  # and exchanges and queues whose names begin so
 
 _FENCE = re.compile(r"( *)(`{3,})(\S*)")
 _NOT_RUN = re.compile(r" *<!-- not run: (.+) -->")
@@ -137,9 +139,12 @@ class Project:
         return done.stdout
 
     def close(self) -> None:
-        """End what runs, and remove what went into the shared Redis."""
+        """End what runs, and remove what went into the shared servers."""
         self._end_session()
-        if self._stands_for:
+        if RABBITMQ in self._stands_for:
+            stream = self._stands_for[STREAM]
+            rabbitmq_server.remove(self._stands_for[RABBITMQ], stream, f"{stream}.audit")
+        if REDIS in self._stands_for:
             import redis
 
             with redis.Redis.from_url(self._stands_for[REDIS]) as client:
@@ -159,12 +164,14 @@ class Project:
             path.write_text(text)
 
     def _localised(self, text: str) -> str:
-        """Put the shared Redis, and a stream that nobody else uses, where the page names its own.
+        """Put the shared servers, and a name that nobody else uses, where the page names its own.
 
-        Skips the test where there is no Redis, and fails in CI.
+        Skips the test where there is no such server, and fails in CI.
         """
-        if REDIS in text and not self._stands_for:
-            self._stands_for = {REDIS: shared_url(), STREAM: f"{STREAM}.{uuid4().hex}"}
+        for shown, find in ((REDIS, shared_url), (RABBITMQ, rabbitmq_server.shared_url)):
+            if shown in text and shown not in self._stands_for:
+                self._stands_for[shown] = find()
+                self._stands_for.setdefault(STREAM, f"{STREAM}.{uuid4().hex}")
         for shown, real in self._stands_for.items():
             text = text.replace(shown, real)
         return text
