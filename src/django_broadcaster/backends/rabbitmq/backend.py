@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import quote
 
@@ -182,9 +182,9 @@ class RabbitMQBackend(BindingBackend):
             headers=wire.headers,
             body=body,
         )
-        for what in ("exchange", "routing_key", "content_type"):
-            if not _is_short(text := getattr(letter, what)):
-                raise Rejected(f"{what} {text!r}: longer than AMQP's {SHORT_BYTES} bytes")
+        for text in (letter.exchange, letter.routing_key, letter.content_type):
+            if not _is_short(text):
+                raise Rejected(f"a name of the event is over AMQP's {SHORT_BYTES} bytes: {text!r}")
         return letter
 
     def link(self) -> Link:
@@ -357,6 +357,7 @@ def escape_exchange(_: str, value: str) -> str:
     return quote(value, safe="").replace(".", "%2E").replace("~", "%7E")
 
 
+@lru_cache(maxsize=1024)  # most events are of a few types
 def escape_routing_key(field: str, value: str) -> str:
     """Return a field of a routing key, in which a dot divides words.
 
@@ -367,7 +368,10 @@ def escape_routing_key(field: str, value: str) -> str:
     return encoded if field == "type" else encoded.replace(".", "%2E")
 
 
-_ESCAPES: Final = {"exchange": escape_exchange, "routing_key": escape_routing_key}
+_ESCAPES: Final[Mapping[str, Callable[[str, str], str]]] = {
+    "exchange": escape_exchange,
+    "routing_key": escape_routing_key,
+}
 
 
 def _is_fixed(template: Template | None) -> bool:
@@ -381,7 +385,7 @@ def _name(template: Template | None, given: str | None, message: Message) -> str
 
 
 def _is_short(text: str) -> bool:
-    return len(text.encode()) <= SHORT_BYTES
+    return len(text) * 4 <= SHORT_BYTES or len(text.encode()) <= SHORT_BYTES
 
 
 def _name_problem(name: object) -> str:

@@ -26,6 +26,9 @@ from .link import ChannelRefused, Letter, Link, LinkLost
 FLIGHT_BYTES: Final = 4 * 2**20
 """How much is on its way at a time, at the most: what was sent and not yet confirmed."""
 
+WRITE_BYTES: Final = 128 * 2**10
+"""About how much is written at a time: the server works on it while the next part is encoded."""
+
 UNPROVEN_BYTES: Final = 64 * 2**10
 """A message up to this size is taken to be within every server's limit."""
 
@@ -204,7 +207,8 @@ class Flight:
     def _take(self, link: Link) -> list[Letter]:
         """Return what may be sent now, noted as on its way."""
         letters: list[Letter] = []
-        while self.ready and self.stop is None and not self._is_full():
+        enough = self.bytes + WRITE_BYTES
+        while self.ready and self.stop is None and not self._is_full() and self.bytes < enough:
             index = self.ready[0]
             letter = self.next or self._letter(index, link)
             if letter is None:

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from struct import pack
+from functools import lru_cache
+from struct import Struct, pack
 from typing import Any, Final
 
 from django_broadcaster.exceptions import MissingClient
@@ -26,7 +27,9 @@ SHORT_BYTES: Final = 255
 GOODBYE_SECONDS = 1.0
 """The longest to wait for the server when a connection is closed."""
 
+_FRAME_HEAD: Final = Struct(">BHI")  # kind, channel, size
 _FRAME_END: Final = b"\xce"
+_CONTENT_HEAD: Final = Struct(">HHQ")  # class, weight, size of the body
 _PUBLISH: Final = (60, 40)  # class and method
 _CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _MESSAGE_ID = 1 << 15, 1 << 13, 1 << 12, 1 << 7
 _PERSISTENT: Final = b"\x02"
@@ -44,7 +47,7 @@ class ChannelRefused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Letter:
     """One message, ready for the wire. `message_id` is empty where the id is too long to be one."""
 
@@ -73,22 +76,31 @@ class Letter:
 
     def frames(self, channel: int, frame_max: int, *, mandatory: bool) -> list[bytes]:
         """Return the frames that publish it: the method, the properties, and the body in pieces."""
-        method = b"".join((
-            pack(">HHH", *_PUBLISH, 0), short(self.exchange), short(self.routing_key),
-            b"\x01" if mandatory else b"\x00",
-        ))  # fmt: skip
-        head = pack(">HHQ", _PUBLISH[0], 0, len(self.body)) + self.properties
-        parts = [*_frame(1, channel, method), *_frame(2, channel, head)]
+        body = self.body
+        head = _CONTENT_HEAD.pack(_PUBLISH[0], 0, len(body)) + self.properties
+        parts = [
+            _publish(channel, self.exchange, self.routing_key, mandatory),
+            _FRAME_HEAD.pack(2, channel, len(head)), head, _FRAME_END,
+        ]  # fmt: skip
         room = frame_max - 8
-        for start in range(0, len(self.body), room):
-            parts += _frame(3, channel, self.body[start : start + room])
+        for start in range(0, len(body), room):
+            piece = body[start : start + room]
+            parts += (_FRAME_HEAD.pack(3, channel, len(piece)), piece, _FRAME_END)
         return parts
+
+
+@lru_cache(maxsize=1024)  # most events go to one of a few places
+def _publish(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    """Return the method's frame."""
+    flags = b"\x01" if mandatory else b"\x00"
+    method = pack(">HHH", *_PUBLISH, 0) + short(exchange) + short(routing_key) + flags
+    return _FRAME_HEAD.pack(1, channel, len(method)) + method + _FRAME_END
 
 
 def short(text: str) -> bytes:
     """Return a short string of the protocol; `text` has at most `SHORT_BYTES`."""
     encoded = text.encode()
-    return bytes((len(encoded),)) + encoded
+    return b"%c%b" % (len(encoded), encoded)
 
 
 def _table(headers: Mapping[str, str]) -> bytes:
@@ -98,10 +110,6 @@ def _table(headers: Mapping[str, str]) -> bytes:
         fields += [short(name), b"S", pack(">I", len(encoded)), encoded]
     table = b"".join(fields)
     return pack(">I", len(table)) + table
-
-
-def _frame(kind: int, channel: int, payload: bytes) -> tuple[bytes, bytes, bytes]:
-    return pack(">BHI", kind, channel, len(payload)), payload, _FRAME_END
 
 
 class Link:
