@@ -471,6 +471,9 @@ def test_batch_costs_few_writes(
     [
         ({"url": "redis://one"}, "'url'"),
         ({"url": "amqp://me:secret/x@one"}, "'url'"),
+        ({"url": "amqp://me:1/secret@one"}, "'url'"),
+        ({"url": "amqp://me:1?secret@one"}, "'url'"),
+        ({"url": "amqp://me:1#secret@one"}, "'url'"),
         ({"url": "amqp://[::1"}, "'url'"),
         ({"url": "amqp://one/a/b"}, "'url'"),
         ({"url": "amqp://one?heartbeat=5"}, "'url'"),

@@ -37,7 +37,8 @@ class Address:
             yield "login_method", f"must be one of {', '.join(sorted(LOGIN_METHODS))}"
         try:
             parts = urlsplit(self._url)
-            well_formed = parts.port != 0
+            # Behind an unescaped /, ? or # in a password stands no host, and it would be shown.
+            well_formed = parts.port != 0 and "@" not in "".join(parts[2:])
         except (AttributeError, TypeError, ValueError):
             well_formed = False
         if not well_formed or not isinstance(self._url, str):
