@@ -61,11 +61,17 @@ def make() -> Iterator[MakeBackend]:
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
+def place() -> Iterator[str]:
     """A name for an exchange and a queue that nobody else uses on the shared server."""
     name = f"test-{uuid4().hex}"
     yield name
     remove(shared_url(), name, f"{name}-2")
+
+
+@pytest.fixture
+def name(place: str) -> str:
+    """The same, by a shorter name."""
+    return place
 
 
 def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
@@ -93,16 +99,16 @@ class TestStructured(BackendContract):
     mode = "structured"
 
     @pytest.fixture(autouse=True)
-    def _server(self, name: str) -> Iterator[None]:
+    def _server(self, place: str) -> Iterator[None]:  # not `name`: tests of the suite have one
         parts = urlsplit(shared_url())
-        self.name = name
+        self.name = place
         self.arrived: list[Arrived] = []
         with TcpProxy(parts.hostname or "localhost", parts.port or 5672) as self.proxy:
             netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.proxy.port}"
             self.url = parts._replace(netloc=netloc).geturl()
             with channel(shared_url()) as setup:  # there before the backend is
-                setup.exchange_declare(name, "topic", durable=True)
-                setup.queue_declare(name, durable=True)
+                setup.exchange_declare(place, "topic", durable=True)
+                setup.queue_declare(place, durable=True)
             yield
 
     def make_backend(self, **options: Any) -> PublisherBackend:
