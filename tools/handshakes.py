@@ -6,6 +6,7 @@ server's version. What is no such server, or refuses, raises NoAnswer.
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from io import BufferedRWPair
@@ -145,3 +146,25 @@ def rabbitmq(wire: BufferedRWPair, url: SplitResult) -> str:
     send(10, 50, b"\0\0\0" + bytes(4))
     receive(10, 51)
     return version[1].decode() if version else ""
+
+
+def nats(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Log in with the user and password of the address, if any; a server needs JetStream."""
+    operation, _, information = wire.readline().partition(b" ")
+    if operation != b"INFO":
+        raise NoAnswer("it does not speak NATS' protocol")
+    server = json.loads(information)
+    if not server.get("jetstream"):
+        raise NoAnswer("it has no JetStream")
+    if server.get("tls_required"):
+        return f"{server['version']} (TLS, login not tried)"
+    login: dict[str, object] = {"verbose": False, "pedantic": False}
+    if url.username:
+        login["user"] = unquote(url.username)
+        login["pass"] = unquote(url.password or "")
+    wire.write(b"CONNECT %b\r\nPING\r\n" % json.dumps(login).encode())
+    wire.flush()
+    answer = wire.readline().decode(errors="replace").strip()
+    if answer != "PONG":
+        raise NoAnswer(answer.removeprefix("-ERR ").strip("'") or "it closed the connection")
+    return str(server["version"])

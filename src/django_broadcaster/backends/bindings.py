@@ -10,6 +10,7 @@ about the formats is written anywhere else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
@@ -33,6 +34,7 @@ BATCH_TYPE: Final = "application/cloudevents-batch+json"
 
 # What the HTTP binding leaves as it is, section 3.1.3.2: printable ASCII but space, " and %.
 _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_ALL_PLAIN = re.compile(r"[!#$&-~]*").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def percent_encoded(text: str) -> str:
     https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
     section 3.1.3.2. A line break cannot get through, so a value cannot begin a header of its own.
     """
-    return quote(text, safe=_PLAIN)
+    return text if _ALL_PLAIN(text) else quote(text, safe=_PLAIN)
 
 
 KAFKA: Final = Binding("ce_")

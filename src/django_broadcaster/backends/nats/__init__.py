@@ -1,0 +1,18 @@
+"""NATS JetStream: every event becomes one message of a stream.
+
+    Nats-Msg-Id            the event's id, `:`, and a digest of its source and subject
+    Nats-Expected-Stream   the stream, so that no other one takes the event
+    Content-Type           `application/cloudevents+json`, in structured mode only
+    ce-*                   the event's attributes, in binary mode only
+
+`backend` is the backend itself, `window` a batch on its way, `link` the connection, `subjects` the
+names that messages go under. Needs nats-server 2.2 or newer with JetStream.
+
+The server drops a message whose `Nats-Msg-Id` it has had within the stream's duplicate window, and
+acknowledges it. An event id alone would not do for that: it is unique for its source only, and one
+event may go to several subjects of a stream.
+"""
+
+from .backend import NATSBackend
+
+__all__ = ["NATSBackend"]

@@ -1,0 +1,365 @@
+"""The backend for NATS JetStream; what it sends is in the docstring of the package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    InvalidPublisherConfig,
+    Rejected,
+)
+
+from ..base import Message, Outcome
+from ..bindings import (
+    NATS,
+    STRUCTURED_TYPE,
+    Binding,
+    BindingBackend,
+    WireMessage,
+    percent_encoded,
+)
+from ..templates import Template
+from .link import Link, Outgoing
+from .subjects import any_overlaps, escape, subject_problem, template_problem, wildcard
+from .window import Window
+
+if TYPE_CHECKING:
+    from nats.js.api import StreamInfo
+
+HEALTH_SECONDS = 1.0
+"""The longest that a health check waits."""
+
+_SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
+_ENCRYPTED = frozenset({"tls", "wss"})
+
+_not_ours: list[Link] = []  # what is kept here is not finalised
+
+
+class NATSBackend(BindingBackend):
+    """Publishes events to a stream of JetStream.
+
+    servers: one URL or several of one cluster (`nats://`, `tls://`; with aiohttp `ws://`, `wss://`).
+    stream: the name of the stream that takes the events; no other one does.
+    subject: where events go, with `{type}`, `{source}`, `{subject}` and `{key}` filled in.
+    content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
+    create_stream: make the stream if it is missing. One that is there is never changed.
+    stream_config: more of nats-py's `StreamConfig` for a stream that is made, such as `max_age`.
+    timeout: seconds to wait for a connection, and for the next answer while a batch is on its way.
+    user, password, token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: as nats-py's.
+    tls: True for an encrypted connection or none, or an `ssl.SSLContext` with your certificates.
+    tls_hostname, tls_handshake_first: as nats-py's.
+
+    `publisher_config` of an event may have `subject`, which is no template.
+
+    A batch of many keys is about one round trip. The events of one key go one after the other, each
+    when the one before is acknowledged: see `window`.
+    """
+
+    binding: ClassVar[Binding] = NATS
+    config_keys: ClassVar[frozenset[str]] = frozenset({"subject"})
+
+    default_max_message_bytes: ClassVar[int | None] = 2**20 - 2**12
+    """NATS' default for `max_payload`, less some room for headers. A lower one of the server, or of
+    the stream, is obeyed: such an event is rejected."""
+
+    def __init__(
+        self,
+        *,
+        servers: str | Sequence[str] = "nats://localhost:4222",
+        stream: str = "EVENTS",
+        subject: str = "events.{type}",
+        create_stream: bool = False,
+        stream_config: Mapping[str, Any] | None = None,
+        timeout: float = 5.0,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        user_credentials: Any = None,
+        nkeys_seed: str | None = None,
+        nkeys_seed_str: str | None = None,
+        inbox_prefix: str | None = None,
+        tls: bool | SSLContext = False,
+        tls_hostname: str | None = None,
+        tls_handshake_first: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.servers = [servers] if isinstance(servers, str) else servers
+        self.stream = stream
+        self.subject = subject
+        self.create_stream = create_stream
+        self.stream_config = stream_config or {}
+        self.timeout = timeout
+        self._login = {
+            "user": user,
+            "password": password,
+            "token": token,
+            "user_credentials": user_credentials,
+            "nkeys_seed": nkeys_seed,
+            "nkeys_seed_str": nkeys_seed_str,
+            "inbox_prefix": inbox_prefix,
+        }
+        self._tls = tls
+        self._tls_options = {
+            "tls_hostname": tls_hostname,
+            "tls_handshake_first": tls_handshake_first,
+        }
+        for option, problem in self._problems():
+            raise self.option_error(option, problem)
+        self._template = Template(subject, escape)
+        self._first_headers = f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
+        if self.content_mode == "structured":
+            self._first_headers += f"Content-Type: {STRUCTURED_TYPE}\r\n"
+        self._link: Link | None = None
+        self._process = 0
+        self._limit = 0
+
+    # --- The contract ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and see that the stream is there and takes our subjects, or make it.
+
+        Raises BackendUnavailable.
+        """
+        self.close()
+        link = self._new_link(self.timeout)
+        try:
+            link.open()
+            link.run(self._check_stream(link))
+        except BaseException:
+            link.close()
+            raise
+        self._link, self._process = link, os.getpid()
+
+    def close(self) -> None:
+        """Disconnect; the next publish connects again."""
+        link, self._link = self._link, None
+        if link is not None and self._process != os.getpid():
+            _not_ours.append(link)  # it came with a fork: closing it would disturb its owner
+        elif link is not None:
+            link.close()
+
+    def publish(self, message: Message) -> None:
+        """Publish one event; raises its DeliveryError."""
+        (outcome,) = self.publish_batch([message])
+        if outcome is not None:
+            raise outcome
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Publish events; one outcome for each. Raises BackendUnavailable or MissingClient.
+
+        What has no answer when the connection is lost, or the time is up, may be stored all the
+        same. Sent again within the stream's duplicate window, it is dropped and acknowledged.
+        """
+        if not messages:
+            return []
+        link = self._fresh_link()
+        try:
+            return link.run(self._deliver(link, messages))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if link.is_lost:
+                self.close()
+
+    def health_check(self) -> bool:
+        """Connect and disconnect, within about `HEALTH_SECONDS`."""
+        try:
+            link = self._new_link(min(self.timeout, HEALTH_SECONDS))
+            try:
+                link.open()
+            finally:
+                link.close()
+        except Exception:
+            return False
+        return True
+
+    def validate_config(self, config: Mapping[str, Any]) -> None:
+        """Judge `subject` too; raises InvalidPublisherConfig."""
+        super().validate_config(config)
+        if "subject" in config and (problem := subject_problem(config["subject"])):
+            raise InvalidPublisherConfig(f"'subject' {problem}", self.alias)
+
+    # --- From messages to NATS' terms --------------------------------------------------------
+
+    async def _deliver(self, link: Link, messages: Sequence[Message]) -> list[Outcome]:
+        return await Window(link, self.stream, messages, self._outgoing).deliver()
+
+    def _outgoing(self, message: Message) -> Outgoing:
+        """Return the message in NATS' terms; raises Rejected for one that is too large."""
+        wire = self.encode(message)
+        body = wire.body or b""
+        if len(body) > (self.max_message_bytes or len(body)):
+            raise Rejected(
+                f"the event takes {len(body)} bytes, over the limit of {self.max_message_bytes}: "
+                "the backend's max_message_bytes"
+            )
+        subject, is_own = self._template.render(message), self._template.is_constant
+        if message.config:
+            is_own = is_own and "subject" not in message.config
+            subject = message.config.get("subject", subject)
+        headers = self._headers(wire, message, subject)
+        size = len(body) + len(headers)
+        if size > self._limit:
+            raise Rejected(
+                f"the event takes {size} bytes with its headers, over the limit of {self._limit}: "
+                "the lower of the server's max_payload and the stream's limits"
+            )
+        return Outgoing(subject, headers, body, is_own)
+
+    def _headers(self, wire: WireMessage, message: Message, subject: str) -> bytes:
+        """Return the headers as they go over the wire, with the lines around them."""
+        more = "".join(f"{name}: {value}\r\n" for name, value in wire.headers.items())
+        if more.count("\n") != len(
+            wire.headers
+        ):  # only a row that was tampered with has such names
+            raise Rejected("an attribute has a line break in its name")
+        message_id = percent_encoded(message.event_id)
+        place = _digest(message.source, subject)
+        return f"{self._first_headers}{more}Nats-Msg-Id: {message_id}:{place}\r\n\r\n".encode()
+
+    # --- The connection ----------------------------------------------------------------------
+
+    def _fresh_link(self) -> Link:
+        """Return a connection that was alive a moment ago, and is this process's own."""
+        if self._link is not None and self._process != os.getpid():
+            self.close()
+        if self._link is not None:
+            try:
+                self._link.run(self._link.freshen())
+            except BackendUnavailable:
+                self.close()
+            except BaseException:
+                self.close()
+                raise
+        if self._link is None:
+            self.open()
+        assert self._link is not None
+        return self._link
+
+    def _new_link(self, timeout: float) -> Link:
+        given = {**self._login, **self._tls_options}
+        options = {name: value for name, value in given.items() if value not in (None, False)}
+        if isinstance(self._tls, SSLContext):
+            options["tls"] = self._tls
+        options["servers"] = list(self.servers)
+        return Link(options, place=self._place, timeout=timeout, encrypted=self._is_encrypted)
+
+    async def _check_stream(self, link: Link) -> None:
+        """See that the stream stores what we publish, and learn its limits."""
+        subjects = wildcard(self.subject)
+        stream = await link.stream_info(self.stream)
+        if stream is None and self.create_stream:
+            wanted = {**self.stream_config, "name": self.stream, "subjects": [subjects]}
+            stream = await self._make_stream(link, wanted)
+        if stream is None:
+            raise link.unavailable(
+                f"no stream {self.stream!r}; make it, or set the option 'create_stream' to True"
+            )
+        config = stream.config
+        taken = config.subjects or []
+        if not any_overlaps(taken, subjects):
+            raise link.unavailable(
+                f"stream {self.stream!r} takes {taken}, and nothing that goes to {self.subject!r}"
+            )
+        if config.no_ack or config.sealed:
+            problem = "acknowledges nothing (no_ack)" if config.no_ack else "is sealed"
+            raise link.unavailable(f"stream {self.stream!r} {problem}")
+        limits = (link.max_payload, config.max_msg_size, config.max_bytes)
+        self._limit = min(limit for limit in limits if limit and limit > 0)
+
+    async def _make_stream(self, link: Link, wanted: Mapping[str, Any]) -> StreamInfo:
+        try:
+            return await link.add_stream(wanted)
+        except TypeError as error:
+            problem = f"is nothing that nats-py's StreamConfig takes: {error}"
+            raise self.option_error("stream_config", problem) from error
+
+    @property
+    def _is_encrypted(self) -> bool:
+        return bool(self._tls) or any(urlsplit(url).scheme in _ENCRYPTED for url in self.servers)
+
+    @property
+    def _place(self) -> str:
+        """Where the servers are, without credentials."""
+        parts = [urlsplit(url) for url in self.servers]
+        return ", ".join(f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts)
+
+    # --- Settings ----------------------------------------------------------------------------
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the option and what is wrong with it."""
+        yield from self._server_problems(self.servers)
+        if not _is_stream_name(self.stream):
+            yield (
+                "stream",
+                f"must be a name without spaces, dots, slashes and wildcards, not {self.stream!r}",
+            )
+        try:
+            Template(self.subject, escape)
+        except ValueError as error:
+            yield "subject", str(error)
+            return
+        if problem := template_problem(self.subject):
+            yield "subject", problem
+        yield from self._stream_problems(self.stream_config)
+        if not _is_positive(self.timeout):
+            yield "timeout", f"must be seconds above 0, not {self.timeout!r}"
+        tls: object = self._tls
+        if not isinstance(tls, bool | SSLContext):
+            yield "tls", f"must be True, False or an ssl.SSLContext, not {tls!r}"
+        for option, value in self._tls_options.items():
+            if value and not self._is_encrypted:
+                yield option, "has no effect without TLS: set 'tls' to True"
+        if (self._login["user"] is None) != (self._login["password"] is None):
+            yield "user", "give 'user' and 'password' together"
+
+    def _stream_problems(self, config: Any) -> Iterator[tuple[str, str]]:
+        if not isinstance(config, Mapping):
+            yield "stream_config", f"must be a mapping, not {config!r}"
+            return
+        for key in ("name", "subjects"):
+            if key in config:
+                yield "stream_config", f"has {key!r}, which follows from 'stream' and 'subject'"
+        if config and not self.create_stream:
+            yield "stream_config", "has no effect unless 'create_stream' is True"
+        if self.create_stream and wildcard(self.subject).startswith((">", "*")):
+            yield "create_stream", "needs a 'subject' that begins with a word of its own and a dot"
+
+    def _server_problems(self, servers: Any) -> Iterator[tuple[str, str]]:
+        if not isinstance(servers, Sequence) or not servers:
+            yield "servers", "must be a URL, or a list of URLs"
+            return
+        for url in servers:
+            try:
+                parts = urlsplit(url)
+                if parts.scheme not in _SCHEMES or not parts.hostname or parts.port == 0:
+                    raise ValueError
+            except (AttributeError, TypeError, ValueError):  # the text may show a password
+                yield (
+                    "servers",
+                    "must be URLs such as nats://host:4222 or tls://host:4222; percent-encode what "
+                    "is in a password",
+                )
+
+
+@lru_cache(4096)
+def _digest(source: str, subject: str) -> str:
+    """Return what tells messages with one event id apart: a source and a subject, in short."""
+    return blake2b(f"{source}\n{subject}".encode(), digest_size=12).hexdigest()
+
+
+def _is_stream_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and not set(name or " ") & set(" .*>/\\")
+
+
+def _is_positive(seconds: object) -> bool:
+    return isinstance(seconds, int | float) and type(seconds) is not bool and seconds > 0
