@@ -33,6 +33,8 @@ NOT_RUN = {
     ("README.md", "the demo is a test of its own below"),
     ("README.md", "this is how the tests are run"),
     ("README.md", INSTALLING),
+    ("docs/how-to/backends/nats.md", INSTALLING),
+    ("docs/how-to/backends/nats.md", "the tests have no command-line tool of NATS"),
     ("docs/how-to/backends/rabbitmq.md", INSTALLING),
     ("docs/how-to/backends/rabbitmq.md", "it needs a server with a certificate"),
     ("docs/how-to/backends/redis-streams.md", INSTALLING),

@@ -32,7 +32,7 @@ from textwrap import dedent
 from threading import Thread
 from uuid import uuid4
 
-from . import rabbitmq_server
+from . import nats_server, rabbitmq_server
 from .redis_server import shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,7 +43,9 @@ START_SECONDS = 3.0
 # What the pages name, and what stands for it here.
 REDIS = "redis://localhost:6379/0"
 RABBITMQ = "amqp://guest:guest@localhost:5672/"
-STREAM = "shop.events"  # and exchanges and queues whose names begin so
+NATS = "nats://localhost:4222"
+STREAM = "shop.events"  # and exchanges, queues and subjects whose names begin so
+NATS_STREAM = "SHOP_EVENTS"
 
 _FENCE = re.compile(r"( *)(`{3,})(\S*)")
 _NOT_RUN = re.compile(r" *<!-- not run: (.+) -->")
@@ -144,6 +146,8 @@ class Project:
         if RABBITMQ in self._stands_for:
             stream = self._stands_for[STREAM]
             rabbitmq_server.remove(self._stands_for[RABBITMQ], stream, f"{stream}.audit")
+        if NATS in self._stands_for:
+            nats_server.delete_stream(self._stands_for[NATS], self._stands_for[NATS_STREAM])
         if REDIS in self._stands_for:
             import redis
 
@@ -168,10 +172,16 @@ class Project:
 
         Skips the test where there is no such server, and fails in CI.
         """
-        for shown, find in ((REDIS, shared_url), (RABBITMQ, rabbitmq_server.shared_url)):
+        servers = {
+            REDIS: shared_url,
+            RABBITMQ: rabbitmq_server.shared_url,
+            NATS: nats_server.shared_url,
+        }
+        for shown, find in servers.items():
             if shown in text and shown not in self._stands_for:
                 self._stands_for[shown] = find()
                 self._stands_for.setdefault(STREAM, f"{STREAM}.{uuid4().hex}")
+                self._stands_for.setdefault(NATS_STREAM, f"{NATS_STREAM}_{uuid4().hex}")
         for shown, real in self._stands_for.items():
             text = text.replace(shown, real)
         return text
