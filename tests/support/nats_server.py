@@ -189,6 +189,7 @@ class NatsServer:
         """Let it hang (SIGSTOP): the system accepts connections for it, and nothing is answered."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        wait_until(self._hangs, START_SECONDS, "each of its threads has stopped")
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -206,6 +207,11 @@ class NatsServer:
         wait_until(
             lambda: self._log.read_bytes().count(b"Reloaded") > said, START_SECONDS, "it reloaded"
         )
+
+    def _hangs(self) -> bool:
+        assert self.process is not None
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
     def _is_up(self) -> bool:
         assert self.process is not None
