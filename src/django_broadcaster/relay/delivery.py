@@ -104,15 +104,15 @@ class Delivery:
                 selection.hold.append(row)
             elif has_expired(row):
                 selection.expired.append(row)
+            elif not row.crash_count:
+                selection.send.append(row)
             elif row.crash_count >= conf.MAX_CRASHES:
                 selection.poison.append(row)
                 break  # its key goes on behind it, from the next fetch
-            elif row.crash_count:
+            else:
                 if not selection.send:
                     selection.send.append(row)
                 break
-            else:
-                selection.send.append(row)
         return selection
 
     def publish(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
