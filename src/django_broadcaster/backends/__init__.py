@@ -11,6 +11,7 @@ from .base import Message, Outcome, PublisherBackend
 if TYPE_CHECKING:
     from .console import ConsoleBackend
     from .dummy import DummyBackend
+    from .kafka import KafkaBackend
     from .local import LocalBackend
     from .locmem import LocMemBackend
     from .nats import NATSBackend
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConsoleBackend",
     "DummyBackend",
+    "KafkaBackend",
     "LocMemBackend",
     "LocalBackend",
     "Message",
@@ -33,6 +35,7 @@ __all__ = [
 _MODULES = {
     "ConsoleBackend": "console",
     "DummyBackend": "dummy",
+    "KafkaBackend": "kafka",
     "LocalBackend": "local",
     "LocMemBackend": "locmem",
     "NATSBackend": "nats",

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 from urllib.parse import quote
 
 import orjson
@@ -37,8 +37,7 @@ _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not
 _ALL_PLAIN = re.compile(r"[!#$&-~]*").fullmatch
 
 
-@dataclass(frozen=True, slots=True)
-class WireMessage:
+class WireMessage(NamedTuple):
     """An event as a protocol carries it.
 
     `content_type` is the media type of the body, empty where there is none to name. `headers` are

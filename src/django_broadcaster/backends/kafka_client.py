@@ -1,0 +1,176 @@
+"""What librdkafka is told, what its errors mean, and which names a topic may have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
+
+# --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------
+
+RECORD_BYTES: Final = 48_576
+"""What a record may take beside the event: its key, the names of its headers, Kafka's framing."""
+
+FRAMING_BYTES: Final = 64
+"""What Kafka's format adds to a record at the most, and to a record batch."""
+
+HEADER_FRAMING_BYTES: Final = 10
+"""What it adds to a header at the most."""
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "client.id": "django-broadcaster",
+    # As the clients in Java choose partitions: all producers of a topic agree where a key belongs.
+    "partitioner": "murmur2_random",
+    # Without a limit of its own, the return of a broker may go unnoticed for ten seconds.
+    "reconnect.backoff.max.ms": 1000,
+    # Each attempt to connect is an error to it. The last one is in our own errors; what it logs
+    # beyond is what it cannot go on after.
+    "log_level": 2,
+    "batch.size": 1_000_000,
+    "batch.num.messages": 10_000,
+}
+
+_OURS: Final[Mapping[str, Any]] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    # Never send part of a wave, nor give up on single events of it: see `KafkaBackend`.
+    "linger.ms": 300_000,
+    "message.timeout.ms": 0,
+}
+
+_MUST_BE: Final[Mapping[str, tuple[str, ...]]] = {
+    "acks": ("all", "-1"),
+    "request.required.acks": ("all", "-1"),
+    "enable.idempotence": ("true", "1", "t"),
+    "delivery.report.only.error": ("false", "0", "f"),
+}
+
+_REFUSED: Final[Mapping[str, str]] = {
+    "bootstrap.servers": "give the option 'bootstrap_servers' instead",
+    "metadata.broker.list": "give the option 'bootstrap_servers' instead",
+    "message.max.bytes": "give the option 'max_message_bytes' instead",
+    "message.timeout.ms": "give the option 'timeout' instead",
+    "delivery.timeout.ms": "give the option 'timeout' instead",
+    "transactional.id": "the backend uses no transactions of Kafka",
+    **dict.fromkeys(
+        ("linger.ms", "queue.buffering.max.ms"), "the backend itself says when to send"
+    ),
+    **dict.fromkeys(
+        ("queue.buffering.max.messages", "queue.buffering.max.kbytes"),
+        "no more than 'batch.size' waits to be sent",
+    ),
+    **dict.fromkeys(("error_cb", "on_delivery"), "the backend needs it itself"),
+}
+
+
+def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with `config`: what contradicts a promise of the backend.
+
+    Whether librdkafka knows a key, and takes its value, it says itself when it is started.
+    """
+    for key, value in config.items():
+        text = str(value).lower()
+        if key in _REFUSED:
+            yield f"{key!r} can't be set: {_REFUSED[key]}"
+        elif key in _MUST_BE and text not in _MUST_BE[key]:
+            yield f"{key!r} must be {_MUST_BE[key][0]!r}, or left out: events would get lost"
+        elif key == "partitioner" and text == "random":
+            yield "'partitioner' can't be 'random': the events of a key would have no order"
+        elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
+            yield f"{key!r} must be a whole number, not {value!r}"
+
+
+def client_config(
+    bootstrap_servers: str, max_message_bytes: int, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all that librdkafka is told: our defaults, then the project's, then what must be."""
+    ours = {
+        **_OURS,
+        "bootstrap.servers": bootstrap_servers,
+        "message.max.bytes": max_message_bytes + RECORD_BYTES,
+    }
+    return {**DEFAULTS, **{key: config[key] for key in config if key not in _MUST_BE}, **ours}
+
+
+# --- Errors: https://kafka.apache.org/protocol#protocol_error_codes, `_` marks librdkafka's own --
+
+Blame = Literal["broker", "topic", "records"]
+
+_BROKER: Final = frozenset({
+    "BROKER_NOT_AVAILABLE", "CLUSTER_AUTHORIZATION_FAILED", "COORDINATOR_LOAD_IN_PROGRESS",
+    "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH", "ILLEGAL_SASL_STATE",
+    "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING", "INVALID_REQUIRED_ACKS",
+    "KAFKA_STORAGE_ERROR", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS",
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "NOT_LEADER_FOR_PARTITION", "OUT_OF_ORDER_SEQUENCE_NUMBER",
+    "PRODUCER_FENCED", "REPLICA_NOT_AVAILABLE", "REQUEST_TIMED_OUT", "SASL_AUTHENTICATION_FAILED",
+    "SECURITY_DISABLED", "THROTTLING_QUOTA_EXCEEDED", "UNKNOWN_LEADER_EPOCH",
+    "UNKNOWN_PRODUCER_ID", "UNSUPPORTED_COMPRESSION_TYPE", "UNSUPPORTED_FOR_MESSAGE_FORMAT",
+    "UNSUPPORTED_SASL_MECHANISM", "UNSUPPORTED_VERSION",
+    "_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_CRIT_SYS_RESOURCE", "_DESTROY", "_FAIL", "_FATAL",
+    "_FENCED", "_ISR_INSUFF", "_MSG_TIMED_OUT", "_PURGE_INFLIGHT", "_PURGE_QUEUE", "_RESOLVE",
+    "_RETRY", "_SSL", "_STATE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
+    "_UNSUPPORTED_FEATURE",
+})  # fmt: skip
+_TOPIC: Final = frozenset({
+    "INCONSISTENT_TOPIC_ID", "TOPIC_AUTHORIZATION_FAILED", "TOPIC_EXCEPTION", "UNKNOWN_TOPIC_ID",
+    "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC",
+})  # fmt: skip
+
+HOPELESS: Final = frozenset({
+    "INVALID_MSG_SIZE", "INVALID_RECORD", "INVALID_TIMESTAMP", "MSG_SIZE_TOO_LARGE",
+    "RECORD_LIST_TOO_LARGE", "TOPIC_EXCEPTION",
+})  # fmt: skip
+"""Errors that an event meets each time that it is sent."""
+
+BEING_MADE: Final = frozenset({"LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"})
+"""What brokers say of a topic while they make it, and of one that they will not make."""
+
+
+def blame(error: str) -> Blame:
+    """Tell what is at fault for an error of that name; `records`: one of those sent together."""
+    if error in _BROKER:
+        return "broker"
+    return "topic" if error in _TOPIC else "records"
+
+
+# --- Names of topics -----------------------------------------------------------------------------
+
+MAX_TOPIC: Final = 249
+_TOPIC_TEXT: Final = re.compile(r"[a-zA-Z0-9._-]*")
+# A lone "_" stays as it is, unless what follows it could be read as an escape.
+_ESCAPED: Final = re.compile(r"[^a-zA-Z0-9._-]|_(?=[0-9A-F]{2}|[0-9A-F]?\Z)")
+
+
+def escape(field: str, value: str) -> str:
+    """Return a value for a topic's name: `_2F` stands for `/`, and no two values look alike.
+
+    A dot stays in the type, where it is part of how types are named; elsewhere it is escaped, so
+    that a value cannot pass for two parts of the name.
+    """
+    escaped = _ESCAPED.sub(_hex, value)
+    return escaped if field == "type" else escaped.replace(".", "_2E")
+
+
+def _hex(match: re.Match[str]) -> str:
+    return "".join(f"_{byte:02X}" for byte in match[0].encode(errors="surrogatepass"))
+
+
+def topic_problem(name: object) -> str | None:
+    """Return what is wrong with a topic's name, or None."""
+    if not isinstance(name, str) or not name:
+        return f"must be text and not empty, not {name!r}"
+    if not _TOPIC_TEXT.fullmatch(name) or name in (".", ".."):
+        return f"may have letters, digits, '.', '_' and '-' only, not {name!r}"
+    if len(name) > MAX_TOPIC:
+        return f"has {len(name)} characters, and Kafka takes {MAX_TOPIC}: {name[:40]}..."
+    return None
+
+
+def template_problem(template: str) -> str | None:
+    """Return what is wrong with the text of a template beside its fields, or None."""
+    plain = re.sub(r"\{\w+\}", "", template)
+    if plain == template:
+        return topic_problem(template)
+    if not _TOPIC_TEXT.fullmatch(plain):
+        return f"may have letters, digits, '.', '_', '-' and fields only, not {template!r}"
+    return None
