@@ -37,6 +37,7 @@ NOT_RUN = {
     ("docs/how-to/backends/nats.md", "the tests have no command-line tool of NATS"),
     ("docs/how-to/backends/rabbitmq.md", INSTALLING),
     ("docs/how-to/backends/rabbitmq.md", "it needs a server with a certificate"),
+    ("docs/how-to/backends/kafka.md", INSTALLING),
     ("docs/how-to/backends/redis-streams.md", INSTALLING),
     ("docs/how-to/run-the-relay.md", "it needs systemd"),
     ("docs/tutorial/first-event.md", INSTALLING),

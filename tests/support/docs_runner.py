@@ -32,7 +32,7 @@ from textwrap import dedent
 from threading import Thread
 from uuid import uuid4
 
-from . import nats_server, rabbitmq_server
+from . import kafka_server, nats_server, rabbitmq_server
 from .redis_server import shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,9 +42,10 @@ START_SECONDS = 3.0
 
 # What the pages name, and what stands for it here.
 REDIS = "redis://localhost:6379/0"
+KAFKA = "localhost:9092"
 RABBITMQ = "amqp://guest:guest@localhost:5672/"
 NATS = "nats://localhost:4222"
-STREAM = "shop.events"  # and exchanges, queues and subjects whose names begin so
+STREAM = "shop.events"  # and exchanges, queues, subjects and topics whose names begin so
 NATS_STREAM = "SHOP_EVENTS"
 
 _FENCE = re.compile(r"( *)(`{3,})(\S*)")
@@ -174,6 +175,7 @@ class Project:
         """
         servers = {
             REDIS: shared_url,
+            KAFKA: kafka_server.shared_servers,
             RABBITMQ: rabbitmq_server.shared_url,
             NATS: nats_server.shared_url,
         }

@@ -1,0 +1,625 @@
+"""The Kafka backend on a real broker: what is in the topic, and what may be set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+from uuid import uuid4
+
+import pytest
+from cloudevents.core.bindings import kafka as sdk
+from cloudevents.core.formats.json import JSONFormat
+from confluent_kafka import Message as KafkaRecord
+from django.db import transaction
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from django_broadcaster.backends import KafkaBackend, Message, PublisherBackend
+from django_broadcaster.backends.bindings import canonical
+from django_broadcaster.backends.kafka_client import escape
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    Held,
+    InvalidPublisherConfig,
+    MissingClient,
+    Rejected,
+    TransientError,
+)
+from django_broadcaster.publishers import publisher
+from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.testing import BackendContract, make_message
+from tests.events.strategies import EVENTS as ANY_EVENT
+from tests.support.events import statuses
+from tests.support.kafka_mock import MockCluster, mock_cluster
+from tests.support.kafka_server import (
+    KafkaServer,
+    headers_of,
+    kafka_server,
+    make_topic,
+    proxied_kafka,
+    records,
+)
+from tests.support.tcp_proxy import TcpProxy
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+MakeBackend = Callable[..., KafkaBackend]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker for all tests here."""
+    with kafka_server(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture
+def topic(server: KafkaServer) -> str:
+    """A topic of one partition."""
+    return make_topic(server.servers)
+
+
+@pytest.fixture
+def make(server: KafkaServer) -> Iterator[MakeBackend]:
+    """Make backends, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(**options: Any) -> KafkaBackend:
+            where = {"alias": "default", "bootstrap_servers": server.servers}
+            backend = KafkaBackend(**{**where, **options})
+            made.callback(backend.close)
+            return backend
+
+        yield make
+
+
+def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
+    """Messages whose data is 0, 1, 2, ..."""
+    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
+
+
+def ids(found: Sequence[KafkaRecord]) -> list[str]:
+    """The event ids of records in structured mode."""
+    return [json.loads(record.value() or b"{}")["id"] for record in found]
+
+
+# --- The contract ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proxied(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[KafkaServer, TcpProxy]]:
+    """A broker, and the proxy that its clients come through."""
+    with proxied_kafka(tmp_path_factory.mktemp("kafka")) as pair:
+        yield pair
+
+
+class TestStructured(BackendContract):
+    """Through a proxy, so that the broker can be away; a topic of one partition for each test."""
+
+    config = {"topic": "elsewhere"}
+    mode = "structured"
+
+    @pytest.fixture(autouse=True)
+    def _server(self, proxied: tuple[KafkaServer, TcpProxy]) -> None:
+        _, self.proxy = proxied
+        self.servers = f"127.0.0.1:{self.proxy.port}"
+        self.topic = make_topic(self.servers)
+        self.timeout = 10.0
+        self.made: list[KafkaBackend] = []
+
+    def make_backend(self, **options: Any) -> PublisherBackend:
+        backend = KafkaBackend(
+            bootstrap_servers=self.servers,
+            topic=self.topic,
+            content_mode=self.mode,
+            timeout=self.timeout,
+            **options,
+        )
+        self.made.append(backend)
+        return backend
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [self.members(record) for record in records(self.servers, self.topic)]
+
+    def members(self, record: KafkaRecord) -> Mapping[str, Any]:
+        """What arrived, as members of the JSON format."""
+        assert headers_of(record) == {"content-type": b"application/cloudevents+json"}
+        found: dict[str, Any] = json.loads(record.value() or b"")
+        assert (record.key() or b"").decode() == found.get("partitionkey", "")
+        return found
+
+    @contextmanager
+    def break_broker(self) -> Iterator[None]:
+        """No backend waits long meanwhile."""
+        self._wait_for(0.25)
+        with self.proxy.away():
+            yield
+        self._wait_for(10.0)
+
+    def _wait_for(self, timeout: float) -> None:
+        self.timeout = timeout
+        for backend in self.made:
+            backend.timeout = timeout
+
+
+class TestBinary(TestStructured):
+    """In binary mode attributes are text, and data is bytes: that is what is compared."""
+
+    mode = "binary"
+
+    def members(self, record: KafkaRecord) -> Mapping[str, Any]:
+        headers = {name: value.decode() for name, value in headers_of(record).items()}
+        found: dict[str, Any] = {name.removeprefix("ce_"): text for name, text in headers.items()}
+        assert (record.key() or b"").decode() == found.get("partitionkey", "")
+        if record.value() is not None:
+            found["data"] = record.value()
+        return found
+
+    def _arrived(self, messages: Sequence[Message]) -> None:
+        assert self.read_back() == [_binary_members(message) for message in messages]
+
+
+def _binary_members(message: Message) -> Mapping[str, Any]:
+    """What a message is in binary mode, by the specification's words."""
+    expected = {
+        name: canonical(value)
+        for name, value in message.event.to_dict().items()
+        if name not in ("data", "data_base64", "datacontenttype")
+    }
+    if message.data_content_type:
+        expected["content-type"] = message.data_content_type
+    if message.data_binary is not None:
+        return {**expected, "data": message.data_binary}
+    if message.data_json is None:
+        return expected
+    content_type = expected.setdefault("content-type", "application/json")
+    text = message.data_json if "json" in content_type else json.loads(message.data_json)
+    return {**expected, "data": text.encode()}
+
+
+# --- What is in the topic ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_official_sdk_reads_what_is_in_the_topic(
+    server: KafkaServer, make: MakeBackend, mode: str
+) -> None:
+    """Any events arrive through a real broker with their attributes, their data and its types."""
+    from tests.support.conformance import assert_same_event
+
+    backend = make(content_mode=mode)
+
+    @settings(max_examples=5, deadline=None)
+    @given(events=st.lists(ANY_EVENT, min_size=12, max_size=12))
+    def arrive(events: list[CloudEvent]) -> None:
+        topic = make_topic(server.servers)
+        config = {"topic": topic}
+        messages = [make_message(event, config=config) for event in events]
+        assert backend.publish_batch(messages) == [None] * len(messages)
+        for record, event in zip(records(server.servers, topic), events, strict=True):
+            message = sdk.KafkaMessage(dict(headers_of(record)), None, record.value() or b"")
+            assert_same_event(sdk.from_kafka(message, JSONFormat()), event)
+
+    arrive()
+
+
+def test_record_has_exactly_the_documented_parts(
+    server: KafkaServer, make: MakeBackend, topic: str
+) -> None:
+    """In binary mode the value is the data, and every attribute is a header, `partitionkey` too."""
+    message = make_message(
+        id="A-1",
+        type="order.placed",
+        source="/shop/orders",
+        subject="größer",
+        time=datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC),
+        data={"total": 1},
+        partition_key="order-1",
+    )
+    make(topic=topic, content_mode="binary").publish(message)
+    (record,) = records(server.servers, topic)
+    assert (record.key(), record.value()) == (b"order-1", b'{"total":1}')
+    assert headers_of(record) == {
+        "ce_specversion": b"1.0",
+        "ce_id": b"A-1",
+        "ce_type": b"order.placed",
+        "ce_source": b"/shop/orders",
+        "ce_subject": "größer".encode(),
+        "ce_time": b"2024-02-29T12:00:00.000005Z",
+        "ce_partitionkey": b"order-1",
+        "content-type": b"application/json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "value"), [({}, None), ({"data": None}, b"null"), ({"data": b""}, b"")]
+)
+def test_event_without_data_is_a_tombstone(
+    server: KafkaServer, make: MakeBackend, topic: str, data: dict[str, Any], value: bytes | None
+) -> None:
+    """No data is a null value in binary mode, and nothing else is."""
+    make(topic=topic, content_mode="binary").publish(make_message(partition_key="k", **data))
+    (record,) = records(server.servers, topic)
+    assert record.value() == value
+
+
+def test_keys_are_in_the_partitions_where_java_puts_them(
+    server: KafkaServer, make: MakeBackend
+) -> None:
+    """The partition of a key is what the clients in Java choose, so that producers agree."""
+    topic = make_topic(server.servers, partitions=7)
+    messages = [make_message(partition_key=f"schlüssel-{number}") for number in range(50)]
+    assert make(topic=topic).publish_batch(messages) == [None] * 50
+    found = records(server.servers, topic)
+    assert len(found) == 50
+    for record in found:
+        key = record.key() or b""
+        assert record.partition() == (_murmur2(key) & 0x7FFFFFFF) % 7
+
+
+def _murmur2(data: bytes) -> int:
+    """Kafka's hash of a key, from the description of MurmurHash2 with its seed."""
+    mask, factor = 0xFFFFFFFF, 0x5BD1E995
+    value = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * factor & mask
+        word = (word ^ word >> 24) * factor & mask
+        value = value * factor & mask ^ word
+    if data[whole:]:
+        value = (value ^ int.from_bytes(data[whole:], "little")) * factor & mask
+    value = (value ^ value >> 13) * factor & mask
+    return value ^ value >> 15
+
+
+def test_topic_is_made_from_the_event(server: KafkaServer, make: MakeBackend) -> None:
+    """A template names the topic of each event, and `publisher_config` names another one."""
+    prefix = f"test-{uuid4()}"
+    own = f"{prefix}.own"
+    messages = [
+        make_message(type="order.placed", partition_key="a/b"),
+        make_message(type="order.placed", partition_key="c", config={"topic": own}),
+        make_message(type="order/paid"),
+    ]
+    assert make(topic=f"{prefix}.{{type}}.{{key}}").publish_batch(messages) == [None] * 3
+    names = [f"{prefix}.order.placed.a_2Fb", own, f"{prefix}.order_2Fpaid._"]
+    for name, message in zip(names, messages, strict=True):
+        assert ids(records(server.servers, name)) == [message.event_id]
+
+
+def test_topic_that_is_no_name_is_rejected_alone(make: MakeBackend, topic: str) -> None:
+    """An event whose topic no cluster can have is given up, and the others are sent."""
+    long = make_message(subject="x" * 250, partition_key="a")
+    messages = [*numbers(1, "a"), long, *numbers(1, "a"), *numbers(1, "b")]
+    outcomes = make(topic=f"{topic}.{{subject}}").publish_batch(messages)
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [type(None), Rejected, Held, type(None)]
+    assert "249" in str(outcomes[1])
+
+
+def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, topic: str) -> None:
+    """A message that cannot be encoded fails alone."""
+    broken = make_message(data=1, partition_key="a")
+    broken.extensions = {"bad": object()}
+    messages = [broken, *numbers(1, "a"), *numbers(1, "b")]
+    outcomes = make(topic=topic).publish_batch(messages)
+    assert [type(outcome) for outcome in outcomes] == [TransientError, Held, type(None)]
+
+
+# --- Names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "escaped"),
+    [
+        ("type", "order.placed", "order.placed"),
+        ("key", "order.placed", "order_2Eplaced"),
+        ("subject", "order_placed-7", "order_placed-7"),
+        ("source", "/shop/größe", "_2Fshop_2Fgr_C3_B6_C3_9Fe"),
+        ("key", "a_2Fb", "a_5F2Fb"),
+        ("key", "a_", "a_5F"),
+        ("key", "_", "_5F"),
+        ("key", "\r\n*#>", "_0D_0A_2A_23_3E"),
+        ("key", " ", "_20"),
+    ],
+)
+def test_value_cannot_break_out_of_its_part(field: str, value: str, escaped: str) -> None:
+    """What has a meaning in a topic's name, or cannot be in one, is escaped."""
+    assert escape(field, value) == escaped
+
+
+@given(values=st.lists(st.text(min_size=1), min_size=2, max_size=2))
+def test_no_two_values_have_the_same_name(values: list[str]) -> None:
+    """An escaped value can be read back, so that no event gets into the topic of another."""
+    for value in values:
+        name = escape("key", value)
+        assert re.fullmatch(r"[a-zA-Z0-9_-]+", name)
+        assert name != "_"  # which stands for no value
+        read = unquote_to_bytes(re.sub(r"_(?=[0-9A-F]{2})", "%", name))
+        assert read.decode(errors="surrogatepass") == value
+
+
+# --- Waves -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    """Three brokers that count requests."""
+    with mock_cluster(3) as running:
+        yield running
+
+
+def test_batch_is_one_request_for_each_partition(cluster: MockCluster, make: MakeBackend) -> None:
+    """A batch costs one round trip, the first one of a new producer as well."""
+    cluster.make_topic("events", 4)
+    messages = [make_message(data="x" * 300, partition_key=f"k{n % 100}") for n in range(1000)]
+    backend = make(bootstrap_servers=cluster.servers)
+    for _ in range(3):
+        assert backend.publish_batch(messages) == [None] * 1000
+        assert cluster.requests() == 4
+
+
+def test_batch_of_a_new_topic_is_one_request(cluster: MockCluster, make: MakeBackend) -> None:
+    """The events for a topic that the producer has not met yet stay together as well."""
+    backend = make(bootstrap_servers=cluster.servers)
+    backend.publish(make_message())
+    cluster.make_topic("new", 1)
+    cluster.requests()
+    assert backend.publish_batch(numbers(1000, config={"topic": "new"})) == [None] * 1000
+    assert cluster.requests() == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "waves"),
+    [({}, [1]), ({"batch.size": 20_000}, [5, 6, 7]), ({"batch.num.messages": 90}, [3])],
+    ids=["default", "bytes", "count"],
+)
+def test_wave_is_never_more_than_one_record_batch(
+    cluster: MockCluster, make: MakeBackend, config: dict[str, Any], waves: list[int]
+) -> None:
+    """What is too much for one record batch goes in several waves, and stays in order."""
+    cluster.make_topic("events", 1)
+    messages = [make_message(data="x" * 300, partition_key=f"k{n % 7}") for n in range(200)]
+    backend = make(bootstrap_servers=cluster.servers, config=config)
+    assert backend.publish_batch(messages) == [None] * 200
+    assert cluster.requests() in waves
+    found = records(cluster.servers, "events")
+    assert ids(found) == [message.event_id for message in messages]
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_size_of_a_record_is_not_underestimated(
+    cluster: MockCluster, make: MakeBackend, mode: str
+) -> None:
+    """Many small events, and some with much beside their data, never make two record batches."""
+    cluster.make_topic("events", 1)
+    extensions = {f"name{number}": "x" for number in range(30)}
+    messages = [
+        make_message(partition_key="k", extensions=extensions if n % 2 else {}) for n in range(400)
+    ]
+    backend = make(
+        bootstrap_servers=cluster.servers, content_mode=mode, config={"batch.size": 30_000}
+    )
+    waves = []
+    send = backend._send
+    backend._send = lambda wave: waves.append(len(wave)) or send(wave)  # type: ignore[method-assign,func-returns-value]
+    assert backend.publish_batch(messages) == [None] * 400
+    assert len(waves) > 3
+    assert cluster.requests() == len(waves)
+
+
+def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBackend) -> None:
+    """Where a key changes its topic a new wave begins, for that key; the others do not wait."""
+    for name in ("a", "b"):
+        cluster.make_topic(name, 1)
+
+    def to(topic: str, key: str) -> Message:
+        return make_message(partition_key=key, config={"topic": topic})
+
+    messages = [to("a", "1"), to("a", "2"), to("b", "1"), to("b", "2"), to("b", "3"), to("a", "1")]
+    assert make(bootstrap_servers=cluster.servers).publish_batch(messages) == [None] * 6
+    # a: 1 2, b: 3 / b: 1 2 / a: 1
+    assert cluster.requests() == 4
+
+
+# --- Settings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("topic", "", "empty"),
+        ("topic", "a b", "letters"),
+        ("topic", "..", "letters"),
+        ("topic", "x" * 250, "250"),
+        ("topic", "a/{type}", "letters"),
+        ("topic", "{id}", "{key}"),
+        ("topic", 7, "text"),
+        ("bootstrap_servers", "", "host:port"),
+        ("bootstrap_servers", [], "host:port"),
+        ("timeout", 0, "seconds"),
+        ("timeout", None, "seconds"),
+        ("content_mode", "batched", "structured"),
+        ("config", "acks=all", "dict"),
+        ("config", {"acks": 1}, "'all'"),
+        ("config", {"request.required.acks": "0"}, "'all'"),
+        ("config", {"enable.idempotence": False}, "'true'"),
+        ("config", {"delivery.report.only.error": True}, "'false'"),
+        ("config", {"partitioner": "random"}, "order"),
+        ("config", {"bootstrap.servers": "other:9092"}, "'bootstrap_servers'"),
+        ("config", {"message.timeout.ms": 1000}, "'timeout'"),
+        ("config", {"message.max.bytes": 1000}, "'max_message_bytes'"),
+        ("config", {"linger.ms": 5}, "when to send"),
+        ("config", {"queue.buffering.max.messages": 5}, "'batch.size'"),
+        ("config", {"transactional.id": "mine"}, "transactions"),
+        ("config", {"error_cb": print}, "itself"),
+        ("config", {"batch.size": "large"}, "whole number"),
+    ],
+)
+def test_wrong_option_is_named(option: str, value: Any, said: str) -> None:
+    """A wrong option, or one that contradicts a promise, is an error that names it."""
+    options = {option: value}
+    if isinstance(value, dict):
+        options["config"] = {"sasl.password": "secret", **value}
+    with pytest.raises(BackendConfigurationError) as caught:
+        KafkaBackend(alias="orders", **options)
+    assert f"OUTBOX_PUBLISHERS['orders']['OPTIONS'][{option!r}]" in str(caught.value)
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"acks": "all", "enable.idempotence": True, "partitioner": "consistent_random"},
+        {"acks": -1, "enable.idempotence": "true", "delivery.report.only.error": False},
+        {"compression.type": "lz4", "batch.size": 100_000, "batch.num.messages": "500"},
+        {"client.id": "shop", "reconnect.backoff.max.ms": 5000, "log_level": 6},
+    ],
+)
+def test_what_librdkafka_knows_is_passed_on(
+    server: KafkaServer, make: MakeBackend, topic: str, config: dict[str, Any]
+) -> None:
+    """Settings that contradict nothing work."""
+    messages = numbers(3)
+    servers = [server.servers, server.servers]
+    backend = make(topic=topic, config=config, bootstrap_servers=servers)
+    assert backend.publish_batch(messages) == [None] * 3
+    assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
+
+
+@pytest.mark.parametrize(
+    "config", [{"no.such.key": 1}, {"security.protocol": "maybe"}, {"ssl.ca.location": "/no.pem"}]
+)
+def test_what_librdkafka_does_not_take_is_named(make: MakeBackend, config: dict[str, Any]) -> None:
+    """A wrong setting of librdkafka's blames no event, says what is wrong, and shows no secret."""
+    backend = make(config={"sasl.password": "secret", "security.protocol": "ssl", **config})
+    with pytest.raises(BackendConfigurationError, match=r"\['config'\]") as caught:
+        backend.publish(make_message())
+    assert backend.health_check() is False
+    assert "secret" not in f"{caught.value} {backend!r}"
+
+
+@pytest.mark.parametrize("name", ["", "a b", ".", "x" * 250, None, 7])
+def test_wrong_topic_of_an_event_is_refused(make: MakeBackend, name: Any) -> None:
+    """A topic in `publisher_config` that cannot be is refused with its key."""
+    with pytest.raises(InvalidPublisherConfig, match="'topic'") as caught:
+        make().validate_config({"topic": name})
+    assert caught.value.backend == "default"
+
+
+def test_larger_events_where_the_cluster_takes_them(
+    server: KafkaServer, make: MakeBackend, topic: str
+) -> None:
+    """`max_message_bytes` raises the limit of librdkafka, too."""
+    messages = [make_message(data="x" * 2_500_000, partition_key="k"), *numbers(2, "k")]
+    outcomes = make(topic=topic).publish_batch(messages)
+    assert [type(outcome) for outcome in outcomes] == [Rejected, Held, Held]
+    assert make(topic=topic, max_message_bytes=2_900_000).publish_batch(messages) == [None] * 3
+    assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
+
+
+def test_missing_client_names_the_extra(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without confluent-kafka, publishing says what to install, and the health check is False."""
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    backend = make()
+    with pytest.raises(MissingClient, match=r"django-broadcaster\[kafka\]"):
+        backend.publish(make_message())
+    assert backend.health_check() is False
+
+
+def test_importing_loads_no_client() -> None:
+    """confluent-kafka is loaded at first use, not when the backend is imported or made."""
+    code = (
+        "import sys; from django_broadcaster.backends import KafkaBackend as backend; "
+        "backend(alias='default'); sys.exit('confluent_kafka' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- Life --------------------------------------------------------------------------------------
+
+
+def _threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_closing_leaves_no_threads(make: MakeBackend, topic: str) -> None:
+    """What librdkafka has started for the backend ends with it, health checks included."""
+    before = _threads()
+    backend = make(topic=topic)
+    backend.publish(make_message())
+    assert backend.health_check()
+    assert _threads() > before
+    backend.close()
+    assert _threads() == before
+
+
+FORK = """
+import os, sys
+from django_broadcaster.backends import KafkaBackend
+from django_broadcaster.testing import make_message
+
+servers, topic = sys.argv[1:]
+backend = KafkaBackend(alias="default", bootstrap_servers=servers, topic=topic)
+messages = [make_message(id=f"parent-{number}") for number in range(4)]
+backend.publish_batch(messages[:2])
+pid = os.fork()
+if pid == 0:
+    children = [make_message(id=f"child-{number}") for number in range(4)]
+    sys.exit(backend.publish_batch(children) != [None] * 4)
+assert backend.publish_batch(messages[2:]) == [None] * 2
+assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_child_process_begins_anew(server: KafkaServer, topic: str) -> None:
+    """After a fork both sides publish, each over connections of its own, and end well."""
+    command = [sys.executable, "-c", FORK, server.servers, topic]
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    subprocess.run(command, check=True, env=environment, timeout=60)
+    stored = ids(records(server.servers, topic))
+    for side in ("parent", "child"):
+        mine = [each for each in stored if each.startswith(side)]
+        assert mine == [f"{side}-{number}" for number in range(4)]
+
+
+def test_committed_events_reach_the_topic(
+    server: KafkaServer, topic: str, database: str, settings: Settings
+) -> None:
+    """From publish_event in a transaction through a relay to the topic, in order."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {
+            "BACKEND": "django_broadcaster.backends.KafkaBackend",
+            "OPTIONS": {"bootstrap_servers": server.servers, "topic": topic},
+        }
+    }
+    with transaction.atomic(using=database):
+        for number in range(20):
+            publisher.publish_event(
+                "order.placed",
+                "/shop/orders",
+                {"number": number},
+                subject=str(number),
+                partition_key="order-7",
+                using=database,
+            )
+    with DeliveryLoop(database, "default") as loop:
+        while loop.turn(7).found_work:
+            pass
+    found = [json.loads(record.value() or b"") for record in records(server.servers, topic)]
+    assert [event["data"]["number"] for event in found] == list(range(20))
+    assert set(statuses(database).values()) == {"published"}

@@ -1,0 +1,551 @@
+"""What goes wrong with Kafka: on a real broker, and on brokers that fail as they are told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Message as KafkaRecord
+
+from django_broadcaster.backends import KafkaBackend, Message, Outcome
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    Held,
+    Rejected,
+    TransientError,
+)
+from django_broadcaster.testing import make_message
+from tests.support.certificates import make_certificates
+from tests.support.kafka_mock import MockCluster, mock_cluster
+from tests.support.kafka_server import (
+    KafkaServer,
+    kafka_server,
+    make_topic,
+    proxied_kafka,
+    records,
+)
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_proxy import TlsProxy
+from tests.support.waiting import wait_until
+
+MakeBackend = Callable[..., KafkaBackend]
+
+TOO_LARGE, INVALID_RECORD, POLICY_VIOLATION = 10, 87, 44
+NOT_ENOUGH_REPLICAS, STORAGE_ERROR, OUT_OF_ORDER = 19, 56, 45
+UNKNOWN_TOPIC, TOPIC_EXCEPTION, TOPIC_FORBIDDEN, CLUSTER_FORBIDDEN = 3, 17, 29, 31
+OK = 0
+
+
+@pytest.fixture
+def make() -> Iterator[MakeBackend]:
+    """Make backends, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(servers: str, **options: Any) -> KafkaBackend:
+            backend = KafkaBackend(alias="default", bootstrap_servers=servers, **options)
+            made.callback(backend.close)
+            return backend
+
+        yield make
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    """One broker that fails as it is told to, with the topic `events` of one partition."""
+    with mock_cluster() as running:
+        running.make_topic("events")
+        yield running
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[KafkaServer]:
+    """A real broker of the test's own."""
+    with kafka_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def proxied(tmp_path: Path) -> Iterator[tuple[str, TcpProxy]]:
+    """The address of a real broker behind a proxy, and the proxy."""
+    with proxied_kafka(tmp_path) as (_, proxy):
+        yield f"127.0.0.1:{proxy.port}", proxy
+
+
+def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
+    """Messages whose data is 0, 1, 2, ..."""
+    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
+
+
+def ids(found: Sequence[KafkaRecord] | Sequence[Message]) -> list[str]:
+    """The event ids of records in structured mode, or of messages."""
+    return [
+        each.event_id if isinstance(each, Message) else json.loads(each.value() or b"{}")["id"]
+        for each in found
+    ]
+
+
+def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
+    """The types of outcomes."""
+    return [None if outcome is None else type(outcome) for outcome in outcomes]
+
+
+# --- One event is to blame ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(TOO_LARGE, Rejected), (INVALID_RECORD, Rejected), (POLICY_VIOLATION, TransientError)],
+)
+def test_event_to_blame_for_a_refused_batch_is_found(
+    cluster: MockCluster, make: MakeBackend, code: int, kind: type[DeliveryError]
+) -> None:
+    """A record batch that a broker refuses is sent again in halves, until one event is left."""
+    messages = [*numbers(3, "a"), *numbers(1, "b")]
+    # All four; the first half; the second half; its first event, and then its last one.
+    cluster.fail(code, OK, code, code, OK)
+    outcomes = make(cluster.servers).publish_batch(messages)
+    assert kinds(outcomes) == [None, None, kind, None]
+    assert cluster.requests() == 5
+    assert ids(records(cluster.servers, "events")) == ids([*messages[:2], messages[3]])
+
+
+def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
+    cluster: MockCluster, make: MakeBackend
+) -> None:
+    """Events behind a refused one of their key are held, and others go on."""
+    messages = [*numbers(1, "a"), *numbers(1, "b"), *numbers(2, "a"), *numbers(1, "b")]
+    # All five; the first two; the first of them alone: refused. The other one; the rest, of `b`.
+    cluster.fail(TOO_LARGE, TOO_LARGE, TOO_LARGE, OK, OK)
+    outcomes = make(cluster.servers).publish_batch(messages)
+    assert kinds(outcomes) == [Rejected, None, Held, Held, None]
+    assert ids(records(cluster.servers, "events")) == ids([messages[1], messages[4]])
+
+
+def test_a_refused_partition_does_not_hold_up_the_others(make: MakeBackend) -> None:
+    """What was refused is sent again, and what was stored meanwhile is acknowledged."""
+    with mock_cluster() as cluster:
+        cluster.make_topic("events", 8)
+        messages = [make_message(partition_key=f"key-{number % 16}") for number in range(64)]
+        cluster.fail(TOO_LARGE)
+        assert make(cluster.servers).publish_batch(messages) == [None] * 64
+        found = records(cluster.servers, "events")
+    assert sorted(ids(found)) == sorted(ids(messages))
+    for number in range(16):
+        key = f"key-{number}"
+        mine = [record for record in found if record.key() == key.encode()]
+        assert ids(mine) == ids([each for each in messages if each.partition_key == key])
+
+
+def test_outage_while_the_one_to_blame_is_looked_for(
+    cluster: MockCluster, make: MakeBackend
+) -> None:
+    """What is left of a refused batch is not sent any more, and everything of it waits."""
+    messages = numbers(4, "a")
+    cluster.fail(TOO_LARGE, OK, CLUSTER_FORBIDDEN)
+    outcomes = make(cluster.servers).publish_batch([*messages, *numbers(1, "b")])
+    assert kinds(outcomes) == [None, None, *[BackendUnavailable] * 3]
+    assert ids(records(cluster.servers, "events")) == ids(messages[:2])
+
+
+# --- A topic is to blame -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [UNKNOWN_TOPIC, TOPIC_FORBIDDEN])
+def test_the_topic_of_all_events_is_missing(
+    cluster: MockCluster, make: MakeBackend, code: int
+) -> None:
+    """No event is to blame for a topic that nobody may write to: all wait until it is put right."""
+    cluster.break_topic("events", code)
+    backend = make(cluster.servers)
+    with pytest.raises(BackendUnavailable, match="'events'"):
+        backend.open()
+    messages = numbers(2)
+    outcomes = backend.publish_batch(messages)
+    assert kinds(outcomes) == [BackendUnavailable] * 2
+    assert backend.health_check() is True
+    cluster.break_topic("events", OK)
+    assert backend.publish_batch(messages) == [None] * 2
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (UNKNOWN_TOPIC, TransientError),
+        (TOPIC_FORBIDDEN, TransientError),
+        (TOPIC_EXCEPTION, Rejected),
+    ],
+)
+@pytest.mark.parametrize("template", ["events", "{subject}"])
+def test_the_topic_of_one_event_is_missing(
+    cluster: MockCluster, make: MakeBackend, code: int, kind: type[DeliveryError], template: str
+) -> None:
+    """A topic that only some events have blames them alone, and holds their keys."""
+    cluster.break_topic("missing", code)
+    lost = make_message(subject="missing", partition_key="a", config={"topic": "missing"})
+    good = [make_message(subject="events", partition_key=key) for key in "aab"]
+    outcomes = make(cluster.servers, topic=template).publish_batch([good[0], lost, *good[1:]])
+    assert kinds(outcomes) == [None, kind, Held, None]
+    assert "'missing'" in str(outcomes[1])
+    assert ids(records(cluster.servers, "events")) == ids([good[0], good[2]])
+
+
+def test_missing_topics_do_not_add_up(cluster: MockCluster, make: MakeBackend) -> None:
+    """A batch waits once for topics that may be just being made, not for each of them."""
+    names = [f"missing-{number}" for number in range(8)]
+    for name in names:
+        cluster.break_topic(name, UNKNOWN_TOPIC)
+    started = time.monotonic()
+    messages = [make_message(config={"topic": name}) for name in names]
+    outcomes = make(cluster.servers).publish_batch(messages)
+    assert kinds(outcomes) == [TransientError] * 8
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("code", [TOPIC_FORBIDDEN, TOPIC_EXCEPTION])
+def test_topic_that_stops_taking_events(cluster: MockCluster, make: MakeBackend, code: int) -> None:
+    """A topic that was fine, and that a broker then refuses, is judged in the same way."""
+    cluster.make_topic("other")
+    backend = make(cluster.servers)
+    assert (
+        backend.publish_batch([*numbers(1), *numbers(1, config={"topic": "other"})]) == [None] * 2
+    )
+    cluster.fail(code)
+    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    backend.publish(make_message(config={"topic": "other"}))
+    cluster.fail(code)
+    others = numbers(2, "a", config={"topic": "other"})
+    kind = TransientError if code == TOPIC_FORBIDDEN else Rejected
+    assert kinds(backend.publish_batch(others)) == [kind, Held]
+    assert backend.publish_batch([*numbers(1), *others]) == [None] * 3
+
+
+def test_real_broker_without_the_topic(server: KafkaServer, make: MakeBackend) -> None:
+    """A cluster that makes no topics by itself lets the events wait until somebody makes it."""
+    no_making = {"allow.auto.create.topics": False}
+    backend = make(server.servers, topic="shop.events", config=no_making)
+    outcomes = backend.publish_batch(numbers(2))
+    assert kinds(outcomes) == [BackendUnavailable] * 2
+    assert "UNKNOWN_TOPIC_OR_PART" in str(outcomes[0])
+    elsewhere = make(server.servers, topic=make_topic(server.servers), config=no_making)
+    messages = [*numbers(1), *numbers(1, config={"topic": "shop.events"}), *numbers(1)]
+    assert kinds(elsewhere.publish_batch(messages)) == [None, TransientError, None]
+
+
+# --- The brokers are to blame ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [NOT_ENOUGH_REPLICAS, STORAGE_ERROR])
+def test_full_or_degraded_brokers_are_waited_for(
+    cluster: MockCluster, make: MakeBackend, code: int
+) -> None:
+    """A disk or replica that comes back in time costs nothing, and nothing is stored twice."""
+    messages = numbers(10, "a")
+    cluster.fail(code, code)
+    assert make(cluster.servers).publish_batch(messages) == [None] * 10
+    assert ids(records(cluster.servers, "events")) == ids(messages)
+
+
+@pytest.mark.parametrize("code", [NOT_ENOUGH_REPLICAS, STORAGE_ERROR])
+def test_full_or_degraded_brokers_are_unavailable(
+    cluster: MockCluster, make: MakeBackend, code: int
+) -> None:
+    """Brokers that stay so are unavailable at the timeout: nothing is acknowledged, or lost."""
+    messages = numbers(10, "a")
+    backend = make(cluster.servers, timeout=2)
+    backend.open()
+    cluster.fail(*[code] * 200)
+    backend.timeout = 0.5
+    started = time.monotonic()
+    assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 10
+    assert time.monotonic() - started < 3
+    cluster.heal()
+    backend.timeout = 10
+    assert backend.publish_batch(messages) == [None] * 10
+    assert ids(records(cluster.servers, "events")) == ids(messages)
+
+
+def test_producer_that_has_come_out_of_step_is_replaced(
+    cluster: MockCluster, make: MakeBackend
+) -> None:
+    """An error after which librdkafka takes nothing more costs no event and no restart."""
+    messages = numbers(10, "a")
+    backend = make(cluster.servers)
+    assert backend.publish_batch(messages[:5]) == [None] * 5
+    cluster.fail(OUT_OF_ORDER)
+    assert kinds(backend.publish_batch(messages[5:])) == [BackendUnavailable] * 5
+    assert backend.publish_batch(messages[5:]) == [None] * 5
+    assert ids(records(cluster.servers, "events")) == ids(messages)
+
+
+@pytest.mark.chaos
+def test_connection_cut_in_the_middle_of_a_batch(
+    proxied: tuple[str, TcpProxy], make: MakeBackend
+) -> None:
+    """Half a request is nothing; librdkafka connects again, and everything is stored once."""
+    servers, proxy = proxied
+    topic = make_topic(servers)
+    backend = make(servers, topic=topic)
+    backend.open()
+    messages = numbers(100, "a")
+    assert backend.publish_batch(messages[:50]) == [None] * 50
+    proxy.cut_request_after = 5000
+    with _restored(proxy):
+        assert backend.publish_batch(messages[50:]) == [None] * 50
+    assert ids(records(servers, topic)) == ids(messages)
+
+
+@pytest.mark.chaos
+def test_connection_cut_before_the_answer(proxied: tuple[str, TcpProxy], make: MakeBackend) -> None:
+    """What was stored, and its answer lost, is sent again by librdkafka and stored once."""
+    servers, proxy = proxied
+    topic = make_topic(servers)
+    backend = make(servers, topic=topic)
+    messages = numbers(100, "a")
+    assert backend.publish_batch(messages[:50]) == [None] * 50
+    proxy.cut_reply_after = 10
+    with _restored(proxy):
+        assert backend.publish_batch(messages[50:]) == [None] * 50
+    assert ids(records(servers, topic)) == ids(messages)
+
+
+class _restored:  # noqa: N801  # reads as a word in a with statement
+    """Let connections through again once the proxy has cut the one that it was told to cut."""
+
+    def __init__(self, proxy: TcpProxy) -> None:
+        self._proxy = proxy
+        self._thread = threading.Thread(target=self._restore)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(20)
+
+    def _restore(self) -> None:
+        wait_until(self._has_cut, 20, "the connection is cut")
+        self._proxy.cut_request_after = self._proxy.cut_reply_after = None
+
+    def _has_cut(self) -> bool:
+        return 0 in (self._proxy.cut_request_after, self._proxy.cut_reply_after)
+
+
+@pytest.mark.chaos
+def test_slow_server_is_unavailable_after_the_timeout(
+    server: KafkaServer, make: MakeBackend
+) -> None:
+    """What was under way at the timeout comes first again: perhaps twice, never out of order."""
+    topic = make_topic(server.servers)
+    backend = make(server.servers, topic=topic)
+    backend.open()
+    messages = numbers(50, "a")
+    assert backend.publish_batch(messages[:10]) == [None] * 10
+    server.stop()
+    backend.timeout = 0.3
+    started = time.monotonic()
+    assert kinds(backend.publish_batch(messages[10:30])) == [BackendUnavailable] * 20
+    assert kinds(backend.publish_batch(messages[10:30])) == [BackendUnavailable] * 20
+    assert backend.health_check() is False
+    assert time.monotonic() - started < 6
+    server.resume()
+    backend.timeout = 10
+    assert backend.publish_batch(messages[10:]) == [None] * 40
+    assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
+
+
+@pytest.mark.chaos
+def test_wave_that_fails_stops_those_behind_it(server: KafkaServer, make: MakeBackend) -> None:
+    """Nothing of a batch is sent after a wave that was not acknowledged."""
+    topic = make_topic(server.servers)
+    backend = make(server.servers, topic=topic, config={"batch.num.messages": 10})
+    messages = numbers(50, "a")
+    send, sent = backend._send, []
+
+    def stop_at_the_third(wave: Any) -> Any:
+        sent.append(len(wave))
+        if len(sent) == 3:
+            backend.timeout = 0.3
+            server.stop()
+        return send(wave)
+
+    backend._send = stop_at_the_third  # type: ignore[method-assign]
+    outcomes = backend.publish_batch(messages)
+    assert kinds(outcomes) == [None] * 20 + [BackendUnavailable] * 30
+    assert sent == [10, 10, 10]
+    server.resume()
+    assert set(ids(records(server.servers, topic))) <= set(ids(messages[:30]))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("on", ["real broker behind a proxy", "mock brokers"])
+def test_nothing_acknowledged_is_lost_when_brokers_come_and_go(
+    make: MakeBackend, tmp_path: Path, on: str
+) -> None:
+    """Away and back under load, again and again: each event is stored, and each key in order."""
+    with ExitStack() as stack:
+        if on == "mock brokers":
+            cluster = stack.enter_context(mock_cluster(3))
+            servers, away, topic = cluster.servers, cluster.down, "events"
+            cluster.make_topic(topic, 4)
+        else:
+            _, proxy = stack.enter_context(proxied_kafka(tmp_path))
+            servers, away = f"127.0.0.1:{proxy.port}", proxy.away
+            topic = make_topic(servers, 4)
+        backend = make(servers, topic=topic, timeout=0.5)
+        messages: list[Message] = []
+
+        def come_and_go() -> None:
+            for _ in range(2):
+                enough = len(messages) + 200
+                wait_until(lambda: len(messages) >= enough, 30, "the brokers are under load")  # noqa: B023
+                with away():
+                    threading.Event().wait(0.7)
+
+        outage = threading.Thread(target=come_and_go)
+        outage.start()
+        while outage.is_alive() or len(messages) < 1000:
+            batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
+            _insist(backend, batch)
+            messages += batch
+        outage.join()
+        found = records(servers, topic)
+    for number in range(5):
+        key = f"key-{number}"
+        mine = ids([record for record in found if record.key() == key.encode()])
+        expected = ids([each for each in messages if each.partition_key == key])
+        assert list(dict.fromkeys(mine)) == expected
+
+
+def _insist(backend: KafkaBackend, batch: list[Message]) -> None:
+    """Publish until all is acknowledged, as a relay does; only the brokers may fail."""
+    deadline = time.monotonic() + 40
+    while batch:
+        outcomes = backend.publish_batch(batch)
+        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
+        assert time.monotonic() < deadline
+        batch = [each for each, outcome in zip(batch, outcomes, strict=True) if outcome]
+
+
+@pytest.mark.chaos
+def test_interrupted_batch_leaves_nothing_behind(
+    server: KafkaServer, make: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt in the middle of a batch ends its producer: nothing of it is sent later."""
+    topic = make_topic(server.servers)
+    backend = make(server.servers, topic=topic)
+    messages = numbers(10, "a")
+    backend.open()
+    server.stop()
+
+    class Interrupting:
+        def __init__(self, producer: Any) -> None:
+            self.producer = producer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.producer, name)
+
+        def flush(self, timeout: float) -> int:
+            self.producer.flush(0.1)
+            raise KeyboardInterrupt
+
+    backend._producer = Interrupting(backend._producer)
+    with pytest.raises(KeyboardInterrupt):
+        backend.publish_batch(messages)
+    assert backend._producer is None
+    server.resume()
+    assert backend.publish_batch(messages) == [None] * 10
+    assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
+
+
+# --- Who we are, and who they are --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"sasl.mechanisms": "SCRAM-SHA-256", "sasl.password": "wrong-password"},
+        {"sasl.mechanisms": "PLAIN", "sasl.password": "wrong-password"},
+        None,
+    ],
+    ids=["unknown user", "another mechanism", "no login"],
+)
+def test_wrong_credentials_are_unavailable(
+    tmp_path: Path, make: MakeBackend, config: dict[str, Any] | None
+) -> None:
+    """A broker that does not let us in costs no event, says so, and no error shows a password."""
+    login = (
+        {"security.protocol": "sasl_plaintext", "sasl.username": "app", **config} if config else {}
+    )
+    with kafka_server(tmp_path, "--authentication") as server:
+        backend = make(server.servers, timeout=1.5, config=login)
+        outcomes = backend.publish_batch(numbers(2))
+        assert kinds(outcomes) == [BackendUnavailable] * 2
+        assert backend.health_check() is False
+    assert "wrong-password" not in f"{outcomes[0]!r} {outcomes[0].__cause__!r}"  # type: ignore[union-attr]
+    if config and config["sasl.mechanisms"] != "PLAIN":
+        assert "SASL" in str(outcomes[0])
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def tls(tmp_path: Path, certificates: Path) -> Iterator[int]:
+    """The port where a real broker speaks TLS, and wants a client's certificate."""
+    server = KafkaServer(tmp_path)
+    with TlsProxy(certificates, server.port) as proxy:
+        server.advertised = proxy.port
+        server.start()
+        try:
+            yield proxy.port
+        finally:
+            server.kill()
+
+
+def tls_config(folder: Path, **files: str | None) -> dict[str, Any]:
+    """librdkafka's settings for TLS, with the files of that folder."""
+    names = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key", **files}
+    return {
+        "security.protocol": "ssl",
+        **{f"ssl.{key}.location": str(folder / name) for key, name in names.items() if name},
+    }
+
+
+def test_tls(make: MakeBackend, tls: int, certificates: Path) -> None:
+    """With the CA and a certificate of its own the backend delivers over TLS."""
+    backend = make(f"127.0.0.1:{tls}", config=tls_config(certificates))
+    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.health_check() is True
+
+
+@pytest.mark.parametrize(
+    ("host", "files"),
+    [
+        ("127.0.0.1", {"ca": "other.pem"}),
+        ("127.0.0.1", {"certificate": None, "key": None}),
+        ("localhost", {}),
+        ("127.0.0.1", None),
+    ],
+    ids=["another CA", "no certificate of ours", "another name", "no TLS"],
+)
+def test_wrong_tls_is_unavailable(
+    make: MakeBackend,
+    tls: int,
+    certificates: Path,
+    host: str,
+    files: dict[str, str | None] | None,
+) -> None:
+    """TLS that fails costs no event, and is never replaced by a connection without it."""
+    config = {} if files is None else tls_config(certificates, **files)
+    backend = make(f"{host}:{tls}", timeout=0.8, config=config)
+    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert backend.health_check() is False
