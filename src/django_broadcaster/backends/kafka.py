@@ -271,9 +271,13 @@ class KafkaBackend(BindingBackend):
 
     def _record(self, place: int, message: Message, topic: str) -> Record:
         """Return the message as a record; raises Rejected for one that is too large."""
-        content_type, attributes, body = self.binding.encode(message, self.content_mode)
-        headers, size = _STRUCTURED_HEADERS, 0 if body is None else len(body)
-        if attributes:
+        body: bytes | None
+        if self.content_mode == "structured":  # as the binding does, in half the time
+            headers, body = _STRUCTURED_HEADERS, message.to_json()
+            size = len(body)
+        else:
+            content_type, attributes, body = self.encode(message)
+            size = 0 if body is None else len(body)
             headers = [(name, value.encode()) for name, value in attributes.items()]
             if content_type:
                 headers.append(("content-type", content_type.encode()))
