@@ -25,7 +25,7 @@ E019      `OUTBOX_POLL_INTERVAL` is not a number above 0
 E020      `OUTBOX_PARTITIONS` is not a whole number from 1 to 1024
 E021      `OUTBOX_LEASE_SECONDS` is not a number from 2 on
 E022      `OUTBOX_SHUTDOWN_TIMEOUT` is not a number from 0 on
-E023      `OUTBOX_MAX_CRASHES` is not a whole number from 1 on
+E023      `OUTBOX_MAX_CRASHES` is not a whole number from 2 on
 E024      the outbox's id sequence hands out ids in blocks (a database check, PostgreSQL)
 E025      `OUTBOX_NOTIFY` is not a bool
 W001      a relay polls too seldom for its lease

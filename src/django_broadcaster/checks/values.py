@@ -74,9 +74,9 @@ def check_shutdown_timeout(**_: Any) -> Messages:
 
 
 def check_max_crashes(**_: Any) -> Messages:
-    """OUTBOX_MAX_CRASHES is a whole number from 1 on."""
-    good = is_whole(conf.MAX_CRASHES, 1)
-    return [] if good else [_wrong("E023", "MAX_CRASHES", "a whole number, 1 or more")]
+    """OUTBOX_MAX_CRASHES is a whole number from 2 on: the first crash tells only the batch."""
+    good = is_whole(conf.MAX_CRASHES, 2)
+    return [] if good else [_wrong("E023", "MAX_CRASHES", "a whole number, 2 or more")]
 
 
 def check_poll_within_lease(**_: Any) -> Messages:

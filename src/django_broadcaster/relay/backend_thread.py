@@ -90,6 +90,11 @@ class BackendThread(threading.Thread):
         """Look at the outbox now."""
         self._poll.wake.set()
 
+    def look_at_share(self) -> None:
+        """See now which partitions are due to it: a relay has come or gone."""
+        self._loop.share_changed.set()
+        self.wake()
+
     def stop(self) -> None:
         """Finish the batch in flight and end."""
         self._stopping.set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -29,6 +30,7 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.querysets import PendingRow, RelayRows
 from django_broadcaster.retry import RetryPolicy
 
+from . import suspects
 from .order import BlockedKeys
 from .ownership import Lease
 from .report import Announcer, Report, Verdicts, describe
@@ -44,6 +46,11 @@ class Selection:
     hold: list[PendingRow] = field(default_factory=list)
     poison: list[PendingRow] = field(default_factory=list)
     expired: list[PendingRow] = field(default_factory=list)
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether the event to send was in flight when its relay died; it is then the only one."""
+        return bool(self.send and self.send[0].crash_count)
 
 
 class Delivery:
@@ -80,18 +87,22 @@ class Delivery:
         if not fetched or (only_start and fetched[0].id != start):
             return Report()
         selection = self.select(fetched)
-        outcomes = self.publish(selection.send)
-        verdicts = self.judge(selection.send, outcomes)
-        verdicts.hold += selection.hold
-        verdicts.expire += selection.expired
-        verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
-        report = self.settle(verdicts, attempted=len(selection.send))
+        with suspects.alone() if selection.has_suspect else nullcontext():
+            report = self._send_and_settle(selection)
         return replace(
             report,
             left=len(fetched) - report.settled,
             last=fetched[-1].id,
             exhausted=len(fetched) < limit,
         )
+
+    def _send_and_settle(self, selection: Selection) -> Report:
+        outcomes = self.publish(selection.send)
+        verdicts = self.judge(selection.send, outcomes)
+        verdicts.hold += selection.hold
+        verdicts.expire += selection.expired
+        verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
+        return self.settle(verdicts, attempted=len(selection.send))
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
         """Choose what to send: nothing behind a blocked key, nothing expired, a suspect alone.
@@ -118,7 +129,7 @@ class Delivery:
     def publish(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
         """Hand the batch to the backend; return one outcome for each row, whatever it raises.
 
-        Raises BackendConfigurationError, for which no event is to blame.
+        Raises BackendConfigurationError, for which no event is to blame, and LeaseLost.
         """
         if not batch:
             return []
@@ -154,13 +165,17 @@ class Delivery:
             return _blamed(error)
 
     def _send_singly(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
-        """Find the event at fault for a batch that broke, so that the others lose no attempt."""
+        """Find the event at fault for a batch that broke, so that the others lose no attempt.
+
+        Raises LeaseLost.
+        """
         outcomes: list[Outcome] = []
         failed_keys: set[str] = set()
         for row in batch:
             if row.partition_key in failed_keys:
                 outcomes.append(Held("an earlier event of its key failed in this batch"))
                 continue
+            self.lease.require()  # it may have stalled in between
             outcome = self._send_one(row)
             if isinstance(outcome, BackendUnavailable):
                 return [*outcomes, *[outcome] * (len(batch) - len(outcomes))]

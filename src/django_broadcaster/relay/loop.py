@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from threading import Event
 from types import TracebackType
 from typing import Self
 
@@ -22,8 +23,9 @@ from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
 
-TICK_SECONDS = 1.0
-"""Seconds between rounds of rebalancing and maintenance."""
+TICK_SECONDS = 0.5
+"""Seconds between rounds of rebalancing and maintenance, so partitions that became free are taken
+well within a second also where no NOTIFY tells of them."""
 
 REREAD_SHARE = 100
 """How many times as long as a look at all blocked keys takes goes by until the next."""
@@ -42,6 +44,8 @@ class DeliveryLoop:
         self.backend: PublisherBackend = backends.create(alias)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
+        self.share_changed = Event()
+        """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
         self._blocks = backends.blocks_when_exhausted(alias)
         self._purge = Purge(using, alias)
@@ -103,7 +107,8 @@ class DeliveryLoop:
     def prepare(self) -> None:
         """See that the lease stands, and share, promote, release and purge when it is time to."""
         self.lease.require()
-        if time.monotonic() >= self._next_tick:
+        if self.share_changed.is_set() or time.monotonic() >= self._next_tick:
+            self.share_changed.clear()  # before it looks, not to miss what comes meanwhile
             self._tick()
 
     def _stirs(self) -> bool:

@@ -23,6 +23,8 @@ from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import Partition, Relay
 from django_broadcaster.querysets import DatabaseNow, RelayRows
 
+from .wakeup import notify_shares
+
 logger = logging.getLogger("django_broadcaster.relay")
 
 _HEARTBEAT = "UPDATE django_broadcaster_relay SET heartbeat_at = "
@@ -66,14 +68,18 @@ class Lease:
         self.relay_id = relay.pk
         self.partitions = frozenset()
         self._valid_until = asked_at + self.seconds
+        if self.takes_share:
+            notify_shares(self.using, self.backend)
 
     def leave(self) -> None:
         """End the lease, if there is one: its partitions are free at once."""
         if not self.relay_id:
             return
         with transaction.atomic(using=self.using):
-            self._partitions().filter(relay_id=self.relay_id).update(relay=None)
+            freed = self._partitions().filter(relay_id=self.relay_id).update(relay=None)
             self._relays().filter(pk=self.relay_id).delete()
+            if freed:
+                notify_shares(self.using, self.backend)
         self.partitions = frozenset()
         self._valid_until = 0.0
 
@@ -146,6 +152,7 @@ class Lease:
         if len(owned) > share:
             given_up, owned = owned[share:], owned[:share]
             self._own(given_up, None, self.relay_id)
+            notify_shares(self.using, self.backend)
         elif len(owned) < share:
             free = sorted(number for number, owner in owners.items() if owner is None)
             if free:
@@ -168,9 +175,9 @@ class Lease:
         """End the lease of a relay whose heartbeat stopped, and note what it was delivering."""
         with transaction.atomic(using=self.using):
             stale = DatabaseNow() - _seconds(self.seconds)
-            relays = self._relays().select_for_update().filter(pk=relay_id, heartbeat_at__lt=stale)
-            relay = relays.first()
-            if relay is None:
+            locked = self._relays().select_for_update(skip_locked=self._may_skip_locked)
+            relay = locked.filter(pk=relay_id, heartbeat_at__lt=stale).first()
+            if relay is None:  # alive after all, or another relay is at it, which may hang there
                 return
             theirs = self._partitions().filter(relay=relay)
             numbers = list(theirs.values_list("number", flat=True))
@@ -179,6 +186,7 @@ class Lease:
                 rows.count_crash(relay.in_flight_from, relay.in_flight_to, numbers)
             theirs.update(relay=None)
             relay.delete()
+            notify_shares(self.using, self.backend)
         logger.warning(
             "took over from relay %s of backend %r: no heartbeat for %s seconds",
             relay.name,
@@ -197,6 +205,10 @@ class Lease:
         ]
         if missing:
             Partition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
+
+    @property
+    def _may_skip_locked(self) -> bool:
+        return bool(connections[self.using].features.has_select_for_update_skip_locked)
 
     def _relays(self) -> models.QuerySet[Relay]:
         return Relay.objects.using(self.using)

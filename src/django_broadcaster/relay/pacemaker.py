@@ -65,7 +65,9 @@ class Pacemaker(threading.Thread):
 
     def _listen(self) -> None:
         left = max(0.0, self._next_beat - time.monotonic())
-        backends = self._listener.wait(min(SLICE_SECONDS, left), self._ended)
+        heard = self._listener.wait(min(SLICE_SECONDS, left), self._ended)
         for thread in self._threads:
-            if thread.alias in backends:
+            if thread.alias in heard.shares:
+                thread.look_at_share()
+            elif thread.alias in heard.events:
                 thread.wake()

@@ -17,6 +17,9 @@ CHECK_SECONDS = 0.2
 MAX_BACKOFF = 30.0
 """Seconds before a worker that keeps dying is started again, at the most."""
 
+STEADY_SECONDS = 60.0
+"""How long a worker has to live for its earlier deaths to be forgotten."""
+
 GRACE_SECONDS = 5.0
 """What a worker gets beyond SHUTDOWN_TIMEOUT before it is killed."""
 
@@ -26,14 +29,16 @@ option may be abbreviated there, or stand in a script that calls the command."""
 
 
 class Supervisor:
-    """Runs `count` processes of a command until they end by themselves or it is stopped.
+    """Runs `count` processes of a command until it is stopped or, if `finite`, they are done.
 
-    A process that ends with 0 is done; one that dies is started again, later each time. Its
-    partitions go to the others meanwhile.
+    A process that dies is started again, later each time. Its partitions go to the others
+    meanwhile. Where the work has an end, a process that exits with 0 has come to it. Where it has
+    none, that is a death like any other: a handler may call `os._exit(0)`.
     """
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
+    def __init__(self, command: Sequence[str], count: int, *, finite: bool) -> None:
         self._command = list(command)
+        self._finite = finite
         self._places = [_Place() for _ in range(count)]
         self._stopping = threading.Event()
 
@@ -52,17 +57,15 @@ class Supervisor:
 
     def _tend(self, place: _Place) -> None:
         """Start the process of a place, or start it again when it has died."""
-        process = place.process
+        process, now = place.process, time.monotonic()
         if process is None:
-            if time.monotonic() >= place.start_at:
+            if now >= place.start_at:
                 place.process = subprocess.Popen(self._command, env={**os.environ, _MARK: "1"})
-        elif (code := process.poll()) == 0:
+                place.started_at = now
+        elif (code := process.poll()) == 0 and self._finite:
             place.is_done = True
         elif code is not None:
-            place.process = None
-            place.deaths += 1
-            pause = min(MAX_BACKOFF, 2.0 ** (place.deaths - 1))
-            place.start_at = time.monotonic() + pause
+            pause = place.died(now)
             logger.error(
                 "relay process %d ended with %d, another starts in %.0f s", process.pid, code, pause
             )
@@ -89,8 +92,19 @@ class _Place:
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.is_done = False
-        self.deaths = 0
+        self.started_at = 0.0
         self.start_at = 0.0
+        self._deaths = 0
+
+    def died(self, now: float) -> float:
+        """Note that its process has died; return the seconds until the next is to start."""
+        if now >= self.started_at + STEADY_SECONDS:
+            self._deaths = 0
+        pause = min(MAX_BACKOFF, 2.0 ** min(self._deaths, 10))  # which overflows else, in time
+        self._deaths += 1
+        self.process = None
+        self.start_at = now + pause
+        return pause
 
 
 def is_supervised() -> bool:

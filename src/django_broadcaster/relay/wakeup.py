@@ -4,6 +4,9 @@ Polling is always underneath. On PostgreSQL a publisher also sends a NOTIFY once
 has committed, never inside of it, for NOTIFY takes a lock at commit that all transactions of the
 server queue for. One is enough for many events: a process sends none within `COALESCE_SECONDS` of
 its last, and a relay that was woken keeps polling fast for longer than that.
+
+On a channel of their own, relays tell each other that one has come or that partitions are free, so
+that nobody has to look often.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 from contextlib import closing
 from functools import partial
 from threading import Event
+from typing import NamedTuple
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +26,7 @@ from django_broadcaster.conf import conf
 logger = logging.getLogger("django_broadcaster.relay")
 
 CHANNEL = "django_broadcaster"
+SHARES_CHANNEL = "django_broadcaster_shares"
 COALESCE_SECONDS = 0.005
 FIRST_PAUSE = 0.001
 """Seconds of the first pause after work ran out; each further one is twice as long."""
@@ -47,15 +52,22 @@ def _notify(using: str, backend: str) -> None:
     if now < _sent.get((using, backend), 0.0) + COALESCE_SECONDS:
         return
     _sent[using, backend] = now
-    _send(connections[using], backend)
+    _send(connections[using], CHANNEL, backend)
 
 
-def _send(connection: BaseDatabaseWrapper, payload: str) -> None:
+def notify_shares(using: str, backend: str) -> None:
+    """Let the relays of a backend look at their shares, now or when the transaction commits."""
+    connection = connections[using]
+    if conf.NOTIFY and connection.vendor == "postgresql":
+        _send(connection, SHARES_CHANNEL, backend)
+
+
+def _send(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
     with connection.cursor() as cursor:
         # The caller need not wait for the disk: a NOTIFY leaves nothing behind.
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)",
-            [CHANNEL, payload],
+            [channel, payload],
         )
 
 
@@ -87,8 +99,15 @@ class Poll:
             self._pause = 0.0
 
 
+class Heard(NamedTuple):
+    """The backends that have events, and those whose partitions are shared out anew."""
+
+    events: frozenset[str] = frozenset()
+    shares: frozenset[str] = frozenset()
+
+
 class Listener:
-    """Hears the publishers' NOTIFY, on the calling thread's connection to PostgreSQL.
+    """Hears the NOTIFY of publishers and relays, on the calling thread's connection to PostgreSQL.
 
     Where none gets through, behind a pooler in transaction mode for example, it says so once and
     waits without listening.
@@ -98,13 +117,13 @@ class Listener:
         self._using = using
         self._state = "new" if self._may_listen() else "deaf"
 
-    def wait(self, seconds: float, stop: Event) -> set[str]:
-        """Wait so long, or until notified; return the backends that have events."""
+    def wait(self, seconds: float, stop: Event) -> Heard:
+        """Wait so long, or until notified; return what was heard."""
         if self._state == "new":
             self._state = "listening" if self._listen() else "deaf"
         if self._state == "deaf":
             stop.wait(seconds)
-            return set()
+            return Heard()
         return self._receive(seconds)
 
     def reset(self) -> None:
@@ -123,13 +142,14 @@ class Listener:
         """Listen, and see whether a NOTIFY of another connection gets through."""
         with connections[self._using].cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
+            cursor.execute(f"LISTEN {SHARES_CHANNEL}")
         probe = f"probe {time.monotonic_ns()}"
         other = connections[self._using].copy()
         with closing(other):
-            _send(other, probe)
+            _send(other, CHANNEL, probe)
         deadline = time.monotonic() + PROBE_SECONDS
         while (left := deadline - time.monotonic()) > 0:
-            if probe in self._receive(left):
+            if probe in self._receive(left).events:
                 return True
         logger.warning(
             "NOTIFY does not get through to this relay on database %r (is there a pooler in "
@@ -138,9 +158,12 @@ class Listener:
         )
         return False
 
-    def _receive(self, seconds: float) -> set[str]:
+    def _receive(self, seconds: float) -> Heard:
         connection = connections[self._using]
         connection.ensure_connection()
         with connection.wrap_database_errors:
-            found = connection.connection.notifies(timeout=seconds, stop_after=1)
-            return {note.payload for note in found}
+            found = list(connection.connection.notifies(timeout=seconds, stop_after=1))
+        return Heard(*(
+            frozenset(note.payload for note in found if note.channel == channel)
+            for channel in (CHANNEL, SHARES_CHANNEL)
+        ))  # fmt: skip

@@ -80,7 +80,8 @@ class Command(BaseCommand):
         )
         worker: Worker | Supervisor
         if options["processes"] > 1 and not is_supervised():
-            worker = Supervisor(sys.orig_argv, options["processes"])
+            finite = options["drain"] or options["max_iterations"] is not None
+            worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
         else:
             worker = Worker(worker_options)
         for number in (signal.SIGTERM, signal.SIGINT):
