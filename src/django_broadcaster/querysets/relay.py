@@ -107,8 +107,18 @@ class RelayRows:
             "ORDER BY publisher_backend, id LIMIT %s"
         )
         backend = [self.backend, start, self.backend]
-        rows = self._select(sql, [*backend, *self._values(partitions), limit])
-        found = [PendingRow._make(row) for row in rows]
+        return self._rows(sql, [*backend, *self._values(partitions), limit])
+
+    def fetch_these(self, partitions: Collection[int], ids: Collection[int]) -> list[PendingRow]:
+        """Return those of these rows that are pending in those partitions, in order of ids."""
+        sql = (
+            f"SELECT {self._columns} FROM {EVENTS} WHERE {self._in('id', ids)} "
+            f"AND status = 'pending' AND {self._in(_PARTITION, partitions)} ORDER BY id"
+        )
+        return self._rows(sql, [*self._values(ids), *self._values(partitions)])
+
+    def _rows(self, sql: str, params: Sequence[Any]) -> list[PendingRow]:
+        found = [PendingRow._make(row) for row in self._select(sql, params)]
         if self._reads_as_is:
             return found
         return [row._replace(**self._converted(row)) for row in found]
@@ -117,14 +127,12 @@ class RelayRows:
         self, partitions: Collection[int], keys: Collection[str] | None = None
     ) -> dict[str, int]:
         """Return each blocked key, or those of `keys`, with the first of its events that waits."""
-        named = f"AND {self._in('partition_key', keys)} " if keys is not None else ""
-        sql = (
-            f"SELECT partition_key, MIN(id) FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('retry', 'blocked') AND {self._in(_PARTITION, partitions)} {named}"
-            "AND partition_key <> '' GROUP BY partition_key"
-        )
+        if keys is None:
+            waiting, values = self._waiting(partitions)
+        else:
+            waiting, values = self._waiting_of(keys, partitions, 1)
         return dict(
-            self._select(sql, [self.backend, *self._values(partitions), *self._values(keys)])
+            self._select(f"SELECT name, MIN(id) FROM ({waiting}) AS w GROUP BY name", values)
         )
 
     def pulse(self, partitions: Collection[int], start: int) -> Pulse:
@@ -239,17 +247,20 @@ class RelayRows:
     def release(
         self, partitions: Collection[int], limit: int, keys: Collection[str] | None = None
     ) -> list[tuple[int, str]]:
-        """Make blocked rows pending whose key has nothing left in retry; return ids and keys."""
-        named = f"AND {self._in('w.partition_key', keys)} " if keys is not None else ""
+        """Make blocked rows pending that stand behind nothing in retry; return ids and keys.
+
+        Of each key its first rows are released. Asked for `keys`, it takes the same number of each.
+        """
+        if keys is None:
+            waiting, values = self._waiting(partitions)
+        else:
+            waiting, values = self._waiting_of(keys, partitions, max(1, limit // len(keys)))
         sql = (
-            f"SELECT w.id, w.partition_key FROM {EVENTS} w WHERE w.publisher_backend = %s "
-            f"AND w.status = 'blocked' AND {self._in('w.partition', partitions)} {named}"
-            f"AND NOT EXISTS (SELECT 1 FROM {EVENTS} h WHERE h.publisher_backend = %s "
-            "AND h.partition_key = w.partition_key AND h.status = 'retry') "
-            "ORDER BY w.id LIMIT %s"
+            "SELECT id, name FROM (SELECT id, name, SUM(CASE WHEN status = 'retry' THEN 1 ELSE 0 "
+            f"END) OVER (PARTITION BY name ORDER BY id) AS heads FROM ({waiting}) AS w) AS r "
+            "WHERE heads = 0 ORDER BY id LIMIT %s"
         )
-        named_values = [*self._values(partitions), *self._values(keys)]
-        rows = self._select(sql, [self.backend, *named_values, self.backend, limit])
+        rows = self._select(sql, [*values, max(limit, len(keys or ()))])
         if rows:
             self._move([row_id for row_id, _ in rows], "blocked", "pending")
         return rows
@@ -262,6 +273,34 @@ class RelayRows:
             f"AND {self._in(_PARTITION, partitions)}"
         )
         return self._execute(sql, [self.backend, first, last, *self._values(partitions)])
+
+    # The rows of blocked keys, as part of a statement
+
+    def _waiting(self, partitions: Collection[int]) -> tuple[str, list[Any]]:
+        """Return a query for the rows of all blocked keys, and its parameters."""
+        sql = (
+            f"SELECT id, partition_key AS name, status FROM {EVENTS} WHERE publisher_backend = %s "
+            f"AND status IN ('retry', 'blocked') AND {self._in(_PARTITION, partitions)} "
+            "AND partition_key <> ''"
+        )
+        return sql, [self.backend, *self._values(partitions)]
+
+    def _waiting_of(
+        self, keys: Collection[str], partitions: Collection[int], first: int
+    ) -> tuple[str, list[Any]]:
+        """Return a query for the first so many, or more, rows of these keys, and its parameters.
+
+        PostgreSQL may believe for a while that there is next to nothing to find, and then reads
+        all blocked keys for each row that it looks at. This leaves it no choice but the index.
+        """
+        sql, values = self._waiting(partitions)
+        if not self._postgres:
+            return f"{sql} AND {self._in('partition_key', keys)}", [*values, *keys]
+        return (
+            f"SELECT w.* FROM unnest(%s::text[]) AS k(wanted) CROSS JOIN LATERAL ({sql} "
+            "AND partition_key = k.wanted ORDER BY publisher_backend, partition_key, id LIMIT %s) "
+            "AS w"
+        ), [list(keys), *values, first]
 
     # The two ways to the database
 

@@ -74,27 +74,34 @@ class Delivery:
         self.announcer = Announcer(lease.using)
 
     def deliver(
-        self, limit: int, start: int, partitions: Collection[int], *, only_start: bool = False
+        self, limit: int, start: int, partitions: Collection[int], again: Collection[int] = ()
     ) -> Report:
         """Deliver at most `limit` pending events from id `start` on, and say what came of it.
 
-        With `only_start` nothing is delivered if that one is not pending any more.
-
-        Raises LeaseLost, and the database's errors; in both cases what was not settled is
-        delivered again by whoever owns it then.
+        Those of `again`, which are at most `limit` ids below `start`, come first. Raises
+        LeaseLost, and the database's errors; in both cases what was not settled is delivered again
+        by whoever owns it then.
         """
-        fetched = self.rows.fetch(partitions, start, limit)
-        if not fetched or (only_start and fetched[0].id != start):
+        before = self.rows.fetch_these(partitions, again) if again else []
+        room = limit - len(before)
+        behind = self.rows.fetch(partitions, start, room) if room else []
+        return replace(
+            self._deliver(before + behind),
+            last=behind[-1].id if behind else 0,
+            exhausted=len(behind) < room,
+        )
+
+    def deliver_these(self, partitions: Collection[int], ids: Collection[int]) -> Report:
+        """Deliver those of these events that are pending; raises as `deliver` does."""
+        return self._deliver(self.rows.fetch_these(partitions, ids))
+
+    def _deliver(self, fetched: Sequence[PendingRow]) -> Report:
+        if not fetched:
             return Report()
         selection = self.select(fetched)
         with suspects.alone() if selection.has_suspect else nullcontext():
             report = self._send_and_settle(selection)
-        return replace(
-            report,
-            left=len(fetched) - report.settled,
-            last=fetched[-1].id,
-            exhausted=len(fetched) < limit,
-        )
+        return replace(report, left=len(fetched) - report.settled)
 
     def _send_and_settle(self, selection: Selection) -> Report:
         outcomes = self.publish(selection.send)

@@ -118,7 +118,7 @@ class DeliveryLoop:
         self._relays_known = pulse.relays
         if changed:
             self._next_tick = 0.0
-        return bool(changed or pulse.pending or pulse.due)
+        return bool(changed or pulse.pending or pulse.due or self.watermark.has_again)
 
     def deliver(self, limit: int) -> Report:
         """Deliver one batch of the own partitions, as far as the circuit lets it."""
@@ -126,8 +126,9 @@ class DeliveryLoop:
         if not allowed or not self.lease.partitions:
             return Report()
         self.watermark.look()
-        report = self.delivery.deliver(allowed, self.watermark.start, self.lease.partitions)
-        self.watermark.note(report)
+        start, again = self.watermark.start, self.watermark.again(allowed)
+        report = self.delivery.deliver(allowed, start, self.lease.partitions, again)
+        self.watermark.note(report, again)
         self._after(report)
         return report
 
@@ -135,7 +136,7 @@ class DeliveryLoop:
         """Deliver one pending event of one partition, and no other."""
         if not self._allowance(1):
             return Report()
-        report = self.delivery.deliver(1, row_id, {partition}, only_start=True)
+        report = self.delivery.deliver_these({partition}, [row_id])
         self._after(report)
         return report
 

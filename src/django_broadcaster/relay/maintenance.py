@@ -43,7 +43,7 @@ def promote_due(rows: RelayRows, lease: Lease, blocked: BlockedKeys, watermark: 
     """
     promoted = rows.promote(lease.partitions, CHUNK)
     blocked.refresh(lease.partitions, (key for _, key in promoted))
-    watermark.pending_again(min((row_id for row_id, _ in promoted), default=None))
+    watermark.pending_again([row_id for row_id, _ in promoted])
     return len(promoted)
 
 
@@ -61,7 +61,7 @@ def release_unblocked(
     """
     released = rows.release(lease.partitions, CHUNK, keys)
     blocked.refresh(lease.partitions, keys or (key for _, key in released))
-    watermark.pending_again(min((row_id for row_id, _ in released), default=None))
+    watermark.pending_again([row_id for row_id, _ in released])
     return len(released)
 
 

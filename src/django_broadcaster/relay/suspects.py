@@ -9,7 +9,7 @@ from contextlib import contextmanager
 PATIENCE_SECONDS = 10.0
 """How long a suspect waits for one of another backend, which may hang."""
 
-_on_its_way = threading.Lock()
+_on_its_way = threading.RLock()
 
 
 @contextmanager

@@ -12,6 +12,10 @@ are either visible or will never be. That is stricter than to compare transactio
 (`pg_snapshot_xmin`): an id is taken from the sequence before its transaction has an id of its own,
 and a long transaction on other tables holds nothing up.
 
+Below the start rows become pending again: a retry that is due, and what waited behind it. Their
+ids are kept and fetched by themselves. Were the start moved back to them, one old event in retry
+would make each fetch walk over all that was delivered since.
+
 On the other databases fetches start at the beginning: SQLite has no dead rows, and MariaDB and
 MySQL show their locks to administrators only.
 """
@@ -19,6 +23,8 @@ MySQL show their locks to administrators only.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from heapq import nsmallest
 
 from django_broadcaster.querysets import RelayRows
 
@@ -26,6 +32,9 @@ from .report import Report
 
 WORTH_LOOKING = 2000
 """Events delivered behind the start from which on it pays to ask the database who is writing."""
+
+MOST_AGAIN = 20_000
+"""Ids of rows that are pending again that are kept; with more it is no loss to start at them."""
 
 RESET_SECONDS = 60.0
 """How often a fetch starts at the beginning all the same, for rows that were changed by hand."""
@@ -40,18 +49,31 @@ class Watermark:
         self._delivered = 0
         self._candidate: int | None = None
         self._waits_for: frozenset[str] = frozenset()
+        self._again: set[int] = set()
         self.reset()
 
     def reset(self) -> None:
         """Start at the beginning again: what is pending is not known any more."""
         self.start = 0
+        self._again.clear()
         self._reset_at = time.monotonic()
         self._distrust()
 
-    def pending_again(self, row_id: int | None) -> None:
-        """Note that rows from this id on, if any, have been made pending."""
-        if row_id is not None and row_id <= max(self.start, self._delivered):
-            self.start = min(self.start, row_id)
+    @property
+    def has_again(self) -> bool:
+        """Whether rows below the start are pending again."""
+        return bool(self._again)
+
+    def again(self, limit: int) -> list[int]:
+        """Return up to `limit` ids below the start, the lowest, of rows that are pending again."""
+        return nsmallest(limit, self._again)
+
+    def pending_again(self, ids: Collection[int]) -> None:
+        """Note that these rows have been made pending; those from the start on will be seen."""
+        self._again.update(row_id for row_id in ids if row_id < self.start)
+        if len(self._again) > MOST_AGAIN:
+            self.start = min(self._again)
+            self._again.clear()
             self._distrust()
 
     def look(self) -> None:
@@ -68,11 +90,12 @@ class Watermark:
         else:
             self._waits_for &= writers
 
-    def note(self, report: Report) -> None:
-        """Move on by what the fetch after `look` has found and delivered."""
+    def note(self, report: Report, again: Collection[int]) -> None:
+        """Move on by what the fetch after `look` has found and delivered, `again` being of it."""
         if report.left:
             self._distrust()
             return
+        self._again.difference_update(again)
         if self._candidate is not None and not self._waits_for:
             # This fetch saw all that could ever be below the candidate, as far as it went.
             end = self._candidate if report.exhausted else min(self._candidate, report.last)
