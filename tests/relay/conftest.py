@@ -80,16 +80,16 @@ class Working:
 
     def __init__(self, worker: Worker) -> None:
         self.succeeded: bool | None = None
-        self._worker = worker
+        self.worker = worker
         self._thread = Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        self.succeeded = self._worker.run()
+        self.succeeded = self.worker.run()
 
     def stop(self) -> None:
         """Tell it to stop, and wait for its end."""
-        self._worker.stop()
+        self.worker.stop()
         self.end()
 
     def end(self) -> None:

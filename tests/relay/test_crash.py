@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
 import pytest
-from django.db import connections
 
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from tests.app.models import Order
-from tests.support.backends import POISON, Gate
+from tests.support.backends import Gate
 from tests.support.events import count, first_arrivals, publish, publish_many, row
 from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
+from tests.support.writers import writing
 
 from .conftest import Stream
 
@@ -127,30 +125,6 @@ def test_a_signal_ends_a_relay_under_load(
     assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
 
 
-def test_poison_is_buried_and_the_rest_delivered(database: str, workers: Workers) -> None:
-    """An event that kills its relay is given up after MAX_CRASHES; the others lose no attempt."""
-    others = [f"q{number}" for number in range(8)]
-    publish(*others[:4], POISON, *others[4:], using=database)
-    settings = {
-        "OUTBOX_PUBLISHERS": {"default": {"BACKEND": "tests.support.backends.HandlersBackend"}},
-        "OUTBOX_LEASE_SECONDS": 2,
-        "OUTBOX_MAX_CRASHES": 2,
-    }
-    statuses = []
-    for _ in range(4):
-        worker = workers.start(database, "--drain", "--database", database, **settings)
-        statuses.append(worker.end())
-        if statuses[-1] == 0:
-            break
-
-    assert statuses == [13, 13, 0]
-    poison = OutboxEvent.objects.using(database).get(subject=POISON)
-    assert (poison.status, poison.crash_count) == ("failed", 2)
-    rest = OutboxEvent.objects.using(database).exclude(pk=poison.pk)
-    assert set(rest.values_list("status", "retry_count")) == {("published", 0)}
-    assert sorted(Order.objects.using(database).values_list("number", flat=True)) == others
-
-
 def nobody_owns_anything(database: str) -> bool:
     """Tell whether all leases have been ended, with their partitions."""
     relays = Relay.objects.using(database).exists()
@@ -233,45 +207,21 @@ def test_relays_that_keep_being_killed_lose_nothing(
     committing: None, workers: Workers, stream: Stream
 ) -> None:
     """With relays killed and started over and over under load, everything arrives in order."""
-    committed: list[str] = []
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def write(key: str) -> None:
-        try:
-            number = 0
-            while not stop.wait(0.01):
-                number += 1
-                publish(f"{key}{number}", using="default")
-                committed.append(f"{key}{number}")
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            connections.close_all()
-
     settings = {"OUTBOX_PUBLISHERS": stream.publishers(REDIS), "OUTBOX_LEASE_SECONDS": 2}
     arguments = ("--batch-size", "10", "--interval", "0.05")
-    writers = [threading.Thread(target=write, args=[key]) for key in "abcdefgh"]
     running = [workers.start("default", *arguments, **settings) for _ in range(3)]
-    for writer in writers:
-        writer.start()
     chance, kills = random.Random(20240229), 4
-    try:
+    with writing("default") as writers:
         for _ in range(kills):
             before = len(stream)
             wait_until(lambda before=before: len(stream) > before + 150, 30, "deliveries")
             running.pop(chance.randrange(3)).kill()
             running.append(workers.start("default", *arguments, **settings))
-    finally:
-        stop.set()
-        for writer in writers:
-            writer.join(30)
-    assert failures == []
-    wait_until(lambda: count("published", "default") == len(committed), 30, "every event")
+    wait_until(lambda: count("published", "default") == len(writers.committed), 30, "every event")
     for worker in running:
         worker.stop()
     assert [worker.end() for worker in running] == [0] * 3
     arrived = stream.names()
-    assert first_arrivals(arrived) == in_order(committed)
-    assert len(arrived) - len(committed) <= kills * 10
+    assert first_arrivals(arrived) == in_order(writers.committed)
+    assert len(arrived) - len(writers.committed) <= kills * 10
     assert nobody_owns_anything("default")

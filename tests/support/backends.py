@@ -136,8 +136,14 @@ class RecordingBackend(PublisherBackend):
             self._file = None
 
 
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Append a line of JSON in one piece, so that several processes may do so."""
+    with path.open("ab", buffering=0) as file:
+        file.write(f"{json.dumps(line)}\n".encode())
+
+
 def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return what `RecordingBackend`s have appended, in order."""
+    """Return what backends have appended to a file, in order."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
 
@@ -222,6 +228,20 @@ class StoppingRecordingBackend(Stopping, RecordingBackend):
     """A record, and a gate between publish and settle."""
 
 
+class AnnouncingRedisBackend(RedisStreamBackend):
+    """Redis Streams; notes in a file each batch as it begins to send it, by whom and when."""
+
+    def __init__(self, *, path: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._record = Path(path)
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Note, and publish."""
+        names = [message.subject for message in messages]
+        append(self._record, {"names": names, "process": os.getpid(), "at": time.time()})
+        return super().publish_batch(messages)
+
+
 class HangingBackend(PublisherBackend):
     """Never answers; the file `arrived` in its folder appears when it was asked."""
 
@@ -239,8 +259,25 @@ POISON = "p1"
 
 
 class HandlersBackend(LocalBackend):
-    """Runs the handlers of `tests/support/handlers.py`, which no other process is to know."""
+    """Runs the handlers of `tests/support/handlers.py`, which no other process is to know.
+
+    `death` is how the handler of `POISON` ends its process. Each batch is noted in the file `path`
+    once it has been handled.
+    """
+
+    def __init__(self, *, path: str, death: str = "exit", **options: Any) -> None:
+        super().__init__(**options)
+        self._path = Path(path)
+        self._death = death
 
     def open(self) -> None:
         """Register them."""
-        from . import handlers  # noqa: F401  # registers by being imported
+        from . import handlers  # registers by being imported
+
+        handlers.death = self._death
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Let the handlers run, and note the batch."""
+        outcomes = super().publish_batch(messages)
+        append(self._path, {"names": [message.subject for message in messages]})
+        return outcomes
