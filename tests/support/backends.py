@@ -254,6 +254,20 @@ class HangingBackend(PublisherBackend):
         self._gate.pass_through()
 
 
+class SlowBackend(PublisherBackend):
+    """Takes so many seconds for each event; the file `arrived` appears when it was asked."""
+
+    def __init__(self, *, folder: str, seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._gate = Gate(Path(folder))
+        self._seconds = seconds
+
+    def publish(self, message: Message) -> None:
+        """Take its time."""
+        self._gate.arrived.touch()
+        time.sleep(self._seconds)
+
+
 POISON = "p1"
 """The name of the event that no relay with a `HandlersBackend` survives."""
 
