@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay import watermark
 from tests.support.backends import Script
-from tests.support.events import first_arrivals, publish, statuses
+from tests.support.events import first_arrivals, publish, row, statuses
 from tests.support.waiting import wait_until
 
 from .conftest import Join, drain, turn
@@ -77,6 +77,39 @@ def test_an_event_that_commits_late_is_not_lost(
     publish("a3", using=database)
     loop.turn(100)
     assert scripted.arrived == ["a2", "a1", "a3"]
+
+
+def test_a_late_commit_behind_the_watermarks_back_does_not_happen(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """While fetches skip what is delivered, they never skip an id that another session may commit.
+
+    It is delivered when it does, before the next of its key, and then the mark moves on.
+    """
+    moves = connections[database].vendor == "postgresql"
+    loop = join()
+
+    def go_on(*names: str) -> int:
+        """Publish, let the relay do what there is, and return where its fetches start."""
+        publish(*names, using=database)
+        for _ in range(4):
+            loop.turn(100)
+        return loop.watermark.start
+
+    assert (go_on("x1", "x2") > 0) is moves
+    with uncommitted(database, "a1") as first, uncommitted(database, "b1") as second:
+        before = go_on("a2", "b2")
+        after = [go_on(f"a{number}", f"c{number}") for number in range(3, 20)]
+        assert {before, *after} == {before}, "it passed a transaction that had not ended"
+        second()
+        assert go_on("b3") == before
+        first()
+        publish("a20", using=database)
+        loop.turn(100)
+    assert scripted.arrived[-4:] == ["b1", "b3", "a1", "a20"]
+    assert before <= row("a1", database).pk < row("a2", database).pk
+    if moves:
+        assert 0 < before < row("a20", database).pk < go_on("x3")
 
 
 def test_a_late_event_is_found_behind_much_that_is_delivered(
