@@ -72,7 +72,9 @@ class Conf:
         30.0, "Seconds that a stopping relay gives the batches in flight."
     )
     MAX_CRASHES: Setting[int] = Setting(
-        3, "Crashes of its relay after which the event in flight is dead-lettered."
+        3,
+        "Crashes of its relay after which the event in flight is dead-lettered; 2 or more, because "
+        "the first one tells only the batch.",
     )
     RETRY: Setting[Mapping[str, float]] = Setting(
         {},

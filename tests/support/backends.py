@@ -275,13 +275,13 @@ POISON = "p1"
 class HandlersBackend(LocalBackend):
     """Runs the handlers of `tests/support/handlers.py`, which no other process is to know.
 
-    `death` is how the handler of `POISON` ends its process. Each batch is noted in the file `path`
-    once it has been handled.
+    `death` is how the handler of `POISON` ends its process. Each batch is noted in the file `path`,
+    if one is given, once it has been handled.
     """
 
-    def __init__(self, *, path: str, death: str = "exit", **options: Any) -> None:
+    def __init__(self, *, path: str = "", death: str = "exit", **options: Any) -> None:
         super().__init__(**options)
-        self._path = Path(path)
+        self._path = path
         self._death = death
 
     def open(self) -> None:
@@ -293,5 +293,6 @@ class HandlersBackend(LocalBackend):
     def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Let the handlers run, and note the batch."""
         outcomes = super().publish_batch(messages)
-        append(self._path, {"names": [message.subject for message in messages]})
+        if self._path:
+            append(Path(self._path), {"names": [message.subject for message in messages]})
         return outcomes
