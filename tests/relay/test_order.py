@@ -6,12 +6,13 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
-from django.conf import settings
+from django.conf import settings as django_settings
 from django.db import connections, transaction
 
-from django_broadcaster.exceptions import TransientError
+from django_broadcaster.exceptions import BackendUnavailable, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay import watermark
 from tests.support.backends import Script
@@ -20,9 +21,14 @@ from tests.support.waiting import wait_until
 
 from .conftest import Join, drain, turn
 
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
 pytestmark = pytest.mark.parametrize(
     "database",
-    [alias for alias in settings.DATABASES if alias != "sqlite"],  # which has one writer at a time
+    [
+        alias for alias in django_settings.DATABASES if alias != "sqlite"
+    ],  # which has one writer at a time
     indirect=True,
 )
 
@@ -155,9 +161,12 @@ def test_several_late_events_come_when_they_commit(
     assert scripted.arrived == ["c1", "b1", "e1", "a1", "d1"]
 
 
-def test_a_retry_far_behind_is_found(database: str, scripted: Script, join: Join) -> None:
+@pytest.mark.parametrize("kept", [watermark.MOST_AGAIN, 0], ids=["by its id", "among many"])
+def test_a_retry_far_behind_is_found(
+    database: str, scripted: Script, join: Join, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An event whose retry comes due when all around it is delivered is delivered."""
-
+    monkeypatch.setattr(watermark, "MOST_AGAIN", kept)
     scripted.fail("a1", TransientError("busy"), times=1)
     publish("a1", "a2", using=database)
     loop = join()
@@ -170,6 +179,30 @@ def test_a_retry_far_behind_is_found(database: str, scripted: Script, join: Join
     while loop.turn(100).found_work:
         pass
     assert scripted.arrived[-2:] == ["a1", "a2"]
+
+
+def test_an_idle_relay_remembers_a_retry_that_met_an_outage(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """A retry that came due while the broker was away goes out soon after the broker is back."""
+    settings.OUTBOX_CIRCUIT = {"initial": 0.01, "maximum": 0.01}
+    scripted.fail("a1", TransientError("busy"), times=1)
+    publish("a1", using=database)
+    loop = join()
+    for number in range(4):
+        publish(f"b{number}", using=database)
+        loop.turn(100)
+    scripted.fail("a1", BackendUnavailable("away"))
+    OutboxEvent.objects.using(database).hasten()
+    loop._next_tick = 0.0
+    assert loop.turn(100).unavailable
+    scripted.heal()
+
+    def arrived() -> bool:
+        loop.turn(100, idle=True)
+        return scripted.arrived[-1] == "a1"
+
+    wait_until(arrived, loop.lease.seconds / 4, "the retry")
 
 
 def test_events_under_many_writers_arrive_once_and_in_order(
