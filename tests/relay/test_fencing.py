@@ -115,6 +115,7 @@ def stall(worker: Worker, stream: Stream) -> Stall:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_relay_that_stalls_under_load_does_nothing_without_a_lease(
     committing: None, stream: Stream, workers: Workers, tmp_path: Path
 ) -> None:

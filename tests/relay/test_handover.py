@@ -58,6 +58,7 @@ def start(database: str, stream: Stream, workers: Workers) -> Callable[[], Worke
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_relays_that_come_and_go_deliver_once_and_in_order(
     database: str, stream: Stream, start: Callable[[], Worker]
 ) -> None:
@@ -82,6 +83,7 @@ def test_relays_that_come_and_go_deliver_once_and_in_order(
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "database",
     [alias for alias in settings.DATABASES if alias != "sqlite"],  # as MariaDB: without NOTIFY

@@ -36,6 +36,7 @@ def undelivered() -> Any:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["dies", "hangs"])
 def test_an_outage_under_load_costs_nothing(
     committing: None, workers: Workers, tmp_path: Path, trouble: str
@@ -120,6 +121,7 @@ def calls(server: RedisServer, command: str, kind: str = "calls") -> int:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["hangs", "is slow"])
 def test_a_troubled_backend_holds_up_no_other(
     committing: None, stream: Stream, workers: Workers, tmp_path: Path, trouble: str

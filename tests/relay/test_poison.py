@@ -42,6 +42,7 @@ def batches(record: Path) -> list[int]:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("database", "death"),
     list(zip(cycle(django_settings.DATABASES), DEATHS, strict=False)),
