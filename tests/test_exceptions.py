@@ -11,7 +11,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_broadcaster import exceptions
 from django_broadcaster.exceptions import (
+    MAX_RETRY_AFTER,
     BackendConfigurationError,
+    BackendUnavailable,
     BroadcasterError,
     InvalidEvent,
     InvalidPublisherConfig,
@@ -19,6 +21,7 @@ from django_broadcaster.exceptions import (
     PayloadTooLarge,
     PublishError,
     Rejected,
+    TransientError,
     UnknownBackend,
     WrongTransaction,
 )
@@ -37,6 +40,7 @@ EXAMPLES = [
     InvalidPublisherConfig("must be a dictionary"),
     WrongTransaction("published outside of a transaction"),
     Rejected("too large"),
+    TransientError("busy", retry_after=2.5, spends_retry=False),
     BackendConfigurationError("OUTBOX_PUBLISHERS['default'] needs 'BACKEND'"),
     MissingClient("redis", "redis"),
 ]
@@ -104,3 +108,9 @@ def test_errors_can_be_pickled_and_copied(error: BroadcasterError, way: object) 
     again = way(error)
     assert type(again) is type(error)
     assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(-1.0, 0.0), (0.5, 0.5), (1e12, MAX_RETRY_AFTER)])
+def test_wish_to_be_left_alone_has_bounds(wanted: float, kept: float) -> None:
+    """`retry_after` is never negative, and never more than a day."""
+    assert BackendUnavailable("busy", retry_after=wanted).retry_after == kept

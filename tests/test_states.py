@@ -98,7 +98,7 @@ BY_RELAYS: dict[str, tuple[Move, dict[str, str]]] = {
         {"pending": "gone"},
     ),
     "retry": (
-        lambda of: of.relay.retry([(pk, 60.0, "error") for pk in of.ids]),
+        lambda of: of.relay.retry([(pk, 60.0, "error", 1) for pk in of.ids]),
         {"pending": "retry"},
     ),
     "bury": (

@@ -19,7 +19,7 @@ BroadcasterError
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -96,8 +96,22 @@ class WrongTransaction(PublishError, RuntimeError):
     """The event's row would not commit together with the change it is about."""
 
 
+MAX_RETRY_AFTER: Final = 86_400.0
+"""Seconds: a day. What asks for a longer pause is not followed further than that."""
+
+
 class DeliveryError(BroadcasterError):
-    """One attempt to deliver did not succeed; raised and returned by backends."""
+    """One attempt to deliver did not succeed; raised and returned by backends.
+
+    `retry_after` is how many seconds the destination wants to be left alone, from 0 to a day. The
+    relay waits no less than that; it has no meaning for `Rejected` and `Held`.
+    """
+
+    retry_after: float = 0.0
+
+    def __init__(self, *args: object, retry_after: float = 0.0) -> None:
+        super().__init__(*args)
+        self.retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER)
 
 
 class BackendUnavailable(DeliveryError):
@@ -105,7 +119,17 @@ class BackendUnavailable(DeliveryError):
 
 
 class TransientError(DeliveryError):
-    """This event was not accepted now, and may be later."""
+    """This event was not accepted now, and may be later.
+
+    `spends_retry` is False where the event is not to blame, as when it was not even sent because
+    its one endpoint of many is away. Such events wait for as long as it takes.
+    """
+
+    spends_retry: bool = True
+
+    def __init__(self, *args: object, retry_after: float = 0.0, spends_retry: bool = True) -> None:
+        super().__init__(*args, retry_after=retry_after)
+        self.spends_retry = spends_retry
 
 
 class Rejected(DeliveryError):

@@ -65,6 +65,16 @@ def test_pauses_grow_up_to_a_maximum(circuit: Circuit, clock: Clock) -> None:
     assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0]
 
 
+def test_pause_is_no_shorter_than_the_broker_wants(circuit: Circuit, clock: Clock) -> None:
+    """A broker that asks to be left alone for longer gets it, and the next pause is as ever."""
+    circuit.failed(at_least=60.0)
+    assert circuit.seconds_left() == 60.0
+    clock.now += 60.0
+    assert circuit.allowance(500) == 3
+    circuit.failed(at_least=0.5)
+    assert circuit.seconds_left() == 4.0
+
+
 def test_one_answer_closes_it(circuit: Circuit, clock: Clock) -> None:
     """A probe that was answered closes the circuit, and the next outage begins anew."""
     for _ in range(3):

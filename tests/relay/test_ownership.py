@@ -243,7 +243,7 @@ READS = {"fetch", "fetch_these", "waiting_keys", "pulse", "writers", "has_due"}
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "published": lambda rows, ids: rows.published([ids["a1"]], keep=True),
     "published, not kept": lambda rows, ids: rows.published([ids["a1"]], keep=False),
-    "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error")]),
+    "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error", 1)]),
     "bury": lambda rows, ids: rows.bury(ids["a1"], "error"),
     "expire": lambda rows, ids: rows.expire([ids["a1"]]),
     "block": lambda rows, ids: rows.block([ids["a1"]]),

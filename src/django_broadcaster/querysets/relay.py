@@ -188,31 +188,36 @@ class RelayRows:
         )
         return self._execute(sql, [*self._values(ids), self.relay_id])
 
-    def retry(self, failures: Sequence[tuple[int, float, str]]) -> int:
+    def retry(self, failures: Sequence[tuple[int, float, str, int]]) -> int:
         """Let pending rows wait for their next attempt; return how many.
 
-        A failure is the row's id, the seconds to wait, and the error's text.
+        A failure is the row's id, the seconds to wait, the error's text, and the retries that it
+        costs, 1 or 0.
         """
         now = timezone.now()
         values = [
-            (row_id, self._adapt(now + timedelta(seconds=delay)), error)
-            for row_id, delay, error in failures
+            (row_id, self._adapt(now + timedelta(seconds=delay)), error, spent)
+            for row_id, delay, error, spent in failures
         ]
-        changes = "status = 'retry', retry_count = retry_count + 1, crash_count = 0"
+        changes = "status = 'retry', crash_count = 0"
         if self._postgres:
             sql = (
-                f"UPDATE {EVENTS} e SET {changes}, scheduled_at = v.due, last_error = v.error "
-                "FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[]) AS v(id, due, error) "
+                f"UPDATE {EVENTS} e SET {changes}, scheduled_at = v.due, last_error = v.error, "
+                "retry_count = retry_count + v.spent "
+                "FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::int[]) "
+                "AS v(id, due, error, spent) "
                 f"WHERE e.id = v.id AND e.status = 'pending'{self._fence}"
             )
             columns = [list(column) for column in zip(*values, strict=True)]
             return self._execute(sql, [*columns, self.relay_id])
         sql = (
-            f"UPDATE {EVENTS} SET {changes}, scheduled_at = %s, last_error = %s "
+            f"UPDATE {EVENTS} SET {changes}, scheduled_at = %s, last_error = %s, "
+            "retry_count = retry_count + %s "
             f"WHERE id = %s AND status = 'pending'{self._fence}"
         )
         return sum(
-            self._execute(sql, [due, error, row_id, self.relay_id]) for row_id, due, error in values
+            self._execute(sql, [due, error, spent, row_id, self.relay_id])
+            for row_id, due, error, spent in values
         )
 
     def bury(self, row_id: int, error: str) -> int:

@@ -47,7 +47,10 @@ class Circuit:
         """Note that the broker answered."""
         self._pause = 0.0
 
-    def failed(self) -> None:
-        """Note that the broker is away: open, and pause longer if it was so already."""
-        self._pause = min(self.maximum, self._pause * 2 or self.initial)
+    def failed(self, at_least: float = 0.0) -> None:
+        """Note that the broker is away: open, and pause longer if it was so already.
+
+        `at_least` is how many seconds the broker itself wants to be left alone.
+        """
+        self._pause = max(at_least, min(self.maximum, self._pause * 2 or self.initial))
         self._opened_at = self._clock()

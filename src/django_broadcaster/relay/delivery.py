@@ -33,7 +33,7 @@ from django_broadcaster.retry import RetryPolicy
 from . import suspects
 from .order import BlockedKeys
 from .ownership import Lease
-from .report import Announcer, Report, Verdicts, describe
+from .report import Announcer, Report, Verdicts, describe, spends_retry
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -214,13 +214,14 @@ class Delivery:
     def _judge_failure(self, verdicts: Verdicts, row: PendingRow, error: DeliveryError) -> None:
         delay = None
         if not isinstance(error, Rejected):
-            delay = self.policy.delay(row.retry_count + 1, row.max_retries)
+            allowed = row.max_retries if spends_retry(error) else None
+            delay = self.policy.delay(row.retry_count + 1, allowed)
         if delay is None and self.blocks_when_exhausted:
             delay = self.policy.maximum
         if delay is None:
             verdicts.bury.append((row, error))
         else:
-            verdicts.retry.append((row, delay, error))
+            verdicts.retry.append((row, max(delay, error.retry_after), error))
             self.blocked.add(row)
 
     def settle(self, verdicts: Verdicts, attempted: int) -> Report:
@@ -233,7 +234,10 @@ class Delivery:
         held = [row.id for row in verdicts.hold]
         changed = self.rows.published(published, keep=_keeps()) if published else 0
         if verdicts.retry:
-            failures = [(row.id, delay, describe(error)) for row, delay, error in verdicts.retry]
+            failures = [
+                (row.id, delay, describe(error), int(spends_retry(error)))
+                for row, delay, error in verdicts.retry
+            ]
             changed += self.rows.retry(failures)
         for row, error in verdicts.bury:
             changed += self.rows.bury(row.id, describe(error))

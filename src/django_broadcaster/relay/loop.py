@@ -194,7 +194,7 @@ class DeliveryLoop:
                 error,
                 extra={"backend": self.alias, "relay": self.lease.relay_id},
             )
-        self.circuit.failed()
+        self.circuit.failed(at_least=error.retry_after)
 
     def _note_available(self) -> None:
         if not self.circuit.is_closed:

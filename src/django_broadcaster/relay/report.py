@@ -11,7 +11,7 @@ from typing import Self
 from django.dispatch import Signal
 from django.utils import timezone
 
-from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
+from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import PendingRow
 from django_broadcaster.signals import event_failed, event_published, event_retried
@@ -115,7 +115,7 @@ class Announcer:
         for row, delay, error in verdicts.retry:
             for event in self._known([row]):
                 event.status, event.last_error = OutboxEventStatus.RETRY, describe(error)
-                event.retry_count += 1
+                event.retry_count += spends_retry(error)
                 event.scheduled_at = now + timedelta(seconds=delay)
                 event_retried.send_robust(sender=OutboxEvent, event=event, error=error, delay=delay)
         for row, error in verdicts.bury:
@@ -126,6 +126,11 @@ class Announcer:
 
     def _known(self, rows: Iterable[PendingRow]) -> list[OutboxEvent]:
         return [self._events[row.id] for row in rows if row.id in self._events]
+
+
+def spends_retry(error: DeliveryError) -> bool:
+    """Tell whether a failed attempt counts as one of those that the event has."""
+    return not isinstance(error, TransientError) or error.spends_retry
 
 
 def describe(error: DeliveryError) -> str:

@@ -1,0 +1,101 @@
+"""How long an event waits when its destination says so, and what that costs it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from django.utils import timezone
+
+from django_broadcaster.exceptions import BackendUnavailable, TransientError
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.signals import event_retried
+from tests.support.backends import Script
+from tests.support.events import publish, row, statuses
+
+from .conftest import SCRIPTED, Join, drain, turn
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+
+def test_destination_that_wants_a_longer_pause_gets_it(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """The pause is the longer one of the policy's and the one that was asked for."""
+    scripted.fail("a1", TransientError("busy", retry_after=60), times=1)
+    scripted.fail("b1", TransientError("busy", retry_after=0.5), times=1)
+    publish("a1", "b1", using=database)
+    before = timezone.now()
+    turn(join())
+    for name, seconds in (("a1", 60), ("b1", 1)):
+        wait = timedelta(seconds=seconds)
+        assert before + wait <= row(name, database).scheduled_at <= timezone.now() + wait
+
+
+def test_event_that_is_not_to_blame_keeps_its_retries(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """However often it is put off, no retry is spent; its key waits, and goes on in order."""
+    scripted.fail("a1", TransientError("away", spends_retry=False), times=5)
+    scripted.fail("b1", TransientError("busy"), times=1)
+    publish("a1", "a2", "b1", using=database, max_retries=1)
+    loop = join()
+    for _ in range(5):
+        turn(loop)
+        assert statuses(database)["a1"] == "retry"
+        assert OutboxEvent.objects.using(database).hasten()
+    drain(loop)
+    assert scripted.arrived == ["b1", "a1", "a2"]
+    assert {name: row(name, database).retry_count for name in ("a1", "a2", "b1")} == {
+        "a1": 0,
+        "a2": 0,
+        "b1": 1,
+    }
+
+
+def test_event_that_was_put_off_is_announced_with_its_retries(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """The signal shows the count that the database has."""
+    heard: list[int] = []
+
+    def listen(event: OutboxEvent, **_: object) -> None:
+        heard.append(event.retry_count)
+
+    event_retried.connect(listen)
+    try:
+        scripted.fail("a1", TransientError("away", spends_retry=False))
+        publish("a1", using=database)
+        turn(join())
+    finally:
+        event_retried.disconnect(listen)
+    assert heard == [row("a1", database).retry_count] == [0]
+
+
+def test_event_that_blocks_its_key_when_exhausted_is_put_off_for_no_longer(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """With ON_EXHAUSTED = "block" an event without retries is put off as any other."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": SCRIPTED, "ON_EXHAUSTED": "block"}}
+    scripted.fail("a1", TransientError("away", spends_retry=False))
+    publish("a1", using=database, max_retries=0)
+    before = timezone.now()
+    turn(join())
+    event = row("a1", database)
+    assert event.status == "retry"
+    assert event.scheduled_at < before + timedelta(seconds=30)
+
+
+def test_broker_that_wants_a_longer_pause_gets_it(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """The circuit stays open for at least as long as the broker asked for."""
+    scripted.fail("*", BackendUnavailable("overloaded", retry_after=60))
+    publish("a1", using=database)
+    loop = join()
+    turn(loop)
+    assert 50 < loop.circuit.seconds_left() <= 60
+    assert not turn(loop).attempted
+    event = row("a1", database)
+    assert (event.status, event.retry_count) == ("pending", 0)
