@@ -9,11 +9,11 @@ from django.conf import settings
 from django.db import connections
 from django.test.utils import setup_databases, teardown_databases
 
-from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay
+from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay, WebhookEndpoint
 from tests.app.models import Order
 
 DATABASES = tuple(settings.DATABASES)
-TABLES = (OutboxEvent, Partition, Relay, InboxEvent, Order)
+TABLES = (OutboxEvent, Partition, Relay, InboxEvent, WebhookEndpoint, Order)
 
 
 @pytest.fixture(scope="session")

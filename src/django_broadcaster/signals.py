@@ -1,6 +1,6 @@
-"""What happened to an event. Receivers observe: what they raise is logged and goes no further.
+"""What happened. Receivers observe: what they raise is logged and goes no further.
 
-Every signal is sent with `sender` = the class `OutboxEvent` and these arguments:
+The signals of an event are sent with `sender` = the class `OutboxEvent` and these arguments:
 
 ================== ======================================= ===================================
 signal             sent                                    arguments
@@ -16,6 +16,9 @@ signal             sent                                    arguments
 
 `event` is the `OutboxEvent` as the database holds it then. The relay reads it back only when a
 signal has a receiver, so an unused signal costs nothing.
+
+`endpoint_disabled` is sent with `sender` = the class `WebhookEndpoint` and the argument `endpoint`,
+an instance of it, by the relay that disabled a webhook's endpoint, after its row says so.
 """
 
 from django.dispatch import Signal
@@ -24,3 +27,4 @@ event_created = Signal()
 event_published = Signal()
 event_retried = Signal()
 event_failed = Signal()
+endpoint_disabled = Signal()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .nats import NATSBackend
     from .rabbitmq import RabbitMQBackend
     from .redis import RedisStreamBackend
+    from .webhook import WebhookBackend
 
 __all__ = [
     "ConsoleBackend",
@@ -30,6 +31,7 @@ __all__ = [
     "PublisherBackend",
     "RabbitMQBackend",
     "RedisStreamBackend",
+    "WebhookBackend",
 ]
 
 _MODULES = {
@@ -41,6 +43,7 @@ _MODULES = {
     "NATSBackend": "nats",
     "RabbitMQBackend": "rabbitmq",
     "RedisStreamBackend": "redis",
+    "WebhookBackend": "webhook",
 }
 
 

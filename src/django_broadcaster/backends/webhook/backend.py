@@ -1,0 +1,333 @@
+"""The backend: its options, and a batch from messages to outcomes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import time
+from asyncio import Semaphore
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from django.db import DatabaseError, InterfaceError
+from django.utils.module_loading import import_string
+
+from django_broadcaster.backends.base import Message, Outcome, as_delivery_error
+from django_broadcaster.backends.batch import Batch
+from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    InvalidPublisherConfig,
+    Rejected,
+    TransientError,
+)
+
+from . import options as checked
+from .answers import Answer, Kind, error_of
+from .client import IDLE_CONNECTIONS, Client, load
+from .exchange import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
+from .pauses import Pauses
+from .signatures import Signer
+from .urls import place_of, problem_of, target_of
+
+if TYPE_CHECKING:
+    from django_broadcaster.endpoints import Endpoints
+
+logger = logging.getLogger("django_broadcaster")
+
+FIVE_DAYS: Final = 5 * 86_400.0
+HEALTH_SECONDS: Final = 1.0
+"""The longest that a health check waits for a connection."""
+
+SHARE_OF_ONE: Final = 4
+"""One endpoint of many gets a part of `max_in_flight`, so that a slow one leaves room: this one."""
+
+
+class WebhookBackend(BindingBackend):
+    """Sends each event as a POST to an endpoint.
+
+    url: the endpoint of events that name no other.
+    event_urls: whether the `publisher_config` of an event may have a `url` of its own.
+    allow_http: whether that one may begin with http:// instead of https://.
+    secrets: what requests are signed with, `whsec_...` or `whsk_...`; several while they change.
+    secrets_for: a function, or its dotted path, that returns the secrets for a URL.
+    content_mode: "structured", the whole event in the body, or "binary", attributes as headers.
+    headers: further headers of every request.
+    timeout: seconds for a request as a whole; a batch takes about twice as long at the most.
+    connect_timeout: seconds to connect to one address.
+    max_in_flight: requests at once.
+    max_response_bytes: how much of a response is read before its connection is given up.
+    disable_after: seconds of failures alone after which an endpoint is disabled; by default five
+        days with `event_urls`, and never without.
+    allow_private: whether endpoints may have addresses that are not public.
+    allowed_networks: networks that they may be in all the same, such as `10.1.0.0/16`.
+    ssl_ca_certs, ssl_certfile, ssl_keyfile: files for TLS, where the system's are not enough.
+
+    Events of a key are sent one after the other, each when the one before was delivered; keys, and
+    events without one, are sent at once. So no event of a key is out before one that failed.
+    """
+
+    binding: ClassVar[Binding] = HTTP
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        event_urls: bool = False,
+        allow_http: bool = False,
+        secrets: Sequence[str] = (),
+        secrets_for: Callable[[str], Sequence[str]] | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 10.0,
+        connect_timeout: float = 5.0,
+        max_in_flight: int = 64,
+        max_response_bytes: int = 16_384,
+        disable_after: float | None = None,
+        allow_private: bool = False,
+        allowed_networks: Sequence[str] = (),
+        ssl_ca_certs: str | None = None,
+        ssl_certfile: str | None = None,
+        ssl_keyfile: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.url = url
+        self.event_urls = event_urls
+        self.allow_http = allow_http
+        self.headers = headers
+        self.timeout = timeout
+        self.connect_timeout = connect_timeout
+        self.max_in_flight = max_in_flight
+        self.max_response_bytes = max_response_bytes
+        default = FIVE_DAYS if event_urls else math.inf
+        self.disable_after = default if disable_after is None else disable_after
+        self.tls = {"cafile": ssl_ca_certs, "certfile": ssl_certfile, "keyfile": ssl_keyfile}
+        for option, problem in checked.problems(self):
+            raise self.option_error(option, problem)
+        if secrets and secrets_for is not None:
+            raise self.option_error("secrets", "give it or 'secrets_for', but not both")
+        self._secrets_for = secrets_for
+        with self._naming("secrets"):
+            self._signer = checked.read_secrets(secrets)
+        with self._naming("allowed_networks"):
+            self._rules = checked.read_networks(allow_private, allowed_networks)
+        self._client = Client(
+            self._rules,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            max_response_bytes=max_response_bytes,
+            tls=self.tls,
+        )
+        self._pauses = Pauses()
+        self._known: Endpoints | None = None
+
+    def open(self) -> None:
+        """Load the client; raises MissingClient, or BackendUnavailable for a file that is missing.
+
+        Nothing is connected: an endpoint that is away is met by the first event.
+        """
+        self._signer.load()
+        try:
+            self._client.open()
+        except OSError as error:
+            raise BackendUnavailable(f"TLS of backend {self.alias!r}: {error}") from error
+
+    def close(self) -> None:
+        """End all connections."""
+        self._client.close()
+
+    def health_check(self) -> bool:
+        """Tell whether the endpoint of the settings accepts connections; True if there is none."""
+        if self.url is None:
+            return True
+        try:
+            load()
+            return self._connects(*target_of(self.url))
+        except Exception:
+            return False
+
+    def validate_config(self, config: Mapping[str, Any]) -> None:
+        """Judge an event's own `url`; raises InvalidPublisherConfig."""
+        rest = dict(config)
+        given = rest.pop("url", None) if self.event_urls else None
+        super().validate_config(rest)
+        if given is None and "url" not in config and self.url is not None:
+            return
+        if self.event_urls and (problem := problem_of(given, allow_http=self.allow_http)):
+            raise InvalidPublisherConfig(f"'url' {problem}", self.alias)
+
+    def publish(self, message: Message) -> None:
+        """Send one event; raises DeliveryError."""
+        (outcome,) = self.publish_batch([message])
+        if outcome is not None:
+            raise outcome
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Send a batch, many endpoints at once and each key in order."""
+        if not messages:
+            return []
+        self.open()
+        urls = [self._url_of(message) for message in messages]
+        endpoints = self._endpoints(set(urls))
+        exchange = self._exchange(messages, [endpoints[url] for url in urls])
+        self._client.run(exchange.run())
+        self._remember(endpoints.values())
+        return self._outcomes(exchange)
+
+    # --- Before a batch ----------------------------------------------------------------------
+
+    def _url_of(self, message: Message) -> str:
+        """Return where an event goes; empty if nobody knows, as after a change of the settings."""
+        own = message.config.get("url") if self.event_urls else None
+        return str(own or self.url or "")
+
+    def _endpoints(self, urls: set[str]) -> dict[str, Endpoint]:
+        """Return the endpoints of a batch, with those stopped already that are to get nothing."""
+        try:
+            self._book.look(urls)
+        except (DatabaseError, InterfaceError) as error:
+            raise BackendUnavailable("which endpoints are disabled can't be read") from error
+        return {url: self._endpoint(url) for url in urls}
+
+    def _endpoint(self, url: str) -> Endpoint:
+        slots = self.max_in_flight
+        if self.event_urls:
+            # One that did not answer is tried with one event, which the others wait for.
+            slots = 1 if url in self._pauses else max(1, slots // SHARE_OF_ONE)
+        stopped = self._reason_to_stop(url)
+        signer = self._signer
+        if stopped is None and self._secrets_for is not None:
+            try:
+                signer = self._signer_for(url)
+            except Exception as error:  # what a project's function raises may hold its secrets
+                text = f"'secrets_for' failed with {type(error).__name__}"
+                stopped = Answer(Kind.FAILED, error=TransientError(text))
+        return Endpoint(url, Semaphore(slots), signer, stopped=stopped)
+
+    def _reason_to_stop(self, url: str) -> Answer | None:
+        if problem := problem_of(url, allow_http=self.allow_http or url == self.url):
+            return Answer(Kind.FORBIDDEN, f"its 'url' {problem}")
+        row = self._book.disabled(url)
+        if row is not None:
+            text = f"is disabled since {row.disabled_at:%Y-%m-%d %H:%M %Z}: {row.last_error}"
+            return Answer(Kind.GONE, text)
+        seconds = self._pauses.seconds_left(url)
+        if seconds:
+            return Answer(Kind.AWAY, "did not answer and is left alone for a while", seconds)
+        return None
+
+    def _signer_for(self, url: str) -> Signer:
+        if isinstance(self._secrets_for, str):
+            with self._naming("secrets_for"):
+                self._secrets_for = import_string(self._secrets_for)
+        assert callable(self._secrets_for)
+        signer = checked.read_secrets(self._secrets_for(url))
+        signer.load()
+        return signer
+
+    # --- The batch ---------------------------------------------------------------------------
+
+    def _exchange(self, messages: Sequence[Message], endpoints: Sequence[Endpoint]) -> Exchange:
+        keep = len({endpoint.url for endpoint in endpoints}) <= IDLE_CONNECTIONS
+
+        async def attempt(index: int) -> Answer:
+            message, endpoint = messages[index], endpoints[index]
+            try:
+                headers, body = self._request(message, endpoint.signer)
+                return await self._client.post(endpoint.url, headers, body, keep=keep)
+            except Exception as error:
+                return Answer(Kind.REFUSED, error=as_delivery_error(error))
+
+        stopping = ABOUT_THE_ENDPOINT if self.event_urls else ABOUT_THE_ONLY_ENDPOINT
+        return Exchange(messages, endpoints, attempt, stopping, self.max_in_flight, self.timeout)
+
+    def _request(self, message: Message, signer: Signer) -> tuple[dict[str, str], bytes]:
+        """Return the headers and the body of a request; raises Rejected for one too large."""
+        wire = self.encode(message)
+        body = wire.body or b""
+        if self.max_message_bytes and len(body) > self.max_message_bytes:
+            raise Rejected(
+                f"the event takes {len(body)} bytes, over the limit of {self.max_message_bytes}"
+            )
+        headers = {**(self.headers or {}), **wire.headers}
+        if wire.content_type:
+            headers["Content-Type"] = wire.content_type
+        headers.update(signer.headers(message.event_id, int(time.time()), body))
+        return headers, body
+
+    # --- After a batch -----------------------------------------------------------------------
+
+    def _remember(self, endpoints: Iterable[Endpoint]) -> None:
+        """Begin and end pauses, and write down what trouble there is."""
+        attempted = [endpoint for endpoint in endpoints if endpoint.attempted]
+        for endpoint in attempted:
+            failure = endpoint.failure
+            if endpoint.delivered or (failure and failure.kind is not Kind.AWAY):
+                self._pauses.succeeded(endpoint.url)
+            if self.event_urls and failure and failure.kind is Kind.AWAY:
+                self._pauses.failed(endpoint.url, failure.retry_after)
+        try:
+            self._write_down(attempted)
+        except (DatabaseError, InterfaceError) as error:
+            # What was delivered is delivered. The next batch finds out the same.
+            logger.warning("trouble with endpoints could not be written down: %s", error)
+
+    def _write_down(self, endpoints: Sequence[Endpoint]) -> None:
+        self._book.succeeded(each.url for each in endpoints if each.delivered)
+        for endpoint in endpoints:
+            failure = endpoint.failure
+            if failure and failure.kind is Kind.GONE:
+                self._book.disable(endpoint.url, failure.text)
+            elif failure and not endpoint.delivered:
+                self._book.failed(endpoint.url, failure.text, self.disable_after)
+
+    def _outcomes(self, exchange: Exchange) -> list[Outcome]:
+        """Return the outcome of each message, by what its endpoint came to as a whole."""
+        batch = Batch(exchange.messages)
+        for index, (answer, endpoint) in enumerate(
+            zip(exchange.answers, exchange.endpoints, strict=True)
+        ):
+            if answer is None:
+                batch.hold(index)
+            elif answer.kind is not Kind.DELIVERED:
+                batch.fail(index, self._error(endpoint.conclude(answer), endpoint.url))
+        return batch.outcomes
+
+    def _error(self, answer: Answer, url: str) -> DeliveryError:
+        if answer.kind is Kind.AWAY:
+            left = self._pauses.seconds_left(url)
+            answer = replace(answer, retry_after=max(left, answer.retry_after))
+        return error_of(answer, place_of(url), many=self.event_urls)
+
+    # --- Helpers -----------------------------------------------------------------------------
+
+    @property
+    def _book(self) -> Endpoints:
+        """What is written about endpoints: an application's table, and not there before setup."""
+        if self._known is None:
+            from django_broadcaster.endpoints import Endpoints
+
+            self._known = Endpoints(self.alias)
+        return self._known
+
+    def _connects(self, host: str, port: int) -> bool:
+        """Tell whether one address of a host can be connected to in `HEALTH_SECONDS`."""
+        deadline = time.monotonic() + HEALTH_SECONDS
+        for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with suppress(OSError), self._rules.socket_for(info) as connection:
+                connection.settimeout(max(0.05, deadline - time.monotonic()))
+                connection.connect(info[4])
+                return True
+        return False
+
+    @contextmanager
+    def _naming(self, option: str) -> Iterator[None]:
+        """Turn what is wrong with the value of an option into its error."""
+        try:
+            yield
+        except (ImportError, TypeError, ValueError) as error:
+            raise self.option_error(option, str(error)) from error

@@ -1,0 +1,144 @@
+"""A batch on its way: many endpoints at once, and each key in order.
+
+A key is a lane: its next event is sent when the one before was delivered, so whatever fails, none
+of its later events is out before it. Events without a key have a lane each. Lanes run at once,
+within the limits of the backend and of each endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import Semaphore
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from django_broadcaster.backends.base import Message
+
+from .answers import Answer, Kind
+from .signatures import Signer
+
+Attempt = Callable[[int], Awaitable[Answer]]
+
+ABOUT_THE_ENDPOINT: Final = frozenset({Kind.AWAY, Kind.FORBIDDEN, Kind.GONE})
+ABOUT_THE_ONLY_ENDPOINT: Final = ABOUT_THE_ENDPOINT | {Kind.MISPLACED}
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """What is known of an endpoint in this batch.
+
+    `stopped` is why nothing more is sent to it, `last_failure` the last attempt that failed, and
+    `slots` how many requests it gets at once.
+    """
+
+    url: str
+    slots: Semaphore
+    signer: Signer
+    attempted: bool = False
+    delivered: int = 0
+    doubted: Answer | None = None
+    stopped: Answer | None = None
+    last_failure: Answer | None = None
+
+    def note(self, answer: Answer, stopping: frozenset[Kind]) -> None:
+        """Draw the conclusions of one answer."""
+        self.attempted = True
+        if answer.kind is Kind.DELIVERED:
+            self.delivered += 1
+            return
+        if answer.kind in (Kind.REFUSED, Kind.LOCAL):
+            return
+        self.last_failure = answer
+        if answer.kind is Kind.DOUBTFUL:
+            self.doubted = answer
+        elif answer.kind in stopping:
+            self.stopped = answer
+
+    def conclude(self, answer: Answer) -> Answer:
+        """Return what an answer meant, now that the batch is over.
+
+        An event that got no answer while others were delivered is to blame itself. Where nothing
+        was delivered the endpoint is, also for what there was no time to send.
+        """
+        if answer.kind not in (Kind.DOUBTFUL, Kind.UNSENT) or self.delivered or not self.doubted:
+            return answer
+        return replace(self.doubted, kind=Kind.AWAY)
+
+    @property
+    def failure(self) -> Answer | None:
+        """What went wrong with the endpoint itself, as far as something did."""
+        failure = self.stopped or self.last_failure
+        return failure and self.conclude(failure)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One batch: `answers` has one for each message, None where an earlier one of its key failed.
+
+    attempt: sends the message with that index.
+    endpoints: the endpoint of each message.
+    stopping: kinds of answers behind which an endpoint gets nothing more.
+    max_in_flight: requests at once.
+    seconds: after that nothing more is begun; what is in flight is waited for.
+    """
+
+    messages: Sequence[Message]
+    endpoints: Sequence[Endpoint]
+    attempt: Attempt
+    stopping: frozenset[Kind]
+    max_in_flight: int
+    seconds: float
+    answers: list[Answer | None] = field(init=False)
+    _slots: Semaphore = field(init=False)
+    _ends_at: float = field(init=False)
+    _ended: Answer | None = field(init=False, default=None)
+
+    async def run(self) -> None:
+        """Send everything."""
+        self.answers = [None] * len(self.messages)
+        self._slots = Semaphore(self.max_in_flight)
+        self._ends_at = time.monotonic() + self.seconds
+        async with asyncio.TaskGroup() as lanes:
+            for indexes in _lanes(self.messages):
+                lanes.create_task(self._lane(indexes))
+
+    async def _lane(self, indexes: Sequence[int]) -> None:
+        for index in indexes:
+            endpoint = self.endpoints[index]
+            async with endpoint.slots, self._slots:
+                answer = self._obstacle(endpoint) or await self._try(index, endpoint)
+            self.answers[index] = answer
+            if answer.kind is not Kind.DELIVERED:
+                return
+
+    async def _try(self, index: int, endpoint: Endpoint) -> Answer:
+        answer = await self.attempt(index)
+        endpoint.note(answer, self.stopping)
+        if answer.kind is Kind.LOCAL:
+            self._ended = answer
+        return answer
+
+    def _obstacle(self, endpoint: Endpoint) -> Answer | None:
+        """Return why nothing is sent to an endpoint any more, if that is so."""
+        if endpoint.stopped or self._ended:
+            return endpoint.stopped or self._ended
+        if time.monotonic() < self._ends_at:
+            return None
+        return Answer(Kind.UNSENT, "not sent, because its batch took too long")
+
+
+def _lanes(messages: Sequence[Message]) -> list[list[int]]:
+    """Return the indexes of each key's messages, and of each message without a key."""
+    lanes: list[list[int]] = []
+    by_key: dict[str, list[int]] = {}
+    for index, message in enumerate(messages):
+        key = message.partition_key
+        if key and key in by_key:
+            by_key[key].append(index)
+            continue
+        lanes.append([index])
+        if key:
+            by_key[key] = lanes[-1]
+    return lanes

@@ -1,0 +1,47 @@
+"""Endpoints that do not answer are left alone for a while, each for itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 60.0
+"""Seconds. An endpoint that asks for more by `Retry-After` gets more."""
+
+
+@dataclass(slots=True)
+class _Pause:
+    length: float
+    ends_at: float
+
+
+class Pauses:
+    """When each endpoint may be tried again; those that answer are not in it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pauses: dict[str, _Pause] = {}
+
+    def __contains__(self, url: str) -> bool:
+        """Tell whether an endpoint did not answer last time, so that one event is to try it."""
+        return url in self._pauses
+
+    def seconds_left(self, url: str) -> float:
+        """Return the seconds for which an endpoint is to be left alone."""
+        pause = self._pauses.get(url)
+        return max(0.0, pause.ends_at - self._clock()) if pause else 0.0
+
+    def failed(self, url: str, at_least: float) -> float:
+        """Begin a pause twice as long as the one before; return its seconds."""
+        before = self._pauses.get(url)
+        length = min(LONGEST_PAUSE, before.length * 2 if before else FIRST_PAUSE)
+        seconds = max(length, at_least)
+        self._pauses[url] = _Pause(length, self._clock() + seconds)
+        return seconds
+
+    def succeeded(self, url: str) -> None:
+        """Note that an endpoint answered."""
+        self._pauses.pop(url, None)

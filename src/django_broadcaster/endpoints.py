@@ -1,0 +1,97 @@
+"""The webhook endpoints in trouble: since when each fails, and which are disabled.
+
+An endpoint has a row only while there is trouble. Whoever deletes the row enables it, and every
+relay notices within `REREAD_SECONDS`. What is here is called before and after a batch, never
+while one is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable
+from hashlib import sha256
+from typing import Any, Final
+
+from django.db import router
+from django.utils import timezone
+
+from .models import WebhookEndpoint
+from .signals import endpoint_disabled
+
+logger = logging.getLogger("django_broadcaster")
+
+REREAD_SECONDS: Final = 5.0
+"""How long a relay believes what it read: others write there, too."""
+
+
+class Endpoints:
+    """The endpoints of one backend, with what is written about them.
+
+    Everything raises the database's errors. Rows are where the router writes `WebhookEndpoint`.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._rows: dict[str, WebhookEndpoint | None] = {}
+        self._read_at = 0.0
+
+    def look(self, urls: Collection[str]) -> None:
+        """Read what is written about these endpoints, if it is not known."""
+        known = time.monotonic() < self._read_at + REREAD_SECONDS
+        if known and self._rows.keys() >= set(urls):
+            return
+        identities = {self._identity(url) for url in urls}
+        found = {row.url: row for row in self._all().filter(identity__in=identities)}
+        self._rows = {url: found.get(url) for url in urls}
+        self._read_at = time.monotonic()
+
+    def disabled(self, url: str) -> WebhookEndpoint | None:
+        """Return the row of an endpoint that is disabled."""
+        row = self._rows.get(url)
+        return row if row is not None and row.disabled_at is not None else None
+
+    def succeeded(self, urls: Iterable[str]) -> None:
+        """Note that endpoints took an event: their trouble is over."""
+        over = [row.pk for url in urls if (row := self._rows.get(url)) and not row.disabled_at]
+        if over:
+            self._all().filter(pk__in=over, disabled_at=None).delete()
+            self._read_at = 0.0
+
+    def failed(self, url: str, error: str, disable_after: float) -> None:
+        """Note that an endpoint took nothing; disable it when it did not for so many seconds."""
+        row = self._rows.get(url)
+        if row is None:
+            self._note(url, error)
+        elif (timezone.now() - row.failing_since).total_seconds() >= disable_after:
+            self.disable(url, f"{error}, as since {row.failing_since:%Y-%m-%d %H:%M %Z}")
+
+    def disable(self, url: str, error: str) -> None:
+        """Let nothing more be sent to an endpoint; one relay of all sends the signal."""
+        self._note(url, error)
+        mine = self._all().filter(identity=self._identity(url))
+        changed = mine.filter(disabled_at=None).update(disabled_at=timezone.now(), last_error=error)
+        row = mine.first()
+        if not changed or row is None:
+            return
+        logger.error(
+            "webhook endpoint %d of backend %r is disabled: %s", row.pk, self._backend, error
+        )
+        endpoint_disabled.send_robust(sender=WebhookEndpoint, endpoint=row)
+
+    def _note(self, url: str, error: str) -> None:
+        """Write a row where there is none; other relays may do the same at this moment."""
+        row = WebhookEndpoint(
+            identity=self._identity(url),
+            backend=self._backend,
+            url=url,
+            last_error=error,
+        )
+        self._all().bulk_create([row], ignore_conflicts=True)
+        self._read_at = 0.0
+
+    def _identity(self, url: str) -> str:
+        return sha256(f"{self._backend}\0{url}".encode()).hexdigest()
+
+    def _all(self) -> Any:
+        return WebhookEndpoint._base_manager.using(router.db_for_write(WebhookEndpoint))

@@ -1,0 +1,202 @@
+"""An HTTP server that receives webhooks, and misbehaves on demand.
+
+It shares no code with the backend or its client: it reads requests off the wire by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from .redis_server import free_port
+
+
+@dataclass(slots=True)
+class Request:
+    """A request as it came: header names in lower case, values as they were."""
+
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+
+
+@dataclass(slots=True)
+class Reply:
+    """What to answer.
+
+    `raw` goes out instead of a response. `cut` ends the connection behind it. `hold` keeps the
+    answer back until the event is set. `endless` adds bytes to the body until nobody reads them.
+    """
+
+    status: int = 204
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    raw: bytes | None = None
+    cut: bool = False
+    hold: threading.Event | None = None
+    endless: bool = False
+
+
+Answer = Callable[[Request], Reply]
+
+
+class WebhookServer:
+    """Listens on a port of its own; `answer` decides, and `requests` are all that came.
+
+    `most_at_once` is the largest number of requests that were being answered at one moment, and
+    `sent` counts bytes of endless bodies.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None, port: int) -> None:
+        self.port = port
+        self.answer: Answer = lambda request: Reply()
+        self.requests: list[Request] = []
+        self.connections = 0
+        self.most_at_once = 0
+        self.sent = 0
+        self._at_once = 0
+        self._tls = tls
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Runner | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it is, by address."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    def paths(self) -> list[str]:
+        """Return the targets of all requests, in order."""
+        return [request.target for request in self.requests]
+
+    def start(self) -> None:
+        """Listen."""
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self._thread.start()
+        assert started.wait(10), "the server does not start"
+
+    def stop(self) -> None:
+        """Listen no more, and cut every connection."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the server does not stop"
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Be gone for the time of the block."""
+        self.stop()
+        yield
+        self.start()
+
+    def drop_connections(self) -> None:
+        """Cut every connection that is open, and wait until that is done."""
+
+        async def drop() -> None:
+            for writer in tuple(self._open):
+                writer.transport.abort()
+
+        asyncio.run_coroutine_threadsafe(drop(), self._loop).result(10)
+
+    def _run(self, started: threading.Event) -> None:
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._serve(started))
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._stopping = asyncio.Event()
+        server = await asyncio.start_server(
+            self._connected, "127.0.0.1", self.port, ssl=self._tls, backlog=1000
+        )
+        started.set()
+        await self._stopping.wait()
+        server.close()
+        for writer in tuple(self._open):
+            writer.transport.abort()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task: Any = asyncio.current_task()
+        self._tasks.add(task)
+        self._open.add(writer)
+        self.connections += 1
+        try:
+            await self._converse(reader, writer, self.connections)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._open.discard(writer)
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        while True:
+            request = await _read(reader, number)
+            self.requests.append(request)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            try:
+                reply = self.answer(request)
+                if reply.hold is not None:
+                    await _until(reply.hold)
+            finally:
+                self._at_once -= 1
+            await self._send(reply, writer)
+            if reply.cut or request.headers.get("connection") == "close":
+                return
+
+    async def _send(self, reply: Reply, writer: asyncio.StreamWriter) -> None:
+        if reply.raw is not None:
+            writer.write(reply.raw)
+        else:
+            head = [f"HTTP/1.1 {reply.status} Whatever"]
+            length = 10**15 if reply.endless else len(reply.body)
+            given = {"Content-Length": str(length), **reply.headers}
+            if reply.status == 204:
+                given.pop("Content-Length")
+            head += [f"{name}: {value}" for name, value in given.items()]
+            writer.write("\r\n".join([*head, "", ""]).encode() + reply.body)
+        await writer.drain()
+        while reply.endless:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            self.sent += 65536
+
+
+async def _read(reader: asyncio.StreamReader, number: int) -> Request:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    target = head[0].split(" ")[1]
+    pairs = (line.split(": ", 1) for line in head[1:] if line)
+    headers = {name.lower(): value for name, value in pairs}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Request(target, headers, body, number)
+
+
+async def _until(event: threading.Event) -> None:
+    while not event.is_set():
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def webhook_server(tls: ssl.SSLContext | None = None) -> Iterator[WebhookServer]:
+    """Run a server for the time of the block."""
+    server = WebhookServer(tls, free_port())
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(RuntimeError):  # it is stopped already
+            server.stop()
