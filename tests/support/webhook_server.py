@@ -54,7 +54,8 @@ class WebhookServer:
     `sent` counts bytes of endless bodies.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, port: int) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, host: str, port: int) -> None:
+        self.host = host
         self.port = port
         self.answer: Answer = lambda request: Reply()
         self.requests: list[Request] = []
@@ -71,7 +72,7 @@ class WebhookServer:
     @property
     def url(self) -> str:
         """Where it is, by address."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     def paths(self) -> list[str]:
         """Return the targets of all requests, in order."""
@@ -114,16 +115,18 @@ class WebhookServer:
     async def _serve(self, started: threading.Event) -> None:
         self._stopping = asyncio.Event()
         server = await asyncio.start_server(
-            self._connected, "127.0.0.1", self.port, ssl=self._tls, backlog=1000
+            self._connected, self.host, self.port, ssl=self._tls, backlog=1000
         )
         started.set()
         await self._stopping.wait()
         server.close()
-        for writer in tuple(self._open):
-            writer.transport.abort()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(5):  # one that was just accepted takes some turns of the loop to be there
+            for writer in tuple(self._open):
+                writer.transport.abort()
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -192,9 +195,11 @@ async def _until(event: threading.Event) -> None:
 
 
 @contextmanager
-def webhook_server(tls: ssl.SSLContext | None = None) -> Iterator[WebhookServer]:
-    """Run a server for the time of the block."""
-    server = WebhookServer(tls, free_port())
+def webhook_server(
+    tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[WebhookServer]:
+    """Run a server for the time of the block, on a free port if none is given."""
+    server = WebhookServer(tls, host, port or free_port())
     try:
         yield server
     finally:

@@ -224,7 +224,7 @@ class BackendContract:
 
     def test_broker_that_is_away_is_unavailable(self) -> None:
         """Publishing without the broker raises BackendUnavailable, opened before or not."""
-        opened, fresh = self._make(), self._make()
+        opened, fresh, late = self._make(), self._make(), self._make()
         opened.open()
         with self.break_broker():
             for backend in (opened, fresh):
@@ -232,8 +232,8 @@ class BackendContract:
                     backend.publish(make_message(data=1))
                 assert set(_kinds(_outcomes(backend, 3))) == {BackendUnavailable}
             with pytest.raises(BackendUnavailable):
-                self._open(self._make())
-        for backend in (opened, fresh):
+                self._open(late)
+        for backend in (opened, fresh, late):
             backend.close()
 
     def test_delivery_goes_on_when_the_broker_is_back(self) -> None:

@@ -1,0 +1,41 @@
+"""Fixtures of the webhook backend's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from django_broadcaster.backends import WebhookBackend
+from tests.support.webhook_server import WebhookServer, webhook_server
+
+MakeBackend = Callable[..., WebhookBackend]
+
+
+@pytest.fixture
+def make() -> Iterator[MakeBackend]:
+    """Make backends that may go to this machine; they are closed at the end."""
+    with ExitStack() as made:
+
+        def make(**options: Any) -> WebhookBackend:
+            backend = WebhookBackend(**{"alias": "default", "allow_private": True, **options})
+            made.callback(backend.close)
+            return backend
+
+        yield make
+
+
+@pytest.fixture
+def server() -> Iterator[WebhookServer]:
+    """An endpoint."""
+    with webhook_server() as running:
+        yield running
+
+
+@pytest.fixture
+def other() -> Iterator[WebhookServer]:
+    """Another endpoint."""
+    with webhook_server() as running:
+        yield running
