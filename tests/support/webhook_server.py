@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,13 +66,22 @@ class WebhookServer:
         self._tls = tls
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._runner: asyncio.Runner | None = None
         self.start()
 
     @property
     def url(self) -> str:
         """Where it is, by address."""
         return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it listens."""
+        return self._thread.is_alive()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._open)
 
     def paths(self) -> list[str]:
         """Return the targets of all requests, in order."""
@@ -128,9 +137,7 @@ class WebhookServer:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.sleep(0)
 
-    async def _connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()
         self._tasks.add(task)
         self._open.add(writer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from .helpers import kinds, numbers, to
 pytestmark = pytest.mark.django_db
 
 PRIVATE = [
-    "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255",
+    "127.0.0.1", "127.255.255.254", "0.0.0.1", "10.0.0.1", "172.16.0.1", "172.31.255.255",
     "192.168.1.1", "169.254.169.254", "100.64.0.1", "192.0.2.1", "198.18.0.1", "198.51.100.1",
     "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
     "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254",
@@ -75,7 +75,9 @@ def test_event_that_names_a_private_address_is_rejected(
     for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
         (outcome,) = backend.publish_batch([to(f"http://{host}:{server.port}/")])
         assert kinds([outcome]) == [Rejected], host
-    assert "127.0.0.1:" not in str(backend.publish_batch([to(f"http://localhost:{server.port}")])[0])
+    assert "127.0.0.1:" not in str(
+        backend.publish_batch([to(f"http://localhost:{server.port}")])[0]
+    )
     assert server.connections == 0
 
 
@@ -90,7 +92,7 @@ Names = Callable[..., None]
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     """Decide what names resolve to: each look-up of a name gets the next list of addresses."""
     real = socket.getaddrinfo
     answers: dict[str, list[list[str]]] = {}
@@ -105,7 +107,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
         answers[host] = list(lookups)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    yield name
+    return name
 
 
 def test_name_that_leads_inside_is_refused(

@@ -152,7 +152,11 @@ def test_retry_after_may_be_a_date() -> None:
     ],
 )
 def test_retry_after_is_passed_on(
-    make: MakeBackend, server: WebhookServer, status: int, options: dict[str, bool], expected: object
+    make: MakeBackend,
+    server: WebhookServer,
+    status: int,
+    options: dict[str, bool],
+    expected: object,
 ) -> None:
     """Whatever failed, the relay hears how long the endpoint wants to be left alone."""
     server.answer = lambda request: Reply(status, {"Retry-After": "120"})

@@ -53,7 +53,9 @@ def content(request: Request) -> bytes:
 
 def test_vector_of_other_libraries() -> None:
     """The id, time, body and secret that libraries of other languages test with."""
-    headers = Signer([HMAC]).headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    headers = Signer([HMAC]).headers(
+        "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
+    )
     assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
@@ -69,7 +71,7 @@ def test_vector_of_other_libraries() -> None:
 def test_any_request_can_be_verified(secret: bytes, event_id: str, data: str) -> None:
     """Whatever the secret, the id and the body, a receiver finds the signature right."""
     body = json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    if b"\xed\xa0" <= body:
+    if body >= b"\xed\xa0":
         body = json.dumps(data).encode()
     written = "whsec_" + base64.b64encode(secret).decode()
     headers = Signer([written]).headers(event_id, int(time.time()), body)
@@ -259,7 +261,9 @@ def test_secrets_are_nowhere_to_be_seen(
     secrets = [HMAC, ED25519]
     headers = {"Authorization": "Bearer hunter2"}
     backend = make(url=f"{server.url}/path-key?token=abc", secrets=secrets, headers=headers)
-    replies = iter([Reply(500), Reply(302, {"Location": "/"}), Reply(raw=b"nonsense\r\n\r\n", cut=True)])
+    replies = iter(
+        [Reply(500), Reply(302, {"Location": "/"}), Reply(raw=b"nonsense\r\n\r\n", cut=True)]
+    )
     server.answer = lambda request: next(replies)
     said = [repr(backend)]
     for message in numbers(3):

@@ -98,7 +98,8 @@ class WebhookBackend(BindingBackend):
         self.url = url
         self.event_urls = event_urls
         self.allow_http = allow_http
-        self.headers = headers
+        self.headers = {} if headers is None else headers
+        self.secrets_for = secrets_for
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self.max_in_flight = max_in_flight
@@ -110,7 +111,6 @@ class WebhookBackend(BindingBackend):
             raise self.option_error(option, problem)
         if secrets and secrets_for is not None:
             raise self.option_error("secrets", "give it or 'secrets_for', but not both")
-        self._secrets_for = secrets_for
         with self._naming("secrets"):
             self._signer = checked.read_secrets(secrets)
         with self._naming("allowed_networks"):
@@ -200,7 +200,7 @@ class WebhookBackend(BindingBackend):
             slots = 1 if url in self._pauses else max(1, slots // SHARE_OF_ONE)
         stopped = self._reason_to_stop(url)
         signer = self._signer
-        if stopped is None and self._secrets_for is not None:
+        if stopped is None and self.secrets_for is not None:
             try:
                 signer = self._signer_for(url)
             except Exception as error:  # what a project's function raises may hold its secrets
@@ -221,11 +221,11 @@ class WebhookBackend(BindingBackend):
         return None
 
     def _signer_for(self, url: str) -> Signer:
-        if isinstance(self._secrets_for, str):
+        if isinstance(self.secrets_for, str):
             with self._naming("secrets_for"):
-                self._secrets_for = import_string(self._secrets_for)
-        assert callable(self._secrets_for)
-        signer = checked.read_secrets(self._secrets_for(url))
+                self.secrets_for = import_string(self.secrets_for)
+        assert callable(self.secrets_for)
+        signer = checked.read_secrets(self.secrets_for(url))
         signer.load()
         return signer
 
@@ -253,7 +253,7 @@ class WebhookBackend(BindingBackend):
             raise Rejected(
                 f"the event takes {len(body)} bytes, over the limit of {self.max_message_bytes}"
             )
-        headers = {**(self.headers or {}), **wire.headers}
+        headers = {**self.headers, **wire.headers}
         if wire.content_type:
             headers["Content-Type"] = wire.content_type
         headers.update(signer.headers(message.event_id, int(time.time()), body))

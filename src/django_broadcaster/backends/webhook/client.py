@@ -95,7 +95,7 @@ class Client:
         """Send one request and return what came of it; `keep` its connection for another one."""
         try:
             async with self._session.post(
-                url,
+                _as_it_is(url),
                 data=body,
                 headers=headers if keep else {**headers, "Connection": "close"},
                 allow_redirects=False,
@@ -150,6 +150,13 @@ class Client:
     def _socket(self, address_info: tuple[Any, ...]) -> Any:
         self._sockets += 1
         return self._rules.socket_for(address_info)
+
+
+def _as_it_is(url: str) -> Any:
+    """Return a URL whose escapes nobody normalises; one that has none gets them."""
+    from yarl import URL
+
+    return URL(url, encoded=url.isascii())
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -30,9 +30,10 @@ def problems(backend: WebhookBackend) -> Iterator[Problem]:
     """Yield what is wrong with the options that a backend was given."""
     yield from _url_problems(backend)
     yield from _number_problems(backend)
-    for name, value in (backend.headers or {}).items():
-        if problem := _header_problem(name, value):
-            yield "headers", problem
+    yield from _header_problems(backend.headers)
+    secrets_for: object = backend.secrets_for
+    if not (isinstance(secrets_for, str | None) or callable(secrets_for)):
+        yield "secrets_for", "must be a function or its dotted path"
     if backend.tls["keyfile"] and not backend.tls["certfile"]:
         yield "ssl_keyfile", "has no effect without 'ssl_certfile'"
 
@@ -56,6 +57,15 @@ def _number_problems(backend: WebhookBackend) -> Iterator[Problem]:
         value = getattr(backend, option)
         if type(value) is not int or value < 1:
             yield option, f"must be a whole number from 1 on, not {value!r}"
+
+
+def _header_problems(headers: object) -> Iterator[Problem]:
+    if not isinstance(headers, Mapping):
+        yield "headers", "must be a dict"
+        return
+    for name, value in headers.items():
+        if problem := _header_problem(name, value):
+            yield "headers", problem
 
 
 def _header_problem(name: object, value: object) -> str:

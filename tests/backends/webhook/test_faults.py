@@ -1,0 +1,400 @@
+"""Endpoints that are away, slow, cut off, mad or full; what a batch then comes to."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from django_broadcaster.backends.webhook import client as client_module
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    Held,
+    MissingClient,
+    Rejected,
+    TransientError,
+)
+from django_broadcaster.testing import make_message
+from tests.support.redis_server import free_port
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
+from tests.support.webhook_server import Reply, Request, WebhookServer
+
+from .conftest import MakeBackend
+from .helpers import ids, ids_of, kinds, numbers, to
+
+pytestmark = pytest.mark.django_db
+
+
+def put_off(outcome: Any) -> bool:
+    """Whether an event waits without having spent a retry."""
+    return isinstance(outcome, TransientError) and not outcome.spends_retry
+
+
+# --- Away --------------------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_endpoint_is_stopped_and_started_under_load(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """Nothing is acknowledged that it has not got, nothing is lost, and keys stay in order."""
+    backend = make(url=server.url, max_in_flight=8)
+    messages = [make_message(data=n, partition_key=f"key-{n % 10}") for n in range(400)]
+    left, acknowledged = list(messages), set()
+    stopping = threading.Thread(target=server.stop)
+
+    def answer(request: Request) -> Reply:
+        if len(server.requests) == 130:
+            stopping.start()
+        return Reply()
+
+    server.answer = answer
+    deadline = time.monotonic() + 20
+    while left and time.monotonic() < deadline:
+        outcomes = backend.publish_batch(left[:100])
+        for message, outcome in zip(left[:100], outcomes, strict=True):
+            assert isinstance(outcome, BackendUnavailable | Held | None)
+            if outcome is None:
+                acknowledged.add(message.event_id)
+        assert acknowledged <= set(ids(server))
+        if any(outcomes):
+            stopping.join(10)
+            if not server.is_running:
+                server.start()
+        left = [message for message in left if message.event_id not in acknowledged]
+    assert not left
+    first_arrivals = list(dict.fromkeys(ids(server)))
+    for key in range(10):
+        own = ids_of(messages[key::10])
+        assert [each for each in first_arrivals if each in own] == own
+
+
+def test_one_of_many_that_is_away_holds_up_its_own_events_only(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """Its events are put off, spend nothing, and the others are delivered."""
+    gone = f"http://127.0.0.1:{free_port()}"
+    backend = make(event_urls=True, allow_http=True)
+    messages = [to((server.url, gone)[n % 2], key=f"k{n}" if n < 10 else "") for n in range(40)]
+    outcomes = backend.publish_batch(messages)
+    assert [None if n % 2 == 0 else True for n in range(40)] == [
+        outcome and put_off(outcome) for outcome in outcomes
+    ]
+    assert "Connect" in str(outcomes[1])
+
+
+def test_endpoint_that_is_away_is_left_alone_for_longer_each_time(
+    make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pauses double, one event tries it after each, and an answer ends them."""
+    now = [1000.0]
+    backend = make(event_urls=True, allow_http=True)
+    monkeypatch.setattr(backend._pauses, "_clock", lambda: now[0])
+    server.answer = lambda request: Reply(503)
+    pauses = []
+    for _ in range(8):
+        before = len(server.requests)
+        outcomes = backend.publish_batch([to(server.url) for _ in range(20)])
+        assert all(map(put_off, outcomes))
+        # Of a batch that comes too early nothing is sent.
+        early = backend.publish_batch([to(server.url)])
+        assert put_off(early[0])
+        pauses.append(early[0].retry_after)  # type: ignore[union-attr]
+        assert len(server.requests) - before == (16 if len(pauses) == 1 else 1)
+        now[0] += pauses[-1]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    server.answer = lambda request: Reply()
+    assert backend.publish_batch([to(server.url) for _ in range(20)]) == [None] * 20
+    server.answer = lambda request: Reply(503, {"Retry-After": "600"})
+    (outcome,) = backend.publish_batch([to(server.url)])
+    assert outcome is not None
+    assert outcome.retry_after == 600.0
+
+
+def test_host_without_an_address_is_an_outage(make: MakeBackend) -> None:
+    """A name that does not resolve costs no event; `.invalid` never does (RFC 6761)."""
+    backend = make(url="https://hooks.invalid/")
+    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert backend.health_check() is False
+    many = make(event_urls=True)
+    assert put_off(many.publish_batch([to("https://hooks.invalid/")])[0])
+
+
+# --- Slow --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def held_back(server: WebhookServer, *only: str) -> Iterator[None]:
+    """For the time of the block, let a server answer nothing, or only bodies with other texts."""
+    gate = threading.Event()
+
+    def answer(request: Request) -> Reply:
+        held = not only or any(text.encode() in request.body for text in only)
+        return Reply(hold=gate if held else None)
+
+    server.answer = answer
+    try:
+        yield
+    finally:
+        gate.set()
+        server.answer = lambda request: Reply()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("many", [False, True])
+def test_endpoint_past_the_timeout_is_away(
+    make: MakeBackend, server: WebhookServer, many: bool
+) -> None:
+    """Nothing of a batch is delivered, the batch ends in time, and later all of it arrives."""
+    backend = make(url=server.url, event_urls=many, timeout=0.3, max_in_flight=4)
+    messages = numbers(50)
+    with held_back(server):
+        began = time.monotonic()
+        outcomes = backend.publish_batch(messages)
+        assert time.monotonic() - began < 3, "a batch takes about twice the timeout"
+    if many:
+        assert all(map(put_off, outcomes))
+        backend._pauses.succeeded(server.url)
+    else:
+        assert kinds(outcomes) == [BackendUnavailable] * 50
+    assert backend.publish_batch(messages) == [None] * 50
+    assert set(ids_of(messages)) <= set(ids(server))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("many", [False, True])
+def test_event_that_alone_gets_no_answer_is_to_blame(
+    make: MakeBackend, server: WebhookServer, many: bool
+) -> None:
+    """While others are delivered, the one that times out spends a retry, and stops nobody."""
+    backend = make(url=server.url, event_urls=many, timeout=0.3)
+    messages = [make_message(data="slow"), *numbers(5)]
+    with held_back(server, "slow"):
+        outcomes = backend.publish_batch(messages)
+    assert kinds(outcomes) == [TransientError, *[None] * 5]
+    assert not put_off(outcomes[0])
+
+
+@pytest.mark.chaos
+def test_slow_endpoint_leaves_room_for_the_others(
+    make: MakeBackend, server: WebhookServer, other: WebhookServer
+) -> None:
+    """With one of many that answers nothing, the events of the others go through meanwhile."""
+    backend = make(event_urls=True, allow_http=True, timeout=1.0, max_in_flight=8)
+    slow = [to(server.url) for _ in range(100)]
+    quick = [to(other.url) for _ in range(100)]
+    with held_back(server):
+        outcomes = backend.publish_batch([*slow, *quick])
+        assert server.most_at_once == 2, "a quarter of what may be in flight"
+    assert all(map(put_off, outcomes[:100]))
+    assert outcomes[100:] == [None] * 100
+
+
+@pytest.mark.chaos
+def test_batch_that_takes_too_long_leaves_the_rest_for_later(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """A key of many events at a slow endpoint is not sent to its end; the rest spends nothing."""
+
+    def answer(request: Request) -> Reply:
+        time.sleep(0.1)
+        return Reply()
+
+    server.answer = answer
+    messages = numbers(100, "key")
+    began = time.monotonic()
+    outcomes = make(url=server.url, timeout=0.5).publish_batch(messages)
+    assert time.monotonic() - began < 3
+    sent = outcomes.count(None)
+    assert 1 <= sent < 10
+    assert ids(server) == ids_of(messages[:sent])
+    assert put_off(outcomes[sent])
+    assert kinds(outcomes[sent + 1 :]) == [Held] * (99 - sent)
+
+
+# --- Cut off -----------------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("direction", ["cut_request_after", "cut_reply_after"])
+def test_connection_cut_in_the_middle_of_a_batch(
+    make: MakeBackend, server: WebhookServer, direction: str
+) -> None:
+    """What was acknowledged is there, in order, and sent again the rest arrives behind it."""
+    messages = numbers(60, "key")
+    with TcpProxy("127.0.0.1", server.port) as proxy:
+        backend = make(url=f"http://127.0.0.1:{proxy.port}")
+        setattr(proxy, direction, 6_000 if direction == "cut_request_after" else 700)
+        outcomes = backend.publish_batch(messages)
+        sent = outcomes.count(None)
+        assert 0 < sent < 60
+        assert outcomes[:sent] == [None] * sent
+        # Others of the batch were delivered, so the one that was cut off spends a retry.
+        assert kinds(outcomes[sent:]) == [TransientError, *[Held] * (59 - sent)]
+        setattr(proxy, direction, None)
+        assert backend.publish_batch(messages[sent:]) == [None] * (60 - sent)
+        backend.close()
+    assert list(dict.fromkeys(ids(server))) == ids_of(messages)
+
+
+@pytest.mark.chaos
+def test_connections_that_ended_between_batches_are_not_used(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """An endpoint that closes idle connections costs no event its attempt."""
+    backend = make(url=server.url)
+    for _ in range(5):
+        assert backend.publish_batch(numbers(10)) == [None] * 10
+        server.drop_connections()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(raw=b"", cut=True),
+        Reply(raw=b"HTTP/1.1 200", cut=True),
+        Reply(raw=b"HTTP/1.1 200 OK\r\nContent-Le", cut=True),
+        Reply(raw=b"220 mail.example ESMTP\r\n\r\n", cut=True),
+        Reply(raw=b"\x00\xff" * 100 + b"\r\n\r\n", cut=True),
+        Reply(raw=b"HTTP/1.1 99999 OK\r\n\r\n", cut=True),
+        Reply(raw=b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, cut=True),
+        Reply(raw=b"HTTP/1.1 100 Continue\r\n\r\n", cut=True),
+    ],
+    ids=["nothing", "half a line", "half a head", "mail", "noise", "status", "long", "continue"],
+)
+def test_answer_that_is_none_is_no_delivery(
+    make: MakeBackend, server: WebhookServer, reply: Reply
+) -> None:
+    """Without a complete status and head nothing counts as delivered."""
+    server.answer = lambda request: reply
+    assert kinds(make(url=server.url).publish_batch(numbers(2))) == [BackendUnavailable] * 2
+
+
+# --- Too much ----------------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_endless_response_is_read_up_to_the_cap(make: MakeBackend, server: WebhookServer) -> None:
+    """Its status counts, its body does not, and its connection is given up."""
+    server.answer = lambda request: Reply(200, endless=True)
+    backend = make(url=server.url, max_response_bytes=10_000)
+    began = time.monotonic()
+    assert backend.publish_batch(numbers(3, "key")) == [None] * 3
+    assert time.monotonic() - began < 5
+    assert server.connections == 3
+    assert server.sent < 3 * 20 * 2**20, "what the system's buffers take, and no more"
+
+
+@pytest.mark.chaos
+def test_body_that_never_ends_does_not_undo_its_status(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """A 2xx whose body does not come is a delivery, once the timeout is over."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"
+    server.answer = lambda request: Reply(raw=head)
+    assert make(url=server.url, timeout=0.3).publish_batch(numbers(2)) == [None, None]
+
+
+def test_packed_response_is_not_unpacked(make: MakeBackend, server: WebhookServer) -> None:
+    """Whatever a body claims to be, it is bytes to be thrown away."""
+    server.answer = lambda request: Reply(200, {"Content-Encoding": "gzip"}, b"no gzip at all")
+    assert make(url=server.url).publish_batch(numbers(2)) == [None, None]
+
+
+def test_message_over_the_limit_of_the_endpoint_is_rejected(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """413 is for this event alone."""
+    server.answer = lambda request: Reply(413 if len(request.body) > 10_000 else 204)
+    messages = [*numbers(1, "a"), make_message(data="x" * 10_000, partition_key="a"), *numbers(2)]
+    outcomes = make(url=server.url).publish_batch(messages)
+    assert kinds(outcomes) == [None, Rejected, None, None]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_process_without_files_left_blames_nobody(
+    make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """When this machine can make no socket, everything waits, whosever events they are."""
+    backend = make(url=server.url, event_urls=many)
+
+    def fail(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(backend._rules, "socket_for", fail)
+    assert kinds(backend.publish_batch(numbers(50))) == [BackendUnavailable] * 50
+    monkeypatch.undo()
+    assert backend.publish_batch(numbers(50)) == [None] * 50
+
+
+def test_connections_to_many_endpoints_do_not_pile_up(
+    make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch for more endpoints than may be kept open keeps none of their connections."""
+    monkeypatch.setattr(client_module, "IDLE_CONNECTIONS", 20)
+    monkeypatch.setattr("django_broadcaster.backends.webhook.backend.IDLE_CONNECTIONS", 20)
+    backend = make(event_urls=True, allow_http=True)
+    for _ in range(5):
+        messages = [to(f"{server.url}/{number}") for number in range(30)]
+        assert backend.publish_batch(messages) == [None] * 30
+        messages = [to(f"{server.url}/{number}") for number in range(10)]
+        assert backend.publish_batch(messages) == [None] * 10
+        wait_until(lambda: server.open_connections <= 20, 10, "connections to be closed")
+
+
+# --- Without a client, and interrupted ---------------------------------------------------------
+
+
+def test_missing_client_names_the_extra(
+    make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without aiohttp, publishing says what to install, and the health check is False."""
+    monkeypatch.setitem(sys.modules, "aiohttp", None)  # type: ignore[arg-type]
+    backend = make(url=server.url)
+    with pytest.raises(MissingClient, match=r"django-broadcaster\[webhook\]"):
+        backend.publish(make_message())
+    assert backend.health_check() is False
+
+
+@pytest.mark.chaos
+def test_interrupted_batch_goes_no_further(make: MakeBackend, server: WebhookServer) -> None:
+    """Behind a signal that breaks a batch off, nothing of it is sent with the next one."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    backend = make(url=server.url, max_in_flight=1)
+    first, second = numbers(20), numbers(5)
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    with held_back(server):
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Interrupted):
+            backend.publish_batch(first)
+    signal.signal(signal.SIGALRM, previous)
+    assert backend.publish_batch(second) == [None] * 5
+    assert ids(server) == [first[0].event_id, *ids_of(second)]
+
+
+def test_closed_backend_leaves_nothing_behind(make: MakeBackend, server: WebhookServer) -> None:
+    """No thread, no loop and no connection outlives `close`."""
+    threads = Counter(thread.name for thread in threading.enumerate())
+    backend = make(url=f"http://localhost:{server.port}")
+    assert backend.publish_batch(numbers(20)) == [None] * 20
+    backend.close()
+    gc.collect()  # what was not closed says so now, and warnings are errors here
+    assert Counter(thread.name for thread in threading.enumerate()) == threads
