@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from .redis_server import free_port
 
@@ -128,28 +127,33 @@ class WebhookServer:
         )
         started.set()
         await self._stopping.wait()
+        # Accept no more, and let what was accepted become connections: asyncio loses those that
+        # are half made when their server closes.
+        for listener in server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        await _turns()
         server.close()
-        for _ in range(5):  # one that was just accepted takes some turns of the loop to be there
-            for writer in tuple(self._open):
-                writer.transport.abort()
-            for task in tuple(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await asyncio.sleep(0)
+        for writer in tuple(self._open):
+            writer.transport.abort()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await _turns()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task: Any = asyncio.current_task()
-        self._tasks.add(task)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Note a connection; no coroutine, because one that is cancelled at once never begins."""
         self._open.add(writer)
         self.connections += 1
-        try:
-            await self._converse(reader, writer, self.connections)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._open.discard(writer)
-            self._tasks.discard(task)
-            writer.transport.abort()
+        task = self._loop.create_task(self._converse(reader, writer, self.connections))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, writer))
+
+    def _ended(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        self._open.discard(writer)
+        self._tasks.discard(task)
+        writer.transport.abort()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, OSError | asyncio.IncompleteReadError):
+            raise error
 
     async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
@@ -194,6 +198,12 @@ async def _read(reader: asyncio.StreamReader, number: int) -> Request:
     headers = {name.lower(): value for name, value in pairs}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Request(target, headers, body, number)
+
+
+async def _turns() -> None:
+    """Let everything go on that waits for nothing but its turn."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def _until(event: threading.Event) -> None:

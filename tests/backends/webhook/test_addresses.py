@@ -224,7 +224,7 @@ def test_wrong_certificate_is_an_outage(
 
 def test_plain_server_is_no_tls_server(make: MakeBackend, server: WebhookServer) -> None:
     """HTTPS to a port that speaks HTTP is an outage."""
-    backend = make(url=f"https://127.0.0.1:{server.port}")
+    backend = make(url=f"https://127.0.0.1:{server.port}", connect_timeout=0.3)
     assert kinds(backend.publish_batch(numbers(1))) == [BackendUnavailable]
 
 

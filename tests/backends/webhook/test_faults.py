@@ -48,10 +48,13 @@ def put_off(outcome: Any) -> bool:
 def test_endpoint_is_stopped_and_started_under_load(
     make: MakeBackend, server: WebhookServer
 ) -> None:
-    """Nothing is acknowledged that it has not got, nothing is lost, and keys stay in order."""
+    """Nothing is acknowledged that it has not got, nothing is lost, and keys stay in order.
+
+    What was in flight at that moment may spend a retry, and never a second one.
+    """
     backend = make(url=server.url, max_in_flight=8)
     messages = [make_message(data=n, partition_key=f"key-{n % 10}") for n in range(400)]
-    left, acknowledged = list(messages), set()
+    left, acknowledged, spent = list(messages), set(), Counter[str]()
     stopping = threading.Thread(target=server.stop)
 
     def answer(request: Request) -> Reply:
@@ -64,9 +67,12 @@ def test_endpoint_is_stopped_and_started_under_load(
     while left and time.monotonic() < deadline:
         outcomes = backend.publish_batch(left[:100])
         for message, outcome in zip(left[:100], outcomes, strict=True):
-            assert isinstance(outcome, BackendUnavailable | Held | None)
             if outcome is None:
                 acknowledged.add(message.event_id)
+            elif isinstance(outcome, TransientError):
+                spent[message.event_id] += outcome.spends_retry
+            else:
+                assert isinstance(outcome, BackendUnavailable | Held)
         assert acknowledged <= set(ids(server))
         if any(outcomes):
             stopping.join(10)
@@ -74,6 +80,7 @@ def test_endpoint_is_stopped_and_started_under_load(
                 server.start()
         left = [message for message in left if message.event_id not in acknowledged]
     assert not left
+    assert all(count <= 1 for count in spent.values())
     first_arrivals = list(dict.fromkeys(ids(server)))
     for key in range(10):
         own = ids_of(messages[key::10])
@@ -97,7 +104,7 @@ def test_one_of_many_that_is_away_holds_up_its_own_events_only(
 def test_endpoint_that_is_away_is_left_alone_for_longer_each_time(
     make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pauses double, one event tries it after each, and an answer ends them."""
+    """Its pauses double, few events try it after each, and an answer ends them."""
     now = [1000.0]
     backend = make(event_urls=True, allow_http=True)
     monkeypatch.setattr(backend._pauses, "_clock", lambda: now[0])
@@ -111,7 +118,7 @@ def test_endpoint_that_is_away_is_left_alone_for_longer_each_time(
         early = backend.publish_batch([to(server.url)])
         assert put_off(early[0])
         pauses.append(early[0].retry_after)  # type: ignore[union-attr]
-        assert len(server.requests) - before == (16 if len(pauses) == 1 else 1)
+        assert len(server.requests) - before == (16 if len(pauses) == 1 else 4)
         now[0] += pauses[-1]
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     server.answer = lambda request: Reply()
@@ -183,6 +190,23 @@ def test_event_that_alone_gets_no_answer_is_to_blame(
     with held_back(server, "slow"):
         outcomes = backend.publish_batch(messages)
     assert kinds(outcomes) == [TransientError, *[None] * 5]
+    assert not put_off(outcomes[0])
+
+
+@pytest.mark.chaos
+def test_event_that_never_gets_an_answer_does_not_stop_its_endpoint(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """Alone it looks like an outage; as soon as there are others, they are delivered."""
+    backend = make(url=server.url, event_urls=True, timeout=0.3)
+    poison = make_message(data="slow")
+    with held_back(server, "slow"):
+        (alone,) = backend.publish_batch([poison])
+        assert put_off(alone)
+        wait_until(lambda: not backend._pauses.seconds_left(server.url), 5, "the pause to end")
+        outcomes = backend.publish_batch([poison, *numbers(20)])
+    assert outcomes[1:] == [None] * 20
+    assert kinds(outcomes[:1]) == [TransientError]
     assert not put_off(outcomes[0])
 
 

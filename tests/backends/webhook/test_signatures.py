@@ -66,13 +66,11 @@ def test_vector_of_other_libraries() -> None:
 @given(
     secret=st.binary(min_size=24, max_size=64),
     event_id=st.text(min_size=1, max_size=30).filter(lambda text: text.isprintable()),
-    data=st.text(),
+    data=st.text(st.characters(codec="utf-8")),
 )
 def test_any_request_can_be_verified(secret: bytes, event_id: str, data: str) -> None:
     """Whatever the secret, the id and the body, a receiver finds the signature right."""
-    body = json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    if body >= b"\xed\xa0":
-        body = json.dumps(data).encode()
+    body = json.dumps(data, ensure_ascii=False).encode()
     written = "whsec_" + base64.b64encode(secret).decode()
     headers = Signer([written]).headers(event_id, int(time.time()), body)
     assert Webhook(written).verify(body, headers) == data
@@ -83,7 +81,7 @@ def test_any_request_can_be_verified(secret: bytes, event_id: str, data: str) ->
 def test_receiver_verifies_what_it_gets(
     make: MakeBackend, server: WebhookServer, mode: str
 ) -> None:
-    """The body and the headers as they came pass the receiver's own check, and changed ones do not."""
+    """What came passes the receiver's own check; changed, or with another secret, it does not."""
     backend = make(url=server.url, secrets=[HMAC], content_mode=mode)
     before = int(time.time())
     message = make_message(data={"total": "19,50 €"}, partition_key="a")

@@ -46,6 +46,9 @@ HEALTH_SECONDS: Final = 1.0
 SHARE_OF_ONE: Final = 4
 """One endpoint of many gets a part of `max_in_flight`, so that a slow one leaves room: this one."""
 
+PROBES: Final = 4
+"""How many events at once try one of many endpoints that did not answer before."""
+
 
 class WebhookBackend(BindingBackend):
     """Sends each event as a POST to an endpoint.
@@ -196,8 +199,9 @@ class WebhookBackend(BindingBackend):
     def _endpoint(self, url: str) -> Endpoint:
         slots = self.max_in_flight
         if self.event_urls:
-            # One that did not answer is tried with one event, which the others wait for.
-            slots = 1 if url in self._pauses else max(1, slots // SHARE_OF_ONE)
+            # One that did not answer is tried with a few events, which the others wait for; not
+            # with one, which would never get past an event that it never answers.
+            slots = min(PROBES, slots) if url in self._pauses else max(1, slots // SHARE_OF_ONE)
         stopped = self._reason_to_stop(url)
         signer = self._signer
         if stopped is None and self.secrets_for is not None:

@@ -59,12 +59,16 @@ class Endpoint:
     def conclude(self, answer: Answer) -> Answer:
         """Return what an answer meant, now that the batch is over.
 
-        An event that got no answer while others were delivered is to blame itself. Where nothing
-        was delivered the endpoint is, also for what there was no time to send.
+        An event that got no answer is to blame itself where others were delivered, and nothing
+        says that the endpoint went away meanwhile. Else the endpoint is, also for events that there
+        was no time to send.
         """
-        if answer.kind not in (Kind.DOUBTFUL, Kind.UNSENT) or self.delivered or not self.doubted:
+        doubted = self.doubted
+        if doubted is None or answer.kind not in (Kind.DOUBTFUL, Kind.UNSENT):
             return answer
-        return replace(self.doubted, kind=Kind.AWAY)
+        if self.delivered and not self.stopped:
+            return answer
+        return replace(answer if answer.kind is Kind.DOUBTFUL else doubted, kind=Kind.AWAY)
 
     @property
     def failure(self) -> Answer | None:
