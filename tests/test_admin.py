@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_broadcaster import admin
-from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay
+from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay, WebhookEndpoint
 from django_broadcaster.states import OutboxEventStatus
 
 pytestmark = pytest.mark.django_db
@@ -24,7 +24,7 @@ S = OutboxEventStatus
 SCRIPT = "<script>alert(1)</script>"
 LIST = "admin:django_broadcaster_{}_changelist"
 DETAIL = "admin:django_broadcaster_{}_change"
-MODELS = ["outboxevent", "relay", "inboxevent"]
+MODELS = ["outboxevent", "relay", "inboxevent", "webhookendpoint"]
 
 
 def make_event(number: int = 1, **values: Any) -> OutboxEvent:
@@ -64,7 +64,23 @@ def make_inbox_event(number: int = 1) -> InboxEvent:
     )
 
 
-MAKE = {"outboxevent": make_event, "relay": make_relay, "inboxevent": make_inbox_event}
+def make_endpoint(number: int = 1, **values: Any) -> WebhookEndpoint:
+    """Write a webhook endpoint that fails."""
+    columns = {
+        "identity": f"{number:064}",
+        "backend": "hooks",
+        "url": f"https://hooks.example/{number}",
+        "last_error": "answered 500 Internal Server Error",
+    }
+    return WebhookEndpoint.objects.create(**{**columns, **values})
+
+
+MAKE = {
+    "outboxevent": make_event,
+    "relay": make_relay,
+    "inboxevent": make_inbox_event,
+    "webhookendpoint": make_endpoint,
+}
 
 
 @pytest.fixture
@@ -472,3 +488,46 @@ def test_inbox_is_searched(admin_client: Client) -> None:
     page = admin_client.get(reverse(LIST.format("inboxevent")), {"q": "e-2"})
 
     assert [event.event_id for event in page.context["cl"].result_list] == ["e-2"]
+
+
+# Webhook endpoints in trouble
+
+
+def enable(client: Client, *endpoints: WebhookEndpoint) -> str:
+    """Run the action on endpoints and return what the admin then says."""
+    form = {"action": "enable", "_selected_action": [each.pk for each in endpoints]}
+    response = client.post(reverse(LIST.format("webhookendpoint")), form, follow=True)
+    assert response.status_code == 200
+    return " ".join(str(message) for message in response.context["messages"])
+
+
+def test_endpoint_shows_what_is_wrong_with_it(admin_client: Client) -> None:
+    """The list tells which are disabled, since when each fails, and why; and filters by it."""
+    make_endpoint(1, disabled_at=timezone.now(), last_error=f"answered 410 {SCRIPT}")
+    make_endpoint(2)
+    url = reverse(LIST.format("webhookendpoint"))
+
+    page = admin_client.get(url).content.decode()
+    only_disabled = admin_client.get(url, {"disabled_at__isempty": "0"}).content.decode()
+
+    for text in ("https://hooks.example/1", ">disabled<", ">failing<", "answered 410"):
+        assert text in page
+    assert SCRIPT not in page
+    assert "hooks.example/1" in only_disabled
+    assert "hooks.example/2" not in only_disabled
+
+
+def test_endpoints_are_enabled_with_a_permission(client: Client, staff: User) -> None:
+    """Who has it forgets the trouble of those that are selected, and that is logged."""
+    first, second = make_endpoint(1, disabled_at=timezone.now()), make_endpoint(2)
+    permit(staff, "view_webhookendpoint")
+    enable(client, first)
+    assert WebhookEndpoint.objects.count() == 2
+
+    permit(staff, "enable_webhookendpoint")
+    said = enable(client, first)
+
+    assert "Enabled again: 1." in said
+    assert list(WebhookEndpoint.objects.all()) == [second]
+    entry = LogEntry.objects.get()
+    assert (entry.user, entry.object_repr) == (staff, "https://hooks.example/1 of hooks")
