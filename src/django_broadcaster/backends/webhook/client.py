@@ -12,6 +12,7 @@ import errno
 import ssl
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from django_broadcaster import __version__
@@ -108,6 +109,8 @@ class Client:
 
     async def _read(self, response: Any) -> None:
         """Read a body, so that its connection can be used again; the status has decided already."""
+        if response.content.at_eof():
+            return
         left = self._max_response_bytes
         try:
             while left > 0:
@@ -152,6 +155,7 @@ class Client:
         return self._rules.socket_for(address_info)
 
 
+@lru_cache(maxsize=1024)
 def _as_it_is(url: str) -> Any:
     """Return a URL whose escapes nobody normalises; one that has none gets them."""
     from yarl import URL

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import Semaphore
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -104,9 +104,19 @@ class Exchange:
         self.answers = [None] * len(self.messages)
         self._slots = Semaphore(self.max_in_flight)
         self._ends_at = time.monotonic() + self.seconds
-        async with asyncio.TaskGroup() as lanes:
-            for indexes in _lanes(self.messages):
-                lanes.create_task(self._lane(indexes))
+        lanes = _lanes(self.messages)
+        several = len({endpoint.url for endpoint in self.endpoints}) > 1
+        # With several endpoints every lane waits by itself, lest lanes that wait for a slow one be
+        # in the way of others. With one, a few workers do the same and cost much less.
+        workers = len(lanes) if several else min(self.max_in_flight, len(lanes))
+        waiting = iter(lanes)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(self._work(waiting))
+
+    async def _work(self, lanes: Iterator[Sequence[int]]) -> None:
+        for indexes in lanes:
+            await self._lane(indexes)
 
     async def _lane(self, indexes: Sequence[int]) -> None:
         for index in indexes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import binascii
 import hmac
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -22,6 +23,7 @@ from django_broadcaster.exceptions import MissingClient
 
 Sign = Callable[[bytes], bytes]
 
+_PLAIN_ID: Final = re.compile(r"[0-9A-Za-z_-]+")
 _HMAC: Final = "whsec_"
 _ED25519: Final = "whsk_"
 
@@ -44,7 +46,9 @@ class Signer:
     def headers(self, event_id: str, seconds: int, body: bytes) -> dict[str, str]:
         """Return the headers of a request that is sent at `seconds` since 1970."""
         # The id must have no dot, or a part of the body could pass for a part of it.
-        wire_id = percent_encoded(event_id).replace(".", "%2E")
+        wire_id = event_id
+        if not _PLAIN_ID.fullmatch(event_id):
+            wire_id = percent_encoded(event_id).replace(".", "%2E")
         headers = {"webhook-id": wire_id, "webhook-timestamp": str(seconds)}
         self.load()
         if self._signs:
