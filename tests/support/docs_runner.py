@@ -33,7 +33,7 @@ from threading import Thread
 from uuid import uuid4
 
 from . import kafka_server, nats_server, rabbitmq_server
-from .redis_server import shared_url
+from .redis_server import free_port, shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SESSION = Path(__file__).with_name("docs_session.py")
@@ -45,6 +45,7 @@ REDIS = "redis://localhost:6379/0"
 KAFKA = "localhost:9092"
 RABBITMQ = "amqp://guest:guest@localhost:5672/"
 NATS = "nats://localhost:4222"
+ENDPOINT = "8808"  # the port of an endpoint that a page runs itself
 STREAM = "shop.events"  # and exchanges, queues, subjects and topics whose names begin so
 NATS_STREAM = "SHOP_EVENTS"
 
@@ -184,6 +185,8 @@ class Project:
                 self._stands_for[shown] = find()
                 self._stands_for.setdefault(STREAM, f"{STREAM}.{uuid4().hex}")
                 self._stands_for.setdefault(NATS_STREAM, f"{NATS_STREAM}_{uuid4().hex}")
+        if ENDPOINT in text:
+            self._stands_for.setdefault(ENDPOINT, str(free_port()))
         for shown, real in self._stands_for.items():
             text = text.replace(shown, real)
         return text
