@@ -16,6 +16,8 @@ from .schema import ExactCharField, PartialIndex
 from .states import OutboxEventStatus
 
 __all__ = [
+    "Attempt",
+    "BackendState",
     "InboxEvent",
     "OutboxEvent",
     "OutboxEventStatus",
@@ -95,6 +97,12 @@ class OutboxEvent(models.Model):
                 prefix=("status",),
             ),
             PartialIndex(
+                name="broadcaster_failed",
+                fields=["publisher_backend", "id"],
+                where="status = 'failed'",
+                prefix=("status",),
+            ),
+            PartialIndex(
                 name="broadcaster_identity",
                 fields=["identity"],
                 where="identity IS NOT NULL",
@@ -133,6 +141,42 @@ class OutboxEvent(models.Model):
             return False
         rows = type(self)._base_manager.using(self._state.db)
         return not rows.filter(pk=self.pk, data__isnull=True).exists()
+
+
+class BackendState(models.Model):
+    """What an operator has said about a backend; without a row it delivers."""
+
+    backend = ExactCharField(max_length=64, primary_key=True)
+    paused_at = models.DateTimeField(null=True, blank=True)
+    paused_by = models.CharField(
+        max_length=255, blank=True, default="", help_text=_("Who paused it, and why.")
+    )
+
+    class Meta:
+        verbose_name = _("backend")
+        verbose_name_plural = _("backends")
+        permissions = [("pause_backend", "Can pause and resume backends")]
+
+    def __str__(self) -> str:
+        return self.backend
+
+
+class Attempt(models.Model):
+    """An attempt to deliver an event that failed; `row` is the event's id in the outbox."""
+
+    id = models.BigAutoField(primary_key=True)
+    row = models.BigIntegerField(db_index=True)
+    number = models.PositiveIntegerField(help_text=_("1 is the first attempt."))
+    attempted_at = models.DateTimeField(db_index=True)
+    relay = models.CharField(max_length=255)
+    error = models.TextField()
+
+    class Meta:
+        verbose_name = _("failed attempt")
+        verbose_name_plural = _("failed attempts")
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of event {self.row}"
 
 
 class Relay(models.Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db import models
+from django.db import migrations, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Columns, Statement, Table
@@ -76,10 +76,39 @@ class PartialIndex(models.Index):
         columns = [str(field.column) for field in fields if isinstance(field, models.Field)]
         table = model._meta.db_table
         return Statement(
-            "CREATE %(unique)sINDEX %(name)s ON %(table)s (%(columns)s)%(where)s",
+            "CREATE %(unique)sINDEX %(concurrently)s%(name)s ON %(table)s (%(columns)s)%(where)s",
             unique="UNIQUE " if self.unique else "",
+            concurrently="CONCURRENTLY " if kwargs.get("concurrently") else "",
             name=schema_editor.quote_name(self.name),
             table=Table(table, schema_editor.quote_name),
             columns=Columns(table, columns, schema_editor.quote_name),
             where=f" WHERE {self.where}" if partial else "",
         )
+
+
+class AddIndexConcurrently(migrations.AddIndex):
+    """Adds a `PartialIndex` to a table in use: on PostgreSQL without a lock that stops writers.
+
+    Its migration has to be `atomic = False`. One that was interrupted there leaves an invalid
+    index behind, which goes before the next try.
+    """
+
+    atomic = False
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: Any,
+        to_state: Any,
+    ) -> None:
+        """Create the index."""
+        if schema_editor.connection.vendor != "postgresql":
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+            return
+        model = to_state.apps.get_model(app_label, self.model_name)
+        if self.allow_migrate_model(schema_editor.connection.alias, model):
+            name = schema_editor.quote_name(self.index.name)
+            schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", params=None)
+            sql = self.index.create_sql(model, schema_editor, concurrently=True)
+            schema_editor.execute(sql, params=None)

@@ -4,15 +4,19 @@
 relay does, in SQL; `purge` the way out; `json_columns` what databases make of JSON.
 """
 
+from .control import pause, paused_backends, resume
 from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .insert import identity_of, insert_event
 from .json_columns import growth, max_depth
+from .overview import EXACT, Overview, overview
 from .purge import purge_inbox, purge_published
 from .relay import PendingRow, RelayRows
 
 __all__ = [
+    "EXACT",
     "DatabaseNow",
     "OutboxEventQuerySet",
+    "Overview",
     "PendingRow",
     "RelayRows",
     "aware",
@@ -20,6 +24,10 @@ __all__ = [
     "identity_of",
     "insert_event",
     "max_depth",
+    "overview",
+    "pause",
+    "paused_backends",
     "purge_inbox",
     "purge_published",
+    "resume",
 ]

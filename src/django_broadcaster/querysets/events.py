@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,50 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
             scheduled_at__lte=now or timezone.now(),
         )
         return self.filter(models.Q(status=OutboxEventStatus.PENDING) | later)
+
+    def matching(
+        self,
+        *,
+        backend: str | None = None,
+        status: str | None = None,
+        event_type: str | None = None,
+        key: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error: str | None = None,
+    ) -> OutboxEventQuerySet:
+        """Return the events that satisfy every condition given.
+
+        event_type: exact, or a pattern with `*` for any text at its end (`order.*`).
+        since, until: when they were published to the outbox; `until` itself is not included.
+        error: a piece of `last_error`.
+        """
+        conditions: dict[str, Any] = {
+            "publisher_backend": backend,
+            "status": status,
+            "partition_key": key,
+            "created_at__gte": since,
+            "created_at__lt": until,
+            "last_error__contains": error,
+        }
+        if event_type and event_type.endswith("*"):
+            conditions["event_type__startswith"] = event_type[:-1]
+        else:
+            conditions["event_type"] = event_type
+        return self.filter(**{name: value for name, value in conditions.items() if value})
+
+    def in_chunks(self, size: int) -> Iterator[OutboxEventQuerySet]:
+        """Yield the events as sets of at most `size`, by ascending id, each fixed as it is read.
+
+        So a change of many rows is many short transactions, and rows that no longer satisfy the
+        conditions because of the change are neither skipped nor met twice.
+        """
+        last = 0
+        while ids := list(
+            self.filter(id__gt=last).order_by("id").values_list("id", flat=True)[:size]
+        ):
+            yield self.model._default_manager.using(self.db).filter(id__in=ids)
+            last = ids[-1]
 
     def cancel(self) -> int:
         """Cancel what has not been delivered; return how many.

@@ -4,3 +4,5 @@ EVENTS = "django_broadcaster_outboxevent"
 RELAYS = "django_broadcaster_relay"
 PARTITIONS = "django_broadcaster_partition"
 JSON_COLUMNS = ("extensions", "data", "publisher_config")
+BACKENDS = "django_broadcaster_backendstate"
+ATTEMPTS = "django_broadcaster_attempt"

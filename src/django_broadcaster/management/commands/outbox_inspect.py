@@ -1,0 +1,58 @@
+"""`manage.py outbox_inspect ID`: everything that is known of one event."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.selection import add_database, database
+from django_broadcaster.models import Attempt, OutboxEvent
+
+SHOWN = (
+    *("id", "event_id", "source", "event_type", "subject", "partition_key", "partition"),
+    *("publisher_backend", "status", "created_at", "scheduled_at", "published_at"),
+    *("retry_count", "max_retries", "crash_count", "last_error"),
+)
+
+
+class Command(BaseCommand):
+    """Show an event, its failed attempts, and the message that is sent for it."""
+
+    help = "Shows an event of the outbox, its failed attempts, and the event as it is sent."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("id", type=int, metavar="ID", help="id in the outbox")
+        parser.add_argument(
+            "--payload", action="store_true", help="show the payload too, which may be confidential"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        add_database(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command; raises CommandError for an id that there is not."""
+        using = database(options["database"])
+        event = OutboxEvent.objects.using(using).filter(pk=options["id"]).first()
+        if event is None:
+            raise CommandError(f"the outbox has no event {options['id']}; it may have been purged")
+        attempts = Attempt.objects.using(using).filter(row=event.pk).order_by("id")
+        fields = ("number", "attempted_at", "relay", "error")
+        found: dict[str, Any] = {
+            "event": {name: getattr(event, name) for name in SHOWN},
+            "failed_attempts": list(attempts.values(*fields)),
+        }
+        if options["payload"]:
+            found["message"] = json.loads(event.to_cloud_event().to_json())
+        self.stdout.write(as_json(found) if options["json"] else _text(found))
+
+
+def _text(found: dict[str, Any]) -> str:
+    event = [{"field": name, "value": value} for name, value in found["event"].items()]
+    parts = [as_table(event), "", "failed attempts", as_table(found["failed_attempts"])]
+    if "message" in found:
+        parts += ["", "message", as_json(found["message"])]
+    return "\n".join(parts)

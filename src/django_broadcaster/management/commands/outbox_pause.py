@@ -1,0 +1,40 @@
+"""`manage.py outbox_pause`: stop delivering to a backend."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.selection import add_database, check_backend, database
+from django_broadcaster.models import BackendState
+from django_broadcaster.querysets import pause
+
+
+class Command(BaseCommand):
+    """Stop delivering to a backend."""
+
+    help = "Lets the relays deliver nothing to a backend until it is resumed."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("backends", nargs="+", metavar="ALIAS", help="aliases of backends")
+        parser.add_argument("--by", default="", help="who pauses it and why, for those who look")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        add_database(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command; raises CommandError for an alias that is not configured."""
+        for alias in options["backends"]:
+            check_backend(alias)
+        states = BackendState.objects.using(database(options["database"]))
+        rows = [
+            {
+                "backend": alias,
+                "now": "paused" if pause(states, alias, options["by"]) else "paused already",
+            }
+            for alias in options["backends"]
+        ]
+        self.stdout.write(as_json(rows) if options["json"] else as_table(rows))

@@ -1,0 +1,36 @@
+"""`manage.py outbox_resume`: deliver to a backend again."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.selection import add_database, check_backend, database
+from django_broadcaster.models import BackendState
+from django_broadcaster.querysets import resume
+
+
+class Command(BaseCommand):
+    """Deliver to a backend again."""
+
+    help = "Lets the relays deliver to a paused backend again."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("backends", nargs="+", metavar="ALIAS", help="aliases of backends")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        add_database(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command; raises CommandError for an alias that is not configured."""
+        for alias in options["backends"]:
+            check_backend(alias)
+        states = BackendState.objects.using(database(options["database"]))
+        rows = [
+            {"backend": alias, "now": "resumed" if resume(states, alias) else "not paused"}
+            for alias in options["backends"]
+        ]
+        self.stdout.write(as_json(rows) if options["json"] else as_table(rows))

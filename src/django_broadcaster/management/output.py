@@ -1,0 +1,78 @@
+"""What the commands print: tables for people, JSON for programs, progress where it is long."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TextIO
+
+Row = Mapping[str, Any]
+
+BAR_WIDTH = 30
+LINE_SECONDS = 5.0
+"""Seconds between lines of progress where the output is no terminal."""
+
+
+def as_json(value: Any) -> str:
+    """Return JSON as the commands print it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Return rows of the same columns as a table, numbers to the right."""
+    if not rows:
+        return "(none)"
+    names = list(rows[0])
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+    right = [isinstance(rows[0][name], int | float) for name in names]
+    return "\n".join(_line(line, widths, right) for line in [names, *cells])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    padded = [
+        cell.rjust(width) if to_right else cell.ljust(width)
+        for cell, width, to_right in zip(cells, widths, right, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S%z}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+class Progress:
+    """Shows how far long work is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, stream: TextIO, what: str, total: int) -> None:
+        self._stream = stream
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._is_terminal = stream.isatty()
+        self._next_at = time.monotonic() + LINE_SECONDS
+
+    def advance(self, count: int) -> None:
+        """Note that so many more are done."""
+        self._done += count
+        if self._is_terminal:
+            filled = BAR_WIDTH * self._done // max(self._total, self._done, 1)
+            bar = "#" * filled + "." * (BAR_WIDTH - filled)
+            self._stream.write(f"\r{self._what} [{bar}] {self._done:,} of {self._total:,}")
+            self._stream.flush()
+        elif time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + LINE_SECONDS
+            self._stream.write(f"{self._what}: {self._done:,} of {self._total:,}\n")
+
+    def end(self) -> None:
+        """Leave the bar's line."""
+        if self._is_terminal and self._done:
+            self._stream.write("\n")

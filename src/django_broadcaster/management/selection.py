@@ -1,0 +1,84 @@
+"""Which events a command is about: ids, or conditions."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError
+from django.db import router
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.states import OutboxEventStatus
+
+CONDITIONS = ("backend", "status", "event_type", "key", "since", "until", "error")
+
+
+def add_database(parser: ArgumentParser) -> None:
+    """Declare `--database`."""
+    parser.add_argument("--database", help="alias of the database (default: by the router)")
+
+
+def add_selection(parser: ArgumentParser) -> None:
+    """Declare the arguments that `selected` reads."""
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="ids of the outbox")
+    parser.add_argument("--all", action="store_true", help="every event that it can be done to")
+    parser.add_argument("--backend", help="events to this alias")
+    parser.add_argument("--status", choices=OutboxEventStatus.values, help="events in this state")
+    parser.add_argument("--type", dest="event_type", help="this event type; `order.*` is a pattern")
+    parser.add_argument("--key", help="events of this partition key")
+    parser.add_argument("--since", type=moment, help="published to the outbox from this moment on")
+    parser.add_argument("--until", type=moment, help="published to the outbox before this moment")
+    parser.add_argument("--error", help="events whose last error has this text in it")
+    add_database(parser)
+
+
+def selected(options: dict[str, Any]) -> OutboxEventQuerySet:
+    """Return the events; raises CommandError where nothing or both ways are named."""
+    conditions = {name: options[name] for name in CONDITIONS if options[name]}
+    if options["ids"] and (conditions or options["all"]):
+        raise CommandError("give ids or conditions, but not both")
+    if not (options["ids"] or conditions or options["all"]):
+        raise CommandError("say which events: ids, conditions, or --all (see --help)")
+    check_backend(options["backend"])
+    events = OutboxEvent.objects.using(database(options["database"]))
+    if options["ids"]:
+        return events.filter(pk__in=options["ids"])
+    return events.matching(**conditions)
+
+
+def check_backend(alias: str | None) -> None:
+    """Raise CommandError for an alias that is not configured."""
+    if alias is not None and alias not in backends.aliases():
+        raise CommandError(f"backend {alias!r}: OUTBOX_PUBLISHERS has {listed(backends.aliases())}")
+
+
+def database(alias: str | None) -> str:
+    """Return the alias of the outbox's database; raises CommandError for one that there is not."""
+    if alias is not None and alias not in settings.DATABASES:
+        raise CommandError(f"--database {alias}: DATABASES has {listed(settings.DATABASES)}")
+    return alias or router.db_for_write(OutboxEvent)
+
+
+def listed(aliases: Any) -> str:
+    """Return aliases as an error names them."""
+    return ", ".join(map(repr, aliases))
+
+
+def moment(text: str) -> datetime:
+    """Return an ISO 8601 moment or date; one without a zone is in the project's."""
+    try:
+        found = parse_datetime(text) or datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"a moment such as 2026-01-31T14:00 is needed, not {text!r}"
+        ) from None
+    if settings.USE_TZ and timezone.is_naive(found):
+        return timezone.make_aware(found)
+    return found
