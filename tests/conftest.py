@@ -9,11 +9,19 @@ from django.conf import settings
 from django.db import connections
 from django.test.utils import setup_databases, teardown_databases
 
-from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay, WebhookEndpoint
+from django_broadcaster.models import (
+    Attempt,
+    BackendState,
+    InboxEvent,
+    OutboxEvent,
+    Partition,
+    Relay,
+    WebhookEndpoint,
+)
 from tests.app.models import Order
 
 DATABASES = tuple(settings.DATABASES)
-TABLES = (OutboxEvent, Partition, Relay, InboxEvent, WebhookEndpoint, Order)
+TABLES = (OutboxEvent, Partition, Relay, InboxEvent, Attempt, BackendState, WebhookEndpoint, Order)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ LINE_SECONDS = 5.0
 """Seconds between lines of progress where the output is no terminal."""
 
 
-def as_json(value: Any) -> str:
+def as_json(value: Any, *, on_one_line: bool = False) -> str:
     """Return JSON as the commands print it."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    indent = None if on_one_line else 2
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
 
 
 def as_table(rows: Sequence[Row]) -> str:

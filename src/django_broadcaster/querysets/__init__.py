@@ -8,7 +8,7 @@ from .control import pause, paused_backends, resume
 from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .insert import identity_of, insert_event
 from .json_columns import growth, max_depth
-from .overview import EXACT, Overview, overview
+from .overview import EXACT, Overview, overviews
 from .purge import purge_inbox, purge_published
 from .relay import PendingRow, RelayRows
 
@@ -24,7 +24,7 @@ __all__ = [
     "identity_of",
     "insert_event",
     "max_depth",
-    "overview",
+    "overviews",
     "pause",
     "paused_backends",
     "purge_inbox",

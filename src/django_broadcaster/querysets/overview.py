@@ -58,7 +58,7 @@ class Overview:
         return {**asdict(self), "lag": round(self.lag, 3)}
 
 
-def overview(using: str, backends: Collection[str]) -> Iterator[Overview]:
+def overviews(using: str, backends: Collection[str]) -> Iterator[Overview]:
     """Yield the overview of each backend."""
     for alias in backends:
         yield _overview(using, alias)

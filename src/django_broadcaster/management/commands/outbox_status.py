@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
-from django_broadcaster.querysets import EXACT, Overview, overview
+from django_broadcaster.querysets import EXACT, Overview, overviews
 
 LATE = 3
 """The exit status when events wait for longer than `--max-lag`."""
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         for alias in options["backend"] or []:
             check_backend(alias)
         aliases = options["backend"] or backends.aliases()
-        found = list(overview(database(options["database"]), aliases))
+        found = list(overviews(database(options["database"]), aliases))
         if options["json"]:
             self.stdout.write(as_json([each.as_dict() for each in found]))
         else:

@@ -47,9 +47,8 @@ class Command(BaseCommand):
         check_backend(options["backend"])
         try:
             for number, row in enumerate(_follow(options), start=1):
-                self.stdout.write(
-                    as_json(row).replace("\n ", "") if options["json"] else _line(row)
-                )
+                line = as_json(row, on_one_line=True) if options["json"] else _line(row)
+                self.stdout.write(line)
                 self.stdout.flush()
                 if number == options["count"]:
                     break
@@ -81,7 +80,7 @@ def _first_undelivered(events: OutboxEventQuerySet, start: int) -> int:
     open_ids = events.filter(id__gte=start, status__in=STILL_DUE).order_by("id")
     newest = events.order_by("-id").values_list("id", flat=True).first() or 0
     first = open_ids.values_list("id", flat=True).first()
-    return max(start, (newest if first is None else first) - LATE_IDS)
+    return max(start, (newest if first is None else first) - LATE_IDS, 1)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,0 +1,204 @@
+"""The commands that look: status, inspect, tail; and those that pause."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connections
+from django.utils import timezone
+
+from django_broadcaster.management.commands import outbox_status, outbox_tail
+from django_broadcaster.models import Attempt, BackendState, OutboxEvent
+from django_broadcaster.querysets import overviews
+from django_broadcaster.relay.loop import DeliveryLoop
+from tests.support.events import publish
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+
+def run(command: str, *arguments: str) -> str:
+    """Run a command and return what it printed."""
+    out = io.StringIO()
+    call_command(f"outbox_{command}", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def as_json(command: str, *arguments: str) -> Any:
+    """Run a command and return what it printed as JSON."""
+    return json.loads(run(command, *arguments, "--json"))
+
+
+def test_status_counts_what_waits(database: str) -> None:
+    """Each backend's events by state, since when the first is due, and who delivers."""
+    states = ("pending", "pending", "scheduled", "retry", "blocked", "failed", "published")
+    names = [f"{letter}1" for letter in "abcdefg"]
+    publish(*names, using=database)
+    rows = OutboxEvent.objects.using(database)
+    later = timezone.now() + timedelta(hours=1)
+    for name, state in zip(names, states, strict=True):
+        rows.filter(subject=name).update(status=state, scheduled_at=later)
+    rows.filter(subject="b1").update(scheduled_at=timezone.now())
+    rows.filter(subject="a1").update(scheduled_at=timezone.now() - timedelta(seconds=90))
+    with DeliveryLoop(database, "default"):
+        (found,) = as_json("status", "--database", database)
+    counts = {name: found[name] for name in ("pending", "scheduled", "retry", "blocked", "failed")}
+    assert counts == {"pending": 2, "scheduled": 1, "retry": 1, "blocked": 1, "failed": 1}
+    assert 90 <= found["lag"] < 120
+    assert (found["relays"], found["free_partitions"], found["paused_at"]) == (1, 64, None)
+
+
+def test_an_event_that_nobody_promotes_is_late(database: str) -> None:
+    """A scheduled event counts from its time on, also while no relay runs."""
+    moment = timezone.now() + timedelta(hours=1)
+    publish("a1", using=database, scheduled_at=moment)
+    (found,) = overviews(database, ["default"])
+    assert (found.scheduled, found.lag, found.oldest_due) == (1, 0.0, None)
+    OutboxEvent.objects.using(database).update(scheduled_at=timezone.now() - timedelta(seconds=5))
+    (found,) = overviews(database, ["default"])
+    assert 5 <= found.lag < 60
+
+
+def test_status_is_a_table_for_people(database: str, settings: Settings) -> None:
+    """One line for each backend, under a title for each column."""
+    settings.OUTBOX_PUBLISHERS = {
+        alias: {"BACKEND": "django_broadcaster.backends.LocMemBackend"}
+        for alias in ("audit", "orders")
+    }
+    publish("a1", using=database, backend="orders")
+    title, audit, orders = run("status", "--database", database).splitlines()
+    assert title.split() == [
+        *("backend", "pending", "scheduled", "retry", "blocked", "failed"),
+        *("due", "for", "relays", "state"),
+    ]
+    assert audit.split() == ["audit", *"00000", "-", "0", "on"]
+    assert orders.split()[:3] == ["orders", "1", "0"]
+    assert run("status", "--backend", "audit", "--database", database).count("\n") == 2
+
+
+def test_large_counts_stop(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows than are counted exactly are shown as that many and more."""
+    for module in ("querysets.overview", "management.commands.outbox_status"):
+        monkeypatch.setattr(f"django_broadcaster.{module}.EXACT", 2)
+    publish("a1", "b1", "c1", using=database)
+    assert " 2+ " in run("status", "--database", database)
+
+
+@pytest.mark.parametrize(("bound", "code"), [("60", outbox_status.LATE), ("3600", 0)])
+def test_status_exits_for_a_probe(database: str, bound: str, code: int) -> None:
+    """Its exit status says whether an event has been due for longer than the bound."""
+    publish("a1", using=database)
+    OutboxEvent.objects.using(database).update(scheduled_at=timezone.now() - timedelta(minutes=5))
+    arguments = ("status", "--max-lag", bound, "--database", database)
+    if code:
+        with pytest.raises(SystemExit) as caught:
+            run(*arguments)
+        assert caught.value.code == code
+    else:
+        run(*arguments)
+
+
+def test_a_paused_backend_is_not_late(database: str) -> None:
+    """Who pauses a backend does not want to be woken because it stands still."""
+    publish("a1", using=database)
+    OutboxEvent.objects.using(database).update(scheduled_at=timezone.now() - timedelta(minutes=5))
+    run("pause", "default", "--by", "Ada: the broker moves", "--database", database)
+    printed = run("status", "--max-lag", "60", "--database", database)
+    assert printed.split()[-1] == "paused"
+    (found,) = as_json("status", "--database", database)
+    assert found["paused_by"] == "Ada: the broker moves"
+
+
+def test_pause_and_resume_say_what_they_did(database: str) -> None:
+    """Done twice, they change nothing the second time, and say so."""
+    results = [
+        as_json(command, "default", "--database", database)[0]["now"]
+        for command in ("pause", "pause", "resume", "resume")
+    ]
+    assert results == ["paused", "paused already", "resumed", "not paused"]
+    state = BackendState.objects.using(database).get()
+    assert (state.paused_at, state.paused_by) == (None, "")
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "status", "tail"])
+def test_an_unknown_backend_is_named(command: str) -> None:
+    """A typing error pauses nothing."""
+    arguments = ["nope"] if command in ("pause", "resume") else ["--backend", "nope"]
+    with pytest.raises(CommandError, match="backend 'nope': OUTBOX_PUBLISHERS has 'default'"):
+        run(command, *arguments)
+
+
+def test_inspect_shows_one_event(database: str) -> None:
+    """Its columns and its failed attempts, and its payload only if asked for."""
+    (event,) = publish("a1", using=database)
+    Attempt.objects.using(database).create(
+        row=event.pk, number=1, attempted_at=timezone.now(), relay="host:7", error="Busy: later"
+    )
+    found = as_json("inspect", str(event.pk), "--database", database)
+    assert found["event"]["event_id"] == event.event_id
+    assert [each["error"] for each in found["failed_attempts"]] == ["Busy: later"]
+    assert "message" not in found
+    text = run("inspect", str(event.pk), "--database", database)
+    assert "Busy: later" in text
+    assert '"name": "a1"' not in text
+    shown = as_json("inspect", str(event.pk), "--payload", "--database", database)
+    assert shown["message"]["data"] == {"name": "a1"}
+    assert '"name": "a1"' in run("inspect", str(event.pk), "--payload", "--database", database)
+
+
+def test_inspect_says_that_there_is_no_such_event(database: str) -> None:
+    """An event may have been purged."""
+    with pytest.raises(CommandError, match="no event 7; it may have been purged"):
+        run("inspect", "7", "--database", database)
+
+
+def test_tail_follows_what_is_delivered(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event comes once, as it is delivered, also one that had a lower id and was late."""
+    monkeypatch.setattr(outbox_tail, "LOOK_SECONDS", 0.02)
+    publish("a1", "b1", "c1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.filter(subject="b1").update(status="published", published_at=timezone.now())
+    out = io.StringIO()
+
+    def follow() -> None:
+        try:
+            call_command(
+                "outbox_tail", "--json", "--count", "2", "--database", database, stdout=out
+            )
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=follow)
+    with monkeypatch.context() as patch:
+        started = threading.Event()
+        first = outbox_tail._first_undelivered
+
+        def looked(events: Any, start: int) -> int:
+            if start:  # it has looked before
+                started.set()
+            return first(events, start)
+
+        patch.setattr(outbox_tail, "_first_undelivered", looked)
+        thread.start()
+        assert started.wait(10)
+        _deliver(database, "c1")
+        wait_until(lambda: '"id"' in out.getvalue(), 10, "a line")
+        _deliver(database, "a1")
+        thread.join(10)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    keys = [line["partition_key"] for line in lines]
+    assert keys == ["c", "a"]
+
+
+def _deliver(database: str, name: str) -> None:
+    """Mark an event as delivered now, unless it is."""
+    rows = OutboxEvent.objects.using(database).filter(subject=name, status="pending")
+    rows.update(status="published", published_at=timezone.now())

@@ -1,0 +1,183 @@
+"""The commands that change many events: which they take, and what becomes of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.utils import timezone
+
+from django_broadcaster.management import moving
+from django_broadcaster.management.output import Progress
+from django_broadcaster.models import OutboxEvent
+from tests.support.events import publish, statuses
+
+STATES = {
+    "a1": "pending",
+    "b1": "scheduled",
+    "c1": "retry",
+    "d1": "blocked",
+    "e1": "published",
+    "f1": "failed",
+    "g1": "cancelled",
+}
+AFTER = {
+    "retry": {"c1": "retry", "f1": "scheduled"},
+    "cancel": dict.fromkeys(("a1", "b1", "c1", "d1", "f1"), "cancelled"),
+    "replay": dict.fromkeys(("e1", "f1", "g1"), "scheduled"),
+    "purge": dict.fromkeys(("e1", "f1", "g1")),
+}
+
+
+def run(command: str, *arguments: str, **options: Any) -> str:
+    """Run a command and return what it printed."""
+    out = io.StringIO()
+    call_command(f"outbox_{command}", *arguments, stdout=out, stderr=io.StringIO(), **options)
+    return out.getvalue()
+
+
+@pytest.fixture
+def events(database: str) -> str:
+    """One event in each state; the value is the database's alias."""
+    publish(*STATES, using=database)
+    rows = OutboxEvent.objects.using(database)
+    for name, status in STATES.items():
+        rows.filter(subject=name).update(status=status)
+    return database
+
+
+@pytest.mark.parametrize("command", AFTER)
+def test_each_event_is_changed_whose_state_fits(events: str, command: str) -> None:
+    """Asked for all, a command takes those that it can be done to, and leaves the others alone."""
+    printed = run(command, "--all", "--database", events)
+    expected = {**STATES, **AFTER[command]}
+    assert statuses(events) == {name: state for name, state in expected.items() if state}
+    count = len(AFTER[command])
+    assert printed == f"{command}: {count} of {count} events\n"
+
+
+def test_ids_name_single_events(events: str) -> None:
+    """Ids take nothing else along."""
+    row = OutboxEvent.objects.using(events).get(subject="f1")
+    run("replay", str(row.pk), "--database", events)
+    assert statuses(events) == {**STATES, "f1": "scheduled"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "taken"),
+    [
+        (["--status", "failed"], {"f1"}),
+        (["--key", "e"], {"e1"}),
+        (["--type", "order.*"], {"e1", "f1", "g1"}),
+        (["--type", "order.placed", "--key", "g"], {"g1"}),
+        (["--type", "invoice.*"], set()),
+        (["--error", "teapot"], {"f1"}),
+        (["--until", "2001-01-01"], {"g1"}),
+        (["--since", "2001-01-01T00:00:00+00:00"], {"e1", "f1"}),
+        (["--backend", "default"], {"e1", "f1", "g1"}),
+    ],
+)
+def test_conditions_narrow_the_selection(
+    events: str, condition: list[str], taken: set[str]
+) -> None:
+    """An event has to satisfy every condition."""
+    rows = OutboxEvent.objects.using(events)
+    rows.filter(subject="f1").update(last_error="418: I am a teapot")
+    rows.filter(subject="g1").update(created_at=timezone.now() - timedelta(days=36500))
+    run("replay", *condition, "--database", events)
+    assert {name for name, state in statuses(events).items() if state == "scheduled"} == {
+        *taken,
+        "b1",
+    }
+
+
+def test_a_dry_run_changes_nothing(events: str) -> None:
+    """It says how many there would be."""
+    assert run("cancel", "--all", "--dry-run", "--database", events) == "5 events to cancel\n"
+    assert statuses(events) == STATES
+
+
+def test_the_result_can_be_had_as_json(events: str) -> None:
+    """A program reads how many were selected and changed."""
+    printed = json.loads(run("purge", "--all", "--json", "--database", events))
+    assert printed == {"selected": 3, "changed": 3, "dry_run": False}
+
+
+def test_many_events_are_changed_in_short_transactions(
+    events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one chunk holds are all changed, once."""
+    monkeypatch.setattr(moving, "CHUNK", 2)
+    assert run("cancel", "--all", "--database", events) == "cancel: 5 of 5 events\n"
+    assert statuses(events) == {**STATES, **AFTER["cancel"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "say which events: ids, conditions, or --all"),
+        (["7", "--all"], "give ids or conditions, but not both"),
+        (["7", "--status", "failed"], "give ids or conditions, but not both"),
+        (["--backend", "nope"], "backend 'nope': OUTBOX_PUBLISHERS has 'default'"),
+        (["--all", "--database", "nope"], "--database nope: DATABASES has"),
+        (["--since", "soon"], "a moment such as 2026-01-31T14:00 is needed, not 'soon'"),
+        (["--status", "lost"], "invalid choice: 'lost'"),
+    ],
+)
+def test_a_wrong_selection_is_named(arguments: list[str], words: str) -> None:
+    """Nothing is changed by a command that does not say which events it is about."""
+    with pytest.raises(CommandError, match=words):
+        run("cancel", *arguments)
+
+
+class Terminal(io.StringIO):
+    """What a command takes for a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("y", True), ("yes", True), ("", False)])
+def test_a_person_is_asked(
+    events: str, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool
+) -> None:
+    """On a terminal a selection by conditions is confirmed; anything but yes changes nothing."""
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda text: questions.append(text) or answer)
+    arguments = ("outbox_cancel", "--all", "--database", events)
+    refused = nullcontext() if goes_on else pytest.raises(CommandError, match="nothing was changed")
+    with refused:
+        call_command(*arguments, stdout=Terminal(), stderr=io.StringIO())
+    assert questions == ["5 events to cancel. Go on? [y/N] "]
+    assert (statuses(events) != STATES) is goes_on
+
+
+def test_long_work_shows_how_far_it_is() -> None:
+    """A terminal gets a bar that fills up, on one line."""
+    screen = Terminal()
+    progress = Progress(screen, "cancel", 4)
+    progress.advance(1)
+    progress.advance(3)
+    progress.end()
+    first, last = screen.getvalue().strip("\r\n").split("\r")
+    assert first == "cancel [" + "#" * 7 + "." * 23 + "] 1 of 4"
+    assert last == "cancel [" + "#" * 30 + "] 4 of 4"
+
+
+def test_progress_elsewhere_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log gets a line now and then, and nothing for work that is short."""
+    log = io.StringIO()
+    short = Progress(log, "cancel", 4)
+    short.advance(4)
+    short.end()
+    assert log.getvalue() == ""
+    monkeypatch.setattr("django_broadcaster.management.output.LINE_SECONDS", 0.0)
+    Progress(log, "cancel", 2000).advance(1000)
+    assert log.getvalue() == "cancel: 1,000 of 2,000\n"
