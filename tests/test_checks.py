@@ -130,6 +130,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_RETENTION": timedelta.max}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
     ({"OUTBOX_INBOX_RETENTION": 0}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_INBOX_RETENTION": False}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
+    ({"OUTBOX_HISTORY_RETENTION": 0}, "E026", "OUTBOX_HISTORY_RETENTION = timedelta(days="),
     ({"OUTBOX_BATCH_SIZE": 0}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": 10_001}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": "500"}, "E018", "OUTBOX_BATCH_SIZE = 500"),

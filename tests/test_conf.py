@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_REQUIRE_TRANSACTION": False,
     "OUTBOX_RETENTION": timedelta(days=7),
     "OUTBOX_INBOX_RETENTION": timedelta(days=30),
+    "OUTBOX_HISTORY_RETENTION": timedelta(days=7),
     "OUTBOX_BATCH_SIZE": 500,
     "OUTBOX_POLL_INTERVAL": 1.0,
     "OUTBOX_NOTIFY": True,

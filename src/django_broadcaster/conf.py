@@ -53,6 +53,9 @@ class Conf:
         "How long the inbox remembers a processed event: longer than anything may be redelivered; "
         "None for ever.",
     )
+    HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
+        timedelta(days=7), "How long failed attempts are kept; None for ever."
+    )
     BATCH_SIZE: Setting[int] = Setting(500, "Events that one delivery takes at the most.")
     POLL_INTERVAL: Setting[float] = Setting(
         1.0, "Seconds between looks at the outbox of a relay with nothing to do."

@@ -239,7 +239,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
     assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
 
 
-READS = {"fetch", "fetch_these", "waiting_keys", "pulse", "writers", "has_due"}
+READS = {"fetch", "is_paused", "fetch_these", "waiting_keys", "pulse", "writers", "has_due"}
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "published": lambda rows, ids: rows.published([ids["a1"]], keep=True),
     "published, not kept": lambda rows, ids: rows.published([ids["a1"]], keep=False),
@@ -253,9 +253,13 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
 
 
 def test_every_write_of_a_relay_is_known_here() -> None:
-    """No method that moves rows is missing below; `count_crash` is part of the fencing itself."""
+    """No method that moves rows is missing below.
+
+    `count_crash` is part of the fencing itself, and `note_attempts` writes to a table of its own.
+    """
     public = {name for name in vars(RelayRows) if not name.startswith("_")}
-    assert public == READS | {name.partition(",")[0] for name in WRITES} | {"count_crash"}
+    moving = public - READS - {"count_crash", "note_attempts"}
+    assert moving == {name.partition(",")[0] for name in WRITES}
 
 
 @pytest.mark.parametrize("name", WRITES)

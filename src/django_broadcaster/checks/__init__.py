@@ -28,6 +28,7 @@ E022      `OUTBOX_SHUTDOWN_TIMEOUT` is not a number from 0 on
 E023      `OUTBOX_MAX_CRASHES` is not a whole number from 2 on
 E024      the outbox's id sequence hands out ids in blocks (a database check, PostgreSQL)
 E025      `OUTBOX_NOTIFY` is not a bool
+E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
 ========= ==================================================================================
@@ -54,6 +55,7 @@ CHECKS = (
     values.check_require_transaction,
     values.check_retention,
     values.check_inbox_retention,
+    values.check_history_retention,
     values.check_notify,
     values.check_batch_size,
     values.check_poll_interval,

@@ -31,10 +31,19 @@ def check_retention(**_: Any) -> Messages:
 
 def check_inbox_retention(**_: Any) -> Messages:
     """OUTBOX_INBOX_RETENTION is above 0: an inbox without memory lets an event in twice."""
-    value = conf.INBOX_RETENTION
+    return _memory("E017", "INBOX_RETENTION")
+
+
+def check_history_retention(**_: Any) -> Messages:
+    """OUTBOX_HISTORY_RETENTION is above 0."""
+    return _memory("E026", "HISTORY_RETENTION")
+
+
+def _memory(number: str, name: str) -> Messages:
+    value = getattr(conf, name)
     good = value is None or 0 < _seconds(value) <= _LONGEST.total_seconds()
     wanted = "a timedelta or seconds, above 0 and up to 100 years, or None to remember for ever"
-    return [] if good else [_wrong("E017", "INBOX_RETENTION", wanted)]
+    return [] if good else [_wrong(number, name, wanted)]
 
 
 def check_notify(**_: Any) -> Messages:

@@ -9,7 +9,7 @@ from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .insert import identity_of, insert_event
 from .json_columns import growth, max_depth
 from .overview import EXACT, Overview, overviews
-from .purge import purge_inbox, purge_published
+from .purge import purge_entries, purge_published
 from .relay import PendingRow, RelayRows
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "overviews",
     "pause",
     "paused_backends",
-    "purge_inbox",
+    "purge_entries",
     "purge_published",
     "resume",
 ]

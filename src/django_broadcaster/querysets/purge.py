@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import models
 
 from django_broadcaster.states import OutboxEventStatus
 
 from .events import OutboxEventQuerySet
-
-if TYPE_CHECKING:
-    from django_broadcaster.models import InboxEvent
 
 
 def purge_published(
@@ -40,10 +37,13 @@ def purge_published(
     return _delete(expired) if old else 0, end
 
 
-def purge_inbox(entries: models.QuerySet[InboxEvent], before: datetime, limit: int) -> int:
-    """Delete up to `limit` of the first inbox entries, as far as they are from `before`."""
-    first = entries.order_by("id").values_list("id", "processed_at")[:limit]
-    old = [row_id for row_id, processed_at in first if processed_at < before]
+def purge_entries(entries: models.QuerySet[Any], column: str, before: datetime, limit: int) -> int:
+    """Delete up to `limit` of the first entries, as far as their `column` is from `before`.
+
+    For tables that are written in the order of time, and never changed.
+    """
+    first = entries.order_by("id").values_list("id", column)[:limit]
+    old = [row_id for row_id, moment in first if moment < before]
     return _delete(entries.filter(id__in=old)) if old else 0
 
 

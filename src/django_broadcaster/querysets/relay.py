@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from .tables import EVENTS, JSON_COLUMNS, PARTITIONS, RELAYS
+from .tables import ATTEMPTS, BACKENDS, EVENTS, JSON_COLUMNS, PARTITIONS, RELAYS
 
 
 class PendingRow(NamedTuple):
@@ -49,12 +49,13 @@ _PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and 
 
 
 class Pulse(NamedTuple):
-    """What an idle relay wants to know: is anything pending or due, who is there, what is free."""
+    """What an idle relay wants to know: what is pending or due, who is there, is it paused."""
 
     pending: bool
     due: bool
     relays: int
     free_partitions: int
+    is_paused: bool
 
 
 _PENDING = {
@@ -87,6 +88,7 @@ class RelayRows:
         self._reads_as_is = self._psycopg3 and settings.USE_TZ
         self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
         self._pending = _PENDING[self._connection.vendor]
+        self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
         self._fence = f" AND EXISTS (SELECT 1 FROM {RELAYS} WHERE id = %s{self._lock()})"
 
     def _lock(self) -> str:
@@ -145,13 +147,18 @@ class RelayRows:
             f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
             "ORDER BY scheduled_at, id LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
-            f"(SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND relay_id IS NULL)"
+            f"(SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND relay_id IS NULL), "
+            f"({self._paused})"
         )
         numbers = self._values(partitions)
         pending = [self.backend, start, self.backend, *numbers]
         due = [self.backend, self._now(), *numbers]
-        (row,) = self._select(sql, [*pending, *due, self.backend, self.backend])
-        return Pulse(bool(row[0]), bool(row[1]), row[2], row[3])
+        (row,) = self._select(sql, [*pending, *due, *[self.backend] * 3])
+        return Pulse(bool(row[0]), bool(row[1]), row[2], row[3], bool(row[4]))
+
+    def is_paused(self) -> bool:
+        """Tell whether an operator has paused the backend."""
+        return bool(self._select(self._paused, [self.backend]))
 
     def writers(self) -> frozenset[str] | None:
         """Return the transactions of others that may have been given ids; None if unknown.
@@ -228,6 +235,25 @@ class RelayRows:
         """Cancel pending rows whose `expirytime` has passed; return how many."""
         error = "Expired: its expirytime had passed before it could be sent"
         return self._move(ids, "pending", "cancelled", last_error=error)
+
+    def note_attempts(self, relay: str, attempts: Sequence[tuple[int, int, str]]) -> None:
+        """Write down attempts that failed: the row's id, the attempt's number, and the error.
+
+        Not fenced: they have happened, whoever owns the rows now.
+        """
+        now = self._now()
+        values = ", ".join(["(%s, %s, %s, %s, %s)"] * len(attempts))
+        params = [
+            value
+            for row_id, number, error in attempts
+            for value in (row_id, number, now, relay, error)
+        ]
+        number = self._connection.ops.quote_name("number")
+        row = self._connection.ops.quote_name("row")
+        self._execute(
+            f"INSERT INTO {ATTEMPTS} ({row}, {number}, attempted_at, relay, error) VALUES {values}",
+            params,
+        )
 
     def block(self, ids: Collection[int]) -> int:
         """Let pending rows wait behind an earlier one of their key; return how many."""

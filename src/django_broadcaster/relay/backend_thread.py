@@ -154,6 +154,10 @@ class BackendThread(threading.Thread):
             self._log(logging.ERROR, "it is unavailable, events are left")
             self.succeeded = False
             return True
+        if self._loop.is_paused:
+            self._log(logging.ERROR, "it is paused, events may be left")
+            self.succeeded = False
+            return True
         try:
             return not self._loop.has_due()
         except DatabaseError as error:

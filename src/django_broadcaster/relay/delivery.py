@@ -245,12 +245,20 @@ class Delivery:
             changed += self.rows.expire([row.id for row in verdicts.expire])
         if held:
             changed += self.rows.block(held)
+        self._note_attempts(verdicts)
         report = Report.of(verdicts, attempted)
         if changed < report.settled or verdicts.unavailable:
             # An operator cancelled some meanwhile, some stay pending, or the lease was lost.
             self.lease.give_back()
         self.announcer.announce(verdicts)
         return report
+
+    def _note_attempts(self, verdicts: Verdicts) -> None:
+        """Keep what went wrong, for who looks at the event later."""
+        failed = [(row, error) for row, _, error in verdicts.retry] + verdicts.bury
+        if failed:
+            attempts = [(row.id, row.retry_count + 1, describe(error)) for row, error in failed]
+            self.rows.note_attempts(self.lease.name, attempts)
 
 
 def message_of(row: PendingRow) -> Message:

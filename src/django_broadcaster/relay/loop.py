@@ -55,6 +55,7 @@ class DeliveryLoop:
         self._next_full_turn = 0.0
         self._next_reread = 0.0
         self._relays_known = 0
+        self.is_paused = False
 
     def __enter__(self) -> Self:
         self.rejoin()
@@ -115,10 +116,12 @@ class DeliveryLoop:
         """Tell whether events are there to deliver, or relays came or went."""
         pulse = self.rows.pulse(self.lease.partitions, self.watermark.start)
         changed = pulse.relays != self._relays_known or pulse.free_partitions
+        changed = changed or pulse.is_paused != self.is_paused
         self._relays_known = pulse.relays
         if changed:
             self._next_tick = 0.0
-        return bool(changed or pulse.pending or pulse.due or self.watermark.has_again)
+        waits = pulse.pending or pulse.due or self.watermark.has_again
+        return bool(changed or (waits and not self.is_paused))
 
     def deliver(self, limit: int) -> Report:
         """Deliver one batch of the own partitions, as far as the circuit lets it."""
@@ -146,6 +149,7 @@ class DeliveryLoop:
 
     def _tick(self) -> None:
         """Share the partitions out, and see to what is due, what waited, and what is old."""
+        self._look_whether_paused()
         changed = self.lease.rebalance()
         if changed or not self._is_current:
             self.watermark.reset()
@@ -158,6 +162,13 @@ class DeliveryLoop:
         now = time.monotonic()
         self._next_tick = now + (0 if more else TICK_SECONDS)
         self._next_full_turn = now + self.lease.seconds / 2
+
+    def _look_whether_paused(self) -> None:
+        was_paused, self.is_paused = self.is_paused, self.rows.is_paused()
+        if was_paused != self.is_paused:
+            extra = {"backend": self.alias, "relay": self.lease.relay_id}
+            now = "is paused, its events wait" if self.is_paused else "is resumed"
+            logger.warning("backend %r %s", self.alias, now, extra=extra)
 
     def _reread_blocked(self) -> None:
         """Find the keys that an operator let go on by cancelling what they waited for.
@@ -203,7 +214,9 @@ class DeliveryLoop:
         self.circuit.succeeded()
 
     def _allowance(self, limit: int) -> int:
-        """Return how many events the circuit lets through, with the backend open for them."""
+        """Return how many events may go now: none if paused, or what the circuit lets through."""
+        if self.is_paused:
+            return 0
         allowed = self.circuit.allowance(limit)
         return allowed if allowed and (self._is_open or self._open()) else 0
 

@@ -13,8 +13,8 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from django_broadcaster.conf import conf, retention
-from django_broadcaster.models import InboxEvent, OutboxEvent
-from django_broadcaster.querysets import RelayRows, purge_inbox, purge_published
+from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent
+from django_broadcaster.querysets import RelayRows, purge_entries, purge_published
 
 from .order import BlockedKeys
 from .ownership import Lease
@@ -66,7 +66,7 @@ def release_unblocked(
 
 
 class Purge:
-    """Deletes published events of a backend, and inbox entries, that are past their retention."""
+    """Deletes published events of a backend, inbox entries and failed attempts that are old."""
 
     def __init__(self, using: str, backend: str) -> None:
         self._using = using
@@ -82,7 +82,7 @@ class Purge:
             return 0
         self._next_at = now + IDLE_SECONDS
         try:
-            deleted = self._outbox(now) + self._inbox()
+            deleted = self._outbox(now) + self._inbox() + self._attempts()
         except DatabaseError as error:
             # A table of the application's may refer to events. Deliveries must not wait for that.
             logger.warning("backend %r: its old events can't be purged: %s", self._backend, error)
@@ -111,5 +111,12 @@ class Purge:
         keep = retention(conf.INBOX_RETENTION)
         if keep is None:
             return 0
-        entries = InboxEvent.objects.using(self._using)
-        return purge_inbox(entries.all(), timezone.now() - keep, CHUNK)
+        entries = InboxEvent.objects.using(self._using).all()
+        return purge_entries(entries, "processed_at", timezone.now() - keep, CHUNK)
+
+    def _attempts(self) -> int:
+        keep = retention(conf.HISTORY_RETENTION)
+        if keep is None:
+            return 0
+        attempts = Attempt.objects.using(self._using).all()
+        return purge_entries(attempts, "attempted_at", timezone.now() - keep, CHUNK)

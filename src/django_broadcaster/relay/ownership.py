@@ -51,6 +51,7 @@ class Lease:
         self.takes_share = takes_share
         self.seconds = float(conf.LEASE_SECONDS)
         self.partitions: frozenset[int] = frozenset()
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
         self._valid_until = 0.0
 
@@ -59,7 +60,7 @@ class Lease:
         self._make_partitions()
         asked_at = time.monotonic()
         relay = Relay.objects.using(self.using).create(
-            name=f"{socket.gethostname()}:{os.getpid()}",
+            name=self.name,
             backend=self.backend,
             takes_share=self.takes_share,
             started_at=DatabaseNow(),
