@@ -75,6 +75,8 @@ def _own_actions(command: BaseCommand) -> list[argparse.Action]:
 
 
 def _usage(action: argparse.Action) -> str:
+    if not action.option_strings:
+        return str(action.metavar or action.dest)
     option = action.option_strings[-1]
     return option if action.nargs == 0 else f"{option} {action.metavar or action.dest.upper()}"
 

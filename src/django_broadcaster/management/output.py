@@ -28,7 +28,7 @@ def as_table(rows: Sequence[Row]) -> str:
     names = list(rows[0])
     cells = [[_cell(row[name]) for name in names] for row in rows]
     widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
-    right = [isinstance(rows[0][name], int | float) for name in names]
+    right = [all(isinstance(row[name], int | float) for row in rows) for name in names]
     return "\n".join(_line(line, widths, right) for line in [names, *cells])
 
 
