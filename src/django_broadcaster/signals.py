@@ -14,6 +14,10 @@ signal             sent                                    arguments
 `event_failed`     after it was dead-lettered              `event`, `error` (DeliveryError)
 ================== ======================================= ===================================
 
+`batch_settled` is for instrumentation: sent by the relay after each delivery that had work, with
+`sender` = the class `DeliveryLoop` and `backend` (alias), `relay` (id of the lease), `report` (the
+figures), `seconds` (from fetch to settle) and `circuit_is_open`.
+
 `event` is the `OutboxEvent` as the database holds it then. The relay reads it back only when a
 signal has a receiver, so an unused signal costs nothing.
 
@@ -28,3 +32,4 @@ event_published = Signal()
 event_retried = Signal()
 event_failed = Signal()
 endpoint_disabled = Signal()
+batch_settled = Signal()

@@ -13,6 +13,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
 from django_broadcaster.querysets import RelayRows
+from django_broadcaster.signals import batch_settled
 
 from .circuit import Circuit
 from .delivery import Delivery
@@ -128,19 +129,21 @@ class DeliveryLoop:
         allowed = self._allowance(limit)
         if not allowed or not self.lease.partitions:
             return Report()
+        began = time.perf_counter()
         self.watermark.look()
         start, again = self.watermark.start, self.watermark.again(allowed)
         report = self.delivery.deliver(allowed, start, self.lease.partitions, again)
         self.watermark.note(report, again)
-        self._after(report)
+        self._after(report, time.perf_counter() - began)
         return report
 
     def deliver_only(self, row_id: int, partition: int) -> Report:
         """Deliver one pending event of one partition, and no other."""
         if not self._allowance(1):
             return Report()
+        began = time.perf_counter()
         report = self.delivery.deliver_these({partition}, [row_id])
-        self._after(report)
+        self._after(report, time.perf_counter() - began)
         return report
 
     def has_due(self) -> bool:
@@ -184,7 +187,7 @@ class DeliveryLoop:
         now = time.monotonic()
         self._next_reread = now + max(TICK_SECONDS, REREAD_SHARE * (now - began))
 
-    def _after(self, report: Report) -> None:
+    def _after(self, report: Report, seconds: float) -> None:
         """Draw the conclusions of a delivery for the circuit and for the keys that waited."""
         if report.unavailable:
             self._note_unavailable(report.unavailable)
@@ -192,10 +195,21 @@ class DeliveryLoop:
             self._note_available()
         if report.found_work:
             log_delivery(report, self.alias, self.lease.relay_id)
+            self._announce(report, seconds)
         blocked = self.delivery.blocked
         done = [key for key in report.keys_done if key in blocked]
         if done:
             release_unblocked(self.rows, self.lease, blocked, self.watermark, done)
+
+    def _announce(self, report: Report, seconds: float) -> None:
+        batch_settled.send_robust(
+            sender=DeliveryLoop,
+            backend=self.alias,
+            relay=self.lease.relay_id,
+            report=report,
+            seconds=seconds,
+            circuit_is_open=not self.circuit.is_closed,
+        )
 
     def _note_unavailable(self, error: DeliveryError) -> None:
         if self.circuit.is_closed:

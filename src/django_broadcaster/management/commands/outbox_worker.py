@@ -6,6 +6,7 @@ import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.conf import settings
@@ -60,6 +61,12 @@ class Command(BaseCommand):
             default=1,
             help="run so many processes, which share the partitions (default: 1)",
         )
+        parser.add_argument(
+            "--metrics-port",
+            type=_at_least(1, int),
+            metavar="PORT",
+            help="serve metrics for Prometheus there, of all processes (default: none)",
+        )
         parser.add_argument("--database", help="alias of the database (default: by the router)")
         parser.add_argument(
             "--drain",
@@ -78,16 +85,32 @@ class Command(BaseCommand):
             max_iterations=options["max_iterations"],
             drain=options["drain"],
         )
+        several = options["processes"] > 1 and not is_supervised()
         worker: Worker | Supervisor
-        if options["processes"] > 1 and not is_supervised():
-            finite = options["drain"] or options["max_iterations"] is not None
-            worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
-        else:
-            worker = Worker(worker_options)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
-        if not worker.run():
+        with _metrics(options["metrics_port"], worker_options.database, several):
+            if several:
+                finite = options["drain"] or options["max_iterations"] is not None
+                worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
+            else:
+                worker = Worker(worker_options)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: worker.stop())
+            ended_well = worker.run()
+        if not ended_well:
             raise CommandError("the relay did not end as it should; its log says why")
+
+
+def _metrics(port: int | None, database: str, several: bool) -> AbstractContextManager[object]:
+    """Return what serves metrics while the relay works, if a port was given."""
+    if port is None:
+        return nullcontext()
+    try:
+        from django_broadcaster.instrumentation.serving import counting, serving
+    except ImportError as error:
+        raise CommandError(
+            "--metrics-port needs prometheus-client: pip install 'django-broadcaster[prometheus]'"
+        ) from error
+    return counting() if is_supervised() else serving(port, database, several=several)
 
 
 def _database(alias: str | None) -> str:

@@ -1,0 +1,177 @@
+"""Metrics for Prometheus: what a relay does, counted as it does it, and what stands in the outbox.
+
+======================= ================ ====================================================
+metric                  labels           meaning
+======================= ================ ====================================================
+outbox_events_total     backend, outcome attempts by what became of the event: published,
+                                         retried, failed, held, expired
+outbox_batch_seconds    backend          histogram: from the fetch to the settling of a batch
+outbox_circuit_open     backend          1 while the broker counts as away
+outbox_up               (none)           1 if the database could be asked for what follows
+outbox_backlog          backend, status  events that wait, and dead letters, up to 100,000
+outbox_lag_seconds      backend          how long the first event has been due
+outbox_relays           backend          relays that hold a lease
+outbox_free_partitions  backend          partitions that nobody delivers
+outbox_paused           backend          1 while an operator has paused it
+======================= ================ ====================================================
+
+The first three come from a relay (`outbox_worker --metrics-port`). The others come from the
+database, and so from anywhere: a relay's port, or the view `metrics` in the application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Lock
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, connections, router
+from django.http import HttpRequest, HttpResponse
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import Overview, overviews
+from django_broadcaster.signals import batch_settled
+
+OUTCOMES = ("published", "retried", "failed", "held", "expired")
+STATUSES = ("pending", "scheduled", "retry", "blocked", "failed")
+DatabaseErrors = (DatabaseError, InterfaceError)
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+REGISTRY = CollectorRegistry()
+"""What this process has counted."""
+
+EVENTS = Counter("outbox_events", "Attempts by outcome.", ("backend", "outcome"), registry=REGISTRY)
+SECONDS = Histogram(
+    "outbox_batch_seconds",
+    "From the fetch to the settling of a batch.",
+    ("backend",),
+    buckets=BUCKETS,
+    registry=REGISTRY,
+)
+CIRCUIT = Gauge(
+    "outbox_circuit_open",
+    "1 while the broker counts as away.",
+    ("backend",),
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
+
+
+class OverviewCollector(Collector):
+    """Asks the database at each scrape; without an answer there is `outbox_up` alone, at 0."""
+
+    def __init__(self, using: str | None = None) -> None:
+        self._using = using
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Return nothing: a registry must not ask the database to know the names."""
+        return ()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauges of all backends."""
+        try:
+            using = self._using or router.db_for_read(OutboxEvent)
+            found = list(overviews(using, backends.aliases()))
+        except DatabaseErrors:
+            yield GaugeMetricFamily("outbox_up", _UP, value=0)
+            return
+        yield GaugeMetricFamily("outbox_up", _UP, value=1)
+        yield _backlog(found)
+        for name, meaning, read in _GAUGES:
+            family = GaugeMetricFamily(name, meaning, labels=("backend",))
+            for each in found:
+                family.add_metric((each.backend,), read(each))
+            yield family
+
+
+def _backlog(found: Sequence[Overview]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "outbox_backlog", "Events that wait, and dead letters.", labels=("backend", "status")
+    )
+    for each in found:
+        for status in STATUSES:
+            family.add_metric((each.backend, status), getattr(each, status))
+    return family
+
+
+_UP = "1 if the database could be asked."
+_GAUGES: tuple[tuple[str, str, Callable[[Overview], float]], ...] = (
+    ("outbox_lag_seconds", "How long the first event has been due.", lambda each: each.lag),
+    ("outbox_relays", "Relays that hold a lease.", lambda each: each.relays),
+    ("outbox_free_partitions", "Partitions that nobody delivers.", lambda e: e.free_partitions),
+    ("outbox_paused", "1 while an operator has paused it.", lambda each: int(each.is_paused)),
+)
+
+_installing = Lock()
+
+
+def install() -> None:
+    """Count what the relay of this process does; may be called more than once."""
+    with _installing:
+        batch_settled.connect(_count, dispatch_uid="django_broadcaster.prometheus")
+
+
+def _count(*, backend: str, report: Any, seconds: float, circuit_is_open: bool, **_: Any) -> None:
+    for outcome in OUTCOMES:
+        if number := getattr(report, outcome):
+            EVENTS.labels(backend, outcome).inc(number)
+    SECONDS.labels(backend).observe(seconds)
+    CIRCUIT.labels(backend).set(int(circuit_is_open))
+
+
+def serve(port: int, *, using: str | None = None, folder: str | None = None) -> Any:
+    """Serve the metrics on a port, in a thread; return the server, whose `shutdown` ends it.
+
+    `folder` is where several processes leave what they have counted, by prometheus-client's own
+    `PROMETHEUS_MULTIPROC_DIR`.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Together(using, folder))
+    server, _ = start_http_server(port, registry=registry)
+    return server
+
+
+class _Together(Collector):
+    """What has been counted, and the outbox, in a thread that keeps no connection in between."""
+
+    def __init__(self, using: str | None, folder: str | None) -> None:
+        self._counted = REGISTRY
+        if folder is not None:
+            self._counted = CollectorRegistry()
+            MultiProcessCollector(self._counted, path=folder)  # type: ignore[no-untyped-call]
+        self._outbox = OverviewCollector(using)
+
+    def describe(self) -> Iterable[Any]:
+        """Return nothing, as the collector of the outbox does."""
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        """Yield everything that there is."""
+        yield from self._counted.collect()
+        try:
+            yield from self._outbox.collect()
+        finally:
+            connections.close_all()
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Return the metrics of the outbox, for a scrape of the application.
+
+    It asks nobody who they are: let only the scraper reach it, or wrap it.
+    """
+    registry = CollectorRegistry()
+    registry.register(OverviewCollector())
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,143 @@
+"""Metrics, scraped over HTTP and read by prometheus-client's own parser."""
+
+from __future__ import annotations
+
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connections
+from django.test import RequestFactory
+from prometheus_client.parser import text_string_to_metric_families
+
+from django_broadcaster.exceptions import Rejected, TransientError
+from django_broadcaster.instrumentation import prometheus
+from django_broadcaster.models import BackendState
+from django_broadcaster.querysets import pause
+from tests.support.backends import Script
+from tests.support.events import publish, publish_many
+from tests.support.waiting import wait_until
+from tests.support.workers import Workers
+from tools.launch import free_port
+
+from .conftest import Join, drain
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+Labels = frozenset[tuple[str, str]]
+
+
+def parsed(text: str) -> dict[str, dict[Labels, float]]:
+    """Return every sample by its name and labels."""
+    found: dict[str, dict[Labels, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = frozenset(sample.labels.items())
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def scrape(port: int) -> dict[str, dict[Labels, float]]:
+    """Return what a relay serves; nothing while it does not listen."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return parsed(answer.read().decode())
+    except OSError:
+        return {}
+
+
+def total(found: dict[str, dict[Labels, float]], name: str, **labels: str) -> float:
+    """Return the sum of the samples that have these labels."""
+    wanted = set(labels.items())
+    return sum(value for key, value in found.get(name, {}).items() if wanted <= key)
+
+
+def test_a_relay_counts_what_it_does(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """Attempts by outcome, and the time of each batch."""
+    prometheus.install()
+    before = parsed(prometheus.generate_latest(prometheus.REGISTRY).decode())
+    scripted.fail("a1", TransientError("busy"))
+    scripted.fail("b1", Rejected("never"))
+    publish("a1", "a2", "b1", "c1", "d1", using=database)
+    drain(join())
+    after = parsed(prometheus.generate_latest(prometheus.REGISTRY).decode())
+    counted = {
+        outcome: total(after, "outbox_events_total", outcome=outcome)
+        - total(before, "outbox_events_total", outcome=outcome)
+        for outcome in prometheus.OUTCOMES
+    }
+    assert counted == {"published": 2, "retried": 1, "failed": 1, "held": 1, "expired": 0}
+    assert total(after, "outbox_batch_seconds_count") > total(before, "outbox_batch_seconds_count")
+    assert total(after, "outbox_circuit_open", backend="default") == 0
+
+
+def test_the_view_shows_the_outbox(routed: str, settings: Settings) -> None:
+    """What waits, for how long, who delivers, and what is paused, without a relay."""
+    publish("a1", "b1", using=routed)
+    pause(BackendState.objects.using(routed).all(), "default")
+    response = prometheus.metrics(RequestFactory().get("/metrics"))
+    assert response["Content-Type"].startswith("text/plain")
+    found = parsed(response.content.decode())
+    assert total(found, "outbox_up") == 1
+    assert total(found, "outbox_backlog", backend="default", status="pending") == 2
+    assert total(found, "outbox_backlog", backend="default", status="failed") == 0
+    assert total(found, "outbox_lag_seconds", backend="default") > 0
+    assert total(found, "outbox_relays", backend="default") == 0
+    assert total(found, "outbox_paused", backend="default") == 1
+
+
+def test_a_database_that_is_away_is_a_metric(
+    committing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scrape does not fail: `outbox_up` says why the rest is missing."""
+    connection = connections["default"]
+    connection.close()
+    if connection.vendor == "sqlite":
+        pytest.skip("a file is never away")
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "PORT", str(free_port()))
+        found = parsed(prometheus.metrics(RequestFactory().get("/")).content.decode())
+    connection.close()
+    assert total(found, "outbox_up") == 0
+    assert "outbox_backlog" not in found
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_relay_serves_what_all_of_its_processes_count(
+    database: str, workers: Workers, processes: int
+) -> None:
+    """One port has the sum, whichever process delivered."""
+    publish_many(300, database, keys=50)
+    port = free_port()
+    worker = workers.start(
+        database,
+        *("--database", database, "--batch-size", "20", "--metrics-port", str(port)),
+        *("--processes", str(processes)),
+        OUTBOX_PUBLISHERS={
+            "default": {"BACKEND": "django_broadcaster.backends.DummyBackend"},
+        },
+    )
+
+    def has_all() -> bool:
+        found = scrape(port)
+        delivered = total(found, "outbox_events_total", outcome="published")
+        return (delivered, total(found, "outbox_relays")) == (300, processes)
+
+    wait_until(has_all, 30, "every event to be counted, and each process to be there")
+    assert total(scrape(port), "outbox_backlog", status="pending") == 0
+    worker.stop()
+    assert worker.end() == 0
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without prometheus-client, the option says what to install."""
+    monkeypatch.setitem(
+        __import__("sys").modules, "django_broadcaster.instrumentation.serving", None
+    )
+    with pytest.raises(CommandError, match=r"pip install 'django-broadcaster\[prometheus\]'"):
+        call_command("outbox_worker", "--metrics-port", "9000")
