@@ -10,8 +10,16 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from django.conf import settings
+from django.utils.functional import empty
 
 T = TypeVar("T")
+
+_attributes = vars(settings)
+"""Where `settings` keeps what it wraps, which tells at once that it lacks a name.
+
+`settings` itself raises and catches two errors for it, and nearly every setting is one that a
+project lacks: a few of them would be a tenth of what a publish call costs.
+"""
 
 
 class Setting(Generic[T]):
@@ -25,7 +33,10 @@ class Setting(Generic[T]):
         self.name = f"OUTBOX_{name}"
 
     def __get__(self, instance: object, owner: type | None = None) -> T:
-        value: T = getattr(settings, self.name, self.default)
+        source = _attributes.get("_wrapped", empty)
+        if source is empty:
+            source = settings
+        value: T = getattr(source, self.name, self.default)
         return value
 
 

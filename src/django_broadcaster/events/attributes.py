@@ -40,6 +40,8 @@ def character_problem(value: str) -> str | None:
 
 def check_string(field: str, value: object) -> str:
     """Return a non-empty String as plain `str`; raises InvalidEvent(field) for all else."""
+    if type(value) is str and value and value.isascii() and value.isprintable():
+        return value  # as nearly all are
     if not isinstance(value, str) or not value:
         given = "an empty one" if value == "" else value.__class__.__name__
         raise InvalidEvent(field, f"must be a non-empty string, not {given}")

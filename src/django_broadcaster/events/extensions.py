@@ -16,6 +16,7 @@ from .attributes import JSON_NAMES, character_problem
 from .timestamps import in_utc, rfc3339
 
 _NAME: Final = re.compile(r"[a-z0-9]+")
+_NONE: Final[Mapping[str, bool | int | str]] = MappingProxyType({})
 _RESERVED: Final = {"specversion", "data", "data_base64", *JSON_NAMES.values()}
 
 
@@ -25,7 +26,7 @@ def check_extensions(given: object, longest: int | None = 20) -> Mapping[str, bo
     `longest` is the limit of a name, None for no limit. Raises InvalidEvent("extensions").
     """
     if given is None:
-        given = {}
+        return _NONE
     if not isinstance(given, Mapping):
         raise InvalidEvent("extensions", f"must be a mapping, not {given.__class__.__name__}")
     checked = {}

@@ -7,6 +7,7 @@ from math import isfinite
 from reprlib import repr as shortened
 from typing import Any, Final
 
+import orjson
 from django.core.serializers.json import DjangoJSONEncoder
 
 from django_broadcaster.exceptions import InvalidEvent
@@ -28,6 +29,9 @@ def encode_data(data: Any) -> str:
     Raises InvalidEvent("data") with the path to what JSON, UTF-8 or a supported database cannot
     hold, because a value that fails in the INSERT breaks the caller's transaction.
     """
+    text = _plain(data)
+    if text is not None:
+        return text
     try:
         text = _encoder.encode(data)
     except (TypeError, ValueError, RecursionError) as exc:
@@ -35,6 +39,22 @@ def encode_data(data: Any) -> str:
     if _suspect(text, data) and (problem := _problem(data)):
         raise InvalidEvent("data", problem)
     return text
+
+
+def _plain(data: Any) -> str | None:
+    """Return the text of data that is plain JSON and beyond suspicion, else None.
+
+    orjson is several times as fast, but lets through what `_encoder` refuses, such as NaN. Its text
+    counts only if it reads back as what it was made of. Its integers have 64 bits, so `MAX_DIGITS`
+    is out of their reach.
+    """
+    try:
+        raw = orjson.dumps(data)
+    except TypeError:
+        return None
+    if b"\\u0000" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        return None
+    return raw.decode() if orjson.loads(raw) == data else None
 
 
 def _suspect(text: str, data: Any) -> bool:
