@@ -39,7 +39,18 @@ def _restored(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str
 
 
 class PublishError(BroadcasterError):
-    """A publish call was refused before any SQL; the caller's transaction stays usable."""
+    """A publish call was refused before any SQL; the caller's transaction stays usable.
+
+    `index` is the place of the event at fault among those of `publish_events`, from 0; None where
+    the fault is not in one of them, and for the calls that take one event.
+    """
+
+    index: int | None = None
+
+    def place_at(self, index: int) -> None:
+        """Set `index`, and say it in the error's text."""
+        self.index = index
+        self.args = (f"event {index}: {self}",)
 
 
 class InvalidEvent(PublishError, ValueError):

@@ -57,6 +57,18 @@ EXTRAS = {
 }
 """What our methods take beyond the page."""
 
+MORE = {
+    "publish_events": [
+        "backend",
+        "scheduled_at",
+        "max_retries",
+        "publisher_config",
+        "using",
+        "batch_size",
+    ],
+}
+"""Our methods beyond the page, and what they take by keyword only."""
+
 CLIENTS = (
     *("redis", "hiredis", "confluent_kafka", "kafka", "aiokafka", "nats", "pika", "aio_pika"),
     *("aiormq", "kombu", "celery", "boto3", "botocore", "paho", "stomp", "pulsar", "google.cloud"),
@@ -108,7 +120,18 @@ def test_extras_are_keyword_only_and_optional(name: str) -> None:
     assert all(each.default is None for each in extras)
 
 
-@pytest.mark.parametrize("name", PAGE)
+@pytest.mark.parametrize("name", MORE)
+def test_methods_beyond_the_page_take_one_thing_and_the_rest_by_keyword(name: str) -> None:
+    """Options are keyword-only, and where `publish_event` has them the defaults are its own."""
+    _, _, *options = inspect.signature(getattr(OutboxPublisher, name)).parameters.values()
+    single = inspect.signature(OutboxPublisher.publish_event).parameters
+    assert [each.name for each in options] == MORE[name]
+    assert all(each.kind is each.KEYWORD_ONLY for each in options)
+    shared = {each.name: each.default for each in options if each.name in single}
+    assert shared == {name: single[name].default for name in shared}
+
+
+@pytest.mark.parametrize("name", [*PAGE, *MORE])
 def test_annotations_name_real_types(name: str) -> None:
     """Every annotation can be resolved at run time, for those who build on them."""
     hints = get_type_hints(getattr(OutboxPublisher, name))
@@ -118,7 +141,7 @@ def test_annotations_name_real_types(name: str) -> None:
 def test_every_public_method_has_a_docstring() -> None:
     """The class offers what the page has and nothing more, each with its contract."""
     public = {name for name in vars(OutboxPublisher) if not name.startswith("_")}
-    assert public == {name for name in PAGE if not name.startswith("_")}
+    assert public == {name for name in PAGE if not name.startswith("_")} | MORE.keys()
     assert all(inspect.getdoc(getattr(OutboxPublisher, name)) for name in public)
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from threading import Event
 from typing import NamedTuple
 
-from django.db import connections, transaction
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.conf import conf
@@ -37,14 +38,22 @@ PROBE_SECONDS = 1.0
 _sent: dict[tuple[str, str], float] = {}
 
 
-def notify_after_commit(using: str, backend: str) -> None:
+def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
     """Wake the relays of a backend once the open transaction has committed."""
-    connection = connections[using]
-    if not conf.NOTIFY or connection.vendor != "postgresql":
+    if connection.vendor != "postgresql" or not conf.NOTIFY:
         return
     # Django can't tell when a transaction ends that was begun by switching autocommit off.
-    if connection.in_atomic_block or connection.get_autocommit():
-        transaction.on_commit(partial(_notify, using, backend), using=using, robust=True)
+    if not connection.in_atomic_block and not connection.get_autocommit():
+        return
+    hook, hooks = _hook(connection.alias, backend), connection.run_on_commit
+    # One is enough for all events of a transaction, or of a savepoint of it.
+    if not hooks or hooks[-1][1] is not hook or hooks[-1][0] != set(connection.savepoint_ids):
+        connection.on_commit(hook, robust=True)
+
+
+@cache
+def _hook(using: str, backend: str) -> Callable[[], None]:
+    return partial(_notify, using, backend)
 
 
 def _notify(using: str, backend: str) -> None:

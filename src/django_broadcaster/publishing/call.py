@@ -1,0 +1,113 @@
+"""One publish call: its events, what they have in common, and the rows of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import connections, router
+
+from django_broadcaster.conf import conf
+from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import NewRow, identity_of
+
+from .columns import Delivery, columns_of, delivery_of, in_local_time
+from .destinations import named, routed
+from .limits import check_accepted, check_depth
+
+
+def event_of(
+    event_type: str,
+    source: str,
+    data: Any | None = None,
+    subject: str = "",
+    *,
+    event_id: str | None = None,
+    time: datetime | None = None,
+    extensions: Mapping[str, Any] | None = None,
+    data_content_type: str | None = None,
+    data_schema: str | None = None,
+) -> CloudEvent:
+    """Return the event of the keywords of `publish_event`; raises InvalidEvent."""
+    return CloudEvent(
+        type=event_type,
+        source=source,
+        id=event_id,
+        data=ABSENT if data is None else data,
+        subject=subject,
+        time=ABSENT if time is None else time,
+        data_content_type=data_content_type,
+        data_schema=data_schema,
+        extensions=extensions,
+    )
+
+
+def event_from(given: object) -> CloudEvent:
+    """Return a CloudEvent of ours or of the official SDK as one that may be published.
+
+    Raises TypeError for an object of another kind, and InvalidEvent.
+    """
+    event = as_cloud_event(given)
+    check_extensions(event.extensions)  # names may be longer in what one receives
+    return event
+
+
+class PublishCall:
+    """Judges events and makes rows of them; reads each setting, and the clock, once.
+
+    using: the database alias, by default where the router writes `OutboxEvent`.
+    default: returns the alias of an event without a backend or a route, or None.
+    """
+
+    def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
+        self.connection = connections[using or router.db_for_write(OutboxEvent)]
+        self._default = default
+        self._routed: dict[str, list[str]] = {}
+        self.moment = datetime.now(UTC)
+        self._use_tz = settings.USE_TZ
+        self._now = self.moment if self._use_tz else in_local_time(self.moment)
+        self._partitions = conf.PARTITIONS
+
+    def aliases(self, event_type: str, backend: str | None) -> list[str]:
+        """Return the aliases of the backends that an event goes to; raises UnknownBackend."""
+        if backend is not None:
+            return named(backend)
+        found = self._routed.get(event_type)
+        if found is None:
+            found = self._routed[event_type] = routed(event_type, self._default)
+        return found
+
+    def delivery(
+        self,
+        scheduled_at: datetime | None,
+        max_retries: int,
+        publisher_config: Mapping[str, Any] | None,
+    ) -> Delivery:
+        """Return when and how often to deliver; raises InvalidEvent or InvalidPublisherConfig."""
+        return delivery_of(self._now, scheduled_at, max_retries, publisher_config)
+
+    def rows(
+        self,
+        event: CloudEvent,
+        delivery: Delivery,
+        *,
+        backend: str | None,
+        partition_key: str | None,
+        unique: bool,
+    ) -> list[NewRow]:
+        """Return a row for each backend that the event goes to; raises PublishError.
+
+        `unique` says that the caller gave the event's id.
+        """
+        aliases = self.aliases(event.type, backend)
+        columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
+        check_depth(event.data, columns.data, self.connection)
+        rows = []
+        for alias in aliases:
+            check_accepted(alias, columns, delivery.config, self.connection)
+            identity = identity_of(event.source, event.id, alias) if unique else None
+            rows.append(NewRow._make((*columns, *delivery[1:], self._now, alias, identity)))
+        return rows

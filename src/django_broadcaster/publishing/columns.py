@@ -1,0 +1,148 @@
+"""What is written of an event, and of how it is to be delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from django.conf import settings
+from django.utils import timezone
+
+from django_broadcaster.events import CloudEvent, check_string, encode_data
+from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import EventColumns
+from django_broadcaster.states import OutboxEventStatus
+
+MAX_RETRIES = 32_767
+"""The most that `max_retries` may be: what the smallest of the databases' integer columns holds."""
+
+_PENDING = OutboxEventStatus.PENDING.value
+_SCHEDULED = OutboxEventStatus.SCHEDULED.value
+_BINARY = (bytes, bytearray, memoryview)
+
+
+class Delivery(NamedTuple):
+    """When and how often to deliver an event; `config_json` is `config` as it is written."""
+
+    config: Mapping[str, Any] | None
+    config_json: str
+    status: str
+    scheduled_at: datetime
+    max_retries: int
+
+
+def delivery_of(
+    now: datetime,
+    scheduled_at: datetime | None,
+    max_retries: int,
+    publisher_config: Mapping[str, Any] | None,
+) -> Delivery:
+    """Return those arguments judged; raises InvalidEvent or InvalidPublisherConfig."""
+    config_json = "{}" if publisher_config is None else _json_config(publisher_config)
+    due = now if scheduled_at is None else _due(scheduled_at)
+    status = _PENDING if due <= now else _SCHEDULED
+    return Delivery(publisher_config, config_json, status, due, _retries(max_retries))
+
+
+def columns_of(
+    event: CloudEvent, partition_key: str | None, *, partitions: int, use_tz: bool
+) -> EventColumns:
+    """Return the event's own columns, JSON as text; raises InvalidEvent."""
+    extensions, key = _without_key(event.extensions, partition_key)
+    data = event.data
+    binary = isinstance(data, _BINARY)
+    columns = EventColumns(
+        event.id,
+        event.source,
+        event.type,
+        event.subject or "",
+        event.time if use_tz or event.time is None else in_local_time(event.time),
+        event.data_content_type or "",
+        event.data_schema or "",
+        encode_data(extensions) if extensions else "{}",
+        encode_data(data) if event.has_data and not binary else None,
+        bytes(data) if binary else None,
+        key,
+        # Without a key the id spreads the events over the partitions.
+        crc32((key or event.id).encode()) % partitions,
+    )
+    _fits(columns)
+    return columns
+
+
+def _without_key(
+    extensions: Mapping[str, Any], partition_key: str | None
+) -> tuple[Mapping[str, Any], str]:
+    """Return the extensions apart from the key, and the key, which has a column of its own."""
+    extension_key = ""
+    if extensions:
+        extensions = dict(extensions)
+        extension_key = str(extensions.pop("partitionkey", ""))
+    if partition_key is None:
+        return extensions, extension_key
+    key = check_string("partition_key", partition_key)
+    if extension_key not in ("", key):
+        raise InvalidEvent("partition_key", "differs from the event's extension partitionkey")
+    return extensions, key
+
+
+def _fits(columns: EventColumns) -> None:
+    """Raise InvalidEvent for a value that is longer than its column."""
+    for position, longest in _max_lengths():
+        length = len(columns[position])  # type: ignore[arg-type]
+        if length > longest:
+            name = EventColumns._fields[position]
+            raise InvalidEvent(name, f"has {length} characters, its column holds {longest}")
+
+
+@cache
+def _max_lengths() -> list[tuple[int, int]]:
+    """Return the position and the length of each column of limited text."""
+    names = ("event_id", "source", "event_type", "subject", "data_content_type", "data_schema")
+    return [
+        (EventColumns._fields.index(name), OutboxEvent._meta.get_field(name).max_length)  # type: ignore[union-attr,misc]
+        for name in (*names, "partition_key")
+    ]
+
+
+def _retries(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_RETRIES:
+        return value
+    raise InvalidEvent("max_retries", f"must be an integer from 0 to {MAX_RETRIES}, not {value!r}")
+
+
+def _json_config(config: object) -> str:
+    """Return `publisher_config` as JSON text; raises InvalidPublisherConfig."""
+    if not isinstance(config, Mapping):
+        raise InvalidPublisherConfig(f"must be a dictionary, not {config!r}")
+    try:
+        return encode_data({**config})
+    except InvalidEvent as error:
+        raise InvalidPublisherConfig(error.message) from error
+
+
+def in_local_time(moment: datetime) -> datetime:
+    """Return an aware moment as Django stores it where USE_TZ is off."""
+    # Not in the current time zone, which a request may have activated.
+    return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+def _due(scheduled_at: datetime) -> datetime:
+    """Return `scheduled_at` as the database takes it; raises InvalidEvent."""
+    if not isinstance(scheduled_at, datetime):
+        raise InvalidEvent("scheduled_at", f"must be a datetime, not {scheduled_at!r}")
+    if timezone.is_naive(scheduled_at):
+        if settings.USE_TZ:
+            raise InvalidEvent(
+                "scheduled_at", "is naive while USE_TZ is on; use timezone.make_aware(scheduled_at)"
+            )
+        return scheduled_at
+    try:
+        moment = scheduled_at.astimezone(UTC)
+        return moment if settings.USE_TZ else in_local_time(moment)
+    except OverflowError as error:
+        raise InvalidEvent("scheduled_at", f"is outside of the years 1 to 9999: {error}") from error

@@ -1,0 +1,87 @@
+"""What a backend, or a database, will never take of an event that is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.events import envelope, is_deeper
+from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge
+from django_broadcaster.querysets import EventColumns, growth, max_depth
+
+_BYTES_OF_A_CHARACTER = 4
+_BYTES_OF_THE_FRAME = 256
+
+
+def check_depth(data: Any, data_json: str | None, connection: BaseDatabaseWrapper) -> None:
+    """Raise InvalidEvent for data that is valid JSON and that this database does not take."""
+    levels = max_depth(connection)
+    if levels is None or data_json is None:
+        return
+    if data_json.count("[") + data_json.count("{") > levels and is_deeper(data, levels):
+        raise InvalidEvent(
+            "data", f"is nested over {levels} levels deep, the most of this database; flatten it"
+        )
+
+
+def check_accepted(
+    alias: str,
+    columns: EventColumns,
+    config: Mapping[str, Any] | None,
+    connection: BaseDatabaseWrapper,
+) -> None:
+    """Raise InvalidPublisherConfig or PayloadTooLarge if the backend will never take the event."""
+    backend = backends[alias]
+    if config:
+        backend.validate_config(config)
+    limit = backend.max_message_bytes
+    if limit is None or most_bytes(columns) <= limit:
+        return
+    size = _size(columns, connection)
+    if size > limit:
+        raise PayloadTooLarge(alias, size, limit)
+
+
+def _size(columns: EventColumns, connection: BaseDatabaseWrapper) -> int:
+    """Return the bytes of the event in the CloudEvents JSON format, as the relay sends it."""
+    extensions = orjson.loads(columns.extensions)
+    if columns.partition_key:
+        extensions["partitionkey"] = columns.partition_key
+    message = envelope(
+        id=columns.event_id,
+        source=columns.source,
+        type=columns.event_type,
+        time=columns.time,
+        subject=columns.subject,
+        data_content_type=columns.data_content_type,
+        data_schema=columns.data_schema,
+        extensions=extensions,
+        data_json=columns.data,
+        data_binary=columns.data_binary,
+    )
+    return len(message) + growth(connection, columns.data or "")
+
+
+def most_bytes(columns: EventColumns) -> int:
+    """Return a size that the event can't exceed in the CloudEvents JSON format.
+
+    It costs a tenth of the exact size, and nearly always tells enough. A character takes up to
+    four bytes, be it of many bits, escaped, or followed by the space that a database adds.
+    """
+    characters = (
+        len(columns.event_id)
+        + len(columns.source)
+        + len(columns.event_type)
+        + len(columns.subject)
+        + len(columns.data_content_type)
+        + len(columns.data_schema)
+        + len(columns.extensions)
+        + len(columns.partition_key)
+        + len(columns.data or "")
+        + len(columns.data_binary or b"")
+    )
+    return _BYTES_OF_A_CHARACTER * characters + _BYTES_OF_THE_FRAME

@@ -1,0 +1,59 @@
+"""From rows to the database, and to those who wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import NewRow, insert_event, insert_events, insert_rows
+from django_broadcaster.relay.wakeup import notify_after_commit
+from django_broadcaster.signals import event_created
+
+from .transactions import check_transaction
+
+
+def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> OutboxEvent:
+    """Write the rows of one event, all or none, a statement each; return the first.
+
+    A row whose identity stands there already is read instead. Raises WrongTransaction.
+    """
+    check_transaction(connection)
+    if len(rows) == 1:
+        return _publish_row(connection, rows[0])
+    with transaction.atomic(using=connection.alias, savepoint=False):
+        first, *_ = [_publish_row(connection, row) for row in rows]
+    return first
+
+
+def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
+    event, created = insert_event(OutboxEvent, connection, row)
+    if created:
+        notify_after_commit(connection, row.publisher_backend)
+        _tell([event])
+    return event
+
+
+def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
+    """Write rows of many events in one statement; return how many are new.
+
+    Without receivers of `event_created` no instances are made, which would cost more than all else.
+    """
+    if not _has_receivers():
+        return insert_rows(connection, rows)
+    created = insert_events(OutboxEvent, connection, rows)
+    _tell(created)
+    return len(created)
+
+
+def _tell(events: Sequence[OutboxEvent]) -> None:
+    if _has_receivers():
+        for event in events:
+            event_created.send_robust(sender=OutboxEvent, event=event)
+
+
+def _has_receivers() -> bool:
+    # The list is nearly always empty, and to ask for listeners takes ten times as long.
+    return bool(event_created.receivers) and event_created.has_listeners(OutboxEvent)

@@ -1,0 +1,106 @@
+"""A row on its way into the outbox, as plain values: JSON is text, and nothing is a default."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .tables import EVENTS
+
+
+class EventColumns(NamedTuple):
+    """What is the same in every row of an event."""
+
+    event_id: str
+    source: str
+    event_type: str
+    subject: str
+    time: datetime | None
+    data_content_type: str
+    data_schema: str
+    extensions: str
+    data: str | None
+    data_binary: bytes | None
+    partition_key: str
+    partition: int
+
+
+class NewRow(NamedTuple):
+    """A row to be inserted: the columns of its event, and those of its delivery.
+
+    A row with an `identity` that stands in the table already is not written again.
+    """
+
+    event_id: str
+    source: str
+    event_type: str
+    subject: str
+    time: datetime | None
+    data_content_type: str
+    data_schema: str
+    extensions: str
+    data: str | None
+    data_binary: bytes | None
+    partition_key: str
+    partition: int
+    publisher_config: str
+    status: str
+    scheduled_at: datetime
+    max_retries: int
+    created_at: datetime
+    publisher_backend: str
+    identity: str | None
+
+
+def identity_of(source: str, event_id: str, backend: str) -> str:
+    """Return the digest by which a row is unique whose event id the caller gave."""
+    return sha256("\0".join((source, event_id, backend)).encode()).hexdigest()
+
+
+_UNTOUCHED = {"retry_count": "0", "crash_count": "0", "last_error": "''"}
+"""Further columns of every new row, in SQL."""
+
+UNTOUCHED = ", ".join(_UNTOUCHED.values())
+PLACEHOLDERS = f"({', '.join(['%s'] * len(NewRow._fields))}, {UNTOUCHED})"
+"""The values of one row, in SQL."""
+
+MOMENTS = ("time", "scheduled_at", "created_at")
+_TIME, _SCHEDULED_AT, _CREATED_AT = map(NewRow._fields.index, MOMENTS)
+
+
+def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
+    """Return a row's values as the database's driver takes them."""
+    values: list[Any] = list(row)
+    values[_CREATED_AT] = created_at = moment_of(row.created_at, connection)
+    for position in (_TIME, _SCHEDULED_AT):
+        moment = row[position]
+        # It is often the same one, and to write it takes longer than to look.
+        same = moment is row.created_at
+        values[position] = created_at if same else moment_of(moment, connection)
+    return values
+
+
+def moment_of(moment: Any, connection: BaseDatabaseWrapper) -> Any:
+    """Return a moment as the database's driver takes it."""
+    if moment is None:
+        return None
+    if connection.vendor == "postgresql":
+        return moment.isoformat()  # the driver takes several times as long to come to the same
+    return connection.ops.adapt_datetimefield_value(moment)
+
+
+def insert_sql(vendor: str, values: str, *, unique: bool, returning: str = "") -> str:
+    """Return an INSERT; a `unique` one leaves out rows whose identity stands already."""
+    quote = "`" if vendor == "mysql" else '"'  # `partition` is a reserved word there
+    columns = ", ".join(f"{quote}{name}{quote}" for name in (*NewRow._fields, *_UNTOUCHED))
+    ignore = ends = ""
+    if unique and vendor == "mysql":
+        ignore = " IGNORE"
+    elif unique:
+        ends = " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
+    if returning:
+        ends += f" RETURNING {returning}"
+    return f"INSERT{ignore} INTO {EVENTS} ({columns}) {values}{ends}"
