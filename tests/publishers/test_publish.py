@@ -107,7 +107,7 @@ def failing_insert(database: str, number: int) -> Iterator[None]:
 
     def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         left[0] -= sql.startswith("INSERT")
-        if left[0] == 0:
+        if left[0] == 0 and sql.startswith("INSERT"):
             raise DatabaseError("the disk is full")
         return execute(sql, params, many, context)
 

@@ -14,14 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from django.db import transaction
-
 from django_broadcaster.exceptions import PublishError
 from django_broadcaster.querysets import NewRow
 from django_broadcaster.relay.wakeup import notify_after_commit
 
 from .call import PublishCall, event_from, event_of
-from .transactions import check_transaction
+from .transactions import all_or_nothing, check_transaction
 from .writing import write_rows
 
 BATCH_SIZE: Final = 1000
@@ -59,7 +57,7 @@ def publish_many(call: PublishCall, events: Iterable[Any], batch_size: int, **de
 def _write(call: PublishCall, chunks: Iterable[list[NewRow]], *, savepoint: bool) -> int:
     connection, count = call.connection, 0
     aliases: dict[str, None] = {}
-    with transaction.atomic(using=connection.alias, savepoint=savepoint):
+    with all_or_nothing(connection, savepoint=savepoint):
         for rows in chunks:
             count += write_rows(connection, rows)
             aliases.update((row.publisher_backend, None) for row in rows)

@@ -1,8 +1,12 @@
-"""Whether the caller's transaction is the one in which the event has to be written."""
+"""The caller's transaction: whether it is the right one, and a part of it that goes as a whole."""
 
 from __future__ import annotations
 
-from django.db import connections
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.conf import conf
@@ -32,3 +36,27 @@ def _is_open(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
         return True
     return connection.connection is not None and not connection.get_autocommit()
+
+
+@contextmanager
+def all_or_nothing(connection: BaseDatabaseWrapper, *, savepoint: bool) -> Iterator[None]:
+    """Write all of a block or, when it raises, nothing of it.
+
+    With a savepoint the caller's transaction can go on after an error; without one it ends.
+    """
+    if savepoint:
+        _begin(connection)
+    with transaction.atomic(using=connection.alias, savepoint=savepoint):
+        yield
+
+
+def _begin(connection: Any) -> None:
+    """Begin the transaction of a caller who switched autocommit off, where it has not begun.
+
+    SQLite begins it with the first change. A savepoint before that would be the outermost of the
+    transaction, and its end the commit.
+    """
+    if connection.vendor != "sqlite" or connection.in_atomic_block or connection.get_autocommit():
+        return
+    if not connection.connection.in_transaction:
+        connection._start_transaction_under_autocommit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.models import OutboxEvent
@@ -12,7 +11,7 @@ from django_broadcaster.querysets import NewRow, insert_event, insert_events, in
 from django_broadcaster.relay.wakeup import notify_after_commit
 from django_broadcaster.signals import event_created
 
-from .transactions import check_transaction
+from .transactions import all_or_nothing, check_transaction
 
 
 def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> OutboxEvent:
@@ -23,7 +22,7 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
     check_transaction(connection)
     if len(rows) == 1:
         return _publish_row(connection, rows[0])
-    with transaction.atomic(using=connection.alias, savepoint=False):
+    with all_or_nothing(connection, savepoint=False):
         first, *_ = [_publish_row(connection, row) for row in rows]
     return first
 

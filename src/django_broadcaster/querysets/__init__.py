@@ -7,7 +7,7 @@ in, for rows as `new_rows` has them; `relay` what a relay does, in SQL; `purge` 
 
 from .control import pause, paused_backends, resume
 from .events import DatabaseNow, OutboxEventQuerySet, aware
-from .insert import insert_event
+from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows
 from .json_columns import growth, max_depth
 from .new_rows import EventColumns, NewRow, identity_of
@@ -29,6 +29,7 @@ __all__ = [
     "identity_of",
     "insert_event",
     "insert_events",
+    "insert_row",
     "insert_rows",
     "max_depth",
     "overviews",

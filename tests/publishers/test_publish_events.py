@@ -1,0 +1,611 @@
+"""What publish_events writes, in which order, and in how many statements."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import DatabaseError, connections, transaction
+from django.test import override_settings
+from django.utils import timezone
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from django_broadcaster.backends import locmem
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.publishers import publisher
+from django_broadcaster.publishing import many
+from django_broadcaster.querysets import RelayRows
+from django_broadcaster.relay import wakeup
+from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.signals import event_created
+from tests.app.models import Order
+from tests.events.strategies import EVENTS
+from tests.support.routing import OneDatabase
+from tests.support.waiting import wait_until
+
+from .statements import statements
+from .test_publish import (
+    DATA,
+    NOON,
+    SDKS,
+    SECONDS,
+    Undo,
+    backends,
+    columns,
+    exact,
+    failing_insert,
+    orders_and_events,
+    outbox,
+    receiving,
+    rounded,
+    undone,
+)
+from .threads import threads, waits_for_lock
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+LATER = datetime(2030, 1, 2, tzinfo=UTC)
+POSTGRES = [
+    alias
+    for alias, entry in django_settings.DATABASES.items()
+    if entry["ENGINE"].endswith("postgresql")
+]
+
+
+def event(subject: object = "1", **changes: Any) -> dict[str, Any]:
+    """The keywords of a small event, some changed."""
+    return {
+        "event_type": "order.placed",
+        "source": "/shop/orders",
+        "data": {"n": subject},
+        "subject": str(subject),
+        **changes,
+    }
+
+
+def cloud_event(subject: object = "1", **changes: Any) -> CloudEvent:
+    """The same as a CloudEvent."""
+    given = {"type": "order.placed", "source": "/shop/orders", "data": {"n": subject}}
+    return CloudEvent(**{**given, "subject": str(subject), **changes})
+
+
+def subjects(database: str) -> list[str]:
+    """The subjects of what is in the outbox, in order of the ids."""
+    return [row.subject for row in outbox(database)]
+
+
+def verbs(run: Iterable[str]) -> list[str]:
+    """The first words of statements."""
+    return [sql.split()[0] for sql in run]
+
+
+# --- Atomic --------------------------------------------------------------------------------------
+
+
+def test_events_commit_with_the_change(database: str) -> None:
+    """Other connections see all events when the transaction commits, and none before."""
+
+    def seen() -> tuple[list[str], list[str]]:
+        return orders_and_events(database)
+
+    with threads(1) as start:
+        with transaction.atomic(using=database):
+            Order.objects.using(database).create(number="1")
+            assert publisher.publish_events([event(1), event(2)], using=database) == 2
+            assert start(seen).result(SECONDS) == ([], [])
+        assert start(seen).result(SECONDS) == (["1"], ["1", "2"])
+
+
+@pytest.mark.parametrize("batch_size", [2, 10])
+def test_events_are_rolled_back_with_the_change(database: str, batch_size: int) -> None:
+    """A transaction or a savepoint that fails leaves none of the events of its calls behind."""
+    with transaction.atomic(using=database):
+        publisher.publish_events(map(event, "12345"), using=database, batch_size=batch_size)
+        with undone(database):
+            publisher.publish_events(map(event, "abcde"), using=database, batch_size=batch_size)
+        publisher.publish_events(map(event, "67"), using=database, batch_size=batch_size)
+    with undone(database):
+        publisher.publish_events([*map(event, "vwxyz")], using=database, batch_size=batch_size)
+    assert subjects(database) == [*"1234567"]
+
+
+@pytest.mark.parametrize("batch_size", [2, 10])
+def test_events_outside_of_a_transaction_are_there_at_once_or_not_at_all(
+    database: str, batch_size: int
+) -> None:
+    """Without a transaction the call is one: all of its events are there at its end, or none."""
+    publisher.publish_events([*map(event, "12345")], using=database, batch_size=batch_size)
+    with failing_insert(database, 2 if batch_size == 2 else 1), pytest.raises(DatabaseError):
+        publisher.publish_events([*map(event, "abcde")], using=database, batch_size=batch_size)
+    with threads(1) as start:
+        assert start(lambda: subjects(database)).result(SECONDS) == [*"12345"]
+
+
+def test_transaction_without_autocommit_is_the_callers(database: str) -> None:
+    """Code that switched autocommit off commits and rolls back itself."""
+    transaction.set_autocommit(False, using=database)
+    try:
+        for size in (2, 10):
+            publisher.publish_events(map(event, "abc"), using=database, batch_size=size)
+            publisher.publish_events([*map(event, "def")], using=database, batch_size=size)
+            transaction.rollback(using=database)
+            publisher.publish_events([*map(event, "123")], using=database, batch_size=size)
+            transaction.commit(using=database)
+    finally:
+        transaction.rollback(using=database)
+        transaction.set_autocommit(True, using=database)
+    assert subjects(database) == [*"123123"]
+
+
+def test_error_of_the_iterable_leaves_nothing_of_the_call(database: str) -> None:
+    """What a generator raises is raised, what it wrote is taken back, and the caller goes on."""
+
+    def generated() -> Iterator[dict[str, Any]]:
+        for number in range(5):
+            Order.objects.using(database).create(number=str(number))
+            yield event(number)
+        raise Undo("the application's own trouble")
+
+    with transaction.atomic(using=database):
+        Order.objects.using(database).create(number="before")
+        for batch_size in (2, 10):
+            with pytest.raises(Undo, match="own trouble"):
+                publisher.publish_events(generated(), using=database, batch_size=batch_size)
+        publisher.publish_events([event("behind")], using=database)
+    assert orders_and_events(database) == (["before"], ["behind"])
+
+
+def test_database_error_between_chunks_leaves_the_transaction_usable(database: str) -> None:
+    """A chunk that the database refuses takes the chunks before it along, and nothing else."""
+    with transaction.atomic(using=database):
+        publisher.publish_events([event("before")], using=database)
+        with failing_insert(database, 2), pytest.raises(DatabaseError, match="disk is full"):
+            publisher.publish_events(map(event, "abcde"), using=database, batch_size=2)
+        publisher.publish_events([event("behind")], using=database)
+    assert subjects(database) == ["before", "behind"]
+
+
+def test_generator_may_use_the_connection(database: str) -> None:
+    """A generator reads and writes on the same connection, and publishes, while it is read."""
+
+    def generated() -> Iterator[dict[str, Any]]:
+        orders = Order.objects.using(database).order_by("id")
+        for order in orders.iterator(chunk_size=2):
+            with transaction.atomic(using=database):
+                Order.objects.using(database).filter(pk=order.pk).update(number=f"{order.number}!")
+            if order.number == "4":
+                publisher.publish_event(**event("between"), using=database)
+            yield event(order.number)
+
+    with transaction.atomic(using=database):
+        for number in range(7):
+            Order.objects.using(database).create(number=str(number))
+        assert publisher.publish_events(generated(), using=database, batch_size=3) == 7
+    orders, events = orders_and_events(database)
+    assert orders == [f"{number}!" for number in range(7)]
+    assert events == ["0", "1", "2", "between", "3", "4", "5", "6"]
+
+
+# --- What is written -----------------------------------------------------------------------------
+
+
+def as_by_publish_event(database: str, arguments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns of events that were published one by one, and removed again."""
+    with transaction.atomic(using=database):
+        for each in arguments:
+            publisher.publish_event(**each, using=database)
+        rows = [columns(row) for row in outbox(database)]
+        transaction.set_rollback(True, using=database)
+    return rows
+
+
+def timeless(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Columns without those that differ from call to call."""
+    return [{**row, "id": None, "created_at": None} for row in rows]
+
+
+ALL: list[dict[str, Any]] = [
+    *(event(name, data=data) for name, data in DATA.items()),
+    event(extensions={"a": 'q"\\', "n": -5, "flag": True, "partitionkey": "key"}),
+    event(partition_key="k,{}\"'\\"),
+    event(data_schema="https://example.com/schema.json#order"),
+    event(data="<a/>", data_content_type="application/xml"),
+    event(data=b"\x00'\"\\,{}", data_content_type="image/png"),
+    event(max_retries=0),
+    event(max_retries=32_767, publisher_config={}),
+    event(scheduled_at=NOON - timedelta(days=10_000)),
+    event(scheduled_at=datetime(1, 1, 1, tzinfo=UTC), time=datetime(1, 1, 1, tzinfo=UTC)),
+    event(scheduled_at=datetime.max.replace(tzinfo=UTC), time=datetime.max.replace(tzinfo=UTC)),
+    event("{NULL,NULL}", event_type="NULL", partition_key="NULL"),
+    event("", event_type="%s", partition_key="a\u00a0 "),
+    event("😀" * 512, event_type="😀" * 255, partition_key="😀" * 255),
+]
+"""Events of every kind of data, and with every argument."""
+
+
+@pytest.mark.parametrize("batch_size", [3, 1000])
+@pytest.mark.parametrize("with_id", [True, False], ids=["given-ids", "generated-ids"])
+def test_rows_are_those_of_publish_event(database: str, with_id: bool, batch_size: int) -> None:
+    """Every kind of event is written as `publish_event` writes it, column by column."""
+    arguments = [
+        {"time": NOON, "scheduled_at": LATER, "event_id": f"{number}-😀\\'\"", **each}
+        for number, each in enumerate(ALL)
+    ]
+    expected = timeless(as_by_publish_event(database, arguments))
+    if not with_id:
+        for each in arguments:
+            del each["event_id"]
+    count = publisher.publish_events(arguments, using=database, batch_size=batch_size)
+    rows = [columns(row) for row in outbox(database)]
+    assert count == len(arguments)
+    if not with_id:
+        assert all(UUID(row["event_id"]).version == 7 for row in rows)
+        assert len({row["event_id"] for row in rows}) == len(rows)
+        generated = ("event_id", "identity", "partition")
+        for row, same in zip(rows, expected, strict=True):
+            row.update({name: same[name] for name in generated if name != "partition"})
+            row["partition"] = same["partition"] if not row["partition_key"] else row["partition"]
+    written = timeless(rows)
+    assert written == expected
+    assert [exact(row["data"]) for row in written] == [exact(row["data"]) for row in expected]
+
+
+def test_defaults(database: str) -> None:
+    """An event of the two required keywords is due now, with a UUIDv7 and three retries."""
+    before = timezone.now()
+    publisher.publish_events([{"event_type": "t", "source": "s"}] * 2, using=database)
+    after = timezone.now()
+    for row in outbox(database):
+        assert before <= row.created_at == row.scheduled_at <= after
+        assert row.time is not None
+        assert before <= row.time <= after
+        assert (row.status, row.max_retries, row.retry_count) == ("pending", 3, 0)
+        assert (row.identity, row.data, row.publisher_config) == (None, None, {})
+    assert len({row.event_id for row in outbox(database)}) == 2
+
+
+@hypothesis_settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(events=st.lists(EVENTS, max_size=5, unique_by=lambda each: (each.source, each.id)))
+def test_any_events_come_back_as_they_were(database: str, events: list[CloudEvent]) -> None:
+    """The rows of CloudEvents, and the messages made of them, are those CloudEvents."""
+    outbox(database).delete()  # of the example before, which may have had the same ids
+    assert publisher.publish_events(events, using=database) == len(events)
+    for row, same in zip(outbox(database), events, strict=True):
+        [read] = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1)
+        for each in (row.to_cloud_event(), message_of(read).event):
+            assert rounded(each.data) == rounded(same.data)
+            assert each.has_data is same.has_data
+            assert each.data_content_type == same.data_content_type
+            assert each.replace(data=None, data_content_type=None) == same.replace(
+                data=None, data_content_type=None
+            )
+
+
+def test_kinds_of_events_can_be_mixed(database: str) -> None:
+    """Our CloudEvents, the SDK's and dictionaries stand in one list, in their order."""
+    sdk = {"type": "order.placed", "source": "/shop", "subject": "", "partitionkey": "key"}
+    sdks = [make({**sdk, "id": name, "subject": name}, {"n": 1}) for name, make in SDKS.items()]
+    events = [event("dict"), cloud_event("ours"), *sdks, event("last", event_id="1")]
+    assert publisher.publish_events(events, using=database) == len(events)
+    assert subjects(database) == ["dict", "ours", *SDKS, "last"]
+    read = {row.subject: row for row in outbox(database)}
+    assert {read[name].partition_key for name in SDKS} == {"key"}
+    assert {read[name].event_id for name in SDKS} == SDKS.keys()
+    assert read["ours"].to_cloud_event() == events[1]
+
+
+def test_arguments_of_the_call_are_for_events_without_their_own(database: str) -> None:
+    """A dictionary's own backend, time, retries and config go before those of the call."""
+    own = {"backend": "one", "scheduled_at": NOON, "max_retries": 1, "publisher_config": {}}
+    events = [cloud_event("ce"), event("dict"), event("own", **own), event("due", backend=None)]
+    with backends("one", "two", "three", "default", routes={"order.*": "three"}):
+        publisher.publish_events(
+            events, backend="two", scheduled_at=LATER, max_retries=9, using=database
+        )
+    rows = outbox(database).values_list("publisher_backend", "scheduled_at", "max_retries")
+    assert list(rows) == [("two", LATER, 9)] * 2 + [("one", NOON, 1), ("three", LATER, 9)]
+    assert {row.status for row in outbox(database)} == {"scheduled"}
+
+
+@pytest.mark.parametrize(
+    "iterable",
+    [list, tuple, iter, deque, lambda events: (each for each in events)],
+    ids=["list", "tuple", "iterator", "deque", "generator"],
+)
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
+def test_any_iterable_will_do(
+    database: str, iterable: Callable[[Iterable[Any]], Iterable[Any]], count: int
+) -> None:
+    """Lists, iterators and generators of any length are written whole and in order."""
+    events = iterable(event(number) for number in range(count))
+    with transaction.atomic(using=database):
+        assert publisher.publish_events(events, using=database, batch_size=4) == count
+    assert subjects(database) == [str(number) for number in range(count)]
+
+
+def test_generator_is_read_as_its_events_are_written(database: str) -> None:
+    """Of a long iterable no more than a chunk is held in memory."""
+    seen: list[int] = []
+
+    def generated() -> Iterator[dict[str, Any]]:
+        for number in range(10):
+            seen.append(outbox(database).count())
+            yield event(number)
+
+    publisher.publish_events(generated(), using=database, batch_size=4)
+    assert seen == [0] * 4 + [4] * 4 + [8] * 2
+
+
+def test_later_changes_of_the_arguments_change_nothing(database: str) -> None:
+    """A generator may reuse its dictionary: each event is what it was when it was taken."""
+    reused: dict[str, Any] = event()
+
+    def generated() -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            reused["data"]["n"] = number
+            yield reused
+
+    publisher.publish_events(generated(), using=database)
+    assert [row.data for row in outbox(database)] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("activated", [None, "Asia/Tokyo"])
+def test_moments_without_use_tz(database: str, activated: str | None) -> None:
+    """With USE_TZ off rows hold the local time of TIME_ZONE, as those of publish_event do."""
+    moments = [
+        {"time": NOON, "scheduled_at": NOON + timedelta(hours=1)},
+        {"scheduled_at": timezone.make_naive(NOON, UTC)},
+        {},
+    ]
+    without_zones = override_settings(USE_TZ=False, TIME_ZONE="America/Chicago")
+    with without_zones, timezone.override(activated):
+        before = datetime.now()  # noqa: DTZ005
+        publisher.publish_events([event(**each) for each in moments], using=database)
+        first, second, third = outbox(database)
+    assert first.time == NOON.replace(tzinfo=None) - timedelta(hours=6)
+    assert first.scheduled_at == NOON.replace(tzinfo=None) - timedelta(hours=5)
+    assert second.scheduled_at == NOON.replace(tzinfo=None)
+    assert third.status == "pending"
+    assert before.tzinfo is third.created_at.tzinfo is None
+
+
+# --- Order ---------------------------------------------------------------------------------------
+
+
+def test_ids_grow_in_order_of_ten_thousand_events(database: str) -> None:
+    """Whatever their kinds, the rows of a call have ids in the order of its events."""
+
+    def mixed(number: int) -> Any:
+        if number % 3 == 0:
+            return cloud_event(number, extensions={"partitionkey": f"key-{number % 7}"})
+        given = {"event_id": str(number)} if number % 3 == 1 else {}
+        return event(number, partition_key=f"key-{number % 7}", **given)
+
+    with transaction.atomic(using=database):
+        count = publisher.publish_events(map(mixed, range(10_000)), using=database)
+    assert count == 10_000
+    ids = list(outbox(database).values_list("id", "subject"))
+    assert [subject for _, subject in ids] == [str(number) for number in range(10_000)]
+    assert len({row_id for row_id, _ in ids}) == 10_000
+
+
+def test_relay_delivers_in_order(database: str, settings: Settings) -> None:
+    """What arrives of a key is in the order of the iterable, over chunks and calls."""
+    locmem.clear()
+    settings.DATABASE_ROUTERS = [OneDatabase(database)]
+    events = [event(number, partition_key=f"key-{number % 5}") for number in range(300)]
+    with transaction.atomic(using=database):
+        publisher.publish_events(events[:150], batch_size=40)
+        publisher.publish_events(iter(events[150:]), batch_size=40)
+    while publisher.process_pending_events(batch_size=70):
+        pass
+    arrived = [(each.partition_key, int(each.subject)) for each in locmem.outbox()]
+    assert len(arrived) == 300
+    for key in {key for key, _ in arrived}:
+        numbers = [number for name, number in arrived if name == key]
+        assert numbers == sorted(numbers)
+
+
+# --- Once per identity ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_known_identities_are_written_once(database: str, batch_size: int) -> None:
+    """Events with an id of the caller are left out where they are known, and not counted."""
+    known = cloud_event("first")
+    publisher.publish_cloud_event(known, using=database)
+    events = [
+        known,
+        event("a", event_id="1"),
+        event("generated"),
+        event("again", event_id="1"),
+        known.replace(subject="other"),
+        event("other source", event_id="1", source="/other"),
+        event("generated"),
+        event("last", event_id="2"),
+    ]
+    with transaction.atomic(using=database):
+        count = publisher.publish_events(events, using=database, batch_size=batch_size)
+        Order.objects.using(database).create(number="1")
+    written = ["first", "a", "generated", "other source", "generated", "last"]
+    assert (count, subjects(database)) == (5, written)
+    assert publisher.publish_events(events, using=database, batch_size=batch_size) == 2
+    assert [row.identity is None for row in outbox(database)][:6] == [
+        subject == "generated" for subject in written
+    ]
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+def test_same_identities_from_two_transactions_at_once(database: str, commits: bool) -> None:
+    """The second call waits for the first, and writes what that did not commit."""
+    begun = threading.Event()
+
+    def second() -> int:
+        begun.set()
+        with transaction.atomic(using=database):
+            events = [event(f"second {number}", event_id=str(number)) for number in "345"]
+            return publisher.publish_events(events, using=database)
+
+    with threads(1) as start:
+        with transaction.atomic(using=database):
+            events = [event(f"first {number}", event_id=str(number)) for number in "123"]
+            publisher.publish_events(events, using=database)
+            other = start(second)
+            assert begun.wait(SECONDS)
+            wait_until(lambda: waits_for_lock(database), SECONDS, "the second waits")
+            transaction.set_rollback(not commits, using=database)
+        count = other.result(SECONDS)
+    firsts = ["first 1", "first 2", "first 3"] if commits else ["second 3"]
+    assert count == (2 if commits else 3)
+    assert subjects(database) == [*firsts, "second 4", "second 5"]
+
+
+# --- Routes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 100])
+@pytest.mark.parametrize("event_id", [None, "id"], ids=["generated-id", "given-id"])
+def test_route_to_several_backends_writes_a_row_for_each(
+    database: str, event_id: str | None, batch_size: int
+) -> None:
+    """Each event has a row for each alias of its route, which are the same event."""
+    routes = {"order.*": ["two", "one"], "invoice.*": "one"}
+    events = [
+        event("a", event_id=event_id),
+        event("b", event_type="invoice.sent"),
+        cloud_event("c"),
+        event("d", backend="two"),
+    ]
+    with backends("one", "two", routes=routes):
+        count = publisher.publish_events(iter(events), using=database, batch_size=batch_size)
+        again = publisher.publish_events([events[0], events[2]], using=database)
+    rows = [(row.subject, row.publisher_backend) for row in outbox(database)][:6]
+    pairs = [("a", "two"), ("a", "one"), ("b", "one"), ("c", "two"), ("c", "one"), ("d", "two")]
+    assert (count, rows) == (6, pairs)
+    assert again == (0 if event_id else 2)
+    assert len({row.event_id for row in outbox(database)[:6]}) == 4
+
+
+# --- Cost ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [event(number) for number in range(1000)],
+        [cloud_event(number) for number in range(1000)],
+        [event("one")],
+    ],
+    ids=["dictionaries", "cloud-events", "one"],
+)
+@override_settings(OUTBOX_NOTIFY=False)
+def test_list_that_fits_is_one_insert(database: str, events: list[Any]) -> None:
+    """In a transaction a chunk is one statement, without a savepoint."""
+    with transaction.atomic(using=database):
+        Order.objects.using(database).create(number="1")
+        with statements() as run:
+            assert publisher.publish_events(events, using=database) == len(events)
+    assert verbs(run) == ["INSERT"]
+
+
+@override_settings(OUTBOX_NOTIFY=False)
+@pytest.mark.parametrize("iterable", [list, iter])
+def test_more_than_a_chunk_is_an_insert_for_each(
+    database: str, iterable: Callable[[Iterable[Any]], Iterable[Any]]
+) -> None:
+    """A long call is one savepoint, and one statement for each chunk of its rows."""
+    events = iterable(event(number) for number in range(25))
+    with backends("one", "two", routes={"*": ["one", "two"]}), transaction.atomic(using=database):
+        Order.objects.using(database).create(number="1")
+        with statements() as run:
+            assert publisher.publish_events(events, using=database, batch_size=20) == 50
+    assert verbs(run) == ["SAVEPOINT", "INSERT", "INSERT", "INSERT", "RELEASE"]
+
+
+def test_large_data_makes_smaller_chunks(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement holds no more data than servers take, whatever the number of its rows."""
+    monkeypatch.setattr(many, "MOST_CHARACTERS", 2000)
+    kinds = ["x" * 900, "x" * 5000, b"x" * 900, b"x" * 900, b"x" * 900, "x", "x"]
+    events = [event(number, data=data) for number, data in enumerate(kinds)]
+    with statements() as run:
+        publisher.publish_events(events, using=database)
+    assert verbs(run).count("INSERT") == 3
+    assert subjects(database) == [str(number) for number in range(7)]
+
+
+def test_no_events_are_no_statements(database: str) -> None:
+    """An empty list says nothing to the database."""
+    with transaction.atomic(using=database):
+        Order.objects.using(database).create(number="1")
+        with statements() as run:
+            assert publisher.publish_events([], using=database) == 0
+            assert publisher.publish_events((), using=database) == 0
+    assert run == []
+
+
+# --- Those who wait for events -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database", POSTGRES, indirect=True)
+def test_each_backend_is_notified_once_after_the_commit(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relays hear of a call when its transaction has committed, and not of one that is undone."""
+    monkeypatch.setattr(wakeup, "_sent", {})
+    with backends("one", "two", routes={"*": ["one", "two"]}), statements() as run:
+        with undone(database):
+            publisher.publish_events(map(event, range(5)), using=database, batch_size=2)
+        assert not any("pg_notify" in sql for sql in run)
+        with transaction.atomic(using=database):
+            publisher.publish_events(map(event, range(5)), using=database, batch_size=2)
+            assert not any("pg_notify" in sql for sql in run)
+    assert sum("pg_notify" in sql for sql in run) == 2
+
+
+def test_event_created_is_sent_for_each_row_that_is_new(database: str) -> None:
+    """Receivers get every row as the database holds it, in order, inside of the transaction."""
+    received: list[OutboxEvent] = []
+
+    def note(event: OutboxEvent, **_: Any) -> None:
+        assert connections[database].in_atomic_block
+        assert columns(outbox(database).get(pk=event.pk)) == columns(event)
+        received.append(event)
+
+    arguments = [
+        {**each, **({"event_id": str(number)} if number % 2 else {})}
+        for number, each in enumerate(ALL)
+    ]
+    twice = [arguments[1], *arguments, arguments[3], event("last")]
+    publisher.publish_events(arguments[5:6], using=database)
+    with receiving(note):
+        count = publisher.publish_events(twice, using=database, batch_size=10)
+    rows = list(outbox(database))[1:]
+    assert received == rows
+    assert count == len(rows) == len(ALL)
+
+
+def test_receiver_that_raises_breaks_nothing(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error is logged, and all events are written."""
+
+    def fail(**_: Any) -> None:
+        raise Undo("a receiver's own trouble")
+
+    with receiving(fail), transaction.atomic(using=database):
+        assert publisher.publish_events([event("1"), event("2")], using=database) == 2
+    assert subjects(database) == ["1", "2"]
+    assert "a receiver's own trouble" in caplog.text
+    assert not event_created.receivers
