@@ -70,8 +70,23 @@ def columns_of(
         # Without a key the id spreads the events over the partitions.
         crc32((key or event.id).encode()) % partitions,
     )
-    _fits(columns)
+    if attribute_characters(columns) > _shortest():
+        _fits(columns)
     return columns
+
+
+def attribute_characters(columns: EventColumns) -> int:
+    """Return how many characters all attributes of an event have together."""
+    return (
+        len(columns.event_id)
+        + len(columns.source)
+        + len(columns.event_type)
+        + len(columns.subject)
+        + len(columns.data_content_type)
+        + len(columns.data_schema)
+        + len(columns.extensions)
+        + len(columns.partition_key)
+    )
 
 
 def _without_key(
@@ -97,6 +112,11 @@ def _fits(columns: EventColumns) -> None:
         if length > longest:
             name = EventColumns._fields[position]
             raise InvalidEvent(name, f"has {length} characters, its column holds {longest}")
+
+
+@cache
+def _shortest() -> int:
+    return min(longest for _, longest in _max_lengths())
 
 
 @cache

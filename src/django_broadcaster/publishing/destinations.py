@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +13,7 @@ from django_broadcaster.exceptions import UnknownBackend
 
 def named(backend: str) -> list[str]:
     """Return the one alias that a call names; raises UnknownBackend."""
-    return _checked([backend], backends.aliases())
+    return _known([backend])
 
 
 def routed(event_type: str, default: Callable[[], str | None]) -> list[str]:
@@ -21,14 +21,12 @@ def routed(event_type: str, default: Callable[[], str | None]) -> list[str]:
 
     Raises UnknownBackend, also where there is no default.
     """
-    routes, known = conf.ROUTES, backends.aliases()
-    target = (_matched(event_type, routes) if routes else None) or default()
-    if not target:
-        raise UnknownBackend(None, known)
-    return _checked([target] if isinstance(target, str) else target, known)
+    routes = conf.ROUTES
+    target = (_target(event_type, routes) if routes else None) or default()
+    return _known([target] if isinstance(target, str) else target or [None])
 
 
-def _matched(event_type: str, routes: Mapping[str, Any]) -> Any:
+def _target(event_type: str, routes: Mapping[str, Any]) -> Any:
     """Return the target of the first pattern that matches."""
     for pattern, target in routes.items():
         if fnmatchcase(event_type, pattern):
@@ -36,8 +34,10 @@ def _matched(event_type: str, routes: Mapping[str, Any]) -> Any:
     return None
 
 
-def _checked(aliases: Sequence[Any], known: tuple[str, ...]) -> list[str]:
+def _known(aliases: Iterable[Any]) -> list[str]:
+    """Return aliases as plain text, also for members of an Enum; raises UnknownBackend."""
+    known = conf.PUBLISHERS
     for alias in aliases:
-        if alias not in known:
-            raise UnknownBackend(alias, known)
-    return [str.__str__(alias) for alias in aliases]  # plain text, for members of an Enum
+        if not isinstance(alias, str) or alias not in known:
+            raise UnknownBackend(alias, backends.aliases())
+    return [str.__str__(alias) for alias in aliases]

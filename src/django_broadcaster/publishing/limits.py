@@ -13,6 +13,8 @@ from django_broadcaster.events import envelope, is_deeper
 from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge
 from django_broadcaster.querysets import EventColumns, growth, max_depth
 
+from .columns import attribute_characters
+
 _BYTES_OF_A_CHARACTER = 4
 _BYTES_OF_THE_FRAME = 256
 
@@ -72,16 +74,6 @@ def most_bytes(columns: EventColumns) -> int:
     It costs a tenth of the exact size, and nearly always tells enough. A character takes up to
     four bytes, be it of many bits, escaped, or followed by the space that a database adds.
     """
-    characters = (
-        len(columns.event_id)
-        + len(columns.source)
-        + len(columns.event_type)
-        + len(columns.subject)
-        + len(columns.data_content_type)
-        + len(columns.data_schema)
-        + len(columns.extensions)
-        + len(columns.partition_key)
-        + len(columns.data or "")
-        + len(columns.data_binary or b"")
-    )
+    data = len(columns.data or "") + len(columns.data_binary or b"")
+    characters = attribute_characters(columns) + data
     return _BYTES_OF_A_CHARACTER * characters + _BYTES_OF_THE_FRAME

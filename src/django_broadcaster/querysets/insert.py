@@ -76,14 +76,18 @@ def instance_of(
     everything else that publishing does in Python.
     """
     event = model.__new__(model)
-    event._state = ModelState()
-    event._state.db, event._state.adding = connection.alias, False
-    values = event.__dict__
-    values.update(zip(NewRow._fields, row, strict=True), id=row_id, **_UNTOUCHED)
-    values["status"] = _STATUSES[row.status]
-    values["extensions"] = _decoded(row.extensions)
-    values["publisher_config"] = _decoded(row.publisher_config)
-    values["data"] = None if row.data is None else parse_json(row.data)
+    state = ModelState()
+    state.db, state.adding = connection.alias, False
+    event.__dict__ = {
+        "_state": state,
+        "id": row_id,
+        **row._asdict(),
+        **_UNTOUCHED,
+        "status": _STATUSES[row.status],
+        "extensions": _decoded(row.extensions),
+        "publisher_config": _decoded(row.publisher_config),
+        "data": None if row.data is None else parse_json(row.data),
+    }
     return event
 
 
