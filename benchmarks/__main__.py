@@ -15,7 +15,7 @@ import django
 django.setup()
 
 # Below the line that makes the models importable.
-from benchmarks import blocked, databases, draining, outbox, publishing, scaling, waiting
+from benchmarks import blocked, bulk, databases, draining, outbox, publishing, scaling, waiting
 from benchmarks.measure import Figure
 from benchmarks.table import as_table, write_page
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "relay": draining.relay,
     "latency": waiting.latency,
     "publish": publishing.publish,
+    "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
     "held-xmin": draining.held_xmin,
     "backlog": draining.backlog,

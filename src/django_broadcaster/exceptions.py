@@ -1,7 +1,7 @@
 """Every exception of django-broadcaster.
 
 BroadcasterError
-├── PublishError                     a publish call was refused before any SQL
+├── PublishError                     a publish call was refused, and has written nothing
 │   ├── InvalidEvent (ValueError)    the event breaks the CloudEvents specification or a column
 │   │   └── PayloadTooLarge          the payload is over the backend's limit
 │   ├── UnknownBackend (LookupError) no such alias in OUTBOX_PUBLISHERS
@@ -39,10 +39,10 @@ def _restored(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str
 
 
 class PublishError(BroadcasterError):
-    """A publish call was refused before any SQL; the caller's transaction stays usable.
+    """A publish call was refused; it has written nothing, and the transaction stays usable.
 
-    `index` is the place of the event at fault among those of `publish_events`, from 0; None where
-    the fault is not in one of them, and for the calls that take one event.
+    `index` is the place of the event at fault among those of `publish_events`, from 0. It is None
+    where the fault is in the call itself, and for the calls that take one event.
     """
 
     index: int | None = None

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from enum import Enum, IntEnum, StrEnum
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
+import orjson
 import pytest
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import QueryDict
+from django.utils.datastructures import MultiValueDict
 from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+from hypothesis import given
 
 from django_broadcaster.events import MAX_DEPTH, MAX_DIGITS, encode_data
 from tests.events.samples import LONE_SURROGATE, refused
+from tests.events.strategies import JSON
 
 
 def nested(depth: int) -> list[Any]:
@@ -52,6 +62,76 @@ def test_encode_data_takes(data: Any) -> None:
     assert json.loads(encode_data(data)) == data
 
 
+class Colour(Enum):
+    """Members that are no text."""
+
+    RED = "red"
+
+
+class Size(IntEnum):
+    """Members that are integers."""
+
+    LARGE = 3
+
+
+class Label(StrEnum):
+    """Members that are text, and whose value is something else."""
+
+    def __new__(cls, text: str, number: int) -> Self:
+        member = str.__new__(cls, text)
+        member._value_ = number  # type: ignore[assignment]
+        return member
+
+    FIRST = ("first", 1)
+
+
+class Point(NamedTuple):
+    """A tuple with names."""
+
+    x: int
+    y: int
+
+
+@dataclass
+class Record:
+    """An object that some encoders take."""
+
+    name: str = "a"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"a": Size.LARGE, "b": None}, '{"a":3,"b":null}'),
+        ([Label.FIRST], '["first"]'),
+        ({Label.FIRST: 1}, '{"first":1}'),
+        ([Point(1, 2), (3,)], "[[1,2],[3]]"),
+        (mark_safe("<b>"), '"<b>"'),
+        (OrderedDict(b=1, a=2), '{"b":1,"a":2}'),
+        (QueryDict("a=1&a=2&b=3"), '{"a":"2","b":"3"}'),
+        ({"form": MultiValueDict({"a": [1, 2]})}, '{"form":{"a":2}}'),
+        (True, "true"),
+        ([1, 1.0, -0.0, 2**64, -(2**63)], "[1,1.0,-0.0,18446744073709551616,-9223372036854775808]"),
+        ("\x01\x7f\u2028/<>&'\"\\", '"\\u0001\x7f\u2028/<>&\'\\"\\\\"'),
+    ],
+)
+def test_encode_data_by_meaning(data: Any, text: str) -> None:
+    """Subclasses are what Django's encoder takes them for, whatever they hold."""
+    assert encode_data(data) == text == dumped(data)
+
+
+def dumped(data: Any) -> str:
+    """The text that Django's encoder makes of data, without spaces."""
+    return json.dumps(data, cls=DjangoJSONEncoder, ensure_ascii=False, separators=(",", ":"))
+
+
+@given(JSON)
+def test_encode_data_means_what_the_standard_library_means(data: Any) -> None:
+    """Any JSON is encoded to text that reads back as what the standard library's text does."""
+    read, expected = json.loads(encode_data(data)), json.loads(dumped(data))
+    assert repr(read) == repr(expected)
+
+
 CYCLE: list[Any] = []
 CYCLE.append({"again": CYCLE})
 
@@ -65,6 +145,10 @@ CYCLE.append({"again": CYCLE})
         ({"a": {1, 2}}, "at data['a']: Object of type set is not JSON serializable"),
         ({"a": object()}, "Object of type object"),
         ({"a": b"bytes"}, "Object of type bytes"),
+        ({"a": Colour.RED}, "at data['a']: Object of type Colour"),
+        ([Record()], "at data[0]: Object of type Record"),
+        ({"a": orjson.Fragment('{"a":')}, "at data['a']: Object of type"),
+        ({"a": orjson.Fragment("1")}, "at data['a']: Object of type"),
         ({(1, 2): "a"}, "has a key of type tuple"),
         ({lazystr("a"): 1}, "has a key of type __proxy__"),
         ({"at": time(1, tzinfo=UTC)}, "at data['at']: JSON can't represent timezone-aware times"),

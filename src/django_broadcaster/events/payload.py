@@ -45,16 +45,17 @@ def _plain(data: Any) -> str | None:
     """Return the text of data that is plain JSON and beyond suspicion, else None.
 
     orjson is several times as fast, but lets through what `_encoder` refuses, such as NaN. Its text
-    counts only if it reads back as what it was made of. Its integers have 64 bits, so `MAX_DIGITS`
-    is out of their reach.
+    counts only if it reads back as what it was made of. Subclasses may mean something else than
+    they hold, as Django's QueryDict does. Integers have 64 bits here, far below `MAX_DIGITS`.
     """
     try:
-        raw = orjson.dumps(data)
-    except TypeError:
+        raw = orjson.dumps(data, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+        same = orjson.loads(raw) == data
+    except (TypeError, ValueError):
         return None
     if b"\\u0000" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         return None
-    return raw.decode() if orjson.loads(raw) == data else None
+    return raw.decode() if same else None
 
 
 def _suspect(text: str, data: Any) -> bool:
