@@ -18,6 +18,7 @@ import django_broadcaster
 from django_broadcaster import publishers
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.publishers import OutboxPublisher, publisher
+from django_broadcaster.publishing.many import KEYWORDS
 from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -129,6 +130,12 @@ def test_methods_beyond_the_page_take_one_thing_and_the_rest_by_keyword(name: st
     assert all(each.kind is each.KEYWORD_ONLY for each in options)
     shared = {each.name: each.default for each in options if each.name in single}
     assert shared == {name: single[name].default for name in shared}
+
+
+def test_dictionaries_of_publish_events_have_the_arguments_of_publish_event() -> None:
+    """A dictionary may have every argument but the database, which is one for all events."""
+    single = inspect.signature(OutboxPublisher.publish_event).parameters
+    assert {*KEYWORDS, "self", "using"} == set(single)
 
 
 @pytest.mark.parametrize("name", [*PAGE, *MORE])

@@ -22,6 +22,7 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 
+from .many import subjects
 from .statements import statements
 from .test_bad_input import (
     BACKENDS,
@@ -36,7 +37,6 @@ from .test_bad_input import (
     table,
 )
 from .test_publish import SDKS
-from .test_publish_events import subjects
 
 __all__ = ["elsewhere"]  # a fixture
 VALID = {"event_type": "order.placed", "source": "/shop/orders", "data": {"id": 1}}
@@ -200,8 +200,8 @@ def test_object_that_is_no_event_is_refused(database: str, given: Any) -> None:
         ({**VALID, "using": "default"}, "event 1: unknown keyword 'using'"),
         ({**VALID, "id": "1", "type": "t"}, "event 1: unknown keyword 'id', 'type'"),
         ({**VALID, 5: "a"}, "event 1: unknown keyword 5"),
-        ({"source": "/shop"}, "event 1: the keyword 'event_type' is missing"),
-        ({}, "event 1: the keyword 'event_type' and 'source' is missing"),
+        ({"source": "/shop"}, "event 1: missing keyword 'event_type'"),
+        ({}, "event 1: missing keyword 'event_type', 'source'"),
     ],
 )
 def test_wrong_keyword_is_refused(database: str, given: dict[Any, Any], message: str) -> None:

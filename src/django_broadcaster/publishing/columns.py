@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_broadcaster.events import CloudEvent, check_string, encode_data
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import EventColumns
+from django_broadcaster.querysets import EventColumns, NewRow
 from django_broadcaster.states import OutboxEventStatus
 
 MAX_RETRIES = 32_767
@@ -75,7 +75,7 @@ def columns_of(
     return columns
 
 
-def attribute_characters(columns: EventColumns) -> int:
+def attribute_characters(columns: EventColumns | NewRow) -> int:
     """Return how many characters all attributes of an event have together."""
     return (
         len(columns.event_id)
@@ -87,6 +87,12 @@ def attribute_characters(columns: EventColumns) -> int:
         + len(columns.extensions)
         + len(columns.partition_key)
     )
+
+
+def characters(columns: EventColumns | NewRow) -> int:
+    """Return how many characters an event has, a byte of binary data being one."""
+    data = len(columns.data or "") + len(columns.data_binary or b"")
+    return attribute_characters(columns) + data
 
 
 def _without_key(

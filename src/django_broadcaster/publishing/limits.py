@@ -13,7 +13,7 @@ from django_broadcaster.events import envelope, is_deeper
 from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge
 from django_broadcaster.querysets import EventColumns, growth, max_depth
 
-from .columns import attribute_characters
+from .columns import characters
 
 _BYTES_OF_A_CHARACTER = 4
 _BYTES_OF_THE_FRAME = 256
@@ -74,6 +74,4 @@ def most_bytes(columns: EventColumns) -> int:
     It costs a tenth of the exact size, and nearly always tells enough. A character takes up to
     four bytes, be it of many bits, escaped, or followed by the space that a database adds.
     """
-    data = len(columns.data or "") + len(columns.data_binary or b"")
-    characters = attribute_characters(columns) + data
-    return _BYTES_OF_A_CHARACTER * characters + _BYTES_OF_THE_FRAME
+    return _BYTES_OF_A_CHARACTER * characters(columns) + _BYTES_OF_THE_FRAME

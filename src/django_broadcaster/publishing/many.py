@@ -19,6 +19,7 @@ from django_broadcaster.querysets import NewRow
 from django_broadcaster.relay.wakeup import notify_after_commit
 
 from .call import PublishCall, event_from, event_of
+from .columns import characters
 from .transactions import all_or_nothing, check_transaction
 from .writing import write_rows
 
@@ -26,7 +27,7 @@ BATCH_SIZE: Final = 1000
 """The rows of a chunk; more take more memory and are no faster."""
 
 MOST_CHARACTERS: Final = 2_000_000
-"""Of data in a chunk; the smallest of the databases' statements by default is 16 MB."""
+"""Of the events in a chunk; the databases take a statement of 16 MB at the least by default."""
 
 KEYWORDS: Final = (
     *("event_type", "source", "data", "subject", "backend", "scheduled_at", "max_retries"),
@@ -69,14 +70,14 @@ def _write(call: PublishCall, chunks: Iterable[list[NewRow]], *, savepoint: bool
 def _chunks(judge: _Judge, events: Iterable[Any], batch_size: int) -> Iterator[list[NewRow]]:
     """Yield the rows of events in order, so many or so large at the most in one chunk."""
     chunk: list[NewRow] = []
-    characters = 0
+    size = 0
     for index, event in enumerate(events):
         rows = judge.rows(index, event)
         chunk += rows
-        characters += len(rows) * len(rows[0].data or rows[0].data_binary or "")
-        if len(chunk) >= batch_size or characters >= MOST_CHARACTERS:
+        size += len(rows) * characters(rows[0])
+        if len(chunk) >= batch_size or size >= MOST_CHARACTERS:
             yield chunk
-            chunk, characters = [], 0
+            chunk, size = [], 0
     if chunk:
         yield chunk
 
@@ -157,4 +158,4 @@ def _explain(given: object, error: TypeError) -> str:
     if unknown:
         return f"unknown keyword {', '.join(unknown)}; there are {', '.join(KEYWORDS)}"
     missing = [repr(name) for name in KEYWORDS[:2] if name not in given]
-    return f"the keyword {' and '.join(missing)} is missing" if missing else str(error)
+    return f"missing keyword {', '.join(missing)}" if missing else str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -109,7 +109,7 @@ def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list
     return statement, [*constants, *arrays.values()]
 
 
-@cache
+@lru_cache
 def _select(varying: tuple[str, ...]) -> str:
     columns = (f'v."{name}"' if name in varying else f"%s::{_TYPES[name]}" for name in _TYPES)
     arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in varying)
