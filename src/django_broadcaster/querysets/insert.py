@@ -75,19 +75,17 @@ def instance_of(
     It is made as unpickling makes it, not by the constructor, which would take as long as
     everything else that publishing does in Python.
     """
-    event = model.__new__(model)
-    state = ModelState()
+    values: dict[str, Any] = dict(zip(NewRow._fields, row, strict=True))
+    values.update(_UNTOUCHED)
+    values["_state"] = state = ModelState()
     state.db, state.adding = connection.alias, False
-    event.__dict__ = {
-        "_state": state,
-        "id": row_id,
-        **row._asdict(),
-        **_UNTOUCHED,
-        "status": _STATUSES[row.status],
-        "extensions": _decoded(row.extensions),
-        "publisher_config": _decoded(row.publisher_config),
-        "data": None if row.data is None else parse_json(row.data),
-    }
+    values["id"] = row_id
+    values["status"] = _STATUSES[row.status]
+    values["extensions"] = _decoded(row.extensions)
+    values["publisher_config"] = _decoded(row.publisher_config)
+    values["data"] = None if row.data is None else parse_json(row.data)
+    event = model.__new__(model)
+    event.__dict__ = values
     return event
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .insert import insert_row, instance_of
-from .new_rows import MOMENTS, PLACEHOLDERS, UNTOUCHED, NewRow, insert_sql, values_of
+from .new_rows import MOMENTS, PLACEHOLDERS, UNTOUCHED, NewRow, insert_sql, text_of, values_of
 
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
@@ -26,7 +25,7 @@ _TYPES = {
 """PostgreSQL's types."""
 
 _WRITERS: dict[str, Callable[[Any], str]] = {
-    "timestamptz": datetime.isoformat,
+    "timestamptz": text_of,
     "smallint": str,
     "bytea": lambda data: f"\\x{data.hex()}",
 }

@@ -6,6 +6,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+import orjson
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .tables import EVENTS
@@ -88,8 +89,13 @@ def moment_of(moment: Any, connection: BaseDatabaseWrapper) -> Any:
     if moment is None:
         return None
     if connection.vendor == "postgresql":
-        return moment.isoformat()  # the driver takes several times as long to come to the same
+        return text_of(moment)  # the driver takes ten times as long to come to the same
     return connection.ops.adapt_datetimefield_value(moment)
+
+
+def text_of(moment: datetime) -> str:
+    """Return a moment in ISO 8601, as PostgreSQL reads it too."""
+    return orjson.dumps(moment, datetime.isoformat)[1:-1].decode()
 
 
 def insert_sql(vendor: str, values: str, *, unique: bool, returning: str = "") -> str:

@@ -46,8 +46,8 @@ def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
     if not connection.in_atomic_block and not connection.get_autocommit():
         return
     hook, hooks = _hook(connection.alias, backend), connection.run_on_commit
-    # One is enough for all events of a transaction, or of a savepoint of it.
-    if not hooks or hooks[-1][1] is not hook or hooks[-1][0] != set(connection.savepoint_ids):
+    # One is enough for many events. If it is of a savepoint that has ended, it can go no more.
+    if not hooks or hooks[-1][1] is not hook:
         connection.on_commit(hook, robust=True)
 
 
