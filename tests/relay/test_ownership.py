@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -20,6 +21,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.ownership import Lease
 from tests.support.backends import Script
 from tests.support.events import first_arrivals, publish, row, statuses
+from tests.support.waiting import wait_until
 
 from .conftest import Join, drain, turn
 
@@ -202,6 +204,26 @@ def test_a_heartbeat_keeps_a_lease(database: str, lease: Callable[..., Lease]) -
     let_go_stale(late)
     late.renew()
     assert settle(late, other) == [32, 32]
+
+
+def test_who_was_cut_off_gives_the_others_time(
+    database: str, lease: Callable[..., Lease], settings: Settings
+) -> None:
+    """A relay that could not beat itself waits for a lease before it takes others for dead."""
+    settings.OUTBOX_LEASE_SECONDS = 2
+    dead, back = lease(), lease()
+    settle(dead, back)
+    let_go_stale(dead)
+    back._valid_until = time.monotonic()  # its last heartbeat was a lease ago
+    back.renew()
+    assert settle(back) == [32]
+
+    def has_taken_over() -> bool:
+        back.renew()
+        back.rebalance()
+        return len(back.partitions) == PARTITIONS
+
+    wait_until(has_taken_over, 10, "the end of its patience")
 
 
 def test_a_relay_does_not_fence_itself(database: str, lease: Callable[..., Lease]) -> None:

@@ -27,7 +27,7 @@ from tests.support.events import count, first_arrivals, publish, publish_many, r
 from tests.support.redis_server import free_port
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
-from tests.support.workers import Worker, Workers
+from tests.support.workers import Workers
 
 from .conftest import SCRIPTED, Stream, turn, working
 
@@ -397,48 +397,3 @@ class _Watcher(logging.Handler):
         """Look for the trouble."""
         if "trouble" in record.getMessage():
             self._event.set()
-
-
-def cut_connections(database: str, worker: Worker) -> int:
-    """End the worker's connections as an administrator would; return how many there were."""
-    connection = connections[database]
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = %s",
-                [worker.application_name],
-            )
-            return len(cursor.fetchall())
-        cursor.execute(
-            "SELECT id FROM information_schema.processlist "
-            "WHERE db = DATABASE() AND id <> CONNECTION_ID()"
-        )
-        numbers = [number for (number,) in cursor.fetchall()]
-        for number in numbers:
-            cursor.execute(f"KILL SOFT CONNECTION {number}")
-        return len(numbers)
-
-
-@pytest.mark.chaos
-def test_a_database_that_drops_connections_loses_nothing(
-    server: str, stream: Stream, workers: Workers
-) -> None:
-    """The server ends the relay's connections again and again; all arrives, in order."""
-    names = publish_many(6000, server, keys=40)
-    worker = workers.start(
-        server,
-        "--batch-size",
-        "20",
-        OUTBOX_PUBLISHERS=stream.publishers(REDIS),
-        OUTBOX_LEASE_SECONDS=3,
-    )
-    for goal in (100, 1500, 3000):
-        wait_until(lambda goal=goal: len(stream) > goal, 30, f"{goal} deliveries")
-        assert cut_connections(server, worker)
-    wait_until(lambda: count("published", server) == len(names), 60, "everything to arrive")
-    worker.stop()
-    assert worker.end() == 0
-    arrived = stream.names()
-    assert set(arrived) == set(names)
-    assert first_arrivals(arrived) == first_arrivals(names)

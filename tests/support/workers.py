@@ -28,8 +28,8 @@ class Worker:
     ) -> None:
         self._log = log
         self.application_name = f"outbox_worker {log}"[-63:]
-        names = {alias: str(connections[alias].settings_dict["NAME"]) for alias in connections}
-        told = {"databases": names, "settings": {"DATABASE_ROUTERS": [ROUTER], **settings}}
+        databases = {alias: place_of(alias) for alias in connections}
+        told = {"databases": databases, "settings": {"DATABASE_ROUTERS": [ROUTER], **settings}}
         env = {
             **os.environ,
             "BROADCASTER_TEST_PROCESS": json.dumps(told),
@@ -93,6 +93,16 @@ class Worker:
 
 
 ROUTER = "tests.support.routing.OneDatabase"
+PLACE = (
+    *("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS"),
+    "DISABLE_SERVER_SIDE_CURSORS",
+)
+
+
+def place_of(alias: str) -> dict[str, Any]:
+    """Return the settings that say where a database of the test is, and how to connect."""
+    known = connections[alias].settings_dict
+    return {**{name: known[name] for name in PLACE if name in known}, "NAME": str(known["NAME"])}
 
 
 class Workers:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from django_broadcaster.exceptions import LeaseLost
 
 from .loop import DeliveryLoop
 from .report import Report
+from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen, one_line
 from .wakeup import Poll
 
 logger = logging.getLogger("django_broadcaster.relay")
-
-MAX_BACKOFF = 10.0
-"""Seconds between attempts to go on after trouble, at the most."""
 
 DRAIN_FAILURES = 5
 """Turns in a row, in about six seconds, after whose failure a drain gives up."""
@@ -52,7 +50,7 @@ class BackendThread(threading.Thread):
         self._poll = Poll(options.interval)
         self._loop = DeliveryLoop(options.database, alias)
         self._joined = False
-        self._failures = 0
+        self._backoff = Backoff()
 
     def run(self) -> None:
         """Turn the loop until told to stop, out of iterations, or drained."""
@@ -109,9 +107,10 @@ class BackendThread(threading.Thread):
                 self.wake()  # its own look at the lease says so, and it joins again
 
     def abandon(self, timeout: float) -> None:
-        """Give a batch back that did not end in time; called when the process is about to end."""
+        """Give a batch back that did not end in time; runs in a thread of its own."""
         self._log(logging.ERROR, f"its batch did not end in {timeout} s and is given back")
         self._leave()
+        drop_all_connections()
 
     def _turn(self) -> Report | None:
         """Take one turn; return None if it broke off, after the pause that is due then."""
@@ -128,22 +127,21 @@ class BackendThread(threading.Thread):
         except Exception as error:
             self._recover(error)
             return None
-        self._failures = 0
+        self._backoff.reset()
         if report.found_work:
             self._poll.reset()
         return report
 
     def _recover(self, error: Exception) -> None:
         """Pause, then go on under the same lease if it still stands."""
-        self._failures += 1
-        pause = min(MAX_BACKOFF, 0.1 * 2 ** min(self._failures, 10))
-        foreseen = isinstance(error, DatabaseError)
+        pause = self._backoff.next()
+        foreseen = is_foreseen(error)
         self._log(
             logging.WARNING if foreseen else logging.ERROR,
-            f"trouble, going on in {pause:.1f} s: {error}",
+            f"trouble, going on in {pause:.1f} s: {one_line(error)}",
             exc_info=None if foreseen else error,
         )
-        connections[self._options.database].close()
+        drop_connection(self._options.database)
         if self._joined:
             self._loop.forget()
         self._stopping.wait(pause)
@@ -160,7 +158,7 @@ class BackendThread(threading.Thread):
             return True
         try:
             return not self._loop.has_due()
-        except DatabaseError as error:
+        except Error as error:
             self._recover(error)
             return False
 
@@ -169,16 +167,32 @@ class BackendThread(threading.Thread):
             self._loop.backend.close()
         except Exception as error:
             self._log(logging.WARNING, f"its backend did not close: {error}", exc_info=error)
+        if self._joined and (failure := self._insist(self._loop.finish)):
+            self._log(logging.WARNING, f"its last batch may be sent again: {one_line(failure)}")
         self._leave()
-        connections.close_all()
+        drop_all_connections()
 
     def _leave(self) -> None:
         if self._joined:
             self._joined = False
+            if failure := self._insist(self._loop.lease.leave):
+                problem = f"its partitions are free once the lease ends: {one_line(failure)}"
+                self._log(logging.WARNING, problem)
+
+    def _insist(self, action: Callable[[], object]) -> Exception | None:
+        """Do something now; a second time if the connection was lost. Return what prevents it."""
+        failure: Exception | None = None
+        for _ in range(2):
             try:
-                self._loop.lease.leave()
+                action()
+            except LeaseLost as error:
+                return error
             except Exception as error:
-                self._log(logging.WARNING, f"its partitions are free once the lease ends: {error}")
+                failure = error
+                drop_connection(self._options.database)
+            else:
+                return None
+        return failure
 
     def _log(self, level: int, problem: str, exc_info: BaseException | None = None) -> None:
         extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}

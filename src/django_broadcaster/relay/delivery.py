@@ -72,6 +72,7 @@ class Delivery:
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
         self.announcer = Announcer(lease.using)
+        self._unsettled: tuple[Verdicts, int] | None = None
 
     def deliver(
         self, limit: int, start: int, partitions: Collection[int], again: Collection[int] = ()
@@ -79,8 +80,8 @@ class Delivery:
         """Deliver at most `limit` pending events from id `start` on, and say what came of it.
 
         Those of `again`, which are at most `limit` ids below `start`, come first. Raises
-        LeaseLost, and the database's errors; in both cases what was not settled is delivered again
-        by whoever owns it then.
+        LeaseLost, after which what was not settled is delivered again by whoever owns it then, and
+        the database's errors, after which `finish` goes on with it.
         """
         before = self.rows.fetch_these(partitions, again) if again else []
         room = limit - len(before)
@@ -228,7 +229,9 @@ class Delivery:
         """Write the verdicts back, fenced by the lease; raises LeaseLost if it changed too little.
 
         What was published goes first: were the relay to die in between, the rest is tried again.
+        Each change is of rows that are still pending, so that all of it may be repeated.
         """
+        self._unsettled = (verdicts, attempted)
         self.announcer.prepare(verdicts)
         published = [row.id for row in verdicts.published]
         held = [row.id for row in verdicts.hold]
@@ -245,13 +248,23 @@ class Delivery:
             changed += self.rows.expire([row.id for row in verdicts.expire])
         if held:
             changed += self.rows.block(held)
-        self._note_attempts(verdicts)
+        if not verdicts.are_noted:
+            self._note_attempts(verdicts)
+            verdicts.are_noted = True
         report = Report.of(verdicts, attempted)
         if changed < report.settled or verdicts.unavailable:
             # An operator cancelled some meanwhile, some stay pending, or the lease was lost.
             self.lease.give_back()
+        self._unsettled = None
         self.announcer.announce(verdicts)
         return report
+
+    def finish(self) -> Report | None:
+        """Settle the delivery that the database kept from being settled; None if there is none.
+
+        A relay that sent it again instead would repeat it for as long as the disk is full.
+        """
+        return self.settle(*self._unsettled) if self._unsettled else None
 
     def _note_attempts(self, verdicts: Verdicts) -> None:
         """Keep what went wrong, for who looks at the event later."""

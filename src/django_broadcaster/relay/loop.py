@@ -35,8 +35,8 @@ REREAD_SHARE = 100
 class DeliveryLoop:
     """Everything that delivers to one backend; a context manager that joins and leaves.
 
-    `turn` does what is due and delivers one batch. It raises LeaseLost and the database's errors;
-    `rejoin` begins anew after either.
+    `turn` does what is due and delivers one batch. It raises LeaseLost, after which `rejoin` begins
+    anew, and the database's errors, after which `forget` is enough to go on.
     """
 
     def __init__(self, using: str, alias: str, *, takes_share: bool = True) -> None:
@@ -90,7 +90,7 @@ class DeliveryLoop:
 
     def forget(self) -> None:
         """Take nothing remembered of the rows for granted: a statement may have been cut off."""
-        self._next_tick = 0.0
+        self._next_tick = self._next_reread = 0.0
         self._is_current = False
         self.watermark.reset()
 
@@ -100,11 +100,19 @@ class DeliveryLoop:
         `idle` says that there was nothing for a while: then one statement looks whether it is
         worth while, instead of the four or five that it takes to see to everything.
         """
-        self.lease.require()
+        self.finish()
         if idle and time.monotonic() < self._next_full_turn and not self._stirs():
             return Report()
         self.prepare()
         return self.deliver(limit)
+
+    def finish(self) -> None:
+        """Settle what the database kept from being settled, while its partitions are still ours."""
+        self.lease.require()
+        began = time.perf_counter()
+        report = self.delivery.finish()
+        if report is not None:
+            self._after(report, time.perf_counter() - began)
 
     def prepare(self) -> None:
         """See that the lease stands, and share, promote, release and purge when it is time to."""

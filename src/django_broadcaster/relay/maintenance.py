@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Collection
 
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
 from django.utils import timezone
 
 from django_broadcaster.conf import conf, retention
@@ -84,6 +84,8 @@ class Purge:
         try:
             deleted = self._outbox(now) + self._inbox() + self._attempts()
         except DatabaseError as error:
+            if not connections[self._using].is_usable():
+                raise
             # A table of the application's may refer to events. Deliveries must not wait for that.
             logger.warning("backend %r: its old events can't be purged: %s", self._backend, error)
             return 0

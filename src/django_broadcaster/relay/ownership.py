@@ -54,6 +54,7 @@ class Lease:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
         self._valid_until = 0.0
+        self._judges_from = 0.0
 
     def join(self) -> None:
         """Begin a new lease that owns nothing yet."""
@@ -62,7 +63,7 @@ class Lease:
         relay = Relay.objects.using(self.using).create(
             name=self.name,
             backend=self.backend,
-            takes_share=self.takes_share,
+            takes_share=False,
             started_at=DatabaseNow(),
             heartbeat_at=DatabaseNow(),
         )
@@ -70,6 +71,9 @@ class Lease:
         self.partitions = frozenset()
         self._valid_until = asked_at + self.seconds
         if self.takes_share:
+            # A step of its own: were the answer to the first to get lost, nobody would ever use
+            # the row, and partitions would be kept for it until its lease ends.
+            self._relays().filter(pk=relay.pk).update(takes_share=True)
             notify_shares(self.using, self.backend)
 
     def leave(self) -> None:
@@ -107,6 +111,9 @@ class Lease:
             cursor.execute(sql, [*columns.values(), relay_id])
             stands = cursor.rowcount > 0
         if self.relay_id == relay_id:  # not joined anew meanwhile by the other thread
+            if asked_at > self._valid_until - self.seconds / 2:
+                # The database was away for a while. The others could not write either.
+                self._judges_from = asked_at + self.seconds
             self._valid_until = asked_at + self.seconds if stands else 0.0
         if not stands:
             raise LeaseLost(f"the lease {relay_id} on backend {self.backend!r} was taken away")
@@ -119,7 +126,8 @@ class Lease:
     def rebalance(self) -> bool:
         """Take or give up partitions for an even share; return whether the own ones changed.
 
-        Fences relays whose heartbeat has stopped. Raises LeaseLost.
+        Fences relays whose heartbeat has stopped. If the own one had stopped too, they are given
+        the time of a lease to come back first. Raises LeaseLost.
         """
         stale = models.Q(heartbeat_at__lt=DatabaseNow() - _seconds(self.seconds))
         relays = self._relays().filter(backend=self.backend).order_by("pk")
@@ -132,7 +140,7 @@ class Lease:
         if self.relay_id not in states:
             raise LeaseLost(f"the lease {self.relay_id} on backend {self.backend!r} was taken away")
         for pk, (is_stale, _) in states.items():
-            if is_stale and pk != self.relay_id:
+            if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
                 self._fence(pk)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
         return self._settle_share(self._share(sharing))

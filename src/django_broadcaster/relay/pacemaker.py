@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Sequence
 
-from django.db import DatabaseError, connections
-
 from django_broadcaster.conf import conf
 
 from .backend_thread import BackendThread
+from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen, one_line
 from .wakeup import Listener
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -36,25 +35,40 @@ class Pacemaker(threading.Thread):
         self._ended = threading.Event()
         self._listener = Listener(using)
         self._next_beat = 0.0
+        # No longer than between two beats: it must not be the pause that costs the lease.
+        self._backoff = Backoff(conf.LEASE_SECONDS / HEARTBEATS_PER_LEASE)
 
     def run(self) -> None:
-        """Beat and listen; trouble with the database is logged and tried again."""
+        """Beat and listen; whatever goes wrong is logged and tried again."""
         while not self._ended.is_set():
             try:
                 self._beat()
                 self._listen()
             except Exception as error:
-                level = logging.WARNING if isinstance(error, DatabaseError) else logging.ERROR
-                logger.log(level, "the relay's pacemaker missed a beat: %s", error, exc_info=True)
-                connections[self._using].close()
-                self._listener.reset()
-                self._ended.wait(SLICE_SECONDS)
-        connections.close_all()
+                self._recover(error)
+            else:
+                self._backoff.reset()
+        drop_all_connections()
 
     def end(self) -> None:
         """Stop beating; waits for the last beat to finish."""
         self._ended.set()
         self.join(2 * SLICE_SECONDS)
+
+    def _recover(self, error: Exception) -> None:
+        """Pause, and begin with a new connection."""
+        pause = self._backoff.next()
+        foreseen = is_foreseen(error)
+        logger.log(
+            logging.WARNING if foreseen else logging.ERROR,
+            "the relay's pacemaker missed a beat, going on in %.1f s: %s",
+            pause,
+            one_line(error),
+            exc_info=None if foreseen else error,
+        )
+        drop_connection(self._using)
+        self._listener.reset()
+        self._ended.wait(pause)
 
     def _beat(self) -> None:
         now = time.monotonic()

@@ -33,6 +33,8 @@ class Verdicts:
     hold: list[PendingRow] = field(default_factory=list)
     expire: list[PendingRow] = field(default_factory=list)
     unavailable: BackendUnavailable | None = None
+    are_noted: bool = False
+    """Whether the attempts that failed have been written down, which is not to be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,10 @@ class Announcer:
             ids += (row.id for row, _, _ in verdicts.retry)
         if _heard(event_failed):
             ids += (row.id for row, _ in verdicts.bury)
-        self._events = OutboxEvent.objects.using(self._using).in_bulk(ids) if ids else {}
+        # What an attempt before has read stays as it was: its rows may be settled already.
+        ids = [row_id for row_id in ids if row_id not in self._events]
+        if ids:
+            self._events |= OutboxEvent.objects.using(self._using).in_bulk(ids)
 
     def announce(self, verdicts: Verdicts) -> None:
         """Send the signals of the events that were read."""

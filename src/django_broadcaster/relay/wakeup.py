@@ -15,14 +15,17 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
-from functools import cache, partial
+from functools import cache
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import uuid4
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.conf import conf
+
+from .trouble import one_line
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -53,7 +56,10 @@ def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
 
 @cache
 def _hook(using: str, backend: str) -> Callable[[], None]:
-    return partial(_notify, using, backend)
+    def notify() -> None:  # no `partial`: Django reads its name when it fails
+        _notify(using, backend)
+
+    return notify
 
 
 def _notify(using: str, backend: str) -> None:
@@ -61,7 +67,12 @@ def _notify(using: str, backend: str) -> None:
     if now < _sent.get((using, backend), 0.0) + COALESCE_SECONDS:
         return
     _sent[using, backend] = now
-    _send(connections[using], CHANNEL, backend)
+    try:
+        _send(connections[using], CHANNEL, backend)
+    except Error as error:
+        # What the caller wanted has been committed, and a relay finds it when it polls.
+        problem = one_line(error)
+        logger.warning("the relay of backend %r could not be woken, it polls: %s", backend, problem)
 
 
 def notify_shares(using: str, backend: str) -> None:
@@ -125,6 +136,7 @@ class Listener:
     def __init__(self, using: str) -> None:
         self._using = using
         self._state = "new" if self._may_listen() else "deaf"
+        self._is_proven = False
 
     def wait(self, seconds: float, stop: Event) -> Heard:
         """Wait so long, or until notified; return what was heard."""
@@ -148,31 +160,54 @@ class Listener:
         return bool(is_psycopg3)  # psycopg2 has another interface, and polling serves it
 
     def _listen(self) -> bool:
-        """Listen, and see whether a NOTIFY of another connection gets through."""
-        with connections[self._using].cursor() as cursor:
-            cursor.execute(f"LISTEN {CHANNEL}")
-            cursor.execute(f"LISTEN {SHARES_CHANNEL}")
-        probe = f"probe {time.monotonic_ns()}"
-        other = connections[self._using].copy()
-        with closing(other):
-            _send(other, CHANNEL, probe)
+        """Listen, where a NOTIFY gets through; once it has, a slow moment can't deny it."""
+        self._is_proven = self._is_proven or self._gets_through()
+        if self._is_proven:
+            for channel in (CHANNEL, SHARES_CHANNEL):
+                self._execute(f"LISTEN {channel}")
+        else:
+            logger.warning(
+                "NOTIFY does not get through to this relay on database %r (is there a pooler in "
+                "transaction mode?); it polls",
+                self._using,
+            )
+        return self._is_proven
+
+    def _gets_through(self) -> bool:
+        """Try whether a NOTIFY of another connection is heard, on a channel of our own.
+
+        Behind a pooler in transaction mode LISTEN stays with a session of the pooler's, and
+        whoever is given that next would hear all that the publishers send.
+        """
+        trial = f"{CHANNEL}_{uuid4().hex}"
+        self._execute(f"LISTEN {trial}")
+        with closing(connections[self._using].copy()) as other:
+            _send(other, trial, "")
+        heard = self._hears(trial)
+        self._execute(f"UNLISTEN {trial}")
+        return heard
+
+    def _hears(self, trial: str) -> bool:
         deadline = time.monotonic() + PROBE_SECONDS
         while (left := deadline - time.monotonic()) > 0:
-            if probe in self._receive(left).events:
+            if any(note.channel == trial for note in self._notes(left)):
                 return True
-        logger.warning(
-            "NOTIFY does not get through to this relay on database %r (is there a pooler in "
-            "transaction mode?); it polls",
-            self._using,
-        )
         return False
 
     def _receive(self, seconds: float) -> Heard:
-        connection = connections[self._using]
-        connection.ensure_connection()
-        with connection.wrap_database_errors:
-            found = list(connection.connection.notifies(timeout=seconds, stop_after=1))
+        found = self._notes(seconds)
         return Heard(*(
             frozenset(note.payload for note in found if note.channel == channel)
             for channel in (CHANNEL, SHARES_CHANNEL)
         ))  # fmt: skip
+
+    def _notes(self, seconds: float) -> list[Any]:
+        """Wait so long for notifications; return those that came, of any channel."""
+        connection = connections[self._using]
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            return list(connection.connection.notifies(timeout=seconds, stop_after=1))
+
+    def _execute(self, sql: str) -> None:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(sql)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from django_broadcaster.conf import conf
 
 from .backend_thread import BackendThread, WorkerOptions
 from .pacemaker import Pacemaker
+
+GIVE_BACK_SECONDS = 2.0
+"""What is left, when the time is up, for giving back what is in flight: the database may hang."""
 
 
 class Worker:
@@ -39,6 +43,9 @@ class Worker:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         late = [thread for thread in self._threads if thread.is_alive()]
-        for thread in late:
-            thread.abandon(timeout)
+        givers = [threading.Thread(target=t.abandon, args=[timeout], daemon=True) for t in late]
+        for giver in givers:
+            giver.start()
+        for giver in givers:
+            giver.join(GIVE_BACK_SECONDS)
         return not late
