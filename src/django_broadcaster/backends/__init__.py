@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .base import Message, Outcome, PublisherBackend
 
 if TYPE_CHECKING:
+    from .celery import CeleryBackend
     from .console import ConsoleBackend
     from .dummy import DummyBackend
     from .kafka import KafkaBackend
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from .nats import NATSBackend
     from .rabbitmq import RabbitMQBackend
     from .redis import RedisStreamBackend
+    from .tasks import TasksBackend
     from .webhook import WebhookBackend
 
 __all__ = [
+    "CeleryBackend",
     "ConsoleBackend",
     "DummyBackend",
     "KafkaBackend",
@@ -31,10 +34,12 @@ __all__ = [
     "PublisherBackend",
     "RabbitMQBackend",
     "RedisStreamBackend",
+    "TasksBackend",
     "WebhookBackend",
 ]
 
 _MODULES = {
+    "CeleryBackend": "celery",
     "ConsoleBackend": "console",
     "DummyBackend": "dummy",
     "KafkaBackend": "kafka",
@@ -43,6 +48,7 @@ _MODULES = {
     "NATSBackend": "nats",
     "RabbitMQBackend": "rabbitmq",
     "RedisStreamBackend": "redis",
+    "TasksBackend": "tasks",
     "WebhookBackend": "webhook",
 }
 

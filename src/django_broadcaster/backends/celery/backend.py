@@ -1,0 +1,266 @@
+"""The backend: its options, what to call for an event, and what becomes of each failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import quote
+from uuid import UUID, uuid5
+
+from django.utils.module_loading import import_string
+
+from django_broadcaster.events.json_format import parse_json
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    InvalidPublisherConfig,
+    Rejected,
+    TransientError,
+)
+
+from ..base import Message, PublisherBackend
+from ..templates import Template
+from .link import Call, CallRefused, CallUnencodable, Link, LinkLost, library
+
+HEALTH_SECONDS: Final = 1.0
+"""The longest that a health check waits for a connection, and again for each answer."""
+
+PRIORITIES: Final = range(256)
+"""What AMQP can carry; on Redis Celery knows 0 to 9."""
+
+# Celery's own tasks, such as celery.map, take the name of another one to call.
+_RESERVED: Final = "celery."
+_NAMESPACE: Final = UUID("7c1f4a2e-6f0b-5d38-9a55-0d2b7e8f3c41")
+
+
+class CeleryBackend(PublisherBackend):
+    """Calls a Celery task for each event.
+
+    app: where the project's Celery app is: `mysite.celery.app`.
+    task: a template (`{type}`, `{source}`, `{subject}`, `{key}`) of the task's name.
+    arguments: "event": the task gets the event, a dictionary, as its one argument; "data": the
+        event's data, an object, are its keyword arguments.
+    queue, priority: as for `apply_async`; None leaves them to the app's settings and the task's.
+    timeout, connect_timeout: seconds without an answer after which the broker counts as away.
+
+    `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on AMQP
+    `routing_key`.
+
+    Calls go one after the other, each when the one before has been acknowledged, so those of a key
+    stand in their queue in order, and no other is sent behind one that failed. What workers make of
+    that order is theirs. Nothing is repeated here or in the client (`retry=False`): the relay is
+    who tries again.
+    """
+
+    config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue", "routing_key", "task"})
+
+    default_max_message_bytes: ClassVar[int | None] = 16 * 2**20
+    """RabbitMQ's default for `max_message_size` from version 4.0 on; Redis takes more."""
+
+    def __init__(
+        self,
+        *,
+        app: str,
+        task: str = "{type}",
+        arguments: Literal["event", "data"] = "event",
+        queue: str | None = None,
+        priority: int | None = None,
+        timeout: float = 10.0,
+        connect_timeout: float = 5.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.app_path, self.arguments = app, arguments
+        self.queue, self.priority = queue, priority
+        self.timeout, self.connect_timeout = timeout, connect_timeout
+        for option, problem in self._problems():
+            raise self.option_error(option, problem)
+        try:
+            self._task = Template(task, escape)
+        except ValueError as error:
+            raise self.option_error("task", str(error)) from None
+        self._link: Link | None = None
+
+    # --- The contract ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Import the app and connect; raises BackendUnavailable or BackendConfigurationError."""
+        self.close()
+        self._connected()
+
+    def close(self) -> None:
+        """Disconnect; the next publish connects again."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def publish(self, message: Message) -> None:
+        """Send the call for one event; raises its DeliveryError."""
+        call = self._call(message)
+        link = self._connected()
+        if call.routing_key is not None and not link.is_amqp:
+            raise Rejected("'routing_key' is for AMQP; on this broker, name a 'queue'")
+        try:
+            link.send(call)
+        except CallUnencodable as error:
+            raise Rejected(f"the task's arguments can't be encoded: {error}") from error
+        except CallRefused as error:
+            raise self._refused(message, link, error) from error
+        except LinkLost as error:
+            raise BackendUnavailable(f"{link.place}: {error}") from error
+        except BaseException:
+            # An answer that was not read would pass for the next call's.
+            self._drop()
+            raise
+
+    def health_check(self) -> bool:
+        """Log in to the broker over a connection of its own; never raises."""
+        if self._link is not None and self._link.is_blocked:
+            return False
+        timeout = min(self.timeout, self.connect_timeout, HEALTH_SECONDS)
+        try:
+            self._new_link(timeout, timeout).close()
+        except Exception:
+            return False
+        return True
+
+    def validate_config(self, config: Mapping[str, Any]) -> None:
+        """Judge the values, too; raises InvalidPublisherConfig naming the key."""
+        super().validate_config(config)
+        for key, value in config.items():
+            if problem := _priority_problem(value) if key == "priority" else _name_problem(value):
+                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    # --- From an event to a call -------------------------------------------------------------
+
+    def _call(self, message: Message) -> Call:
+        """Return what to call for an event; raises Rejected for one that can't be sent."""
+        body = message.to_json()
+        if self.max_message_bytes is not None and len(body) > self.max_message_bytes:
+            raise Rejected(
+                f"the event takes {len(body)} bytes, over the limit of {self.max_message_bytes} "
+                "of the backend's max_message_bytes"
+            )
+        config = message.config
+        task = config.get("task") or self._task.render(message)
+        if task.startswith(_RESERVED):
+            raise Rejected(f"{task!r} is a name of Celery's own tasks, which no event may call")
+        args, keywords = self._arguments(message, body)
+        return Call(
+            task=task,
+            task_id=task_id(message.source, message.event_id, self.alias),
+            args=args,
+            keywords=keywords,
+            queue=config.get("queue", self.queue),
+            routing_key=config.get("routing_key"),
+            priority=config.get("priority", self.priority),
+        )
+
+    def _arguments(self, message: Message, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        if self.arguments == "event":
+            return [parse_json(body)], {}
+        data = None if message.data_json is None else parse_json(message.data_json)
+        if not isinstance(data, dict):
+            raise Rejected("the event's data are no object, so they can't be keyword arguments")
+        return [], data
+
+    # --- What a failure means ----------------------------------------------------------------
+
+    def _refused(self, message: Message, link: Link, error: CallRefused) -> DeliveryError:
+        """Return what it means that the broker refused one call.
+
+        Where all calls go the same way, every event would meet that, and none is to blame: they
+        wait until it is put right. Where an event chooses its task or its queue, others go on.
+        """
+        if error.is_final:
+            return Rejected(f"{link.place}: {error}")
+        if self._task.is_constant and not message.config:
+            return BackendUnavailable(f"{link.place}: {error}")
+        return TransientError(f"{link.place}: {error}")
+
+    # --- The connection ----------------------------------------------------------------------
+
+    def _connected(self) -> Link:
+        """Return a connection of use. Between two calls, losing one loses or repeats nothing."""
+        if self._link is not None and not self._link.is_fresh():
+            self._drop()
+        if self._link is None:
+            self._link = self._new_link(self.timeout, self.connect_timeout)
+        return self._link
+
+    def _new_link(self, timeout: float, connect_timeout: float) -> Link:
+        """Return an open connection; raises BackendUnavailable or BackendConfigurationError."""
+        app = self._app()
+        try:
+            return Link(app, timeout, connect_timeout)
+        except LinkLost as error:
+            raise BackendUnavailable(str(error)) from error
+        except ValueError as error:
+            raise self.option_error("app", str(error)) from None
+
+    def _app(self) -> Any:
+        celery = library()
+        path = self.app_path.replace(":", ".")
+        try:
+            found = import_string(path)
+        except ImportError as error:
+            raise self.option_error("app", f"{path!r} can't be imported: {error}") from error
+        if not isinstance(found, celery.Celery):
+            raise self.option_error("app", f"{path!r} is no Celery app")
+        return found
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.drop()
+
+    # --- Options -----------------------------------------------------------------------------
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the option and what is wrong with it."""
+        path: object = self.app_path
+        if not isinstance(path, str) or "." not in path.replace(":", "."):
+            yield "app", "must be the dotted path of a Celery app, as 'mysite.celery.app'"
+        if self.arguments not in ("event", "data"):
+            yield "arguments", f"must be 'event' or 'data', not {self.arguments!r}"
+        if self.queue is not None and (problem := _name_problem(self.queue)):
+            yield "queue", problem
+        if self.priority is not None and (problem := _priority_problem(self.priority)):
+            yield "priority", problem
+        for option in ("timeout", "connect_timeout"):
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                yield option, f"must be seconds above 0, not {value!r}"
+
+
+def task_id(source: str, event_id: str, backend: str) -> str:
+    """Return the id of the task that an event becomes: the same each time that it is sent.
+
+    `backend` is the alias: an event that goes to two Celery backends becomes two tasks.
+    """
+    return str(uuid5(_NAMESPACE, "\0".join((backend, source, event_id))))
+
+
+def escape(field: str, value: str) -> str:
+    """Return a field of a task's name, in which a dot divides words.
+
+    The words of a `type` stay words. Any other field is one word. What is no letter or digit of
+    ASCII nor one of `-_~` is percent-encoded.
+    """
+    encoded = quote(value, safe="")
+    return encoded if field == "type" else encoded.replace(".", "%2E")
+
+
+def _name_problem(name: object) -> str:
+    """Return what is wrong with a name, or nothing."""
+    if not isinstance(name, str) or not name or not name.isprintable():
+        return f"must be text without control characters, and not empty, not {name!r}"
+    if len(name.encode()) > 255:
+        return "must have at most 255 bytes"
+    return ""
+
+
+def _priority_problem(value: object) -> str:
+    if type(value) is not int or value not in PRIORITIES:
+        return f"must be a whole number from 0 to {PRIORITIES[-1]}, not {value!r}"
+    return ""

@@ -1,0 +1,452 @@
+"""What goes wrong with a Celery app's broker, on servers of our own: Redis and RabbitMQ."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from django_broadcaster.backends import CeleryBackend, Message, Outcome
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    BackendUnavailable,
+    DeliveryError,
+    Held,
+    Rejected,
+    TransientError,
+)
+from django_broadcaster.testing import make_message
+from tests.support import celery_app
+from tests.support.celery_queue import event_ids, take
+from tests.support.certificates import make_certificates
+from tests.support.rabbitmq_server import RabbitMQServer, channel, rabbitmq_server
+from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.chaos
+
+APP = "tests.support.celery_app.app"
+LARGEST = 100_000  # bytes of one message that the RabbitMQ node takes
+WAIT = 20.0  # seconds, at the most
+
+MakeBackend = Callable[..., CeleryBackend]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def tls_port() -> int:
+    """The port where the RabbitMQ node speaks TLS."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def rabbit(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path, tls_port: int
+) -> Iterator[RabbitMQServer]:
+    """The node that all of these tests share, one after the other: it takes seconds to start."""
+    config = f"""
+max_message_size = {LARGEST}
+listeners.ssl.local = 127.0.0.1:{tls_port}
+ssl_options.cacertfile = {certificates}/ca.pem
+ssl_options.certfile = {certificates}/server.pem
+ssl_options.keyfile = {certificates}/server.key
+"""
+    with rabbitmq_server(tmp_path_factory.mktemp("rabbitmq"), config) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def redis_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that writes each command to disk before it answers."""
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    with redis_server(tmp_path_factory.mktemp("redis"), *durable) as running:
+        yield running
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def server(request: pytest.FixtureRequest) -> RedisServer | RabbitMQServer:
+    """Each of the two."""
+    name = {"redis": "redis_node", "rabbitmq": "rabbit"}[request.param]
+    found: RedisServer | RabbitMQServer = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def queue() -> str:
+    """The name of a queue of one test."""
+    return f"celery-{uuid4().hex}"
+
+
+@pytest.fixture
+def make(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeBackend]:
+    """Make backends for an app with that broker, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(url: str, app: Mapping[str, Any] | None = None, **options: Any) -> CeleryBackend:
+            new = celery_app.make_app(url, queue, **(app or {}))
+            monkeypatch.setattr(celery_app, "app", new)
+            defaults = {"app": APP, "task": "any", "timeout": 5.0}
+            backend = CeleryBackend(alias="default", **{**defaults, **options})
+            made.callback(backend.close)
+            return backend
+
+        yield make
+
+
+def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
+    """Messages whose data is 0, 1, 2, ..."""
+    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
+
+
+def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
+    """The types of outcomes."""
+    return [None if outcome is None else type(outcome) for outcome in outcomes]
+
+
+def failed(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Message]:
+    """The messages that were not acknowledged."""
+    return [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is not None]
+
+
+def first_times(stored: Sequence[str], messages: Sequence[Message]) -> None:
+    """Assert that all arrived, those of each key in order at their first time."""
+    first = list(dict.fromkeys(stored))
+    assert set(first) == {message.event_id for message in messages}
+    for key in {message.partition_key for message in messages}:
+        mine = [message.event_id for message in messages if message.partition_key == key]
+        assert [each for each in first if each in set(mine)] == mine
+
+
+@contextmanager
+def hanging(server: RedisServer | RabbitMQServer) -> Iterator[None]:
+    """Let the server accept connections and answer nothing."""
+    if isinstance(server, RabbitMQServer):
+        with server.hanging():
+            yield
+        return
+    server.stop()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+# --- On both -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.98])
+def test_connection_cut_in_the_middle_of_a_batch(
+    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str, part: float
+) -> None:
+    """What was acknowledged is there, the rest is unavailable, and a second try keeps the order."""
+    messages = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(100)]
+    scheme = server.url.partition(":")[0]
+    with TcpProxy("127.0.0.1", server.port) as proxy:
+        backend = make(f"{scheme}://127.0.0.1:{proxy.port}")
+        assert backend.publish_batch(numbers(1)) == [None]
+        proxy.cut_request_after = int(part * 100 * 900)
+        outcomes = backend.publish_batch(messages)
+        proxy.cut_request_after = None
+        assert set(kinds(outcomes)) == {None, BackendUnavailable}
+        acknowledged = {m.event_id for m, o in zip(messages, outcomes, strict=True) if o is None}
+        stored = event_ids(take(server.url, queue))[1:]
+        assert acknowledged <= set(stored)
+        left = failed(messages, outcomes)
+        assert backend.publish_batch(left) == [None] * len(left)
+    first_times(stored + event_ids(take(server.url, queue)), messages)
+
+
+def test_slow_server_is_unavailable_after_the_timeout(
+    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str
+) -> None:
+    """The timeout ends the wait, and a late answer is not taken for the next call's."""
+    backend = make(server.url, timeout=0.5, connect_timeout=0.5)
+    assert backend.publish_batch(numbers(1)) == [None]
+    with hanging(server):
+        started = time.monotonic()
+        for _ in range(2):
+            assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+        assert backend.health_check() is False
+        backend.close()
+        assert time.monotonic() - started < 8
+    messages = numbers(5, "key")
+    left = messages
+    while left:  # it may need a moment
+        left = failed(left, backend.publish_batch(left))
+        assert time.monotonic() - started < WAIT
+    sent = {message.event_id for message in messages}
+    stored = [each for each in event_ids(take(server.url, queue)) if each in sent]
+    first_times(stored, messages)
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
+    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str
+) -> None:
+    """SIGKILL and start: all acknowledged events are there, each key in order."""
+    backend = make(server.url, timeout=5.0)
+    messages: list[Message] = []
+    backend.open()
+    killer = threading.Thread(target=_kill_and_start, args=(server, messages))
+    killer.start()
+    while killer.is_alive() or len(messages) < 500:
+        batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
+        _insist(backend, batch)
+        messages += batch
+    killer.join()
+    first_times(event_ids(take(server.url, queue)), messages)
+
+
+def _kill_and_start(server: RedisServer | RabbitMQServer, sent: list[Message]) -> None:
+    wait_until(lambda: len(sent) >= 100, WAIT, "the server is under load")
+    server.kill()
+    server.start()
+
+
+def _insist(backend: CeleryBackend, batch: list[Message]) -> None:
+    """Publish until all is acknowledged, as a relay does; only the server may fail."""
+    deadline = time.monotonic() + 60
+    while batch:
+        outcomes = backend.publish_batch(batch)
+        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
+        batch = failed(batch, outcomes)
+        assert time.monotonic() < deadline
+
+
+def test_wrong_login_is_unavailable(
+    make: MakeBackend, server: RedisServer | RabbitMQServer
+) -> None:
+    """Credentials that are wrong cost no event, and are in no error."""
+    scheme = server.url.partition(":")[0]
+    backend = make(f"{scheme}://nobody:secret@127.0.0.1:{server.port}")
+    outcomes = backend.publish_batch(numbers(2))
+    assert kinds(outcomes) == [BackendUnavailable] * 2
+    assert backend.health_check() is False
+    assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("choice", ["config", "none"])
+def test_queue_that_is_not_configured(
+    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str, choice: str
+) -> None:
+    """Where the app makes no queues, one that is missing stops its event, or all if all want it."""
+    backend = make(
+        server.url,
+        {"task_create_missing_queues": False},
+        queue=None if choice == "config" else "missing",
+    )
+    config = {"queue": "missing"} if choice == "config" else {}
+    messages = [*numbers(1, "a", config=config), *numbers(1, "a"), *numbers(1, "b")]
+    expected = {
+        "config": [TransientError, Held, None],
+        "none": [BackendUnavailable] * 3,
+    }
+    outcomes = backend.publish_batch(messages)
+    assert kinds(outcomes) == expected[choice]
+    assert "missing" in str(outcomes[0])
+
+
+# --- RabbitMQ ----------------------------------------------------------------------------------
+
+
+def test_message_over_the_servers_limit_is_rejected_alone(
+    make: MakeBackend, rabbit: RabbitMQServer, queue: str
+) -> None:
+    """A server that takes less than `max_message_bytes` gets all other events."""
+    messages = [
+        *numbers(2, "a"),
+        make_message(data="x" * LARGEST, partition_key="a"),
+        *numbers(1, "a"),
+        *numbers(2, "b"),
+    ]
+    outcomes = make(rabbit.url).publish_batch(messages)
+    assert kinds(outcomes) == [None, None, Rejected, Held, None, None]
+    assert "larger than configured max size" in str(outcomes[2])
+    stored = [messages[index].event_id for index in (0, 1, 4, 5)]
+    assert event_ids(take(rabbit.url, queue)) == stored
+
+
+def test_queue_that_goes_away_is_declared_again(
+    make: MakeBackend, rabbit: RabbitMQServer, queue: str
+) -> None:
+    """A queue that is deleted under a backend's feet swallows no event: it is made anew."""
+    backend = make(rabbit.url)
+    assert backend.publish_batch(numbers(1)) == [None]
+    with channel(rabbit.url) as other:
+        other.queue_delete(queue)
+    messages = numbers(5, "key")
+    outcomes = backend.publish_batch(messages)
+    assert kinds(outcomes) == [BackendUnavailable] * 5
+    assert "no queue takes it" in str(outcomes[0])
+    assert backend.publish_batch(messages) == [None] * 5
+    assert event_ids(take(rabbit.url, queue)) == [message.event_id for message in messages]
+
+
+def test_queue_of_another_kind_is_unavailable(
+    make: MakeBackend, rabbit: RabbitMQServer, queue: str
+) -> None:
+    """A queue that is there with other arguments stops everything, and the error names it."""
+    with channel(rabbit.url) as other:
+        other.queue_declare(queue, durable=False)
+    outcomes = make(rabbit.url).publish_batch(numbers(2))
+    assert kinds(outcomes) == [BackendUnavailable] * 2
+    assert "inequivalent arg 'durable'" in str(outcomes[0])
+
+
+@pytest.mark.parametrize("whose", ["everybody's", "the event's"])
+def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose: str) -> None:
+    """A full queue makes all wait where all go there, else the events that chose it."""
+    from kombu import Queue
+
+    arguments = {"x-max-length": 3, "x-overflow": "reject-publish"}
+    full = Queue(queue, durable=True, queue_arguments=arguments)
+    backend = make(rabbit.url, {"task_queues": [full, Queue(f"{queue}-2")]})
+    config = {} if whose == "everybody's" else {"queue": queue}
+    messages = numbers(10, "key", config=config)
+    outcomes = backend.publish_batch(messages)
+    stored = take(rabbit.url, queue)
+    taken = len(stored)
+    assert 3 <= taken < 10
+    assert event_ids(stored) == [message.event_id for message in messages[:taken]]
+    refused = [BackendUnavailable] * (10 - taken)
+    if config:
+        refused = [TransientError] + [Held] * (9 - taken)
+    assert kinds(outcomes) == [None] * taken + refused
+    other = numbers(1, config={"queue": f"{queue}-2"})
+    assert backend.publish_batch([*messages[taken:][:3], *other]) == [None] * 4
+
+
+def test_alarm_is_unavailable_within_the_timeout(
+    make: MakeBackend, rabbit: RabbitMQServer, queue: str
+) -> None:
+    """A server that is short of memory costs no event, and keeps one call in its buffers."""
+    backend = make(rabbit.url, timeout=1.0)
+    assert backend.publish_batch(numbers(1)) == [None]
+    messages = numbers(20, "key")
+    with rabbit.alarmed():
+        for _ in range(3):
+            started = time.monotonic()
+            outcomes = backend.publish_batch(messages)
+            assert kinds(outcomes) == [BackendUnavailable] * 20
+            assert "alarm" in str(outcomes[0])
+            assert time.monotonic() - started < 5
+        assert backend.health_check() is False
+    wait_until(lambda: backend.publish_batch(numbers(1)) == [None], WAIT, "the alarm is over")
+    assert backend.publish_batch(messages) == [None] * 20
+    stored = event_ids(take(rabbit.url, queue))
+    assert stored.count(messages[0].event_id) == 2
+    first_times([each for each in stored if each in {m.event_id for m in messages}], messages)
+
+
+def test_idle_connection_that_the_server_closed_costs_nothing(
+    make: MakeBackend, rabbit: RabbitMQServer, queue: str
+) -> None:
+    """A relay that was disconnected while it idled delivers with its next batch."""
+    backend = make(rabbit.url)
+    assert backend.publish_batch(numbers(1)) == [None]
+    link = backend._link
+    assert link is not None
+    rabbit.node.control("close_all_connections", "a test")
+    wait_until(link._has_news, WAIT, "the server has said goodbye")
+    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert len(take(rabbit.url, queue)) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "works"),
+    [
+        ("pyamqp://127.0.0.1", {"ca_certs": "ca.pem", "server_hostname": "127.0.0.1"}, True),
+        ("pyamqp://127.0.0.1", {"ca_certs": "other.pem", "server_hostname": "127.0.0.1"}, False),
+        ("pyamqp://127.0.0.1", {"ca_certs": "ca.pem", "server_hostname": "elsewhere"}, False),
+        ("pyamqp://127.0.0.1", None, False),
+    ],
+    ids=["right", "another CA", "another name", "none"],
+)
+def test_tls_of_the_app(
+    make: MakeBackend,
+    rabbit: RabbitMQServer,
+    certificates: Path,
+    tls_port: int,
+    url: str,
+    options: dict[str, str] | None,
+    works: bool,
+) -> None:
+    """The app's `broker_use_ssl` is obeyed; TLS that fails costs no event."""
+    ssl: dict[str, Any] = {**(options or {}), "cert_reqs": 2}
+    ssl["ca_certs"] = str(certificates / ssl.get("ca_certs", ""))
+    backend = make(
+        f"{url}:{tls_port}",
+        {"broker_use_ssl": ssl if options else False},
+        timeout=2,
+        connect_timeout=2,
+    )
+    expected = [None] * 2 if works else [BackendUnavailable] * 2
+    assert kinds(backend.publish_batch(numbers(2))) == expected
+    assert backend.health_check() is works
+
+
+# --- Redis -------------------------------------------------------------------------------------
+
+
+def test_full_redis_is_unavailable(make: MakeBackend, tmp_path: Path, queue: str) -> None:
+    """A Redis without memory left takes nothing more, and goes on where it stopped."""
+    with redis_server(tmp_path) as full:
+        backend = make(full.url)
+        messages = numbers(5, "key")
+        assert backend.publish_batch(messages[:2]) == [None] * 2
+        full.command("CONFIG", "SET", "maxmemory", "1")
+        outcomes = backend.publish_batch(messages[2:])
+        assert kinds(outcomes) == [BackendUnavailable] * 3
+        full.command("CONFIG", "SET", "maxmemory", "0")
+        assert backend.publish_batch(messages[2:]) == [None] * 3
+        assert event_ids(take(full.url, queue)) == [message.event_id for message in messages]
+
+
+@pytest.mark.parametrize("whose", ["everybody's", "the event's"])
+def test_queue_that_is_no_list(
+    make: MakeBackend, redis_node: RedisServer, queue: str, whose: str
+) -> None:
+    """A key of Redis that is something else stops all who go there, and nobody else."""
+    redis_node.command("SET", f"{queue}-2", "something else")
+    config = {"queue": f"{queue}-2"}
+    if whose == "everybody's":
+        outcomes = make(redis_node.url, **config).publish_batch(numbers(2))
+        assert kinds(outcomes) == [BackendUnavailable] * 2
+    else:
+        messages = [*numbers(2, "a", config=config), *numbers(1, "b")]
+        outcomes = make(redis_node.url).publish_batch(messages)
+        assert kinds(outcomes) == [TransientError, Held, None]
+    assert "WRONGTYPE" in str(outcomes[0])
+
+
+def test_second_address_of_the_app_is_tried(
+    make: MakeBackend, redis_node: RedisServer, queue: str
+) -> None:
+    """Where the app names several brokers, one that is away is passed over without a pause."""
+    started = time.monotonic()
+    backend = make(f"redis://127.0.0.1:{free_port()}/0;{redis_node.url}")
+    assert backend.publish_batch(numbers(2)) == [None] * 2
+    assert time.monotonic() - started < 3
+    assert len(take(redis_node.url, queue)) == 2
+
+
+def test_client_without_confirmations_is_refused(
+    make: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An AMQP client of kombu that can't wait for confirmations is an error of the settings."""
+    from kombu.transport import pyamqp
+
+    monkeypatch.setattr(pyamqp.Transport, "driver_name", "librabbitmq")
+    with pytest.raises(BackendConfigurationError, match="pyamqp://"):
+        make("pyamqp://127.0.0.1").open()
