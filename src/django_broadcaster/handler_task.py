@@ -1,7 +1,7 @@
 """The task that `TasksBackend` enqueues: one handler for one event, through the inbox.
 
-A worker of Django's tasks finds it by the name `django_broadcaster.handler_task.run_handler`. Before
-Django 6.0, which has no tasks, it is a plain function.
+A worker of Django's tasks finds it by its path, `django_broadcaster.handler_task.run_handler`.
+Before Django 6.0, which has no tasks, it is a plain function.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Celery backend on shared brokers: what it calls, with what, and that a real worker runs it."""
+"""The Celery backend on shared brokers: what it calls, with what, and that a worker runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import CeleryBackend, Message, Outcome, PublisherBackend
+from django_broadcaster.backends import CeleryBackend, Outcome, PublisherBackend
 from django_broadcaster.backends.celery import task_id
 from django_broadcaster.backends.celery.backend import escape
 from django_broadcaster.events import CloudEvent
@@ -326,9 +326,9 @@ def test_real_worker_runs_what_a_transaction_published(
                 publisher.publish_event(
                     "order.placed", "/shop", {"n": number}, partition_key="order"
                 )
-        with pytest.raises(ZeroDivisionError), transaction.atomic():
+        with transaction.atomic():
             publisher.publish_event("order.placed", "/shop", {"n": 99}, partition_key="order")
-            raise ZeroDivisionError
+            transaction.set_rollback(True)
         options = WorkerOptions(
             database="default", backends=["default"], batch_size=100, interval=0.1, drain=True
         )

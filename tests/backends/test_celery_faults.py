@@ -304,15 +304,17 @@ def test_queue_of_another_kind_is_unavailable(
     assert "inequivalent arg 'durable'" in str(outcomes[0])
 
 
-@pytest.mark.parametrize("whose", ["everybody's", "the event's"])
+@pytest.mark.parametrize("whose", ["everybody's", "the event's", "the route's"])
 def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose: str) -> None:
     """A full queue makes all wait where all go there, else the events that chose it."""
     from kombu import Queue
 
     arguments = {"x-max-length": 3, "x-overflow": "reject-publish"}
     full = Queue(queue, durable=True, queue_arguments=arguments)
-    backend = make(rabbit.url, {"task_queues": [full, Queue(f"{queue}-2")]})
-    config = {} if whose == "everybody's" else {"queue": queue}
+    routes = {"test.*": {"queue": queue}} if whose == "the route's" else None
+    queues = {"task_queues": [full, Queue(f"{queue}-2")], "task_routes": routes}
+    backend = make(rabbit.url, queues, task="{type}")
+    config = {"queue": queue} if whose == "the event's" else {}
     messages = numbers(10, "key", config=config)
     outcomes = backend.publish_batch(messages)
     stored = take(rabbit.url, queue)
@@ -320,7 +322,7 @@ def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose
     assert 3 <= taken < 10
     assert event_ids(stored) == [message.event_id for message in messages[:taken]]
     refused = [BackendUnavailable] * (10 - taken)
-    if config:
+    if whose != "everybody's":
         refused = [TransientError] + [Held] * (9 - taken)
     assert kinds(outcomes) == [None] * taken + refused
     other = numbers(1, config={"queue": f"{queue}-2"})

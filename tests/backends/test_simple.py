@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 
+import django
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
-from django_broadcaster.backends import ConsoleBackend, LocMemBackend
+from django_broadcaster.backends import ConsoleBackend, LocMemBackend, TasksBackend
 from django_broadcaster.backends import locmem as locmem_module
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.testing import make_message
@@ -58,3 +60,10 @@ def test_locmem_keeps_one_list_for_each_alias() -> None:
     assert locmem_module.outbox("b") == []
     locmem_module.clear()
     assert locmem_module.outbox("a") == []
+
+
+@pytest.mark.skipif(django.VERSION >= (6, 0), reason="Django has tasks from 6.0 on")
+def test_django_without_tasks_is_named() -> None:
+    """Before Django 6.0 a TasksBackend is an error of the settings that says what to do."""
+    with pytest.raises(ImproperlyConfigured, match=r"'jobs'.*from 6\.0 on.*Use CeleryBackend or"):
+        TasksBackend(alias="jobs")

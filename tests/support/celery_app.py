@@ -1,8 +1,8 @@
 """A Celery app: for the tests `app` is replaced, and a worker process is told by the environment.
 
-    BROADCASTER_CELERY_BROKER   the broker's URL
-    BROADCASTER_CELERY_QUEUE    the queue of all tasks
-    BROADCASTER_CELERY_RECORD   the file that tasks append to, one line of JSON each
+BROADCASTER_CELERY_BROKER   the broker's URL
+BROADCASTER_CELERY_QUEUE    the queue of all tasks
+BROADCASTER_CELERY_RECORD   the file that tasks append to, one line of JSON each
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ A page's blocks run in order:
 `python`    in one namespace for the page
 `pycon`     there too, and what it prints is compared (`...` stands for anything)
 `console`   each line behind `$` in a shell, and the lines below it are compared; a last line `^C`
-            means: let it run until the lines above are there, then interrupt it
+            means: let it run until the lines above are there, then interrupt it; lines below `^C`, about its
+end, stand for its exit status
 `text`      is shown only; so is `json`, which has to be valid
 
 A block whose first line is a comment with a path is that file; a `settings.py` is added to the one
@@ -154,7 +155,7 @@ class Project:
             import redis
 
             with redis.Redis.from_url(self._stands_for[REDIS]) as client:
-                for key in client.scan_iter(f"{self._stands_for[STREAM]}*"):
+                for key in client.scan_iter(f"*{self._stands_for[STREAM]}*"):
                     client.delete(key)
 
     # Files
@@ -224,18 +225,20 @@ class Project:
     # The shell
 
     def _command(self, block: Block, command: str, expected: str) -> None:
-        above, interrupt, _ = expected.partition("^C")
+        above, interrupt, below = expected.partition("^C")
+        below = below.lstrip("\n")
         try:
             if interrupt:
-                printed = self._until_interrupted(command, above)
+                printed = self._until_interrupted(command, above, judge_status=not below)
             else:
                 printed = self.call("sh", "-c", command)
         except Mistake as mistake:
             raise Mistake(f"{block.place}: {mistake}") from None
-        if above and not _matches(above, printed):
-            raise Mistake(f"{block.place}: $ {command}\nthe page says\n{above}\nbut\n{printed}")
+        if (above or below) and not _matches(above + below, printed):
+            said = f"the page says\n{above}{below}\nbut\n{printed}"
+            raise Mistake(f"{block.place}: $ {command}\n{said}")
 
-    def _until_interrupted(self, command: str, expected: str) -> str:
+    def _until_interrupted(self, command: str, expected: str, *, judge_status: bool) -> str:
         """Run a command until it has printed what is expected, then press Ctrl-C."""
         lines: list[str] = []
         with subprocess.Popen(
@@ -253,7 +256,7 @@ class Project:
             process.send_signal(signal.SIGINT)
             status = process.wait(SECONDS)
             reader.join(SECONDS)
-        if status:
+        if status and judge_status:
             raise Mistake(f"$ {command}\nexit status {status} after Ctrl-C\n{''.join(lines)}")
         return "".join(lines)
 

@@ -4,10 +4,10 @@
     arguments   the event as a dictionary of the CloudEvents JSON format, or its data as keywords
     task id     made from the event's source and id and the backend's alias: `task_id`
 
-The broker is the one of the Celery app (`broker_url`, `broker_use_ssl`, ...), and so are the queues,
-the routes and the serializer. On RabbitMQ each call is confirmed by the server before the event
-counts as delivered; on Redis it is in the list of its queue. CloudEvents has no binding for
-Celery's messages, so there is no `content_mode`.
+The broker is the one of the Celery app (`broker_url`, `broker_use_ssl`, ...), and so are queues,
+routes and serializer. On RabbitMQ each call is confirmed by the server before the event counts as
+delivered; on Redis it is in the list of its queue. CloudEvents has no binding for Celery's messages,
+so there is no `content_mode`.
 """
 
 from .backend import CeleryBackend, task_id

@@ -169,14 +169,21 @@ class CeleryBackend(PublisherBackend):
     def _refused(self, message: Message, link: Link, error: CallRefused) -> DeliveryError:
         """Return what it means that the broker refused one call.
 
-        Where all calls go the same way, every event would meet that, and none is to blame: they
-        wait until it is put right. Where an event chooses its task or its queue, others go on.
+        Where all calls go to one queue, every event would meet that, and none is to blame: they
+        wait until it is put right. Where the queue depends on the event, others go on.
         """
         if error.is_final:
             return Rejected(f"{link.place}: {error}")
-        if self._task.is_constant and not message.config:
+        if self._goes_with_all(message, link):
             return BackendUnavailable(f"{link.place}: {error}")
         return TransientError(f"{link.place}: {error}")
+
+    def _goes_with_all(self, message: Message, link: Link) -> bool:
+        """Tell whether an event's queue is that of all events."""
+        if message.config.keys() & {"queue", "routing_key"}:
+            return False
+        one_task = self._task.is_constant and "task" not in message.config
+        return self.queue is not None or one_task or not link.has_routes
 
     # --- The connection ----------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Link:
         self._connection = _connection(app, connect_timeout)
         self.place = f"Celery's broker at {self._connection.as_uri()}"
         self.is_amqp = self._connection.transport.driver_type == "amqp"
+        self.has_routes = bool(app.conf.task_routes)
         if self.is_amqp and self._connection.transport.driver_name != "py-amqp":
             raise ValueError("its AMQP client can't wait for confirmations; write pyamqp://")
         self.is_open = True
