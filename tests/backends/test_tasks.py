@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import django
@@ -29,6 +30,7 @@ from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.app.models import Order
+from tests.support.docs_runner import new_project
 
 if django.VERSION < (6, 0):  # what happens then is tested in test_simple.py
     pytest.skip("django.tasks is there from Django 6.0 on", allow_module_level=True)
@@ -226,6 +228,64 @@ def test_end_to_end_from_a_transaction(committing: None, register: Register) -> 
         assert Worker(options).run()
     assert [order.number for order in Order.objects.order_by("pk")] == ["0", "1", "2", "3", "4"]
     assert {event.status for event in OutboxEvent.objects.all()} == {OutboxEventStatus.PUBLISHED}
+
+
+HANDLERS = """
+from django_broadcaster.registry import event_registry
+
+from .models import Order
+
+@event_registry.register("order.placed")
+def confirm(event):
+    Order.objects.create(product=f"of {event.data['order']}", status="confirmed")
+"""
+
+TASKS_IN_THE_DATABASE = """
+INSTALLED_APPS += ["django_tasks_db"]
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+OUTBOX_PUBLISHERS = {"default": {"BACKEND": "django_broadcaster.backends.TasksBackend"}}
+"""
+
+PUBLISH = """
+from django.db import transaction
+from django_broadcaster.publishers import publisher
+
+for number in range(3):
+    with transaction.atomic():
+        publisher.publish_event("order.placed", "/shop", {"order": number})
+        transaction.set_rollback(number == 1)
+"""
+
+REPEAT = """
+from django_tasks_db.models import DBTaskResult
+from shop.models import Order
+
+assert DBTaskResult.objects.successful().count() == 2
+assert DBTaskResult.objects.update(status="READY") == 2
+print(*Order.objects.values_list("product", flat=True), sep=", ")
+"""
+
+COUNT = "from shop.models import Order; print(Order.objects.count())"
+
+
+@pytest.mark.slow
+def test_real_queue_and_worker(tmp_path: Path) -> None:
+    """Tasks in a database run in a worker's process, for what was committed, once if repeated."""
+    project = new_project(tmp_path)
+    with (tmp_path / "mysite" / "settings.py").open("a") as settings:
+        settings.write(TASKS_IN_THE_DATABASE)
+    (tmp_path / "shop" / "event_handlers.py").write_text(HANDLERS)
+    manage = ("python", "manage.py")
+    shell = (*manage, "shell", "--verbosity", "0", "-c")
+    project.call(*manage, "migrate")
+    project.call(*shell, PUBLISH)
+    project.call(*manage, "outbox_worker", "--drain")
+    assert project.call(*shell, COUNT) == "0\n"
+    work = (*manage, "db_worker", "--batch", "--no-startup-delay")
+    project.call(*work)
+    assert project.call(*shell, REPEAT) == "of 0, of 2\n"
+    project.call(*work)
+    assert project.call(*shell, COUNT) == "2\n"
 
 
 @pytest.mark.parametrize(

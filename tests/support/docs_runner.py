@@ -5,8 +5,8 @@ A page's blocks run in order:
 `python`    in one namespace for the page
 `pycon`     there too, and what it prints is compared (`...` stands for anything)
 `console`   each line behind `$` in a shell, and the lines below it are compared; a last line `^C`
-            means: let it run until the lines above are there, then interrupt it; lines below `^C`, about its
-end, stand for its exit status
+            means: let it run until the lines above are there, then interrupt it (lines below `^C`
+            are what it says at its end, and then its exit status may be any)
 `text`      is shown only; so is `json`, which has to be valid
 
 A block whose first line is a comment with a path is that file; a `settings.py` is added to the one

@@ -6,8 +6,8 @@
 
 The broker is the one of the Celery app (`broker_url`, `broker_use_ssl`, ...), and so are queues,
 routes and serializer. On RabbitMQ each call is confirmed by the server before the event counts as
-delivered; on Redis it is in the list of its queue. CloudEvents has no binding for Celery's messages,
-so there is no `content_mode`.
+delivered; on Redis it is in the list of its queue. CloudEvents has no binding for the messages of
+Celery, so there is no `content_mode`.
 """
 
 from .backend import CeleryBackend, task_id
