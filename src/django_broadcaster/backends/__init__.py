@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .kafka import KafkaBackend
     from .local import LocalBackend
     from .locmem import LocMemBackend
+    from .mqtt import MQTTBackend
     from .nats import NATSBackend
     from .rabbitmq import RabbitMQBackend
     from .redis import RedisStreamBackend
@@ -28,6 +29,7 @@ __all__ = [
     "KafkaBackend",
     "LocMemBackend",
     "LocalBackend",
+    "MQTTBackend",
     "Message",
     "NATSBackend",
     "Outcome",
@@ -44,6 +46,7 @@ _MODULES = {
     "DummyBackend": "dummy",
     "KafkaBackend": "kafka",
     "LocalBackend": "local",
+    "MQTTBackend": "mqtt",
     "LocMemBackend": "locmem",
     "NATSBackend": "nats",
     "RabbitMQBackend": "rabbitmq",

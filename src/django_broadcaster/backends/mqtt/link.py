@@ -1,0 +1,331 @@
+"""A connection to an MQTT server for a publisher, without a thread of its own.
+
+paho-mqtt connects, encrypts and logs in. From then on packets are written and read here: paho's own
+way costs fifty times as much for each message, and it would send what was not acknowledged once
+more over the next connection, behind what has gone out meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from django_broadcaster.exceptions import MissingClient
+
+from .packets import (
+    DISCONNECT,
+    DISCONNECT_PACKET,
+    LONGEST_PACKET,
+    PINGREQ_PACKET,
+    PINGRESP,
+    Packet,
+    Reader,
+)
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+READ_BYTES: Final = 65536
+
+_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+
+
+class LinkLost(Exception):
+    """The connection is of no further use; what was not acknowledged may or may not have arrived.
+
+    code: the server's own reason (a reason code of MQTT 5); None if it gave none.
+    hung_up: whether the other side ended it, rather than that nothing was heard of it.
+    """
+
+    def __init__(self, text: str, *, code: int | None = None, hung_up: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.hung_up = hung_up
+
+
+class Link:
+    """An open connection. Every method but `close` may raise LinkLost.
+
+    window: how many messages the server lets be on their way at the same time.
+    longest: bytes of the longest packet that it takes.
+    keepalive: seconds without a word after which it disconnects; 0 for never.
+    takes_retained: whether it keeps messages for those who subscribe later.
+    acknowledged: how many messages it has taken; for the caller to count.
+    has_refused: whether its last answer was that it did not take one; for the caller to say.
+    """
+
+    def __init__(self, client: Client, answer: Any, keepalive: int, timeout: float) -> None:
+        sock: Any = client.socket()
+        if sock is None:
+            raise LinkLost("the connection is closed", hung_up=True)
+        self.window = int(getattr(answer, "ReceiveMaximum", 2**16 - 1))
+        self.longest = int(getattr(answer, "MaximumPacketSize", LONGEST_PACKET))
+        self.keepalive = int(getattr(answer, "ServerKeepAlive", keepalive))
+        self.takes_retained = bool(getattr(answer, "RetainAvailable", 1))
+        self.takes_qos_1 = getattr(answer, "MaximumQoS", 2) > 0
+        self.acknowledged = 0
+        self.has_refused = False
+        self._client = client  # closes the socket when it is finalised
+        self._sock = sock
+        self._timeout = timeout
+        self._pid = os.getpid()
+        self._reader = Reader()
+        self._end: LinkLost | None = None
+        self._is_whole = True  # no packet was written in part
+        self._identifier = 0
+        self._last_word = time.monotonic()
+        self._sock.settimeout(timeout)
+        self._set(socket.TCP_NODELAY)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is of another process, from which this one was forked."""
+        return self._pid != os.getpid()
+
+    @property
+    def idle(self) -> float:
+        """Seconds since something was sent."""
+        return time.monotonic() - self._last_word
+
+    def next_identifier(self, taken: Mapping[int, object]) -> int:
+        """Return a packet identifier that is not taken."""
+        while True:
+            self._identifier = self._identifier % (2**16 - 1) + 1
+            if self._identifier not in taken:
+                return self._identifier
+
+    def send(self, data: bytes) -> None:
+        """Write it all.
+
+        The server's answers meanwhile are a few bytes for each message on its way, and wait in the
+        system's buffer: nobody waits for the other one to read. Why writing failed may stand in
+        what is still to be read, so it is `receive` that says so.
+        """
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._sock.send(rest) :]
+        except (OSError, ValueError):
+            self._is_whole = False
+        self._last_word = time.monotonic()
+
+    def receive(self) -> list[Packet]:
+        """Wait for packets."""
+        packets: list[Packet] = []
+        while not packets:
+            if self._end is not None:
+                raise self._end
+            packets = self._read()
+        return packets
+
+    def freshen(self, seconds: float) -> None:
+        """See that the server has not hung up; ask it, if it was silent for so many seconds.
+
+        It is asked, too, if it has refused a message: it may be about to hang up.
+        """
+        self._sock.setblocking(False)
+        try:
+            self._read()
+        finally:
+            self._sock.settimeout(self._timeout)
+        if self._end is not None:
+            raise self._end
+        if self.idle < seconds and not self.has_refused:
+            return
+        self.send(PINGREQ_PACKET)
+        while all(packet.kind != PINGRESP for packet in self.receive()):
+            pass
+        self.has_refused = False
+
+    def close(self) -> None:
+        """Say goodbye, and disconnect; a connection of the parent process stays the parent's."""
+        if not self.is_inherited and self._is_whole and self._end is None:
+            with suppress(OSError, ValueError):
+                self._sock.setblocking(False)
+                self._sock.send(DISCONNECT_PACKET)
+        self._sock.close()
+
+    def _read(self) -> list[Packet]:
+        """Return what has come in; how the connection ended is noted, and raised afterwards."""
+        try:
+            data = self._sock.recv(READ_BYTES)
+            self._set(_QUICKACK)
+            packets = self._reader.feed(data)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return []
+        except TimeoutError:
+            self._end = LinkLost(f"no answer in {self._timeout} seconds")
+            return []
+        except (OSError, ValueError) as error:
+            hung_up = isinstance(error, ConnectionError | ssl.SSLEOFError)
+            self._end = LinkLost(describe(error), hung_up=hung_up)
+            return []
+        if not data:
+            self._end = LinkLost("the server closed the connection", hung_up=True)
+        for place, packet in enumerate(packets):
+            if packet.kind == DISCONNECT:
+                self._end = disconnected(packet)
+                return packets[:place]
+        return packets
+
+    def _set(self, option: int | None) -> None:
+        """Set an option of TCP; without it, it is slower.
+
+        Small packets must not wait, neither our messages for the server to have got the one before
+        (TCP_NODELAY), nor the server's answers for us to say so, which a system puts off for 40 ms
+        (TCP_QUICKACK, which has to be set again and again).
+        """
+        if option is not None:
+            with suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def connect(
+    *,
+    host: str,
+    port: int,
+    client_id: str,
+    username: str | None,
+    password: str | None,
+    tls: Callable[[], ssl.SSLContext] | None,
+    keepalive: int,
+    timeout: float,
+) -> Link:
+    """Return an open connection; raises LinkLost, or MissingClient."""
+    paho = library()
+    client = paho.Client(
+        paho.CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        protocol=paho.MQTTv5,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = timeout
+    answers: list[tuple[Any, Any]] = []
+    client.on_connect = lambda _client, _data, _flags, *answer: answers.append(answer)
+    try:
+        client.username_pw_set(username, password)
+        if tls is not None:
+            client.tls_set_context(tls())
+        client.connect(host, port, keepalive, clean_start=True)
+        reason, answer = _answer(client, answers, timeout)
+        if reason.is_failure:
+            raise LinkLost(f"login refused: {reason}{_words(answer)}", code=reason.value)
+        return Link(client, answer, keepalive, timeout)
+    except BaseException as error:
+        sock = client.socket()
+        if sock is not None:
+            sock.close()
+        if isinstance(error, LinkLost) or not isinstance(error, Exception):
+            raise
+        raise LinkLost(describe(error)) from error
+
+
+def _answer(client: Client, answers: list[tuple[Any, Any]], timeout: float) -> tuple[Any, Any]:
+    """Return the server's answer to the CONNECT: its reason code and its properties."""
+    deadline = time.monotonic() + timeout
+    while not answers:
+        sock: Any = client.socket()
+        if sock is None:
+            raise LinkLost("the server closed the connection before it let us in", hung_up=True)
+        if not (hasattr(sock, "pending") and sock.pending()):
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.want_write() else 0)
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, events)
+                seconds = deadline - time.monotonic()
+                if seconds <= 0 or not selector.select(seconds):
+                    raise LinkLost(f"no answer in {timeout} seconds")
+        if client.want_write():
+            client.loop_write()
+        client.loop_read()
+    return answers[0]
+
+
+def tls_context(
+    *,
+    ca_certs: str | None = None,
+    certfile: str | None = None,
+    keyfile: str | None = None,
+    keyfile_password: str | None = None,
+    cert_reqs: ssl.VerifyMode = ssl.CERT_REQUIRED,
+    ciphers: str | None = None,
+    alpn_protocols: list[str] | None = None,
+    insecure: bool = False,
+) -> ssl.SSLContext:
+    """Return a context from what paho's `tls_set` and `tls_insecure_set` would be given."""
+    context = ssl.create_default_context(cafile=ca_certs)
+    context.sslsocket_class = _Socket
+    context.check_hostname = not insecure and cert_reqs != ssl.CERT_NONE
+    context.verify_mode = cert_reqs
+    if certfile is not None:
+        context.load_cert_chain(certfile, keyfile, keyfile_password)
+    if ciphers is not None:
+        context.set_ciphers(ciphers)
+    if alpn_protocols is not None:
+        context.set_alpn_protocols(alpn_protocols)
+    return context
+
+
+class _Socket(ssl.SSLSocket):
+    """A socket that is closed when the other side is not who it should be: paho leaves it open."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
+def disconnected(packet: Packet) -> LinkLost:
+    """Return what a DISCONNECT of the server says (3.14)."""
+    code = packet.body[0] if packet.body else 0
+    text = f"the server disconnected: {reason_text('DISCONNECT', code, packet.body[1:])}"
+    return LinkLost(text, code=code, hung_up=True)
+
+
+def reason_text(kind: str, code: int, properties: bytes) -> str:
+    """Return a reason code in words, with the server's own where it has some.
+
+    kind: "PUBACK" or "DISCONNECT". properties: those of the packet, with their length.
+    """
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    answer: Any
+    packet_type = getattr(PacketTypes, kind)
+    name, words = "", ""
+    for known in (PacketTypes.DISCONNECT, packet_type):  # servers take a code from where it is not
+        with suppress(Exception):
+            name = f"{ReasonCode(known, identifier=code)} "
+    with suppress(Exception):
+        answer = Properties(packet_type)  # type: ignore[no-untyped-call]
+        if properties:
+            answer.unpack(properties)
+        words = _words(answer)
+    return f"{name}(0x{code:02X}){words}"
+
+
+def _words(answer: Any) -> str:
+    text = getattr(answer, "ReasonString", "")
+    return f": {text}" if text else ""
+
+
+def describe(error: Exception) -> str:
+    """Return what happened, with its type."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def library() -> Any:
+    """Return paho's module; raises MissingClient."""
+    try:
+        from paho.mqtt import client
+    except ImportError as error:
+        raise MissingClient("paho-mqtt", "mqtt") from error
+    return client
