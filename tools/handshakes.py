@@ -168,3 +168,27 @@ def nats(wire: BufferedRWPair, url: SplitResult) -> str:
     if answer != "PONG":
         raise NoAnswer(answer.removeprefix("-ERR ").strip("'") or "it closed the connection")
     return str(server["version"])
+
+
+def mqtt(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Log in with MQTT 5, and say goodbye; the protocol does not tell the server's version."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("!H", len(value.encode())) + value.encode()
+
+    login = [unquote(word) for word in (url.username, url.password) if word is not None]
+    flags = 0x02 | (0x80 if login else 0) | (0x40 if len(login) > 1 else 0)
+    body = text("MQTT") + bytes((5, flags, 0, 10)) + b"\0" + text("") + b"".join(map(text, login))
+    size = len(body)
+    length = bytes((size,)) if size < 0x80 else bytes((size & 0x7F | 0x80, size >> 7))
+    wire.write(b"\x10" + length + body)
+    wire.flush()
+    if _read(wire, 1) != b"\x20":
+        raise NoAnswer("it does not speak MQTT")
+    while _read(wire, 1)[0] & 0x80:
+        pass  # the length, of which the last byte is below 0x80
+    if reason := _read(wire, 2)[1]:
+        raise NoAnswer(f"it refuses the login, with reason code 0x{reason:02X}")
+    wire.write(b"\xe0\0")
+    wire.flush()
+    return "(MQTT 5)"

