@@ -33,7 +33,7 @@ from textwrap import dedent
 from threading import Thread
 from uuid import uuid4
 
-from . import kafka_server, nats_server, rabbitmq_server
+from . import kafka_server, mosquitto_server, nats_server, rabbitmq_server
 from .redis_server import free_port, shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -46,6 +46,8 @@ REDIS = "redis://localhost:6379/0"
 KAFKA = "localhost:9092"
 RABBITMQ = "amqp://guest:guest@localhost:5672/"
 NATS = "nats://localhost:4222"
+MQTT = '"localhost"'
+MQTT_PORT = "1883"
 ENDPOINT = "8808"  # the port of an endpoint that a page runs itself
 STREAM = "shop.events"  # and exchanges, queues, subjects and topics whose names begin so
 NATS_STREAM = "SHOP_EVENTS"
@@ -151,6 +153,8 @@ class Project:
             rabbitmq_server.remove(self._stands_for[RABBITMQ], stream, f"{stream}.audit")
         if NATS in self._stands_for:
             nats_server.delete_stream(self._stands_for[NATS], self._stands_for[NATS_STREAM])
+        if MQTT in self._stands_for:
+            mosquitto_server.forget_retained(f"{self._stands_for[STREAM]}/prices")
         if REDIS in self._stands_for:
             import redis
 
@@ -180,6 +184,8 @@ class Project:
             KAFKA: kafka_server.shared_servers,
             RABBITMQ: rabbitmq_server.shared_url,
             NATS: nats_server.shared_url,
+            MQTT: lambda: f'"{mosquitto_server.shared_address()[0]}"',
+            MQTT_PORT: lambda: str(mosquitto_server.shared_address()[1]),
         }
         for shown, find in servers.items():
             if shown in text and shown not in self._stands_for:
