@@ -108,11 +108,13 @@ class Link:
         what is still to be read, so it is `receive` that says so.
         """
         rest = memoryview(data)
+        self._is_whole = False
         try:
             while rest:
                 rest = rest[self._sock.send(rest) :]
+            self._is_whole = True
         except (OSError, ValueError):
-            self._is_whole = False
+            pass
         self._last_word = time.monotonic()
 
     def receive(self) -> list[Packet]:
