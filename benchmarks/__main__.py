@@ -15,7 +15,17 @@ import django
 django.setup()
 
 # Below the line that makes the models importable.
-from benchmarks import blocked, bulk, databases, draining, outbox, publishing, scaling, waiting
+from benchmarks import (
+    blocked,
+    brokers,
+    bulk,
+    databases,
+    draining,
+    outbox,
+    publishing,
+    scaling,
+    waiting,
+)
 from benchmarks.measure import Figure
 from benchmarks.table import as_table, write_page
 
@@ -32,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "scale": scaling.scale,
     "blocked": blocked.blocked,
     "databases": databases.databases,
+    "brokers": brokers.brokers,
 }
 
 

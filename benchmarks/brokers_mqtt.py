@@ -37,7 +37,7 @@ Send = Callable[[paho.Client, int, bytes, list[tuple[Any, ...]]], None]
 _CONTENT_TYPE = b"\x03\x00\x1capplication/cloudevents+json"
 
 
-def mqtt_figures(runs: int, events: int) -> list[Figure]:
+def measure(runs: int, events: int) -> list[Figure]:
     """One relay to an MQTT server, 1,000 keys, all messages acknowledged, beside the bare loop."""
     url = urlsplit(services.address("mqtt"))
     place = url.hostname or "127.0.0.1", url.port or 1883

@@ -34,7 +34,7 @@ PUBLISHERS = {
 }
 
 
-def nats_figures(runs: int, events: int) -> list[Figure]:
+def measure(runs: int, events: int) -> list[Figure]:
     """One relay to JetStream, 1,000 keys, beside the bare loop."""
     with override_settings(OUTBOX_PUBLISHERS=PUBLISHERS):
         try:
