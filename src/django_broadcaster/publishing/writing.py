@@ -31,7 +31,8 @@ def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
     event, created = insert_event(OutboxEvent, connection, row)
     if created:
         notify_after_commit(connection, row.publisher_backend)
-        _tell([event])
+        if _has_receivers():
+            _tell([event])
     return event
 
 
@@ -48,9 +49,8 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 
 
 def _tell(events: Sequence[OutboxEvent]) -> None:
-    if _has_receivers():
-        for event in events:
-            event_created.send_robust(sender=OutboxEvent, event=event)
+    for event in events:
+        event_created.send_robust(sender=OutboxEvent, event=event)
 
 
 def _has_receivers() -> bool:
