@@ -65,6 +65,8 @@ def test_relays_that_come_and_go_deliver_once_and_in_order(
     """While writers write, relays join and leave; nothing is lost, repeated or overtaken."""
     with writing(database) as writers:
         running = [start(), start()]
+        for worker in running:  # one that is stopped before it has begun dies of the signal
+            wait_until(has_share(worker, database), 30, "a share for each of the first")
         for _ in range(2):
             running.append(start())
             wait_until(has_share(running[-1], database), 30, "a share for the newcomer")
@@ -95,6 +97,7 @@ def test_a_stopped_relays_partitions_are_taken_over_within_a_second(
     """Told to stop under full load, a relay ends in time, and another goes on with its share.
 
     The machine may be busy with other things, so it is the median of a few that has to hold.
+    Without NOTIFY the one that stays looks once a second: within that, and the time of a look.
     """
     publish_many(6000, database, keys=100)
     seconds = []
@@ -112,7 +115,7 @@ def test_a_stopped_relays_partitions_are_taken_over_within_a_second(
             seconds.append(time.monotonic() - released_at)
             assert leaves.end(SHUTDOWN_TIMEOUT + 10) == 0, "not within OUTBOX_SHUTDOWN_TIMEOUT"
     print(f"taken over after {seconds} s")
-    assert median(seconds) < 1.0
+    assert median(seconds) < (1.0 if connections[database].vendor == "postgresql" else 2.0)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -83,7 +84,8 @@ class Supervisor:
                 logger.error("relay process %d did not end and is killed", process.pid)
                 process.kill()
                 process.wait()
-        return all(process.returncode == 0 for process in running)
+        # One that dies of the signal had not begun: a worker that has begun ends with 0.
+        return all(process.returncode in (0, -signal.SIGTERM) for process in running)
 
 
 class _Place:
