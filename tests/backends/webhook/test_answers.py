@@ -196,6 +196,14 @@ def test_key_stays_in_order_on_its_way_to_several_endpoints(
         assert [each for each in arrived if each in own] == own
 
 
+def test_earliest_event_that_may_go_goes_first(make: MakeBackend, server: WebhookServer) -> None:
+    """A long key is not sent to its end before others get their turn."""
+    messages = [make_message(data=n, partition_key="abc"[n % 3]) for n in range(30)]
+    backend = make(url=server.url, max_in_flight=1)
+    assert backend.publish_batch(messages) == [None] * 30
+    assert ids(server) == ids_of(messages)
+
+
 def test_many_requests_are_in_flight_and_never_more_than_allowed(
     make: MakeBackend, server: WebhookServer
 ) -> None:

@@ -2,7 +2,7 @@
 
 A key is a lane: its next event is sent when the one before was delivered, so whatever fails, none
 of its later events is out before it. Events without a key have a lane each. Lanes run at once,
-within the limits of the backend and of each endpoint.
+within the limits of the backend and of each endpoint; the earliest event that may go goes first.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import Semaphore
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Final
 
 from django_broadcaster.backends.base import Message
@@ -105,27 +106,33 @@ class Exchange:
         self._slots = Semaphore(self.max_in_flight)
         self._ends_at = time.monotonic() + self.seconds
         lanes = _lanes(self.messages)
-        several = len({endpoint.url for endpoint in self.endpoints}) > 1
-        # With several endpoints every lane waits by itself, lest lanes that wait for a slow one be
-        # in the way of others. With one, a few workers do the same and cost much less.
-        workers = len(lanes) if several else min(self.max_in_flight, len(lanes))
-        waiting = iter(lanes)
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(workers):
-                tasks.create_task(self._work(waiting))
+            if len({endpoint.url for endpoint in self.endpoints}) == 1:
+                # A few workers share the lanes, which costs much less than a task for each.
+                for _ in range(min(self.max_in_flight, len(lanes))):
+                    tasks.create_task(self._work(lanes))
+            else:
+                # Every lane waits by itself, lest those for a slow endpoint be in others' way.
+                for lane in lanes:
+                    tasks.create_task(self._work([lane]))
 
-    async def _work(self, lanes: Iterator[Sequence[int]]) -> None:
-        for indexes in lanes:
-            await self._lane(indexes)
+    async def _work(self, lanes: list[list[int]]) -> None:
+        """Send the first event of all that may go, until there is none.
 
-    async def _lane(self, indexes: Sequence[int]) -> None:
-        for index in indexes:
-            endpoint = self.endpoints[index]
-            async with endpoint.slots, self._slots:
-                answer = self._obstacle(endpoint) or await self._try(index, endpoint)
-            self.answers[index] = answer
-            if answer.kind is not Kind.DELIVERED:
-                return
+        `lanes` is a heap, ordered by first events. A lane whose event is on its way is not in it.
+        """
+        while lanes:
+            lane = heappop(lanes)
+            if await self._send(lane.pop(0)) and lane:
+                heappush(lanes, lane)
+
+    async def _send(self, index: int) -> bool:
+        """Send one event; return whether the next one of its key may go."""
+        endpoint = self.endpoints[index]
+        async with endpoint.slots, self._slots:
+            answer = self._obstacle(endpoint) or await self._try(index, endpoint)
+        self.answers[index] = answer
+        return answer.kind is Kind.DELIVERED
 
     async def _try(self, index: int, endpoint: Endpoint) -> Answer:
         answer = await self.attempt(index)
@@ -144,7 +151,10 @@ class Exchange:
 
 
 def _lanes(messages: Sequence[Message]) -> list[list[int]]:
-    """Return the indexes of each key's messages, and of each message without a key."""
+    """Return the indexes of each key's messages, and of each message without a key.
+
+    They are in the order of their first indexes, and so a heap.
+    """
     lanes: list[list[int]] = []
     by_key: dict[str, list[int]] = {}
     for index, message in enumerate(messages):
