@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from django_broadcaster import checks
 from django_broadcaster.conf import Setting, all_settings, conf, retention
 from django_broadcaster.publishers import publisher
 
+ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS: dict[str, Any] = {
     "OUTBOX_PUBLISHERS": {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
     "OUTBOX_ROUTES": {},
@@ -63,6 +68,25 @@ def test_setting_is_read_at_access(name: str) -> None:
     with override_settings(**{name: value}):
         assert attribute(name) is value
     assert attribute(name) == before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "assert conf.PUBLISHERS['default']['BACKEND'].endswith('LocMemBackend')",
+        "settings.configure(OUTBOX_BATCH_SIZE=7); assert conf.BATCH_SIZE == 7",
+        "settings.configure(); assert conf.BATCH_SIZE == 500",
+    ],
+)
+def test_first_look_loads_the_settings(code: str) -> None:
+    """Before anybody has asked for a setting, ours are those of the project all the same."""
+    beginning = "from django.conf import settings; from django_broadcaster.conf import conf"
+    subprocess.run(
+        [sys.executable, "-c", f"{beginning}; assert not settings.configured; {code}"],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        check=True,
+        cwd=ROOT,
+    )
 
 
 def test_default_backend_runs_without_a_broker() -> None:
