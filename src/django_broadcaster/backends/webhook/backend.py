@@ -6,7 +6,6 @@ import logging
 import math
 import socket
 import time
-from asyncio import Semaphore
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -210,7 +209,7 @@ class WebhookBackend(BindingBackend):
             except Exception as error:  # what a project's function raises may hold its secrets
                 text = f"'secrets_for' failed with {type(error).__name__}"
                 stopped = Answer(Kind.FAILED, error=TransientError(text))
-        return Endpoint(url, Semaphore(slots), signer, stopped=stopped)
+        return Endpoint(url, slots, signer, stopped=stopped)
 
     def _reason_to_stop(self, url: str) -> Answer | None:
         if problem := problem_of(url, allow_http=self.allow_http or url == self.url):
@@ -257,10 +256,11 @@ class WebhookBackend(BindingBackend):
             raise Rejected(
                 f"the event takes {len(body)} bytes, over the limit of {self.max_message_bytes}"
             )
-        headers = {**self.headers, **wire.headers}
+        headers = signer.headers(message.event_id, int(time.time()), body)
+        headers.update(self.headers)
+        headers.update(wire.headers)
         if wire.content_type:
             headers["Content-Type"] = wire.content_type
-        headers.update(signer.headers(message.event_id, int(time.time()), body))
         return headers, body
 
     # --- After a batch -----------------------------------------------------------------------

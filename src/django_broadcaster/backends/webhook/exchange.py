@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import Semaphore
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Final
@@ -35,7 +35,7 @@ class Endpoint:
     """
 
     url: str
-    slots: Semaphore
+    slots: int
     signer: Signer
     attempted: bool = False
     delivered: int = 0
@@ -96,50 +96,55 @@ class Exchange:
     max_in_flight: int
     seconds: float
     answers: list[Answer | None] = field(init=False)
-    _slots: Semaphore = field(init=False)
+    _followers: dict[int, int] = field(init=False)
     _ends_at: float = field(init=False)
     _ended: Answer | None = field(init=False, default=None)
 
     async def run(self) -> None:
         """Send everything."""
         self.answers = [None] * len(self.messages)
-        self._slots = Semaphore(self.max_in_flight)
         self._ends_at = time.monotonic() + self.seconds
-        lanes = _lanes(self.messages)
+        first, self._followers = _lanes(self.messages)
+        several = len({endpoint.url for endpoint in self.endpoints}) > 1
         async with asyncio.TaskGroup() as tasks:
-            if len({endpoint.url for endpoint in self.endpoints}) == 1:
-                # A few workers share the lanes, which costs much less than a task for each.
-                for _ in range(min(self.max_in_flight, len(lanes))):
-                    tasks.create_task(self._work(lanes))
-            else:
+            if several:
                 # Every lane waits by itself, lest those for a slow endpoint be in others' way.
-                for lane in lanes:
-                    tasks.create_task(self._work([lane]))
+                slots = Semaphore(self.max_in_flight)
+                each = {endpoint.url: Semaphore(endpoint.slots) for endpoint in self.endpoints}
+                for index in first:
+                    tasks.create_task(self._take_turns(index, slots, each))
+            elif first:
+                # A few workers share the lanes, which costs much less than a task for each.
+                for _ in range(min(self.max_in_flight, self.endpoints[0].slots, len(first))):
+                    tasks.create_task(self._work(first))
 
-    async def _work(self, lanes: list[list[int]]) -> None:
-        """Send the first event of all that may go, until there is none.
+    async def _work(self, ready: list[int]) -> None:
+        """Send the earliest of all events that may go, until there is none; `ready` is a heap."""
+        while ready:
+            index = heappop(ready)
+            if await self._send(index) and index in self._followers:
+                heappush(ready, self._followers[index])
 
-        `lanes` is a heap, ordered by first events. A lane whose event is on its way is not in it.
-        """
-        while lanes:
-            lane = heappop(lanes)
-            if await self._send(lane.pop(0)) and lane:
-                heappush(lanes, lane)
+    async def _take_turns(
+        self, index: int | None, slots: Semaphore, each: Mapping[str, Semaphore]
+    ) -> None:
+        """Send the events of one lane when the limits of their endpoints and of all let them."""
+        while index is not None:
+            async with each[self.endpoints[index].url], slots:
+                delivered = await self._send(index)
+            index = self._followers.get(index) if delivered else None
 
     async def _send(self, index: int) -> bool:
         """Send one event; return whether the next one of its key may go."""
         endpoint = self.endpoints[index]
-        async with endpoint.slots, self._slots:
-            answer = self._obstacle(endpoint) or await self._try(index, endpoint)
+        answer = self._obstacle(endpoint)
+        if answer is None:
+            answer = await self.attempt(index)
+            endpoint.note(answer, self.stopping)
+            if answer.kind is Kind.LOCAL:
+                self._ended = answer
         self.answers[index] = answer
         return answer.kind is Kind.DELIVERED
-
-    async def _try(self, index: int, endpoint: Endpoint) -> Answer:
-        answer = await self.attempt(index)
-        endpoint.note(answer, self.stopping)
-        if answer.kind is Kind.LOCAL:
-            self._ended = answer
-        return answer
 
     def _obstacle(self, endpoint: Endpoint) -> Answer | None:
         """Return why nothing is sent to an endpoint any more, if that is so."""
@@ -150,19 +155,17 @@ class Exchange:
         return Answer(Kind.UNSENT, "not sent, because its batch took too long")
 
 
-def _lanes(messages: Sequence[Message]) -> list[list[int]]:
-    """Return the indexes of each key's messages, and of each message without a key.
-
-    They are in the order of their first indexes, and so a heap.
-    """
-    lanes: list[list[int]] = []
-    by_key: dict[str, list[int]] = {}
+def _lanes(messages: Sequence[Message]) -> tuple[list[int], dict[int, int]]:
+    """Return the first event of each lane, in order, and what follows each event in its lane."""
+    first: list[int] = []
+    followers: dict[int, int] = {}
+    last: dict[str, int] = {}
     for index, message in enumerate(messages):
         key = message.partition_key
-        if key and key in by_key:
-            by_key[key].append(index)
-            continue
-        lanes.append([index])
+        if key in last:
+            followers[last[key]] = index
+        else:
+            first.append(index)
         if key:
-            by_key[key] = lanes[-1]
-    return lanes
+            last[key] = index
+    return first, followers

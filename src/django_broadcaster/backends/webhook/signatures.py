@@ -14,7 +14,8 @@ from __future__ import annotations
 import binascii
 import hmac
 import re
-from base64 import b64decode, b64encode
+from base64 import b64decode
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -53,10 +54,13 @@ class Signer:
         self.load()
         if self._signs:
             content = b"%b.%d.%b" % (wire_id.encode(), seconds, body)
-            headers["webhook-signature"] = " ".join(
-                f"{version},{b64encode(sign(content)).decode()}" for version, sign in self._signs
-            )
+            signatures = [f"{version},{_base64(sign(content))}" for version, sign in self._signs]
+            headers["webhook-signature"] = " ".join(signatures)
         return headers
+
+
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode()
 
 
 def _parse(secret: object) -> tuple[str, bytes]:
