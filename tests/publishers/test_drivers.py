@@ -19,6 +19,7 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.publishing import PublishCall
 from django_broadcaster.querysets import NewRow, insert_row, insert_rows
+from tests.support.workers import place_of
 
 from .test_publish import columns, outbox
 
@@ -52,12 +53,12 @@ def postgres(committing: None) -> str:
 
 def test_events_are_published_by_psycopg2(postgres: str) -> None:
     """Without psycopg Django takes psycopg2, and both publish calls write the same."""
-    names = {alias: str(connections[alias].settings_dict["NAME"]) for alias in connections}
+    places = {alias: place_of(alias) for alias in connections}
     done = subprocess.run(
         [sys.executable, str(MANAGE), "shell", "-c", PUBLISH.format(database=postgres)],
         env={
             **os.environ,
-            "BROADCASTER_TEST_PROCESS": json.dumps({"databases": names}),
+            "BROADCASTER_TEST_PROCESS": json.dumps({"databases": places}),
             "BROADCASTER_TEST_WITHOUT": "psycopg",
         },
         capture_output=True,
