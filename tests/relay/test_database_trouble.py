@@ -314,11 +314,12 @@ def test_a_full_disk_loses_and_repeats_nothing(
     """While nothing can be written nothing is sent either; when there is room all goes on."""
     backlog = publish_many(4000, "own", keys=40)
     with full(own) as disk, old_snapshot(own):
-        worker = workers.start("own", *PROMPT, OUTBOX_PUBLISHERS=stream.publishers(REDIS))
+        arguments = (*PROMPT, "--batch-size", "100")
+        worker = workers.start("own", *arguments, OUTBOX_PUBLISHERS=stream.publishers(REDIS))
         some_more(stream)
         with writing("own") as load:
             disk.fill()
-            wait_until(lambda: troubles(worker) >= 3 and load.refused > 10, 30, "trouble")
+            wait_until(lambda: troubles(worker) >= 3 and load.refused > 10, 60, "trouble")
             assert len(stream) == len(set(stream.names())), "it sends the same again and again"
             disk.free()
             own.revive()

@@ -28,6 +28,13 @@ from tests.publishers.test_publish import (  # noqa: F401  # run by pytest
     test_same_identity_from_two_transactions_at_once,
     test_same_identity_writes_one_row_and_returns_it,
 )
+from tests.publishers.test_publish_events import (  # noqa: F401
+    test_events_are_rolled_back_with_the_change,
+    test_events_commit_with_the_change,
+    test_generator_may_use_the_connection,
+    test_known_identities_are_written_once,
+    test_same_identities_from_two_transactions_at_once,
+)
 from tests.support.backends import Script
 from tests.support.events import publish, row
 from tests.support.load import all_settled, repeats, writing
