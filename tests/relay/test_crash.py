@@ -16,7 +16,7 @@ from tests.support.backends import Gate
 from tests.support.events import count, first_arrivals, publish, publish_many, row
 from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
-from tests.support.workers import Workers
+from tests.support.workers import Worker, Workers
 from tests.support.writers import writing
 
 from .conftest import Stream
@@ -125,6 +125,11 @@ def test_a_signal_ends_a_relay_under_load(
     assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
 
 
+def has_begun(worker: Worker) -> bool:
+    """Tell whether a process has joined as a relay."""
+    return Relay.objects.filter(name__endswith=f":{worker.pid}").exists()
+
+
 def nobody_owns_anything(database: str) -> bool:
     """Tell whether all leases have been ended, with their partitions."""
     relays = Relay.objects.using(database).exists()
@@ -218,7 +223,8 @@ def test_relays_that_keep_being_killed_lose_nothing(
             running.pop(chance.randrange(3)).kill()
             running.append(workers.start("default", *arguments, **settings))
     wait_until(lambda: count("published", "default") == len(writers.committed), 30, "every event")
-    for worker in running:
+    for worker in running:  # one that has not begun dies of the signal
+        wait_until(lambda worker=worker: has_begun(worker), 30, "every relay to be there")
         worker.stop()
     assert [worker.end() for worker in running] == [0] * 3
     arrived = stream.names()

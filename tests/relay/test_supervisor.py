@@ -1,8 +1,15 @@
-"""How long a process that died has to wait for its successor."""
+"""How processes are started again, and how they end."""
 
 from __future__ import annotations
 
-from django_broadcaster.relay.supervisor import STEADY_SECONDS, _Place
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from django_broadcaster.relay.supervisor import STEADY_SECONDS, Supervisor, _Place
+from tests.support.waiting import wait_until
 
 
 def die(place: _Place, at: float, times: int) -> list[float]:
@@ -25,3 +32,31 @@ def test_a_process_that_lived_is_succeeded_at_once() -> None:
     place.started_at = 200.0
     assert place.died(200.0 + STEADY_SECONDS) == 1.0
     assert place.start_at == 201.0 + STEADY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("at_the_signal", "well"),
+    [("signal.SIG_DFL", True), ("lambda *_: os._exit(0)", True), ("lambda *_: os._exit(1)", False)],
+    ids=["before it had begun", "in order", "with a failure"],
+)
+def test_the_end_of_a_supervised_process_is_judged(
+    tmp_path: Path, at_the_signal: str, well: bool
+) -> None:
+    """Told to stop, a process that had not begun, and so dies of the signal, has ended well."""
+    ready = tmp_path / "ready"
+    program = (
+        "import os, pathlib, signal, time\n"
+        f"signal.signal(signal.SIGTERM, {at_the_signal})\n"
+        f"pathlib.Path({str(ready)!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    supervisor = Supervisor([sys.executable, "-c", program], 1, finite=False)
+    ended: list[bool] = []
+    thread = threading.Thread(target=lambda: ended.append(supervisor.run()))
+    thread.start()
+    try:
+        wait_until(ready.exists, 20, "the process")
+    finally:
+        supervisor.stop()
+        thread.join(30)
+    assert ended == [well]
