@@ -32,6 +32,9 @@ logger = logging.getLogger("django_broadcaster.relay")
 CHANNEL = "django_broadcaster"
 SHARES_CHANNEL = "django_broadcaster_shares"
 COALESCE_SECONDS = 0.005
+RECENT_HOOKS = 8
+"""Callbacks of a transaction among which a publisher looks for its own: backends of a fan-out."""
+
 FIRST_PAUSE = 0.001
 """Seconds of the first pause after work ran out; each further one is twice as long."""
 
@@ -50,7 +53,7 @@ def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
         return
     hook, hooks = _hook(connection.alias, backend), connection.run_on_commit
     # One is enough for many events. If it is of a savepoint that has ended, it can go no more.
-    if not hooks or hooks[-1][1] is not hook:
+    if not any(entry[1] is hook for entry in hooks[-RECENT_HOOKS:]):
         connection.on_commit(hook, robust=True)
 
 
