@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .nats import NATSBackend
     from .rabbitmq import RabbitMQBackend
     from .redis import RedisStreamBackend
+    from .sns import SNSBackend
+    from .sqs import SQSBackend
     from .tasks import TasksBackend
     from .webhook import WebhookBackend
 
@@ -36,6 +38,8 @@ __all__ = [
     "PublisherBackend",
     "RabbitMQBackend",
     "RedisStreamBackend",
+    "SNSBackend",
+    "SQSBackend",
     "TasksBackend",
     "WebhookBackend",
 ]
@@ -51,6 +55,8 @@ _MODULES = {
     "NATSBackend": "nats",
     "RabbitMQBackend": "rabbitmq",
     "RedisStreamBackend": "redis",
+    "SNSBackend": "sns",
+    "SQSBackend": "sqs",
     "TasksBackend": "tasks",
     "WebhookBackend": "webhook",
 }

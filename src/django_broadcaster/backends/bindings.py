@@ -106,6 +106,8 @@ AMQP: Final = Binding("cloudEvents_")
 NATS: Final = Binding("ce-", percent_encoded, content_type_is_header=True)
 MQTT: Final = Binding("")
 HTTP: Final = Binding("ce-", percent_encoded)
+# There is no binding for SQS and SNS. Their attributes hold Unicode, as Kafka's headers do.
+AWS: Final = Binding(KAFKA.prefix)
 
 
 def _attributes(message: Message) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,140 @@
+"""How a batch of the relay becomes calls of ten messages, several of them on their way at once.
+
+The service may refuse any entry of a call by itself, and store the one behind it. Where the
+destination keeps an order (FIFO), of each key one event is on its way at a time: a call has one of
+each key at the most, and the next one of a key leaves when the one before it is stored.
+
+A destination that keeps no order gets all at once. Once an event of a key has failed, those that
+have not left yet are held; one that left together with it may be stored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from typing import Final
+
+from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
+
+from ..base import Message, Outcome, as_delivery_error
+from ..batch import Batch
+from ..lines import Lines
+from .entries import Entry
+
+CALL_ENTRIES: Final = 10
+"""Messages in one call, the most."""
+
+
+class Crowd(Lines):
+    """Lines without an order: all may go at once."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(Batch([]))
+        self.ready = deque(range(len(batch.messages)))
+        self._batch = batch
+        self._open = set(self.ready)
+        self._first_failed: dict[str, int] = {}  # by key
+
+    def failed(self, index: int, failure: DeliveryError) -> None:
+        """Note that an event failed, whatever has become of others of its key."""
+        self._open.discard(index)
+        self._batch.outcomes[index] = failure
+        if key := self._batch.messages[index].partition_key:
+            self._first_failed[key] = min(index, self._first_failed.get(key, index))
+
+    def holds(self, index: int) -> bool:
+        """Tell whether an event that has not left stands behind a failed one, and note it if so."""
+        key = self._batch.messages[index].partition_key
+        if index <= self._first_failed.get(key, index):
+            return False
+        self._open.discard(index)
+        self._batch.hold(index)
+        return True
+
+
+class Calls:
+    """Delivers one batch; `batch.outcomes` are complete when `run` returns.
+
+    `write` returns a message as an entry or raises its DeliveryError. `send` makes one call and
+    returns an outcome for each entry; it runs in the threads of `executor`, `width` at a time.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        *,
+        ordered: bool,
+        max_bytes: int,
+        width: int,
+        write: Callable[[int, Message], Entry],
+        send: Callable[[Sequence[Entry]], Sequence[Outcome]],
+        executor: Callable[[], Executor],
+    ) -> None:
+        self._batch = batch
+        self._lines = Lines(batch) if ordered else Crowd(batch)
+        self._max_bytes, self._width = max_bytes, width
+        self._write, self._send, self._executor = write, send, executor
+        self._parts: dict[str, list[Entry]] = {}  # by destination: not yet enough for a call
+        self._running: dict[Future[Sequence[Outcome]], Sequence[Entry]] = {}
+        self._stop: BackendUnavailable | None = None
+
+    def run(self) -> None:
+        """Send until all is delivered, failed, held, or the service is away."""
+        while True:
+            for entries in self._calls():
+                self._begin(entries)
+                while len(self._running) >= self._width:
+                    self._wait()
+                if self._stop is not None:
+                    break
+            if not self._running and (self._stop is not None or not self._lines.ready):
+                break
+            self._wait()
+        if self._stop is not None:
+            self._lines.give_up(self._stop)
+
+    def _calls(self) -> Iterator[Sequence[Entry]]:
+        """Yield what goes in one call each: full ones first, then what is left."""
+        while self._lines.ready and self._stop is None:
+            index = self._lines.ready.popleft()
+            try:
+                entry = self._write(index, self._batch.messages[index])
+            except Exception as error:
+                self._lines.failed(index, as_delivery_error(error))
+                continue
+            part = self._parts.setdefault(entry.destination, [])
+            if part and sum(each.size for each in part) + entry.size > self._max_bytes:
+                self._parts[entry.destination] = [entry]
+                yield part
+                continue
+            part.append(entry)
+            if len(part) == CALL_ENTRIES:
+                del self._parts[entry.destination]
+                yield part
+        while self._parts and self._stop is None:
+            yield self._parts.pop(next(iter(self._parts)))
+
+    def _begin(self, entries: Sequence[Entry]) -> None:
+        if isinstance(self._lines, Crowd):
+            entries = [each for each in entries if not self._lines.holds(each.index)]
+        if not entries:
+            return
+        if not (self._running or self._parts or self._lines.ready):
+            self._settle(entries, self._send(entries))  # the only one: no thread is needed
+            return
+        self._running[self._executor().submit(self._send, entries)] = entries
+
+    def _wait(self) -> None:
+        """Wait until a call has its answer. Each of them ends within the client's timeouts."""
+        for done in wait(self._running, return_when=FIRST_COMPLETED).done:
+            self._settle(self._running.pop(done), done.result())
+
+    def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if outcome is None:
+                self._lines.landed(entry.index)
+            elif isinstance(outcome, BackendUnavailable):
+                self._stop = self._stop or outcome
+            else:
+                self._lines.failed(entry.index, outcome)

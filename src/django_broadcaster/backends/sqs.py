@@ -1,0 +1,73 @@
+"""SQS: every event becomes a message of a queue.
+
+MessageBody, MessageAttributes   see `aws.entries`
+MessageGroupId                   on a FIFO queue: the key, or a group of its own without one
+MessageDeduplicationId           on a FIFO queue: the event's id and a digest of its source
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from .aws.backend import AWSBackend, url_problem
+
+# sqs.eu-west-1.amazonaws.com, sqs.cn-north-1.amazonaws.com.cn, eu-west-1.queue.amazonaws.com, ...
+_REGION = re.compile(r"(?:sqs(?:-fips)?\.([\w-]+)|([\w-]+)\.queue)\.(?:amazonaws\.com|api\.aws)")
+
+
+class SQSBackend(AWSBackend):
+    """Sends events to a queue.
+
+    queue_url: its address, for events whose `publisher_config` names no other. A name that ends
+        with `.fifo` is a FIFO queue, which keeps the order of each key; any other keeps none.
+    client: what boto3's `client()` takes: `region_name`, `endpoint_url`, `aws_access_key_id`,
+        `verify`, ... `config` may be a dictionary. The region is the one in the address if it is
+        not given, and credentials are found where boto3 finds them.
+    content_mode: "structured", the whole event in the body, or "binary", its attributes as message
+        attributes where they fit.
+    timeout: seconds to wait for a connection, and again for each answer.
+    connections: how many calls, of up to ten events each, may be on their way at once.
+
+    `publisher_config` of an event may have `queue_url`.
+    """
+
+    config_keys: ClassVar[frozenset[str]] = frozenset({"queue_url"})
+    service: ClassVar[str] = "sqs"
+    destination_option: ClassVar[str] = "queue_url"
+
+    def __init__(
+        self,
+        *,
+        queue_url: str,
+        client: Mapping[str, Any] | None = None,
+        timeout: float = 10.0,
+        connections: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            queue_url, client=client, timeout=timeout, connections=connections, **options
+        )
+
+    def fields(self, body: str, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Return an entry of SendMessageBatch without its ids."""
+        return {"MessageBody": body, "MessageAttributes": attributes}
+
+    def call(self, client: Any, destination: str, fields: list[dict[str, Any]]) -> Any:
+        """Call SendMessageBatch."""
+        return client.send_message_batch(QueueUrl=destination, Entries=fields)
+
+    def ask(self, client: Any) -> object:
+        """Ask for the queue's ARN."""
+        return client.get_queue_attributes(QueueUrl=self.destination, AttributeNames=["QueueArn"])
+
+    def destination_problem(self, destination: object) -> str:
+        """Return what is wrong with a queue's address, or nothing."""
+        return url_problem(destination)
+
+    def region(self) -> str:
+        """Return the region in the queue's address, or nothing."""
+        found = _REGION.match(urlsplit(self.destination).hostname or "")
+        return (found[1] or found[2]) if found else ""
