@@ -355,14 +355,20 @@ def test_attributes_are_ten_at_the_most(make: MakeBackend, server: AWSServer, qu
 def test_noncharacters_do_not_reach_the_service() -> None:
     """U+FFFE and U+FFFF, which SQS would replace in silence, are escaped in JSON."""
     message = make_message(data="\ufffe\uffff")
-    body, _ = entries.write(message, "structured")
-    assert not entries._FORBIDDEN.search(body)
-    assert CloudEvent.from_dict(json.loads(body)) == message.event
+    written = entries.write(message, "structured")
+    assert not entries._FORBIDDEN.search(written.body)
+    assert CloudEvent.from_dict(json.loads(written.body)) == message.event
 
 
-def test_size_counts_names_types_and_values() -> None:
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_size_counts_names_types_and_values(mode: Any) -> None:
     """The size is what the service counts: bytes of the body and of all parts of attributes."""
-    assert entries.size_of("ü", {"a": "ü"}) == 2 + len("aString") + 2
+    for data in ("ü☃", "\uffff", 1):
+        written = entries.write(make_message(data=data, extensions={"note": "ü"}), mode)
+        parts = [written.body]
+        for name, value in written.attributes.items():
+            parts += [name, value["DataType"], value["StringValue"]]
+        assert written.size == sum(len(part.encode()) for part in parts)
 
 
 # --- FIFO: groups and repetitions --------------------------------------------------------------

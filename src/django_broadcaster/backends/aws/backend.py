@@ -170,20 +170,19 @@ class AWSBackend(BindingBackend):
 
     def _entry(self, index: int, message: Message) -> Entry:
         """Return a message as an entry; raises Rejected for one that cannot be sent."""
-        body, attributes = entries.write(message, self.content_mode)
-        size = entries.size_of(body, attributes)
-        if self.max_message_bytes is not None and size > self.max_message_bytes:
+        written = entries.write(message, self.content_mode)
+        if self.max_message_bytes is not None and written.size > self.max_message_bytes:
             raise Rejected(
-                f"the message takes {size} bytes with its attributes, over the limit of "
+                f"the message takes {written.size} bytes with its attributes, over the limit of "
                 f"{self.max_message_bytes} of the backend's max_message_bytes"
             )
         destination = self._destination_of(message)
-        fields = self.fields(body, entries.attribute_values(attributes))
+        fields = self.fields(written.body, written.attributes)
         fields["Id"] = str(index)
         if _is_fifo(destination):
             fields["MessageGroupId"] = entries.group_id(message)
             fields["MessageDeduplicationId"] = entries.deduplication_id(message)
-        return Entry(index, destination, fields, size)
+        return Entry(index, destination, fields, written.size)
 
     # --- Calls -------------------------------------------------------------------------------
 

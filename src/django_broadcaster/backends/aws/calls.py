@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from typing import Final
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
@@ -73,8 +73,11 @@ class Calls:
     ) -> None:
         self._batch = batch
         self._lines = Lines(batch) if ordered else Crowd(batch)
-        self._max_bytes, self._width = max_bytes, width
-        self._write, self._send, self._executor = write, send, executor
+        self._max_bytes, self._write, self._send = max_bytes, write, send
+        self._executor = executor
+        # In order, nothing that may go is held later: all of it is left to the threads at once.
+        self._width = len(batch.messages) if ordered else width
+        self._unsent = len(batch.messages)
         self._parts: dict[str, list[Entry]] = {}  # by destination: not yet enough for a call
         self._running: dict[Future[Sequence[Outcome]], Sequence[Entry]] = {}
         self._stop: BackendUnavailable | None = None
@@ -86,8 +89,6 @@ class Calls:
                 self._begin(entries)
                 while len(self._running) >= self._width:
                     self._wait()
-                if self._stop is not None:
-                    break
             if not self._running and (self._stop is not None or not self._lines.ready):
                 break
             self._wait()
@@ -98,6 +99,7 @@ class Calls:
         """Yield what goes in one call each: full ones first, then what is left."""
         while self._lines.ready and self._stop is None:
             index = self._lines.ready.popleft()
+            self._unsent -= 1
             try:
                 entry = self._write(index, self._batch.messages[index])
             except Exception as error:
@@ -121,20 +123,32 @@ class Calls:
         if not entries:
             return
         if not (self._running or self._parts or self._lines.ready):
-            self._settle(entries, self._send(entries))  # the only one: no thread is needed
+            self._settle(entries, self._deliver(entries))  # the only one: no thread is needed
             return
-        self._running[self._executor().submit(self._send, entries)] = entries
+        self._running[self._executor().submit(self._deliver, entries)] = entries
+
+    def _deliver(self, entries: Sequence[Entry]) -> Sequence[Outcome]:
+        """Make a call, unless the service turned out to be away since it was begun."""
+        if self._stop is not None:
+            return [self._stop] * len(entries)
+        outcomes = self._send(entries)
+        for outcome in outcomes:
+            if isinstance(outcome, BackendUnavailable):
+                self._stop = outcome
+        return outcomes
 
     def _wait(self) -> None:
-        """Wait until a call has its answer. Each of them ends within the client's timeouts."""
-        for done in wait(self._running, return_when=FIRST_COMPLETED).done:
+        """Wait until a call has its answer. Each of them ends within the client's timeouts.
+
+        When nothing is left to send, it is until all have: waking up takes time from the threads.
+        """
+        until = FIRST_COMPLETED if self._unsent else ALL_COMPLETED
+        for done in wait(self._running, return_when=until).done:
             self._settle(self._running.pop(done), done.result())
 
     def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(entries, outcomes, strict=True):
             if outcome is None:
                 self._lines.landed(entry.index)
-            elif isinstance(outcome, BackendUnavailable):
-                self._stop = self._stop or outcome
-            else:
+            elif not isinstance(outcome, BackendUnavailable):  # else: see `_stop`
                 self._lines.failed(entry.index, outcome)

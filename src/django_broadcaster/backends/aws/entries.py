@@ -34,7 +34,6 @@ ID_LENGTH: Final = 128
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # What orjson does not escape of it.
 _NONCHARACTERS: Final = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
-_STRUCTURED: Final = {"content-type": STRUCTURED_TYPE}
 _IS_ID: Final = re.compile(r"[!-~]+").fullmatch
 
 
@@ -48,22 +47,35 @@ class Entry:
     size: int
 
 
-def write(message: Message, mode: ContentMode) -> tuple[str, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A message as the service takes it: `attributes` in the API's terms, `size` in bytes."""
+
+    body: str
+    attributes: dict[str, dict[str, str]]
+    size: int
+
+
+def write(message: Message, mode: ContentMode) -> Written:
     """Return body and attributes; raises Rejected for data that can't be written."""
     if mode == "binary":
         written = _binary(message)
         if written is not None:
             return written
-    return message.to_json().decode().translate(_NONCHARACTERS), _STRUCTURED
+    encoded = message.to_json()
+    body = encoded.decode()
+    if not body.isascii() and ("\ufffe" in body or "\uffff" in body):
+        body = body.translate(_NONCHARACTERS)
+        encoded = body.encode()
+    return Written(body, _STRUCTURED, len(encoded) + _STRUCTURED_SIZE)
 
 
-def size_of(body: str, attributes: dict[str, str]) -> int:
-    """Return the bytes that count towards the limit: names, types and values count, too."""
-    texts = (f"{name}String{value}" for name, value in attributes.items())
-    return len(body.encode()) + sum(len(text.encode()) for text in texts)
+def _size(attributes: dict[str, str]) -> int:
+    """Return the bytes that count towards the limit: of names, types and values."""
+    return sum(len(f"{name}String{value}".encode()) for name, value in attributes.items())
 
 
-def attribute_values(attributes: dict[str, str]) -> dict[str, dict[str, str]]:
+def _values(attributes: dict[str, str]) -> dict[str, dict[str, str]]:
     """Return attributes in the terms of the API."""
     return {
         name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
@@ -98,7 +110,7 @@ def _digest(source: str) -> str:
     return blake2b(source.encode(), digest_size=12).hexdigest()
 
 
-def _binary(message: Message) -> tuple[str, dict[str, str]] | None:
+def _binary(message: Message) -> Written | None:
     """Return body and attributes, or None if the service could not hold them."""
     wire = AWS.encode(message, "binary")
     attributes = dict(wire.headers)
@@ -114,4 +126,8 @@ def _binary(message: Message) -> tuple[str, dict[str, str]] | None:
         return None
     if not all(attributes.values()) or any(map(_FORBIDDEN.search, (body, *attributes.values()))):
         return None
-    return body, attributes
+    return Written(body, _values(attributes), len(wire.body) + _size(attributes))
+
+
+_STRUCTURED: Final = _values({"content-type": STRUCTURED_TYPE})
+_STRUCTURED_SIZE: Final = _size({"content-type": STRUCTURED_TYPE})
