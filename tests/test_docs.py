@@ -34,6 +34,7 @@ NOT_RUN = {
     ("README.md", "the demo is a test of its own below"),
     ("README.md", "this is how the tests are run"),
     ("README.md", INSTALLING),
+    ("docs/how-to/backends/aws.md", INSTALLING),
     ("docs/how-to/backends/celery.md", INSTALLING),
     ("docs/how-to/backends/celery.md", "the queue is the page's own"),
     ("docs/how-to/backends/mqtt.md", INSTALLING),

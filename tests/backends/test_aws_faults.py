@@ -428,7 +428,7 @@ def test_server_that_was_killed_is_of_use_again(make: MakeBackend, tmp_path: Pat
 def test_interrupted_batch_leaves_no_answers_behind(
     make: MakeBackend, server: AWSServer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupt in the middle of a batch does not mix its answers up with the next one's."""
+    """After an interrupt no more calls of the batch leave, and the next batch is whole."""
 
     class Interrupted(BaseException):
         pass
@@ -436,13 +436,18 @@ def test_interrupted_batch_leaves_no_answers_behind(
     def interrupt(*_: Any, **__: Any) -> Any:
         raise Interrupted
 
-    backend = make(server.url, queue)
-    messages = numbers([f"k{n}" for n in range(30)])
-    with monkeypatch.context() as patch:
-        patch.setattr("django_broadcaster.backends.aws.calls.wait", interrupt)
-        with pytest.raises(Interrupted):
-            backend.publish_batch(messages)
-    assert backend.publish_batch(messages) == [None] * 30
+    messages = numbers([f"k{n}" for n in range(60)])
+    gate = threading.Event()
+    with RefusingProxy(server, whole=lambda _: None if gate.wait(WAIT) else Whole("Late")) as proxy:
+        backend = make(proxy.url, queue, connections=1)
+        with monkeypatch.context() as patch:
+            patch.setattr("django_broadcaster.backends.aws.calls.wait", interrupt)
+            with pytest.raises(Interrupted):
+                backend.publish_batch(messages)
+        gate.set()
+        backend.close()  # waits for what is on its way
+        assert len(proxy.calls) <= 1
+        assert backend.publish_batch(messages) == [None] * 60
     check(server.take(queue), messages)
 
 

@@ -5,16 +5,19 @@ What has arrived is read by a client of the tests' own: plain HTTP, in SQS's JSO
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -174,6 +177,17 @@ def aws_server(folder: Path, *arguments: str, **environment: str) -> Iterator[AW
         yield server
     finally:
         server.kill()
+
+
+@cache
+def shared_url(*queues: str) -> str:
+    """The address of a server that lives as long as this process, and has these queues."""
+    server = AWSServer(Path(tempfile.mkdtemp(prefix="moto-")))
+    atexit.register(server.kill)
+    server.start()
+    for queue in queues:
+        server.make_queue(queue)
+    return server.url
 
 
 # --- A proxy that refuses ----------------------------------------------------------------------

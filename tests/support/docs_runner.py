@@ -33,7 +33,7 @@ from textwrap import dedent
 from threading import Thread
 from uuid import uuid4
 
-from . import kafka_server, mosquitto_server, nats_server, rabbitmq_server
+from . import aws_server, kafka_server, mosquitto_server, nats_server, rabbitmq_server
 from .redis_server import free_port, shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -48,6 +48,7 @@ RABBITMQ = "amqp://guest:guest@localhost:5672/"
 NATS = "nats://localhost:4222"
 MQTT = '"localhost"'
 MQTT_PORT = "1883"
+AWS = "http://localhost:5000"
 ENDPOINT = "8808"  # the port of an endpoint that a page runs itself
 STREAM = "shop.events"  # and exchanges, queues, subjects and topics whose names begin so
 NATS_STREAM = "SHOP_EVENTS"
@@ -186,6 +187,7 @@ class Project:
             NATS: nats_server.shared_url,
             MQTT: lambda: f'"{mosquitto_server.shared_address()[0]}"',
             MQTT_PORT: lambda: str(mosquitto_server.shared_address()[1]),
+            AWS: lambda: aws_server.shared_url("shop-events.fifo", "shop-audit.fifo"),
         }
         for shown, find in servers.items():
             if shown in text and shown not in self._stands_for:

@@ -84,6 +84,15 @@ class Calls:
 
     def run(self) -> None:
         """Send until all is delivered, failed, held, or the service is away."""
+        try:
+            self._turn_until_done()
+        except BaseException:
+            self._stop = BackendUnavailable("interrupted")  # for the calls that have not left
+            raise
+        if self._stop is not None:
+            self._lines.give_up(self._stop)
+
+    def _turn_until_done(self) -> None:
         while True:
             for entries in self._calls():
                 self._begin(entries)
@@ -92,8 +101,6 @@ class Calls:
             if not self._running and (self._stop is not None or not self._lines.ready):
                 break
             self._wait()
-        if self._stop is not None:
-            self._lines.give_up(self._stop)
 
     def _calls(self) -> Iterator[Sequence[Entry]]:
         """Yield what goes in one call each: full ones first, then what is left."""
