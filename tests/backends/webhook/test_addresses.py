@@ -148,7 +148,6 @@ def test_rebound_name_is_judged_by_the_address_that_is_connected(
         allow_http=True,
         allow_private=False,
         allowed_networks=["192.0.2.0/24"],  # stands for a public address, where nobody answers
-        timeout=0.5,
         connect_timeout=0.2,
     )
     url = f"http://hooks.example:{server.port}"

@@ -169,13 +169,13 @@ def test_endpoint_past_the_timeout_is_away(
     with held_back(server):
         began = time.monotonic()
         outcomes = backend.publish_batch(messages)
-        assert time.monotonic() - began < 3, "a batch takes about twice the timeout"
+        assert time.monotonic() - began < 5, "a batch takes about twice the timeout"
     if many:
         assert all(map(put_off, outcomes))
-        backend._pauses.succeeded(server.url)
     else:
         assert kinds(outcomes) == [BackendUnavailable] * 50
-    assert backend.publish_batch(messages) == [None] * 50
+    patient = make(url=server.url, event_urls=many)
+    assert patient.publish_batch(messages) == [None] * 50
     assert set(ids_of(messages)) <= set(ids(server))
 
 
@@ -185,7 +185,7 @@ def test_event_that_alone_gets_no_answer_is_to_blame(
     make: MakeBackend, server: WebhookServer, many: bool
 ) -> None:
     """While others are delivered, the one that times out spends a retry, and stops nobody."""
-    backend = make(url=server.url, event_urls=many, timeout=0.3)
+    backend = make(url=server.url, event_urls=many, timeout=1.5)
     messages = [make_message(data="slow"), *numbers(5)]
     with held_back(server, "slow"):
         outcomes = backend.publish_batch(messages)
@@ -198,7 +198,7 @@ def test_event_that_never_gets_an_answer_does_not_stop_its_endpoint(
     make: MakeBackend, server: WebhookServer
 ) -> None:
     """Alone it looks like an outage; as soon as there are others, they are delivered."""
-    backend = make(url=server.url, event_urls=True, timeout=0.3)
+    backend = make(url=server.url, event_urls=True, timeout=1.5)
     poison = make_message(data="slow")
     with held_back(server, "slow"):
         (alone,) = backend.publish_batch([poison])
@@ -215,7 +215,7 @@ def test_slow_endpoint_leaves_room_for_the_others(
     make: MakeBackend, server: WebhookServer, other: WebhookServer
 ) -> None:
     """With one of many that answers nothing, the events of the others go through meanwhile."""
-    backend = make(event_urls=True, allow_http=True, timeout=1.0, max_in_flight=8)
+    backend = make(event_urls=True, allow_http=True, timeout=2.5, max_in_flight=8)
     slow = [to(server.url) for _ in range(100)]
     quick = [to(other.url) for _ in range(100)]
     with held_back(server):
@@ -232,14 +232,14 @@ def test_batch_that_takes_too_long_leaves_the_rest_for_later(
     """A key of many events at a slow endpoint is not sent to its end; the rest spends nothing."""
 
     def answer(request: Request) -> Reply:
-        time.sleep(0.1)
+        time.sleep(0.4)
         return Reply()
 
     server.answer = answer
     messages = numbers(100, "key")
     began = time.monotonic()
-    outcomes = make(url=server.url, timeout=0.5).publish_batch(messages)
-    assert time.monotonic() - began < 3
+    outcomes = make(url=server.url, timeout=1.5).publish_batch(messages)
+    assert time.monotonic() - began < 6
     sent = outcomes.count(None)
     assert 1 <= sent < 10
     assert ids(server) == ids_of(messages[:sent])
@@ -328,7 +328,7 @@ def test_body_that_never_ends_does_not_undo_its_status(
     """A 2xx whose body does not come is a delivery, once the timeout is over."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"
     server.answer = lambda request: Reply(raw=head)
-    assert make(url=server.url, timeout=0.3).publish_batch(numbers(2)) == [None, None]
+    assert make(url=server.url, timeout=1.0).publish_batch(numbers(2)) == [None, None]
 
 
 def test_packed_response_is_not_unpacked(make: MakeBackend, server: WebhookServer) -> None:
