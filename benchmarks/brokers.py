@@ -8,6 +8,7 @@ from . import (
     brokers_mqtt,
     brokers_nats,
     brokers_rabbitmq,
+    brokers_sqs,
     brokers_webhook,
 )
 from .measure import Figure
@@ -18,6 +19,7 @@ MODULES = (
     brokers_rabbitmq,
     brokers_mqtt,
     brokers_webhook,
+    brokers_sqs,
     brokers_celery,
 )
 
