@@ -22,7 +22,9 @@ import pytest
 import redis
 
 from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
-from django_broadcaster.backends import redis as module
+from django_broadcaster.backends.redis import backend as module
+from django_broadcaster.backends.redis import entries as packed
+from django_broadcaster.backends.redis import link
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -637,7 +639,7 @@ def test_connection_cut_in_the_middle_of_a_batch(
 ) -> None:
     """A batch that was sent in part is not applied at all; sent again, it is there once."""
     messages = numbers(100, "key")
-    size = sum(len(module._XADD) + len(message.to_json()) for message in messages)
+    size = sum(len(packed._STRUCTURED) + len(message.to_json()) for message in messages)
     with TcpProxy("127.0.0.1", server.port) as proxy:
         backend = make(host="127.0.0.1", port=proxy.port)
         backend.open()
@@ -772,7 +774,7 @@ def test_interrupt_between_sending_and_reading_leaves_no_answers_behind(
     server.command("SET", "wrong", "x")
     server.stop()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_read", interrupt)
+        patch.setattr(link, "read", interrupt)
         with pytest.raises(KeyboardInterrupt):
             backend.publish_batch(numbers(3))
     server.resume()

@@ -21,6 +21,7 @@ import nats
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from tests.support.hanging import hang
 from tests.support.redis_server import free_port, missing
 from tests.support.waiting import wait_until
 from tools import services
@@ -188,8 +189,7 @@ class NatsServer:
     def stop(self) -> None:
         """Let it hang (SIGSTOP): the system accepts connections for it, and nothing is answered."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-        wait_until(self._hangs, START_SECONDS, "each of its threads has stopped")
+        hang(self.process)
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -207,11 +207,6 @@ class NatsServer:
         wait_until(
             lambda: self._log.read_bytes().count(b"Reloaded") > said, START_SECONDS, "it reloaded"
         )
-
-    def _hangs(self) -> bool:
-        assert self.process is not None
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
-        return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
     def _is_up(self) -> bool:
         assert self.process is not None

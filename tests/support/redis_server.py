@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 import redis
 
+from tests.support.hanging import hang
 from tests.support.waiting import wait_until
 from tools import services
 
@@ -59,25 +60,28 @@ def free_port() -> int:
 class RedisServer:
     """A redis-server of our own. Its data is in `folder`, and it keeps its port when restarted.
 
-    `arguments` are those of the program, as in `RedisServer(folder, "--appendonly", "yes")`.
+    `arguments` are those of the program, as in `RedisServer(folder, "--appendonly", "yes")`; where
+    they ask for a password, `command` and `client` take it from `password`.
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self.arguments = arguments
         self.port = free_port()
+        self.password = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         program = _program()
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--dir", str(self.folder), *self.arguments]
+        command = [program, *self.arguments, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--dir", str(self.folder)]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -96,7 +100,7 @@ class RedisServer:
     def stop(self) -> None:
         """Let it hang (SIGSTOP): the system accepts connections for it, and nothing is answered."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        hang(self.process)
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -112,6 +116,12 @@ class RedisServer:
     def command(self, *arguments: object) -> Any:
         """Run one command as the default user, over a connection of its own."""
         with self.client() as client:
+            return client.execute_command(*arguments)  # type: ignore[no-untyped-call]
+
+    def raw(self, *arguments: object) -> Any:
+        """Run one command, and return the reply as the server gives it, text decoded."""
+        with self.client() as client:
+            client.response_callbacks.clear()
             return client.execute_command(*arguments)  # type: ignore[no-untyped-call]
 
     def _is_up(self) -> bool:

@@ -108,6 +108,8 @@ MQTT: Final = Binding("")
 HTTP: Final = Binding("ce-", percent_encoded)
 # There is no binding for SQS and SNS. Their attributes hold Unicode, as Kafka's headers do.
 AWS: Final = Binding(KAFKA.prefix)
+# There is no binding for Redis: fields are named as Kafka's headers, and the content type is one.
+REDIS: Final = Binding(KAFKA.prefix)
 
 
 def _attributes(message: Message) -> Iterator[tuple[str, str]]:

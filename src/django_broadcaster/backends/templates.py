@@ -30,6 +30,11 @@ class Template:
         self.is_constant = all(name is None for _, name in self._parts)
         self._constant = "".join(literal for literal, _ in self._parts)
 
+    @property
+    def constant(self) -> str | None:
+        """The name that is the same for all messages; None if it depends on them."""
+        return self._constant if self.is_constant else None
+
     def render(self, message: Message) -> str:
         """Return the name for one message."""
         if self.is_constant:

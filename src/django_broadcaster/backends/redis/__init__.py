@@ -1,0 +1,30 @@
+"""Redis Streams: every event becomes one entry of a stream.
+
+    event_id, event_type, source   as published
+    timestamp                      the event's time, RFC 3339 in UTC with `Z`; empty if it has none
+
+and, in structured mode (the default):
+
+    cloud_event    the event in the CloudEvents JSON format
+
+or, in binary mode, those of these that the event has something for:
+
+    content_type   the media type of the data
+    ce_*           each attribute but that one in its canonical text: `ce_specversion`, `ce_id`, ...
+    data           the data's bytes as they are; JSON `null` is the text `null`
+
+CloudEvents has no binding for Redis. The binary fields are this project's own, named as the Kafka
+binding names its headers.
+
+`backend` is the backend itself, `entries` packs events for the wire, `delivery` sends a chunk of
+them, `link` is the connection to one server, `cluster` finds the node of a stream, `address` the
+options that say where Redis is, and `replies` what its errors mean.
+
+Needs Redis 5 or newer and, where ACLs are used, a user with `+xadd +multi +exec` on its streams
+(`+cluster|slots` for a cluster, `+wait` for `wait_replicas`). An acknowledged entry is as durable
+as the server is set up to make it (`appendonly`, `appendfsync`, `min-replicas-to-write`).
+"""
+
+from .backend import RedisStreamBackend
+
+__all__ = ["RedisStreamBackend"]

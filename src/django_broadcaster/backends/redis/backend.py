@@ -1,0 +1,289 @@
+"""The backend: its options, and from messages to chunks of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from ssl import VerifyMode
+from typing import Any, ClassVar, Final
+
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    InvalidPublisherConfig,
+    Rejected,
+)
+
+from ..base import Message, Outcome, as_delivery_error
+from ..batch import Batch
+from ..bindings import REDIS, Binding, BindingBackend
+from ..templates import Template
+from . import entries
+from .address import Address, Node
+from .cluster import Cluster, OneServer, Servers
+from .delivery import Delivery
+from .link import Entry, Link
+from .replies import failure, parse
+
+HEALTH_SECONDS = 1.0
+"""The longest that a health check waits for a connection, and again for the answer."""
+
+EXCHANGE_BYTES: Final = 8 * 2**20
+"""Where a batch is split into several transactions: the server holds one in memory until EXEC, and
+cuts the connection of a client that makes it hold too much (`client-query-buffer-limit`)."""
+
+
+class RedisStreamBackend(BindingBackend):
+    """Appends events to a stream.
+
+    host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
+    username, password: where the server wants them, and the URL has none.
+    stream_name: the key of the stream, for events whose `publisher_config` names no other. It is a
+        template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
+    max_len: about how many entries the stream keeps (`MAXLEN ~`); None trims nothing.
+    content_mode: "structured" or "binary".
+    sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
+    sentinel_master: the name that they know it by.
+    sentinel_username, sentinel_password: for the sentinels, where they want them.
+    cluster: True if the server is a node of a cluster; the others are learned from it.
+    startup_nodes: `[(host, port), ...]`, more nodes to ask where that one is away.
+    wait_replicas: how many replicas must have an event, too, before it counts as delivered.
+    timeout: seconds to wait for the server, each time that data is sent or read.
+    connect_timeout: seconds to wait for a connection.
+    ssl, ssl_*: TLS, in redis-py's own terms; for sentinels as well as for the servers.
+
+    `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`.
+
+    A batch goes in one round trip, as a transaction (MULTI, EXEC): the server takes all of it or
+    nothing when it is full, refuses a command or loses the connection in the middle, so no event
+    overtakes an earlier one of its key. A batch over `EXCHANGE_BYTES` is several transactions. In a
+    cluster there is a transaction for each stream, and one round trip to all the nodes at once.
+    """
+
+    binding: ClassVar[Binding] = REDIS
+    config_keys: ClassVar[frozenset[str]] = frozenset({"stream_name", "max_len"})
+
+    default_max_message_bytes: ClassVar[int | None] = 512 * 2**20 - 2**16
+    """Redis' default for `proto-max-bulk-len`, less some slack. A server's lower one is obeyed
+    where it may be asked for (`+config|get`); else set `max_message_bytes` to it."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "localhost",
+        port: int = 6379,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        url: str | None = None,
+        stream_name: str = "events",
+        max_len: int | None = None,
+        sentinels: Sequence[tuple[str, int]] = (),
+        sentinel_master: str | None = None,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+        cluster: bool = False,
+        startup_nodes: Sequence[tuple[str, int]] = (),
+        wait_replicas: int = 0,
+        timeout: float = 5.0,
+        connect_timeout: float = 5.0,
+        ssl: bool = False,
+        ssl_ca_certs: str | None = None,
+        ssl_certfile: str | None = None,
+        ssl_keyfile: str | None = None,
+        ssl_cert_reqs: str | VerifyMode = "required",
+        ssl_check_hostname: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.stream_name, self.max_len = stream_name, max_len
+        self.timeout, self.connect_timeout = timeout, connect_timeout
+        self.wait_replicas = wait_replicas
+        self._address = Address(
+            host=host,
+            port=port,
+            db=db,
+            url=url,
+            username=username,
+            password=password,
+            sentinels=sentinels,
+            sentinel_master=sentinel_master,
+            sentinel_username=sentinel_username,
+            sentinel_password=sentinel_password,
+            cluster=cluster,
+            startup_nodes=startup_nodes,
+            ssl=ssl,
+            tls={
+                "ssl_ca_certs": ssl_ca_certs,
+                "ssl_certfile": ssl_certfile,
+                "ssl_keyfile": ssl_keyfile,
+                "ssl_cert_reqs": ssl_cert_reqs,
+                "ssl_check_hostname": ssl_check_hostname,
+            },
+        )
+        for option, problem in self._problems():
+            raise self.option_error(option, problem)
+        try:
+            self._template = Template(stream_name, entries.escape)
+        except ValueError as error:
+            raise self.option_error("stream_name", str(error)) from error
+        self._constant = self._template.constant
+        self._structured = self.content_mode == "structured"
+        self._servers: Servers | None = None
+        self._limit = self.max_message_bytes or 0
+
+    # --- The contract ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and see that the server lets us work; raises BackendUnavailable."""
+        self.close()
+        try:
+            self._servers = self._new_servers(self.timeout, self.connect_timeout)
+            self._servers.open(self._constant)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect; the next publish connects again."""
+        servers, self._servers = self._servers, None
+        if servers is not None:
+            servers.close()
+
+    def publish(self, message: Message) -> None:
+        """Append one event; raises its DeliveryError."""
+        (outcome,) = self.publish_batch([message])
+        if outcome is not None:
+            raise outcome
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Append events in order; one outcome for each. Raises MissingClient, and nothing else.
+
+        After a timeout, or a connection that broke before the answer, the transaction may have
+        been carried out all the same: unavailable, and sent again it makes duplicates.
+        """
+        batch = Batch(messages)
+        settled = 0  # messages before this one have their outcome
+        try:
+            if self._servers is None:
+                self.open()
+            assert self._servers is not None
+            self._limit = min(filter(None, (self.max_message_bytes, self._servers.limit)))
+            for end, chunk in self._chunks(batch):
+                stop = Delivery(self._servers, batch, self._failure).run(chunk)
+                settled = end
+                if stop is not None:
+                    raise stop
+        except BackendUnavailable as error:
+            batch.give_up(settled, error)
+        return batch.outcomes
+
+    def health_check(self) -> bool:
+        """Ping the server over a connection of its own, within about `HEALTH_SECONDS`.
+
+        With sentinels or a cluster as long for each server that has to be asked.
+        """
+        timeouts = (min(each, HEALTH_SECONDS) for each in (self.timeout, self.connect_timeout))
+        try:
+            servers = self._new_servers(*timeouts)
+            try:
+                return servers.is_up(self._constant)
+            finally:
+                servers.close()
+        except Exception as error:
+            # A user that may do no more than publish is refused by a server that is up.
+            return parse(error)[0] == "NOPERM"
+
+    def validate_config(self, config: Mapping[str, Any]) -> None:
+        """Judge `stream_name` and `max_len` too; raises InvalidPublisherConfig."""
+        super().validate_config(config)
+        for key, problem in entries.stream_problems(config):
+            raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    # --- From messages to chunks -------------------------------------------------------------
+
+    def _chunks(self, batch: Batch) -> Iterator[tuple[int, list[Entry]]]:
+        """Yield what goes together, with the index behind it.
+
+        The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
+        its outcome here. In one chunk, all events of a key are for the same stream: what Redis
+        refuses only as it executes (a key that is no stream) it then refuses for all of them. Were
+        the streams different, the later events would be stored by then, for good.
+        """
+        chunk: list[Entry] = []
+        size = 0
+        streams: dict[str, str] = {}
+        for index, message in enumerate(batch.messages):
+            try:
+                stream, command = self._command(message)
+            except Exception as error:
+                batch.fail(index, as_delivery_error(error))
+                continue
+            key = message.partition_key
+            elsewhere = streams.get(key, stream) != stream
+            if chunk and (elsewhere or size + len(command) > EXCHANGE_BYTES):
+                yield index, chunk
+                chunk, size, streams = [], 0, {}
+            if key in batch.blocked:
+                batch.hold(index)
+                continue
+            chunk.append(Entry(index, command, stream))
+            size += len(command)
+            if key:
+                streams[key] = stream
+        if chunk:
+            yield len(batch.messages), chunk
+
+    def _command(self, message: Message) -> tuple[str, bytes]:
+        """Return the stream and the packed XADD; raises Rejected for one that is too large."""
+        stream, max_len = self._constant or self._template.render(message), self.max_len
+        if message.config:
+            stream = message.config.get("stream_name", stream)
+            max_len = message.config.get("max_len", max_len)
+        if self._structured:
+            body = message.to_json()
+            self._see_to_size(len(body))
+            head = entries.head(stream, max_len, entries.STRUCTURED_PAIRS)
+            return stream, entries.structured(head, message, body)
+        wire = self.encode(message)
+        self._see_to_size(len(wire.body or b""))
+        return stream, entries.binary(stream, max_len, message, wire)
+
+    def _see_to_size(self, size: int) -> None:
+        if size > self._limit:
+            raise Rejected(
+                f"the event takes {size} bytes, over the limit of {self._limit}: the lower of "
+                "the backend's max_message_bytes and the server's proto-max-bulk-len"
+            )
+
+    def _failure(self, error: Exception, place: str, message: Message) -> DeliveryError:
+        """Return what an error reply to one XADD means; `error` is its cause."""
+        named = message.config.get("stream_name")
+        stream = named or self._constant or self._template.render(message)
+        return failure(error, place, stream, shared=stream == self._constant)
+
+    # --- Connections -------------------------------------------------------------------------
+
+    def _new_servers(self, timeout: float, connect_timeout: float) -> Servers:
+        """Return what knows where streams are, not yet connected; raises MissingClient."""
+
+        def make_link(node: Node | None) -> Link:
+            client = self._address.client(timeout, connect_timeout, node)
+            place = self._address.place if node is None else node.netloc
+            return Link(client, place, replicas=self.wait_replicas, timeout=timeout)
+
+        if self._address.cluster:
+            return Cluster(make_link, self._address.seeds)
+        return OneServer(make_link)
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the option and what is wrong with it."""
+        yield from entries.stream_problems(
+            {"stream_name": self.stream_name, "max_len": self.max_len}
+        )
+        for option in ("timeout", "connect_timeout"):
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                yield option, f"must be seconds above 0, not {value!r}"
+        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
+            yield "wait_replicas", f"must be a whole number from 0 on, not {self.wait_replicas!r}"
+        yield from self._address.problems()

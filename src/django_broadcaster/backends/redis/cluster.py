@@ -1,0 +1,223 @@
+"""Which server has a stream: there is only one, or a cluster's slots tell.
+
+https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from django_broadcaster.exceptions import BackendUnavailable
+
+from .address import Node, library
+from .link import Entry, Link, Transaction
+from .replies import Redirection, unavailable
+
+SLOTS: Final = 16384
+_CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+
+MakeLink = Callable[[Node | None], Link]
+
+
+class Servers(Protocol):
+    """All that a backend has to know of where its streams are."""
+
+    def open(self, stream: str | None) -> None:
+        """Connect, for a stream if it is always the same; raises BackendUnavailable."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+    def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
+        """Return the transactions that entries go in; raises BackendUnavailable."""
+
+    def redirect(self, transaction: Transaction, where: Redirection) -> bool:
+        """Note where the entries of a transaction belong; False if there is no elsewhere."""
+
+    def lost(self) -> None:
+        """Note that a server is away: another may have its work now."""
+
+    @property
+    def limit(self) -> int | None:
+        """The lowest known limit of a server for one value."""
+
+    def is_up(self, stream: str | None) -> bool:
+        """Ask whether events can be sent; may raise anything of redis-py's."""
+
+
+class OneServer:
+    """One server, or the master that sentinels know: all entries go in one transaction."""
+
+    def __init__(self, make_link: MakeLink) -> None:
+        self._link = make_link(None)
+
+    def open(self, stream: str | None) -> None:
+        """Connect; raises BackendUnavailable."""
+        self._link.greet()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._link.close()
+
+    def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
+        """Return one transaction."""
+        return [Transaction(self._link, entries)]
+
+    def redirect(self, transaction: Transaction, where: Redirection) -> bool:
+        """Follow nobody: without the option `cluster` there is nowhere else to go."""
+        return False
+
+    def lost(self) -> None:
+        """Do nothing: whoever connects the next time asks the sentinels again."""
+
+    @property
+    def limit(self) -> int | None:
+        """The server's limit for one value, if it told."""
+        return self._link.limit
+
+    def is_up(self, stream: str | None) -> bool:
+        """Ping the server."""
+        return self._link.ping()
+
+
+class Cluster:
+    """The nodes of a cluster, each over a link of its own, and who has which slot.
+
+    A transaction is for one stream: a node takes none over several slots, and one over several
+    streams of a slot that is moving could be neither here nor there.
+    """
+
+    def __init__(self, make_link: MakeLink, seeds: Iterable[Node]) -> None:
+        self._make_link = make_link
+        self._seeds = list(dict.fromkeys(seeds))
+        self._startup = tuple(self._seeds)
+        self._links: dict[Node, Link] = {}
+        self._owners: list[Node | None] = []  # by slot; empty while not known
+        self._asking: dict[str, Node] = {}  # streams whose slots are moving, for the next plan
+
+    def open(self, stream: str | None) -> None:
+        """Learn who has which slot, and connect to the stream's node; raises BackendUnavailable."""
+        self._learn()
+        if stream is not None:
+            self._link_of(stream).greet()
+
+    def close(self) -> None:
+        """Disconnect from all nodes."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._owners = []
+
+    def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
+        """Return a transaction for each stream; raises BackendUnavailable."""
+        by_stream: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry)
+        if not self._owners:
+            self._learn()
+        asking, self._asking = self._asking, {}
+        return [
+            Transaction(self._link(asking[stream]), group, asking=True)
+            if stream in asking
+            else Transaction(self._link_of(stream), group)
+            for stream, group in by_stream.items()
+        ]
+
+    def redirect(self, transaction: Transaction, where: Redirection) -> bool:
+        """Note where the stream is: for once, or from now on."""
+        stream = transaction.entries[0].stream
+        host = where.host or self._host_of(transaction.link)
+        node = Node(host, where.port)
+        if where.asking:
+            self._asking[stream] = node
+        elif self._owners:
+            self._owners[_slot(stream)] = node
+        return True
+
+    def lost(self) -> None:
+        """Ask again who has which slot: a replica may have taken over."""
+        self._owners = []
+
+    @property
+    def limit(self) -> int | None:
+        """The lowest limit that a node told."""
+        return min((link.limit for link in self._links.values() if link.limit), default=None)
+
+    def is_up(self, stream: str | None) -> bool:
+        """Ping the stream's node, or every one that has slots if streams differ."""
+        self._learn()
+        if stream is not None:
+            return self._link_of(stream).ping()
+        return all(self._link(node).ping() for node in set(self._owners) if node is not None)
+
+    # --- Nodes -------------------------------------------------------------------------------
+
+    def _link_of(self, stream: str) -> Link:
+        slot = _slot(stream)
+        node = self._owners[slot]
+        if node is None:
+            self._owners = []
+            error = Exception(f"slot {slot}, of stream {stream!r}, is not served")
+            raise unavailable(f"the cluster of {self._seeds[0].netloc}", error)
+        return self._link(node)
+
+    def _link(self, node: Node) -> Link:
+        if node not in self._links:
+            self._links[node] = self._make_link(node)
+        return self._links[node]
+
+    def _host_of(self, link: Link) -> str:
+        return next(node.host for node, each in self._links.items() if each is link)
+
+    def _learn(self) -> None:
+        """Ask one node after the other for the slots, until one answers."""
+        failure: BackendUnavailable | None = None
+        for node in tuple(self._seeds):
+            link = self._link(node)
+            try:
+                (answer,) = link.ask(_CLUSTER_SLOTS, 1)
+                if isinstance(answer, Exception):
+                    raise unavailable(link.place, answer)
+            except BackendUnavailable as error:
+                failure = failure or error
+                # It is asked last, the next time: one that hangs is waited for but once.
+                self._seeds.remove(node)
+                self._seeds.append(node)
+            else:
+                self._owners = _owners(answer, node.host)
+                self._forget_others()
+                return
+        assert failure is not None
+        raise failure
+
+    def _forget_others(self) -> None:
+        """Ask the nodes that are there now, the next time, and disconnect from all others."""
+        known = {node for node in self._owners if node is not None}
+        answered = self._seeds[0]
+        self._seeds = list(dict.fromkeys([answered, *sorted(known), *self._startup]))
+        for node in self._links.keys() - known - {answered}:
+            self._links.pop(node).close()
+
+
+def _owners(answer: list[Any], asked: str) -> list[Node | None]:
+    """Return the node of each slot, by the reply to CLUSTER SLOTS of a node.
+
+    A node that does not know its own name leaves it out, and so do those that are to be found
+    where the asked one is.
+    """
+    owners: list[Node | None] = [None] * SLOTS
+    for first, last, master, *_replicas in answer:
+        host = _text(master[0])
+        node = Node(asked if host in ("", "?") else host, int(master[1]))
+        owners[first : last + 1] = [node] * (last + 1 - first)
+    return owners
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")
+
+
+def _slot(stream: str) -> int:
+    slot: int = library().crc.key_slot(stream.encode())
+    return slot
