@@ -8,14 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from io import StringIO
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import pytest
-import redis
 
 from django_broadcaster.backends import (
     ConsoleBackend,
@@ -23,42 +19,11 @@ from django_broadcaster.backends import (
     LocalBackend,
     LocMemBackend,
     PublisherBackend,
-    RedisStreamBackend,
 )
 from django_broadcaster.backends import locmem as locmem_module
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import BackendContract
-from tests.support.redis_server import shared_url
-from tests.support.tcp_proxy import TcpProxy
-
-
-class TestRedisStreamBackend(BackendContract):
-    """Through a proxy, so that the shared server can be away."""
-
-    config = {"stream_name": "elsewhere", "max_len": 1000}
-
-    @pytest.fixture(autouse=True)
-    def _server(self) -> Iterator[None]:
-        parts = urlsplit(shared_url())
-        self.stream = f"contract-{uuid4()}"
-        with (
-            redis.Redis.from_url(shared_url()) as self.client,
-            TcpProxy(parts.hostname or "localhost", parts.port or 6379) as self.proxy,
-        ):
-            netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.proxy.port}".lstrip("@")
-            self.url = parts._replace(netloc=netloc).geturl()
-            yield
-            self.client.delete(self.stream)
-
-    def make_backend(self, **options: Any) -> PublisherBackend:
-        return RedisStreamBackend(url=self.url, stream_name=self.stream, **options)
-
-    def read_back(self) -> Sequence[Mapping[str, Any]]:
-        return [json.loads(fields[b"cloud_event"]) for _, fields in self.client.xrange(self.stream)]
-
-    def break_broker(self) -> AbstractContextManager[object]:
-        return self.proxy.away()
 
 
 class TestLocMemBackend(BackendContract):

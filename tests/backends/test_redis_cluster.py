@@ -168,13 +168,13 @@ def test_key_that_is_no_stream_holds_its_key_only(make: MakeBackend, cluster: Re
 
 
 @pytest.mark.parametrize("entrance", [0, 1])
-def test_slot_that_moves(make: MakeBackend, own: RedisCluster, entrance: int) -> None:
+def test_slot_that_moves(make: MakeBackend, cluster: RedisCluster, entrance: int) -> None:
     """In each step of a move events go where the stream is: none is lost, doubled or overtaken."""
-    source, target = own.nodes[0], own.nodes[1]
-    stream = own.stream_on(source)
-    backend = make(own.nodes[entrance], stream_name=stream)
+    source, target = cluster.nodes[0], cluster.nodes[1]
+    stream = cluster.stream_on(source)
+    backend = make(cluster.nodes[entrance], stream_name=stream)
     expected = []
-    for _ in ["before", *own.move(stream, target), "after"]:
+    for _ in ["before", *cluster.move(stream, target), "after"]:
         batch = numbers(10, "key")
         assert backend.publish_batch(batch) == [None] * 10
         expected += sent(batch)
@@ -182,18 +182,18 @@ def test_slot_that_moves(make: MakeBackend, own: RedisCluster, entrance: int) ->
 
 
 @pytest.mark.chaos
-def test_slot_that_moves_under_load(make: MakeBackend, own: RedisCluster) -> None:
+def test_slot_that_moves_under_load(make: MakeBackend, cluster: RedisCluster) -> None:
     """There and back again while events come: all of them arrive once and in order."""
-    stream = own.stream_on(own.nodes[0])
-    backend = make(own.nodes[2], stream_name=stream)
+    stream = cluster.stream_on(cluster.nodes[0])
+    backend = make(cluster.nodes[2], stream_name=stream)
     published: list[str] = []
     steps: list[str] = []
     failures: list[BaseException] = []
 
     def move() -> None:
         try:
-            for target in (own.nodes[1], own.nodes[0]):
-                for step in own.move(stream, target):
+            for target in (cluster.nodes[1], cluster.nodes[0]):
+                for step in cluster.move(stream, target):
                     steps.append(step)
                     enough = len(published) + 500
                     wait_until(lambda n=enough: len(published) > n, SECONDS, "it is under load")
@@ -210,7 +210,7 @@ def test_slot_that_moves_under_load(make: MakeBackend, own: RedisCluster) -> Non
     mover.join()
     assert failures == []
     assert len(steps) == 6
-    assert ids(own.nodes[0], stream) == published
+    assert ids(cluster.nodes[0], stream) == published
 
 
 @pytest.mark.chaos

@@ -192,7 +192,9 @@ def _kill_under_load(server: RedisServer) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_switch_of_masters_loses_nothing_that_all_replicas_had(make: MakeBackend, watched: Watched) -> None:
+def test_switch_of_masters_loses_nothing_that_all_replicas_had(
+    make: MakeBackend, watched: Watched
+) -> None:
     """A switch under load, with the old master alive: delivery goes on, in order and complete.
 
     The old master takes events until the sentinel has told it, with the other replica behind it:
@@ -217,7 +219,8 @@ def _switch(watched: Watched) -> bool:
     try:
         watched.sentinel.command("SENTINEL", "FAILOVER", MASTER)
     except redis.ResponseError as error:
-        assert "NOGOODSLAVE" in str(error)
+        if "NOGOODSLAVE" not in str(error):
+            raise
         return False
     return True
 

@@ -59,6 +59,8 @@ def watched_servers(folder: Path, replicas: int) -> Iterator[Watched]:
         sentinel = _sentinel(folder / "sentinel", servers[0].port)
         running.callback(sentinel.kill)
         sentinel.start()
+        # Else it looks at each server every ten seconds only.
+        sentinel.command("SENTINEL", "DEBUG", "INFO-PERIOD", 300, "PUBLISH-PERIOD", 200)
         wait_until(
             lambda: len(sentinel.command("SENTINEL", "REPLICAS", MASTER)) == replicas,
             SECONDS,

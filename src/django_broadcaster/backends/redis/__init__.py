@@ -9,8 +9,8 @@ and, in structured mode (the default):
 
 or, in binary mode, those of these that the event has something for:
 
+    ce_*           each attribute but the content type, as text: `ce_specversion`, `ce_id`, ...
     content_type   the media type of the data
-    ce_*           each attribute but that one in its canonical text: `ce_specversion`, `ce_id`, ...
     data           the data's bytes as they are; JSON `null` is the text `null`
 
 CloudEvents has no binding for Redis. The binary fields are this project's own, named as the Kafka

@@ -178,7 +178,7 @@ class Address:
             yield "sentinels", "a cluster has none: give them, or 'cluster', but not both"
 
     def _cluster_problems(self) -> Iterator[tuple[str, str]]:
-        if not isinstance(self.cluster, bool):
+        if self.cluster not in (True, False):
             yield "cluster", f"must be True or False, not {self.cluster!r}"
         elif self.cluster and self.db != 0:
             yield "db", "must be 0: a cluster has no other"

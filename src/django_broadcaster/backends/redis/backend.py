@@ -226,7 +226,7 @@ class RedisStreamBackend(BindingBackend):
             if key in batch.blocked:
                 batch.hold(index)
                 continue
-            chunk.append(Entry(index, command, stream))
+            chunk.append((index, command, stream))
             size += len(command)
             if key:
                 streams[key] = stream
@@ -241,19 +241,19 @@ class RedisStreamBackend(BindingBackend):
             max_len = message.config.get("max_len", max_len)
         if self._structured:
             body = message.to_json()
-            self._see_to_size(len(body))
-            head = entries.head(stream, max_len, entries.STRUCTURED_PAIRS)
-            return stream, entries.structured(head, message, body)
+            if len(body) > self._limit:
+                raise self._too_large(len(body))
+            return stream, entries.structured(stream, max_len, message, body)
         wire = self.encode(message)
-        self._see_to_size(len(wire.body or b""))
+        if len(wire.body or b"") > self._limit:
+            raise self._too_large(len(wire.body or b""))
         return stream, entries.binary(stream, max_len, message, wire)
 
-    def _see_to_size(self, size: int) -> None:
-        if size > self._limit:
-            raise Rejected(
-                f"the event takes {size} bytes, over the limit of {self._limit}: the lower of "
-                "the backend's max_message_bytes and the server's proto-max-bulk-len"
-            )
+    def _too_large(self, size: int) -> Rejected:
+        return Rejected(
+            f"the event takes {size} bytes, over the limit of {self._limit}: the lower of "
+            "the backend's max_message_bytes and the server's proto-max-bulk-len"
+        )
 
     def _failure(self, error: Exception, place: str, message: Message) -> DeliveryError:
         """Return what an error reply to one XADD means; `error` is its cause."""

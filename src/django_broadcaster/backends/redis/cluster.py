@@ -113,7 +113,7 @@ class Cluster:
         """Return a transaction for each stream; raises BackendUnavailable."""
         by_stream: dict[str, list[Entry]] = {}
         for entry in entries:
-            by_stream.setdefault(entry.stream, []).append(entry)
+            by_stream.setdefault(entry[2], []).append(entry)
         if not self._owners:
             self._learn()
         asking, self._asking = self._asking, {}
@@ -126,7 +126,7 @@ class Cluster:
 
     def redirect(self, transaction: Transaction, where: Redirection) -> bool:
         """Note where the stream is: for once, or from now on."""
-        stream = transaction.entries[0].stream
+        stream = transaction.entries[0][2]
         host = where.host or self._host_of(transaction.link)
         node = Node(host, where.port)
         if where.asking:

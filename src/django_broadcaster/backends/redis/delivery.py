@@ -81,27 +81,28 @@ class Delivery:
         return True
 
     def _settle(self, transaction: Transaction, replies: list[Any]) -> None:
-        place = transaction.link.place
+        server = transaction.link.place
         try:
             stored, refusals = executed(replies, len(transaction.entries))
         except TransactionRefused as refused:
-            self._give_up(transaction.entries, unavailable(place, refused.reply))
+            self._give_up(transaction.entries, unavailable(server, refused.reply))
             return
         if stored and not any(refusals):
             return
         kept: list[Entry] = []
         for entry, refusal in zip(transaction.entries, refusals, strict=True):
-            message = self._batch.messages[entry.index]
+            place = entry[0]
+            message = self._batch.messages[place]
             if refusal is not None:
-                failure = self._failure(refusal, place, message)
+                failure = self._failure(refusal, server, message)
                 if isinstance(failure, BackendUnavailable):
                     self._note(failure)
                     if not stored:
                         self._give_up(transaction.entries, failure)
                         return
-                self._batch.fail(entry.index, failure)
+                self._batch.fail(place, failure)
             elif not stored and message.partition_key in self._batch.blocked:
-                self._batch.hold(entry.index)
+                self._batch.hold(place)
             elif not stored:
                 kept.append(entry)
         self._again += kept
@@ -110,8 +111,8 @@ class Delivery:
         """Whatever of these has not failed for a reason of its own was not delivered."""
         self._note(error)
         outcomes = self._batch.outcomes
-        for entry in entries:
-            outcomes[entry.index] = outcomes[entry.index] or error
+        for place, _, _ in entries:
+            outcomes[place] = outcomes[place] or error
 
     def _note(self, error: BackendUnavailable) -> None:
         self._stop = self._stop or error

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -25,7 +26,7 @@ _STRUCTURED: Final = (  # after its head
     b"%b$8\r\nevent_id\r\n$%d\r\n%b\r\n$10\r\nevent_type\r\n$%d\r\n%b\r\n$6\r\nsource\r\n$%d\r\n%b\r\n"
     b"$9\r\ntimestamp\r\n$%d\r\n%b\r\n$11\r\ncloud_event\r\n$%d\r\n%b\r\n"
 )
-STRUCTURED_PAIRS: Final = 5
+_PAIRS: Final = 5
 
 _PLAIN = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*")
 
@@ -40,37 +41,54 @@ def head(stream: str, max_len: int | None, pairs: int) -> bytes:
     return b"*%d\r\n%b" % (len(arguments) + 2 * pairs, packed)
 
 
-def structured(begin: bytes, message: Message, body: bytes) -> bytes:
-    """Return the packed XADD; `begin` is its head, `body` the event in JSON."""
+def structured(stream: str, max_len: int | None, message: Message, body: bytes) -> bytes:
+    """Return the packed XADD of an event in structured mode; `body` is the event in JSON."""
     event_id, event_type = message.event_id.encode(), message.type.encode()
     source, time = message.source.encode(), timestamp(message.time)
     return _STRUCTURED % (
-        begin, len(event_id), event_id, len(event_type), event_type, len(source), source,
+        head(stream, max_len, _PAIRS), len(event_id), event_id, len(event_type), event_type, len(source), source,
         len(time), time, len(body), body,
     )  # fmt: skip
 
 
 def binary(stream: str, max_len: int | None, message: Message, wire: WireMessage) -> bytes:
     """Return the packed XADD of an event in binary mode."""
-    values = [
-        (b"$8\r\nevent_id\r\n", message.event_id.encode()),
-        (b"$10\r\nevent_type\r\n", message.type.encode()),
-        (b"$6\r\nsource\r\n", message.source.encode()),
-        (b"$9\r\ntimestamp\r\n", timestamp(message.time)),
-    ]
-    if wire.content_type:
-        values.append((b"$12\r\ncontent_type\r\n", wire.content_type.encode()))
-    values += [(_packed_name(name), text.encode()) for name, text in wire.headers.items()]
-    if wire.body is not None:
-        values.append((b"$4\r\ndata\r\n", wire.body))
-    parts = [head(stream, max_len, len(values))]
-    parts += [b"%b$%d\r\n%b\r\n" % (name, len(value), value) for name, value in values]
-    return b"".join(parts)
+    content_type, body = wire.content_type, wire.body
+    texts = [message.event_id, message.type, message.source, *wire.headers.values()]
+    if content_type:
+        texts.append(content_type)
+    values = [*map(str.encode, texts)]
+    values.insert(3, timestamp(message.time))
+    if body is not None:
+        values.append(body)
+    names = _binary_names(
+        stream, max_len, tuple(wire.headers), bool(content_type), body is not None
+    )
+    # All in C: a loop over a dozen fields takes twice as long.
+    sizes = map(_SIZES.__getitem__, map(len, values))
+    return b"".join(chain(chain.from_iterable(zip(names, sizes, values, strict=True)), _END))
 
 
-@lru_cache(maxsize=1024)
-def _packed_name(name: str) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(name), name.encode())
+class _Sizes(dict[int, bytes]):
+    """The line that tells a size, without making it anew for most."""
+
+    def __missing__(self, size: int) -> bytes:
+        return b"$%d\r\n" % size
+
+
+_SIZES = _Sizes((size, b"$%d\r\n" % size) for size in range(1024))
+_END: Final = (b"\r\n",)
+
+
+@lru_cache(maxsize=4096)
+def _binary_names(
+    stream: str, max_len: int | None, attributes: tuple[str, ...], typed: bool, data: bool
+) -> list[bytes]:
+    """Return the packed XADD cut where the values belong: what ends with the name of each."""
+    names = ["event_id", "event_type", "source", "timestamp", *attributes]
+    names += ["content_type"] * typed + ["data"] * data
+    first, *others = [b"$%d\r\n%b\r\n" % (len(name), name.encode()) for name in names]
+    return [head(stream, max_len, len(names)) + first, *(b"\r\n" + each for each in others)]
 
 
 def timestamp(time: datetime | None) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from django_broadcaster.exceptions import BackendUnavailable
 
@@ -18,15 +18,11 @@ _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
 _GET_LIMIT: Final = b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$18\r\nproto-max-bulk-len\r\n"
 
 
-class Entry(NamedTuple):
-    """One event on its way."""
-
-    index: int  # in the batch
-    command: bytes  # the packed XADD
-    stream: str
+Entry = tuple[int, bytes, str]
+"""One event on its way: its place in the batch, its packed XADD, and its stream."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Transaction:
     """Entries that a server stores together, or not at all.
 
@@ -72,12 +68,12 @@ class Link:
     # --- Transactions ------------------------------------------------------------------------
 
     def send(self, transactions: Sequence[Transaction]) -> None:
-        """Send transactions, which `receive` must follow or `abandon`; raises BackendUnavailable."""
+        """Send transactions; `receive` or `abandon` must follow. Raises BackendUnavailable."""
         self.greet()
         packed: list[bytes] = []
         for each in transactions:
             packed.append(_ASKING + _MULTI if each.asking else _MULTI)
-            packed += [entry.command for entry in each.entries]
+            packed += [command for _, command, _ in each.entries]
             packed.append(_EXEC)
         self._send(b"".join((*packed, self._wait)))
 
