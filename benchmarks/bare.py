@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import orjson
@@ -31,11 +31,13 @@ _UPDATE = """
     UPDATE django_broadcaster_outboxevent SET status = 'published', published_at = now()
     WHERE id = ANY(%s)
 """
+Send = Callable[[redis.Redis, list[tuple]], None]
 _DELETE = "DELETE FROM django_broadcaster_outboxevent WHERE id = ANY(%s)"
 
 
-def drain(*, delete: bool = False) -> float:
+def drain(*, delete: bool = False, send: Send | None = None) -> float:
     """Send every pending event to the stream; return events a second."""
+    send = send or in_json
     settle = _DELETE if delete else _UPDATE
     client = redis.Redis.from_url(services.address("redis"))
     count, last = 0, 0
@@ -57,7 +59,7 @@ def drain(*, delete: bool = False) -> float:
     return count / elapsed
 
 
-def send(client: redis.Redis, rows: list[tuple]) -> None:
+def in_json(client: redis.Redis, rows: list[tuple]) -> None:
     """Append rows of `_FETCH` to the stream, in one pipeline."""
     pipeline = client.pipeline(transaction=False)
     for _, event_id, source, event_type, subject, moment, content_type, data, key in rows:
@@ -114,7 +116,7 @@ def _listen() -> None:
             while True:
                 rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
                 if rows:
-                    send(client, rows)
+                    in_json(client, rows)
                     cursor.execute(_UPDATE, [[row[0] for row in rows]])
                     last = rows[-1][0]
                 connection.commit()

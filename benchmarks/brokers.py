@@ -8,12 +8,14 @@ from . import (
     brokers_mqtt,
     brokers_nats,
     brokers_rabbitmq,
+    brokers_redis,
     brokers_sqs,
     brokers_webhook,
 )
 from .measure import Figure
 
 MODULES = (
+    brokers_redis,
     brokers_kafka,
     brokers_nats,
     brokers_rabbitmq,

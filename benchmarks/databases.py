@@ -77,7 +77,7 @@ def _bare(alias: str) -> float:
             rows = cursor.fetchall()
             if not rows:
                 break
-            bare.send(client, [_parsed(row) for row in rows])
+            bare.in_json(client, [_parsed(row) for row in rows])
             ids = ", ".join(str(row[0]) for row in rows)
             now = connection.ops.adapt_datetimefield_value(timezone.now())
             cursor.execute(_SETTLE.format(mark=mark, ids=ids), (now,))

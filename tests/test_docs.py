@@ -45,6 +45,8 @@ NOT_RUN = {
     ("docs/how-to/backends/rabbitmq.md", "it needs a server with a certificate"),
     ("docs/how-to/backends/kafka.md", INSTALLING),
     ("docs/how-to/backends/redis-streams.md", INSTALLING),
+    ("docs/how-to/backends/redis-streams.md", "it needs sentinels"),
+    ("docs/how-to/backends/redis-streams.md", "it needs a cluster"),
     ("docs/how-to/backends/webhook.md", INSTALLING),
     ("docs/how-to/monitor.md", INSTALLING),
     ("docs/how-to/run-the-relay.md", "it needs PgBouncer; tests of their own run with it"),

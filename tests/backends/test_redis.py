@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,10 +35,8 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
-from tests.support.certificates import make_certificates
 from tests.support.redis_server import (
     RedisServer,
-    free_port,
     redis_server,
     shared_url,
 )
@@ -883,80 +880,3 @@ def test_child_process_does_not_share_the_connection(make: MakeBackend, stream: 
     for messages in (parent, child):
         mine = {message.event_id for message in messages}
         assert [each for each in stored if each in mine] == [m.event_id for m in messages]
-
-
-# --- TLS ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def tls_port(tmp_path: Path, certificates: Path) -> Iterator[int]:
-    """The port where a private server speaks TLS, and wants a client's certificate."""
-    port = free_port()
-    files = {"ca-cert": "ca.pem", "cert": "server.pem", "key": "server.key"}
-    arguments = [("--tls-" + key + "-file", str(certificates / f)) for key, f in files.items()]
-    with redis_server(tmp_path, "--tls-port", str(port), *chain.from_iterable(arguments)):
-        yield port
-
-
-def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
-    """With the CA and a certificate of its own the backend delivers over TLS, by url or host."""
-    options = {
-        "ssl_ca_certs": str(certificates / "ca.pem"),
-        "ssl_certfile": str(certificates / "client.pem"),
-        "ssl_keyfile": str(certificates / "client.key"),
-    }
-    for backend in (
-        make(host="127.0.0.1", port=tls_port, ssl=True, **options),
-        make(url=f"rediss://127.0.0.1:{tls_port}", **options),
-    ):
-        assert backend.publish_batch(numbers(3)) == [None] * 3
-        assert backend.health_check() is True
-
-
-@pytest.mark.parametrize(
-    ("host", "options"),
-    [
-        ("127.0.0.1", {"ssl_ca_certs": "other.pem", "ssl_certfile": "client.pem"}),
-        ("127.0.0.1", {"ssl_ca_certs": "missing.pem", "ssl_certfile": "client.pem"}),
-        ("127.0.0.1", {"ssl_ca_certs": "ca.pem", "ssl_certfile": None}),
-        ("localhost", {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem"}),
-        ("127.0.0.1", None),
-    ],
-    ids=["another CA", "no CA file", "no certificate of ours", "another name", "no TLS"],
-)
-def test_wrong_tls_is_unavailable(
-    make: MakeBackend,
-    tls_port: int,
-    certificates: Path,
-    host: str,
-    options: dict[str, str | None] | None,
-) -> None:
-    """TLS that fails costs no event, and is never replaced by a connection without it."""
-    if options is None:
-        backend = make(host=host, port=tls_port, timeout=2)
-    else:
-        files = {key: name and str(certificates / name) for key, name in options.items()}
-        key = files["ssl_certfile"] and str(certificates / "client.key")
-        backend = make(host=host, port=tls_port, ssl=True, ssl_keyfile=key, timeout=2, **files)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
-
-
-def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:
-    """`ssl_cert_reqs="none"` and `ssl_check_hostname=False` do what redis-py says they do."""
-    backend = make(
-        host="localhost",
-        port=tls_port,
-        ssl=True,
-        ssl_cert_reqs="none",
-        ssl_check_hostname=False,
-        ssl_certfile=str(certificates / "client.pem"),
-        ssl_keyfile=str(certificates / "client.key"),
-    )
-    assert backend.publish_batch(numbers(2)) == [None] * 2

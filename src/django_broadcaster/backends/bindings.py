@@ -66,7 +66,11 @@ class Binding:
         if mode == "structured":
             return WireMessage(STRUCTURED_TYPE, {}, message.to_json())
         body, content_type = _data(message)
-        headers = {self.prefix + name: self.escape(text) for name, text in _attributes(message)}
+        prefix, escape = self.prefix, self.escape
+        if escape is str:  # to call it takes as long as all the rest of this
+            headers = {prefix + name: text for name, text in _attributes(message)}
+        else:
+            headers = {prefix + name: escape(text) for name, text in _attributes(message)}
         if content_type and self.content_type_is_header:
             headers[f"{self.prefix}datacontenttype"] = self.escape(content_type)
         return WireMessage(content_type, headers, body)

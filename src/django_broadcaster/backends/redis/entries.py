@@ -46,8 +46,8 @@ def structured(stream: str, max_len: int | None, message: Message, body: bytes) 
     event_id, event_type = message.event_id.encode(), message.type.encode()
     source, time = message.source.encode(), timestamp(message.time)
     return _STRUCTURED % (
-        head(stream, max_len, _PAIRS), len(event_id), event_id, len(event_type), event_type, len(source), source,
-        len(time), time, len(body), body,
+        head(stream, max_len, _PAIRS), len(event_id), event_id, len(event_type), event_type,
+        len(source), source, len(time), time, len(body), body,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def binary(stream: str, max_len: int | None, message: Message, wire: WireMessage
     if content_type:
         texts.append(content_type)
     values = [*map(str.encode, texts)]
-    values.insert(3, timestamp(message.time))
+    values.insert(3, wire.headers.get("ce_time", "").encode())
     if body is not None:
         values.append(body)
     names = _binary_names(

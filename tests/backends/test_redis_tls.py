@@ -1,0 +1,178 @@
+"""The Redis backend over TLS: one server, sentinels and a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
+from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
+from django_broadcaster.testing import make_message
+from tests.support.certificates import make_certificates
+from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.waiting import wait_until
+
+SECONDS = 30.0
+
+MakeBackend = Callable[..., RedisStreamBackend]
+
+
+@pytest.fixture
+def make() -> Iterator[MakeBackend]:
+    """Make backends, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(**options: Any) -> RedisStreamBackend:
+            backend = RedisStreamBackend(alias="default", **options)
+            made.callback(backend.close)
+            return backend
+
+        yield make
+
+
+def numbers(count: int) -> list[Message]:
+    """Messages whose data is 0, 1, 2, ..."""
+    return [make_message(data=number) for number in range(count)]
+
+
+def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
+    """The types of outcomes."""
+    return [None if outcome is None else type(outcome) for outcome in outcomes]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def tls_port(tmp_path: Path, certificates: Path) -> Iterator[int]:
+    """The port where a private server speaks TLS, and wants a client's certificate."""
+    port = free_port()
+    with redis_server(tmp_path, "--tls-port", str(port), *_arguments(certificates)):
+        yield port
+
+
+def _arguments(certificates: Path) -> list[str]:
+    """The arguments of a server that has a certificate."""
+    files = {"ca-cert": "ca.pem", "cert": "server.pem", "key": "server.key"}
+    pairs = [("--tls-" + key + "-file", str(certificates / f)) for key, f in files.items()]
+    return list(chain.from_iterable(pairs))
+
+
+def _options(certificates: Path) -> dict[str, Any]:
+    """The options of a backend that has a certificate."""
+    return {
+        "ssl_ca_certs": str(certificates / "ca.pem"),
+        "ssl_certfile": str(certificates / "client.pem"),
+        "ssl_keyfile": str(certificates / "client.key"),
+    }
+
+
+def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
+    """With the CA and a certificate of its own the backend delivers over TLS, by url or host."""
+    options = _options(certificates)
+    for backend in (
+        make(host="127.0.0.1", port=tls_port, ssl=True, **options),
+        make(url=f"rediss://127.0.0.1:{tls_port}", **options),
+    ):
+        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.health_check() is True
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ("127.0.0.1", {"ssl_ca_certs": "other.pem", "ssl_certfile": "client.pem"}),
+        ("127.0.0.1", {"ssl_ca_certs": "missing.pem", "ssl_certfile": "client.pem"}),
+        ("127.0.0.1", {"ssl_ca_certs": "ca.pem", "ssl_certfile": None}),
+        ("localhost", {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem"}),
+        ("127.0.0.1", None),
+    ],
+    ids=["another CA", "no CA file", "no certificate of ours", "another name", "no TLS"],
+)
+def test_wrong_tls_is_unavailable(
+    make: MakeBackend,
+    tls_port: int,
+    certificates: Path,
+    host: str,
+    options: dict[str, str | None] | None,
+) -> None:
+    """TLS that fails costs no event, and is never replaced by a connection without it."""
+    if options is None:
+        backend = make(host=host, port=tls_port, timeout=2)
+    else:
+        files = {key: name and str(certificates / name) for key, name in options.items()}
+        key = files["ssl_certfile"] and str(certificates / "client.key")
+        backend = make(host=host, port=tls_port, ssl=True, ssl_keyfile=key, timeout=2, **files)
+    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert backend.health_check() is False
+
+
+def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:
+    """`ssl_cert_reqs="none"` and `ssl_check_hostname=False` do what redis-py says they do."""
+    backend = make(
+        host="localhost",
+        port=tls_port,
+        ssl=True,
+        ssl_cert_reqs="none",
+        ssl_check_hostname=False,
+        ssl_certfile=str(certificates / "client.pem"),
+        ssl_keyfile=str(certificates / "client.key"),
+    )
+    assert backend.publish_batch(numbers(2)) == [None] * 2
+
+
+def test_sentinels_and_their_master_over_tls(
+    make: MakeBackend, tmp_path: Path, certificates: Path
+) -> None:
+    """With `ssl` both are spoken to over TLS, and nobody without it."""
+    ports = free_port(), free_port()
+    folders = tmp_path / "master", tmp_path / "sentinel"
+    for folder in folders:
+        folder.mkdir()
+    tls = ["--tls-replication", "yes", *_arguments(certificates)]
+    config = folders[1] / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {ports[0]} 1\n")
+    with (
+        redis_server(folders[0], "--tls-port", str(ports[0]), *tls),
+        redis_server(
+            folders[1], str(config), "--sentinel", "--tls-port", str(ports[1]), *tls
+        ) as sentinel,
+    ):
+        wait_until(lambda: _sees_master(sentinel), SECONDS, "the sentinel sees the master")
+        options = {"sentinels": [("127.0.0.1", ports[1])], "sentinel_master": "main", "timeout": 2}
+        assert kinds(make(**options).publish_batch(numbers(1))) == [BackendUnavailable]
+        backend = make(**options, ssl=True, **_options(certificates))
+        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.health_check() is True
+
+
+def _sees_master(sentinel: RedisServer) -> bool:
+    """Whether the master has told the sentinel who it is."""
+    return sentinel.command("SENTINEL", "MASTER", "main")["runid"] != ""
+
+
+def test_cluster_over_tls(make: MakeBackend, tmp_path: Path, certificates: Path) -> None:
+    """The nodes are asked for over TLS, and found where they speak it."""
+    port, bus = free_port(), free_port()
+    arguments = ["--tls-port", str(port), "--tls-cluster", "yes", *_arguments(certificates)]
+    arguments += ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
+    with redis_server(tmp_path, *arguments) as node:
+        node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(
+            lambda: "cluster_state:ok" in node.raw("CLUSTER", "INFO"), SECONDS, "the cluster is up"
+        )
+        for address in (
+            {"url": f"rediss://127.0.0.1:{port}"},
+            {"host": "127.0.0.1", "port": port, "ssl": True},
+        ):
+            backend = make(cluster=True, **address, **_options(certificates))
+            assert backend.publish_batch(numbers(3)) == [None] * 3
+            assert backend.health_check() is True
