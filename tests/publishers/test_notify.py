@@ -85,13 +85,14 @@ def test_savepoint_that_is_rolled_back_takes_no_other_wake_up_along(
         assert notified(run) == 1
 
 
-def test_many_events_leave_one_note_for_the_commit(database: str) -> None:
+def test_many_events_leave_one_note_for_each_backend(database: str) -> None:
     """What a transaction remembers does not grow with its events."""
-    with transaction.atomic(using=database):
+    names = [f"backend-{number}" for number in range(5)]
+    with backends(*names, routes={"*": names}), transaction.atomic(using=database):
         for _ in range(3):
             publish(database, many=False)
             publish(database, many=True)
-        assert len(connections[database].run_on_commit) == 1
+        assert len(connections[database].run_on_commit) == 5
 
 
 @override_settings(OUTBOX_NOTIFY=False)
