@@ -13,9 +13,12 @@ from .measure import Figure
 
 _PAGE = """# Benchmarks
 
-Made by `make bench`, on {machine}. Every ratio is the median of the ratios of several runs, in
-which the relay and a bare loop took turns; another machine gives other absolute figures. The bare
-loops are in `benchmarks/bare.py`: the same work with the clients alone, and no promise kept.
+Made by `make bench` on two cores: {machine}.
+
+Every ratio is the median of the ratios of several runs, in which the relay and a bare loop took
+turns; another machine gives other absolute figures. The bare loops are in `benchmarks/bare.py`: the
+same work with the clients alone, and no promise kept. `backlog`, `scheduled`, `held-xmin` and the
+last lines compare a relay with itself: under a burden and without.
 
 {table}
 """
