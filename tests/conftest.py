@@ -10,6 +10,7 @@ from django.db import connections
 from django.test.utils import setup_databases, teardown_databases
 
 from django_broadcaster.models import (
+    ArchivedEvent,
     Attempt,
     BackendState,
     InboxEvent,
@@ -21,7 +22,10 @@ from django_broadcaster.models import (
 from tests.app.models import Order
 
 DATABASES = tuple(settings.DATABASES)
-TABLES = (OutboxEvent, Partition, Relay, InboxEvent, Attempt, BackendState, WebhookEndpoint, Order)
+TABLES = (
+    *(OutboxEvent, ArchivedEvent, Partition, Relay, InboxEvent, Attempt, BackendState),
+    *(WebhookEndpoint, Order),
+)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from django.db import connection
 from django.test import override_settings
 
 from django_broadcaster import checks
+from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, PublisherBackend
 from django_broadcaster.conf import all_settings
 
@@ -51,7 +52,18 @@ class BrokenBackend(PublisherBackend):
         """Accept everything."""
 
 
+class UnfinishedArchive(Archive):
+    """Lacks `store`."""
+
+
 STRICT = f"{__name__}.StrictBackend"
+TABLE = "django_broadcaster.archives.TableArchive"
+FILE = "django_broadcaster.archives.FileArchive"
+
+
+def archive(value: Any) -> dict[str, Any]:
+    """Return settings with this archive."""
+    return {"OUTBOX_ARCHIVE": value}
 
 
 def publishers(**entry: Any) -> dict[str, Any]:
@@ -131,6 +143,25 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_INBOX_RETENTION": 0}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_INBOX_RETENTION": False}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_HISTORY_RETENTION": 0}, "E026", "OUTBOX_HISTORY_RETENTION = timedelta(days="),
+    (publishers(RETENTION=-1), "E040", "['RETENTION'] = timedelta(days=7)"),
+    (publishers(RETENTION="7 days"), "E040", "['RETENTION'] = timedelta(days=7)"),
+    (publishers(RETENTION={"failed": True}), "E040", "['failed'] = timedelta(days=7)"),
+    (publishers(RETENTION={"canceled": 5}), "E040", "rename 'canceled' to 'cancelled'"),
+    (publishers(RETENTION={"pending": 5}), "E040", "Known keys: 'cancelled', 'failed', 'publi"),
+    (archive("FileArchive"), "E041", "OUTBOX_ARCHIVE = {'BACKEND': 'django_broadcaster.archives."),
+    (archive(5), "E041", "OUTBOX_ARCHIVE = {'BACKEND'"),
+    (archive({"OPTIONS": {}}), "E041", "OUTBOX_ARCHIVE = {'BACKEND'"),
+    (archive({"BACKEND": TABLE, "OPTION": {}}), "E041", "rename 'OPTION' to 'OPTIONS'"),
+    (archive({"BACKEND": TABLE, "OPTIONS": []}), "E041", "OUTBOX_ARCHIVE['OPTIONS'] = {}"),
+    (archive({"BACKEND": TABLE, "OPTIONS": {"x": 1}}), "E041", "remove 'x'. TableArchive knows"),
+    (archive({"BACKEND": "no.such"}), "E041", "OUTBOX_ARCHIVE = {'BACKEND'"),
+    (archive({"BACKEND": STRICT}), "E041", "OUTBOX_ARCHIVE = {'BACKEND'"),
+    (archive({"BACKEND": f"{__name__}.UnfinishedArchive"}), "E041", "Define store in Unfinished"),
+    (archive({"BACKEND": FILE}), "E041", "correct the option that the message names. FileArchive"),
+    (archive({"BACKEND": FILE, "OPTIONS": {"directoy": "/x"}}), "E041", "to 'directory'"),
+    (archive({"BACKEND": FILE, "OPTIONS": {"directory": "/x", "level": 0}}), "E041", "correct the"),
+    ({**archive({"BACKEND": TABLE}), "OUTBOX_RETENTION": 0}, "W010", "['RETENTION'] = 60"),
+    ({**archive({"BACKEND": TABLE}), **publishers(RETENTION={"published": 0})}, "W010", "= 60"),
     ({"OUTBOX_BATCH_SIZE": 0}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": 10_001}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": "500"}, "E018", "OUTBOX_BATCH_SIZE = 500"),
@@ -160,6 +191,11 @@ RIGHT: list[dict[str, Any]] = [
     {"OUTBOX_RETENTION": None, "OUTBOX_INBOX_RETENTION": None},
     {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
     {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},
+    publishers(RETENTION=0),
+    publishers(RETENTION=None),
+    publishers(RETENTION={"published": timedelta(days=1), "failed": 86400, "cancelled": None}),
+    {**archive({"BACKEND": TABLE}), "OUTBOX_RETENTION": 0, **publishers(RETENTION=60)},
+    archive({"BACKEND": FILE, "OPTIONS": {"directory": "/nowhere/at/all", "level": 1}}),
     {"OUTBOX_BATCH_SIZE": 1, "OUTBOX_PARTITIONS": 1, "OUTBOX_MAX_CRASHES": 2},
     {"OUTBOX_BATCH_SIZE": 10_000, "OUTBOX_PARTITIONS": 1024},
     {"OUTBOX_POLL_INTERVAL": 0.1, "OUTBOX_LEASE_SECONDS": 2, "OUTBOX_SHUTDOWN_TIMEOUT": 0},

@@ -15,7 +15,7 @@ from django.core.checks import run_checks
 from django.test import override_settings
 
 from django_broadcaster import checks
-from django_broadcaster.conf import Setting, all_settings, conf, retention
+from django_broadcaster.conf import Setting, all_settings, conf
 from django_broadcaster.publishers import publisher
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_ROUTES": {},
     "OUTBOX_REQUIRE_TRANSACTION": False,
     "OUTBOX_RETENTION": timedelta(days=7),
+    "OUTBOX_ARCHIVE": None,
     "OUTBOX_INBOX_RETENTION": timedelta(days=30),
     "OUTBOX_HISTORY_RETENTION": timedelta(days=7),
     "OUTBOX_BATCH_SIZE": 500,
@@ -107,20 +108,3 @@ def test_setting_is_named_after_its_attribute() -> None:
     assert Own().COLOUR == "red"
     with override_settings(OUTBOX_COLOUR="blue"):
         assert Own().COLOUR == "blue"
-
-
-@pytest.mark.parametrize(
-    ("value", "kept"),
-    [
-        (None, None),
-        (timedelta(days=7), timedelta(days=7)),
-        (0, timedelta(0)),
-        (1.5, timedelta(seconds=1.5)),
-        (86_400, timedelta(days=1)),
-    ],
-)
-def test_retention_is_a_duration_or_seconds(
-    value: timedelta | float | None, kept: timedelta | None
-) -> None:
-    """None keeps rows for ever; a number is seconds."""
-    assert retention(value) == kept

@@ -45,7 +45,7 @@ class Conf:
 
     PUBLISHERS: Setting[Mapping[str, Mapping[str, Any]]] = Setting(
         {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
-        "The backends by alias: BACKEND, OPTIONS, RETRY, ON_EXHAUSTED.",
+        "The backends by alias: BACKEND, OPTIONS, RETRY, ON_EXHAUSTED, RETENTION.",
     )
     ROUTES: Setting[Mapping[str, str | list[str]]] = Setting(
         {},
@@ -57,7 +57,12 @@ class Conf:
     RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=7),
         "How long published events are kept: a timedelta or seconds; 0 deletes at once, "
-        "None keeps them for ever.",
+        "None keeps them for ever. RETENTION of a backend goes before it.",
+    )
+    ARCHIVE: Setting[Mapping[str, Any] | None] = Setting(
+        None,
+        "Where events go before they are purged: BACKEND, the dotted path of an archive, and its "
+        "OPTIONS; None to delete them.",
     )
     INBOX_RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=30),
@@ -108,10 +113,3 @@ conf = Conf()
 def all_settings() -> dict[str, Setting[Any]]:
     """Return every setting by its full name, in the order of the reference page."""
     return {item.name: item for item in vars(Conf).values() if isinstance(item, Setting)}
-
-
-def retention(value: timedelta | float | None) -> timedelta | None:
-    """Return a retention setting as a timedelta, or None to keep rows for ever."""
-    if value is None or isinstance(value, timedelta):
-        return value
-    return timedelta(seconds=value)

@@ -13,6 +13,8 @@ BroadcasterError
 │   ├── Rejected                     this event can never be sent: dead-letter it now
 │   └── Held                         not sent, because an earlier event of its key failed
 ├── LeaseLost                        another relay may own our partitions now
+├── ArchiveError                     old events could not be archived, and stay in the outbox
+├── ArchiveConfigurationError (ImproperlyConfigured)
 └── BackendConfigurationError (ImproperlyConfigured)
     └── MissingClient                a broker's client library is not installed
 """
@@ -153,6 +155,14 @@ class Held(DeliveryError):
 
 class LeaseLost(BroadcasterError):
     """The relay's lease ended: it may change no row and start no delivery until it joins again."""
+
+
+class ArchiveError(BroadcasterError):
+    """Old events could not be archived: they stay in the outbox, and it is tried again."""
+
+
+class ArchiveConfigurationError(BroadcasterError, ImproperlyConfigured):
+    """OUTBOX_ARCHIVE is wrong; the message names the setting."""
 
 
 class BackendConfigurationError(BroadcasterError, ImproperlyConfigured):

@@ -16,6 +16,7 @@ from .schema import ExactCharField, PartialIndex
 from .states import OutboxEventStatus
 
 __all__ = [
+    "ArchivedEvent",
     "Attempt",
     "BackendState",
     "InboxEvent",
@@ -59,6 +60,9 @@ class OutboxEvent(models.Model):
     scheduled_at = models.DateTimeField(default=timezone.now)
     created_at = models.DateTimeField(default=timezone.now)
     published_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("When it was given up or cancelled.")
+    )
     retry_count = models.PositiveIntegerField(default=0)
     max_retries = models.PositiveSmallIntegerField(default=3)
     crash_count = models.PositiveSmallIntegerField(
@@ -115,32 +119,77 @@ class OutboxEvent(models.Model):
 
     def to_cloud_event(self) -> CloudEvent:
         """Return the event as it is delivered; `partition_key` is its attribute `partitionkey`."""
-        extensions = dict(self.extensions)
-        if self.partition_key:
-            extensions["partitionkey"] = self.partition_key
-        return CloudEvent(
-            type=self.event_type,
-            source=self.source,
-            id=self.event_id,
-            subject=self.subject or None,
-            time=None if self.time is None else aware(self.time),
-            data=self._payload(),
-            data_content_type=self.data_content_type or None,
-            data_schema=self.data_schema or None,
-            extensions=extensions,
-        )
+        return _cloud_event_of(self)
 
-    def _payload(self) -> Any:
-        if self.data_binary is not None:
-            return bytes(self.data_binary)
-        return ABSENT if self.data is None and not self._has_null() else self.data
 
-    def _has_null(self) -> bool:
-        """Tell JSON's null from no data: Django reads both as None."""
-        if not is_json_type(self.data_content_type):
-            return False
-        rows = type(self)._base_manager.using(self._state.db)
-        return not rows.filter(pk=self.pk, data__isnull=True).exists()
+class ArchivedEvent(models.Model):
+    """An event that `TableArchive` took over from the outbox; `row` was its id there."""
+
+    id = models.BigAutoField(primary_key=True)
+    row = models.BigIntegerField()
+    event_id = models.CharField(max_length=255, db_index=True)
+    source = models.CharField(max_length=512)
+    event_type = models.CharField(max_length=255)
+    subject = models.CharField(max_length=512, blank=True, default="")
+    time = models.DateTimeField(null=True)
+    data_content_type = models.CharField(max_length=255, blank=True, default="")
+    data_schema = models.CharField(max_length=2000, blank=True, default="")
+    extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
+    data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
+    data_binary = models.BinaryField(null=True, blank=True)
+    partition_key = ExactCharField(max_length=255, blank=True, default="")
+    publisher_backend = ExactCharField(max_length=64)
+    publisher_config = models.JSONField(default=dict, blank=True)
+    status = models.CharField(max_length=16, choices=OutboxEventStatus.choices)
+    scheduled_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+    published_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    retry_count = models.PositiveIntegerField(default=0)
+    last_error = models.TextField(blank=True, default="")
+    archived_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = _("archived event")
+        verbose_name_plural = _("archived events")
+
+    def __str__(self) -> str:
+        return f"{self.event_type} {self.event_id} to {self.publisher_backend}"
+
+    def to_cloud_event(self) -> CloudEvent:
+        """Return the event as it was delivered."""
+        return _cloud_event_of(self)
+
+
+def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
+    extensions = dict(row.extensions)
+    if row.partition_key:
+        extensions["partitionkey"] = row.partition_key
+    return CloudEvent(
+        type=row.event_type,
+        source=row.source,
+        id=row.event_id,
+        subject=row.subject or None,
+        time=None if row.time is None else aware(row.time),
+        data=_payload_of(row),
+        data_content_type=row.data_content_type or None,
+        data_schema=row.data_schema or None,
+        extensions=extensions,
+    )
+
+
+def _payload_of(row: OutboxEvent | ArchivedEvent) -> Any:
+    if row.data_binary is not None:
+        return bytes(row.data_binary)
+    return ABSENT if row.data is None and not _has_null(row) else row.data
+
+
+def _has_null(row: OutboxEvent | ArchivedEvent) -> bool:
+    """Tell JSON's null from no data: Django reads both as None."""
+    if not is_json_type(row.data_content_type):
+        return False
+    rows = type(row)._base_manager.using(row._state.db)
+    return not rows.filter(pk=row.pk, data__isnull=True).exists()
 
 
 class BackendState(models.Model):

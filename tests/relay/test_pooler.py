@@ -53,7 +53,6 @@ from .test_delivery import (  # noqa: F401
     test_a_retry_comes_by_itself,
     test_a_waiting_event_holds_back_its_own_key_only,
     test_more_followers_than_one_step_releases_come_in_order,
-    test_old_events_are_purged_past_those_that_stay,
 )
 from .test_inline import test_pending_events_are_delivered_here_and_now  # noqa: F401
 from .test_order import (  # noqa: F401
@@ -69,6 +68,7 @@ from .test_ownership import (  # noqa: F401
     test_relays_in_a_hurry_never_own_the_same,
     test_shares_follow_who_joins_and_leaves,
 )
+from .test_purge import test_old_events_are_purged_past_those_that_stay  # noqa: F401
 
 if TYPE_CHECKING:
     pass

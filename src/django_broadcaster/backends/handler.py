@@ -10,11 +10,12 @@ from django.utils.module_loading import import_string
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
+from django_broadcaster.retention import RetentionPolicy
 from django_broadcaster.retry import RetryPolicy
 
 from .base import PublisherBackend
 
-ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS", "RETRY", "ON_EXHAUSTED"})
+ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS", "RETRY", "ON_EXHAUSTED", "RETENTION"})
 ON_EXHAUSTED = ("skip", "block")
 
 
@@ -69,6 +70,11 @@ class BackendHandler:
     def blocks_when_exhausted(self, alias: str) -> bool:
         """Tell whether an event that ran out of retries keeps its place, and its key waiting."""
         return bool(self.entry(alias).get("ON_EXHAUSTED", "skip") == "block")
+
+    def retention(self, alias: str) -> RetentionPolicy:
+        """Return how long the backend's events are kept: its RETENTION, or OUTBOX_RETENTION."""
+        value = self.entry(alias).get("RETENTION", conf.RETENTION)
+        return RetentionPolicy.of(value, default=conf.RETENTION)
 
     def reset(self) -> None:
         """Close and forget every instance."""

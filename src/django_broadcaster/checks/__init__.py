@@ -29,8 +29,11 @@ E023      `OUTBOX_MAX_CRASHES` is not a whole number from 2 on
 E024      the outbox's id sequence hands out ids in blocks (a database check, PostgreSQL)
 E025      `OUTBOX_NOTIFY` is not a bool
 E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
+E040      `RETENTION` of an entry is not a span of time, None, or a dict of these by status
+E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
+W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
 ========= ==================================================================================
 
 An id keeps its meaning for ever: projects silence checks by it.
@@ -40,7 +43,7 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
-from . import database, policies, publishers, routes, values
+from . import database, policies, publishers, retention, routes, values
 from .shared import TAG
 
 __all__ = ["CHECKS", "TAG", "register_checks"]
@@ -54,6 +57,9 @@ CHECKS = (
     routes.check_routes,
     values.check_require_transaction,
     values.check_retention,
+    retention.check_backend_retentions,
+    retention.check_archive,
+    retention.check_what_is_archived,
     values.check_inbox_retention,
     values.check_history_retention,
     values.check_notify,

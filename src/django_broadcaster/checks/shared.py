@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from math import isfinite
 from reprlib import repr as shortened
@@ -13,6 +14,9 @@ from django.core.checks import CheckMessage, Error, Warning
 from ..conf import conf
 
 TAG = "django_broadcaster"
+
+LONGEST = timedelta(days=36500)
+"""The longest span of time in a setting: further back than that, dates come to their end."""
 
 Messages = list[CheckMessage]
 
@@ -74,3 +78,10 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def is_whole(value: object, least: int, most: float = float("inf")) -> TypeGuard[int]:
     """Whether a value is an integer within bounds that belong to it."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def seconds(value: object) -> float:
+    """Return a span of time in seconds, or -1 for what is none."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value if is_number(value) else -1

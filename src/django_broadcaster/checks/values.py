@@ -11,9 +11,17 @@ from django.conf import settings
 from django.core.checks import CheckMessage
 
 from ..conf import all_settings, conf
-from .shared import TAG, Messages, error, is_number, is_whole, nearest, warning
-
-_LONGEST = timedelta(days=36500)  # further back than that, dates come to their end
+from .shared import (
+    LONGEST,
+    TAG,
+    Messages,
+    error,
+    is_number,
+    is_whole,
+    nearest,
+    seconds,
+    warning,
+)
 
 
 def check_require_transaction(**_: Any) -> Messages:
@@ -24,7 +32,7 @@ def check_require_transaction(**_: Any) -> Messages:
 
 def check_retention(**_: Any) -> Messages:
     """OUTBOX_RETENTION is a span of time, 0 to keep nothing, or None to keep everything."""
-    good = conf.RETENTION is None or 0 <= _seconds(conf.RETENTION) <= _LONGEST.total_seconds()
+    good = conf.RETENTION is None or 0 <= seconds(conf.RETENTION) <= LONGEST.total_seconds()
     wanted = "a timedelta or seconds, from 0 to 100 years, or None to keep events for ever"
     return [] if good else [_wrong("E016", "RETENTION", wanted)]
 
@@ -41,7 +49,7 @@ def check_history_retention(**_: Any) -> Messages:
 
 def _memory(number: str, name: str) -> Messages:
     value = getattr(conf, name)
-    good = value is None or 0 < _seconds(value) <= _LONGEST.total_seconds()
+    good = value is None or 0 < seconds(value) <= LONGEST.total_seconds()
     wanted = "a timedelta or seconds, above 0 and up to 100 years, or None to remember for ever"
     return [] if good else [_wrong(number, name, wanted)]
 
@@ -116,13 +124,6 @@ def _unknown_setting(name: str, known: Iterable[str]) -> CheckMessage:
     silence = f"If it is another package's, write SILENCED_SYSTEM_CHECKS = ['{TAG}.W002']."
     message = f"{name} is not a setting of django-broadcaster, so it has no effect."
     return warning("W002", message, f"{fix} {silence}")
-
-
-def _seconds(value: object) -> float:
-    """Return a span of time in seconds, or -1 for what is none."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return value if is_number(value) else -1
 
 
 def _wrong(number: str, name: str, wanted: str) -> CheckMessage:

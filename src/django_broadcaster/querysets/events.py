@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import models
+from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -95,7 +95,7 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         cancelled event's key go on without it.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
-        return allowed.update(status=OutboxEventStatus.CANCELLED)
+        return allowed.update(status=OutboxEventStatus.CANCELLED, ended_at=timezone.now())
 
     def replay(self) -> int:
         """Deliver events again that were given up, cancelled or delivered; return how many.
@@ -108,6 +108,7 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
             status=OutboxEventStatus.SCHEDULED,
             scheduled_at=timezone.now(),
             published_at=None,
+            ended_at=None,
             retry_count=0,
             crash_count=0,
         )
@@ -128,3 +129,14 @@ def aware(moment: datetime) -> datetime:
         return moment
     # Not the current time zone, which a request may have activated.
     return timezone.make_aware(moment, timezone.get_default_timezone())
+
+
+def stored_moment(value: Any, using: str) -> datetime | None:
+    """Return a moment as SQL gave it, with its time zone; SQLite's driver may give text."""
+    if value is None:
+        return None
+    moment: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if timezone.is_aware(moment):
+        return moment
+    zone = connections[using].timezone
+    return timezone.make_aware(moment, zone) if zone else aware(moment)

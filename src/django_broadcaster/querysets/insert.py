@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
 
 _STATUSES = {status.value: status for status in OutboxEventStatus}
-_UNTOUCHED = {"published_at": None, "retry_count": 0, "crash_count": 0, "last_error": ""}
+_UNTOUCHED = {
+    "published_at": None,
+    "ended_at": None,
+    "retry_count": 0,
+    "crash_count": 0,
+    "last_error": "",
+}
 
 
 def insert_event(

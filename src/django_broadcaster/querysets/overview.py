@@ -14,7 +14,7 @@ from typing import Any
 from django.db import connections
 from django.utils import timezone
 
-from .events import aware
+from .events import stored_moment
 from .tables import BACKENDS, EVENTS, PARTITIONS, RELAYS
 
 EXACT = 100_000
@@ -85,14 +85,14 @@ def _overview(using: str, backend: str) -> Overview:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()
-    due = [moment for moment in (_moment(using, row[5]), _moment(using, row[6])) if moment]
+    due = [moment for value in row[5:7] if (moment := stored_moment(value, using))]
     return Overview(
         backend=backend,
         **dict(zip(statuses, row[:5], strict=True)),
         oldest_due=min(due, default=None),
         relays=row[7],
         free_partitions=row[8],
-        paused_at=_moment(using, row[9]),
+        paused_at=stored_moment(row[9], using),
         paused_by=row[10] or "",
     )
 
@@ -102,14 +102,3 @@ def _count(status: str) -> str:
         f"(SELECT COUNT(*) FROM (SELECT 1 AS one FROM {EVENTS} WHERE status = '{status}' "
         "AND publisher_backend = %s LIMIT %s) counted)"
     )
-
-
-def _moment(using: str, value: Any) -> datetime | None:
-    """Return a column's moment, aware; SQLite's driver gives text."""
-    if value is None:
-        return None
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    if timezone.is_aware(moment):
-        return moment
-    zone = connections[using].timezone
-    return timezone.make_aware(moment, zone) if zone else aware(moment)

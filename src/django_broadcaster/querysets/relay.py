@@ -229,12 +229,12 @@ class RelayRows:
 
     def bury(self, row_id: int, error: str) -> int:
         """Make a pending row a dead letter; return 1, or 0 if fenced."""
-        return self._move([row_id], "pending", "failed", last_error=error)
+        return self._move([row_id], "pending", "failed", last_error=error, ended_at=self._now())
 
     def expire(self, ids: Collection[int]) -> int:
         """Cancel pending rows whose `expirytime` has passed; return how many."""
         error = "Expired: its expirytime had passed before it could be sent"
-        return self._move(ids, "pending", "cancelled", last_error=error)
+        return self._move(ids, "pending", "cancelled", last_error=error, ended_at=self._now())
 
     def note_attempts(self, relay: str, attempts: Sequence[tuple[int, int, str]]) -> None:
         """Write down attempts that failed: the row's id, the attempt's number, and the error.

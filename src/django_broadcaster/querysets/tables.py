@@ -6,3 +6,4 @@ PARTITIONS = "django_broadcaster_partition"
 JSON_COLUMNS = ("extensions", "data", "publisher_config")
 BACKENDS = "django_broadcaster_backendstate"
 ATTEMPTS = "django_broadcaster_attempt"
+ARCHIVE = "django_broadcaster_archivedevent"

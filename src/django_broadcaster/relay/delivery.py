@@ -12,13 +12,13 @@ from asyncio import CancelledError
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import orjson
 from django.utils import timezone
 
 from django_broadcaster.backends.base import Message, Outcome, PublisherBackend, as_delivery_error
-from django_broadcaster.conf import conf, retention
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.conf import conf
 from django_broadcaster.events.timestamps import in_utc
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -235,7 +235,8 @@ class Delivery:
         self.announcer.prepare(verdicts)
         published = [row.id for row in verdicts.published]
         held = [row.id for row in verdicts.hold]
-        changed = self.rows.published(published, keep=_keeps()) if published else 0
+        keep = backends.retention(self.backend.alias).keeps_published
+        changed = self.rows.published(published, keep=keep) if published else 0
         if verdicts.retry:
             failures = [
                 (row.id, delay, describe(error), int(spends_retry(error)))
@@ -323,7 +324,3 @@ def _blamed(error: BaseException) -> DeliveryError:
 
 def _crashed(row: PendingRow) -> DeliveryError:
     return Rejected(f"{row.crash_count} relays died one after the other while they delivered it")
-
-
-def _keeps() -> bool:
-    return retention(conf.RETENTION) != timedelta(0)

@@ -168,11 +168,13 @@ class DeliveryLoop:
             self._is_current = True
         self._reread_blocked()  # before the promotion, after which a key waits for nothing
         more = promote_due(self.rows, self.lease, self.delivery.blocked, self.watermark)
-        if 0 in self.lease.partitions:
+        is_purger = 0 in self.lease.partitions
+        if is_purger:
             self._purge.run()
         now = time.monotonic()
         self._next_tick = now + (0 if more else TICK_SECONDS)
-        self._next_full_turn = now + self.lease.seconds / 2
+        busy = is_purger and self._purge.is_behind
+        self._next_full_turn = now + (TICK_SECONDS if busy else self.lease.seconds / 2)
 
     def _look_whether_paused(self) -> None:
         was_paused, self.is_paused = self.is_paused, self.rows.is_paused()

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from django_broadcaster.conf import conf, retention
+from django_broadcaster.archives import create_archive, remove
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.conf import conf
+from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent
-from django_broadcaster.querysets import RelayRows, purge_entries, purge_published
+from django_broadcaster.querysets import (
+    RelayRows,
+    find_dead_letters,
+    find_delivered,
+    purge_entries,
+)
+from django_broadcaster.retention import span
+from django_broadcaster.states import OutboxEventStatus
 
 from .order import BlockedKeys
 from .ownership import Lease
@@ -25,14 +36,17 @@ logger = logging.getLogger("django_broadcaster.relay")
 CHUNK = 1000
 """Rows that one step moves or deletes at the most."""
 
-CHUNKS = 10
-"""Chunks that one turn of purging deletes at the most."""
+TURN_SECONDS = 0.2
+"""How long one turn of purging goes on; the chunk that it is at is finished."""
 
 IDLE_SECONDS = 60.0
 """How long purging rests when it found nothing to delete."""
 
 REREAD_SECONDS = 3600.0
 """How often purging goes over the whole table again, for rows that it passed by."""
+
+Find = Callable[[int, int], tuple[list[int], int | None]]
+"""Finds old events behind an id among so many rows; returns theirs, and the id to go on from."""
 
 
 def promote_due(rows: RelayRows, lease: Lease, blocked: BlockedKeys, watermark: Watermark) -> int:
@@ -66,59 +80,106 @@ def release_unblocked(
 
 
 class Purge:
-    """Deletes published events of a backend, inbox entries and failed attempts that are old."""
+    """Takes old events of a backend out of the outbox, and deletes old inbox entries and attempts.
+
+    Events go a chunk at a time, each in a short transaction of its own, for a fraction of a second
+    a turn, so that deliveries never wait for long.
+    """
 
     def __init__(self, using: str, backend: str) -> None:
         self._using = using
         self._backend = backend
-        self._position = 0
-        self._began_at = 0.0
+        self._archive = create_archive()
+        self._delivered = _Walk()
+        self._dead_letters = _Walk()
         self._next_at = 0.0
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there may be more to purge than one turn had time for."""
+        return self._next_at <= time.monotonic()
+
     def run(self) -> int:
-        """Delete some chunks if it is time to; return how many rows went."""
+        """Take some chunks out if it is time to; return how many rows went."""
         now = time.monotonic()
-        if now < self._next_at:
+        if not self.is_behind:
             return 0
         self._next_at = now + IDLE_SECONDS
         try:
-            deleted = self._outbox(now) + self._inbox() + self._attempts()
+            gone, more = self._outbox(now)
+            entries = self._inbox() + self._attempts()
+        except ArchiveError as error:
+            logger.warning("backend %r: its old events stay, unarchived: %s", self._backend, error)
+            return 0
         except DatabaseError as error:
             if not connections[self._using].is_usable():
                 raise
             # A table of the application's may refer to events. Deliveries must not wait for that.
             logger.warning("backend %r: its old events can't be purged: %s", self._backend, error)
             return 0
-        if deleted:
+        if more or entries:
             self._next_at = now
-        return deleted
+        return gone + entries
 
-    def _outbox(self, now: float) -> int:
-        keep = retention(conf.RETENTION)
-        if keep is None:
-            return 0
-        if now >= self._began_at + REREAD_SECONDS:
-            self._position, self._began_at = 0, now
-        events = OutboxEvent.objects.using(self._using).filter(publisher_backend=self._backend)
-        before, total = timezone.now() - keep, 0
-        for _ in range(CHUNKS):
-            deleted, end = purge_published(events, before, self._position, CHUNK)
-            total += deleted
-            if end is None:
-                break
-            self._position = end
-        return total
+    def _outbox(self, now: float) -> tuple[int, bool]:
+        """Return how many events went, and whether there may be more."""
+        moment = timezone.now()
+        expiries = backends.retention(self._backend).expiries(moment)
+        failed, events = (
+            expiries.pop(OutboxEventStatus.FAILED, None),
+            OutboxEvent.objects.using(self._using),
+        )
+        deadline, gone = now + TURN_SECONDS, 0
+        steps: list[tuple[_Walk, Find]] = []
+        if expiries:
+            delivered = partial(find_delivered, events.all(), self._backend, expiries, moment)
+            steps.append((self._delivered, delivered))
+        if failed:
+            dead = partial(find_dead_letters, events.all(), self._backend, failed)
+            steps.append((self._dead_letters, dead))
+        for walk, find in steps:
+            for old in walk.chunks(find, now):
+                gone += remove(self._using, old, self._archive)
+                walk.move_on()
+                if time.monotonic() >= deadline:
+                    return gone, True
+        return gone, False
 
     def _inbox(self) -> int:
-        keep = retention(conf.INBOX_RETENTION)
+        keep = span(conf.INBOX_RETENTION)
         if keep is None:
             return 0
         entries = InboxEvent.objects.using(self._using).all()
         return purge_entries(entries, "processed_at", timezone.now() - keep, CHUNK)
 
     def _attempts(self) -> int:
-        keep = retention(conf.HISTORY_RETENTION)
+        keep = span(conf.HISTORY_RETENTION)
         if keep is None:
             return 0
         attempts = Attempt.objects.using(self._using).all()
         return purge_entries(attempts, "attempted_at", timezone.now() - keep, CHUNK)
+
+
+class _Walk:
+    """How far a purge has come in the order of ids; from time to time it begins anew."""
+
+    def __init__(self) -> None:
+        self._position = 0
+        self._next: int | None = None
+        self._began_at = -REREAD_SECONDS
+
+    def chunks(self, find: Find, now: float) -> Iterator[list[int]]:
+        """Yield the old ids of each chunk from where it stands, up to where they are young."""
+        if now >= self._began_at + REREAD_SECONDS:
+            self._position, self._began_at = 0, now
+        while True:
+            old, self._next = find(self._position, CHUNK)
+            if old or self._next is not None:
+                yield old
+            if self._next is None:
+                return
+
+    def move_on(self) -> None:
+        """Note that the chunk is done: a purge that fails stays before it."""
+        if self._next is not None:
+            self._position = self._next

@@ -126,6 +126,7 @@ class Announcer:
         for row, error in verdicts.bury:
             for event in self._known([row]):
                 event.status, event.last_error = OutboxEventStatus.FAILED, describe(error)
+                event.ended_at = now
                 event_failed.send_robust(sender=OutboxEvent, event=event, error=error)
         self._events = {}
 

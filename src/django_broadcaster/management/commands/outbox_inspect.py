@@ -15,6 +15,7 @@ from django_broadcaster.models import Attempt, OutboxEvent
 SHOWN = (
     *("id", "event_id", "source", "event_type", "subject", "partition_key", "partition"),
     *("publisher_backend", "status", "created_at", "scheduled_at", "published_at"),
+    "ended_at",
     *("retry_count", "max_retries", "crash_count", "last_error"),
 )
 

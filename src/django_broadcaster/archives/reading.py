@@ -1,0 +1,59 @@
+"""A file of `FileArchive`, read back."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.events.json_format import parse_json
+
+_CHUNK: Final = 1 << 16
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+class Archived(NamedTuple):
+    """A line of an archive: the event, and what the outbox knew of it besides."""
+
+    event: CloudEvent
+    outbox: Mapping[str, Any]
+
+
+def read_archive(path: str | Path) -> Iterator[Archived]:
+    """Yield the events of a file of `FileArchive`, in the order in which they were purged.
+
+    A file whose writer was killed, or is at work, may end in the middle. What is behind the last
+    whole line was not deleted from the outbox, and is passed over. Raises OSError, also for a file
+    that was damaged otherwise, and InvalidEvent for a line that holds no event.
+    """
+    with Path(path).open("rb") as file:
+        for line in _lines(file):
+            found = parse_json(line)
+            yield Archived(CloudEvent.from_dict(found["event"]), found["outbox"])
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    for data in _decompressed(file):
+        *whole, rest = (rest + data).split(b"\n")
+        yield from whole
+
+
+def _decompressed(file: BinaryIO) -> Iterator[bytes]:
+    """Yield what the members hold, the last one as far as it goes.
+
+    The standard library's reader takes a file that ends in a member's header for a damaged one.
+    """
+    member = zlib.decompressobj(_GZIP)
+    while data := file.read(_CHUNK):
+        while data:
+            try:
+                yield member.decompress(data)
+            except zlib.error as error:
+                raise gzip.BadGzipFile(f"{file.name}: {error}") from error
+            data = member.unused_data
+            if member.eof:
+                member = zlib.decompressobj(_GZIP)

@@ -1,0 +1,1 @@
+"""Where events go before they are purged."""
