@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.db import migrations, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Columns, Statement, Table
+from django.db.migrations.operations.base import Operation
 
 if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     CharField = models.CharField[str, str]
@@ -112,3 +114,59 @@ class AddIndexConcurrently(migrations.AddIndex):
             schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", params=None)
             sql = self.index.create_sql(model, schema_editor, concurrently=True)
             schema_editor.execute(sql, params=None)
+
+
+class SetTableStorage(Operation):
+    """Sets storage parameters of a model's table on PostgreSQL, and resets them backwards.
+
+    It takes a lock (SHARE UPDATE EXCLUSIVE) that stops neither readers nor writers. Other databases
+    have none of these. https://www.postgresql.org/docs/current/sql-createtable.html
+    """
+
+    reversible = True
+
+    def __init__(self, model_name: str, parameters: Mapping[str, str]) -> None:
+        self.model_name = model_name
+        self.parameters = dict(parameters)
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return how to make it again."""
+        kwargs = {"model_name": self.model_name, "parameters": self.parameters}
+        return type(self).__qualname__, [], kwargs
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """Change nothing: models know no storage parameters."""
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: Any,
+        to_state: Any,
+    ) -> None:
+        """Set them."""
+        listed = ", ".join(f"{name} = {value}" for name, value in self.parameters.items())
+        self._alter(app_label, schema_editor, to_state, f"SET ({listed})")
+
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: Any,
+        to_state: Any,
+    ) -> None:
+        """Let the server's settings be in force again."""
+        self._alter(app_label, schema_editor, from_state, f"RESET ({', '.join(self.parameters)})")
+
+    def _alter(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: Any, change: str
+    ) -> None:
+        model = state.apps.get_model(app_label, self.model_name)
+        connection = schema_editor.connection
+        if connection.vendor == "postgresql" and self.allow_migrate_model(connection.alias, model):
+            table = schema_editor.quote_name(model._meta.db_table)
+            schema_editor.execute(f"ALTER TABLE {table} {change}")
+
+    def describe(self) -> str:
+        """Say it in a sentence, for who runs the migration."""
+        return f"Set storage parameters of {self.model_name} on PostgreSQL"

@@ -88,4 +88,14 @@ class Migration(migrations.Migration):
                 blank=True, help_text="When it was given up or cancelled.", null=True
             ),
         ),
+        # Measured in docs/how-to/retention.md, with what each of them is for.
+        django_broadcaster.schema.SetTableStorage(
+            model_name="outboxevent",
+            parameters={
+                "autovacuum_vacuum_scale_factor": "0.01",
+                "autovacuum_vacuum_threshold": "1000",
+                "autovacuum_analyze_scale_factor": "0.02",
+                "vacuum_index_cleanup": "on",
+            },
+        ),
     ]
