@@ -49,6 +49,8 @@ NOT_RUN = {
     ("docs/how-to/backends/redis-streams.md", "it needs a cluster"),
     ("docs/how-to/backends/webhook.md", INSTALLING),
     ("docs/how-to/monitor.md", INSTALLING),
+    ("docs/how-to/opentelemetry.md", INSTALLING),
+    ("docs/how-to/opentelemetry.md", "it needs a collector"),
     ("docs/how-to/run-the-relay.md", "it needs PgBouncer; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "it needs PostgreSQL; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "it needs systemd"),

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "src" / "django_broadcaster"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NEEDS_MORE = {
+    "django_broadcaster.instrumentation.opentelemetry": "opentelemetry",
     "django_broadcaster.instrumentation.prometheus": "prometheus_client",
     "django_broadcaster.testing.contract": "pytest",
     "django_broadcaster.testing.pytest_plugin": "pytest",

@@ -13,6 +13,7 @@ from django.db import connections, router, transaction
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
+from . import tracing
 from .events import CloudEvent
 from .exceptions import DeliveryError, Rejected, TransientError
 from .models import InboxEvent
@@ -30,7 +31,7 @@ def process(event: CloudEvent, handler: Handler, *, using: str | None = None) ->
     `using` is the alias of that transaction, by default where the router writes `InboxEvent`.
     """
     alias = using or router.db_for_write(InboxEvent)
-    with transaction.atomic(using=alias):
+    with tracing.processing(event, handler), transaction.atomic(using=alias):
         first_time = _remember(event, handler, alias)
         if first_time:
             handler.function(event)

@@ -25,7 +25,7 @@ from .publishing import (
     event_from,
     event_of,
     publish_many,
-    publish_rows,
+    publish_one,
 )
 
 __all__ = ["MAX_RETRIES", "OutboxPublisher", "publisher"]
@@ -103,14 +103,14 @@ class OutboxPublisher:
             data_content_type=data_content_type,
             data_schema=data_schema,
         )
-        rows = call.rows(
+        return publish_one(
+            call,
             event,
             call.delivery(scheduled_at, max_retries, publisher_config),
             backend=backend,
             partition_key=partition_key,
             unique=event_id is not None,
         )
-        return publish_rows(call.connection, rows)
 
     def publish_cloud_event(
         self,
@@ -131,14 +131,14 @@ class OutboxPublisher:
         TypeError for an object of another kind.
         """
         call = PublishCall(using, self._get_default_backend)
-        rows = call.rows(
+        return publish_one(
+            call,
             event_from(cloud_event),
             call.delivery(scheduled_at, max_retries, publisher_config),
             backend=backend,
             partition_key=partition_key,
             unique=True,
         )
-        return publish_rows(call.connection, rows)
 
     def publish_events(
         self,

@@ -18,6 +18,9 @@ signal             sent                                    arguments
 `sender` = the class `DeliveryLoop` and `backend` (alias), `relay` (id of the lease), `report` (the
 figures), `seconds` (from fetch to settle) and `circuit_is_open`.
 
+`relay_started` is for instrumentation, too: sent by `outbox_worker` in each process that delivers,
+before it begins, with `sender` = the class `Worker`, `database` and `backends` (aliases).
+
 `event` is the `OutboxEvent` as the database holds it then. The relay reads it back only when a
 signal has a receiver, so an unused signal costs nothing.
 
@@ -33,3 +36,4 @@ event_retried = Signal()
 event_failed = Signal()
 endpoint_disabled = Signal()
 batch_settled = Signal()
+relay_started = Signal()

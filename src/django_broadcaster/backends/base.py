@@ -109,6 +109,9 @@ class PublisherBackend(ABC):
     config_keys: ClassVar[frozenset[str]] = frozenset()
     """The keys that an event's `publisher_config` may have."""
 
+    system: ClassVar[str] = "django_broadcaster"
+    """The messaging system, as traces and metrics call it: OpenTelemetry's `messaging.system`."""
+
     default_max_message_bytes: ClassVar[int | None] = None
     """The broker's own limit for one message, where it has one."""
 

@@ -6,6 +6,12 @@
 https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents/bindings (NATS with headers: 1.0.3).
 A backend asks its `Binding` for a `WireMessage` and puts that into its client's terms. Nothing
 about the formats is written anywhere else.
+
+An event that belongs to a trace has that in its extensions `traceparent` and `tracestate`:
+https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md
+They travel like any extension. Instrumented consumers that know nothing of CloudEvents look for
+the headers of W3C Trace Context, so where a protocol has such headers the same values are in them
+too, in both modes: https://www.w3.org/TR/trace-context/ and its drafts for AMQP and MQTT.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from urllib.parse import quote
 
 import orjson
 
-from django_broadcaster.events import SPEC_VERSION
+from django_broadcaster.events import SPEC_VERSION, TRACEPARENT, TRACESTATE
 from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.events.timestamps import rfc3339
 from django_broadcaster.exceptions import Rejected
@@ -54,17 +60,19 @@ class WireMessage(NamedTuple):
 class Binding:
     """How one protocol names and writes attributes.
 
-    `datacontenttype` is a header too where the protocol has no place of its own for it.
+    `datacontenttype` is a header too where the protocol has no place of its own for it. Without
+    `has_trace_headers`, nobody looks for the headers of W3C Trace Context there.
     """
 
     prefix: str
     escape: Callable[[str], str] = str
     content_type_is_header: bool = False
+    has_trace_headers: bool = True
 
     def encode(self, message: Message, mode: ContentMode) -> WireMessage:
         """Return the message in a content mode; raises Rejected for data that can't be written."""
         if mode == "structured":
-            return WireMessage(STRUCTURED_TYPE, {}, message.to_json())
+            return WireMessage(STRUCTURED_TYPE, self.trace_headers(message), message.to_json())
         body, content_type = _data(message)
         prefix, escape = self.prefix, self.escape
         if escape is str:  # to call it takes as long as all the rest of this
@@ -73,7 +81,13 @@ class Binding:
             headers = {prefix + name: escape(text) for name, text in _attributes(message)}
         if content_type and self.content_type_is_header:
             headers[f"{self.prefix}datacontenttype"] = self.escape(content_type)
+        if TRACEPARENT in message.extensions:
+            headers |= self.trace_headers(message)
         return WireMessage(content_type, headers, body)
+
+    def trace_headers(self, message: Message) -> dict[str, str]:
+        """Return the headers of W3C Trace Context, none for an event without a trace."""
+        return trace_headers(message, self.escape) if self.has_trace_headers else {}
 
 
 class BindingBackend(PublisherBackend):
@@ -111,9 +125,19 @@ NATS: Final = Binding("ce-", percent_encoded, content_type_is_header=True)
 MQTT: Final = Binding("")
 HTTP: Final = Binding("ce-", percent_encoded)
 # There is no binding for SQS and SNS. Their attributes hold Unicode, as Kafka's headers do.
-AWS: Final = Binding(KAFKA.prefix)
+# A message has ten attributes at the most, and none to spare.
+AWS: Final = Binding(KAFKA.prefix, has_trace_headers=False)
 # There is no binding for Redis: fields are named as Kafka's headers, and the content type is one.
-REDIS: Final = Binding(KAFKA.prefix)
+REDIS: Final = Binding(KAFKA.prefix, has_trace_headers=False)
+
+
+def trace_headers(message: Message, escape: Callable[[str], str] = str) -> dict[str, str]:
+    """Return an event's trace as the headers of W3C Trace Context, if it has one."""
+    extensions = message.extensions
+    if TRACEPARENT not in extensions:
+        return {}
+    names = [name for name in (TRACEPARENT, TRACESTATE) if name in extensions]
+    return {name: escape(canonical(extensions[name])) for name in names}
 
 
 def _attributes(message: Message) -> Iterator[tuple[str, str]]:

@@ -96,6 +96,7 @@ class KafkaBackend(BindingBackend):
     one after the other, until the event at fault stands alone.
     """
 
+    system: ClassVar[str] = "kafka"
     binding: ClassVar[Binding] = KAFKA
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic"})
@@ -275,6 +276,9 @@ class KafkaBackend(BindingBackend):
         if self.content_mode == "structured":  # as the binding does, in half the time
             headers, body = _STRUCTURED_HEADERS, message.to_json()
             size = len(body)
+            if traced := self.binding.trace_headers(message):
+                headers = headers + [(name, value.encode()) for name, value in traced.items()]
+                size += sum(map(len, chain.from_iterable(headers)))
         else:
             content_type, attributes, body = self.encode(message)
             size = 0 if body is None else len(body)

@@ -33,6 +33,7 @@ class SNSBackend(AWSBackend):
     """
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic_arn"})
+    system: ClassVar[str] = "aws.sns"
     service: ClassVar[str] = "sns"
     destination_option: ClassVar[str] = "topic_arn"
 

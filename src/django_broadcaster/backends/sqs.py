@@ -35,6 +35,7 @@ class SQSBackend(AWSBackend):
     """
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"queue_url"})
+    system: ClassVar[str] = "aws_sqs"
     service: ClassVar[str] = "sqs"
     destination_option: ClassVar[str] = "queue_url"
 

@@ -41,6 +41,7 @@ class TasksBackend(PublisherBackend):
     `publisher_config` of an event may have `queue_name` and `priority`.
     """
 
+    system: ClassVar[str] = "django_tasks"
     config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue_name"})
 
     def __init__(

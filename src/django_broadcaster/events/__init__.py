@@ -16,7 +16,7 @@ from .absent import ABSENT, Absent
 from .attributes import SPEC_VERSION, check_string
 from .batch import from_json_batch, to_json_batch
 from .cloud_event import CloudEvent, as_cloud_event
-from .extensions import check_extensions
+from .extensions import TRACEPARENT, TRACESTATE, check_extensions
 from .json_format import envelope
 from .payload import MAX_DEPTH, MAX_DIGITS, encode_data, is_deeper
 
@@ -25,6 +25,8 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_DIGITS",
     "SPEC_VERSION",
+    "TRACEPARENT",
+    "TRACESTATE",
     "Absent",
     "CloudEvent",
     "as_cloud_event",

@@ -15,6 +15,13 @@ from django_broadcaster.exceptions import InvalidEvent
 from .attributes import JSON_NAMES, character_problem
 from .timestamps import in_utc, rfc3339
 
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+"""The extensions by which an event belongs to a trace.
+
+https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md
+"""
+
 _NAME: Final = re.compile(r"[a-z0-9]+")
 _NONE: Final[Mapping[str, bool | int | str]] = MappingProxyType({})
 _RESERVED: Final = {"specversion", "data", "data_base64", *JSON_NAMES.values()}

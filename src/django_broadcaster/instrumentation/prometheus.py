@@ -21,11 +21,11 @@ database, and so from anywhere: a relay's port, or the view `metrics` in the app
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, connections, router
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -40,14 +40,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from django_broadcaster.backends.handler import backends
-from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import Overview, overviews
 from django_broadcaster.signals import batch_settled
 
+from .outbox import FIGURES, UP, labelled, look
+
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
-STATUSES = ("pending", "scheduled", "retry", "blocked", "failed")
-DatabaseErrors = (DatabaseError, InterfaceError)
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REGISTRY = CollectorRegistry()
@@ -82,38 +79,18 @@ class OverviewCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of all backends."""
-        try:
-            using = self._using or router.db_for_read(OutboxEvent)
-            found = list(overviews(using, backends.aliases()))
-        except DatabaseErrors:
-            yield GaugeMetricFamily("outbox_up", _UP, value=0)
+        found = look(self._using)
+        yield GaugeMetricFamily("outbox_up", UP, value=int(found is not None))
+        if found is None:
             return
-        yield GaugeMetricFamily("outbox_up", _UP, value=1)
-        yield _backlog(found)
-        for name, meaning, read in _GAUGES:
-            family = GaugeMetricFamily(name, meaning, labels=("backend",))
-            for each in found:
-                family.add_metric((each.backend,), read(each))
+        for figure in FIGURES:
+            labels = ("backend", *figure.labels)
+            family = GaugeMetricFamily(figure.name, figure.meaning, labels=labels)
+            for overview in found:
+                for values, number in labelled(figure, overview):
+                    family.add_metric([values[label] for label in labels], number)
             yield family
 
-
-def _backlog(found: Sequence[Overview]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(
-        "outbox_backlog", "Events that wait, and dead letters.", labels=("backend", "status")
-    )
-    for each in found:
-        for status in STATUSES:
-            family.add_metric((each.backend, status), getattr(each, status))
-    return family
-
-
-_UP = "1 if the database could be asked."
-_GAUGES: tuple[tuple[str, str, Callable[[Overview], float]], ...] = (
-    ("outbox_lag_seconds", "How long the first event has been due.", lambda each: each.lag),
-    ("outbox_relays", "Relays that hold a lease.", lambda each: each.relays),
-    ("outbox_free_partitions", "Partitions that nobody delivers.", lambda e: e.free_partitions),
-    ("outbox_paused", "1 while an operator has paused it.", lambda each: int(each.is_paused)),
-)
 
 _installing = Lock()
 

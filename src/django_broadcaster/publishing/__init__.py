@@ -3,13 +3,14 @@
 A `PublishCall` is what all events of a call have in common. It judges each event and makes rows of
 it: `destinations` says where to, `columns` what is written, `limits` what a backend never takes.
 `transactions` judges the caller's transaction. `writing` brings rows into the database and tells
-who waits for them. `many` goes through the events of `publish_events`, in chunks.
+who waits for them. `one` does all that for one event, and `many` for those of `publish_events`, in
+chunks.
 """
 
 from .call import PublishCall, event_from, event_of
 from .columns import MAX_RETRIES
 from .many import BATCH_SIZE, publish_many
-from .writing import publish_rows
+from .one import publish_one
 
 __all__ = [
     "BATCH_SIZE",
@@ -18,5 +19,5 @@ __all__ = [
     "event_from",
     "event_of",
     "publish_many",
-    "publish_rows",
+    "publish_one",
 ]

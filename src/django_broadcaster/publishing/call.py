@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import connections, router
@@ -17,6 +17,9 @@ from django_broadcaster.querysets import NewRow, identity_of
 from .columns import Delivery, columns_of, delivery_of, in_local_time
 from .destinations import named, routed
 from .limits import check_accepted, check_depth
+
+if TYPE_CHECKING:
+    from django_broadcaster.tracing import Stamp
 
 
 def event_of(
@@ -60,10 +63,13 @@ class PublishCall:
 
     using: the database alias, by default where the router writes `OutboxEvent`.
     default: returns the alias of an event without a backend or a route, or None.
+
+    `stamp` is what a tracer makes of each event, if one goes along.
     """
 
     def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
         self.connection = connections[using or router.db_for_write(OutboxEvent)]
+        self.stamp: Stamp | None = None
         self._default = default
         self._routed: dict[str, list[str]] = {}
         self.moment = datetime.now(UTC)
@@ -103,6 +109,8 @@ class PublishCall:
         `unique` says that the caller gave the event's id.
         """
         aliases = self.aliases(event.type, backend)
+        if self.stamp is not None:
+            event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
         check_depth(event.data, columns.data, self.connection)
         rows = []

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from django_broadcaster import tracing
 from django_broadcaster.exceptions import PublishError
 from django_broadcaster.querysets import NewRow
 from django_broadcaster.relay.wakeup import notify_after_commit
@@ -48,11 +49,12 @@ def publish_many(call: PublishCall, events: Iterable[Any], batch_size: int, **de
         raise ValueError(f"batch_size: must be 1 or more, not {batch_size!r}")
     judge = _Judge(call, **defaults)
     check_transaction(call.connection)
-    chunks: Iterable[list[NewRow]] = _chunks(judge, events, batch_size)
-    fits = isinstance(events, list | tuple) and len(events) <= batch_size
-    if fits:
-        chunks = list(chunks)
-    return _write(call, chunks, savepoint=not fits)
+    with tracing.publishing(None, judge.aliases) as call.stamp:
+        chunks: Iterable[list[NewRow]] = _chunks(judge, events, batch_size)
+        fits = isinstance(events, list | tuple) and len(events) <= batch_size
+        if fits:
+            chunks = list(chunks)
+        return _write(call, chunks, savepoint=not fits)
 
 
 def _write(call: PublishCall, chunks: Iterable[list[NewRow]], *, savepoint: bool) -> int:
@@ -90,8 +92,11 @@ class _Judge:
         self._backend = backend
         self._defaults = delivery
         self._delivery = call.delivery(**delivery)
-        if backend is not None:
-            call.aliases("", backend)  # so that a wrong one is not laid to the first event
+        self.aliases()  # so that a wrong one is not laid to the first event
+
+    def aliases(self) -> list[str]:
+        """Return the backend that all of the events go to, as far as the call says so."""
+        return [] if self._backend is None else self._call.aliases("", self._backend)
 
     def rows(self, index: int, given: object) -> list[NewRow]:
         """Return the rows of an event; raises PublishError or TypeError with its index."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 from django.utils import timezone
 
+from django_broadcaster import tracing
 from django_broadcaster.backends.base import Message, Outcome, PublisherBackend, as_delivery_error
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
@@ -159,9 +160,13 @@ class Delivery:
             return self._send_singly(batch)
 
     def _send(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
-        outcomes = self.backend.publish_batch([message_of(row) for row in batch])
-        if len(outcomes) != len(batch):
-            raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
+        messages = [message_of(row) for row in batch]
+        with tracing.sending(self.backend, messages) as note:
+            outcomes = self.backend.publish_batch(messages)
+            if len(outcomes) != len(batch):
+                raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
+            if note is not None:
+                note(outcomes)
         return outcomes
 
     def _send_one(self, row: PendingRow) -> Outcome:

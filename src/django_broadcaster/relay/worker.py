@@ -6,6 +6,7 @@ import threading
 import time
 
 from django_broadcaster.conf import conf
+from django_broadcaster.signals import relay_started
 
 from .backend_thread import BackendThread, WorkerOptions
 from .pacemaker import Pacemaker
@@ -18,6 +19,7 @@ class Worker:
     """Delivers the events of several backends until it is told to stop."""
 
     def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
         self._threads = [BackendThread(options, alias) for alias in options.backends]
         self._pacemaker = Pacemaker(options.database, self._threads)
 
@@ -28,6 +30,10 @@ class Worker:
 
     def run(self) -> bool:
         """Work until stopped or done; return whether everything ended as it should."""
+        options = self._options
+        relay_started.send_robust(
+            sender=Worker, database=options.database, backends=options.backends
+        )
         for thread in (*self._threads, self._pacemaker):
             thread.start()
         for thread in self._threads:

@@ -19,6 +19,7 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, PublisherBackend
+from ..bindings import trace_headers
 from ..templates import Template
 from .link import Call, CallRefused, CallUnencodable, Link, LinkLost, library
 
@@ -52,6 +53,7 @@ class CeleryBackend(PublisherBackend):
     who tries again.
     """
 
+    system: ClassVar[str] = "celery"
     config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue", "routing_key", "task"})
 
     default_max_message_bytes: ClassVar[int | None] = 16 * 2**20
@@ -154,6 +156,7 @@ class CeleryBackend(PublisherBackend):
             queue=config.get("queue", self.queue),
             routing_key=config.get("routing_key"),
             priority=config.get("priority", self.priority),
+            headers=trace_headers(message),
         )
 
     def _arguments(self, message: Message, body: bytes) -> tuple[list[Any], dict[str, Any]]:

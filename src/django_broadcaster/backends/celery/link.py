@@ -31,6 +31,7 @@ class Call:
     queue: str | None
     routing_key: str | None
     priority: int | None
+    headers: dict[str, str]
 
 
 class LinkLost(Exception):
@@ -179,7 +180,7 @@ class Link:
             # Nobody waits here for results, so the result backend is not told to. For the worker,
             # it is as the task says.
             ignore_result=True,
-            headers={"ignore_result": None},
+            headers={"ignore_result": None, **call.headers},
             **{name: value for name, value in choices.items() if value is not None},
         )
 

@@ -8,6 +8,7 @@ from secrets import token_hex
 from ssl import SSLContext
 from typing import Any, ClassVar, Final
 
+from django_broadcaster.events import TRACEPARENT
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -70,6 +71,7 @@ class MQTTBackend(BindingBackend):
     size divided by the server's Receive Maximum: see `flight`.
     """
 
+    system: ClassVar[str] = "mqtt"
     binding: ClassVar[Binding] = MQTT
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic", "retain"})
 
@@ -185,7 +187,7 @@ class MQTTBackend(BindingBackend):
 
     def _content(self, message: Message) -> tuple[bytes, bytes]:
         """Return the properties and the payload."""
-        if self.content_mode == "structured":
+        if self.content_mode == "structured" and TRACEPARENT not in message.extensions:
             return self._structured, message.to_json()  # as `encode` says, in less time
         wire = self.encode(message)
         try:

@@ -62,6 +62,7 @@ class NATSBackend(BindingBackend):
     when the one before is acknowledged: see `window`.
     """
 
+    system: ClassVar[str] = "nats"
     binding: ClassVar[Binding] = NATS
     config_keys: ClassVar[frozenset[str]] = frozenset({"subject"})
 

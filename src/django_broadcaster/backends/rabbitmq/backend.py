@@ -56,6 +56,7 @@ class RabbitMQBackend(BindingBackend):
     A batch takes about as many round trips as its busiest key has events: see `flight`.
     """
 
+    system: ClassVar[str] = "rabbitmq"
     binding: ClassVar[Binding] = AMQP
     config_keys: ClassVar[frozenset[str]] = frozenset({"exchange", "routing_key"})
 

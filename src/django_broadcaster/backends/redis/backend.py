@@ -59,6 +59,7 @@ class RedisStreamBackend(BindingBackend):
     cluster there is a transaction for each stream, and one round trip to all the nodes at once.
     """
 
+    system: ClassVar[str] = "redis"
     binding: ClassVar[Binding] = REDIS
     config_keys: ClassVar[frozenset[str]] = frozenset({"stream_name", "max_len"})
 

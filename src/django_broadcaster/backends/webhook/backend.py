@@ -73,6 +73,7 @@ class WebhookBackend(BindingBackend):
     events without one, are sent at once. So no event of a key is out before one that failed.
     """
 
+    system: ClassVar[str] = "webhook"
     binding: ClassVar[Binding] = HTTP
 
     def __init__(
