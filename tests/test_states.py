@@ -103,7 +103,7 @@ BY_RELAYS: dict[str, tuple[Move, dict[str, str]]] = {
         {"pending": "retry"},
     ),
     "bury": (
-        lambda of: [of.relay.bury(pk, "error") for pk in of.ids],
+        lambda of: of.relay.bury([(pk, "error") for pk in of.ids]),
         {"pending": "failed"},
     ),
     "block": (

@@ -148,6 +148,32 @@ def test_a_batch_costs_three_statements(database: str, scripted: Script, join: J
     assert [step_of(query["sql"]) for query in queries] == ["fetch", "begin", "settle"]
 
 
+def test_failures_cost_one_statement_for_each_fate(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """However many events of a batch are given up or wait, each with an error of its own, one
+    statement buries them, one lets them wait, and one keeps the attempts.
+    """
+    names = [f"-{number}" for number in range(42)]  # without keys, so that none holds another up
+    dead, late = names[:20], names[20:40]
+    for name in dead:
+        scripted.fail(name, Rejected(f"no {name}"))
+    for name in late:
+        scripted.fail(name, TransientError(f"not yet {name}"))
+    publish(*names, using=database)
+    loop = join()
+    loop.prepare()
+    with CaptureQueriesContext(connections[database]) as queries:
+        report = loop.deliver(100)
+    assert (report.published, report.retried, report.failed) == (2, 20, 20)
+    assert len(queries) == 6  # fetch, begin, and settle: published, retry, bury, attempts
+    failed = events(database).exclude(status="published")
+    assert set(failed.values_list("subject", "status", "last_error", "retry_count")) == {
+        *((name, "failed", f"Rejected: no {name}", 0) for name in dead),
+        *((name, "retry", f"TransientError: not yet {name}", 1) for name in late),
+    }
+
+
 def step_of(sql: str) -> str:
     """Return the step of a delivery that a statement is."""
     if "UPDATE django_broadcaster_relay" in sql:

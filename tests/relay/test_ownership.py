@@ -266,7 +266,7 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "published": lambda rows, ids: rows.published([ids["a1"]], keep=True),
     "published, not kept": lambda rows, ids: rows.published([ids["a1"]], keep=False),
     "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error", 1)]),
-    "bury": lambda rows, ids: rows.bury(ids["a1"], "error"),
+    "bury": lambda rows, ids: rows.bury([(ids["a1"], "error")]),
     "expire": lambda rows, ids: rows.expire([ids["a1"]]),
     "block": lambda rows, ids: rows.block([ids["a1"]]),
     "promote": lambda rows, ids: rows.promote(range(PARTITIONS), 100),

@@ -202,34 +202,46 @@ class RelayRows:
         costs, 1 or 0.
         """
         now = timezone.now()
-        values = [
-            (row_id, self._adapt(now + timedelta(seconds=delay)), error, spent)
-            for row_id, delay, error, spent in failures
-        ]
+        ids, dues, errors, spent = zip(
+            *(
+                (row_id, self._adapt(now + timedelta(seconds=delay)), error, costs)
+                for row_id, delay, error, costs in failures
+            ),
+            strict=True,
+        )
         changes = "status = 'retry', crash_count = 0"
         if self._postgres:
-            sql = (
-                f"UPDATE {EVENTS} e SET {changes}, scheduled_at = v.due, last_error = v.error, "
-                "retry_count = retry_count + v.spent "
-                "FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::int[]) "
-                "AS v(id, due, error, spent) "
-                f"WHERE e.id = v.id AND e.status = 'pending'{self._fence}"
+            return self._move_each(
+                f"{changes}, scheduled_at = v.due, last_error = v.error, "
+                "retry_count = retry_count + v.spent",
+                "%s::bigint[], %s::timestamptz[], %s::text[], %s::int[]",
+                "id, due, error, spent",
+                [ids, dues, errors, spent],
             )
-            columns = [list(column) for column in zip(*values, strict=True)]
-            return self._execute(sql, [*columns, self.relay_id])
-        sql = (
-            f"UPDATE {EVENTS} SET {changes}, scheduled_at = %s, last_error = %s, "
-            "retry_count = retry_count + %s "
-            f"WHERE id = %s AND status = 'pending'{self._fence}"
-        )
-        return sum(
-            self._execute(sql, [due, error, spent, row_id, self.relay_id])
-            for row_id, due, error, spent in values
+        case = _case(len(ids))
+        return self._move_each_by_case(
+            f"{changes}, scheduled_at = {case}, last_error = {case}, "
+            f"retry_count = retry_count + {case}",
+            [ids, dues, errors, spent],
         )
 
-    def bury(self, row_id: int, error: str) -> int:
-        """Make a pending row a dead letter; return 1, or 0 if fenced."""
-        return self._move([row_id], "pending", "failed", last_error=error, ended_at=self._now())
+    def bury(self, failures: Sequence[tuple[int, str]]) -> int:
+        """Make pending rows dead letters, in one statement; return how many.
+
+        A failure is the row's id and the error's text.
+        """
+        ids, errors = zip(*failures, strict=True)
+        ends = [self._now()] * len(ids)
+        if self._postgres:
+            return self._move_each(
+                "status = 'failed', last_error = v.error, ended_at = v.ended_at",
+                "%s::bigint[], %s::text[], %s::timestamptz[]",
+                "id, error, ended_at",
+                [ids, errors, ends],
+            )
+        case = _case(len(ids))
+        changes = f"status = 'failed', last_error = {case}, ended_at = {case}"
+        return self._move_each_by_case(changes, [ids, errors, ends])
 
     def expire(self, ids: Collection[int]) -> int:
         """Cancel pending rows whose `expirytime` has passed; return how many."""
@@ -344,6 +356,31 @@ class RelayRows:
         )
         return self._execute(sql, [*columns.values(), *self._values(ids), self.relay_id])
 
+    def _move_each(
+        self, changes: str, arrays: str, names: str, columns: Sequence[Sequence[Any]]
+    ) -> int:
+        """Change pending rows, each by values of its own, on PostgreSQL; return how many.
+
+        The first of the columns of values are the ids. They are the row `v` in the changes.
+        """
+        sql = (
+            f"UPDATE {EVENTS} e SET {changes} FROM unnest({arrays}) AS v({names}) "
+            f"WHERE e.id = v.id AND e.status = 'pending'{self._fence}"
+        )
+        return self._execute(sql, [*map(list, columns), self.relay_id])
+
+    def _move_each_by_case(self, changes: str, columns: Sequence[Sequence[Any]]) -> int:
+        """Do the same on the other databases, where the changes have a `_case` for each column."""
+        ids, *others = columns
+        cases = [
+            value for column in others for pair in zip(ids, column, strict=True) for value in pair
+        ]
+        sql = (
+            f"UPDATE {EVENTS} SET {changes} "
+            f"WHERE {self._in('id', ids)} AND status = 'pending'{self._fence}"
+        )
+        return self._execute(sql, [*cases, *self._values(ids), self.relay_id])
+
     def _select(self, sql: str, params: Sequence[Any]) -> list[Any]:
         with self._read_cursor() as cursor:
             cursor.execute(sql, params)
@@ -401,6 +438,11 @@ class RelayRows:
 
     def _adapt(self, moment: datetime) -> Any:
         return self._connection.ops.adapt_datetimefield_value(moment)
+
+
+def _case(rows: int) -> str:
+    """Return the expression for a value that depends on the row: pairs of an id and a value."""
+    return f"CASE id{' WHEN %s THEN %s' * rows} END"
 
 
 def _is_psycopg3() -> bool:

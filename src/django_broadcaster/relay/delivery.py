@@ -248,8 +248,9 @@ class Delivery:
                 for row, delay, error in verdicts.retry
             ]
             changed += self.rows.retry(failures)
-        for row, error in verdicts.bury:
-            changed += self.rows.bury(row.id, describe(error))
+        if verdicts.bury:
+            dead = [(row.id, describe(error)) for row, error in verdicts.bury]
+            changed += self.rows.bury(dead)
         if verdicts.expire:
             changed += self.rows.expire([row.id for row in verdicts.expire])
         if held:
