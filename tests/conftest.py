@@ -14,6 +14,7 @@ from django_broadcaster.models import (
     Attempt,
     BackendState,
     InboxEvent,
+    Operation,
     OutboxEvent,
     Partition,
     Relay,
@@ -24,7 +25,7 @@ from tests.app.models import Order
 DATABASES = tuple(settings.DATABASES)
 TABLES = (
     *(OutboxEvent, ArchivedEvent, Partition, Relay, InboxEvent, Attempt, BackendState),
-    *(WebhookEndpoint, Order),
+    *(WebhookEndpoint, Operation, Order),
 )
 
 

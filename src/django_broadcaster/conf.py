@@ -70,7 +70,8 @@ class Conf:
         "None for ever.",
     )
     HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
-        timedelta(days=7), "How long failed attempts are kept; None for ever."
+        timedelta(days=7),
+        "How long failed attempts, and operations that have ended, are kept; None for ever.",
     )
     BATCH_SIZE: Setting[int] = Setting(500, "Events that one delivery takes at the most.")
     POLL_INTERVAL: Setting[float] = Setting(

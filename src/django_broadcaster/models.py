@@ -11,15 +11,16 @@ from django.utils.translation import gettext_lazy as _
 
 from .events import ABSENT, CloudEvent
 from .events.grammar import is_json_type
-from .querysets import OutboxEventQuerySet, aware
+from .querysets import EventSelection, OperationQuerySet, OutboxEventQuerySet, aware
 from .schema import ExactCharField, PartialIndex
-from .states import OutboxEventStatus
+from .states import ACTIVE, OperationKind, OperationState, OutboxEventStatus
 
 __all__ = [
     "ArchivedEvent",
     "Attempt",
     "BackendState",
     "InboxEvent",
+    "Operation",
     "OutboxEvent",
     "OutboxEventStatus",
     "Partition",
@@ -69,6 +70,12 @@ class OutboxEvent(models.Model):
         default=0, help_text=_("Relays that died while they delivered this event.")
     )
     last_error = models.TextField(blank=True, default="")
+    operation = models.BigIntegerField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Id of the last operation in the background that moved the event."),
+    )
 
     objects = OutboxEventQuerySet.as_manager()
 
@@ -78,6 +85,7 @@ class OutboxEvent(models.Model):
         permissions = [
             ("replay_outboxevent", "Can have outbox events delivered again"),
             ("cancel_outboxevent", "Can cancel outbox events"),
+            ("purge_outboxevent", "Can purge outbox events"),
         ]
         # Rows that are done stand in the primary key alone: each further index that held them
         # would cost a delivery 2 to 4 microseconds per event.
@@ -208,6 +216,88 @@ class BackendState(models.Model):
 
     def __str__(self) -> str:
         return self.backend
+
+
+class Operation(models.Model):
+    """Something that the relays do to many events in the background, and how far it is.
+
+    `selection` is an `EventSelection` as JSON. Of the ids behind `start` up to `last`, which was
+    the newest when it was requested, those up to `position` have been seen to.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=16, choices=OperationKind.choices)
+    selection = models.JSONField(default=dict)
+    state = models.CharField(
+        max_length=16, choices=OperationState.choices, default=OperationState.WAITING
+    )
+    requested_by = models.CharField(max_length=255, blank=True, default="")
+    user_pk = models.CharField(
+        max_length=255, blank=True, default="", help_text=_("Key of the user, if it was one.")
+    )
+    stopped_by = models.CharField(max_length=255, blank=True, default="")
+    requested_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    moved_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    start = models.BigIntegerField()
+    position = models.BigIntegerField()
+    last = models.BigIntegerField()
+    total = models.BigIntegerField(help_text=_("Events to move, counted when it was requested."))
+    total_is_exact = models.BooleanField(help_text=_("No where counting would have taken long."))
+    done = models.BigIntegerField(default=0)
+    left_alone = models.BigIntegerField(
+        default=0, help_text=_("Events whose state had changed when it was their turn.")
+    )
+    failures = models.PositiveSmallIntegerField(
+        default=0, help_text=_("How often in a row the database refused the next step.")
+    )
+    not_before = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True, default="")
+
+    objects = OperationQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("operation")
+        verbose_name_plural = _("operations")
+        indexes = [
+            PartialIndex(
+                name="broadcaster_active",
+                fields=["id"],
+                where="state IN ('waiting', 'running')",
+                prefix=("state",),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.described}"
+
+    @property
+    def described(self) -> str:
+        """The selection in words."""
+        try:
+            return str(EventSelection.from_json(self.selection))
+        except (TypeError, ValueError):  # of a newer version
+            return str(self.selection)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the relays have still to work on it."""
+        return self.state in ACTIVE
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next step may be tried now."""
+        return self.not_before is None or self.not_before <= timezone.now()
+
+    @property
+    def progress(self) -> float:
+        """How much of it is done, from 0 to 1: by events where they are counted, else by ids."""
+        if self.state == OperationState.DONE:
+            return 1.0
+        if self.total_is_exact and self.total:
+            return min(1.0, (self.done + self.left_alone) / self.total)
+        return (self.position - self.start) / max(1, self.last - self.start)
 
 
 class Attempt(models.Model):

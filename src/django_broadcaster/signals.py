@@ -26,6 +26,9 @@ signal has a receiver, so an unused signal costs nothing.
 
 `endpoint_disabled` is sent with `sender` = the class `WebhookEndpoint` and the argument `endpoint`,
 an instance of it, by the relay that disabled a webhook's endpoint, after its row says so.
+
+`operation_ended` is sent with `sender` = the class `Operation` and the argument `operation`, an
+instance of it, by the relay with which an operation was done or failed, after its row says so.
 """
 
 from django.dispatch import Signal
@@ -37,3 +40,4 @@ event_failed = Signal()
 endpoint_disabled = Signal()
 batch_settled = Signal()
 relay_started = Signal()
+operation_ended = Signal()

@@ -34,6 +34,28 @@ class OutboxEventStatus(models.TextChoices):
     CANCELLED = "cancelled", _("cancelled")
 
 
+class OperationKind(models.TextChoices):
+    """What an operation does to the events that it is about."""
+
+    RETRY = "retry", _("retry")
+    CANCEL = "cancel", _("cancel")
+    REPLAY = "replay", _("replay")
+    PURGE = "purge", _("purge")
+
+
+class OperationState(models.TextChoices):
+    """How far an operation is: waiting ──► running ──► done, stopped or failed."""
+
+    WAITING = "waiting", _("waiting")
+    RUNNING = "running", _("running")
+    DONE = "done", _("done")
+    STOPPED = "stopped", _("stopped")
+    FAILED = "failed", _("failed")
+
+
+ACTIVE = (OperationState.WAITING, OperationState.RUNNING)
+"""States of operations that the relays have still to work on."""
+
 _S = OutboxEventStatus
 
 TRANSITIONS: Mapping[OutboxEventStatus, frozenset[OutboxEventStatus]] = MappingProxyType(

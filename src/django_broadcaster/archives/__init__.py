@@ -9,7 +9,7 @@ from .base import Archive, Leaving
 from .file import FileArchive, as_line
 from .handler import ENTRY_KEYS, create_archive
 from .reading import Archived, read_archive
-from .removal import remove
+from .removal import remove, store_first, take_out
 from .table import TableArchive
 
 __all__ = [
@@ -23,4 +23,6 @@ __all__ = [
     "create_archive",
     "read_archive",
     "remove",
+    "store_first",
+    "take_out",
 ]

@@ -22,8 +22,24 @@ def remove(using: str, ids: Sequence[int], archive: Archive | None) -> int:
     """
     if not ids:
         return 0
-    if archive is not None and not archive.in_transaction:
+    store_first(using, ids, archive)
+    return take_out(using, ids, archive)
+
+
+def store_first(using: str, ids: Sequence[int], archive: Archive | None) -> None:
+    """Let an archive outside of the database have events, before the transaction of `take_out`.
+
+    Raises ArchiveError.
+    """
+    if ids and archive is not None and not archive.in_transaction:
         _store(archive, Leaving(using, ids))
+
+
+def take_out(using: str, ids: Sequence[int], archive: Archive | None) -> int:
+    """Delete those of these events that nobody has to deliver; return how many.
+
+    An archive in the database has them in the same transaction; any other has them already.
+    """
     events = OutboxEvent.objects.using(using)
     with transaction.atomic(using=using):
         final = lock_final(events.all(), ids)

@@ -1,35 +1,41 @@
-"""The commands that change many events: select, ask, change in short transactions, report."""
+"""The commands that change many events: select, ask, change in short transactions, report.
+
+With `--background` they leave the changing to the relays.
+"""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.models import Operation, OutboxEvent, Relay
+from django_broadcaster.querysets import MOVES, EventSelection, OutboxEventQuerySet, is_served
 
-from .output import Progress, as_json
-from .selection import add_selection, selected
+from .output import Progress, as_json, whoami
+from .selection import add_selection, database, selected
 
 CHUNK = 1000
 """Events that one transaction changes."""
+
+MOST_IDS = 1000
+"""Ids that an operation in the background may name."""
 
 
 class MovingCommand(BaseCommand):
     """A command that does one thing to the events that are selected."""
 
     verb: ClassVar[str]
-    """What is done, as `3 events to cancel` and `cancel: 3 of 3` say it."""
-
-    movable: ClassVar[tuple[str, ...]]
-    """The states in which it can be done."""
+    """The kind of move, as `3 events to cancel` and `cancel: 3 of 3` say it."""
 
     def move(self, events: OutboxEventQuerySet) -> int:
-        """Do it to some events; return to how many."""
-        raise NotImplementedError
+        """Do it to some events, in a transaction; return to how many."""
+        run = MOVES[self.verb].run
+        assert run is not None, "a purge is a move of its own"
+        with transaction.atomic(using=events.db):
+            return run(events)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -39,15 +45,29 @@ class MovingCommand(BaseCommand):
         parser.add_argument(
             "--no-input", dest="ask", action="store_false", help="do not ask for confirmation"
         )
+        parser.add_argument(
+            "--background",
+            action="store_true",
+            help="let the relays do it, and print its id",
+        )
+        parser.add_argument(
+            "--by",
+            help="who wants it, with --background (default: the account)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; raises CommandError, and so exits with 1, for a wrong selection."""
-        events = selected(options).filter(status__in=self.movable)
+        selection = selected(options)
+        everything = OutboxEvent.objects.using(database(options["database"]))
+        if options["background"]:
+            self._request(everything, selection, options)
+            return
+        events = everything.matching(selection).filter(status__in=MOVES[self.verb].sources)
         total = events.count()
         changed = 0
         if total and not options["dry_run"]:
             if options["ask"] and not options["ids"]:
-                self._confirm(total)
+                self._confirm(f"{total:,} events")
             changed = self._move_all(events, total)
         if options["json"]:
             result = {"selected": total, "changed": changed, "dry_run": options["dry_run"]}
@@ -57,10 +77,37 @@ class MovingCommand(BaseCommand):
         else:
             self.stdout.write(f"{self.verb}: {changed:,} of {total:,} events")
 
-    def _confirm(self, total: int) -> None:
+    def _request(
+        self, events: OutboxEventQuerySet, selection: EventSelection, options: dict[str, Any]
+    ) -> None:
+        if options["dry_run"]:
+            raise CommandError("give --background or --dry-run, but not both")
+        if len(selection.ids) > MOST_IDS:
+            raise CommandError(f"--background takes up to {MOST_IDS:,} ids: select by conditions")
+        if options["ask"] and not selection.ids:
+            self._confirm(str(selection))
+        operation = Operation.objects.using(events.db).request(
+            events, self.verb, selection, by=whoami() if options["by"] is None else options["by"]
+        )
+        if options["json"]:
+            result = {
+                "operation": operation.pk,
+                "selected": operation.total,
+                "is_exact": operation.total_is_exact,
+            }
+            self.stdout.write(as_json(result))
+            return
+        about = "" if operation.total_is_exact else "about "
+        self.stdout.write(
+            f"operation {operation.pk}: {about}{operation.total:,} events to {self.verb}"
+        )
+        if not is_served(Relay.objects.using(events.db)):
+            self.stderr.write("no relay runs: the operation waits for one")
+
+    def _confirm(self, what: str) -> None:
         if not self.stdout.isatty():  # a script can't answer, and has said what it wants
             return
-        answer = input(f"{total:,} events to {self.verb}. Go on? [y/N] ")
+        answer = input(f"{what} to {self.verb}. Go on? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was changed")
 
@@ -68,14 +115,9 @@ class MovingCommand(BaseCommand):
         progress, changed = Progress(self.stderr, self.verb, total), 0  # type: ignore[arg-type]
         try:
             for chunk in events.in_chunks(CHUNK):
-                done = _in_transaction(self.move, chunk)
+                done = self.move(chunk)
                 changed += done
                 progress.advance(done)
         finally:
             progress.end()
         return changed
-
-
-def _in_transaction(move: Callable[[OutboxEventQuerySet], int], events: OutboxEventQuerySet) -> int:
-    with transaction.atomic(using=events.db):
-        return move(events)

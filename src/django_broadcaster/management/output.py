@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -48,6 +51,15 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def whoami() -> str:
+    """Return the account and machine that a command runs as, or what of it is known."""
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):  # a container may know nobody by that number
+        account = str(os.getuid())
+    return f"{account}@{socket.gethostname()}"
 
 
 class Progress:

@@ -14,10 +14,10 @@ from django.utils.dateparse import parse_datetime
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.querysets import EventSelection
 from django_broadcaster.states import OutboxEventStatus
 
-CONDITIONS = ("backend", "status", "event_type", "key", "since", "until", "error")
+CONDITIONS = ("backend", "status", "event_type", "key", "source", "since", "until", "error")
 
 
 def add_database(parser: ArgumentParser) -> None:
@@ -33,24 +33,22 @@ def add_selection(parser: ArgumentParser) -> None:
     parser.add_argument("--status", choices=OutboxEventStatus.values, help="events in this state")
     parser.add_argument("--type", dest="event_type", help="this event type; `order.*` is a pattern")
     parser.add_argument("--key", help="events of this partition key")
+    parser.add_argument("--source", help="events of this source")
     parser.add_argument("--since", type=moment, help="published to the outbox from this moment on")
     parser.add_argument("--until", type=moment, help="published to the outbox before this moment")
     parser.add_argument("--error", help="events whose last error has this text in it")
     add_database(parser)
 
 
-def selected(options: dict[str, Any]) -> OutboxEventQuerySet:
-    """Return the events; raises CommandError where nothing or both ways are named."""
+def selected(options: dict[str, Any]) -> EventSelection:
+    """Return which events; raises CommandError where nothing or both ways are named."""
     conditions = {name: options[name] for name in CONDITIONS if options[name]}
     if options["ids"] and (conditions or options["all"]):
         raise CommandError("give ids or conditions, but not both")
     if not (options["ids"] or conditions or options["all"]):
         raise CommandError("say which events: ids, conditions, or --all (see --help)")
     check_backend(options["backend"])
-    events = OutboxEvent.objects.using(database(options["database"]))
-    if options["ids"]:
-        return events.filter(pk__in=options["ids"])
-    return events.matching(**conditions)
+    return EventSelection(ids=tuple(options["ids"]), **conditions)
 
 
 def check_backend(alias: str | None) -> None:

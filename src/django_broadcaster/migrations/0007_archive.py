@@ -9,7 +9,7 @@ import django_broadcaster.schema
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("django_broadcaster", "0003_operations"),
+        ("django_broadcaster", "0005_operations_in_background"),
     ]
 
     operations = [

@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from django_broadcaster.states import UNDELIVERED, OutboxEventStatus, sources_of
 
+from .selection import EventSelection
+
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent  # noqa: F401  # named in a base class
 
@@ -44,36 +46,9 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         )
         return self.filter(models.Q(status=OutboxEventStatus.PENDING) | later)
 
-    def matching(
-        self,
-        *,
-        backend: str | None = None,
-        status: str | None = None,
-        event_type: str | None = None,
-        key: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        error: str | None = None,
-    ) -> OutboxEventQuerySet:
-        """Return the events that satisfy every condition given.
-
-        event_type: exact, or a pattern with `*` for any text at its end (`order.*`).
-        since, until: when they were published to the outbox; `until` itself is not included.
-        error: a piece of `last_error`.
-        """
-        conditions: dict[str, Any] = {
-            "publisher_backend": backend,
-            "status": status,
-            "partition_key": key,
-            "created_at__gte": since,
-            "created_at__lt": until,
-            "last_error__contains": error,
-        }
-        if event_type and event_type.endswith("*"):
-            conditions["event_type__startswith"] = event_type[:-1]
-        else:
-            conditions["event_type"] = event_type
-        return self.filter(**{name: value for name, value in conditions.items() if value})
+    def matching(self, selection: EventSelection) -> OutboxEventQuerySet:
+        """Return the events of a selection."""
+        return self.filter(**selection.lookups())
 
     def in_chunks(self, size: int) -> Iterator[OutboxEventQuerySet]:
         """Yield the events as sets of at most `size`, by ascending id, each fixed as it is read.
@@ -88,39 +63,50 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
             yield self.model._default_manager.using(self.db).filter(id__in=ids)
             last = ids[-1]
 
-    def cancel(self) -> int:
+    def cancel(self, *, operation: int | None = None) -> int:
         """Cancel what has not been delivered; return how many.
 
         An event that a relay is sending at this moment may still arrive. The events of a
-        cancelled event's key go on without it.
+        cancelled event's key go on without it. The rows keep the id of the operation, if it is one.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
-        return allowed.update(status=OutboxEventStatus.CANCELLED, ended_at=timezone.now())
+        return allowed.update(
+            status=OutboxEventStatus.CANCELLED, ended_at=timezone.now(), **_mark(operation)
+        )
 
-    def replay(self) -> int:
+    def replay(self, *, at: datetime | None = None, operation: int | None = None) -> int:
         """Deliver events again that were given up, cancelled or delivered; return how many.
 
         Their retries start anew. Each is delivered before those later events of its key that
-        still wait.
+        still wait. They are due `at` that moment, or now; of events that are due at the same
+        moment those with lower ids are delivered first.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
         return allowed.update(
             status=OutboxEventStatus.SCHEDULED,
-            scheduled_at=timezone.now(),
+            scheduled_at=at or timezone.now(),
             published_at=None,
             ended_at=None,
             retry_count=0,
             crash_count=0,
+            **_mark(operation),
         )
 
-    def hasten(self) -> int:
-        """Let events that wait for their next attempt be due now; return how many."""
+    def hasten(self, *, at: datetime | None = None, operation: int | None = None) -> int:
+        """Let events that wait for their next attempt be due `at` a moment, or now.
+
+        Returns how many.
+        """
         waiting = self.filter(status=OutboxEventStatus.RETRY)
-        return waiting.update(scheduled_at=timezone.now())
+        return waiting.update(scheduled_at=at or timezone.now(), **_mark(operation))
 
     def expired(self, before: datetime) -> OutboxEventQuerySet:
         """Return the events that were published before a moment."""
         return self.filter(status=OutboxEventStatus.PUBLISHED, published_at__lt=before)
+
+
+def _mark(operation: int | None) -> dict[str, int]:
+    return {} if operation is None else {"operation": operation}
 
 
 def aware(moment: datetime) -> datetime:

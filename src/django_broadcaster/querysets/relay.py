@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from .tables import ATTEMPTS, BACKENDS, EVENTS, JSON_COLUMNS, PARTITIONS, RELAYS
+from .tables import ATTEMPTS, BACKENDS, EVENTS, JSON_COLUMNS, OPERATIONS, PARTITIONS, RELAYS
 
 
 class PendingRow(NamedTuple):
@@ -49,13 +49,17 @@ _PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and 
 
 
 class Pulse(NamedTuple):
-    """What an idle relay wants to know: what is pending or due, who is there, is it paused."""
+    """What an idle relay wants to know: what is pending or due, who is there, is it paused.
+
+    `operation`: whether events are to be moved in the background.
+    """
 
     pending: bool
     due: bool
     relays: int
     free_partitions: int
     is_paused: bool
+    operation: bool
 
 
 _PENDING = {
@@ -148,13 +152,14 @@ class RelayRows:
             "ORDER BY scheduled_at, id LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
             f"(SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND relay_id IS NULL), "
-            f"({self._paused})"
+            f"({self._paused}), "
+            f"(SELECT 1 FROM {OPERATIONS} WHERE state IN ('waiting', 'running') LIMIT 1)"
         )
         numbers = self._values(partitions)
         pending = [self.backend, start, self.backend, *numbers]
         due = [self.backend, self._now(), *numbers]
         (row,) = self._select(sql, [*pending, *due, *[self.backend] * 3])
-        return Pulse(bool(row[0]), bool(row[1]), row[2], row[3], bool(row[4]))
+        return Pulse(bool(row[0]), bool(row[1]), row[2], row[3], bool(row[4]), bool(row[5]))
 
     def is_paused(self) -> bool:
         """Tell whether an operator has paused the backend."""

@@ -7,3 +7,4 @@ JSON_COLUMNS = ("extensions", "data", "publisher_config")
 BACKENDS = "django_broadcaster_backendstate"
 ATTEMPTS = "django_broadcaster_attempt"
 ARCHIVE = "django_broadcaster_archivedevent"
+OPERATIONS = "django_broadcaster_operation"

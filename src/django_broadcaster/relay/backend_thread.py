@@ -130,6 +130,8 @@ class BackendThread(threading.Thread):
         self._backoff.reset()
         if report.found_work:
             self._poll.reset()
+        elif self._loop.is_operating:
+            self._poll.stay_awake()
         return report
 
     def _recover(self, error: Exception) -> None:
@@ -148,6 +150,8 @@ class BackendThread(threading.Thread):
 
     def _is_drained(self) -> bool:
         """Tell whether there is nothing left to wait for; a broker that is away is no success."""
+        if self._loop.is_operating:
+            return False
         if not self._loop.circuit.is_closed:
             self._log(logging.ERROR, "it is unavailable, events are left")
             self.succeeded = False

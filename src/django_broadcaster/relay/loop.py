@@ -18,6 +18,7 @@ from django_broadcaster.signals import batch_settled
 from .circuit import Circuit
 from .delivery import Delivery
 from .maintenance import Purge, promote_due, release_unblocked
+from .operations import Operations
 from .ownership import Lease
 from .report import Report, log_delivery
 from .watermark import Watermark
@@ -45,6 +46,8 @@ class DeliveryLoop:
         self.backend: PublisherBackend = backends.create(alias)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
+        self.operations = Operations(using)
+        self._takes_share = takes_share
         self.share_changed = Event()
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
@@ -115,11 +118,26 @@ class DeliveryLoop:
             self._after(report, time.perf_counter() - began)
 
     def prepare(self) -> None:
-        """See that the lease stands, and share, promote, release and purge when it is time to."""
+        """See that the lease stands, and share, promote, release and purge when it is time to.
+
+        The same for operations in the background.
+        """
         self.lease.require()
         if self.share_changed.is_set() or time.monotonic() >= self._next_tick:
             self.share_changed.clear()  # before it looks, not to miss what comes meanwhile
             self._tick()
+        if self._operates:
+            self.operations.run()
+
+    @property
+    def is_operating(self) -> bool:
+        """Whether it moves events for an operation in the background."""
+        return self._operates and self.operations.is_moving
+
+    @property
+    def _operates(self) -> bool:
+        # Not in a process that only visits: it may be that of a request.
+        return self._takes_share and 0 in self.lease.partitions
 
     def _stirs(self) -> bool:
         """Tell whether events are there to deliver, or relays came or went."""
@@ -129,6 +147,8 @@ class DeliveryLoop:
         self._relays_known = pulse.relays
         if changed:
             self._next_tick = 0.0
+        if pulse.operation and self._operates:
+            return True
         waits = pulse.pending or pulse.due or self.watermark.has_again
         return bool(changed or (waits and not self.is_paused))
 

@@ -17,7 +17,7 @@ from django_broadcaster.archives import create_archive, remove
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveError
-from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent
+from django_broadcaster.models import Attempt, InboxEvent, Operation, OutboxEvent
 from django_broadcaster.querysets import (
     RelayRows,
     find_dead_letters,
@@ -80,7 +80,7 @@ def release_unblocked(
 
 
 class Purge:
-    """Takes old events of a backend out of the outbox, and deletes old inbox entries and attempts.
+    """Takes old events of a backend out of the outbox, and deletes old entries of other tables.
 
     Events go a chunk at a time, each in a short transaction of its own, for a fraction of a second
     a turn, so that deliveries never wait for long.
@@ -107,7 +107,7 @@ class Purge:
         self._next_at = now + IDLE_SECONDS
         try:
             gone, more = self._outbox(now)
-            entries = self._inbox() + self._attempts()
+            entries = self._inbox() + self._history()
         except ArchiveError as error:
             logger.warning("backend %r: its old events stay, unarchived: %s", self._backend, error)
             return 0
@@ -152,12 +152,16 @@ class Purge:
         entries = InboxEvent.objects.using(self._using).all()
         return purge_entries(entries, "processed_at", timezone.now() - keep, CHUNK)
 
-    def _attempts(self) -> int:
+    def _history(self) -> int:
         keep = span(conf.HISTORY_RETENTION)
         if keep is None:
             return 0
+        before = timezone.now() - keep
         attempts = Attempt.objects.using(self._using).all()
-        return purge_entries(attempts, "attempted_at", timezone.now() - keep, CHUNK)
+        ended = Operation.objects.using(self._using).filter(finished_at__isnull=False)
+        return purge_entries(attempts, "attempted_at", before, CHUNK) + purge_entries(
+            ended, "finished_at", before, CHUNK
+        )
 
 
 class _Walk:

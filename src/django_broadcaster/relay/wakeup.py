@@ -38,6 +38,9 @@ RECENT_HOOKS = 8
 FIRST_PAUSE = 0.001
 """Seconds of the first pause after work ran out; each further one is twice as long."""
 
+AWAKE_PAUSE = 0.02
+"""Seconds that pauses hardly exceed while there is work besides deliveries."""
+
 PROBE_SECONDS = 1.0
 """How long a listener waits for its own NOTIFY before it takes it that none gets through."""
 
@@ -113,6 +116,10 @@ class Poll:
     def reset(self) -> None:
         """Note that there was work."""
         self._pause = 0.0
+
+    def stay_awake(self) -> None:
+        """Keep the pauses short: there is work, though nothing to deliver."""
+        self._pause = min(self._pause, AWAKE_PAUSE)
 
     def wait(self) -> None:
         """Pause, longer than last time, or until woken."""

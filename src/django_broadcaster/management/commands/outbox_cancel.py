@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from django_broadcaster.management.moving import MovingCommand
-from django_broadcaster.querysets import OutboxEventQuerySet
-from django_broadcaster.states import OutboxEventStatus, sources_of
 
 
 class Command(MovingCommand):
@@ -12,8 +10,3 @@ class Command(MovingCommand):
 
     help = "Cancels events that have not been delivered; their keys go on without them."
     verb = "cancel"
-    movable = sources_of(OutboxEventStatus.CANCELLED)
-
-    def move(self, events: OutboxEventQuerySet) -> int:
-        """Cancel them."""
-        return events.cancel()

@@ -21,7 +21,6 @@ class Command(MovingCommand):
 
     help = "Deletes events that were delivered, given up or cancelled, through OUTBOX_ARCHIVE."
     verb = "purge"
-    movable = FINAL
     archive: Archive | None
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from django_broadcaster.management.moving import MovingCommand
-from django_broadcaster.querysets import OutboxEventQuerySet
-from django_broadcaster.states import OutboxEventStatus, sources_of
 
 
 class Command(MovingCommand):
@@ -12,8 +10,3 @@ class Command(MovingCommand):
 
     help = "Delivers events again that were delivered, given up or cancelled."
     verb = "replay"
-    movable = sources_of(OutboxEventStatus.SCHEDULED)
-
-    def move(self, events: OutboxEventQuerySet) -> int:
-        """Make them due, with all their retries."""
-        return events.replay()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from django_broadcaster.management.moving import MovingCommand
-from django_broadcaster.querysets import OutboxEventQuerySet
-from django_broadcaster.states import OutboxEventStatus
 
 
 class Command(MovingCommand):
@@ -12,8 +10,3 @@ class Command(MovingCommand):
 
     help = "Lets dead letters, and events that wait for a retry, be due now."
     verb = "retry"
-    movable = (OutboxEventStatus.FAILED, OutboxEventStatus.RETRY)
-
-    def move(self, events: OutboxEventQuerySet) -> int:
-        """Replay what was given up, hasten what waits."""
-        return events.replay() + events.hasten()

@@ -9,8 +9,10 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
+from django_broadcaster.models import Operation
 from django_broadcaster.querysets import EXACT, Overview, overviews
 
 LATE = 3
@@ -43,13 +45,21 @@ class Command(BaseCommand):
         for alias in options["backend"] or []:
             check_backend(alias)
         aliases = options["backend"] or backends.aliases()
-        found = list(overviews(database(options["database"]), aliases))
+        using = database(options["database"])
+        found = list(overviews(using, aliases))
         if options["json"]:
             self.stdout.write(as_json([each.as_dict() for each in found]))
         else:
             self.stdout.write(as_table([_row(each) for each in found]))
+            self._list_operations(using)
         if options["max_lag"] is not None and _is_late(found, options["max_lag"]):
             sys.exit(LATE)
+
+    def _list_operations(self, using: str) -> None:
+        """List what the relays do in the background; JSON has it from `outbox_operations`."""
+        active = list(Operation.objects.using(using).active()[:SHOWN])
+        if active:
+            self.stdout.write("\n" + as_table([as_row(each) for each in active]))
 
 
 def _is_late(found: list[Overview], bound: float) -> bool:

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 from django_broadcaster.management.output import as_json
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.querysets import EventSelection, OutboxEventQuerySet
 from django_broadcaster.states import OutboxEventStatus
 
 LOOK_SECONDS = 0.5
@@ -60,7 +60,11 @@ def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield each event once that is delivered from now on, as far as it was due or comes later."""
     everything = OutboxEvent.objects.using(database(options["database"]))
     wanted = everything.matching(
-        backend=options["backend"], event_type=options["event_type"], key=options["key"]
+        EventSelection(
+            backend=options["backend"] or "",
+            event_type=options["event_type"] or "",
+            key=options["key"] or "",
+        )
     )
     start = _first_undelivered(everything, 0)
     seen = set(wanted.filter(id__gte=start, status=S.PUBLISHED).values_list("id", flat=True))

@@ -1,0 +1,55 @@
+"""`manage.py outbox_operations`: what the relays do in the background, and how to stop it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_broadcaster.management.operating import SHOWN, as_row, as_values
+from django_broadcaster.management.output import as_json, as_table, whoami
+from django_broadcaster.management.selection import add_database, database
+from django_broadcaster.models import Operation
+
+
+class Command(BaseCommand):
+    """Show the operations in the background, or stop some."""
+
+    help = (
+        "Shows the operations that the commands were given with --background, the newest first, "
+        "or stops some. What was moved by then stays moved."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="these operations only")
+        parser.add_argument("--stop", action="store_true", help="stop these operations")
+        parser.add_argument("--by", help="who stops them (default: the account)")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        add_database(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command; raises CommandError for an id that there is not."""
+        operations = Operation.objects.using(database(options["database"]))
+        found = self._found(operations, options)
+        if options["json"]:
+            self.stdout.write(as_json([as_values(each) for each in found]))
+        else:
+            self.stdout.write(as_table([as_row(each) for each in found]))
+
+    def _found(self, operations: Any, options: dict[str, Any]) -> list[Operation]:
+        ids = options["ids"]
+        if not ids:
+            if options["stop"]:
+                raise CommandError("say which operations to stop: give their ids")
+            return list(operations.order_by("-id")[:SHOWN])
+        missing = set(ids) - set(operations.filter(pk__in=ids).values_list("pk", flat=True))
+        if missing:
+            listed = ", ".join(map(str, sorted(missing)))
+            raise CommandError(f"there is no operation {listed}; it may have been purged")
+        if options["stop"]:
+            by = whoami() if options["by"] is None else options["by"]
+            for pk in ids:
+                operations.stop(pk, by=by)
+        return list(operations.filter(pk__in=ids).order_by("-id"))

@@ -1,0 +1,42 @@
+"""How the commands show operations in the background."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_broadcaster.models import Operation
+
+SHOWN = 20
+"""Operations that a list has at the most."""
+
+
+def as_values(operation: Operation) -> dict[str, Any]:
+    """Return an operation for JSON."""
+    names = ("requested_by", "requested_at", "started_at", "finished_at", "stopped_by", "error")
+    return {
+        "id": operation.pk,
+        "kind": operation.kind,
+        "selection": operation.selection,
+        "state": operation.state,
+        "total": operation.total,
+        "total_is_exact": operation.total_is_exact,
+        "done": operation.done,
+        "left_alone": operation.left_alone,
+        "progress": round(operation.progress, 4),
+        **{name: getattr(operation, name) for name in names},
+    }
+
+
+def as_row(operation: Operation) -> dict[str, Any]:
+    """Return an operation for a table."""
+    about = "" if operation.total_is_exact else "~"
+    return {
+        "operation": operation.pk,
+        "what": str(operation),
+        "state": operation.state,
+        "done": operation.done,
+        "of": f"{about}{operation.total:,}",
+        "progress": f"{operation.progress:.0%}",
+        "by": operation.requested_by,
+        "error": operation.error.partition("\n")[0][:80],
+    }

@@ -1,0 +1,106 @@
+"""Operations in the background: a relay moves some events now and then, and delivers meanwhile.
+
+The owner of partition 0 of a backend works on them, whatever backends they are about: an
+operation on a backend that nobody serves any more goes on too, as long as any relay runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from django.db import Error, connections
+
+from django_broadcaster.archives import create_archive, store_first, take_out
+from django_broadcaster.exceptions import ArchiveError
+from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.querysets import Window, move_chunk, note_failure
+from django_broadcaster.signals import operation_ended
+
+from .trouble import one_line
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+LOOK_SECONDS = 0.5
+"""Seconds between looks for an operation while there is none."""
+
+REST = 4
+"""How many times as long as a chunk took its relay does something else: a fifth is the most."""
+
+
+class _WayOut:
+    """Purged events leave through the archive, if there is one."""
+
+    def __init__(self) -> None:
+        self._archive = create_archive()
+
+    @property
+    def stores_first(self) -> bool:
+        return self._archive is not None and not self._archive.in_transaction
+
+    def store(self, using: str, ids: Sequence[int]) -> None:
+        store_first(using, ids, self._archive)
+
+    def take_out(self, using: str, ids: Sequence[int]) -> int:
+        return take_out(using, ids, self._archive)
+
+
+class Operations:
+    """The part of one relay in the operations of an outbox."""
+
+    def __init__(self, using: str) -> None:
+        self.is_moving = False
+        """Whether the last look found something to do."""
+        self._operations = Operation.objects.using(using)
+        self._events = OutboxEvent.objects.using(using)
+        self._connection = connections[using]
+        self._window = Window()
+        self._way_out = _WayOut()
+        self._next_at = 0.0
+
+    def run(self) -> None:
+        """Move a chunk, if there is an operation and it is time; raises if the database is away."""
+        began = time.monotonic()
+        if began < self._next_at:
+            return
+        self._next_at = began + LOOK_SECONDS
+        pk = self._operations.next_due()
+        self.is_moving = pk is not None and self._step(pk)
+        if self.is_moving:
+            now = time.monotonic()
+            self._next_at = now + REST * (now - began)
+
+    def _step(self, pk: int) -> bool:
+        """Move a chunk of the operation; return whether this relay could."""
+        try:
+            operation = move_chunk(self._operations, pk, self._events, self._window, self._way_out)
+        except ArchiveError as error:
+            operation = self._failed(pk, error, for_good=False)
+        except Error as error:
+            if not self._connection.is_usable():
+                raise
+            operation = self._failed(pk, error, for_good=False)
+        except Exception as error:  # it stays as wrong as it is, and deliveries must go on
+            operation = self._failed(pk, error, for_good=True)
+        if operation is None:
+            return False
+        if not operation.is_active:
+            _tell(operation)
+        return not operation.failures
+
+    def _failed(self, pk: int, error: Exception, *, for_good: bool) -> Operation | None:
+        logger.warning("operation %d: its next events can't be moved: %s", pk, one_line(error))
+        return note_failure(self._operations, pk, error, for_good=for_good)
+
+
+def _tell(operation: Operation) -> None:
+    logger.info(
+        "operation %d (%s) is %s: %d of %d events",
+        operation.pk,
+        operation,
+        operation.state,
+        operation.done,
+        operation.total,
+    )
+    operation_ended.send_robust(sender=Operation, operation=operation)
