@@ -15,8 +15,10 @@ from django.utils import timezone
 
 from django_broadcaster.management import moving
 from django_broadcaster.management.output import Progress
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish, statuses
+from tests.support.operations import work_off
 
 STATES = {
     "a1": "pending",
@@ -181,3 +183,118 @@ def test_progress_elsewhere_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("django_broadcaster.management.output.LINE_SECONDS", 0.0)
     Progress(log, "cancel", 2000).advance(1000)
     assert log.getvalue() == "cancel: 1,000 of 2,000\n"
+
+
+# In the background
+
+
+def test_in_the_background_only_the_request_is_written(events: str) -> None:
+    """The command changes no event: it prints the id of an operation, which a relay works off."""
+    printed = run("replay", "--key", "f", "--background", "--by", "Ada", "--database", events)
+    operation = Operation.objects.using(events).get()
+    assert printed == f"operation {operation.pk}: 1 events to replay\n"
+    assert (operation.kind, operation.requested_by) == ("replay", "Ada")
+    assert operation.selection == {"key": "f"}
+    assert statuses(events) == STATES
+    work_off(events)
+    assert statuses(events) == {**STATES, "f1": "scheduled"}
+
+
+@pytest.mark.parametrize("command", AFTER)
+def test_the_background_does_the_same_as_the_command(events: str, command: str) -> None:
+    """Whatever a command does at once, an operation does to the same events."""
+    run(command, "--all", "--background", "--database", events)
+    work_off(events)
+    expected = {**STATES, **AFTER[command]}
+    assert statuses(events) == {name: state for name, state in expected.items() if state}
+
+
+def test_a_request_can_be_had_as_json(events: str) -> None:
+    """A program reads the operation's id."""
+    printed = json.loads(run("purge", "--all", "--background", "--json", "--database", events))
+    operation = Operation.objects.using(events).get()
+    assert printed == {"operation": operation.pk, "selected": 3, "is_exact": True}
+    assert "@" in operation.requested_by
+
+
+def test_ids_can_be_named_in_the_background(events: str) -> None:
+    """Ids take nothing else along."""
+    row = OutboxEvent.objects.using(events).get(subject="f1")
+    run("replay", str(row.pk), "--background", "--database", events)
+    work_off(events)
+    assert statuses(events) == {**STATES, "f1": "scheduled"}
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["a relay runs", "none runs"])
+def test_a_request_without_a_relay_says_that_it_waits(events: str, runs: bool) -> None:
+    """Where nobody would work on it, that is said at once."""
+    err = io.StringIO()
+    arguments = ("outbox_cancel", "--all", "--background", "--database", events)
+    with DeliveryLoop(events, "default") if runs else nullcontext():
+        call_command(*arguments, stdout=io.StringIO(), stderr=err)
+    assert err.getvalue() == ("" if runs else "no relay runs: the operation waits for one\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--all", "--dry-run"], "give --background or --dry-run, but not both"),
+        ([*map(str, range(1, 1002))], "--background takes up to 1,000 ids: select by conditions"),
+        ([], "say which events: ids, conditions, or --all"),
+    ],
+)
+def test_a_wrong_request_is_named(arguments: list[str], words: str, committing: None) -> None:
+    """Nothing is written down for a request that is not clear."""
+    with pytest.raises(CommandError, match=words):
+        run("cancel", *arguments, "--background")
+    assert not Operation.objects.exists()
+
+
+def test_operations_are_listed(events: str) -> None:
+    """The newest first, with what they are about and how far they are; JSON has everything."""
+    run("cancel", "--key", "a", "--background", "--by", "Ada", "--database", events)
+    work_off(events)
+    run("replay", "--all", "--background", "--by", "Grace", "--database", events)
+    newest, oldest = Operation.objects.using(events).order_by("-id")
+    lines = run("operations", "--database", events).splitlines()
+    assert lines[1].split() == [
+        *(str(newest.pk), "replay:", "all", "events", "waiting"),
+        *("0", "4", "0%", "Grace", "-"),
+    ]
+    assert lines[2].split() == [
+        *(str(oldest.pk), "cancel:", "key", "a", "done", "1", "1", "100%", "Ada", "-"),
+    ]
+    first, second = json.loads(run("operations", "--json", "--database", events))
+    assert (first["id"], first["state"], first["progress"]) == (newest.pk, "waiting", 0)
+    assert (second["selection"], second["done"], second["total"]) == ({"key": "a"}, 1, 1)
+
+
+def test_the_status_lists_what_is_under_way(events: str) -> None:
+    """Operations that have ended are not in it."""
+    run("cancel", "--key", "a", "--background", "--database", events)
+    assert "cancel: key a" in run("status", "--database", events)
+    work_off(events)
+    assert "cancel: key a" not in run("status", "--database", events)
+
+
+def test_operations_are_stopped_by_id(events: str) -> None:
+    """What is stopped says by whom, and nothing more is moved."""
+    run("cancel", "--all", "--background", "--database", events)
+    pk = str(Operation.objects.using(events).get().pk)
+    assert "stopped" in run("operations", pk, "--stop", "--by", "Grace", "--database", events)
+    work_off(events)
+    assert statuses(events) == STATES
+    assert Operation.objects.using(events).get().stopped_by == "Grace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stop"], "say which operations to stop: give their ids"),
+        (["7", "9", "--stop"], "there is no operation 7, 9; it may have been purged"),
+    ],
+)
+def test_a_stop_has_to_say_of_what(arguments: list[str], words: str, committing: None) -> None:
+    """An id that there is not is named."""
+    with pytest.raises(CommandError, match=words):
+        run("operations", *arguments)
