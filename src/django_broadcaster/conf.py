@@ -91,6 +91,14 @@ class Conf:
     SHUTDOWN_TIMEOUT: Setting[float] = Setting(
         30.0, "Seconds that a stopping relay gives the batches in flight."
     )
+    MAX_LAG_SECONDS: Setting[float] = Setting(
+        60.0, "Seconds that an event may have been due before the outbox counts as unhealthy."
+    )
+    STALL_SECONDS: Setting[float] = Setting(
+        120.0,
+        "Seconds without a sign of life after which a relay counts as stalled, and is to be "
+        "restarted: more than one statement, one call to a broker or one handler ever takes.",
+    )
     MAX_CRASHES: Setting[int] = Setting(
         3,
         "Crashes of its relay after which the event in flight is dead-lettered; 2 or more, because "

@@ -137,7 +137,7 @@ def test_a_relay_serves_what_all_of_its_processes_count(
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without prometheus-client, the option says what to install."""
     monkeypatch.setitem(
-        __import__("sys").modules, "django_broadcaster.instrumentation.serving", None
+        __import__("sys").modules, "django_broadcaster.instrumentation.prometheus", None
     )
     with pytest.raises(CommandError, match=r"pip install 'django-broadcaster\[prometheus\]'"):
         call_command("outbox_worker", "--metrics-port", "9000")

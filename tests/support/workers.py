@@ -129,4 +129,5 @@ def starting_workers(folder: Path) -> Iterator[Workers]:
     finally:
         for worker in workers._started:
             if worker.runs:
+                os.killpg(worker.pid, signal.SIGKILL)  # with the processes that it has started
                 worker.kill()

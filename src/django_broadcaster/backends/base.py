@@ -128,6 +128,9 @@ class PublisherBackend(ABC):
             )
         self.alias = alias
         self.max_message_bytes = max_message_bytes or self.default_max_message_bytes
+        self.on_progress: Callable[[], object] = _nothing
+        """Set by the relay. Called between the messages of a long batch, it shows that the batch
+        goes on: silence for longer than OUTBOX_STALL_SECONDS counts as a stall."""
 
     def option_error(self, option: str, problem: str) -> BackendConfigurationError:
         """Return the error for an option with a wrong value, naming the setting and the alias."""
@@ -149,7 +152,11 @@ class PublisherBackend(ABC):
         batch are not sent and come back as `Held`. After `BackendUnavailable` nothing further is
         sent. May raise BackendUnavailable when no message at all is known to be acknowledged.
         """
-        return publish_one_by_one(messages, self.publish)
+        return publish_one_by_one(messages, self._publish_and_tell)
+
+    def _publish_and_tell(self, message: Message) -> None:
+        self.on_progress()
+        self.publish(message)
 
     def health_check(self) -> bool:
         """Tell cheaply whether the broker can be reached now; never raises."""
@@ -169,6 +176,10 @@ class PublisherBackend(ABC):
             raise InvalidPublisherConfig(
                 f"unknown key {', '.join(unknown)}; known keys: {known}", self.alias
             )
+
+
+def _nothing() -> None:
+    """Do nothing: no relay is watching."""
 
 
 def _is_size(value: object) -> bool:

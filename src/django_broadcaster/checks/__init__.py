@@ -31,6 +31,8 @@ E025      `OUTBOX_NOTIFY` is not a bool
 E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
 E040      `RETENTION` of an entry is not a span of time, None, or a dict of these by status
 E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
+E050      `OUTBOX_MAX_LAG_SECONDS` is not a number above 0
+E051      `OUTBOX_STALL_SECONDS` is not a number from 1 on
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
@@ -68,6 +70,8 @@ CHECKS = (
     values.check_partitions,
     values.check_lease_seconds,
     values.check_shutdown_timeout,
+    values.check_max_lag,
+    values.check_stall_seconds,
     values.check_max_crashes,
     values.check_poll_within_lease,
     values.check_unknown_settings,

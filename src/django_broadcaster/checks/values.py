@@ -90,6 +90,18 @@ def check_shutdown_timeout(**_: Any) -> Messages:
     return [] if good else [_wrong("E022", "SHUTDOWN_TIMEOUT", "seconds, 0 or more")]
 
 
+def check_max_lag(**_: Any) -> Messages:
+    """OUTBOX_MAX_LAG_SECONDS is above 0."""
+    good = is_number(conf.MAX_LAG_SECONDS) and conf.MAX_LAG_SECONDS > 0
+    return [] if good else [_wrong("E050", "MAX_LAG_SECONDS", "seconds, above 0")]
+
+
+def check_stall_seconds(**_: Any) -> Messages:
+    """OUTBOX_STALL_SECONDS is longer than what a relay that works may take to say so."""
+    good = is_number(conf.STALL_SECONDS) and conf.STALL_SECONDS >= 1
+    return [] if good else [_wrong("E051", "STALL_SECONDS", "seconds, 1 or more")]
+
+
 def check_max_crashes(**_: Any) -> Messages:
     """OUTBOX_MAX_CRASHES is a whole number from 2 on: the first crash tells only the batch."""
     good = is_whole(conf.MAX_CRASHES, 2)

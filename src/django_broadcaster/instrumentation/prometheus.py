@@ -22,6 +22,7 @@ database, and so from anywhere: a relay's port, or the view `metrics` in the app
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -34,7 +35,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
-    start_http_server,
+    make_wsgi_app,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -109,26 +110,25 @@ def _count(*, backend: str, report: Any, seconds: float, circuit_is_open: bool, 
     CIRCUIT.labels(backend).set(int(circuit_is_open))
 
 
-def serve(port: int, *, using: str | None = None, folder: str | None = None) -> Any:
-    """Serve the metrics on a port, in a thread; return the server, whose `shutdown` ends it.
+def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:
+    """Return the WSGI application that a relay serves its metrics with.
 
     `folder` is where several processes leave what they have counted, by prometheus-client's own
     `PROMETHEUS_MULTIPROC_DIR`.
     """
     registry = CollectorRegistry()
     registry.register(_Together(using, folder))
-    server, _ = start_http_server(port, registry=registry)
-    return server
+    return make_wsgi_app(registry)
 
 
 class _Together(Collector):
     """What has been counted, and the outbox, in a thread that keeps no connection in between."""
 
-    def __init__(self, using: str | None, folder: str | None) -> None:
+    def __init__(self, using: str | None, folder: Path | None) -> None:
         self._counted = REGISTRY
         if folder is not None:
             self._counted = CollectorRegistry()
-            MultiProcessCollector(self._counted, path=folder)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(self._counted, path=str(folder))  # type: ignore[no-untyped-call]
         self._outbox = OverviewCollector(using)
 
     def describe(self) -> Iterable[Any]:

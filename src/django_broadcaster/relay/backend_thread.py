@@ -11,6 +11,7 @@ from django.db import Error, connections
 
 from django_broadcaster.exceptions import LeaseLost
 
+from .health import LoopState
 from .loop import DeliveryLoop
 from .report import Report
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen, one_line
@@ -50,6 +51,8 @@ class BackendThread(threading.Thread):
         self._poll = Poll(options.interval)
         self._loop = DeliveryLoop(options.database, alias)
         self._joined = False
+        self._has_died = False
+        self._trouble = ""
         self._backoff = Backoff()
 
     def run(self) -> None:
@@ -59,6 +62,7 @@ class BackendThread(threading.Thread):
         except BaseException as error:
             # Nothing is known that gets here. It must not be silent, nor keep the partitions.
             self.succeeded = False
+            self._has_died = True
             self._log(logging.CRITICAL, f"its thread ends: {error!r}", exc_info=error)
         finally:
             self._end()
@@ -77,7 +81,24 @@ class BackendThread(threading.Thread):
                 continue
             if self._options.drain and self._is_drained():
                 break
+            self._loop.activity.begin("waiting for events", pause=self._options.interval)
             self._poll.wait()
+
+    @property
+    def state(self) -> LoopState:
+        """How it is doing, for who watches from another thread."""
+        activity, lease = self._loop.activity, self._loop.lease
+        return LoopState(
+            backend=self.alias,
+            doing=activity.doing,
+            silence=activity.silence,
+            has_died=self._has_died,
+            has_ended=self.ident is not None and not self.is_alive(),
+            lease_left=lease.seconds_left if self._joined else 0.0,
+            circuit_is_closed=self._loop.circuit.is_closed,
+            is_paused=self._loop.is_paused,
+            trouble=self._trouble,
+        )
 
     @property
     def is_stopping(self) -> bool:
@@ -117,6 +138,7 @@ class BackendThread(threading.Thread):
         try:
             _drop_broken_connections()
             if not self._joined:
+                self._loop.activity.begin("joining")
                 self._loop.rejoin()
                 self._joined = True
             report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
@@ -128,6 +150,7 @@ class BackendThread(threading.Thread):
             self._recover(error)
             return None
         self._backoff.reset()
+        self._trouble = ""
         if report.found_work:
             self._poll.reset()
         elif self._loop.is_operating:
@@ -137,6 +160,8 @@ class BackendThread(threading.Thread):
     def _recover(self, error: Exception) -> None:
         """Pause, then go on under the same lease if it still stands."""
         pause = self._backoff.next()
+        self._trouble = type(error).__name__
+        self._loop.activity.begin("recovering", pause=pause)
         foreseen = is_foreseen(error)
         self._log(
             logging.WARNING if foreseen else logging.ERROR,
@@ -167,6 +192,7 @@ class BackendThread(threading.Thread):
             return False
 
     def _end(self) -> None:
+        self._loop.activity.begin("stopping")
         try:
             self._loop.backend.close()
         except Exception as error:

@@ -189,6 +189,7 @@ class Delivery:
                 outcomes.append(Held("an earlier event of its key failed in this batch"))
                 continue
             self.lease.require()  # it may have stalled in between
+            self.backend.on_progress()
             outcome = self._send_one(row)
             if isinstance(outcome, BackendUnavailable):
                 return [*outcomes, *[outcome] * (len(batch) - len(outcomes))]

@@ -15,6 +15,7 @@ from django_broadcaster.exceptions import BackendConfigurationError, DeliveryErr
 from django_broadcaster.querysets import RelayRows
 from django_broadcaster.signals import batch_settled
 
+from .activity import Activity
 from .circuit import Circuit
 from .delivery import Delivery
 from .maintenance import Purge, promote_due, release_unblocked
@@ -48,6 +49,8 @@ class DeliveryLoop:
         self.lease = Lease(using, alias, takes_share=takes_share)
         self.operations = Operations(using)
         self._takes_share = takes_share
+        self.activity = Activity()
+        self.backend.on_progress = self.activity.go_on
         self.share_changed = Event()
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
@@ -103,6 +106,7 @@ class DeliveryLoop:
         `idle` says that there was nothing for a while: then one statement looks whether it is
         worth while, instead of the four or five that it takes to see to everything.
         """
+        self.activity.begin("turning")
         self.finish()
         if idle and time.monotonic() < self._next_full_turn and not self._stirs():
             return Report()
@@ -158,6 +162,7 @@ class DeliveryLoop:
         if not allowed or not self.lease.partitions:
             return Report()
         began = time.perf_counter()
+        self.activity.begin("delivering")
         self.watermark.look()
         start, again = self.watermark.start, self.watermark.again(allowed)
         report = self.delivery.deliver(allowed, start, self.lease.partitions, again)
@@ -265,6 +270,7 @@ class DeliveryLoop:
         return allowed if allowed and (self._is_open or self._open()) else 0
 
     def _open(self) -> bool:
+        self.activity.begin("connecting to the broker")
         try:
             self.backend.open()
         except BackendConfigurationError:

@@ -76,6 +76,11 @@ class Lease:
             self._relays().filter(pk=relay.pk).update(takes_share=True)
             notify_shares(self.using, self.backend)
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds for which it stands without another heartbeat; 0 or less: nobody knows."""
+        return self._valid_until - time.monotonic()
+
     def leave(self) -> None:
         """End the lease, if there is one: its partitions are free at once."""
         if not self.relay_id:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from django_broadcaster.conf import conf
 
+from .activity import Activity
 from .backend_thread import BackendThread
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen, one_line
 from .wakeup import Listener
@@ -35,12 +36,14 @@ class Pacemaker(threading.Thread):
         self._ended = threading.Event()
         self._listener = Listener(using)
         self._next_beat = 0.0
+        self.activity = Activity()
         # No longer than between two beats: it must not be the pause that costs the lease.
         self._backoff = Backoff(conf.LEASE_SECONDS / HEARTBEATS_PER_LEASE)
 
     def run(self) -> None:
         """Beat and listen; whatever goes wrong is logged and tried again."""
         while not self._ended.is_set():
+            self.activity.begin("beating", pause=SLICE_SECONDS)
             try:
                 self._beat()
                 self._listen()
@@ -58,6 +61,7 @@ class Pacemaker(threading.Thread):
     def _recover(self, error: Exception) -> None:
         """Pause, and begin with a new connection."""
         pause = self._backoff.next()
+        self.activity.begin("recovering", pause=pause)
         foreseen = is_foreseen(error)
         logger.log(
             logging.WARNING if foreseen else logging.ERROR,

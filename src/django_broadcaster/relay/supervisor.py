@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from django_broadcaster.conf import conf
 
+from .activity import Activity
+
 logger = logging.getLogger("django_broadcaster.relay")
 
 CHECK_SECONDS = 0.2
@@ -42,6 +44,24 @@ class Supervisor:
         self._finite = finite
         self._places = [_Place() for _ in range(count)]
         self._stopping = threading.Event()
+        self.activity = Activity()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    def processes(self) -> list[tuple[int | None, float]]:
+        """Return the id of each process and the seconds since its start; None: there is none now.
+
+        Those that have come to the end of their work are left out. May be asked from any thread.
+        """
+        now = time.monotonic()
+        return [
+            (process.pid if (process := place.process) else None, now - place.started_at)
+            for place in self._places
+            if not place.is_done
+        ]
 
     def stop(self) -> None:
         """End all processes; may be called from a signal handler."""
@@ -50,6 +70,7 @@ class Supervisor:
     def run(self) -> bool:
         """Supervise; return whether every process ended well."""
         while not self._stopping.is_set() and not all(place.is_done for place in self._places):
+            self.activity.begin("supervising")
             for place in self._places:
                 self._tend(place)
             # Not `_stopping.wait`: a signal handler that interrupts it can't call `stop`.
@@ -73,6 +94,7 @@ class Supervisor:
 
     def _end(self) -> bool:
         """Ask every process to end, and kill what does not."""
+        self.activity.begin("stopping", pause=conf.SHUTDOWN_TIMEOUT + GRACE_SECONDS)
         running = [place.process for place in self._places if place.process is not None]
         for process in running:
             process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -9,6 +10,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.signals import relay_started
 
 from .backend_thread import BackendThread, WorkerOptions
+from .health import RelayState
 from .pacemaker import Pacemaker
 
 GIVE_BACK_SECONDS = 2.0
@@ -27,6 +29,20 @@ class Worker:
         """Finish the batches in flight and end; may be called from a signal handler or thread."""
         for thread in self._threads:
             thread.stop()
+
+    @property
+    def state(self) -> RelayState:
+        """How its threads are doing; may be asked from any thread."""
+        loops = tuple(thread.state for thread in self._threads)
+        pacemaker = self._pacemaker
+        works = any(not loop.has_ended for loop in loops)
+        return RelayState(
+            process=os.getpid(),
+            is_stopping=not works or all(thread.is_stopping for thread in self._threads),
+            pacemaker_has_died=works and pacemaker.ident is not None and not pacemaker.is_alive(),
+            pacemaker_silence=pacemaker.activity.silence,
+            loops=loops,
+        )
 
     def run(self) -> bool:
         """Work until stopped or done; return whether everything ended as it should."""

@@ -6,7 +6,8 @@ import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +16,7 @@ from django.db import router
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
+from django_broadcaster.instrumentation.watching import Watch, watching
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
@@ -65,7 +67,20 @@ class Command(BaseCommand):
             "--metrics-port",
             type=_at_least(1, int),
             metavar="PORT",
-            help="serve metrics for Prometheus there, of all processes (default: none)",
+            help="serve metrics for Prometheus there, of all processes, and the health "
+            "(default: none)",
+        )
+        parser.add_argument(
+            "--health-port",
+            type=_at_least(1, int),
+            metavar="PORT",
+            help="serve the health there: /livez, /readyz and /healthz (default: none)",
+        )
+        parser.add_argument(
+            "--health-file",
+            type=Path,
+            metavar="PATH",
+            help="write the health there every second, for outbox_health --file (default: none)",
         )
         parser.add_argument("--database", help="alias of the database (default: by the router)")
         parser.add_argument(
@@ -87,12 +102,13 @@ class Command(BaseCommand):
         )
         several = options["processes"] > 1 and not is_supervised()
         worker: Worker | Supervisor
-        with _metrics(options["metrics_port"], worker_options.database, several):
-            if several:
-                finite = options["drain"] or options["max_iterations"] is not None
-                worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
-            else:
-                worker = Worker(worker_options)
+        if several:
+            finite = options["drain"] or options["max_iterations"] is not None
+            worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
+        else:
+            worker = Worker(worker_options)
+        with ExitStack() as stack:
+            _watch(stack, worker, worker_options, options)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: worker.stop())
             ended_well = worker.run()
@@ -100,17 +116,25 @@ class Command(BaseCommand):
             raise CommandError("the relay did not end as it should; its log says why")
 
 
-def _metrics(port: int | None, database: str, several: bool) -> AbstractContextManager[object]:
-    """Return what serves metrics while the relay works, if a port was given."""
-    if port is None:
-        return nullcontext()
+def _watch(
+    stack: ExitStack, worker: Worker | Supervisor, relay: WorkerOptions, options: dict[str, Any]
+) -> None:
+    """Let everything watch the relay that was asked for; raises CommandError if it can't."""
+    watch = Watch(
+        database=relay.database,
+        backends=relay.backends,
+        metrics_port=options["metrics_port"],
+        health_port=options["health_port"],
+        health_file=options["health_file"],
+    )
     try:
-        from django_broadcaster.instrumentation.serving import counting, serving
+        stack.enter_context(watching(worker, watch))
     except ImportError as error:
         raise CommandError(
             "--metrics-port needs prometheus-client: pip install 'django-broadcaster[prometheus]'"
         ) from error
-    return counting() if is_supervised() else serving(port, database, several=several)
+    except OSError as error:
+        raise CommandError(f"the relay can't be watched as asked: {error}") from error
 
 
 def _database(alias: str | None) -> str:

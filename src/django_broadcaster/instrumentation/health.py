@@ -1,0 +1,103 @@
+"""The health of the outbox as its database shows it, and the view that tells it over HTTP.
+
+============ ==========================================================================
+check        fails if
+============ ==========================================================================
+`database`   it can't be asked; then there are no other checks
+`relays`     no relay of the backend has had a heartbeat within `OUTBOX_LEASE_SECONDS`
+`lag`        its first event has been due for longer than `OUTBOX_MAX_LAG_SECONDS`
+============ ==========================================================================
+
+A backend that an operator has paused fails neither. Partitions without a relay are counted in the
+detail and fail nothing by themselves: for a moment there are some whenever a relay comes or goes,
+and if it lasts, their events are late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import timedelta
+
+from django.db import Error, models, router, transaction
+from django.http import HttpRequest, JsonResponse
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.conf import conf
+from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.querysets import DatabaseNow, Overview, overviews
+from django_broadcaster.relay.health import Check, Health
+
+OK, UNWELL = 200, 503
+
+
+def outbox_health(
+    using: str | None = None,
+    aliases: Collection[str] | None = None,
+    max_lag: float | None = None,
+) -> Health:
+    """Return the health of these backends, by default of all.
+
+    `max_lag` is in seconds, by default OUTBOX_MAX_LAG_SECONDS. Never raises the database's errors.
+    """
+    bound = conf.MAX_LAG_SECONDS if max_lag is None else max_lag
+    try:
+        using = using or router.db_for_read(OutboxEvent)
+        return Health(tuple(_checks(using, aliases or backends.aliases(), bound)))
+    except Error as error:
+        detail = f"it can't be asked: {type(error).__name__}"
+        return Health((Check(name="database", ok=False, detail=detail),))
+
+
+@transaction.non_atomic_requests  # ATOMIC_REQUESTS would fail before it can tell why
+def health(request: HttpRequest) -> JsonResponse:
+    """Answer with 200 if the outbox is well, else with 503; the checks are in the body, as JSON.
+
+    It asks nobody who they are, and shows aliases and figures: let only the monitoring reach it, or
+    wrap it. It is not for the liveness probe of a web process, which no late event is to restart.
+    """
+    found = outbox_health()
+    answer = JsonResponse(found.as_dict(), status=OK if found.is_ready else UNWELL)
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+def _checks(using: str, aliases: Collection[str], bound: float) -> Iterator[Check]:
+    yield Check(name="database", ok=True, detail="answers")
+    living = _living(using, aliases)
+    free = _without_relay(using, aliases)
+    for each in overviews(using, aliases):
+        yield from _backend(each, living.get(each.backend, 0), free.get(each.backend, 0), bound)
+
+
+def _backend(each: Overview, relays: int, free: int, bound: float) -> Iterator[Check]:
+    if each.is_paused:
+        by = f" by {each.paused_by}" if each.paused_by else ""
+        yield Check(name="relays", ok=True, detail=f"{relays}, paused{by}", backend=each.backend)
+        return
+    detail = f"{relays}, {free} partitions without one" if free else str(relays)
+    yield Check(name="relays", ok=relays > 0, detail=detail, backend=each.backend)
+    detail = f"{each.lag:.1f} s, {bound:g} s are allowed"
+    yield Check(name="lag", ok=each.lag <= bound, detail=detail, backend=each.backend)
+
+
+def _living(using: str, aliases: Collection[str]) -> dict[str, int]:
+    """Return how many relays of each backend have a fresh heartbeat, by the database's clock."""
+    relays = Relay.objects.using(using).filter(backend__in=aliases, heartbeat_at__gte=_oldest())
+    return _counted(relays.filter(takes_share=True))
+
+
+def _without_relay(using: str, aliases: Collection[str]) -> dict[str, int]:
+    """Return how many partitions of each backend belong to no living relay."""
+    unowned = models.Q(relay=None) | models.Q(relay__heartbeat_at__lt=_oldest())
+    rows = Partition.objects.using(using).filter(backend__in=aliases, number__lt=conf.PARTITIONS)
+    return _counted(rows.filter(unowned))
+
+
+def _oldest() -> models.Expression:
+    seconds = models.Value(timedelta(seconds=float(conf.LEASE_SECONDS)), models.DurationField())
+    return DatabaseNow() - seconds
+
+
+def _counted(rows: models.QuerySet[Relay] | models.QuerySet[Partition]) -> dict[str, int]:
+    counted = rows.order_by().values_list("backend").annotate(models.Count("pk"))
+    return dict(counted)

@@ -1,0 +1,93 @@
+"""`manage.py outbox_health`: is the outbox well, or the relay that writes a file?"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.instrumentation import health_file
+from django_broadcaster.instrumentation.health import outbox_health
+from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.selection import add_database, database, listed
+from django_broadcaster.relay.health import LIVE, Health
+
+UNWELL, UNKNOWN = 1, 2
+"""Exit statuses: a check failed, and nobody knows. The second is that of a wrong option, too."""
+
+
+class Command(BaseCommand):
+    """Show what is well and what is not."""
+
+    help = (
+        "Checks for each backend that relays are alive and that no event is late. Exits with 0 if "
+        f"all is well, {UNWELL} if a check failed, and {UNKNOWN} if the database can't be asked or "
+        "an argument is wrong. With --file it asks the file of one relay instead of the database."
+    )
+    requires_system_checks = []  # a probe runs often, and the relay has had them already
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("--backend", action="append", metavar="ALIAS", help="this one only")
+        parser.add_argument(
+            "--max-lag",
+            type=float,
+            metavar="SECONDS",
+            help="how long an event may have been due (default: OUTBOX_MAX_LAG_SECONDS)",
+        )
+        parser.add_argument(
+            "--file",
+            type=Path,
+            metavar="PATH",
+            help="ask the relay that writes this file with --health-file",
+        )
+        parser.add_argument(
+            "--live", action="store_true", help="with --file: only whether a restart would help"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        add_database(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
+        if options["live"] and not options["file"]:
+            raise CommandError("--live needs --file", returncode=UNKNOWN)
+        found = _from_file(options) if options["file"] else _from_database(options)
+        if options["json"]:
+            self.stdout.write(as_json(found.as_dict()))
+        else:
+            self.stdout.write(as_table([_row(check) for check in found.checks]))
+        if any(check.name == "database" for check in found.failing):
+            sys.exit(UNKNOWN)
+        if not found.is_ready:
+            sys.exit(UNWELL)
+
+
+def _from_file(options: dict[str, Any]) -> Health:
+    try:
+        found = health_file.read(options["file"])
+    except ValueError as error:
+        raise CommandError(str(error), returncode=UNKNOWN) from error
+    return found.only(LIVE) if options["live"] else found
+
+
+def _from_database(options: dict[str, Any]) -> Health:
+    known = backends.aliases()
+    for alias in options["backend"] or []:
+        if alias not in known:
+            problem = f"backend {alias!r}: OUTBOX_PUBLISHERS has {listed(known)}"
+            raise CommandError(problem, returncode=UNKNOWN)
+    return outbox_health(database(options["database"]), options["backend"], options["max_lag"])
+
+
+def _row(check: Any) -> dict[str, Any]:
+    return {
+        "check": check.name,
+        "backend": check.backend,
+        "process": check.process,
+        "ok": "yes" if check.ok else "NO",
+        "detail": check.detail,
+    }

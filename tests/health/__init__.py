@@ -1,0 +1,1 @@
+"""The health of relays and of the outbox, and who is told."""
