@@ -1,17 +1,29 @@
-"""The examples in `deploy/`: they name what there is."""
+"""The examples in `deploy/`: those whom they are for accept them, and they name what there is."""
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from compose_spec import PyCompose
+from django.core.management import get_commands, load_command_class
 from prometheus_client import CollectorRegistry
 
+from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation import prometheus
+from django_broadcaster.relay.worker import GIVE_BACK_SECONDS
+from tests.support.redis_server import missing
+from tools.launch import CannotStart, apt_install
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 WORD = re.compile(r"\boutbox_[a-z_]+")
@@ -58,3 +70,154 @@ def test_every_alert_says_what_is_wrong() -> None:
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 5
     assert all(rule["annotations"]["summary"] for rule in rules)
     assert {rule["labels"]["severity"] for rule in rules} == {"page", "ticket"}
+
+
+# The relay as a service
+
+UNIT = DEPLOY / "systemd" / "outbox-relay.service"
+COMPOSE = DEPLOY / "compose" / "compose.yaml"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    """Return the objects of Kubernetes by their kinds."""
+    found = [each for path in MANIFESTS for each in yaml.safe_load_all(path.read_text())]
+    return {each["kind"]: each for each in found}
+
+
+def unit() -> dict[str, dict[str, str]]:
+    """Return the sections of the unit of systemd."""
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # as they are written
+    parser.read_string(UNIT.read_text())
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def relay_of_compose() -> dict[str, Any]:
+    """Return the service of Compose that is the relay."""
+    relay: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]["relay"]
+    return relay
+
+
+def container() -> dict[str, Any]:
+    """Return the container of the Deployment."""
+    (found,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def systemd_analyze() -> str:
+    """Return the program that judges units, which is installed where that is possible."""
+    if not shutil.which("systemd-analyze"):
+        try:
+            apt_install(["systemd"])
+        except CannotStart as error:
+            missing(f"systemd-analyze: {error}")
+    return "systemd-analyze"
+
+
+def verify(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Let systemd judge a unit, whose interpreter is there."""
+    path = folder / UNIT.name
+    path.write_text(re.sub(r"(?<=^ExecStart=)\S+", sys.executable, text, flags=re.MULTILINE))
+    command = [systemd_analyze(), "verify", "--man=no", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """Nothing in it is unknown to systemd; a misspelt line would have been found."""
+    verified = verify(UNIT.read_text(), tmp_path)
+    assert (verified.returncode, UNIT.name in verified.stderr) == (0, False), verified.stderr
+    misspelt = UNIT.read_text().replace("WatchdogSec=", "WatchdogSecs=")
+    assert "WatchdogSecs" in verify(misspelt, tmp_path).stderr
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_kubernetes_accepts_the_manifests(path: Path) -> None:
+    """By the schemas of Kubernetes, strictly: a field that there is not is an error."""
+    version = kubernetes_validate.latest_version()
+    for manifest in yaml.safe_load_all(path.read_text()):
+        kubernetes_validate.validate(manifest, version, strict=True)
+        wrong = {**manifest, "spec": {**manifest["spec"], "replica": 2}}
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(wrong, version, strict=True)
+
+
+def judged(text: str) -> PyCompose:
+    """Return a file of Compose; raises ValueError for one that is wrong.
+
+    The library knows none of YAML's merge keys (`<<`), which Compose does.
+    """
+    return PyCompose.from_json(json.dumps(yaml.safe_load(text)))
+
+
+def test_compose_accepts_the_file() -> None:
+    """By the Compose Specification: a field or a value that there is not is an error."""
+    text = COMPOSE.read_text()
+    assert "relay" in judged(text).service_names()
+    for right, wrong in (("stop_grace_period: 40s", "stop_grace: 40s"), ("40s", "soon")):
+        with pytest.raises(ValueError, match="column"):
+            judged(text.replace(right, wrong))
+
+
+def commands() -> dict[str, list[str]]:
+    """Return the arguments of `manage.py` in each example, by its place."""
+    lines = {
+        "systemd": shlex.split(unit()["Service"]["ExecStart"]),
+        "compose": relay_of_compose()["command"],
+        "kubernetes": container()["command"],
+        "migrate": manifests()["Job"]["spec"]["template"]["spec"]["containers"][0]["command"],
+    }
+    return {place: line[line.index("manage.py") + 1 :] for place, line in lines.items()}
+
+
+@pytest.mark.parametrize("place", ["systemd", "compose", "kubernetes", "migrate"])
+def test_the_commands_are_ones_that_there_are(place: str) -> None:
+    """Each line starts a command with options that it has."""
+    name, *arguments = commands()[place]
+    parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+    parser.parse_args(arguments)
+
+
+def test_whoever_stops_a_relay_waits_for_long_enough() -> None:
+    """Longer than a relay gives the batches in flight, or it would be killed in the middle."""
+    spec = manifests()["Deployment"]["spec"]["template"]["spec"]
+    service = unit()["Service"]
+    waits = [
+        int(service["TimeoutStopSec"]),
+        int(service["TimeoutAbortSec"]),
+        int(relay_of_compose()["stop_grace_period"].removesuffix("s")),
+        spec["terminationGracePeriodSeconds"],
+    ]
+    assert all(wait > conf.SHUTDOWN_TIMEOUT + GIVE_BACK_SECONDS for wait in waits)
+    assert (service["Type"], service["KillSignal"]) == ("notify", "SIGTERM")
+
+
+def test_probes_ask_for_paths_that_are_served() -> None:
+    """Liveness asks whether a restart would help, readiness whether it delivers."""
+    probes = {name: container()[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
+    asked = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
+    assert asked == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
+    port = str(container()["ports"][0]["containerPort"])
+    assert commands()["kubernetes"][-2:] == ["--metrics-port", port]
+    (code,) = relay_of_compose()["healthcheck"]["test"][3:]
+    port = commands()["compose"][-1]
+    assert f"http://127.0.0.1:{port}/readyz" in code
+    compile(code, "healthcheck", "exec")
+
+
+def test_no_more_relays_than_partitions_are_asked_for() -> None:
+    """More would have nothing to do."""
+    spec = manifests()["HorizontalPodAutoscaler"]["spec"]
+    assert spec["minReplicas"] < spec["maxReplicas"] <= conf.PARTITIONS
+    assert spec["scaleTargetRef"]["name"] == manifests()["Deployment"]["metadata"]["name"]
+    labels = manifests()["Deployment"]["spec"]["selector"]["matchLabels"]
+    assert manifests()["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_the_autoscaler_reads_a_metric_that_there_is(known: set[str]) -> None:
+    """With a state that is counted."""
+    (metric,) = manifests()["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    named = metric["external"]["metric"]
+    assert named["name"] in known
+    assert named["selector"]["matchLabels"]["status"] in prometheus.STATUSES
