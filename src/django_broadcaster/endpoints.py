@@ -75,7 +75,11 @@ class Endpoints:
         if not changed or row is None:
             return
         logger.error(
-            "webhook endpoint %d of backend %r is disabled: %s", row.pk, self._backend, error
+            "webhook endpoint %d of backend %r is disabled: %s",
+            row.pk,
+            self._backend,
+            error,
+            extra={"backend": self._backend},
         )
         endpoint_disabled.send_robust(sender=WebhookEndpoint, endpoint=row)
 

@@ -122,6 +122,9 @@ class DeliveryError(BroadcasterError):
 
     retry_after: float = 0.0
 
+    unforeseen: Exception | None = None
+    """What was raised instead of a DeliveryError, whose traceback the relay's log shows."""
+
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
         super().__init__(*args)
         self.retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER)

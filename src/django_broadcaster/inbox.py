@@ -6,7 +6,6 @@ neither can be there without the other.
 
 from __future__ import annotations
 
-import logging
 from hashlib import sha256
 
 from django.db import connections, router, transaction
@@ -18,8 +17,6 @@ from .events import CloudEvent
 from .exceptions import DeliveryError, Rejected, TransientError
 from .models import InboxEvent
 from .registry import EventRegistry, Handler, event_registry
-
-logger = logging.getLogger("django_broadcaster")
 
 
 def process(event: CloudEvent, handler: Handler, *, using: str | None = None) -> bool:
@@ -57,15 +54,15 @@ def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> Non
     if failures:
         kind = Rejected if all(isinstance(e, Rejected) for _, e in failures) else TransientError
         text = "; ".join(f"handler {h.name}: {type(e).__name__}: {e}" for h, e in failures)
-        raise kind(text) from failures[0][1]
+        error = kind(text)
+        error.unforeseen = next((e for _, e in failures if not isinstance(e, DeliveryError)), None)
+        raise error from failures[0][1]
 
 
 def _attempt(event: CloudEvent, handler: Handler) -> Exception | None:
     try:
         process(event, handler)
     except Exception as error:
-        if not isinstance(error, DeliveryError):
-            logger.warning("handler %s failed on event %s", handler.name, event.id, exc_info=error)
         return error
     return None
 

@@ -10,13 +10,12 @@ an acknowledgement or one of three kinds of error, mapped from its client's erro
 `Rejected`
     this event can never be accepted: the relay makes it a dead letter at once.
 
-Any other exception counts as transient and is logged with its traceback. Write `publish`; override
+Any other exception counts as transient; the relay logs its traceback. Write `publish`; override
 `publish_batch` for speed. `django_broadcaster.testing.BackendContract` tests the promises.
 """
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from django_broadcaster.exceptions import (
     InvalidPublisherConfig,
     TransientError,
 )
-
-logger = logging.getLogger("django_broadcaster")
 
 Outcome = DeliveryError | None
 """What became of a message: None once the broker holds it durably, else the error."""
@@ -190,9 +187,8 @@ def as_delivery_error(error: Exception) -> DeliveryError:
     """Return the error itself, or an unforeseen one as transient with its type and text."""
     if isinstance(error, DeliveryError):
         return error
-    logger.warning("a backend raised an unforeseen error", exc_info=error)
     transient = TransientError(f"{type(error).__name__}: {error}")
-    transient.__cause__ = error
+    transient.__cause__ = transient.unforeseen = error
     return transient
 
 

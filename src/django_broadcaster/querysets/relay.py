@@ -38,14 +38,15 @@ class PendingRow(NamedTuple):
     retry_count: int
     max_retries: int
     crash_count: int
-
-
-_COLUMNS = ", ".join(
-    f"{name}{{text}}" if name in JSON_COLUMNS else name for name in PendingRow._fields
-)
+    partition: int
 
 
 _PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and MySQL
+
+_COLUMNS = ", ".join(
+    f"{name}{{text}}" if name in JSON_COLUMNS else name
+    for name in (*PendingRow._fields[:-1], _PARTITION)
+)
 
 
 class Pulse(NamedTuple):

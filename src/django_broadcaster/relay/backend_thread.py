@@ -13,8 +13,9 @@ from django_broadcaster.exceptions import LeaseLost
 
 from .health import LoopState
 from .loop import DeliveryLoop
+from .redaction import kind_of, told, traceback_of
 from .report import Report
-from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen, one_line
+from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Poll
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -63,7 +64,7 @@ class BackendThread(threading.Thread):
             # Nothing is known that gets here. It must not be silent, nor keep the partitions.
             self.succeeded = False
             self._has_died = True
-            self._log(logging.CRITICAL, f"its thread ends: {error!r}", exc_info=error)
+            self._log(logging.CRITICAL, f"its thread ends: {kind_of(error)}", exc_info=error)
         finally:
             self._end()
 
@@ -165,7 +166,7 @@ class BackendThread(threading.Thread):
         foreseen = is_foreseen(error)
         self._log(
             logging.WARNING if foreseen else logging.ERROR,
-            f"trouble, going on in {pause:.1f} s: {one_line(error)}",
+            f"trouble, going on in {pause:.1f} s: {told(error)}",
             exc_info=None if foreseen else error,
         )
         drop_connection(self._options.database)
@@ -196,9 +197,9 @@ class BackendThread(threading.Thread):
         try:
             self._loop.backend.close()
         except Exception as error:
-            self._log(logging.WARNING, f"its backend did not close: {error}", exc_info=error)
+            self._log(logging.WARNING, f"its backend did not close: {told(error)}", exc_info=error)
         if self._joined and (failure := self._insist(self._loop.finish)):
-            self._log(logging.WARNING, f"its last batch may be sent again: {one_line(failure)}")
+            self._log(logging.WARNING, f"its last batch may be sent again: {told(failure)}")
         self._leave()
         drop_all_connections()
 
@@ -206,7 +207,7 @@ class BackendThread(threading.Thread):
         if self._joined:
             self._joined = False
             if failure := self._insist(self._loop.lease.leave):
-                problem = f"its partitions are free once the lease ends: {one_line(failure)}"
+                problem = f"its partitions are free once the lease ends: {told(failure)}"
                 self._log(logging.WARNING, problem)
 
     def _insist(self, action: Callable[[], object]) -> Exception | None:
@@ -226,7 +227,8 @@ class BackendThread(threading.Thread):
 
     def _log(self, level: int, problem: str, exc_info: BaseException | None = None) -> None:
         extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
-        logger.log(level, "backend %r: %s", self.alias, problem, extra=extra, exc_info=exc_info)
+        trace = traceback_of(exc_info) if exc_info else None
+        logger.log(level, "backend %r: %s", self.alias, problem, extra=extra, exc_info=trace)
 
 
 def _drop_broken_connections() -> None:

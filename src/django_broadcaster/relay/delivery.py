@@ -34,7 +34,8 @@ from django_broadcaster.retry import RetryPolicy
 from . import suspects
 from .order import BlockedKeys
 from .ownership import Lease
-from .report import Announcer, Report, Verdicts, describe, spends_retry
+from .redaction import traceback_of
+from .report import Announcer, Report, Verdicts, describe, log_failures, spends_retry
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -155,7 +156,8 @@ class Delivery:
             logger.warning(
                 "backend %r broke on a batch, whose events are sent again one by one",
                 self.backend.alias,
-                exc_info=error,
+                extra={"backend": self.backend.alias, "relay": self.lease.relay_id},
+                exc_info=traceback_of(error),
             )
             return self._send_singly(batch)
 
@@ -264,6 +266,7 @@ class Delivery:
             # An operator cancelled some meanwhile, some stay pending, or the lease was lost.
             self.lease.give_back()
         self._unsettled = None
+        log_failures(verdicts, self.backend.alias, self.lease.relay_id)
         self.announcer.announce(verdicts)
         return report
 

@@ -56,7 +56,8 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
                 report = loop.turn(limit - attempted)
             except LeaseLost as error:
                 # What we were too slow for is delivered by who took over.
-                logger.warning("backend %r: %s", alias, error)
+                extra = {"backend": alias, "relay": loop.lease.relay_id}
+                logger.warning("backend %r: %s", alias, error, extra=extra)
                 break
             attempted += report.attempted
             if not report.found_work:

@@ -21,6 +21,7 @@ from .delivery import Delivery
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
+from .redaction import without_passwords
 from .report import Report, log_delivery
 from .watermark import Watermark
 
@@ -251,7 +252,7 @@ class DeliveryLoop:
             logger.warning(
                 "backend %r is unavailable, its events wait: %s",
                 self.alias,
-                error,
+                without_passwords(str(error)),
                 extra={"backend": self.alias, "relay": self.lease.relay_id},
             )
         self.circuit.failed(at_least=error.retry_after)

@@ -29,6 +29,7 @@ from django_broadcaster.states import OutboxEventStatus
 
 from .order import BlockedKeys
 from .ownership import Lease
+from .redaction import told
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -115,7 +116,12 @@ class Purge:
             if not connections[self._using].is_usable():
                 raise
             # A table of the application's may refer to events. Deliveries must not wait for that.
-            logger.warning("backend %r: its old events can't be purged: %s", self._backend, error)
+            logger.warning(
+                "backend %r: its old events can't be purged: %s",
+                self._backend,
+                told(error),
+                extra={"backend": self._backend},
+            )
             return 0
         if more or entries:
             self._next_at = now

@@ -11,7 +11,8 @@ from django_broadcaster.conf import conf
 
 from .activity import Activity
 from .backend_thread import BackendThread
-from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen, one_line
+from .redaction import told, traceback_of
+from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Listener
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -67,8 +68,8 @@ class Pacemaker(threading.Thread):
             logging.WARNING if foreseen else logging.ERROR,
             "the relay's pacemaker missed a beat, going on in %.1f s: %s",
             pause,
-            one_line(error),
-            exc_info=None if foreseen else error,
+            told(error),
+            exc_info=None if foreseen else traceback_of(error),
         )
         drop_connection(self._using)
         self._listener.reset()

@@ -17,10 +17,15 @@ from django_broadcaster.querysets import PendingRow
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 
+from .redaction import kind_of, traceback_of, without_passwords
+
 logger = logging.getLogger("django_broadcaster.relay")
 
 MAX_ERROR = 2000
 """Characters of an error that a row keeps."""
+
+MAX_LINES = 10
+"""Failed events of one batch that the log has a line of; the line of the batch counts them all."""
 
 
 @dataclass(slots=True)
@@ -141,7 +146,7 @@ def spends_retry(error: DeliveryError) -> bool:
 
 def describe(error: DeliveryError) -> str:
     """Return an error as it stands in `last_error`: text that every database can hold."""
-    text = f"{type(error).__name__}: {error}"[:MAX_ERROR].replace("\0", "\ufffd")
+    text = without_passwords(f"{type(error).__name__}: {error}")[:MAX_ERROR].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
 
 
@@ -158,8 +163,43 @@ def log_delivery(report: Report, backend: str, relay_id: int) -> None:
         report.failed,
         report.held,
         report.expired,
-        extra={"backend": backend, "relay": relay_id},
+        extra={
+            "backend": backend,
+            "relay": relay_id,
+            "published": report.published,
+            "retried": report.retried,
+            "failed": report.failed,
+            "held": report.held,
+            "expired": report.expired,
+        },
     )
+
+
+def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
+    """Write a line for each of the first events that failed: which, and by what kind of error.
+
+    What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `redaction`.
+    """
+    failed = [(row, error, f"tried again in {delay:.1f} s") for row, delay, error in verdicts.retry]
+    failed += [(row, error, "dead-lettered") for row, error in verdicts.bury]
+    for row, error, fate in failed[:MAX_LINES]:
+        unforeseen = error.unforeseen
+        logger.warning(
+            "backend %r: event %s failed at attempt %d with %s, %s",
+            backend,
+            row.event_id,
+            row.retry_count + 1,
+            kind_of(error),
+            fate,
+            extra={
+                "backend": backend,
+                "relay": relay_id,
+                "event_id": row.event_id,
+                "partition": row.partition,
+                "attempt": row.retry_count + 1,
+            },
+            exc_info=traceback_of(unforeseen) if unforeseen else None,
+        )
 
 
 def _heard(signal: Signal) -> bool:

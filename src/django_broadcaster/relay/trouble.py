@@ -6,6 +6,8 @@ import logging
 
 from django.db import Error, connections
 
+from .redaction import told
+
 logger = logging.getLogger("django_broadcaster.relay")
 
 FIRST_PAUSE = 0.2
@@ -20,11 +22,6 @@ def is_foreseen(error: BaseException) -> bool:
     gone, is no DatabaseError.
     """
     return isinstance(error, Error)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text for a line of the log; the drivers' go over several."""
-    return " ".join(str(error).split())
 
 
 class Backoff:
@@ -50,7 +47,7 @@ def drop_connection(using: str) -> None:
         connections[using].close()
     except Exception as error:
         # Django has let go of it all the same. What asks for a new one must not end here.
-        logger.debug("the connection to %r did not close: %s", using, one_line(error))
+        logger.debug("the connection to %r did not close: %s", using, told(error))
 
 
 def drop_all_connections() -> None:

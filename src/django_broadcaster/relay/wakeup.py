@@ -25,7 +25,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.conf import conf
 
-from .trouble import one_line
+from .redaction import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -77,8 +77,13 @@ def _notify(using: str, backend: str) -> None:
         _send(connections[using], CHANNEL, backend)
     except Error as error:
         # What the caller wanted has been committed, and a relay finds it when it polls.
-        problem = one_line(error)
-        logger.warning("the relay of backend %r could not be woken, it polls: %s", backend, problem)
+        problem = told(error)
+        logger.warning(
+            "the relay of backend %r could not be woken, it polls: %s",
+            backend,
+            problem,
+            extra={"backend": backend},
+        )
 
 
 def notify_shares(using: str, backend: str) -> None:

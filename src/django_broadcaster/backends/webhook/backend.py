@@ -279,7 +279,12 @@ class WebhookBackend(BindingBackend):
             self._write_down(attempted)
         except (DatabaseError, InterfaceError) as error:
             # What was delivered is delivered. The next batch finds out the same.
-            logger.warning("trouble with endpoints could not be written down: %s", error)
+            logger.warning(
+                "backend %r: trouble with endpoints could not be written down: %s",
+                self.alias,
+                type(error).__name__,
+                extra={"backend": self.alias},
+            )
 
     def _write_down(self, endpoints: Sequence[Endpoint]) -> None:
         self._book.succeeded(each.url for each in endpoints if each.delivered)

@@ -1,0 +1,54 @@
+"""What of an error may be told: no password anywhere, and no payload in the log.
+
+The text of an error that an event met may echo the event: a handler's, a database's, a broker's
+answer. It is kept where the payload is, in the outbox (`last_error` and the failed attempts), for
+those who may read that. The log gets the kind of the error, and where it was raised.
+"""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+
+from django.db import Error
+
+from django_broadcaster.exceptions import BroadcasterError, DeliveryError
+
+_USER_INFO = re.compile(r"(?<=://)[^/?#\s@]*(?=@)")
+_DETAIL = re.compile(r"\n\s*(DETAIL|CONTEXT|STATEMENT):.*", re.DOTALL)
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class TextWithheld(Exception):
+    """Stands in a traceback for an error whose text may hold the payload."""
+
+
+def without_passwords(text: str) -> str:
+    """Return a text without the user names and passwords of the URLs in it."""
+    return _USER_INFO.sub("***", text)
+
+
+def told(error: BaseException) -> str:
+    """Return what the log may say about an error that no event is to blame for, in one line.
+
+    A database's goes over several lines, and PostgreSQL shows the row that it is about behind
+    DETAIL. Of an error that nobody foresaw only the kind is known to be harmless.
+    """
+    ours = isinstance(error, BroadcasterError) and not isinstance(error, DeliveryError)
+    if not ours and not isinstance(error, Error | OSError):
+        return kind_of(error)
+    return without_passwords(" ".join(_DETAIL.sub("", str(error)).split()))
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the class of an error, and of the one that it was raised from."""
+    cause = error.__cause__
+    name = type(error).__name__
+    return f"{name} from {type(cause).__name__}" if cause is not None else name
+
+
+def traceback_of(error: BaseException) -> ExcInfo:
+    """Return the traceback of an error for `exc_info`, with its kind in place of its text."""
+    stand_in = TextWithheld(f"{kind_of(error)} (its text may hold the payload)")
+    return TextWithheld, stand_in, error.__traceback__

@@ -1,0 +1,238 @@
+"""The relay's log: few lines, with what programs look for, without payloads and passwords."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import DataError, IntegrityError
+
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    BackendUnavailable,
+    Rejected,
+    TransientError,
+)
+from django_broadcaster.models import Attempt
+from django_broadcaster.registry import event_registry
+from django_broadcaster.relay.redaction import told, without_passwords
+from django_broadcaster.relay.report import MAX_LINES
+from tests.support.backends import Script
+from tests.support.events import publish, row
+from tests.support.waiting import wait_until
+
+from .conftest import Join, drain, turn, working
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+PAYLOAD = "4111-1111"
+PASSWORD = "hunter2"
+URL = f"amqp://app:{PASSWORD}@broker/orders"
+ECHO = f"no good: {PAYLOAD} at {URL}"
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Everything that the package logs."""
+    caplog.set_level(logging.DEBUG, logger="django_broadcaster")
+    return caplog
+
+
+def everything(log: pytest.LogCaptureFixture) -> str:
+    """Return what a handler could make of the records: texts, extras and tracebacks."""
+    parts: list[str] = []
+    for record in log.records:
+        parts.append(record.getMessage())
+        parts += [f"{name}={value!r}" for name, value in vars(record).items()]
+        if record.exc_info:
+            parts += traceback.format_exception(*record.exc_info)
+    return "\n".join(parts)
+
+
+def extras(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what a record has for programs."""
+    names = ("event_id", "backend", "partition", "relay", "attempt")
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
+
+def failures(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return the lines about single events."""
+    return [record for record in log.records if hasattr(record, "event_id")]
+
+
+def test_a_batch_is_one_line_for_people_and_programs(
+    database: str, scripted: Script, join: Join, log: pytest.LogCaptureFixture
+) -> None:
+    """However many events it has; its figures are extras as well."""
+    publish(*(f"a{n}" for n in range(50)), using=database)
+    loop = join()
+    drain(loop)
+    (record,) = log.records
+    assert record.levelno == logging.DEBUG
+    assert extras(record) == {"backend": "default", "relay": loop.lease.relay_id}
+    assert (vars(record)["published"], vars(record)["failed"]) == (50, 0)
+
+
+def test_an_event_that_fails_has_a_line_with_all_that_finds_it(
+    database: str, scripted: Script, join: Join, log: pytest.LogCaptureFixture
+) -> None:
+    """Which event, which attempt, where, and what becomes of it."""
+    scripted.fail("a1", TransientError("busy"), times=1)
+    scripted.fail("b1", Rejected("never"))
+    publish("a1", "b1", using=database)
+    loop = join()
+    turn(loop)
+    told_of = {record.getMessage(): extras(record) for record in failures(log)}
+    for name, words in (("a1", "TransientError, tried again in 1.0 s"), ("b1", "Rejected, dead")):
+        event = row(name, database)
+        ((message, extra),) = [each for each in told_of.items() if event.event_id in each[0]]
+        assert words in message
+        assert extra == {
+            "event_id": event.event_id,
+            "backend": "default",
+            "partition": event.partition,
+            "relay": loop.lease.relay_id,
+            "attempt": 1,
+        }
+
+
+def test_a_batch_that_fails_is_a_few_lines(
+    database: str, scripted: Script, join: Join, log: pytest.LogCaptureFixture
+) -> None:
+    """A broker that refuses everything must not fill the disk with its refusals."""
+    scripted.fail("*", Rejected("never"))
+    publish(*(f"-{n}" for n in range(60)), using=database)
+    turn(join())
+    assert len(failures(log)) == MAX_LINES
+    assert len(log.records) == MAX_LINES + 1
+    assert vars(log.records[-1])["failed"] == 60
+
+
+def fail_whole_batch(messages: Sequence[Any]) -> list[None]:
+    """Break on a batch with an error of nobody's."""
+    raise RuntimeError(ECHO)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Rejected(ECHO),
+        TransientError(ECHO),
+        ValueError(ECHO),
+        IntegrityError(f"duplicate key\nDETAIL:  Key (card)=({PAYLOAD}) already exists."),
+        SystemExit(ECHO),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_payload_is_logged(
+    database: str,
+    scripted: Script,
+    join: Join,
+    log: pytest.LogCaptureFixture,
+    error: BaseException,
+) -> None:
+    """Whatever a backend's error echoes stands in the outbox, and not in the log."""
+    scripted.fail("a1", error)
+    publish("a1", "b1", using=database)
+    turn(join())
+    text = everything(log)
+    assert failures(log)
+    assert PAYLOAD not in text
+    assert PASSWORD not in text
+    kept = row("a1", database).last_error
+    assert PAYLOAD in kept
+    assert PASSWORD not in kept
+    attempt = Attempt.objects.using(database).get()
+    assert PAYLOAD in attempt.error
+    assert PASSWORD not in attempt.error
+
+
+def test_no_payload_is_logged_of_a_batch_that_broke(
+    database: str, scripted: Script, join: Join, log: pytest.LogCaptureFixture
+) -> None:
+    """The traceback shows where, with the kind of the error in place of its text."""
+    scripted.answer = fail_whole_batch
+    publish("a1", "b1", using=database)
+    turn(join())
+    text = everything(log)
+    assert "in fail_whole_batch" in text
+    assert "RuntimeError (its text may hold the payload)" in text
+    assert PAYLOAD not in text
+
+
+def test_no_payload_is_logged_of_a_handler(
+    routed: str, join: Join, log: pytest.LogCaptureFixture, settings: Settings
+) -> None:
+    """A handler's own trouble has its traceback, without what it says."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+    }
+
+    @event_registry.register("order.placed", name="charge")
+    def charge(event: Any) -> None:
+        raise KeyError(PAYLOAD)
+
+    try:
+        publish("a1", using=routed)
+        turn(join())
+    finally:
+        event_registry.unregister("charge")
+    text = everything(log)
+    assert "in charge" in text
+    assert "TransientError from KeyError" in text
+    assert PAYLOAD not in text
+    assert PAYLOAD in row("a1", routed).last_error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendUnavailable(f"{URL} does not answer"),
+        ConnectionError(f"{URL} does not answer"),
+        BackendConfigurationError(f"OUTBOX_PUBLISHERS: no such vhost at {URL}"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_password_is_logged(
+    database: str, scripted: Script, log: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """What a client says of an address goes into the log without its user and password."""
+
+    def fail() -> None:
+        raise error
+
+    scripted.on_open = fail
+    publish("a1", using=database)
+    with working(database):
+        wait_until(lambda: log.records, 20, "the trouble to be logged")
+    assert PASSWORD not in everything(log)
+    assert all(record.levelno >= logging.WARNING for record in log.records)
+
+
+def test_what_a_database_says_is_told_without_the_row() -> None:
+    """PostgreSQL shows the row behind DETAIL; the rest is what an operator needs."""
+    error = DataError(f"value too long\nfor the column\nDETAIL:  Failing row contains ({PAYLOAD}).")
+    assert told(error) == "value too long for the column"
+    assert told(ValueError(PAYLOAD)) == "ValueError"
+    assert told(OSError(f"no route to {URL}")) == "no route to amqp://***@broker/orders"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:pw@host:6379/0", "redis://***@host:6379/0"),
+        (
+            "https://u:p@a.example/x, https://v:q@b.example",
+            "https://***@a.example/x, https://***@b.example",
+        ),
+        ("https://a.example/me@home", "https://a.example/me@home"),
+        ("see https://a.example and me@home", "see https://a.example and me@home"),
+    ],
+)
+def test_passwords_of_urls_are_taken_out(text: str, shown: str) -> None:
+    """And nothing else of a text is."""
+    assert without_passwords(text) == shown
