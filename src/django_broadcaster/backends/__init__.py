@@ -6,7 +6,7 @@ The names are loaded at first use, so importing this package loads no broker's c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import Message, Outcome, PublisherBackend
+from .base import Message, Outcome, PublisherBackend, Shown
 
 if TYPE_CHECKING:
     from .celery import CeleryBackend
@@ -40,6 +40,7 @@ __all__ = [
     "RedisStreamBackend",
     "SNSBackend",
     "SQSBackend",
+    "Shown",
     "TasksBackend",
     "WebhookBackend",
 ]

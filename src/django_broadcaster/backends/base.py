@@ -94,6 +94,19 @@ class Message:
         return ABSENT if self.data_json is None else parse_json(self.data_json)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a backend sends for a message, for a person to read.
+
+    `destination` names what it is sent to and how, by the words of the broker: `topic`, `key`.
+    `headers` go beside the `body`, which is None where there is none. None of it is a secret.
+    """
+
+    destination: Mapping[str, Any]
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
 class PublisherBackend(ABC):
     """One configured destination.
 
@@ -154,6 +167,13 @@ class PublisherBackend(ABC):
     def _publish_and_tell(self, message: Message) -> None:
         self.on_progress()
         self.publish(message)
+
+    def show(self, message: Message) -> Shown:
+        """Return what `publish` would send, without a connection; raises Rejected as it would.
+
+        For the page of an event in the admin. Leave passwords, tokens and signatures out.
+        """
+        return Shown({}, {}, message.to_json())
 
     def health_check(self) -> bool:
         """Tell cheaply whether the broker can be reached now; never raises."""

@@ -17,7 +17,7 @@ too, in both modes: https://www.w3.org/TR/trace-context/ and its drafts for AMQP
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, ClassVar, Final, Literal, NamedTuple
@@ -30,7 +30,7 @@ from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.events.timestamps import rfc3339
 from django_broadcaster.exceptions import Rejected
 
-from .base import Message, PublisherBackend
+from .base import Message, PublisherBackend, Shown
 
 ContentMode = Literal["structured", "binary"]
 CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
@@ -108,6 +108,16 @@ class BindingBackend(PublisherBackend):
     def encode(self, message: Message) -> WireMessage:
         """Return the message in the backend's content mode; raises Rejected."""
         return self.binding.encode(message, self.content_mode)
+
+    def destination_of(self, message: Message) -> Mapping[str, Any]:
+        """Return where `show` says that the message goes: names of the broker's, with values."""
+        return {}
+
+    def show(self, message: Message) -> Shown:
+        """Return the headers and the body as they are sent."""
+        wire = self.encode(message)
+        headers = {"content-type": wire.content_type} if wire.content_type else {}
+        return Shown(self.destination_of(message), headers | wire.headers, wire.body)
 
 
 def percent_encoded(text: str) -> str:

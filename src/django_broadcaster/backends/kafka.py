@@ -213,6 +213,10 @@ class KafkaBackend(BindingBackend):
         if "topic" in config and (problem := topic_problem(config["topic"])):
             raise InvalidPublisherConfig(f"'topic' {problem}", self.alias)
 
+    def destination_of(self, message: Message) -> Mapping[str, Any]:
+        """Return where the message goes, for `show`."""
+        return {"topic": self._topic_name(message), "key": message.partition_key or None}
+
     # --- Topics ------------------------------------------------------------------------------
 
     def _topics(self, messages: Sequence[Message]) -> list[str | DeliveryError]:
@@ -227,13 +231,16 @@ class KafkaBackend(BindingBackend):
         deadline = time.monotonic() + TOPIC_SECONDS
         topics: list[str | DeliveryError] = []
         for message in messages:
-            name = self.topic
-            if message.config or not self._template.is_constant:
-                name = message.config.get("topic") or self._template.render(message)
+            name = self._topic_name(message)
             if name not in found:
                 found[name] = self._topic(name, deadline)
             topics.append(found[name])
         return topics
+
+    def _topic_name(self, message: Message) -> str:
+        if message.config or not self._template.is_constant:
+            return message.config.get("topic") or self._template.render(message)
+        return self.topic
 
     def _topic(self, name: str, deadline: float) -> str | DeliveryError:
         if name in self._known:

@@ -6,7 +6,7 @@ event fails and the event is tried again: the inbox remembers who has had it.
 
 from __future__ import annotations
 
-from .base import Message, PublisherBackend
+from .base import Message, PublisherBackend, Shown
 
 
 class LocalBackend(PublisherBackend):
@@ -18,3 +18,10 @@ class LocalBackend(PublisherBackend):
         from django_broadcaster.inbox import dispatch
 
         dispatch(message.event)
+
+    def show(self, message: Message) -> Shown:
+        """Return the event that the handlers are given, and which they are."""
+        from django_broadcaster.registry import event_registry
+
+        handlers = [handler.name for handler in event_registry.handlers_for(message.type)]
+        return Shown({"handlers": ", ".join(handlers) or "(none)"}, {}, message.to_json())

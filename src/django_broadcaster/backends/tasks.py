@@ -23,7 +23,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from .base import Message, PublisherBackend
+from .base import Message, PublisherBackend, Shown
 
 PRIORITIES: Final = range(-100, 101)
 
@@ -118,6 +118,17 @@ class TasksBackend(PublisherBackend):
         for key, value in config.items():
             if problem := _problem(key, value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    def show(self, message: Message) -> Shown:
+        """Return the event that the tasks are given, and which handlers they run."""
+        from django_broadcaster.registry import event_registry
+
+        handlers = [handler.name for handler in event_registry.handlers_for(message.type)]
+        queue = message.config.get("queue_name", self.queue_name)
+        destination = {"tasks_backend": self.tasks_backend, "queue_name": queue}
+        return Shown(
+            {**destination, "handlers": ", ".join(handlers) or "(none)"}, {}, message.to_json()
+        )
 
     def _task(self, config: Mapping[str, Any]) -> Any:
         """Return the task for the backend and the queue that are wanted; raises InvalidTask."""

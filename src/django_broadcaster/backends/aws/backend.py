@@ -17,7 +17,7 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 
-from ..base import Message, Outcome
+from ..base import Message, Outcome, Shown
 from ..batch import Batch
 from ..bindings import AWS, Binding, BindingBackend
 from . import entries, errors
@@ -160,6 +160,16 @@ class AWSBackend(BindingBackend):
         for key, value in config.items():
             if problem := self.destination_problem(value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    def show(self, message: Message) -> Shown:
+        """Return the body and the attributes as the service is given them."""
+        written = entries.write(message, self.content_mode)
+        entry = self._entry(0, message)
+        ids = ("MessageGroupId", "MessageDeduplicationId")
+        destination = {self.destination_option: entry.destination}
+        destination |= {name: entry.fields[name] for name in ids if name in entry.fields}
+        attributes = {name: value["StringValue"] for name, value in written.attributes.items()}
+        return Shown(destination, attributes, written.body.encode())
 
     # --- Messages ----------------------------------------------------------------------------
 

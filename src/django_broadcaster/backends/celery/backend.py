@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from ..base import Message, PublisherBackend
+from ..base import Message, PublisherBackend, Shown
 from ..bindings import trace_headers
 from ..templates import Template
 from .link import Call, CallRefused, CallUnencodable, Link, LinkLost, library
@@ -132,6 +133,16 @@ class CeleryBackend(PublisherBackend):
         for key, value in config.items():
             if problem := _priority_problem(value) if key == "priority" else _name_problem(value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    def show(self, message: Message) -> Shown:
+        """Return the task that is called, and its arguments as JSON."""
+        call = self._call(message)
+        destination = {
+            name: getattr(call, name)
+            for name in ("task", "task_id", "queue", "routing_key", "priority")
+        }
+        body = json.dumps([call.args, call.keywords], default=str, ensure_ascii=False)
+        return Shown(destination, {}, body.encode())
 
     # --- From an event to a call -------------------------------------------------------------
 

@@ -160,6 +160,11 @@ class MQTTBackend(BindingBackend):
         if not isinstance(config.get("retain", False), bool):
             raise InvalidPublisherConfig("'retain' must be True or False", self.alias)
 
+    def destination_of(self, message: Message) -> Mapping[str, Any]:
+        """Return where the message goes, for `show`."""
+        retain = message.config.get("retain", self.retain)
+        return {"topic": self._topic(message).decode(), "retain": retain}
+
     # --- What a flight asks for --------------------------------------------------------------
 
     def letter(self, message: Message, link: Link) -> Letter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 
-from ..base import Message, Outcome
+from ..base import Message, Outcome, Shown
 from ..bindings import (
     NATS,
     STRUCTURED_TYPE,
@@ -120,7 +121,7 @@ class NATSBackend(BindingBackend):
             self._first_headers += f"Content-Type: {STRUCTURED_TYPE}\r\n"
         self._link: Link | None = None
         self._process = 0
-        self._limit = 0
+        self._limit = sys.maxsize  # until the server has said
 
     # --- The contract ------------------------------------------------------------------------
 
@@ -190,6 +191,14 @@ class NATSBackend(BindingBackend):
             raise InvalidPublisherConfig(f"'subject' {problem}", self.alias)
 
     # --- From messages to NATS' terms --------------------------------------------------------
+
+    def show(self, message: Message) -> Shown:
+        """Return the message as it is stored, with the id by which a repetition is dropped."""
+        sent = self._outgoing(message)
+        lines = sent.headers.decode().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines if ": " in line)
+        destination = {"stream": self.stream, "subject": sent.subject}
+        return Shown(destination, headers, self.encode(message).body)
 
     async def _deliver(self, link: Link, messages: Sequence[Message]) -> list[Outcome]:
         return await Window(link, self.stream, messages, self._outgoing).deliver()

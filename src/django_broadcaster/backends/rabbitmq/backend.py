@@ -164,6 +164,15 @@ class RabbitMQBackend(BindingBackend):
             if problem := _name_problem(value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
+    def destination_of(self, message: Message) -> Mapping[str, Any]:
+        """Return where the message goes, for `show`."""
+        letter = self.letter(message)
+        return {
+            "exchange": letter.exchange,
+            "routing_key": letter.routing_key,
+            "message_id": letter.message_id,
+        }
+
     # --- What a flight asks for --------------------------------------------------------------
 
     def letter(self, message: Message) -> Letter:

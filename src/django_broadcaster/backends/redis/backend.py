@@ -13,7 +13,7 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 
-from ..base import Message, Outcome, as_delivery_error
+from ..base import Message, Outcome, Shown, as_delivery_error
 from ..batch import Batch
 from ..bindings import REDIS, Binding, BindingBackend
 from ..templates import Template
@@ -199,6 +199,23 @@ class RedisStreamBackend(BindingBackend):
         super().validate_config(config)
         for key, problem in entries.stream_problems(config):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+
+    def show(self, message: Message) -> Shown:
+        """Return the fields of the entry; the body is `cloud_event`, or `data` in binary mode."""
+        stream, _ = self._command(message)
+        wire = self.encode(message)
+        time = entries.timestamp(message.time).decode()
+        fields = {
+            "event_id": message.event_id,
+            "event_type": message.type,
+            "source": message.source,
+            "timestamp": time if self._structured else wire.headers.get("ce_time", ""),
+            **wire.headers,
+        }
+        if wire.content_type and not self._structured:
+            fields["content_type"] = wire.content_type
+        max_len = message.config.get("max_len", self.max_len)
+        return Shown({"stream": stream, "max_len": max_len}, fields, wire.body)
 
     # --- From messages to chunks -------------------------------------------------------------
 

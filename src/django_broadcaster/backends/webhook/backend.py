@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from django.db import DatabaseError, InterfaceError
 from django.utils.module_loading import import_string
 
-from django_broadcaster.backends.base import Message, Outcome, as_delivery_error
+from django_broadcaster.backends.base import Message, Outcome, Shown, as_delivery_error
 from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
 from django_broadcaster.exceptions import (
@@ -180,6 +180,14 @@ class WebhookBackend(BindingBackend):
         self._client.run(exchange.run())
         self._remember(endpoints.values())
         return self._outcomes(exchange)
+
+    def show(self, message: Message) -> Shown:
+        """Return the request without what is a secret: the path of the URL, the signature, and the
+        values of the headers that are set in OPTIONS."""
+        shown = super().show(message)
+        hidden = dict.fromkeys((*self.headers, "webhook-signature"), "(not shown)")
+        endpoint = {"endpoint": place_of(self._url_of(message))}
+        return Shown(endpoint, {**hidden, **shown.headers}, shown.body)
 
     # --- Before a batch ----------------------------------------------------------------------
 
