@@ -71,7 +71,8 @@ class Conf:
     )
     HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=7),
-        "How long failed attempts, and operations that have ended, are kept; None for ever.",
+        "How long failed attempts, operations that have ended, and the minutes that the dashboard "
+        "draws are kept; None for ever.",
     )
     BATCH_SIZE: Setting[int] = Setting(500, "Events that one delivery takes at the most.")
     POLL_INTERVAL: Setting[float] = Setting(

@@ -19,12 +19,14 @@ __all__ = [
     "ArchivedEvent",
     "Attempt",
     "BackendState",
+    "Dashboard",
     "InboxEvent",
     "Operation",
     "OutboxEvent",
     "OutboxEventStatus",
     "Partition",
     "Relay",
+    "Sample",
     "WebhookEndpoint",
 ]
 
@@ -300,6 +302,54 @@ class Operation(models.Model):
         return (self.position - self.start) / max(1, self.last - self.start)
 
 
+class Dashboard(BackendState):
+    """The backends once more, as what the admin's index lists the dashboard under."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()  # it is seen by who may view outbox events
+        verbose_name = _("dashboard")
+        verbose_name_plural = _("dashboard")
+
+
+class Sample(models.Model):
+    """One minute of a backend, which its relays add up: what the dashboard draws.
+
+    The counts are of attempts by outcome. `timed` deliveries took `waited` milliseconds in all and
+    `longest` at the most, from when each was due until it was settled: of a batch a second, all.
+    What stood in the outbox is NULL while nobody looked.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    backend = ExactCharField(max_length=64)
+    minute = models.PositiveIntegerField(help_text=_("Minutes since 1970 in UTC."))
+    published = models.PositiveBigIntegerField(default=0)
+    retried = models.PositiveBigIntegerField(default=0)
+    failed = models.PositiveBigIntegerField(default=0)
+    timed = models.PositiveBigIntegerField(default=0)
+    waited = models.PositiveBigIntegerField(default=0)
+    longest = models.PositiveBigIntegerField(default=0)
+    backlog = models.PositiveBigIntegerField(
+        null=True, help_text=_("Events that are due, wait for a retry or are blocked.")
+    )
+    oldest_age = models.PositiveBigIntegerField(
+        null=True, help_text=_("Milliseconds that the first event had been due.")
+    )
+    circuit_open = models.BooleanField(
+        default=False, help_text=_("Whether the broker counted as away for a relay.")
+    )
+
+    class Meta:
+        verbose_name = _("minute of a backend")
+        verbose_name_plural = _("minutes of backends")
+        constraints = [
+            models.UniqueConstraint(fields=["backend", "minute"], name="broadcaster_sample")
+        ]
+
+    def __str__(self) -> str:
+        return f"minute {self.minute} of {self.backend}"
+
+
 class Attempt(models.Model):
     """An attempt to deliver an event that failed; `row` is the event's id in the outbox."""
 
@@ -337,6 +387,12 @@ class Relay(models.Model):
         null=True, blank=True, help_text=_("First event of the last delivery that it started.")
     )
     in_flight_to = models.BigIntegerField(null=True, blank=True)
+    circuit_open_since = models.DateTimeField(
+        null=True, blank=True, help_text=_("Since when the broker counts as away for it.")
+    )
+    circuit_error = models.CharField(  # with a default of the database's: older relays join too
+        max_length=500, blank=True, default="", db_default="", help_text=_("Why.")
+    )
 
     class Meta:
         verbose_name = _("relay")

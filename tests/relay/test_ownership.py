@@ -261,7 +261,10 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
     assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
 
 
-READS = {"fetch", "is_paused", "fetch_these", "waiting_keys", "pulse", "writers", "has_due"}
+READS = {
+    *("fetch", "fetch_timed", "fetch_these", "read"),
+    *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
+}
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "published": lambda rows, ids: rows.published([ids["a1"]], keep=True),
     "published, not kept": lambda rows, ids: rows.published([ids["a1"]], keep=False),

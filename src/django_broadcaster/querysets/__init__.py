@@ -4,10 +4,13 @@
 in, for rows as `new_rows` has them; `relay` what a relay does, in SQL; `purge` the way out, and
 `archive` what is taken along; `selection` says which events, `moves` what can be done to them, and
 `operations` has it done in the background; `json_columns` is what databases make of JSON.
+`overview`, `estimates`, `samples` and `trouble` say how backends are and were doing, and what is
+stuck.
 """
 
 from .archive import StoredRow, copy_to_archive, read_stored
 from .control import pause, paused_backends, resume
+from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows
@@ -32,24 +35,33 @@ from .purge import (
     purge_entries,
 )
 from .relay import PendingRow, RelayRows
+from .samples import Figures, add_to_minute, minute_of
 from .selection import EventSelection
+from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
     "EXACT",
     "MOVES",
+    "BlockedKey",
+    "Count",
     "DatabaseNow",
     "EventColumns",
     "EventSelection",
+    "Figures",
     "NewRow",
     "OperationQuerySet",
     "OutboxEventQuerySet",
     "Overview",
     "PendingRow",
     "RelayRows",
+    "SameError",
     "StoredRow",
     "Window",
+    "add_to_minute",
     "aware",
+    "blocked_keys",
     "copy_to_archive",
+    "count_or_estimate",
     "delete_events",
     "estimate_of",
     "find_dead_letters",
@@ -63,6 +75,7 @@ __all__ = [
     "is_served",
     "lock_final",
     "max_depth",
+    "minute_of",
     "move_chunk",
     "note_failure",
     "overviews",
@@ -71,5 +84,6 @@ __all__ = [
     "purge_entries",
     "read_stored",
     "resume",
+    "same_errors",
     "span_of",
 ]

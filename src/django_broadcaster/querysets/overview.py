@@ -58,13 +58,13 @@ class Overview:
         return {**asdict(self), "lag": round(self.lag, 3)}
 
 
-def overviews(using: str, backends: Collection[str]) -> Iterator[Overview]:
-    """Yield the overview of each backend."""
+def overviews(using: str, backends: Collection[str], *, exact: int = EXACT) -> Iterator[Overview]:
+    """Yield the overview of each backend, whose counts stop at `exact`."""
     for alias in backends:
-        yield _overview(using, alias)
+        yield _overview(using, alias, exact)
 
 
-def _overview(using: str, backend: str) -> Overview:
+def _overview(using: str, backend: str, exact: int) -> Overview:
     connection = connections[using]
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     statuses = ("pending", "scheduled", "retry", "blocked", "failed")
@@ -80,7 +80,7 @@ def _overview(using: str, backend: str) -> Overview:
         f"(SELECT paused_at FROM {BACKENDS} WHERE backend = %s), "
         f"(SELECT paused_by FROM {BACKENDS} WHERE backend = %s)"
     )
-    of_counts = [value for _ in statuses for value in (backend, EXACT)]
+    of_counts = [value for _ in statuses for value in (backend, exact)]
     params = [*of_counts, backend, backend, now, backend, backend, backend, backend]
     with connection.cursor() as cursor:
         cursor.execute(sql, params)

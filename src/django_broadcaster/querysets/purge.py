@@ -103,7 +103,9 @@ def delete_events(events: OutboxEventQuerySet, ids: Collection[int]) -> int:
     return _delete(events.filter(id__in=ids)) if ids else 0
 
 
-def purge_entries(entries: models.QuerySet[Any], column: str, before: datetime, limit: int) -> int:
+def purge_entries(
+    entries: models.QuerySet[Any], column: str, before: datetime | int, limit: int
+) -> int:
     """Delete up to `limit` of the first entries, as far as their `column` is from `before`.
 
     For tables that are written in the order of time, and never changed.

@@ -108,13 +108,33 @@ class RelayRows:
 
     def fetch(self, partitions: Collection[int], start: int, limit: int) -> list[PendingRow]:
         """Return pending rows of those partitions from id `start` on, in order of their ids."""
+        sql, params = self._fetching(self._columns, partitions, start, limit)
+        return self._rows(sql, params)
+
+    def fetch_timed(
+        self, partitions: Collection[int], start: int, limit: int
+    ) -> tuple[list[PendingRow], dict[int, datetime]]:
+        """Return what `fetch` does, and since when each of the rows has been due, by its id.
+
+        A moment more costs a fetch 5 percent, so that only a few ask for it.
+        """
+        columns = f"{self._columns}, scheduled_at"
+        sql, params = self._fetching(columns, partitions, start, limit)
+        found = self._select(sql, params)
+        due = {row[0]: row[-1] if self._reads_as_is else self._aware(row[-1]) for row in found}
+        return self._as_rows([row[:-1] for row in found]), due
+
+    def _fetching(
+        self, columns: str, partitions: Collection[int], start: int, limit: int
+    ) -> tuple[str, list[Any]]:
+        """Return the query for pending rows, and its parameters."""
         sql = (
-            f"SELECT {self._columns} FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
+            f"SELECT {columns} FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
             f"AND {self._pending[1]} AND {self._in(_PARTITION, partitions)} "
             "ORDER BY publisher_backend, id LIMIT %s"
         )
         backend = [self.backend, start, self.backend]
-        return self._rows(sql, [*backend, *self._values(partitions), limit])
+        return sql, [*backend, *self._values(partitions), limit]
 
     def fetch_these(self, partitions: Collection[int], ids: Collection[int]) -> list[PendingRow]:
         """Return those of these rows that are pending in those partitions, in order of ids."""
@@ -124,8 +144,16 @@ class RelayRows:
         )
         return self._rows(sql, [*self._values(ids), *self._values(partitions)])
 
+    def read(self, row_id: int) -> PendingRow | None:
+        """Return the row with that id in whatever state, as a relay reads it; None without it."""
+        found = self._rows(f"SELECT {self._columns} FROM {EVENTS} WHERE id = %s", [row_id])
+        return found[0] if found else None
+
     def _rows(self, sql: str, params: Sequence[Any]) -> list[PendingRow]:
-        found = [PendingRow._make(row) for row in self._select(sql, params)]
+        return self._as_rows(self._select(sql, params))
+
+    def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
+        found = [PendingRow._make(row) for row in selected]
         if self._reads_as_is:
             return found
         return [row._replace(**self._converted(row)) for row in found]

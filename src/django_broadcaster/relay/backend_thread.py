@@ -200,6 +200,8 @@ class BackendThread(threading.Thread):
             self._log(logging.WARNING, f"its backend did not close: {told(error)}", exc_info=error)
         if self._joined and (failure := self._insist(self._loop.finish)):
             self._log(logging.WARNING, f"its last batch may be sent again: {told(failure)}")
+        if self._joined:
+            self._insist(self._loop.end)
         self._leave()
         drop_all_connections()
 

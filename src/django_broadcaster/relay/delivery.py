@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import orjson
 from django.utils import timezone
@@ -77,38 +78,53 @@ class Delivery:
         self._unsettled: tuple[Verdicts, int] | None = None
 
     def deliver(
-        self, limit: int, start: int, partitions: Collection[int], again: Collection[int] = ()
+        self,
+        limit: int,
+        start: int,
+        partitions: Collection[int],
+        again: Collection[int] = (),
+        *,
+        timed: bool = False,
     ) -> Report:
         """Deliver at most `limit` pending events from id `start` on, and say what came of it.
 
-        Those of `again`, which are at most `limit` ids below `start`, come first. Raises
+        Those of `again`, which are at most `limit` ids below `start`, come first. If it is `timed`,
+        the report says how long those behind `start` had been due. Raises
         LeaseLost, after which what was not settled is delivered again by whoever owns it then, and
         the database's errors, after which `finish` goes on with it.
         """
         before = self.rows.fetch_these(partitions, again) if again else []
         room = limit - len(before)
-        behind = self.rows.fetch(partitions, start, room) if room else []
+        behind, due = self._fetch(partitions, start, room, timed) if room else ([], {})
         return replace(
-            self._deliver(before + behind),
+            self._deliver(before + behind, due),
             last=behind[-1].id if behind else 0,
             exhausted=len(behind) < room,
         )
 
+    def _fetch(
+        self, partitions: Collection[int], start: int, room: int, timed: bool
+    ) -> tuple[list[PendingRow], Mapping[int, datetime]]:
+        if timed:
+            return self.rows.fetch_timed(partitions, start, room)
+        return self.rows.fetch(partitions, start, room), {}
+
     def deliver_these(self, partitions: Collection[int], ids: Collection[int]) -> Report:
         """Deliver those of these events that are pending; raises as `deliver` does."""
-        return self._deliver(self.rows.fetch_these(partitions, ids))
+        return self._deliver(self.rows.fetch_these(partitions, ids), {})
 
-    def _deliver(self, fetched: Sequence[PendingRow]) -> Report:
+    def _deliver(self, fetched: Sequence[PendingRow], due: Mapping[int, datetime]) -> Report:
         if not fetched:
             return Report()
         selection = self.select(fetched)
         with suspects.alone() if selection.has_suspect else nullcontext():
-            report = self._send_and_settle(selection)
+            report = self._send_and_settle(selection, due)
         return replace(report, left=len(fetched) - report.settled)
 
-    def _send_and_settle(self, selection: Selection) -> Report:
+    def _send_and_settle(self, selection: Selection, due: Mapping[int, datetime]) -> Report:
         outcomes = self.publish(selection.send)
         verdicts = self.judge(selection.send, outcomes)
+        verdicts.due = due
         verdicts.hold += selection.hold
         verdicts.expire += selection.expired
         verdicts.bury += [(row, _crashed(row)) for row in selection.poison]

@@ -18,11 +18,12 @@ from django_broadcaster.signals import batch_settled
 from .activity import Activity
 from .circuit import Circuit
 from .delivery import Delivery
+from .history import History
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
 from .redaction import without_passwords
-from .report import Report, log_delivery
+from .report import Report, describe, log_delivery
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -57,6 +58,9 @@ class DeliveryLoop:
         self._policy = backends.retry_policy(alias)
         self._blocks = backends.blocks_when_exhausted(alias)
         self._purge = Purge(using, alias)
+        self._history = History(using, alias)
+        self._circuit_error: str | None = None
+        self._circuit_shown: str | None = None
         self._is_open = False
         self._is_current = False
         self._next_tick = 0.0
@@ -77,6 +81,7 @@ class DeliveryLoop:
     ) -> None:
         try:
             self.backend.close()
+            self.end()
         finally:
             self.lease.leave()
 
@@ -93,6 +98,7 @@ class DeliveryLoop:
             blocks_when_exhausted=self._blocks,
         )
         self.watermark = Watermark(self.rows)
+        self._circuit_shown = None
         self.forget()
 
     def forget(self) -> None:
@@ -121,6 +127,10 @@ class DeliveryLoop:
         report = self.delivery.finish()
         if report is not None:
             self._after(report, time.perf_counter() - began)
+
+    def end(self) -> None:
+        """Write down what the dashboard would miss of the last seconds."""
+        self._history.write(looks=False)
 
     def prepare(self) -> None:
         """See that the lease stands, and share, promote, release and purge when it is time to.
@@ -166,7 +176,8 @@ class DeliveryLoop:
         self.activity.begin("delivering")
         self.watermark.look()
         start, again = self.watermark.start, self.watermark.again(allowed)
-        report = self.delivery.deliver(allowed, start, self.lease.partitions, again)
+        timed = self._history.wants_times()
+        report = self.delivery.deliver(allowed, start, self.lease.partitions, again, timed=timed)
         self.watermark.note(report, again)
         self._after(report, time.perf_counter() - began)
         return report
@@ -197,6 +208,10 @@ class DeliveryLoop:
         is_purger = 0 in self.lease.partitions
         if is_purger:
             self._purge.run()
+        self._show_circuit()
+        self._history.run(
+            looks=0 in self.lease.partitions, circuit_is_open=not self.circuit.is_closed
+        )
         now = time.monotonic()
         self._next_tick = now + (0 if more else TICK_SECONDS)
         busy = is_purger and self._purge.is_behind
@@ -229,7 +244,9 @@ class DeliveryLoop:
             self._note_unavailable(report.unavailable)
         elif report.attempted:
             self._note_available()
+        self._show_circuit()
         if report.found_work:
+            self._history.note(report)
             log_delivery(report, self.alias, self.lease.relay_id)
             self._announce(report, seconds)
         blocked = self.delivery.blocked
@@ -256,12 +273,20 @@ class DeliveryLoop:
                 extra={"backend": self.alias, "relay": self.lease.relay_id},
             )
         self.circuit.failed(at_least=error.retry_after)
+        self._circuit_error = self._circuit_error or describe(error)
 
     def _note_available(self) -> None:
         if not self.circuit.is_closed:
             extra = {"backend": self.alias, "relay": self.lease.relay_id}
             logger.warning("backend %r is available again", self.alias, extra=extra)
         self.circuit.succeeded()
+        self._circuit_error = None
+
+    def _show_circuit(self) -> None:
+        """Let the dashboard see the circuit: a statement when it opens, and one when it closes."""
+        if self._circuit_error != self._circuit_shown:
+            self.lease.show_circuit(self._circuit_error)
+            self._circuit_shown = self._circuit_error
 
     def _allowance(self, limit: int) -> int:
         """Return how many events may go now: none if paused, or what the circuit lets through."""

@@ -17,11 +17,12 @@ from django_broadcaster.archives import create_archive, remove
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveError
-from django_broadcaster.models import Attempt, InboxEvent, Operation, OutboxEvent
+from django_broadcaster.models import Attempt, InboxEvent, Operation, OutboxEvent, Sample
 from django_broadcaster.querysets import (
     RelayRows,
     find_dead_letters,
     find_delivered,
+    minute_of,
     purge_entries,
 )
 from django_broadcaster.retention import span
@@ -165,8 +166,11 @@ class Purge:
         before = timezone.now() - keep
         attempts = Attempt.objects.using(self._using).all()
         ended = Operation.objects.using(self._using).filter(finished_at__isnull=False)
-        return purge_entries(attempts, "attempted_at", before, CHUNK) + purge_entries(
-            ended, "finished_at", before, CHUNK
+        samples = Sample.objects.using(self._using).all()
+        return (
+            purge_entries(attempts, "attempted_at", before, CHUNK)
+            + purge_entries(ended, "finished_at", before, CHUNK)
+            + purge_entries(samples, "minute", minute_of(before), CHUNK)
         )
 
 

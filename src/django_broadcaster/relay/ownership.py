@@ -39,6 +39,10 @@ _RENEW = {
 }
 
 
+ERROR_SHOWN = 500
+"""Characters of the error that opened a circuit that others see."""
+
+
 class Lease:
     """A relay's hold on partitions of one backend. Only `renew` is called from a second thread.
 
@@ -107,6 +111,13 @@ class Lease:
     def give_back(self) -> None:
         """Record that nothing of the last delivery is in flight any more; raises LeaseLost."""
         self._renew({"in_flight_from": None, "in_flight_to": None})
+
+    def show_circuit(self, error: str | None) -> None:
+        """Let others see that the broker counts as away because of an error, or no longer."""
+        self._relays().filter(pk=self.relay_id).update(
+            circuit_open_since=None if error is None else DatabaseNow(),
+            circuit_error=(error or "")[:ERROR_SHOWN],
+        )
 
     def _renew(self, columns: dict[str, int | None]) -> None:
         asked_at, relay_id = time.monotonic(), self.relay_id

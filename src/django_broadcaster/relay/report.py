@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Self
 
 from django.dispatch import Signal
@@ -38,6 +38,8 @@ class Verdicts:
     hold: list[PendingRow] = field(default_factory=list)
     expire: list[PendingRow] = field(default_factory=list)
     unavailable: BackendUnavailable | None = None
+    due: Mapping[int, datetime] = field(default_factory=dict)
+    """Since when rows have been due, by id, in a delivery that is timed."""
     are_noted: bool = False
     """Whether the attempts that failed have been written down, which is not to be repeated."""
 
@@ -48,7 +50,8 @@ class Report:
 
     `left` counts fetched rows that are still pending, `last` is the last id that was fetched, and
     `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
-    out of their key's way.
+    out of their key's way. `waits` are the seconds that published events had been due, in a
+    delivery that is timed.
     """
 
     left: int = 0
@@ -62,6 +65,7 @@ class Report:
     expired: int = 0
     unavailable: BackendUnavailable | None = None
     keys_done: frozenset[str] = frozenset()
+    waits: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, verdicts: Verdicts, attempted: int) -> Self:
@@ -76,6 +80,7 @@ class Report:
             expired=len(verdicts.expire),
             unavailable=verdicts.unavailable,
             keys_done=frozenset(row.partition_key for row in done),
+            waits=_waits(verdicts),
         )
 
     @property
@@ -137,6 +142,14 @@ class Announcer:
 
     def _known(self, rows: Iterable[PendingRow]) -> list[OutboxEvent]:
         return [self._events[row.id] for row in rows if row.id in self._events]
+
+
+def _waits(verdicts: Verdicts) -> tuple[float, ...]:
+    if not verdicts.due:
+        return ()
+    now = timezone.now()
+    due = [verdicts.due.get(row.id) for row in verdicts.published]
+    return tuple(max(0.0, (now - since).total_seconds()) for since in due if since)
 
 
 def spends_retry(error: DeliveryError) -> bool:

@@ -1,0 +1,44 @@
+"""How many rows there are where counting them would take too long."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NamedTuple
+
+from django.apps import apps
+from django.db import connections
+
+from .overview import Overview
+
+
+class Count(NamedTuple):
+    """A number of rows: exact, the database's own estimate, or what there is at least."""
+
+    number: int
+    kind: Literal["exact", "estimate", "at least"]
+
+
+def count_or_estimate(using: str, overview: Overview, status: str, bound: int) -> Count:
+    """Return the events in a status, of an overview that counted up to `bound`.
+
+    Above the bound it is the planner's estimate, which comes from statistics that may be old. It
+    is not used where it says less than has been counted, nor on SQLite, which estimates nothing.
+    """
+    counted: int = getattr(overview, status)
+    if counted < bound:
+        return Count(counted, "exact")
+    events = apps.get_model("django_broadcaster", "OutboxEvent")._base_manager.using(using)
+    estimate = _planned(events.filter(status=status, publisher_backend=overview.backend))
+    return Count(estimate, "estimate") if estimate > counted else Count(counted, "at least")
+
+
+def _planned(rows: Any) -> int:
+    """Return the rows that the planner expects of a query; 0 if it does not say."""
+    vendor = connections[rows.db].vendor
+    if vendor == "postgresql":
+        return int(json.loads(rows.explain(format="json"))[0]["Plan"]["Plan Rows"])
+    if vendor == "mysql":
+        table = json.loads(rows.explain(format="json"))["query_block"]
+        table = table["nested_loop"][0]["table"] if "nested_loop" in table else table["table"]
+        return int(table.get("rows") or table.get("rows_examined_per_scan") or 0)
+    return 0
