@@ -1,0 +1,86 @@
+"""What the pages have in common: they are read-only, and count no large table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.core.paginator import Paginator
+from django.db import connections
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+
+if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
+    ModelAdmin = admin.ModelAdmin[Any]
+    AnyPaginator = Paginator[Any]
+else:
+    ModelAdmin = admin.ModelAdmin
+    AnyPaginator = Paginator
+
+PAYLOAD_FIELDS = ("data", "data_binary", "extensions", "publisher_config", "last_error")
+EXACT_COUNT = 50_000  # rows up to which a list counts exactly
+
+
+class EstimatingPaginator(AnyPaginator):
+    """Takes PostgreSQL's estimate for a large table without a filter: counting would read it all.
+
+    With a filter the count is exact, because "select all" is about exactly those rows.
+    """
+
+    @cached_property
+    def count(self) -> int:
+        """The number of rows, exact or estimated."""
+        rows: Any = self.object_list
+        estimate = 0 if rows.query.has_filters() else self._estimate(rows)
+        return estimate if estimate > EXACT_COUNT else super().count
+
+    def _estimate(self, rows: QuerySet[Any]) -> int:
+        """Return the rows that the statistics promise for the table's size now, or 0."""
+        connection = connections[rows.db]
+        if connection.vendor != "postgresql":
+            return 0
+        with connection.cursor() as cursor:
+            cursor.execute(_ESTIMATE, [rows.model._meta.db_table])
+            return int(cursor.fetchone()[0])
+
+
+_ESTIMATE = """
+    SELECT reltuples / GREATEST(relpages, 1)
+        * (pg_relation_size(oid) / current_setting('block_size')::int)
+    FROM pg_class WHERE oid = to_regclass(%s)
+"""
+
+
+class LeanChangeList(ChangeList):
+    """A list that leaves payloads and errors in the database."""
+
+    def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        """Return the rows of the list."""
+        return super().get_queryset(request, *args, **kwargs).defer(*PAYLOAD_FIELDS)
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Rows to look at: they are written by the application and the relay alone."""
+
+    ordering = ("-id",)
+    sortable_by = ("id",)  # the order that has an index
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # each would count every row
+    paginator = EstimatingPaginator
+
+    class Media:
+        css = {"all": ["django_broadcaster/admin.css"]}
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody adds rows here."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody edits rows here."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody deletes rows here."""
+        return False

@@ -1,0 +1,31 @@
+"""The dashboard's entry in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import URLPattern
+
+from django_broadcaster.dashboard.views import VIEW, DashboardViews
+from django_broadcaster.models import Dashboard
+
+from .base import ReadOnlyAdmin
+
+
+@admin.register(Dashboard)
+class DashboardAdmin(ReadOnlyAdmin):
+    """Lists the dashboard in the index for those who may view outbox events, and leads to it."""
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether the user may see the outbox."""
+        return request.user.has_perm(VIEW)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """Whether the index lists it."""
+        return self.has_view_permission(request)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the URLs of the dashboard."""
+        return DashboardViews(self.admin_site).urls()

@@ -1,0 +1,69 @@
+"""The webhook endpoints in trouble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.models import DELETION, LogEntry
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from django_broadcaster.dashboard.display import label, moment
+from django_broadcaster.models import WebhookEndpoint
+
+from .base import ReadOnlyAdmin
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ReadOnlyAdmin):
+    """The webhook endpoints in trouble. Enabling one has a permission of its own."""
+
+    list_display = ("id", "url", "backend", "state", "failing", "error_start")
+    list_filter = (("disabled_at", admin.EmptyFieldListFilter),)
+    search_fields = ("url",)
+    fields = ("url", "backend", "state", "failing", "disabled", "last_error")
+    readonly_fields = ("state", "failing", "disabled")
+    actions = ("enable",)
+
+    def has_enable_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may enable endpoints again."""
+        return request.user.has_perm("django_broadcaster.enable_webhookendpoint")
+
+    @admin.action(description=_("Enable again"), permissions=["enable"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:
+        """Forget the trouble of the endpoints: relays send to them again within seconds."""
+        user: Any = request.user  # not anonymous: the admin has seen to it
+        with transaction.atomic(using=router.db_for_write(WebhookEndpoint)):
+            endpoints: Any = list(queryset)
+            LogEntry.objects.log_actions(
+                user.pk, endpoints, DELETION, change_message="Enabled again."
+            )
+            count, _rows = queryset.filter(pk__in=[each.pk for each in endpoints]).delete()
+        text = _("Enabled again: %(count)d. Their dead letters can be retried now.")
+        self.message_user(request, text % {"count": count})
+
+    @admin.display(description=_("state"))
+    def state(self, endpoint: WebhookEndpoint) -> SafeString:
+        """Return whether it is disabled, in a colour."""
+        if endpoint.disabled_at is None:
+            return label("retry", _("failing"))
+        return label("failed", _("disabled"))
+
+    @admin.display(description=_("failing since"))
+    def failing(self, endpoint: WebhookEndpoint) -> str:
+        """Return when its first failure was."""
+        return moment(endpoint.failing_since)
+
+    @admin.display(description=_("disabled at"))
+    def disabled(self, endpoint: WebhookEndpoint) -> str:
+        """Return when it was disabled."""
+        return moment(endpoint.disabled_at)
+
+    @admin.display(description=_("last error"))
+    def error_start(self, endpoint: WebhookEndpoint) -> str:
+        """Return the beginning of its error."""
+        return endpoint.last_error[:80]

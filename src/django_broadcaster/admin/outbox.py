@@ -1,0 +1,216 @@
+"""The outbox: a list, a page for each event, and what can be done to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.views.main import ChangeList
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.functional import Promise
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.dashboard import event_page
+from django_broadcaster.dashboard.display import NOTHING, label, moment, text_block
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.states import OutboxEventStatus, sources_of
+
+from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
+
+CHUNK = 500  # events that an action changes in one transaction
+
+
+class BackendFilter(admin.SimpleListFilter):
+    """By alias, from the setting: the aliases in use would have to be read from every row."""
+
+    title = _("backend")
+    parameter_name = "backend"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the configured aliases."""
+        return [(alias, alias) for alias in backends.aliases()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the events to the chosen backend."""
+        alias = self.value()
+        return queryset.filter(publisher_backend=alias) if alias else queryset
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What an action does: to events in which states, how, what it says and what it logs."""
+
+    sources: tuple[OutboxEventStatus, ...]
+    run: Callable[[OutboxEventQuerySet], int]
+    done: Promise
+    logged: str
+
+
+RETRY = Move(
+    sources=(*sources_of(OutboxEventStatus.SCHEDULED), OutboxEventStatus.RETRY),
+    run=lambda events: events.replay() + events.hasten(),
+    done=_("Due again now: %(changed)d of %(selected)d selected."),
+    logged="Retry now (was %s).",
+)
+CANCEL = Move(
+    sources=sources_of(OutboxEventStatus.CANCELLED),
+    run=lambda events: events.cancel(),
+    done=_("Cancelled: %(changed)d of %(selected)d selected."),
+    logged="Cancelled (was %s).",
+)
+
+
+@admin.register(OutboxEvent)
+class OutboxEventAdmin(ReadOnlyAdmin):
+    """The outbox. Retrying and cancelling have permissions of their own."""
+
+    list_display = (
+        *("id", "event_type", "subject", "partition_key", "backend"),
+        *("status_label", "retries", "created"),
+    )
+    list_filter = ("status", BackendFilter, "created_at", "scheduled_at")
+    search_fields = ("event_id", "event_type", "subject", "partition_key", "source")
+    search_help_text = _("Event id, event type, subject, partition key or source")
+    actions = ("retry", "cancel")
+    fieldsets = (
+        (None, {"fields": ("id", "status_label", "event_type", "source", "event_id", "subject")}),
+        (_("Life"), {"fields": ("life",)}),
+        (_("Payload"), {"fields": ("payload",)}),
+        (_("Message"), {"fields": ("message",)}),
+        (
+            _("Delivery"),
+            {
+                "fields": (
+                    *("backend", "publisher_config", "partition_key", "partition"),
+                    *("created", "scheduled", "published"),
+                    *("retries", "crash_count", "error"),
+                )
+            },
+        ),
+    )
+    readonly_fields = (
+        *("status_label", "life", "payload", "message"),
+        *("backend", "created", "scheduled", "published"),
+        *("retries", "error"),
+    )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the class of the list."""
+        return LeanChangeList
+
+    @admin.display(description=_("status"))
+    def status_label(self, event: OutboxEvent) -> SafeString:
+        """Return the status in its colour."""
+        return label(event.status, event.get_status_display())
+
+    @admin.display(description=_("retries"))
+    def retries(self, event: OutboxEvent) -> str:
+        """Return the retries spent, of those allowed."""
+        return f"{event.retry_count} / {event.max_retries}"
+
+    @admin.display(description=_("backend"))
+    def backend(self, event: OutboxEvent) -> str:
+        """Return the alias, under a title that leaves the list its width."""
+        return event.publisher_backend
+
+    @admin.display(description=_("created"))
+    def created(self, event: OutboxEvent) -> str:
+        """Return when the event was published to the outbox."""
+        return moment(event.created_at)
+
+    @admin.display(description=_("due"))
+    def scheduled(self, event: OutboxEvent) -> str:
+        """Return when the event is or was due."""
+        return moment(event.scheduled_at)
+
+    @admin.display(description=_("delivered"))
+    def published(self, event: OutboxEvent) -> str:
+        """Return when the event's broker had it."""
+        return moment(event.published_at)
+
+    @admin.display(description=_("last error"))
+    def error(self, event: OutboxEvent) -> str:
+        """Return the error of the last failed attempt."""
+        return text_block(event.last_error) if event.last_error else NOTHING
+
+    @admin.display(description=_("CloudEvent"))
+    def payload(self, event: OutboxEvent) -> SafeString:
+        """Return the event as JSON; binary data as its size and first bytes instead of base64."""
+        return event_page.payload(event)
+
+    @admin.display(description=_("what happened"))
+    def life(self, event: OutboxEvent) -> SafeString:
+        """Return what happened to the event, and who did it."""
+        return event_page.life(event)
+
+    @admin.display(description=_("as it is sent"))
+    def message(self, event: OutboxEvent) -> SafeString:
+        """Return what the backend sends for the event."""
+        return event_page.message(event)
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may have events delivered again."""
+        return request.user.has_perm("django_broadcaster.replay_outboxevent")
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may cancel events."""
+        return request.user.has_perm("django_broadcaster.cancel_outboxevent")
+
+    @admin.action(description=_("Retry now"), permissions=["replay"])
+    def retry(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> None:
+        """Deliver events again that are done or given up; hasten those that wait for a retry."""
+        self._apply(request, queryset, RETRY)
+
+    @admin.action(description=_("Cancel"), permissions=["cancel"])
+    def cancel(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> None:
+        """Cancel events that have not been delivered."""
+        self._apply(request, queryset, CANCEL)
+
+    def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, move: Move) -> None:
+        """Make the move with every selected event that stands in a fitting state, and report."""
+        # Ids first: a filter by status would not find the events any more once they have moved.
+        ids = list(queryset.order_by("pk").values_list("pk", flat=True))
+        changed, left_alone = 0, Counter[str]()
+        for start in range(0, len(ids), CHUNK):
+            moved, others = _move_chunk(request, ids[start : start + CHUNK], move)
+            changed += moved
+            left_alone.update(others)
+        text = str(move.done) % {"changed": changed, "selected": len(ids)}
+        if left_alone:
+            listed = ", ".join(f"{count} {status}" for status, count in left_alone.most_common())
+            text += " " + _("Left alone because of their state: %(states)s.") % {"states": listed}
+        self.message_user(request, text, messages.SUCCESS if changed else messages.WARNING)
+
+
+def _move_chunk(request: HttpRequest, ids: list[int], move: Move) -> tuple[int, Counter[str]]:
+    """Move those of the events that may be; return how many, and the states of the others."""
+    with transaction.atomic(using=router.db_for_write(OutboxEvent)):
+        # Locked, so that the log says what really happened while relays go on.
+        rows = OutboxEvent.objects.select_for_update().filter(pk__in=ids).order_by("pk")
+        events = list(rows.defer(*PAYLOAD_FIELDS))
+        movable = [event for event in events if event.status in move.sources]
+        changed = move.run(OutboxEvent.objects.filter(pk__in=[event.pk for event in movable]))
+        _log(request, movable, move)
+    return changed, Counter(
+        str(event.get_status_display()) for event in events if event.status not in move.sources
+    )
+
+
+def _log(request: HttpRequest, events: list[OutboxEvent], move: Move) -> None:
+    """Write an entry to the history of each event."""
+    user: Any = request.user  # not anonymous: the admin has seen to it
+    for status in move.sources:
+        moved: Any = [event for event in events if event.status == status]
+        if moved:
+            LogEntry.objects.log_actions(
+                user.pk, moved, CHANGE, change_message=move.logged % status
+            )

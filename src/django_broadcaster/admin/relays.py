@@ -1,0 +1,58 @@
+"""The relays that hold a lease."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Count, DurationField, ExpressionWrapper, F, QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from django_broadcaster.conf import conf
+from django_broadcaster.dashboard.display import NOTHING, label
+from django_broadcaster.models import Relay
+from django_broadcaster.querysets import DatabaseNow
+
+from .base import ReadOnlyAdmin
+
+
+@admin.register(Relay)
+class RelayAdmin(ReadOnlyAdmin):
+    """The relays that hold a lease now."""
+
+    list_display = (
+        *("id", "name", "backend", "partition_count", "heartbeat_age", "in_flight", "started_at"),
+    )
+    list_filter = ("backend",)
+    fields = (*list_display, "takes_share", "heartbeat_at")
+    readonly_fields = ("partition_count", "heartbeat_age", "in_flight")
+    search_fields = ("name",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Relay]:
+        """Return the relays with their partitions counted and the age of their heartbeats."""
+        age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
+        queryset: QuerySet[Relay] = super().get_queryset(request)
+        return queryset.annotate(owned=Count("partitions"), age=age)
+
+    @admin.display(description=_("partitions"))
+    def partition_count(self, relay: Any) -> int:
+        """Return how many partitions the relay owns."""
+        count: int = relay.owned
+        return count
+
+    @admin.display(description=_("heartbeat"))
+    def heartbeat_age(self, relay: Any) -> SafeString:
+        """Return how long ago the heartbeat was, on the database's clock."""
+        seconds = relay.age / timedelta(seconds=1)
+        state = "stale" if seconds > conf.LEASE_SECONDS else "alive"
+        return label(state, _("%(seconds).1f s ago") % {"seconds": max(seconds, 0)})
+
+    @admin.display(description=_("in flight"))
+    def in_flight(self, relay: Relay) -> str:
+        """Return the range of ids that the relay's last delivery took."""
+        if relay.in_flight_from is None:
+            return NOTHING
+        return f"{relay.in_flight_from}–{relay.in_flight_to}"  # noqa: RUF001  # a range

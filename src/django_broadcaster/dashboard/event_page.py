@@ -1,0 +1,119 @@
+"""What an event's page says: what happened to it, the event itself, and what is sent for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.template.loader import render_to_string
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from django_broadcaster.backends import Shown
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.exceptions import InvalidEvent
+from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.querysets import RelayRows, aware
+from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.states import OutboxEventStatus
+
+from .display import dump, moment, shortened, text_block
+
+MOST_ATTEMPTS = 200
+"""Failed attempts that a page shows, the latest."""
+
+
+LONGEST_BODY = 20_000
+"""Characters of a message that a page shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happened: when, what, of what kind, by whom, and an error or a remark."""
+
+    at: datetime
+    what: str
+    kind: str
+    who: str = ""
+    more: str = ""
+
+    @property
+    def shown_at(self) -> str:
+        """The moment as the page shows it."""
+        return moment(self.at)
+
+
+def life(event: OutboxEvent) -> SafeString:
+    """Return the steps of an event in order of time."""
+    steps = sorted(_steps(event), key=lambda step: aware(step.at))
+    template = "admin/django_broadcaster/outboxevent/life.html"
+    return SafeString(render_to_string(template, {"steps": steps}))
+
+
+def _steps(event: OutboxEvent) -> Iterator[Step]:
+    yield Step(event.created_at, _("Published to the outbox"), "created")
+    attempts = Attempt.objects.using(event._state.db).filter(row=event.pk).order_by("-id")
+    for attempt in attempts[:MOST_ATTEMPTS]:
+        what = _("Attempt %(number)d failed") % {"number": attempt.number}
+        yield Step(attempt.attempted_at, what, "failed", attempt.relay, attempt.error)
+    for entry in _log(event):
+        yield Step(entry.action_time, entry.get_change_message(), "operator", str(entry.user))
+    if event.status == OutboxEventStatus.PUBLISHED and event.published_at is not None:
+        yield Step(event.published_at, _("Delivered: the broker has it"), "published")
+    elif event.status in (OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY):
+        yield Step(event.scheduled_at, _("Next attempt is due"), "due")
+
+
+def _log(event: OutboxEvent) -> Iterator[LogEntry]:
+    """Return what operators did to the event."""
+    kind = ContentType.objects.get_for_model(event)
+    entries = LogEntry.objects.filter(content_type=kind, object_id=str(event.pk))
+    yield from entries.select_related("user").order_by("-pk")[:MOST_ATTEMPTS]
+
+
+def payload(event: OutboxEvent) -> SafeString:
+    """Return the event as JSON; binary data as its size and first bytes instead of base64."""
+    try:
+        members = event.to_cloud_event().to_dict()
+    except InvalidEvent as error:  # a row that was not written by the publishers API
+        return text_block(_("This row is not a valid event: %(error)s") % {"error": error})
+    members.pop("data_base64", None)
+    text = text_block(json.dumps(members, indent=2, ensure_ascii=False, default=str))
+    if event.data_binary is None:
+        return text
+    return text + text_block(dump(bytes(event.data_binary)))
+
+
+def message(event: OutboxEvent) -> SafeString:
+    """Return what the backend sends for the event, as it is configured now."""
+    try:
+        shown = _shown(event)
+    except Exception as error:  # a backend of anybody's: its page is there to say what is wrong
+        problem = _("It can't be sent: %(error)s") % {"error": f"{type(error).__name__}: {error}"}
+        return text_block(problem)
+    if shown is None:
+        return format_html("<p>{}</p>", _("The event is gone."))
+    places = {name: value for name, value in shown.destination.items() if value not in (None, "")}
+    template = "admin/django_broadcaster/outboxevent/message.html"
+    parts = {"places": places, "headers": dict(shown.headers), "body": _body(shown.body)}
+    return SafeString(render_to_string(template, parts))
+
+
+def _shown(event: OutboxEvent) -> Shown | None:
+    backend = backends.create(event.publisher_backend)
+    row = RelayRows(event._state.db or "default", event.publisher_backend, 0).read(event.pk)
+    return None if row is None else backend.show(message_of(row))
+
+
+def _body(body: bytes | None) -> str:
+    if body is None:
+        return _("(no body)")
+    try:
+        return shortened(body.decode(), LONGEST_BODY)
+    except UnicodeDecodeError:
+        return dump(body)

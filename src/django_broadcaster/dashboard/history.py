@@ -1,0 +1,71 @@
+"""The minutes of the past as series to plot, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from django.db.models import Case, F, IntegerField, Max, Sum, Value, When
+from django.db.models.functions import Mod
+from django.utils import timezone
+
+from django_broadcaster.models import Sample
+from django_broadcaster.querysets import minute_of
+
+STEPS: Mapping[int, int] = {1: 1, 6: 2, 24: 5, 168: 30}
+"""Hours that can be seen, and how many minutes then are one point of the plot."""
+
+
+def history(using: str, aliases: Collection[str], hours: int) -> dict[str, Any]:
+    """Return the series of each backend; None where no relay has said anything."""
+    step = STEPS[hours]
+    now = minute_of(timezone.now())
+    start = now - hours * 60
+    start -= start % step
+    slots = list(range(start, now + 1, step))
+    empty = dict.fromkeys(("published", "retried", "failed", "latency", "longest"))
+    empty |= dict.fromkeys(("backlog", "oldest_age", "circuit_open"))
+    found = {
+        (row["backend"], row["slot"]): _point(row, min(step, now - row["slot"]))
+        for row in _rows(using, aliases, start, step)
+    }
+    return {
+        "times": [60 * slot for slot in slots],
+        "series": {
+            alias: {
+                name: [found.get((alias, slot), empty)[name] for slot in slots] for name in empty
+            }
+            for alias in aliases
+        },
+    }
+
+
+def _rows(using: str, aliases: Collection[str], start: int, step: int) -> Any:
+    rows = Sample.objects.using(using).filter(backend__in=aliases, minute__gte=start)
+    rows = rows.annotate(slot=F("minute") - Mod("minute", Value(step), output_field=IntegerField()))
+    is_open = Case(When(circuit_open=True, then=1), default=0, output_field=IntegerField())
+    return rows.values("backend", "slot").annotate(
+        **{f"{name}_sum": Sum(name) for name in ("published", "retried", "failed")},
+        **{f"{name}_sum": Sum(name) for name in ("timed", "waited")},
+        **{f"{name}_max": Max(name) for name in ("longest", "backlog", "oldest_age")},
+        open_max=Max(is_open),
+    )
+
+
+def _point(row: Mapping[str, Any], minutes: int) -> dict[str, Any]:
+    """Return a row in units to plot: per second, and seconds.
+
+    A minute that has only begun has no rate yet.
+    """
+    point: dict[str, Any] = {
+        name: round(int(row[f"{name}_sum"]) / (60 * minutes), 3) if minutes else None
+        for name in ("published", "retried", "failed")
+    }
+    timed = int(row["timed_sum"])
+    point["latency"] = round(int(row["waited_sum"]) / timed / 1000, 4) if timed else None
+    point["longest"] = row["longest_max"] / 1000 if timed else None
+    point["backlog"] = row["backlog_max"]
+    oldest = row["oldest_age_max"]
+    point["oldest_age"] = None if oldest is None else oldest / 1000
+    point["circuit_open"] = row["open_max"]
+    return point

@@ -1,0 +1,150 @@
+"""How the backends and their relays are now, as JSON.
+
+Moments are seconds since 1970, so that what has not changed reads the same: the page makes ages of
+them. A count is a number and whether it is `exact`, an `estimate` or `at least` so many.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import DurationField, ExpressionWrapper, F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from django_broadcaster.conf import conf
+from django_broadcaster.models import Partition, Relay, Sample
+from django_broadcaster.querysets import (
+    Count,
+    DatabaseNow,
+    Overview,
+    aware,
+    count_or_estimate,
+    minute_of,
+    overviews,
+)
+
+BOUND = 10_000
+"""Events of one backend and state that are counted; more are estimated where that can be."""
+
+STATUSES = ("pending", "retry", "blocked", "scheduled", "failed")
+BACKLOG = ("pending", "retry", "blocked")
+
+
+def state(using: str, aliases: Collection[str]) -> dict[str, Any]:
+    """Return the backends with those aliases, and their relays."""
+    relays = _relays(using, aliases)
+    minutes = _last_minutes(using, aliases)
+    found = overviews(using, aliases, exact=BOUND)
+    return {
+        "backends": [
+            _backend(
+                using,
+                each,
+                [relay for relay in relays if relay["backend"] == each.backend],
+                minutes.get(each.backend),
+            )
+            for each in found
+        ],
+        "relays": relays,
+    }
+
+
+def seconds(moment: datetime | None) -> float | None:
+    """Return a moment as seconds since 1970."""
+    return None if moment is None else round(aware(moment).timestamp(), 3)
+
+
+def _backend(
+    using: str, found: Overview, relays: Sequence[dict[str, Any]], minute: Sample | None
+) -> dict[str, Any]:
+    counts = {status: count_or_estimate(using, found, status, BOUND) for status in STATUSES}
+    trouble = [relay["circuit"] for relay in relays if relay["circuit"]]
+    circuit = min(trouble, key=lambda each: each["since"], default=None)
+    alive = [relay for relay in relays if not relay["stale"]]
+    owned = conf.PARTITIONS - found.free_partitions if alive else 0
+    return {
+        "alias": found.backend,
+        "status": _status(found, bool(alive), circuit is not None, owned),
+        "counts": counts,
+        "backlog": _sum([counts[status] for status in BACKLOG]),
+        "oldest_due": seconds(found.oldest_due),
+        "per_second": None if minute is None else round(minute.published / 60, 2),
+        "latency": None if minute is None or not minute.timed else minute.waited / minute.timed,
+        "relays": len(alive),
+        "partitions": {"owned": owned, "all": conf.PARTITIONS},
+        "circuit": circuit,
+        "paused": found.is_paused
+        and {"since": seconds(found.paused_at), "by": found.paused_by or _("somebody")},
+    }
+
+
+def _status(found: Overview, is_served: bool, is_open: bool, owned: int) -> dict[str, str]:
+    """Return the word that a backend is described with; the worst one wins."""
+    if found.is_paused:
+        return {"name": "paused", "text": _("paused")}
+    if not is_served:
+        return {"name": "unserved", "text": _("no relay runs")}
+    if is_open:
+        return {"name": "away", "text": _("broker away")}
+    if owned < conf.PARTITIONS:
+        return {"name": "unserved", "text": _("partitions free")}
+    if found.oldest_due is None:
+        return {"name": "idle", "text": _("up to date")}
+    return {"name": "busy", "text": _("delivering")}
+
+
+def _sum(counts: Sequence[Count]) -> Count:
+    kinds = {count.kind for count in counts}
+    for kind in ("at least", "estimate"):
+        if kind in kinds:
+            return Count(sum(count.number for count in counts), kind)
+    return Count(sum(count.number for count in counts), "exact")
+
+
+def _relays(using: str, aliases: Collection[str]) -> list[dict[str, Any]]:
+    """Return the relays that have a lease; which of them are silent, by the database's clock."""
+    age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
+    rows = Relay.objects.using(using).filter(backend__in=aliases).annotate(age=age)
+    owned: defaultdict[int, list[int]] = defaultdict(list)
+    partitions = Partition.objects.using(using).filter(backend__in=aliases, relay__isnull=False)
+    for relay_id, number in partitions.order_by("number").values_list("relay_id", "number"):
+        owned[relay_id].append(number)
+    return [
+        {
+            "id": row.pk,
+            "name": row.name,
+            "backend": row.backend,
+            "partitions": {"count": len(owned[row.pk]), "ranges": ranges(owned[row.pk])},
+            "started": seconds(row.started_at),
+            "heartbeat": seconds(row.heartbeat_at),
+            "stale": row.age > timedelta(seconds=conf.LEASE_SECONDS),
+            "in_flight": None
+            if row.in_flight_from is None
+            else [row.in_flight_from, row.in_flight_to],
+            "circuit": row.circuit_open_since
+            and {"since": seconds(row.circuit_open_since), "error": row.circuit_error},
+        }
+        for row in rows.order_by("backend", "name", "pk")
+    ]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as people write them: `0-3, 7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("–".join(map(str, part)) for part in parts)  # noqa: RUF001  # a range
+
+
+def _last_minutes(using: str, aliases: Collection[str]) -> dict[str, Sample]:
+    """Return the last whole minute of each backend that has one."""
+    minute = minute_of(timezone.now()) - 1
+    rows = Sample.objects.using(using).filter(backend__in=aliases, minute=minute)
+    return {row.backend: row for row in rows}

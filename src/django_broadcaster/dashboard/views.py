@@ -1,0 +1,204 @@
+"""The dashboard's pages, the JSON that keeps them live, and the two switches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin import AdminSite
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.utils import unquote
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http.response import HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.cache import get_conditional_response
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.models import BackendState, Dashboard, OutboxEvent
+from django_broadcaster.querysets import pause, resume
+from django_broadcaster.states import OutboxEventStatus
+
+from .history import STEPS, history
+from .state import STATUSES, state
+from .trouble import BEHIND, KEYS, NEWEST, trouble
+
+VIEW = "django_broadcaster.view_outboxevent"
+PAUSE = "django_broadcaster.pause_backend"
+NAME = "django_broadcaster_dashboard_{}"
+LOG_ENTRIES = 10
+LONGEST_REASON = 150
+
+View = Callable[..., HttpResponseBase]
+
+
+class DashboardViews:
+    """The views for one admin site. Who may not view outbox events is refused by all of them."""
+
+    def __init__(self, site: AdminSite) -> None:
+        self._site = site
+
+    def urls(self) -> list[URLPattern]:
+        """Return their URLs."""
+        views: list[tuple[str, str, View]] = [
+            ("", "changelist", require_GET(self.overview)),
+            ("state/", "state", require_GET(self.state)),
+            ("history/", "history", require_GET(self.history)),
+            ("<path:alias>/change/", "change", require_GET(self.backend)),
+            ("<path:alias>/trouble/", "trouble", require_GET(self.trouble)),
+            ("<path:alias>/pause/", "pause", require_http_methods(["GET", "POST"])(self.pause)),
+            ("<path:alias>/resume/", "resume", require_http_methods(["GET", "POST"])(self.resume)),
+        ]
+        return [
+            path(route, self._guarded(view), name=NAME.format(name)) for route, name, view in views
+        ]
+
+    def _guarded(self, view: View) -> View:
+        """Return a view for the staff that may see the outbox; `alias` is one of the setting's."""
+
+        def guarded(request: HttpRequest, alias: str | None = None) -> HttpResponseBase:
+            if not request.user.has_perm(VIEW):
+                raise PermissionDenied
+            if alias is None:
+                return view(request)
+            known = unquote(alias)
+            if known not in backends.aliases():
+                raise Http404(f"OUTBOX_PUBLISHERS has no backend {known!r}")
+            return view(request, known)
+
+        return self._site.admin_view(never_cache(guarded))
+
+    # Pages
+
+    def overview(self, request: HttpRequest) -> TemplateResponse:
+        """Return the page of all backends."""
+        return self._page(request, "overview", _("Dashboard"), {"alias": ""})
+
+    def backend(self, request: HttpRequest, alias: str) -> TemplateResponse:
+        """Return the page of one backend."""
+        more = {"alias": alias, "log": _log(alias), "KEYS": KEYS, "NEWEST": NEWEST}
+        title = _("Backend %(backend)s") % {"backend": alias}
+        return self._page(request, "backend", title, more)
+
+    def pause(self, request: HttpRequest, alias: str) -> HttpResponseBase:
+        """Ask for confirmation, then let the relays deliver nothing to the backend."""
+        why = request.POST.get("reason", "").strip()[:LONGEST_REASON]
+
+        def do(states: Any) -> tuple[bool, str]:
+            by = f"{request.user.get_username()}: {why}" if why else request.user.get_username()
+            return pause(states, alias, by), f"Paused: {why}" if why else "Paused."
+
+        return self._switch(request, alias, "pause", do)
+
+    def resume(self, request: HttpRequest, alias: str) -> HttpResponseBase:
+        """Ask for confirmation, then let the relays deliver to the backend again."""
+        return self._switch(
+            request, alias, "resume", lambda states: (resume(states, alias), "Resumed.")
+        )
+
+    def _switch(
+        self,
+        request: HttpRequest,
+        alias: str,
+        action: str,
+        do: Callable[[Any], tuple[bool, str]],
+    ) -> HttpResponseBase:
+        if not request.user.has_perm(PAUSE):
+            raise PermissionDenied
+        if request.method != "POST":
+            titles = {"pause": _("Pause %(backend)s"), "resume": _("Resume %(backend)s")}
+            more = {"alias": alias, "action": action, "LONGEST_REASON": LONGEST_REASON}
+            return self._page(request, "switch", titles[action] % {"backend": alias}, more)
+        using = router.db_for_write(BackendState)
+        with transaction.atomic(using=using):
+            changed, logged = do(BackendState.objects.using(using))
+            if changed:
+                user: Any = request.user  # not anonymous: the admin has seen to it
+                LogEntry.objects.log_actions(
+                    user.pk, [Dashboard(backend=alias)], CHANGE, change_message=logged
+                )
+        said = {
+            ("pause", True): _("%(backend)s is paused. Relays see it within a second."),
+            ("pause", False): _("%(backend)s was paused already."),
+            ("resume", True): _("%(backend)s is resumed. Relays see it within a second."),
+            ("resume", False): _("%(backend)s was not paused."),
+        }[action, changed]
+        level = messages.SUCCESS if changed else messages.WARNING
+        messages.add_message(request, level, said % {"backend": alias})
+        return HttpResponseRedirect(self._url("change", alias))
+
+    def _page(
+        self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
+    ) -> TemplateResponse:
+        request.current_app = self._site.name
+        context = {
+            **self._site.each_context(request),
+            "title": title,
+            "opts": Dashboard._meta,
+            "aliases": backends.aliases(),
+            "may_pause": request.user.has_perm(PAUSE),
+            "ranges": STEPS,
+            "statuses": [(status, OutboxEventStatus(status).label) for status in STATUSES],
+            "BEHIND": BEHIND,
+            **more,
+        }
+        return TemplateResponse(request, f"admin/django_broadcaster/dashboard/{name}.html", context)
+
+    def _url(self, name: str, *arguments: str) -> str:
+        return reverse(f"admin:{NAME.format(name)}", args=arguments, current_app=self._site.name)
+
+    # JSON
+
+    def state(self, request: HttpRequest) -> HttpResponseBase:
+        """Return the state of all backends, or of `?backend=`."""
+        return _answer(request, state(router.db_for_read(OutboxEvent), _wanted(request)))
+
+    def history(self, request: HttpRequest) -> HttpResponseBase:
+        """Return the series of all backends, or of `?backend=`, over `?hours=`."""
+        hours = request.GET.get("hours", "1")
+        if not hours.isdecimal() or int(hours) not in STEPS:
+            known = ", ".join(map(str, STEPS))
+            return HttpResponse(f"hours: must be one of {known}", status=400)
+        found = history(router.db_for_read(OutboxEvent), _wanted(request), int(hours))
+        return _answer(request, found)
+
+    def trouble(self, request: HttpRequest, alias: str) -> HttpResponseBase:
+        """Return what is stuck at a backend."""
+        return _answer(request, trouble(router.db_for_read(OutboxEvent), alias))
+
+
+def _wanted(request: HttpRequest) -> tuple[str, ...]:
+    """Return the aliases that a request is about; raises Http404 for one that there is not."""
+    alias = request.GET.get("backend")
+    if not alias:
+        return backends.aliases()
+    if alias not in backends.aliases():
+        raise Http404(f"OUTBOX_PUBLISHERS has no backend {alias!r}")
+    return (alias,)
+
+
+def _answer(request: HttpRequest, value: Any) -> HttpResponseBase:
+    """Return JSON with the time it was made at; without a body if the page has the same already."""
+    body = json.dumps(value, default=str)
+    etag = f'"{blake2b(body.encode(), digest_size=12).hexdigest()}"'
+    whole = HttpResponse(body, content_type="application/json", headers={"ETag": etag})
+    response: HttpResponseBase = get_conditional_response(request, etag, response=whole) or whole
+    response.headers["X-Broadcaster-Now"] = str(timezone.now().timestamp())
+    return response
+
+
+def _log(alias: str) -> Any:
+    """Return the latest that operators did to a backend."""
+    kind = ContentType.objects.get_for_model(Dashboard, for_concrete_model=False)
+    entries = LogEntry.objects.filter(content_type=kind, object_id=alias)
+    return entries.select_related("user").order_by("-pk")[:LOG_ENTRIES]

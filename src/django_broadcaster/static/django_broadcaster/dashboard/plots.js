@@ -1,0 +1,184 @@
+/* The plots: four canvases that share a cursor, drawn by uPlot in the colours of the admin's theme. */
+"use strict";
+
+(function (tools) {
+  const { number, duration, brief, mark, short, setText } = tools;
+  const HEIGHT = 170;
+
+  /** Seconds between two marks of an axis of durations, as people count time. */
+  const STEPS = [
+    ...[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30],
+    ...[60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400, 172800, 604800],
+  ];
+
+  /** What each plot shows of a backend: the name in the JSON, a label, and how it is drawn. */
+  const PLOTS = {
+    rate: {
+      format: number,
+      axis: short,
+      unit: "/s",
+      all: [["published", "delivered"]],
+      one: [["published", "delivered"], ["retried", "to retry"], ["failed", "given up"]],
+    },
+    latency: {
+      format: duration,
+      axis: brief,
+      steps: STEPS,
+      unit: "",
+      all: [["latency", "mean"]],
+      one: [["latency", "mean"], ["longest", "longest"]],
+    },
+    backlog: { format: number, axis: short, unit: "", all: [["backlog", ""]], one: [["backlog", "backlog"]] },
+    oldest: { format: duration, axis: brief, steps: STEPS, unit: "", all: [["oldest_age", ""]], one: [["oldest_age", "oldest"]] },
+  };
+  const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
+
+  class Plot {
+    constructor(figure, root) {
+      this.kind = PLOTS[figure.dataset.plot];
+      this.root = root;
+      this.canvas = figure.querySelector("[data-canvas]");
+      this.caption = figure.querySelector("figcaption").textContent;
+      this.summary = figure.querySelector("[data-summary]");
+      this.chart = null;
+      this.shape = "";
+      this.circuit = [];
+      new ResizeObserver(() => this.resize()).observe(this.canvas);
+    }
+
+    /** Draw the series of the backends that the server has sent. */
+    draw(history) {
+      const aliases = Object.keys(history.series);
+      const wanted = this.root.dataset.alias ? this.kind.one : this.kind.all;
+      const lines = aliases.flatMap((alias, place) => wanted.map(([name, label], index) => ({
+        label: this.root.dataset.alias ? label : alias,
+        colour: this.root.dataset.alias ? index : place,
+        values: history.series[alias][name],
+      })));
+      this.circuit = aliases.length === 1 ? history.series[aliases[0]].circuit_open : [];
+      const data = [history.times, ...lines.map((line) => line.values)];
+      this.lines = lines;
+      const shape = lines.map((line) => line.label).join("\n");
+      if (this.chart && shape === this.shape) {
+        this.chart.setData(data);
+      } else {
+        if (this.chart) this.chart.destroy();
+        this.shape = shape;
+        this.chart = new uPlot(this.options(lines), data, this.canvas);
+      }
+      this.tell(history.times.length - 1);
+    }
+
+    /** Say in words what a sighted reader sees: each line at a place, and its highest value. */
+    tell(place) {
+      const said = (this.lines || []).map((line) => this.words(line, place));
+      while (this.summary.children.length > said.length) this.summary.lastChild.remove();
+      said.forEach((text, index) => {
+        let item = this.summary.children[index];
+        if (!item) {
+          item = document.createElement("li");
+          item.append(document.createElement("span"), document.createElement("span"));
+          this.summary.append(item);
+        }
+        item.firstChild.className = `broadcaster-key broadcaster-key-${(this.lines[index].colour % 8) + 1}`;
+        setText(item.lastChild, text);
+      });
+      this.canvas.setAttribute("aria-label", `${this.caption}. ${said.join("; ")}`);
+    }
+
+    words({ label, values }, place) {
+      const { format, unit } = this.kind;
+      const known = values.filter((value) => value !== null);
+      if (!known.length) return `${label}: nothing known`;
+      const at = values[place] ?? known[known.length - 1];
+      return `${label} ${format(at)}${unit}, at most ${format(Math.max(...known))}${unit}`;
+    }
+
+    options(lines) {
+      const style = (name) => () => getComputedStyle(this.root).getPropertyValue(name).trim();
+      const axis = {
+        stroke: style("--body-quiet-color"),
+        grid: { stroke: style("--hairline-color"), width: 1 },
+        ticks: { stroke: style("--hairline-color"), width: 1, size: 4 },
+        font: "11px system-ui, sans-serif",
+      };
+      return {
+        width: this.canvas.clientWidth || 300,
+        height: HEIGHT,
+        legend: { show: false },
+        cursor: { sync: { key: "broadcaster" }, y: false, drag: { x: false, y: false } },
+        hooks: {
+          drawClear: [(chart) => this.shade(chart)],
+          setCursor: [(chart) => this.tell(chart.cursor.idx ?? chart.data[0].length - 1)],
+        },
+        scales: { y: { range: (chart, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+        axes: [
+          { ...axis, space: 64, size: 28, values: (chart, ticks) => ticks.map((tick) => mark(tick, this.span(chart))) },
+          {
+            ...axis,
+            size: 58,
+            ...(this.kind.steps && { incrs: this.kind.steps }),
+            values: (chart, ticks) => ticks.map((tick) => (tick === null ? "" : this.kind.axis(tick))),
+          },
+        ],
+        series: [
+          {},
+          ...lines.map((line) => ({
+            label: line.label,
+            stroke: style(`--broadcaster-line-${(line.colour % 8) + 1}`),
+            dash: DASHES[line.colour % DASHES.length],
+            width: 2,
+            spanGaps: false,
+            points: { show: (chart, index) => isLonely(chart.data[index]), size: 5 },
+          })),
+        ],
+      };
+    }
+
+    /** The seconds that the plot shows. */
+    span(chart) {
+      const times = chart.data[0];
+      return times[times.length - 1] - times[0];
+    }
+
+    /** Shade the time in which the broker was away. */
+    shade(chart) {
+      const times = chart.data[0];
+      const step = times[1] - times[0];
+      const { ctx } = chart;
+      ctx.save();
+      ctx.fillStyle = getComputedStyle(this.root).getPropertyValue("--broadcaster-away").trim();
+      this.circuit.forEach((open, place) => {
+        if (!open) return;
+        const left = chart.valToPos(times[place] - step / 2, "x", true);
+        const right = chart.valToPos(times[place] + step / 2, "x", true);
+        ctx.fillRect(left, chart.bbox.top, right - left, chart.bbox.height);
+      });
+      ctx.restore();
+    }
+
+    resize() {
+      if (this.chart && this.canvas.clientWidth) {
+        this.chart.setSize({ width: this.canvas.clientWidth, height: HEIGHT });
+      }
+    }
+
+    /** Draw again in the colours of another theme. */
+    recolour() {
+      if (this.chart) this.chart.redraw(false, true);
+    }
+  }
+
+  /** Whether a series has too few points for a line to be seen. */
+  function isLonely(values) {
+    return values.filter((value) => value !== null).length < 3;
+  }
+
+  tools.plots = function (root) {
+    const plots = [...root.querySelectorAll("[data-plot]")].map((figure) => new Plot(figure, root));
+    const recolour = () => plots.forEach((plot) => plot.recolour());
+    new MutationObserver(recolour).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+    return (history) => plots.forEach((plot) => plot.draw(history));
+  };
+})(window.broadcaster);

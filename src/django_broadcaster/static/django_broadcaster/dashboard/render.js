@@ -1,0 +1,129 @@
+/* Puts what the server says into the page. Only what has changed is touched, so that the focus, a
+   selection and a screen reader stay where they are. */
+"use strict";
+
+(function ({ number, count, duration, moment, ...rest }) {
+  function setText(node, text) {
+    if (node && node.textContent !== text) node.textContent = text;
+  }
+
+  function show(node, visible) {
+    if (node && node.hidden === visible) node.hidden = !visible;
+  }
+
+  /** The sentence below a backend's name: what is wrong, and since when. */
+  function troubleOf(backend, now) {
+    if (backend.paused) {
+      return `Paused for ${duration(now - backend.paused.since)} by ${backend.paused.by}`;
+    }
+    if (backend.circuit) {
+      return `Broker away for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
+    }
+    if (!backend.relays) return "No relay runs for it: nothing is delivered.";
+    const { owned, all } = backend.partitions;
+    return owned < all ? `${all - owned} of ${all} partitions belong to no relay.` : "";
+  }
+
+  function card(root, backend, now) {
+    const field = (name) => root.querySelector(`[data-field="${name}"]`);
+    const status = field("status");
+    setText(status, backend.status.text);
+    status.className = `broadcaster-status broadcaster-status-${backend.status.name}`;
+    const trouble = troubleOf(backend, now);
+    setText(field("trouble"), trouble);
+    show(field("trouble"), Boolean(trouble));
+    setText(field("backlog"), count(backend.backlog));
+    setText(field("oldest"), backend.oldest_due === null ? "–" : duration(Math.max(0, now - backend.oldest_due)));
+    setText(field("rate"), backend.per_second === null ? "–" : number(backend.per_second));
+    setText(field("latency"), backend.latency === null ? "–" : duration(backend.latency / 1000));
+    for (const node of root.querySelectorAll("[data-count]")) {
+      setText(node, count(backend.counts[node.dataset.count]));
+    }
+    const { owned, all } = backend.partitions;
+    setText(field("relays"), `${backend.relays} ${backend.relays === 1 ? "relay" : "relays"}, ${owned} of ${all} partitions`);
+    for (const node of root.querySelectorAll("[data-when]")) {
+      show(node, (node.dataset.when === "paused") === Boolean(backend.paused));
+    }
+  }
+
+  /** Make the rows of a table those of `items`, by key; `cells` gives a text or a node for each. */
+  function table(root, name, items, keyOf, cells) {
+    const body = root.querySelector(`[data-table="${name}"] tbody`);
+    if (!body) return;
+    const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+    items.forEach((item, place) => {
+      const key = String(keyOf(item));
+      const row = before.get(key) || document.createElement("tr");
+      before.delete(key);
+      row.dataset.key = key;
+      cells(item).forEach((cell, index) => fill(row, index, cell));
+      if (body.rows[place] !== row) body.insertBefore(row, body.rows[place] || null);
+    });
+    before.forEach((row) => row.remove());
+    show(body.closest(".broadcaster-scroll"), items.length > 0);
+    show(root.querySelector(`[data-none="${name}"]`), items.length === 0);
+  }
+
+  function fill(row, index, { text, href = "", title = "", kind = "" }) {
+    let cell = row.cells[index];
+    if (!cell) {
+      cell = document.createElement(index === 0 ? "th" : "td");
+      if (index === 0) cell.scope = "row";
+      row.append(cell);
+    }
+    cell.className = kind;
+    if (title) cell.title = title;
+    let target = cell;
+    if (href) {
+      target = cell.querySelector("a");
+      if (!target) {
+        target = document.createElement("a");
+        cell.replaceChildren(target);
+      }
+      target.href = href;
+    }
+    setText(target, text);
+  }
+
+  function relays(root, items, now, withBackend) {
+    table(root, "relays", items, (relay) => relay.id, (relay) => [
+      { text: relay.name },
+      ...(withBackend ? [{ text: relay.backend }] : []),
+      { text: relay.partitions.count ? `${relay.partitions.count} (${relay.partitions.ranges})` : "none" },
+      {
+        text: `${duration(Math.max(0, now - relay.heartbeat))} ago${relay.stale ? ", silent" : ""}`,
+        kind: relay.stale ? "broadcaster-bad" : "",
+      },
+      { text: duration(Math.max(0, now - relay.started)) },
+      { text: relay.in_flight ? relay.in_flight.join("–") : "–" },
+      relay.circuit
+        ? { text: `open for ${duration(now - relay.circuit.since)}: ${relay.circuit.error}`, kind: "broadcaster-bad" }
+        : { text: "closed" },
+    ]);
+  }
+
+  function keys(root, items, now, events) {
+    table(root, "keys", items, (item) => item.key, (item) => [
+      { text: item.key, href: `${events}?backend=${encodeURIComponent(root.dataset.alias)}&partition_key=${encodeURIComponent(item.key)}` },
+      { text: `${item.head} ${item.type}`, href: `${events}${item.head}/change/` },
+      { text: item.more ? `${number(item.behind)}+` : number(item.behind), kind: "broadcaster-number" },
+      { text: `${duration(Math.max(0, now - item.since))} ago`, title: moment(item.since) },
+      { text: `${item.due > now ? `in ${duration(item.due - now)}` : "now"} (${item.retries} spent)` },
+      { text: item.error, kind: "broadcaster-error" },
+    ]);
+  }
+
+  function errors(root, items, events) {
+    table(root, "errors", items, (item) => item.error, (item) => {
+      const query = new URLSearchParams({ status__exact: "failed", backend: root.dataset.alias });
+      if (item.prefix) query.set("last_error__startswith", item.prefix);
+      return [
+        { text: number(item.count), href: `${events}?${query}`, kind: "broadcaster-number" },
+        { text: item.error, title: item.example, kind: "broadcaster-error" },
+        { text: String(item.newest), href: `${events}${item.newest}/change/` },
+      ];
+    });
+  }
+
+  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, keys, errors };
+})(window.broadcaster);
