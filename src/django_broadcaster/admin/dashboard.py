@@ -18,6 +18,8 @@ from .base import ReadOnlyAdmin
 class DashboardAdmin(ReadOnlyAdmin):
     """Lists the dashboard in the index for those who may view outbox events, and leads to it."""
 
+    ordering = sortable_by = ("backend",)
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether the user may see the outbox."""
         return request.user.has_perm(VIEW)

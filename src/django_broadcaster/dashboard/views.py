@@ -128,10 +128,10 @@ class DashboardViews:
                     user.pk, [Dashboard(backend=alias)], CHANGE, change_message=logged
                 )
         said = {
-            ("pause", True): _("%(backend)s is paused. Relays see it within a second."),
-            ("pause", False): _("%(backend)s was paused already."),
-            ("resume", True): _("%(backend)s is resumed. Relays see it within a second."),
-            ("resume", False): _("%(backend)s was not paused."),
+            ("pause", True): _("Backend %(backend)s is paused. Relays see it within a second."),
+            ("pause", False): _("Backend %(backend)s was paused already."),
+            ("resume", True): _("Backend %(backend)s is resumed. Relays see it within a second."),
+            ("resume", False): _("Backend %(backend)s was not paused."),
         }[action, changed]
         level = messages.SUCCESS if changed else messages.WARNING
         messages.add_message(request, level, said % {"backend": alias})
