@@ -1,0 +1,270 @@
+"""The dashboard in a real browser: what it shows, every action, by keyboard, on a phone, in dark.
+
+Each page that a test leaves behind has broken no rule of a strict Content-Security-Policy, and no
+script of it has failed (`tests/support/browser.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.contrib.admin.models import LogEntry
+from django.utils import timezone
+from playwright.sync_api import Page, expect
+
+from django_broadcaster.models import BackendState, OutboxEvent, Relay
+from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.waiting import wait_until
+
+from . import scenes
+
+pytestmark = pytest.mark.slow
+
+ROOT = "/admin/django_broadcaster/"
+RULES = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "preload": False,
+}
+DESK = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+def addresses() -> dict[str, str]:
+    """Return every page of the dashboard by its name."""
+    head = OutboxEvent.objects.get(status=S.RETRY, partition_key="customer-17")
+    return {
+        "overview": f"{ROOT}dashboard/",
+        "backend": f"{ROOT}dashboard/default/change/",
+        "pause": f"{ROOT}dashboard/default/pause/",
+        "resume": f"{ROOT}dashboard/default/resume/",
+        "event": f"{ROOT}outboxevent/{head.pk}/change/",
+    }
+
+
+def visit(desk: Page, site: str, address: str) -> None:
+    """Open a page, and wait until what is live on it is there."""
+    response = desk.goto(site + address)
+    assert response is not None
+    assert response.status == 200
+    if desk.locator("[data-broadcaster]").count():
+        expect(desk.locator("[data-freshness]")).to_have_text("Live")
+        expect(desk.locator("[data-plot] canvas")).to_have_count(4)
+
+
+def figure(desk: Page, alias: str, name: str) -> Any:
+    """Return the place of a figure on a backend's card."""
+    return desk.locator(f'[data-card="{alias}"] [data-field="{name}"]')
+
+
+def violations(desk: Page) -> list[str]:
+    """Return what axe-core finds wrong with the part of the page that is ours."""
+    # The rest is Django's own; its header has links that are too small for a finger.
+    found = Axe().run(desk, context="#content", options=RULES)
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in found.response["violations"]
+        for node in each["nodes"]
+    ]
+
+
+def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
+    """Figures, circuit and relays are those of the tables, and follow them without a reload."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "backlog")).to_have_text("74")
+    expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
+    expect(figure(desk, "invoices", "trouble")).to_contain_text("connection refused")
+    rows = desk.locator('[data-table="relays"] tbody tr')
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("32 (32–63)")  # noqa: RUF001  # a range
+    desk.evaluate("window.isTheSame = true")
+
+    OutboxEvent.objects.filter(publisher_backend="invoices").delete()
+    Relay.objects.filter(backend="invoices").update(circuit_open_since=None, circuit_error="")
+    Relay.objects.filter(name="web-2:3877").delete()
+
+    expect(figure(desk, "invoices", "status")).to_have_text("up to date")
+    expect(figure(desk, "invoices", "backlog")).to_have_text("0")
+    expect(figure(desk, "invoices", "trouble")).to_be_hidden()
+    expect(rows).to_have_count(2)
+    expect(desk.locator("[data-announce]")).to_contain_text("invoices: up to date")
+    assert desk.evaluate("window.isTheSame") is True
+
+
+def test_the_plots_follow_the_range_and_the_theme(desk: Page, site: str) -> None:
+    """A range is a button; a change of the theme redraws the plots in its colours."""
+    scenes.busy_shop()
+    desk.emulate_media(color_scheme="light")
+    visit(desk, site, addresses()["backend"])
+    summary = desk.locator('[data-plot="rate"] [data-summary]')
+    expect(summary).to_contain_text("delivered")
+    with desk.expect_request(re.compile(r"history/\?.*hours=24")):
+        desk.get_by_role("button", name="24 h").click()
+    expect(desk.get_by_role("button", name="24 h")).to_have_attribute("aria-pressed", "true")
+    canvas = desk.locator('[data-plot="backlog"] canvas')
+    light = canvas.evaluate("canvas => canvas.toDataURL()")
+    desk.emulate_media(color_scheme="dark")
+    wait_until(lambda: canvas.evaluate("c => c.toDataURL()") != light, 10, "the dark plot")
+
+
+def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
+    """Keys and dead letters are listed, and each leads to its events."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["backend"])
+    keys = desk.locator('[data-table="keys"] tbody tr')
+    expect(keys).to_have_count(2)
+    expect(keys.first).to_contain_text("customer-17")
+    expect(keys.first).to_contain_text("31")
+    errors = desk.locator('[data-table="errors"] tbody tr')
+    expect(errors).to_have_count(3)
+    expect(errors.first).to_contain_text("there is no account #")
+    errors.first.get_by_role("link", name="23").click()
+    expect(desk.locator("#result_list tbody tr")).to_have_count(23)
+    desk.go_back()
+    keys.first.get_by_role("link", name="order.placed").click()
+    expect(desk.locator(".broadcaster-life")).to_contain_text("Attempt 2 failed")
+
+
+def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
+    """A server that fails, and a session that has ended, are told; it recovers by itself."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    freshness = desk.locator("[data-freshness]")
+    desk.route("**/dashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense"))
+    expect(freshness).to_contain_text("Not live")
+    desk.unroute("**/dashboard/state/**")
+    expect(freshness).to_have_text("Live", timeout=20_000)
+    desk.context.clear_cookies()
+    expect(freshness).to_have_text("Not live: you are not logged in any more")
+
+
+def test_it_can_be_held_still(desk: Page, site: str) -> None:
+    """While it is held nothing on it moves and nothing is asked; then it goes on."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    hold = desk.get_by_role("button", name="Hold still")
+    hold.click()
+    expect(hold).to_have_attribute("aria-pressed", "true")
+    OutboxEvent.objects.filter(publisher_backend="invoices").delete()
+    asked: list[str] = []
+    desk.on("request", lambda request: asked.append(request.url))
+    desk.wait_for_timeout(2500)  # longer than between two polls
+    assert asked == []
+    expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
+    hold.click()
+    expect(figure(desk, "invoices", "backlog")).to_have_text("0")
+
+
+def test_pause_and_resume(desk: Page, site: str) -> None:
+    """Each asks for confirmation; going back changes nothing; both are in the history."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    desk.get_by_role("link", name="Pause default").click()
+    desk.get_by_role("link", name="No, go back").click()
+    assert not BackendState.objects.filter(paused_at__isnull=False).exists()
+    desk.get_by_role("link", name="Pause default").click()
+    desk.get_by_label("Why").fill("the broker moves")
+    desk.get_by_role("button", name="Pause default").click()
+    expect(desk.locator(".messagelist")).to_contain_text("Backend default is paused")
+    expect(figure(desk, "default", "status")).to_have_text("paused")
+    expect(figure(desk, "default", "trouble")).to_contain_text("by ada: the broker moves")
+    assert BackendState.objects.get().paused_at is not None
+    desk.get_by_role("link", name="Resume default").click()
+    desk.get_by_role("button", name="Resume default").click()
+    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(desk.locator(".broadcaster-log li")).to_have_count(2)
+    assert BackendState.objects.get().paused_at is None
+    assert LogEntry.objects.filter(object_id="default").count() == 2
+
+
+def test_everything_can_be_done_with_the_keyboard(desk: Page, site: str) -> None:
+    """From the index to a paused backend, and to the range of the plots, without a mouse."""
+    scenes.busy_shop()
+    desk.goto(f"{site}/admin/")
+    _tab_to(desk, "Dashboard")
+    desk.keyboard.press("Enter")
+    expect(desk.locator("[data-freshness]")).to_have_text("Live")
+    _tab_to(desk, "6 h")
+    desk.keyboard.press("Space")
+    expect(desk.get_by_role("button", name="6 h")).to_have_attribute("aria-pressed", "true")
+    desk.reload()
+    expect(figure(desk, "invoices", "status")).to_have_text("broker away")
+    _tab_to(desk, "Pause invoices")
+    desk.wait_for_timeout(2500)  # a poll must not take the focus away
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_label("Why")).to_be_visible()
+    _tab_to(desk, "Why, for those who look (optional)")
+    desk.keyboard.type("by hand")
+    desk.keyboard.press("Enter")
+    expect(figure(desk, "invoices", "status")).to_have_text("paused")
+    assert BackendState.objects.get(backend="invoices").paused_by == "ada: by hand"
+
+
+NAME = """() => {
+    const node = document.activeElement;
+    if (!node || node === document.body) return "";
+    const label = node.labels && node.labels.length ? node.labels[0].textContent : "";
+    return (node.getAttribute("aria-label") || label || node.value || node.textContent).trim();
+}"""
+
+
+def _tab_to(desk: Page, name: str) -> None:
+    """Press Tab until what has that name has the focus, where it can be seen."""
+    for _ in range(60):
+        desk.keyboard.press("Tab")
+        if desk.evaluate(NAME) == name:
+            return
+    pytest.fail(f"{name!r} can't be reached with the Tab key")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("light", DESK), ("dark", PHONE)], ids=["light, at a desk", "dark, a phone"]
+)
+def test_pages_are_accessible(examined: Page, site: str, mode: Any, size: Any) -> None:
+    """axe-core finds nothing wrong with any page, and none is wider than the screen."""
+    scenes.busy_shop()
+    BackendState.objects.create(backend="default", paused_at=timezone.now(), paused_by="Ada")
+    examined.emulate_media(color_scheme=mode)
+    examined.set_viewport_size(size)
+    found = {}
+    for name, address in addresses().items():
+        visit(examined, site, address)
+        found[name] = violations(examined)
+        width = examined.evaluate("document.documentElement.scrollWidth")
+        assert width <= size["width"], f"{name} is {width} pixels wide"
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def test_an_empty_outbox_has_a_page(examined: Page, site: str) -> None:
+    """Before anything was published or a relay ran, the page says what is missing."""
+    visit(examined, site, f"{ROOT}dashboard/")
+    expect(figure(examined, "default", "status")).to_have_text("no relay runs")
+    expect(examined.locator('[data-none="relays"]')).to_be_visible()
+    visit(examined, site, f"{ROOT}dashboard/default/change/")
+    expect(examined.locator('[data-none="keys"]')).to_be_visible()
+    expect(examined.locator('[data-none="errors"]')).to_be_visible()
+    assert violations(examined) == []
+
+
+def test_a_hostile_outbox_is_text(desk: Page, site: str) -> None:
+    """Markup in keys, errors and names of relays is shown, and not taken for markup."""
+    attack = '<img src=x onerror="document.title=1"><b>'
+    now = timezone.now()
+    scenes.write(1, status=S.RETRY, partition_key=attack, last_error=attack).save()
+    scenes.write(2, status=S.FAILED, last_error=attack).save()
+    Relay.objects.create(
+        name=attack,
+        backend="default",
+        started_at=now,
+        heartbeat_at=now,
+        circuit_open_since=now,
+        circuit_error=attack,
+    )
+    visit(desk, site, f"{ROOT}dashboard/default/change/")
+    for name in ("keys", "errors", "relays"):
+        expect(desk.locator(f'[data-table="{name}"]')).to_contain_text("<img src=x")
+    assert desk.locator("#content-main img, #content-main b").count() == 0

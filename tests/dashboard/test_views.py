@@ -1,0 +1,520 @@
+"""The dashboard's pages and JSON: who may see them, what they say, and the two switches."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from django_broadcaster.dashboard import event_page, trouble
+from django_broadcaster.dashboard import state as state_module
+from django_broadcaster.dashboard.state import ranges
+from django_broadcaster.models import Attempt, BackendState, OutboxEvent, Relay, Sample
+from django_broadcaster.querysets import SameError, minute_of
+from django_broadcaster.states import OutboxEventStatus as S
+
+from . import scenes
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("two_backends")]
+
+SCRIPT = "<script>alert(1)</script>"
+PAGES = {
+    "changelist": [],
+    "state": [],
+    "history": [],
+    "change": ["default"],
+    "trouble": ["default"],
+}
+SWITCHES = {"pause": ["default"], "resume": ["default"]}
+
+
+def url(name: str, *arguments: str) -> str:
+    """Return the address of one of the dashboard's views."""
+    return reverse(f"admin:django_broadcaster_dashboard_{name}", args=arguments)
+
+
+@pytest.fixture
+def staff(client: Client) -> User:
+    """Return a logged-in member of the staff without any permission."""
+    user = User.objects.create_user("staff", password="staff", is_staff=True)
+    client.force_login(user)
+    return user
+
+
+def permit(user: User, *codenames: str) -> None:
+    """Give a user permissions of the outbox's models."""
+    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
+
+
+def ask(client: Client, name: str, *arguments: str, **query: str) -> Any:
+    """Return what one of the JSON views says."""
+    response = client.get(url(name, *arguments), query)
+    assert response.status_code == 200
+    return json.loads(response.content)
+
+
+# Who may see it
+
+
+@pytest.mark.parametrize("name", {**PAGES, **SWITCHES})
+def test_stranger_is_sent_to_the_login(client: Client, name: str) -> None:
+    """Who is not logged in is redirected from every view."""
+    response = client.get(url(name, *{**PAGES, **SWITCHES}[name]))
+    assert response.status_code == 302
+    assert "login" in response["Location"]
+
+
+@pytest.mark.parametrize("name", {**PAGES, **SWITCHES})
+def test_a_user_who_is_no_staff_is_sent_to_the_login(client: Client, name: str) -> None:
+    """A permission without a place in the staff opens nothing."""
+    user = User.objects.create_user("customer")
+    permit(user, "view_outboxevent", "pause_backend")
+    client.force_login(user)
+    assert client.get(url(name, *{**PAGES, **SWITCHES}[name])).status_code == 302
+
+
+@pytest.mark.parametrize("name", {**PAGES, **SWITCHES})
+def test_staff_without_permission_sees_nothing(client: Client, staff: User, name: str) -> None:
+    """Who may not view outbox events is refused by every view, whatever else he may do."""
+    permit(staff, "pause_backend", "view_relay")
+    assert client.get(url(name, *{**PAGES, **SWITCHES}[name])).status_code == 403
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_view_permission_is_enough_to_look(client: Client, staff: User, name: str) -> None:
+    """Who may view outbox events sees the pages and their figures."""
+    permit(staff, "view_outboxevent")
+    assert client.get(url(name, *PAGES[name])).status_code == 200
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_view_permission_is_not_enough_for_a_switch(
+    client: Client, staff: User, name: str, method: str
+) -> None:
+    """Who may only look can neither ask for a switch nor throw it, and is offered none."""
+    permit(staff, "view_outboxevent", "change_outboxevent")
+    BackendState.objects.create(
+        backend="default", paused_at=timezone.now() if name == "resume" else None
+    )
+    before = BackendState.objects.values().get()
+    assert getattr(client, method)(url(name, "default")).status_code == 403
+    assert BackendState.objects.values().get() == before
+    assert not LogEntry.objects.exists()
+    assert url(name, "default") not in client.get(url("changelist")).content.decode()
+
+
+def test_the_entry_is_there_for_those_who_may_look(client: Client, staff: User) -> None:
+    """The index and the list of events lead to the dashboard; without permission none does."""
+    index, events = (
+        reverse("admin:index"),
+        reverse("admin:django_broadcaster_outboxevent_changelist"),
+    )
+    permit(staff, "view_relay")
+    assert url("changelist") not in client.get(index).content.decode()
+    permit(staff, "view_outboxevent")
+    assert url("changelist") in client.get(index).content.decode()
+    assert url("changelist") in client.get(events).content.decode()
+
+
+def test_unknown_backend_is_not_found(admin_client: Client) -> None:
+    """An alias that the setting lacks has no page, no figures and no switch."""
+    for name in ("change", "trouble", "pause", "resume"):
+        assert admin_client.get(url(name, "nobody")).status_code == 404
+    assert admin_client.post(url("pause", "nobody")).status_code == 404
+    for name in ("state", "history"):
+        assert admin_client.get(url(name), {"backend": "nobody"}).status_code == 404
+    assert not BackendState.objects.exists()
+
+
+@pytest.mark.parametrize("alias", ["eu/orders", "a b", "50%", "_5F", "größer", 'x"><script>'])
+def test_any_alias_has_a_page(admin_client: Client, settings: Settings, alias: str) -> None:
+    """An alias with characters that mean something in a URL or in HTML is still one's own."""
+    settings.OUTBOX_PUBLISHERS = {alias: {"BACKEND": "django_broadcaster.backends.DummyBackend"}}
+    overview = admin_client.get(url("changelist")).content.decode()
+    assert '"><script>' not in overview
+    for name in ("change", "trouble", "pause"):
+        assert admin_client.get(url(name, quote(alias))).status_code == 200
+    assert [each["alias"] for each in ask(admin_client, "state")["backends"]] == [alias]
+    admin_client.post(url("pause", quote(alias)))
+    assert BackendState.objects.get().backend == alias
+
+
+# What it says
+
+
+def test_state_of_a_busy_shop(admin_client: Client) -> None:
+    """The figures are those of the tables, for each backend."""
+    scenes.busy_shop()
+    found = ask(admin_client, "state")
+    default, invoices = found["backends"]
+    assert default["counts"] == {
+        "pending": [38, "exact"],
+        "retry": [2, "exact"],
+        "blocked": [34, "exact"],
+        "scheduled": [5, "exact"],
+        "failed": [36, "exact"],
+    }
+    assert default["backlog"] == [74, "exact"]
+    assert default["status"]["name"] == "busy"
+    assert (default["relays"], default["partitions"]) == (2, {"owned": 64, "all": 64})
+    assert default["per_second"] > 0
+    assert default["latency"] > 0
+    assert invoices["status"]["name"] == "away"
+    assert invoices["circuit"]["error"].endswith("connection refused")
+    assert timezone.now().timestamp() - invoices["oldest_due"] == pytest.approx(260, abs=20)
+    assert [(relay["backend"], relay["partitions"]["ranges"]) for relay in found["relays"]] == [
+        ("default", "0–31"),  # noqa: RUF001  # a range
+        ("default", "32–63"),  # noqa: RUF001
+        ("invoices", "0–63"),  # noqa: RUF001
+    ]
+
+
+def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client) -> None:
+    """Paused before anything, then no relay, then a broker that is away, then free partitions."""
+
+    def status() -> str:
+        (found,) = ask(admin_client, "state", backend="invoices")["backends"]
+        return str(found["status"]["name"])
+
+    assert status() == "unserved"
+    scenes.busy_shop()
+    assert status() == "away"
+    relay = Relay.objects.get(backend="invoices")
+    Relay.objects.filter(pk=relay.pk).update(circuit_open_since=None)
+    assert status() == "busy"
+    relay.partitions.filter(number=5).update(relay=None)
+    assert status() == "unserved"
+    relay.partitions.create(backend="invoices", number=99)
+    Relay.objects.filter(pk=relay.pk).update(heartbeat_at=timezone.now() - timedelta(minutes=5))
+    (silent,) = ask(admin_client, "state", backend="invoices")["relays"]
+    assert silent["stale"]
+    assert status() == "unserved"
+    BackendState.objects.create(backend="invoices", paused_at=timezone.now(), paused_by="Ada")
+    assert status() == "paused"
+
+
+def test_state_costs_as_many_statements_whatever_there_is(admin_client: Client) -> None:
+    """A poll is a fixed number of statements: rows and relays add none."""
+    counts = []
+    for fill in (lambda: None, scenes.busy_shop):
+        fill()
+        with CaptureQueriesContext(connection) as queries:
+            ask(admin_client, "state")
+        counts.append(len([q for q in queries if "django_broadcaster" in q["sql"]]))
+    assert counts == [5, 5]  # relays, partitions, the last minute, and one for each backend
+
+
+def test_what_has_not_changed_is_not_sent_again(admin_client: Client) -> None:
+    """A poll with the tag of the last answer is told so, and the time, until there is news."""
+    first = admin_client.get(url("state"))
+    again = admin_client.get(url("state"), headers={"If-None-Match": first["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert float(again["X-Broadcaster-Now"]) >= float(first["X-Broadcaster-Now"])
+    scenes.write(1).save()
+    news = admin_client.get(url("state"), headers={"If-None-Match": first["ETag"]})
+    assert news.status_code == 200
+
+
+def test_a_count_over_the_bound_says_how_far_it_is_known(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the bound a count is the planner's estimate, or at least so many."""
+    monkeypatch.setattr(state_module, "BOUND", 10)
+    scenes.busy_shop()
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE django_broadcaster_outboxevent")
+    default, _ = ask(admin_client, "state")["backends"]
+    number, kind = default["counts"]["pending"]
+    assert number >= 10
+    assert kind in ("estimate", "at least")
+    assert default["counts"]["retry"] == [2, "exact"]
+    assert default["backlog"][1] in ("estimate", "at least")
+    if connection.vendor == "postgresql":
+        assert kind == "estimate"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([0, 1, 2, 5, 7, 8], "0–2, 5, 7–8")],  # noqa: RUF001  # ranges
+)
+def test_ranges(numbers: list[int], text: str) -> None:
+    """Partitions are written as ranges."""
+    assert ranges(numbers) == text
+
+
+# Over time
+
+
+def test_history_is_per_second_and_in_seconds(admin_client: Client) -> None:
+    """A minute's counts are rates, its latency a mean, and where nothing is known is a gap."""
+    last = minute_of(timezone.now()) - 1
+    Sample.objects.create(
+        backend="default",
+        minute=last,
+        published=120,
+        retried=6,
+        failed=3,
+        timed=4,
+        waited=100,
+        longest=70,
+        backlog=9,
+        oldest_age=1500,
+        circuit_open=True,
+    )
+    found = ask(admin_client, "history", backend="default", hours="1")
+    place = found["times"].index(60 * last)
+    series = {name: values[place] for name, values in found["series"]["default"].items()}
+    assert series == {
+        "published": 2.0,
+        "retried": 0.1,
+        "failed": 0.05,
+        "latency": 0.025,
+        "longest": 0.07,
+        "backlog": 9,
+        "oldest_age": 1.5,
+        "circuit_open": 1,
+    }
+    assert {len(values) for values in found["series"]["default"].values()} == {len(found["times"])}
+    assert found["series"]["default"]["published"][place - 1] is None
+
+
+@pytest.mark.parametrize(("hours", "points"), [("1", 61), ("6", 181), ("24", 289), ("168", 337)])
+def test_history_has_few_points_however_long(admin_client: Client, hours: str, points: int) -> None:
+    """Minutes are put together where there are many; it is one statement, whatever the range."""
+    now = minute_of(timezone.now())
+    Sample.objects.bulk_create(
+        Sample(backend="default", minute=now - back, published=60, timed=1, waited=10)
+        for back in range(1, int(hours) * 60)
+    )
+    with CaptureQueriesContext(connection) as queries:
+        found = ask(admin_client, "history", hours=hours)
+    assert len([q for q in queries if "django_broadcaster" in q["sql"]]) == 1
+    assert abs(len(found["times"]) - points) <= 1
+    rates = [rate for rate in found["series"]["default"]["published"] if rate is not None]
+    assert len(rates) >= points - 3
+    assert set(rates[1:-1]) == {1.0}
+    assert set(filter(None, found["series"]["invoices"]["published"])) == set()
+
+
+@pytest.mark.parametrize("hours", ["2", "-1", "x", "1e9", ""])
+def test_history_knows_its_ranges_only(admin_client: Client, hours: str) -> None:
+    """Another number of hours is refused, and the answer names those that there are."""
+    response = admin_client.get(url("history"), {"hours": hours})
+    assert response.status_code == 400
+    assert b"hours: must be one of 1, 6, 24, 168" in response.content
+
+
+# What is stuck
+
+
+def test_trouble_of_a_busy_shop(admin_client: Client) -> None:
+    """Keys that wait with their first event, and dead letters by what their errors share."""
+    scenes.busy_shop()
+    found = ask(admin_client, "trouble", "default")
+    assert [(each["key"], each["behind"], each["more"]) for each in found["keys"]] == [
+        ("customer-17", 31, False),
+        ("customer-4711", 3, False),
+    ]
+    head = OutboxEvent.objects.get(status=S.RETRY, partition_key="customer-17")
+    assert (found["keys"][0]["head"], found["keys"][0]["retries"]) == (head.pk, 2)
+    assert [(each["count"], each["error"], each["prefix"]) for each in found["errors"]] == [
+        (23, "Rejected: there is no account #", "Rejected: there is no account "),
+        (
+            9,
+            "Rejected: schema order/v# refuses the field 'total' of event #",
+            "Rejected: schema order/v",
+        ),
+        (4, *["RuntimeError: handler shop.mail.send: recipient has no address"] * 2),
+    ]
+    assert ask(admin_client, "trouble", "invoices") == {"keys": [], "errors": []}
+
+
+def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
+    """The list of events understands the filters of a group of errors and of a key."""
+    scenes.busy_shop()
+    events = reverse("admin:django_broadcaster_outboxevent_changelist")
+    query = {"status__exact": "failed", "backend": "default"}
+    prefix = "Rejected: there is no account "
+    page = admin_client.get(events, {**query, "last_error__startswith": prefix})
+    assert page.context["cl"].result_count == 23
+    page = admin_client.get(events, {"backend": "default", "partition_key": "customer-17"})
+    assert page.context["cl"].result_count == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "pattern"),
+    [
+        ("answered 503 Service Unavailable", "answered 503 Service Unavailable"),
+        ("no account 4711", "no account #"),
+        ("timeout after 5.25 s", "timeout after # s"),
+        ("row 0197fa7e-0000-7000-8000-0123456789ab is odd", "row # is odd"),
+        ("object at 0x7f10aa", "object at #"),
+        ("digest deadbeef00112233", "digest #"),
+        ("10.0.0.1:5672: refused", "#:#: refused"),
+        ("accessed facade", "accessed facade"),
+        ("", "(no text)"),
+    ],
+)
+def test_errors_are_alike_but_for_what_varies(error: str, pattern: str) -> None:
+    """Numbers and ids are left out of the comparison, words and three-digit codes are not."""
+    assert trouble.alike(SameError(error, 1, 1))[0] == pattern
+
+
+# Pause and resume
+
+
+def test_pause_and_resume_ask_first_and_are_logged(client: Client, staff: User) -> None:
+    """A look at the question changes nothing; an answer does, says so, and is in the history."""
+    permit(staff, "view_outboxevent", "pause_backend")
+    assert "Pause default" in client.get(url("pause", "default")).content.decode()
+    assert not BackendState.objects.exists()
+
+    page = client.post(url("pause", "default"), {"reason": "broker moves"}, follow=True)
+    state = BackendState.objects.get()
+    assert (state.backend, state.paused_by) == ("default", "staff: broker moves")
+    assert "default is paused" in str(next(iter(page.context["messages"])))
+    assert "Paused: broker moves" in page.content.decode()
+
+    client.get(url("resume", "default"))
+    assert BackendState.objects.get().paused_at is not None
+    client.post(url("resume", "default"))
+    assert BackendState.objects.get().paused_at is None
+    entries = LogEntry.objects.order_by("pk").values_list("user", "object_id", "change_message")
+    assert list(entries) == [
+        (staff.pk, "default", "Paused: broker moves"),
+        (staff.pk, "default", "Resumed."),
+    ]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_that_is_thrown_already_is_not_logged(admin_client: Client, name: str) -> None:
+    """What has no effect says so, and leaves no entry."""
+    if name == "pause":
+        BackendState.objects.create(backend="default", paused_at=timezone.now(), paused_by="Bob")
+    page = admin_client.post(url(name, "default"), follow=True)
+    [message] = page.context["messages"]
+    assert message.level_tag == "warning"
+    assert not LogEntry.objects.exists()
+    assert not BackendState.objects.exclude(paused_by="Bob").exists()
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_needs_the_token_of_its_form(admin_user: User, name: str) -> None:
+    """A form of another site can't throw it."""
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    assert client.post(url(name, "default")).status_code == 403
+    assert not BackendState.objects.exists()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_only_read(admin_client: Client, name: str) -> None:
+    """No view but the switches takes a POST."""
+    assert admin_client.post(url(name, *PAGES[name])).status_code == 405
+
+
+def test_a_hostile_reason_is_escaped(admin_client: Client) -> None:
+    """What an operator typed is text on the page."""
+    page = admin_client.post(url("pause", "default"), {"reason": SCRIPT}, follow=True)
+    assert SCRIPT not in page.content.decode()
+    assert "&lt;script&gt;" in page.content.decode()
+
+
+# The page of an event
+
+
+def event_page_of(client: Client, event: OutboxEvent) -> str:
+    """Return the page of an event."""
+    address = reverse("admin:django_broadcaster_outboxevent_change", args=[event.pk])
+    response = client.get(address)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None:
+    """Publication, failed attempts, what an operator did, and the delivery, in order of time."""
+    start = timezone.now() - timedelta(hours=1)
+    event = scenes.write(1, status=S.FAILED, created_at=start, last_error="Rejected: no")
+    event.save()
+    for number in (1, 2):
+        Attempt.objects.create(
+            row=event.pk,
+            number=number,
+            attempted_at=start + timedelta(minutes=number),
+            relay="web-1:17",
+            error=f"TransientError: try {number} {SCRIPT}",
+        )
+    Attempt.objects.create(row=event.pk + 1, number=9, attempted_at=start, relay="x", error="other")
+    events = reverse("admin:django_broadcaster_outboxevent_changelist")
+    admin_client.post(events, {"action": "retry", "_selected_action": [event.pk]})
+    OutboxEvent.objects.filter(pk=event.pk).update(status=S.PUBLISHED, published_at=timezone.now())
+
+    page = event_page_of(admin_client, event)
+
+    steps = [
+        *("Published to the outbox", "Attempt 1 failed", "TransientError: try 1"),
+        *("Attempt 2 failed", "Retry now (was failed).", "Delivered: the broker has it"),
+    ]
+    places = [page.index(step) for step in steps]
+    assert places == sorted(places)
+    assert "web-1:17" in page
+    assert admin_user.get_username() in page
+    assert SCRIPT not in page
+    assert "Attempt 9" not in page
+
+
+def test_an_event_shows_the_message_that_is_sent(admin_client: Client, settings: Settings) -> None:
+    """Destination, headers and body are those of the backend, without what is secret."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {
+            "BACKEND": "django_broadcaster.backends.WebhookBackend",
+            "OPTIONS": {
+                "url": "https://hooks.example/T000/secret-path",
+                "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+                "headers": {"Authorization": "Bearer hush"},
+                "content_mode": "binary",
+            },
+        }
+    }
+    event = scenes.write(7, partition_key="customer-17")
+    event.save()
+
+    page = event_page_of(admin_client, event)
+
+    for text in ("https://hooks.example", "ce-type", "order.placed", "ce-partitionkey"):
+        assert text in page
+    for secret in ("secret-path", "hush", "whsec", "MfKQ9r8"):
+        assert secret not in page
+
+
+def test_a_message_that_can_not_be_made_says_why(admin_client: Client, settings: Settings) -> None:
+    """The page of an event stands, whatever its backend raises or however it is configured."""
+    event = scenes.write(1, publisher_backend="gone")
+    event.save()
+    assert "It can&#x27;t be sent" in event_page_of(admin_client, event)
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe" * 400, None, b"", "ä".encode()])
+def test_a_body_of_any_bytes_is_readable(body: bytes | None) -> None:
+    """Text is shown as text, other bytes by their number and the first of them."""
+    shown = event_page._body(body)
+    if body and b"\xff" in body:
+        assert shown.startswith("800 bytes\n00000000  ff fe")
+        assert len(shown) < 2000
+    else:
+        assert shown == ("(no body)" if body is None else body.decode())
