@@ -25,13 +25,8 @@ from tests.app.models import Order
 
 DATABASES = tuple(settings.DATABASES)
 TABLES = (
-<<<<<<< HEAD
-    *(OutboxEvent, ArchivedEvent, Partition, Relay, InboxEvent, Attempt, BackendState),
+    *(OutboxEvent, ArchivedEvent, Partition, Relay, InboxEvent, Attempt, BackendState, Sample),
     *(WebhookEndpoint, Operation, Order),
-=======
-    *(OutboxEvent, Partition, Relay, InboxEvent, Attempt, BackendState, Sample),
-    *(WebhookEndpoint, Order),
->>>>>>> dc021bf (Relays add up the minutes of a backend, and show when a circuit opens)
 )
 
 

@@ -8,7 +8,7 @@ import django_broadcaster.schema
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("django_broadcaster", "0003_operations"),
+        ("django_broadcaster", "0004_dashboard"),
     ]
 
     operations = [

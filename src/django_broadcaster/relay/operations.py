@@ -18,7 +18,7 @@ from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import Window, move_chunk, note_failure
 from django_broadcaster.signals import operation_ended
 
-from .trouble import one_line
+from .redaction import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -90,7 +90,7 @@ class Operations:
         return not operation.failures
 
     def _failed(self, pk: int, error: Exception, *, for_good: bool) -> Operation | None:
-        logger.warning("operation %d: its next events can't be moved: %s", pk, one_line(error))
+        logger.warning("operation %d: its next events can't be moved: %s", pk, told(error))
         return note_failure(self._operations, pk, error, for_good=for_good)
 
 
