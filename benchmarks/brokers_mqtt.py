@@ -2,8 +2,9 @@
 
 Both bare loops have as many messages on their way as the server's Receive Maximum allows, as if no
 key had an order. One packs them by hand and writes to paho-mqtt's socket, the other calls paho's
-`publish`, which costs 80 microseconds of processor a message where packing costs one. Nobody
-subscribes, so that the server has as little to do as can be.
+`publish`, which costs 80 microseconds of processor a message where packing costs one. The second is
+the bare loop with the same client, which the figure to reach is about; the first shows what is left
+to gain. Nobody subscribes, so that the server has as little to do as can be.
 """
 
 from __future__ import annotations
@@ -59,10 +60,13 @@ def measure(runs: int, events: int) -> list[Figure]:
                 f"relay, MQTT, beside {name}",
                 on_backlog(relays.drain),
                 on_backlog(partial(_drain, place, topic.encode(), send)),
-                wanted=">= 0.75",
+                wanted=wanted,
                 runs=runs,
             )
-            for name, send in (("packets by hand", _send), ("paho's publish", _publish))
+            for name, send, wanted in (
+                ("paho's publish", _publish, ">= 0.75"),
+                ("packets by hand", _send, ""),
+            )
         ]
 
 
