@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -397,3 +398,18 @@ class _Watcher(logging.Handler):
         """Look for the trouble."""
         if "trouble" in record.getMessage():
             self._event.set()
+
+
+def test_what_was_loaded_before_is_not_collected_again_and_again(
+    database: str, scripted: Script
+) -> None:
+    """While a relay runs, Python's collector leaves alone what was there before; and not after."""
+    before = gc.get_threshold()
+    publish_many(1, database, keys=1)
+    with working(database):
+        wait_until(lambda: all_published(database), 20, "the event to be delivered")
+        assert gc.get_freeze_count() > 100_000
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.isenabled(), "cycles would never be freed"
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == before

@@ -10,6 +10,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.signals import relay_started
 
 from .backend_thread import BackendThread, WorkerOptions
+from .garbage import seldom_collected
 from .health import RelayState
 from .pacemaker import Pacemaker
 
@@ -50,6 +51,10 @@ class Worker:
         relay_started.send_robust(
             sender=Worker, database=options.database, backends=options.backends
         )
+        with seldom_collected():
+            return self._run()
+
+    def _run(self) -> bool:
         for thread in (*self._threads, self._pacemaker):
             thread.start()
         for thread in self._threads:
