@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OnMessage = Callable[[bytes, bytes, bytes], Awaitable[None]]
-OnAnswer = Callable[[int, bytes, bytes], Awaitable[None]]
+OnAnswer = Callable[[int, bytes, bytes], None]
 
 RESTED_SECONDS: Final = 1.0
 """After so long without use, a connection is tried before it is trusted."""
@@ -79,7 +79,7 @@ class Link:
         self._tokens = count()
         self._inbox = b""
         self.on_answer: OnAnswer | None = None
-        self.on_denied: Callable[[str], Awaitable[None]] | None = None
+        self.on_denied: Callable[[str], None] | None = None
 
     # --- From the caller's thread ------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Link:
         if self.on_answer is None:
             return
         try:
-            await self.on_answer(int(subject[len(self._inbox) + 1 :]), body, headers)
+            self.on_answer(int(subject[len(self._inbox) + 1 :]), body, headers)
         except Exception as error:  # nats-py would stop listening, and say nothing
             self._trouble = error
 
@@ -253,7 +253,7 @@ class Link:
         if denied is None or self.on_denied is None or denied[1].startswith("$js."):
             self._denied = text  # our inbox, or a question
         else:
-            await self.on_denied(denied[1])
+            self.on_denied(denied[1])
 
 
 def _new_client(*, encrypted: bool) -> Any:

@@ -7,14 +7,14 @@ a leader, nobody answers for a moment, and the new leader takes what comes then.
 seen beforehand. The server's own condition for a key's messages would be the sequence number of the
 one before, which is not known until it is acknowledged.
 
-So no message is sent before the earlier one of its key is acknowledged. Keys do not wait for each
-other: a batch of many keys is one round trip, one of a single key as many as it has events.
+So no message is sent before the earlier one of its key is acknowledged (`lines`). Keys do not wait
+for each other: a batch of many keys is one round trip, one of a single key as many as it has
+events.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from django_broadcaster.exceptions import (
 
 from ..base import Message, Outcome, as_delivery_error
 from ..batch import Batch
+from ..lines import Lines
 from .link import Link, Outgoing
 from .subjects import any_overlaps
 
@@ -67,13 +68,11 @@ class Window:
         self._stream = stream
         self._encode = encode
         self._batch = Batch(messages)
-        self._acknowledged: set[int] = set()
+        self._lines = Lines(self._batch)
         self._in_flight: dict[int, tuple[int, Outgoing]] = {}  # by token: the index, the message
         self._bytes = 0
-        self._behind: dict[str, deque[int]] = {}  # by the key that has one in flight
         self._settled = 0
         self._stop: BackendUnavailable | None = None
-        self._all_sent = False
         self._room, self._done = asyncio.Event(), asyncio.Event()
         self._inquiries: set[asyncio.Task[None]] = set()
         self._inquiry = asyncio.Lock()
@@ -90,44 +89,32 @@ class Window:
             for task in (sender, *self._inquiries):
                 task.cancel()
             await asyncio.wait([sender, *self._inquiries])
-        return self._outcomes()
-
-    def _outcomes(self) -> list[Outcome]:
-        """Return what has become of each message; what has no answer was not delivered."""
-        return [
-            outcome or (None if index in self._acknowledged else self._stop)
-            for index, outcome in enumerate(self._batch.outcomes)
-        ]
+        if self._stop is not None:
+            self._lines.give_up(self._stop)
+        return self._batch.outcomes
 
     # --- Sending -----------------------------------------------------------------------------
 
     async def _send_all(self) -> None:
-        for index, message in enumerate(self._batch.messages):
-            while self._is_full() and self._stop is None:
+        """Send what is ready, and what becomes ready as answers come."""
+        ready, packed = self._lines.ready, 0
+        self._look_if_done()
+        while self._stop is None:
+            if not ready or self._is_full():
                 self._room.clear()
                 await self._room.wait()
-            if self._stop is not None:
-                break
-            if index % TURN == TURN - 1:
+                continue
+            await self._send(ready.popleft())
+            packed += 1
+            if packed % TURN == 0:
                 await asyncio.sleep(0)  # the server gets to work before all is packed
-            key = message.partition_key
-            if key in self._batch.blocked:
-                self._batch.hold(index)
-            elif key in self._behind:
-                self._behind[key].append(index)
-            else:
-                if key:
-                    self._behind[key] = deque()
-                await self._send(index)
-        self._all_sent = True
-        self._look_if_done()
 
     async def _send(self, index: int) -> None:
         """Send one message, or note why it can't be sent."""
         try:
             outgoing = self._encode(self._batch.messages[index])
         except Exception as error:
-            await self._settle(index, as_delivery_error(error))
+            self._settle(index, as_delivery_error(error))
             return
         token = self._link.next_token()
         self._in_flight[token] = index, outgoing
@@ -138,7 +125,7 @@ class Window:
             if self._link.is_lost:
                 self._give_up(self._link.lost())
             else:
-                await self._land_with(token, as_delivery_error(error))
+                self._land_with(token, as_delivery_error(error))
 
     def _is_full(self) -> bool:
         return len(self._in_flight) >= IN_FLIGHT or self._bytes >= IN_FLIGHT_BYTES
@@ -175,38 +162,39 @@ class Window:
         self._link.touch()
 
     def _look_if_done(self) -> None:
-        if self._all_sent and not self._in_flight:
+        if not self._in_flight and (self._stop is not None or not self._lines.ready):
             self._done.set()
 
     def _give_up(self, error: BackendUnavailable) -> None:
         """Send nothing more; what is in flight may still be answered."""
         self._stop = self._stop or error
         self._room.set()
+        self._look_if_done()
 
     # --- Answers -----------------------------------------------------------------------------
 
-    async def _answered(self, token: int, body: bytes, headers: bytes) -> None:
+    def _answered(self, token: int, body: bytes, headers: bytes) -> None:
         flying = self._in_flight.get(token)
         if flying is None:
             return  # it was settled by now, or is of an earlier batch
         answer = _read(body)
         if answer.get("stream") == self._stream and answer.get("seq"):
-            await self._land_with(token, None)
+            self._land_with(token, None)
         elif error := answer.get("error"):
             if error.get("err_code") == _OTHER_STREAM:
                 self._find_out(token, flying[1])
             else:
-                await self._land_with(token, self._refusal(error, flying[1]))
+                self._land_with(token, self._refusal(error, flying[1]))
         elif not body and headers.startswith(_NO_RESPONDERS):
             self._find_out(token, flying[1])
         # Else somebody listens to the subject who is no stream. The stream's answer may yet come.
 
-    async def _denied(self, subject: str) -> None:
+    def _denied(self, subject: str) -> None:
         """The server does not let us publish to a subject, and answers none of its messages."""
         for token, (_, outgoing) in list(self._in_flight.items()):
             if outgoing.subject.lower() == subject:
                 problem = f"no permission to publish to {outgoing.subject!r}"
-                await self._land_with(token, self._misplaced(outgoing, problem))
+                self._land_with(token, self._misplaced(outgoing, problem))
 
     def _find_out(self, token: int, outgoing: Outgoing) -> None:
         """Ask the server, in a task of its own, why the stream did not get a message."""
@@ -214,35 +202,27 @@ class Window:
         async def find_out() -> None:
             async with self._inquiry:
                 failure = await self._why_unheard(outgoing)
-            await self._land_with(token, failure)
+            self._land_with(token, failure)
 
         task = asyncio.create_task(find_out())
         self._inquiries.add(task)
         task.add_done_callback(self._inquiries.discard)
 
-    async def _land_with(self, token: int, outcome: Outcome) -> None:
+    def _land_with(self, token: int, outcome: Outcome) -> None:
         landed = self._land(token)
         if landed is not None:
-            await self._settle(landed[0], outcome)
+            self._settle(landed[0], outcome)
 
-    async def _settle(self, index: int, outcome: Outcome) -> None:
+    def _settle(self, index: int, outcome: Outcome) -> None:
         """Note what became of a message, and let the next one of its key go."""
         self._settled += 1
-        key = self._batch.messages[index].partition_key
         if outcome is None:
-            self._acknowledged.add(index)
-            if key and self._stop is None:
-                behind = self._behind[key]
-                if behind:
-                    await self._send(behind.popleft())
-                else:
-                    del self._behind[key]
+            self._lines.landed(index)
         elif isinstance(outcome, BackendUnavailable):
             self._give_up(outcome)
         else:
-            self._batch.fail(index, outcome)
-            for later in self._behind.pop(key, ()):
-                self._batch.hold(later)
+            self._lines.failed(index, outcome)
+        self._room.set()
         self._look_if_done()
 
     # --- What a refusal means ----------------------------------------------------------------

@@ -1,8 +1,8 @@
 """How one batch goes through a channel of RabbitMQ: what may be on its way at the same time.
 
 A server may refuse any message by itself: a full queue refuses one and takes the next, when a
-consumer has made room between them. So of one key only one message is on its way at a time, and the
-next one leaves when it is confirmed; the first of all keys, and events without one, go together.
+consumer has made room between them. So of one key only one message is on its way at a time
+(`lines`).
 
 A message over a server's limits, or for an exchange that is not there, makes the server close the
 channel. It ignores all that was behind that message, and does not say what became of those before.
@@ -13,7 +13,6 @@ and the blame is certain.
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -21,6 +20,7 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, Rej
 
 from ..base import Message, as_delivery_error
 from ..batch import Batch
+from ..lines import Lines
 from .link import ChannelRefused, Letter, Link, LinkLost
 
 FLIGHT_BYTES: Final = 4 * 2**20
@@ -107,31 +107,28 @@ class Flight:
         self.batch = batch
         self.office = office
         self.experience = experience
-        self.open = set(range(len(batch.messages)))  # without an outcome
-        self.ready: deque[int] = deque()  # may be sent
-        self.lines: dict[str, deque[int]] = {}  # by key: they wait for the one that is on its way
+        self.lines = Lines(batch)
         self.sent: dict[int, tuple[int, Letter]] = {}  # by delivery tag: on their way
         self.tags: dict[str, int] = {}  # by message id: those on their way
         self.returned: dict[int, str] = {}  # by delivery tag: why it came back
         self.refusals: dict[str, DeliveryError] = {}  # by exchange
         self.bytes = 0
         self.alone = False
-        self.next: Letter | None = None  # of the first in `ready`, when it had to wait
+        self.next: Letter | None = None  # of the first that is ready, when it had to wait
         self.stop: BackendUnavailable | None = None
 
     def run(self) -> None:
         """Send, and wait for what becomes of each message."""
-        self._line_up()
         careful = self.experience.careful
         try:
-            while self.sent or (self.ready and self.stop is None):
+            while self.sent or (self.lines.ready and self.stop is None):
                 self._turn()
         except BackendUnavailable as error:
             self.stop = error
         if careful and self.stop is None:
             self.experience.careful = False
-        for index in self.open:
-            self.batch.outcomes[index] = self.stop
+        if self.stop is not None:
+            self.lines.give_up(self.stop)
 
     def confirmed(self, tag: int, many: bool, stored: bool) -> None:
         """Note what the server says of one tag, or of all up to it."""
@@ -157,16 +154,6 @@ class Flight:
 
     # --- Steps -------------------------------------------------------------------------------
 
-    def _line_up(self) -> None:
-        for index, message in enumerate(self.batch.messages):
-            key = message.partition_key
-            if key and key in self.lines:
-                self.lines[key].append(index)
-                continue
-            self.ready.append(index)
-            if key:
-                self.lines[key] = deque()
-
     def _turn(self) -> None:
         link = self.office.link()
         try:
@@ -174,7 +161,7 @@ class Flight:
             if letters:
                 link.send(letters, mandatory=self.office.mandatory)
                 link.catch_up()
-            if self.sent and (not letters or not self.ready or self._is_full()):
+            if self.sent and (not letters or not self.lines.ready or self._is_full()):
                 self._wait(link)
         except ChannelRefused as error:
             self.office.drop()
@@ -207,19 +194,19 @@ class Flight:
     def _take(self, link: Link) -> list[Letter]:
         """Return what may be sent now, noted as on its way."""
         letters: list[Letter] = []
-        enough = self.bytes + WRITE_BYTES
-        while self.ready and self.stop is None and not self._is_full() and self.bytes < enough:
-            index = self.ready[0]
+        ready, enough = self.lines.ready, self.bytes + WRITE_BYTES
+        while ready and self.stop is None and not self._is_full() and self.bytes < enough:
+            index = ready[0]
             letter = self.next or self._letter(index, link)
             if letter is None:
-                self.ready.popleft()
+                ready.popleft()
                 continue
             alone = not self.experience.is_safe(letter) or self._is_ambiguous(letter)
             if self.sent and (alone or self.bytes + len(letter.body) > FLIGHT_BYTES):
                 self.next = letter
                 break
             self.next = None
-            self.ready.popleft()
+            ready.popleft()
             letters.append(letter)
             self._on_its_way(link.last_tag + len(letters), index, letter)
             self.alone = alone
@@ -264,10 +251,7 @@ class Flight:
             place = f"exchange {letter.exchange!r}, routing key {letter.routing_key!r}"
             self._fail(index, Rejected(f"no queue of the server takes it: {place}: {reason}"))
             return
-        self.open.discard(index)
-        line = self.lines.get(message.partition_key)
-        if line:
-            self.ready.append(line.popleft())
+        self.lines.landed(index)
 
     def _refused(self, error: ChannelRefused) -> None:
         if not self.alone:
@@ -293,8 +277,4 @@ class Flight:
         if isinstance(failure, BackendUnavailable):
             self.stop = self.stop or failure
             return
-        self.batch.fail(index, failure)
-        self.open.discard(index)
-        for behind in self.lines.pop(self.batch.messages[index].partition_key, ()):
-            self.batch.hold(behind)
-            self.open.discard(behind)
+        self.lines.failed(index, failure)
