@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, Outcome, PublisherBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.backends.rabbitmq.backend import escape_exchange, escape_routing_key
+from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,

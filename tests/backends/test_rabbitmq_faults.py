@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from ssl import CERT_NONE
@@ -209,23 +209,76 @@ def test_topology_of_another_kind_is_unavailable(
     assert "PRECONDITION_FAILED - inequivalent arg 'type'" in str(outcomes[0])
 
 
-def test_exchange_without_permission_is_unavailable(
-    make: MakeBackend, server: RabbitMQServer, name: str
-) -> None:
-    """Who may not write to the configured exchange loses no event."""
-    make().open()
+@contextmanager
+def reader(server: RabbitMQServer, writes: str) -> Iterator[dict[str, Any]]:
+    """A user who may write to exchanges of that pattern; the value is its login, as options."""
     server.node.control("add_user", "reader", "secret")
-    server.node.control("set_permissions", "reader", ".*", "^$", ".*")
+    server.node.control("set_permissions", "reader", ".*", writes, ".*")
     try:
-        backend = make(
-            url=f"amqp://127.0.0.1:{server.port}", userid="reader", password="secret", declare=False
-        )
-        outcomes = backend.publish_batch(numbers(2))
-        assert kinds(outcomes) == [BackendUnavailable] * 2
-        assert "ACCESS_REFUSED" in str(outcomes[0])
-        assert "secret" not in str(outcomes[0])
+        yield {
+            "url": f"amqp://127.0.0.1:{server.port}",
+            "userid": "reader",
+            "password": "secret",
+            "declare": False,
+        }
     finally:
         server.node.control("delete_user", "reader")
+
+
+# An exchange may be named as what the server says of a topic that is not permitted.
+@pytest.mark.parametrize("exchange", ["{name}", "topic-{name}"])
+def test_exchange_without_permission_is_unavailable(
+    make: MakeBackend, server: RabbitMQServer, name: str, exchange: str
+) -> None:
+    """Who may not write to the configured exchange loses no event."""
+    exchange = exchange.format(name=name)
+    make(exchange=exchange).open()
+    with reader(server, "^$") as login:
+        outcomes = make(exchange=exchange, **login).publish_batch(numbers(2))
+    assert kinds(outcomes) == [BackendUnavailable] * 2
+    assert "ACCESS_REFUSED" in str(outcomes[0])
+    assert "secret" not in str(outcomes[0])
+
+
+@pytest.mark.parametrize("exchange", ["{name}", "topic-{name}"])
+def test_exchange_that_is_missing_is_unavailable(
+    make: MakeBackend, server: RabbitMQServer, name: str, exchange: str
+) -> None:
+    """The first event that meets it is not to blame, and everything waits until it is there."""
+    exchange = exchange.format(name=name)
+    make(exchange=exchange).open()
+    backend = make(exchange=exchange, declare=False)
+    backend.open()
+    with channel(server.url) as other:
+        other.exchange_delete(exchange)
+    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    make(exchange=exchange).open()
+    assert backend.publish_batch(numbers(2)) == [None] * 2
+
+
+def test_topic_without_permission_stops_its_own_events_only(
+    make: MakeBackend, server: RabbitMQServer, name: str
+) -> None:
+    """A routing key that is not permitted costs its events a retry; its keys keep their order."""
+    make().open()
+    messages = [
+        *numbers(20, "a", type="open.a"),
+        make_message(type="closed.b", partition_key="a"),
+        *numbers(5, "a", type="open.a"),
+        *numbers(30, "b", type="open.a"),
+    ]
+    with reader(server, ".*") as login:
+        server.node.control("set_topic_permissions", "reader", name, "^open", ".*")
+        backend = make(**login)
+        first = backend.publish_batch(messages)
+        assert set(kinds(first)) <= {None, BackendUnavailable}  # nothing hinted at the one to blame
+        left = [m for m, outcome in zip(messages, first, strict=True) if outcome is not None]
+        again = backend.publish_batch(left)
+    refused = {m.event_id: o for m, o in zip(left, again, strict=True) if o is not None}
+    assert list(refused) == [message.event_id for message in messages[20:26]]
+    assert kinds(list(refused.values())) == [TransientError] + [Held] * 5
+    assert "access to topic 'closed.b'" in str(refused[messages[20].event_id])
+    first_times(ids(server, name), [m for m in messages if m.event_id not in refused])
 
 
 @pytest.mark.parametrize(

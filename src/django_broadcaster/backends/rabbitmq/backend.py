@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
-from urllib.parse import quote
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
@@ -22,6 +21,7 @@ from ..templates import Template
 from .address import Address
 from .flight import BLOCKED, Experience, Flight
 from .link import SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
+from .names import ESCAPES, is_fixed, is_short, name_of, name_problem
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for each answer."""
@@ -161,7 +161,7 @@ class RabbitMQBackend(BindingBackend):
         """Judge `exchange` and `routing_key`, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
         for key, value in config.items():
-            if problem := _name_problem(value):
+            if problem := name_problem(value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
@@ -185,15 +185,15 @@ class RabbitMQBackend(BindingBackend):
                 "of the backend's max_message_bytes"
             )
         letter = Letter(
-            exchange=_name(self._exchange, message.config.get("exchange"), message),
-            routing_key=_name(self._routing_key, message.config.get("routing_key"), message),
-            message_id=message.event_id if _is_short(message.event_id) else "",
+            exchange=name_of(self._exchange, message.config.get("exchange"), message),
+            routing_key=name_of(self._routing_key, message.config.get("routing_key"), message),
+            message_id=message.event_id if is_short(message.event_id) else "",
             content_type=wire.content_type,
             headers=wire.headers,
             body=body,
         )
         for text in (letter.exchange, letter.routing_key, letter.content_type):
-            if not _is_short(text):
+            if not is_short(text):
                 raise Rejected(f"a name of the event is over AMQP's {SHORT_BYTES} bytes: {text!r}")
         return letter
 
@@ -224,8 +224,8 @@ class RabbitMQBackend(BindingBackend):
         """
         if error.code == 406 and "size" in str(error):
             return _caused(Rejected(f"RabbitMQ at {self._address.place}: {error}"), error)
-        everybodys = _is_fixed(self._exchange) and "exchange" not in message.config
-        if everybodys and "topic" not in str(error):
+        everybodys = is_fixed(self._exchange) and "exchange" not in message.config
+        if everybodys and not error.is_about_topic:
             return self.unavailable(str(error), error)
         return _caused(TransientError(f"RabbitMQ at {self._address.place}: {error}"), error)
 
@@ -236,7 +236,7 @@ class RabbitMQBackend(BindingBackend):
         """
         problem = f"a queue for routing key {letter.routing_key!r} of exchange {letter.exchange!r} "
         problem += "is full, or failed, and did not take it"
-        if _is_fixed(self._exchange) and _is_fixed(self._routing_key) and not message.config:
+        if is_fixed(self._exchange) and is_fixed(self._routing_key) and not message.config:
             return self.unavailable(problem)
         return TransientError(f"RabbitMQ at {self._address.place}: {problem}")
 
@@ -285,7 +285,7 @@ class RabbitMQBackend(BindingBackend):
         """Declare exchange, queue and binding, or see that they are there."""
         kept = {"durable": self.durable, "auto_delete": False}
         checked = {"passive": not self.declare}
-        named = _is_fixed(self._exchange) and self.exchange != ""
+        named = is_fixed(self._exchange) and self.exchange != ""
         if named:
             link.call(
                 lambda channel: channel.exchange_declare(
@@ -316,14 +316,14 @@ class RabbitMQBackend(BindingBackend):
     def _template(self, option: str, text: str) -> Template | None:
         """Return the template of a name, or None for the empty name; both may be empty."""
         try:
-            return None if text == "" else Template(text, _ESCAPES[option])
+            return None if text == "" else Template(text, ESCAPES[option])
         except ValueError as error:
             raise self.option_error(option, str(error)) from None
 
     def _binding_key(self, given: str | None) -> str:
         if given is not None:
             return given
-        if _is_fixed(self._routing_key):
+        if is_fixed(self._routing_key):
             return self.routing_key
         if self.exchange_type == "topic":
             return "#"
@@ -338,7 +338,7 @@ class RabbitMQBackend(BindingBackend):
         yield from self._address.problems()
         names = {"binding_key": binding_key, "queue": self.queue}
         for option in ("exchange", "routing_key", *(name for name in names if names[name])):
-            if problem := _name_problem(names.get(option, getattr(self, option, None))):
+            if problem := name_problem(names.get(option, getattr(self, option, None))):
                 yield option, problem
         if self.queue == "":
             yield "queue", "must be the name of a queue, or None"
@@ -357,54 +357,6 @@ class RabbitMQBackend(BindingBackend):
                 yield option, f"must be seconds above 0, not {value!r}"
         if type(self.heartbeat) is not int or not 0 <= self.heartbeat < 2**16:
             yield "heartbeat", f"must be whole seconds from 0 on, not {self.heartbeat!r}"
-
-
-def escape_exchange(_: str, value: str) -> str:
-    """Return a field of an exchange's name: letters, digits, `-` and `_` stay, all else is encoded.
-
-    A dot is encoded, too, so that no event names one of the server's own exchanges (`amq.`).
-    """
-    return quote(value, safe="").replace(".", "%2E").replace("~", "%7E")
-
-
-@lru_cache(maxsize=1024)  # most events are of a few types
-def escape_routing_key(field: str, value: str) -> str:
-    """Return a field of a routing key, in which a dot divides words.
-
-    The words of a `type` stay words. Any other field is one word, whatever is in it. What is no
-    letter or digit of ASCII nor one of `-_~` is percent-encoded, so no `*` or `#` gets through.
-    """
-    encoded = quote(value, safe="")
-    return encoded if field == "type" else encoded.replace(".", "%2E")
-
-
-_ESCAPES: Final[Mapping[str, Callable[[str, str], str]]] = {
-    "exchange": escape_exchange,
-    "routing_key": escape_routing_key,
-}
-
-
-def _is_fixed(template: Template | None) -> bool:
-    return template is None or template.is_constant
-
-
-def _name(template: Template | None, given: str | None, message: Message) -> str:
-    if given is not None:
-        return given
-    return "" if template is None else template.render(message)
-
-
-def _is_short(text: str) -> bool:
-    return len(text) * 4 <= SHORT_BYTES or len(text.encode()) <= SHORT_BYTES
-
-
-def _name_problem(name: object) -> str:
-    """Return what is wrong with a name, or nothing; it may be empty."""
-    if not isinstance(name, str) or name.encode(errors="ignore").decode() != name:
-        return f"must be text, not {name!r}"
-    if not _is_short(name) or any(ord(char) < 0x20 or char == "\x7f" for char in name):
-        return f"must have at most {SHORT_BYTES} bytes and no control characters"
-    return ""
 
 
 def _bind(queue: str, exchange: str, binding_key: str, channel: Any) -> None:

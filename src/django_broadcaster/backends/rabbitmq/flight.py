@@ -261,7 +261,7 @@ class Flight:
         index, letter = self._off(tag)
         self.experience.refused(letter)
         failure = self.office.refused(self.batch.messages[index], letter, error)
-        if error.code in (403, 404) and "topic" not in str(error):
+        if error.code in (403, 404) and not error.is_about_topic:
             self.refusals[letter.exchange] = failure
         self._fail(index, failure)
 

@@ -45,6 +45,9 @@ class ChannelRefused(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code} {text}")
         self.code = code
+        self.is_about_topic = (
+            "access to topic '" in text
+        )  # else about the exchange, whatever its name
 
 
 @dataclass(slots=True, eq=False)
