@@ -1,21 +1,8 @@
-"""Kafka: every event becomes one record of a topic, by the CloudEvents protocol binding.
-
-    key       the event's key; records of one key are in one partition, in order
-    value     structured mode: the whole event, in the JSON format
-              binary mode: the data; null for an event without any (in a compacted topic, a
-              tombstone: the record of that key is deleted)
-    headers   `content-type`, and in binary mode `ce_` and the name for each attribute
-
-https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
-Needs Kafka 0.11 or newer, or what speaks its protocol. Where ACLs are used, the user may write to
-and describe its topics.
-"""
+"""The backend: its options, its topics, and what becomes of each error of librdkafka's."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,21 +10,20 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, Final
-from weakref import WeakSet
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
     InvalidPublisherConfig,
-    MissingClient,
     Rejected,
     TransientError,
 )
 
-from .base import Message, Outcome
-from .batch import Batch
-from .bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
-from .kafka_client import (
+from ..base import Message, Outcome
+from ..batch import Batch
+from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
+from ..templates import Template
+from .client import (
     BEING_MADE,
     DEFAULTS,
     FRAMING_BYTES,
@@ -48,12 +34,11 @@ from .kafka_client import (
     blame,
     client_config,
     config_problems,
-    escape,
-    template_problem,
-    topic_problem,
+    library,
 )
-from .kafka_waves import Failure, Judge, Planner, Record, Reports, stopped
-from .templates import Template
+from .forks import begin_anew_in_child
+from .topics import escape, template_problem, topic_problem
+from .waves import Failure, Judge, Planner, Record, Reports, stopped
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for an answer."""
@@ -86,7 +71,7 @@ class KafkaBackend(BindingBackend):
     again after a lost answer is stored once (`enable.idempotence`).
 
     Order: events are sent in waves of which Kafka takes all that is for one partition or nothing
-    (`kafka_waves.py`). Three things make that sure: librdkafka sends nothing before a wave is
+    (`waves.py`). Three things make that sure: librdkafka sends nothing before a wave is
     complete (`linger.ms`), it knows a topic's partitions before the first event for it, and it
     gives up on no event by itself (`message.timeout.ms`): at the timeout everything is given back
     at once, and the producer with its connections is thrown away. What was under way then may
@@ -133,7 +118,7 @@ class KafkaBackend(BindingBackend):
         self._producer: Any = None
         self._known: set[str] = set()  # topics whose partitions the producer knows
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
-        _backends.add(self)
+        begin_anew_in_child(self)
 
     # --- The contract ------------------------------------------------------------------------
 
@@ -150,12 +135,17 @@ class KafkaBackend(BindingBackend):
 
     def close(self) -> None:
         """Disconnect; the next publish connects again."""
-        producer, self._producer = self._producer, None
-        self._known.clear()
+        producer = self.give_up_producer()
         if producer is not None:
             with suppress(Exception):
                 producer.purge()
                 producer.close()
+
+    def give_up_producer(self) -> Any:
+        """Forget the producer as it is, and return it; None if there is none."""
+        producer, self._producer = self._producer, None
+        self._known.clear()
+        return producer
 
     def publish(self, message: Message) -> None:
         """Append one event; raises its DeliveryError."""
@@ -199,7 +189,7 @@ class KafkaBackend(BindingBackend):
                 "allow.auto.create.topics": False,
                 "error_cb": _ignore,
             }
-            client = _library().Producer(config)
+            client = library().Producer(config)
             name = self.topic if self._template.is_constant else "events"
             client.list_topics(name, timeout=min(self.timeout, HEALTH_SECONDS))
             client.close()
@@ -261,11 +251,11 @@ class KafkaBackend(BindingBackend):
         It asks by itself, too, but then events wait apart until the answer is there, and may go
         out in more than one record batch.
         """
-        library = _library()
+        client = library()
         while True:
             try:
                 found = self._producer.list_topics(name, timeout=self.timeout)
-            except library.KafkaException as error:
+            except client.KafkaException as error:
                 raise self._unavailable(error.args[0]) from error
             problem = found.topics[name].error
             if problem is None:
@@ -312,7 +302,7 @@ class KafkaBackend(BindingBackend):
         def report(place: int, error: Any, message: Any) -> None:
             reports[place] = None if error is None else Failure(error, message.partition())
 
-        library = _library()
+        client = library()
         produce = self._producer.produce
         passed: set[bytes | None] = set()
         try:
@@ -322,7 +312,7 @@ class KafkaBackend(BindingBackend):
                     continue
                 try:
                     produce(topic, value, key, headers=headers, on_delivery=partial(report, place))
-                except library.KafkaException as error:
+                except client.KafkaException as error:
                     reports[place] = Failure(error.args[0], None)
                     if key is not None:
                         passed.add(key)
@@ -367,11 +357,11 @@ class KafkaBackend(BindingBackend):
 
     def _connect(self) -> None:
         """Start a producer, which connects by itself; raises BackendConfigurationError."""
-        library = _library()
+        client = library()
         self._errors.clear()
         try:
-            self._producer = library.Producer(self._client_config())
-        except (library.KafkaException, TypeError, ValueError) as error:
+            self._producer = client.Producer(self._client_config())
+        except (client.KafkaException, TypeError, ValueError) as error:
             raise self.option_error("config", f"librdkafka does not take it: {error}") from error
         # It asks for its producer id first of all. If we asked for a topic meanwhile, it would
         # find no connection free, and try again only half a second later.
@@ -407,32 +397,3 @@ def _ignore(_: object) -> None:
 def _text(error: Any) -> str:
     """Return the name of librdkafka's error and what it says; other errors as they are."""
     return f"{error.name()}: {error.str()}" if hasattr(error, "name") else str(error)
-
-
-def _library() -> Any:
-    try:
-        import confluent_kafka
-    except ImportError as error:
-        raise MissingClient("confluent_kafka", "kafka") from error
-    return confluent_kafka
-
-
-# --- Forks ---------------------------------------------------------------------------------------
-
-_backends: WeakSet[KafkaBackend] = WeakSet()
-
-
-def _abandon_in_child() -> None:
-    """Let a child process begin without a producer.
-
-    The threads of its parent's producer are not in the child, and to end the producer there would
-    wait for them. So it gets a reference that nobody gives back, and is never ended.
-    """
-    for backend in _backends:
-        if backend._producer is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend._producer))
-            backend._producer = None
-            backend._known.clear()
-
-
-os.register_at_fork(after_in_child=_abandon_in_child)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
-from .base import Message, as_delivery_error
-from .batch import Batch
-from .kafka_client import FRAMING_BYTES, blame
+from ..base import Message, as_delivery_error
+from ..batch import Batch
+from .client import FRAMING_BYTES, blame
 
 
 class Record(NamedTuple):
