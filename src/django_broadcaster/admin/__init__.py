@@ -7,12 +7,14 @@ the payloads in the database.
 from .dashboard import DashboardAdmin
 from .endpoints import WebhookEndpointAdmin
 from .inbox import InboxEventAdmin
+from .operations import OperationAdmin
 from .outbox import OutboxEventAdmin
 from .relays import RelayAdmin
 
 __all__ = [
     "DashboardAdmin",
     "InboxEventAdmin",
+    "OperationAdmin",
     "OutboxEventAdmin",
     "RelayAdmin",
     "WebhookEndpointAdmin",

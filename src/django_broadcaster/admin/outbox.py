@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
 from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.http.response import HttpResponseRedirect
+from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
@@ -20,6 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.dashboard import event_page
 from django_broadcaster.dashboard.display import NOTHING, label, moment, text_block
+from django_broadcaster.dashboard.operations_filter import form_query
+from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import OutboxEventQuerySet
 from django_broadcaster.states import OutboxEventStatus, sources_of
@@ -80,7 +85,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     list_filter = ("status", BackendFilter, "created_at", "scheduled_at")
     search_fields = ("event_id", "event_type", "subject", "partition_key", "source")
     search_help_text = _("Event id, event type, subject, partition key or source")
-    actions = ("retry", "cancel")
+    actions = ("retry", "cancel", "in_background")
     fieldsets = (
         (None, {"fields": ("id", "status_label", "event_type", "source", "event_id", "subject")}),
         (_("Life"), {"fields": ("life",)}),
@@ -174,6 +179,26 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def cancel(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> None:
         """Cancel events that have not been delivered."""
         self._apply(request, queryset, CANCEL)
+
+    def has_operation_permission(self, request: HttpRequest) -> bool:
+        """Whether there is anything that the user may have done in the background."""
+        return bool(kinds_for(request.user))
+
+    @admin.action(
+        description=_("All events of this filter, in the background"), permissions=["operation"]
+    )
+    def in_background(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> Any:
+        """Bring the filter of the list to the form of an operation."""
+        url = reverse("admin:django_broadcaster_operation_add", current_app=self.admin_site.name)
+        return HttpResponseRedirect(f"{url}?{form_query(request.GET)}")
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **more: Any) -> Any:
+        """Return the list; the action that is about all events needs none to be selected."""
+        if request.POST.get("action") == "in_background":
+            post = request.POST.copy()
+            post.setdefault(ACTION_CHECKBOX_NAME, "0")
+            request.POST = post  # type: ignore[assignment]  # which Django's own list reads
+        return super().changelist_view(request, *args, **more)
 
     def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, move: Move) -> None:
         """Make the move with every selected event that stands in a fitting state, and report."""

@@ -182,6 +182,30 @@ def estimate_of(
     return Estimate(count, is_exact=True)
 
 
+def first_of(
+    events: OutboxEventQuerySet,
+    kind: str,
+    selection: EventSelection,
+    span: Span,
+    limit: int,
+    *,
+    seconds: float = 0.3,
+) -> list[int]:
+    """Return the ids of the first events that there are to move, as far as they are soon found."""
+    look = events.model._meta.apps.get_model("django_broadcaster", "Operation")(
+        kind=kind, selection=selection.as_json(), position=span.start, last=span.last
+    )
+    window, found = Window(), list[int]()
+    deadline = time.monotonic() + seconds
+    while look.position < look.last and len(found) < limit and time.monotonic() < deadline:
+        began = time.monotonic()
+        chunk = _next_chunk(look, events, window)
+        window.took(time.monotonic() - began)
+        found += chunk.ids
+        look.position = chunk.end
+    return found[:limit]
+
+
 class WayOut(Protocol):
     """How purged events leave the outbox."""
 

@@ -1,0 +1,143 @@
+"""What somebody wants done to which events, as a form that says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.models import Partition
+from django_broadcaster.querysets import MOVES, EventSelection
+from django_broadcaster.states import OperationKind, OutboxEventStatus
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrPromise
+
+MEANINGS: dict[str, _StrPromise] = {
+    OperationKind.RETRY: _("Dead letters, and events that wait for a retry, are due now."),
+    OperationKind.REPLAY: _("Delivered, given up and cancelled events are delivered again."),
+    OperationKind.CANCEL: _("Events that have not been delivered will not be."),
+    OperationKind.PURGE: _("Delivered, given up and cancelled events are deleted."),
+}
+"""What each kind of operation does, in a sentence."""
+
+CONDITIONS = ("backend", "status", "event_type", "key", "source", "since", "until", "error")
+ANY = [("", _("any"))]
+
+
+class _Moment(forms.DateTimeInput):
+    """The browser's own control: it needs no script, and works with a keyboard and on a phone."""
+
+    input_type = "datetime-local"
+
+    def __init__(self) -> None:
+        super().__init__(attrs={"step": 1}, format="%Y-%m-%dT%H:%M:%S")
+
+
+class OperationForm(forms.Form):
+    """An operation; `selection` is what it is about, once it is valid."""
+
+    kind = forms.ChoiceField(label=_("What"), widget=forms.RadioSelect)
+    everything = forms.BooleanField(
+        label=_("All events that it can be done to"),
+        required=False,
+        help_text=_("Instead of conditions."),
+    )
+    backend = forms.ChoiceField(label=_("Backend"), required=False)
+    status = forms.ChoiceField(
+        label=_("Status"), required=False, choices=[*ANY, *OutboxEventStatus.choices]
+    )
+    event_type = forms.CharField(
+        label=_("Event type"),
+        required=False,
+        max_length=255,
+        help_text=_("Exact, or a pattern such as order.* with the asterisk at its end."),
+    )
+    key = forms.CharField(
+        label=_("Partition key"), required=False, max_length=255, strip=False, help_text=_("Exact.")
+    )
+    source = forms.CharField(
+        label=_("Source"), required=False, max_length=512, help_text=_("Exact.")
+    )
+    since = forms.DateTimeField(
+        label=_("Published since"),
+        required=False,
+        widget=_Moment,
+        help_text=_("When the event was published to the outbox."),
+    )
+    until = forms.DateTimeField(
+        label=_("Published before"), required=False, widget=_Moment, help_text=_("Not included.")
+    )
+    error = forms.CharField(
+        label=_("Error"),
+        required=False,
+        max_length=500,
+        strip=False,
+        help_text=_("A piece of the last error."),
+    )
+
+    def __init__(self, *args: Any, kinds: Sequence[str], using: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.selection = EventSelection()
+        choices: Any = self.fields
+        choices["kind"].choices = [(kind, OperationKind(kind).label.capitalize()) for kind in kinds]
+        choices["backend"].choices = [*ANY, *((alias, alias) for alias in _aliases(using))]
+
+    @property
+    def kinds(self) -> list[tuple[Any, _StrPromise]]:
+        """The choices of what to do, each with its meaning."""
+        return [(choice, MEANINGS[choice.data["value"]]) for choice in self["kind"]]
+
+    @property
+    def conditions(self) -> list[forms.BoundField]:
+        """The fields that narrow the events down."""
+        return [self[name] for name in CONDITIONS]
+
+    def clean_event_type(self) -> str:
+        """Refuse a pattern that would not be one."""
+        value: str = self.cleaned_data["event_type"]
+        if "*" in value[:-1]:
+            raise forms.ValidationError(_("An asterisk stands for any text at the end only."))
+        return value
+
+    def clean(self) -> dict[str, Any]:
+        """Judge what the fields say together."""
+        data: dict[str, Any] = self.cleaned_data
+        if data.get("since") and data.get("until") and data["since"] >= data["until"]:
+            self.add_error("until", _("It must be later than the moment before it."))
+        self._judge_status(data.get("kind"), data.get("status"))
+        found = {name: data[name] for name in CONDITIONS if data.get(name)}
+        if data.get("everything") and found:
+            self.add_error("everything", _("Choose all events, or give conditions, but not both."))
+        if not self.errors and not found and not data.get("everything"):
+            raise forms.ValidationError(
+                _("Say which events: give a condition, or choose all that it can be done to.")
+            )
+        self.selection = EventSelection(**found)
+        return data
+
+    def _judge_status(self, kind: str | None, status: str | None) -> None:
+        if kind and status and status not in MOVES[kind].sources:
+            possible = ", ".join(str(OutboxEventStatus(each).label) for each in MOVES[kind].sources)
+            problem = _("There is nothing to %(kind)s in this status. Possible: %(possible)s.")
+            self.add_error(
+                "status", problem % {"kind": OperationKind(kind).label, "possible": possible}
+            )
+
+
+def _aliases(using: str) -> list[str]:
+    """Return the configured backends, then those whose events may still be there."""
+    configured = list(backends.aliases())
+    known = Partition.objects.using(using).values_list("backend", flat=True).distinct()
+    return [*configured, *sorted(set(known) - set(configured))]
+
+
+def counted(events: int, *, is_exact: bool) -> str:
+    """Return a number of events in words."""
+    if is_exact:
+        return ngettext("%(events)s event", "%(events)s events", events) % {"events": f"{events:,}"}
+    return _("about %(events)s events") % {"events": f"{events:,}"}

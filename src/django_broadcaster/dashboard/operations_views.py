@@ -1,0 +1,262 @@
+"""The pages of operations: the form and its confirmation, and each one's progress and end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin import AdminSite
+from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
+from django.http.response import HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from django_broadcaster.models import Operation, OutboxEvent, Relay
+from django_broadcaster.querysets import estimate_of, first_of, is_served, span_of
+from django_broadcaster.states import OperationKind, OperationState
+
+from .display import moment
+from .operations_audit import log_request, log_stop
+from .operations_form import MEANINGS, OperationForm, counted
+
+APP = "django_broadcaster"
+PERMISSIONS = {
+    OperationKind.RETRY: f"{APP}.replay_outboxevent",
+    OperationKind.REPLAY: f"{APP}.replay_outboxevent",
+    OperationKind.CANCEL: f"{APP}.cancel_outboxevent",
+    OperationKind.PURGE: f"{APP}.purge_outboxevent",
+}
+"""What a user needs for each kind of operation, beside the permission to view events."""
+
+SAMPLE = 10
+"""Events that a confirmation shows."""
+
+LOG_ENTRIES = 10
+
+
+def kinds_for(user: Any) -> list[str]:
+    """Return the kinds of operations that a user may request and stop."""
+    if not user.has_perm(f"{APP}.view_outboxevent"):
+        return []
+    return [kind for kind, permission in PERMISSIONS.items() if user.has_perm(permission)]
+
+
+def may_view(user: Any) -> bool:
+    """Tell whether a user may see operations: as any of the staff with that, or as who requests."""
+    return bool(user.has_perm(f"{APP}.view_operation") or kinds_for(user))
+
+
+class OperationViews:
+    """The views for one admin site, which sees to it that users are staff."""
+
+    def __init__(self, site: AdminSite) -> None:
+        self._site = site
+
+    # A new one
+
+    def new(self, request: HttpRequest) -> HttpResponseBase:
+        """Return the form; then its confirmation, with a sample; then have it done."""
+        kinds = kinds_for(request.user)
+        if not kinds:
+            raise PermissionDenied
+        using = router.db_for_write(OutboxEvent)
+        if request.method != "POST":
+            form = OperationForm(kinds=kinds, using=using, initial=_initial(request, kinds))
+            return self._form(request, form, request.GET.getlist("lost"))
+        form = OperationForm(request.POST, kinds=kinds, using=using)
+        if not form.is_valid() or "change" in request.POST:
+            return self._form(request, form)
+        if "confirm" in request.POST:
+            return self._request(request, form, using)
+        return self._confirmation(request, form, using)
+
+    def _form(
+        self, request: HttpRequest, form: OperationForm, lost: list[str] | None = None
+    ) -> TemplateResponse:
+        more = {"form": form, "lost": lost or []}
+        return self._page(request, "form", _("New operation"), more)
+
+    def _confirmation(
+        self, request: HttpRequest, form: OperationForm, using: str
+    ) -> TemplateResponse:
+        kind, selection = form.cleaned_data["kind"], form.selection
+        events = OutboxEvent.objects.using(using)
+        span = span_of(events, selection)
+        estimate = estimate_of(events, kind, selection, span)
+        ids = first_of(events, kind, selection, span, SAMPLE)
+        columns = ("id", "event_type", "partition_key", "publisher_backend", "status", "last_error")
+        more = {
+            "form": form,
+            "hidden": [field.as_hidden() for field in form],
+            "meaning": MEANINGS[kind],
+            "kind": OperationKind(kind),
+            "selection": selection,
+            "is_empty": not estimate.events and estimate.is_exact,
+            "counted": counted(estimate.events, is_exact=estimate.is_exact),
+            "is_exact": estimate.is_exact,
+            "sample": events.filter(pk__in=ids).only(*columns).order_by("id"),
+            "has_more": estimate.events > len(ids),
+            "is_served": is_served(Relay.objects.using(using)),
+        }
+        title = _("%(kind)s %(events)s?") % {
+            "kind": OperationKind(kind).label.capitalize(),
+            "events": more["counted"],
+        }
+        return self._page(request, "confirm", title, more)
+
+    def _request(self, request: HttpRequest, form: OperationForm, using: str) -> HttpResponseBase:
+        user: Any = request.user  # not anonymous: the admin has seen to it
+        with transaction.atomic(using=using):
+            operation = Operation.objects.using(using).request(
+                OutboxEvent.objects.using(using),
+                form.cleaned_data["kind"],
+                form.selection,
+                by=user.get_username(),
+                user_pk=str(user.pk),
+            )
+            log_request(user, operation)
+        return HttpResponseRedirect(self._url("change", operation.pk))
+
+    # One that there is
+
+    def detail(self, request: HttpRequest, pk: str) -> TemplateResponse:
+        """Return the page of an operation, which keeps itself up to date."""
+        operation = self._found(request, pk)
+        more = {
+            "operation": operation,
+            "original": operation,
+            "meaning": MEANINGS.get(operation.kind, ""),
+            "progress": self._progress(operation),
+            "may_stop": operation.kind in kinds_for(request.user),
+            "log": _log(operation),
+        }
+        return self._page(request, "operation", str(operation).capitalize(), more)
+
+    def progress(self, request: HttpRequest, pk: str) -> JsonResponse:
+        """Return how far an operation is, as the page shows it; the admin lets nobody keep it."""
+        return JsonResponse(self._progress(self._found(request, pk)))
+
+    def stop(self, request: HttpRequest, pk: str) -> HttpResponseBase:
+        """Stop an operation where it is, on a POST."""
+        operation = self._found(request, pk)
+        if operation.kind not in kinds_for(request.user):
+            raise PermissionDenied
+        if request.method == "POST":
+            user: Any = request.user  # not anonymous: the admin has seen to it
+            using = operation._state.db
+            with transaction.atomic(using=using):
+                stopped = Operation.objects.using(using).stop(operation.pk, by=user.get_username())
+                operation.refresh_from_db()
+                if stopped:
+                    log_stop(user, operation)
+            if stopped:
+                messages.success(request, _("Stopped. What was moved stays moved."))
+            else:
+                messages.warning(request, _("It had ended already."))
+        return HttpResponseRedirect(self._url("change", operation.pk))
+
+    def _found(self, request: HttpRequest, pk: str) -> Operation:
+        if not may_view(request.user):
+            raise PermissionDenied
+        operations = Operation.objects.using(router.db_for_write(Operation))
+        found = operations.filter(pk=pk).first() if pk.isdecimal() and len(pk) < 19 else None
+        if found is None:
+            raise Http404(f"there is no operation {pk!r}; it may have been purged")
+        return found
+
+    def _progress(self, operation: Operation) -> dict[str, Any]:
+        state = OperationState(operation.state)
+        return {
+            "is_active": operation.is_active,
+            "value": round(operation.progress, 4),
+            "percent": f"{int(operation.progress * 100)} %",
+            "state": state.value,
+            "state_text": str(state.label),
+            "summary": _summary(operation),
+            "note": _note(operation),
+            "started": moment(operation.started_at),
+            "finished": moment(operation.finished_at),
+        }
+
+    def _page(
+        self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
+    ) -> TemplateResponse:
+        request.current_app = self._site.name
+        context = {
+            **self._site.each_context(request),
+            "title": title,
+            "opts": Operation._meta,
+            "may_request": bool(kinds_for(request.user)),
+            **more,
+        }
+        template = f"admin/django_broadcaster/operations/{name}.html"
+        return TemplateResponse(request, template, context)
+
+    def _url(self, name: str, *arguments: Any) -> str:
+        return reverse(f"admin:{APP}_operation_{name}", args=arguments, current_app=self._site.name)
+
+
+def _initial(request: HttpRequest, kinds: list[str]) -> dict[str, Any]:
+    """Return what the address of the form says of its fields."""
+    initial: dict[str, Any] = {name: value for name, value in request.GET.items() if value}
+    for name in ("since", "until"):
+        try:
+            found = parse_datetime(initial.get(name, ""))
+        except ValueError:
+            found = None
+        if found is not None and timezone.is_naive(found):
+            found = timezone.make_aware(found)
+        initial[name] = found
+    return {"kind": kinds[0], **initial}
+
+
+def _summary(operation: Operation) -> str:
+    total = counted(operation.total, is_exact=operation.total_is_exact)
+    parts = [_("%(done)s of %(total)s") % {"done": f"{operation.done:,}", "total": total}]
+    if operation.left_alone:
+        parts.append(
+            ngettext(
+                "%(count)s left alone, because its status had changed",
+                "%(count)s left alone, because their status had changed",
+                operation.left_alone,
+            )
+            % {"count": f"{operation.left_alone:,}"}
+        )
+    return "; ".join(parts)
+
+
+def _note(operation: Operation) -> str:
+    """Return what somebody should know who waits for the operation."""
+    if not operation.is_active:
+        return ""
+    using = operation._state.db or "default"
+    if not is_served(Relay.objects.using(using)):
+        return _("No relay runs. It goes on as soon as one does.")
+    if operation.failures:
+        return _("The last step failed %(times)d times and is tried again: %(error)s") % {
+            "times": operation.failures,
+            "error": operation.error,
+        }
+    ahead = Operation.objects.using(using).active().filter(pk__lt=operation.pk).count()
+    if not ahead:
+        return ""
+    text = ngettext(
+        "It has its turn behind %(ahead)d other operation.",
+        "It has its turn behind %(ahead)d other operations.",
+        ahead,
+    )
+    return text % {"ahead": ahead}
+
+
+def _log(operation: Operation) -> Any:
+    kind = ContentType.objects.get_for_model(operation)
+    entries = LogEntry.objects.filter(content_type=kind, object_id=str(operation.pk))
+    return entries.select_related("user").order_by("-pk")[:LOG_ENTRIES]

@@ -1,0 +1,79 @@
+/* Keeps the page of an operation up to date while somebody looks at it. */
+"use strict";
+
+(function () {
+  const SECONDS = 1;
+  const LONGEST_PAUSE = 30;
+  const SPOKEN_SECONDS = 10; // a screen reader is told no more often how far it is
+
+  class Watch {
+    constructor(root) {
+      this.root = root;
+      this.failures = 0;
+      this.timer = 0;
+      this.state = this.part("state").textContent;
+      this.spokenAt = Date.now();
+      document.addEventListener("visibilitychange", () => this.resume());
+      this.resume();
+    }
+
+    part(name) {
+      return this.root.querySelector(`[data-${name}]`);
+    }
+
+    resume() {
+      clearTimeout(this.timer);
+      if (!document.hidden && this.root.dataset.active === "yes") this.ask();
+    }
+
+    async ask() {
+      let pause = SECONDS;
+      try {
+        const signal = AbortSignal.timeout(20000);
+        const answer = await fetch(this.root.dataset.operation, { signal, cache: "no-store", credentials: "same-origin" });
+        if (!answer.ok || answer.redirected) throw new Error(`the server answered ${answer.status}`);
+        this.show(await answer.json());
+        this.failures = 0;
+      } catch {
+        this.failures += 1;
+        pause = Math.min(LONGEST_PAUSE, 2 ** this.failures);
+      }
+      this.part("lost").hidden = this.failures === 0;
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.resume(), pause * 1000);
+    }
+
+    show(now) {
+      const bar = this.root.querySelector("progress");
+      bar.value = now.value;
+      bar.textContent = now.percent;
+      this.text("percent", now.percent);
+      this.text("summary", now.summary);
+      this.text("started", now.started);
+      this.text("finished", now.finished);
+      this.text("note", now.note);
+      this.part("note").hidden = !now.note;
+      this.text("state", now.state_text);
+      this.part("state").className = `broadcaster-label broadcaster-label-${now.state}`;
+      this.root.dataset.active = now.is_active ? "yes" : "no";
+      this.speak(now);
+      if (!now.is_active && this.part("stop")) this.part("stop").hidden = true;
+      if (now.state === "failed") window.location.reload(); // the page has the error then
+    }
+
+    speak(now) {
+      const isDue = Date.now() > this.spokenAt + SPOKEN_SECONDS * 1000;
+      if (now.state_text === this.state && !isDue) return;
+      this.state = now.state_text;
+      this.spokenAt = Date.now();
+      this.text("announce", `${now.state_text}, ${now.percent}, ${now.summary}`);
+    }
+
+    text(name, value) {
+      const part = this.part(name);
+      if (part.textContent !== value) part.textContent = value;
+    }
+  }
+
+  for (const root of document.querySelectorAll("[data-operation]")) new Watch(root);
+})();

@@ -1,0 +1,424 @@
+"""The pages of operations: who may see and do what, what the form refuses, and what is logged."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.timezone import make_aware
+
+from django_broadcaster.models import Operation, OutboxEvent, Partition
+from django_broadcaster.relay.loop import DeliveryLoop
+from tests.support.operations import request, work_off
+
+pytestmark = pytest.mark.django_db
+
+ADD = "admin:django_broadcaster_operation_add"
+LIST = "admin:django_broadcaster_operation_changelist"
+EVENTS = "admin:django_broadcaster_outboxevent_changelist"
+PERMISSIONS = {
+    "retry": "replay_outboxevent",
+    "replay": "replay_outboxevent",
+    "cancel": "cancel_outboxevent",
+    "purge": "purge_outboxevent",
+}
+HOSTILE = "<script>alert(1)</script>"
+
+
+def make(number: int, status: str = "failed", **values: Any) -> OutboxEvent:
+    """Write an event to the outbox."""
+    columns: dict[str, Any] = {
+        "event_id": f"event-{number}",
+        "source": "/shop",
+        "event_type": "order.placed",
+        "publisher_backend": "default",
+        "partition": 0,
+        "status": status,
+        "data": {"number": number},
+    }
+    return OutboxEvent.objects.create(**{**columns, **values})
+
+
+def url(name: str, operation: Operation) -> str:
+    """Return the address of a page of an operation."""
+    return reverse(f"admin:django_broadcaster_operation_{name}", args=[operation.pk])
+
+
+def permit(user: User, *codenames: str) -> None:
+    """Give a user permissions of the outbox's models."""
+    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
+
+
+@pytest.fixture
+def staff(client: Client) -> User:
+    """A logged-in member of the staff without any permission."""
+    user = User.objects.create_user("grace", password="grace", is_staff=True)
+    client.force_login(user)
+    return user
+
+
+def pages(operation: Operation) -> list[str]:
+    """Return the addresses of all pages."""
+    names = ("change", "progress", "stop", "history")
+    return [reverse(LIST), reverse(ADD), *(url(name, operation) for name in names)]
+
+
+# Permissions
+
+
+def test_a_stranger_is_sent_to_the_login(client: Client) -> None:
+    """Who is not logged in sees nothing, and stops nothing."""
+    operation = request("cancel", "default")
+    for address in pages(operation):
+        for answer in (client.get(address), client.post(address, {"kind": "purge"})):
+            assert answer.status_code == 302
+            assert "/login/" in answer["Location"]
+    operation.refresh_from_db()
+    assert operation.state == "waiting"
+
+
+def test_staff_without_permission_is_refused(client: Client, staff: User) -> None:
+    """A member of the staff who may do nothing with events sees and does nothing."""
+    make(1)
+    operation = request("cancel", "default")
+    for address in pages(operation):
+        assert client.get(address).status_code == 403
+        assert client.post(address, {"kind": "purge", "everything": "on", "confirm": "1"})
+    operation.refresh_from_db()
+    assert operation.state == "waiting"
+    assert Operation.objects.count() == 1
+
+
+def test_who_may_view_operations_may_do_no_more(client: Client, staff: User) -> None:
+    """The permission to view shows the list and each operation, without a button."""
+    permit(staff, "view_operation", "view_outboxevent")
+    operation = request("cancel", "default")
+    assert client.get(reverse(LIST)).status_code == 200
+    page = client.get(url("change", operation))
+    assert page.status_code == 200
+    assert b'value="Stop"' not in page.content
+    assert client.get(url("progress", operation)).status_code == 200
+    assert client.get(reverse(ADD)).status_code == 403
+    assert client.post(url("stop", operation)).status_code == 403
+    operation.refresh_from_db()
+    assert operation.state == "waiting"
+
+
+@pytest.mark.parametrize("kind", PERMISSIONS)
+@pytest.mark.parametrize("held", sorted(set(PERMISSIONS.values())))
+def test_each_kind_has_its_permission(client: Client, staff: User, kind: str, held: str) -> None:
+    """A user requests and stops what the permission is for, and nothing else."""
+    permit(staff, "view_outboxevent", held)
+    make(1, status="failed")
+    may = PERMISSIONS[kind] == held
+    other = request(kind, "default", by="Ada")
+
+    form = {"kind": kind, "everything": "on", "confirm": "yes"}
+    answer = client.post(reverse(ADD), form)
+    assert answer.status_code == (302 if may else 200)
+    assert Operation.objects.filter(requested_by="grace").exists() is may
+
+    assert client.post(url("stop", other)).status_code == (302 if may else 403)
+    other.refresh_from_db()
+    assert (other.state == "stopped") is may
+
+
+def test_who_may_not_view_events_may_request_nothing(client: Client, staff: User) -> None:
+    """The confirmation shows events, so the permission to view them is needed too."""
+    permit(staff, *PERMISSIONS.values())
+    assert client.get(reverse(ADD)).status_code == 403
+
+
+def test_nothing_is_edited_or_deleted(admin_client: Client) -> None:
+    """Not even a superuser edits or deletes an operation."""
+    operation = request("cancel", "default")
+    before = Operation.objects.values().get()
+    admin_client.post(url("change", operation), {"state": "done"})
+    assert admin_client.post(url("delete", operation), {"post": "yes"}).status_code == 403
+    assert Operation.objects.values().get() == before
+
+
+def test_a_request_needs_the_token(admin_user: User) -> None:
+    """A form of another site can't have anything done."""
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    operation = request("cancel", "default")
+    form = {"kind": "purge", "everything": "on", "confirm": "yes"}
+    assert client.post(reverse(ADD), form).status_code == 403
+    assert client.post(url("stop", operation)).status_code == 403
+    assert Operation.objects.get().state == "waiting"
+
+
+# The form and its confirmation
+
+
+def test_nothing_is_requested_before_it_is_confirmed(admin_client: Client) -> None:
+    """The form leads to a page that says what, how many, and which events come first."""
+    events = [make(number, partition_key="acme") for number in range(12)]
+    make(99, status="pending")
+    page = admin_client.post(reverse(ADD), {"kind": "replay", "event_type": "order.*"})
+    assert not Operation.objects.exists()
+    assert page.context["counted"] == "12 events"
+    assert [event.pk for event in page.context["sample"]] == [event.pk for event in events[:10]]
+    text = page.content.decode()
+    assert "type order.*" in text
+    assert "The first of them" in text
+    assert "No relay runs: the operation would wait for one." in text
+
+
+def test_what_is_confirmed_is_requested_and_logged(admin_client: Client, admin_user: User) -> None:
+    """The confirmation has the whole form, and leads to the page of the operation."""
+    make(1, partition_key=" acme", last_error="418: I am a teapot")
+    since, until = "2026-01-01T10:00:00", "2099-01-01T10:00:00"
+    form = {
+        "kind": "purge",
+        "backend": "default",
+        "status": "failed",
+        "event_type": "order.*",
+        "key": " acme",
+        "source": "/shop",
+        "since": since,
+        "until": until,
+        "error": "teapot",
+    }
+    page = admin_client.post(reverse(ADD), form)
+    hidden = page.context["form"].data
+    answer = admin_client.post(reverse(ADD), {**hidden.dict(), "confirm": "yes"})
+    operation = Operation.objects.get()
+    assert answer["Location"] == url("change", operation)
+    assert operation.selection == {
+        "backend": "default",
+        "status": "failed",
+        "event_type": "order.*",
+        "key": " acme",
+        "source": "/shop",
+        "error": "teapot",
+        "since": "2026-01-01T10:00:00-06:00",
+        "until": "2099-01-01T10:00:00-06:00",
+    }
+    assert (operation.requested_by, operation.user_pk) == ("admin", str(admin_user.pk))
+    work_off("default")
+    operation.refresh_from_db()
+    assert (operation.state, operation.done) == ("done", 1)
+    entries = LogEntry.objects.filter(object_id=str(operation.pk)).order_by("pk")
+    assert [(entry.user, entry.get_change_message()) for entry in entries] == [
+        (admin_user, "Requested for 1 events."),
+        (admin_user, "Ended: done, 1 events."),
+    ]
+
+
+def test_the_form_can_be_changed_from_the_confirmation(admin_client: Client) -> None:
+    """Back at the form, everything is as it was."""
+    form = {"kind": "cancel", "key": "acme"}
+    page = admin_client.post(reverse(ADD), {**form, "change": "yes"})
+    assert page.templates[0].name == "admin/django_broadcaster/operations/form.html"
+    assert page.context["form"]["key"].value() == "acme"
+    assert not page.context["form"].errors
+
+
+def test_nothing_to_do_is_not_confirmed(admin_client: Client) -> None:
+    """A selection without events has no button to have it done."""
+    page = admin_client.post(reverse(ADD), {"kind": "cancel", "key": "nobody"})
+    assert page.context["counted"] == "0 events"
+    assert b'name="confirm"' not in page.content
+
+
+@pytest.mark.parametrize(
+    ("form", "field", "words"),
+    [
+        ({"kind": "cancel"}, "__all__", "Say which events: give a condition, or choose all"),
+        ({"kind": "paint", "key": "a"}, "kind", "Select a valid choice. paint is not one"),
+        ({"key": "a"}, "kind", "This field is required"),
+        (
+            {"kind": "cancel", "key": "a", "everything": "on"},
+            *("everything", "Choose all events, or give conditions, but not both."),
+        ),
+        (
+            {"kind": "purge", "status": "pending"},
+            *("status", "There is nothing to purge in this status. Possible: published, failed"),
+        ),
+        ({"kind": "cancel", "backend": "nope"}, "backend", "nope is not one of the available"),
+        ({"kind": "cancel", "event_type": "o*.x"}, "event_type", "at the end only"),
+        ({"kind": "cancel", "since": "soon"}, "since", "Enter a valid date/time."),
+        (
+            {"kind": "cancel", "since": "2026-01-02T00:00", "until": "2026-01-01T00:00"},
+            *("until", "It must be later than the moment before it."),
+        ),
+        ({"kind": "cancel", "key": "a\0"}, "key", "Null characters are not allowed"),
+    ],
+)
+def test_what_is_wrong_is_said_at_its_field(
+    admin_client: Client, form: dict[str, str], field: str, words: str
+) -> None:
+    """A form that is not clear leads nowhere, even if it is said to be confirmed."""
+    page = admin_client.post(reverse(ADD), {**form, "confirm": "yes"})
+    assert words in " ".join(page.context["form"].errors[field])
+    assert list(page.context["form"].errors) == [field]
+    assert not Operation.objects.exists()
+
+
+def test_a_backend_that_is_not_configured_any_more_can_be_chosen(admin_client: Client) -> None:
+    """Its events are still there, and somebody has to get rid of them."""
+    Partition.objects.create(backend="retired", number=0)
+    make(1, publisher_backend="retired", status="pending")
+    page = admin_client.post(reverse(ADD), {"kind": "cancel", "backend": "retired"})
+    assert page.context["counted"] == "1 event"
+
+
+def test_hostile_values_are_escaped(admin_client: Client) -> None:
+    """Markup in an event or a condition is text, on every page."""
+    make(1, event_type=HOSTILE, partition_key=HOSTILE, last_error=HOSTILE)
+    form = {"kind": "replay", "key": HOSTILE}
+    confirmation = admin_client.post(reverse(ADD), form)
+    admin_client.post(reverse(ADD), {**form, "confirm": "yes"})
+    operation = Operation.objects.get()
+    Operation.objects.update(
+        error=HOSTILE, requested_by=HOSTILE, stopped_by=HOSTILE, state="failed"
+    )
+    pages = [
+        confirmation,
+        *(admin_client.get(page) for page in (url("change", operation), reverse(LIST))),
+        admin_client.get(reverse(ADD), {"key": HOSTILE, "lost": HOSTILE}),
+    ]
+    for page in pages:
+        assert HOSTILE not in page.content.decode()
+        assert "&lt;script&gt;alert(1)" in page.content.decode()
+
+
+# From the list of events
+
+
+def test_the_filter_of_the_list_is_carried_into_the_form(admin_client: Client) -> None:
+    """The action on the list needs no selected event, and leads to the form with its filter."""
+    since = (timezone.now() - timedelta(days=7)).replace(microsecond=0)
+    filters = {"status__exact": "failed", "backend": "default", "created_at__gte": str(since)}
+    address = f"{reverse(EVENTS)}?{urlencode({**filters, 'p': '2'})}"
+    answer = admin_client.post(address, {"action": "in_background"})
+    assert answer.status_code == 302
+    form = admin_client.get(answer["Location"]).context["form"]
+    assert form["status"].value() == "failed"
+    assert form["backend"].value() == "default"
+    assert make_aware(form["since"].value()) == since
+    assert form["kind"].value() == "retry"
+
+
+def test_what_can_not_be_carried_over_is_said(admin_client: Client) -> None:
+    """A search is no condition of an operation: that must not go unnoticed."""
+    answer = admin_client.post(f"{reverse(EVENTS)}?q=needle", {"action": "in_background"})
+    page = admin_client.get(answer["Location"])
+    assert "q=needle" in page.content.decode()
+    assert "more events than the list shows" in page.content.decode()
+
+
+def test_the_action_needs_a_permission(client: Client, staff: User) -> None:
+    """Who may only look is not offered it, and does not get through."""
+    permit(staff, "view_outboxevent")
+    make(1)
+    assert "in_background" not in client.get(reverse(EVENTS)).content.decode()
+    assert client.post(reverse(EVENTS), {"action": "in_background"}).status_code != 302
+    permit(staff, "purge_outboxevent")
+    client.force_login(User.objects.get(pk=staff.pk))
+    assert "in_background" in client.get(reverse(EVENTS)).content.decode()
+
+
+# An operation's page
+
+
+def test_the_page_says_how_far_it_is(admin_client: Client) -> None:
+    """The state, the figures, who asked for it; and why nothing goes on."""
+    make(1)
+    operation = request("replay", "default", by="Ada")
+    text = admin_client.get(url("change", operation)).content.decode()
+    assert "Replay: all events" in text
+    assert "0 of 1 event" in text
+    assert "No relay runs. It goes on as soon as one does." in text
+    assert 'value="0.0"' in text
+    assert "Ada" in text
+    work_off("default")
+    text = admin_client.get(url("change", operation)).content.decode()
+    assert "1 of 1 event" in text
+    assert 'value="1.0"' in text
+    assert "No relay runs" not in text
+
+
+def test_progress_is_json_that_nobody_keeps(admin_client: Client) -> None:
+    """What the page shows is what it asks for."""
+    make(1)
+    operation = request("replay", "default")
+    behind = request("purge", "default", status="published")
+    with DeliveryLoop("default", "default"):
+        answer = admin_client.get(url("progress", operation))
+        note = admin_client.get(url("progress", behind)).json()["note"]
+    assert "no-store" in answer["Cache-Control"]
+    found = answer.json()
+    assert (found["is_active"], found["value"], found["state"]) == (True, 0, "waiting")
+    assert (found["summary"], found["note"]) == ("0 of 1 event", "")
+    assert note == "It has its turn behind 1 other operation."
+
+
+def test_a_step_that_failed_is_shown(admin_client: Client) -> None:
+    """While it is tried again, and when it is given up, the error stands there."""
+    operation = request("replay", "default")
+    Operation.objects.update(state="running", failures=2, error="OperationalError: no space left")
+    with DeliveryLoop("default", "default"):
+        note = admin_client.get(url("progress", operation)).json()["note"]
+    assert note == (
+        "The last step failed 2 times and is tried again: OperationalError: no space left"
+    )
+    Operation.objects.update(state="failed", failures=5)
+    assert "no space left" in admin_client.get(url("change", operation)).content.decode()
+
+
+def test_a_stop_is_logged(admin_client: Client, admin_user: User) -> None:
+    """Who stopped it stands with it, and in the log; a second stop changes nothing."""
+    make(1, status="pending")
+    operation = request("cancel", "default")
+    for said in ("Stopped. What was moved stays moved.", "It had ended already."):
+        page = admin_client.post(url("stop", operation), follow=True)
+        assert [str(message) for message in page.context["messages"]] == [said]
+    operation.refresh_from_db()
+    assert (operation.state, operation.stopped_by) == ("stopped", "admin")
+    entry = LogEntry.objects.get()
+    assert (entry.user, entry.get_change_message()) == (admin_user, "Stopped at 0 events.")
+    assert admin_client.get(url("stop", operation)).status_code == 302
+
+
+@pytest.mark.parametrize("pk", ["0", "999999", "x", "9" * 30])
+def test_an_operation_that_is_gone_is_not_found(admin_client: Client, pk: str) -> None:
+    """An address of one that was purged, or never was, is answered as such."""
+    assert admin_client.get(f"{reverse(LIST)}{pk}/change/").status_code == 404
+    assert admin_client.get(f"{reverse(LIST)}{pk}/progress/").status_code == 404
+
+
+def test_the_end_of_a_users_operation_survives_the_user(admin_user: User) -> None:
+    """An operation whose user is gone ends as any other, without an entry in the log."""
+    make(1)
+    operations = Operation.objects.all()
+    request("replay", "default")
+    operations.update(user_pk="123456")
+    work_off("default")
+    assert operations.get().state == "done"
+    assert not LogEntry.objects.exists()
+
+
+def test_number_of_queries_does_not_grow(admin_client: Client) -> None:
+    """A list of 50 operations takes as many queries as one of 5, and so does a confirmation."""
+    counts = []
+    for numbers in (range(5), range(5, 50)):
+        for number in numbers:
+            make(number)
+            request("replay", "default")
+        with CaptureQueriesContext(connection) as queries:
+            admin_client.get(reverse(LIST))
+            admin_client.post(reverse(ADD), {"kind": "replay", "everything": "on"})
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
