@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core.checks import CheckMessage, run_checks
 from django.db import connection
 from django.test import override_settings
@@ -180,6 +181,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_STALL_SECONDS": 0.5}, "E051", "OUTBOX_STALL_SECONDS = 120.0"),
     ({"OUTBOX_STALL_SECONDS": None}, "E051", "OUTBOX_STALL_SECONDS = 120.0"),
     ({"OUTBOX_MAX_CRASHES": 1}, "E023", "OUTBOX_MAX_CRASHES = 3"),
+    ({"OUTBOX_ENCRYPTION_KEYS": Fernet.generate_key()}, "E060", "OUTBOX_ENCRYPTION_KEYS = [key]"),
+    ({"OUTBOX_ENCRYPTION_KEYS": ["hunter2"]}, "E060", "Fernet.generate_key()"),
+    ({"OUTBOX_ENCRYPTION_KEYS": [Fernet.generate_key(), 7]}, "E060", "Fernet.generate_key()"),
+    ({"OUTBOX_REDACTOR": print}, "E061", "OUTBOX_REDACTOR = 'mysite.redaction.redact'"),
+    ({"OUTBOX_REDACTOR": "no.such.function"}, "E061", "a function of yours"),
+    ({"OUTBOX_REDACTOR": "django_broadcaster.redaction.MASK"}, "E061", "a function of yours"),
     ({"OUTBOX_POLL_INTERVAL": 5}, "W001", "OUTBOX_LEASE_SECONDS = 20"),
     ({"OUTBOX_BATCHSIZE": 5}, "W002", "Rename it to OUTBOX_BATCH_SIZE"),
     ({"OUTBOX_ZZZZ": 5}, "W002", "SILENCED_SYSTEM_CHECKS = ['django_broadcaster.W002']"),
@@ -192,6 +199,8 @@ RIGHT: list[dict[str, Any]] = [
     {**publishers(RETRY={"maximum": 5}), "OUTBOX_RETRY": {"initial": 2}},
     routes({"order.*": "default", "*": ["default"], "user.*": ("default",)}),
     {"OUTBOX_REQUIRE_TRANSACTION": True},
+    {"OUTBOX_ENCRYPTION_KEYS": [Fernet.generate_key(), Fernet.generate_key().decode()]},
+    {"OUTBOX_REDACTOR": "django_broadcaster.redaction.masked"},
     {"OUTBOX_RETENTION": None, "OUTBOX_INBOX_RETENTION": None},
     {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
     {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},

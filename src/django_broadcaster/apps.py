@@ -1,4 +1,4 @@
-"""What happens when Django starts: the checks are registered, and the handlers found."""
+"""What happens when Django starts: logs are masked, checks registered, and handlers found."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ class BroadcasterConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks and import each app's `event_handlers.py`."""
+        """Mask the logs, register the system checks, and import each app's `event_handlers.py`."""
         # The checks reach the models, which can be imported from here on.
         from .checks import register_checks
+        from .redaction import mask_logs
 
+        mask_logs()
         register_checks()
         autodiscover_modules("event_handlers")

@@ -5,7 +5,7 @@ Durations are in seconds unless a `timedelta` is named. `checks.py` judges the v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -114,6 +114,16 @@ class Conf:
         {},
         "Circuit breaker of every backend: initial, maximum (seconds between probes of a broker "
         "that is away), probe_size (events).",
+    )
+    ENCRYPTION_KEYS: Setting[Sequence[str | bytes]] = Setting(
+        [],
+        "Fernet keys that encrypt payloads at rest: the first one encrypts, all of them decrypt. "
+        "Without any, payloads are stored as they are.",
+    )
+    REDACTOR: Setting[str | None] = Setting(
+        None,
+        "Dotted path of a function from a CloudEvent to the CloudEvent that the admin and "
+        "`outbox_inspect` show of it.",
     )
 
 

@@ -17,6 +17,7 @@ from django.db import router
 from django.utils import timezone
 
 from .models import WebhookEndpoint
+from .redaction import masked
 from .signals import endpoint_disabled
 
 logger = logging.getLogger("django_broadcaster")
@@ -68,6 +69,7 @@ class Endpoints:
 
     def disable(self, url: str, error: str) -> None:
         """Let nothing more be sent to an endpoint; one relay of all sends the signal."""
+        error = masked(error)
         self._note(url, error)
         mine = self._all().filter(identity=self._identity(url))
         changed = mine.filter(disabled_at=None).update(disabled_at=timezone.now(), last_error=error)
@@ -89,7 +91,7 @@ class Endpoints:
             identity=self._identity(url),
             backend=self._backend,
             url=url,
-            last_error=error,
+            last_error=masked(error),
         )
         self._all().bulk_create([row], ignore_conflicts=True)
         self._read_at = 0.0

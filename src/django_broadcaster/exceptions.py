@@ -12,6 +12,7 @@ BroadcasterError
 │   ├── TransientError               this event, try again by the retry policy
 │   ├── Rejected                     this event can never be sent: dead-letter it now
 │   └── Held                         not sent, because an earlier event of its key failed
+├── CannotUnseal                     no key decrypts a payload that is encrypted
 ├── LeaseLost                        another relay may own our partitions now
 ├── ArchiveError                     old events could not be archived, and stay in the outbox
 ├── ArchiveConfigurationError (ImproperlyConfigured)
@@ -154,6 +155,10 @@ class Rejected(DeliveryError):
 
 class Held(DeliveryError):
     """This event was not sent, because an earlier one of its key failed in the same batch."""
+
+
+class CannotUnseal(BroadcasterError):
+    """A payload is encrypted, and no key of OUTBOX_ENCRYPTION_KEYS decrypts it."""
 
 
 class LeaseLost(BroadcasterError):

@@ -11,8 +11,11 @@ from django.utils.translation import gettext_lazy as _
 
 from .events import ABSENT, CloudEvent
 from .events.grammar import is_json_type
+from .events.json_format import parse_json
 from .querysets import EventSelection, OperationQuerySet, OutboxEventQuerySet, aware
+from .redaction import masked
 from .schema import ExactCharField, PartialIndex
+from .sealing import unseal
 from .states import ACTIVE, OperationKind, OperationState, OutboxEventStatus
 
 __all__ = [
@@ -45,6 +48,11 @@ class OutboxEvent(models.Model):
     extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
     data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
     data_binary = models.BinaryField(null=True, blank=True)
+    sealed = models.BinaryField(
+        null=True,
+        editable=False,
+        help_text=_("The data, encrypted: they stand neither in data nor in data_binary then."),
+    )
     identity = models.CharField(  # noqa: DJ001  # only NULL is left out of a unique index
         max_length=64,
         null=True,
@@ -128,7 +136,10 @@ class OutboxEvent(models.Model):
         return f"{self.event_type} {self.event_id} to {self.publisher_backend}"
 
     def to_cloud_event(self) -> CloudEvent:
-        """Return the event as it is delivered; `partition_key` is its attribute `partitionkey`."""
+        """Return the event as it is delivered; `partition_key` is its attribute `partitionkey`.
+
+        Raises CannotUnseal where its data are encrypted with a key that is not there.
+        """
         return _cloud_event_of(self)
 
 
@@ -147,6 +158,7 @@ class ArchivedEvent(models.Model):
     extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
     data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
     data_binary = models.BinaryField(null=True, blank=True)
+    sealed = models.BinaryField(null=True, editable=False)
     partition_key = ExactCharField(max_length=255, blank=True, default="")
     publisher_backend = ExactCharField(max_length=64)
     publisher_config = models.JSONField(default=dict, blank=True)
@@ -167,7 +179,7 @@ class ArchivedEvent(models.Model):
         return f"{self.event_type} {self.event_id} to {self.publisher_backend}"
 
     def to_cloud_event(self) -> CloudEvent:
-        """Return the event as it was delivered."""
+        """Return the event as it was delivered; raises CannotUnseal as that of `OutboxEvent`."""
         return _cloud_event_of(self)
 
 
@@ -189,6 +201,9 @@ def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
 
 
 def _payload_of(row: OutboxEvent | ArchivedEvent) -> Any:
+    if row.sealed is not None:
+        text, binary = unseal(row.sealed)
+        return binary if text is None else parse_json(text)
     if row.data_binary is not None:
         return bytes(row.data_binary)
     return ABSENT if row.data is None and not _has_null(row) else row.data
@@ -464,4 +479,4 @@ class WebhookEndpoint(models.Model):
         constraints = [models.UniqueConstraint(fields=["identity"], name="broadcaster_endpoint")]
 
     def __str__(self) -> str:
-        return f"{self.url} of {self.backend}"
+        return f"{masked(self.url)} of {self.backend}"

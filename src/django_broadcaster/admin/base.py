@@ -19,7 +19,9 @@ else:
     ModelAdmin = admin.ModelAdmin
     AnyPaginator = Paginator
 
-PAYLOAD_FIELDS = ("data", "data_binary", "extensions", "publisher_config", "last_error")
+PAYLOAD_FIELDS = (
+    *("data", "data_binary", "sealed", "extensions", "publisher_config", "last_error"),
+)
 EXACT_COUNT = 50_000  # rows up to which a list counts exactly
 
 

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_broadcaster.dashboard.display import label, moment
 from django_broadcaster.models import WebhookEndpoint
+from django_broadcaster.redaction import masked
 
 from .base import ReadOnlyAdmin
 
@@ -22,11 +23,11 @@ from .base import ReadOnlyAdmin
 class WebhookEndpointAdmin(ReadOnlyAdmin):
     """The webhook endpoints in trouble. Enabling one has a permission of its own."""
 
-    list_display = ("id", "url", "backend", "state", "failing", "error_start")
+    list_display = ("id", "address", "backend", "state", "failing", "error_start")
     list_filter = (("disabled_at", admin.EmptyFieldListFilter),)
     search_fields = ("url",)
-    fields = ("url", "backend", "state", "failing", "disabled", "last_error")
-    readonly_fields = ("state", "failing", "disabled")
+    fields = ("address", "backend", "state", "failing", "disabled", "last_error")
+    readonly_fields = ("address", "state", "failing", "disabled")
     actions = ("enable",)
 
     def has_enable_permission(self, request: HttpRequest) -> bool:
@@ -45,6 +46,11 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
             count, _rows = queryset.filter(pk__in=[each.pk for each in endpoints]).delete()
         text = _("Enabled again: %(count)d. Their dead letters can be retried now.")
         self.message_user(request, text % {"count": count})
+
+    @admin.display(description=_("URL"))
+    def address(self, endpoint: WebhookEndpoint) -> str:
+        """Return its URL, without a login."""
+        return masked(endpoint.url)
 
     @admin.display(description=_("state"))
     def state(self, endpoint: WebhookEndpoint) -> SafeString:

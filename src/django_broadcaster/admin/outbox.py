@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.redaction import masked
 from django_broadcaster.states import OutboxEventStatus, sources_of
 
 from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
@@ -95,7 +97,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
             _("Delivery"),
             {
                 "fields": (
-                    *("backend", "publisher_config", "partition_key", "partition"),
+                    *("backend", "config", "partition_key", "partition"),
                     *("created", "scheduled", "published"),
                     *("retries", "crash_count", "error"),
                 )
@@ -105,7 +107,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     readonly_fields = (
         *("status_label", "life", "payload", "message"),
         *("backend", "created", "scheduled", "published"),
-        *("retries", "error"),
+        *("retries", "error", "config"),
     )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -151,6 +153,11 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def payload(self, event: OutboxEvent) -> SafeString:
         """Return the event as JSON; binary data as its size and first bytes instead of base64."""
         return event_page.payload(event)
+
+    @admin.display(description=_("publisher config"))
+    def config(self, event: OutboxEvent) -> SafeString:
+        """Return the event's options for its backend, without secrets."""
+        return text_block(masked(json.dumps(event.publisher_config, ensure_ascii=False)))
 
     @admin.display(description=_("what happened"))
     def life(self, event: OutboxEvent) -> SafeString:

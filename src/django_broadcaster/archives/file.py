@@ -93,22 +93,22 @@ class FileArchive(Archive):
 
 def as_line(row: StoredRow) -> bytes:
     """Return an event as a line of JSON, with its end; JSON in it is passed on undecoded."""
+    outbox = {
+        "id": row.id,
+        "backend": row.publisher_backend,
+        "config": orjson.Fragment(row.publisher_config),
+        "status": row.status,
+        "created_at": row.created_at,
+        "scheduled_at": row.scheduled_at,
+        "published_at": row.published_at,
+        "ended_at": row.ended_at,
+        "retry_count": row.retry_count,
+        "last_error": row.last_error,
+    }
+    if row.sealed is not None:  # encrypted in the table, and so in the file
+        outbox["sealed"] = row.sealed.decode()
     return orjson.dumps(
-        {
-            "event": orjson.Fragment(_event(row)),
-            "outbox": {
-                "id": row.id,
-                "backend": row.publisher_backend,
-                "config": orjson.Fragment(row.publisher_config),
-                "status": row.status,
-                "created_at": row.created_at,
-                "scheduled_at": row.scheduled_at,
-                "published_at": row.published_at,
-                "ended_at": row.ended_at,
-                "retry_count": row.retry_count,
-                "last_error": row.last_error,
-            },
-        },
+        {"event": orjson.Fragment(_event(row)), "outbox": outbox},
         option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z,
     )
 

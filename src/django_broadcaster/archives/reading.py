@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.events.json_format import parse_json
+from django_broadcaster.sealing import unseal
 
 _CHUNK: Final = 1 << 16
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -27,12 +28,22 @@ def read_archive(path: str | Path) -> Iterator[Archived]:
 
     A file whose writer was killed, or is at work, may end in the middle. What is behind the last
     whole line was not deleted from the outbox, and is passed over. Raises OSError, also for a file
-    that was damaged otherwise, and InvalidEvent for a line that holds no event.
+    that was damaged otherwise, InvalidEvent for a line that holds no event, and CannotUnseal for
+    one whose data are encrypted with a key that is not there.
     """
     with Path(path).open("rb") as file:
         for line in _lines(file):
             found = parse_json(line)
-            yield Archived(CloudEvent.from_dict(found["event"]), found["outbox"])
+            yield Archived(_event_of(found), found["outbox"])
+
+
+def _event_of(found: Any) -> CloudEvent:
+    event = CloudEvent.from_dict(found["event"])
+    sealed = found["outbox"].get("sealed")
+    if sealed is None:
+        return event
+    text, binary = unseal(sealed.encode())
+    return event.replace(data=binary if text is None else parse_json(text))
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

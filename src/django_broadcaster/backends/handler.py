@@ -10,6 +10,7 @@ from django.utils.module_loading import import_string
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
+from django_broadcaster.redaction import hiding
 from django_broadcaster.retention import RetentionPolicy
 from django_broadcaster.retry import RetryPolicy
 
@@ -49,13 +50,14 @@ class BackendHandler:
         """
         entry = self.entry(alias)
         where = f"OUTBOX_PUBLISHERS[{alias!r}]"
-        backend_class = _backend_class(entry, where)
-        try:
-            return backend_class(alias=alias, **entry.get("OPTIONS", {}))
-        except BackendConfigurationError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise BackendConfigurationError(f"{where}['OPTIONS']: {error}") from error
+        with hiding():
+            backend_class = _backend_class(entry, where)
+            try:
+                return backend_class(alias=alias, **entry.get("OPTIONS", {}))
+            except BackendConfigurationError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise BackendConfigurationError(f"{where}['OPTIONS']: {error}") from error
 
     def retry_policy(self, alias: str) -> RetryPolicy:
         """Return the backend's RETRY over OUTBOX_RETRY; raises BackendConfigurationError."""

@@ -33,6 +33,8 @@ E040      `RETENTION` of an entry is not a span of time, None, or a dict of thes
 E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
 E050      `OUTBOX_MAX_LAG_SECONDS` is not a number above 0
 E051      `OUTBOX_STALL_SECONDS` is not a number from 1 on
+E060      `OUTBOX_ENCRYPTION_KEYS` is not a list of Fernet keys, or their library is missing
+E061      `OUTBOX_REDACTOR` is not the dotted path of a function
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
@@ -73,6 +75,8 @@ CHECKS = (
     values.check_max_lag,
     values.check_stall_seconds,
     values.check_max_crashes,
+    values.check_encryption_keys,
+    values.check_redactor,
     values.check_poll_within_lease,
     values.check_unknown_settings,
 )

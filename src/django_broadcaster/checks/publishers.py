@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from inspect import Parameter, isabstract, signature
 from reprlib import repr as shortened
 from typing import Any
-from urllib.parse import unquote
 
 from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
@@ -17,10 +15,10 @@ from ..backends.base import PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
+from ..redaction import spellings, without
 from .shared import Messages, entries, error, fix_of_key, kind, nearest, unknown_keys
 
 MAX_ALIAS = 64  # what the column `publisher_backend` holds
-MIN_SECRET_DIGITS = 4
 _PUBLISHERS_HINT = (
     "Write OUTBOX_PUBLISHERS = "
     "{'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
@@ -110,7 +108,7 @@ def _message(where: str, reason: Exception, options: Mapping[Any, Any]) -> str:
         text = f"{where}: {kind(reason)}: {text}"
     # The setting's name is left as it is, should an option have the value 'default'.
     setting = where if text.startswith(where) else ""
-    return f"{setting}{_masked(text.removeprefix(setting), options)}".rstrip(".") + "."
+    return f"{setting}{without(text.removeprefix(setting), spellings(options))}".rstrip(".") + "."
 
 
 def _backend_class(path: str) -> type[PublisherBackend] | None:
@@ -153,25 +151,3 @@ def _accepted_options(backend_class: type[PublisherBackend]) -> set[str]:
         if base is PublisherBackend or not passes_on:
             break
     return accepted - {"self", "alias"}
-
-
-def _masked(text: str, options: object) -> str:
-    """Return a text with `***` for the values of OPTIONS and the words that they consist of."""
-    for secret in sorted(_secrets(options), key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text, flags=re.IGNORECASE)
-    return text
-
-
-def _secrets(value: object) -> set[str]:
-    """Return what must not be shown of a value: its text, its parts, and both without escapes."""
-    if isinstance(value, Mapping):
-        return _secrets(list(value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return set().union(*map(_secrets, value))
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    if isinstance(value, bool | int | float | None) and len(text) < MIN_SECRET_DIGITS:
-        return set()  # a limit or a database's number, and too common in messages
-    # A parser's error quotes a part of a URL, or what it decoded; the scheme is no secret.
-    rest = text.partition("://")[2] or text
-    words = re.findall(r"\w{4,}", f"{rest} {unquote(rest)}")
-    return {text, unquote(text), repr(text)[1:-1], *words} - {""}

@@ -9,8 +9,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage
+from django.utils.module_loading import import_string
 
 from ..conf import all_settings, conf
+from ..exceptions import MissingClient
+from ..sealing import key_problem
 from .shared import (
     LONGEST,
     TAG,
@@ -18,6 +21,7 @@ from .shared import (
     error,
     is_number,
     is_whole,
+    kind,
     nearest,
     seconds,
     warning,
@@ -106,6 +110,41 @@ def check_max_crashes(**_: Any) -> Messages:
     """OUTBOX_MAX_CRASHES is a whole number from 2 on: the first crash tells only the batch."""
     good = is_whole(conf.MAX_CRASHES, 2)
     return [] if good else [_wrong("E023", "MAX_CRASHES", "a whole number, 2 or more")]
+
+
+def check_encryption_keys(**_: Any) -> Messages:
+    """OUTBOX_ENCRYPTION_KEYS is a list of Fernet keys, and the library for them is there."""
+    keys: Any = conf.ENCRYPTION_KEYS
+    fix = (
+        "Write OUTBOX_ENCRYPTION_KEYS = [key] with what python -c 'from cryptography.fernet import "
+        "Fernet; print(Fernet.generate_key().decode())' prints, kept out of the repository."
+    )
+    if not isinstance(keys, list | tuple):
+        return [error("E060", f"OUTBOX_ENCRYPTION_KEYS must be a list, not {kind(keys)}.", fix)]
+    try:
+        problems = [(place, key_problem(key)) for place, key in enumerate(keys)]
+    except MissingClient as missing:
+        return [error("E060", f"OUTBOX_ENCRYPTION_KEYS: {missing}", str(missing))]
+    return [
+        error("E060", f"OUTBOX_ENCRYPTION_KEYS[{place}] {problem}.", fix)
+        for place, problem in problems
+        if problem
+    ]
+
+
+def check_redactor(**_: Any) -> Messages:
+    """OUTBOX_REDACTOR can be imported, and called."""
+    path: Any = conf.REDACTOR
+    if path is None:
+        return []
+    fix = "Write OUTBOX_REDACTOR = 'mysite.redaction.redact', a function of yours, or None."
+    if not isinstance(path, str):
+        return [error("E061", f"OUTBOX_REDACTOR must be a dotted path, not {kind(path)}.", fix)]
+    try:
+        good = callable(import_string(path))
+    except Exception as reason:  # whatever its module raises
+        return [error("E061", f"OUTBOX_REDACTOR: {path!r} can't be imported: {reason}.", fix)]
+    return [] if good else [error("E061", f"OUTBOX_REDACTOR: {path!r} can't be called.", fix)]
 
 
 def check_poll_within_lease(**_: Any) -> Messages:

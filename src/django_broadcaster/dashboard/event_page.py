@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.contrib.admin.models import LogEntry
@@ -15,11 +15,16 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from django_broadcaster.backends import Shown
+from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.exceptions import InvalidEvent
+from django_broadcaster.conf import conf
+from django_broadcaster.events import CloudEvent, encode_data
 from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.presentation import presented
 from django_broadcaster.querysets import RelayRows, aware
+from django_broadcaster.redaction import masked
 from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.relay.unsealing import unsealed
 from django_broadcaster.states import OutboxEventStatus
 
 from .display import dump, moment, shortened, text_block
@@ -78,15 +83,13 @@ def _log(event: OutboxEvent) -> Iterator[LogEntry]:
 
 def payload(event: OutboxEvent) -> SafeString:
     """Return the event as JSON; binary data as its size and first bytes instead of base64."""
-    try:
-        members = event.to_cloud_event().to_dict()
-    except InvalidEvent as error:  # a row that was not written by the publishers API
-        return text_block(_("This row is not a valid event: %(error)s") % {"error": error})
+    shown = presented(event)
+    if isinstance(shown, str):
+        return text_block(shown)
+    members = shown.to_dict()
     members.pop("data_base64", None)
     text = text_block(json.dumps(members, indent=2, ensure_ascii=False, default=str))
-    if event.data_binary is None:
-        return text
-    return text + text_block(dump(bytes(event.data_binary)))
+    return text + text_block(dump(shown.data)) if isinstance(shown.data, bytes) else text
 
 
 def message(event: OutboxEvent) -> SafeString:
@@ -95,7 +98,9 @@ def message(event: OutboxEvent) -> SafeString:
         shown = _shown(event)
     except Exception as error:  # a backend of anybody's: its page is there to say what is wrong
         problem = _("It can't be sent: %(error)s") % {"error": f"{type(error).__name__}: {error}"}
-        return text_block(problem)
+        return text_block(masked(problem))
+    if isinstance(shown, str):
+        return text_block(shown)
     if shown is None:
         return format_html("<p>{}</p>", _("The event is gone."))
     places = {name: value for name, value in shown.destination.items() if value not in (None, "")}
@@ -104,10 +109,33 @@ def message(event: OutboxEvent) -> SafeString:
     return SafeString(render_to_string(template, parts))
 
 
-def _shown(event: OutboxEvent) -> Shown | None:
+def _shown(event: OutboxEvent) -> Shown | str | None:
+    """Return what is sent, with what OUTBOX_REDACTOR leaves of the event; or why not, or None."""
     backend = backends.create(event.publisher_backend)
     row = RelayRows(event._state.db or "default", event.publisher_backend, 0).read(event.pk)
-    return None if row is None else backend.show(message_of(row))
+    if row is None:
+        return None
+    ([*opened], shut) = unsealed([row])
+    if shut:
+        return str(shut[row.id])
+    sent = message_of(opened[0])
+    if conf.REDACTOR is None:
+        return backend.show(sent)
+    event_shown = presented(event)
+    return event_shown if isinstance(event_shown, str) else backend.show(_with(sent, event_shown))
+
+
+def _with(sent: Message, shown: CloudEvent) -> Message:
+    """Return a message with what may be shown of its event."""
+    binary = shown.data if isinstance(shown.data, bytes) else None
+    has_json = shown.has_data and binary is None
+    return replace(
+        sent,
+        subject=shown.subject or "",
+        extensions=shown.extensions,
+        data_json=encode_data(shown.data) if has_json else None,
+        data_binary=binary,
+    )
 
 
 def _body(body: bytes | None) -> str:

@@ -9,7 +9,7 @@ import django_broadcaster.schema
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("django_broadcaster", "0005_operations_in_background"),
+        ("django_broadcaster", "0006_sealed_payloads"),
     ]
 
     operations = [
@@ -42,6 +42,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("data_binary", models.BinaryField(blank=True, null=True)),
+                ("sealed", models.BinaryField(editable=False, null=True)),
                 (
                     "partition_key",
                     django_broadcaster.schema.ExactCharField(

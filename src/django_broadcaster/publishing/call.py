@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.db import connections, router
 
+from django_broadcaster import sealing
 from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import NewRow, identity_of
 
-from .columns import Delivery, columns_of, delivery_of, in_local_time
+from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
 from .destinations import named, routed
 from .limits import check_accepted, check_depth
 
@@ -76,6 +77,7 @@ class PublishCall:
         self._use_tz = settings.USE_TZ
         self._now = self.moment if self._use_tz else in_local_time(self.moment)
         self._partitions = conf.PARTITIONS
+        self._seals = sealing.is_on()
 
     def aliases(self, event_type: str, backend: str | None) -> list[str]:
         """Return the aliases of the backends that an event goes to; raises UnknownBackend."""
@@ -113,9 +115,12 @@ class PublishCall:
             event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
         check_depth(event.data, columns.data, self.connection)
-        rows = []
         for alias in aliases:
             check_accepted(alias, columns, delivery.config, self.connection)
+        if self._seals:
+            columns = sealed(columns, self.connection)
+        rows = []
+        for alias in aliases:
             identity = identity_of(event.source, event.id, alias) if unique else None
             rows.append(NewRow._make((*columns, *delivery[1:], self._now, alias, identity)))
         return rows

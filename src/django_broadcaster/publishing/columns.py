@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from django.conf import settings
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
+from django_broadcaster import sealing
 from django_broadcaster.events import CloudEvent, check_string, encode_data
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import EventColumns, NewRow
+from django_broadcaster.querysets import EventColumns, NewRow, as_stored
 from django_broadcaster.states import OutboxEventStatus
 
 MAX_RETRIES = 32_767
@@ -66,6 +68,7 @@ def columns_of(
         encode_data(extensions) if extensions else "{}",
         encode_data(data) if event.has_data and not binary else None,
         bytes(data) if binary else None,
+        None,
         key,
         # Without a key the id spreads the events over the partitions.
         crc32((key or event.id).encode()) % partitions,
@@ -73,6 +76,17 @@ def columns_of(
     if attribute_characters(columns) > _shortest():
         _fits(columns)
     return columns
+
+
+def sealed(columns: EventColumns, connection: BaseDatabaseWrapper) -> EventColumns:
+    """Return the columns with the data encrypted; raises BackendConfigurationError.
+
+    Encrypted is what would have come back from the database, so that the same is delivered.
+    """
+    data = None if columns.data is None else as_stored(columns.data, connection)
+    return columns._replace(
+        data=None, data_binary=None, sealed=sealing.seal(data, columns.data_binary)
+    )
 
 
 def attribute_characters(columns: EventColumns | NewRow) -> int:
@@ -91,7 +105,7 @@ def attribute_characters(columns: EventColumns | NewRow) -> int:
 
 def characters(columns: EventColumns | NewRow) -> int:
     """Return how many characters an event has, a byte of binary data being one."""
-    data = len(columns.data or "") + len(columns.data_binary or b"")
+    data = len(columns.data or "") + len(columns.data_binary or b"") + len(columns.sealed or b"")
     return attribute_characters(columns) + data
 
 

@@ -14,7 +14,7 @@ from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows
-from .json_columns import growth, max_depth
+from .json_columns import as_stored, growth, max_depth
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
 from .operations import (
@@ -59,6 +59,7 @@ __all__ = [
     "StoredRow",
     "Window",
     "add_to_minute",
+    "as_stored",
     "aware",
     "blocked_keys",
     "copy_to_archive",

@@ -14,7 +14,10 @@ from .tables import ARCHIVE, EVENTS, JSON_COLUMNS
 
 
 class StoredRow(NamedTuple):
-    """An event as it stands in the outbox. JSON columns are text, undecoded."""
+    """An event as it stands in the outbox. JSON columns are text, undecoded.
+
+    `sealed` has the data of an event whose payload is encrypted.
+    """
 
     id: int
     event_id: str
@@ -27,6 +30,7 @@ class StoredRow(NamedTuple):
     extensions: str
     data: str | None
     data_binary: bytes | None
+    sealed: bytes | None
     partition_key: str
     publisher_backend: str
     publisher_config: str
@@ -57,8 +61,9 @@ def read_stored(using: str, ids: Collection[int]) -> list[StoredRow]:
 def _converted(row: StoredRow, using: str) -> StoredRow:
     """Return the columns that drivers give in forms of their own, in ours."""
     values: dict[str, Any] = {name: stored_moment(getattr(row, name), using) for name in _MOMENTS}
-    if row.data_binary is not None:
-        values["data_binary"] = bytes(row.data_binary)
+    for name in ("data_binary", "sealed"):
+        if (binary := getattr(row, name)) is not None:
+            values[name] = bytes(binary)
     return row._replace(**values)
 
 

@@ -19,6 +19,7 @@ _TYPES = {
     **dict.fromkeys(MOMENTS, "timestamptz"),
     **dict.fromkeys(("extensions", "data", "publisher_config"), "jsonb"),
     "data_binary": "bytea",
+    "sealed": "bytea",
     "partition": "smallint",
     "max_retries": "smallint",
 }

@@ -13,7 +13,7 @@ from .tables import EVENTS
 
 
 class EventColumns(NamedTuple):
-    """What is the same in every row of an event."""
+    """What is the same in every row of an event; with `sealed`, its data are in there."""
 
     event_id: str
     source: str
@@ -25,6 +25,7 @@ class EventColumns(NamedTuple):
     extensions: str
     data: str | None
     data_binary: bytes | None
+    sealed: bytes | None
     partition_key: str
     partition: int
 
@@ -45,6 +46,7 @@ class NewRow(NamedTuple):
     extensions: str
     data: str | None
     data_binary: bytes | None
+    sealed: bytes | None
     partition_key: str
     partition: int
     publisher_config: str

@@ -34,6 +34,7 @@ class PendingRow(NamedTuple):
     extensions: str
     data: str | None
     data_binary: bytes | None
+    sealed: bytes | None
     publisher_config: str
     retry_count: int
     max_retries: int

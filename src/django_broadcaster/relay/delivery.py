@@ -30,6 +30,7 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 from django_broadcaster.querysets import PendingRow, RelayRows
+from django_broadcaster.redaction import hide, hiding
 from django_broadcaster.retry import RetryPolicy
 
 from . import suspects
@@ -37,6 +38,7 @@ from .order import BlockedKeys
 from .ownership import Lease
 from .redaction import traceback_of
 from .report import Announcer, Report, Verdicts, describe, log_failures, spends_retry
+from .unsealing import unsealed
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -160,6 +162,15 @@ class Delivery:
         if not batch:
             return []
         self.lease.begin(batch[0].id, batch[-1].id)
+        opened, shut = unsealed(batch)
+        if not shut:
+            return self._publish(opened)
+        outcomes = iter(self._publish(opened))
+        return [shut[row.id] if row.id in shut else next(outcomes) for row in batch]
+
+    def _publish(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
+        if not batch:
+            return []
         if len(batch) == 1:
             return [self._send_one(batch[0])]
         try:
@@ -180,7 +191,8 @@ class Delivery:
     def _send(self, batch: Sequence[PendingRow]) -> Sequence[Outcome]:
         messages = [message_of(row) for row in batch]
         with tracing.sending(self.backend, messages) as note:
-            outcomes = self.backend.publish_batch(messages)
+            with hiding():
+                outcomes = self.backend.publish_batch(messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
             if note is not None:
@@ -224,6 +236,7 @@ class Delivery:
             if outcome is None:
                 verdicts.published.append(row)
                 continue
+            hide(outcome)  # before anybody keeps or tells it
             if isinstance(outcome, BackendUnavailable):
                 verdicts.unavailable = outcome
             elif isinstance(outcome, Held) and row.partition_key in failed_keys:

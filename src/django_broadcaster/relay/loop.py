@@ -13,6 +13,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
 from django_broadcaster.querysets import RelayRows
+from django_broadcaster.redaction import hiding
 from django_broadcaster.signals import batch_settled
 
 from .activity import Activity
@@ -22,7 +23,6 @@ from .history import History
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
-from .redaction import without_passwords
 from .report import Report, describe, log_delivery
 from .watermark import Watermark
 
@@ -269,7 +269,7 @@ class DeliveryLoop:
             logger.warning(
                 "backend %r is unavailable, its events wait: %s",
                 self.alias,
-                without_passwords(str(error)),
+                error,
                 extra={"backend": self.alias, "relay": self.lease.relay_id},
             )
         self.circuit.failed(at_least=error.retry_after)
@@ -298,7 +298,8 @@ class DeliveryLoop:
     def _open(self) -> bool:
         self.activity.begin("connecting to the broker")
         try:
-            self.backend.open()
+            with hiding():
+                self.backend.open()
         except BackendConfigurationError:
             raise
         except Exception as error:

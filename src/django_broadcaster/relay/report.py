@@ -14,10 +14,11 @@ from django.utils import timezone
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import PendingRow
+from django_broadcaster.redaction import masked
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 
-from .redaction import kind_of, traceback_of, without_passwords
+from .redaction import kind_of, traceback_of
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -159,7 +160,7 @@ def spends_retry(error: DeliveryError) -> bool:
 
 def describe(error: DeliveryError) -> str:
     """Return an error as it stands in `last_error`: text that every database can hold."""
-    text = without_passwords(f"{type(error).__name__}: {error}")[:MAX_ERROR].replace("\0", "\ufffd")
+    text = masked(f"{type(error).__name__}: {error}")[:MAX_ERROR].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
 
 

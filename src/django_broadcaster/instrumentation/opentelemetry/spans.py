@@ -31,6 +31,7 @@ from opentelemetry.trace import (
 
 from django_broadcaster.events import TRACEPARENT, CloudEvent
 from django_broadcaster.exceptions import DeliveryError, Held
+from django_broadcaster.redaction import masked
 
 from .contexts import carried, stamped
 from .measures import ERROR_TYPE, Measures
@@ -249,4 +250,4 @@ def _tell_failures(span: Span, messages: Sequence[Message], outcomes: Sequence[O
 
 def _fail(span: Span, kind: str, text: str) -> None:
     span.set_attribute(ERROR_TYPE, kind)
-    span.set_status(Status(StatusCode.ERROR, text or None))
+    span.set_status(Status(StatusCode.ERROR, masked(text) or None))

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.presentation import presented
 
 SHOWN = (
     *("id", "event_id", "source", "event_type", "subject", "partition_key", "partition"),
@@ -47,7 +48,8 @@ class Command(BaseCommand):
             "failed_attempts": list(attempts.values(*fields)),
         }
         if options["payload"]:
-            found["message"] = json.loads(event.to_cloud_event().to_json())
+            shown = presented(event)
+            found["message"] = shown if isinstance(shown, str) else json.loads(shown.to_json())
         self.stdout.write(as_json(found) if options["json"] else _text(found))
 
 

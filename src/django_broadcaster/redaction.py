@@ -1,0 +1,187 @@
+"""Keeps secrets out of what is shown: the values of options that are secret become `***`.
+
+Broker clients quote passwords and whole URLs in their errors. Those errors stand in the log, in
+`last_error`, in the admin and on the terminal. The secrets are known, they are in the settings: so
+each text that repeats one is shown without it, whatever the client's way of writing it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from traceback import format_exception
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+
+from .conf import conf
+from .exceptions import BroadcasterError
+
+MASK: Final = "***"
+
+LOGGERS: Final = (
+    "django_broadcaster",
+    "django_broadcaster.relay",
+    "django_broadcaster.tracing",
+)
+"""Every logger of this package. A filter of one does not see the records of those below it."""
+
+SECRET_NAME: Final = re.compile(
+    r"(?:^|[._-]) ( passw(or)?d | passphrase | pwd | pass | secrets? | token | credentials?"
+    r" | authorization | cookie | user[._-]info | seed([._-]str)? | (ssl[._-])?key[._-]pem"
+    r" | (api|access|private|account|shared|signing|encryption|session)[._-]?key"
+    r" | (?<![._-])key ) $",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Names of options, headers and parameters whose values are secret.
+
+That covers librdkafka's `sasl.password` and `ssl.key.pem`, boto3's `aws_secret_access_key`,
+nats-py's `nkeys_seed_str` and headers such as `X-Api-Key`, and neither a `routing_key` nor a path
+(`ssl.key.location`).
+"""
+
+_NO_SECRETS: Final = frozenset({"user_credentials", "nkeys_seed"})
+"""Names of nats-py for the paths of files."""
+
+_URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@'\"]+)@", re.IGNORECASE)
+_LEAST_WORD: Final = 4
+_PLAIN_LENGTH: Final = 8
+"""From so many characters on, a secret is found inside of a longer word, too."""
+
+
+def masked(text: str) -> str:
+    """Return a text with `***` for each secret of OUTBOX_PUBLISHERS, and for logins in URLs."""
+    text = _URL.sub(lambda found: f"{found[1]}{MASK}@", text)
+    return without(text, secrets())
+
+
+def without(text: str, values: set[str]) -> str:
+    """Return a text with `***` for these values, the longest first, in whatever case."""
+    for value in sorted(values, key=len, reverse=True):
+        pattern = re.escape(value)
+        if len(value) < _PLAIN_LENGTH:
+            pattern = rf"(?<!\w){pattern}(?!\w)"
+        text = re.sub(pattern, MASK, text, flags=re.IGNORECASE)
+    return text
+
+
+def secrets() -> set[str]:
+    """Return every text by which a secret of the settings may be shown."""
+    found = {text for value in _secret_values(conf.PUBLISHERS) for text in spellings(value)}
+    keys: Any = conf.ENCRYPTION_KEYS
+    return found.union(*map(spellings, keys if isinstance(keys, list | tuple) else [keys]))
+
+
+def spellings(value: object) -> set[str]:
+    """Return the texts by which a value may be shown: as it is, escaped or not, and its words.
+
+    A parser's error quotes a part of what it could not read. Short numbers are left out: they are
+    limits or databases, and too common.
+    """
+    if isinstance(value, Mapping):
+        return spellings(list(value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return set().union(*map(spellings, value))
+    if value is None:
+        return set()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bool | int | float) and len(text) < _LEAST_WORD:
+        return set()
+    rest = text.partition("://")[2] or text  # a scheme is no secret
+    words = re.findall(rf"\w{{{_LEAST_WORD},}}", f"{rest} {unquote(rest)}")
+    whole = {text, unquote(text), repr(text)[1:-1], quote(text, safe=""), quote_plus(text)}
+    return {*whole, *words} - {""}
+
+
+def _secret_values(value: object) -> Iterator[object]:
+    """Yield the secret ones of settings, at whatever depth."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if _is_secret(name):
+                yield inner
+            else:
+                yield from _secret_values(inner)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from _secret_values(inner)
+    elif isinstance(value, str) and "://" in value:
+        yield from _of_url(value)
+
+
+def _is_secret(name: object) -> bool:
+    return isinstance(name, str) and name not in _NO_SECRETS and bool(SECRET_NAME.search(name))
+
+
+def _of_url(text: str) -> Iterator[str]:
+    """Yield the secrets of a URL: its password, a token that stands for a user, parameters."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # whatever it is, it stands in front of a host
+        yield from (found[2] for found in _URL.finditer(text))
+        return
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    yield password or user
+    yield from (value for name, value in parse_qsl(parts.query) if _is_secret(name))
+
+
+# --- Errors --------------------------------------------------------------------------------------
+
+
+def hide(error: BroadcasterError) -> None:
+    """Mask an error's text, and cut it off from causes that would show a secret in a traceback."""
+    text = str(error)
+    if (shown := masked(text)) != text:
+        error.args = (shown,)
+    if any(masked(str(each)) != str(each) for each in _causes(error)):
+        error.__cause__ = error.__context__ = None
+        error.__suppress_context__ = True
+
+
+@contextmanager
+def hiding() -> Iterator[None]:
+    """Let no error of ours get out of a block that shows a secret."""
+    try:
+        yield
+    except BroadcasterError as error:
+        hide(error)
+        raise
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that a traceback shows above this one."""
+    seen = {id(error)}
+    following = error.__cause__ or error.__context__
+    while following is not None and id(following) not in seen:
+        yield following
+        seen.add(id(following))
+        following = following.__cause__ or following.__context__
+
+
+# --- The log -------------------------------------------------------------------------------------
+
+
+class SecretsFilter(logging.Filter):
+    """Masks the text of a record, and replaces a traceback that would show a secret by its text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        try:
+            text = record.getMessage()
+        except Exception:  # logging itself says what is wrong with it
+            return True
+        if (shown := masked(text)) != text:
+            record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            trace = "".join(format_exception(record.exc_info[1])).rstrip("\n")
+            if (shown := masked(trace)) != trace:
+                record.exc_text, record.exc_info = shown, None
+        return True
+
+
+def mask_logs() -> None:
+    """Let no logger of this package show a secret; may be called more than once."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, SecretsFilter) for each in logger.filters):
+            logger.addFilter(SecretsFilter())

@@ -1,0 +1,50 @@
+"""Encrypted payloads of a batch, decrypted before it is sent.
+
+A payload that can't be decrypted is nobody's fault but the settings': a key is missing in this
+process. Such an event must neither be sent without its data nor be given up, so it waits, and its
+key behind it, for as long as it takes, without spending a retry. All others go on: that the backend
+as a whole waited, as for a broker that is away, would let one event that was damaged stop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    CannotUnseal,
+    DeliveryError,
+    Held,
+    TransientError,
+)
+from django_broadcaster.querysets import PendingRow
+from django_broadcaster.sealing import unseal
+
+
+def unsealed(
+    batch: Sequence[PendingRow],
+) -> tuple[Sequence[PendingRow], dict[int, DeliveryError]]:
+    """Return the rows with their data in the clear, and by id what keeps the others back."""
+    if all(row.sealed is None for row in batch):
+        return batch, {}
+    opened: list[PendingRow] = []
+    shut: dict[int, DeliveryError] = {}
+    shut_keys: set[str] = set()
+    for row in batch:
+        if row.partition_key in shut_keys:
+            shut[row.id] = Held("an earlier event of its key can't be decrypted")
+            continue
+        try:
+            opened.append(_unsealed(row))
+        except (CannotUnseal, BackendConfigurationError) as error:
+            shut[row.id] = TransientError(str(error), spends_retry=False)
+            if row.partition_key:
+                shut_keys.add(row.partition_key)
+    return opened, shut
+
+
+def _unsealed(row: PendingRow) -> PendingRow:
+    if row.sealed is None:
+        return row
+    data, data_binary = unseal(row.sealed)
+    return row._replace(data=data, data_binary=data_binary, sealed=None)
