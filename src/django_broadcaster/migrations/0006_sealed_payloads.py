@@ -4,10 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [
-        ("django_broadcaster", "0004_dashboard"),
-        ("django_broadcaster", "0005_operations_in_background"),
-    ]
+    dependencies = [("django_broadcaster", "0005_operations_in_background")]
 
     operations = [
         migrations.AddField(
