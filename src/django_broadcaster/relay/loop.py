@@ -142,6 +142,7 @@ class DeliveryLoop:
             self.share_changed.clear()  # before it looks, not to miss what comes meanwhile
             self._tick()
         if self._operates:
+            self.activity.begin("moving events for an operator")
             self.operations.run()
 
     @property
@@ -207,6 +208,7 @@ class DeliveryLoop:
         more = promote_due(self.rows, self.lease, self.delivery.blocked, self.watermark)
         is_purger = 0 in self.lease.partitions
         if is_purger:
+            self.activity.begin("purging old events")
             self._purge.run()
         self._show_circuit()
         self._history.run(

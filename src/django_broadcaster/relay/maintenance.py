@@ -111,22 +111,22 @@ class Purge:
             gone, more = self._outbox(now)
             entries = self._inbox() + self._history()
         except ArchiveError as error:
-            logger.warning("backend %r: its old events stay, unarchived: %s", self._backend, error)
+            self._complain("stay, unarchived", error)
             return 0
         except DatabaseError as error:
             if not connections[self._using].is_usable():
                 raise
             # A table of the application's may refer to events. Deliveries must not wait for that.
-            logger.warning(
-                "backend %r: its old events can't be purged: %s",
-                self._backend,
-                told(error),
-                extra={"backend": self._backend},
-            )
+            self._complain("can't be purged", error)
             return 0
         if more or entries:
             self._next_at = now
         return gone + entries
+
+    def _complain(self, problem: str, error: Exception) -> None:
+        extra = {"backend": self._backend}
+        text = "backend %r: its old events %s: %s"
+        logger.warning(text, self._backend, problem, told(error), extra=extra)
 
     def _outbox(self, now: float) -> tuple[int, bool]:
         """Return how many events went, and whether there may be more."""
