@@ -22,6 +22,7 @@ from django_broadcaster.querysets import (
 )
 from django_broadcaster.states import OutboxEventStatus
 
+from .redaction import told
 from .report import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -85,7 +86,10 @@ class History:
             if not connections[self._using].is_usable():
                 raise
             logger.warning(
-                "backend %r: the dashboard misses some figures: %s", self._backend, error
+                "backend %r: the dashboard misses some figures: %s",
+                self._backend,
+                told(error),
+                extra={"backend": self._backend},
             )
 
     def _look(self) -> None:
