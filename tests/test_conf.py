@@ -38,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_MAX_CRASHES": 3,
     "OUTBOX_RETRY": {},
     "OUTBOX_CIRCUIT": {},
+    "OUTBOX_REDACTOR": None,
+    "OUTBOX_ENCRYPTION_KEYS": [],
 }
 """What a project gets that sets nothing."""
 
