@@ -347,6 +347,19 @@ def test_a_record_that_is_broken_passes(caplog: pytest.LogCaptureFixture) -> Non
     assert redaction.SecretsFilter().filter(record) is True
 
 
+def test_a_cause_without_a_text_is_no_trouble() -> None:
+    """Somebody else's exception that can't say what it is reveals nothing, and breaks nothing."""
+
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    error = TransientError("can't connect")
+    error.__cause__ = SpeechlessError()
+    redaction.hide(error)
+    assert isinstance(error.__cause__, SpeechlessError)
+
+
 def test_an_error_without_secrets_keeps_its_cause() -> None:
     """What is harmless stays whole: a traceback is worth having."""
     cause = OSError("refused")

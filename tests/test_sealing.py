@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
 from django_broadcaster import sealing
+from django_broadcaster.archives import read_archive
 from django_broadcaster.backends import locmem
 from django_broadcaster.backends.base import Message
 from django_broadcaster.events import CloudEvent
@@ -25,7 +29,7 @@ from django_broadcaster.exceptions import (
     MissingClient,
     PayloadTooLarge,
 )
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import ArchivedEvent, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import RelayRows, as_stored
 from django_broadcaster.registry import event_registry
@@ -331,7 +335,7 @@ def test_what_no_key_decrypts_is_named(database: str, keys: Settings) -> None:
     publish(database, "old")
     keys.OUTBOX_ENCRYPTION_KEYS = [FIRST, SECOND]
     before = raw(database)
-    with pytest.raises(CommandError, match=rf"no key decrypts 1 events \({lost.pk}\)"):
+    with pytest.raises(CommandError, match=rf"no key decrypts 1 events \(event {lost.pk}\)"):
         reencrypt(database)
     after = raw(database)
     assert bytes(after[0][2]) == bytes(before[0][2])
@@ -342,3 +346,51 @@ def test_the_command_needs_a_key(database: str) -> None:
     """Without one there is nothing to encrypt with."""
     with pytest.raises(CommandError, match="OUTBOX_ENCRYPTION_KEYS is empty"):
         reencrypt(database)
+
+
+# --- Archives ------------------------------------------------------------------------------------
+
+
+def purge(database: str) -> None:
+    """Deliver all that is due, and purge it into the archive."""
+    deliver(database)
+    call_command("outbox_purge", all=True, ask=False, database=database, stdout=StringIO())
+    assert not OutboxEvent.objects.using(database).exists()
+
+
+def test_a_table_of_archived_events_stays_encrypted(database: str, keys: Settings) -> None:
+    """It takes over what was encrypted, and a change of keys goes on in it."""
+    keys.OUTBOX_ARCHIVE = {"BACKEND": "django_broadcaster.archives.TableArchive"}
+    keys.OUTBOX_ENCRYPTION_KEYS = [SECOND]
+    publish(database)
+    purge(database)
+    archived = ArchivedEvent.objects.using(database).get()
+    assert archived.data is None
+    assert archived.to_cloud_event().data == {"card": SECRET}
+    keys.OUTBOX_ENCRYPTION_KEYS = [FIRST, SECOND]
+    assert reencrypt(database) == {"changed": 1, "unreadable": []}
+    keys.OUTBOX_ENCRYPTION_KEYS = [FIRST]
+    archived.refresh_from_db()
+    assert archived.to_cloud_event().data == {"card": SECRET}
+
+
+@pytest.mark.parametrize("data", [{"card": SECRET}, SECRET.encode()], ids=["JSON", "bytes"])
+def test_a_file_of_archived_events_stays_encrypted(
+    database: str, keys: Settings, tmp_path: Path, data: Any
+) -> None:
+    """A file has no more in the clear than the table had; who has the key reads it back."""
+    keys.OUTBOX_ARCHIVE = {
+        "BACKEND": "django_broadcaster.archives.FileArchive",
+        "OPTIONS": {"directory": str(tmp_path)},
+    }
+    publish(database, data)
+    purge(database)
+    (file,) = tmp_path.iterdir()
+    text = gzip.decompress(file.read_bytes())
+    assert SECRET.encode() not in text
+    assert b64encode(SECRET.encode()) not in text
+    (found,) = read_archive(file)
+    assert found.event.data == data
+    keys.OUTBOX_ENCRYPTION_KEYS = []
+    with pytest.raises(CannotUnseal):
+        list(read_archive(file))

@@ -44,7 +44,7 @@ nats-py's `nkeys_seed_str` and headers such as `X-Api-Key`, and neither a `routi
 _NO_SECRETS: Final = frozenset({"user_credentials", "nkeys_seed"})
 """Names of nats-py for the paths of files."""
 
-_URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@'\"]+)@", re.IGNORECASE)
+_URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"]+)@", re.IGNORECASE)
 _LEAST_WORD: Final = 4
 _PLAIN_LENGTH: Final = 8
 """From so many characters on, a secret is found inside of a longer word, too."""
@@ -133,9 +133,17 @@ def hide(error: BroadcasterError) -> None:
     text = str(error)
     if (shown := masked(text)) != text:
         error.args = (shown,)
-    if any(masked(str(each)) != str(each) for each in _causes(error)):
+    if any(map(_reveals, _causes(error))):
         error.__cause__ = error.__context__ = None
         error.__suppress_context__ = True
+
+
+def _reveals(error: BaseException) -> bool:
+    try:
+        text = str(error)
+    except Exception:  # somebody else's class; a traceback says that it has no text
+        return False
+    return masked(text) != text
 
 
 @contextmanager
