@@ -185,19 +185,19 @@ def test_everything_can_be_done_with_the_keyboard(desk: Page, site: str) -> None
     """From the index to a paused backend, and to the range of the plots, without a mouse."""
     scenes.busy_shop()
     desk.goto(f"{site}/admin/")
-    _tab_to(desk, "Dashboard")
+    tab_to(desk, "Dashboard")
     desk.keyboard.press("Enter")
     expect(desk.locator("[data-freshness]")).to_have_text("Live")
-    _tab_to(desk, "6 h")
+    tab_to(desk, "6 h")
     desk.keyboard.press("Space")
     expect(desk.get_by_role("button", name="6 h")).to_have_attribute("aria-pressed", "true")
     desk.reload()
     expect(figure(desk, "invoices", "status")).to_have_text("broker away")
-    _tab_to(desk, "Pause invoices")
+    tab_to(desk, "Pause invoices")
     desk.wait_for_timeout(2500)  # a poll must not take the focus away
     desk.keyboard.press("Enter")
     expect(desk.get_by_label("Why")).to_be_visible()
-    _tab_to(desk, "Why, for those who look (optional)")
+    tab_to(desk, "Why, for those who look (optional)")
     desk.keyboard.type("by hand")
     desk.keyboard.press("Enter")
     expect(figure(desk, "invoices", "status")).to_have_text("paused")
@@ -212,7 +212,7 @@ NAME = """() => {
 }"""
 
 
-def _tab_to(desk: Page, name: str) -> None:
+def tab_to(desk: Page, name: str) -> None:
     """Press Tab until what has that name has the focus, where it can be seen."""
     for _ in range(60):
         desk.keyboard.press("Tab")

@@ -1,0 +1,186 @@
+"""Operations in a real browser: requested, followed and stopped, by keyboard, phone and in dark.
+
+Each page that a test leaves behind has broken no rule of a strict Content-Security-Policy, and no
+script of it has failed (`tests/support/browser.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from playwright.sync_api import Page, expect
+
+from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.querysets import operations as rows
+from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.operations import request, step, work_off
+
+from .scenes import write
+from .test_browser import DESK, PHONE, ROOT, tab_to, violations
+
+pytestmark = pytest.mark.slow
+
+LIST = f"{ROOT}operation/"
+ADD = f"{LIST}add/"
+ERROR = "Rejected: schema order/v3 refuses the field 'total'"
+
+
+@pytest.fixture
+def dead_letters(committing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead letters of two keys, of which a step moves ten."""
+    monkeypatch.setattr(rows, "CHUNK", 10)
+    OutboxEvent.objects.bulk_create(
+        write(each, status=S.FAILED, partition_key=f"customer-{each % 2}", last_error=ERROR)
+        for each in range(24)
+    )
+
+
+def dead() -> int:
+    """Return how many dead letters there are."""
+    return OutboxEvent.objects.filter(status=S.FAILED).count()
+
+
+def test_a_replay_from_the_form_to_its_end(desk: Page, site: str, dead_letters: None) -> None:
+    """The form says what is missing, the confirmation shows the events, the bar fills up alone."""
+    desk.goto(site + ADD)
+    desk.get_by_role("button", name="Look at the events").click()
+    expect(desk.get_by_role("alert")).to_have_text("Please correct what is said below.")
+    desk.get_by_label("Replay").check()
+    desk.get_by_label("Event type").fill("order.*")
+    desk.get_by_label("Error").fill("order/v3")
+    desk.get_by_role("button", name="Look at the events").click()
+    expect(desk.get_by_role("heading", name="Replay 24 events?")).to_be_visible()
+    expect(desk.locator("#content table tbody tr")).to_have_count(10)
+    assert not Operation.objects.exists()
+    desk.get_by_role("button", name="Replay, in the background").click()
+
+    bar, percent = desk.get_by_role("progressbar"), desk.locator("[data-percent]")
+    expect(percent).to_have_text("0 %")
+    expect(desk.locator("[data-note]")).to_contain_text("No relay runs.")
+    desk.evaluate("window.isTheSame = true")
+    with DeliveryLoop("default", "default") as loop:
+        step(loop.operations)
+        expect(percent).to_have_text("41 %")
+        expect(desk.locator("[data-state]")).to_have_text("running")
+        expect(desk.locator("[data-note]")).to_be_hidden()
+        expect(desk.locator("[data-summary]")).to_have_text("10 of 24 events")
+    work_off("default")
+    expect(percent).to_have_text("100 %")
+    expect(desk.locator("[data-state]")).to_have_text("done")
+    expect(desk.locator("[data-announce]")).to_have_text("done, 100 %, 24 of 24 events")
+    expect(desk.get_by_role("button", name="Stop")).to_be_hidden()
+    assert bar.evaluate("bar => bar.value") == 1
+    assert desk.evaluate("window.isTheSame") is True
+    assert dead() == 0
+
+
+def test_a_purge_is_stopped_half_way(desk: Page, site: str, dead_letters: None) -> None:
+    """The button stops it where it is, and says who did."""
+    operation = request("purge", "default", by="Grace")
+    desk.goto(f"{site}{LIST}{operation.pk}/change/")
+    with DeliveryLoop("default", "default") as loop:
+        step(loop.operations)
+        desk.get_by_role("button", name="Stop").click()
+        expect(desk.locator(".messagelist")).to_contain_text("What was moved stays moved.")
+        step(loop.operations)
+    expect(desk.locator("[data-state]")).to_have_text("stopped")
+    expect(desk.locator("#content")).to_contain_text("by Grace")
+    expect(desk.locator(".broadcaster-log")).to_contain_text("ada: Stopped at 10 events.")
+    assert dead() == 14
+    assert LogEntry.objects.get(object_id=str(operation.pk)).user.get_username() == "ada"
+
+
+def test_a_failure_is_shown_without_a_reload(desk: Page, site: str, dead_letters: None) -> None:
+    """When an operation is given up, its page says why."""
+    operation = request("purge", "default")
+    desk.goto(f"{site}{LIST}{operation.pk}/change/")
+    Operation.objects.update(state="failed", error="OperationalError: no space left on device")
+    expect(desk.locator(".broadcaster-text")).to_have_text(
+        "OperationalError: no space left on device"
+    )
+
+
+def test_a_page_that_is_not_up_to_date_says_so(desk: Page, site: str, dead_letters: None) -> None:
+    """While the server does not answer that is said; the page goes on by itself."""
+    operation = request("replay", "default")
+    desk.goto(f"{site}{LIST}{operation.pk}/change/")
+    desk.route("**/progress/", lambda route: route.fulfill(status=200, body="nonsense"))
+    expect(desk.locator("[data-lost]")).to_be_visible()
+    desk.unroute("**/progress/")
+    expect(desk.locator("[data-lost]")).to_be_hidden()
+    work_off("default")
+    expect(desk.locator("[data-state]")).to_have_text("done")
+
+
+def test_the_list_of_events_leads_to_the_form(desk: Page, site: str, dead_letters: None) -> None:
+    """The action needs no selected event, and its filter is in the form."""
+    desk.goto(f"{site}{ROOT}outboxevent/?status__exact=failed&backend=default")
+    desk.get_by_label("Action:").select_option(label="All events of this filter, in the background")
+    desk.get_by_role("button", name="Run").or_(desk.get_by_role("button", name="Go")).click()
+    expect(desk.get_by_label("Status")).to_have_value("failed")
+    expect(desk.get_by_label("Backend")).to_have_value("default")
+
+
+def test_it_can_be_done_with_the_keyboard(desk: Page, site: str, dead_letters: None) -> None:
+    """From the index to a running operation and its stop, without a mouse."""
+    desk.goto(f"{site}{LIST}")
+    tab_to(desk, "Add operation")
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_role("heading", name="New operation")).to_be_visible()
+    tab_to(desk, "Retry Dead letters, and events that wait for a retry, are due now.")
+    desk.keyboard.press("ArrowDown")
+    expect(desk.get_by_label("Replay")).to_be_checked()
+    tab_to(desk, "Partition key:")
+    desk.keyboard.type("customer-1")
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_role("heading", name="Replay 12 events?")).to_be_visible()
+    tab_to(desk, "Replay, in the background")
+    desk.keyboard.press("Enter")
+    expect(desk.locator("[data-state]")).to_have_text("waiting")
+    tab_to(desk, "Stop")
+    desk.wait_for_timeout(1500)  # what is new on the page must not take the focus away
+    desk.keyboard.press("Enter")
+    expect(desk.locator("[data-state]")).to_have_text("stopped")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("light", DESK), ("dark", PHONE)], ids=["light, at a desk", "dark, a phone"]
+)
+def test_pages_are_accessible(
+    examined: Page, site: str, dead_letters: None, mode: Any, size: Any
+) -> None:
+    """axe-core finds nothing wrong with any page, and none is wider than the screen."""
+    examined.emulate_media(color_scheme=mode)
+    examined.set_viewport_size(size)
+    found = {}
+
+    def look(name: str) -> None:
+        examined.wait_for_load_state("load")
+        found[name] = violations(examined)
+        width = examined.evaluate("document.documentElement.scrollWidth")
+        assert width <= size["width"], f"{name} is {width} pixels wide"
+
+    examined.goto(f"{site}{ADD}?lost=q%3Dneedle")
+    look("form")
+    examined.get_by_role("button", name="Look at the events").click()
+    expect(examined.get_by_text("Please correct")).to_be_visible()
+    look("form with errors")
+    examined.get_by_label("All events").check()
+    examined.get_by_label("Purge").check()
+    examined.get_by_role("button", name="Look at the events").click()
+    expect(examined.get_by_role("heading", name="Purge 24 events?")).to_be_visible()
+    look("confirmation")
+    examined.get_by_role("button", name="Purge, in the background").click()
+    expect(examined.locator("[data-state]")).to_have_text("waiting")
+    look("waiting")
+    step(DeliveryLoop("default", "default").operations)
+    expect(examined.locator("[data-state]")).to_have_text("running")
+    look("running")
+    Operation.objects.update(state="failed", error=ERROR)
+    expect(examined.locator("[data-state]")).to_have_text("failed")
+    expect(examined.locator(".broadcaster-text")).to_be_visible()
+    look("failed")
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
