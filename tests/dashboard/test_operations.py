@@ -392,6 +392,17 @@ def test_a_stop_is_logged(admin_client: Client, admin_user: User) -> None:
     assert admin_client.get(url("stop", operation)).status_code == 302
 
 
+def test_an_event_leads_to_the_operation_that_moved_it(admin_client: Client) -> None:
+    """The page of an event names the last one, and links to it."""
+    event = make(1)
+    address = reverse("admin:django_broadcaster_outboxevent_change", args=[event.pk])
+    operation = request("replay", "default")
+    link = f'<a href="{url("change", operation)}">operation {operation.pk}</a>'
+    assert link not in admin_client.get(address).content.decode()
+    work_off("default")
+    assert link in admin_client.get(address).content.decode()
+
+
 @pytest.mark.parametrize("pk", ["0", "999999", "x", "9" * 30])
 def test_an_operation_that_is_gone_is_not_found(admin_client: Client, pk: str) -> None:
     """An address of one that was purged, or never was, is answered as such."""

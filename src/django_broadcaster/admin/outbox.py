@@ -18,6 +18,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseRedirect
 from django.urls import reverse
 from django.utils.functional import Promise
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
@@ -99,7 +100,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
                 "fields": (
                     *("backend", "config", "partition_key", "partition"),
                     *("created", "scheduled", "published"),
-                    *("retries", "crash_count", "error"),
+                    *("retries", "crash_count", "error", "moved_by"),
                 )
             },
         ),
@@ -107,7 +108,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     readonly_fields = (
         *("status_label", "life", "payload", "message"),
         *("backend", "created", "scheduled", "published"),
-        *("retries", "error", "config"),
+        *("retries", "error", "config", "moved_by"),
     )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -148,6 +149,20 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def error(self, event: OutboxEvent) -> str:
         """Return the error of the last failed attempt."""
         return text_block(event.last_error) if event.last_error else NOTHING
+
+    @admin.display(description=_("last moved by"))
+    def moved_by(self, event: OutboxEvent) -> str:
+        """Return the operation in the background that moved the event last."""
+        if event.operation is None:
+            return NOTHING
+        url = reverse(
+            "admin:django_broadcaster_operation_change",
+            args=[event.operation],
+            current_app=self.admin_site.name,
+        )
+        return format_html(
+            '<a href="{}">{}</a>', url, _("operation %(id)d") % {"id": event.operation}
+        )
 
     @admin.display(description=_("CloudEvent"))
     def payload(self, event: OutboxEvent) -> SafeString:

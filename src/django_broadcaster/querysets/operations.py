@@ -22,6 +22,7 @@ from django.db.models import DurationField, ExpressionWrapper, F, Max, Min
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
+from django_broadcaster.redaction import masked
 from django_broadcaster.states import ACTIVE, OperationKind, OperationState
 
 from .events import DatabaseNow, OutboxEventQuerySet
@@ -353,5 +354,5 @@ def note_failure(
 
 
 def _text(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"[:LONGEST_TEXT].replace("\0", "\ufffd")
+    text = masked(f"{type(error).__name__}: {error}")[:LONGEST_TEXT].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()
