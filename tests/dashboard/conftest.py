@@ -26,6 +26,7 @@ BACKENDS = {"default": {"BACKEND": LOCAL}, "invoices": {"BACKEND": LOCAL}}
 def two_backends(settings: Settings) -> None:
     """Two backends, so that one of them can be in trouble."""
     settings.OUTBOX_PUBLISHERS = BACKENDS
+    settings.OUTBOX_LEASE_SECONDS = 120  # the heartbeats of a scene count for as long as it takes
 
 
 @pytest.fixture

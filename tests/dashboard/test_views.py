@@ -242,7 +242,7 @@ def test_a_count_over_the_bound_says_how_far_it_is_known(
     number, kind = default["counts"]["pending"]
     assert number >= 10
     assert kind in ("estimate", "at least")
-    assert default["counts"]["retry"] == [2, "exact"]
+    assert default["counts"]["scheduled"] == [5, "exact"]
     assert default["backlog"][1] in ("estimate", "at least")
     if connection.vendor == "postgresql":
         assert kind == "estimate"

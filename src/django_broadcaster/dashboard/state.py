@@ -28,7 +28,7 @@ from django_broadcaster.querysets import (
 )
 
 BOUND = 10_000
-"""Events of one backend and state that are counted; more are estimated where that can be."""
+"""Events that are looked at to count those of a state; more are estimated where that can be."""
 
 STATUSES = ("pending", "retry", "blocked", "scheduled", "failed")
 BACKLOG = ("pending", "retry", "blocked")
@@ -61,7 +61,7 @@ def seconds(moment: datetime | None) -> float | None:
 def _backend(
     using: str, found: Overview, relays: Sequence[dict[str, Any]], minute: Sample | None
 ) -> dict[str, Any]:
-    counts = {status: count_or_estimate(using, found, status, BOUND) for status in STATUSES}
+    counts = {status: count_or_estimate(using, found, status) for status in STATUSES}
     trouble = [relay["circuit"] for relay in relays if relay["circuit"]]
     circuit = min(trouble, key=lambda each: each["since"], default=None)
     alive = [relay for relay in relays if not relay["stale"]]

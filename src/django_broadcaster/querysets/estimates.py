@@ -18,14 +18,15 @@ class Count(NamedTuple):
     kind: Literal["exact", "estimate", "at least"]
 
 
-def count_or_estimate(using: str, overview: Overview, status: str, bound: int) -> Count:
-    """Return the events in a status, of an overview that counted up to `bound`.
+def count_or_estimate(using: str, overview: Overview, status: str) -> Count:
+    """Return the events in a status: as the overview has counted them, or an estimate.
 
-    Above the bound it is the planner's estimate, which comes from statistics that may be old. It
-    is not used where it says less than has been counted, nor on SQLite, which estimates nothing.
+    Where the overview stopped it is the planner's estimate, which comes from statistics that may
+    be old. It is not used where it says less than has been counted, nor on SQLite, which estimates
+    nothing.
     """
     counted: int = getattr(overview, status)
-    if counted < bound:
+    if status not in overview.at_least:
         return Count(counted, "exact")
     events = apps.get_model("django_broadcaster", "OutboxEvent")._base_manager.using(using)
     estimate = _planned(events.filter(status=status, publisher_backend=overview.backend))

@@ -25,6 +25,7 @@ class SameError(NamedTuple):
     newest: int
 
 
+_BLOCKED = "status = 'blocked'"
 _WAITING = {"mysql": "status = 'retry'"}
 """How the first event of each waiting key is found: on MariaDB and MySQL the status comes first in
 the index, elsewhere it holds both states and the first row of a key is the one in retry."""
@@ -39,14 +40,20 @@ def blocked_keys(using: str, backend: str, limit: int, most_behind: int) -> list
     if not keys:
         return []
     waiting = _WAITING.get(connections[using].vendor, "status IN ('retry', 'blocked')")
-    of_key = f"FROM {EVENTS} WHERE publisher_backend = %s AND partition_key = %s AND"
-    one = (
-        f"SELECT %s AS name, (SELECT id {of_key} {waiting} "
-        "ORDER BY publisher_backend, partition_key, id LIMIT 1) AS head, "
-        f"(SELECT COUNT(*) FROM (SELECT 1 AS one {of_key} status = 'blocked' LIMIT %s) counted) "
-        "AS behind"
+    # Ranges of one value: PostgreSQL might else think that the primary key gives the order.
+    of_key = (
+        f"FROM {EVENTS} WHERE publisher_backend = %s AND partition_key >= %s "
+        "AND partition_key <= %s AND {} ORDER BY publisher_backend, partition_key, id LIMIT"
     )
-    params = [value for key in keys for value in (key, backend, key, backend, key, most_behind + 1)]
+    one = (
+        f"SELECT %s AS name, (SELECT id {of_key.format(waiting)} 1) AS head, "
+        f"(SELECT COUNT(*) FROM (SELECT 1 AS one {of_key.format(_BLOCKED)} %s) counted) AS behind"
+    )
+    params = [
+        value
+        for key in keys
+        for value in (key, backend, key, key, backend, key, key, most_behind + 1)
+    ]
     with connections[using].cursor() as cursor:
         cursor.execute(" UNION ALL ".join([one] * len(keys)), params)
         # One that was delivered meanwhile has no head any more.
@@ -79,10 +86,10 @@ def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
     sql = (
         "SELECT error, COUNT(*), MAX(id) FROM (SELECT id, "
         f"SUBSTR(last_error, 1, {ERROR_HEAD}) AS error FROM {EVENTS} "
-        "WHERE publisher_backend = %s AND status = 'failed' "
+        "WHERE publisher_backend >= %s AND publisher_backend <= %s AND status = 'failed' "
         "ORDER BY publisher_backend DESC, id DESC LIMIT %s) AS newest "
         "GROUP BY error ORDER BY COUNT(*) DESC, MAX(id) DESC"
     )
     with connections[using].cursor() as cursor:
-        cursor.execute(sql, [backend, newest])
+        cursor.execute(sql, [backend, backend, newest])
         return [SameError(*row) for row in cursor.fetchall()]

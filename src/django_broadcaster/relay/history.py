@@ -95,10 +95,10 @@ class History:
     def _look(self) -> None:
         """Note how many events wait, and for how long the first one has."""
         (found,) = overviews(self._using, [self._backend], exact=BOUND)
-        counts = (count_or_estimate(self._using, found, status, BOUND) for status in WAITING)
+        counts = (count_or_estimate(self._using, found, status) for status in WAITING)
         self._figures.backlog = sum(count.number for count in counts)
         self._figures.oldest_age = round(1000 * found.lag)
 
 
 BOUND = 10_000
-"""Events of one state that are counted for the history; more are estimated where that can be."""
+"""Events that are looked at to count those of a state; more are estimated where that can be."""

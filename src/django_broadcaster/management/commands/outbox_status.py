@@ -13,7 +13,7 @@ from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import Operation
-from django_broadcaster.querysets import EXACT, Overview, overviews
+from django_broadcaster.querysets import Overview, overviews
 
 LATE = 3
 """The exit status when events wait for longer than `--max-lag`."""
@@ -70,12 +70,13 @@ def _row(each: Overview) -> dict[str, Any]:
     counts = ("pending", "scheduled", "retry", "blocked", "failed")
     return {
         "backend": each.backend,
-        **{name: _count(getattr(each, name)) for name in counts},
+        **{name: _count(each, name) for name in counts},
         "due for": f"{each.lag:,.1f} s" if each.oldest_due else None,
         "relays": each.relays,
         "state": "paused" if each.is_paused else "on",
     }
 
 
-def _count(value: int) -> int | str:
-    return f"{EXACT:,}+" if value >= EXACT else value
+def _count(each: Overview, name: str) -> int | str:
+    value: int = getattr(each, name)
+    return f"{value:,}+" if name in each.at_least else value

@@ -16,10 +16,10 @@
     if (backend.paused) {
       return `Paused for ${duration(now - backend.paused.since)} by ${backend.paused.by}`;
     }
+    if (!backend.relays) return "No relay runs for it: nothing is delivered.";
     if (backend.circuit) {
       return `Broker away for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
     }
-    if (!backend.relays) return "No relay runs for it: nothing is delivered.";
     const { owned, all } = backend.partitions;
     return owned < all ? `${all - owned} of ${all} partitions belong to no relay.` : "";
   }
