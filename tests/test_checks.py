@@ -163,6 +163,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (archive({"BACKEND": FILE, "OPTIONS": {"directory": "/x", "level": 0}}), "E041", "correct the"),
     ({**archive({"BACKEND": TABLE}), "OUTBOX_RETENTION": 0}, "W010", "['RETENTION'] = 60"),
     ({**archive({"BACKEND": TABLE}), **publishers(RETENTION={"published": 0})}, "W010", "= 60"),
+    ({"OUTBOX_TIME_PARTITIONS": 0}, "E042", "OUTBOX_TIME_PARTITIONS = None"),
+    ({"OUTBOX_TIME_PARTITIONS": "day"}, "E042", "OUTBOX_TIME_PARTITIONS = None"),
+    (
+        {**archive({"BACKEND": TABLE}), "OUTBOX_TIME_PARTITIONS": 60},
+        "E044",
+        "OUTBOX_ARCHIVE = None",
+    ),
     ({"OUTBOX_BATCH_SIZE": 0}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": 10_001}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": "500"}, "E018", "OUTBOX_BATCH_SIZE = 500"),
@@ -208,6 +215,7 @@ RIGHT: list[dict[str, Any]] = [
     publishers(RETENTION=None),
     publishers(RETENTION={"published": timedelta(days=1), "failed": 86400, "cancelled": None}),
     {**archive({"BACKEND": TABLE}), "OUTBOX_RETENTION": 0, **publishers(RETENTION=60)},
+    {"OUTBOX_TIME_PARTITIONS": timedelta(days=1)},
     archive({"BACKEND": FILE, "OPTIONS": {"directory": "/nowhere/at/all", "level": 1}}),
     {"OUTBOX_BATCH_SIZE": 1, "OUTBOX_PARTITIONS": 1, "OUTBOX_MAX_CRASHES": 2},
     {"OUTBOX_BATCH_SIZE": 10_000, "OUTBOX_PARTITIONS": 1024},
@@ -249,7 +257,7 @@ def test_every_id_is_documented_and_tested() -> None:
     """The ids in the package's docstring are those that the tests produce."""
     documented = set(re.findall(r"^([EW]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
 
-    assert documented == {number for _, number, _ in WRONG} | {"E024"}
+    assert documented == {number for _, number, _ in WRONG} | {"E024", "E043"}
 
 
 def test_several_problems_are_found_at_once() -> None:

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_REQUIRE_TRANSACTION": False,
     "OUTBOX_RETENTION": timedelta(days=7),
     "OUTBOX_ARCHIVE": None,
+    "OUTBOX_TIME_PARTITIONS": None,
     "OUTBOX_INBOX_RETENTION": timedelta(days=30),
     "OUTBOX_HISTORY_RETENTION": timedelta(days=7),
     "OUTBOX_BATCH_SIZE": 500,

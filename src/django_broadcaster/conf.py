@@ -64,6 +64,11 @@ class Conf:
         "Where events go before they are purged: BACKEND, the dotted path of an archive, and its "
         "OPTIONS; None to delete them.",
     )
+    TIME_PARTITIONS: Setting[timedelta | float | None] = Setting(
+        None,
+        "On PostgreSQL, about the time that one partition of the outbox's table holds, so that to "
+        "purge is to drop one; `outbox_partition` makes them. None for a plain table.",
+    )
     INBOX_RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=30),
         "How long the inbox remembers a processed event: longer than anything may be redelivered; "

@@ -15,7 +15,7 @@ like a published one, but for a day at least, so that a mistake can be taken bac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Self
 
@@ -65,6 +65,14 @@ class RetentionPolicy:
     def keeps_published(self) -> bool:
         """Whether a delivered event is marked; otherwise it is deleted as it is settled."""
         return self.published != timedelta(0)
+
+    def extended(self, by: timedelta) -> Self:
+        """Return a policy that keeps published and cancelled events longer."""
+        return replace(
+            self,
+            published=None if self.published is None else self.published + by,
+            cancelled=None if self.cancelled is None else self.cancelled + by,
+        )
 
     def expiries(self, now: datetime) -> dict[str, datetime]:
         """Return for each status the moment before which its events are old; some may lack one."""

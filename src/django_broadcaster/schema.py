@@ -92,7 +92,8 @@ class AddIndexConcurrently(migrations.AddIndex):
     """Adds a `PartialIndex` to a table in use: on PostgreSQL without a lock that stops writers.
 
     Its migration has to be `atomic = False`. One that was interrupted there leaves an invalid
-    index behind, which goes before the next try.
+    index behind, which goes before the next try. For a table in partitions PostgreSQL has no such
+    way, and writers wait.
     """
 
     atomic = False
@@ -109,7 +110,9 @@ class AddIndexConcurrently(migrations.AddIndex):
             super().database_forwards(app_label, schema_editor, from_state, to_state)
             return
         model = to_state.apps.get_model(app_label, self.model_name)
-        if self.allow_migrate_model(schema_editor.connection.alias, model):
+        if _is_partitioned(schema_editor, model):
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+        elif self.allow_migrate_model(schema_editor.connection.alias, model):
             name = schema_editor.quote_name(self.index.name)
             schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", params=None)
             sql = self.index.create_sql(model, schema_editor, concurrently=True)
@@ -164,9 +167,29 @@ class SetTableStorage(Operation):
         model = state.apps.get_model(app_label, self.model_name)
         connection = schema_editor.connection
         if connection.vendor == "postgresql" and self.allow_migrate_model(connection.alias, model):
-            table = schema_editor.quote_name(model._meta.db_table)
-            schema_editor.execute(f"ALTER TABLE {table} {change}")
+            for table in _tables(schema_editor, model):
+                schema_editor.execute(f"ALTER TABLE {schema_editor.quote_name(table)} {change}")
 
     def describe(self) -> str:
         """Say it in a sentence, for who runs the migration."""
         return f"Set storage parameters of {self.model_name} on PostgreSQL"
+
+
+def _is_partitioned(schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> bool:
+    """Tell whether a table of PostgreSQL is in partitions."""
+    table = model._meta.db_table
+    return _tables(schema_editor, model) != [table]
+
+
+def _tables(schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> list[str]:
+    """Return the tables in which a model's rows stand: its own, or the partitions of it."""
+    table = model._meta.db_table
+    if schema_editor.collect_sql:
+        return [table]
+    sql = (
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = to_regclass(%s)"
+    )
+    with schema_editor.connection.cursor() as cursor:
+        cursor.execute(sql, [table])
+        return [row[0] for row in cursor.fetchall()] or [table]

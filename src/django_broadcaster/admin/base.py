@@ -49,9 +49,10 @@ class EstimatingPaginator(AnyPaginator):
 
 
 _ESTIMATE = """
-    SELECT reltuples / GREATEST(relpages, 1)
-        * (pg_relation_size(oid) / current_setting('block_size')::int)
-    FROM pg_class WHERE oid = to_regclass(%s)
+    SELECT SUM(reltuples / GREATEST(relpages, 1)
+        * (pg_relation_size(oid) / current_setting('block_size')::int))
+    FROM pg_class JOIN (VALUES (to_regclass(%s))) AS t (root) ON oid = root
+    OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = root)
 """
 
 

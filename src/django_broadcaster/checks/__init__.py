@@ -31,6 +31,9 @@ E025      `OUTBOX_NOTIFY` is not a bool
 E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
 E040      `RETENTION` of an entry is not a span of time, None, or a dict of these by status
 E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
+E042      `OUTBOX_TIME_PARTITIONS` is not a span of time above 0 or None
+E043      the outbox's table and `OUTBOX_TIME_PARTITIONS` differ (a database check, PostgreSQL)
+E044      `OUTBOX_ARCHIVE` and `OUTBOX_TIME_PARTITIONS` are both set
 E050      `OUTBOX_MAX_LAG_SECONDS` is not a number above 0
 E051      `OUTBOX_STALL_SECONDS` is not a number from 1 on
 E060      `OUTBOX_ENCRYPTION_KEYS` is not a list of Fernet keys, or their library is missing
@@ -64,6 +67,8 @@ CHECKS = (
     retention.check_backend_retentions,
     retention.check_archive,
     retention.check_what_is_archived,
+    retention.check_archive_of_partitions,
+    values.check_time_partitions,
     values.check_inbox_retention,
     values.check_history_retention,
     values.check_notify,
@@ -87,3 +92,4 @@ def register_checks() -> None:
     for check in CHECKS:
         register(check, TAG)
     register(database.check_id_sequence, Tags.database)
+    register(database.check_partitions, Tags.database)

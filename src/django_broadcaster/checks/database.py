@@ -8,6 +8,8 @@ from typing import Any
 from django.core.checks import CheckMessage
 from django.db import connections
 
+from ..conf import conf
+from ..querysets import is_partitioned
 from .shared import Messages, error
 
 _ID_SEQUENCES = """
@@ -46,3 +48,26 @@ def _cached_sequence(alias: str, sequence: str, size: int) -> CheckMessage:
         "may be delivered in another order than they were published in."
     )
     return error("E024", message, f"Run this SQL: ALTER SEQUENCE {sequence} CACHE 1;")
+
+
+def check_partitions(databases: Sequence[str] | None = None, **_: Any) -> Messages:
+    """On PostgreSQL the outbox is in time partitions if OUTBOX_TIME_PARTITIONS says so.
+
+    Publish calls that name an event id are written for the one or for the other.
+    """
+    wanted = conf.TIME_PARTITIONS is not None
+    return [
+        _partitions_differ(alias, wanted)
+        for alias in databases or ()
+        if connections[alias].vendor == "postgresql"
+        and _id_sequences(alias)
+        and is_partitioned(alias) != wanted
+    ]
+
+
+def _partitions_differ(alias: str, wanted: bool) -> CheckMessage:
+    if wanted:
+        message = f"OUTBOX_TIME_PARTITIONS is set, but the outbox of {alias!r} is a plain table."
+        return error("E043", message, f"Run manage.py outbox_partition --database {alias}.")
+    message = f"The outbox of {alias!r} is in partitions, but OUTBOX_TIME_PARTITIONS is not set."
+    return error("E043", message, "Write OUTBOX_TIME_PARTITIONS = timedelta(days=1).")

@@ -129,3 +129,14 @@ def _not_archived(alias: str) -> CheckMessage:
         "minute after they were published, or silence this check if they need no archive."
     )
     return warning("W010", message, fix)
+
+
+def check_archive_of_partitions(**_: Any) -> Messages:
+    """Nothing is archived of a partition that is dropped, so only one of the two can be had."""
+    if conf.ARCHIVE is None or conf.TIME_PARTITIONS is None:
+        return []
+    message = (
+        "OUTBOX_ARCHIVE and OUTBOX_TIME_PARTITIONS are both set, but a partition is dropped as a "
+        "whole, without an archive."
+    )
+    return [error("E044", message, "Write OUTBOX_ARCHIVE = None or OUTBOX_TIME_PARTITIONS = None.")]

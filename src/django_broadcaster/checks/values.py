@@ -46,6 +46,14 @@ def check_inbox_retention(**_: Any) -> Messages:
     return _memory("E017", "INBOX_RETENTION")
 
 
+def check_time_partitions(**_: Any) -> Messages:
+    """OUTBOX_TIME_PARTITIONS is above 0."""
+    value = conf.TIME_PARTITIONS
+    good = value is None or 0 < seconds(value) <= LONGEST.total_seconds()
+    wanted = "a timedelta or seconds, above 0 and up to 100 years, or None for a plain table"
+    return [] if good else [_wrong("E042", "TIME_PARTITIONS", wanted)]
+
+
 def check_history_retention(**_: Any) -> Messages:
     """OUTBOX_HISTORY_RETENTION is above 0."""
     return _memory("E026", "HISTORY_RETENTION")

@@ -2,10 +2,10 @@
 
 `events` holds what a person or a command does, in Django's ORM; `insert` and `insert_many` the ways
 in, for rows as `new_rows` has them; `relay` what a relay does, in SQL; `purge` the way out, and
-`archive` what is taken along; `selection` says which events, `moves` what can be done to them, and
-`operations` has it done in the background; `json_columns` is what databases make of JSON.
-`overview`, `estimates`, `samples` and `trouble` say how backends are and were doing, and what is
-stuck.
+`archive` what is taken along; `segments` and `partitioning` are time partitions; `selection` says
+which events, `moves` what can be done to them, and `operations` has it done in the background;
+`json_columns` is what databases make of JSON. `overview`, `estimates`, `samples` and `trouble` say
+how backends are and were doing, and what is stuck.
 """
 
 from .archive import StoredRow, copy_to_archive, read_stored
@@ -28,6 +28,7 @@ from .operations import (
     span_of,
 )
 from .overview import EXACT, Overview, overviews
+from .partitioning import partition_outbox
 from .purge import (
     delete_events,
     find_dead_letters,
@@ -37,6 +38,7 @@ from .purge import (
 )
 from .relay import PendingRow, RelayRows
 from .samples import Figures, add_to_minute, minute_of
+from .segments import CannotPartition, drop_oldest, is_partitioned, keep_ahead, segments_of
 from .selection import EventSelection
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
@@ -44,6 +46,7 @@ __all__ = [
     "EXACT",
     "MOVES",
     "BlockedKey",
+    "CannotPartition",
     "Count",
     "DatabaseNow",
     "EventColumns",
@@ -65,6 +68,7 @@ __all__ = [
     "copy_to_archive",
     "count_or_estimate",
     "delete_events",
+    "drop_oldest",
     "estimate_of",
     "find_dead_letters",
     "find_delivered",
@@ -75,18 +79,22 @@ __all__ = [
     "insert_events",
     "insert_row",
     "insert_rows",
+    "is_partitioned",
     "is_served",
+    "keep_ahead",
     "lock_final",
     "max_depth",
     "minute_of",
     "move_chunk",
     "note_failure",
     "overviews",
+    "partition_outbox",
     "pause",
     "paused_backends",
     "purge_entries",
     "read_stored",
     "resume",
     "same_errors",
+    "segments_of",
     "span_of",
 ]

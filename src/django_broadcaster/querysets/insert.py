@@ -9,6 +9,7 @@ from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.base import ModelState
 
+from django_broadcaster.conf import conf
 from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.states import OutboxEventStatus
 
@@ -42,7 +43,8 @@ def insert_event(
 
 def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
     """Write one row; return its id, or None if its identity stands there already."""
-    statement = _statement(connection.vendor, row.identity is not None)
+    unique = row.identity is not None
+    statement = _statement(connection.vendor, unique, unique and conf.TIME_PARTITIONS is None)
     with connection.cursor() as cursor:
         cursor.execute(statement, values_of(row, connection))
         if connection.vendor == "mysql":
@@ -52,7 +54,7 @@ def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
 
 
 @cache
-def _statement(vendor: str, unique: bool) -> str:
+def _statement(vendor: str, unique: bool, _in_one_table: bool) -> str:
     returning = "" if vendor == "mysql" else "id"
     return insert_sql(vendor, f"VALUES {PLACEHOLDERS}", unique=unique, returning=returning)
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_broadcaster.conf import conf
+
 from .tables import EVENTS
 
 
@@ -101,13 +103,16 @@ def text_of(moment: datetime) -> str:
 
 
 def insert_sql(vendor: str, values: str, *, unique: bool, returning: str = "") -> str:
-    """Return an INSERT; a `unique` one leaves out rows whose identity stands already."""
+    """Return an INSERT; a `unique` one leaves out rows whose identity stands already.
+
+    In time partitions a trigger does that: there is no index over all of them.
+    """
     quote = "`" if vendor == "mysql" else '"'  # `partition` is a reserved word there
     columns = ", ".join(f"{quote}{name}{quote}" for name in (*NewRow._fields, *_UNTOUCHED))
     ignore = ends = ""
     if unique and vendor == "mysql":
         ignore = " IGNORE"
-    elif unique:
+    elif unique and (vendor != "postgresql" or conf.TIME_PARTITIONS is None):
         ends = " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
     if returning:
         ends += f" RETURNING {returning}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
+from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import DatabaseError, connections
@@ -20,8 +21,11 @@ from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import Attempt, InboxEvent, Operation, OutboxEvent, Sample
 from django_broadcaster.querysets import (
     RelayRows,
+    drop_oldest,
     find_dead_letters,
     find_delivered,
+    is_partitioned,
+    keep_ahead,
     minute_of,
     purge_entries,
 )
@@ -92,6 +96,7 @@ class Purge:
         self._using = using
         self._backend = backend
         self._archive = create_archive()
+        self._width = span(conf.TIME_PARTITIONS)
         self._delivered = _Walk()
         self._dead_letters = _Walk()
         self._next_at = 0.0
@@ -131,7 +136,12 @@ class Purge:
     def _outbox(self, now: float) -> tuple[int, bool]:
         """Return how many events went, and whether there may be more."""
         moment = timezone.now()
-        expiries = backends.retention(self._backend).expiries(moment)
+        policy = backends.retention(self._backend)
+        if self._width and is_partitioned(self._using):
+            self._see_to_segments(self._width, moment)
+            # What is not gone with its segment long after its time is deleted all the same.
+            policy = policy.extended(2 * self._width)
+        expiries = policy.expiries(moment)
         failed, events = (
             expiries.pop(OutboxEventStatus.FAILED, None),
             OutboxEvent.objects.using(self._using),
@@ -151,6 +161,20 @@ class Purge:
                 if time.monotonic() >= deadline:
                     return gone, True
         return gone, False
+
+    def _see_to_segments(self, width: timedelta, now: datetime) -> None:
+        """Make the next time partition, and drop the oldest; what fails is tried again later."""
+        policies = [backends.retention(alias) for alias in backends.aliases()]
+        kept = [span for policy in policies for span in (policy.published, policy.cancelled)]
+        longest = None if None in kept else max(span for span in kept if span is not None)
+        try:
+            keep_ahead(self._using, width, now)
+            if longest is not None and (name := drop_oldest(self._using, now - longest)):
+                logger.info("backend %r: dropped the partition %s", self._backend, name)
+        except DatabaseError as error:
+            if not connections[self._using].is_usable():
+                raise
+            logger.warning("the outbox's partitions stay as they are for now: %s", error)
 
     def _inbox(self) -> int:
         keep = span(conf.INBOX_RETENTION)
