@@ -141,7 +141,7 @@ class RelayRows:
         """Return those of these rows that are pending in those partitions, in order of ids."""
         sql = (
             f"SELECT {self._columns} FROM {EVENTS} WHERE {self._in('id', ids)} "
-            f"AND status = 'pending' AND {self._in(_PARTITION, partitions)} ORDER BY id"
+            f"AND {self._stands_in('pending')} AND {self._in(_PARTITION, partitions)} ORDER BY id"
         )
         return self._rows(sql, [*self._values(ids), *self._values(partitions)])
 
@@ -226,7 +226,8 @@ class RelayRows:
         if keep:
             return self._move(ids, "pending", "published", published_at=self._now())
         sql = (
-            f"DELETE FROM {EVENTS} WHERE {self._in('id', ids)} AND status = 'pending'{self._fence}"
+            f"DELETE FROM {EVENTS} WHERE {self._in('id', ids)} "
+            f"AND {self._stands_in('pending')}{self._fence}"
         )
         return self._execute(sql, [*self._values(ids), self.relay_id])
 
@@ -387,7 +388,7 @@ class RelayRows:
         sets = "".join(f", {name} = %s" for name in columns)
         sql = (
             f"UPDATE {EVENTS} SET status = '{target}'{sets} "
-            f"WHERE {self._in('id', ids)} AND status = '{source}'{self._fence}"
+            f"WHERE {self._in('id', ids)} AND {self._stands_in(source)}{self._fence}"
         )
         return self._execute(sql, [*columns.values(), *self._values(ids), self.relay_id])
 
@@ -400,7 +401,7 @@ class RelayRows:
         """
         sql = (
             f"UPDATE {EVENTS} e SET {changes} FROM unnest({arrays}) AS v({names}) "
-            f"WHERE e.id = v.id AND e.status = 'pending'{self._fence}"
+            f"WHERE e.id = v.id AND {self._stands_in('pending')}{self._fence}"
         )
         return self._execute(sql, [*map(list, columns), self.relay_id])
 
@@ -412,7 +413,7 @@ class RelayRows:
         ]
         sql = (
             f"UPDATE {EVENTS} SET {changes} "
-            f"WHERE {self._in('id', ids)} AND status = 'pending'{self._fence}"
+            f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
         )
         return self._execute(sql, [*cases, *self._values(ids), self.relay_id])
 
@@ -446,6 +447,16 @@ class RelayRows:
         if self._postgres:
             return f"{column} = ANY(%s)"
         return f"{column} IN ({', '.join(['%s'] * len(values))})" if values else "1 = 0"
+
+    def _stands_in(self, status: str) -> str:
+        """Return the condition that rows named by their ids stand in a status.
+
+        PostgreSQL may not know it for the one of the partial index. Statistics of an outbox that
+        was empty say that next to nothing is pending, so it would rather read all of that index
+        for each batch than look the ids up, and each batch of a backlog would take as long as the
+        backlog is.
+        """
+        return f"status || '' = '{status}'" if self._postgres else f"status = '{status}'"
 
     def _values(self, values: Collection[Any] | None) -> list[Any]:
         """Return the parameters that belong to `_in`; none for None."""
