@@ -303,6 +303,30 @@ def test_an_identity_is_forgotten_with_its_row(parted: str) -> None:
     assert set(statuses(parted)) == {"a1", "b1", "z1"}
 
 
+def test_a_drop_that_was_cut_off_is_finished(parted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that died behind the detaching leaves a table that the next one drops."""
+    fill_first(parted, "a1", "b1")
+    grow_old(parted)
+    OutboxEvent.objects.using(parted).filter(subject="b1").update(status="failed")
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_drop_detached", lambda using: None)
+        name = drop_oldest(parted, timezone.now() - DAY)
+    assert name
+    assert ask(parted, "SELECT to_regclass(%s) IS NULL", name) == [(False,)]
+    assert set(statuses(parted)) == {"b1", "z1"}
+    assert drop_oldest(parted, timezone.now() - DAY) is None
+    assert ask(parted, "SELECT to_regclass(%s) IS NULL", name) == [(True,)]
+
+
+def test_what_somebody_detached_is_left_alone(parted: str) -> None:
+    """A partition that an operator took out, to keep it, is not dropped."""
+    fill_first(parted, "a1")
+    name = segments_of(parted)[0].name
+    ask(parted, f"ALTER TABLE django_broadcaster_outboxevent DETACH PARTITION {name}")
+    drop_oldest(parted, timezone.now())
+    assert ask(parted, "SELECT to_regclass(%s) IS NULL", name) == [(False,)]
+
+
 def test_a_long_transaction_is_not_waited_for(parted: str) -> None:
     """While a writer is open for long, a drop gives up within a second, and has changed nothing."""
     fill_first(parted, "a1")

@@ -37,6 +37,7 @@ MOST_KEPT: Final = 10_000
 """Events that may be left in a segment that is dropped; they are copied while others wait."""
 
 LOCK_TIMEOUT: Final = "1s"
+_DOOMED: Final = "django_broadcaster: to be dropped"
 _LOCK: Final = 7_306_001  # of advisory locks: one relay at a time changes segments
 
 
@@ -122,7 +123,11 @@ def drop_oldest(using: str, before: datetime) -> str | None:
         if len(kept) > MOST_KEPT:
             return None
         columns = ", ".join(_columns(using))
-        run(using, f"ALTER TABLE {EVENTS} DETACH PARTITION {oldest.name}")
+        run(
+            using,
+            f"ALTER TABLE {EVENTS} DETACH PARTITION {oldest.name}",
+            f"COMMENT ON TABLE {oldest.name} IS '{_DOOMED}'",
+        )
         move = f"INSERT INTO {EVENTS} ({columns}) SELECT {columns} FROM {oldest.name}"
         change(using, f"{move} WHERE id = ANY(%s)", kept)
     _drop_detached(using)
@@ -137,13 +142,16 @@ def _is_behind(using: str, segment: Segment, before: datetime) -> bool:
 
 
 def _drop_detached(using: str) -> None:
-    """Drop tables of segments that are not attached any more, and identities of no row."""
+    """Drop segments that were detached for it, and identities of no row.
+
+    One that somebody else has detached, to keep it, is left alone.
+    """
     sql = (
         "SELECT c.relname FROM pg_class c JOIN pg_class p ON p.oid = %s::regclass "
         "AND p.relnamespace = c.relnamespace WHERE c.relkind = 'r' AND NOT c.relispartition "
-        "AND c.relname LIKE %s"
+        "AND obj_description(c.oid, 'pg_class') = %s"
     )
-    for (name,) in select(using, sql, EVENTS, f"{EVENTS}\\_from\\_%"):
+    for (name,) in select(using, sql, EVENTS, _DOOMED):
         run(using, f"DROP TABLE {name}")
     lowest = segments_of(using)[0].lower
     if lowest is not None:
