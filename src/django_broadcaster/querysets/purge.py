@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connections, models
 
 from django_broadcaster.states import FINAL, OutboxEventStatus
 
 from .events import OutboxEventQuerySet
+from .statements import change, select
+from .tables import EVENTS
 
 _S = OutboxEventStatus
-
-
-class _Row(NamedTuple):
-    """What tells how old an event is."""
-
-    id: int
-    publisher_backend: str
-    status: str
-    published_at: datetime | None
-    ended_at: datetime | None
-    scheduled_at: datetime
-    created_at: datetime
-
-    @property
-    def since(self) -> datetime:
-        """Since when nobody has to deliver it; one changed by hand may not say."""
-        if self.status == _S.PUBLISHED:
-            return self.published_at or self.scheduled_at
-        return self.ended_at or self.scheduled_at
 
 
 def find_delivered(
@@ -52,17 +35,23 @@ def find_delivered(
     backends are read too, so that no call reads more than `limit`; they tell as well where all that
     is behind was written too late to be old, unless by a clock that is ahead of `now`.
     """
-    rows = _read(events.filter(id__gt=start).order_by("id"), limit)
-    own = [row for row in rows if row.publisher_backend == backend]
     # Where published events stay for ever, cancelled ones tell where the young begin.
     telling = _S.PUBLISHED if _S.PUBLISHED in expiries else _S.CANCELLED
-    old = _old(own, expiries)
-    settled = [row.id for row in own if row.status == telling]
-    has_young = not set(settled) <= set(old)
-    too_late = all(max(expiries.values()) <= row.created_at <= now for row in rows)
-    if len(rows) < limit or too_late or (has_young and not old):
+    chosen = {status: expiries[status] for status in _SINCE if status in expiries}
+    latest = max(chosen.values())
+    rows = _judged(
+        events.filter(id__gt=start).order_by("id"),
+        is_old=models.Q(publisher_backend=backend) & _is_old(chosen),
+        tells=models.Q(publisher_backend=backend, status=telling),
+        is_late=models.Q(created_at__gte=latest, created_at__lte=now),
+    )[:limit]
+    found = list(rows)
+    old = [row_id for row_id, is_old, _, _ in found if is_old]
+    has_young = any(tells and not is_old for _, is_old, tells, _ in found)
+    too_late = all(is_late for *_, is_late in found)
+    if len(found) < limit or too_late or (has_young and not old):
         return old, None
-    return old, old[-1] if has_young else rows[-1].id
+    return old, old[-1] if has_young else found[-1][0]
 
 
 def find_dead_letters(
@@ -70,22 +59,38 @@ def find_dead_letters(
 ) -> tuple[list[int], int | None]:
     """Find old dead letters of a backend, as `find_delivered` does, along their own index."""
     dead = events.filter(status=_S.FAILED, publisher_backend=backend, id__gt=start)
-    rows = _read(dead.order_by("publisher_backend", "id"), limit)
-    old = _old(rows, {_S.FAILED: before})
-    return old, rows[-1].id if len(rows) == limit else None
+    ordered = dead.order_by("publisher_backend", "id")
+    found = list(_judged(ordered, is_old=_is_old({_S.FAILED: before}))[:limit])
+    end = found[-1][0] if len(found) == limit else None
+    return [row_id for row_id, is_old in found if is_old], end
 
 
-def _read(events: OutboxEventQuerySet, limit: int) -> list[_Row]:
-    return [_Row._make(row) for row in events.values_list(*_Row._fields)[:limit]]
+_SINCE = {_S.PUBLISHED: "published_at", _S.CANCELLED: "ended_at", _S.FAILED: "ended_at"}
+"""Since when nobody has to deliver an event, by status; one changed by hand may not say."""
 
 
-def _old(rows: Sequence[_Row], expiries: Mapping[str, datetime]) -> list[int]:
-    return [
-        row.id
-        for row in rows
-        for status, before in expiries.items()
-        if row.status == status and row.since < before
-    ]
+def _is_old(expiries: Mapping[OutboxEventStatus, datetime]) -> models.Q:
+    """Return the condition that an event's time is over; due since when, where it says no more."""
+    old = models.Q()
+    for status, before in expiries.items():
+        end = _SINCE[status]
+        unknown = models.Q(**{f"{end}__isnull": True}, scheduled_at__lt=before)
+        old |= models.Q(status=status) & (models.Q(**{f"{end}__lt": before}) | unknown)
+    return old
+
+
+def _judged(events: OutboxEventQuerySet, **conditions: models.Q) -> models.QuerySet[Any, Any]:
+    """Return the ids of events, each with what is true of it.
+
+    The database judges: to read a thousand moments takes Python longer than to delete the rows.
+    """
+    judged = {
+        name: models.Case(
+            models.When(condition, then=1), default=0, output_field=models.SmallIntegerField()
+        )
+        for name, condition in conditions.items()
+    }
+    return events.annotate(**judged).values_list("id", *judged)
 
 
 def lock_final(events: OutboxEventQuerySet, ids: Collection[int]) -> list[int]:
@@ -93,14 +98,25 @@ def lock_final(events: OutboxEventQuerySet, ids: Collection[int]) -> list[int]:
 
     What somebody else is at is left out instead of waited for.
     """
-    skips = connections[events.db].features.has_select_for_update_skip_locked
+    using = events.db
+    if connections[using].vendor == "postgresql":
+        # One array: to write a list of parameters would take most of the time of a purge.
+        final = ", ".join(f"'{status}'" for status in FINAL)
+        sql = f"SELECT id FROM {EVENTS} WHERE id = ANY(%s) AND status IN ({final}) "
+        locked = select(using, f"{sql}ORDER BY id FOR UPDATE SKIP LOCKED", list(ids))
+        return [row_id for (row_id,) in locked]
+    skips = connections[using].features.has_select_for_update_skip_locked
     rows = events.filter(id__in=ids, status__in=FINAL).select_for_update(skip_locked=bool(skips))
     return list(rows.order_by("id").values_list("id", flat=True))
 
 
 def delete_events(events: OutboxEventQuerySet, ids: Collection[int]) -> int:
     """Delete these events in one statement; return how many."""
-    return _delete(events.filter(id__in=ids)) if ids else 0
+    if not ids:
+        return 0
+    if connections[events.db].vendor == "postgresql":
+        return change(events.db, f"DELETE FROM {EVENTS} WHERE id = ANY(%s)", list(ids))
+    return _delete(events.filter(id__in=ids))
 
 
 def purge_entries(
