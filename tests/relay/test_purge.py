@@ -371,7 +371,7 @@ def test_a_backlog_of_old_events_is_purged_in_good_time(
     database: str, scripted: Script, join: Join
 ) -> None:
     """A turn ends soon, and a few of them take thousands of events out."""
-    publish_many(3000, database, keys=10)
+    publish_many(2000, database, keys=10)
     grow_old(database)
     loop, turns = join(), 0
     while statuses(database):
