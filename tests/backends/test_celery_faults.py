@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from ssl import CERT_REQUIRED
 from typing import Any
 from uuid import uuid4
 
@@ -365,34 +366,39 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     assert len(take(rabbit.url, queue)) == 4
 
 
-@pytest.mark.parametrize(
-    ("url", "options", "works"),
-    [
-        ("pyamqp://127.0.0.1", {"ca_certs": "ca.pem", "server_hostname": "127.0.0.1"}, True),
-        ("pyamqp://127.0.0.1", {"ca_certs": "other.pem", "server_hostname": "127.0.0.1"}, False),
-        ("pyamqp://127.0.0.1", {"ca_certs": "ca.pem", "server_hostname": "elsewhere"}, False),
-        ("pyamqp://127.0.0.1", None, False),
-    ],
-    ids=["right", "another CA", "another name", "none"],
-)
-def test_tls_of_the_app(
-    make: MakeBackend,
-    rabbit: RabbitMQServer,
-    certificates: Path,
-    tls_port: int,
-    url: str,
-    options: dict[str, str] | None,
-    works: bool,
-) -> None:
+@pytest.fixture(params=["redis", "rabbitmq"])
+def tls_url(request: pytest.FixtureRequest, tmp_path: Path, certificates: Path) -> Iterator[str]:
+    """Where a server of each of the two speaks TLS."""
+    if request.param == "rabbitmq":
+        request.getfixturevalue("rabbit")
+        yield f"pyamqp://127.0.0.1:{request.getfixturevalue('tls_port')}"
+        return
+    port = free_port()
+    files = [
+        f"--tls-cert-file {certificates}/server.pem",
+        f"--tls-key-file {certificates}/server.key",
+    ]
+    words = f"--tls-port {port} --tls-auth-clients no {' '.join(files)}".split()
+    with redis_server(tmp_path, *words):
+        yield f"redis://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("problem", ["none", "another CA", "another name", "no TLS"])
+def test_tls_of_the_app(make: MakeBackend, tls_url: str, certificates: Path, problem: str) -> None:
     """The app's `broker_use_ssl` is obeyed; TLS that fails costs no event."""
-    ssl: dict[str, Any] = {**(options or {}), "cert_reqs": 2}
-    ssl["ca_certs"] = str(certificates / ssl.get("ca_certs", ""))
-    backend = make(
-        f"{url}:{tls_port}",
-        {"broker_use_ssl": ssl if options else False},
-        timeout=2,
-        connect_timeout=2,
-    )
+    ca = certificates / ("other.pem" if problem == "another CA" else "ca.pem")
+    ssl: Any = {"ca_certs": str(ca), "cert_reqs": CERT_REQUIRED}
+    if tls_url.startswith("redis"):  # each in the words of its client
+        ssl = {f"ssl_{name}": value for name, value in ssl.items()}
+        ssl["ssl_check_hostname"] = True
+        tls_url = (
+            tls_url.replace("127.0.0.1", "localhost") if problem == "another name" else tls_url
+        )
+    else:
+        ssl["server_hostname"] = "elsewhere" if problem == "another name" else "127.0.0.1"
+    app = {"broker_use_ssl": False if problem == "no TLS" else ssl}
+    backend = make(tls_url, app, timeout=2, connect_timeout=2)
+    works = problem == "none"
     expected = [None] * 2 if works else [BackendUnavailable] * 2
     assert kinds(backend.publish_batch(numbers(2))) == expected
     assert backend.health_check() is works
