@@ -18,6 +18,7 @@ from tests.support.docs_runner import ROOT, Block, Mistake, Project, blocks_of, 
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-event.md"
 GUARANTEES = ROOT / "docs" / "explanation" / "guarantees.md"
+BROKER_TESTS = ROOT / "docs" / "explanation" / "broker-tests.md"
 PAGES = [
     README,
     *(
@@ -181,25 +182,63 @@ def test_links_lead_somewhere() -> None:
 
 
 def _tests_in(path: Path) -> set[str]:
-    """Return the names of a file's tests, those in classes as `Class::test`."""
+    """Return the names of a file's tests and of its classes, tests in these as `Class::test`."""
     names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.ClassDef):
+            names.add(node.name)
             names |= {f"{node.name}::{f.name}" for f in node.body if isinstance(f, ast.FunctionDef)}
     return names
 
 
+def _named_tests(page: Path) -> list[tuple[str, Path]]:
+    """Return the tests that a page names, each with the file that it links to."""
+    return [
+        (shown.strip("`"), (page.parent / target).resolve())
+        for each, shown, target in _links()
+        if each == page and target.endswith(".py")
+    ]
+
+
 def test_every_guarantee_names_its_tests() -> None:
     """Each link of the guarantees page to a test leads to one, and each guarantee has some."""
-    links = [
-        (shown.strip("`"), (page.parent / target).resolve())
-        for page, shown, target in _links()
-        if page == GUARANTEES and target.endswith(".py")
-    ]
+    links = _named_tests(GUARANTEES)
     assert [name for name, path in links if name not in _tests_in(path)] == []
     sections = re.split(r"^## ", GUARANTEES.read_text(), flags=re.MULTILINE)[1:]
     numbered = [section for section in sections if re.match(r"\d+\. ", section)]
     assert len(numbered) == 10
     assert [section.splitlines()[0] for section in numbered if ".py)" not in section] == []
+
+
+FAULTS = {
+    "stopped and started under load",
+    "connection cut in the middle of a batch",
+    "message too large",
+    "its place is missing",
+    "wrong credentials",
+    "wrong TLS",
+    "slower than the timeout",
+    "server full",
+    "names cannot be broken out of",
+}
+
+
+def test_every_broker_is_shown_to_meet_every_fault() -> None:
+    """Each broker's table has a test for the contract, the order and every fault, and it is there.
+
+    Django's tasks have no wire of their own, so that most faults are none of theirs.
+    """
+    links = _named_tests(BROKER_TESTS)
+    assert [name for name, path in links if name not in _tests_in(path)] == []
+    sections = re.split(r"^## ", BROKER_TESTS.read_text(), flags=re.MULTILINE)[1:]
+    assert len(sections) == 9
+    for section in sections:
+        broker = section.splitlines()[0]
+        rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+        assert [row for row in rows if ".py)" not in row[-1]] == [], broker
+        faults = set() if broker == "Django tasks" else FAULTS
+        shown = {row[0].removeprefix("| ") for row in rows}
+        assert faults | {"order when one of a batch fails"} <= shown, broker
+        assert any(name.startswith("contract") for name in shown), broker

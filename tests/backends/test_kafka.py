@@ -139,7 +139,8 @@ class TestStructured(BackendContract):
         headers = dict(headers_of(record))
         assert headers.pop("content-type") == b"application/cloudevents+json"
         found: dict[str, Any] = json.loads(record.value() or b"")
-        assert not headers or headers == {"traceparent": found["traceparent"].encode()}
+        traced = found.keys() & {"traceparent", "tracestate"}
+        assert headers == {name: found[name].encode() for name in traced}
         assert (record.key() or b"").decode() == found.get("partitionkey", "")
         return found
 

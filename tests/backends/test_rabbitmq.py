@@ -123,7 +123,7 @@ class TestStructured(BackendContract):
         """What arrived as members of the JSON format."""
         assert message.properties.content_type == "application/cloudevents+json"
         found: dict[str, Any] = json.loads(message.body)
-        assert message.headers.keys() == found.keys() & {"traceparent"}
+        assert message.headers.keys() == found.keys() & {"traceparent", "tracestate"}
         return found
 
     def break_broker(self) -> AbstractContextManager[object]:

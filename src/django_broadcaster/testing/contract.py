@@ -110,6 +110,15 @@ EVENTS: Mapping[str, CloudEvent] = {
             "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         },
     ),
+    "documented extensions": _event(
+        data=1,
+        extensions={
+            "sequence": "00042",
+            "expirytime": "2999-12-31T23:59:59Z",
+            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "tracestate": "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+        },
+    ),
     "partition key": _event(data=1, extensions={"partitionkey": "order 1/ä"}),
 }
 """Events that are easily damaged on the way, by name; each of them must arrive as it is."""
