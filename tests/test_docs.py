@@ -242,3 +242,15 @@ def test_every_broker_is_shown_to_meet_every_fault() -> None:
         shown = {row[0].removeprefix("| ") for row in rows}
         assert faults | {"order when one of a batch fails"} <= shown, broker
         assert any(name.startswith("contract") for name in shown), broker
+
+
+@pytest.mark.parametrize(
+    "name", ["aws", "celery", "kafka", "mqtt", "nats", "rabbitmq", "redis-streams", "webhook"]
+)
+def test_every_brokers_page_says_the_same_things(name: str) -> None:
+    """How to install it, what is guaranteed and repeated, its size, and what goes wrong."""
+    text = (ROOT / "docs" / "how-to" / "backends" / f"{name}.md").read_text()
+    sections = re.findall(r"^## (.*)", text, flags=re.MULTILINE)
+    assert {"What is guaranteed", "Size", "When something goes wrong"} <= set(sections)
+    assert 'pip install "django-broadcaster[' in text
+    assert re.search(r"twice|duplicate|repeats", text)
