@@ -29,7 +29,6 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
-    DeliveryError,
     InvalidPublisherConfig,
     MissingClient,
     PayloadTooLarge,
@@ -78,11 +77,6 @@ def make(server: AWSServer, queue: str) -> Iterator[MakeBackend]:
             return made.enter_context(closing(SQSBackend(alias="default", **options)))
 
         yield make
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 def read_by_sdk(arrived: Arrived) -> Any:

@@ -36,10 +36,10 @@ from tests.support.aws_server import (
     Whole,
     aws_server,
 )
-from tests.support.certificates import make_certificates
+from tests.support.batches import kinds
 from tests.support.tcp_proxy import TcpProxy
 
-from .test_aws import client_options, kinds
+from .test_aws import client_options
 
 MakeBackend = Callable[..., SQSBackend]
 WAIT = 30.0
@@ -496,12 +496,6 @@ def test_wrong_credentials_are_unavailable(make: MakeBackend, tmp_path: Path) ->
                 assert "my-secret" not in str(outcomes[0])
                 # Who is known, and may not ask, is known to a service that is up.
                 assert publisher.health_check() is (wrong is known)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, a certificate for 127.0.0.1, and another CA."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")

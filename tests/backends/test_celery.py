@@ -21,14 +21,13 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import CeleryBackend, Outcome, PublisherBackend
+from django_broadcaster.backends import CeleryBackend, PublisherBackend
 from django_broadcaster.backends.celery import task_id
 from django_broadcaster.backends.celery.backend import escape
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
-    DeliveryError,
     Held,
     InvalidPublisherConfig,
     MissingClient,
@@ -41,6 +40,7 @@ from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support import celery_app, rabbitmq_server, redis_server
+from tests.support.batches import kinds
 from tests.support.celery_queue import Sent, event_ids, remove, take
 from tests.support.conformance import assert_same_event
 from tests.support.tcp_proxy import TcpProxy
@@ -83,11 +83,6 @@ def make(broker: str, queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[M
             return backend
 
         yield make
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 # --- The contract ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from ssl import CERT_REQUIRED
@@ -13,20 +13,19 @@ from uuid import uuid4
 
 import pytest
 
-from django_broadcaster.backends import CeleryBackend, Message, Outcome
+from django_broadcaster.backends import CeleryBackend, Message
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
-    DeliveryError,
     Held,
     Rejected,
     TransientError,
 )
 from django_broadcaster.testing import make_message
 from tests.support import celery_app
+from tests.support.batches import assert_first_times, kinds, left_of, numbers
 from tests.support.celery_queue import event_ids, take
-from tests.support.certificates import make_certificates
-from tests.support.rabbitmq_server import RabbitMQServer, channel, rabbitmq_server
+from tests.support.rabbitmq_server import RabbitMQServer, channel, rabbitmq_server, tls_config
 from tests.support.redis_server import RedisServer, free_port, redis_server
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
@@ -38,12 +37,6 @@ LARGEST = 100_000  # bytes of one message that the RabbitMQ node takes
 WAIT = 20.0  # seconds, at the most
 
 MakeBackend = Callable[..., CeleryBackend]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +52,7 @@ def rabbit(
     """The node that all of these tests share, one after the other: it takes seconds to start."""
     config = f"""
 max_message_size = {LARGEST}
-listeners.ssl.local = 127.0.0.1:{tls_port}
-ssl_options.cacertfile = {certificates}/ca.pem
-ssl_options.certfile = {certificates}/server.pem
-ssl_options.keyfile = {certificates}/server.key
+{tls_config(certificates, tls_port)}
 """
     with rabbitmq_server(tmp_path_factory.mktemp("rabbitmq"), config) as running:
         yield running
@@ -106,30 +96,6 @@ def make(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeBackend]:
         yield make
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
-
-
-def failed(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Message]:
-    """The messages that were not acknowledged."""
-    return [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is not None]
-
-
-def first_times(stored: Sequence[str], messages: Sequence[Message]) -> None:
-    """Assert that all arrived, those of each key in order at their first time."""
-    first = list(dict.fromkeys(stored))
-    assert set(first) == {message.event_id for message in messages}
-    for key in {message.partition_key for message in messages}:
-        mine = [message.event_id for message in messages if message.partition_key == key]
-        assert [each for each in first if each in set(mine)] == mine
-
-
 @contextmanager
 def hanging(server: RedisServer | RabbitMQServer) -> Iterator[None]:
     """Let the server accept connections and answer nothing."""
@@ -164,9 +130,9 @@ def test_connection_cut_in_the_middle_of_a_batch(
         acknowledged = {m.event_id for m, o in zip(messages, outcomes, strict=True) if o is None}
         stored = event_ids(take(server.url, queue))[1:]
         assert acknowledged <= set(stored)
-        left = failed(messages, outcomes)
+        left = left_of(messages, outcomes)
         assert backend.publish_batch(left) == [None] * len(left)
-    first_times(stored + event_ids(take(server.url, queue)), messages)
+    assert_first_times(stored + event_ids(take(server.url, queue)), messages)
 
 
 def test_slow_server_is_unavailable_after_the_timeout(
@@ -185,11 +151,11 @@ def test_slow_server_is_unavailable_after_the_timeout(
     messages = numbers(5, "key")
     left = messages
     while left:  # it may need a moment
-        left = failed(left, backend.publish_batch(left))
+        left = left_of(left, backend.publish_batch(left))
         assert time.monotonic() - started < WAIT
     sent = {message.event_id for message in messages}
     stored = [each for each in event_ids(take(server.url, queue)) if each in sent]
-    first_times(stored, messages)
+    assert_first_times(stored, messages)
 
 
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
@@ -206,7 +172,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
         _insist(backend, batch)
         messages += batch
     killer.join()
-    first_times(event_ids(take(server.url, queue)), messages)
+    assert_first_times(event_ids(take(server.url, queue)), messages)
 
 
 def _kill_and_start(server: RedisServer | RabbitMQServer, sent: list[Message]) -> None:
@@ -221,7 +187,7 @@ def _insist(backend: CeleryBackend, batch: list[Message]) -> None:
     while batch:
         outcomes = backend.publish_batch(batch)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        batch = failed(batch, outcomes)
+        batch = left_of(batch, outcomes)
         assert time.monotonic() < deadline
 
 
@@ -349,7 +315,9 @@ def test_alarm_is_unavailable_within_the_timeout(
     assert backend.publish_batch(messages) == [None] * 20
     stored = event_ids(take(rabbit.url, queue))
     assert stored.count(messages[0].event_id) == 2
-    first_times([each for each in stored if each in {m.event_id for m in messages}], messages)
+    assert_first_times(
+        [each for each in stored if each in {m.event_id for m in messages}], messages
+    )
 
 
 def test_idle_connection_that_the_server_closed_costs_nothing(

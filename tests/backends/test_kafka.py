@@ -31,7 +31,6 @@ from django_broadcaster.exceptions import (
     BackendConfigurationError,
     Held,
     InvalidPublisherConfig,
-    MissingClient,
     Rejected,
     TransientError,
 )
@@ -39,6 +38,7 @@ from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
+from tests.support.batches import numbers
 from tests.support.events import statuses
 from tests.support.kafka_mock import MockCluster, mock_cluster
 from tests.support.kafka_server import (
@@ -82,11 +82,6 @@ def make(server: KafkaServer) -> Iterator[MakeBackend]:
             return backend
 
         yield make
-
-
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
 
 
 def ids(found: Sequence[KafkaRecord]) -> list[str]:
@@ -533,24 +528,6 @@ def test_larger_events_where_the_cluster_takes_them(
     assert [type(outcome) for outcome in outcomes] == [Rejected, Held, Held]
     assert make(topic=topic, max_message_bytes=2_900_000).publish_batch(messages) == [None] * 3
     assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
-
-
-def test_missing_client_names_the_extra(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without confluent-kafka, publishing says what to install, and the health check is False."""
-    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    backend = make()
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[kafka\]"):
-        backend.publish(make_message())
-    assert backend.health_check() is False
-
-
-def test_importing_loads_no_client() -> None:
-    """confluent-kafka is loaded at first use, not when the backend is imported or made."""
-    code = (
-        "import sys; from django_broadcaster.backends import KafkaBackend as backend; "
-        "backend(alias='default'); sys.exit('confluent_kafka' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- Life --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Message as KafkaRecord
 
-from django_broadcaster.backends import KafkaBackend, Message, Outcome
+from django_broadcaster.backends import KafkaBackend, Message
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -22,7 +22,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
-from tests.support.certificates import make_certificates
+from tests.support.batches import kinds, numbers
 from tests.support.kafka_mock import MockCluster, mock_cluster
 from tests.support.kafka_server import (
     KafkaServer,
@@ -78,22 +78,12 @@ def proxied(tmp_path: Path) -> Iterator[tuple[str, TcpProxy]]:
         yield f"127.0.0.1:{proxy.port}", proxy
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
 def ids(found: Sequence[KafkaRecord] | Sequence[Message]) -> list[str]:
     """The event ids of records in structured mode, or of messages."""
     return [
         each.event_id if isinstance(each, Message) else json.loads(each.value() or b"{}")["id"]
         for each in found
     ]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 # --- One event is to blame ---------------------------------------------------------------------
@@ -490,12 +480,6 @@ def test_wrong_credentials_are_unavailable(
     assert "wrong-password" not in f"{outcomes[0]!r} {outcomes[0].__cause__!r}"  # type: ignore[union-attr]
     if config and config["sasl.mechanisms"] != "PLAIN":
         assert "SASL" in str(outcomes[0])
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -21,7 +19,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, MQTTBackend, Outcome, PublisherBackend
+from django_broadcaster.backends import Message, MQTTBackend, PublisherBackend
 from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.lines import Lines
@@ -32,10 +30,8 @@ from django_broadcaster.backends.mqtt.topics import escape
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
-    DeliveryError,
     Held,
     InvalidPublisherConfig,
-    MissingClient,
     Rejected,
     TransientError,
 )
@@ -45,6 +41,7 @@ from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
+from tests.support.batches import kinds, numbers
 from tests.support.conformance import assert_same_event
 from tests.support.mosquitto_server import (
     Arrived,
@@ -87,19 +84,9 @@ def make(root: str) -> Iterator[MakeBackend]:
         yield make
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
 def ids(arrived: Sequence[Arrived]) -> list[str]:
     """The event ids of what arrived in structured mode."""
     return [each.event["id"] for each in arrived]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 # --- The contract ------------------------------------------------------------------------------
@@ -506,24 +493,6 @@ def test_port_is_that_of_the_protocol() -> None:
     """Without a port it is 1883, and 8883 with TLS."""
     assert MQTTBackend(alias="default").port == 1883
     assert MQTTBackend(alias="default", tls=True).port == 8883
-
-
-def test_missing_client_names_the_extra(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without paho-mqtt, publishing says what to install, and the health check is False."""
-    monkeypatch.setitem(sys.modules, "paho.mqtt", None)
-    backend = make()
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[mqtt\]"):
-        backend.publish(make_message())
-    assert backend.health_check() is False
-
-
-def test_importing_loads_no_client() -> None:
-    """paho-mqtt is loaded at first use, not when the backend is imported or made."""
-    code = (
-        "import sys; from django_broadcaster.backends import MQTTBackend as backend; "
-        "backend(alias='default'); sys.exit('paho' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_client_identifiers_begin_as_told_and_differ(make: MakeBackend, reader: Subscriber) -> None:

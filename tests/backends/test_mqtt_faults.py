@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from ssl import CERT_NONE
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from django_broadcaster.backends import Message, MQTTBackend, Outcome
+from django_broadcaster.backends import Message, MQTTBackend
 from django_broadcaster.backends.mqtt import flight
 from django_broadcaster.exceptions import (
     BackendUnavailable,
@@ -27,7 +27,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
-from tests.support.certificates import make_certificates
+from tests.support.batches import assert_first_times, kinds, left_of, numbers
 from tests.support.mosquitto_server import (
     MosquittoServer,
     Subscriber,
@@ -76,11 +76,6 @@ def reader(server: MosquittoServer) -> Iterator[Subscriber]:
         yield running
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
 def many_keys(count: int, keys: int = 10) -> list[Message]:
     """Messages of several keys in turn."""
     return [make_message(data=n, partition_key=f"key-{n % keys}") for n in range(count)]
@@ -89,25 +84,6 @@ def many_keys(count: int, keys: int = 10) -> list[Message]:
 def ids(reader: Subscriber) -> list[str]:
     """The event ids of all that arrived, in order."""
     return [str(each.event["id"]) for each in reader.read()]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
-
-
-def left_of(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Message]:
-    """The messages that were not acknowledged."""
-    return [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is not None]
-
-
-def first_times(stored: Sequence[str], messages: Sequence[Message]) -> None:
-    """Assert that all arrived, those of each key in order at their first time."""
-    first = list(dict.fromkeys(stored))
-    assert set(first) == {message.event_id for message in messages}
-    for key in {message.partition_key for message in messages}:
-        mine = [message.event_id for message in messages if message.partition_key == key]
-        assert [each for each in first if each in set(mine)] == mine
 
 
 # --- The server is away ------------------------------------------------------------------------
@@ -151,7 +127,7 @@ def test_server_that_is_restarted_under_load_loses_nothing(
         assert failures <= {None, BackendUnavailable}
         assert BackendUnavailable in failures
         reader.connect()
-        first_times(ids(reader), messages)
+        assert_first_times(ids(reader), messages)
 
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
@@ -175,7 +151,7 @@ def test_connection_cut_in_a_batch_loses_nothing(
         assert backend.publish_batch(left) == [None] * len(left)
         backend.close()
     arrived = ids(reader)
-    first_times(arrived, messages)
+    assert_first_times(arrived, messages)
     assert len(arrived) - len(messages) <= 20, "more came twice than was on its way"
 
 
@@ -220,7 +196,7 @@ def test_server_that_hangs_is_unavailable_within_the_timeout(
     finally:
         server.resume()
     assert fresh.publish_batch(messages) == [None] * 50
-    first_times(ids(reader), messages)
+    assert_first_times(ids(reader), messages)
 
 
 def test_child_process_does_not_share_the_connection(
@@ -237,7 +213,7 @@ def test_child_process_does_not_share_the_connection(
     assert backend.publish_batch(parent[50:]) == [None] * 50
     assert os.waitpid(pid, 0)[1] == 0
     reader.connect()
-    first_times(ids(reader), [*parent, *child])
+    assert_first_times(ids(reader), [*parent, *child])
 
 
 # --- The server does not take a message --------------------------------------------------------
@@ -303,7 +279,7 @@ def test_topic_that_one_event_asked_for_and_may_not_have_is_transient(
         assert {m.partition_key for m in failed} == {"key-5"}
         assert kinds([o for o in outcomes if o]) == [TransientError, *[Held] * 9]
         assert "'forbidden': the server did not take it: Not authorized" in str(outcomes[5])
-        first_times(ids(reader), [m for m in messages if m not in failed])
+        assert_first_times(ids(reader), [m for m in messages if m not in failed])
 
 
 def test_topic_of_the_backend_that_is_not_permitted_is_unavailable(
@@ -334,7 +310,7 @@ def test_message_over_which_the_server_hangs_up_is_rejected_alone(
     assert [m.event_id for m in failed] == [m.event_id for m in messages[33::10]]
     assert kinds([o for o in outcomes if o]) == [Rejected, *[Held] * 6]
     assert "Protocol error" in str(outcomes[33])
-    first_times(ids(reader)[1:], [m for m in messages if m not in failed])
+    assert_first_times(ids(reader)[1:], [m for m in messages if m not in failed])
 
 
 def test_first_message_over_which_a_server_hangs_up_is_unavailable(
@@ -366,7 +342,7 @@ def test_full_server_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
         reader.connect()
         assert acknowledged <= set(ids(reader))
         assert backend.publish_batch(left) == [None] * len(left)
-        first_times(ids(reader), messages)
+        assert_first_times(ids(reader), messages)
 
 
 def test_full_queue_of_a_subscriber_is_not_ours_to_know(make: MakeBackend, tmp_path: Path) -> None:
@@ -533,12 +509,6 @@ def test_wrong_login_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
             assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
             assert backend.health_check() is False
         assert make(server, username="me", password="right").publish_batch(numbers(2)) == [None] * 2
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import count
@@ -27,13 +25,12 @@ from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
-    DeliveryError,
     InvalidPublisherConfig,
-    MissingClient,
 )
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
+from tests.support.batches import numbers
 from tests.support.conformance import assert_same_event
 from tests.support.events import publish, statuses
 from tests.support.nats_server import (
@@ -75,16 +72,6 @@ def name() -> Iterator[str]:
     name = f"test-{uuid4()}"
     yield name
     delete_stream(shared_url(), name)
-
-
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 # --- The contract ------------------------------------------------------------------------------
@@ -408,24 +395,6 @@ def test_wrong_config_of_an_event_is_named(subject: object) -> None:
     with pytest.raises(InvalidPublisherConfig, match="'subject'") as caught:
         NATSBackend(alias="default").validate_config({"subject": subject})
     assert caught.value.backend == "default"
-
-
-def test_missing_client_names_the_extra(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without nats-py, publishing says what to install, and the health check is False."""
-    monkeypatch.setitem(sys.modules, "nats.aio.client", None)
-    backend = make()
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[nats\]"):
-        backend.publish(make_message())
-    assert backend.health_check() is False
-
-
-def test_importing_loads_no_client() -> None:
-    """nats-py is loaded at first use, not when the backend is imported or made."""
-    code = (
-        "import sys; from django_broadcaster.backends import NATSBackend as backend; "
-        "backend(alias='default'); sys.exit('nats' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_several_servers_are_tried(make: MakeBackend, name: str) -> None:

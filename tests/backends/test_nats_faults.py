@@ -25,7 +25,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
-from tests.support.certificates import make_certificates
+from tests.support.batches import kinds, numbers
 from tests.support.nats_server import (
     NatsServer,
     add_stream,
@@ -40,7 +40,7 @@ from tests.support.scripted_nats import ScriptedNats
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 
-from .test_nats import MakeBackend, kinds, make, numbers
+from .test_nats import MakeBackend, make
 
 __all__ = ["make"]  # a fixture
 
@@ -326,12 +326,6 @@ def test_error_names_the_servers_without_their_passwords(make: MakeBackend) -> N
 
 
 # --- TLS ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with certificates."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")

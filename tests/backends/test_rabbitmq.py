@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -21,16 +19,14 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, Outcome, PublisherBackend, RabbitMQBackend
+from django_broadcaster.backends import Message, PublisherBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
-    DeliveryError,
     Held,
     InvalidPublisherConfig,
-    MissingClient,
     Rejected,
     TransientError,
 )
@@ -40,6 +36,7 @@ from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
+from tests.support.batches import kinds, numbers
 from tests.support.conformance import assert_same_event
 from tests.support.rabbitmq_server import Arrived, channel, remove, shared_url, take
 from tests.support.tcp_proxy import TcpProxy
@@ -74,19 +71,9 @@ def name(place: str) -> str:
     return place
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
 def ids(arrived: Sequence[Arrived]) -> list[str]:
     """The event ids of what arrived."""
     return [str(each.properties.message_id) for each in arrived]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 # --- The contract ------------------------------------------------------------------------------
@@ -534,24 +521,6 @@ def test_wrong_config_of_an_event_is_named(make: MakeBackend, config: dict[str, 
     with pytest.raises(InvalidPublisherConfig, match=f"'{key}'") as caught:
         make().validate_config(config)
     assert caught.value.backend == "default"
-
-
-def test_missing_client_names_the_extra(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without py-amqp, publishing says what to install, and the health check is False."""
-    monkeypatch.setitem(sys.modules, "amqp", None)
-    backend = make()
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[rabbitmq\]"):
-        backend.publish(make_message())
-    assert backend.health_check() is False
-
-
-def test_importing_loads_no_client() -> None:
-    """py-amqp is loaded at first use, not when the backend is imported or made."""
-    code = (
-        "import sys; from django_broadcaster.backends import RabbitMQBackend as backend; "
-        "backend(alias='default'); sys.exit('amqp' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_child_process_does_not_share_the_connection(make: MakeBackend, name: str) -> None:

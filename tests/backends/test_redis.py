@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -20,7 +18,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
+from django_broadcaster.backends import Message, RedisStreamBackend
 from django_broadcaster.backends.redis import backend as module
 from django_broadcaster.backends.redis import entries as packed
 from django_broadcaster.backends.redis import link
@@ -30,11 +28,11 @@ from django_broadcaster.exceptions import (
     DeliveryError,
     Held,
     InvalidPublisherConfig,
-    MissingClient,
     Rejected,
     TransientError,
 )
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds, numbers
 from tests.support.redis_server import (
     RedisServer,
     redis_server,
@@ -78,11 +76,6 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield running
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
 def entries(url: str, stream: str) -> list[dict[str, str]]:
     """The fields of the stream's entries, in order."""
     with redis.Redis.from_url(url, decode_responses=True) as client:
@@ -92,11 +85,6 @@ def entries(url: str, stream: str) -> list[dict[str, str]]:
 def ids(url: str, stream: str) -> list[str]:
     """The event ids in the stream, in order."""
     return [fields["event_id"] for fields in entries(url, stream)]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 # --- What is in the stream ---------------------------------------------------------------------
@@ -254,24 +242,6 @@ def test_wrong_config_of_an_event_is_named(make: MakeBackend, config: dict[str, 
     with pytest.raises(InvalidPublisherConfig, match=f"'{key}'") as caught:
         make().validate_config(config)
     assert caught.value.backend == "default"
-
-
-def test_missing_client_names_the_extra(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without redis-py, publishing says what to install, and the health check is False."""
-    monkeypatch.setitem(sys.modules, "redis", None)
-    backend = make()
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[redis\]"):
-        backend.publish(make_message())
-    assert backend.health_check() is False
-
-
-def test_importing_loads_no_client() -> None:
-    """redis-py is loaded at first use, not when the backend is imported or made."""
-    code = (
-        "import sys; from django_broadcaster.backends import RedisStreamBackend as backend; "
-        "backend(alias='default'); sys.exit('redis' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unix_socket(make: MakeBackend, tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
+from django_broadcaster.backends import Message, RedisStreamBackend
 from django_broadcaster.exceptions import (
     BackendUnavailable,
-    DeliveryError,
     Held,
     Rejected,
     TransientError,
 )
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds, numbers
 from tests.support.redis_groups import RedisCluster, redis_cluster
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.scripted_server import Command, ScriptedRedis
@@ -67,11 +67,6 @@ def make() -> Iterator[MakeBackend]:
         yield make
 
 
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
 def to(stream: str) -> dict[str, Any]:
     """The argument that sends messages to a stream."""
     return {"config": {"stream_name": stream}}
@@ -86,11 +81,6 @@ def ids(node: RedisServer, stream: str) -> list[str]:
 def sent(messages: Sequence[Message]) -> list[str]:
     """The ids of messages."""
     return [message.event_id for message in messages]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 def test_stream_is_found_on_its_node(make: MakeBackend, cluster: RedisCluster) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import redis
 
-from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
+from django_broadcaster.backends import Message, RedisStreamBackend
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds
 from tests.support.redis_groups import MASTER, Watched, confirm, watched_servers
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -55,11 +56,6 @@ def ids(server: RedisServer) -> list[str]:
     """The event ids in the stream, in order."""
     with server.client() as client:
         return [fields["event_id"] for _, fields in client.xrange("events")]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[Exception] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 def insist(backend: RedisStreamBackend, batch: list[Message]) -> int:

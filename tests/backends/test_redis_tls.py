@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
-from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
-from django_broadcaster.testing import make_message
-from tests.support.certificates import make_certificates
+from django_broadcaster.backends import RedisStreamBackend
+from django_broadcaster.exceptions import BackendUnavailable
+from tests.support.batches import kinds, numbers
 from tests.support.redis_server import RedisServer, free_port, redis_server
 from tests.support.waiting import wait_until
 
@@ -33,22 +32,6 @@ def make() -> Iterator[MakeBackend]:
             return backend
 
         yield make
-
-
-def numbers(count: int) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number) for number in range(count)]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, and certificates of it for the server 127.0.0.1 and for a client."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -154,6 +154,16 @@ class RabbitMQServer:
         return answers(self.url)
 
 
+def tls_config(certificates: Path, port: int) -> str:
+    """The lines of a node's configuration for a port where it speaks TLS, too."""
+    return f"""
+listeners.ssl.local = 127.0.0.1:{port}
+ssl_options.cacertfile = {certificates}/ca.pem
+ssl_options.certfile = {certificates}/server.pem
+ssl_options.keyfile = {certificates}/server.key
+"""
+
+
 @contextmanager
 def rabbitmq_server(folder: Path, config: str = "") -> Iterator[RabbitMQServer]:
     """A running server for the time of the block."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django_broadcaster.backends import Message, Outcome
-from django_broadcaster.exceptions import DeliveryError
+from django_broadcaster.backends import Message
 from django_broadcaster.testing import make_message
 from tests.support.webhook_server import WebhookServer
 
@@ -17,16 +16,6 @@ OTHER_HMAC = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 def to(url: str, key: str = "", data: Any = 1) -> Message:
     """A message for an endpoint of its own."""
     return make_message(data=data, partition_key=key, config={"url": url})
-
-
-def numbers(count: int, key: str = "", **options: Any) -> list[Message]:
-    """Messages whose data is 0, 1, 2, ..."""
-    return [make_message(data=number, partition_key=key, **options) for number in range(count)]
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    """The types of outcomes."""
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 def ids(server: WebhookServer) -> list[str]:

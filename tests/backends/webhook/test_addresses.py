@@ -13,10 +13,11 @@ import trustme
 from django_broadcaster.backends.webhook.addresses import AddressRules
 from django_broadcaster.exceptions import BackendUnavailable, Rejected
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds, numbers
 from tests.support.webhook_server import Reply, WebhookServer, webhook_server
 
 from .conftest import MakeBackend
-from .helpers import kinds, numbers, to
+from .helpers import to
 
 pytestmark = pytest.mark.django_db
 

@@ -16,11 +16,12 @@ from django_broadcaster.backends import WebhookBackend
 from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
 from django_broadcaster.models import WebhookEndpoint
 from django_broadcaster.signals import endpoint_disabled
+from tests.support.batches import kinds, numbers
 from tests.support.redis_server import free_port
 from tests.support.webhook_server import Reply, WebhookServer
 
 from .conftest import MakeBackend
-from .helpers import kinds, numbers, to
+from .helpers import to
 
 if TYPE_CHECKING:
     from collections.abc import Callable

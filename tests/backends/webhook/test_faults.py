@@ -25,13 +25,14 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds, numbers
 from tests.support.redis_server import free_port
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 from tests.support.webhook_server import Reply, Request, WebhookServer
 
 from .conftest import MakeBackend
-from .helpers import ids, ids_of, kinds, numbers, to
+from .helpers import ids, ids_of, to
 
 pytestmark = pytest.mark.django_db
 

@@ -15,10 +15,11 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds
 from tests.support.webhook_server import WebhookServer
 
 from .conftest import MakeBackend
-from .helpers import HMAC, kinds, to
+from .helpers import HMAC, to
 
 URL = "https://hooks.example/orders"
 

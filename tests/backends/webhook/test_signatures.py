@@ -26,10 +26,11 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import make_message
+from tests.support.batches import kinds, numbers
 from tests.support.webhook_server import Reply, Request, WebhookServer
 
 from .conftest import MakeBackend
-from .helpers import HMAC, OTHER_HMAC, kinds, numbers, to
+from .helpers import HMAC, OTHER_HMAC, to
 
 pytestmark = pytest.mark.django_db
 

@@ -1,0 +1,15 @@
+"""Fixtures of the backends' tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import make_certificates
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CA, certificates of it for 127.0.0.1 and for a client, and another CA."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
