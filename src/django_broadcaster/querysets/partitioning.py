@@ -16,12 +16,13 @@ from .segments import (
     events_within,
     is_partitioned,
     open_segment,
+    storage_of,
 )
 from .statements import run, select
 from .tables import EVENTS
 
 MOST_ROWS: Final = 1_000_000
-"""Rows that are read while writers and relays wait, in less than a second on most machines."""
+"""Rows that are read while writers and relays wait, which takes a second or two."""
 
 FIRST: Final = f"{EVENTS}_from_0"
 
@@ -71,7 +72,8 @@ def partition_outbox(using: str, width: timedelta, now: datetime) -> bool:
         _make_parent(using, last, is_called, indexes)
         bounds = f"FOR VALUES FROM (MINVALUE) TO ({upper})"
         run(using, f"ALTER TABLE {EVENTS} ATTACH PARTITION {FIRST} {bounds}")
-        run(using, f"CREATE TABLE {REST} PARTITION OF {EVENTS} DEFAULT")
+        storage = storage_of(using, FIRST)
+        run(using, f"CREATE TABLE {REST} PARTITION OF {EVENTS} DEFAULT{storage}")
         run(using, f"CREATE UNIQUE INDEX ON {REST} (identity) WHERE identity IS NOT NULL")
         _identify(using)
         _pass_on_rights(using)

@@ -90,9 +90,7 @@ def keep_ahead(using: str, width: timedelta, now: datetime) -> Segment | None:
 def open_segment(using: str, lower: int, upper: int, like: str) -> Segment:
     """Make a segment, stored as the one that it is `like`; writers go on meanwhile."""
     name = f"{EVENTS}_from_{lower}"
-    stored = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s::regclass"
-    options = select(using, stored, like)[0][0]
-    storage = f" WITH ({options})" if options else ""
+    storage = storage_of(using, like)
     run(
         using,
         f"CREATE TABLE {name} (LIKE {EVENTS} INCLUDING DEFAULTS INCLUDING CONSTRAINTS){storage}",
@@ -100,6 +98,13 @@ def open_segment(using: str, lower: int, upper: int, like: str) -> Segment:
         f"ALTER TABLE {EVENTS} ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})",
     )
     return Segment(name, lower, upper)
+
+
+def storage_of(using: str, table: str) -> str:
+    """Return a table's storage parameters, as a clause for another one; partitions inherit none."""
+    sql = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s::regclass"
+    options = select(using, sql, table)[0][0]
+    return f" WITH ({options})" if options else ""
 
 
 def drop_oldest(using: str, before: datetime) -> str | None:
