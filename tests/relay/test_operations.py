@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import DatabaseError, connections
@@ -18,7 +18,14 @@ from django.utils import timezone
 
 from django_broadcaster.exceptions import Rejected
 from django_broadcaster.models import BackendState, Operation, OutboxEvent
-from django_broadcaster.querysets import EventSelection, Window, estimate_of, pause, span_of
+from django_broadcaster.querysets import (
+    EventSelection,
+    Window,
+    estimate_of,
+    first_of,
+    pause,
+    span_of,
+)
 from django_broadcaster.querysets import operations as rows
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.maintenance import Purge
@@ -31,6 +38,9 @@ from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 
 from .conftest import Join, drain, turn, working
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 STATES = {
     "a1": "pending",
@@ -220,17 +230,20 @@ def test_a_look_without_work_is_one_statement(database: str) -> None:
     assert len(queries) == 1
 
 
-def test_a_relay_rests_for_longer_than_it_moved(database: str, chunks_of_two: None) -> None:
-    """Deliveries get four fifths of its time."""
+@pytest.mark.parametrize(("idle", "rest"), [(False, 4), (True, 1)], ids=["busy", "idle"])
+def test_a_relay_rests_from_what_it_moved(
+    database: str, chunks_of_two: None, idle: bool, rest: int
+) -> None:
+    """Deliveries get four fifths of its time, or half where there are none."""
     publish("a1", "a2", "a3", "a4", using=database)
     operation = request("cancel", database)
     relay = Operations(database)
     began = time.monotonic()
-    relay.run()
+    relay.run(idle=idle)
     took = time.monotonic() - began
-    assert relay._next_at > began + 2 * took
+    assert began + rest * 0.5 * took < relay._next_at <= time.monotonic() + rest * took
     relay._next_at = time.monotonic() + 60
-    relay.run()
+    relay.run(idle=idle)
     operation.refresh_from_db()
     assert operation.done == 2
 
@@ -271,11 +284,52 @@ def test_counting_takes_no_longer_than_it_may(
     monkeypatch.setattr(Window, "MOST", 10)
     publish_many(100, database, keys=3)
     everything = EventSelection()
+    events(database).update(status="published")
     span = span_of(events(database), everything)
-    assert estimate_of(events(database), "cancel", everything, span) == (100, True)
-    short = estimate_of(events(database), "cancel", everything, span, seconds=0.0001)
+    assert estimate_of(events(database), "replay", everything, span) == (100, True)
+    short = estimate_of(events(database), "replay", everything, span, seconds=0.0001)
     assert not short.is_exact
     assert 90 <= short.events <= 110
+
+
+@pytest.mark.parametrize("few", [100, 5], ids=["few", "many"])
+def test_the_first_events_are_found_where_ever_they_are(
+    database: str, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """A few dead letters among many others are counted exactly, and the first of them found."""
+    monkeypatch.setattr(rows, "FEW", few)
+    monkeypatch.setattr(Window, "FIRST", 10)
+    publish_many(100, database, keys=10)
+    third = events(database).filter(partition_key="k3").order_by("id")
+    ids = list(third.values_list("id", flat=True))
+    events(database).filter(partition_key__in=["k3", "k4"]).update(status="failed")
+    wanted = EventSelection(key="k3")
+    span = span_of(events(database), wanted)
+    assert estimate_of(events(database), "retry", wanted, span) == (10, True)
+    assert first_of(events(database), "retry", wanted, span, 3) == ids[:3]
+
+
+def test_dead_letters_are_counted_by_their_index(committing: None) -> None:
+    """PostgreSQL reads the index of their status, however many others there are."""
+    connection = connections["default"]
+    if connection.vendor != "postgresql":
+        pytest.skip("needs PostgreSQL")
+    publish_many(2000, "default", keys=10)
+    events("default").filter(partition_key="k3").update(status="failed")
+    events("default").exclude(partition_key="k3").update(status="published")
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE django_broadcaster_outboxevent")
+    everything = EventSelection(status="failed")
+    with CaptureQueriesContext(connection) as queries:
+        span = span_of(events("default"), everything)
+        assert estimate_of(events("default"), "retry", everything, span) == (200, True)
+    looks = [each["sql"] for each in queries if "LIMIT" in each["sql"]]
+    assert looks
+    with connection.cursor() as cursor:
+        for sql in looks:
+            cursor.execute(f"EXPLAIN {sql}")
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+            assert "broadcaster_failed" in plan, plan
 
 
 def test_operations_take_turns_in_the_order_of_their_requests(
@@ -391,6 +445,17 @@ def test_what_the_database_refuses_again_and_again_has_failed(
     assert "IntegrityError" in operation.error
     assert statuses(database) == {"a3": "scheduled", "a4": "scheduled"}
     assert operation_of(behind).state == "done"
+
+
+def test_an_error_shows_no_secret(database: str, settings: Settings) -> None:
+    """What the database or an archive quotes of the settings is not kept."""
+    entry = {"BACKEND": "tests.support.backends.ScriptedBackend"}
+    settings.OUTBOX_PUBLISHERS = {"default": {**entry, "OPTIONS": {"password": "correct horse"}}}
+    operation = request("cancel", database)
+    error = DatabaseError("can't log in as ada with correct horse")
+    rows.note_failure(Operation.objects.using(database), operation.pk, error, for_good=True)
+    operation.refresh_from_db()
+    assert operation.error == "DatabaseError: can't log in as ada with ***"
 
 
 def test_trouble_that_passes_is_forgotten(database: str) -> None:

@@ -23,7 +23,12 @@ from django.utils import timezone
 
 from django_broadcaster.conf import conf
 from django_broadcaster.redaction import masked
-from django_broadcaster.states import ACTIVE, OperationKind, OperationState
+from django_broadcaster.states import (
+    ACTIVE,
+    OperationKind,
+    OperationState,
+    OutboxEventStatus,
+)
 
 from .events import DatabaseNow, OutboxEventQuerySet
 from .moves import MOVES
@@ -34,6 +39,20 @@ if TYPE_CHECKING:
 
 CHUNK = 1000
 """Events that one transaction moves at the most."""
+
+FEW = 10_000
+"""Events in statuses with an index, up to which those of a selection are simply looked up."""
+
+_BY_ID = ("publisher_backend", "id")
+_BY_KEY = ("publisher_backend", "partition_key", "id")
+INDEXED = {
+    OutboxEventStatus.PENDING: _BY_ID,
+    OutboxEventStatus.SCHEDULED: ("publisher_backend", "scheduled_at", "id"),
+    OutboxEventStatus.RETRY: _BY_KEY,
+    OutboxEventStatus.BLOCKED: _BY_KEY,
+    OutboxEventStatus.FAILED: _BY_ID,
+}
+"""The statuses that have indexes, and the order of those: rows read in it are read by them."""
 
 ATTEMPTS = 5
 """How often in a row the database may refuse a chunk before the operation has failed."""
@@ -165,8 +184,12 @@ def estimate_of(
 ) -> Estimate:
     """Count what there is to move, for about so long; from then on go by the share that was seen.
 
-    It begins with the newest events, which are more often meant than the oldest.
+    It begins with the newest events, which are more often meant than the oldest. Where few events
+    stand in the statuses that are meant, as dead letters do, the count is exact.
     """
+    few = _few(events, kind, selection, span)
+    if few is not None:
+        return Estimate(len(few), is_exact=True)
     wanted = events.matching(selection).filter(status__in=MOVES[kind].sources)
     window, count, end = Window(), 0, span.last
     deadline = time.monotonic() + seconds
@@ -183,6 +206,25 @@ def estimate_of(
     return Estimate(count, is_exact=True)
 
 
+def _few(
+    events: OutboxEventQuerySet, kind: str, selection: EventSelection, span: Span
+) -> list[int] | None:
+    """Return the ids of all events to move, if their statuses have indexes, and few rows."""
+    statuses = [each for each in MOVES[kind].sources if selection.status in ("", each)]
+    if not set(statuses) <= set(INDEXED):
+        return None
+    ids: list[int] = []
+    for status in statuses:  # one by one: an index is of one or two of them
+        rows = events.filter(status=status, id__gt=span.start, id__lte=span.last)
+        if selection.backend:
+            rows = rows.filter(publisher_backend=selection.backend)
+        ids += rows.order_by(*INDEXED[status]).values_list("id", flat=True)[: FEW + 1]
+        if len(ids) > FEW:
+            return None
+    wanted = events.matching(selection).filter(id__in=ids, status__in=statuses)
+    return list(wanted.order_by("id").values_list("id", flat=True)) if ids else []
+
+
 def first_of(
     events: OutboxEventQuerySet,
     kind: str,
@@ -193,6 +235,9 @@ def first_of(
     seconds: float = 0.3,
 ) -> list[int]:
     """Return the ids of the first events that there are to move, as far as they are soon found."""
+    few = _few(events, kind, selection, span)
+    if few is not None:
+        return few[:limit]
     look = events.model._meta.apps.get_model("django_broadcaster", "Operation")(
         kind=kind, selection=selection.as_json(), position=span.start, last=span.last
     )

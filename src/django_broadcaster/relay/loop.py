@@ -68,6 +68,7 @@ class DeliveryLoop:
         self._next_reread = 0.0
         self._relays_known = 0
         self.is_paused = False
+        self._found_work = False
 
     def __enter__(self) -> Self:
         self.rejoin()
@@ -143,7 +144,7 @@ class DeliveryLoop:
             self._tick()
         if self._operates:
             self.activity.begin("moving events for an operator")
-            self.operations.run()
+            self.operations.run(idle=not self._found_work)
 
     @property
     def is_operating(self) -> bool:
@@ -170,6 +171,7 @@ class DeliveryLoop:
 
     def deliver(self, limit: int) -> Report:
         """Deliver one batch of the own partitions, as far as the circuit lets it."""
+        self._found_work = False
         allowed = self._allowance(limit)
         if not allowed or not self.lease.partitions:
             return Report()
@@ -180,6 +182,7 @@ class DeliveryLoop:
         timed = self._history.wants_times()
         report = self.delivery.deliver(allowed, start, self.lease.partitions, again, timed=timed)
         self.watermark.note(report, again)
+        self._found_work = report.found_work
         self._after(report, time.perf_counter() - began)
         return report
 

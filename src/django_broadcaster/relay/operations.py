@@ -26,7 +26,10 @@ LOOK_SECONDS = 0.5
 """Seconds between looks for an operation while there is none."""
 
 REST = 4
-"""How many times as long as a chunk took its relay does something else: a fifth is the most."""
+"""How many times as long as a chunk took the relay rests from it, to deliver."""
+
+IDLE_REST = 1
+"""The same where there was nothing to deliver."""
 
 
 class _WayOut:
@@ -59,8 +62,11 @@ class Operations:
         self._way_out = _WayOut()
         self._next_at = 0.0
 
-    def run(self) -> None:
-        """Move a chunk, if there is an operation and it is time; raises if the database is away."""
+    def run(self, *, idle: bool = False) -> None:
+        """Move a chunk, if there is an operation and it is time; raises if the database is away.
+
+        `idle` says that there was nothing to deliver.
+        """
         began = time.monotonic()
         if began < self._next_at:
             return
@@ -69,7 +75,7 @@ class Operations:
         self.is_moving = pk is not None and self._step(pk)
         if self.is_moving:
             now = time.monotonic()
-            self._next_at = now + REST * (now - began)
+            self._next_at = now + (IDLE_REST if idle else REST) * (now - began)
 
     def _step(self, pk: int) -> bool:
         """Move a chunk of the operation; return whether this relay could."""
