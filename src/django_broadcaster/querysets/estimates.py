@@ -36,10 +36,12 @@ def count_or_estimate(using: str, overview: Overview, status: str) -> Count:
 def _planned(rows: Any) -> int:
     """Return the rows that the planner expects of a query; 0 if it does not say."""
     vendor = connections[rows.db].vendor
+    if vendor == "sqlite":
+        return 0
+    plan: Any = json.loads(rows.explain(format="json"))
     if vendor == "postgresql":
-        return int(json.loads(rows.explain(format="json"))[0]["Plan"]["Plan Rows"])
-    if vendor == "mysql":
-        table = json.loads(rows.explain(format="json"))["query_block"]
-        table = table["nested_loop"][0]["table"] if "nested_loop" in table else table["table"]
-        return int(table.get("rows") or table.get("rows_examined_per_scan") or 0)
-    return 0
+        return int(plan[0]["Plan"]["Plan Rows"])
+    # MariaDB and MySQL give a text, which Django takes for a value and encodes once more.
+    block = json.loads(plan)["query_block"]
+    table = block["nested_loop"][0]["table"] if "nested_loop" in block else block["table"]
+    return int(table.get("rows") or table.get("rows_examined_per_scan") or 0)

@@ -59,10 +59,12 @@ class Overview:
         return {**asdict(self), "at_least": sorted(self.at_least), "lag": round(self.lag, 3)}
 
 
-def overviews(using: str, backends: Collection[str], *, exact: int = EXACT) -> Iterator[Overview]:
-    """Yield the overview of each backend, whose counts stop at `exact`."""
+def overviews(
+    using: str, backends: Collection[str], *, exact: int | None = None
+) -> Iterator[Overview]:
+    """Yield the overview of each backend, whose counts stop at `exact`, else at `EXACT`."""
     for alias in backends:
-        yield _overview(using, alias, exact)
+        yield _overview(using, alias, exact or EXACT)
 
 
 class _Scan(NamedTuple):

@@ -1,0 +1,138 @@
+"""The queries behind the dashboard, on every database."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from django_broadcaster.dashboard.history import history
+from django_broadcaster.models import OutboxEvent, Sample
+from django_broadcaster.querysets import (
+    blocked_keys,
+    count_or_estimate,
+    minute_of,
+    overviews,
+    same_errors,
+)
+from django_broadcaster.states import OutboxEventStatus as S
+
+from .scenes import write
+
+
+def fill(database: str, *rows: OutboxEvent) -> None:
+    """Write events to a database."""
+    OutboxEvent.objects.using(database).bulk_create(rows)
+
+
+def test_counts_of_states_that_share_an_index(database: str) -> None:
+    """A few in retry among many blocked are counted apart, and so are those that are only due."""
+    fill(
+        database,
+        *(write(n, status=S.BLOCKED, partition_key="a") for n in range(30)),
+        *(write(n, status=S.RETRY, partition_key=f"k{n}") for n in range(3)),
+        *(write(n, status=S.SCHEDULED) for n in range(4)),
+        *(write(n, status=S.FAILED) for n in range(5)),
+        *(write(n) for n in range(6)),
+        *(write(n, publisher_backend="other") for n in range(7)),
+    )
+    (found,) = overviews(database, ["default"])
+    counts = (found.pending, found.scheduled, found.retry, found.blocked, found.failed)
+    assert counts == (6, 4, 3, 30, 5)
+    assert found.at_least == frozenset()
+
+
+def test_a_count_that_stopped_says_so(database: str) -> None:
+    """Where the walk along an index ended at its bound, all its states are said to be more."""
+    fill(
+        database,
+        *(write(n, status=S.BLOCKED, partition_key="a") for n in range(30)),
+        write(1, status=S.RETRY, partition_key="z"),
+        *(write(n) for n in range(9)),
+    )
+    (found,) = overviews(database, ["default"], exact=10)
+    assert "blocked" in found.at_least
+    assert "pending" not in found.at_least
+    assert (found.pending, found.blocked) == (9, 10)
+    assert count_or_estimate(database, found, "pending") == (9, "exact")
+    number, kind = count_or_estimate(database, found, "blocked")
+    assert number >= 10
+    assert kind != "exact"
+    if connections[database].vendor == "mysql":  # there each state has a walk of its own
+        assert count_or_estimate(database, found, "retry") == (1, "exact")
+
+
+def test_keys_that_wait(database: str) -> None:
+    """Each key once, in the order of their names, with its first event and those behind it."""
+    fill(
+        database,
+        *(write(n, status=S.RETRY, partition_key=key) for n, key in enumerate(["b", "a", "C"])),
+        *(write(n, status=S.BLOCKED, partition_key="b") for n in range(5)),
+        write(9, status=S.RETRY),  # of no key: nothing waits behind it
+        write(9, status=S.RETRY, partition_key="a", publisher_backend="other"),
+        write(9, partition_key="d"),
+    )
+    heads = {
+        row.partition_key: row.pk
+        for row in OutboxEvent.objects.using(database).filter(
+            status=S.RETRY, publisher_backend="default"
+        )
+    }
+    found = blocked_keys(database, "default", 50, 3)
+    assert {(each.key, each.head, each.behind) for each in found} == {
+        ("a", heads["a"], 0),
+        ("b", heads["b"], 4),  # one more than are counted
+        ("C", heads["C"], 0),
+    }
+    assert len(blocked_keys(database, "default", 2, 3)) == 2
+    assert blocked_keys(database, "nobody", 50, 3) == []
+
+
+def test_dead_letters_by_error(database: str) -> None:
+    """The newest are grouped by the beginning of their errors, the most frequent first."""
+    fill(
+        database,
+        *(write(n, status=S.FAILED, last_error="old") for n in range(5)),
+        *(write(n, status=S.FAILED, last_error="x" * 200 + str(n)) for n in range(2)),
+        *(write(n, status=S.FAILED, last_error="often") for n in range(3)),
+        write(1, status=S.FAILED, last_error="elsewhere", publisher_backend="other"),
+        write(1, last_error="not given up"),
+    )
+    found = same_errors(database, "default", 6)
+    assert [(each.error, each.letters) for each in found] == [
+        ("often", 3),
+        ("x" * 200, 2),
+        ("old", 1),
+    ]
+    ids = (
+        OutboxEvent.objects.using(database).filter(last_error="often").values_list("id", flat=True)
+    )
+    assert found[0].newest == max(ids)
+
+
+@pytest.mark.parametrize("hours", [1, 168])
+def test_minutes_are_put_together(database: str, hours: int) -> None:
+    """Sums, means and maxima of the minutes of one point, on every database."""
+    now = minute_of(timezone.now())
+    start = now - now % 30 - 30
+    for minute, longest in ((start, 10), (start + 1, 30)):
+        Sample.objects.using(database).create(
+            backend="default",
+            minute=minute,
+            published=60,
+            timed=2,
+            waited=longest,
+            longest=longest,
+            backlog=longest,
+            circuit_open=longest == 30,
+        )
+    found = history(database, ["default"], hours)
+    place = found["times"].index(60 * start)
+    series = {name: values[place] for name, values in found["series"]["default"].items()}
+    if hours == 1:
+        assert (series["published"], series["latency"], series["longest"]) == (1, 0.005, 0.01)
+        assert (series["backlog"], series["circuit_open"]) == (10, 0)
+    else:
+        assert series["published"] == round(2 / 30, 3)
+        assert (series["latency"], series["longest"]) == (0.01, 0.03)
+        assert (series["backlog"], series["circuit_open"]) == (30, 1)
