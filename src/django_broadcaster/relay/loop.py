@@ -142,7 +142,7 @@ class DeliveryLoop:
         if self.share_changed.is_set() or time.monotonic() >= self._next_tick:
             self.share_changed.clear()  # before it looks, not to miss what comes meanwhile
             self._tick()
-        if self._operates:
+        if self._operates and self.operations.is_due:
             self.activity.begin("moving events for an operator")
             self.operations.run(idle=not self._found_work)
 

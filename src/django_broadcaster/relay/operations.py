@@ -62,14 +62,19 @@ class Operations:
         self._way_out = _WayOut()
         self._next_at = 0.0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look for an operation, or to move its next events."""
+        return time.monotonic() >= self._next_at
+
     def run(self, *, idle: bool = False) -> None:
         """Move a chunk, if there is an operation and it is time; raises if the database is away.
 
         `idle` says that there was nothing to deliver.
         """
-        began = time.monotonic()
-        if began < self._next_at:
+        if not self.is_due:
             return
+        began = time.monotonic()
         self._next_at = began + LOOK_SECONDS
         pk = self._operations.next_due()
         self.is_moving = pk is not None and self._step(pk)
