@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.models import InboxEvent, OutboxEvent
+from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import loop as loop_module
@@ -31,7 +32,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from tests.app.models import Order
 from tests.support.backends import Answer, Script, script
-from tests.support.events import publish, row, statuses
+from tests.support.events import publish, publish_many, row, statuses
 from tests.support.waiting import wait_until
 
 from .conftest import SCRIPTED, Join, drain, turn
@@ -172,6 +173,22 @@ def test_failures_cost_one_statement_for_each_fate(
         *((name, "failed", f"Rejected: no {name}", 0) for name in dead),
         *((name, "retry", f"TransientError: not yet {name}", 1) for name in late),
     }
+
+
+def test_a_large_batch_that_fails_is_settled(database: str, scripted: Script, join: Join) -> None:
+    """Also where its values are more than a database takes as parameters of one statement."""
+    scripted.fail("*", TransientError("not yet"))
+    count = 1500
+    if connections[database].vendor == "sqlite":  # builds differ in it; none allows so few
+        connections[database].ensure_connection()
+        connections[database].connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 10_000)
+    publish_many(count, using=database, keys=count)
+    loop = join()
+    loop.prepare()
+    report = loop.deliver(count)
+    assert (report.retried, Attempt.objects.using(database).count()) == (count, count)
+    waiting = events(database).filter(status="retry", retry_count=1)
+    assert waiting.filter(last_error="TransientError: not yet").count() == count
 
 
 def step_of(sql: str) -> str:

@@ -8,15 +8,17 @@ between two of them loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
 from .tables import ATTEMPTS, BACKENDS, EVENTS, JSON_COLUMNS, OPERATIONS, PARTITIONS, RELAYS
+
+T = TypeVar("T")
 
 
 class PendingRow(NamedTuple):
@@ -254,10 +256,9 @@ class RelayRows:
                 "id, due, error, spent",
                 [ids, dues, errors, spent],
             )
-        case = _case(len(ids))
         return self._move_each_by_case(
-            f"{changes}, scheduled_at = {case}, last_error = {case}, "
-            f"retry_count = retry_count + {case}",
+            f"{changes}, scheduled_at = {{case}}, last_error = {{case}}, "
+            "retry_count = retry_count + {case}",
             [ids, dues, errors, spent],
         )
 
@@ -275,8 +276,7 @@ class RelayRows:
                 "id, error, ended_at",
                 [ids, errors, ends],
             )
-        case = _case(len(ids))
-        changes = f"status = 'failed', last_error = {case}, ended_at = {case}"
+        changes = "status = 'failed', last_error = {case}, ended_at = {case}"
         return self._move_each_by_case(changes, [ids, errors, ends])
 
     def expire(self, ids: Collection[int]) -> int:
@@ -290,18 +290,16 @@ class RelayRows:
         Not fenced: they have happened, whoever owns the rows now.
         """
         now = self._now()
-        values = ", ".join(["(%s, %s, %s, %s, %s)"] * len(attempts))
-        params = [
-            value
-            for row_id, number, error in attempts
-            for value in (row_id, number, now, relay, error)
-        ]
-        number = self._connection.ops.quote_name("number")
-        row = self._connection.ops.quote_name("row")
-        self._execute(
-            f"INSERT INTO {ATTEMPTS} ({row}, {number}, attempted_at, relay, error) VALUES {values}",
-            params,
-        )
+        names = [self._connection.ops.quote_name(name) for name in ("row", "number")]
+        into = f"INSERT INTO {ATTEMPTS} ({', '.join(names)}, attempted_at, relay, error)"
+        for rows in _thousands(attempts):
+            values = ", ".join(["(%s, %s, %s, %s, %s)"] * len(rows))
+            params = [
+                value
+                for row_id, number, error in rows
+                for value in (row_id, number, now, relay, error)
+            ]
+            self._execute(f"{into} VALUES {values}", params)
 
     def block(self, ids: Collection[int]) -> int:
         """Let pending rows wait behind an earlier one of their key; return how many."""
@@ -406,16 +404,26 @@ class RelayRows:
         return self._execute(sql, [*map(list, columns), self.relay_id])
 
     def _move_each_by_case(self, changes: str, columns: Sequence[Sequence[Any]]) -> int:
-        """Do the same on the other databases, where the changes have a `_case` for each column."""
-        ids, *others = columns
-        cases = [
-            value for column in others for pair in zip(ids, column, strict=True) for value in pair
-        ]
-        sql = (
-            f"UPDATE {EVENTS} SET {changes} "
-            f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
-        )
-        return self._execute(sql, [*cases, *self._values(ids), self.relay_id])
+        """Do the same on the other databases, where the changes have a `{case}` for each column.
+
+        It takes a thousand rows at a time: SQLite allows 32,766 parameters.
+        """
+        changed = 0
+        for rows in _thousands(list(zip(*columns, strict=True))):
+            ids, *others = zip(*rows, strict=True)
+            cases = [
+                value
+                for column in others
+                for pair in zip(ids, column, strict=True)
+                for value in pair
+            ]
+            case = f"CASE id{' WHEN %s THEN %s' * len(ids)} END"
+            sql = (
+                f"UPDATE {EVENTS} SET {changes.format(case=case)} "
+                f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
+            )
+            changed += self._execute(sql, [*cases, *self._values(ids), self.relay_id])
+        return changed
 
     def _select(self, sql: str, params: Sequence[Any]) -> list[Any]:
         with self._read_cursor() as cursor:
@@ -486,9 +494,10 @@ class RelayRows:
         return self._connection.ops.adapt_datetimefield_value(moment)
 
 
-def _case(rows: int) -> str:
-    """Return the expression for a value that depends on the row: pairs of an id and a value."""
-    return f"CASE id{' WHEN %s THEN %s' * rows} END"
+def _thousands(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield rows by the thousand, which is within what every database takes as parameters."""
+    for start in range(0, len(rows), 1000):
+        yield rows[start : start + 1000]
 
 
 def _is_psycopg3() -> bool:
