@@ -305,6 +305,7 @@ def test_names_of_what_is_no_secret(settings: Settings, name: str) -> None:
     ("text", "shown"),
     [
         ("redis://user:pass@host/0", "redis://***@host/0"),
+        ("amqp://u:p@ss@host/orders", "amqp://***@host/orders"),
         ("at amqps://:p%40ss@host: refused", "at amqps://***@host: refused"),
         ("see https://example.com/@me and a@b.c", "see https://example.com/@me and a@b.c"),
     ],
