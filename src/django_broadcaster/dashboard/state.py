@@ -27,7 +27,7 @@ from django_broadcaster.querysets import (
     overviews,
 )
 
-BOUND = 10_000
+BOUND = 2_000
 """Events that are looked at to count those of a state; more are estimated where that can be."""
 
 STATUSES = ("pending", "retry", "blocked", "scheduled", "failed")
@@ -144,7 +144,10 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _last_minutes(using: str, aliases: Collection[str]) -> dict[str, Sample]:
-    """Return the last whole minute of each backend that has one."""
-    minute = minute_of(timezone.now()) - 1
-    rows = Sample.objects.using(using).filter(backend__in=aliases, minute=minute)
-    return {row.backend: row for row in rows}
+    """Return the last whole minute of each backend that has said something in it, or in the one
+    before: what a relay does is written some seconds later."""
+    now = minute_of(timezone.now())
+    rows = Sample.objects.using(using).filter(
+        backend__in=aliases, minute__gte=now - 2, minute__lt=now
+    )
+    return {row.backend: row for row in rows.order_by("minute")}

@@ -15,10 +15,10 @@ from .state import seconds
 KEYS = 50
 """Keys that are shown, the first by name."""
 
-BEHIND = 1000
+BEHIND = 100
 """Events behind a key's first one that are counted."""
 
-NEWEST = 10_000
+NEWEST = 5_000
 """Dead letters that are looked at, the newest."""
 
 GROUPS = 25
