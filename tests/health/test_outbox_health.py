@@ -95,11 +95,16 @@ def test_events_that_are_late_are_no_secret(routed: str, settings: Settings) -> 
 
 
 def test_a_paused_backend_is_well(routed: str) -> None:
-    """Its relays may be gone and its events late: an operator wanted it so."""
+    """Its relays may be gone and its events late: an operator wanted it so.
+
+    Who that was, and why, is not told to whoever asks.
+    """
     late(routed)
-    pause(BackendState.objects.using(routed).all(), "default", by="Ada")
-    status, found = asked()
-    assert (status, found["relays", "default"]["detail"]) == (0, "0, paused by Ada")
+    pause(BackendState.objects.using(routed).all(), "default", by="ada: the customer Acme sues")
+    for status, found in (asked(), seen()):
+        assert status in (0, 200)
+        assert found["relays", "default"]["detail"] == "0, paused"
+        assert "ada" not in str(found)
 
 
 def test_only_the_backends_that_were_asked_for_are_judged(routed: str, settings: Settings) -> None:

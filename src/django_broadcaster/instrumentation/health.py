@@ -71,8 +71,8 @@ def _checks(using: str, aliases: Collection[str], bound: float) -> Iterator[Chec
 
 def _backend(each: Overview, relays: int, free: int, bound: float) -> Iterator[Check]:
     if each.is_paused:
-        by = f" by {each.paused_by}" if each.paused_by else ""
-        yield Check(name="relays", ok=True, detail=f"{relays}, paused{by}", backend=each.backend)
+        # By whom and why is for those who are logged in: this is told to whoever asks.
+        yield Check(name="relays", ok=True, detail=f"{relays}, paused", backend=each.backend)
         return
     detail = f"{relays}, {free} partitions without one" if free else str(relays)
     yield Check(name="relays", ok=relays > 0, detail=detail, backend=each.backend)
