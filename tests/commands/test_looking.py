@@ -105,6 +105,14 @@ def test_status_exits_for_a_probe(database: str, bound: str, code: int) -> None:
         run(*arguments)
 
 
+@pytest.mark.parametrize("command", ["status", "health"])
+@pytest.mark.parametrize("bound", ["nan", "-1", "soon"])
+def test_a_bound_that_is_none_is_refused(command: str, bound: str) -> None:
+    """Nothing is later than `nan`: a probe with it would be content for ever."""
+    with pytest.raises(CommandError, match="a number of seconds from 0 on is needed"):
+        run(command, f"--max-lag={bound}")
+
+
 def test_a_paused_backend_is_not_late(database: str) -> None:
     """Who pauses a backend does not want to be woken because it stands still."""
     publish("a1", using=database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import datetime
 from typing import Any
@@ -57,11 +58,23 @@ def check_backend(alias: str | None) -> None:
         raise CommandError(f"backend {alias!r}: OUTBOX_PUBLISHERS has {listed(backends.aliases())}")
 
 
-def database(alias: str | None) -> str:
+def database(alias: str | None, *, returncode: int = 1) -> str:
     """Return the alias of the outbox's database; raises CommandError for one that there is not."""
     if alias is not None and alias not in settings.DATABASES:
-        raise CommandError(f"--database {alias}: DATABASES has {listed(settings.DATABASES)}")
+        problem = f"--database {alias}: DATABASES has {listed(settings.DATABASES)}"
+        raise CommandError(problem, returncode=returncode)
     return alias or router.db_for_write(OutboxEvent)
+
+
+def seconds(text: str) -> float:
+    """Return a bound in seconds. Nothing is later than `nan`, so that a check would never fail."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise ArgumentTypeError(f"a number of seconds from 0 on is needed, not {text!r}")
+    return value
 
 
 def listed(aliases: Any) -> str:

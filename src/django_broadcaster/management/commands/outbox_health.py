@@ -13,7 +13,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.instrumentation import health_file
 from django_broadcaster.instrumentation.health import outbox_health
 from django_broadcaster.management.output import as_json, as_table
-from django_broadcaster.management.selection import add_database, database, listed
+from django_broadcaster.management.selection import add_database, database, listed, seconds
 from django_broadcaster.relay.health import LIVE, Health
 
 UNWELL, UNKNOWN = 1, 2
@@ -35,7 +35,7 @@ class Command(BaseCommand):
         parser.add_argument("--backend", action="append", metavar="ALIAS", help="this one only")
         parser.add_argument(
             "--max-lag",
-            type=float,
+            type=seconds,
             metavar="SECONDS",
             help="how long an event may have been due (default: OUTBOX_MAX_LAG_SECONDS)",
         )
@@ -80,7 +80,8 @@ def _from_database(options: dict[str, Any]) -> Health:
         if alias not in known:
             problem = f"backend {alias!r}: OUTBOX_PUBLISHERS has {listed(known)}"
             raise CommandError(problem, returncode=UNKNOWN)
-    return outbox_health(database(options["database"]), options["backend"], options["max_lag"])
+    using = database(options["database"], returncode=UNKNOWN)
+    return outbox_health(using, options["backend"], options["max_lag"])
 
 
 def _row(check: Any) -> dict[str, Any]:

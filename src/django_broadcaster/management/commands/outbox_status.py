@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table
-from django_broadcaster.management.selection import add_database, check_backend, database
+from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.models import Operation
 from django_broadcaster.querysets import Overview, overviews
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         parser.add_argument("--backend", action="append", metavar="ALIAS", help="this one only")
         parser.add_argument(
             "--max-lag",
-            type=float,
+            type=seconds,
             metavar="SECONDS",
             help=f"exit with {LATE} if an event has been due for longer (default: never)",
         )
