@@ -209,3 +209,19 @@ def _deliver(database: str, name: str) -> None:
     """Mark an event as delivered now, unless it is."""
     rows = OutboxEvent.objects.using(database).filter(subject=name, status="pending")
     rows.update(status="published", published_at=timezone.now())
+
+
+def test_a_terminal_is_told_nothing_by_an_error(database: str) -> None:
+    """What a broker answered is shown with its control characters escaped, as JSON as well."""
+    hostile = "\x1b]0;owned\x07 \x9b2J\r\nall is well \u202e"
+    (row,) = publish("a1", using=database)
+    Attempt.objects.using(database).create(
+        row=row.pk, number=1, attempted_at=timezone.now(), relay=hostile, error=hostile
+    )
+    OutboxEvent.objects.using(database).update(status="failed", last_error=hostile)
+    arguments = ("inspect", str(row.pk), "--database", database)
+    for printed in (run(*arguments), run(*arguments, "--json")):
+        assert not [each for each in printed.replace("\n", "") if "\x7f" <= each <= "\x9f"]
+        assert not [each for each in printed.replace("\n", "") if each < " "]
+    assert r"\x1b]0;owned\x07 \x9b2J\r\nall is well \u202e" in run(*arguments)
+    assert as_json(*arguments)["event"]["last_error"] == hostile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,9 @@ from datetime import datetime
 from typing import Any, TextIO
 
 Row = Mapping[str, Any]
+
+_CONTROLS = re.compile("[\x7f-\x9f]")
+"""What a terminal may obey and JSON leaves as it is."""
 
 BAR_WIDTH = 30
 LINE_SECONDS = 5.0
@@ -21,7 +25,20 @@ LINE_SECONDS = 5.0
 def as_json(value: Any, *, on_one_line: bool = False) -> str:
     """Return JSON as the commands print it."""
     indent = None if on_one_line else 2
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what a terminal would obey instead of showing it.
+
+    An error may quote whatever a broker or a receiver answered, line breaks included.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def as_table(rows: Sequence[Row]) -> str:
@@ -50,7 +67,7 @@ def _cell(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S%z}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def whoami() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from django_broadcaster.management.output import as_json
+from django_broadcaster.management.output import as_json, printable
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import EventSelection, OutboxEventQuerySet
@@ -89,7 +89,7 @@ def _first_undelivered(events: OutboxEventQuerySet, start: int) -> int:
 
 def _line(row: dict[str, Any]) -> str:
     key = row["partition_key"] or "-"
-    return (
+    return printable(
         f"{row['published_at']:%H:%M:%S}  {row['id']:>10}  {row['publisher_backend']}  "
         f"{row['event_type']}  {key}  {row['event_id']}"
     )
