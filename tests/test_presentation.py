@@ -104,6 +104,24 @@ def test_a_redactor_that_fails_shows_nothing(
         assert note in seen
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"data__card__startswith": SECRET[:4]},
+        {"data__contains": SECRET},
+        {"extensions__contains": SECRET},
+        {"publisher_config__has_key": "url"},
+    ],
+)
+def test_no_question_about_a_payload_is_answered(
+    event: OutboxEvent, client: Client, question: dict[str, str]
+) -> None:
+    """Which events the list shows would tell what the redactor hides, a character at a time."""
+    page = "/admin/django_broadcaster/outboxevent/"
+    assert client.get(page, {"last_error__contains": "", "subject__contains": ""}).status_code == 200
+    assert client.get(page, question).status_code == 400
+
+
 def test_an_encrypted_payload_is_shown_by_who_has_the_key(
     client: Client, settings: Settings
 ) -> None:
