@@ -16,9 +16,15 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
 from django_broadcaster import tracing
-from django_broadcaster.backends.base import Message
+from django_broadcaster.backends.base import Message, as_delivery_error
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import BackendUnavailable, InvalidEvent, Rejected, TransientError
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    InvalidEvent,
+    Rejected,
+    TransientError,
+)
 from django_broadcaster.inbox import process
 from django_broadcaster.instrumentation.opentelemetry.spans import MAX_FAILURES, MAX_LINKS
 from django_broadcaster.models import BackendState, OutboxEvent
@@ -436,6 +442,43 @@ def test_a_handler_that_fails_is_an_error(
     ((labels, number),) = telemetry.metrics()["messaging.client.consumed.messages"]
     assert (labels["error.type"], number) == ("ZeroDivisionError", 1)
     assert telemetry.metrics()["messaging.process.duration"][0][0] == labels
+
+
+def test_an_exception_of_a_handler_shows_no_secret(
+    routed: str, telemetry: Telemetry, handle: Callable[[Any], None], settings: Settings
+) -> None:
+    """A handler that uses the same broker may be told the password by its client."""
+    settings.OUTBOX_PUBLISHERS = {"default": {**LOCAL, "OPTIONS": {"password": "tea4two-please"}}}
+
+    def fail(event: CloudEvent) -> None:
+        raise OSError("can't log in with 'tea4two-please'")
+
+    handle(fail)
+    (handler,) = event_registry.handlers_for("a")
+    with pytest.raises(OSError, match="can't log in"):
+        process(CloudEvent(type="a", source="/s"), handler)
+    (raised,) = telemetry.span("process a").events
+    assert raised.attributes is not None
+    assert raised.attributes["exception.message"] == "can't log in with '***'"
+    assert "tea4two" not in telemetry.span("process a").to_json()
+
+
+def test_the_payload_in_an_error_is_on_no_span_of_the_relay(
+    database: str, telemetry: Telemetry, scripted: Script, join: Join
+) -> None:
+    """Of an error that nobody foresaw there is the kind, as in the log."""
+
+    def quote(messages: list[Message]) -> list[DeliveryError]:
+        return [as_delivery_error(ValueError(f"can't read {messages[0].data_json}"))]
+
+    scripted.answer = quote
+    publish("a1", using=database)
+    join().turn(100)
+    (row,) = OutboxEvent.objects.using(database)
+    assert "can't read" in row.last_error
+    spans = [span.to_json() for span in telemetry.spans()]
+    assert any("ValueError" in span for span in spans)
+    assert not any("can't read" in span for span in spans)
 
 
 # --- The outbox ----------------------------------------------------------------------------------

@@ -82,8 +82,7 @@ class Supervisor:
         process, now = place.process, time.monotonic()
         if process is None:
             if now >= place.start_at:
-                place.process = subprocess.Popen(self._command, env={**os.environ, _MARK: "1"})
-                place.started_at = now
+                self._start(place, now)
         elif (code := process.poll()) == 0 and self._finite:
             place.is_done = True
         elif code is not None:
@@ -91,6 +90,15 @@ class Supervisor:
             logger.error(
                 "relay process %d ended with %d, another starts in %.0f s", process.pid, code, pause
             )
+
+    def _start(self, place: _Place, now: float) -> None:
+        """Start a process; one that can't be started now is tried again, as one that died."""
+        place.started_at = now
+        try:
+            place.process = subprocess.Popen(self._command, env={**os.environ, _MARK: "1"})
+        except OSError as error:  # no memory or no process to be had: the others must not end
+            pause = place.died(now)
+            logger.error("a relay process can't start, tried again in %.0f s: %s", pause, error)
 
     def _end(self) -> bool:
         """Ask every process to end, and kill what does not."""
