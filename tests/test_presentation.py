@@ -166,3 +166,18 @@ def test_a_login_of_an_endpoint_is_not_shown(client: Client) -> None:
         text = client.get(f"/admin/django_broadcaster/webhookendpoint/{page}").text
         assert "https://***@example.com/hook" in text
         assert SECRET not in text
+
+
+def test_the_key_in_an_endpoint_of_an_event_is_not_shown(client: Client) -> None:
+    """The path and the query of a webhook's URL are a key, often: its page has the host alone."""
+    row = OutboxEvent.objects.create(
+        event_id="1",
+        source="/s",
+        event_type="a",
+        partition=1,
+        publisher_backend="default",
+        publisher_config={"url": f"https://hooks.example.com/{SECRET}?token={SECRET}", "n": 1},
+    )
+    text = client.get(f"/admin/django_broadcaster/outboxevent/{row.pk}/change/").text
+    assert "https://hooks.example.com/***" in text
+    assert SECRET not in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import OutboxEventQuerySet
-from django_broadcaster.redaction import masked
 from django_broadcaster.states import OutboxEventStatus, sources_of
 
 from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
@@ -184,7 +182,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     @admin.display(description=_("publisher config"))
     def config(self, event: OutboxEvent) -> SafeString:
         """Return the event's options for its backend, without secrets."""
-        return text_block(masked(json.dumps(event.publisher_config, ensure_ascii=False)))
+        return event_page.config(event)
 
     @admin.display(description=_("what happened"))
     def life(self, event: OutboxEvent) -> SafeString:

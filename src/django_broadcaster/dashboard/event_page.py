@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -22,7 +24,7 @@ from django_broadcaster.events import CloudEvent, encode_data
 from django_broadcaster.models import Attempt, OutboxEvent
 from django_broadcaster.presentation import presented
 from django_broadcaster.querysets import RelayRows, aware
-from django_broadcaster.redaction import masked
+from django_broadcaster.redaction import MASK, masked
 from django_broadcaster.relay.delivery import message_of
 from django_broadcaster.relay.unsealing import unsealed
 from django_broadcaster.states import OutboxEventStatus
@@ -32,6 +34,8 @@ from .display import dump, moment, shortened, text_block
 MOST_ATTEMPTS = 200
 """Failed attempts that a page shows, the latest."""
 
+
+_BEHIND_HOST = re.compile(r"^(https?://[^/?#]*)[/?#].+", re.IGNORECASE | re.DOTALL)
 
 LONGEST_BODY = 20_000
 """Characters of a message that a page shows."""
@@ -90,6 +94,18 @@ def payload(event: OutboxEvent) -> SafeString:
     members.pop("data_base64", None)
     text = text_block(json.dumps(members, indent=2, ensure_ascii=False, default=str))
     return text + text_block(dump(shown.data)) if isinstance(shown.data, bytes) else text
+
+
+def config(event: OutboxEvent) -> SafeString:
+    """Return the event's options for its backend; of a URL its host: the rest is a key, often."""
+    shown: Any = event.publisher_config
+    if isinstance(shown, dict):  # as all are that were not written past the publishers API
+        shown = {name: _place(value) for name, value in shown.items()}
+    return text_block(masked(json.dumps(shown, ensure_ascii=False)))
+
+
+def _place(value: object) -> object:
+    return _BEHIND_HOST.sub(rf"\1/{MASK}", value) if isinstance(value, str) else value
 
 
 def message(event: OutboxEvent) -> SafeString:
