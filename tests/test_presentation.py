@@ -118,7 +118,9 @@ def test_no_question_about_a_payload_is_answered(
 ) -> None:
     """Which events the list shows would tell what the redactor hides, a character at a time."""
     page = "/admin/django_broadcaster/outboxevent/"
-    assert client.get(page, {"last_error__contains": "", "subject__contains": ""}).status_code == 200
+    assert (
+        client.get(page, {"last_error__contains": "", "subject__contains": ""}).status_code == 200
+    )
     assert client.get(page, question).status_code == 400
 
 

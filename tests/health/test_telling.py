@@ -7,8 +7,11 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_broadcaster.instrumentation import health_file
+from django_broadcaster.instrumentation import serving as server
 from django_broadcaster.instrumentation.health_file import HealthFile
 from django_broadcaster.instrumentation.reporting import reporting
 from django_broadcaster.instrumentation.systemd import Systemd
@@ -69,6 +73,42 @@ def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notifi
 
 
 # Over HTTP
+
+
+def test_one_request_at_a_time_asks_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can reach the port can't use up the database's connections; probes go on."""
+    monkeypatch.setattr(server, "_TURN_SECONDS", 0.2)
+    port, asking, may_end = free_port(), threading.Event(), threading.Event()
+
+    def outbox() -> Health:
+        asking.set()
+        assert may_end.wait(30)
+        return WELL
+
+    app = server.site(lambda: WELL, outbox, lambda *_: pytest.fail("the metrics had no turn"))
+    with server.serving(port, app), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(probe, port, "healthz")
+        assert asking.wait(30)
+        others = [probe(port, path) for path in ("healthz", "metrics", "livez")]
+        may_end.set()
+        assert first.result(30).status == 200
+    assert [answer.status for answer in others] == [503, 503, 200]
+    assert others[0].failing == {("database", None)}
+
+
+def test_silent_clients_take_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The next one is turned away; when they have been silent for long they are let go of."""
+    monkeypatch.setattr(server, "_MOST", 3)
+    monkeypatch.setattr(server._Handler, "timeout", 3)
+    port = free_port()
+    with server.serving(port, server.site(lambda: WELL, lambda: WELL, None)), ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        wait_until(lambda: probe(port, "livez").status == 0, 10, "a client to be turned away")
+        wait_until(lambda: probe(port, "livez").status == 200, 30, "the silent ones to be let go")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_relay_answers_probes(database: str, workers: Workers) -> None:

@@ -9,21 +9,25 @@ path     answers with 200, or with 503 and the checks that failed, as JSON
 ======== =============================================================================
 
 Every other path has the metrics, or is not found.
+
+Nobody is asked who they are. So however many ask at once, the database has one connection of this
+server's, and the relay a bounded number of threads and sockets.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
-from threading import Thread
+from threading import BoundedSemaphore, Lock, Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from django.db import connections
 
-from django_broadcaster.relay.health import LIVE, Health
+from django_broadcaster.relay.health import LIVE, Check, Health
 
 StartResponse = Callable[..., Any]
 App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -33,15 +37,27 @@ ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # probes and scrapes come from other m
 _SECONDS = 10.0
 """How long the server waits for a request of an open connection."""
 
+_TURN_SECONDS = 4.0
+"""How long a request waits for the one that asks the database; probes mostly give up after that."""
+
+_MOST = 100
+"""Requests at once. Further connections are closed unanswered."""
+
 
 def site(relay: Source, outbox: Source, metrics: App | None) -> App:
     """Return what is served: the health of the relay, of the outbox as well, and metrics."""
 
+    turn = Lock()
+
     def everything() -> Health:
+        if not turn.acquire(timeout=_TURN_SECONDS):
+            busy = Check(name="database", ok=False, detail="another request is still asking it")
+            return Health((*relay().checks, busy))
         try:
             return Health((*relay().checks, *outbox().checks))
         finally:
             connections.close_all()  # of this request's thread
+            turn.release()
 
     answers: dict[str, Source] = {
         "/livez": lambda: relay().only(LIVE),
@@ -54,11 +70,24 @@ def site(relay: Source, outbox: Source, metrics: App | None) -> App:
         if answer is not None:
             return _tell(answer(), start_response)
         if metrics is not None:
-            return metrics(environ, start_response)
+            return _in_turn(turn, metrics, environ, start_response)
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"There are /livez, /readyz and /healthz.\n"]
 
     return app
+
+
+def _in_turn(
+    turn: Lock, app: App, environ: dict[str, Any], start_response: StartResponse
+) -> Iterable[bytes]:
+    """Return what an application answers that asks the database before it returns."""
+    if not turn.acquire(timeout=_TURN_SECONDS):
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"Another request is still asking the database.\n"]
+    try:
+        return app(environ, start_response)
+    finally:
+        turn.release()
 
 
 def _tell(health: Health, start_response: StartResponse) -> Iterable[bytes]:
@@ -85,6 +114,33 @@ def serving(port: int, app: App) -> Iterator[None]:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._slots = BoundedSemaphore(_MOST)
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a request a thread of its own, if there are not too many."""
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a request in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that says nothing, or has gone."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(WSGIRequestHandler):
