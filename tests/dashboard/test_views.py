@@ -207,6 +207,22 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
     assert status() == "paused"
 
 
+def test_a_dead_relay_is_no_news_of_the_broker(admin_client: Client) -> None:
+    """It was killed while its broker was away; the relay that goes on has found it back."""
+    scenes.busy_shop()
+    dead = Relay.objects.get(backend="invoices")
+    now = timezone.now()
+    Relay.objects.filter(pk=dead.pk).update(heartbeat_at=now - timedelta(minutes=5))
+    living = Relay.objects.create(
+        name="web-3:77", backend="invoices", started_at=now, heartbeat_at=now
+    )
+    dead.partitions.update(relay=living)
+    state = ask(admin_client, "state", backend="invoices")
+    (found,) = state["backends"]
+    assert (found["status"]["name"], found["circuit"]) == ("busy", None)
+    assert [relay["circuit"] is None for relay in state["relays"] if relay["stale"]] == [False]
+
+
 def test_state_costs_as_many_statements_whatever_there_is(admin_client: Client) -> None:
     """A poll is a fixed number of statements: rows and relays add none."""
     counts = []

@@ -62,9 +62,10 @@ def _backend(
     using: str, found: Overview, relays: Sequence[dict[str, Any]], minute: Sample | None
 ) -> dict[str, Any]:
     counts = {status: count_or_estimate(using, found, status) for status in STATUSES}
-    trouble = [relay["circuit"] for relay in relays if relay["circuit"]]
-    circuit = min(trouble, key=lambda each: each["since"], default=None)
     alive = [relay for relay in relays if not relay["stale"]]
+    # What a dead relay met last is no news of the broker.
+    trouble = [relay["circuit"] for relay in alive if relay["circuit"]]
+    circuit = min(trouble, key=lambda each: each["since"], default=None)
     owned = conf.PARTITIONS - found.free_partitions if alive else 0
     return {
         "alias": found.backend,
