@@ -37,7 +37,9 @@ from tests.support.operations import request, step, work_off
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 
-from .conftest import Join, drain, turn, working
+from .conftest import Join, Stream, drain, turn, working
+
+REDIS = "django_broadcaster.backends.RedisStreamBackend"
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -483,6 +485,25 @@ def test_trouble_with_an_operation_holds_up_no_delivery(
         publish("b1", using=database)
         drain(join())
     assert scripted.arrived == ["b1"]
+
+
+def test_a_relay_whose_operation_is_refused_notes_it_and_delivers(
+    database: str, stream: Stream, workers: Workers
+) -> None:
+    """So it is in a process whose main thread has no connection of its own, too."""
+    publish("a1", using=database)
+    events(database).update(status="failed")
+    operation = request("purge", database)
+    with referred_to(database, events(database).get().pk):
+        worker = workers.start(
+            database, "--database", database, OUTBOX_PUBLISHERS=stream.publishers(REDIS)
+        )
+        wait_until(lambda: operation_of(operation).failures > 0, 20, "the refusal to be noted")
+        publish("b1", using=database)
+        wait_until(lambda: statuses(database)["b1"] == "published", 20, "the delivery")
+        worker.stop()
+        assert worker.end() == 0
+    assert "trouble" not in worker.output
 
 
 @pytest.mark.parametrize(

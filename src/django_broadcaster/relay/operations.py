@@ -55,9 +55,9 @@ class Operations:
     def __init__(self, using: str) -> None:
         self.is_moving = False
         """Whether the last look found something to do."""
+        self._using = using  # not its connection: each thread has one, and this may be another's
         self._operations = Operation.objects.using(using)
         self._events = OutboxEvent.objects.using(using)
-        self._connection = connections[using]
         self._window = Window()
         self._way_out = _WayOut()
         self._next_at = 0.0
@@ -89,7 +89,7 @@ class Operations:
         except ArchiveError as error:
             operation = self._failed(pk, error, for_good=False)
         except Error as error:
-            if not self._connection.is_usable():
+            if not connections[self._using].is_usable():
                 raise
             operation = self._failed(pk, error, for_good=False)
         except Exception as error:  # it stays as wrong as it is, and deliveries must go on
