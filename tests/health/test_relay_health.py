@@ -18,6 +18,7 @@ from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import BackendState
 from django_broadcaster.querysets import pause
 from django_broadcaster.relay.activity import Activity
+from django_broadcaster.relay.backend_thread import BackendThread
 from django_broadcaster.relay.health import Health, LoopState, RelayState, judge
 from django_broadcaster.relay.pacemaker import Pacemaker
 from tests.relay.conftest import SCRIPTED, Working, working
@@ -210,17 +211,12 @@ def test_a_thread_that_dies_ends_the_life_of_its_relay(
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(threading, "excepthook", lambda _: None)
-        patch.setattr(Pacemaker, "_beat", die)
+        patch.setattr(Pacemaker, "_go_on", die)
         with working(database) as worker:
             wait_until(lambda: ("pacemaker", None) in failing(health_of(worker)), 20, "its end")
             assert not health_of(worker).is_live
 
-    def end() -> None:
-        raise Death
-
-    scripted.on_open = end
-    publish("a1", using=database)
+    monkeypatch.setattr(BackendThread, "_turn", die)
     with working(database, "default") as worker:
         wait_until(lambda: ("loop", "default") in failing(health_of(worker)), 20, "its end")
         assert not health_of(worker).is_live

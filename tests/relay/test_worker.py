@@ -276,22 +276,76 @@ def test_a_dead_backend_touches_no_other(
 
 
 class Death(BaseException):
-    """Nobody catches it."""
+    """It is no Exception, as what ends threads is not."""
 
 
-def test_a_thread_that_dies_is_not_silent(database: str, scripted: Script) -> None:
-    """What no relay lives through ends it with a failure, and others may take its partitions."""
+def test_an_event_that_would_end_its_thread_is_put_aside(database: str, scripted: Script) -> None:
+    """It is found as one that kills its relay is; the others are delivered, by the same thread."""
 
-    def die(messages: Any) -> None:
+    def answer(messages: Any) -> list[None]:
+        for message in messages:
+            if message.subject == "p1":
+                raise Death
+            scripted.accept(message)
+        return [None] * len(messages)
+
+    scripted.answer = answer
+    publish("a1", "p1", "p2", "b1", using=database)
+    others = {"a1": "published", "p2": "published", "b1": "published"}
+    with working(database) as worker:
+        wait_until(lambda: statuses(database) == {**others, "p1": "failed"}, 20, "the others")
+        worker.stop()
+    assert worker.succeeded
+    assert Relay.objects.using(database).count() == 0
+
+
+@pytest.mark.parametrize("dying", ["backend", "pacemaker"])
+def test_a_thread_that_dies_ends_its_relay(
+    database: str, scripted: Script, settings: Settings, monkeypatch: pytest.MonkeyPatch, dying: str
+) -> None:
+    """A relay without one of its threads would go on in part and in silence; so all of it ends,
+    with a failure, for its service manager to start it anew, and others may take its partitions."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": SCRIPTED},
+        "sick": {"BACKEND": SCRIPTED},
+    }
+
+    def die(*_: Any) -> None:
         raise Death
 
-    scripted.answer = die
-    publish("a1", using=database)
-    with working(database) as worker:
+    with working(database, "sick", "default") as worker:
+        wait_until(lambda: owned(database) == 128, 20, "the relay at work")
+        thread = worker.worker._threads[0] if dying == "backend" else worker.worker._pacemaker
+        monkeypatch.setattr(thread._backoff, "reset", die)
+        monkeypatch.setattr(thread, "_recover", die)
         worker.end()
     assert worker.succeeded is False
     assert owned(database) == 0
-    assert row("a1", database).status == "pending"
+
+
+@pytest.mark.chaos
+def test_processes_whose_thread_died_are_started_again(
+    database: str, record: Path, workers: Workers
+) -> None:
+    """What ended by a thread's death is begun anew by `--processes`, and delivers."""
+    publish("a1", using=database)
+    worker = workers.start(
+        database,
+        "--processes",
+        "2",
+        "--database",
+        database,
+        OUTBOX_PUBLISHERS={
+            "default": {
+                "BACKEND": "tests.support.backends.DyingOnceBackend",
+                "OPTIONS": {"path": str(record)},
+            }
+        },
+    )
+    wait_until(lambda: all_published(database), 60, "the delivery")
+    assert "a thread of the relay has died" in worker.output
+    worker.stop()
+    assert worker.end() == 0
 
 
 def test_a_backend_that_fails_to_close_frees_its_partitions(

@@ -40,7 +40,9 @@ class BackendThread(threading.Thread):
     """Delivers to one backend; a backend that hangs or fails does not touch the others.
 
     A lost lease is begun anew. A database that is away, or an error that nobody foresaw, is tried
-    again with growing pauses: a relay that gave up would be a silent stall.
+    again with growing pauses: a relay that gave up would be a silent stall. So is what ends threads
+    and is no `Exception`, such as a timeout of gevent's; it is laid to the batch in flight, as the
+    death of a relay is. Should the thread end all the same, the worker does.
     """
 
     def __init__(self, options: WorkerOptions, alias: str) -> None:
@@ -61,7 +63,8 @@ class BackendThread(threading.Thread):
         try:
             self._turn_on()
         except BaseException as error:
-            # Nothing is known that gets here. It must not be silent, nor keep the partitions.
+            # Nothing is known that gets here. It must not be silent, nor keep the partitions: the
+            # worker sees it and ends, for whoever started it to start it anew.
             self.succeeded = False
             self._has_died = True
             self._log(logging.CRITICAL, f"its thread ends: {kind_of(error)}", exc_info=error)
@@ -100,6 +103,11 @@ class BackendThread(threading.Thread):
             is_paused=self._loop.is_paused,
             trouble=self._trouble,
         )
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended, or is about to, by what it could not live through."""
+        return self._has_died
 
     @property
     def is_stopping(self) -> bool:
@@ -147,7 +155,7 @@ class BackendThread(threading.Thread):
             self._log(logging.WARNING, f"{error}; joining again")
             self._joined = False
             return None
-        except Exception as error:
+        except BaseException as error:
             self._recover(error)
             return None
         self._backoff.reset()
@@ -158,7 +166,7 @@ class BackendThread(threading.Thread):
             self._poll.stay_awake()
         return report
 
-    def _recover(self, error: Exception) -> None:
+    def _recover(self, error: BaseException) -> None:
         """Pause, then go on under the same lease if it still stands."""
         pause = self._backoff.next()
         self._trouble = type(error).__name__
@@ -172,6 +180,8 @@ class BackendThread(threading.Thread):
         drop_connection(self._options.database)
         if self._joined:
             self._loop.forget()
+        if self._joined and not isinstance(error, Exception):
+            self._insist(self._loop.lease.own_up)
         self._stopping.wait(pause)
 
     def _is_drained(self) -> bool:

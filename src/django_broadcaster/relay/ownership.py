@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 
 from django.db import IntegrityError, connections, models, transaction
@@ -112,6 +112,16 @@ class Lease:
         """Record that nothing of the last delivery is in flight any more; raises LeaseLost."""
         self._renew({"in_flight_from": None, "in_flight_to": None})
 
+    def own_up(self) -> None:
+        """Lay what broke off the last delivery to what was in flight, as a relay's death is.
+
+        Raises LeaseLost.
+        """
+        relay = self._relays().filter(pk=self.relay_id).first()
+        if relay is not None:
+            self._count_crash(relay, self.partitions)
+        self.give_back()
+
     def show_circuit(self, error: str | None) -> None:
         """Let others see that the broker counts as away because of an error, or no longer."""
         self._relays().filter(pk=self.relay_id).update(
@@ -206,9 +216,7 @@ class Lease:
                 return
             theirs = self._partitions().filter(relay=relay)
             numbers = list(theirs.values_list("number", flat=True))
-            if relay.in_flight_from is not None and relay.in_flight_to is not None:
-                rows = RelayRows(self.using, self.backend, relay_id)
-                rows.count_crash(relay.in_flight_from, relay.in_flight_to, numbers)
+            self._count_crash(relay, numbers)
             theirs.update(relay=None)
             relay.delete()
             notify_shares(self.using, self.backend)
@@ -219,6 +227,11 @@ class Lease:
             self.seconds,
             extra={"backend": self.backend, "relay": relay_id},
         )
+
+    def _count_crash(self, relay: Relay, partitions: Collection[int]) -> None:
+        if relay.in_flight_from is not None and relay.in_flight_to is not None:
+            rows = RelayRows(self.using, self.backend, relay.pk)
+            rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions)
 
     def _make_partitions(self) -> None:
         """Create the backend's rows of `Partition` that are missing."""

@@ -11,7 +11,7 @@ from django_broadcaster.conf import conf
 
 from .activity import Activity
 from .backend_thread import BackendThread
-from .redaction import told, traceback_of
+from .redaction import kind_of, told, traceback_of
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Listener
 
@@ -35,6 +35,8 @@ class Pacemaker(threading.Thread):
         self._using = using
         self._threads = threads
         self._ended = threading.Event()
+        self.has_died = False
+        """Whether it ended by what it could not live through."""
         self._listener = Listener(using)
         self._next_beat = 0.0
         self.activity = Activity()
@@ -43,23 +45,33 @@ class Pacemaker(threading.Thread):
 
     def run(self) -> None:
         """Beat and listen; whatever goes wrong is logged and tried again."""
-        while not self._ended.is_set():
-            self.activity.begin("beating", pause=SLICE_SECONDS)
-            try:
-                self._beat()
-                self._listen()
-            except Exception as error:
-                self._recover(error)
-            else:
-                self._backoff.reset()
-        drop_all_connections()
+        try:
+            while not self._ended.is_set():
+                self._go_on()
+        except BaseException as error:
+            self.has_died = True  # which the worker sees, and ends
+            logger.critical(
+                "the relay's pacemaker ends: %s", kind_of(error), exc_info=traceback_of(error)
+            )
+        finally:
+            drop_all_connections()
+
+    def _go_on(self) -> None:
+        self.activity.begin("beating", pause=SLICE_SECONDS)
+        try:
+            self._beat()
+            self._listen()
+        except BaseException as error:
+            self._recover(error)
+        else:
+            self._backoff.reset()
 
     def end(self) -> None:
         """Stop beating; waits for the last beat to finish."""
         self._ended.set()
         self.join(2 * SLICE_SECONDS)
 
-    def _recover(self, error: Exception) -> None:
+    def _recover(self, error: BaseException) -> None:
         """Pause, and begin with a new connection."""
         pause = self._backoff.next()
         self.activity.begin("recovering", pause=pause)

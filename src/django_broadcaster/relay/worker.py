@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from .backend_thread import BackendThread, WorkerOptions
 from .garbage import seldom_collected
 from .health import RelayState
 from .pacemaker import Pacemaker
+
+logger = logging.getLogger("django_broadcaster.relay")
 
 GIVE_BACK_SECONDS = 2.0
 """What is left, when the time is up, for giving back what is in flight: the database may hang."""
@@ -40,7 +43,7 @@ class Worker:
         return RelayState(
             process=os.getpid(),
             is_stopping=not works or all(thread.is_stopping for thread in self._threads),
-            pacemaker_has_died=works and pacemaker.ident is not None and not pacemaker.is_alive(),
+            pacemaker_has_died=pacemaker.has_died,
             pacemaker_silence=pacemaker.activity.silence,
             loops=loops,
         )
@@ -60,9 +63,23 @@ class Worker:
         for thread in self._threads:
             while thread.is_alive() and not thread.is_stopping:
                 thread.join(1)  # in slices, so that signals are handled in between
+                self._end_if_crippled()
         in_time = self._join(conf.SHUTDOWN_TIMEOUT)
         self._pacemaker.end()
-        return in_time and all(thread.succeeded for thread in self._threads)
+        return in_time and not self._is_crippled and all(t.succeeded for t in self._threads)
+
+    @property
+    def _is_crippled(self) -> bool:
+        return self._pacemaker.has_died or any(thread.has_died for thread in self._threads)
+
+    def _end_if_crippled(self) -> None:
+        """End if a thread of it has died: a process without one would deliver in part, silently.
+
+        It fails then, so that a supervisor or a service manager starts it anew.
+        """
+        if self._is_crippled:
+            logger.critical("a thread of the relay has died, so the relay ends, to be begun anew")
+            self.stop()
 
     def _join(self, timeout: float) -> bool:
         """Wait for the threads; free the partitions of those that do not end in time."""
