@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
@@ -149,7 +150,7 @@ class SpanTracer:
                 try:
                     yield lambda _: None
                 except Exception as error:
-                    span.record_exception(error)
+                    span.record_exception(error, _without_secrets(error))
                     raise
         except BaseException as error:
             failure = type(error).__name__
@@ -243,9 +244,23 @@ def _tell_failures(span: Span, messages: Sequence[Message], outcomes: Sequence[O
             ERROR_TYPE: type(error).__name__,
         }
         span.add_event("message.failed", told)
-    first = type(failed[0][1]).__name__
-    _fail(span, first, f"{len(failed)} of {len(messages)} failed: {failed[0][1]}")
+    error = failed[0][1]
+    first = type(error).__name__
+    # What nobody foresaw has the text of a handler or a client, which may hold the payload.
+    text = str(error) if error.unforeseen is None else type(error.unforeseen).__name__
+    _fail(span, first, f"{len(failed)} of {len(messages)} failed: {text}")
     return first
+
+
+def _without_secrets(error: BaseException) -> Attributes:
+    """Return what is recorded of an exception, where secrets of the settings may be quoted.
+
+    https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
+    """
+    return {
+        "exception.message": masked(str(error)),
+        "exception.stacktrace": masked("".join(format_exception(error))),
+    }
 
 
 def _fail(span: Span, kind: str, text: str) -> None:
