@@ -60,3 +60,22 @@ def test_the_end_of_a_supervised_process_is_judged(
         supervisor.stop()
         thread.join(30)
     assert ended == [well]
+
+
+def test_a_process_that_cannot_start_ends_no_other(tmp_path: Path) -> None:
+    """A machine without memory or processes to give is tried again; what runs goes on."""
+    program, ready = tmp_path / "relay", tmp_path / "ready"
+    supervisor = Supervisor([str(program)], 1, finite=False)
+    ended: list[bool] = []
+    thread = threading.Thread(target=lambda: ended.append(supervisor.run()))
+    thread.start()
+    try:
+        wait_until(lambda: supervisor._places[0]._deaths, 20, "a start that fails")
+        assert thread.is_alive()
+        program.write_text(f"#!/bin/sh\ntouch {ready}\nexec sleep 60\n")
+        program.chmod(0o700)
+        wait_until(ready.exists, 20, "the process")
+    finally:
+        supervisor.stop()
+        thread.join(30)
+    assert ended == [True]
