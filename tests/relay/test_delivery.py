@@ -23,7 +23,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent
+from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent, Relay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import loop as loop_module
@@ -510,6 +510,26 @@ def test_a_backend_that_cannot_be_opened_is_away(
         return bool(scripted.arrived)
 
     wait_until(arrived, 5, "the backend opened")
+
+
+def test_a_broker_that_is_back_is_so_without_an_event_to_send(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """Where nothing is published for a day, it must not count as away for a day."""
+
+    def fail() -> None:
+        raise OSError("no route")
+
+    scripted.on_open = fail
+    loop = join()
+    for _ in range(2):
+        turn(loop)
+    assert Relay.objects.using(database).get().circuit_open_since is not None
+    scripted.heal()
+    loop.circuit._pause = 1e-9  # the pause is over
+    turn(loop)
+    assert loop.circuit.is_closed
+    assert Relay.objects.using(database).get().circuit_open_since is None
 
 
 def test_a_missing_client_blames_no_event(database: str, scripted: Script, join: Join) -> None:

@@ -311,4 +311,5 @@ class DeliveryLoop:
             self._note_unavailable(as_delivery_error(error))
             return False
         self._is_open = True
+        self._note_available()  # where nothing is to be sent, nothing else would show it
         return True
