@@ -16,7 +16,7 @@ from django.utils import timezone
 from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.querysets import RelayRows, overviews
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.ownership import Lease
 from tests.support.backends import Script
@@ -111,6 +111,36 @@ def test_relays_without_a_partition_wait_for_one(
     assert settle(*leases) == [1, 1, 0]
     first.leave()
     assert settle(second, third) == [1, 1]
+
+
+def test_events_that_fewer_partitions_leave_behind_are_not_silent(
+    database: str,
+    scripted: Script,
+    join: Join,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A relay says so where OUTBOX_PARTITIONS was lowered too early; set back, they go out."""
+    publish(*(f"{key}1" for key in "abcdefgh"), using=database)
+    with join():
+        pass
+    settings.OUTBOX_PARTITIONS = 2
+    few = join()
+    drain(few)
+    left = set(statuses(database)) - set(scripted.arrived)
+    assert left
+    assert "events wait in partitions from 2 on" in caplog.text
+    (overview,) = overviews(database, ["default"])
+    assert overview.free_partitions == 0
+    assert few.rows.pulse(few.lease.partitions, 0).free_partitions == 0
+    few.lease.leave()
+    settings.OUTBOX_PARTITIONS = PARTITIONS
+    drain(join())
+    assert len(scripted.arrived) == 8
+    caplog.clear()
+    settings.OUTBOX_PARTITIONS = 2
+    join()
+    assert caplog.text == ""
 
 
 def test_backends_are_shared_out_apart(database: str, lease: Callable[..., Lease]) -> None:

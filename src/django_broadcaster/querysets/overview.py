@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from django.db import connections
 from django.utils import timezone
 
+from django_broadcaster.conf import conf
+
 from .events import stored_moment
-from .tables import BACKENDS, EVENTS, PARTITIONS, RELAYS
+from .tables import BACKENDS, EVENTS, FREE_PARTITIONS, RELAYS
 
 EXACT = 100_000
 """Rows that are looked at to count those of a state, or of two that share an index."""
@@ -115,13 +117,13 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
         f"(SELECT MIN(scheduled_at) FROM {EVENTS} WHERE publisher_backend = %s "
         "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s), "
         f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
-        f"(SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND relay_id IS NULL), "
+        f"({FREE_PARTITIONS}), "
         f"(SELECT paused_at FROM {BACKENDS} WHERE backend = %s), "
         f"(SELECT paused_by FROM {BACKENDS} WHERE backend = %s), "
         f"{', '.join(f'{scan.name}_{scan.statuses[0]}.*' for scan in scans)} "
         f"FROM {' CROSS JOIN '.join(_counting(scan, hint) for scan in scans)}"
     )
-    params: list[Any] = [*[backend] * 3, now, *[backend] * 4]
+    params: list[Any] = [*[backend] * 3, now, backend, backend, conf.PARTITIONS, backend, backend]
     params += [value for _ in scans for value in (backend, backend, exact)]
     with connection.cursor() as cursor:
         cursor.execute(sql, params)

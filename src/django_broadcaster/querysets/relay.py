@@ -16,7 +16,17 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from .tables import ATTEMPTS, BACKENDS, EVENTS, JSON_COLUMNS, OPERATIONS, PARTITIONS, RELAYS
+from django_broadcaster.conf import conf
+
+from .tables import (
+    ATTEMPTS,
+    BACKENDS,
+    EVENTS,
+    FREE_PARTITIONS,
+    JSON_COLUMNS,
+    OPERATIONS,
+    RELAYS,
+)
 
 T = TypeVar("T")
 
@@ -183,14 +193,15 @@ class RelayRows:
             f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
             "ORDER BY scheduled_at, id LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
-            f"(SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND relay_id IS NULL), "
+            f"({FREE_PARTITIONS}), "
             f"({self._paused}), "
             f"(SELECT 1 FROM {OPERATIONS} WHERE state IN ('waiting', 'running') LIMIT 1)"
         )
         numbers = self._values(partitions)
         pending = [self.backend, start, self.backend, *numbers]
         due = [self.backend, self._now(), *numbers]
-        (row,) = self._select(sql, [*pending, *due, *[self.backend] * 3])
+        shares = [self.backend, self.backend, conf.PARTITIONS, self.backend]
+        (row,) = self._select(sql, [*pending, *due, *shares])
         return Pulse(bool(row[0]), bool(row[1]), row[2], row[3], bool(row[4]), bool(row[5]))
 
     def is_paused(self) -> bool:

@@ -9,3 +9,8 @@ ATTEMPTS = "django_broadcaster_attempt"
 ARCHIVE = "django_broadcaster_archivedevent"
 OPERATIONS = "django_broadcaster_operation"
 SAMPLES = "django_broadcaster_sample"
+
+FREE_PARTITIONS = (
+    f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s AND relay_id IS NULL"
+)
+"""How many of a backend's partitions, below OUTBOX_PARTITIONS, belong to no relay."""

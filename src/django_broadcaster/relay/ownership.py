@@ -20,7 +20,7 @@ from django.db import IntegrityError, connections, models, transaction
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
-from django_broadcaster.models import Partition, Relay
+from django_broadcaster.models import OutboxEvent, Partition, Relay
 from django_broadcaster.querysets import DatabaseNow, RelayRows
 
 from .wakeup import notify_shares
@@ -235,7 +235,10 @@ class Lease:
 
     def _make_partitions(self) -> None:
         """Create the backend's rows of `Partition` that are missing."""
-        known = set(self._partitions().values_list("number", flat=True))
+        rows = Partition.objects.using(self.using).filter(backend=self.backend)
+        known = set(rows.values_list("number", flat=True))
+        if max(known, default=0) >= conf.PARTITIONS:
+            self._tell_stranded()
         missing = [
             Partition(backend=self.backend, number=number)
             for number in range(conf.PARTITIONS)
@@ -243,6 +246,18 @@ class Lease:
         ]
         if missing:
             Partition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
+
+    def _tell_stranded(self) -> None:
+        """Say which events no relay delivers since there are fewer partitions than before."""
+        events = OutboxEvent.objects.using(self.using).undelivered()
+        if events.filter(publisher_backend=self.backend, partition__gte=conf.PARTITIONS).exists():
+            logger.error(
+                "backend %r: events wait in partitions from %d on, which no relay delivers since "
+                "OUTBOX_PARTITIONS is lower than before; set it back until they are gone",
+                self.backend,
+                conf.PARTITIONS,
+                extra={"backend": self.backend},
+            )
 
     @property
     def _may_skip_locked(self) -> bool:
