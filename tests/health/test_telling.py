@@ -157,8 +157,8 @@ def test_late_events_make_the_outbox_unwell_and_restart_nobody(
         OUTBOX_MAX_LAG_SECONDS=0.1,
     )
     wait_until(lambda: ("lag", "default") in probe(port, "healthz").failing, 30, "the lag")
-    assert probe(port, "healthz").status == 503
-    assert [probe(port, path).status for path in ("livez", "readyz")] == [200, 200]
+    wait_until(lambda: probe(port, "readyz").status == 200, 30, "the relay to have joined")
+    assert [probe(port, path).status for path in ("livez", "healthz")] == [200, 503]
     worker.kill()
 
 
