@@ -75,6 +75,30 @@ def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notifi
 # Over HTTP
 
 
+def test_probes_come_over_ipv4_and_over_ipv6() -> None:
+    """A pod of a cluster that has IPv6 alone is probed by that."""
+    port = free_port()
+    families = [("127.0.0.1", socket.AF_INET)]
+    families += [("::1", socket.AF_INET6)] if has_ipv6_loopback() else []
+    with server.serving(port, server.site(lambda: WELL, lambda: WELL, None)):
+        for address, family in families:
+            with socket.socket(family) as client:
+                client.settimeout(10)
+                client.connect((address, port))
+                client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.0 200 OK")
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether this machine can speak IPv6 with itself."""
+    try:
+        with socket.socket(socket.AF_INET6) as candidate:
+            candidate.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def test_one_request_at_a_time_asks_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever can reach the port can't use up the database's connections; probes go on."""
     monkeypatch.setattr(server, "_TURN_SECONDS", 0.2)

@@ -17,6 +17,7 @@ server's, and the relay a bounded number of threads and sockets.
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ StartResponse = Callable[..., Any]
 App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 Source = Callable[[], Health]
 
-ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # probes and scrapes come from other machines
+DUAL_STACK = socket.has_dualstack_ipv6()
+ALL_INTERFACES = "::" if DUAL_STACK else "0.0.0.0"  # noqa: S104  # probes come from other machines
 _SECONDS = 10.0
 """How long the server waits for a request of an open connection."""
 
@@ -114,10 +116,17 @@ def serving(port: int, app: App) -> Iterator[None]:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
+    address_family = socket.AF_INET6 if DUAL_STACK else socket.AF_INET
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._slots = BoundedSemaphore(_MOST)
         super().__init__(*args, **options)
+
+    def server_bind(self) -> None:
+        """Listen to IPv4 as well as to IPv6, which is all that some clusters have."""
+        if DUAL_STACK:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a request a thread of its own, if there are not too many."""
