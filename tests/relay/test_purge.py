@@ -119,9 +119,15 @@ def test_a_purge_that_the_database_refuses_stops_no_delivery(
     with connections[database].cursor() as cursor:
         cursor.execute("INSERT INTO tests_keeper VALUES (%s)", [event.pk])
     grow_old(database, ["a1"])
+    long_ago = timezone.now() - timedelta(days=365)
+    InboxEvent.objects.using(database).create(
+        identity="1", source="/s", event_id="1", handler="h", processed_at=long_ago
+    )
     publish("b1", using=database)
     turn(join())
     assert statuses(database) == {"a1": "published", "b1": "published"}
+    # What has nothing to do with it is purged all the same.
+    assert not InboxEvent.objects.using(database).filter(processed_at=long_ago).exists()
 
 
 # By backend and status

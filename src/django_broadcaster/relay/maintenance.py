@@ -113,8 +113,8 @@ class Purge:
             return 0
         self._next_at = now + IDLE_SECONDS
         try:
+            entries = self._inbox() + self._history()  # first: they need no archive
             gone, more = self._outbox(now)
-            entries = self._inbox() + self._history()
         except ArchiveError as error:
             self._complain("stay, unarchived", error)
             return 0
