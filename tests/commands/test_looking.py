@@ -113,6 +113,22 @@ def test_a_bound_that_is_none_is_refused(command: str, bound: str) -> None:
         run(command, f"--max-lag={bound}")
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("tail", ["--count=0"]),
+        ("retry", [str(2**63)]),
+        ("operations", [str(2**63)]),
+        ("worker", ["--health-port=65536"]),
+        ("worker", ["--metrics-port=0"]),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(command: str, arguments: list[str]) -> None:
+    """Before anything is begun, with the range, instead of in the midst of it."""
+    with pytest.raises(CommandError, match=r"a whole number from 1 to .* is needed"):
+        run(command, *arguments)
+
+
 def test_a_paused_backend_is_not_late(database: str) -> None:
     """Who pauses a backend does not want to be woken because it stands still."""
     publish("a1", using=database)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,9 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import EventSelection
 from django_broadcaster.states import OutboxEventStatus
 
+HIGHEST = 2**63 - 1
+"""The highest id that a database can hold."""
+
 CONDITIONS = ("backend", "status", "event_type", "key", "source", "since", "until", "error")
 
 
@@ -28,7 +32,8 @@ def add_database(parser: ArgumentParser) -> None:
 
 def add_selection(parser: ArgumentParser) -> None:
     """Declare the arguments that `selected` reads."""
-    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="ids of the outbox")
+    of_outbox = whole(1, HIGHEST)
+    parser.add_argument("ids", nargs="*", type=of_outbox, metavar="ID", help="ids of the outbox")
     parser.add_argument("--all", action="store_true", help="every event that it can be done to")
     parser.add_argument("--backend", help="events to this alias")
     parser.add_argument("--status", choices=OutboxEventStatus.values, help="events in this state")
@@ -64,6 +69,21 @@ def database(alias: str | None, *, returncode: int = 1) -> str:
         problem = f"--database {alias}: DATABASES has {listed(settings.DATABASES)}"
         raise CommandError(problem, returncode=returncode)
     return alias or router.db_for_write(OutboxEvent)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return what reads a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise ArgumentTypeError(f"a whole number from {least} to {most} is needed, not {text}")
+        return value
+
+    return parse
 
 
 def seconds(text: str) -> float:

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_broadcaster.management.operating import SHOWN, as_row, as_values
 from django_broadcaster.management.output import as_json, as_table, whoami
-from django_broadcaster.management.selection import add_database, database
+from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import Operation
 
 
@@ -23,7 +23,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="these operations only")
+        parser.add_argument(
+            "ids", nargs="*", type=whole(1, HIGHEST), metavar="ID", help="these operations only"
+        )
         parser.add_argument("--stop", action="store_true", help="stop these operations")
         parser.add_argument("--by", help="who stops them (default: the account)")
         parser.add_argument("--json", action="store_true", help="print JSON")

@@ -10,7 +10,13 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from django_broadcaster.management.output import as_json, printable
-from django_broadcaster.management.selection import add_database, check_backend, database
+from django_broadcaster.management.selection import (
+    HIGHEST,
+    add_database,
+    check_backend,
+    database,
+    whole,
+)
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import EventSelection, OutboxEventQuerySet
 from django_broadcaster.states import OutboxEventStatus
@@ -38,7 +44,11 @@ class Command(BaseCommand):
         parser.add_argument("--backend", metavar="ALIAS", help="events to this alias only")
         parser.add_argument("--type", dest="event_type", help="this event type; `order.*` works")
         parser.add_argument("--key", help="events of this partition key")
-        parser.add_argument("--count", type=int, help="end after so many events (default: never)")
+        parser.add_argument(
+            "--count",
+            type=whole(1, HIGHEST),
+            help="end after so many events (default: never)",
+        )
         parser.add_argument("--json", action="store_true", help="print a JSON object a line")
         add_database(parser)
 

@@ -17,6 +17,7 @@ from django.db import router
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation.watching import Watch, watching
+from django_broadcaster.management.selection import whole
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
@@ -65,14 +66,14 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--metrics-port",
-            type=_at_least(1, int),
+            type=whole(1, 65_535),
             metavar="PORT",
             help="serve metrics for Prometheus there, of all processes, and the health "
             "(default: none)",
         )
         parser.add_argument(
             "--health-port",
-            type=_at_least(1, int),
+            type=whole(1, 65_535),
             metavar="PORT",
             help="serve the health there: /livez, /readyz and /healthz (default: none)",
         )
