@@ -161,6 +161,14 @@ def test_a_person_is_asked(
     assert (statuses(events) != STATES) is goes_on
 
 
+def test_who_can_not_answer_changes_nothing(events: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal with nobody at its keyboard, as with `< /dev/null`, is no consent."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(CommandError, match="nothing was changed"):
+        call_command("outbox_cancel", "--all", "--database", events, stdout=Terminal())
+    assert statuses(events) == STATES
+
+
 def test_long_work_shows_how_far_it_is() -> None:
     """A terminal gets a bar that fills up, on one line."""
     screen = Terminal()

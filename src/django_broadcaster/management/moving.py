@@ -107,7 +107,10 @@ class MovingCommand(BaseCommand):
     def _confirm(self, what: str) -> None:
         if not self.stdout.isatty():  # a script can't answer, and has said what it wants
             return
-        answer = input(f"{what} to {self.verb}. Go on? [y/N] ")
+        try:
+            answer = input(f"{what} to {self.verb}. Go on? [y/N] ")
+        except EOFError:  # nobody is there to answer
+            answer = ""
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was changed")
 
