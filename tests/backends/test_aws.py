@@ -40,7 +40,7 @@ from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.aws_server import ACCOUNT, REGION, Arrived, AWSServer, aws_server
-from tests.support.conformance import assert_same_event
+from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
 from tests.support.tcp_proxy import TcpProxy
 
 MakeBackend = Callable[..., SQSBackend]
@@ -332,6 +332,11 @@ def test_what_does_not_fit_in_binary_mode_goes_structured(
     (arrived,) = server.take(queue)
     assert arrived.attributes == {"content-type": "application/cloudevents+json"}
     assert CloudEvent.from_dict(json.loads(arrived.body)) == message.event
+
+
+def test_each_answer_of_a_long_line_is_a_sign_of_life(make: MakeBackend) -> None:
+    """A slow server whose answers come is no stall."""
+    assert_long_line_shows_signs_of_life(make())
 
 
 def test_attributes_are_ten_at_the_most(make: MakeBackend, server: AWSServer, queue: str) -> None:

@@ -42,7 +42,7 @@ from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import kinds, numbers
-from tests.support.conformance import assert_same_event
+from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
 from tests.support.mosquitto_server import (
     Arrived,
     Subscriber,
@@ -207,6 +207,11 @@ def test_message_has_exactly_the_documented_properties(
     ]
 
 
+def test_each_answer_of_a_long_line_is_a_sign_of_life(make: MakeBackend) -> None:
+    """A slow server whose answers come is no stall."""
+    assert_long_line_shows_signs_of_life(make())
+
+
 def test_payloads_of_all_sizes_arrive_as_they_are(make: MakeBackend, reader: Subscriber) -> None:
     """Messages around the steps of the length field, and of megabytes, are not damaged."""
     sizes = [0, 1, 100, 128, 16_000, 16383, 16384, 65535, 65536, 2**21, 5_000_000]
@@ -344,7 +349,7 @@ def test_tampered_event_is_transient_and_holds_its_key(
 def test_one_event_of_a_key_is_on_its_way_at_a_time() -> None:
     """The next event of a key is ready when the one before has landed, never if it failed."""
     batch = Batch([*numbers(3, "a"), *numbers(2), *numbers(3, "b")])
-    lines = Lines(batch)
+    lines = Lines(batch, lambda: None)
     assert list(lines.ready) == [0, 3, 4, 5]
     lines.ready.clear()
     lines.landed(0)

@@ -31,7 +31,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import numbers
-from tests.support.conformance import assert_same_event
+from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
 from tests.support.events import publish, statuses
 from tests.support.nats_server import (
     Stored,
@@ -228,6 +228,11 @@ def _as_read(message: Stored) -> Any:
     if content_type:
         headers["content-type"] = unquote(content_type)
     return http.from_http(http.HTTPMessage(headers, message.data), JSONFormat())
+
+
+def test_each_answer_of_a_long_line_is_a_sign_of_life(make: MakeBackend, name: str) -> None:
+    """A slow server whose answers come is no stall."""
+    assert_long_line_shows_signs_of_life(make(stream=name, create_stream=True))
 
 
 def test_config_of_an_event_names_its_subject(make: MakeBackend, name: str) -> None:

@@ -37,7 +37,7 @@ from django_broadcaster.relay.worker import Worker
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import kinds, numbers
-from tests.support.conformance import assert_same_event
+from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
 from tests.support.rabbitmq_server import Arrived, channel, remove, shared_url, take
 from tests.support.tcp_proxy import TcpProxy
 
@@ -203,6 +203,11 @@ def test_body_of_many_frames_arrives_as_it_is(make: MakeBackend, name: str) -> N
     backend = make(exchange=name, queue=name, content_mode="binary")
     assert backend.publish_batch(messages) == [None] * len(sizes)
     assert [each.body for each in take(shared_url(), name)] == [m.data_binary for m in messages]
+
+
+def test_each_answer_of_a_long_line_is_a_sign_of_life(make: MakeBackend, name: str) -> None:
+    """A slow server whose answers come is no stall."""
+    assert_long_line_shows_signs_of_life(make(exchange=name, queue=name))
 
 
 def test_ids_that_are_alike_or_long_arrive(make: MakeBackend, name: str) -> None:

@@ -8,7 +8,7 @@ is acknowledged, so that nothing of a key can be stored behind an event that was
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
@@ -18,11 +18,13 @@ from .batch import Batch
 class Lines:
     """The events of a batch, each in the line of its key; indexes are those of the batch.
 
-    `ready` are those that may be sent now: whoever sends one takes it out.
+    `ready` are those that may be sent now: whoever sends one takes it out. `on_progress` is called
+    for each that is acknowledged: a line may take long, answer by answer, and is no stall.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, on_progress: Callable[[], object]) -> None:
         self.ready: deque[int] = deque()
+        self._on_progress = on_progress
         self._batch = batch
         self._open = set(range(len(batch.messages)))  # without an outcome
         self._behind: dict[str, deque[int]] = {}  # by key: they wait for the one before
@@ -37,6 +39,7 @@ class Lines:
 
     def landed(self, index: int) -> None:
         """Note that an event is acknowledged: the next one of its key may go."""
+        self._on_progress()
         self._open.discard(index)
         behind = self._behind.get(self._batch.messages[index].partition_key)
         if behind:

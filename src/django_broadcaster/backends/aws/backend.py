@@ -132,6 +132,7 @@ class AWSBackend(BindingBackend):
                 write=self._entry,
                 send=self._send,
                 executor=self._executor,
+                on_progress=self.on_progress,
             ).run()
         except BackendUnavailable as error:
             batch.give_up(0, error)

@@ -29,8 +29,8 @@ CALL_ENTRIES: Final = 10
 class Crowd(Lines):
     """Lines without an order: all may go at once."""
 
-    def __init__(self, batch: Batch) -> None:
-        super().__init__(Batch([]))
+    def __init__(self, batch: Batch, on_progress: Callable[[], object]) -> None:
+        super().__init__(Batch([]), on_progress)
         self.ready = deque(range(len(batch.messages)))
         self._batch = batch
         self._open = set(self.ready)
@@ -70,9 +70,10 @@ class Calls:
         write: Callable[[int, Message], Entry],
         send: Callable[[Sequence[Entry]], Sequence[Outcome]],
         executor: Callable[[], Executor],
+        on_progress: Callable[[], object],
     ) -> None:
         self._batch = batch
-        self._lines = Lines(batch) if ordered else Crowd(batch)
+        self._lines = (Lines if ordered else Crowd)(batch, on_progress)
         self._max_bytes, self._write, self._send = max_bytes, write, send
         self._executor = executor
         # In order, nothing that may go is held later: all of it is left to the threads at once.

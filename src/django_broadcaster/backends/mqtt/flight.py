@@ -13,6 +13,7 @@ refused one right before, as Mosquitto 2.0 does, the blame is certain without th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Protocol
@@ -51,6 +52,8 @@ authorized, topic name invalid, too large, payload format invalid."""
 
 class Office(Protocol):
     """What a flight asks of its backend."""
+
+    on_progress: Callable[[], object]
 
     def letter(self, message: Message, link: Link) -> Letter:
         """Return what to send; raises Rejected for what can't be."""
@@ -108,7 +111,7 @@ class Flight:
         self._messages = batch.messages
         self._office = office
         self._experience = experience
-        self._lines = Lines(batch)
+        self._lines = Lines(batch, office.on_progress)
         self._suspects: list[int] = []  # their turn comes last
         self._sent: dict[int, tuple[int, Letter]] = {}  # by packet identifier: the index
         self._bytes = 0

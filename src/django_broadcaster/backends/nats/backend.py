@@ -201,7 +201,8 @@ class NATSBackend(BindingBackend):
         return Shown(destination, headers, self.encode(message).body)
 
     async def _deliver(self, link: Link, messages: Sequence[Message]) -> list[Outcome]:
-        return await Window(link, self.stream, messages, self._outgoing).deliver()
+        window = Window(link, self.stream, messages, self._outgoing, self.on_progress)
+        return await window.deliver()
 
     def _outgoing(self, message: Message) -> Outgoing:
         """Return the message in NATS' terms; raises Rejected for one that is too large."""

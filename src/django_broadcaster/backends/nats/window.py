@@ -63,12 +63,13 @@ class Window:
         stream: str,
         messages: Sequence[Message],
         encode: Callable[[Message], Outgoing],
+        on_progress: Callable[[], object],
     ) -> None:
         self._link = link
         self._stream = stream
         self._encode = encode
         self._batch = Batch(messages)
-        self._lines = Lines(self._batch)
+        self._lines = Lines(self._batch, on_progress)
         self._in_flight: dict[int, tuple[int, Outgoing]] = {}  # by token: the index, the message
         self._bytes = 0
         self._settled = 0

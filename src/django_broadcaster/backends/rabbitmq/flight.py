@@ -13,6 +13,7 @@ and the blame is certain.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -43,6 +44,7 @@ class Office(Protocol):
 
     mandatory: bool
     timeout: float
+    on_progress: Callable[[], object]
 
     def letter(self, message: Message) -> Letter:
         """Return what to send; raises Rejected."""
@@ -107,7 +109,7 @@ class Flight:
         self.batch = batch
         self.office = office
         self.experience = experience
-        self.lines = Lines(batch)
+        self.lines = Lines(batch, office.on_progress)
         self.sent: dict[int, tuple[int, Letter]] = {}  # by delivery tag: on their way
         self.tags: dict[str, int] = {}  # by message id: those on their way
         self.returned: dict[int, str] = {}  # by delivery tag: why it came back
