@@ -71,9 +71,9 @@ def serving() -> Iterator[str]:
         thread.terminate()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser for all tests."""
+    """A browser for the tests of a module; no others may run in its event loop."""
     program = chromium()
     with pytest.MonkeyPatch.context() as patch:
         # Playwright runs an event loop in this thread, in which Django refuses the database.
