@@ -262,7 +262,7 @@ def test_a_file_that_can_not_be_written_stops_nothing(
     [
         (["--health-file", "/nowhere/health"], "its folder is missing"),
         (["--health-port", "busy"], "can't be watched as asked"),
-        (["--health-port", "0"], "must be 1 or more"),
+        (["--health-port", "0"], "a whole number from 1 to 65535"),
     ],
 )
 def test_what_can_not_be_had_is_said_at_the_start(
