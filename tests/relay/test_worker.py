@@ -343,6 +343,8 @@ def test_processes_whose_thread_died_are_started_again(
         },
     )
     wait_until(lambda: all_published(database), 60, "the delivery")
+    # The other process may have delivered before the dying one has ended with its failure.
+    wait_until(lambda: "another starts in" in worker.output, 60, "the end of the one that died")
     assert "a thread of the relay has died" in worker.output
     worker.stop()
     assert worker.end() == 0

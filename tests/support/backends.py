@@ -144,12 +144,12 @@ class DyingOnceBackend(RecordingBackend):
 
     def open(self) -> None:
         """Die, unless one has before."""
-        marker = Path(f"{self._path}.died")
-        if marker.exists():
+        try:
+            Path(f"{self._path}.died").touch(exist_ok=False)
+        except FileExistsError:
             super().open()
-            return
-        marker.touch()
-        raise _Unspeakable
+        else:
+            raise _Unspeakable
 
 
 class _Nameless(type):
