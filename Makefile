@@ -6,11 +6,14 @@ BROKER ?= local
 DB ?= sqlite
 # More words for pytest, nox and the benchmarks: make test ARGS="-k redis -x"
 ARGS ?=
+# Processes that share the tests; 0 runs them in pytest's own, as --pdb and -s need it.
+WORKERS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SERVICES := $(PY) tools/services.py
+PYTEST := $(SERVICES) run -- $(PY) -m pytest --numprocesses $(WORKERS)
 
 # The demo needs the package, its broker's extra and a driver: a small environment for each choice.
 DEMO_PACKAGE := .$(if $(filter-out local,$(BROKER)),[$(BROKER)])
@@ -43,13 +46,13 @@ $(READY): pyproject.toml tools/services.py
 	touch $@
 
 test: $(READY) ## Run the suite on real databases and brokers, but for test-chaos
-	@$(SERVICES) run -- $(PY) -m pytest -m 'not chaos' $(ARGS)
+	@$(PYTEST) -m 'not chaos' $(ARGS)
 
 test-matrix: $(READY) ## Run it on every supported pair of Python and Django
 	@$(SERVICES) run -- $(PY) -m nox $(ARGS)
 
 test-chaos: $(READY) ## Run the tests that kill, stall and cut off
-	@$(SERVICES) run -- $(PY) -m pytest -m chaos $(ARGS)
+	@$(PYTEST) -m chaos $(ARGS)
 
 lint: $(READY) ## Check style, types and the import layers
 	$(PY) -m ruff check

@@ -7,6 +7,7 @@ and ends it with the block. A way that is closed on this machine raises CannotSt
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import re
@@ -182,8 +183,12 @@ def apt_install(packages: Sequence[str]) -> None:
         raise CannotStart(f"not installed; as root: {command}")
     say(f"installing Debian's {' '.join(packages)}")
     env = {"DEBIAN_FRONTEND": "noninteractive"}
-    call(["apt-get", "update"], env)
-    call(shlex.split(command), env)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "apt.lock").open("w") as lock:
+        # Tests run in several processes, and apt-get refuses to run twice at a time.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        call(["apt-get", "update"], env)
+        call(shlex.split(command), env)
 
 
 @contextmanager
