@@ -1,0 +1,34 @@
+"""Webhook endpoints in trouble."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from ..redaction import masked
+
+
+class WebhookEndpoint(models.Model):
+    """A webhook endpoint in trouble. One that works has no row, so to delete it is to enable it."""
+
+    id = models.BigAutoField(primary_key=True)
+    identity = models.CharField(
+        max_length=64, editable=False, help_text=_("Digest of the backend and the URL.")
+    )
+    backend = models.CharField(max_length=64)
+    url = models.CharField(max_length=2000)
+    failing_since = models.DateTimeField(
+        default=timezone.now, help_text=_("The first failure behind its last success.")
+    )
+    disabled_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.TextField(blank=True, default="")
+
+    class Meta:
+        verbose_name = _("webhook endpoint")
+        verbose_name_plural = _("webhook endpoints in trouble")
+        permissions = [("enable_webhookendpoint", "Can enable webhook endpoints again")]
+        constraints = [models.UniqueConstraint(fields=["identity"], name="broadcaster_endpoint")]
+
+    def __str__(self) -> str:
+        return f"{masked(self.url)} of {self.backend}"

@@ -1,0 +1,147 @@
+"""Who delivers what: leases, partitions, what operators said, and what went on."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from ..schema import ExactCharField
+
+
+class BackendState(models.Model):
+    """What an operator has said about a backend; without a row it delivers."""
+
+    backend = ExactCharField(max_length=64, primary_key=True)
+    paused_at = models.DateTimeField(null=True, blank=True)
+    paused_by = models.CharField(
+        max_length=255, blank=True, default="", help_text=_("Who paused it, and why.")
+    )
+
+    class Meta:
+        verbose_name = _("backend")
+        verbose_name_plural = _("backends")
+        permissions = [("pause_backend", "Can pause and resume backends")]
+
+    def __str__(self) -> str:
+        return self.backend
+
+
+class Dashboard(BackendState):
+    """The backends once more, as what the admin's index lists the dashboard under."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()  # it is seen by who may view outbox events
+        verbose_name = _("dashboard")
+        verbose_name_plural = _("dashboard")
+
+
+class Sample(models.Model):
+    """One minute of a backend, which its relays add up: what the dashboard draws.
+
+    The counts are of attempts by outcome. `timed` deliveries took `waited` milliseconds in all and
+    `longest` at the most, from when each was due until it was settled: of a batch a second, all.
+    What stood in the outbox is NULL while nobody looked.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    backend = ExactCharField(max_length=64)
+    minute = models.PositiveIntegerField(help_text=_("Minutes since 1970 in UTC."))
+    published = models.PositiveBigIntegerField(default=0)
+    retried = models.PositiveBigIntegerField(default=0)
+    failed = models.PositiveBigIntegerField(default=0)
+    timed = models.PositiveBigIntegerField(default=0)
+    waited = models.PositiveBigIntegerField(default=0)
+    longest = models.PositiveBigIntegerField(default=0)
+    backlog = models.PositiveBigIntegerField(
+        null=True, help_text=_("Events that are due, wait for a retry or are blocked.")
+    )
+    oldest_age = models.PositiveBigIntegerField(
+        null=True, help_text=_("Milliseconds that the first event had been due.")
+    )
+    circuit_open = models.BooleanField(
+        default=False, help_text=_("Whether the broker counted as away for a relay.")
+    )
+
+    class Meta:
+        verbose_name = _("minute of a backend")
+        verbose_name_plural = _("minutes of backends")
+        constraints = [
+            models.UniqueConstraint(fields=["backend", "minute"], name="broadcaster_sample")
+        ]
+
+    def __str__(self) -> str:
+        return f"minute {self.minute} of {self.backend}"
+
+
+class Attempt(models.Model):
+    """An attempt to deliver an event that failed; `row` is the event's id in the outbox."""
+
+    id = models.BigAutoField(primary_key=True)
+    row = models.BigIntegerField(db_index=True)
+    number = models.PositiveIntegerField(help_text=_("1 is the first attempt."))
+    attempted_at = models.DateTimeField(db_index=True)
+    relay = models.CharField(max_length=255)
+    error = models.TextField()
+
+    class Meta:
+        verbose_name = _("failed attempt")
+        verbose_name_plural = _("failed attempts")
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of event {self.row}"
+
+
+class Relay(models.Model):
+    """The lease of a running relay on its partitions of one backend.
+
+    It ends when the row goes: a relay deletes its own on a clean stop, and others delete one whose
+    heartbeat stopped. `id` grows with each new lease, so it is the epoch that fences the old one.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.CharField(max_length=255, help_text=_("Host and process of the relay."))
+    backend = ExactCharField(max_length=64)
+    takes_share = models.BooleanField(
+        default=True, help_text=_("No for a visitor, which takes what no relay owns.")
+    )
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+    in_flight_from = models.BigIntegerField(
+        null=True, blank=True, help_text=_("First event of the last delivery that it started.")
+    )
+    in_flight_to = models.BigIntegerField(null=True, blank=True)
+    circuit_open_since = models.DateTimeField(
+        null=True, blank=True, help_text=_("Since when the broker counts as away for it.")
+    )
+    circuit_error = models.CharField(  # with a default of the database's: older relays join too
+        max_length=500, blank=True, default="", db_default="", help_text=_("Why.")
+    )
+
+    class Meta:
+        verbose_name = _("relay")
+        verbose_name_plural = _("relays")
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.backend}"
+
+
+class Partition(models.Model):
+    """A hash bucket of keys of one backend, and the relay that owns it now."""
+
+    id = models.BigAutoField(primary_key=True)
+    backend = ExactCharField(max_length=64)
+    number = models.PositiveSmallIntegerField()
+    relay = models.ForeignKey(
+        Relay, null=True, blank=True, on_delete=models.SET_NULL, related_name="partitions"
+    )
+
+    class Meta:
+        verbose_name = _("partition")
+        verbose_name_plural = _("partitions")
+        constraints = [
+            models.UniqueConstraint(fields=["backend", "number"], name="broadcaster_partition")
+        ]
+
+    def __str__(self) -> str:
+        return f"partition {self.number} of {self.backend}"
