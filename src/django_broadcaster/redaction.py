@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from traceback import format_exception
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -53,17 +54,39 @@ _PLAIN_LENGTH: Final = 8
 def masked(text: str) -> str:
     """Return a text with `***` for each secret of OUTBOX_PUBLISHERS, and for logins in URLs."""
     text = _URL.sub(lambda found: f"{found[1]}{MASK}@", text)
-    return without(text, secrets())
+    return _without(text, _of_settings(repr((conf.PUBLISHERS, conf.ENCRYPTION_KEYS))))
 
 
 def without(text: str, values: set[str]) -> str:
-    """Return a text with `***` for these values, the longest first, in whatever case."""
-    for value in sorted(values, key=len, reverse=True):
-        pattern = re.escape(value)
-        if len(value) < _PLAIN_LENGTH:
-            pattern = rf"(?<!\w){pattern}(?!\w)"
-        text = re.sub(pattern, MASK, text, flags=re.IGNORECASE)
+    """Return a text with `***` for these values, in whatever case."""
+    return _without(text, _patterns(values))
+
+
+def _without(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
+    for pattern in patterns:
+        text = pattern.sub(MASK, text)
     return text
+
+
+@lru_cache(maxsize=8)
+def _of_settings(_: str) -> Sequence[re.Pattern[str]]:
+    """Return the patterns of the settings' secrets; a text of the settings tells when they change.
+
+    A batch of failed events asks for them thousands of times.
+    """
+    return _patterns(secrets())
+
+
+def _patterns(values: set[str]) -> Sequence[re.Pattern[str]]:
+    """Return what finds each of the values, the longest first."""
+    return [_pattern(value) for value in sorted(values, key=len, reverse=True)]
+
+
+def _pattern(value: str) -> re.Pattern[str]:
+    escaped = re.escape(value)
+    if len(value) < _PLAIN_LENGTH:
+        escaped = rf"(?<!\w){escaped}(?!\w)"
+    return re.compile(escaped, re.IGNORECASE)
 
 
 def secrets() -> set[str]:
@@ -126,6 +149,12 @@ def _of_url(text: str) -> Iterator[str]:
 
 
 # --- Errors --------------------------------------------------------------------------------------
+
+
+def kept(error: BaseException, longest: int = 2000) -> str:
+    """Return an error as a row keeps it: masked, cut off, and text that every database can hold."""
+    text = masked(f"{type(error).__name__}: {error}")[:longest].replace("\0", "\ufffd")
+    return text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
 
 
 def hide(error: BroadcasterError) -> None:

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from django_broadcaster.archives import read_archive
 from django_broadcaster.models import ArchivedEvent, Operation, OutboxEvent
+from django_broadcaster.querysets import chunks
 from django_broadcaster.querysets import operations as rows
 from django_broadcaster.relay.operations import Operations
 from tests.support.events import publish
@@ -47,7 +48,7 @@ def test_what_is_purged_is_archived_once(
     database: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunk by chunk, each event is in the archive, and out of the outbox."""
-    monkeypatch.setattr(rows, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK", 2)
     operation = request("purge", database)
     work_off(database)
     operation.refresh_from_db()
@@ -60,7 +61,7 @@ def test_a_relay_that_was_overtaken_deletes_nothing(
     database: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one hands events to the archive another may move on: the operation counts them once."""
-    monkeypatch.setattr(rows, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK", 2)
     operation = request("purge", database)
     slow, fast = Operations(database), Operations(database)
     store = slow._way_out.store

@@ -18,8 +18,8 @@ from django_broadcaster.exceptions import (
 )
 from django_broadcaster.models import Attempt
 from django_broadcaster.registry import event_registry
-from django_broadcaster.relay.redaction import told
 from django_broadcaster.relay.report import MAX_LINES
+from django_broadcaster.relay.telling import told
 from tests.support.backends import Script
 from tests.support.events import publish, row
 from tests.support.waiting import wait_until

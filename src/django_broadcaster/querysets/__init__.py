@@ -1,14 +1,16 @@
 """The only place where rows of the outbox move.
 
 `events` holds what a person or a command does, in Django's ORM; `insert` and `insert_many` the ways
-in, for rows as `new_rows` has them; `relay` what a relay does, in SQL; `purge` the way out, and
-`archive` what is taken along; `segments` and `partitioning` are time partitions; `selection` says
-which events, `moves` what can be done to them, and `operations` has it done in the background;
-`json_columns` is what databases make of JSON. `overview`, `estimates`, `samples` and `trouble` say
-how backends are and were doing, and what is stuck.
+in, for rows as `new_rows` has them; `relay` what a relay does, in the SQL of `relay_sql`; `purge`
+the way out, and `archive` what is taken along; `segments` and `partitioning` are time partitions;
+`selection` says which events, `moves` what can be done to them, and `operations` has it done in the
+background, in `chunks`, of which there are `previews`; `json_columns` is what databases make of
+JSON. `overview`, `estimates`, `samples` and `trouble` say how backends are and were doing, and what
+is stuck.
 """
 
 from .archive import StoredRow, copy_to_archive, read_stored
+from .chunks import Window
 from .control import pause, paused_backends, resume
 from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
@@ -17,18 +19,10 @@ from .insert_many import insert_events, insert_rows
 from .json_columns import as_stored, growth, max_depth
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
-from .operations import (
-    OperationQuerySet,
-    Window,
-    estimate_of,
-    first_of,
-    is_served,
-    move_chunk,
-    note_failure,
-    span_of,
-)
+from .operations import OperationQuerySet, is_served, move_chunk, note_failure
 from .overview import EXACT, Overview, overviews
 from .partitioning import partition_outbox
+from .previews import estimate_of, first_of, span_of
 from .purge import (
     delete_events,
     find_dead_letters,

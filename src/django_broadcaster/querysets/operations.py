@@ -4,97 +4,38 @@ A chunk is one transaction that locks the operation, moves the events, and notes
 a relay that dies repeats nothing and leaves nothing out, whichever relay goes on. Operations are
 worked on one at a time, in the order in which they were requested: who cancels and then replays
 means it in that order.
-
-Events are looked for in ranges of ids. A look at a range that has hardly anything to move may
-have to read it all, so it is kept as short as `Window` says. Where ids are missing, it is jumped.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from django.db import connections, models, transaction
-from django.db.models import DurationField, ExpressionWrapper, F, Max, Min
+from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
-from django_broadcaster.redaction import masked
+from django_broadcaster.redaction import kept
 from django_broadcaster.states import (
     ACTIVE,
     OperationKind,
     OperationState,
-    OutboxEventStatus,
 )
 
+from .chunks import Chunk, Window, next_chunk
 from .events import DatabaseNow, OutboxEventQuerySet
 from .moves import MOVES
+from .previews import estimate_of, span_of
 from .selection import EventSelection
 
 if TYPE_CHECKING:
     from django_broadcaster.models import Operation, Relay
 
-CHUNK = 1000
-"""Events that one transaction moves at the most."""
-
-FEW = 10_000
-"""Events in statuses with an index, up to which those of a selection are simply looked up."""
-
-_BY_ID = ("publisher_backend", "id")
-_BY_KEY = ("publisher_backend", "partition_key", "id")
-INDEXED = {
-    OutboxEventStatus.PENDING: _BY_ID,
-    OutboxEventStatus.SCHEDULED: ("publisher_backend", "scheduled_at", "id"),
-    OutboxEventStatus.RETRY: _BY_KEY,
-    OutboxEventStatus.BLOCKED: _BY_KEY,
-    OutboxEventStatus.FAILED: _BY_ID,
-}
-"""The statuses that have indexes, and the order of those: rows read in it are read by them."""
-
 ATTEMPTS = 5
 """How often in a row the database may refuse a chunk before the operation has failed."""
-
-LONGEST_TEXT = 4000
-"""Characters of an error that are kept."""
-
-
-class Window:
-    """How many ids one look covers: twice as many while looks are quick, half when they are slow.
-
-    So a look takes about as long whatever the table's size, and whatever plan the database makes.
-    """
-
-    FIRST = 10_000
-    MOST = 1_000_000
-    QUICK_SECONDS = 0.05
-    SLOW_SECONDS = 0.15
-
-    def __init__(self) -> None:
-        self.ids = self.FIRST
-
-    def took(self, seconds: float) -> None:
-        """Note how long a look took."""
-        if seconds < self.QUICK_SECONDS:
-            self.ids = min(self.MOST, self.ids * 2)
-        elif seconds > self.SLOW_SECONDS:
-            self.ids = max(1, self.ids // 2)
-
-
-class Estimate(NamedTuple):
-    """How many events there are to move, exactly or about."""
-
-    events: int
-    is_exact: bool
-
-
-class Span(NamedTuple):
-    """The ids that an operation looks at: behind `start`, up to `last`."""
-
-    start: int
-    last: int
 
 
 class OperationQuerySet(models.QuerySet["Operation"]):
@@ -166,92 +107,6 @@ def is_served(relays: models.QuerySet[Relay]) -> bool:
     return relays.annotate(age=age).filter(takes_share=True, age__lte=lease).exists()
 
 
-def span_of(events: OutboxEventQuerySet, selection: EventSelection) -> Span:
-    """Return the ids that there are to look at for a selection; cheap, whatever it is."""
-    if selection.ids:
-        return Span(min(selection.ids) - 1, max(selection.ids))
-    ends = events.aggregate(first=Min("id"), last=Max("id"))
-    return Span((ends["first"] or 1) - 1, ends["last"] or 0)
-
-
-def estimate_of(
-    events: OutboxEventQuerySet,
-    kind: str,
-    selection: EventSelection,
-    span: Span,
-    *,
-    seconds: float = 0.3,
-) -> Estimate:
-    """Count what there is to move, for about so long; from then on go by the share that was seen.
-
-    It begins with the newest events, which are more often meant than the oldest. Where few events
-    stand in the statuses that are meant, as dead letters do, the count is exact.
-    """
-    few = _few(events, kind, selection, span)
-    if few is not None:
-        return Estimate(len(few), is_exact=True)
-    wanted = events.matching(selection).filter(status__in=MOVES[kind].sources)
-    window, count, end = Window(), 0, span.last
-    deadline = time.monotonic() + seconds
-    while end > span.start:
-        if time.monotonic() > deadline:
-            seen = span.last - end
-            return Estimate(count * (span.last - span.start) // seen, is_exact=False)
-        began = time.monotonic()
-        start = max(span.start, end - window.ids)
-        found = wanted.filter(id__gt=start, id__lte=end).count()
-        window.took(time.monotonic() - began)
-        count += found
-        end = start if found else _newest(events, start)
-    return Estimate(count, is_exact=True)
-
-
-def _few(
-    events: OutboxEventQuerySet, kind: str, selection: EventSelection, span: Span
-) -> list[int] | None:
-    """Return the ids of all events to move, if their statuses have indexes, and few rows."""
-    statuses = [each for each in MOVES[kind].sources if selection.status in ("", each)]
-    if not set(statuses) <= set(INDEXED):
-        return None
-    ids: list[int] = []
-    for status in statuses:  # one by one: an index is of one or two of them
-        rows = events.filter(status=status, id__gt=span.start, id__lte=span.last)
-        if selection.backend:
-            rows = rows.filter(publisher_backend=selection.backend)
-        ids += rows.order_by(*INDEXED[status]).values_list("id", flat=True)[: FEW + 1]
-        if len(ids) > FEW:
-            return None
-    wanted = events.matching(selection).filter(id__in=ids, status__in=statuses)
-    return list(wanted.order_by("id").values_list("id", flat=True)) if ids else []
-
-
-def first_of(
-    events: OutboxEventQuerySet,
-    kind: str,
-    selection: EventSelection,
-    span: Span,
-    limit: int,
-    *,
-    seconds: float = 0.3,
-) -> list[int]:
-    """Return the ids of the first events that there are to move, as far as they are soon found."""
-    few = _few(events, kind, selection, span)
-    if few is not None:
-        return few[:limit]
-    look = events.model._meta.apps.get_model("django_broadcaster", "Operation")(
-        kind=kind, selection=selection.as_json(), position=span.start, last=span.last
-    )
-    window, found = Window(), list[int]()
-    deadline = time.monotonic() + seconds
-    while look.position < look.last and len(found) < limit and time.monotonic() < deadline:
-        began = time.monotonic()
-        chunk = _next_chunk(look, events, window)
-        window.took(time.monotonic() - began)
-        found += chunk.ids
-        look.position = chunk.end
-    return found[:limit]
-
-
 class WayOut(Protocol):
     """How purged events leave the outbox."""
 
@@ -286,29 +141,12 @@ def move_chunk(
         if stored is not None and stored.position != operation.position:
             return None  # another relay was faster
         began = time.monotonic()
-        chunk = stored or _next_chunk(operation, events, window)
+        chunk = stored or next_chunk(operation, events, window)
         _move(operation, events, chunk, way_out)
         operation.save(using=operations.db)
     if not chunk.is_full:
         window.took(time.monotonic() - began + chunk.seconds)
     return operation
-
-
-class Chunk(NamedTuple):
-    """The next events of an operation, which stood at `position`, and where it stands behind them.
-
-    `seconds`: how long it took to find them, as far as that was not in the transaction.
-    """
-
-    position: int
-    ids: list[int]
-    end: int
-    seconds: float = 0.0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there may be more before the end of the window."""
-        return len(self.ids) == CHUNK
 
 
 def _stored_first(
@@ -323,22 +161,10 @@ def _stored_first(
     if operation is None or operation.kind != OperationKind.PURGE:
         return None
     began = time.monotonic()
-    chunk = _next_chunk(operation, events, window)
+    chunk = next_chunk(operation, events, window)
     seconds = time.monotonic() - began
     way_out.store(events.db, chunk.ids)
     return chunk._replace(seconds=seconds)
-
-
-def _next_chunk(operation: Operation, events: OutboxEventQuerySet, window: Window) -> Chunk:
-    if operation.kind not in MOVES:
-        raise ValueError(f"kind: {operation.kind!r} is unknown to this version")
-    end = min(operation.position + window.ids, operation.last)
-    wanted = events.matching(EventSelection.from_json(operation.selection)).filter(
-        status__in=MOVES[operation.kind].sources, id__gt=operation.position, id__lte=end
-    )
-    ids = list(wanted.order_by("id").values_list("id", flat=True)[:CHUNK])
-    chunk = Chunk(operation.position, ids, end)
-    return chunk._replace(end=min(operation.last, _seen_up_to(events, chunk)))
 
 
 def _move(operation: Operation, events: OutboxEventQuerySet, chunk: Chunk, way_out: WayOut) -> None:
@@ -362,21 +188,6 @@ def _move(operation: Operation, events: OutboxEventQuerySet, chunk: Chunk, way_o
         operation.state, operation.finished_at = OperationState.DONE, now
 
 
-def _seen_up_to(events: OutboxEventQuerySet, chunk: Chunk) -> int:
-    if chunk.is_full:
-        return chunk.ids[-1]
-    if chunk.ids:
-        return chunk.end
-    behind = events.filter(id__gt=chunk.end).order_by("id").values_list("id", flat=True).first()
-    return sys.maxsize if behind is None else behind - 1
-
-
-def _newest(events: OutboxEventQuerySet, up_to: int) -> int:
-    """Return the last id up to another, or 0."""
-    last = events.filter(id__lte=up_to).order_by("-id").values_list("id", flat=True).first()
-    return last or 0
-
-
 def note_failure(
     operations: OperationQuerySet, pk: int, error: BaseException, *, for_good: bool
 ) -> Operation | None:
@@ -390,14 +201,9 @@ def note_failure(
             return None
         now = timezone.now()
         operation.failures += 1
-        operation.error = _text(error)
+        operation.error = kept(error)
         operation.not_before = now + timedelta(seconds=2**operation.failures)
         if for_good or operation.failures >= ATTEMPTS:
             operation.state, operation.finished_at = OperationState.FAILED, now
         operation.save(using=operations.db)
     return operation
-
-
-def _text(error: BaseException) -> str:
-    text = masked(f"{type(error).__name__}: {error}")[:LONGEST_TEXT].replace("\0", "\ufffd")
-    return text.encode(errors="replace").decode()

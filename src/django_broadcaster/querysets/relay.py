@@ -8,16 +8,15 @@ between two of them loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from django.conf import settings
-from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
 
+from .relay_sql import RelaySQL, thousands
 from .tables import (
     ATTEMPTS,
     BACKENDS,
@@ -27,8 +26,6 @@ from .tables import (
     OPERATIONS,
     RELAYS,
 )
-
-T = TypeVar("T")
 
 
 class PendingRow(NamedTuple):
@@ -94,28 +91,15 @@ PostgreSQL takes no hints, but its primary key can't give the order of both colu
 """
 
 
-class RelayRows:
+class RelayRows(RelaySQL):
     """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
 
     def __init__(self, using: str, backend: str, relay_id: int) -> None:
+        super().__init__(using, relay_id)
         self.backend = backend
-        self.relay_id = relay_id
-        self._connection = connections[using]
-        self._postgres = self._connection.vendor == "postgresql"
-        self._psycopg3 = self._postgres and _is_psycopg3()
-        self._reads_as_is = self._psycopg3 and settings.USE_TZ
         self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
         self._pending = _PENDING[self._connection.vendor]
         self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
-        self._fence = f" AND EXISTS (SELECT 1 FROM {RELAYS} WHERE id = %s{self._lock()})"
-
-    def _lock(self) -> str:
-        """Return the lock that keeps a lease from being taken away while a statement runs.
-
-        It lets heartbeats pass where it can. SQLite has one writer at a time and needs none.
-        """
-        locks = {"postgresql": " FOR KEY SHARE", "mysql": " LOCK IN SHARE MODE"}
-        return locks.get(self._connection.vendor, "")
 
     # Reading
 
@@ -170,6 +154,14 @@ class RelayRows:
         if self._reads_as_is:
             return found
         return [row._replace(**self._converted(row)) for row in found]
+
+    def _converted(self, row: PendingRow) -> dict[str, Any]:
+        """Return the columns that the driver gives in another form, in ours."""
+        binary = row.data_binary  # a memoryview of psycopg2's
+        return {
+            "time": row.time and self._aware(row.time),
+            "data_binary": None if binary is None else bytes(binary),
+        }
 
     def waiting_keys(
         self, partitions: Collection[int], keys: Collection[str] | None = None
@@ -303,7 +295,7 @@ class RelayRows:
         now = self._now()
         names = [self._connection.ops.quote_name(name) for name in ("row", "number")]
         into = f"INSERT INTO {ATTEMPTS} ({', '.join(names)}, attempted_at, relay, error)"
-        for rows in _thousands(attempts):
+        for rows in thousands(attempts):
             values = ", ".join(["(%s, %s, %s, %s, %s)"] * len(rows))
             params = [
                 value
@@ -389,130 +381,3 @@ class RelayRows:
             "AND partition_key = k.wanted ORDER BY publisher_backend, partition_key, id LIMIT %s) "
             "AS w"
         ), [list(keys), *values, first]
-
-    # The two ways to the database
-
-    def _move(self, ids: Collection[int], source: str, target: str, **columns: Any) -> int:
-        """Change the status of those of the rows that stand in `source`; return how many."""
-        sets = "".join(f", {name} = %s" for name in columns)
-        sql = (
-            f"UPDATE {EVENTS} SET status = '{target}'{sets} "
-            f"WHERE {self._in('id', ids)} AND {self._stands_in(source)}{self._fence}"
-        )
-        return self._execute(sql, [*columns.values(), *self._values(ids), self.relay_id])
-
-    def _move_each(
-        self, changes: str, arrays: str, names: str, columns: Sequence[Sequence[Any]]
-    ) -> int:
-        """Change pending rows, each by values of its own, on PostgreSQL; return how many.
-
-        The first of the columns of values are the ids. They are the row `v` in the changes.
-        """
-        sql = (
-            f"UPDATE {EVENTS} e SET {changes} FROM unnest({arrays}) AS v({names}) "
-            f"WHERE e.id = v.id AND {self._stands_in('pending')}{self._fence}"
-        )
-        return self._execute(sql, [*map(list, columns), self.relay_id])
-
-    def _move_each_by_case(self, changes: str, columns: Sequence[Sequence[Any]]) -> int:
-        """Do the same on the other databases, where the changes have a `{case}` for each column.
-
-        It takes a thousand rows at a time: SQLite allows 32,766 parameters.
-        """
-        changed = 0
-        for rows in _thousands(list(zip(*columns, strict=True))):
-            ids, *others = zip(*rows, strict=True)
-            cases = [
-                value
-                for column in others
-                for pair in zip(ids, column, strict=True)
-                for value in pair
-            ]
-            case = f"CASE id{' WHEN %s THEN %s' * len(ids)} END"
-            sql = (
-                f"UPDATE {EVENTS} SET {changes.format(case=case)} "
-                f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
-            )
-            changed += self._execute(sql, [*cases, *self._values(ids), self.relay_id])
-        return changed
-
-    def _select(self, sql: str, params: Sequence[Any]) -> list[Any]:
-        with self._read_cursor() as cursor:
-            cursor.execute(sql, params)
-            return list(cursor.fetchall())
-
-    def _execute(self, sql: str, params: Sequence[Any]) -> int:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql, params)
-            return int(cursor.rowcount)
-
-    def _read_cursor(self) -> Any:
-        """Return a cursor for reading; psycopg's own with binary results reads twice as fast."""
-        if not self._psycopg3:
-            return self._connection.cursor()
-        from psycopg import Cursor, pq
-
-        self._connection.ensure_connection()
-        cursor = Cursor(self._connection.connection)
-        cursor.format = pq.Format.BINARY
-        # Django's wrapper around it maps errors, logs queries and runs execute_wrappers.
-        return self._connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
-
-    def _in(self, column: str, values: Collection[Any]) -> str:
-        """Return the condition that a column has one of the values.
-
-        PostgreSQL takes them as one array, which it plans in half the time of a list of them.
-        """
-        if self._postgres:
-            return f"{column} = ANY(%s)"
-        return f"{column} IN ({', '.join(['%s'] * len(values))})" if values else "1 = 0"
-
-    def _stands_in(self, status: str) -> str:
-        """Return the condition that rows named by their ids stand in a status.
-
-        PostgreSQL may not know it for the one of the partial index. Statistics of an outbox that
-        was empty say that next to nothing is pending, so it would rather read all of that index
-        for each batch than look the ids up, and each batch of a backlog would take as long as the
-        backlog is.
-        """
-        return f"status || '' = '{status}'" if self._postgres else f"status = '{status}'"
-
-    def _values(self, values: Collection[Any] | None) -> list[Any]:
-        """Return the parameters that belong to `_in`; none for None."""
-        if values is None:
-            return []
-        return [list(values)] if self._postgres else list(values)
-
-    def _converted(self, row: PendingRow) -> dict[str, Any]:
-        """Return the columns that the driver gives in another form, in ours."""
-        binary = row.data_binary  # a memoryview of psycopg2's
-        return {
-            "time": row.time and self._aware(row.time),
-            "data_binary": None if binary is None else bytes(binary),
-        }
-
-    def _aware(self, moment: datetime) -> datetime:
-        """Return a moment as the driver gave it, with the time zone in which Django wrote it."""
-        if timezone.is_aware(moment):
-            return moment
-        zone = self._connection.timezone or timezone.get_default_timezone()
-        return timezone.make_aware(moment, zone)
-
-    def _now(self) -> Any:
-        return self._adapt(timezone.now())
-
-    def _adapt(self, moment: datetime) -> Any:
-        return self._connection.ops.adapt_datetimefield_value(moment)
-
-
-def _thousands(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield rows by the thousand, which is within what every database takes as parameters."""
-    for start in range(0, len(rows), 1000):
-        yield rows[start : start + 1000]
-
-
-def _is_psycopg3() -> bool:
-    """Tell which driver Django took; psycopg2 serves as well, if not as fast."""
-    from django.db.backends.postgresql.psycopg_any import is_psycopg3
-
-    return bool(is_psycopg3)

@@ -13,8 +13,8 @@ from django_broadcaster.exceptions import LeaseLost
 
 from .health import LoopState
 from .loop import DeliveryLoop
-from .redaction import kind_of, told, traceback_of
 from .report import Report
+from .telling import kind_of, told, traceback_of
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Poll
 

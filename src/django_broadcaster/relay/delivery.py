@@ -30,14 +30,14 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 from django_broadcaster.querysets import PendingRow, RelayRows
-from django_broadcaster.redaction import hide, hiding
+from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
 
 from . import suspects
 from .order import BlockedKeys
 from .ownership import Lease
-from .redaction import traceback_of
-from .report import Announcer, Report, Verdicts, describe, log_failures, spends_retry
+from .report import Announcer, Report, Verdicts, log_failures, spends_retry
+from .telling import traceback_of
 from .unsealing import unsealed
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -276,12 +276,12 @@ class Delivery:
         changed = self.rows.published(published, keep=keep) if published else 0
         if verdicts.retry:
             failures = [
-                (row.id, delay, describe(error), int(spends_retry(error)))
+                (row.id, delay, kept(error), int(spends_retry(error)))
                 for row, delay, error in verdicts.retry
             ]
             changed += self.rows.retry(failures)
         if verdicts.bury:
-            dead = [(row.id, describe(error)) for row, error in verdicts.bury]
+            dead = [(row.id, kept(error)) for row, error in verdicts.bury]
             changed += self.rows.bury(dead)
         if verdicts.expire:
             changed += self.rows.expire([row.id for row in verdicts.expire])
@@ -310,7 +310,7 @@ class Delivery:
         """Keep what went wrong, for who looks at the event later."""
         failed = [(row, error) for row, _, error in verdicts.retry] + verdicts.bury
         if failed:
-            attempts = [(row.id, row.retry_count + 1, describe(error)) for row, error in failed]
+            attempts = [(row.id, row.retry_count + 1, kept(error)) for row, error in failed]
             self.rows.note_attempts(self.lease.name, attempts)
 
 

@@ -22,8 +22,8 @@ from django_broadcaster.querysets import (
 )
 from django_broadcaster.states import OutboxEventStatus
 
-from .redaction import told
 from .report import Report
+from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 

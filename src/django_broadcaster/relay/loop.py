@@ -13,7 +13,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
 from django_broadcaster.querysets import RelayRows
-from django_broadcaster.redaction import hiding
+from django_broadcaster.redaction import hiding, kept
 from django_broadcaster.signals import batch_settled
 
 from .activity import Activity
@@ -23,7 +23,7 @@ from .history import History
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
-from .report import Report, describe, log_delivery
+from .report import Report, log_delivery
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -278,7 +278,7 @@ class DeliveryLoop:
                 extra={"backend": self.alias, "relay": self.lease.relay_id},
             )
         self.circuit.failed(at_least=error.retry_after)
-        self._circuit_error = self._circuit_error or describe(error)
+        self._circuit_error = self._circuit_error or kept(error)
 
     def _note_available(self) -> None:
         if not self.circuit.is_closed:

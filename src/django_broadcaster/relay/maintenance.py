@@ -34,7 +34,7 @@ from django_broadcaster.states import OutboxEventStatus
 
 from .order import BlockedKeys
 from .ownership import Lease
-from .redaction import told
+from .telling import told
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")

@@ -18,7 +18,7 @@ from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import Window, move_chunk, note_failure
 from django_broadcaster.signals import operation_ended
 
-from .redaction import told
+from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 

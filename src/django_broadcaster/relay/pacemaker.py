@@ -11,7 +11,7 @@ from django_broadcaster.conf import conf
 
 from .activity import Activity
 from .backend_thread import BackendThread
-from .redaction import kind_of, told, traceback_of
+from .telling import kind_of, told, traceback_of
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Listener
 

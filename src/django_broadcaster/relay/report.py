@@ -14,16 +14,13 @@ from django.utils import timezone
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import PendingRow
-from django_broadcaster.redaction import masked
+from django_broadcaster.redaction import kept
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 
-from .redaction import kind_of, traceback_of
+from .telling import kind_of, traceback_of
 
 logger = logging.getLogger("django_broadcaster.relay")
-
-MAX_ERROR = 2000
-"""Characters of an error that a row keeps."""
 
 MAX_LINES = 10
 """Failed events of one batch that the log has a line of; the line of the batch counts them all."""
@@ -130,13 +127,13 @@ class Announcer:
             event_published.send_robust(sender=OutboxEvent, event=event)
         for row, delay, error in verdicts.retry:
             for event in self._known([row]):
-                event.status, event.last_error = OutboxEventStatus.RETRY, describe(error)
+                event.status, event.last_error = OutboxEventStatus.RETRY, kept(error)
                 event.retry_count += spends_retry(error)
                 event.scheduled_at = now + timedelta(seconds=delay)
                 event_retried.send_robust(sender=OutboxEvent, event=event, error=error, delay=delay)
         for row, error in verdicts.bury:
             for event in self._known([row]):
-                event.status, event.last_error = OutboxEventStatus.FAILED, describe(error)
+                event.status, event.last_error = OutboxEventStatus.FAILED, kept(error)
                 event.ended_at = now
                 event_failed.send_robust(sender=OutboxEvent, event=event, error=error)
         self._events = {}
@@ -156,12 +153,6 @@ def _waits(verdicts: Verdicts) -> tuple[float, ...]:
 def spends_retry(error: DeliveryError) -> bool:
     """Tell whether a failed attempt counts as one of those that the event has."""
     return not isinstance(error, TransientError) or error.spends_retry
-
-
-def describe(error: DeliveryError) -> str:
-    """Return an error as it stands in `last_error`: text that every database can hold."""
-    text = masked(f"{type(error).__name__}: {error}")[:MAX_ERROR].replace("\0", "\ufffd")
-    return text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
 
 
 def log_delivery(report: Report, backend: str, relay_id: int) -> None:
@@ -192,7 +183,7 @@ def log_delivery(report: Report, backend: str, relay_id: int) -> None:
 def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
     """Write a line for each of the first events that failed: which, and by what kind of error.
 
-    What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `redaction`.
+    What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `telling`.
     """
     failed = [(row, error, f"tried again in {delay:.1f} s") for row, delay, error in verdicts.retry]
     failed += [(row, error, "dead-lettered") for row, error in verdicts.bury]

@@ -6,7 +6,7 @@ import logging
 
 from django.db import Error, connections
 
-from .redaction import told
+from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 

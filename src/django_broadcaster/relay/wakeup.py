@@ -25,7 +25,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.conf import conf
 
-from .redaction import told
+from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 
