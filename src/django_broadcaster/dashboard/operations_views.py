@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin import AdminSite
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
@@ -13,7 +12,6 @@ from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
 from django.http.response import HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
@@ -26,8 +24,8 @@ from django_broadcaster.states import OperationKind, OperationState
 from .display import moment
 from .operations_audit import log_request, log_stop
 from .operations_form import MEANINGS, OperationForm, counted
+from .pages import APP, AdminPages
 
-APP = "django_broadcaster"
 PERMISSIONS = {
     OperationKind.RETRY: f"{APP}.replay_outboxevent",
     OperationKind.REPLAY: f"{APP}.replay_outboxevent",
@@ -54,11 +52,11 @@ def may_view(user: Any) -> bool:
     return bool(user.has_perm(f"{APP}.view_operation") or kinds_for(user))
 
 
-class OperationViews:
+class OperationViews(AdminPages):
     """The views for one admin site, which sees to it that users are staff."""
 
-    def __init__(self, site: AdminSite) -> None:
-        self._site = site
+    model = Operation
+    folder = "operations"
 
     # A new one
 
@@ -189,19 +187,8 @@ class OperationViews:
     def _page(
         self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
     ) -> TemplateResponse:
-        request.current_app = self._site.name
-        context = {
-            **self._site.each_context(request),
-            "title": title,
-            "opts": Operation._meta,
-            "may_request": bool(kinds_for(request.user)),
-            **more,
-        }
-        template = f"admin/django_broadcaster/operations/{name}.html"
-        return TemplateResponse(request, template, context)
-
-    def _url(self, name: str, *arguments: Any) -> str:
-        return reverse(f"admin:{APP}_operation_{name}", args=arguments, current_app=self._site.name)
+        may_request = bool(kinds_for(request.user))
+        return super()._page(request, name, title, {"may_request": may_request, **more})
 
 
 def _initial(request: HttpRequest, kinds: list[str]) -> dict[str, Any]:

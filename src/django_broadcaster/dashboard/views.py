@@ -8,7 +8,6 @@ from hashlib import blake2b
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin import AdminSite
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.contrib.contenttypes.models import ContentType
@@ -17,7 +16,7 @@ from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.http.response import HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.cache import get_conditional_response
 from django.utils.translation import gettext as _
@@ -30,6 +29,7 @@ from django_broadcaster.querysets import pause, resume
 from django_broadcaster.states import OutboxEventStatus
 
 from .history import STEPS, history
+from .pages import AdminPages
 from .state import STATUSES, state
 from .trouble import BEHIND, KEYS, NEWEST, trouble
 
@@ -42,11 +42,11 @@ LONGEST_REASON = 150
 View = Callable[..., HttpResponseBase]
 
 
-class DashboardViews:
+class DashboardViews(AdminPages):
     """The views for one admin site. Who may not view outbox events is refused by all of them."""
 
-    def __init__(self, site: AdminSite) -> None:
-        self._site = site
+    model = Dashboard
+    folder = "dashboard"
 
     def urls(self) -> list[URLPattern]:
         """Return their URLs."""
@@ -140,22 +140,14 @@ class DashboardViews:
     def _page(
         self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
     ) -> TemplateResponse:
-        request.current_app = self._site.name
-        context = {
-            **self._site.each_context(request),
-            "title": title,
-            "opts": Dashboard._meta,
+        shared = {
             "aliases": backends.aliases(),
             "may_pause": request.user.has_perm(PAUSE),
             "ranges": STEPS,
             "statuses": [(status, OutboxEventStatus(status).label) for status in STATUSES],
             "BEHIND": BEHIND,
-            **more,
         }
-        return TemplateResponse(request, f"admin/django_broadcaster/dashboard/{name}.html", context)
-
-    def _url(self, name: str, *arguments: str) -> str:
-        return reverse(f"admin:{NAME.format(name)}", args=arguments, current_app=self._site.name)
+        return super()._page(request, name, title, {**shared, **more})
 
     # JSON
 
