@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -17,6 +17,7 @@ from django.utils import timezone
 from django_broadcaster.admin import base, outbox
 from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay, WebhookEndpoint
 from django_broadcaster.states import OutboxEventStatus
+from tests.support.staff import permit
 
 pytestmark = pytest.mark.django_db
 
@@ -81,19 +82,6 @@ MAKE = {
     "inboxevent": make_inbox_event,
     "webhookendpoint": make_endpoint,
 }
-
-
-@pytest.fixture
-def staff(client: Client) -> User:
-    """Return a logged-in member of the staff without any permission."""
-    user = User.objects.create_user("staff", password="staff", is_staff=True)
-    client.force_login(user)
-    return user
-
-
-def permit(user: User, *codenames: str) -> None:
-    """Give a user permissions of the outbox's models."""
-    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
 
 
 def listed(client: Client, **query: str) -> set[str]:

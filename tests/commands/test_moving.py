@@ -18,23 +18,7 @@ from django_broadcaster.management.output import Progress
 from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish, statuses
-from tests.support.operations import work_off
-
-STATES = {
-    "a1": "pending",
-    "b1": "scheduled",
-    "c1": "retry",
-    "d1": "blocked",
-    "e1": "published",
-    "f1": "failed",
-    "g1": "cancelled",
-}
-AFTER = {
-    "retry": {"c1": "retry", "f1": "scheduled"},
-    "cancel": dict.fromkeys(("a1", "b1", "c1", "d1", "f1"), "cancelled"),
-    "replay": dict.fromkeys(("e1", "f1", "g1"), "scheduled"),
-    "purge": dict.fromkeys(("e1", "f1", "g1")),
-}
+from tests.support.operations import AFTER, STATES, work_off
 
 
 def run(command: str, *arguments: str, **options: Any) -> str:

@@ -17,7 +17,7 @@ from django_broadcaster.dashboard.state import BOUND
 from django_broadcaster.dashboard.trouble import BEHIND, KEYS, NEWEST
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets.tables import EVENTS
-from tests.conftest import DATABASES
+from tests.support.databases import DATABASES
 from tests.support.routing import OneDatabase
 
 if TYPE_CHECKING:

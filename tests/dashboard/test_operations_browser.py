@@ -13,13 +13,13 @@ from django.contrib.admin.models import LogEntry
 from playwright.sync_api import Page, expect
 
 from django_broadcaster.models import Operation, OutboxEvent
-from django_broadcaster.querysets import operations as rows
+from django_broadcaster.querysets import chunks
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.states import OutboxEventStatus as S
 from tests.support.operations import request, step, work_off
 
 from .scenes import write
-from .test_browser import DESK, PHONE, ROOT, tab_to, violations
+from .test_browser import DESK, PHONE, ROOT, polled, tab_to, violations
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ ERROR = "Rejected: schema order/v3 refuses the field 'total'"
 @pytest.fixture
 def dead_letters(committing: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dead letters of two keys, of which a step moves ten."""
-    monkeypatch.setattr(rows, "CHUNK", 10)
+    monkeypatch.setattr(chunks, "CHUNK", 10)
     OutboxEvent.objects.bulk_create(
         write(each, status=S.FAILED, partition_key=f"customer-{each % 2}", last_error=ERROR)
         for each in range(24)
@@ -141,7 +141,7 @@ def test_it_can_be_done_with_the_keyboard(desk: Page, site: str, dead_letters: N
     desk.keyboard.press("Enter")
     expect(desk.locator("[data-state]")).to_have_text("waiting")
     tab_to(desk, "Stop")
-    desk.wait_for_timeout(1500)  # what is new on the page must not take the focus away
+    polled(desk, "progress/")  # which must not take the focus away
     desk.keyboard.press("Enter")
     expect(desk.locator("[data-state]")).to_have_text("stopped")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import quote
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -22,6 +22,7 @@ from django_broadcaster.dashboard.state import ranges
 from django_broadcaster.models import Attempt, BackendState, OutboxEvent, Relay, Sample
 from django_broadcaster.querysets import SameError, minute_of
 from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.staff import permit
 
 from . import scenes
 
@@ -44,19 +45,6 @@ SWITCHES = {"pause": ["default"], "resume": ["default"]}
 def url(name: str, *arguments: str) -> str:
     """Return the address of one of the dashboard's views."""
     return reverse(f"admin:django_broadcaster_dashboard_{name}", args=arguments)
-
-
-@pytest.fixture
-def staff(client: Client) -> User:
-    """Return a logged-in member of the staff without any permission."""
-    user = User.objects.create_user("staff", password="staff", is_staff=True)
-    client.force_login(user)
-    return user
-
-
-def permit(user: User, *codenames: str) -> None:
-    """Give a user permissions of the outbox's models."""
-    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
 
 
 def ask(client: Client, name: str, *arguments: str, **query: str) -> Any:

@@ -11,13 +11,13 @@ from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.db import Error, connections, transaction
 
 from django_broadcaster.models import OutboxEvent, Partition, Relay
 from django_broadcaster.relay import wakeup
 from tests.app.models import Order
 from tests.support.backends import Script
+from tests.support.databases import SERVERS
 from tests.support.disks import MEGABYTE, Disk, FileLimit, small_disk
 from tests.support.events import publish, publish_many
 from tests.support.load import all_settled, repeats, writing
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 REDIS = "django_broadcaster.backends.RedisStreamBackend"
 BATCH = 20
 PROMPT = ("--batch-size", str(BATCH), "--interval", "0.05")
-SERVERS = [alias for alias in django_settings.DATABASES if alias != "sqlite"]
 WORDS = {
     # A log that takes little room, so that a small disk is full soon.
     "postgres": ("--wal-segsize=1", "-c min_wal_size=2MB -c max_wal_size=4MB"),

@@ -8,7 +8,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -18,13 +17,13 @@ from django_broadcaster.models import OutboxEvent, Partition
 from django_broadcaster.relay import backend_thread, loop, trouble, wakeup
 from django_broadcaster.relay.backend_thread import BackendThread, WorkerOptions
 from tests.support.backends import Script
+from tests.support.databases import SERVERS
 from tests.support.events import publish
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-SERVERS = [alias for alias in django_settings.DATABASES if alias != "sqlite"]
 pytestmark = pytest.mark.chaos
 
 

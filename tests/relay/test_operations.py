@@ -21,9 +21,11 @@ from django_broadcaster.models import BackendState, Operation, OutboxEvent
 from django_broadcaster.querysets import (
     EventSelection,
     Window,
+    chunks,
     estimate_of,
     first_of,
     pause,
+    previews,
     span_of,
 )
 from django_broadcaster.querysets import operations as rows
@@ -33,7 +35,7 @@ from django_broadcaster.relay.operations import Operations
 from django_broadcaster.signals import operation_ended
 from tests.support.backends import Script
 from tests.support.events import count, publish, publish_many, statuses
-from tests.support.operations import request, step, work_off
+from tests.support.operations import AFTER, STATES, request, step, work_off
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 
@@ -44,21 +46,6 @@ REDIS = "django_broadcaster.backends.RedisStreamBackend"
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-STATES = {
-    "a1": "pending",
-    "b1": "scheduled",
-    "c1": "retry",
-    "d1": "blocked",
-    "e1": "published",
-    "f1": "failed",
-    "g1": "cancelled",
-}
-AFTER: dict[str, dict[str, str | None]] = {
-    "retry": {"c1": "retry", "f1": "scheduled"},
-    "cancel": dict.fromkeys(("a1", "b1", "c1", "d1", "f1"), "cancelled"),
-    "replay": dict.fromkeys(("e1", "f1", "g1"), "scheduled"),
-    "purge": dict.fromkeys(("e1", "f1", "g1")),
-}
 LATER = timedelta(hours=1)
 
 
@@ -81,7 +68,7 @@ def each_state(database: str) -> str:
 @pytest.fixture
 def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """One transaction moves two events."""
-    monkeypatch.setattr(rows, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK", 2)
 
 
 # What is moved
@@ -299,7 +286,7 @@ def test_the_first_events_are_found_where_ever_they_are(
     database: str, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """A few dead letters among many others are counted exactly, and the first of them found."""
-    monkeypatch.setattr(rows, "FEW", few)
+    monkeypatch.setattr(previews, "FEW", few)
     monkeypatch.setattr(Window, "FIRST", 10)
     publish_many(100, database, keys=10)
     third = events(database).filter(partition_key="k3").order_by("id")
@@ -352,7 +339,7 @@ def test_operations_take_turns_in_the_order_of_their_requests(
 
 def test_two_relays_move_each_event_once(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that are at it at the same time share the work."""
-    monkeypatch.setattr(rows, "CHUNK", 20)
+    monkeypatch.setattr(chunks, "CHUNK", 20)
     publish_many(600, database, keys=7)
     operation = request("cancel", database)
     start = Barrier(2)
@@ -618,11 +605,11 @@ def test_an_idle_relay_finds_it_and_works_it_off(
     database: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relay that has slept for a while sees a request within a second or two, and is quick."""
-    monkeypatch.setattr(rows, "CHUNK", 50)
-    with working(database, interval=0.5):
+    monkeypatch.setattr(chunks, "CHUNK", 50)
+    with working(database, interval=0.5) as worker:
         publish("a1", using=database)
         wait_until(lambda: scripted.arrived == ["a1"], 10, "a delivery")
-        time.sleep(1.0)  # it is idle now: its pauses have grown
+        wait_until(lambda: worker.worker._threads[0]._poll.is_idle, 10, "its pauses to have grown")
         publish_many(500, database, keys=5, backend="nobody serves this")
         request("cancel", database)
         wait_until(lambda: count("cancelled", database) == 500, 10, "the operation")
@@ -632,7 +619,7 @@ def test_a_drain_works_it_off(
     database: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relay from cron leaves no operation half-way, and delivers what it made due."""
-    monkeypatch.setattr(rows, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK", 2)
     publish(*(f"a{number}" for number in range(9)), using=database)
     events(database).update(status="failed")
     operation = request("replay", database)

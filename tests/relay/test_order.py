@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from django.conf import settings as django_settings
 from django.db import connections, transaction
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay import watermark
 from tests.support.backends import Script
+from tests.support.databases import SERVERS
 from tests.support.events import first_arrivals, publish, row, statuses
 from tests.support.waiting import wait_until
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize(
     "database",
-    [
-        alias for alias in django_settings.DATABASES if alias != "sqlite"
-    ],  # which has one writer at a time
+    SERVERS,
     indirect=True,
 )
 

@@ -24,6 +24,7 @@ from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import backend_thread
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script, recorded, script
+from tests.support.databases import ANY
 from tests.support.events import count, first_arrivals, publish, publish_many, row, statuses
 from tests.support.redis_server import free_port
 from tests.support.routing import OneDatabase
@@ -158,7 +159,7 @@ def test_several_processes_share_one_command(
     assert first_arrivals(arrived) == first_arrivals(names)
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database", ANY, indirect=True)
 def test_a_worker_stops_after_its_iterations(database: str, workers: Workers, record: Path) -> None:
     """With --max-iterations it looks so many times, and leaves in order."""
     publish("a1", "a2", "a3", using=database)
@@ -169,7 +170,7 @@ def test_a_worker_stops_after_its_iterations(database: str, workers: Workers, re
     assert owned(database) == 0
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database", ANY, indirect=True)
 def test_only_the_named_backends_are_served(database: str, workers: Workers, record: Path) -> None:
     """With --backend the others are left to another worker."""
     one, other = recording(record)["default"], recording(record.with_name("other"))["default"]

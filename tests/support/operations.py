@@ -1,4 +1,4 @@
-"""Operations in the background: requested, and worked on a step at a time."""
+"""What can be done to events, and operations that do it, worked on a step at a time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ import pytest
 from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import EventSelection
 from django_broadcaster.relay.operations import Operations
+
+STATES = {
+    "a1": "pending",
+    "b1": "scheduled",
+    "c1": "retry",
+    "d1": "blocked",
+    "e1": "published",
+    "f1": "failed",
+    "g1": "cancelled",
+}
+"""The names of seven events, one in each state."""
+
+AFTER: dict[str, dict[str, str | None]] = {
+    "retry": {"c1": "retry", "f1": "scheduled"},
+    "cancel": dict.fromkeys(("a1", "b1", "c1", "d1", "f1"), "cancelled"),
+    "replay": dict.fromkeys(("e1", "f1", "g1"), "scheduled"),
+    "purge": dict.fromkeys(("e1", "f1", "g1")),
+}
+"""Where each of them stands once it was moved; None: it is gone. The others stay."""
 
 
 def request(kind: str, using: str, by: str = "Ada", **conditions: Any) -> Operation:
