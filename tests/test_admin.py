@@ -404,6 +404,21 @@ def test_action_takes_all_that_the_filter_finds(
     assert status_of(other) == S.PUBLISHED
 
 
+def test_action_on_too_many_is_left_to_an_operation(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits in a browser for millions of events: none is changed, and the way is told."""
+    monkeypatch.setattr(outbox, "MOST", 2)
+    events = [make_event(number) for number in range(3)]
+    more = {"select_across": "1", "index": "0"}
+    said = act(admin_client, "cancel", *events[:1], **more)
+    assert "More than 2 events are selected" in said
+    assert "in the background" in said
+    assert {status_of(event) for event in events} == {"pending"}
+
+    assert "Cancelled: 2 of 2" in act(admin_client, "cancel", *events[:2])
+
+
 def test_actions_are_written_to_the_history(admin_client: Client, admin_user: User) -> None:
     """Each event that an action changed has an entry: who, what, and the state before."""
     failed, pending = make_event(1, status=S.FAILED), make_event(2)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,19 +120,45 @@ def test_one_request_at_a_time_asks_the_database(monkeypatch: pytest.MonkeyPatch
     assert others[0].failing == {("database", None)}
 
 
-def test_silent_clients_take_a_bounded_number_of_threads(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("which", "silence", "longest"),
+    [pytest.param(b"", 3, 60, id="silent"), pytest.param(b"G", 60, 3, id="dripping")],
+)
+def test_slow_clients_take_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    which: bytes,
+    silence: float,
+    longest: float,
 ) -> None:
-    """The next one is turned away; when they have been silent for long they are let go of."""
+    """The next one is turned away; those that are silent or slow for long are let go of."""
     monkeypatch.setattr(server, "_MOST", 3)
-    monkeypatch.setattr(server._Handler, "timeout", 3)
+    monkeypatch.setattr(server._Handler, "timeout", silence)
+    monkeypatch.setattr(server, "_LONGEST_SECONDS", longest)
     port = free_port()
     with server.serving(port, server.site(lambda: WELL, lambda: WELL, None)), ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        wait_until(lambda: probe(port, "livez").status == 0, 10, "a client to be turned away")
-        wait_until(lambda: probe(port, "livez").status == 200, 30, "the silent ones to be let go")
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        for client in clients:
+            stack.enter_context(client)
+
+        def answer() -> int:
+            for client in clients:
+                with suppress(OSError):  # it has been let go
+                    client.sendall(which)
+            return probe(port, "livez").status
+
+        wait_until(lambda: answer() == 0, 10, "a client to be turned away")
+        wait_until(lambda: answer() == 200, 30, "the slow ones to be let go")
     assert capfd.readouterr().err == ""
+
+
+def test_a_relay_listens_where_it_is_told_to() -> None:
+    """Nobody on another interface reaches it."""
+    port = free_port()
+    with server.serving(port, server.site(lambda: WELL, lambda: WELL, None), "127.0.0.1"):
+        assert probe(port, "livez").status == 200
+        with socket.socket() as elsewhere:
+            assert elsewhere.connect_ex(("127.0.0.2", port)) != 0
 
 
 def test_a_relay_answers_probes(database: str, workers: Workers) -> None:
@@ -263,6 +289,8 @@ def test_a_file_that_can_not_be_written_stops_nothing(
         (["--health-file", "/nowhere/health"], "its folder is missing"),
         (["--health-port", "busy"], "can't be watched as asked"),
         (["--health-port", "0"], "a whole number from 1 to 65535"),
+        (["--health-port", "9462", "--listen", "nowhere.invalid"], "can't be watched as asked"),
+        (["--listen", "127.0.0.1"], "--listen needs --metrics-port or --health-port"),
     ],
 )
 def test_what_can_not_be_had_is_said_at_the_start(

@@ -35,7 +35,10 @@ from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
 UNSEARCHED = frozenset(PAYLOAD_FIELDS) - {"last_error"}
 """What no filter may look into, also not one that somebody writes into the address."""
 
+IN_BACKGROUND = _("All events of this filter, in the background")
+
 CHUNK = 500  # events that an action changes in one transaction
+MOST = 10_000  # events that an action takes, since somebody waits for its answer
 
 
 class BackendFilter(admin.SimpleListFilter):
@@ -216,9 +219,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         """Whether there is anything that the user may have done in the background."""
         return bool(kinds_for(request.user))
 
-    @admin.action(
-        description=_("All events of this filter, in the background"), permissions=["operation"]
-    )
+    @admin.action(description=IN_BACKGROUND, permissions=["operation"])
     def in_background(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> Any:
         """Bring the filter of the list to the form of an operation."""
         url = reverse("admin:django_broadcaster_operation_add", current_app=self.admin_site.name)
@@ -235,17 +236,24 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, move: Move) -> None:
         """Make the move with every selected event that stands in a fitting state, and report."""
         # Ids first: a filter by status would not find the events any more once they have moved.
-        ids = list(queryset.order_by("pk").values_list("pk", flat=True))
+        ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
+        if len(ids) > MOST:
+            text = _(
+                "More than %(most)s events are selected, so none was changed. Use “%(action)s”."
+            )
+            what = {"most": f"{MOST:,}", "action": IN_BACKGROUND}
+            self.message_user(request, text % what, messages.ERROR)
+            return
         changed, left_alone = 0, Counter[str]()
         for start in range(0, len(ids), CHUNK):
             moved, others = _move_chunk(request, ids[start : start + CHUNK], move)
             changed += moved
             left_alone.update(others)
-        text = str(move.done) % {"changed": changed, "selected": len(ids)}
+        said = str(move.done) % {"changed": changed, "selected": len(ids)}
         if left_alone:
             listed = ", ".join(f"{count} {status}" for status, count in left_alone.most_common())
-            text += " " + _("Left alone because of their state: %(states)s.") % {"states": listed}
-        self.message_user(request, text, messages.SUCCESS if changed else messages.WARNING)
+            said += " " + _("Left alone because of their state: %(states)s.") % {"states": listed}
+        self.message_user(request, said, messages.SUCCESS if changed else messages.WARNING)
 
 
 def _move_chunk(request: HttpRequest, ids: list[int], move: Move) -> tuple[int, Counter[str]]:

@@ -19,8 +19,9 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socketserver import ThreadingMixIn
 from threading import BoundedSemaphore, Lock, Thread
 from typing import Any
@@ -37,10 +38,13 @@ Source = Callable[[], Health]
 DUAL_STACK = socket.has_dualstack_ipv6()
 ALL_INTERFACES = "::" if DUAL_STACK else "0.0.0.0"  # noqa: S104  # probes come from other machines
 _SECONDS = 10.0
-"""How long the server waits for a request of an open connection."""
+"""How long the server waits for the next bytes of a request."""
 
 _TURN_SECONDS = 4.0
 """How long a request waits for the one that asks the database; probes mostly give up after that."""
+
+_LONGEST_SECONDS = 30.0
+"""How long an exchange may take from its connection to its end."""
 
 _MOST = 100
 """Requests at once. Further connections are closed unanswered."""
@@ -100,9 +104,12 @@ def _tell(health: Health, start_response: StartResponse) -> Iterable[bytes]:
 
 
 @contextmanager
-def serving(port: int, app: App) -> Iterator[None]:
-    """Serve on a port, in threads, for the time of the block; raises OSError if it is taken."""
-    server = make_server(ALL_INTERFACES, port, app, _Server, _Handler)
+def serving(port: int, app: App, address: str = ALL_INTERFACES) -> Iterator[None]:
+    """Serve on a port, in threads, for the time of the block; raises OSError if it can't be had.
+
+    `address` is that of the interface to listen on, IPv4 or IPv6, or its host name.
+    """
+    server = make_server(address, port, app, _server_for(address), _Handler)
     thread = Thread(target=server.serve_forever, name="relay-http", daemon=True)
     thread.start()
     try:
@@ -113,20 +120,34 @@ def serving(port: int, app: App) -> Iterator[None]:
         thread.join(_SECONDS)
 
 
+def _server_for(address: str) -> type[_Server]:
+    """Return a server of the address's family; raises OSError for a name that is unknown."""
+    family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
+    return type("_Server", (_Server,), {"address_family": family})
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
-    address_family = socket.AF_INET6 if DUAL_STACK else socket.AF_INET
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._slots = BoundedSemaphore(_MOST)
+        self._began: dict[socket.socket, float] = {}
         super().__init__(*args, **options)
 
     def server_bind(self) -> None:
         """Listen to IPv4 as well as to IPv6, which is all that some clusters have."""
-        if DUAL_STACK:
+        if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
+
+    def service_actions(self) -> None:
+        """Cut off who takes too long: each byte of a client starts the socket's timeout anew."""
+        too_old = time.monotonic() - _LONGEST_SECONDS
+        for request, began in list(self._began.items()):
+            if began < too_old:
+                with suppress(OSError):  # it has just ended by itself
+                    request.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a request a thread of its own, if there are not too many."""
@@ -141,9 +162,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer a request in its thread."""
+        self._began[request] = time.monotonic()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            del self._began[request]
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -19,7 +19,7 @@ from . import health_file
 from .health import outbox_health
 from .health_file import HealthFile
 from .reporting import REPORT_SECONDS, Reporter, reporting
-from .serving import App, serving, site
+from .serving import ALL_INTERFACES, App, serving, site
 from .systemd import Systemd
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -40,6 +40,7 @@ class Watch:
     backends: Sequence[str]
     metrics_port: int | None = None
     health_port: int | None = None
+    listen: str | None = None
     health_file: Path | None = None
 
 
@@ -80,7 +81,7 @@ def _tell_the_world(stack: ExitStack, worker: Worker | Supervisor, watch: Watch)
     metrics = _metrics(stack, watch, several) if watch.metrics_port is not None else None
     for port in ports:
         app = site(source, outbox, metrics if port == watch.metrics_port else None)
-        stack.enter_context(serving(port, app))
+        stack.enter_context(serving(port, app, watch.listen or ALL_INTERFACES))
     reporters: list[Reporter] = [systemd] if systemd else []
     if watch.health_file:
         if not os.access(watch.health_file.parent, os.W_OK):

@@ -78,6 +78,11 @@ class Command(BaseCommand):
             help="serve the health there: /livez, /readyz and /healthz (default: none)",
         )
         parser.add_argument(
+            "--listen",
+            metavar="ADDRESS",
+            help="of the interface that has these ports, such as 127.0.0.1 (default: all)",
+        )
+        parser.add_argument(
             "--health-file",
             type=Path,
             metavar="PATH",
@@ -121,11 +126,14 @@ def _watch(
     stack: ExitStack, worker: Worker | Supervisor, relay: WorkerOptions, options: dict[str, Any]
 ) -> None:
     """Let everything watch the relay that was asked for; raises CommandError if it can't."""
+    if options["listen"] and not (options["metrics_port"] or options["health_port"]):
+        raise CommandError("--listen needs --metrics-port or --health-port, or nothing listens")
     watch = Watch(
         database=relay.database,
         backends=relay.backends,
         metrics_port=options["metrics_port"],
         health_port=options["health_port"],
+        listen=options["listen"],
         health_file=options["health_file"],
     )
     try:
