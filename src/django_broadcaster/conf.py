@@ -100,6 +100,11 @@ class Conf:
     MAX_LAG_SECONDS: Setting[float] = Setting(
         60.0, "Seconds that an event may have been due before the outbox counts as unhealthy."
     )
+    MAX_RETRY_AGE_SECONDS: Setting[float] = Setting(
+        3600.0,
+        "Seconds since its publication that an event may still be in retry before the outbox "
+        "counts as unhealthy.",
+    )
     STALL_SECONDS: Setting[float] = Setting(
         120.0,
         "Seconds without a sign of life after which a relay counts as stalled, and is to be "

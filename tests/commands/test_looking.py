@@ -15,7 +15,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.management.commands import outbox_status, outbox_tail
-from django_broadcaster.models import Attempt, BackendState, OutboxEvent
+from django_broadcaster.models import Attempt, BackendState, OutboxEvent, Relay
 from django_broadcaster.querysets import overviews
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish
@@ -67,6 +67,50 @@ def test_an_event_that_nobody_promotes_is_late(database: str) -> None:
     assert 5 <= found.lag < 60
 
 
+def test_status_tells_of_an_event_that_keeps_failing(database: str) -> None:
+    """It is not due between its attempts; its age is told, and may be the exit status."""
+    publish("a1", "b1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.update(status="retry", scheduled_at=timezone.now() + timedelta(minutes=1))
+    rows.filter(subject="a1").update(created_at=timezone.now() - timedelta(hours=2))
+    arguments = ("--database", database, "--max-retry-age", "3600")
+    with pytest.raises(SystemExit) as caught:
+        run("status", *arguments)
+    assert caught.value.code == outbox_status.LATE
+    rows.filter(subject="a1").delete()
+    (found,) = as_json("status", *arguments)
+    assert (found["lag"], 0 <= found["retry_age"] < 60) == (0, True)
+
+
+def test_status_says_that_a_broker_is_away(database: str) -> None:
+    """Since when, and why; a relay that is dead is neither counted nor believed."""
+    with DeliveryLoop(database, "default"):
+        relay = Relay.objects.using(database)
+        since = timezone.now() - timedelta(seconds=90)
+        relay.update(circuit_open_since=since, circuit_error="[Errno 111] refused")
+        said = run("status", "--database", database)
+        assert " 1  broker away\n" in said
+        assert "default: broker away for 9" in said
+        assert "s: [Errno 111] refused" in said
+        relay.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
+        assert " 0  on\n" in run("status", "--database", database)
+
+
+@pytest.mark.parametrize("status", ["pending", "scheduled", "retry", "blocked", "failed"])
+def test_status_tells_of_a_backend_that_was_taken_out(database: str, status: str) -> None:
+    """As long as there are events to it that are not done, whatever their state."""
+    publish("a1", "b1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.update(publisher_backend="audit", status=status)
+    rows.filter(subject="b1").update(publisher_backend="Audit")
+    configured, upper, lower = as_json("status", "--database", database)
+    assert [each["backend"] for each in (configured, upper, lower)] == ["default", "Audit", "audit"]
+    assert lower[status] == 1
+    assert "audit: OUTBOX_PUBLISHERS does not have it" in run("status", "--database", database)
+    rows.update(status="published")
+    assert len(as_json("status", "--database", database)) == 1
+
+
 def test_status_is_a_table_for_people(database: str, settings: Settings) -> None:
     """One line for each backend, under a title for each column."""
     settings.OUTBOX_PUBLISHERS = {
@@ -77,9 +121,9 @@ def test_status_is_a_table_for_people(database: str, settings: Settings) -> None
     title, audit, orders = run("status", "--database", database).splitlines()
     assert title.split() == [
         *("backend", "pending", "scheduled", "retry", "blocked", "failed"),
-        *("due", "for", "relays", "state"),
+        *("due", "for", "oldest", "retry", "relays", "state"),
     ]
-    assert audit.split() == ["audit", *"00000", "-", "0", "on"]
+    assert audit.split() == ["audit", *"00000", "-", "-", "0", "on"]
     assert orders.split()[:3] == ["orders", "1", "0"]
     assert run("status", "--backend", "audit", "--database", database).count("\n") == 2
 

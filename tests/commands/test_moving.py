@@ -104,6 +104,13 @@ def test_many_events_are_changed_in_short_transactions(
     assert statuses(events) == {**STATES, **AFTER["cancel"]}
 
 
+def test_events_whose_backend_was_taken_out_can_be_put_away(events: str) -> None:
+    """A backend that the settings don't know is one to select by while it has events."""
+    OutboxEvent.objects.using(events).update(publisher_backend="audit")
+    run("cancel", "--backend", "audit", "--database", events)
+    assert statuses(events) == {**STATES, **AFTER["cancel"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -116,7 +123,7 @@ def test_many_events_are_changed_in_short_transactions(
         (["--status", "lost"], "invalid choice: 'lost'"),
     ],
 )
-def test_a_wrong_selection_is_named(arguments: list[str], words: str) -> None:
+def test_a_wrong_selection_is_named(committing: None, arguments: list[str], words: str) -> None:
     """Nothing is changed by a command that does not say which events it is about."""
     with pytest.raises(CommandError, match=words):
         run("cancel", *arguments)

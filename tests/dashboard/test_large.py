@@ -88,8 +88,8 @@ def operator(millions: str) -> Iterator[User]:
 
 VIEWS = {
     "state": ([], 2 * 6 * BOUND),
-    "history": ([], 0),
-    "change": (["default"], 0),
+    "history": ([], 10),  # which backends have events, by a seek for each
+    "change": (["default"], 10),
     "trouble": (["default"], NEWEST + KEYS * (BEHIND + 10)),
 }
 """The views, with the rows that each may go over at the most."""

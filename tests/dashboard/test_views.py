@@ -172,7 +172,8 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
 
 
 def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client) -> None:
-    """Paused before anything, then no relay, then a broker that is away, then free partitions."""
+    """Paused before anything, then no relay, then a broker that is away, free partitions, and
+    an event that keeps failing."""
 
     def status() -> str:
         (found,) = ask(admin_client, "state", backend="invoices")["backends"]
@@ -184,6 +185,10 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
     relay = Relay.objects.get(backend="invoices")
     Relay.objects.filter(pk=relay.pk).update(circuit_open_since=None)
     assert status() == "busy"
+    stuck = scenes.write(900, publisher_backend="invoices", status=S.RETRY)
+    stuck.created_at = timezone.now() - timedelta(hours=2)
+    stuck.save()
+    assert status() == "stuck"
     relay.partitions.filter(number=5).update(relay=None)
     assert status() == "unserved"
     relay.partitions.create(backend="invoices", number=99)
@@ -193,6 +198,19 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
     assert status() == "unserved"
     BackendState.objects.create(backend="invoices", paused_at=timezone.now(), paused_by="Ada")
     assert status() == "paused"
+
+
+def test_a_backend_that_was_taken_out_is_shown_while_it_has_events(admin_client: Client) -> None:
+    """Its card says so, its page can be opened, and the list can be filtered by it."""
+    scenes.write(1, publisher_backend="audit").save()
+    *_, found = ask(admin_client, "state")["backends"]
+    assert (found["alias"], found["status"]["text"]) == ("audit", "not configured")
+    assert 'data-card="audit"' in admin_client.get(url("changelist")).content.decode()
+    assert admin_client.get(url("change", "audit")).status_code == 200
+    events = admin_client.get(reverse("admin:django_broadcaster_outboxevent_changelist"))
+    assert "backend=audit" in events.content.decode()
+    OutboxEvent.objects.update(status=S.CANCELLED)
+    assert admin_client.get(url("change", "audit")).status_code == 404
 
 
 def test_a_dead_relay_is_no_news_of_the_broker(admin_client: Client) -> None:
@@ -219,7 +237,8 @@ def test_state_costs_as_many_statements_whatever_there_is(admin_client: Client) 
         with CaptureQueriesContext(connection) as queries:
             ask(admin_client, "state")
         counts.append(len([q for q in queries if "django_broadcaster" in q["sql"]]))
-    assert counts == [5, 5]  # relays, partitions, the last minute, and one for each backend
+    # The backends that have events, relays, partitions, the last minute, and one for each backend.
+    assert counts == [6, 6]
 
 
 def test_what_has_not_changed_is_not_sent_again(admin_client: Client) -> None:
@@ -307,7 +326,8 @@ def test_history_has_few_points_however_long(admin_client: Client, hours: str, p
     )
     with CaptureQueriesContext(connection) as queries:
         found = ask(admin_client, "history", hours=hours)
-    assert len([q for q in queries if "django_broadcaster" in q["sql"]]) == 1
+    # The backends that have events, and their minutes.
+    assert len([q for q in queries if "django_broadcaster" in q["sql"]]) == 2
     assert abs(len(found["times"]) - points) <= 1
     rates = [rate for rate in found["series"]["default"]["published"] if rate is not None]
     assert len(rates) >= points - 3

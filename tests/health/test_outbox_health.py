@@ -94,6 +94,36 @@ def test_events_that_are_late_are_no_secret(routed: str, settings: Settings) -> 
         assert (asked()[0], seen()[0]) == (0, 200)
 
 
+def test_an_event_that_keeps_failing_is_no_secret(routed: str, settings: Settings) -> None:
+    """Between its attempts nothing is due; beyond the bound of its age the outbox is unwell."""
+    publish("a1", "a2", using=routed)
+    rows = OutboxEvent.objects.using(routed)
+    rows.update(created_at=timezone.now() - timedelta(hours=2))
+    later = timezone.now() + timedelta(minutes=1)
+    rows.filter(subject="a1").update(status="retry", scheduled_at=later)
+    rows.filter(subject="a2").update(status="blocked")
+    with DeliveryLoop(routed, "default"):
+        assert (asked()[0], seen()[0]) == (1, 503)
+        assert seen()[1]["lag", "default"]["ok"]
+        assert not seen()[1]["retry", "default"]["ok"]
+        assert asked("--max-retry-age", "10800")[0] == 0
+        settings.OUTBOX_MAX_RETRY_AGE_SECONDS = 10_800
+        assert (asked()[0], seen()[0]) == (0, 200)
+
+
+def test_events_whose_backend_was_taken_out_are_no_secret(routed: str, settings: Settings) -> None:
+    """No relay delivers them, so the outbox is unwell until somebody puts them away."""
+    publish("a1", using=routed)
+    with DeliveryLoop(routed, "default"):
+        OutboxEvent.objects.using(routed).update(publisher_backend="audit")
+        status, found = asked()
+        assert (status, seen()[0]) == (1, 503)
+        assert not found["settings", "audit"]["ok"]
+        assert asked("--backend", "default")[0] == 0
+        OutboxEvent.objects.using(routed).update(status="failed")
+        assert (asked()[0], seen()[0]) == (0, 200)
+
+
 def test_a_paused_backend_is_well(routed: str) -> None:
     """Its relays may be gone and its events late: an operator wanted it so.
 

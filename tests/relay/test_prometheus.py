@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,11 +11,12 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connections
 from django.test import RequestFactory
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.instrumentation import prometheus
-from django_broadcaster.models import BackendState
+from django_broadcaster.models import BackendState, OutboxEvent
 from django_broadcaster.querysets import pause
 from tests.support.backends import Script
 from tests.support.events import publish, publish_many
@@ -89,6 +91,18 @@ def test_the_view_shows_the_outbox(routed: str, settings: Settings) -> None:
     assert total(found, "outbox_lag_seconds", backend="default") > 0
     assert total(found, "outbox_relays", backend="default") == 0
     assert total(found, "outbox_paused", backend="default") == 1
+    assert total(found, "outbox_retry_age_seconds", backend="default") == 0
+
+
+def test_what_fails_and_what_nobody_delivers_is_a_metric(routed: str) -> None:
+    """The age of an event in retry, and the backlog of a backend that was taken out."""
+    publish("a1", using=routed)
+    rows = OutboxEvent.objects.using(routed)
+    ago = timezone.now() - timedelta(hours=1)
+    rows.update(status="retry", publisher_backend="audit", created_at=ago)
+    found = parsed(prometheus.metrics(RequestFactory().get("/metrics")).content.decode())
+    assert total(found, "outbox_retry_age_seconds", backend="audit") > 3599
+    assert total(found, "outbox_backlog", backend="audit", status="retry") == 1
 
 
 def test_a_database_that_is_away_is_a_metric(

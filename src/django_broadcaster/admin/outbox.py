@@ -27,7 +27,7 @@ from django_broadcaster.dashboard.display import NOTHING, label, moment, text_bl
 from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.querysets import OutboxEventQuerySet, with_leftovers
 from django_broadcaster.states import OutboxEventStatus, sources_of
 
 from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
@@ -48,8 +48,9 @@ class BackendFilter(admin.SimpleListFilter):
     parameter_name = "backend"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return the configured aliases."""
-        return [(alias, alias) for alias in backends.aliases()]
+        """Return the aliases that are configured, and those whose events are left."""
+        using = router.db_for_read(OutboxEvent)
+        return [(alias, alias) for alias in with_leftovers(using, backends.aliases())]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return the events to the chosen backend."""

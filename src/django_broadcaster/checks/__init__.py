@@ -36,6 +36,7 @@ E043      the outbox's table and `OUTBOX_TIME_PARTITIONS` differ (a database che
 E044      `OUTBOX_ARCHIVE` and `OUTBOX_TIME_PARTITIONS` are both set
 E050      `OUTBOX_MAX_LAG_SECONDS` is not a number above 0
 E051      `OUTBOX_STALL_SECONDS` is not a number from 1 on
+E052      `OUTBOX_MAX_RETRY_AGE_SECONDS` is not a number above 0
 E060      `OUTBOX_ENCRYPTION_KEYS` is not a list of Fernet keys, or their library is missing
 E061      `OUTBOX_REDACTOR` is not the dotted path of a function
 W001      a relay polls too seldom for its lease
@@ -78,6 +79,7 @@ CHECKS = (
     values.check_lease_seconds,
     values.check_shutdown_timeout,
     values.check_max_lag,
+    values.check_max_retry_age,
     values.check_stall_seconds,
     values.check_max_crashes,
     values.check_encryption_keys,

@@ -108,6 +108,12 @@ def check_max_lag(**_: Any) -> Messages:
     return [] if good else [_wrong("E050", "MAX_LAG_SECONDS", "seconds, above 0")]
 
 
+def check_max_retry_age(**_: Any) -> Messages:
+    """OUTBOX_MAX_RETRY_AGE_SECONDS is above 0."""
+    good = is_number(conf.MAX_RETRY_AGE_SECONDS) and conf.MAX_RETRY_AGE_SECONDS > 0
+    return [] if good else [_wrong("E052", "MAX_RETRY_AGE_SECONDS", "seconds, above 0")]
+
+
 def check_stall_seconds(**_: Any) -> Messages:
     """OUTBOX_STALL_SECONDS is longer than what a relay that works may take to say so."""
     good = is_number(conf.STALL_SECONDS) and conf.STALL_SECONDS >= 1

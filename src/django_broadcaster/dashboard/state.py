@@ -15,6 +15,7 @@ from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import Partition, Relay, Sample
 from django_broadcaster.querysets import (
@@ -72,7 +73,9 @@ def _backend(
         "status": _status(found, bool(alive), circuit is not None, owned),
         "counts": counts,
         "backlog": _sum([counts[status] for status in BACKLOG]),
+        "configured": found.backend in backends.aliases(),
         "oldest_due": seconds(found.oldest_due),
+        "oldest_retry": seconds(found.oldest_retry) if _has_stuck(found) else None,
         "per_second": None if minute is None else round(minute.published / 60, 2),
         "latency": None if minute is None or not minute.timed else minute.waited / minute.timed,
         "relays": len(alive),
@@ -85,6 +88,8 @@ def _backend(
 
 def _status(found: Overview, is_served: bool, is_open: bool, owned: int) -> dict[str, str]:
     """Return the word that a backend is described with; the worst one wins."""
+    if found.backend not in backends.aliases():
+        return {"name": "unserved", "text": _("not configured")}
     if found.is_paused:
         return {"name": "paused", "text": _("paused")}
     if not is_served:
@@ -93,9 +98,16 @@ def _status(found: Overview, is_served: bool, is_open: bool, owned: int) -> dict
         return {"name": "away", "text": _("broker away")}
     if owned < conf.PARTITIONS:
         return {"name": "unserved", "text": _("partitions free")}
+    if _has_stuck(found):
+        return {"name": "stuck", "text": _("an event is stuck")}
     if found.oldest_due is None:
         return {"name": "idle", "text": _("up to date")}
     return {"name": "busy", "text": _("delivering")}
+
+
+def _has_stuck(found: Overview) -> bool:
+    """Whether an event has been in retry for longer than anything should be."""
+    return found.retry_age > conf.MAX_RETRY_AGE_SECONDS
 
 
 def _sum(counts: Sequence[Count]) -> Count:

@@ -25,7 +25,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import BackendState, Dashboard, OutboxEvent
-from django_broadcaster.querysets import pause, resume
+from django_broadcaster.querysets import pause, resume, with_leftovers
 from django_broadcaster.states import OutboxEventStatus
 
 from .history import STEPS, history
@@ -64,7 +64,7 @@ class DashboardViews(AdminPages):
         ]
 
     def _guarded(self, view: View) -> View:
-        """Return a view for the staff that may see the outbox; `alias` is one of the setting's."""
+        """Return a view for the staff that may see the outbox; `alias` is one that is known."""
 
         def guarded(request: HttpRequest, alias: str | None = None) -> HttpResponseBase:
             if not request.user.has_perm(VIEW):
@@ -72,8 +72,7 @@ class DashboardViews(AdminPages):
             if alias is None:
                 return view(request)
             known = unquote(alias)
-            if known not in backends.aliases():
-                raise Http404(f"OUTBOX_PUBLISHERS has no backend {known!r}")
+            _require(known)
             return view(request, known)
 
         return self._site.admin_view(never_cache(guarded))
@@ -141,7 +140,7 @@ class DashboardViews(AdminPages):
         self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
     ) -> TemplateResponse:
         shared = {
-            "aliases": backends.aliases(),
+            "aliases": _aliases(),
             "may_pause": request.user.has_perm(PAUSE),
             "ranges": STEPS,
             "statuses": [(status, OutboxEventStatus(status).label) for status in STATUSES],
@@ -173,10 +172,20 @@ def _wanted(request: HttpRequest) -> tuple[str, ...]:
     """Return the aliases that a request is about; raises Http404 for one that there is not."""
     alias = request.GET.get("backend")
     if not alias:
-        return backends.aliases()
-    if alias not in backends.aliases():
-        raise Http404(f"OUTBOX_PUBLISHERS has no backend {alias!r}")
+        return _aliases()
+    _require(alias)
     return (alias,)
+
+
+def _aliases() -> tuple[str, ...]:
+    """Return the configured backends, then those whose events are left in the outbox."""
+    return tuple(with_leftovers(router.db_for_read(OutboxEvent), backends.aliases()))
+
+
+def _require(alias: str) -> None:
+    """Raise Http404 for an alias that is neither configured nor in the outbox."""
+    if alias not in backends.aliases() and alias not in _aliases():
+        raise Http404(f"OUTBOX_PUBLISHERS has no backend {alias!r}")
 
 
 def _answer(request: HttpRequest, value: Any) -> HttpResponseBase:

@@ -6,17 +6,20 @@ check        fails if
 `database`   it can't be asked; then there are no other checks
 `relays`     no relay of the backend has had a heartbeat within `OUTBOX_LEASE_SECONDS`
 `lag`        its first event has been due for longer than `OUTBOX_MAX_LAG_SECONDS`
+`retry`      an event published longer ago than `OUTBOX_MAX_RETRY_AGE_SECONDS` is in retry
+`settings`   events wait for it, and `OUTBOX_PUBLISHERS` does not have it
 ============ ==========================================================================
 
-A backend that an operator has paused fails neither. Partitions without a relay are counted in the
-detail and fail nothing by themselves: for a moment there are some whenever a relay comes or goes,
-and if it lasts, their events are late.
+A backend that an operator has paused fails none of them. Partitions without a relay are counted in
+the detail and fail nothing by themselves: for a moment there are some whenever a relay comes or
+goes, and if it lasts, their events are late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import Error, models, router, transaction
 from django.http import HttpRequest, JsonResponse
@@ -24,7 +27,7 @@ from django.http import HttpRequest, JsonResponse
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from django_broadcaster.querysets import DatabaseNow, Overview, overviews
+from django_broadcaster.querysets import DatabaseNow, Overview, overviews, with_leftovers
 from django_broadcaster.relay.health import Check, Health
 
 OK, UNWELL = 200, 503
@@ -34,15 +37,21 @@ def outbox_health(
     using: str | None = None,
     aliases: Collection[str] | None = None,
     max_lag: float | None = None,
+    max_retry_age: float | None = None,
 ) -> Health:
-    """Return the health of these backends, by default of all.
+    """Return the health of these backends, by default of all, also of those no longer configured.
 
-    `max_lag` is in seconds, by default OUTBOX_MAX_LAG_SECONDS. Never raises the database's errors.
+    `max_lag` and `max_retry_age` are in seconds, by default those of the settings. Never raises the
+    database's errors.
     """
-    bound = conf.MAX_LAG_SECONDS if max_lag is None else max_lag
+    bounds = _Bounds(
+        lag=conf.MAX_LAG_SECONDS if max_lag is None else max_lag,
+        retry_age=conf.MAX_RETRY_AGE_SECONDS if max_retry_age is None else max_retry_age,
+    )
     try:
         using = using or router.db_for_read(OutboxEvent)
-        return Health(tuple(_checks(using, aliases or backends.aliases(), bound)))
+        aliases = aliases or with_leftovers(using, backends.aliases())
+        return Health(tuple(_checks(using, aliases, bounds)))
     except Error as error:
         detail = f"it can't be asked: {type(error).__name__}"
         return Health((Check(name="database", ok=False, detail=detail),))
@@ -61,23 +70,40 @@ def health(request: HttpRequest) -> JsonResponse:
     return answer
 
 
-def _checks(using: str, aliases: Collection[str], bound: float) -> Iterator[Check]:
+class _Bounds(NamedTuple):
+    """How many seconds are allowed."""
+
+    lag: float
+    retry_age: float
+
+
+def _checks(using: str, aliases: Collection[str], bounds: _Bounds) -> Iterator[Check]:
     yield Check(name="database", ok=True, detail="answers")
     living = _living(using, aliases)
     free = _without_relay(using, aliases)
+    configured = backends.aliases()
     for each in overviews(using, aliases):
-        yield from _backend(each, living.get(each.backend, 0), free.get(each.backend, 0), bound)
+        if each.backend in configured:
+            relays, unowned = living.get(each.backend, 0), free.get(each.backend, 0)
+            yield from _backend(each, relays, unowned, bounds)
+        elif each.undelivered:
+            detail = f"{each.undelivered} events wait, and OUTBOX_PUBLISHERS does not have it"
+            yield Check(name="settings", ok=False, detail=detail, backend=each.backend)
 
 
-def _backend(each: Overview, relays: int, free: int, bound: float) -> Iterator[Check]:
+def _backend(each: Overview, relays: int, free: int, bounds: _Bounds) -> Iterator[Check]:
     if each.is_paused:
         # By whom and why is for those who are logged in: this is told to whoever asks.
         yield Check(name="relays", ok=True, detail=f"{relays}, paused", backend=each.backend)
         return
     detail = f"{relays}, {free} partitions without one" if free else str(relays)
     yield Check(name="relays", ok=relays > 0, detail=detail, backend=each.backend)
-    detail = f"{each.lag:.1f} s, {bound:g} s are allowed"
-    yield Check(name="lag", ok=each.lag <= bound, detail=detail, backend=each.backend)
+    for name, age, bound in (
+        ("lag", each.lag, bounds.lag),
+        ("retry", each.retry_age, bounds.retry_age),
+    ):
+        detail = f"{age:.1f} s, {bound:g} s are allowed"
+        yield Check(name=name, ok=age <= bound, detail=detail, backend=each.backend)
 
 
 def _living(using: str, aliases: Collection[str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from django.db import DatabaseError, InterfaceError, router
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import Overview, overviews
+from django_broadcaster.querysets import Overview, overviews, with_leftovers
 
 STATUSES: Final = ("pending", "scheduled", "retry", "blocked", "failed")
 
@@ -31,9 +31,10 @@ class Figure(NamedTuple):
 
 
 def look(using: str | None = None) -> list[Overview] | None:
-    """Ask the database about every backend; None if it gives no answer."""
+    """Ask the database about every backend that has events; None if it gives no answer."""
     try:
-        return list(overviews(using or router.db_for_read(OutboxEvent), backends.aliases()))
+        using = using or router.db_for_read(OutboxEvent)
+        return list(overviews(using, with_leftovers(using, backends.aliases())))
     except (DatabaseError, InterfaceError):
         return None
 
@@ -66,6 +67,13 @@ FIGURES: Final = (
         "s",
         (),
         _one(lambda overview: overview.lag),
+    ),
+    Figure(
+        "outbox_retry_age_seconds",
+        "How long ago the oldest event in retry was published.",
+        "s",
+        (),
+        _one(lambda overview: overview.retry_age),
     ),
     Figure(
         "outbox_relays",

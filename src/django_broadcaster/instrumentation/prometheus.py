@@ -1,19 +1,20 @@
 """Metrics for Prometheus: what a relay does, counted as it does it, and what stands in the outbox.
 
-======================= ================ ====================================================
-metric                  labels           meaning
-======================= ================ ====================================================
-outbox_events_total     backend, outcome attempts by what became of the event: published,
-                                         retried, failed, held, expired
-outbox_batch_seconds    backend          histogram: from the fetch to the settling of a batch
-outbox_circuit_open     backend          1 while the broker counts as away
-outbox_up               (none)           1 if the database could be asked for what follows
-outbox_backlog          backend, status  events that wait, and dead letters, up to 100,000
-outbox_lag_seconds      backend          how long the first event has been due
-outbox_relays           backend          relays that hold a lease
-outbox_free_partitions  backend          partitions that nobody delivers
-outbox_paused           backend          1 while an operator has paused it
-======================= ================ ====================================================
+======================== ================ ====================================================
+metric                   labels           meaning
+======================== ================ ====================================================
+outbox_events_total      backend, outcome attempts by what became of the event: published,
+                                          retried, failed, held, expired
+outbox_batch_seconds     backend          histogram: from the fetch to the settling of a batch
+outbox_circuit_open      backend          1 while the broker counts as away
+outbox_up                (none)           1 if the database could be asked for what follows
+outbox_backlog           backend, status  events that wait, and dead letters, up to 100,000
+outbox_lag_seconds       backend          how long the first event has been due
+outbox_retry_age_seconds backend          how long ago the oldest event in retry was published
+outbox_relays            backend          relays that hold a lease
+outbox_free_partitions   backend          partitions that nobody delivers
+outbox_paused            backend          1 while an operator has paused it
+======================== ================ ====================================================
 
 The first three come from a relay (`outbox_worker --metrics-port`). The others come from the
 database, and so from anywhere: a relay's port, or the view `metrics` in the application.

@@ -9,6 +9,7 @@ JSON. `overview`, `estimates`, `samples` and `trouble` say how backends are and 
 is stuck.
 """
 
+from .aliases import with_leftovers
 from .archive import StoredRow, copy_to_archive, read_stored
 from .chunks import Window
 from .control import pause, paused_backends, resume
@@ -91,4 +92,5 @@ __all__ = [
     "same_errors",
     "segments_of",
     "span_of",
+    "with_leftovers",
 ]

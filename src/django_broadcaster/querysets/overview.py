@@ -28,7 +28,9 @@ class Overview:
     """One backend now. `oldest_due` is since when the first event that could go waits.
 
     `blocked` counts events behind one in retry, `failed` the dead letters. Of the states in
-    `at_least` there may be more. `relays` hold a lease, `free_partitions` belong to none of them.
+    `at_least` there may be more. `oldest_retry` is when the first event in retry was published to
+    the outbox. `relays` hold a lease, `free_partitions` belong to none of them. `away_since` is
+    since when the broker is away for one of them, and `away_because` its error.
     """
 
     backend: str
@@ -39,17 +41,28 @@ class Overview:
     failed: int
     at_least: frozenset[str] = frozenset()
     oldest_due: datetime | None
+    oldest_retry: datetime | None
     relays: int
     free_partitions: int
+    away_since: datetime | None
+    away_because: str
     paused_at: datetime | None
     paused_by: str
 
     @property
     def lag(self) -> float:
         """Seconds that the first event has been due; 0 when nothing is."""
-        if self.oldest_due is None:
-            return 0.0
-        return max(0.0, (timezone.now() - self.oldest_due).total_seconds())
+        return _age(self.oldest_due)
+
+    @property
+    def retry_age(self) -> float:
+        """Seconds since the first event in retry was published; 0 when none is."""
+        return _age(self.oldest_retry)
+
+    @property
+    def undelivered(self) -> int:
+        """How many events wait, or more where `at_least` says so."""
+        return self.pending + self.scheduled + self.retry + self.blocked
 
     @property
     def is_paused(self) -> bool:
@@ -58,7 +71,13 @@ class Overview:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
-        return {**asdict(self), "at_least": sorted(self.at_least), "lag": round(self.lag, 3)}
+        ages = {"lag": round(self.lag, 3), "retry_age": round(self.retry_age, 3)}
+        return {**asdict(self), "at_least": sorted(self.at_least), **ages}
+
+
+def _age(moment: datetime | None) -> float:
+    """Return the seconds since a moment; 0 for none."""
+    return 0.0 if moment is None else max(0.0, (timezone.now() - moment).total_seconds())
 
 
 def overviews(
@@ -82,6 +101,16 @@ class _Scan(NamedTuple):
     order: str
     statuses: tuple[str, ...]
 
+    @property
+    def table(self) -> str:
+        """The name of its result."""
+        return f"{self.name}_{self.statuses[0]}"
+
+    @property
+    def columns(self) -> str:
+        """How many rows it went over, and how many are in each of the states."""
+        return ", ".join(f"{self.table}.{name}" for name in ("went_over", *self.statuses))
+
 
 _SCANS = (
     _Scan("broadcaster_pending", "status = 'pending'", "id", ("pending",)),
@@ -101,6 +130,13 @@ _MYSQL_SCANS = tuple(  # there the state comes first in each index
     for name, _, order, statuses in _SCANS
     for status in statuses
 )
+_ALIVE = {
+    "postgresql": "heartbeat_at >= statement_timestamp() - %s * interval '1 second'",
+    "mysql": "heartbeat_at >= UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
+    "sqlite": "heartbeat_at >= strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', -%s || ' seconds')",
+}
+"""Of a relay: it has had a heartbeat within OUTBOX_LEASE_SECONDS, on the database's clock."""
+
 _HINTS = {"postgresql": "", "sqlite": " INDEXED BY {}", "mysql": " FORCE INDEX ({})"}
 
 
@@ -110,54 +146,65 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
     scans = _MYSQL_SCANS if connection.vendor == "mysql" else _SCANS
     hint = _HINTS[connection.vendor]
     pending = hint.format("broadcaster_pending")
+    living = f"FROM {RELAYS} WHERE backend = %s AND {_ALIVE[connection.vendor]}"
+    away = f"{living} AND circuit_open_since IS NOT NULL ORDER BY circuit_open_since LIMIT 1"
     sql = (
         f"SELECT (SELECT scheduled_at FROM {EVENTS}{pending} WHERE status = 'pending' "
         "AND publisher_backend >= %s AND publisher_backend <= %s "
         "ORDER BY publisher_backend, id LIMIT 1), "
         f"(SELECT MIN(scheduled_at) FROM {EVENTS} WHERE publisher_backend = %s "
         "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s), "
-        f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
+        f"(SELECT created_at FROM {EVENTS} WHERE id = first_retry), "
+        f"(SELECT COUNT(*) {living}), "
         f"({FREE_PARTITIONS}), "
+        f"(SELECT circuit_open_since {away}), (SELECT circuit_error {away}), "
         f"(SELECT paused_at FROM {BACKENDS} WHERE backend = %s), "
         f"(SELECT paused_by FROM {BACKENDS} WHERE backend = %s), "
-        f"{', '.join(f'{scan.name}_{scan.statuses[0]}.*' for scan in scans)} "
+        f"{', '.join(scan.columns for scan in scans)} "
         f"FROM {' CROSS JOIN '.join(_counting(scan, hint) for scan in scans)}"
     )
-    params: list[Any] = [*[backend] * 3, now, backend, backend, conf.PARTITIONS, backend, backend]
+    lease = (backend, conf.LEASE_SECONDS)
+    params: list[Any] = [*[backend] * 3, now, *lease, backend, conf.PARTITIONS, *lease, *lease]
+    params += [backend, backend]
     params += [value for _ in scans for value in (backend, backend, exact)]
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()
-    counts, at_least = _read_counts(scans, row[6:], exact)
+    counts, at_least = _read_counts(scans, row[9:], exact)
     due = [moment for value in row[:2] if (moment := stored_moment(value, using))]
     return Overview(
         backend=backend,
         **counts,
         at_least=at_least,
         oldest_due=min(due, default=None),
-        relays=row[2],
-        free_partitions=row[3],
-        paused_at=stored_moment(row[4], using),
-        paused_by=row[5] or "",
+        oldest_retry=stored_moment(row[2], using),
+        relays=row[3],
+        free_partitions=row[4],
+        away_since=stored_moment(row[5], using),
+        away_because=row[6] or "",
+        paused_at=stored_moment(row[7], using),
+        paused_by=row[8] or "",
     )
 
 
 def _counting(scan: _Scan, hint: str) -> str:
-    """Return a table of one row: how many rows the scan went over, and how many are in each state.
+    """Return a table of one row: what `columns` names, and the first event in retry.
 
     The condition on the backend is a range, so that the primary key can't give the order, which
     PostgreSQL else may take it for.
     """
-    counts = "".join(
-        f", COALESCE(SUM(CASE WHEN status = '{status}' THEN 1 ELSE 0 END), 0) AS {status}_rows"
+    counts = [
+        f"COALESCE(SUM(CASE WHEN status = '{status}' THEN 1 ELSE 0 END), 0) AS {status}"
         for status in scan.statuses
-    )
+    ]
+    if "retry" in scan.statuses:
+        counts.append("MIN(CASE WHEN status = 'retry' THEN id END) AS first_retry")
     return (
-        f"(SELECT COUNT(*) AS went_over{counts} FROM (SELECT status FROM "
+        f"(SELECT COUNT(*) AS went_over, {', '.join(counts)} FROM (SELECT status, id FROM "
         f"{EVENTS}{hint.format(scan.name)} WHERE {scan.condition} "
         "AND publisher_backend >= %s AND publisher_backend <= %s "
         f"ORDER BY publisher_backend, {scan.order} LIMIT %s) AS walk) "
-        f"AS {scan.name}_{scan.statuses[0]}"
+        f"AS {scan.table}"
     )
 
 

@@ -24,9 +24,10 @@ class Command(BaseCommand):
     """Show what is well and what is not."""
 
     help = (
-        "Checks for each backend that relays are alive and that no event is late. Exits with 0 if "
-        f"all is well, {UNWELL} if a check failed, and {UNKNOWN} if the database can't be asked or "
-        "an argument is wrong. With --file it asks the file of one relay instead of the database."
+        "Checks for each backend that relays are alive and that no event is late or stuck. Exits "
+        f"with 0 if all is well, {UNWELL} if a check failed, and {UNKNOWN} if the database can't "
+        "be asked or an argument is wrong. With --file it asks the file of one relay instead of "
+        "the database."
     )
     requires_system_checks = []  # a probe runs often, and the relay has had them already
 
@@ -38,6 +39,13 @@ class Command(BaseCommand):
             type=seconds,
             metavar="SECONDS",
             help="how long an event may have been due (default: OUTBOX_MAX_LAG_SECONDS)",
+        )
+        parser.add_argument(
+            "--max-retry-age",
+            type=seconds,
+            metavar="SECONDS",
+            help="how long ago an event that is in retry may have been published (default: "
+            "OUTBOX_MAX_RETRY_AGE_SECONDS)",
         )
         parser.add_argument(
             "--file",
@@ -81,7 +89,7 @@ def _from_database(options: dict[str, Any]) -> Health:
             problem = f"backend {alias!r}: OUTBOX_PUBLISHERS has {listed(known)}"
             raise CommandError(problem, returncode=UNKNOWN)
     using = database(options["database"], returncode=UNKNOWN)
-    return outbox_health(using, options["backend"], options["max_lag"])
+    return outbox_health(using, options["backend"], options["max_lag"], options["max_retry_age"])
 
 
 def _row(check: Any) -> dict[str, Any]:

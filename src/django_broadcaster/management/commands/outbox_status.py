@@ -7,16 +7,20 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
+from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.models import Operation
-from django_broadcaster.querysets import Overview, overviews
+from django_broadcaster.querysets import Overview, overviews, with_leftovers
 
 LATE = 3
-"""The exit status when events wait for longer than `--max-lag`."""
+"""The exit status when events wait for longer than `--max-lag` or `--max-retry-age`."""
+
+
+AWAY, UNKNOWN = "broker away", "not configured"
 
 
 class Command(BaseCommand):
@@ -24,8 +28,8 @@ class Command(BaseCommand):
 
     help = (
         "Shows for each backend what waits, for how long, and who delivers. Exits with 0, or "
-        f"with {LATE} if the first event of a backend that is not paused has been due for longer "
-        "than --max-lag."
+        f"with {LATE} if an event of a backend that is not paused waits for longer than --max-lag "
+        "or --max-retry-age."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -37,6 +41,12 @@ class Command(BaseCommand):
             metavar="SECONDS",
             help=f"exit with {LATE} if an event has been due for longer (default: never)",
         )
+        parser.add_argument(
+            "--max-retry-age",
+            type=seconds,
+            metavar="SECONDS",
+            help=f"exit with {LATE} if an event in retry was published longer ago (default: never)",
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
         add_database(parser)
 
@@ -44,16 +54,30 @@ class Command(BaseCommand):
         """Run the command."""
         for alias in options["backend"] or []:
             check_backend(alias)
-        aliases = options["backend"] or backends.aliases()
         using = database(options["database"])
+        aliases = options["backend"] or with_leftovers(using, backends.aliases())
         found = list(overviews(using, aliases))
         if options["json"]:
             self.stdout.write(as_json([each.as_dict() for each in found]))
         else:
             self.stdout.write(as_table([_row(each) for each in found]))
+            self._explain(found)
             self._list_operations(using)
-        if options["max_lag"] is not None and _is_late(found, options["max_lag"]):
+        if _is_late(found, options["max_lag"], options["max_retry_age"]):
             sys.exit(LATE)
+
+    def _explain(self, found: list[Overview]) -> None:
+        """Say what the word in the last column can't."""
+        for each in found:
+            if (state := _state(each)) == AWAY and each.away_since is not None:
+                seconds = (timezone.now() - each.away_since).total_seconds()
+                self.stdout.write(
+                    f"\n{each.backend}: {state} for {max(0, seconds):,.0f} s: {each.away_because}"
+                )
+            elif state == UNKNOWN:
+                self.stdout.write(
+                    f"\n{each.backend}: OUTBOX_PUBLISHERS does not have it, so no relay delivers it"
+                )
 
     def _list_operations(self, using: str) -> None:
         """List what the relays do in the background; JSON has it from `outbox_operations`."""
@@ -62,8 +86,21 @@ class Command(BaseCommand):
             self.stdout.write("\n" + as_table([as_row(each) for each in active]))
 
 
-def _is_late(found: list[Overview], bound: float) -> bool:
-    return any(each.lag > bound for each in found if not each.is_paused)
+def _is_late(found: list[Overview], lag: float | None, retry_age: float | None) -> bool:
+    return any(
+        (lag is not None and each.lag > lag)
+        or (retry_age is not None and each.retry_age > retry_age)
+        for each in found
+        if not each.is_paused
+    )
+
+
+def _state(each: Overview) -> str:
+    if each.backend not in backends.aliases():
+        return UNKNOWN
+    if each.is_paused:
+        return "paused"
+    return "on" if each.away_since is None else AWAY
 
 
 def _row(each: Overview) -> dict[str, Any]:
@@ -72,8 +109,9 @@ def _row(each: Overview) -> dict[str, Any]:
         "backend": each.backend,
         **{name: _count(each, name) for name in counts},
         "due for": f"{each.lag:,.1f} s" if each.oldest_due else None,
+        "oldest retry": f"{each.retry_age:,.1f} s" if each.oldest_retry else None,
         "relays": each.relays,
-        "state": "paused" if each.is_paused else "on",
+        "state": _state(each),
     }
 
 

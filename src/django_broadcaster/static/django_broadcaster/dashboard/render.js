@@ -13,6 +13,7 @@
 
   /** The sentence below a backend's name: what is wrong, and since when. */
   function troubleOf(backend, now) {
+    if (!backend.configured) return "OUTBOX_PUBLISHERS does not have it: no relay delivers its events.";
     if (backend.paused) {
       return `Paused for ${duration(now - backend.paused.since)} by ${backend.paused.by}`;
     }
@@ -21,7 +22,9 @@
       return `Broker away for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
     }
     const { owned, all } = backend.partitions;
-    return owned < all ? `${all - owned} of ${all} partitions belong to no relay.` : "";
+    if (owned < all) return `${all - owned} of ${all} partitions belong to no relay.`;
+    if (backend.oldest_retry === null) return "";
+    return `An event in retry was published ${duration(now - backend.oldest_retry)} ago.`;
   }
 
   function card(root, backend, now) {
