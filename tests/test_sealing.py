@@ -6,6 +6,7 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.test import override_settings
+from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
@@ -258,6 +260,7 @@ def test_an_event_without_its_key_waits(database: str, keys: Settings, left: lis
     assert statuses(database) == {"a1": "retry", "a2": "blocked", "b1": "published"}
     found = OutboxEvent.objects.using(database).get(subject="a1")
     assert found.retry_count == 0
+    assert found.scheduled_at > timezone.now() + timedelta(seconds=20)
     assert "OUTBOX_ENCRYPTION_KEYS" in found.last_error
     keys.OUTBOX_ENCRYPTION_KEYS = [*left, FIRST]
     OutboxEvent.objects.using(database).all().hasten()

@@ -20,6 +20,12 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.querysets import PendingRow
 from django_broadcaster.sealing import unseal
 
+WAIT_SECONDS = 30.0
+"""How long such an event waits: no attempt makes the wait longer, and each leaves a row behind.
+
+A relay has to be started anew for other keys, so a shorter wait would gain little.
+"""
+
 
 def unsealed(
     batch: Sequence[PendingRow],
@@ -37,7 +43,7 @@ def unsealed(
         try:
             opened.append(_unsealed(row))
         except (CannotUnseal, BackendConfigurationError) as error:
-            shut[row.id] = TransientError(str(error), spends_retry=False)
+            shut[row.id] = TransientError(str(error), retry_after=WAIT_SECONDS, spends_retry=False)
             if row.partition_key:
                 shut_keys.add(row.partition_key)
     return opened, shut
