@@ -351,6 +351,16 @@ def test_processes_whose_thread_died_are_started_again(
     assert worker.end() == 0
 
 
+@pytest.mark.chaos
+def test_processes_whose_supervisor_was_killed_end(database: str, workers: Workers) -> None:
+    """Nobody would ever stop them; they leave in order, so that others may take over at once."""
+    worker = workers.start(database, "--processes", "2", "--database", database)
+    wait_until(lambda: owned(database) == 64, 60, "the processes at work")
+    worker.kill()
+    wait_until(lambda: not Relay.objects.using(database).exists(), 10, "the end of the processes")
+    assert "the process that supervised this relay has gone" in worker.output
+
+
 def test_a_backend_that_fails_to_close_frees_its_partitions(
     database: str, scripted: Script
 ) -> None:

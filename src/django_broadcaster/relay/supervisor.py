@@ -27,8 +27,9 @@ GRACE_SECONDS = 5.0
 """What a worker gets beyond SHUTDOWN_TIMEOUT before it is killed."""
 
 _MARK = "DJANGO_BROADCASTER_SUPERVISED"
-"""Tells a process that it is one of several. Its command line can't: that is its parent's, whose
-option may be abbreviated there, or stand in a script that calls the command."""
+"""Tells a process that it is one of several, by the id of the one above it. Its command line can't:
+that is its parent's, whose option may be abbreviated there, or stand in a script that calls the
+command."""
 
 
 class Supervisor:
@@ -95,7 +96,8 @@ class Supervisor:
         """Start a process; one that can't be started now is tried again, as one that died."""
         place.started_at = now
         try:
-            place.process = subprocess.Popen(self._command, env={**os.environ, _MARK: "1"})
+            environment = {**os.environ, _MARK: str(os.getpid())}
+            place.process = subprocess.Popen(self._command, env=environment)
         except OSError as error:  # no memory or no process to be had: the others must not end
             pause = place.died(now)
             logger.error("a relay process can't start, tried again in %.0f s: %s", pause, error)
@@ -142,3 +144,8 @@ class _Place:
 def is_supervised() -> bool:
     """Tell whether a supervisor started this process, which then must not supervise in turn."""
     return _MARK in os.environ
+
+
+def is_orphaned() -> bool:
+    """Tell whether a supervisor started this process, and has gone."""
+    return is_supervised() and os.environ[_MARK] != str(os.getppid())

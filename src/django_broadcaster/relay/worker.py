@@ -14,6 +14,7 @@ from .backend_thread import BackendThread, WorkerOptions
 from .garbage import seldom_collected
 from .health import RelayState
 from .pacemaker import Pacemaker
+from .supervisor import is_orphaned
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -64,6 +65,7 @@ class Worker:
             while thread.is_alive() and not thread.is_stopping:
                 thread.join(1)  # in slices, so that signals are handled in between
                 self._end_if_crippled()
+                self._end_if_orphaned()
         in_time = self._join(conf.SHUTDOWN_TIMEOUT)
         self._pacemaker.end()
         return in_time and not self._is_crippled and all(t.succeeded for t in self._threads)
@@ -79,6 +81,12 @@ class Worker:
         """
         if self._is_crippled:
             logger.critical("a thread of the relay has died, so the relay ends, to be begun anew")
+            self.stop()
+
+    def _end_if_orphaned(self) -> None:
+        """End if the supervisor was killed: nobody would stop this process or start it anew."""
+        if is_orphaned():
+            logger.error("the process that supervised this relay has gone, so the relay ends")
             self.stop()
 
     def _join(self, timeout: float) -> bool:
