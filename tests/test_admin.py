@@ -340,20 +340,22 @@ def test_event_without_data(admin_client: Client) -> None:
 
 
 def test_retry_moves_what_may_be_moved(admin_client: Client) -> None:
-    """Events that are done are scheduled anew, waiting ones are due now, others are left alone."""
+    """Dead letters are scheduled anew, waiting ones are due now, others are left alone: nothing
+    that was delivered is sent again, and nothing that was cancelled comes back."""
     later = timezone.now() + timedelta(hours=1)
-    done = [make_event(n, status=status) for n, status in enumerate((S.FAILED, S.CANCELLED))]
-    delivered = make_event(3, status=S.PUBLISHED, published_at=timezone.now(), retry_count=2)
-    waiting = make_event(4, status=S.RETRY, scheduled_at=later, retry_count=2)
-    others = [make_event(5), make_event(6), make_event(7, status=S.BLOCKED)]
+    dead = make_event(1, status=S.FAILED, retry_count=3)
+    waiting = make_event(2, status=S.RETRY, scheduled_at=later, retry_count=2)
+    states = (S.PUBLISHED, S.PUBLISHED, S.CANCELLED, S.PENDING, S.BLOCKED)
+    others = [make_event(3 + n, status=status) for n, status in enumerate(states)]
 
-    said = act(admin_client, "retry", *done, delivered, waiting, *others)
+    said = act(admin_client, "retry", dead, waiting, *others)
 
     assert said == (
-        "Due again now: 4 of 7 selected. Left alone because of their state: 2 pending, 1 blocked."
+        "Due again now: 2 of 7 selected. "
+        "Left alone because of their state: 2 published, 1 cancelled, 1 pending, 1 blocked."
     )
-    assert [status_of(event) for event in [*done, delivered]] == [S.SCHEDULED] * 3
-    assert [status_of(event) for event in others] == [S.PENDING, S.PENDING, S.BLOCKED]
+    assert status_of(dead) == S.SCHEDULED
+    assert [status_of(event) for event in others] == list(states)
     waiting.refresh_from_db()
     assert (waiting.status, waiting.retry_count) == (S.RETRY, 2)
     assert waiting.scheduled_at <= timezone.now()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +26,8 @@ from django_broadcaster.dashboard.display import NOTHING, label, moment, text_bl
 from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import OutboxEventQuerySet, with_leftovers
-from django_broadcaster.states import OutboxEventStatus, sources_of
+from django_broadcaster.querysets import MOVES, OutboxEventQuerySet, with_leftovers
+from django_broadcaster.states import OperationKind
 
 from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
 
@@ -59,24 +58,21 @@ class BackendFilter(admin.SimpleListFilter):
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """What an action does: to events in which states, how, what it says and what it logs."""
+class Action:
+    """What an action does, what it says and what it logs."""
 
-    sources: tuple[OutboxEventStatus, ...]
-    run: Callable[[OutboxEventQuerySet], int]
+    kind: OperationKind
     done: Promise
     logged: str
 
 
-RETRY = Move(
-    sources=(*sources_of(OutboxEventStatus.SCHEDULED), OutboxEventStatus.RETRY),
-    run=lambda events: events.replay() + events.hasten(),
+RETRY = Action(
+    kind=OperationKind.RETRY,
     done=_("Due again now: %(changed)d of %(selected)d selected."),
     logged="Retry now (was %s).",
 )
-CANCEL = Move(
-    sources=sources_of(OutboxEventStatus.CANCELLED),
-    run=lambda events: events.cancel(),
+CANCEL = Action(
+    kind=OperationKind.CANCEL,
     done=_("Cancelled: %(changed)d of %(selected)d selected."),
     logged="Cancelled (was %s).",
 )
@@ -208,7 +204,11 @@ class OutboxEventAdmin(ReadOnlyAdmin):
 
     @admin.action(description=_("Retry now"), permissions=["replay"])
     def retry(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> None:
-        """Deliver events again that are done or given up; hasten those that wait for a retry."""
+        """Deliver events again that were given up; hasten those that wait for a retry.
+
+        What was delivered or cancelled is left alone: a replay of it is an operation, which asks
+        for confirmation.
+        """
         self._apply(request, queryset, RETRY)
 
     @admin.action(description=_("Cancel"), permissions=["cancel"])
@@ -234,8 +234,8 @@ class OutboxEventAdmin(ReadOnlyAdmin):
             request.POST = post  # type: ignore[assignment]  # which Django's own list reads
         return super().changelist_view(request, *args, **more)
 
-    def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, move: Move) -> None:
-        """Make the move with every selected event that stands in a fitting state, and report."""
+    def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, action: Action) -> None:
+        """Do it with every selected event that stands in a fitting state, and report."""
         # Ids first: a filter by status would not find the events any more once they have moved.
         ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
         if len(ids) > MOST:
@@ -247,36 +247,38 @@ class OutboxEventAdmin(ReadOnlyAdmin):
             return
         changed, left_alone = 0, Counter[str]()
         for start in range(0, len(ids), CHUNK):
-            moved, others = _move_chunk(request, ids[start : start + CHUNK], move)
+            moved, others = _move_chunk(request, ids[start : start + CHUNK], action)
             changed += moved
             left_alone.update(others)
-        said = str(move.done) % {"changed": changed, "selected": len(ids)}
+        said = str(action.done) % {"changed": changed, "selected": len(ids)}
         if left_alone:
             listed = ", ".join(f"{count} {status}" for status, count in left_alone.most_common())
             said += " " + _("Left alone because of their state: %(states)s.") % {"states": listed}
         self.message_user(request, said, messages.SUCCESS if changed else messages.WARNING)
 
 
-def _move_chunk(request: HttpRequest, ids: list[int], move: Move) -> tuple[int, Counter[str]]:
+def _move_chunk(request: HttpRequest, ids: list[int], action: Action) -> tuple[int, Counter[str]]:
     """Move those of the events that may be; return how many, and the states of the others."""
+    move = MOVES[action.kind]
+    assert move.run is not None  # as for a purge
     with transaction.atomic(using=router.db_for_write(OutboxEvent)):
         # Locked, so that the log says what really happened while relays go on.
         rows = OutboxEvent.objects.select_for_update().filter(pk__in=ids).order_by("pk")
         events = list(rows.defer(*PAYLOAD_FIELDS))
         movable = [event for event in events if event.status in move.sources]
         changed = move.run(OutboxEvent.objects.filter(pk__in=[event.pk for event in movable]))
-        _log(request, movable, move)
+        _log(request, movable, action)
     return changed, Counter(
         str(event.get_status_display()) for event in events if event.status not in move.sources
     )
 
 
-def _log(request: HttpRequest, events: list[OutboxEvent], move: Move) -> None:
+def _log(request: HttpRequest, events: list[OutboxEvent], action: Action) -> None:
     """Write an entry to the history of each event."""
     user: Any = request.user  # not anonymous: the admin has seen to it
-    for status in move.sources:
+    for status in MOVES[action.kind].sources:
         moved: Any = [event for event in events if event.status == status]
         if moved:
             LogEntry.objects.log_actions(
-                user.pk, moved, CHANGE, change_message=move.logged % status
+                user.pk, moved, CHANGE, change_message=action.logged % status
             )
