@@ -40,16 +40,16 @@ def process(event: CloudEvent, handler: Handler, *, using: str | None = None) ->
     return first_time
 
 
-def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> None:
+def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> int:
     """Run every handler of the event that has not had it; each commits by itself.
 
+    Returns how many handlers the event has.
     When handlers fail the others still run. Then the failures are raised as one error:
     TransientError, or Rejected if each of them was Rejected.
     """
+    handlers = registry.handlers_for(event.type)
     failures = [
-        (handler, error)
-        for handler in registry.handlers_for(event.type)
-        if (error := _attempt(event, handler)) is not None
+        (handler, error) for handler in handlers if (error := _attempt(event, handler)) is not None
     ]
     if failures:
         kind = Rejected if all(isinstance(e, Rejected) for _, e in failures) else TransientError
@@ -57,6 +57,7 @@ def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> Non
         error = kind(text)
         error.unforeseen = next((e for _, e in failures if not isinstance(e, DeliveryError)), None)
         raise error from failures[0][1]
+    return len(handlers)
 
 
 def _attempt(event: CloudEvent, handler: Handler) -> Exception | None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import connections
+from django.db import Error, connections
 from django.utils import timezone
 
 from django_broadcaster.management.commands import outbox_status, outbox_tail
-from django_broadcaster.models import Attempt, BackendState, OutboxEvent, Relay
-from django_broadcaster.querysets import overviews
+from django_broadcaster.models import Attempt, BackendState, Operation, OutboxEvent, Relay
+from django_broadcaster.querysets import MIGRATE, lacks_migration, overviews
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.relay.telling import told
 from tests.support.events import publish
 from tests.support.waiting import wait_until
 
@@ -109,6 +110,43 @@ def test_status_tells_of_a_backend_that_was_taken_out(database: str, status: str
     assert "audit: OUTBOX_PUBLISHERS does not have it" in run("status", "--database", database)
     rows.update(status="published")
     assert len(as_json("status", "--database", database)) == 1
+
+
+@pytest.mark.parametrize("command", ["status", "health", "operations"])
+def test_a_missing_migration_is_called_by_its_name(
+    database: str, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """One line that names the command to run, and no traceback of a database's error."""
+    monkeypatch.setattr("django_broadcaster.querysets.overview.EVENTS", "django_broadcaster_gone")
+    monkeypatch.setattr(Operation._meta, "db_table", "django_broadcaster_gone")
+    if command == "health":
+        out = io.StringIO()
+        with pytest.raises(SystemExit):
+            call_command("outbox_health", "--database", database, stdout=out)
+        assert "run manage.py migrate" in out.getvalue()
+        return
+    with pytest.raises(CommandError, match=r"run manage\.py migrate"):
+        run(command, "--database", database)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1 FROM {}_gone",
+        "SELECT gone FROM {}",
+        "SELECT {}.gone FROM {}",
+        "UPDATE {} SET gone=1",
+    ],
+)
+def test_what_is_missing_is_told_from_other_trouble(database: str, sql: str) -> None:
+    """A table or a column that is not there means a migration; a wrong statement does not."""
+    with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
+        cursor.execute(sql.replace("{}", "django_broadcaster_relay"))
+    assert lacks_migration(caught.value)
+    assert MIGRATE in told(caught.value)
+    with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
+        cursor.execute("SELEKT 1")
+    assert not lacks_migration(caught.value)
 
 
 def test_status_is_a_table_for_people(database: str, settings: Settings) -> None:

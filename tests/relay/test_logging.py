@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.db import DataError, IntegrityError
 
 from django_broadcaster.exceptions import (
@@ -17,12 +18,14 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.models import Attempt
+from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.report import MAX_LINES
 from django_broadcaster.relay.telling import told
 from tests.support.backends import Script
 from tests.support.events import publish, row
 from tests.support.waiting import wait_until
+from tests.support.workers import Workers
 
 from .conftest import Join, drain, turn, working
 
@@ -55,7 +58,7 @@ def everything(log: pytest.LogCaptureFixture) -> str:
 
 def extras(record: logging.LogRecord) -> dict[str, Any]:
     """Return what a record has for programs."""
-    names = ("event_id", "backend", "partition", "relay", "attempt")
+    names = ("event_id", "row", "backend", "partition", "relay", "attempt")
     return {name: getattr(record, name) for name in names if hasattr(record, name)}
 
 
@@ -93,11 +96,55 @@ def test_an_event_that_fails_has_a_line_with_all_that_finds_it(
         assert words in message
         assert extra == {
             "event_id": event.event_id,
+            "row": event.pk,
             "backend": "default",
             "partition": event.partition,
             "relay": loop.lease.relay_id,
             "attempt": 1,
         }
+
+
+def test_an_event_that_no_handler_takes_is_told_of_once(
+    database: str, settings: Settings, join: Join, log: pytest.LogCaptureFixture
+) -> None:
+    """It counts as delivered; a handler that is not found is a line for each type, not silence."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+    }
+    name = f"order.of-{database}"  # which no test before has published
+    for _ in range(2):
+        publisher.publish_event(name, "/shop", using=database)
+    turn(join())
+    told_of = [record for record in log.records if name in record.getMessage()]
+    assert [record.levelname for record in told_of] == ["WARNING"]
+    assert "event_handlers" in told_of[0].getMessage()
+
+
+def test_a_key_that_is_missing_is_named(
+    database: str, settings: Settings, join: Join, log: pytest.LogCaptureFixture
+) -> None:
+    """Why an event can't be decrypted is our own text, about settings, and holds no payload."""
+    settings.OUTBOX_ENCRYPTION_KEYS = [Fernet.generate_key()]
+    publish("a1", using=database)
+    settings.OUTBOX_ENCRYPTION_KEYS = []
+    turn(join())
+    (record,) = failures(log)
+    assert "OUTBOX_ENCRYPTION_KEYS is empty" in record.getMessage()
+
+
+def test_a_client_that_is_missing_is_one_line(
+    database: str, settings: Settings, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package to install is named, and no traceback hides it."""
+    monkeypatch.setenv("BROADCASTER_TEST_WITHOUT", "redis")
+    publish("a1", using=database)
+    options = {"url": "redis://127.0.0.1:1/0", "stream_name": "s"}
+    backend = {"BACKEND": "django_broadcaster.backends.RedisStreamBackend", "OPTIONS": options}
+    worker = workers.start(database, OUTBOX_PUBLISHERS={"default": backend})
+    wait_until(lambda: "django-broadcaster[redis]" in worker.output, 30, "the line")
+    worker.stop()
+    worker.end()
+    assert "Traceback" not in worker.output
 
 
 def test_a_batch_that_fails_is_a_few_lines(

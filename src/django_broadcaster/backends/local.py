@@ -7,6 +7,7 @@ event fails and the event is tried again: the inbox remembers who has had it.
 from __future__ import annotations
 
 from .base import Message, PublisherBackend, Shown
+from .unhandled import tell_unhandled
 
 
 class LocalBackend(PublisherBackend):
@@ -17,7 +18,8 @@ class LocalBackend(PublisherBackend):
         # Its handlers are consumers, and models can't be imported before `django.setup()`.
         from django_broadcaster.inbox import dispatch
 
-        dispatch(message.event)
+        if not dispatch(message.event):
+            tell_unhandled(message.type)
 
     def show(self, message: Message) -> Shown:
         """Return the event that the handlers are given, and which they are."""

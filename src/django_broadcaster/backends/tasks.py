@@ -24,6 +24,7 @@ from django_broadcaster.exceptions import (
 )
 
 from .base import Message, PublisherBackend, Shown
+from .unhandled import tell_unhandled
 
 PRIORITIES: Final = range(-100, 101)
 
@@ -93,6 +94,7 @@ class TasksBackend(PublisherBackend):
 
         handlers = event_registry.handlers_for(message.type)
         if not handlers:
+            tell_unhandled(message.type)
             return
         try:
             task = self._task(message.config)

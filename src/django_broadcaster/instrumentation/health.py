@@ -27,7 +27,14 @@ from django.http import HttpRequest, JsonResponse
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from django_broadcaster.querysets import DatabaseNow, Overview, overviews, with_leftovers
+from django_broadcaster.querysets import (
+    MIGRATE,
+    DatabaseNow,
+    Overview,
+    lacks_migration,
+    overviews,
+    with_leftovers,
+)
 from django_broadcaster.relay.health import Check, Health
 
 OK, UNWELL = 200, 503
@@ -53,7 +60,8 @@ def outbox_health(
         aliases = aliases or with_leftovers(using, backends.aliases())
         return Health(tuple(_checks(using, aliases, bounds)))
     except Error as error:
-        detail = f"it can't be asked: {type(error).__name__}"
+        reason = MIGRATE if lacks_migration(error) else type(error).__name__
+        detail = f"it can't be asked: {reason}"
         return Health((Check(name="database", ok=False, detail=detail),))
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any, ClassVar
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import transaction
 
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.models import Operation, OutboxEvent, Relay
 from django_broadcaster.querysets import MOVES, EventSelection, OutboxEventQuerySet, is_served
 
@@ -24,7 +25,7 @@ MOST_IDS = 1000
 """Ids that an operation in the background may name."""
 
 
-class MovingCommand(BaseCommand):
+class MovingCommand(OutboxCommand):
     """A command that does one thing to the events that are selected."""
 
     verb: ClassVar[str]

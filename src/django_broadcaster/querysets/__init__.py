@@ -18,6 +18,7 @@ from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows
 from .json_columns import as_stored, growth, max_depth
+from .missing import MIGRATE, lacks_migration
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
 from .operations import OperationQuerySet, is_served, move_chunk, note_failure
@@ -39,6 +40,7 @@ from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
     "EXACT",
+    "MIGRATE",
     "MOVES",
     "BlockedKey",
     "CannotPartition",
@@ -77,6 +79,7 @@ __all__ = [
     "is_partitioned",
     "is_served",
     "keep_ahead",
+    "lacks_migration",
     "lock_final",
     "max_depth",
     "minute_of",

@@ -173,7 +173,7 @@ class BackendThread(threading.Thread):
         self._loop.activity.begin("recovering", pause=pause)
         foreseen = is_foreseen(error)
         self._log(
-            logging.WARNING if foreseen else logging.ERROR,
+            logging.WARNING if isinstance(error, Error) else logging.ERROR,
             f"trouble, going on in {pause:.1f} s: {told(error)}",
             exc_info=None if foreseen else error,
         )

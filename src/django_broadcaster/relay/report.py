@@ -18,7 +18,7 @@ from django_broadcaster.redaction import kept
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 
-from .telling import kind_of, traceback_of
+from .telling import cause_told, traceback_of
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -190,16 +190,18 @@ def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
     for row, error, fate in failed[:MAX_LINES]:
         unforeseen = error.unforeseen
         logger.warning(
-            "backend %r: event %s failed at attempt %d with %s, %s",
+            "backend %r: event %s (id %d) failed at attempt %d with %s, %s",
             backend,
             row.event_id,
+            row.id,
             row.retry_count + 1,
-            kind_of(error),
+            cause_told(error),
             fate,
             extra={
                 "backend": backend,
                 "relay": relay_id,
                 "event_id": row.event_id,
+                "row": row.id,
                 "partition": row.partition,
                 "attempt": row.retry_count + 1,
             },

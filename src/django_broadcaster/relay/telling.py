@@ -12,7 +12,13 @@ from types import TracebackType
 
 from django.db import Error
 
-from django_broadcaster.exceptions import BroadcasterError, DeliveryError
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    BroadcasterError,
+    CannotUnseal,
+    DeliveryError,
+)
+from django_broadcaster.querysets import MIGRATE, lacks_migration
 
 _DETAIL = re.compile(r"\n\s*(DETAIL|CONTEXT|STATEMENT):.*", re.DOTALL)
 
@@ -32,7 +38,16 @@ def told(error: BaseException) -> str:
     ours = isinstance(error, BroadcasterError) and not isinstance(error, DeliveryError)
     if not ours and not isinstance(error, Error | OSError):
         return kind_of(error)
-    return " ".join(_DETAIL.sub("", str(error)).split())
+    text = " ".join(_DETAIL.sub("", str(error)).split())
+    return f"{text} ({MIGRATE})" if lacks_migration(error) else text
+
+
+def cause_told(error: BaseException) -> str:
+    """Return the kind of an event's error, and why, where the text is ours and about settings."""
+    cause = error.__cause__
+    if isinstance(cause, BackendConfigurationError | CannotUnseal):
+        return f"{kind_of(error)} ({told(cause)})"
+    return kind_of(error)
 
 
 def kind_of(error: BaseException) -> str:

@@ -6,6 +6,8 @@ import logging
 
 from django.db import Error, connections
 
+from django_broadcaster.exceptions import BackendConfigurationError
+
 from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -16,12 +18,14 @@ MAX_PAUSE = 10.0
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Tell whether an error is the database's: it is away, or refused a statement.
+    """Tell whether an error says by itself what is wrong, without a traceback.
+
+    The database is away, or refused a statement; or a setting or a package is to be put right.
 
     By Django's common base: InterfaceError, which some drivers raise for a connection that has
     gone, is no DatabaseError.
     """
-    return isinstance(error, Error)
+    return isinstance(error, Error | BackendConfigurationError)
 
 
 class Backoff:

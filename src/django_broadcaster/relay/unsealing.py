@@ -43,10 +43,16 @@ def unsealed(
         try:
             opened.append(_unsealed(row))
         except (CannotUnseal, BackendConfigurationError) as error:
-            shut[row.id] = TransientError(str(error), retry_after=WAIT_SECONDS, spends_retry=False)
+            shut[row.id] = _put_off(error)
             if row.partition_key:
                 shut_keys.add(row.partition_key)
     return opened, shut
+
+
+def _put_off(error: Exception) -> TransientError:
+    waits = TransientError(str(error), retry_after=WAIT_SECONDS, spends_retry=False)
+    waits.__cause__ = error
+    return waits
 
 
 def _unsealed(row: PendingRow) -> PendingRow:

@@ -7,11 +7,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.instrumentation import health_file
 from django_broadcaster.instrumentation.health import outbox_health
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, database, listed, seconds
 from django_broadcaster.relay.health import LIVE, Health
@@ -20,7 +21,7 @@ UNWELL, UNKNOWN = 1, 2
 """Exit statuses: a check failed, and nobody knows. The second is that of a wrong option, too."""
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Show what is well and what is not."""
 
     help = (

@@ -6,8 +6,9 @@ import json
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import Attempt, OutboxEvent
@@ -21,7 +22,7 @@ SHOWN = (
 )
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Show an event, its failed attempts, and the message that is sent for it."""
 
     help = "Shows an event of the outbox, its failed attempts, and the event as it is sent."

@@ -5,15 +5,16 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row, as_values
 from django_broadcaster.management.output import as_json, as_table, whoami
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import Operation
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Show the operations in the background, or stop some."""
 
     help = (

@@ -5,18 +5,19 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_table
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.querysets import partition_outbox, segments_of
 from django_broadcaster.retention import span
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Partition the table once; afterwards, list its partitions."""
 
     help = "Puts the outbox's table into time partitions (PostgreSQL), or lists them."

@@ -5,10 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import QuerySet
 
 from django_broadcaster.exceptions import CannotUnseal
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import ArchivedEvent, OutboxEvent
@@ -21,7 +22,7 @@ NAMED = 20
 """Events that can't be decrypted and are named."""
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Encrypt with the first of OUTBOX_ENCRYPTION_KEYS what another one encrypted."""
 
     help = (

@@ -5,15 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import BackendState
 from django_broadcaster.querysets import resume
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Deliver to a backend again."""
 
     help = "Lets the relays deliver to a paused backend again."

@@ -6,10 +6,10 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
@@ -23,7 +23,7 @@ LATE = 3
 AWAY, UNKNOWN = "broker away", "not configured"
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Show what waits, since when, and who delivers."""
 
     help = (

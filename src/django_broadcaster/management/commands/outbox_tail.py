@@ -7,8 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, printable
 from django_broadcaster.management.selection import (
     HIGHEST,
@@ -31,7 +30,7 @@ STILL_DUE = (S.PENDING, S.RETRY, S.BLOCKED)
 SHOWN = ("id", "published_at", "publisher_backend", "event_type", "partition_key", "event_id")
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Print a line for each event that is delivered, until interrupted."""
 
     help = (
