@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -136,6 +137,25 @@ def test_a_drain_ends_when_it_gets_nowhere(
     assert worker.succeeded is False
     assert row("a1", database).status == "pending"
     assert owned(database) == 0
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_relay_says_what_it_does_and_that_it_stops(
+    committing: None, workers: Workers, record: Path, processes: str
+) -> None:
+    """One line at its start and one at the first signal, however many processes there are."""
+    arguments = ("--database", ANY[0], "--processes", processes)
+    loud = workers.start(ANY[0], *arguments, OUTBOX_PUBLISHERS=recording(record))
+    quiet = workers.start(ANY[0], *arguments, "-v", "0", OUTBOX_PUBLISHERS=recording(record))
+    start = f"delivering from database '{ANY[0]}' to default (RecordingBackend); Ctrl-C stops\n"
+    wait_until(lambda: loud.output == start, 20, "its first words")
+    wait_until(lambda: owned(ANY[0]) == 64, 20, "the relay at work")
+    loud.stop()
+    assert loud.end() == 0
+    assert loud.output == start + "stopping; batches in flight have 30 s to end\n"
+    quiet.stop()
+    assert quiet.end() in (0, -signal.SIGTERM)
+    assert quiet.output == ""
 
 
 @pytest.mark.parametrize("option", ["--processes", "--proc"])

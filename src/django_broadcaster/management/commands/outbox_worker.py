@@ -6,7 +6,7 @@ import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +107,52 @@ class Command(BaseCommand):
             drain=options["drain"],
         )
         several = options["processes"] > 1 and not is_supervised()
+        finite = options["drain"] or options["max_iterations"] is not None
         worker: Worker | Supervisor
         if several:
-            finite = options["drain"] or options["max_iterations"] is not None
             worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
         else:
             worker = Worker(worker_options)
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: worker.stop())
+            # A run that ends by itself is for cron, which mails whatever is printed.
+            if options["verbosity"] and not finite and not is_supervised():
+                self._say(_greeting(worker_options))
+                _on_signals(worker.stop, lambda: self._say(_farewell()))
+            else:
+                _on_signals(worker.stop)
             ended_well = worker.run()
         if not ended_well:
             raise CommandError("the relay did not end as it should; its log says why")
+
+    def _say(self, line: str) -> None:
+        """Print a line; that nobody reads it must not end the relay."""
+        with suppress(OSError, ValueError):
+            self.stdout.write(line)
+            self.stdout.flush()
+
+
+def _greeting(options: WorkerOptions) -> str:
+    classes = {alias: conf.PUBLISHERS[alias]["BACKEND"] for alias in options.backends}
+    named = (f"{alias} ({path.rpartition('.')[2]})" for alias, path in classes.items())
+    return f"delivering from database {options.database!r} to {', '.join(named)}; Ctrl-C stops"
+
+
+def _farewell() -> str:
+    return f"stopping; batches in flight have {conf.SHUTDOWN_TIMEOUT:g} s to end"
+
+
+def _on_signals(stop: Callable[[], None], say: Callable[[], None] | None = None) -> None:
+    """Stop at a signal, and say so at the first one."""
+    words = [say] if say else []
+
+    def receive(*_: Any) -> None:
+        stop()
+        if words:
+            words.pop()()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, receive)
 
 
 def _watch(
