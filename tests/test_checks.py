@@ -197,6 +197,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_REDACTOR": "django_broadcaster.redaction.MASK"}, "E061", "a function of yours"),
     ({"OUTBOX_POLL_INTERVAL": 5}, "W001", "OUTBOX_LEASE_SECONDS = 20"),
     ({"OUTBOX_BATCHSIZE": 5}, "W002", "Rename it to OUTBOX_BATCH_SIZE"),
+    ({"OUTBOX_RETENTON": 5}, "W002", "Rename it to OUTBOX_RETENTION"),
+    ({"OUTBOX_BACKENDS": {}}, "W002", "Remove it."),
+    ({"OUTBOX_DATABASE": "x"}, "W002", "Remove it."),
     ({"OUTBOX_ZZZZ": 5}, "W002", "SILENCED_SYSTEM_CHECKS = ['django_broadcaster.W002']"),
 ]
 
@@ -279,16 +282,26 @@ def test_several_problems_are_found_at_once() -> None:
         {"url": "redis://user:corr3ct%2Dhorse%20battery"},
         {"pasword": SECRET},
         {"max_len": 0, "password": SECRET.encode()},
-        {"max_len": -4711, "password": "x"},
         {"max_len": {"nested": [SECRET]}},
     ],
 )
-def test_no_option_value_is_shown(options: dict[str, Any]) -> None:
-    """What a backend says about its options is shown without their values, in whole or in part."""
+def test_no_confidential_value_is_shown(options: dict[str, Any]) -> None:
+    """What a backend says about its options is shown without the values of those that are secret,
+    unknown, addresses or structures, in whole or in part."""
     text = str(found(**publishers(OPTIONS=options)))
 
     assert "E006" in text
     assert not re.search("corr3ct|horse|battery|4711", text)
+
+
+def test_a_plain_value_is_shown() -> None:
+    """What is wrong with a number or a word is seen when one sees it."""
+    (message,) = found(**publishers(OPTIONS={"max_len": -4711, "password": "x"}))
+    assert "max_len: must be 1 or more, not -4711" in message.msg
+    redis = "django_broadcaster.backends.RedisStreamBackend"
+    options = {"content_mode": "batch", "password": SECRET}
+    (message,) = found(**publishers(BACKEND=redis, OPTIONS=options))
+    assert "'batch'" in message.msg
 
 
 def test_foreign_exception_shows_no_secret() -> None:

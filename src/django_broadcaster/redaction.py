@@ -23,6 +23,7 @@ MASK: Final = "***"
 
 LOGGERS: Final = (
     "django_broadcaster",
+    "django_broadcaster.backends",
     "django_broadcaster.relay",
     "django_broadcaster.tracing",
 )

@@ -1,8 +1,9 @@
-"""Checks of OUTBOX_PUBLISHERS. No message shows a value of OPTIONS: passwords stand there."""
+"""Checks of OUTBOX_PUBLISHERS. No message shows a value of OPTIONS that may be a password."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from inspect import Parameter, isabstract, signature
 from reprlib import repr as shortened
 from typing import Any
@@ -15,7 +16,7 @@ from ..backends.base import PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
-from ..redaction import spellings, without
+from ..redaction import SECRET_NAME, spellings, without
 from .shared import Messages, entries, error, fix_of_key, kind, nearest, unknown_keys
 
 MAX_ALIAS = 64  # what the column `publisher_backend` holds
@@ -91,24 +92,49 @@ def _creation_problem(
     """Return the error about an exception of `backends.create`."""
     backend_class = _backend_class(path)
     if backend_class is None:
-        message = _message(f"{where}['BACKEND']", reason, options)
+        message = _message(f"{where}['BACKEND']", reason, list(options.values()))
         return error("E005", message, _backend_hint(where, path))
     if isabstract(backend_class):
         missing = ", ".join(sorted(backend_class.__abstractmethods__))
         message = f"{where}['BACKEND']: {path!r} does not define {missing}."
         return error("E005", message, f"Define {missing} in {backend_class.__name__}.")
-    message = _message(f"{where}['OPTIONS']", reason, options)
+    confidential = _confidential(options, _accepted_options(backend_class))
+    message = _message(f"{where}['OPTIONS']", reason, confidential)
     return error("E006", message, _options_hint(where, backend_class, options))
 
 
-def _message(where: str, reason: Exception, options: Mapping[Any, Any]) -> str:
-    """Return what went wrong, beginning with the setting, without the values of OPTIONS."""
+def _confidential(options: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
+    """Return the values that no message may show: all but plain ones of options that are known.
+
+    An option that is misspelt, or has a URL or a structure, may hold a password under any name.
+    """
+    return [
+        value
+        for name, value in options.items()
+        if name not in known or _HOLDS_MORE.search(name) or not _is_plain(value)
+    ]
+
+
+_HOLDS_MORE = re.compile(f"{SECRET_NAME.pattern} | url | servers?", re.IGNORECASE | re.VERBOSE)
+_WORD = re.compile(r"[\w.{}-]{0,40}")
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None
+    return value is None or isinstance(value, int | float)
+
+
+def _message(where: str, reason: Exception, confidential: Sequence[Any]) -> str:
+    """Return what went wrong, beginning with the setting, without the confidential values."""
     text = str(reason)
     if not isinstance(reason, BackendConfigurationError):
         text = f"{where}: {kind(reason)}: {text}"
     # The setting's name is left as it is, should an option have the value 'default'.
     setting = where if text.startswith(where) else ""
-    return f"{setting}{without(text.removeprefix(setting), spellings(options))}".rstrip(".") + "."
+    return (
+        f"{setting}{without(text.removeprefix(setting), spellings(confidential))}".rstrip(".") + "."
+    )
 
 
 def _backend_class(path: str) -> type[PublisherBackend] | None:

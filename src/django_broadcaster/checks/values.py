@@ -176,16 +176,20 @@ def check_poll_within_lease(**_: Any) -> Messages:
     return [warning("W001", message, fix)]
 
 
+PREFIX = "OUTBOX_"
+
+
 def check_unknown_settings(**_: Any) -> Messages:
     """No setting that starts with OUTBOX_ is misspelt, because it would have no effect."""
     known = all_settings()
-    names = (name for name in dir(settings) if name.startswith("OUTBOX_") and name.isupper())
+    names = (name for name in dir(settings) if name.startswith(PREFIX) and name.isupper())
     return [_unknown_setting(name, known) for name in names if name not in known]
 
 
 def _unknown_setting(name: str, known: Iterable[str]) -> CheckMessage:
-    near = nearest(name, known)
-    fix = f"Rename it to {near}." if near else "Remove it."
+    # Without what all of them begin with: else any name would be near to some.
+    near = nearest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known])
+    fix = f"Rename it to {PREFIX}{near}." if near else "Remove it."
     silence = f"If it is another package's, write SILENCED_SYSTEM_CHECKS = ['{TAG}.W002']."
     message = f"{name} is not a setting of django-broadcaster, so it has no effect."
     return warning("W002", message, f"{fix} {silence}")
