@@ -259,6 +259,22 @@ def test_inspect_shows_one_event(database: str) -> None:
     assert '"name": "a1"' in run("inspect", str(event.pk), "--payload", "--database", database)
 
 
+def test_inspect_takes_the_id_that_consumers_know(database: str) -> None:
+    """The id of a CloudEvent finds its event; where there are several, their rows are named."""
+    publish("a1", "b1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    first, second = rows.order_by("pk")
+    for wanted in (first.event_id, str(first.pk)):
+        found = as_json("inspect", wanted, "--database", database)
+        assert found["event"]["id"] == first.pk
+    rows.filter(pk=second.pk).update(event_id=first.event_id, publisher_backend="audit")
+    with pytest.raises(CommandError, match=f"{first.pk} to 'default', {second.pk} to 'audit'"):
+        run("inspect", first.event_id, "--database", database)
+    rows.filter(pk=second.pk).update(event_id="12345678901234567890")
+    found = as_json("inspect", "12345678901234567890", "--database", database)
+    assert found["event"]["id"] == second.pk
+
+
 def test_inspect_says_that_there_is_no_such_event(database: str) -> None:
     """An event may have been purged."""
     with pytest.raises(CommandError, match="no event 7; it may have been purged"):

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
-from django_broadcaster.management.selection import add_database, database
+from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import Attempt, OutboxEvent
 from django_broadcaster.presentation import presented
 
@@ -22,6 +22,10 @@ SHOWN = (
 )
 
 
+SEVERAL = 20
+"""Events of one id that are listed; one to several backends has a row for each."""
+
+
 class Command(OutboxCommand):
     """Show an event, its failed attempts, and the message that is sent for it."""
 
@@ -29,7 +33,11 @@ class Command(OutboxCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("id", type=int, metavar="ID", help="id in the outbox")
+        parser.add_argument(
+            "id",
+            metavar="ID",
+            help="id in the outbox; or the id of the CloudEvent, which reads the whole table",
+        )
         parser.add_argument(
             "--payload", action="store_true", help="show the payload too, which may be confidential"
         )
@@ -39,9 +47,7 @@ class Command(OutboxCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; raises CommandError for an id that there is not."""
         using = database(options["database"])
-        event = OutboxEvent.objects.using(using).filter(pk=options["id"]).first()
-        if event is None:
-            raise CommandError(f"the outbox has no event {options['id']}; it may have been purged")
+        event = _found(using, options["id"])
         attempts = Attempt.objects.using(using).filter(row=event.pk).order_by("id")
         fields = ("number", "attempted_at", "relay", "error")
         found: dict[str, Any] = {
@@ -52,6 +58,23 @@ class Command(OutboxCommand):
             shown = presented(event)
             found["message"] = shown if isinstance(shown, str) else json.loads(shown.to_json())
         self.stdout.write(as_json(found) if options["json"] else _text(found))
+
+
+def _found(using: str, wanted: str) -> OutboxEvent:
+    """Return the event of an id, of whichever kind; raises CommandError unless it is one."""
+    events = OutboxEvent.objects.using(using)
+    is_row = wanted.isdecimal() and int(wanted) <= HIGHEST
+    if is_row and (event := events.filter(pk=int(wanted)).first()):
+        return event
+    # A consumer, and a log of the broker's, know no other id; no index has it.
+    same = list(events.filter(event_id=wanted).order_by("pk")[: SEVERAL + 1])
+    if not same:
+        raise CommandError(f"the outbox has no event {wanted}; it may have been purged")
+    if len(same) > 1:
+        rows = [f"{each.pk} to {each.publisher_backend!r}" for each in same[:SEVERAL]]
+        more = ", and more" if len(same) > SEVERAL else ""
+        raise CommandError(f"event {wanted} is there several times: {', '.join(rows)}{more}")
+    return same[0]
 
 
 def _text(found: dict[str, Any]) -> str:
