@@ -45,7 +45,8 @@ class EstimatingPaginator(AnyPaginator):
             return 0
         with connection.cursor() as cursor:
             cursor.execute(_ESTIMATE, [rows.model._meta.db_table])
-            return int(cursor.fetchone()[0])
+            estimate: float = cursor.fetchone()[0]
+        return round(estimate)  # which may be just below a whole number
 
 
 _ESTIMATE = """
