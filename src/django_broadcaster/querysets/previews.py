@@ -71,8 +71,8 @@ def estimate_of(
     window, count, end = Window(), 0, span.last
     deadline = time.monotonic() + seconds
     while end > span.start:
-        if time.monotonic() > deadline:
-            seen = span.last - end
+        seen = span.last - end
+        if seen and time.monotonic() > deadline:
             return Estimate(count * (span.last - span.start) // seen, is_exact=False)
         began = time.monotonic()
         start = max(span.start, end - window.ids)
