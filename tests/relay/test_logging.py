@@ -14,6 +14,10 @@ from django.db import DataError, IntegrityError
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
+    CannotUnseal,
+    DeliveryError,
+    InvalidEvent,
+    MissingClient,
     Rejected,
     TransientError,
 )
@@ -21,7 +25,7 @@ from django_broadcaster.models import Attempt
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.report import MAX_LINES
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.telling import kind_of, told
 from tests.support.backends import Script
 from tests.support.events import publish, row
 from tests.support.waiting import wait_until
@@ -164,6 +168,12 @@ def fail_whole_batch(messages: Sequence[Any]) -> list[None]:
     raise RuntimeError(ECHO)
 
 
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    """Return an error with its cause."""
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -172,8 +182,13 @@ def fail_whole_batch(messages: Sequence[Any]) -> list[None]:
         ValueError(ECHO),
         IntegrityError(f"duplicate key\nDETAIL:  Key (card)=({PAYLOAD}) already exists."),
         SystemExit(ECHO),
+        CannotUnseal(ECHO),
+        InvalidEvent("data", ECHO),
+        raised_from(TransientError(ECHO), CannotUnseal(ECHO)),
+        raised_from(TransientError(ECHO), BackendConfigurationError(ECHO)),
+        raised_from(Rejected(ECHO), MissingClient(PAYLOAD, ECHO)),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=kind_of,
 )
 def test_no_payload_is_logged(
     database: str,
@@ -211,17 +226,28 @@ def test_no_payload_is_logged_of_a_batch_that_broke(
     assert PAYLOAD not in text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError(PAYLOAD),
+        BackendUnavailable(PAYLOAD),
+        CannotUnseal(PAYLOAD),
+        BackendConfigurationError(PAYLOAD),
+        MissingClient(PAYLOAD, PAYLOAD),
+    ],
+    ids=kind_of,
+)
 def test_no_payload_is_logged_of_a_handler(
-    routed: str, join: Join, log: pytest.LogCaptureFixture, settings: Settings
+    routed: str, join: Join, log: pytest.LogCaptureFixture, settings: Settings, error: Exception
 ) -> None:
-    """A handler's own trouble has its traceback, without what it says."""
+    """A handler's trouble has its kind in the log, and its traceback, without what it says."""
     settings.OUTBOX_PUBLISHERS = {
         "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
     }
 
     @event_registry.register("order.placed", name="charge")
     def charge(event: Any) -> None:
-        raise KeyError(PAYLOAD)
+        raise error
 
     try:
         publish("a1", using=routed)
@@ -229,8 +255,8 @@ def test_no_payload_is_logged_of_a_handler(
     finally:
         event_registry.unregister("charge")
     text = everything(log)
-    assert "in charge" in text
-    assert "TransientError from KeyError" in text
+    assert ("in charge" in text) is not isinstance(error, DeliveryError)  # that is foreseen
+    assert f"TransientError from {kind_of(error)}" in text
     assert PAYLOAD not in text
     assert PAYLOAD in row("a1", routed).last_error
 

@@ -18,7 +18,7 @@ from django_broadcaster.redaction import kept
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 
-from .telling import cause_told, traceback_of
+from .telling import told_of_event, traceback_of
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -195,7 +195,7 @@ def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
             row.event_id,
             row.id,
             row.retry_count + 1,
-            cause_told(error),
+            told_of_event(error),
             fate,
             extra={
                 "backend": backend,

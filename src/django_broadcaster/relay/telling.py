@@ -12,13 +12,10 @@ from types import TracebackType
 
 from django.db import Error
 
-from django_broadcaster.exceptions import (
-    BackendConfigurationError,
-    BroadcasterError,
-    CannotUnseal,
-    DeliveryError,
-)
+from django_broadcaster.exceptions import BroadcasterError, DeliveryError
 from django_broadcaster.querysets import MIGRATE, lacks_migration
+
+from .unsealing import StillSealed
 
 _DETAIL = re.compile(r"\n\s*(DETAIL|CONTEXT|STATEMENT):.*", re.DOTALL)
 
@@ -42,12 +39,13 @@ def told(error: BaseException) -> str:
     return f"{text} ({MIGRATE})" if lacks_migration(error) else text
 
 
-def cause_told(error: BaseException) -> str:
-    """Return the kind of an event's error, and why, where the text is ours and about settings."""
-    cause = error.__cause__
-    if isinstance(cause, BackendConfigurationError | CannotUnseal):
-        return f"{kind_of(error)} ({told(cause)})"
-    return kind_of(error)
+def told_of_event(error: BaseException) -> str:
+    """Return what the log may say about an error that an event met: its kind, mostly.
+
+    Only what the relay itself says of a key that is missing has its text: any other class may be
+    raised by a backend or a handler, with the event in its words.
+    """
+    return f"{kind_of(error)} ({error})" if isinstance(error, StillSealed) else kind_of(error)
 
 
 def kind_of(error: BaseException) -> str:

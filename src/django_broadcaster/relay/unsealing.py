@@ -27,6 +27,13 @@ A relay has to be started anew for other keys, so a shorter wait would gain litt
 """
 
 
+class StillSealed(TransientError):
+    """The relay can't decrypt this event. Its text is ours, about settings: the log may tell it."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(str(why), retry_after=WAIT_SECONDS, spends_retry=False)
+
+
 def unsealed(
     batch: Sequence[PendingRow],
 ) -> tuple[Sequence[PendingRow], dict[int, DeliveryError]]:
@@ -43,16 +50,10 @@ def unsealed(
         try:
             opened.append(_unsealed(row))
         except (CannotUnseal, BackendConfigurationError) as error:
-            shut[row.id] = _put_off(error)
+            shut[row.id] = StillSealed(error)
             if row.partition_key:
                 shut_keys.add(row.partition_key)
     return opened, shut
-
-
-def _put_off(error: Exception) -> TransientError:
-    waits = TransientError(str(error), retry_after=WAIT_SECONDS, spends_retry=False)
-    waits.__cause__ = error
-    return waits
 
 
 def _unsealed(row: PendingRow) -> PendingRow:
