@@ -275,10 +275,21 @@ def test_inspect_takes_the_id_that_consumers_know(database: str) -> None:
     assert found["event"]["id"] == second.pk
 
 
-def test_inspect_says_that_there_is_no_such_event(database: str) -> None:
+def test_inspect_tells_ids_apart_by_case(database: str) -> None:
+    """CloudEvents ids differ by case and spaces, whatever the database thinks of them."""
+    publish("a1", "b1", "c1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    for name, event_id in {"a1": "abc", "b1": "ABC", "c1": "abc "}.items():
+        rows.filter(subject=name).update(event_id=event_id)
+        found = as_json("inspect", event_id, "--database", database)
+        assert found["event"]["subject"] == name
+
+
+@pytest.mark.parametrize("wanted", ["7", "9" * 5000, "Nobody"])
+def test_inspect_says_that_there_is_no_such_event(database: str, wanted: str) -> None:
     """An event may have been purged."""
-    with pytest.raises(CommandError, match="no event 7; it may have been purged"):
-        run("inspect", "7", "--database", database)
+    with pytest.raises(CommandError, match=f"no event {wanted}; it may have been purged"):
+        run("inspect", wanted, "--database", database)
 
 
 def test_tail_follows_what_is_delivered(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@
 `events` holds what a person or a command does, in Django's ORM; `insert` and `insert_many` the ways
 in, for rows as `new_rows` has them; `relay` what a relay does, in the SQL of `relay_sql`; `purge`
 the way out, and `archive` what is taken along; `segments` and `partitioning` are time partitions;
-`selection` says which events, `moves` what can be done to them, and `operations` has it done in the
-background, in `chunks`, of which there are `previews`; `json_columns` is what databases make of
-JSON. `overview`, `estimates`, `samples` and `trouble` say how backends are and were doing, and what
-is stuck.
+`selection` says which events, by the comparisons of `exact`, `moves` what can be done to them, and
+`operations` has it done in the background, in `chunks`, of which there are `previews`;
+`json_columns` is what databases make of JSON. `overview`, `estimates`, `samples` and `trouble` say
+how backends are and were doing, and what is stuck.
 """
 
 from .aliases import with_leftovers
@@ -15,6 +15,7 @@ from .chunks import Window
 from .control import pause, paused_backends, resume
 from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
+from .exact import equals
 from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows
 from .json_columns import as_stored, growth, max_depth
@@ -66,6 +67,7 @@ __all__ = [
     "count_or_estimate",
     "delete_events",
     "drop_oldest",
+    "equals",
     "estimate_of",
     "find_dead_letters",
     "find_delivered",

@@ -48,7 +48,7 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
 
     def matching(self, selection: EventSelection) -> OutboxEventQuerySet:
         """Return the events of a selection."""
-        return self.filter(**selection.lookups())
+        return self.filter(*selection.conditions())
 
     def in_chunks(self, size: int) -> Iterator[OutboxEventQuerySet]:
         """Yield the events as sets of at most `size`, by ascending id, each fixed as it is read.

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Q
+
+from .exact import equals, starts_with
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSelection:
@@ -33,23 +37,25 @@ class EventSelection:
         """Whether there is no condition at all."""
         return not self.as_json()
 
-    def lookups(self) -> dict[str, Any]:
-        """Return the conditions for a queryset of events."""
-        found: dict[str, Any] = {
+    def conditions(self) -> list[Any]:
+        """Return what a queryset of events is filtered by."""
+        lookups: dict[str, Any] = {
             "id__in": self.ids,
             "publisher_backend": self.backend,
             "status": self.status,
             "partition_key": self.key,
-            "source": self.source,
             "created_at__gte": self.since,
             "created_at__lt": self.until,
             "last_error__contains": self.error,
         }
-        if self.event_type.endswith("*"):
-            found["event_type__startswith"] = self.event_type[:-1]
-        else:
-            found["event_type"] = self.event_type
-        return {name: value for name, value in found.items() if value}
+        found: list[Any] = [Q(**{name: value}) for name, value in lookups.items() if value]
+        if self.source:
+            found.append(equals("source", self.source))
+        prefix = self.event_type.removesuffix("*")
+        if prefix:
+            matches = equals if prefix == self.event_type else starts_with
+            found.append(matches("event_type", prefix))
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Return the conditions that are set, as JSON has them; moments in ISO 8601."""

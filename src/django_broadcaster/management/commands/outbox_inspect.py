@@ -13,6 +13,7 @@ from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import Attempt, OutboxEvent
 from django_broadcaster.presentation import presented
+from django_broadcaster.querysets import equals
 
 SHOWN = (
     *("id", "event_id", "source", "event_type", "subject", "partition_key", "partition"),
@@ -36,7 +37,7 @@ class Command(OutboxCommand):
         parser.add_argument(
             "id",
             metavar="ID",
-            help="id in the outbox; or the id of the CloudEvent, which reads the whole table",
+            help="id in the outbox; or, where that has none, of the CloudEvent (reads all events)",
         )
         parser.add_argument(
             "--payload", action="store_true", help="show the payload too, which may be confidential"
@@ -63,11 +64,10 @@ class Command(OutboxCommand):
 def _found(using: str, wanted: str) -> OutboxEvent:
     """Return the event of an id, of whichever kind; raises CommandError unless it is one."""
     events = OutboxEvent.objects.using(using)
-    is_row = wanted.isdecimal() and int(wanted) <= HIGHEST
-    if is_row and (event := events.filter(pk=int(wanted)).first()):
+    if _is_row(wanted) and (event := events.filter(pk=int(wanted)).first()):
         return event
     # A consumer, and a log of the broker's, know no other id; no index has it.
-    same = list(events.filter(event_id=wanted).order_by("pk")[: SEVERAL + 1])
+    same = list(events.filter(equals("event_id", wanted)).order_by("pk")[: SEVERAL + 1])
     if not same:
         raise CommandError(f"the outbox has no event {wanted}; it may have been purged")
     if len(same) > 1:
@@ -75,6 +75,11 @@ def _found(using: str, wanted: str) -> OutboxEvent:
         more = ", and more" if len(same) > SEVERAL else ""
         raise CommandError(f"event {wanted} is there several times: {', '.join(rows)}{more}")
     return same[0]
+
+
+def _is_row(wanted: str) -> bool:
+    """Tell whether this may be an id in the outbox. Python reads no number of 5,000 digits."""
+    return wanted.isdecimal() and len(wanted) <= len(str(HIGHEST)) and int(wanted) <= HIGHEST
 
 
 def _text(found: dict[str, Any]) -> str:
