@@ -17,8 +17,9 @@ from . import outbox, relays
 from .bare import listen_loop
 from .measure import Figure, compare
 
-SETTLE_SECONDS = 4.0
-IDLE_SECONDS = 20.0
+SETTLE_SECONDS = 8.0
+IDLE_SECONDS = 60.0
+"""Some of what an idle relay does comes once a minute."""
 
 
 def latency(runs: int, events: int) -> list[Figure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -219,6 +220,25 @@ def test_an_idle_look_costs_one_statement(
         return "b1" in scripted.arrived
 
     wait_until(arrived, 5, "the scheduled event")
+
+
+def test_an_idle_minute_costs_two_statements_a_second(
+    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks, heartbeats, rounds, purges and the dashboard's figures of a relay without work."""
+    loop = join()
+    turn(loop)
+    real, ahead = time.monotonic, 60  # past what is done once at the start
+    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead)
+    loop.lease.renew()
+    loop.turn(100)
+    with CaptureQueriesContext(connections[database]) as queries:
+        for second in range(60):
+            ahead += 1
+            if second % 4 == 0:
+                loop.lease.renew()
+            loop.turn(100, idle=True)
+    assert len(queries) <= 120
 
 
 def test_retention_zero_deletes_what_was_delivered(

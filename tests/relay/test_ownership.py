@@ -437,6 +437,20 @@ def test_a_crash_is_laid_to_what_was_in_flight(database: str, lease: Callable[..
     assert set(counts.values()) == {0, 1}
 
 
+def test_an_idle_relay_takes_over_as_soon_as_it_looks(
+    database: str, scripted: Script, join: Join, lease: Callable[..., Lease]
+) -> None:
+    """A lease that has run out stirs a relay that has nothing to do."""
+    dead, idle = lease(), join()
+    settle(dead, idle.lease)
+    turn(idle)
+    idle.turn(100, idle=True)
+    assert len(idle.lease.partitions) < PARTITIONS
+    let_go_stale(dead)
+    idle.turn(100, idle=True)
+    assert len(idle.lease.partitions) == PARTITIONS
+
+
 def test_a_relay_that_died_idle_makes_no_suspects(
     database: str, scripted: Script, join: Join, lease: Callable[..., Lease]
 ) -> None:

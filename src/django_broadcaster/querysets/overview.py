@@ -17,7 +17,7 @@ from django.utils import timezone
 from django_broadcaster.conf import conf
 
 from .events import stored_moment
-from .tables import BACKENDS, EVENTS, FREE_PARTITIONS, RELAYS
+from .tables import ALIVE, BACKENDS, EVENTS, FREE_PARTITIONS, RELAYS
 
 EXACT = 100_000
 """Rows that are looked at to count those of a state, or of two that share an index."""
@@ -130,13 +130,6 @@ _MYSQL_SCANS = tuple(  # there the state comes first in each index
     for name, _, order, statuses in _SCANS
     for status in statuses
 )
-_ALIVE = {
-    "postgresql": "heartbeat_at >= statement_timestamp() - %s * interval '1 second'",
-    "mysql": "heartbeat_at >= UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
-    "sqlite": "heartbeat_at >= strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', -%s || ' seconds')",
-}
-"""Of a relay: it has had a heartbeat within OUTBOX_LEASE_SECONDS, on the database's clock."""
-
 _HINTS = {"postgresql": "", "sqlite": " INDEXED BY {}", "mysql": " FORCE INDEX ({})"}
 
 
@@ -146,7 +139,7 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
     scans = _MYSQL_SCANS if connection.vendor == "mysql" else _SCANS
     hint = _HINTS[connection.vendor]
     pending = hint.format("broadcaster_pending")
-    living = f"FROM {RELAYS} WHERE backend = %s AND {_ALIVE[connection.vendor]}"
+    living = f"FROM {RELAYS} WHERE backend = %s AND {ALIVE[connection.vendor]}"
     away = f"{living} AND circuit_open_since IS NOT NULL ORDER BY circuit_open_since LIMIT 1"
     sql = (
         f"SELECT (SELECT scheduled_at FROM {EVENTS}{pending} WHERE status = 'pending' "

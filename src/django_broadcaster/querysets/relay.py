@@ -18,6 +18,7 @@ from django_broadcaster.conf import conf
 
 from .relay_sql import RelaySQL, thousands
 from .tables import (
+    ALIVE,
     ATTEMPTS,
     BACKENDS,
     EVENTS,
@@ -62,12 +63,14 @@ _COLUMNS = ", ".join(
 class Pulse(NamedTuple):
     """What an idle relay wants to know: what is pending or due, who is there, is it paused.
 
+    `overdue`: whether a relay has had no heartbeat for the time of a lease.
     `operation`: whether events are to be moved in the background.
     """
 
     pending: bool
     due: bool
     relays: int
+    overdue: bool
     free_partitions: int
     is_paused: bool
     operation: bool
@@ -178,6 +181,7 @@ class RelayRows(RelaySQL):
     def pulse(self, partitions: Collection[int], start: int) -> Pulse:
         """Look in one statement whether anything is to be done."""
         mine = self._in(_PARTITION, partitions)
+        alive = ALIVE[self._connection.vendor]
         sql = (
             f"SELECT (SELECT 1 FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
             f"AND {self._pending[1]} AND {mine} ORDER BY publisher_backend, id LIMIT 1), "
@@ -185,6 +189,7 @@ class RelayRows(RelaySQL):
             f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
             "ORDER BY scheduled_at, id LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
+            f"(SELECT 1 FROM {RELAYS} WHERE backend = %s AND NOT {alive} LIMIT 1), "
             f"({FREE_PARTITIONS}), "
             f"({self._paused}), "
             f"(SELECT 1 FROM {OPERATIONS} WHERE state IN ('waiting', 'running') LIMIT 1)"
@@ -192,9 +197,20 @@ class RelayRows(RelaySQL):
         numbers = self._values(partitions)
         pending = [self.backend, start, self.backend, *numbers]
         due = [self.backend, self._now(), *numbers]
-        shares = [self.backend, self.backend, conf.PARTITIONS, self.backend]
-        (row,) = self._select(sql, [*pending, *due, *shares])
-        return Pulse(bool(row[0]), bool(row[1]), row[2], row[3], bool(row[4]), bool(row[5]))
+        relays = [self.backend, self.backend, float(conf.LEASE_SECONDS)]
+        rest = [self.backend, conf.PARTITIONS, self.backend]
+        ((has_pending, has_due, count, is_overdue, free, is_paused, operation),) = self._select(
+            sql, [*pending, *due, *relays, *rest]
+        )
+        return Pulse(
+            bool(has_pending),
+            bool(has_due),
+            count,
+            bool(is_overdue),
+            free,
+            bool(is_paused),
+            bool(operation),
+        )
 
     def is_paused(self) -> bool:
         """Tell whether an operator has paused the backend."""

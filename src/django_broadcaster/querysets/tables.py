@@ -14,3 +14,10 @@ FREE_PARTITIONS = (
     f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s AND relay_id IS NULL"
 )
 """How many of a backend's partitions, below OUTBOX_PARTITIONS, belong to no relay."""
+
+ALIVE = {
+    "postgresql": "heartbeat_at >= statement_timestamp() - %s * interval '1 second'",
+    "mysql": "heartbeat_at >= UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
+    "sqlite": "heartbeat_at >= strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', -%s || ' seconds')",
+}
+"""Of a relay: it has had a heartbeat within OUTBOX_LEASE_SECONDS, on the database's clock."""

@@ -47,6 +47,11 @@ class History:
         self._next_write = 0.0
         self._next_time = 0.0
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there are figures that are not yet written."""
+        return bool(self._figures)
+
     def wants_times(self) -> bool:
         """Tell whether the next delivery is to be timed."""
         now = time.monotonic()

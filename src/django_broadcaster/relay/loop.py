@@ -32,6 +32,9 @@ TICK_SECONDS = 0.5
 """Seconds between rounds of rebalancing and maintenance, so partitions that became free are taken
 well within a second also where no NOTIFY tells of them."""
 
+IDLE_SECONDS = 20.0
+"""Seconds between these rounds where nothing stirs for a while."""
+
 REREAD_SHARE = 100
 """How many times as long as a look at all blocked keys takes goes by until the next."""
 
@@ -112,7 +115,7 @@ class DeliveryLoop:
         """Do what is due, deliver at most `limit` events, and say what came of it.
 
         `idle` says that there was nothing for a while: then one statement looks whether it is
-        worth while, instead of the four or five that it takes to see to everything.
+        worth while, instead of the seven that it takes to see to everything.
         """
         self.activity.begin("turning")
         self.finish()
@@ -159,7 +162,7 @@ class DeliveryLoop:
     def _stirs(self) -> bool:
         """Tell whether events are there to deliver, or relays came or went."""
         pulse = self.rows.pulse(self.lease.partitions, self.watermark.start)
-        changed = pulse.relays != self._relays_known or pulse.free_partitions
+        changed = pulse.relays != self._relays_known or pulse.overdue or pulse.free_partitions
         changed = changed or pulse.is_paused != self.is_paused
         self._relays_known = pulse.relays
         if changed:
@@ -219,8 +222,12 @@ class DeliveryLoop:
         )
         now = time.monotonic()
         self._next_tick = now + (0 if more else TICK_SECONDS)
-        busy = is_purger and self._purge.is_behind
-        self._next_full_turn = now + (TICK_SECONDS if busy else self.lease.seconds / 2)
+        if is_purger and self._purge.is_behind:
+            self._next_full_turn = self._next_tick
+        elif self.delivery.blocked or self._history.has_news:  # neither stirs when it is time
+            self._next_full_turn = now + min(IDLE_SECONDS, self.lease.seconds / 2)
+        else:
+            self._next_full_turn = now + IDLE_SECONDS
 
     def _look_whether_paused(self) -> None:
         was_paused, self.is_paused = self.is_paused, self.rows.is_paused()
