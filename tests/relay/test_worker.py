@@ -96,8 +96,9 @@ def test_a_relay_that_could_not_commit_does_not_start(monkeypatch: pytest.Monkey
 def test_a_drain_succeeds_when_nothing_is_left(
     database: str, stream: Stream, workers: Workers
 ) -> None:
-    """`--drain` delivers all that is due, and exits with 0."""
+    """`--drain` delivers all that is due, leaves what is due later, and exits with 0."""
     names = publish_many(300, database, keys=10)
+    publish("z1", using=database, scheduled_at=timezone.now() + timedelta(hours=1))
     worker = workers.start(
         database,
         "--drain",
@@ -107,6 +108,7 @@ def test_a_drain_succeeds_when_nothing_is_left(
     )
     assert worker.end() == 0
     assert first_arrivals(stream.names()) == first_arrivals(names)
+    assert count("scheduled", database) == 1
 
 
 def test_a_drain_fails_when_the_broker_is_away(database: str, workers: Workers) -> None:
