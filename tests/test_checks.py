@@ -1,8 +1,10 @@
 """System checks: every wrong setting is found, with the fix to write and without its secrets."""
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.metadata import metadata
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from django.core.checks import CheckMessage, run_checks
 from django.db import connection
 from django.test import override_settings
 
-from django_broadcaster import checks
+from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, PublisherBackend
 from django_broadcaster.conf import all_settings
@@ -246,6 +248,46 @@ def test_wrong_setting_is_found_with_its_fix(
     assert "OUTBOX_" in message.msg
 
 
+CLIENTS = {
+    name: backend.client_library
+    for name in backends.__all__
+    if (backend := getattr(backends, name))
+    and isinstance(backend, type)
+    and issubclass(backend, PublisherBackend)
+    and backend.client_library
+}
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_library_that_is_missing_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What to install is said before the relay starts, and is an extra that there is."""
+    module, extra = CLIENTS[name]
+    setting = {"default": {"BACKEND": f"django_broadcaster.backends.{name}"}}
+
+    def missing() -> list[CheckMessage]:
+        messages = found(OUTBOX_PUBLISHERS=setting)
+        return [each for each in messages if each.id == "django_broadcaster.W003"]
+
+    assert missing() == []
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    (message,) = missing()
+    assert f"OUTBOX_PUBLISHERS['default']: the client library {module!r}" in message.msg
+    assert f"'django-broadcaster[{extra}]'" in (message.hint or "")
+    assert extra in (metadata("django-broadcaster").get_all("Provides-Extra") or [])
+
+
+def test_backends_with_an_extra_name_their_client() -> None:
+    """Only those that need nothing, or Django alone, name none."""
+    named = {getattr(backends, name) for name in CLIENTS}
+    needless = {"Console", "Dummy", "Local", "LocMem", "Tasks"}
+    others = {f"{name}Backend" for name in needless} | {"PublisherBackend"}
+    assert {each.__name__ for each in named} | others == {
+        name for name in backends.__all__ if name.endswith("Backend")
+    }
+
+
 @pytest.mark.parametrize("settings", RIGHT)
 def test_right_setting_passes(settings: dict[str, Any]) -> None:
     """A right setting, at its bounds too, gives no message."""
@@ -261,7 +303,7 @@ def test_every_id_is_documented_and_tested() -> None:
     """The ids in the package's docstring are those that the tests produce."""
     documented = set(re.findall(r"^([EW]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
 
-    assert documented == {number for _, number, _ in WRONG} | {"E024", "E043"}
+    assert documented == {number for _, number, _ in WRONG} | {"E024", "E043", "W003"}
 
 
 def test_several_problems_are_found_at_once() -> None:

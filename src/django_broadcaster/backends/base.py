@@ -122,6 +122,12 @@ class PublisherBackend(ABC):
     system: ClassVar[str] = "django_broadcaster"
     """The messaging system, as traces and metrics call it: OpenTelemetry's `messaging.system`."""
 
+    client_library: ClassVar[tuple[str, str] | None] = None
+    """The module of the client that it needs, and the extra of django-broadcaster with it.
+
+    A backend of another package has none: that package requires its client itself.
+    """
+
     default_max_message_bytes: ClassVar[int | None] = None
     """The broker's own limit for one message, where it has one."""
 

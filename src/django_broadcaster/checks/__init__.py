@@ -41,6 +41,7 @@ E060      `OUTBOX_ENCRYPTION_KEYS` is not a list of Fernet keys, or their librar
 E061      `OUTBOX_REDACTOR` is not the dotted path of a function
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
+W003      a backend's client library is not installed
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
 ========= ==================================================================================
 
@@ -59,6 +60,7 @@ __all__ = ["CHECKS", "TAG", "register_checks"]
 CHECKS = (
     publishers.check_publishers,
     publishers.check_backends,
+    publishers.check_client_libraries,
     policies.check_retry,
     policies.check_backend_retries,
     policies.check_circuit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from inspect import Parameter, isabstract, signature
 from reprlib import repr as shortened
 from typing import Any
@@ -17,7 +18,7 @@ from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
 from ..redaction import SECRET_NAME, spellings, without
-from .shared import Messages, entries, error, fix_of_key, kind, nearest, unknown_keys
+from .shared import TAG, Messages, entries, error, fix_of_key, kind, nearest, unknown_keys, warning
 
 MAX_ALIAS = 64  # what the column `publisher_backend` holds
 _PUBLISHERS_HINT = (
@@ -84,6 +85,28 @@ def _backend_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | Non
     except Exception as reason:  # a class of somebody else's may raise anything
         return _creation_problem(where, path, options, reason)
     return None
+
+
+def check_client_libraries(**_: Any) -> Messages:
+    """The client library of each backend is installed; it is looked for, not imported."""
+    problems = (_client_problem(alias, entry) for alias, entry in entries().items())
+    return [problem for problem in problems if problem is not None]
+
+
+def _client_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None:
+    path = entry.get("BACKEND")
+    backend_class = _backend_class(path) if isinstance(path, str) else None
+    if backend_class is None or backend_class.client_library is None:
+        return None
+    module, extra = backend_class.client_library
+    if find_spec(module) is not None:
+        return None
+    message = f"OUTBOX_PUBLISHERS[{alias!r}]: the client library {module!r} is not installed here."
+    fix = (
+        f"Run: pip install 'django-broadcaster[{extra}]'. Where events are published but no relay "
+        f"runs, it is not needed: write SILENCED_SYSTEM_CHECKS = ['{TAG}.W003']."
+    )
+    return warning("W003", message, fix)
 
 
 def _creation_problem(

@@ -24,6 +24,9 @@ from . import entries, errors
 from .calls import Calls
 from .entries import Entry
 
+CLIENT: Final = ("boto3", "aws")
+"""The client library, and the extra that it comes with."""
+
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for a connection, and again for the answer."""
 
@@ -43,6 +46,7 @@ class AWSBackend(BindingBackend):
     """
 
     binding: ClassVar[Binding] = AWS
+    client_library = CLIENT
     default_max_message_bytes: ClassVar[int | None] = BATCH_BYTES
 
     service: ClassVar[str]
@@ -328,7 +332,7 @@ def _library() -> Any:
         import botocore.loaders  # type: ignore[import-untyped]
         import botocore.session  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingClient("boto3", "aws") from error
+        raise MissingClient(*CLIENT) from error
     return botocore
 
 

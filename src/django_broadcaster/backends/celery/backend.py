@@ -22,7 +22,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message, PublisherBackend, Shown
 from ..bindings import trace_headers
 from ..templates import Template
-from .link import Call, CallRefused, CallUnencodable, Link, LinkLost, library
+from .link import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for a connection, and again for each answer."""
@@ -55,6 +55,7 @@ class CeleryBackend(PublisherBackend):
     """
 
     system: ClassVar[str] = "celery"
+    client_library = CLIENT
     config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue", "routing_key", "task"})
 
     default_max_message_bytes: ClassVar[int | None] = 16 * 2**20

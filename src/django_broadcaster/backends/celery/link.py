@@ -14,6 +14,9 @@ from typing import Any, Final
 
 from django_broadcaster.exceptions import MissingClient
 
+CLIENT: Final = ("celery", "celery")
+"""The client library, and the extra that it comes with."""
+
 GOODBYE_SECONDS: Final = 1.0
 """The longest that closing waits for the server."""
 
@@ -249,7 +252,7 @@ def library() -> Any:
     try:
         import celery  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingClient("celery", "celery") from error
+        raise MissingClient(*CLIENT) from error
     return celery
 
 

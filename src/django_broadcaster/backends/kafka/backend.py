@@ -25,6 +25,7 @@ from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..templates import Template
 from .client import (
     BEING_MADE,
+    CLIENT,
     DEFAULTS,
     FRAMING_BYTES,
     HEADER_FRAMING_BYTES,
@@ -82,6 +83,7 @@ class KafkaBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "kafka"
+    client_library = CLIENT
     binding: ClassVar[Binding] = KAFKA
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic"})

@@ -7,13 +7,16 @@ from typing import Any, Final, Literal
 
 from django_broadcaster.exceptions import MissingClient
 
+CLIENT: Final = ("confluent_kafka", "kafka")
+"""The client library, and the extra that it comes with."""
+
 
 def library() -> Any:
     """Return librdkafka's client for Python; raises MissingClient."""
     try:
         import confluent_kafka
     except ImportError as error:
-        raise MissingClient("confluent_kafka", "kafka") from error
+        raise MissingClient(*CLIENT) from error
     return confluent_kafka
 
 

@@ -22,7 +22,7 @@ from ..batch import Batch
 from ..bindings import MQTT, STRUCTURED_TYPE, Binding, BindingBackend
 from ..templates import Template
 from .flight import Experience, Flight
-from .link import Link, LinkLost, connect, library, tls_context
+from .link import CLIENT, Link, LinkLost, connect, library, tls_context
 from .packets import LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
 from .topics import escape, template_problem, topic_problem
 
@@ -72,6 +72,7 @@ class MQTTBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "mqtt"
+    client_library = CLIENT
     binding: ClassVar[Binding] = MQTT
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic", "retain"})
 

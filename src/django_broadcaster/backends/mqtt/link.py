@@ -31,6 +31,9 @@ from .packets import (
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
+CLIENT: Final = ("paho", "mqtt")
+"""The client library, and the extra that it comes with."""
+
 READ_BYTES: Final = 65536
 
 _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
@@ -329,5 +332,5 @@ def library() -> Any:
     try:
         from paho.mqtt import client
     except ImportError as error:
-        raise MissingClient("paho-mqtt", "mqtt") from error
+        raise MissingClient(*CLIENT) from error
     return client

@@ -27,7 +27,7 @@ from ..bindings import (
     percent_encoded,
 )
 from ..templates import Template
-from .link import Link, Outgoing
+from .link import CLIENT, Link, Outgoing
 from .subjects import any_overlaps, escape, subject_problem, template_problem, wildcard
 from .window import Window
 
@@ -64,6 +64,7 @@ class NATSBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "nats"
+    client_library = CLIENT
     binding: ClassVar[Binding] = NATS
     config_keys: ClassVar[frozenset[str]] = frozenset({"subject"})
 

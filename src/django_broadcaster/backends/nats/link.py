@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js.api import StreamInfo
 
+CLIENT: Final = ("nats", "nats")
+"""The client library, and the extra that it comes with."""
+
 T = TypeVar("T")
 OnMessage = Callable[[bytes, bytes, bytes], Awaitable[None]]
 OnAnswer = Callable[[int, bytes, bytes], None]
@@ -262,7 +265,7 @@ def _new_client(*, encrypted: bool) -> Any:
         from nats.aio.client import Client
         from nats.errors import SecureConnWantedError
     except ImportError as error:
-        raise MissingClient("nats", "nats") from error
+        raise MissingClient(*CLIENT) from error
 
     class StrictClient(Client):
         """nats-py's client with a shorter way for messages and their answers, and strict TLS.

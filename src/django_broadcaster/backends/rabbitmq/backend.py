@@ -20,7 +20,7 @@ from ..bindings import AMQP, Binding, BindingBackend
 from ..templates import Template
 from .address import Address
 from .flight import BLOCKED, Experience, Flight
-from .link import SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
+from .link import CLIENT, SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
 from .names import ESCAPES, is_fixed, is_short, name_of, name_problem
 
 HEALTH_SECONDS = 1.0
@@ -57,6 +57,7 @@ class RabbitMQBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "rabbitmq"
+    client_library = CLIENT
     binding: ClassVar[Binding] = AMQP
     config_keys: ClassVar[frozenset[str]] = frozenset({"exchange", "routing_key"})
 

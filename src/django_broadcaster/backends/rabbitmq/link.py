@@ -21,6 +21,9 @@ from typing import Any, Final
 
 from django_broadcaster.exceptions import MissingClient
 
+CLIENT: Final = ("amqp", "rabbitmq")
+"""The client library, and the extra that it comes with."""
+
 SHORT_BYTES: Final = 255
 """The longest name and short property in the protocol, in bytes of UTF-8."""
 
@@ -284,5 +287,5 @@ def library() -> Any:
     try:
         import amqp  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingClient("amqp", "rabbitmq") from error
+        raise MissingClient(*CLIENT) from error
     return amqp

@@ -12,6 +12,9 @@ from django_broadcaster.exceptions import MissingClient
 
 from .replies import unavailable
 
+CLIENT: Final = ("redis", "redis")
+"""The client library, and the extra that it comes with."""
+
 
 class Node(NamedTuple):
     """A server of a cluster."""
@@ -207,5 +210,5 @@ def library() -> Any:
         import redis.retry
         import redis.sentinel
     except ImportError as error:
-        raise MissingClient("redis", "redis") from error
+        raise MissingClient(*CLIENT) from error
     return redis

@@ -18,7 +18,7 @@ from ..batch import Batch
 from ..bindings import REDIS, Binding, BindingBackend
 from ..templates import Template
 from . import entries
-from .address import Address, Node
+from .address import CLIENT, Address, Node
 from .cluster import Cluster, OneServer, Servers
 from .delivery import Delivery
 from .link import Entry, Link
@@ -60,6 +60,7 @@ class RedisStreamBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "redis"
+    client_library = CLIENT
     binding: ClassVar[Binding] = REDIS
     config_keys: ClassVar[frozenset[str]] = frozenset({"stream_name", "max_len"})
 

@@ -27,7 +27,7 @@ from django_broadcaster.exceptions import (
 
 from . import options as checked
 from .answers import Answer, Kind, error_of
-from .client import IDLE_CONNECTIONS, Client, load
+from .client import CLIENT, IDLE_CONNECTIONS, Client, load
 from .exchange import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
 from .pauses import Pauses
 from .signatures import Signer
@@ -74,6 +74,7 @@ class WebhookBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "webhook"
+    client_library = CLIENT
     binding: ClassVar[Binding] = HTTP
 
     def __init__(

@@ -21,6 +21,9 @@ from django_broadcaster.exceptions import MissingClient
 from .addresses import AddressRefused, AddressRules
 from .answers import Answer, Kind, answer_to
 
+CLIENT: Final = ("aiohttp", "webhook")
+"""The client library, and the extra that it comes with."""
+
 T = TypeVar("T")
 
 IDLE_CONNECTIONS: Final = 200
@@ -218,5 +221,5 @@ def load() -> Any:
     try:
         import aiohttp
     except ImportError as error:
-        raise MissingClient("aiohttp", "webhook") from error
+        raise MissingClient(*CLIENT) from error
     return aiohttp
