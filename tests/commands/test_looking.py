@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import select
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.telling import told
 from tests.support.events import publish
 from tests.support.waiting import wait_until
+from tests.support.workers import MANAGE, environment
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -328,6 +332,37 @@ def test_tail_follows_what_is_delivered(database: str, monkeypatch: pytest.Monke
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     keys = [line["partition_key"] for line in lines]
     assert keys == ["c", "a"]
+
+
+def test_tail_ends_quietly_when_nobody_reads_it(database: str) -> None:
+    """`outbox_tail | head` shows some events and no traceback."""
+    tail = subprocess.Popen(
+        [sys.executable, str(MANAGE), "outbox_tail", "--database", database],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(database, {}),
+    )
+    assert tail.stdout is not None
+
+    def deliver_one() -> None:
+        (event,) = publish("a1", using=database)
+        OutboxEvent.objects.using(database).filter(pk=event.pk).update(
+            status="published", published_at=timezone.now()
+        )
+
+    def is_shown() -> bool:
+        deliver_one()  # another each time: what was delivered before it began is not shown
+        return bool(select.select([tail.stdout], [], [], 1.0)[0])
+
+    try:
+        wait_until(is_shown, 30, "a line")
+        tail.stdout.close()
+        deliver_one()
+        _, errors = tail.communicate(timeout=30)
+    finally:
+        tail.kill()
+    assert (tail.returncode, errors) == (0, "")
 
 
 def _deliver(database: str, name: str) -> None:

@@ -127,12 +127,38 @@ def test_events_whose_backend_was_taken_out_can_be_put_away(events: str) -> None
         (["--all", "--database", "nope"], "--database nope: DATABASES has"),
         (["--since", "soon"], "a moment such as 2026-01-31T14:00 is needed, not 'soon'"),
         (["--status", "lost"], "invalid choice: 'lost'"),
+        (["--status", "failed", "--type", ""], "--type is empty: leave it out for events of any"),
+        (["--status", "failed", "--key", ""], "--key is empty"),
+        (["--status", "failed", "--backend", ""], "--backend is empty"),
+        (["--type", "or*er"], "--type: an asterisk stands for any text at the end only"),
+        (["--until", "9999-12-31T23:59:59-12:00"], "a moment such as"),
+        (["--since", "0001-01-01T00:00:00+12:00"], "a moment such as"),
+        (["--key", "\udcff"], r"key: '\\udcff' is no text that a database can hold"),
+        (["--key", "a\0"], r"key: 'a\\x00' is no text that a database can hold"),
     ],
 )
 def test_a_wrong_selection_is_named(committing: None, arguments: list[str], words: str) -> None:
     """Nothing is changed by a command that does not say which events it is about."""
     with pytest.raises(CommandError, match=words):
         run("cancel", *arguments)
+
+
+def test_who_interrupts_is_told_how_far_it_came(
+    events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends a long command between two transactions, without a traceback."""
+    monkeypatch.setattr(moving, "CHUNK", 2)
+    advance = Progress.advance
+
+    def interrupted(progress: Progress, count: int) -> None:
+        advance(progress, count)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "advance", interrupted)
+    with pytest.raises(CommandError, match="interrupted after 2 of 5 events"):
+        run("cancel", "--all", "--database", events)
+    changed = [name for name, state in STATES.items() if statuses(events)[name] != state]
+    assert len(changed) == 2
 
 
 class Terminal(io.StringIO):

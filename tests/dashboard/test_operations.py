@@ -244,6 +244,7 @@ def test_nothing_to_do_is_not_confirmed(admin_client: Client) -> None:
             {"kind": "cancel", "since": "2026-01-02T00:00", "until": "2026-01-01T00:00"},
             *("until", "It must be later than the moment before it."),
         ),
+        ({"kind": "cancel", "until": "9999-12-31T23:59:59"}, "until", "No database can hold"),
         ({"kind": "cancel", "key": "a\0"}, "key", "Null characters are not allowed"),
     ],
 )

@@ -71,9 +71,14 @@ def names(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch-size", "0"], "must be 1 or more"),
-        (["--interval", "soon"], "a number is needed, not 'soon'"),
-        (["--max-iterations", "-1"], "must be 1 or more"),
+        (["--batch-size", "0"], "a whole number from 1 to 10000 is needed, not 0"),
+        (["--batch-size", "10001"], "a whole number from 1 to 10000 is needed"),
+        (["--interval", "soon"], "a number of seconds from 0 on is needed, not 'soon'"),
+        (["--interval", "nan"], "a number of seconds from 0 on is needed, not 'nan'"),
+        (["--interval", "inf"], "0.001 to 3600 seconds are possible, not inf"),
+        (["--interval", "0"], "0.001 to 3600 seconds are possible, not 0"),
+        (["--max-iterations", "-1"], "a whole number from 1 to"),
+        (["--processes", "0"], "a whole number from 1 to 1024"),
         (["--backend", "nope"], "--backend nope: OUTBOX_PUBLISHERS has 'default'"),
         (["--exclude-backend", "nope"], "--exclude-backend nope: OUTBOX_PUBLISHERS has 'default'"),
         (["--exclude-backend", "default"], "leaves no backend"),

@@ -28,14 +28,7 @@ class Worker:
     ) -> None:
         self._log = log
         self.application_name = f"outbox_worker {log}"[-63:]
-        databases = {alias: place_of(alias) for alias in connections}
-        told = {"databases": databases, "settings": {"DATABASE_ROUTERS": [ROUTER], **settings}}
-        env = {
-            **os.environ,
-            "BROADCASTER_TEST_PROCESS": json.dumps(told),
-            "BROADCASTER_TEST_DATABASE": database,
-            "PGAPPNAME": self.application_name,
-        }
+        env = {**environment(database, settings), "PGAPPNAME": self.application_name}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, str(MANAGE), "outbox_worker", *arguments],
@@ -90,6 +83,17 @@ class Worker:
         """End it without giving it a chance to do anything."""
         self._process.kill()
         self._process.wait()
+
+
+def environment(database: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment in which `MANAGE` works on the test's databases, with settings."""
+    databases = {alias: place_of(alias) for alias in connections}
+    told = {"databases": databases, "settings": {"DATABASE_ROUTERS": [ROUTER], **settings}}
+    return {
+        **os.environ,
+        "BROADCASTER_TEST_PROCESS": json.dumps(told),
+        "BROADCASTER_TEST_DATABASE": database,
+    }
 
 
 ROUTER = "tests.support.routing.OneDatabase"

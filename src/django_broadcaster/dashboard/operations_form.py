@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -107,8 +108,7 @@ class OperationForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """Judge what the fields say together."""
         data: dict[str, Any] = self.cleaned_data
-        if data.get("since") and data.get("until") and data["since"] >= data["until"]:
-            self.add_error("until", _("It must be later than the moment before it."))
+        self._judge_moments(data)
         self._judge_status(data.get("kind"), data.get("status"))
         found = {name: data[name] for name in CONDITIONS if data.get(name)}
         if data.get("everything") and found:
@@ -119,6 +119,16 @@ class OperationForm(forms.Form):
             )
         self.selection = EventSelection(**found)
         return data
+
+    def _judge_moments(self, data: dict[str, Any]) -> None:
+        for name in ("since", "until"):
+            try:
+                if data.get(name):
+                    data[name].astimezone(UTC)  # as a database has it
+            except OverflowError:
+                self.add_error(name, _("No database can hold this moment."))
+        if data.get("since") and data.get("until") and data["since"] >= data["until"]:
+            self.add_error("until", _("It must be later than the moment before it."))
 
     def _judge_status(self, kind: str | None, status: str | None) -> None:
         if kind and status and status not in MOVES[kind].sources:

@@ -1,4 +1,4 @@
-"""What all commands but the relay have in common: they say when the database is not migrated."""
+"""What all commands but the relay have in common: clear words for what is wrong with their call."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ class OutboxCommand(BaseCommand):
     """A command that works on the tables of the outbox."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Run the command; raises CommandError where a migration is missing."""
+        """Run the command; raises CommandError where a migration is missing, or text is none."""
+        for name, value in options.items():
+            if isinstance(value, str) and not _is_text(value):
+                raise CommandError(f"{name}: {value!r} is no text that a database can hold")
         try:
             return super().execute(*args, **options)
         except Error as error:
             if lacks_migration(error):
                 raise CommandError(MIGRATE) from error
             raise
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a value can be stored: a terminal in another encoding gives half characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value

@@ -122,6 +122,8 @@ class MovingCommand(OutboxCommand):
                 done = self.move(chunk)
                 changed += done
                 progress.advance(done)
+        except KeyboardInterrupt:
+            raise CommandError(f"interrupted after {changed:,} of {total:,} events") from None
         finally:
             progress.end()
         return changed

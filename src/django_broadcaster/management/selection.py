@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -22,7 +22,17 @@ from django_broadcaster.states import OutboxEventStatus
 HIGHEST = 2**63 - 1
 """The highest id that a database can hold."""
 
-CONDITIONS = ("backend", "status", "event_type", "key", "source", "since", "until", "error")
+CONDITIONS = {
+    "backend": "--backend",
+    "status": "--status",
+    "event_type": "--type",
+    "key": "--key",
+    "source": "--source",
+    "since": "--since",
+    "until": "--until",
+    "error": "--error",
+}
+"""The conditions of a selection, and the options that they are given by."""
 
 
 def add_database(parser: ArgumentParser) -> None:
@@ -49,9 +59,15 @@ def add_selection(parser: ArgumentParser) -> None:
 def selected(options: dict[str, Any]) -> EventSelection:
     """Return which events; raises CommandError where nothing or both ways are named.
 
+    An empty condition is refused: a script whose variable is not set means other events than all.
     `--backend` may be one that is no longer configured: its events have to be put away somehow.
     """
-    conditions = {name: options[name] for name in CONDITIONS if options[name]}
+    conditions = {name: options[name] for name in CONDITIONS if options[name] is not None}
+    for name, value in conditions.items():
+        if value == "":
+            raise CommandError(f"{CONDITIONS[name]} is empty: leave it out for events of any")
+    if "*" in conditions.get("event_type", "")[:-1]:
+        raise CommandError("--type: an asterisk stands for any text at the end only, as in order.*")
     if options["ids"] and (conditions or options["all"]):
         raise CommandError("give ids or conditions, but not both")
     if not (options["ids"] or conditions or options["all"]):
@@ -115,10 +131,10 @@ def moment(text: str) -> datetime:
     """Return an ISO 8601 moment or date; one without a zone is in the project's."""
     try:
         found = parse_datetime(text) or datetime.fromisoformat(text)
-    except ValueError:
+        aware = timezone.make_aware(found) if timezone.is_naive(found) else found
+        in_utc = aware.astimezone(UTC)  # as databases have it: no year before 1 or after 9999
+        return in_utc if settings.USE_TZ else timezone.make_naive(in_utc)
+    except (ValueError, OverflowError):
         raise ArgumentTypeError(
             f"a moment such as 2026-01-31T14:00 is needed, not {text!r}"
         ) from None
-    if settings.USE_TZ and timezone.is_naive(found):
-        return timezone.make_aware(found)
-    return found

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
-from django_broadcaster.management.selection import add_database, database
+from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import ArchivedEvent, OutboxEvent
 from django_broadcaster.sealing import is_on, reseal
 
@@ -33,7 +33,11 @@ class Command(OutboxCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument(
-            "--start", type=int, default=0, metavar="ID", help="go on from this id of the outbox"
+            "--start",
+            type=whole(0, HIGHEST),
+            default=0,
+            metavar="ID",
+            help="go on from this id of the outbox",
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         add_database(parser)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -35,7 +37,7 @@ class Command(OutboxCommand):
 
     help = (
         "Follows events as they are delivered, without their payloads. Sees none where "
-        "OUTBOX_RETENTION is 0."
+        "OUTBOX_RETENTION is 0, and of those that are retried or replayed only the newest."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -63,6 +65,8 @@ class Command(OutboxCommand):
                     break
         except KeyboardInterrupt:
             self.stdout.write("")
+        except BrokenPipeError:  # its reader, `head` for example, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:

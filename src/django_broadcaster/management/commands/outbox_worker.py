@@ -17,7 +17,7 @@ from django.db import router
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation.watching import Watch, watching
-from django_broadcaster.management.selection import whole
+from django_broadcaster.management.selection import HIGHEST, seconds, whole
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
@@ -33,17 +33,17 @@ class Command(BaseCommand):
         """Declare the command's arguments."""
         parser.add_argument(
             "--batch-size",
-            type=_at_least(1, int),
+            type=whole(1, 10_000),
             help="events of one delivery at the most (default: OUTBOX_BATCH_SIZE)",
         )
         parser.add_argument(
             "--interval",
-            type=_at_least(0.001, float),
+            type=_interval,
             help="seconds between looks when idle (default: OUTBOX_POLL_INTERVAL)",
         )
         parser.add_argument(
             "--max-iterations",
-            type=_at_least(1, int),
+            type=whole(1, HIGHEST),
             help="stop after so many looks at the outbox, for each backend (default: never)",
         )
         parser.add_argument(
@@ -60,7 +60,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--processes",
-            type=_at_least(1, int),
+            type=whole(1, 1024),
             default=1,
             help="run so many processes, which share the partitions (default: 1)",
         )
@@ -127,7 +127,7 @@ class Command(BaseCommand):
 
     def _say(self, line: str) -> None:
         """Print a line; that nobody reads it must not end the relay."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RuntimeError):  # the last where a signal interrupts it
             self.stdout.write(line)
             self.stdout.flush()
 
@@ -208,14 +208,8 @@ def _listed(aliases: Iterable[str]) -> str:
     return ", ".join(map(repr, aliases))
 
 
-def _at_least(least: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ArgumentTypeError(f"a number is needed, not {text!r}") from None
-        if value < least:
-            raise ArgumentTypeError(f"must be {least} or more, not {text}")
-        return value
-
-    return parse
+def _interval(text: str) -> float:
+    value = seconds(text)
+    if not 0.001 <= value <= 3600:
+        raise ArgumentTypeError(f"0.001 to 3600 seconds are possible, not {text}")
+    return value
