@@ -51,7 +51,6 @@ def known(committing: None) -> set[str]:
     registry.register(prometheus.OverviewCollector())
     prometheus.EVENTS.labels("default", "published").inc(0)
     prometheus.SECONDS.labels("default").observe(0)
-    prometheus.CIRCUIT.labels("default").set(0)
     families = [*registry.collect(), *prometheus.REGISTRY.collect()]
     return {sample.name for family in families for sample in family.samples}
 

@@ -56,8 +56,10 @@ def read(path: Path) -> Health:
         checks = tuple(Check.from_dict(each) for each in value["checks"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: this is not the health file of a relay") from error
-    if age > STALE_SECONDS:
-        detail = f"process {value['process']} wrote its health down {age:.0f} s ago, it is frozen"
+    if abs(age) > STALE_SECONDS:  # the clock may have been set back
+        detail = (
+            f"process {value['process']} wrote its health down {abs(age):.0f} s ago, it is frozen"
+        )
         return Health((Check(name="written", ok=False, detail=detail, concerns=LIVE),))
     return Health(checks)
 

@@ -90,6 +90,13 @@ FIGURES: Final = (
         _one(lambda overview: overview.free_partitions),
     ),
     Figure(
+        "outbox_circuit_open",
+        "1 while a relay counts its broker as away.",
+        "1",
+        (),
+        _one(lambda overview: int(overview.away_since is not None)),
+    ),
+    Figure(
         "outbox_paused",
         "1 while an operator has paused it.",
         "1",

@@ -6,17 +6,17 @@ metric                   labels           meaning
 outbox_events_total      backend, outcome attempts by what became of the event: published,
                                           retried, failed, held, expired
 outbox_batch_seconds     backend          histogram: from the fetch to the settling of a batch
-outbox_circuit_open      backend          1 while the broker counts as away
 outbox_up                (none)           1 if the database could be asked for what follows
 outbox_backlog           backend, status  events that wait, and dead letters, up to 100,000
 outbox_lag_seconds       backend          how long the first event has been due
 outbox_retry_age_seconds backend          how long ago the oldest event in retry was published
 outbox_relays            backend          relays that hold a lease
 outbox_free_partitions   backend          partitions that nobody delivers
+outbox_circuit_open      backend          1 while a relay counts its broker as away
 outbox_paused            backend          1 while an operator has paused it
 ======================== ================ ====================================================
 
-The first three come from a relay (`outbox_worker --metrics-port`). The others come from the
+The first two come from a relay (`outbox_worker --metrics-port`). The others come from the
 database, and so from anywhere: a relay's port, or the view `metrics` in the application.
 """
 
@@ -33,7 +33,6 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     generate_latest,
     make_wsgi_app,
@@ -59,13 +58,6 @@ SECONDS = Histogram(
     ("backend",),
     buckets=BUCKETS,
     registry=REGISTRY,
-)
-CIRCUIT = Gauge(
-    "outbox_circuit_open",
-    "1 while the broker counts as away.",
-    ("backend",),
-    registry=REGISTRY,
-    multiprocess_mode="livemax",
 )
 
 
@@ -103,12 +95,11 @@ def install() -> None:
         batch_settled.connect(_count, dispatch_uid="django_broadcaster.prometheus")
 
 
-def _count(*, backend: str, report: Any, seconds: float, circuit_is_open: bool, **_: Any) -> None:
+def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
     for outcome in OUTCOMES:
         if number := getattr(report, outcome):
             EVENTS.labels(backend, outcome).inc(number)
     SECONDS.labels(backend).observe(seconds)
-    CIRCUIT.labels(backend).set(int(circuit_is_open))
 
 
 def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:

@@ -27,6 +27,7 @@ metric                                kind      meaning
 `outbox.retry_age`                    gauge     seconds since the oldest in retry was published
 `outbox.relays`                       gauge     relays that hold a lease
 `outbox.free_partitions`              gauge     partitions that nobody delivers
+`outbox.circuit_open`                 gauge     1 while a relay counts its broker as away
 `outbox.paused`                       gauge     1 while an operator has paused the backend
 ===================================== ========= ===================================================
 
