@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from cryptography.fernet import Fernet
 from django.db import DataError, IntegrityError
+from django.utils import timezone
 
+from django_broadcaster.archives import Archive, Leaving
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -21,7 +24,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.models import Attempt
+from django_broadcaster.models import Attempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.report import MAX_LINES
@@ -259,6 +262,49 @@ def test_no_payload_is_logged_of_a_handler(
     assert f"TransientError from {kind_of(error)}" in text
     assert PAYLOAD not in text
     assert PAYLOAD in row("a1", routed).last_error
+
+
+class FailingArchive(Archive):
+    """Fails as it is told to."""
+
+    error: ClassVar[Exception]
+
+    def store(self, leaving: Leaving) -> None:
+        """Take nothing."""
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError(ECHO), "ArchiveError from ValueError"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+    ids=["of the event", "of the disk"],
+)
+def test_no_payload_is_logged_of_an_archive(
+    database: str,
+    scripted: Script,
+    join: Join,
+    log: pytest.LogCaptureFixture,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    words: str,
+) -> None:
+    """What keeps old events in the outbox is told, unless it may quote them."""
+    monkeypatch.setattr(FailingArchive, "error", error, raising=False)
+    settings.OUTBOX_ARCHIVE = {"BACKEND": f"{__name__}.FailingArchive"}
+    settings.OUTBOX_RETENTION = 60
+    (event,) = publish("a1", using=database)
+    ago = timezone.now() - timedelta(hours=1)
+    rows = OutboxEvent.objects.using(database).filter(pk=event.pk)
+    rows.update(status="published", published_at=ago, created_at=ago)
+    turn(join())
+    text = everything(log)
+    assert words in text
+    assert PAYLOAD not in text
+    assert rows.exists()
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class DashboardViews(AdminPages):
 
     def pause(self, request: HttpRequest, alias: str) -> HttpResponseBase:
         """Ask for confirmation, then let the relays deliver nothing to the backend."""
-        why = request.POST.get("reason", "").strip()[:LONGEST_REASON]
+        why = request.POST.get("reason", "").replace("\0", "").strip()[:LONGEST_REASON]
 
         def do(states: Any) -> tuple[bool, str]:
             by = f"{request.user.get_username()}: {why}" if why else request.user.get_username()
@@ -157,9 +157,9 @@ class DashboardViews(AdminPages):
     def history(self, request: HttpRequest) -> HttpResponseBase:
         """Return the series of all backends, or of `?backend=`, over `?hours=`."""
         hours = request.GET.get("hours", "1")
-        if not hours.isdecimal() or int(hours) not in STEPS:
-            known = ", ".join(map(str, STEPS))
-            return HttpResponse(f"hours: must be one of {known}", status=400)
+        known = [str(each) for each in STEPS]
+        if hours not in known:
+            return HttpResponse(f"hours: must be one of {', '.join(known)}", status=400)
         found = history(router.db_for_read(OutboxEvent), _wanted(request), int(hours))
         return _answer(request, found)
 

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from django.db import Error
 
-from django_broadcaster.exceptions import BroadcasterError, DeliveryError
+from django_broadcaster.exceptions import ArchiveError, BroadcasterError, DeliveryError
 from django_broadcaster.querysets import MIGRATE, lacks_migration
 
 from .unsealing import StillSealed
@@ -30,8 +30,11 @@ def told(error: BaseException) -> str:
     """Return what the log may say about an error that no event is to blame for, in one line.
 
     A database's goes over several lines, and PostgreSQL shows the row that it is about behind
-    DETAIL. Of an error that nobody foresaw only the kind is known to be harmless.
+    DETAIL. Of an error that nobody foresaw only the kind is known to be harmless. An archive that
+    fails has a file or a network to tell of, or it may quote the events that it was given.
     """
+    if isinstance(error, ArchiveError) and not isinstance(error.__cause__, OSError):
+        return kind_of(error)
     ours = isinstance(error, BroadcasterError) and not isinstance(error, DeliveryError)
     if not ours and not isinstance(error, Error | OSError):
         return kind_of(error)
