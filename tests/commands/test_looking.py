@@ -8,6 +8,8 @@ import select
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -296,42 +298,68 @@ def test_inspect_says_that_there_is_no_such_event(database: str, wanted: str) ->
         run("inspect", wanted, "--database", database)
 
 
-def test_tail_follows_what_is_delivered(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each event comes once, as it is delivered, also one that had a lower id and was late."""
+@contextmanager
+def following(database: str, count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Follow so many events from now on; gives what is printed, and waits for the end."""
     monkeypatch.setattr(outbox_tail, "LOOK_SECONDS", 0.02)
-    publish("a1", "b1", "c1", using=database)
-    rows = OutboxEvent.objects.using(database)
-    rows.filter(subject="b1").update(status="published", published_at=timezone.now())
-    out = io.StringIO()
+    out, started = io.StringIO(), threading.Event()
+    look = outbox_tail._Window.look
+
+    def looked(window: Any) -> Any:
+        found = look(window)
+        started.set()
+        return found
+
+    monkeypatch.setattr(outbox_tail._Window, "look", looked)
+    arguments = ("--json", "--count", str(count), "--database", database)
 
     def follow() -> None:
         try:
-            call_command(
-                "outbox_tail", "--json", "--count", "2", "--database", database, stdout=out
-            )
+            call_command("outbox_tail", *arguments, stdout=out)
         finally:
             connections.close_all()
 
-    thread = threading.Thread(target=follow)
-    with monkeypatch.context() as patch:
-        started = threading.Event()
-        first = outbox_tail._first_undelivered
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    yield out
+    thread.join(10)
+    assert not thread.is_alive(), "not every event was shown"
 
-        def looked(events: Any, start: int) -> int:
-            if start:  # it has looked before
-                started.set()
-            return first(events, start)
 
-        patch.setattr(outbox_tail, "_first_undelivered", looked)
-        thread.start()
-        assert started.wait(10)
+def shown(out: io.StringIO) -> list[str]:
+    """Return the keys of the events that were printed."""
+    return [json.loads(line)["partition_key"] for line in out.getvalue().splitlines()]
+
+
+def test_tail_follows_what_is_delivered(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event comes once, as it is delivered, also one that had a lower id and was late."""
+    publish("a1", "b1", "c1", using=database)
+    _deliver(database, "b1")
+    with following(database, 2, monkeypatch) as out:
         _deliver(database, "c1")
         wait_until(lambda: '"id"' in out.getvalue(), 10, "a line")
         _deliver(database, "a1")
-        thread.join(10)
-    lines = [json.loads(line) for line in out.getvalue().splitlines()]
-    keys = [line["partition_key"] for line in lines]
-    assert keys == ["c", "a"]
+    assert shown(out) == ["c", "a"]
+
+
+@pytest.mark.parametrize("status", ["failed", "scheduled", "retry", "blocked"])
+def test_tail_shows_an_old_event_that_is_delivered_at_last(
+    database: str, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """What was given up or waited before it began, or was left behind since, is followed, too."""
+    monkeypatch.setattr(outbox_tail, "LATE_IDS", 0)
+    publish("a1", "b1", "c1", "d1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.filter(subject="a1").update(status=status)
+    with following(database, 3, monkeypatch) as out:
+        rows.filter(subject="b1").update(status=status)
+        _deliver(database, "c1")
+        wait_until(lambda: shown(out) == ["c"], 10, "the first line")
+        _deliver(database, "a1")
+        wait_until(lambda: shown(out) == ["c", "a"], 10, "the second line")
+        _deliver(database, "b1")
+    assert shown(out) == ["c", "a", "b"]
 
 
 def test_tail_ends_quietly_when_nobody_reads_it(database: str) -> None:
@@ -367,7 +395,7 @@ def test_tail_ends_quietly_when_nobody_reads_it(database: str) -> None:
 
 def _deliver(database: str, name: str) -> None:
     """Mark an event as delivered now, unless it is."""
-    rows = OutboxEvent.objects.using(database).filter(subject=name, status="pending")
+    rows = OutboxEvent.objects.using(database).filter(subject=name).exclude(status="published")
     rows.update(status="published", published_at=timezone.now())
 
 

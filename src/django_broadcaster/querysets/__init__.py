@@ -25,7 +25,7 @@ from .new_rows import EventColumns, NewRow, identity_of
 from .operations import OperationQuerySet, is_served, move_chunk, note_failure
 from .overview import EXACT, Overview, overviews
 from .partitioning import partition_outbox
-from .previews import estimate_of, first_of, span_of
+from .previews import INDEXED, estimate_of, first_of, span_of
 from .purge import (
     delete_events,
     find_dead_letters,
@@ -41,6 +41,7 @@ from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
     "EXACT",
+    "INDEXED",
     "MIGRATE",
     "MOVES",
     "BlockedKey",

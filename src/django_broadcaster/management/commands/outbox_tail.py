@@ -19,15 +19,19 @@ from django_broadcaster.management.selection import (
     whole,
 )
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import EventSelection, OutboxEventQuerySet
+from django_broadcaster.querysets import INDEXED, EventSelection, OutboxEventQuerySet
 from django_broadcaster.states import OutboxEventStatus
 
 LOOK_SECONDS = 0.5
 LATE_IDS = 1000
-"""How far behind the newest event it looks again: a lower id may commit late."""
+"""How far behind the first pending event it looks: a lower id may commit late."""
+
+MOST_WATCHED = 10_000
+"""Older events that wait or were given up and are watched, each by its id."""
 
 S = OutboxEventStatus
-STILL_DUE = (S.PENDING, S.RETRY, S.BLOCKED)
+LEFT_BEHIND = (S.PENDING, S.SCHEDULED, S.RETRY, S.BLOCKED, S.FAILED)
+"""The states in which events that were published later may overtake one."""
 
 SHOWN = ("id", "published_at", "publisher_backend", "event_type", "partition_key", "event_id")
 
@@ -37,7 +41,7 @@ class Command(OutboxCommand):
 
     help = (
         "Follows events as they are delivered, without their payloads. Sees none where "
-        "OUTBOX_RETENTION is 0, and of those that are retried or replayed only the newest."
+        "OUTBOX_RETENTION is 0, and none that is delivered again by a replay, but the newest."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -70,7 +74,7 @@ class Command(OutboxCommand):
 
 
 def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each event once that is delivered from now on, as far as it was due or comes later."""
+    """Yield each event once that is delivered from now on."""
     everything = OutboxEvent.objects.using(database(options["database"]))
     wanted = everything.matching(
         EventSelection(
@@ -79,24 +83,58 @@ def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
             key=options["key"] or "",
         )
     )
-    start = _first_undelivered(everything, 0)
-    seen = set(wanted.filter(id__gte=start, status=S.PUBLISHED).values_list("id", flat=True))
+    window = _Window(everything, wanted)
     while True:
-        rows = wanted.filter(id__gte=start, status=S.PUBLISHED).order_by("published_at", "id")
-        for row in rows.values(*SHOWN):
-            if row["id"] not in seen:
-                seen.add(row["id"])
-                yield row
-        start = _first_undelivered(everything, start)
-        seen = {row_id for row_id in seen if row_id >= start}
+        yield from window.look()
         time.sleep(LOOK_SECONDS)
 
 
-def _first_undelivered(events: OutboxEventQuerySet, start: int) -> int:
-    """Return the id from which on anything may still be delivered, or a little before it."""
-    open_ids = events.filter(id__gte=start, status__in=STILL_DUE).order_by("id")
+class _Window:
+    """The ids from which on everything is looked at, and the events below that are watched."""
+
+    def __init__(self, everything: OutboxEventQuerySet, wanted: OutboxEventQuerySet) -> None:
+        self._everything = everything
+        self._wanted = wanted
+        self._start = _first_pending(everything, 0)
+        published = self._from_start().filter(status=S.PUBLISHED)
+        self._seen = set(published.values_list("id", flat=True))
+        self._watched: set[int] = set()
+        for status in LEFT_BEHIND:
+            left = wanted.filter(status=status, id__lt=self._start).order_by(*INDEXED[status])
+            self._watch(left)
+
+    def look(self) -> list[dict[str, Any]]:
+        """Return what was delivered since the last look, in that order, and go on."""
+        # Before it looks: what is delivered meanwhile is then not below the next start.
+        following = _first_pending(self._everything, self._start)
+        if following > self._start:
+            passed = self._from_start().filter(id__lt=following, status__in=LEFT_BEHIND)
+            self._watch(passed.order_by("id"))
+        rows = self._published(self._from_start())
+        if self._watched:
+            rows |= self._published(self._wanted.filter(id__in=self._watched))
+        new = [row for row_id, row in rows.items() if row_id not in self._seen]
+        self._watched -= rows.keys()
+        self._start = following
+        self._seen = {row_id for row_id in self._seen | rows.keys() if row_id >= following}
+        return sorted(new, key=lambda row: (row["published_at"], row["id"]))
+
+    def _from_start(self) -> OutboxEventQuerySet:
+        return self._wanted.filter(id__gte=self._start)
+
+    def _watch(self, events: OutboxEventQuerySet) -> None:
+        room = MOST_WATCHED - len(self._watched)
+        self._watched.update(events.values_list("id", flat=True)[: max(0, room)])
+
+    def _published(self, events: OutboxEventQuerySet) -> dict[int, dict[str, Any]]:
+        return {row["id"]: row for row in events.filter(status=S.PUBLISHED).values(*SHOWN)}
+
+
+def _first_pending(events: OutboxEventQuerySet, start: int) -> int:
+    """Return the id from which on events may be pending, or a little before it."""
+    pending = events.filter(id__gte=start, status=S.PENDING).order_by("id")
     newest = events.order_by("-id").values_list("id", flat=True).first() or 0
-    first = open_ids.values_list("id", flat=True).first()
+    first = pending.values_list("id", flat=True).first()
     return max(start, (newest if first is None else first) - LATE_IDS, 1)
 
 
