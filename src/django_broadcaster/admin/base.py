@@ -22,20 +22,32 @@ else:
 PAYLOAD_FIELDS = (
     *("data", "data_binary", "sealed", "extensions", "publisher_config", "last_error"),
 )
-EXACT_COUNT = 50_000  # rows up to which a list counts exactly
+EXACT_COUNT = 50_000
+"""Rows up to which a list without a filter counts exactly."""
+
+MOST = 10_000
+"""Rows that a filtered list counts and has, and that an action takes."""
 
 
-class EstimatingPaginator(AnyPaginator):
-    """Takes PostgreSQL's estimate for a large table without a filter: counting would read it all.
+class BoundedPaginator(AnyPaginator):
+    """Counts no large table: that would read it all, or all that a filter lets through.
 
-    With a filter the count is exact, because "select all" is about exactly those rows.
+    Without a filter PostgreSQL's estimate serves. With one the count ends at `most`, and
+    `has_more` says so.
     """
+
+    most = MOST
+    has_more = False
 
     @cached_property
     def count(self) -> int:
-        """The number of rows, exact or estimated."""
+        """The number of rows: exact, estimated, or as many as are counted."""
         rows: Any = self.object_list
-        estimate = 0 if rows.query.has_filters() else self._estimate(rows)
+        if rows.query.has_filters():
+            found: int = rows.order_by()[: self.most + 1].count()
+            self.has_more = found > self.most
+            return min(found, self.most)
+        estimate = self._estimate(rows)
         return estimate if estimate > EXACT_COUNT else super().count
 
     def _estimate(self, rows: QuerySet[Any]) -> int:
@@ -72,7 +84,7 @@ class ReadOnlyAdmin(ModelAdmin):
     sortable_by = ("id",)  # the order that has an index
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # each would count every row
-    paginator = EstimatingPaginator
+    paginator = BoundedPaginator
 
     class Media:
         css = {"all": ["django_broadcaster/admin.css"]}

@@ -29,7 +29,7 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import MOVES, OutboxEventQuerySet, with_leftovers
 from django_broadcaster.states import OperationKind
 
-from .base import PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
+from .base import MOST, PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
 
 UNSEARCHED = frozenset(PAYLOAD_FIELDS) - {"last_error"}
 """What no filter may look into, also not one that somebody writes into the address."""
@@ -37,7 +37,6 @@ UNSEARCHED = frozenset(PAYLOAD_FIELDS) - {"last_error"}
 IN_BACKGROUND = _("All events of this filter, in the background")
 
 CHUNK = 500  # events that an action changes in one transaction
-MOST = 10_000  # events that an action takes, since somebody waits for its answer
 
 
 class BackendFilter(admin.SimpleListFilter):
