@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import metadata
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -276,6 +277,15 @@ def test_a_client_library_that_is_missing_is_named(
     assert f"OUTBOX_PUBLISHERS['default']: the client library {module!r}" in message.msg
     assert f"'django-broadcaster[{extra}]'" in (message.hint or "")
     assert extra in (metadata("django-broadcaster").get_all("Provides-Extra") or [])
+
+
+def test_a_client_library_that_a_test_stands_in_for_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A module that somebody made, without a spec, breaks no check."""
+    monkeypatch.setitem(sys.modules, "redis", ModuleType("redis"))
+    setting = {"default": {"BACKEND": "django_broadcaster.backends.RedisStreamBackend"}}
+    assert "django_broadcaster.W003" not in [each.id for each in found(OUTBOX_PUBLISHERS=setting)]
 
 
 def test_backends_with_an_extra_name_their_client() -> None:

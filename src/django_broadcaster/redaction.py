@@ -53,9 +53,9 @@ _PLAIN_LENGTH: Final = 8
 
 
 def masked(text: str) -> str:
-    """Return a text with `***` for each secret of OUTBOX_PUBLISHERS, and for logins in URLs."""
+    """Return a text with `***` for each secret of the settings, and for logins in URLs."""
     text = _URL.sub(lambda found: f"{found[1]}{MASK}@", text)
-    return _without(text, _of_settings(repr((conf.PUBLISHERS, conf.ENCRYPTION_KEYS))))
+    return _without(text, _of_settings(repr((*_with_secrets(), conf.ENCRYPTION_KEYS))))
 
 
 def without(text: str, values: set[str]) -> str:
@@ -92,9 +92,14 @@ def _pattern(value: str) -> re.Pattern[str]:
 
 def secrets() -> set[str]:
     """Return every text by which a secret of the settings may be shown."""
-    found = {text for value in _secret_values(conf.PUBLISHERS) for text in spellings(value)}
+    found = {text for value in _secret_values(_with_secrets()) for text in spellings(value)}
     keys: Any = conf.ENCRYPTION_KEYS
     return found.union(*map(spellings, keys if isinstance(keys, list | tuple) else [keys]))
+
+
+def _with_secrets() -> tuple[object, ...]:
+    """Return the settings in which secrets stand among other things."""
+    return conf.PUBLISHERS, conf.ARCHIVE
 
 
 def spellings(value: object) -> set[str]:

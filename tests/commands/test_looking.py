@@ -362,6 +362,57 @@ def test_tail_shows_an_old_event_that_is_delivered_at_last(
     assert shown(out) == ["c", "a", "b"]
 
 
+def test_tail_shows_what_is_delivered_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay of an event that was just delivered, or that it has shown, is shown, too."""
+    publish("a1", "b1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    _deliver(database, "a1")
+    with following(database, 3, monkeypatch) as out:
+        _deliver(database, "b1")
+        wait_until(lambda: shown(out) == ["b"], 10, "the first line")
+        for name in ("a1", "b1"):
+            rows.filter(subject=name).update(status="scheduled")
+            _deliver(database, name)
+    assert shown(out) == ["b", "a", "b"]
+
+
+def test_tail_has_room_for_what_is_left_behind(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many dead letters there are, an event that has to wait while others go on is seen."""
+    monkeypatch.setattr(outbox_tail, "LATE_IDS", 0)
+    monkeypatch.setattr(outbox_tail, "MOST_WATCHED", 3)
+    publish("f1", "f2", "f3", "f4", "a1", "b1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.filter(partition_key="f").update(status="failed")
+    events = rows.all()
+    window = outbox_tail._Window(events, events)
+    rows.filter(subject="a1").update(status="retry")
+    assert window.look() == []
+    _deliver(database, "a1")
+    assert [row["partition_key"] for row in window.look()] == ["a"]
+    assert len(window._watched) == 3
+
+
+def test_tail_looks_at_no_more_than_it_has_to_behind_a_paused_backend(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that stays pending does not keep everything behind it in sight, and is not lost."""
+    monkeypatch.setattr(outbox_tail, "LATE_IDS", 0)
+    monkeypatch.setattr(outbox_tail, "MOST_SHOWN", 4)
+    publish("p1", *(f"a{number}" for number in range(20)), using=database)
+    events = OutboxEvent.objects.using(database).all()
+    window = outbox_tail._Window(events, events)
+    found: list[str] = []
+    for number in range(20):
+        _deliver(database, f"a{number}")
+        found += [row["partition_key"] for row in window.look()]
+        assert len(window._shown) <= 5
+    _deliver(database, "p1")
+    found += [row["partition_key"] for row in window.look()]
+    assert found == ["a"] * 20 + ["p"]
+
+
 def test_tail_ends_quietly_when_nobody_reads_it(database: str) -> None:
     """`outbox_tail | head` shows some events and no traceback."""
     tail = subprocess.Popen(

@@ -303,6 +303,24 @@ def test_the_filter_of_the_list_is_carried_into_the_form(admin_client: Client) -
     assert form["kind"].value() == "retry"
 
 
+def test_the_links_of_the_dashboard_are_carried_into_the_form(admin_client: Client) -> None:
+    """From the events behind a key, or with the same error, to what is to be done with them."""
+    for filters, conditions in (
+        ({"backend": "default", "partition_key": "a&b "}, {"key": "a&b "}),
+        (
+            {"status__exact": "failed", "last_error__startswith": "Rejected: no "},
+            {"status": "failed", "error": "Rejected: no "},
+        ),
+    ):
+        address = f"{reverse(EVENTS)}?{urlencode(filters)}"
+        answer = admin_client.post(address, {"action": "in_background"})
+        page = admin_client.get(answer["Location"])
+        form = page.context["form"]
+        assert {name: form[name].value() for name in conditions} == conditions
+        is_wider = "more events than the list shows" in page.content.decode()
+        assert is_wider is ("error" in conditions)  # it may stand anywhere in it
+
+
 def test_what_can_not_be_carried_over_is_said(admin_client: Client) -> None:
     """A search is no condition of an operation: that must not go unnoticed."""
     answer = admin_client.post(f"{reverse(EVENTS)}?q=needle", {"action": "in_background"})

@@ -172,6 +172,7 @@ def test_a_database_that_can_not_be_asked_is_said(
         (["--backend", "nope"], "OUTBOX_PUBLISHERS has 'default'"),
         (["--live"], "--live needs --file"),
         (["--database", "nope"], "DATABASES has 'default'"),
+        (["--database", "a\0"], "no text that a database can hold"),
     ],
 )
 def test_a_wrong_argument_is_named(committing: None, arguments: list[str], words: str) -> None:

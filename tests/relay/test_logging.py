@@ -269,18 +269,26 @@ class FailingArchive(Archive):
 
     error: ClassVar[Exception]
 
+    def __init__(self, *, token: str, **options: Any) -> None:
+        super().__init__(**options)
+
     def store(self, leaving: Leaving) -> None:
         """Take nothing."""
         raise self.error
 
 
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["a file", "a table"])
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (ValueError(ECHO), "ArchiveError from ValueError"),
-        (OSError(28, "No space left on device"), "No space left on device"),
+        (InvalidEvent("data", ECHO), "ArchiveError from InvalidEvent"),
+        (
+            OSError(28, f"No space left on device {PASSWORD}"),
+            "[Errno 28] No space left on device ***",
+        ),
     ],
-    ids=["of the event", "of the disk"],
+    ids=["of the event", "of ours", "of the disk"],
 )
 def test_no_payload_is_logged_of_an_archive(
     database: str,
@@ -291,10 +299,13 @@ def test_no_payload_is_logged_of_an_archive(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     words: str,
+    in_transaction: bool,
 ) -> None:
-    """What keeps old events in the outbox is told, unless it may quote them."""
+    """What keeps old events in the outbox is told, unless it may quote them; the relay goes on."""
     monkeypatch.setattr(FailingArchive, "error", error, raising=False)
-    settings.OUTBOX_ARCHIVE = {"BACKEND": f"{__name__}.FailingArchive"}
+    monkeypatch.setattr(FailingArchive, "in_transaction", in_transaction)
+    options = {"token": PASSWORD}
+    settings.OUTBOX_ARCHIVE = {"BACKEND": f"{__name__}.FailingArchive", "OPTIONS": options}
     settings.OUTBOX_RETENTION = 60
     (event,) = publish("a1", using=database)
     ago = timezone.now() - timedelta(hours=1)
@@ -302,8 +313,9 @@ def test_no_payload_is_logged_of_an_archive(
     rows.update(status="published", published_at=ago, created_at=ago)
     turn(join())
     text = everything(log)
-    assert words in text
+    assert f"its old events stay, unarchived: {words}" in text.replace("FailingArchive: ", "")
     assert PAYLOAD not in text
+    assert PASSWORD not in text
     assert rows.exists()
 
 

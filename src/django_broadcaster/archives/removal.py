@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from django.db import transaction
+from django.db import Error, transaction
 
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import OutboxEvent
@@ -39,12 +39,13 @@ def take_out(using: str, ids: Sequence[int], archive: Archive | None) -> int:
     """Delete those of these events that nobody has to deliver; return how many.
 
     An archive in the database has them in the same transaction; any other has them already.
+    Raises as `remove` does.
     """
     events = OutboxEvent.objects.using(using)
     with transaction.atomic(using=using):
         final = lock_final(events.all(), ids)
         if archive is not None and archive.in_transaction and final:
-            archive.store(Leaving(using, final))
+            _store(archive, Leaving(using, final))
         return delete_events(events.all(), final)
 
 
@@ -52,4 +53,6 @@ def _store(archive: Archive, leaving: Leaving) -> None:
     try:
         archive.store(leaving)
     except Exception as error:
+        if archive.in_transaction and isinstance(error, Error):
+            raise  # it is the outbox's own database that can't
         raise ArchiveError(f"{type(archive).__name__}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
@@ -13,11 +13,15 @@ from django_broadcaster.querysets import MIGRATE, lacks_migration
 class OutboxCommand(BaseCommand):
     """A command that works on the tables of the outbox."""
 
+    wrong_call: ClassVar[int] = 1
+    """The exit status for an argument that is wrong."""
+
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Run the command; raises CommandError where a migration is missing, or text is none."""
         for name, value in options.items():
             if isinstance(value, str) and not _is_text(value):
-                raise CommandError(f"{name}: {value!r} is no text that a database can hold")
+                problem = f"{name}: {value!r} is no text that a database can hold"
+                raise CommandError(problem, returncode=self.wrong_call)
         try:
             return super().execute(*args, **options)
         except Error as error:

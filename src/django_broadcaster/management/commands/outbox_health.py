@@ -30,6 +30,7 @@ class Command(OutboxCommand):
         "be asked or an argument is wrong. With --file it asks the file of one relay instead of "
         "the database."
     )
+    wrong_call = UNKNOWN
     requires_system_checks = []  # a probe runs often, and the relay has had them already
 
     def add_arguments(self, parser: ArgumentParser) -> None:

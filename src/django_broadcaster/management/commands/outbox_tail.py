@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from django_broadcaster.management.base import OutboxCommand
@@ -27,11 +28,14 @@ LATE_IDS = 1000
 """How far behind the first pending event it looks: a lower id may commit late."""
 
 MOST_WATCHED = 10_000
-"""Older events that wait or were given up and are watched, each by its id."""
+"""Older events that are watched, each by its id: the last ones that were left behind."""
+
+MOST_SHOWN = 50_000
+"""Delivered events behind one that is pending that are looked at each time."""
 
 S = OutboxEventStatus
-LEFT_BEHIND = (S.PENDING, S.SCHEDULED, S.RETRY, S.BLOCKED, S.FAILED)
-"""The states in which events that were published later may overtake one."""
+LEFT_BEHIND = (S.FAILED, S.SCHEDULED, S.BLOCKED, S.RETRY, S.PENDING)
+"""The states in which events that were published later may overtake one; the likeliest last."""
 
 SHOWN = ("id", "published_at", "publisher_backend", "event_type", "partition_key", "event_id")
 
@@ -41,7 +45,8 @@ class Command(OutboxCommand):
 
     help = (
         "Follows events as they are delivered, without their payloads. Sees none where "
-        "OUTBOX_RETENTION is 0, and none that is delivered again by a replay, but the newest."
+        "OUTBOX_RETENTION is 0. Of events that later ones have overtaken it follows the last "
+        "10,000 that wait or were given up, and none that was delivered or cancelled before."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -74,7 +79,7 @@ class Command(OutboxCommand):
 
 
 def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each event once that is delivered from now on."""
+    """Yield each event that is delivered from now on, as far as the command's help says."""
     everything = OutboxEvent.objects.using(database(options["database"]))
     wanted = everything.matching(
         EventSelection(
@@ -90,41 +95,60 @@ def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 class _Window:
-    """The ids from which on everything is looked at, and the events below that are watched."""
+    """The ids from which on everything is looked at, and the events below that are watched.
+
+    An event is known by when it was delivered, so that one is shown again that a replay delivers.
+    """
 
     def __init__(self, everything: OutboxEventQuerySet, wanted: OutboxEventQuerySet) -> None:
         self._everything = everything
         self._wanted = wanted
         self._start = _first_pending(everything, 0)
-        published = self._from_start().filter(status=S.PUBLISHED)
-        self._seen = set(published.values_list("id", flat=True))
-        self._watched: set[int] = set()
+        self._shown: dict[int, datetime | None] = {}
+        self._watched: dict[int, datetime | None] = {}
         for status in LEFT_BEHIND:
             left = wanted.filter(status=status, id__lt=self._start).order_by(*INDEXED[status])
             self._watch(left)
+        delivered = self._from_start().filter(status=S.PUBLISHED)
+        self._shown.update(delivered.values_list("id", "published_at"))
 
     def look(self) -> list[dict[str, Any]]:
         """Return what was delivered since the last look, in that order, and go on."""
         # Before it looks: what is delivered meanwhile is then not below the next start.
-        following = _first_pending(self._everything, self._start)
+        following = max(_first_pending(self._everything, self._start), self._least_start())
         if following > self._start:
             passed = self._from_start().filter(id__lt=following, status__in=LEFT_BEHIND)
             self._watch(passed.order_by("id"))
         rows = self._published(self._from_start())
         if self._watched:
             rows |= self._published(self._wanted.filter(id__in=self._watched))
-        new = [row for row_id, row in rows.items() if row_id not in self._seen]
-        self._watched -= rows.keys()
+        known = {**self._watched, **self._shown}
+        new = [row for row_id, row in rows.items() if row["published_at"] != known.get(row_id)]
+        self._watched |= {
+            row["id"]: row["published_at"] for row in new if row["id"] in self._watched
+        }
         self._start = following
-        self._seen = {row_id for row_id in self._seen | rows.keys() if row_id >= following}
+        self._shown = {pk: row["published_at"] for pk, row in rows.items() if pk >= following}
         return sorted(new, key=lambda row: (row["published_at"], row["id"]))
 
     def _from_start(self) -> OutboxEventQuerySet:
         return self._wanted.filter(id__gte=self._start)
 
+    def _least_start(self) -> int:
+        """Return from where on to look although earlier events are pending, if too many are not.
+
+        So it is where a backend is paused, and others go on.
+        """
+        if len(self._shown) <= MOST_SHOWN:
+            return 0
+        return sorted(self._shown)[len(self._shown) // 2]
+
     def _watch(self, events: OutboxEventQuerySet) -> None:
-        room = MOST_WATCHED - len(self._watched)
-        self._watched.update(events.values_list("id", flat=True)[: max(0, room)])
+        """Watch some more; those that were left behind the longest make room."""
+        for row_id in events.values_list("id", flat=True)[:MOST_WATCHED]:
+            self._watched.setdefault(row_id, self._shown.get(row_id))
+        for row_id in list(self._watched)[:-MOST_WATCHED]:
+            del self._watched[row_id]
 
     def _published(self, events: OutboxEventQuerySet) -> dict[int, dict[str, Any]]:
         return {row["id"]: row for row in events.filter(status=S.PUBLISHED).values(*SHOWN)}
