@@ -280,6 +280,14 @@ def test_a_filtered_list_says_that_there_is_more_than_it_has(
     assert [event.pk for event in page.context["cl"].result_list] == [newest.pk]
 
 
+@pytest.mark.parametrize("alias", ["nobody", "\0"])
+def test_a_filter_that_is_none_shows_nothing(admin_client: Client, alias: str) -> None:
+    """An address may name a backend that there is not."""
+    make_event()
+    page = admin_client.get(reverse(LIST.format("outboxevent")), {"backend": alias})
+    assert page.context["cl"].result_count == 0
+
+
 # The detail page
 
 

@@ -74,6 +74,15 @@ def test_an_event_that_nobody_promotes_is_late(database: str) -> None:
     assert 5 <= found.lag < 60
 
 
+def test_a_late_event_does_not_hide_behind_a_fresh_one(database: str) -> None:
+    """One that was scheduled or is replayed has a lower id than what has been due for long."""
+    publish("a1", "b1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.filter(subject="b1").update(scheduled_at=timezone.now() - timedelta(hours=2))
+    (found,) = overviews(database, ["default"])
+    assert 7200 <= found.lag < 7300
+
+
 def test_status_tells_of_an_event_that_keeps_failing(database: str) -> None:
     """It is not due between its attempts; its age is told, and may be the exit status."""
     publish("a1", "b1", using=database)
@@ -411,6 +420,20 @@ def test_tail_looks_at_no_more_than_it_has_to_behind_a_paused_backend(
     _deliver(database, "p1")
     found += [row["partition_key"] for row in window.look()]
     assert found == ["a"] * 20 + ["p"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--type", ""], "--type is empty"),
+        (["--key", ""], "--key is empty"),
+        (["--type", "or*er"], "an asterisk stands for any text at the end only"),
+    ],
+)
+def test_tail_names_a_wrong_condition(committing: None, arguments: list[str], words: str) -> None:
+    """It does not follow other events than were meant."""
+    with pytest.raises(CommandError, match=words):
+        run("tail", *arguments)
 
 
 def test_tail_ends_quietly_when_nobody_reads_it(database: str) -> None:

@@ -70,6 +70,8 @@ def test_ids_name_single_events(events: str) -> None:
         (["--source", "/tests"], {"e1", "f1", "g1"}),
         (["--source", "/Tests"], set()),
         (["--error", "teapot"], {"f1"}),
+        (["--error", "Teapot"], set()),
+        (["--error", "%teapot"], set()),
         (["--until", "2001-01-01"], {"g1"}),
         (["--since", "2001-01-01T00:00:00+00:00"], {"e1", "f1"}),
         (["--backend", "default"], {"e1", "f1", "g1"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
@@ -20,6 +20,9 @@ from django_broadcaster.models import Operation, OutboxEvent, Partition
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.operations import request, work_off
 from tests.support.staff import permit
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 pytestmark = pytest.mark.django_db
 
@@ -301,6 +304,24 @@ def test_the_filter_of_the_list_is_carried_into_the_form(admin_client: Client) -
     assert form["backend"].value() == "default"
     assert make_aware(form["since"].value()) == since
     assert form["kind"].value() == "retry"
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "x"])
+def test_an_address_of_the_form_may_say_anything(admin_client: Client, moment: str) -> None:
+    """A moment that can't be shown is left out."""
+    page = admin_client.get(reverse(ADD), {"since": moment, "until": "2026-01-01T10:00:00Z"})
+    assert page.status_code == 200
+    assert page.context["form"]["since"].value() is None
+    assert page.context["form"]["until"].value() is not None
+
+
+def test_the_ends_of_the_calendar_without_time_zones(
+    admin_client: Client, settings: Settings
+) -> None:
+    """With USE_TZ off a form's moment is naive, and may be too early for any zone."""
+    settings.USE_TZ = False
+    form = {"kind": "cancel", "since": "0001-01-01T00:00:00"}
+    assert admin_client.post(reverse(ADD), form).status_code == 200
 
 
 def test_the_links_of_the_dashboard_are_carried_into_the_form(admin_client: Client) -> None:

@@ -6,6 +6,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
+from django_broadcaster.dashboard import history as history_module
 from django_broadcaster.dashboard.history import history
 from django_broadcaster.models import OutboxEvent, Sample
 from django_broadcaster.querysets import (
@@ -108,6 +109,21 @@ def test_dead_letters_by_error(database: str) -> None:
         OutboxEvent.objects.using(database).filter(last_error="often").values_list("id", flat=True)
     )
     assert found[0].newest == max(ids)
+
+
+@pytest.mark.parametrize("hours", [1, 6, 24, 168])
+def test_a_rate_is_of_whole_minutes(
+    database: str, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """The minute that has begun is in no rate: a constant stream is a straight line to its end."""
+    now = minute_of(timezone.now()) // 30 * 30 + 1
+    monkeypatch.setattr(history_module, "minute_of", lambda _: now)
+    Sample.objects.using(database).bulk_create(
+        Sample(backend="default", minute=minute, published=6000)
+        for minute in range(now - 59, now + 1)
+    )
+    rates = history(database, ["default"], hours)["series"]["default"]["published"]
+    assert [rate for rate in rates[-2:] if rate is not None] == [100.0] * (1 if hours == 1 else 2)
 
 
 @pytest.mark.parametrize("hours", [1, 168])

@@ -222,6 +222,23 @@ def test_an_idle_look_costs_one_statement(
     wait_until(arrived, 5, "the scheduled event")
 
 
+def test_an_idle_relay_lets_a_key_go_on_that_was_just_blocked(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """Cancelled right after it failed, also where the relay looks often and is idle at once."""
+    scripted.fail("a1", TransientError("not yet", retry_after=3600))
+    publish("a1", "a2", using=database)
+    loop = join()
+    turn(loop)
+    events(database).filter(subject="a1").cancel()
+
+    def arrived() -> bool:
+        loop.turn(100, idle=True)
+        return "a2" in scripted.arrived
+
+    wait_until(arrived, 5, "the event behind it")
+
+
 def test_an_idle_minute_costs_two_statements_a_second(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,6 +500,38 @@ def test_nothing_is_sent_while_the_circuit_is_open(
     for _ in range(3):
         assert not turn(loop).found_work
     assert len(scripted.batches) == 1
+
+
+@pytest.mark.parametrize("has_partitions", [True, False], ids=["no event", "no partition"])
+def test_a_broker_that_is_back_is_noticed_where_nothing_is_to_be_sent(
+    database: str,
+    scripted: Script,
+    join: Join,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    has_partitions: bool,
+) -> None:
+    """What waited was cancelled, or is another relay's: no alert must hang on it."""
+    settings.OUTBOX_CIRCUIT = {"initial": 0.01, "maximum": 0.01}
+    scripted.fail("*", BackendUnavailable("away"))
+    publish("a1", using=database)
+    loop = join()
+    turn(loop)
+    events(database).cancel()
+    if not has_partitions:
+        monkeypatch.setattr(loop.lease, "rebalance", lambda: False)
+        loop.lease.partitions = frozenset()
+    answers = [False, False, True]
+    monkeypatch.setattr(loop.backend, "health_check", lambda: answers.pop(0))
+
+    def is_back() -> bool:
+        turn(loop)
+        return loop.circuit.is_closed
+
+    wait_until(is_back, 5, "the circuit to close")
+    assert not answers
+    turn(loop)  # nobody is asked again
+    assert Relay.objects.using(database).get().circuit_open_since is None
 
 
 def test_a_broker_that_goes_away_in_a_batch_keeps_what_it_took(

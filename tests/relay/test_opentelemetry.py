@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import django
 import pytest
 from django.db import connections, transaction
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
@@ -26,6 +28,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.inbox import process
+from django_broadcaster.instrumentation.opentelemetry import instrument, uninstrument
 from django_broadcaster.instrumentation.opentelemetry.spans import MAX_FAILURES, MAX_LINKS
 from django_broadcaster.models import BackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
@@ -503,6 +506,27 @@ def test_a_relay_shows_the_outbox(routed: str, telemetry: Telemetry, settings: S
     assert lag > 0
     assert found["outbox.paused"] == [({"backend": "default"}, 1)]
     assert {"outbox.relays", "outbox.free_partitions"} <= found.keys()
+
+
+def test_the_last_call_counts(routed: str) -> None:
+    """`opentelemetry-instrument` may have turned it on already, with other providers."""
+    first, second = InMemoryMetricReader(), InMemoryMetricReader()
+
+    def names(reader: InMemoryMetricReader) -> set[str]:
+        data = reader.get_metrics_data()
+        resources = data.resource_metrics if data else []
+        scopes = [scope for each in resources for scope in each.scope_metrics]
+        return {metric.name for scope in scopes for metric in scope.metrics}
+
+    try:
+        for reader in (first, second):
+            instrument(meter_provider=MeterProvider([reader]))
+            relay_started.send(sender=None, database=routed, backends=["default"])
+        assert "outbox.up" not in names(first)
+        assert "outbox.up" in names(second)
+    finally:
+        uninstrument()
+    assert not names(second)
 
 
 def test_a_database_that_is_away_is_a_gauge(

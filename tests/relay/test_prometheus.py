@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import urllib.request
 from datetime import timedelta
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connections
-from django.test import RequestFactory
+from django.test import Client, RequestFactory, override_settings
+from django.urls import path
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -103,6 +105,7 @@ def test_what_fails_and_what_nobody_delivers_is_a_metric(routed: str) -> None:
     found = parsed(prometheus.metrics(RequestFactory().get("/metrics")).content.decode())
     assert total(found, "outbox_retry_age_seconds", backend="audit") > 3599
     assert total(found, "outbox_backlog", backend="audit", status="retry") == 1
+    assert ("backend", "audit") not in set().union(*found["outbox_relays"]), "none is expected"
 
 
 def test_a_database_that_is_away_is_a_metric(
@@ -113,9 +116,12 @@ def test_a_database_that_is_away_is_a_metric(
     connection.close()
     if connection.vendor == "sqlite":
         pytest.skip("a file is never away")
-    with monkeypatch.context() as patch:
+    urls = ModuleType("urls")
+    urls.urlpatterns = [path("metrics", prometheus.metrics)]  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch, override_settings(ROOT_URLCONF=urls):
         patch.setitem(connection.settings_dict, "PORT", str(free_port()))
-        found = parsed(prometheus.metrics(RequestFactory().get("/")).content.decode())
+        patch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+        found = parsed(Client().get("/metrics").content.decode())
     connection.close()
     assert total(found, "outbox_up") == 0
     assert "outbox_backlog" not in found
@@ -157,6 +163,9 @@ def test_a_broker_that_is_away_is_a_metric(database: str, workers: Workers) -> N
     options = ("--database", database, "--metrics-port", str(port), "--processes", "2")
     worker = workers.start(database, *options, OUTBOX_PUBLISHERS={"default": redis})
     wait_until(lambda: total(scrape(port), "outbox_circuit_open") == 1, 30, "the circuit to open")
+    counted = scrape(port)["outbox_events_total"]
+    assert {outcome for labels in counted for outcome in labels} >= {("outcome", "failed")}
+    assert set(counted.values()) == {0}, "an alert on the first dead letter needs the 0 before it"
     worker.stop()
     assert worker.end() == 0
 

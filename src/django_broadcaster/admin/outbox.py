@@ -53,7 +53,10 @@ class BackendFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return the events to the chosen backend."""
         alias = self.value()
-        return queryset.filter(publisher_backend=alias) if alias else queryset
+        if not alias:
+            return queryset
+        known = any(alias == value for value, _ in self.lookup_choices)
+        return queryset.filter(publisher_backend=alias) if known else queryset.none()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from django.db.models import Case, F, IntegerField, Max, Sum, Value, When
+from django.db.models import Case, F, IntegerField, Max, Q, Sum, Value, When
 from django.db.models.functions import Mod
 from django.utils import timezone
 
@@ -27,7 +27,7 @@ def history(using: str, aliases: Collection[str], hours: int) -> dict[str, Any]:
     empty |= dict.fromkeys(("backlog", "oldest_age", "circuit_open"))
     found = {
         (row["backend"], row["slot"]): _point(row, min(step, now - row["slot"]))
-        for row in _rows(using, aliases, start, step)
+        for row in _rows(using, aliases, start, step, now)
     }
     return {
         "times": [60 * slot for slot in slots],
@@ -40,12 +40,16 @@ def history(using: str, aliases: Collection[str], hours: int) -> dict[str, Any]:
     }
 
 
-def _rows(using: str, aliases: Collection[str], start: int, step: int) -> Any:
+def _rows(using: str, aliases: Collection[str], start: int, step: int, now: int) -> Any:
     rows = Sample.objects.using(using).filter(backend__in=aliases, minute__gte=start)
     rows = rows.annotate(slot=F("minute") - Mod("minute", Value(step), output_field=IntegerField()))
     is_open = Case(When(circuit_open=True, then=1), default=0, output_field=IntegerField())
     return rows.values("backend", "slot").annotate(
-        **{f"{name}_sum": Sum(name) for name in ("published", "retried", "failed")},
+        **{
+            # A minute that has only begun has no rate yet.
+            f"{name}_sum": Sum(name, filter=Q(minute__lt=now), default=0)
+            for name in ("published", "retried", "failed")
+        },
         **{f"{name}_sum": Sum(name) for name in ("timed", "waited")},
         **{f"{name}_max": Max(name) for name in ("longest", "backlog", "oldest_age")},
         open_max=Max(is_open),
@@ -53,10 +57,7 @@ def _rows(using: str, aliases: Collection[str], start: int, step: int) -> Any:
 
 
 def _point(row: Mapping[str, Any], minutes: int) -> dict[str, Any]:
-    """Return a row in units to plot: per second, and seconds.
-
-    A minute that has only begun has no rate yet.
-    """
+    """Return a row in units to plot: per second over so many whole minutes, and seconds."""
     point: dict[str, Any] = {
         name: round(int(row[f"{name}_sum"]) / (60 * minutes), 3) if minutes else None
         for name in ("published", "retried", "failed")

@@ -125,7 +125,7 @@ class OperationForm(forms.Form):
             try:
                 if data.get(name):
                     data[name].astimezone(UTC)  # as a database has it
-            except OverflowError:
+            except (OverflowError, ValueError):
                 self.add_error(name, _("No database can hold this moment."))
         if data.get("since") and data.get("until") and data["since"] >= data["until"]:
             self.add_error("until", _("It must be later than the moment before it."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
@@ -195,14 +196,19 @@ def _initial(request: HttpRequest, kinds: list[str]) -> dict[str, Any]:
     """Return what the address of the form says of its fields."""
     initial: dict[str, Any] = {name: value for name, value in request.GET.items() if value}
     for name in ("since", "until"):
-        try:
-            found = parse_datetime(initial.get(name, ""))
-        except ValueError:
-            found = None
+        initial[name] = _moment_of(initial.get(name, ""))
+    return {"kind": kinds[0], **initial}
+
+
+def _moment_of(text: str) -> datetime | None:
+    """Return a moment as the form shows it; None where it can't."""
+    try:
+        found = parse_datetime(text)
         if found is not None and timezone.is_naive(found):
             found = timezone.make_aware(found)
-        initial[name] = found
-    return {"kind": kinds[0], **initial}
+        return found and timezone.localtime(found)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _summary(operation: Operation) -> str:

@@ -57,6 +57,15 @@ def _one(
     return lambda overview: iter([((), read(overview))])
 
 
+def _of_relays(
+    read: Callable[[Overview], float],
+) -> Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]:
+    """Return what relays have for backends that are configured; no others have any."""
+    return lambda overview: iter(
+        [((), read(overview))] if overview.backend in backends.aliases() else []
+    )
+
+
 FIGURES: Final = (
     Figure(
         "outbox_backlog", "Events that wait, and dead letters.", "{event}", ("status",), _backlog
@@ -80,14 +89,14 @@ FIGURES: Final = (
         "Relays that hold a lease.",
         "{relay}",
         (),
-        _one(lambda overview: overview.relays),
+        _of_relays(lambda overview: overview.relays),
     ),
     Figure(
         "outbox_free_partitions",
         "Partitions that nobody delivers.",
         "{partition}",
         (),
-        _one(lambda overview: overview.free_partitions),
+        _of_relays(lambda overview: overview.free_partitions),
     ),
     Figure(
         "outbox_circuit_open",

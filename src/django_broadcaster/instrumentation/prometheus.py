@@ -22,12 +22,12 @@ database, and so from anywhere: a relay's port, or the view `metrics` in the app
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from django.db import connections
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -41,7 +41,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from django_broadcaster.signals import batch_settled
+from django_broadcaster.signals import batch_settled, relay_started
 
 from .outbox import FIGURES, UP, labelled, look
 
@@ -92,7 +92,15 @@ _installing = Lock()
 def install() -> None:
     """Count what the relay of this process does; may be called more than once."""
     with _installing:
+        relay_started.connect(_begin, dispatch_uid="django_broadcaster.prometheus")
         batch_settled.connect(_count, dispatch_uid="django_broadcaster.prometheus")
+
+
+def _begin(*, backends: Collection[str], **_: Any) -> None:
+    """Let each counter begin at 0: an increase of one that begins at 1 is seen by nobody."""
+    for backend in backends:
+        for outcome in OUTCOMES:
+            EVENTS.labels(backend, outcome)
 
 
 def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
@@ -136,6 +144,7 @@ class _Together(Collector):
             connections.close_all()
 
 
+@transaction.non_atomic_requests  # ATOMIC_REQUESTS would fail before it can tell of it
 def metrics(request: HttpRequest) -> HttpResponse:
     """Return the metrics of the outbox, for a scrape of the application.
 

@@ -59,15 +59,9 @@ def add_selection(parser: ArgumentParser) -> None:
 def selected(options: dict[str, Any]) -> EventSelection:
     """Return which events; raises CommandError where nothing or both ways are named.
 
-    An empty condition is refused: a script whose variable is not set means other events than all.
     `--backend` may be one that is no longer configured: its events have to be put away somehow.
     """
-    conditions = {name: options[name] for name in CONDITIONS if options[name] is not None}
-    for name, value in conditions.items():
-        if value == "":
-            raise CommandError(f"{CONDITIONS[name]} is empty: leave it out for events of any")
-    if "*" in conditions.get("event_type", "")[:-1]:
-        raise CommandError("--type: an asterisk stands for any text at the end only, as in order.*")
+    conditions = conditions_of(options)
     if options["ids"] and (conditions or options["all"]):
         raise CommandError("give ids or conditions, but not both")
     if not (options["ids"] or conditions or options["all"]):
@@ -76,6 +70,20 @@ def selected(options: dict[str, Any]) -> EventSelection:
     if options["backend"] not in backends.aliases() and not _has_events(options["backend"], using):
         check_backend(options["backend"])
     return EventSelection(ids=tuple(options["ids"]), **conditions)
+
+
+def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the conditions that are given; raises CommandError for one that can't be meant.
+
+    As an empty one: a script whose variable is not set means other events than all.
+    """
+    given = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
+    for name, value in given.items():
+        if value == "":
+            raise CommandError(f"{CONDITIONS[name]} is empty: leave it out for events of any")
+    if "*" in given.get("event_type", "")[:-1]:
+        raise CommandError("--type: an asterisk stands for any text at the end only, as in order.*")
+    return given
 
 
 def _has_events(alias: str | None, using: str) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.functions import Left
-from django.db.models.lookups import Exact
+from django.db.models import Value
+from django.db.models.functions import Left, StrIndex
+from django.db.models.lookups import Exact, GreaterThan
 
 
 def equals(column: str, text: str) -> Exact:
@@ -23,6 +24,11 @@ def equals(column: str, text: str) -> Exact:
 def starts_with(column: str, text: str) -> Exact:
     """Return the condition that a column begins with exactly this text, which is not empty."""
     return Exact(_Bytes(Left(column, len(text))), text)
+
+
+def contains(column: str, text: str) -> GreaterThan:
+    """Return the condition that a column has exactly this text in it, which is not empty."""
+    return GreaterThan(StrIndex(_Bytes(column), Value(text)), 0)
 
 
 class _Bytes(models.Func):

@@ -22,10 +22,16 @@ from .tables import ALIVE, BACKENDS, EVENTS, FREE_PARTITIONS, RELAYS
 EXACT = 100_000
 """Rows that are looked at to count those of a state, or of two that share an index."""
 
+FIRST = 2_000
+"""Pending events among which the one is found that has been due for the longest.
+
+It is mostly the first one. One that was scheduled, or is replayed, may stand before it.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """One backend now. `oldest_due` is since when the first event that could go waits.
+    """One backend now. `oldest_due` is since when the event waits that has been due the longest.
 
     `blocked` counts events behind one in retry, `failed` the dead letters. Of the states in
     `at_least` there may be more. `oldest_retry` is when the first event in retry was published to
@@ -142,9 +148,10 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
     living = f"FROM {RELAYS} WHERE backend = %s AND {ALIVE[connection.vendor]}"
     away = f"{living} AND circuit_open_since IS NOT NULL ORDER BY circuit_open_since LIMIT 1"
     sql = (
-        f"SELECT (SELECT scheduled_at FROM {EVENTS}{pending} WHERE status = 'pending' "
+        "SELECT (SELECT MIN(scheduled_at) FROM ("
+        f"SELECT scheduled_at FROM {EVENTS}{pending} WHERE status = 'pending' "
         "AND publisher_backend >= %s AND publisher_backend <= %s "
-        "ORDER BY publisher_backend, id LIMIT 1), "
+        f"ORDER BY publisher_backend, id LIMIT {FIRST}) AS earliest), "
         f"(SELECT MIN(scheduled_at) FROM {EVENTS} WHERE publisher_backend = %s "
         "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s), "
         f"(SELECT created_at FROM {EVENTS} WHERE id = first_retry), "

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models import Q
 
-from .exact import equals, starts_with
+from .exact import contains, equals, starts_with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,12 @@ class EventSelection:
             "partition_key": self.key,
             "created_at__gte": self.since,
             "created_at__lt": self.until,
-            "last_error__contains": self.error,
         }
         found: list[Any] = [Q(**{name: value}) for name, value in lookups.items() if value]
         if self.source:
             found.append(equals("source", self.source))
+        if self.error:
+            found.append(contains("last_error", self.error))
         prefix = self.event_type.removesuffix("*")
         if prefix:
             matches = equals if prefix == self.event_type else starts_with

@@ -176,14 +176,20 @@ class DeliveryLoop:
         """Deliver one batch of the own partitions, as far as the circuit lets it."""
         self._found_work = False
         allowed = self._allowance(limit)
-        if not allowed or not self.lease.partitions:
+        if not allowed:
             return Report()
+        report = self._deliver(allowed) if self.lease.partitions else Report()
+        if not report.attempted and not self.circuit.is_closed:
+            self._ask_broker()
+        return report
+
+    def _deliver(self, limit: int) -> Report:
         began = time.perf_counter()
         self.activity.begin("delivering")
         self.watermark.look()
-        start, again = self.watermark.start, self.watermark.again(allowed)
+        start, again = self.watermark.start, self.watermark.again(limit)
         timed = self._history.wants_times()
-        report = self.delivery.deliver(allowed, start, self.lease.partitions, again, timed=timed)
+        report = self.delivery.deliver(limit, start, self.lease.partitions, again, timed=timed)
         self.watermark.note(report, again)
         self._found_work = report.found_work
         self._after(report, time.perf_counter() - began)
@@ -224,7 +230,8 @@ class DeliveryLoop:
         self._next_tick = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:
             self._next_full_turn = self._next_tick
-        elif self.delivery.blocked or self._history.has_news:  # neither stirs when it is time
+        elif self.delivery.blocked or self._history.has_news or not self.circuit.is_closed:
+            # None of these stirs when it is time.
             self._next_full_turn = now + min(IDLE_SECONDS, self.lease.seconds / 2)
         else:
             self._next_full_turn = now + IDLE_SECONDS
@@ -258,6 +265,7 @@ class DeliveryLoop:
             self._note_available()
         self._show_circuit()
         if report.found_work:
+            self._next_full_turn = min(self._next_full_turn, self._next_tick)
             self._history.note(report)
             log_delivery(report, self.alias, self.lease.relay_id)
             self._announce(report, seconds)
@@ -293,6 +301,17 @@ class DeliveryLoop:
             logger.warning("backend %r is available again", self.alias, extra=extra)
         self.circuit.succeeded()
         self._circuit_error = None
+
+    def _ask_broker(self) -> None:
+        """Find out whether the broker is back, where there is no event that would show it.
+
+        What waited may have been cancelled, or belong to another relay by now.
+        """
+        self.activity.begin("asking whether the broker is back")
+        if self.backend.health_check():
+            self._note_available()
+        else:
+            self.circuit.failed()
 
     def _show_circuit(self) -> None:
         """Let the dashboard see the circuit: a statement when it opens, and one when it closes."""

@@ -63,11 +63,20 @@ def instrument(
     """
     meter = get_meter(_NAME, __version__, meter_provider)
     tracer = get_tracer(_NAME, __version__, tracer_provider)
+    uninstrument()
     tracing.install(SpanTracer(tracer, Measures(meter)))
-    relay_started.connect(Gauges(meter).begin, dispatch_uid=_NAME, weak=False)
+    _Place.gauges = Gauges(meter)
+    relay_started.connect(_Place.gauges.begin, dispatch_uid=_NAME, weak=False)
 
 
 def uninstrument() -> None:
     """Stop it."""
     tracing.install(None)
     relay_started.disconnect(dispatch_uid=_NAME)
+    if _Place.gauges is not None:
+        _Place.gauges.end()
+        _Place.gauges = None
+
+
+class _Place:
+    gauges: Gauges | None = None

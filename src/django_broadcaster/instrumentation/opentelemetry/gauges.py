@@ -27,6 +27,7 @@ class Gauges:
         self._lock = Lock()
         self._found: list[Overview] | None = None
         self._expires = 0.0
+        self._has_ended = False
 
     def begin(self, *, database: str, **_: Any) -> None:
         """Make the gauges, for the outbox in that database; a receiver of `relay_started`."""
@@ -45,13 +46,20 @@ class Gauges:
                 figure.meaning,
             )
 
+    def end(self) -> None:
+        """Show nothing more: what was made can't be taken back from a meter."""
+        self._has_ended = True
+
     def _up(self, _: CallbackOptions) -> Iterable[Observation]:
-        yield Observation(int(self._look() is not None))
+        if not self._has_ended:
+            yield Observation(int(self._look() is not None))
 
     def _callback(self, figure: Figure) -> Callable[[CallbackOptions], Iterable[Observation]]:
         from django_broadcaster.instrumentation.outbox import labelled
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
+            if self._has_ended:
+                return
             for overview in self._look() or ():
                 for labels, value in labelled(figure, overview):
                     yield Observation(value, labels)

@@ -16,6 +16,7 @@ from django_broadcaster.management.selection import (
     HIGHEST,
     add_database,
     check_backend,
+    conditions_of,
     database,
     whole,
 )
@@ -81,14 +82,7 @@ class Command(OutboxCommand):
 def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield each event that is delivered from now on, as far as the command's help says."""
     everything = OutboxEvent.objects.using(database(options["database"]))
-    wanted = everything.matching(
-        EventSelection(
-            backend=options["backend"] or "",
-            event_type=options["event_type"] or "",
-            key=options["key"] or "",
-        )
-    )
-    window = _Window(everything, wanted)
+    window = _Window(everything, everything.matching(EventSelection(**conditions_of(options))))
     while True:
         yield from window.look()
         time.sleep(LOOK_SECONDS)
