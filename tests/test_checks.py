@@ -60,6 +60,16 @@ class UnfinishedArchive(Archive):
     """Lacks `store`."""
 
 
+class FickleArchive(Archive):
+    """Quotes what it does not like."""
+
+    def __init__(self, *, token: str) -> None:
+        raise ValueError(f"token: {token!r} was refused")
+
+    def store(self, leaving: Any) -> None:
+        """Keep everything."""
+
+
 STRICT = f"{__name__}.StrictBackend"
 TABLE = "django_broadcaster.archives.TableArchive"
 FILE = "django_broadcaster.archives.FileArchive"
@@ -344,6 +354,19 @@ def test_no_confidential_value_is_shown(options: dict[str, Any]) -> None:
 
     assert "E006" in text
     assert not re.search("corr3ct|horse|battery|4711", text)
+
+
+def test_a_secret_of_an_archive_is_not_shown() -> None:
+    """What an archive says of its options is masked, as what a backend says is."""
+    options = {"directory": "/x", "level": 0, "token": SECRET}
+    for entry in (
+        {"BACKEND": f"{__name__}.FickleArchive", "OPTIONS": {"token": SECRET}},
+        {"BACKEND": FILE, "OPTIONS": options},
+    ):
+        (message,) = found(OUTBOX_ARCHIVE=entry)
+        assert message.id == "django_broadcaster.E041"
+        for part in SECRET.split():
+            assert part not in f"{message.msg} {message.hint}"
 
 
 def test_a_plain_value_is_shown() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.registry import EventRegistry, Handler, event_registry
@@ -105,6 +107,10 @@ def test_empty_pattern_is_refused(registry: EventRegistry) -> None:
         registry.register("")
 
 
+async def asynchronous(event: CloudEvent) -> None:
+    """Do nothing until somebody waits for it."""
+
+
 def test_async_function_is_refused(registry: EventRegistry) -> None:
     """An async handler, which would count as run and never be, is an error that tells the way."""
 
@@ -113,6 +119,54 @@ def test_async_function_is_refused(registry: EventRegistry) -> None:
     with pytest.raises(TypeError, match="async_to_sync"):
         registry.register("order.*")(later)
     assert len(registry) == 0
+
+
+def generate(event: CloudEvent) -> Iterator[CloudEvent]:
+    """Yield, and do nothing until somebody asks."""
+    yield event
+
+
+def with_more(event: CloudEvent, more: int) -> None:
+    """Take something besides the event."""
+
+
+class Later:
+    """An instance that is async when it is called."""
+
+    async def __call__(self, event: CloudEvent) -> None:
+        """Do nothing until somebody waits for it."""
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(generate, "do not yield"), (Later(), "not async"), (asynchronous, "async_to_sync")],
+    ids=["a generator", "an instance", "a function"],
+)
+def test_what_would_run_nothing_is_refused(
+    registry: EventRegistry, function: Any, words: str
+) -> None:
+    """To call it would count as handled, and do nothing."""
+    with pytest.raises(TypeError, match=words):
+        registry.register("order.*", name="handler")(function)
+
+
+def test_what_is_advised_works(registry: EventRegistry) -> None:
+    """A function in `async_to_sync()`, or in `partial()`, has the name of what is in it."""
+    registry.register("order.*")(async_to_sync(asynchronous))
+    registry.register("order.*")(partial(with_more, more=1))
+    names = [handler.name for handler in registry]
+    assert names == [f"{__name__}.asynchronous", f"{__name__}.with_more"]
+    with pytest.raises(TypeError, match=r"pass name= to register\(\)"):
+        registry.register("order.*")(object())  # type: ignore[type-var]
+
+
+def test_a_decorator_without_its_pattern_is_refused(registry: EventRegistry) -> None:
+    """It would register nothing, without a word."""
+    with pytest.raises(TypeError, match=r"register\('order.\*'\)"):
+
+        @registry.register  # type: ignore[arg-type]
+        def handler(event: CloudEvent) -> None:
+            """Never be called."""
 
 
 def test_unregister_forgets_a_handler(registry: EventRegistry) -> None:

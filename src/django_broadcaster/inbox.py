@@ -6,6 +6,7 @@ neither can be there without the other.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from hashlib import sha256
 
 from django.db import connections, router, transaction
@@ -31,13 +32,22 @@ def process(event: CloudEvent, handler: Handler, *, using: str | None = None) ->
     with tracing.processing(event, handler), transaction.atomic(using=alias):
         first_time = _remember(event, handler, alias)
         if first_time:
-            handler.function(event)
+            _call(handler, event)
             if transaction.get_rollback(using=alias):
                 raise transaction.TransactionManagementError(
                     f"handler {handler.name} went on after a database error, which undoes what it "
                     "changed; in it, wrap what may fail in transaction.atomic()"
                 )
     return first_time
+
+
+def _call(handler: Handler, event: CloudEvent) -> None:
+    result = handler.function(event)
+    if isinstance(result, Awaitable | Generator | AsyncGenerator):
+        # A function that hides that it is async: it would count as done, and nothing has run.
+        if isinstance(result, Coroutine):
+            result.close()  # which else warns that nobody awaited it
+        raise TypeError(f"handler {handler.name} gave back a {type(result).__name__}, not yet run")
 
 
 def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TypeVar
 
 from .events import CloudEvent
@@ -42,15 +42,20 @@ class EventRegistry:
         `pattern` is a shell-style pattern: `order.placed`, `order.*`, `*`; a function registered
         for several runs once for an event. `name` identifies the handler in the inbox and
         defaults to the function's dotted path. Raises ValueError for an empty pattern, or a name
-        that another function has, and TypeError for an async function.
+        that another function has, and TypeError for what would run nothing when it is called: an
+        async function, a generator.
         """
+        if not isinstance(pattern, str):
+            raise TypeError("pattern: write @event_registry.register('order.*'), with a pattern")
         if not pattern:
             raise ValueError("pattern: an event type or a pattern such as 'order.*' is needed")
 
         def decorate(function: F) -> F:
-            if iscoroutinefunction(function):  # calling it would run nothing
+            if _is_async(function):
                 raise TypeError("handlers are not async; wrap this one in async_to_sync()")
-            self._add(function, pattern, name or f"{function.__module__}.{function.__qualname__}")
+            if isgeneratorfunction(function):
+                raise TypeError("handlers do not yield: calling a generator runs nothing of it")
+            self._add(function, pattern, name or _path_of(function))
             return function
 
         return decorate
@@ -79,6 +84,24 @@ class EventRegistry:
             raise ValueError(
                 f"name: another handler {name!r} is registered already; pass name= to register()"
             )
+
+
+def _is_async(function: HandlerFunction) -> bool:
+    called = [function, getattr(function, "__call__", None)]  # noqa: B004  # of an instance
+    return any(iscoroutinefunction(each) or isasyncgenfunction(each) for each in called)
+
+
+def _path_of(function: HandlerFunction) -> str:
+    """Return a function's dotted path; that of what `async_to_sync()` or `partial()` has wrapped.
+
+    Raises TypeError for what has none.
+    """
+    for attribute in ("__wrapped__", "awaitable", "func"):
+        if not hasattr(function, "__qualname__"):
+            function = getattr(function, attribute, function)
+    if not hasattr(function, "__qualname__"):
+        raise TypeError(f"name: {type(function).__name__} has none; pass name= to register()")
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 event_registry = EventRegistry()

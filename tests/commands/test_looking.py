@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,10 +27,18 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.telling import told
 from tests.support.events import publish
 from tests.support.waiting import wait_until
-from tests.support.workers import MANAGE, environment
+from tests.support.workers import MANAGE, Workers, environment, starting_workers
+from tools.launch import free_port
 
 if TYPE_CHECKING:
     from pytest_django import Settings
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    """Starts `outbox_worker` processes, and ends them after the test."""
+    with starting_workers(tmp_path) as started:
+        yield started
 
 
 def run(command: str, *arguments: str) -> str:
@@ -471,6 +480,58 @@ def _deliver(database: str, name: str) -> None:
     """Mark an event as delivered now, unless it is."""
     rows = OutboxEvent.objects.using(database).filter(subject=name).exclude(status="published")
     rows.update(status="published", published_at=timezone.now())
+
+
+def test_status_tells_a_terminal_nothing_either(database: str) -> None:
+    """What keeps a broker away is in its own words, too."""
+    with DeliveryLoop(database, "default") as loop:
+        loop.lease.show_circuit("gone\x1b[2J\nall is well")
+        printed = run("status", "--database", database)
+    assert r"gone\x1b[2J\nall is well" in printed
+
+
+@pytest.mark.parametrize("command", [["status"], ["retry", "--all"], ["tail"], ["inspect", "1"]])
+def test_a_database_that_is_away_is_one_line(
+    committing: None, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Where it is, and why it can't be asked, instead of two tracebacks."""
+    connection = connections["default"]
+    if connection.vendor == "sqlite":
+        pytest.skip("a file is never away")
+    connection.close()
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "PORT", str(free_port()))
+        with pytest.raises(CommandError, match="the database can't be asked: ") as caught:
+            run(*command)
+    connection.close()
+    assert "\n" not in str(caught.value)
+
+
+def test_without_time_zones_the_outbox_works(database: str, workers: Workers) -> None:
+    """With USE_TZ off rows hold local time; a relay delivers, and the commands tell the truth."""
+    settings: Any = {
+        "USE_TZ": False,
+        "TIME_ZONE": "Asia/Tokyo",
+        "OUTBOX_PUBLISHERS": {"default": {"BACKEND": "django_broadcaster.backends.DummyBackend"}},
+    }
+    worker = workers.start(database, "--database", database, **settings)
+    for name in ("a1", "b1"):  # one after the other: the second shows that the first was settled
+        publish(name, using=database)
+        rows = OutboxEvent.objects.using(database).filter(subject=name, status="published")
+        wait_until(rows.exists, 30, f"{name} to be delivered")
+    publish("c1", using=database, scheduled_at=timezone.now() + timedelta(days=2))
+    for command in ("outbox_status", "outbox_health"):
+        done = subprocess.run(
+            [sys.executable, str(MANAGE), command, "--json", "--database", database],
+            capture_output=True,
+            text=True,
+            env=environment(database, settings),
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    worker.stop()
+    assert worker.end() == 0
+    assert "Traceback" not in worker.output
 
 
 def test_a_terminal_is_told_nothing_by_an_error(database: str) -> None:

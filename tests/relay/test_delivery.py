@@ -199,6 +199,26 @@ def step_of(sql: str) -> str:
     return "settle" if sql.startswith("UPDATE django_broadcaster_outboxevent") else "fetch"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [(ValueError("wrong"), "ValueError: wrong"), (True, "an outcome that is a bool")],
+    ids=["an error of nobody's", "no error"],
+)
+def test_an_outcome_that_is_none_of_ours_is_blamed_on_its_event(
+    database: str, scripted: Script, join: Join, outcome: object, words: str
+) -> None:
+    """A backend's mistake must not have a batch sent again for ever."""
+
+    def answer(messages: Sequence[Message]) -> Any:
+        return [outcome if each.subject == "b1" else None for each in messages]
+
+    scripted.answer = answer
+    publish("a1", "b1", "c1", using=database)
+    turn(join())
+    assert statuses(database) == {"a1": "published", "b1": "retry", "c1": "published"}
+    assert words in row("b1", database).last_error
+
+
 def test_an_idle_look_costs_one_statement(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:

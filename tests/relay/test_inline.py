@@ -17,6 +17,7 @@ from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
 from django_broadcaster.models import OutboxEvent, Partition, Relay
 from django_broadcaster.publishers import publisher
+from django_broadcaster.relay import inline
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script, script
 from tests.support.events import publish, row, statuses
@@ -44,6 +45,16 @@ def test_no_more_than_the_batch_size_is_attempted(routed: str, scripted: Script)
     counts = [publisher.process_pending_events(batch_size=3) for _ in range(4)]
     assert counts == [3, 3, 1, 0]
     assert scripted.arrived == [f"a{number}" for number in range(1, 8)]
+
+
+def test_many_are_delivered_in_batches_that_a_database_takes(
+    routed: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite may take 32,766 parameters in a statement, and whoever calls may ask for more."""
+    monkeypatch.setattr(inline, "MOST", 2)
+    publish(*(f"a{number}" for number in range(5)), using=routed)
+    assert publisher.process_pending_events(50_000) == 5
+    assert [len(batch) for batch in scripted.batches] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

@@ -612,6 +612,7 @@ def test_every_process_of_a_relay_is_instrumented(
     worker.stop()
     assert worker.end() == 0
     trace = f"0x{trace_of(telemetry.span('request')):032x}"
-    lines = exported.read_text().splitlines()
+    files = tmp_path.glob(f"{exported.name}-*")
+    lines = [line for file in files for line in file.read_text().splitlines()]
     assert len(lines) >= 10
     assert all(trace in line for line in lines)

@@ -249,3 +249,35 @@ def test_events_under_many_writers_arrive_once_and_in_order(
 
 class RollBack(Exception):
     """The writer changes its mind."""
+
+
+@pytest.mark.parametrize("why", ["the broker goes away", "some are cancelled"])
+def test_retries_that_are_due_at_once_are_not_overtaken(
+    database: str, scripted: Script, join: Join, settings: Settings, why: str
+) -> None:
+    """More rows are pending again than a batch has: nothing new goes before all were looked at."""
+    settings.OUTBOX_CIRCUIT = {"initial": 0.01, "maximum": 0.01}
+    for name in ("x1", "y1", "k1"):
+        scripted.fail(name, TransientError("busy"), times=1)
+    publish("x1", "y1", "k1", using=database)
+    loop = join()
+    for number in range(6):  # until the start is behind them
+        publish(f"b{number}", using=database)
+        loop.turn(100)
+    events = OutboxEvent.objects.using(database)
+    events.hasten()
+    loop._next_tick = 0.0
+    if why == "some are cancelled":
+        loop.prepare()
+        events.filter(subject__in=["x1", "y1"]).cancel()
+    else:
+        scripted.fail("y1", BackendUnavailable("away"), times=1)
+        loop.turn(2)
+    publish("k2", using=database)
+
+    def arrived() -> bool:
+        loop.turn(2)
+        return "k2" in scripted.arrived
+
+    wait_until(arrived, 10, "the later event")
+    assert scripted.arrived.index("k1") < scripted.arrived.index("k2")

@@ -451,6 +451,23 @@ def test_an_idle_relay_takes_over_as_soon_as_it_looks(
     assert len(idle.lease.partitions) == PARTITIONS
 
 
+def test_a_crash_is_counted_once(
+    database: str, lease: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is lost in between has it done once more, as a whole."""
+    alive = lease()
+    settle(alive)
+    (event,) = publish("a1", using=database)
+    alive.begin(event.pk, event.pk)
+    with monkeypatch.context() as patch:
+        patch.setattr(alive, "give_back", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            alive.own_up()
+    assert crash_counts(database) == {"a1": 0}
+    alive.own_up()
+    assert crash_counts(database) == {"a1": 1}
+
+
 def test_a_relay_that_died_idle_makes_no_suspects(
     database: str, scripted: Script, join: Join, lease: Callable[..., Lease]
 ) -> None:

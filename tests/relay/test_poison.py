@@ -14,6 +14,9 @@ from django.db import connections
 
 from django_broadcaster.backends import Message
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.querysets import PendingRow
+from django_broadcaster.relay import suspects
+from django_broadcaster.relay.delivery import Delivery, Selection
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.app.models import Order
 from tests.support.backends import POISON, Answer, Script, recorded, script
@@ -116,10 +119,70 @@ def test_suspects_of_two_backends_are_not_on_their_way_at_once(
     assert set(statuses("default").values()) == {"published"}
 
 
+def test_a_suspect_that_hangs_keeps_other_backends_waiting_once(
+    committing: None, scripted: Script, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each of their suspects anew: after a death there may be a whole batch of them."""
+    monkeypatch.setattr(suspects, "PATIENCE_SECONDS", 2.0)
+    settings.OUTBOX_PUBLISHERS = {alias: {"BACKEND": SCRIPTED} for alias in ("default", "other")}
+    hangs, ends = threading.Event(), threading.Event()
+
+    def hang(messages: Sequence[Message]) -> list[None]:
+        hangs.set()
+        ends.wait(60)
+        return [None] * len(messages)
+
+    script("default").answer = hang
+    publish("a1", using="default", backend="default")
+    names = [f"b{number}" for number in range(20)]
+    publish(*names, using="default", backend="other")
+    OutboxEvent.objects.update(crash_count=1)
+    threads = [threading.Thread(target=take_turns, args=["default", 1])]
+    threads[0].start()
+    assert hangs.wait(20)
+    threads.append(threading.Thread(target=take_turns, args=["other", 20]))
+    threads[1].start()
+    try:
+        wait_until(lambda: script("other").arrived == names, 20, "the other backend's")
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_a_suspect_that_was_cancelled_while_it_waited_is_not_sent(
+    committing: None, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn may come seconds after it was read."""
+    publish("p1", using="default")
+    OutboxEvent.objects.update(crash_count=1)
+    waits, select = threading.Event(), Delivery.select
+
+    def selected(delivery: Delivery, fetched: Sequence[PendingRow]) -> Selection:
+        waits.set()
+        return select(delivery, fetched)
+
+    monkeypatch.setattr(Delivery, "select", selected)
+    thread = threading.Thread(target=take_a_turn, args=["default"])
+    with suspects.alone():
+        thread.start()
+        assert waits.wait(20)
+        OutboxEvent.objects.all().cancel()
+    thread.join(30)
+    assert scripted.arrived == []
+    assert statuses("default") == {"p1": "cancelled"}
+
+
 def take_a_turn(alias: str) -> None:
     """Let a relay come, deliver a batch to a backend, and leave."""
+    take_turns(alias, 1)
+
+
+def take_turns(alias: str, count: int) -> None:
+    """The same with several batches."""
     try:
         with DeliveryLoop("default", alias) as loop:
-            loop.turn(100)
+            for _ in range(count):
+                loop.turn(100)
     finally:
         connections.close_all()

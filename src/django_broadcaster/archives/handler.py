@@ -9,6 +9,7 @@ from django.utils.module_loading import import_string
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveConfigurationError
+from django_broadcaster.redaction import masked
 
 from .base import Archive
 
@@ -28,7 +29,7 @@ def create_archive() -> Archive | None:
     except ArchiveConfigurationError:
         raise
     except (TypeError, ValueError) as error:
-        raise ArchiveConfigurationError(f"OUTBOX_ARCHIVE['OPTIONS']: {error}") from error
+        raise ArchiveConfigurationError(masked(f"OUTBOX_ARCHIVE['OPTIONS']: {error}")) from error
 
 
 def _archive_class(path: Any) -> type[Archive]:

@@ -19,6 +19,7 @@ def tell_unhandled(event_type: str) -> None:
     _told.add(event_type)
     logger.warning(
         "no handler takes events of type %r, so they count as delivered; handlers are found in the "
-        "module event_handlers of each installed app",
+        "module event_handlers of each installed app, when the relay starts: start it anew for a "
+        "new one, and replay what it has missed",
         event_type,
     )

@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 from ..archives import ENTRY_KEYS, Archive, create_archive
 from ..backends.handler import backends
 from ..conf import conf
+from ..redaction import masked
 from ..retention import STATUSES
 from .shared import (
     LONGEST,
@@ -80,7 +81,7 @@ def check_archive(**_: Any) -> Messages:
     try:
         create_archive()
     except Exception as reason:  # a class of somebody else's may raise anything
-        text = str(reason)
+        text = masked(str(reason))
         message = text if text.startswith("OUTBOX_ARCHIVE") else f"OUTBOX_ARCHIVE: {text}"
         return [error("E041", f"{message.rstrip('.')}.", _archive_fix(entry))]
     return []

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import Error
+from django.db import Error, InterfaceError, OperationalError
 
 from django_broadcaster.querysets import MIGRATE, lacks_migration
+from django_broadcaster.relay.telling import told
 
 
 class OutboxCommand(BaseCommand):
@@ -17,7 +18,10 @@ class OutboxCommand(BaseCommand):
     """The exit status for an argument that is wrong."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Run the command; raises CommandError where a migration is missing, or text is none."""
+        """Run the command; raises CommandError for text that is none.
+
+        And where a migration is missing, or the database is away.
+        """
         for name, value in options.items():
             if isinstance(value, str) and not _is_text(value):
                 problem = f"{name}: {value!r} is no text that a database can hold"
@@ -27,6 +31,8 @@ class OutboxCommand(BaseCommand):
         except Error as error:
             if lacks_migration(error):
                 raise CommandError(MIGRATE) from error
+            if isinstance(error, OperationalError | InterfaceError):
+                raise CommandError(f"the database can't be asked: {told(error)}") from error
             raise
 
 

@@ -110,7 +110,7 @@ class MovingCommand(OutboxCommand):
             return
         try:
             answer = input(f"{what} to {self.verb}. Go on? [y/N] ")
-        except EOFError:  # nobody is there to answer
+        except (EOFError, KeyboardInterrupt):  # nobody is there to answer, or wants to
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was changed")

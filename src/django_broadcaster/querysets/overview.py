@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -83,7 +83,7 @@ class Overview:
 
 def _age(moment: datetime | None) -> float:
     """Return the seconds since a moment; 0 for none."""
-    return 0.0 if moment is None else max(0.0, (timezone.now() - moment).total_seconds())
+    return 0.0 if moment is None else max(0.0, (datetime.now(UTC) - moment).total_seconds())
 
 
 def overviews(

@@ -12,10 +12,9 @@ from asyncio import CancelledError
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import orjson
-from django.utils import timezone
 
 from django_broadcaster import tracing
 from django_broadcaster.backends.base import Message, Outcome, PublisherBackend, as_delivery_error
@@ -86,20 +85,23 @@ class Delivery:
         partitions: Collection[int],
         again: Collection[int] = (),
         *,
+        only_again: bool = False,
         timed: bool = False,
     ) -> Report:
         """Deliver at most `limit` pending events from id `start` on, and say what came of it.
 
-        Those of `again`, which are at most `limit` ids below `start`, come first. If it is `timed`,
-        the report says how long those behind `start` had been due. Raises
+        Those of `again`, which are at most `limit` ids below `start`, come first; with `only_again`
+        there are more of these, and nothing behind `start` is fetched. If it is `timed`, the report
+        says how long those behind `start` had been due. Raises
         LeaseLost, after which what was not settled is delivered again by whoever owns it then, and
         the database's errors, after which `finish` goes on with it.
         """
         before = self.rows.fetch_these(partitions, again) if again else []
-        room = limit - len(before)
+        room = 0 if only_again else limit - len(before)
         behind, due = self._fetch(partitions, start, room, timed) if room else ([], {})
         return replace(
             self._deliver(before + behind, due),
+            gone=frozenset(again) - {row.id for row in before},
             last=behind[-1].id if behind else 0,
             exhausted=len(behind) < room,
         )
@@ -120,6 +122,9 @@ class Delivery:
             return Report()
         selection = self.select(fetched)
         with suspects.alone() if selection.has_suspect else nullcontext():
+            if selection.has_suspect:  # which somebody may have cancelled while it waited
+                (row,) = selection.send
+                selection.send = self.rows.fetch_these({row.partition}, [row.id])
             report = self._send_and_settle(selection, due)
         return replace(report, left=len(fetched) - report.settled)
 
@@ -195,6 +200,7 @@ class Delivery:
                 outcomes = self.backend.publish_batch(messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
+            outcomes = [each if each is None else _as_error(each) for each in outcomes]
             if note is not None:
                 note(outcomes)
         return outcomes
@@ -343,15 +349,22 @@ def has_expired(row: PendingRow) -> bool:
     """
     if '"expirytime"' not in row.extensions:  # as in nearly every event: nothing is decoded
         return False
-    moment = orjson.loads(row.extensions).get("expirytime")
     try:
-        return moment is not None and in_utc(moment) <= timezone.now()
-    except (TypeError, ValueError, OverflowError):  # nobody can say when: it is sent
+        moment = orjson.loads(row.extensions).get("expirytime")
+        return moment is not None and in_utc(moment) <= datetime.now(UTC)
+    except (AttributeError, TypeError, ValueError, OverflowError):  # nobody can say when: sent
         return False
 
 
 _FAILURES = (Exception, SystemExit, CancelledError)
 """What a failed attempt may raise: a handler that exits must not end the relay."""
+
+
+def _as_error(outcome: object) -> DeliveryError:
+    """Return an outcome that is an error as one of ours; raises RuntimeError for anything else."""
+    if isinstance(outcome, Exception):
+        return as_delivery_error(outcome)
+    raise RuntimeError(f"the backend gave an outcome that is a {type(outcome).__name__}")
 
 
 def _blamed(error: BaseException) -> DeliveryError:

@@ -18,6 +18,9 @@ from .loop import DeliveryLoop
 
 logger = logging.getLogger("django_broadcaster.relay")
 
+MOST = 10_000
+"""Events of one delivery: databases have limits, and OUTBOX_BATCH_SIZE the same."""
+
 
 def deliver_pending(batch_size: int) -> int:
     """Deliver up to `batch_size` pending events of each backend; return how many were attempted.
@@ -53,7 +56,7 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
     with DeliveryLoop(using, alias, takes_share=False) as loop:
         while attempted < limit:
             try:
-                report = loop.turn(limit - attempted)
+                report = loop.turn(min(limit - attempted, MOST))
             except LeaseLost as error:
                 # What we were too slow for is delivered by who took over.
                 extra = {"backend": alias, "relay": loop.lease.relay_id}

@@ -187,9 +187,15 @@ class DeliveryLoop:
         began = time.perf_counter()
         self.activity.begin("delivering")
         self.watermark.look()
-        start, again = self.watermark.start, self.watermark.again(limit)
-        timed = self._history.wants_times()
-        report = self.delivery.deliver(limit, start, self.lease.partitions, again, timed=timed)
+        again, is_all = self.watermark.again(limit)
+        report = self.delivery.deliver(
+            limit,
+            self.watermark.start,
+            self.lease.partitions,
+            again,
+            only_again=not is_all,
+            timed=self._history.wants_times(),
+        )
         self.watermark.note(report, again)
         self._found_work = report.found_work
         self._after(report, time.perf_counter() - began)

@@ -117,10 +117,11 @@ class Lease:
 
         Raises LeaseLost.
         """
-        relay = self._relays().filter(pk=self.relay_id).first()
-        if relay is not None:
-            self._count_crash(relay, self.partitions)
-        self.give_back()
+        with transaction.atomic(using=self.using):  # or a second try would count it twice
+            relay = self._relays().filter(pk=self.relay_id).first()
+            if relay is not None:
+                self._count_crash(relay, self.partitions)
+            self.give_back()
 
     def show_circuit(self, error: str | None) -> None:
         """Let others see that the broker counts as away because of an error, or no longer."""

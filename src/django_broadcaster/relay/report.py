@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from django.dispatch import Signal
@@ -48,8 +48,8 @@ class Report:
 
     `left` counts fetched rows that are still pending, `last` is the last id that was fetched, and
     `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
-    out of their key's way. `waits` are the seconds that published events had been due, in a
-    delivery that is timed.
+    out of their key's way, `gone` ids that were asked for and are not pending. `waits` are the
+    seconds that published events had been due, in a delivery that is timed.
     """
 
     left: int = 0
@@ -63,6 +63,7 @@ class Report:
     expired: int = 0
     unavailable: BackendUnavailable | None = None
     keys_done: frozenset[str] = frozenset()
+    gone: frozenset[int] = frozenset()
     waits: tuple[float, ...] = ()
 
     @classmethod
@@ -145,7 +146,7 @@ class Announcer:
 def _waits(verdicts: Verdicts) -> tuple[float, ...]:
     if not verdicts.due:
         return ()
-    now = timezone.now()
+    now = datetime.now(UTC)
     due = [verdicts.due.get(row.id) for row in verdicts.published]
     return tuple(max(0.0, (now - since).total_seconds()) for since in due if since)
 

@@ -64,9 +64,13 @@ class Watermark:
         """Whether rows below the start are pending again."""
         return bool(self._again)
 
-    def again(self, limit: int) -> list[int]:
-        """Return up to `limit` ids below the start, the lowest, of rows that are pending again."""
-        return nsmallest(limit, self._again)
+    def again(self, limit: int) -> tuple[list[int], bool]:
+        """Return up to `limit` ids below the start, the lowest, of rows that are pending again.
+
+        And whether that is all of them. Else nothing may go from the start on: it would overtake
+        what was not looked at.
+        """
+        return nsmallest(limit, self._again), len(self._again) <= limit
 
     def pending_again(self, ids: Collection[int]) -> None:
         """Note that these rows have been made pending; those from the start on will be seen."""
@@ -92,6 +96,7 @@ class Watermark:
 
     def note(self, report: Report, again: Collection[int]) -> None:
         """Move on by what the fetch after `look` has found and delivered, `again` being of it."""
+        self._again -= report.gone
         if report.left:
             self._distrust()
             return

@@ -10,6 +10,7 @@ from django_broadcaster.archives import Archive, create_archive, remove
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.management.moving import MovingCommand
 from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.redaction import masked
 from django_broadcaster.states import FINAL
 
 
@@ -34,4 +35,4 @@ class Command(MovingCommand):
         try:
             return remove(events.db, ids, self.archive)
         except ArchiveError as error:
-            raise CommandError(f"nothing more is deleted: {error}") from error
+            raise CommandError(f"nothing more is deleted: {masked(str(error))}") from error

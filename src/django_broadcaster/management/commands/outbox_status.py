@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from typing import Any
-
-from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
-from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.output import as_json, as_table, printable
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.models import Operation
 from django_broadcaster.querysets import Overview, overviews, with_leftovers
@@ -69,15 +68,8 @@ class Command(OutboxCommand):
     def _explain(self, found: list[Overview]) -> None:
         """Say what the word in the last column can't."""
         for each in found:
-            if (state := _state(each)) == AWAY and each.away_since is not None:
-                seconds = (timezone.now() - each.away_since).total_seconds()
-                self.stdout.write(
-                    f"\n{each.backend}: {state} for {max(0, seconds):,.0f} s: {each.away_because}"
-                )
-            elif state == UNKNOWN:
-                self.stdout.write(
-                    f"\n{each.backend}: OUTBOX_PUBLISHERS does not have it, so no relay delivers it"
-                )
+            if why := _explanation(each):
+                self.stdout.write("\n" + printable(f"{each.backend}: {why}"))
 
     def _list_operations(self, using: str) -> None:
         """List what the relays do in the background; JSON has it from `outbox_operations`."""
@@ -101,6 +93,16 @@ def _state(each: Overview) -> str:
     if each.is_paused:
         return "paused"
     return "on" if each.away_since is None else AWAY
+
+
+def _explanation(each: Overview) -> str:
+    state = _state(each)
+    if state == UNKNOWN:
+        return "OUTBOX_PUBLISHERS does not have it, so no relay delivers it"
+    if state == AWAY and each.away_since is not None:
+        seconds = (datetime.now(UTC) - each.away_since).total_seconds()
+        return f"{state} for {max(0, seconds):,.0f} s: {each.away_because}"
+    return ""
 
 
 def _row(each: Overview) -> dict[str, Any]:
