@@ -85,6 +85,23 @@ def test_nothing_is_locked_while_an_archive_writes(database: str) -> None:
     assert statuses(database) == {"a1": "scheduled"}
 
 
+@pytest.mark.parametrize("end", ["failed", "published", "cancelled"])
+def test_what_was_replayed_while_an_archive_writes_stays(database: str, end: str) -> None:
+    """Also where it has come to an end by then: a new dead letter, whose error nobody has seen."""
+    publish("a1", "a2", using=database)
+    grow_old(database)
+    ids = ids_of(database)
+    rows = OutboxEvent.objects.using(database).filter(pk=ids[0])
+
+    def replay(leaving: Leaving) -> None:
+        assert rows.replay() == 1
+        now = timezone.now()
+        rows.update(status=end, published_at=now if end == "published" else None, ended_at=now)
+
+    assert remove(database, ids, watching(replay)) == 1
+    assert statuses(database) == {"a1": end}
+
+
 def test_nothing_is_deleted_that_was_not_archived(database: str) -> None:
     """Whatever an archive raises is an ArchiveError, and the events stay."""
     publish("a1", using=database)

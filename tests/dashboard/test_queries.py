@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.db import connections
 from django.utils import timezone
@@ -17,6 +19,7 @@ from django_broadcaster.querysets import (
     same_errors,
 )
 from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.events import publish
 
 from .scenes import write
 
@@ -61,6 +64,18 @@ def test_a_count_that_stopped_says_so(database: str) -> None:
     assert kind != "exact"
     if connections[database].vendor == "mysql":  # there each state has a walk of its own
         assert count_or_estimate(database, found, "retry") == (1, "exact")
+
+
+def test_a_stuck_retry_does_not_hide_behind_a_blocked_key(database: str) -> None:
+    """However many events wait behind a key that comes first by name."""
+    rows = OutboxEvent.objects.using(database)
+    publish("z1", "a1", *(f"a{number}" for number in range(2, 22)), using=database)
+    ago = timezone.now() - timedelta(hours=30)
+    rows.filter(subject="z1").update(status=S.RETRY, created_at=ago)
+    rows.filter(subject="a1").update(status=S.RETRY)
+    rows.filter(subject__startswith="a").exclude(subject="a1").update(status=S.BLOCKED)
+    (found,) = overviews(database, ["default"], exact=10)
+    assert found.retry_age > 29 * 3600
 
 
 def test_keys_that_wait(database: str) -> None:

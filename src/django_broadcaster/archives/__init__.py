@@ -9,7 +9,7 @@ from .base import Archive, Leaving
 from .file import FileArchive, as_line
 from .handler import ENTRY_KEYS, create_archive
 from .reading import Archived, read_archive
-from .removal import remove, store_first, take_out
+from .removal import Stored, remove, store_first, take_out
 from .table import TableArchive
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Archived",
     "FileArchive",
     "Leaving",
+    "Stored",
     "TableArchive",
     "as_line",
     "create_archive",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from django.db import Error, transaction
 
@@ -11,6 +12,9 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import delete_events, lock_final
 
 from .base import Archive, Leaving
+
+Stored = Mapping[int, Sequence[Any]]
+"""The state of events as an archive has them, by id."""
 
 
 def remove(using: str, ids: Sequence[int], archive: Archive | None) -> int:
@@ -22,31 +26,45 @@ def remove(using: str, ids: Sequence[int], archive: Archive | None) -> int:
     """
     if not ids:
         return 0
-    store_first(using, ids, archive)
-    return take_out(using, ids, archive)
+    return take_out(using, ids, archive, store_first(using, ids, archive))
 
 
-def store_first(using: str, ids: Sequence[int], archive: Archive | None) -> None:
+def store_first(using: str, ids: Sequence[int], archive: Archive | None) -> Stored | None:
     """Let an archive outside of the database have events, before the transaction of `take_out`.
 
-    Raises ArchiveError.
+    Returns how they were then, None where there is no such archive. Raises ArchiveError.
     """
-    if ids and archive is not None and not archive.in_transaction:
-        _store(archive, Leaving(using, ids))
+    if not ids or archive is None or archive.in_transaction:
+        return None
+    stored = _states(using, ids)
+    _store(archive, Leaving(using, ids))
+    return stored
 
 
-def take_out(using: str, ids: Sequence[int], archive: Archive | None) -> int:
+def take_out(
+    using: str, ids: Sequence[int], archive: Archive | None, stored: Stored | None = None
+) -> int:
     """Delete those of these events that nobody has to deliver; return how many.
 
-    An archive in the database has them in the same transaction; any other has them already.
+    An archive in the database has them in the same transaction; any other has them already, as
+    they were in `stored`. To write an archive may take long: what was replayed meanwhile stays.
     Raises as `remove` does.
     """
     events = OutboxEvent.objects.using(using)
     with transaction.atomic(using=using):
         final = lock_final(events.all(), ids)
+        if stored is not None:
+            final = [pk for pk, state in _states(using, final).items() if state == stored.get(pk)]
         if archive is not None and archive.in_transaction and final:
             _store(archive, Leaving(using, final))
         return delete_events(events.all(), final)
+
+
+def _states(using: str, ids: Sequence[int]) -> Stored:
+    """Return what a replay changes of each of these events, whatever has become of it since."""
+    columns = ("status", "scheduled_at", "published_at", "ended_at")
+    rows = OutboxEvent.objects.using(using).filter(pk__in=ids).order_by("pk")
+    return {pk: state for pk, *state in rows.values_list("pk", *columns)}
 
 
 def _store(archive: Archive, leaving: Leaving) -> None:

@@ -100,12 +100,16 @@ class _Scan(NamedTuple):
     It goes on in the order of the index and ends at a bound, whatever it finds. A condition on one
     state alone would have no end where the index holds others, too, nor where PostgreSQL believes
     that the table itself gives as many rows as are wanted soon enough.
+
+    `finds_retry`: it looks for the first event in retry as well, among rows of which none is
+    blocked: there may be any number behind another key.
     """
 
     name: str
     condition: str
     order: str
     statuses: tuple[str, ...]
+    finds_retry: bool = False
 
     @property
     def table(self) -> str:
@@ -121,7 +125,11 @@ class _Scan(NamedTuple):
 _SCANS = (
     _Scan("broadcaster_pending", "status = 'pending'", "id", ("pending",)),
     _Scan(
-        "broadcaster_due", "status IN ('scheduled', 'retry')", "scheduled_at, id", ("scheduled",)
+        "broadcaster_due",
+        "status IN ('scheduled', 'retry')",
+        "scheduled_at, id",
+        ("scheduled",),
+        finds_retry=True,
     ),
     _Scan(
         "broadcaster_waiting",
@@ -132,9 +140,9 @@ _SCANS = (
     _Scan("broadcaster_failed", "status = 'failed'", "id", ("failed",)),
 )
 _MYSQL_SCANS = tuple(  # there the state comes first in each index
-    _Scan(name, f"status = '{status}'", order, (status,))
-    for name, _, order, statuses in _SCANS
-    for status in statuses
+    _Scan(scan.name, f"status = '{status}'", scan.order, (status,), finds_retry=status == "retry")
+    for scan in _SCANS
+    for status in scan.statuses
 )
 _HINTS = {"postgresql": "", "sqlite": " INDEXED BY {}", "mysql": " FORCE INDEX ({})"}
 
@@ -197,7 +205,7 @@ def _counting(scan: _Scan, hint: str) -> str:
         f"COALESCE(SUM(CASE WHEN status = '{status}' THEN 1 ELSE 0 END), 0) AS {status}"
         for status in scan.statuses
     ]
-    if "retry" in scan.statuses:
+    if scan.finds_retry:
         counts.append("MIN(CASE WHEN status = 'retry' THEN id END) AS first_retry")
     return (
         f"(SELECT COUNT(*) AS went_over, {', '.join(counts)} FROM (SELECT status, id FROM "

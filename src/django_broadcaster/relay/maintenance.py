@@ -174,7 +174,7 @@ class Purge:
         except DatabaseError as error:
             if not connections[self._using].is_usable():
                 raise
-            logger.warning("the outbox's partitions stay as they are for now: %s", error)
+            logger.warning("the outbox's partitions stay as they are for now: %s", told(error))
 
     def _inbox(self) -> int:
         keep = span(conf.INBOX_RETENTION)

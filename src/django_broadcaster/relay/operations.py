@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from django.db import Error, connections
 
-from django_broadcaster.archives import create_archive, store_first, take_out
+from django_broadcaster.archives import Stored, create_archive, store_first, take_out
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import Window, move_chunk, note_failure
@@ -37,16 +37,17 @@ class _WayOut:
 
     def __init__(self) -> None:
         self._archive = create_archive()
+        self._stored: Stored | None = None
 
     @property
     def stores_first(self) -> bool:
         return self._archive is not None and not self._archive.in_transaction
 
     def store(self, using: str, ids: Sequence[int]) -> None:
-        store_first(using, ids, self._archive)
+        self._stored = store_first(using, ids, self._archive)
 
     def take_out(self, using: str, ids: Sequence[int]) -> int:
-        return take_out(using, ids, self._archive)
+        return take_out(using, ids, self._archive, self._stored)
 
 
 class Operations:
