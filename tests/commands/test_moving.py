@@ -55,6 +55,20 @@ def test_ids_name_single_events(events: str) -> None:
     assert statuses(events) == {**STATES, "f1": "scheduled"}
 
 
+def test_ids_that_do_not_fit_are_told(events: str) -> None:
+    """Nothing done is no success: what is wrong with each that was named."""
+    rows = OutboxEvent.objects.using(events)
+    done, failed = (rows.get(subject=name).pk for name in ("e1", "f1"))
+    out, err = io.StringIO(), io.StringIO()
+    arguments = (str(done), str(failed), "999999", "--json", "--database", events)
+    call_command("outbox_retry", *arguments, stdout=out, stderr=err)
+    assert json.loads(out.getvalue()) == {"selected": 1, "changed": 1, "dry_run": False}
+    assert "the outbox has no event 999999" in err.getvalue()
+    told = f"event {done} is published: retry is for events that are"
+    assert told in err.getvalue()
+    assert f"event {failed} " not in err.getvalue()
+
+
 @pytest.mark.parametrize(
     ("condition", "taken"),
     [

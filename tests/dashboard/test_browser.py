@@ -138,8 +138,16 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     expect(freshness).to_contain_text("Not live")
     desk.unroute("**/dashboard/state/**")
     expect(freshness).to_have_text("Live", timeout=20_000)
+    desk.route("**/dashboard/history/**", lambda route: route.fulfill(status=200, body="x"))
+    expect(freshness).to_contain_text("Not live", timeout=20_000)
+    for _ in range(2):  # that the state comes does not make it live
+        with desk.expect_response("**/dashboard/state/**"):
+            pass
+    expect(freshness).to_contain_text("Not live")
+    desk.unroute("**/dashboard/history/**")
+    expect(freshness).to_have_text("Live", timeout=60_000)
     desk.context.clear_cookies()
-    expect(freshness).to_have_text("Not live: you are not logged in any more")
+    expect(freshness).to_have_text("Not live: you are not logged in any more; reload the page")
 
 
 def test_it_can_be_held_still(desk: Page, site: str) -> None:

@@ -20,6 +20,7 @@ from django_broadcaster.relay import maintenance
 from tests.support.archives import LONG_AGO, WatchingArchive, archived_names, grow_old
 from tests.support.backends import Script, script
 from tests.support.events import count, publish, publish_many, row, statuses
+from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 
@@ -82,6 +83,34 @@ def test_old_inbox_entries_are_purged(
         )
     turn(join())
     assert list(InboxEvent.objects.using(database).values_list("identity", flat=True)) == ["2"]
+
+
+class InboxElsewhere(OneDatabase):
+    """Sends what handlers had to another database than everything else."""
+
+    inbox = ""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        """Return the alias."""
+        return self.inbox if model is InboxEvent else self.db_for_read(model)
+
+
+def test_the_inbox_is_purged_where_it_is(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """Handlers may have a database of their own, and what they had stands there."""
+    router = InboxElsewhere(database)
+    router.inbox = next((alias for alias in connections if alias != database), database)
+    settings.DATABASE_ROUTERS = [router]
+    settings.OUTBOX_INBOX_RETENTION = 3600
+    ago = timezone.now() - timedelta(hours=3)
+    for alias in {database, router.inbox}:
+        InboxEvent.objects.using(alias).create(
+            identity="1", handler="h", source="/s", event_id="1", processed_at=ago
+        )
+    turn(join())
+    for alias in (database, router.inbox):
+        assert not InboxEvent.objects.using(alias).exists()
 
 
 def test_nothing_is_purged_that_is_kept_for_ever(

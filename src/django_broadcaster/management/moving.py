@@ -25,6 +25,10 @@ MOST_IDS = 1000
 """Ids that an operation in the background may name."""
 
 
+MOST_TOLD = 20
+"""Events that are named and left alone, of which each has a line."""
+
+
 class MovingCommand(OutboxCommand):
     """A command that does one thing to the events that are selected."""
 
@@ -66,6 +70,8 @@ class MovingCommand(OutboxCommand):
         events = everything.matching(selection).filter(status__in=MOVES[self.verb].sources)
         total = events.count()
         changed = 0
+        if total < len(set(options["ids"])):
+            self._tell_others(everything, options["ids"])
         if total and not options["dry_run"]:
             if options["ask"] and not options["ids"]:
                 self._confirm(f"{total:,} events")
@@ -77,6 +83,19 @@ class MovingCommand(OutboxCommand):
             self.stdout.write(f"{total:,} events to {self.verb}")
         else:
             self.stdout.write(f"{self.verb}: {changed:,} of {total:,} events")
+
+    def _tell_others(self, everything: OutboxEventQuerySet, ids: list[int]) -> None:
+        """Say of events that are named and stand in no fitting state that they are left alone."""
+        sources = MOVES[self.verb].sources
+        known = dict(everything.filter(pk__in=ids).values_list("pk", "status"))
+        for pk in list(dict.fromkeys(ids))[:MOST_TOLD]:
+            if pk not in known:
+                self.stderr.write(f"the outbox has no event {pk}")
+            elif known[pk] not in sources:
+                possible = ", ".join(sources)
+                self.stderr.write(
+                    f"event {pk} is {known[pk]}: {self.verb} is for events that are {possible}"
+                )
 
     def _request(
         self, events: OutboxEventQuerySet, selection: EventSelection, options: dict[str, Any]

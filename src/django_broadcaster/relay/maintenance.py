@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, router
 from django.utils import timezone
 
 from django_broadcaster.archives import create_archive, remove
@@ -180,8 +180,14 @@ class Purge:
         keep = span(conf.INBOX_RETENTION)
         if keep is None:
             return 0
-        entries = InboxEvent.objects.using(self._using).all()
-        return purge_entries(entries, "processed_at", timezone.now() - keep, CHUNK)
+        before = timezone.now() - keep
+        # Handlers note what they had where the router writes it, which may be another database.
+        places = {self._using, router.db_for_write(InboxEvent)}
+        return sum(
+            purge_entries(InboxEvent.objects.using(alias).all(), "processed_at", before, CHUNK)
+            for alias in sorted(places)
+            if router.allow_migrate_model(alias, InboxEvent)
+        )
 
     def _history(self) -> int:
         keep = span(conf.HISTORY_RETENTION)

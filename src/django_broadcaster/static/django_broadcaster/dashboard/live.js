@@ -8,6 +8,8 @@
   const LONGEST_PAUSE = 30;
   const ANSWER_SECONDS = 20;
 
+  class LoggedOut extends Error {}
+
   /** Asks one URL again and again; what has not changed is not sent again. */
   class Poll {
     constructor(seconds, urlOf, use, failed) {
@@ -42,13 +44,13 @@
         const headers = { Accept: "application/json", ...(this.etag && { "If-None-Match": this.etag }) };
         const signal = AbortSignal.timeout(ANSWER_SECONDS * 1000);
         const answer = await fetch(this.urlOf(), { headers, signal, cache: "no-store", credentials: "same-origin" });
-        if (answer.redirected || answer.status === 403) throw new Error("you are not logged in any more");
+        if (answer.redirected || answer.status === 403) throw new LoggedOut("you are not logged in any more; reload the page");
         if (answer.status !== 304 && !answer.ok) throw new Error(`the server answered ${answer.status}`);
         const value = answer.status === 304 ? null : await answer.json();
         if (turn !== this.turn) return 0;
         if (value !== null) this.etag = answer.headers.get("ETag") || "";
-        this.use(value, Number(answer.headers.get("X-Broadcaster-Now")));
         this.failures = 0;
+        this.use(value, Number(answer.headers.get("X-Broadcaster-Now")));
         return this.seconds;
       } catch (error) {
         this.failures += 1;
@@ -118,7 +120,7 @@
     arrived(value, now) {
       this.skew = now - Date.now() / 1000;
       if (value) this.state = value;
-      this.freshness("live", "Live");
+      if (this.polls.every((poll) => poll.failures === 0)) this.freshness("live", "Live");
       this.render();
       this.announce();
     }
@@ -129,6 +131,7 @@
     }
 
     lost(error) {
+      if (error instanceof LoggedOut) this.polls.forEach((poll) => poll.stop());
       const text = error.name === "TimeoutError" ? "the server does not answer" : error.message;
       this.freshness("lost", `Not live: ${text}`);
       this.say(`The dashboard is not live: ${text}`);
