@@ -331,6 +331,25 @@ def test_unforeseen_failure_is_told(routed: str, error: Exception, unforeseen: b
     assert caught.value.unforeseen is (error if unforeseen else None)
 
 
+@pytest.mark.parametrize(
+    ("errors", "seconds", "spends"),
+    [
+        ([TransientError("busy", retry_after=60)], 60, True),
+        ([TransientError("busy", retry_after=60), TransientError("x", retry_after=90)], 90, True),
+        ([TransientError("not now", spends_retry=False)], 0, False),
+        ([TransientError("not now", spends_retry=False), ValueError("wrong")], 0, True),
+    ],
+)
+def test_what_handlers_want_is_kept(
+    routed: str, errors: list[Exception], seconds: float, spends: bool
+) -> None:
+    """How long to wait, and whether a retry is spent, is the say of those that failed."""
+    handlers = [failing(routed, each, f"handler-{i}") for i, each in enumerate(errors)]
+    with pytest.raises(TransientError) as caught:
+        dispatch(EVENT, registry_of(*handlers))
+    assert (caught.value.retry_after, caught.value.spends_retry) == (seconds, spends)
+
+
 def test_handlers_commit_each_by_itself(routed: str) -> None:
     """What one handler did is there for good when the next one begins."""
     seen: list[list[str]] = []

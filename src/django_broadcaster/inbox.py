@@ -55,7 +55,8 @@ def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> int
 
     Returns how many handlers the event has.
     When handlers fail the others still run. Then the failures are raised as one error:
-    TransientError, or Rejected if each of them was Rejected.
+    TransientError, or Rejected if each of them was Rejected. It waits as long as the longest of
+    them wants (`retry_after`), and spends no retry if none of them does.
     """
     handlers = registry.handlers_for(event.type)
     failures = [
@@ -64,7 +65,9 @@ def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> int
     if failures:
         kind = Rejected if all(isinstance(e, Rejected) for _, e in failures) else TransientError
         text = "; ".join(f"handler {h.name}: {type(e).__name__}: {e}" for h, e in failures)
-        error = kind(text)
+        error = kind(text, retry_after=max(getattr(e, "retry_after", 0.0) for _, e in failures))
+        if isinstance(error, TransientError):
+            error.spends_retry = any(getattr(e, "spends_retry", True) for _, e in failures)
         error.unforeseen = next((e for _, e in failures if not isinstance(e, DeliveryError)), None)
         raise error from failures[0][1]
     return len(handlers)

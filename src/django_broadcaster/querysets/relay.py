@@ -348,15 +348,18 @@ class RelayRows(RelaySQL):
         Of each key its first rows are released. Asked for `keys`, it takes the same number of each.
         """
         if keys is None:
+            first = limit
             waiting, values = self._waiting(partitions)
         else:
-            waiting, values = self._waiting_of(keys, partitions, max(1, limit // len(keys)))
+            first = max(1, limit // len(keys))
+            waiting, values = self._waiting_of(keys, partitions, first)
         sql = (
             "SELECT id, name FROM (SELECT id, name, SUM(CASE WHEN status = 'retry' THEN 1 ELSE 0 "
-            f"END) OVER (PARTITION BY name ORDER BY id) AS heads FROM ({waiting}) AS w) AS r "
-            "WHERE heads = 0 ORDER BY id LIMIT %s"
+            "END) OVER (PARTITION BY name ORDER BY id) AS heads, "
+            "ROW_NUMBER() OVER (PARTITION BY name ORDER BY id) AS place "
+            f"FROM ({waiting}) AS w) AS r WHERE heads = 0 AND place <= %s ORDER BY id LIMIT %s"
         )
-        rows = self._select(sql, [*values, max(limit, len(keys or ()))])
+        rows = self._select(sql, [*values, first, max(limit, len(keys or ()))])
         if rows:
             self._move([row_id for row_id, _ in rows], "blocked", "pending")
         return rows
