@@ -51,6 +51,16 @@ def looks(event: OutboxEvent, client: Client) -> list[str]:
     return seen
 
 
+def half_a_sign(event: CloudEvent) -> CloudEvent:
+    """Cut a text in the middle of a sign."""
+    return event.replace(data={"card": f"{SECRET}\ud83d"})
+
+
+def no_json(event: CloudEvent) -> CloudEvent:
+    """Put something there that JSON does not know."""
+    return event.replace(data={"card": {SECRET}})
+
+
 @pytest.fixture
 def client(committing: None, settings: Settings) -> Iterator[Client]:
     """A client that is logged in as a superuser."""
@@ -92,6 +102,8 @@ def test_a_redactor_decides_what_is_shown(
         (f"{MINE}fails", "OUTBOX_REDACTOR failed with KeyError"),
         ("no.such.redactor", "OUTBOX_REDACTOR failed with ModuleNotFoundError"),
         (f"{MINE}wrong", "OUTBOX_REDACTOR returned dict"),
+        (f"{MINE}half_a_sign", "OUTBOX_REDACTOR failed with"),
+        (f"{MINE}no_json", "OUTBOX_REDACTOR failed with"),
     ],
 )
 def test_a_redactor_that_fails_shows_nothing(

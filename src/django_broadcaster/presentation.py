@@ -29,6 +29,8 @@ def _redacted(event: CloudEvent) -> CloudEvent | str:
     try:
         redactor: Any = import_string(conf.REDACTOR)  # type: ignore[arg-type]  # it is set
         shown = redactor(event)
+        if isinstance(shown, CloudEvent):
+            shown.to_json()  # what can't be written as JSON can't be shown either
     except Exception as error:  # its text may hold the payload
         return f"OUTBOX_REDACTOR failed with {type(error).__name__}, so nothing is shown."
     if not isinstance(shown, CloudEvent):

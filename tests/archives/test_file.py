@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from django_broadcaster.archives import FileArchive, Leaving, file, read_archive
+from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from tests.support.events import publish
@@ -163,6 +164,15 @@ def test_a_damaged_file_is_an_error(database: str, archive: FileArchive, tmp_pat
         list(read_archive(path))
 
 
+@pytest.mark.parametrize("line", ["{}", "[]", '{"event": {}}', "7"])
+def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
+    """Somebody else's file is not taken for an archive."""
+    path = tmp_path / "other.jsonl.gz"
+    path.write_bytes(gzip.compress(f"{line}\n".encode()))
+    with pytest.raises(InvalidEvent, match=r"other\.jsonl\.gz: a line is not one of FileArchive's"):
+        list(read_archive(path))
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A limit to the size of files, as of a disk that is full: the last bytes do not fit."""
@@ -192,5 +202,10 @@ def test_a_full_disk_leaves_whole_files(
         archive.store(leaving(database))
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert path.read_bytes() == whole
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    with pytest.raises(OSError, match="File too large"):
+        archive.store(leaving(database))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert files(tmp_path) == [path], "no empty file, at which gzip would stumble"
     archive.store(leaving(database))
     assert [len(list(read_archive(each))) for each in files(tmp_path)] == [1, 1]

@@ -75,6 +75,8 @@ class FileArchive(Archive):
                 self._written_for = None
                 with suppress(OSError):
                     os.ftruncate(file, before)
+                    if not before:  # an empty file is none that gzip reads
+                        path.unlink()
                 raise
         finally:
             os.close(file)

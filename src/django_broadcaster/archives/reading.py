@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.events.json_format import parse_json
+from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.sealing import unseal
 
 _CHUNK: Final = 1 << 16
@@ -34,6 +35,8 @@ def read_archive(path: str | Path) -> Iterator[Archived]:
     with Path(path).open("rb") as file:
         for line in _lines(file):
             found = parse_json(line)
+            if not (isinstance(found, dict) and {"event", "outbox"} <= found.keys()):
+                raise InvalidEvent("event", f"{path}: a line is not one of FileArchive's")
             yield Archived(_event_of(found), found["outbox"])
 
 
