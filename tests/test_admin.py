@@ -565,4 +565,5 @@ def test_endpoints_are_enabled_with_a_permission(client: Client, staff: User) ->
     assert "Enabled again: 1." in said
     assert list(WebhookEndpoint.objects.all()) == [second]
     entry = LogEntry.objects.get()
-    assert (entry.user, entry.object_repr) == (staff, "https://hooks.example/1 of hooks")
+    assert (entry.user, entry.object_id) == (staff, str(first.pk))
+    assert entry.object_repr == "https://hooks.example/*** of hooks"  # the path may be a key

@@ -58,6 +58,14 @@ def masked(text: str) -> str:
     return _without(text, _of_settings(repr((*_with_secrets(), conf.ENCRYPTION_KEYS))))
 
 
+def place_of(url: str) -> str:
+    """Return a web address without what stands behind its host, which is a key, often."""
+    return _BEHIND_HOST.sub(rf"\1/{MASK}", url)
+
+
+_BEHIND_HOST = re.compile(r"^(https?://[^/?#]*)[/?#].+", re.IGNORECASE | re.DOTALL)
+
+
 def without(text: str, values: set[str]) -> str:
     """Return a text with `***` for these values, in whatever case."""
     return _without(text, _patterns(values))

@@ -182,6 +182,18 @@ def test_a_wrong_argument_is_named(committing: None, arguments: list[str], words
     assert caught.value.returncode == 2
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"OUTBOX_PUBLISHERS": None}, {"OUTBOX_LEASE_SECONDS": "x"}], ids=str
+)
+def test_wrong_settings_are_no_failed_check(routed: str, settings: Settings, wrong: Any) -> None:
+    """A probe skips the checks of the settings, and must not take a traceback for unwell."""
+    for name, value in wrong.items():
+        setattr(settings, name, value)
+    with pytest.raises(CommandError, match=r"the settings are wrong, manage\.py check") as caught:
+        call_command("outbox_health")
+    assert caught.value.returncode == 2
+
+
 def test_people_get_a_table(routed: str) -> None:
     """A line for each check, what failed in capitals."""
     out = io.StringIO()

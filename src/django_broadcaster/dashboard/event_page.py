@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,7 +23,7 @@ from django_broadcaster.events import CloudEvent, encode_data
 from django_broadcaster.models import Attempt, OutboxEvent
 from django_broadcaster.presentation import presented
 from django_broadcaster.querysets import RelayRows, aware
-from django_broadcaster.redaction import MASK, masked
+from django_broadcaster.redaction import masked, place_of
 from django_broadcaster.relay.delivery import message_of
 from django_broadcaster.relay.unsealing import unsealed
 from django_broadcaster.states import OutboxEventStatus
@@ -34,8 +33,6 @@ from .display import dump, moment, shortened, text_block
 MOST_ATTEMPTS = 200
 """Failed attempts that a page shows, the latest."""
 
-
-_BEHIND_HOST = re.compile(r"^(https?://[^/?#]*)[/?#].+", re.IGNORECASE | re.DOTALL)
 
 LONGEST_BODY = 20_000
 """Characters of a message that a page shows."""
@@ -105,7 +102,7 @@ def config(event: OutboxEvent) -> SafeString:
 
 
 def _place(value: object) -> object:
-    return _BEHIND_HOST.sub(rf"\1/{MASK}", value) if isinstance(value, str) else value
+    return place_of(value) if isinstance(value, str) else value
 
 
 def message(event: OutboxEvent) -> SafeString:

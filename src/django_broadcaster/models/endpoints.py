@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..redaction import masked
+from ..redaction import masked, place_of
 
 
 class WebhookEndpoint(models.Model):
@@ -31,4 +31,5 @@ class WebhookEndpoint(models.Model):
         constraints = [models.UniqueConstraint(fields=["identity"], name="broadcaster_endpoint")]
 
     def __str__(self) -> str:
-        return f"{masked(self.url)} of {self.backend}"
+        # As the admin's log keeps it for good, when somebody enables the endpoint again.
+        return f"{place_of(masked(self.url))} of {self.backend}"

@@ -60,5 +60,6 @@ def kind_of(error: BaseException) -> str:
 
 def traceback_of(error: BaseException) -> ExcInfo:
     """Return the traceback of an error for `exc_info`, with its kind in place of its text."""
-    stand_in = TextWithheld(f"{kind_of(error)} (its text may hold the payload)")
+    hint = "its text may hold the payload; outbox_inspect shows what an event met"
+    stand_in = TextWithheld(f"{kind_of(error)} ({hint})")
     return TextWithheld, stand_in, error.__traceback__

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from django_broadcaster.backends.handler import backends
@@ -65,7 +66,7 @@ class Command(OutboxCommand):
         """Run the command."""
         if options["live"] and not options["file"]:
             raise CommandError("--live needs --file", returncode=UNKNOWN)
-        found = _from_file(options) if options["file"] else _from_database(options)
+        found = _from_file(options) if options["file"] else _by_settings(options)
         if options["json"]:
             self.stdout.write(as_json(found.as_dict()))
         else:
@@ -92,6 +93,15 @@ def _from_database(options: dict[str, Any]) -> Health:
             raise CommandError(problem, returncode=UNKNOWN)
     using = database(options["database"], returncode=UNKNOWN)
     return outbox_health(using, options["backend"], options["max_lag"], options["max_retry_age"])
+
+
+def _by_settings(options: dict[str, Any]) -> Health:
+    """Return the health; raises CommandError where the settings don't let anybody know."""
+    try:
+        return _from_database(options)
+    except (TypeError, ValueError, ImproperlyConfigured) as error:
+        problem = f"the settings are wrong, manage.py check says more: {type(error).__name__}"
+        raise CommandError(problem, returncode=UNKNOWN) from error
 
 
 def _row(check: Any) -> dict[str, Any]:
