@@ -54,6 +54,14 @@ def visit(desk: Page, site: str, address: str) -> None:
         expect(desk.locator("[data-plot] canvas")).to_have_count(4)
 
 
+def arrive(desk: Page, end: str) -> None:
+    """Wait until a page whose address ends so is painted: Chromium takes no click before that."""
+    expect(desk).to_have_url(re.compile(f"{re.escape(end)}$"))
+    desk.wait_for_load_state()
+    frames = "() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))"
+    desk.evaluate(frames)
+
+
 def figure(desk: Page, alias: str, name: str) -> Any:
     """Return the place of a figure on a backend's card."""
     return desk.locator(f'[data-card="{alias}"] [data-field="{name}"]')
@@ -172,7 +180,9 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
     desk.get_by_role("link", name="Pause default").click()
+    arrive(desk, "/pause/")
     desk.get_by_role("link", name="No, go back").click()
+    arrive(desk, "/change/")
     assert not BackendState.objects.filter(paused_at__isnull=False).exists()
     desk.get_by_role("link", name="Pause default").click()
     desk.get_by_label("Why").fill("the broker moves")
@@ -182,6 +192,7 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     expect(figure(desk, "default", "trouble")).to_contain_text("by ada: the broker moves")
     assert BackendState.objects.get().paused_at is not None
     desk.get_by_role("link", name="Resume default").click()
+    arrive(desk, "/resume/")
     desk.get_by_role("button", name="Resume default").click()
     expect(figure(desk, "default", "status")).to_have_text("delivering")
     expect(desk.locator(".broadcaster-log li")).to_have_count(2)
