@@ -5,7 +5,7 @@ check        fails if
 ============ ==========================================================================
 `database`   it can't be asked; then there are no other checks
 `relays`     no relay of the backend has had a heartbeat within `OUTBOX_LEASE_SECONDS`
-`lag`        its first event has been due for longer than `OUTBOX_MAX_LAG_SECONDS`
+`lag`        an event of it has been due for longer than `OUTBOX_MAX_LAG_SECONDS`
 `retry`      an event published longer ago than `OUTBOX_MAX_RETRY_AGE_SECONDS` is in retry
 `settings`   events wait for it, and `OUTBOX_PUBLISHERS` does not have it
 ============ ==========================================================================

@@ -72,7 +72,7 @@ FIGURES: Final = (
     ),
     Figure(
         "outbox_lag_seconds",
-        "How long the first event has been due.",
+        "The longest that an event has been due.",
         "s",
         (),
         _one(lambda overview: overview.lag),

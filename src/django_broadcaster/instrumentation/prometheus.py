@@ -8,7 +8,7 @@ outbox_events_total      backend, outcome attempts by what became of the event: 
 outbox_batch_seconds     backend          histogram: from the fetch to the settling of a batch
 outbox_up                (none)           1 if the database could be asked for what follows
 outbox_backlog           backend, status  events that wait, and dead letters, up to 100,000
-outbox_lag_seconds       backend          how long the first event has been due
+outbox_lag_seconds       backend          the longest that an event has been due
 outbox_retry_age_seconds backend          how long ago the oldest event in retry was published
 outbox_relays            backend          relays that hold a lease
 outbox_free_partitions   backend          partitions that nobody delivers

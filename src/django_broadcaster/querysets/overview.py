@@ -57,7 +57,7 @@ class Overview:
 
     @property
     def lag(self) -> float:
-        """Seconds that the first event has been due; 0 when nothing is."""
+        """The most seconds that an event has been due; 0 when nothing is."""
         return _age(self.oldest_due)
 
     @property

@@ -23,7 +23,7 @@ metric                                kind      meaning
 `messaging.process.duration`          histogram how long `process` took, in seconds
 `outbox.up`                           gauge     1 if the database could be asked for what follows
 `outbox.backlog`                      gauge     events that wait, and dead letters, by `status`
-`outbox.lag`                          gauge     seconds that the first event has been due
+`outbox.lag`                          gauge     the most seconds that an event has been due
 `outbox.retry_age`                    gauge     seconds since the oldest in retry was published
 `outbox.relays`                       gauge     relays that hold a lease
 `outbox.free_partitions`              gauge     partitions that nobody delivers
