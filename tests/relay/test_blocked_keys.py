@@ -19,9 +19,8 @@ from django_broadcaster.relay import watermark
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script
 from tests.support.events import count, publish
-from tests.support.waiting import wait_until
 
-from .conftest import Join, drain, turn
+from .conftest import Join
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -192,23 +191,3 @@ def test_what_an_operator_let_go_is_found_in_one_pass(
         released = loop.rows.release(loop.lease.partitions, 1000)
     assert [key for _, key in released] == ["stuck17", "stuck18"]
     assert reads[0].rows <= 3 * 2 * KEYS
-
-
-def test_a_key_that_is_free_again_waits_for_no_other(
-    database: str, scripted: Script, join: Join
-) -> None:
-    """However many events another key has that is freed in the same delivery."""
-    for name in ("a0", "s0"):
-        scripted.fail(name, TransientError("busy"), times=1)
-    publish("a0", "s0", using=database)
-    publish(*(f"a{number}" for number in range(1, 1101)), "s1", using=database)
-    loop = join()
-    drain(loop, 500)
-    OutboxEvent.objects.using(database).hasten()
-    loop._next_reread = float("inf")  # which would find it, some time
-
-    def arrived() -> bool:
-        turn(loop)
-        return "s1" in scripted.arrived
-
-    wait_until(arrived, 20, "the event of the other key")

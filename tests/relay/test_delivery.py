@@ -242,14 +242,37 @@ def test_an_idle_look_costs_one_statement(
     wait_until(arrived, 5, "the scheduled event")
 
 
+def test_a_key_that_is_free_again_waits_for_no_other(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """However many events another key has that is freed in the same delivery."""
+    for name in ("a0", "s0"):
+        scripted.fail(name, TransientError("busy"), times=1)
+    publish("a0", "s0", using=database)
+    publish(*(f"a{number}" for number in range(1, 1101)), "s1", using=database)
+    loop = join()
+    drain(loop, 500)
+    events(database).hasten()
+    loop._next_reread = float("inf")  # which would find it, some time
+
+    def arrived() -> bool:
+        turn(loop)
+        return "s1" in scripted.arrived
+
+    wait_until(arrived, 20, "the event of the other key")
+
+
 def test_an_idle_relay_lets_a_key_go_on_that_was_just_blocked(
     database: str, scripted: Script, join: Join
 ) -> None:
     """Cancelled right after it failed, also where the relay looks often and is idle at once."""
-    scripted.fail("a1", TransientError("not yet", retry_after=3600))
-    publish("a1", "a2", using=database)
     loop = join()
     turn(loop)
+    loop.turn(100, idle=True)  # which gets to know who is there
+    scripted.fail("a1", TransientError("not yet", retry_after=3600))
+    publish("a1", "a2", using=database)
+    loop.turn(100, idle=True)
+    assert statuses(database) == {"a1": "retry", "a2": "blocked"}
     events(database).filter(subject="a1").cancel()
 
     def arrived() -> bool:
