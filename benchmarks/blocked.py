@@ -21,10 +21,10 @@ FAILING = "key-500"
 class OneKeyFails(RedisStreamBackend):
     """Delivers everything but the events of one key."""
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send all others; the first event of the key fails and the rest of them is held."""
         good = [message for message in messages if message.partition_key != FAILING]
-        sent = iter(super().publish_batch(good))
+        sent = iter(super().send_batch(good))
         outcomes: list[Outcome] = []
         failed = False
         for message in messages:

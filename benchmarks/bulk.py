@@ -96,7 +96,7 @@ def _create_of_cloud_events(events: list[CloudEvent]) -> None:
         OutboxEvent(
             event_id=each.id,
             source=each.source,
-            event_type=each.type,
+            event_type=each.event_type,
             time=each.time,
             data_content_type=each.data_content_type or "",
             data=each.data,

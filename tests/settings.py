@@ -112,6 +112,8 @@ TEMPLATES = [
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 OUTBOX_PUBLISHERS = {"default": {"BACKEND": "django_broadcaster.backends.LocMemBackend"}}
+# Not None: handlers that a test registers are run where it says so.
+OUTBOX_ROUTES: dict[str, Any] = {}
 
 _told = json.loads(os.environ.get("BROADCASTER_TEST_PROCESS", "{}"))
 for _alias, _place in _told.get("databases", {}).items():

@@ -16,13 +16,13 @@ from django.test import override_settings
 
 from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
-from django_broadcaster.backends import Message, PublisherBackend
+from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
 
 SECRET = "corr3ct-horse battery"  # with a space, so that its parts are seen to go as well
 
 
-class StrictBackend(PublisherBackend):
+class StrictBackend(MessageBackend):
     """Judges its options as a broker's backend does, and quotes them when they are wrong."""
 
     def __init__(
@@ -38,21 +38,21 @@ class StrictBackend(PublisherBackend):
         if max_len < 1:
             raise ValueError(f"max_len: must be 1 or more, not {max_len}")
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Accept everything."""
 
 
-class UnfinishedBackend(PublisherBackend):
-    """Lacks `publish`."""
+class UnfinishedBackend(MessageBackend):
+    """Lacks `send`."""
 
 
-class BrokenBackend(PublisherBackend):
+class BrokenBackend(MessageBackend):
     """Raises what no contract foresees."""
 
     def __init__(self, *, alias: str, token: str) -> None:
         raise KeyError(f"no such token: {token}")
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Accept everything."""
 
 
@@ -113,7 +113,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (backend("nodots"), "E005", "['BACKEND'] = 'django_broadcaster.backends.LocalBackend'"),
     (backend("builtins.dict"), "E005", "subclass of django_broadcaster.backends.PublisherBackend"),
     (backend(StrictBackend), "E005", "['BACKEND'] = 'django_broadcaster.backends.LocalBackend'"),
-    (backend(f"{__name__}.UnfinishedBackend"), "E005", "Define publish in UnfinishedBackend"),
+    (backend(f"{__name__}.UnfinishedBackend"), "E005", "Define send in UnfinishedBackend"),
     (publishers(OPTIONS=["url"]), "E006", "['OPTIONS'] = {}"),
     (publishers(OPTIONS={"max_length": 5}), "E006", "rename 'max_length' to 'max_len'"),
     (publishers(OPTIONS={"colour": 5}), "E006", "remove 'colour'. StrictBackend knows 'max_len',"),
@@ -264,7 +264,7 @@ CLIENTS = {
     for name in backends.__all__
     if (backend := getattr(backends, name))
     and isinstance(backend, type)
-    and issubclass(backend, PublisherBackend)
+    and issubclass(backend, MessageBackend)
     and backend.client_library
 }
 
@@ -302,7 +302,7 @@ def test_backends_with_an_extra_name_their_client() -> None:
     """Only those that need nothing, or Django alone, name none."""
     named = {getattr(backends, name) for name in CLIENTS}
     needless = {"Console", "Dummy", "Local", "LocMem", "Tasks"}
-    others = {f"{name}Backend" for name in needless} | {"PublisherBackend"}
+    others = {f"{name}Backend" for name in needless} | {"MessageBackend", "PublisherBackend"}
     assert {each.__name__ for each in named} | others == {
         name for name in backends.__all__ if name.endswith("Backend")
     }

@@ -21,7 +21,7 @@ from django_broadcaster.publishers import publisher
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS: dict[str, Any] = {
     "OUTBOX_PUBLISHERS": {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
-    "OUTBOX_ROUTES": {},
+    "OUTBOX_ROUTES": None,
     "OUTBOX_REQUIRE_TRANSACTION": False,
     "OUTBOX_RETENTION": timedelta(days=7),
     "OUTBOX_ARCHIVE": None,

@@ -17,7 +17,7 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import DeliveryError, Rejected, TransientError
 from django_broadcaster.inbox import dispatch, process
 from django_broadcaster.models import InboxEvent
-from django_broadcaster.registry import EventRegistry, Handler
+from django_broadcaster.registry import EventHandlerRegistry, Handler
 from tests.app.models import Order
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
@@ -25,7 +25,7 @@ from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 
 SECONDS = 20.0
-EVENT = CloudEvent(type="order.placed", source="/shop", id="1", data={"number": "1"})
+EVENT = CloudEvent(event_type="order.placed", source="/shop", id="1", data={"number": "1"})
 
 
 class OutOfStock(Exception):
@@ -178,7 +178,9 @@ def test_same_id_and_source_is_the_same_event(database: str) -> None:
     """Whatever else differs: a maker does not use an id twice."""
     handler = writing(database)
     process(EVENT, handler, using=database)
-    assert process(EVENT.replace(data=5, type="t", time=None), handler, using=database) is False
+    assert (
+        process(EVENT.replace(data=5, event_type="t", time=None), handler, using=database) is False
+    )
 
 
 def test_each_handler_has_the_event_by_its_name(database: str) -> None:
@@ -253,9 +255,9 @@ def routed(database: str) -> Any:
         yield database
 
 
-def registry_of(*handlers: Handler) -> EventRegistry:
+def registry_of(*handlers: Handler) -> EventHandlerRegistry:
     """A registry with these handlers, for all events of orders."""
-    registry = EventRegistry()
+    registry = EventHandlerRegistry()
     for handler in handlers:
         registry.register("order.*", name=handler.name)(handler.function)
     return registry
@@ -273,7 +275,7 @@ def test_dispatch_runs_every_handler_of_the_event_once(routed: str) -> None:
 
 def test_dispatch_of_an_event_without_handlers(routed: str) -> None:
     """Nobody is interested: that is no error, and nothing is written."""
-    dispatch(EVENT, EventRegistry())
+    dispatch(EVENT, EventHandlerRegistry())
     assert handled(routed) == []
 
 

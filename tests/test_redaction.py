@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_broadcaster import redaction
-from django_broadcaster.backends import PublisherBackend
+from django_broadcaster.backends import MessageBackend
 from django_broadcaster.backends.base import Message
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -131,7 +131,7 @@ REAL: Entries = {
 }
 
 
-class TellingBackend(PublisherBackend):
+class TellingBackend(MessageBackend):
     """Quotes its password wherever it can, as clients do that were not written with care."""
 
     def __init__(self, *, password: str, where: str, kind: str, **options: Any) -> None:
@@ -143,7 +143,7 @@ class TellingBackend(PublisherBackend):
         """Tell, if it is to be here."""
         self._tell("open")
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Tell, if it is to be here."""
         self._tell("publish")
 

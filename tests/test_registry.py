@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.registry import EventRegistry, Handler, event_registry
+from django_broadcaster.registry import EventHandlerRegistry, Handler, event_registry
 
 
 def greet(event: CloudEvent) -> None:
@@ -22,12 +22,12 @@ def bill(event: CloudEvent) -> None:
 
 
 @pytest.fixture
-def registry() -> EventRegistry:
+def registry() -> EventHandlerRegistry:
     """An empty registry."""
-    return EventRegistry()
+    return EventHandlerRegistry()
 
 
-def functions(registry: EventRegistry, event_type: str) -> list[Any]:
+def functions(registry: EventHandlerRegistry, event_type: str) -> list[Any]:
     """The functions that an event of that type would run, in order."""
     return [handler.function for handler in registry.handlers_for(event_type)]
 
@@ -45,14 +45,14 @@ def functions(registry: EventRegistry, event_type: str) -> list[Any]:
     ],
 )
 def test_pattern_matches_the_whole_type(
-    registry: EventRegistry, pattern: str, matching: list[str], others: list[str]
+    registry: EventHandlerRegistry, pattern: str, matching: list[str], others: list[str]
 ) -> None:
     """A shell-style pattern matches the event type from end to end, in its exact case."""
     registry.register(pattern)(greet)
     assert [each for each in [*matching, *others] if registry.handlers_for(each)] == matching
 
 
-def test_handlers_run_in_the_order_of_their_registration(registry: EventRegistry) -> None:
+def test_handlers_run_in_the_order_of_their_registration(registry: EventHandlerRegistry) -> None:
     """Every handler that matches is found, the first registered first."""
     registry.register("order.*")(greet)
     registry.register("*")(bill)
@@ -60,7 +60,7 @@ def test_handlers_run_in_the_order_of_their_registration(registry: EventRegistry
     assert functions(registry, "invoice.sent") == [bill]
 
 
-def test_function_of_several_patterns_runs_once(registry: EventRegistry) -> None:
+def test_function_of_several_patterns_runs_once(registry: EventHandlerRegistry) -> None:
     """A function that was registered for several patterns is one handler."""
 
     @registry.register("order.*")
@@ -73,12 +73,12 @@ def test_function_of_several_patterns_runs_once(registry: EventRegistry) -> None
     assert len(registry) == 1
 
 
-def test_decorator_returns_the_function_itself(registry: EventRegistry) -> None:
+def test_decorator_returns_the_function_itself(registry: EventHandlerRegistry) -> None:
     """A handler can still be called, and imported, as what it was."""
     assert registry.register("order.*")(greet) is greet
 
 
-def test_name_is_the_dotted_path_or_what_was_given(registry: EventRegistry) -> None:
+def test_name_is_the_dotted_path_or_what_was_given(registry: EventHandlerRegistry) -> None:
     """The name, by which the inbox knows the handler, outlives a rename only if it is given."""
     registry.register("order.*")(greet)
     registry.register("order.*", name="billing")(bill)
@@ -86,7 +86,7 @@ def test_name_is_the_dotted_path_or_what_was_given(registry: EventRegistry) -> N
     assert [handler.name for handler in registry] == [f"{__name__}.greet", "billing", "partial"]
 
 
-def test_name_of_another_function_is_refused(registry: EventRegistry) -> None:
+def test_name_of_another_function_is_refused(registry: EventHandlerRegistry) -> None:
     """Two handlers of one name would hide each other in the inbox."""
     registry.register("order.*", name="billing")(greet)
     with pytest.raises(ValueError, match="'billing' is registered already"):
@@ -94,16 +94,16 @@ def test_name_of_another_function_is_refused(registry: EventRegistry) -> None:
     assert functions(registry, "invoice.sent") == []
 
 
-def test_function_of_two_names_is_two_handlers(registry: EventRegistry) -> None:
+def test_function_of_two_names_is_two_handlers(registry: EventHandlerRegistry) -> None:
     """The name is the handler's identity, not the function."""
     registry.register("*", name="one")(greet)
     registry.register("*", name="two")(greet)
     assert functions(registry, "order.placed") == [greet, greet]
 
 
-def test_empty_pattern_is_refused(registry: EventRegistry) -> None:
+def test_empty_pattern_is_refused(registry: EventHandlerRegistry) -> None:
     """A handler that could never run is an error at once."""
-    with pytest.raises(ValueError, match=r"^pattern: "):
+    with pytest.raises(ValueError, match=r"^event_type: "):
         registry.register("")
 
 
@@ -111,7 +111,7 @@ async def asynchronous(event: CloudEvent) -> None:
     """Do nothing until somebody waits for it."""
 
 
-def test_async_function_is_refused(registry: EventRegistry) -> None:
+def test_async_function_is_refused(registry: EventHandlerRegistry) -> None:
     """An async handler, which would count as run and never be, is an error that tells the way."""
 
     async def later(event: CloudEvent) -> None: ...
@@ -143,14 +143,14 @@ class Later:
     ids=["a generator", "an instance", "a function"],
 )
 def test_what_would_run_nothing_is_refused(
-    registry: EventRegistry, function: Any, words: str
+    registry: EventHandlerRegistry, function: Any, words: str
 ) -> None:
     """To call it would count as handled, and do nothing."""
     with pytest.raises(TypeError, match=words):
         registry.register("order.*", name="handler")(function)
 
 
-def test_what_is_advised_works(registry: EventRegistry) -> None:
+def test_what_is_advised_works(registry: EventHandlerRegistry) -> None:
     """A function in `async_to_sync()`, or in `partial()`, has the name of what is in it."""
     registry.register("order.*")(async_to_sync(asynchronous))
     registry.register("order.*")(partial(with_more, more=1))
@@ -160,7 +160,7 @@ def test_what_is_advised_works(registry: EventRegistry) -> None:
         registry.register("order.*")(object())  # type: ignore[type-var]
 
 
-def test_a_decorator_without_its_pattern_is_refused(registry: EventRegistry) -> None:
+def test_a_decorator_without_its_pattern_is_refused(registry: EventHandlerRegistry) -> None:
     """It would register nothing, without a word."""
     with pytest.raises(TypeError, match=r"register\('order.\*'\)"):
 
@@ -169,7 +169,7 @@ def test_a_decorator_without_its_pattern_is_refused(registry: EventRegistry) -> 
             """Never be called."""
 
 
-def test_unregister_forgets_a_handler(registry: EventRegistry) -> None:
+def test_unregister_forgets_a_handler(registry: EventHandlerRegistry) -> None:
     """A handler goes by its name, and one that is not there is a KeyError."""
     registry.register("*", name="greet")(greet)
     registry.unregister("greet")
@@ -188,4 +188,4 @@ def test_handlers_are_values() -> None:
 
 def test_registry_of_the_project_is_one_of_them() -> None:
     """`event_registry` is what applications register with."""
-    assert isinstance(event_registry, EventRegistry)
+    assert isinstance(event_registry, EventHandlerRegistry)

@@ -88,7 +88,7 @@ def test_a_broken_tracer_breaks_no_handler(database: str, broken: str) -> None:
     """A handler runs once, and what it changed commits."""
     ran: list[str] = []
     handler = Handler("handler", lambda event: ran.append(event.id), ("*",))
-    event = CloudEvent(type="a", source="/s", id="1")
+    event = CloudEvent(event_type="a", source="/s", id="1")
     assert process(event, handler, using=database) is True
     assert process(event, handler, using=database) is False
     assert ran == ["1"]
@@ -104,6 +104,8 @@ def test_a_broken_tracer_hides_no_error(database: str, broken: str) -> None:
         raise Rejected("never")
 
     with pytest.raises(Rejected, match="never"):
-        process(CloudEvent(type="a", source="/s"), Handler("h", refuse, ("*",)), using=database)
+        process(
+            CloudEvent(event_type="a", source="/s"), Handler("h", refuse, ("*",)), using=database
+        )
     assert not OutboxEvent.objects.using(database).exists()
     assert not InboxEvent.objects.using(database).exists()

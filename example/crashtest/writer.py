@@ -100,4 +100,4 @@ class Writer:
 
 
 def _as_event(row: OutboxEvent) -> Event:
-    return Event(row.event_id, row.partition_key, row.to_cloud_event().data["sequence"])
+    return Event(row.event_id, row.partition_key, row.cloud_event.data["sequence"])

@@ -17,7 +17,7 @@ def remember(event: CloudEvent) -> None:
     """Keep a trace of every event in the order of arrival."""
     ReceivedEvent.objects.create(
         event_id=event.id,
-        event_type=event.type,
+        event_type=event.event_type,
         key=event.partition_key or "",
         sequence=event.data["sequence"],
     )

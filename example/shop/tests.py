@@ -40,7 +40,7 @@ class ServicesTest(ShopTestCase):
         services.ship_order(order.pk)
         events = OutboxEvent.objects.order_by("id")
         assert [
-            (event.event_type, event.partition_key, event.to_cloud_event().data["sequence"])
+            (event.event_type, event.partition_key, event.cloud_event.data["sequence"])
             for event in events
         ] == [(f"order.{step}", order.key, n) for n, step in enumerate(Order.Status.values, 1)]
 

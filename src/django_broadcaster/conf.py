@@ -47,9 +47,11 @@ class Conf:
         {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
         "The backends by alias: BACKEND, OPTIONS, RETRY, ON_EXHAUSTED, RETENTION.",
     )
-    ROUTES: Setting[Mapping[str, str | list[str]]] = Setting(
-        {},
-        "Event type patterns (`order.*`) to one alias or a list; the first that matches decides.",
+    ROUTES: Setting[Mapping[str, str | list[str]] | None] = Setting(
+        None,
+        "Event type patterns (`order.*`) to one alias or a list; the first that matches decides. "
+        "If it is None and no backend runs handlers, events with handlers also go to an alias "
+        "`handlers`, which runs them.",
     )
     REQUIRE_TRANSACTION: Setting[bool] = Setting(
         False, "Refuse to publish outside of a transaction."

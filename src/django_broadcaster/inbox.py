@@ -17,7 +17,7 @@ from . import tracing
 from .events import CloudEvent
 from .exceptions import DeliveryError, Rejected, TransientError
 from .models import InboxEvent
-from .registry import EventRegistry, Handler, event_registry
+from .registry import EventHandlerRegistry, Handler, event_registry
 
 
 def process(event: CloudEvent, handler: Handler, *, using: str | None = None) -> bool:
@@ -50,7 +50,7 @@ def _call(handler: Handler, event: CloudEvent) -> None:
         raise TypeError(f"handler {handler.name} gave back a {type(result).__name__}, not yet run")
 
 
-def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> int:
+def dispatch(event: CloudEvent, registry: EventHandlerRegistry = event_registry) -> int:
     """Run every handler of the event that has not had it; each commits by itself.
 
     Returns how many handlers the event has.
@@ -58,7 +58,7 @@ def dispatch(event: CloudEvent, registry: EventRegistry = event_registry) -> int
     TransientError, or Rejected if each of them was Rejected. It waits as long as the longest of
     them wants (`retry_after`), and spends no retry if none of them does.
     """
-    handlers = registry.handlers_for(event.type)
+    handlers = registry.handlers_for(event.event_type)
     failures = [
         (handler, error) for handler in handlers if (error := _attempt(event, handler)) is not None
     ]

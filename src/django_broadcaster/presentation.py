@@ -15,7 +15,7 @@ from .models import OutboxEvent
 def presented(row: OutboxEvent) -> CloudEvent | str:
     """Return the event to show, or why there is nothing to show."""
     try:
-        event = row.to_cloud_event()
+        event = row.cloud_event
     except CannotUnseal as error:
         return f"The payload can't be shown: {error}"
     except InvalidEvent as error:  # a row that was not written by the publishers API

@@ -11,10 +11,12 @@ transaction stays usable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, Dict  # noqa: UP035  # spelled as on the API page that this class keeps
 
+from .backends.base import PublisherBackend
+from .backends.event_backend import EventBackend
 from .backends.handler import backends
 from .events import CloudEvent
 from .models import OutboxEvent
@@ -37,17 +39,20 @@ class OutboxPublisher:
     def __init__(self) -> None:
         pass
 
+    @property
+    def _backends(self) -> MutableMapping[str, PublisherBackend]:
+        """The backends by alias. One that is put in is used by this process's relay, too."""
+        return _Backends()
+
     def _load_backends(self) -> None:
         """Make every configured backend; raises BackendConfigurationError for a wrong setting."""
         for alias in backends.aliases():
             backends[alias]
 
     def _get_default_backend(self) -> str | None:
-        """Return `default` if there is such an alias, else the only alias, else None."""
+        """Return `default` if there is such an alias, else the first alias, else None."""
         aliases = backends.aliases()
-        if "default" in aliases:
-            return "default"
-        return aliases[0] if len(aliases) == 1 else None
+        return "default" if "default" in aliases else next(iter(aliases), None)
 
     def publish_event(
         self,
@@ -206,6 +211,28 @@ class OutboxPublisher:
     def get_backend_health(self) -> Dict[str, bool]:  # noqa: UP006
         """Return for each alias whether its broker can be reached now."""
         return {alias: backends[alias].health_check() for alias in backends.aliases()}
+
+
+class _Backends(MutableMapping[str, PublisherBackend]):
+    """The backends of the process, configured or put in by hand, as the project made them."""
+
+    def __getitem__(self, alias: str) -> PublisherBackend:
+        if alias not in backends.aliases():
+            raise KeyError(alias)
+        backend = backends[alias]
+        return backend.wrapped if isinstance(backend, EventBackend) else backend
+
+    def __setitem__(self, alias: str, backend: PublisherBackend) -> None:
+        backends.put(alias, backend)
+
+    def __delitem__(self, alias: str) -> None:
+        backends.remove(alias)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(backends.aliases())
+
+    def __len__(self) -> int:
+        return len(backends.aliases())
 
 
 publisher = OutboxPublisher()

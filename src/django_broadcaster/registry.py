@@ -5,57 +5,85 @@ Imports before `django.setup()`, so that any module may register its handlers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from .events import CloudEvent
+from .signals import event_created, event_published
 
-HandlerFunction = Callable[[CloudEvent], object]
+__all__ = [
+    "EventHandlerRegistry",
+    "Handler",
+    "HandlerFunction",
+    "event_created",
+    "event_published",
+    "event_registry",
+]
+
+logger = logging.getLogger("django_broadcaster")
+
+HandlerFunction = Callable[[Any], object]
+"""A handler is called with the event, a `CloudEvent`."""
+
+EVERY_TYPE = "*"
+"""The pattern of handlers that are registered without an event type."""
+
 F = TypeVar("F", bound=HandlerFunction)
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A registered function. `name` is its identity in the inbox: renaming it runs it again."""
+    """A registered function. `name` is its identity in the inbox: a renamed one runs again."""
 
     name: str
     function: HandlerFunction
     patterns: tuple[str, ...]
 
     def matches(self, event_type: str) -> bool:
-        """Tell whether one of the patterns matches the whole event type, in its exact case."""
+        """Return True if a pattern matches the whole event type, in its exact case."""
         return any(fnmatchcase(event_type, pattern) for pattern in self.patterns)
 
 
-class EventRegistry:
+class EventHandlerRegistry:
     """Handlers by event type pattern, in the order of their registration."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
 
-    def register(self, pattern: str, *, name: str | None = None) -> Callable[[F], F]:
-        """Return a decorator that registers a handler for event types that match `pattern`.
+    def register(
+        self, event_type: str | None = None, *, name: str | None = None
+    ) -> Callable[[F], F]:
+        """Return a decorator that registers a handler and returns it unchanged.
 
-        `pattern` is a shell-style pattern: `order.placed`, `order.*`, `*`; a function registered
-        for several runs once for an event. `name` identifies the handler in the inbox and
-        defaults to the function's dotted path. Raises ValueError for an empty pattern, or a name
-        that another function has, and TypeError for what would run nothing when it is called: an
-        async function, a generator.
+        Args:
+            event_type: An event type or a shell-style pattern: `order.placed`, `order.*`. None for
+                every event. A function that is registered for several runs once for an event.
+            name: Identifies the handler in the inbox; the function's dotted path unless given. Of
+                functions with one path, the later ones have their event type added.
+
+        Raises:
+            ValueError: `event_type` is empty, or another function has the name.
+            TypeError: `event_type` is no string, or calling the function would run nothing of it:
+                an async function, a generator.
         """
+        pattern = EVERY_TYPE if event_type is None else event_type
         if not isinstance(pattern, str):
-            raise TypeError("pattern: write @event_registry.register('order.*'), with a pattern")
+            raise TypeError(
+                "event_type: write @event_registry.register(), or "
+                "@event_registry.register('order.*'), with parentheses"
+            )
         if not pattern:
-            raise ValueError("pattern: an event type or a pattern such as 'order.*' is needed")
+            raise ValueError("event_type: must not be empty; omit it to handle every event")
 
         def decorate(function: F) -> F:
             if _is_async(function):
                 raise TypeError("handlers are not async; wrap this one in async_to_sync()")
             if isgeneratorfunction(function):
                 raise TypeError("handlers do not yield: calling a generator runs nothing of it")
-            self._add(function, pattern, name or _path_of(function))
+            self._add(function, pattern, name or self._name_for(function, pattern))
             return function
 
         return decorate
@@ -63,6 +91,42 @@ class EventRegistry:
     def handlers_for(self, event_type: str) -> list[Handler]:
         """Return the handlers whose pattern matches the event type."""
         return [handler for handler in self._handlers.values() if handler.matches(event_type)]
+
+    def get_handlers(self, event_type: str | None = None) -> list[HandlerFunction]:
+        """Return the functions for an event type, those of every event included.
+
+        Without an event type, return the functions that are registered for every event alone.
+        """
+        handlers = self if event_type is None else self.handlers_for(event_type)
+        wanted = [h for h in handlers if event_type is not None or EVERY_TYPE in h.patterns]
+        return [handler.function for handler in wanted]
+
+    def clear_handlers(self, event_type: str | None = None) -> None:
+        """Forget the handlers of one event type or pattern, or all handlers."""
+        if event_type is None:
+            self._handlers.clear()
+            return
+        for handler in list(self):
+            patterns = tuple(each for each in handler.patterns if each != event_type)
+            if patterns:
+                self._handlers[handler.name] = replace(handler, patterns=patterns)
+            else:
+                del self._handlers[handler.name]
+
+    def handle_event(self, event: Any) -> bool:
+        """Run the handlers of an event now, without the inbox; return True if none raised.
+
+        For tests and scripts: the relay runs handlers by itself. A handler that raises is logged,
+        and the others still run.
+        """
+        succeeded = True
+        for handler in self.handlers_for(event.event_type):
+            try:
+                handler.function(event)
+            except Exception as error:  # its text may quote the event
+                logger.error("Handler %s failed with %s.", handler.name, type(error).__name__)
+                succeeded = False
+        return succeeded
 
     def unregister(self, name: str) -> None:
         """Forget the handler of that name; raises KeyError when there is none."""
@@ -73,6 +137,15 @@ class EventRegistry:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+    def _name_for(self, function: HandlerFunction, pattern: str) -> str:
+        """Return a function's path; with the pattern, if another function has the path.
+
+        Decorators without `functools.wraps` give all functions the path of one.
+        """
+        path = _path_of(function)
+        known = self._handlers.get(path)
+        return path if known is None or known.function is function else f"{path}({pattern})"
 
     def _add(self, function: HandlerFunction, pattern: str, name: str) -> None:
         known = self._handlers.get(name)
@@ -104,5 +177,5 @@ def _path_of(function: HandlerFunction) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-event_registry = EventRegistry()
+event_registry = EventHandlerRegistry()
 """What `LocalBackend` and the consumers run; each app's `event_handlers.py` fills it."""

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from .backends.base import Message, Outcome, PublisherBackend
+    from .backends.base import Message, MessageBackend, Outcome
     from .events import CloudEvent
     from .registry import Handler
 
@@ -42,7 +42,7 @@ class Tracer(Protocol):
         """
 
     def sending(
-        self, backend: PublisherBackend, messages: Sequence[Message]
+        self, backend: MessageBackend, messages: Sequence[Message]
     ) -> AbstractContextManager[Note]:
         """Go along while a relay hands a batch to a backend."""
 
@@ -75,7 +75,7 @@ def publishing(
 
 
 def sending(
-    backend: PublisherBackend, messages: Sequence[Message]
+    backend: MessageBackend, messages: Sequence[Message]
 ) -> AbstractContextManager[Note | None]:
     """Trace the sending of a batch; the value is None where nobody wants to know the outcomes."""
     tracer = _Place.tracer

@@ -64,7 +64,7 @@ def test_an_event_is_read_back_as_it_was(
     [path] = files(tmp_path)
     lines = list(read_archive(path))
     rows = OutboxEvent.objects.using(database).order_by("id")
-    assert [line.event for line in lines] == [row.to_cloud_event() for row in rows]
+    assert [line.event for line in lines] == [row.cloud_event for row in rows]
     assert [line.outbox["id"] for line in lines] == [event.pk for event in events]
     first = lines[0].outbox
     assert first["backend"] == "default"

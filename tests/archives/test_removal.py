@@ -137,12 +137,12 @@ def test_the_table_takes_over_all_that_can_be_read(database: str) -> None:
     OutboxEvent.objects.using(database).update(
         status="failed", ended_at=now, last_error="no", retry_count=2, publisher_config={"k": 1}
     )
-    before = {row.pk: row.to_cloud_event() for row in OutboxEvent.objects.using(database)}
+    before = {row.pk: row.cloud_event for row in OutboxEvent.objects.using(database)}
     stored = {row.id: row for row in read_stored(database, ids_of(database))}
     assert remove(database, ids_of(database), TableArchive()) == len(events)
     assert statuses(database) == {}
     found = ArchivedEvent.objects.using(database).order_by("row")
-    assert {row.row: row.to_cloud_event() for row in found} == before
+    assert {row.row: row.cloud_event for row in found} == before
     for row in found:
         for name in set(StoredRow._fields) - {"id", "extensions", "data", "publisher_config"}:
             value = getattr(row, name)

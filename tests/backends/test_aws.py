@@ -22,7 +22,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, Outcome, PublisherBackend, SNSBackend, SQSBackend
+from django_broadcaster.backends import Message, MessageBackend, Outcome, SNSBackend, SQSBackend
 from django_broadcaster.backends.aws import entries
 from django_broadcaster.backends.bindings import AWS, canonical
 from django_broadcaster.events import CloudEvent
@@ -125,7 +125,7 @@ class TestSQSFifo(Suite):
 
     config = {"queue_url": "https://sqs.eu-west-1.amazonaws.com/123456789012/other.fifo"}
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return SQSBackend(
             queue_url=self.queue_url, client=self.client, content_mode=self.mode, **options
         )
@@ -180,11 +180,11 @@ class NoOrder:
             event = CloudEvent.from_dict(arrived[message.event_id])
             assert event.to_dict() == message.event.to_dict()
 
-    def test_order_of_a_key_is_kept(self, backend: PublisherBackend) -> None:
+    def test_order_of_a_key_is_kept(self, backend: MessageBackend) -> None:
         """The events of each key arrive, over several batches; their order is not promised."""
         messages = [make_message(data=n, partition_key=f"key-{n % 7}") for n in range(60)]
         for start in range(0, 60, 30):
-            assert backend.publish_batch(messages[start : start + 30]) == [None] * 30
+            assert backend.send_batch(messages[start : start + 30]) == [None] * 30
         self._arrived(messages)
 
 
@@ -211,7 +211,7 @@ class TestSNSFifo(Suite):
                 Attributes={"RawMessageDelivery": "true"},
             )
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return SNSBackend(
             topic_arn=self.topic, client=self.client, content_mode=self.mode, **options
         )
@@ -231,7 +231,7 @@ def test_topic_passes_keys_and_ids_on(server: AWSServer, suffix: str) -> None:
     suite.make_destination()
     with closing(suite.make_backend(alias="default")) as backend:
         messages = [make_message(id=f"A-{n}", data=n, partition_key="a b") for n in range(12)]
-        assert backend.publish_batch(messages) == [None] * 12
+        assert backend.send_batch(messages) == [None] * 12
     arrived = server.take(suite.queue_url)
     assert {each.group for each in arrived} == {"a%20b" if suffix else None}
     assert sorted(json.loads(each.body)["data"] for each in arrived) == list(range(12))
@@ -255,7 +255,7 @@ def test_official_sdk_reads_every_event(
         for message in messages:
             message.event_id += uuid4().hex
             message.extensions = {**event_extensions(message), "partitionkey": "key"}
-        assert backend.publish_batch(messages) == [None] * len(messages)
+        assert backend.send_batch(messages) == [None] * len(messages)
         for arrived, message in zip(server.take(queue), messages, strict=True):
             assert len(arrived.attributes) <= 10
             assert not any(map(entries._FORBIDDEN.search, (arrived.body, *arrived.attributes)))
@@ -300,8 +300,14 @@ def test_binary_mode_is_as_documented(
     arrived: dict[str, str],
 ) -> None:
     """The body is the data as text, and each attribute a message attribute of the Kafka binding."""
-    event = {"id": "A-1", "source": "/shop", "type": "order.placed", "time": None, **attributes}
-    make(content_mode="binary").publish(make_message(**event))
+    event = {
+        "id": "A-1",
+        "source": "/shop",
+        "event_type": "order.placed",
+        "time": None,
+        **attributes,
+    }
+    make(content_mode="binary").send(make_message(**event))
     (message,) = server.take(queue)
     assert message.body == body
     assert message.attributes == {**BASE, **arrived}
@@ -328,7 +334,7 @@ def test_what_does_not_fit_in_binary_mode_goes_structured(
 ) -> None:
     """Nothing of an event is lost or rejected because ten attributes or a text can't hold it."""
     message = make_message(**attributes)
-    make(content_mode="binary").publish(message)
+    make(content_mode="binary").send(message)
     (arrived,) = server.take(queue)
     assert arrived.attributes == {"content-type": "application/cloudevents+json"}
     assert CloudEvent.from_dict(json.loads(arrived.body)) == message.event
@@ -345,7 +351,7 @@ def test_attributes_are_ten_at_the_most(make: MakeBackend, server: AWSServer, qu
     counts = []
     for some in (names[:4], names):
         backend = make(content_mode="binary")
-        backend.publish(make_message(data=1, extensions=dict.fromkeys(some, "x")))
+        backend.send(make_message(data=1, extensions=dict.fromkeys(some, "x")))
         (arrived,) = server.take(queue)
         counts.append(len(arrived.attributes))
     assert counts == [10, 1]
@@ -409,7 +415,7 @@ def test_events_without_a_key_have_groups_of_their_own(
     make: MakeBackend, server: AWSServer, queue: str
 ) -> None:
     """They need not wait for each other at the consumer."""
-    assert make().publish_batch([make_message(data=n) for n in range(20)]) == [None] * 20
+    assert make().send_batch([make_message(data=n) for n in range(20)]) == [None] * 20
     assert len({each.group for each in server.take(queue)}) == 20
 
 
@@ -422,7 +428,7 @@ def test_repetition_has_no_effect_on_a_fifo_queue(
     first = make_message(id=event_id, source="/a", data=1)
     other = make_message(id=event_id, source="/b", data=2)
     for _ in range(2):
-        assert backend.publish_batch([first, other]) == [None, None]
+        assert backend.send_batch([first, other]) == [None, None]
     assert sorted(json.loads(each.body)["data"] for each in server.take(queue)) == [1, 2]
 
 
@@ -454,7 +460,7 @@ def test_calls_are_as_few_as_the_order_allows(
 
     monkeypatch.setattr(backend, "call", call)
     messages = [make_message(data=n, partition_key=f"k{key}") for n, key in enumerate(keys)]
-    assert backend.publish_batch(messages) == [None] * len(messages)
+    assert backend.send_batch(messages) == [None] * len(messages)
     assert len(calls) == len(keys) // 10 if at_most == 10 else len(calls) <= at_most
     assert all(max(Counter(groups).values()) == 1 for groups in calls)
 
@@ -473,7 +479,7 @@ def test_standard_queue_gets_one_key_in_full_calls(
 
     monkeypatch.setattr(backend, "call", call)
     messages = [make_message(data=n, partition_key="key") for n in range(100)]
-    assert backend.publish_batch(messages) == [None] * 100
+    assert backend.send_batch(messages) == [None] * 100
     assert sizes == [10] * 10
 
 
@@ -490,7 +496,7 @@ def test_large_messages_share_the_bytes_of_a_call(
 
     monkeypatch.setattr(backend, "call", call)
     messages = [make_message(data="ü" * n) for n in (50_000, 60_000, 129_000, 10, 120_000)]
-    assert backend.publish_batch(messages) == [None] * 5
+    assert backend.send_batch(messages) == [None] * 5
     assert max(sizes) <= 256 * 2**10
     assert len(server.take(queue)) == 5
 
@@ -504,7 +510,7 @@ def test_events_can_go_to_queues_of_their_own(
         make_message(data=n, partition_key="key", config={"queue_url": other} if n % 2 else {})
         for n in range(10)
     ]
-    assert make().publish_batch(messages) == [None] * 10
+    assert make().send_batch(messages) == [None] * 10
     data = [[json.loads(m.body)["data"] for m in server.take(url)] for url in (queue, other)]
     assert data == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
 
@@ -619,12 +625,12 @@ def test_no_credentials_are_unavailable(
     client = {"endpoint_url": server.url, "region_name": REGION}
     with closing(SQSBackend(alias="default", queue_url=queue, client=client)) as backend:
         with pytest.raises(BackendUnavailable, match="credentials"):
-            backend.publish(make_message(data=1))
+            backend.send(make_message(data=1))
         assert backend.health_check() is False
         (tmp_path / "credentials").write_text(
             "[default]\naws_access_key_id = k\naws_secret_access_key = s\n"
         )
-        backend.publish(make_message(data=1))
+        backend.send(make_message(data=1))
 
 
 def test_no_region_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -660,8 +666,8 @@ def test_forked_process_uses_a_client_of_its_own(
 ) -> None:
     """A backend that was used before a fork delivers in the child, without the parent's threads."""
     backend = make()
-    assert backend.publish_batch([make_message(data=n) for n in range(30)]) == [None] * 30
-    code = _in_child(lambda: backend.publish_batch([make_message(data=n) for n in range(30)]))
+    assert backend.send_batch([make_message(data=n) for n in range(30)]) == [None] * 30
+    code = _in_child(lambda: backend.send_batch([make_message(data=n) for n in range(30)]))
     assert code == 0
     assert len(server.take(queue)) == 60
 

@@ -118,7 +118,7 @@ def test_refused_entry_holds_its_key_only(
     """The rest of its call is stored, and nothing of its key that stands behind it."""
     messages = numbers(["a", "b", "", "a", "c", "b", "a", ""])
     with RefusingProxy(server, refuse=only(3, failed(code, fault=fault))) as proxy:
-        outcomes = make(proxy.url, queue).publish_batch(messages)
+        outcomes = make(proxy.url, queue).send_batch(messages)
     assert kinds(outcomes) == [None, None, None, kind, None, None, Held, None]
     assert code in str(outcomes[3])
     check(server.take(queue), [m for m, each in zip(messages, outcomes, strict=True) if not each])
@@ -135,7 +135,7 @@ def test_entry_that_is_refused_as_any_other_would_be_stops_the_batch(
     """A key of KMS or a limit concerns all events: no retry is spent, nothing further is sent."""
     messages = numbers(["a", "b", "a", "b", "a"])
     with RefusingProxy(server, refuse=only(2, failed(code, fault=True))) as proxy:
-        outcomes = make(proxy.url, queue, connections=1).publish_batch(messages)
+        outcomes = make(proxy.url, queue, connections=1).send_batch(messages)
     assert kinds(outcomes) == [None, None, BackendUnavailable, None, BackendUnavailable]
     check(server.take(queue), [messages[0], messages[1], messages[3]])
 
@@ -145,7 +145,7 @@ def test_standard_queue_holds_what_has_not_left(make: MakeBackend, server: AWSSe
     queue = server.make_queue(f"s{uuid4().hex}")
     messages = numbers(["a"] * 10 + ["b"] * 10 + ["a", "b"] * 5)
     with RefusingProxy(server, refuse=only(4, failed("InternalError", fault=False))) as proxy:
-        outcomes = make(proxy.url, queue, connections=1).publish_batch(messages)
+        outcomes = make(proxy.url, queue, connections=1).send_batch(messages)
     expected = [None] * 20 + [Held, None] * 5
     expected[4] = TransientError  # type: ignore[call-overload]
     assert kinds(outcomes) == expected
@@ -158,7 +158,7 @@ def test_answer_that_leaves_an_entry_out_acknowledges_nothing(
 ) -> None:
     """What the answer does not name is not taken for stored."""
     with RefusingProxy(server, whole=lambda bodies: b'{"Successful": []}') as proxy:
-        outcomes = make(proxy.url, queue).publish_batch(numbers(["a", "b"]))
+        outcomes = make(proxy.url, queue).send_batch(numbers(["a", "b"]))
     assert kinds(outcomes) == [BackendUnavailable] * 2
 
 
@@ -185,7 +185,7 @@ def test_message_to_blame_for_a_refused_call_is_found(
 
     messages = numbers([f"k{n % 12}" for n in range(30)])
     with RefusingProxy(server, whole=whole) as proxy:
-        outcomes = make(proxy.url, queue).publish_batch(messages)
+        outcomes = make(proxy.url, queue).send_batch(messages)
     refused = {3: Rejected, 8: Rejected, 15: Held, 20: Held, 27: Held}
     assert kinds(outcomes) == [refused.get(n) for n in range(30)]
     check(server.take(queue), [m for n, m in enumerate(messages) if n not in refused])
@@ -216,11 +216,11 @@ def test_refusal_that_any_event_would_meet_is_unavailable(
     with RefusingProxy(server, whole=lambda _: answers.pop() if answers else None) as proxy:
         backend = make(proxy.url, queue)
         messages = numbers(["a", "a", "b"])
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert kinds(outcomes) == [BackendUnavailable] * 3
         assert code.rpartition(".")[2] in str(outcomes[0])
         assert len(proxy.calls) == 1
-        assert backend.publish_batch(messages) == [None] * 3
+        assert backend.send_batch(messages) == [None] * 3
     check(server.take(queue), messages)
 
 
@@ -229,7 +229,7 @@ def test_answer_of_something_else_is_unavailable(
 ) -> None:
     """A proxy's web page in place of an answer acknowledges nothing."""
     with RefusingProxy(server, whole=lambda _: b"<html>Sign in to the network") as proxy:
-        outcomes = make(proxy.url, queue).publish_batch(numbers(["a", "b"]))
+        outcomes = make(proxy.url, queue).send_batch(numbers(["a", "b"]))
     assert kinds(outcomes) == [BackendUnavailable] * 2
 
 
@@ -238,10 +238,10 @@ def test_missing_queue_is_unavailable(make: MakeBackend, server: AWSServer) -> N
     name = f"m{uuid4().hex}.fifo"
     backend = make(server.url, f"{server.url}/{ACCOUNT}/{name}")
     messages = numbers(["a", "b"])
-    assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 2
     assert backend.health_check() is False
     queue = server.make_queue(name)
-    assert backend.publish_batch(messages) == [None, None]
+    assert backend.send_batch(messages) == [None, None]
     check(server.take(queue), messages)
 
 
@@ -251,7 +251,7 @@ def test_missing_queue_of_one_event_costs_that_event_only(
     """A queue that only one event asked for must not stop the others."""
     lost = {"queue_url": f"{server.url}/{ACCOUNT}/none.fifo"}
     messages = [*numbers(["a"], config=lost), *numbers(["a", "b"])]
-    outcomes = make(server.url, queue).publish_batch(messages)
+    outcomes = make(server.url, queue).send_batch(messages)
     assert kinds(outcomes) == [TransientError, Held, None]
     check(server.take(queue), [messages[2]])
 
@@ -263,7 +263,7 @@ def test_message_over_the_queues_own_limit_is_rejected_alone(
     queue = server.make_queue(f"l{uuid4().hex}.fifo", MaximumMessageSize="2048")
     messages = numbers(["a", "b", "a", "c"])
     messages[0] = make_message(data="x" * 3000, partition_key="a")
-    outcomes = make(server.url, queue).publish_batch(messages)
+    outcomes = make(server.url, queue).send_batch(messages)
     assert kinds(outcomes) == [Rejected, None, Held, None]
     check(server.take(queue), [messages[1], messages[3]])
 
@@ -279,7 +279,7 @@ def test_health_check_is_true_for_one_who_may_only_send(
     with RefusingProxy(server, whole=whole) as proxy:
         backend = make(proxy.url, queue)
         assert backend.health_check() is True
-        assert backend.publish_batch(numbers(["a"])) == [None]
+        assert backend.send_batch(numbers(["a"])) == [None]
 
 
 # --- SNS ---------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_kind_of_each_error_of_sns(
             SNSBackend(alias="default", topic_arn=topic, client=client_options(proxy.url))
         ) as backend,
     ):
-        outcomes = backend.publish_batch(numbers(["a", "b"], config=config))
+        outcomes = backend.send_batch(numbers(["a", "b"], config=config))
     assert kinds(outcomes) == [kind] * 2
 
 
@@ -323,7 +323,7 @@ def test_topic_that_is_missing_is_unavailable(server: AWSServer) -> None:
     with closing(
         SNSBackend(alias="default", topic_arn=topic, client=client_options(server.url))
     ) as backend:
-        assert kinds(backend.publish_batch(numbers(["a"]))) == [BackendUnavailable]
+        assert kinds(backend.send_batch(numbers(["a"]))) == [BackendUnavailable]
         assert backend.health_check() is False
 
 
@@ -341,14 +341,14 @@ def test_connection_cut_in_the_middle_of_a_batch(
     with TcpProxy("127.0.0.1", server.port) as proxy:
         backend = make(f"http://127.0.0.1:{proxy.port}", queue, connections=3)
         setattr(proxy, direction, sent)
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         setattr(proxy, direction, None)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         assert BackendUnavailable in kinds(outcomes)
         left = [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is not None]
         deadline = time.monotonic() + WAIT
         while left and time.monotonic() < deadline:  # other connections may still be cut
-            outcomes = backend.publish_batch(left)
+            outcomes = backend.send_batch(left)
             left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
     assert left == []
     check(server.take(queue), messages)
@@ -361,15 +361,15 @@ def test_hanging_server_is_unavailable_after_the_timeout(make: MakeBackend, tmp_
         queue = server.make_queue("hanging.fifo")
         backend = make(server.url, queue, timeout=1.0)
         first, messages = numbers(["a"]), numbers([f"k{n % 15}" for n in range(45)])
-        assert backend.publish_batch(first) == [None]
+        assert backend.send_batch(first) == [None]
         with server.hanging():
             started = time.monotonic()
-            assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 45
+            assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 45
             assert backend.health_check() is False
             assert time.monotonic() - started < 8
         left = messages
         while left:
-            outcomes = backend.publish_batch(left)
+            outcomes = backend.send_batch(left)
             left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
             assert time.monotonic() - started < WAIT
         check(server.take(queue), [*first, *messages])
@@ -400,7 +400,7 @@ def test_server_that_is_stopped_and_started_under_load(make: MakeBackend, tmp_pa
             sent += batch
             while batch:
                 under_load.set()
-                outcomes = backend.publish_batch(batch)
+                outcomes = backend.send_batch(batch)
                 assert set(kinds(outcomes)) <= {None, BackendUnavailable}
                 batch = [m for m, each in zip(batch, outcomes, strict=True) if each is not None]
                 assert time.monotonic() < deadline
@@ -414,14 +414,14 @@ def test_server_that_was_killed_is_of_use_again(make: MakeBackend, tmp_path: Pat
     with aws_server(tmp_path) as server:
         queue = server.make_queue("killed.fifo")
         backend = make(server.url, queue, timeout=2.0)
-        assert backend.publish_batch(numbers(["a"])) == [None]
+        assert backend.send_batch(numbers(["a"])) == [None]
         server.kill()
-        assert kinds(backend.publish_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
+        assert kinds(backend.send_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
         server.start()
-        assert kinds(backend.publish_batch(numbers(["a"]))) == [BackendUnavailable]
+        assert kinds(backend.send_batch(numbers(["a"]))) == [BackendUnavailable]
         server.make_queue("killed.fifo")
         messages = numbers(["a", "a", "b"])
-        assert backend.publish_batch(messages) == [None] * 3
+        assert backend.send_batch(messages) == [None] * 3
         check(server.take(queue), messages)
 
 
@@ -443,18 +443,18 @@ def test_interrupted_batch_leaves_no_answers_behind(
         with monkeypatch.context() as patch:
             patch.setattr("django_broadcaster.backends.aws.calls.wait", interrupt)
             with pytest.raises(Interrupted):
-                backend.publish_batch(messages)
+                backend.send_batch(messages)
         gate.set()
         backend.close()  # waits for what is on its way
         assert len(proxy.calls) <= 1
-        assert backend.publish_batch(messages) == [None] * 60
+        assert backend.send_batch(messages) == [None] * 60
     check(server.take(queue), messages)
 
 
 def test_no_thread_is_left_behind(make: MakeBackend, server: AWSServer, queue: str) -> None:
     """Closing ends the threads of the calls."""
     backend = make(server.url, queue)
-    assert backend.publish_batch(numbers([f"k{n}" for n in range(40)])) == [None] * 40
+    assert backend.send_batch(numbers([f"k{n}" for n in range(40)])) == [None] * 40
     names = [each.name for each in threading.enumerate()]
     assert any(name.startswith("outbox-default") for name in names)
     backend.close()
@@ -487,10 +487,10 @@ def test_wrong_credentials_are_unavailable(make: MakeBackend, tmp_path: Path) ->
         ):
             client = {**options, **wrong}
             backend = make(server.url, queue, client=client)
-            assert kinds(backend.publish_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
+            assert kinds(backend.send_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
             # What moto answers in the place of SQS is not JSON, so the code is looked for in SNS's.
             with closing(SNSBackend(alias="default", topic_arn=topic, client=client)) as publisher:
-                outcomes = publisher.publish_batch(numbers(["a", "b"]))
+                outcomes = publisher.send_batch(numbers(["a", "b"]))
                 assert kinds(outcomes) == [BackendUnavailable] * 2
                 assert code in str(outcomes[0])
                 assert "my-secret" not in str(outcomes[0])
@@ -513,7 +513,7 @@ def test_tls(make: MakeBackend, tls_server: AWSServer, certificates: Path) -> No
     with closing(boto3.client("sqs", **options)) as sqs:
         queue = sqs.create_queue(QueueName="tls")["QueueUrl"]
         backend = make(tls_server.url, queue, client=options)
-        assert backend.publish_batch(numbers(["a", "b"])) == [None, None]
+        assert backend.send_batch(numbers(["a", "b"])) == [None, None]
         assert backend.health_check() is True
         assert len(sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]) == 2
 
@@ -529,5 +529,5 @@ def test_wrong_tls_is_unavailable(
     elif verify:
         options["verify"] = str(certificates / verify)
     backend = make(tls_server.url, f"{tls_server.url}/{ACCOUNT}/tls", client=options, timeout=3.0)
-    assert kinds(backend.publish_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
     assert backend.health_check() is False

@@ -24,7 +24,7 @@ from django_broadcaster.backends.bindings import (
     WireMessage,
     percent_encoded,
 )
-from django_broadcaster.events import CloudEvent
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, Rejected
 from django_broadcaster.testing.contract import EVENTS, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
@@ -56,7 +56,7 @@ def test_binary_mode_names_and_writes_every_attribute(name: str) -> None:
     wire = binary(
         BINDINGS[name],
         id="A-1",
-        type="order.placed",
+        event_type="order.placed",
         source="/shop/orders",
         subject="7",
         time=datetime(2024, 2, 29, 23, 59, 59, 120000, tzinfo=UTC),
@@ -87,7 +87,7 @@ def test_binary_mode_names_and_writes_every_attribute(name: str) -> None:
     ("data", "content_type", "body"),
     [
         ([1, "2", None], None, b'[1,"2",null]'),
-        (None, None, b"null"),
+        (JSON_NULL, None, b"null"),
         ("text", None, b'"text"'),
         ("text, größer", "text/plain", "text, größer".encode()),
         ("größer", "text/plain; charset=ISO-8859-1", "größer".encode("latin-1")),
@@ -173,7 +173,7 @@ class Own(BindingBackend):
 
     binding = HTTP
 
-    def publish(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         """Send nothing."""
 
 

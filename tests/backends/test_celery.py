@@ -21,7 +21,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import CeleryBackend, PublisherBackend
+from django_broadcaster.backends import CeleryBackend, MessageBackend
 from django_broadcaster.backends.celery import task_id
 from django_broadcaster.backends.celery.backend import escape
 from django_broadcaster.events import CloudEvent
@@ -107,7 +107,7 @@ class TestOnRedis(BackendContract):
             yield
         remove(self.url, self.queue)
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return CeleryBackend(app=APP, **options)
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
@@ -138,8 +138,10 @@ class TestOnRabbitMQ(TestOnRedis):
 def test_event_is_the_argument_of_the_task_of_its_type(make: MakeBackend, broker: str) -> None:
     """The task of the event's name is called with the event, persistently, results as it likes."""
     backend = make(app={"result_backend": "redis://127.0.0.1:1/0"})
-    message = make_message(id="1", source="/shop", type="shop.tasks.receipt", time=None, data="ä")
-    backend.publish(message)
+    message = make_message(
+        id="1", source="/shop", event_type="shop.tasks.receipt", time=None, data="ä"
+    )
+    backend.send(message)
     (call,) = take(broker, celery_app.app.conf.task_default_queue)
     assert (call.task, call.keywords) == ("shop.tasks.receipt", {})
     assert call.args == [
@@ -169,7 +171,7 @@ def test_data_are_the_keywords_of_a_task_if_wanted(
         make_message(data=b"{}", data_content_type="application/octet-stream"),
         make_message(data={}),
     ]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, Rejected, Rejected, None]
     calls = take(broker, queue)
     assert [(call.task, call.args, call.keywords) for call in calls] == [
@@ -185,7 +187,7 @@ def test_event_that_is_sent_again_has_the_same_task_id(
     backend = make()
     message = make_message(id="1", source="/shop", data=1)
     for _ in range(2):
-        backend.publish(message)
+        backend.send(message)
     first, again = take(broker, queue)
     assert first.id == again.id == task_id("/shop", "1", "default")
     assert UUID(first.id)
@@ -210,8 +212,11 @@ def test_task_name_cannot_be_broken_out_of(field: str, value: str, escaped: str)
 
 def test_celerys_own_tasks_cannot_be_called(make: MakeBackend, broker: str, queue: str) -> None:
     """An event named as one of Celery's built-in tasks is rejected, and the others are sent."""
-    messages = [make_message(type="celery.map", data=["x"]), make_message(type="celery2.x", data=1)]
-    assert kinds(make().publish_batch(messages)) == [Rejected, None]
+    messages = [
+        make_message(event_type="celery.map", data=["x"]),
+        make_message(event_type="celery2.x", data=1),
+    ]
+    assert kinds(make().send_batch(messages)) == [Rejected, None]
     assert [call.task for call in take(broker, queue)] == ["celery2.x"]
 
 
@@ -220,7 +225,7 @@ def test_config_of_an_event_names_its_task_and_queue(
 ) -> None:
     """`publisher_config` chooses the task and the queue, which is declared."""
     config = {"task": "shop.tasks.ünique", "queue": f"{queue}-2"}
-    make().publish(make_message(data=1, config=config))
+    make().send(make_message(data=1, config=config))
     (call,) = take(broker, f"{queue}-2")
     assert call.task == "shop.tasks.ünique"
 
@@ -228,19 +233,19 @@ def test_config_of_an_event_names_its_task_and_queue(
 def test_options_and_routes_name_the_queue(make: MakeBackend, broker: str, queue: str) -> None:
     """The option `queue` goes before the app's `task_routes`, and these before its default."""
     routes = {"task_routes": {"test.*": {"queue": f"{queue}-2"}}}
-    make(app=routes).publish(make_message(data=1))
+    make(app=routes).send(make_message(data=1))
     assert len(take(broker, f"{queue}-2")) == 1
-    make(app=routes, queue=queue).publish(make_message(data=2))
+    make(app=routes, queue=queue).send(make_message(data=2))
     assert len(take(broker, queue)) == 1
 
 
 def test_priority_is_the_events_or_the_options(make: MakeBackend, broker: str, queue: str) -> None:
     """The message has the priority of its event, else that of the backend."""
-    make(priority=0).publish(make_message(data=1))
+    make(priority=0).send(make_message(data=1))
     (call,) = take(broker, queue)
     assert call.properties["priority"] == 0
     if not broker.startswith("redis"):  # there, each priority is a list of its own
-        make(priority=2).publish_batch([make_message(data=1, config={"priority": 7})])
+        make(priority=2).send_batch([make_message(data=1, config={"priority": 7})])
         (call,) = take(broker, queue)
         assert call.properties["priority"] == 7
 
@@ -251,7 +256,7 @@ def test_routing_key_is_for_amqp(make: MakeBackend, broker: str, queue: str) -> 
     backend = make(app={**topic, "task_default_routing_key": "order.*"})
     taken, lost = ({"routing_key": key} for key in ("order.placed", "lost"))
     messages = [make_message(data=1, config=taken), make_message(data=2, config=lost)]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     if broker.startswith("redis"):
         assert kinds(outcomes) == [Rejected, Rejected]
     else:
@@ -269,7 +274,7 @@ def test_official_sdk_reads_every_event(make: MakeBackend, broker: str, queue: s
     @given(st.lists(ANY_EVENT, min_size=20, max_size=30))
     def check(events: list[CloudEvent]) -> None:
         messages = [make_message(event) for event in events]
-        assert backend.publish_batch(messages) == [None] * len(messages)
+        assert backend.send_batch(messages) == [None] * len(messages)
         for event, call in zip(events, take(broker, queue), strict=True):
             assert_same_event(JSONFormat().read(None, json.dumps(call.args[0])), event)
 
@@ -279,11 +284,11 @@ def test_official_sdk_reads_every_event(make: MakeBackend, broker: str, queue: s
 def test_key_is_held_behind_a_call_that_failed(make: MakeBackend, broker: str, queue: str) -> None:
     """A call that can't be made holds its key only, and nothing of the key is in the queue."""
     messages = [
-        make_message(type="celery.x", data=1, partition_key="a"),
+        make_message(event_type="celery.x", data=1, partition_key="a"),
         make_message(data=2, partition_key="a"),
         make_message(data=3, partition_key="b"),
     ]
-    assert kinds(make().publish_batch(messages)) == [Rejected, Held, None]
+    assert kinds(make().send_batch(messages)) == [Rejected, Held, None]
     assert event_ids(take(broker, queue)) == [messages[2].event_id]
 
 
@@ -297,7 +302,7 @@ def test_arguments_that_the_serializer_refuses_are_rejected(make: MakeBackend) -
     register("refusing", refuse, refuse, "application/x-refusing", "utf-8")
     try:
         with pytest.raises(Rejected, match="not with me"):
-            make(app={"task_serializer": "refusing"}).publish(make_message(data=1))
+            make(app={"task_serializer": "refusing"}).send(make_message(data=1))
     finally:
         unregister("refusing")
 

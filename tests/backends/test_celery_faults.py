@@ -122,16 +122,16 @@ def test_connection_cut_in_the_middle_of_a_batch(
     scheme = server.url.partition(":")[0]
     with TcpProxy("127.0.0.1", server.port) as proxy:
         backend = make(f"{scheme}://127.0.0.1:{proxy.port}")
-        assert backend.publish_batch(numbers(1)) == [None]
+        assert backend.send_batch(numbers(1)) == [None]
         proxy.cut_request_after = int(part * 100 * 900)
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         proxy.cut_request_after = None
         assert set(kinds(outcomes)) == {None, BackendUnavailable}
         acknowledged = {m.event_id for m, o in zip(messages, outcomes, strict=True) if o is None}
         stored = event_ids(take(server.url, queue))[1:]
         assert acknowledged <= set(stored)
         left = left_of(messages, outcomes)
-        assert backend.publish_batch(left) == [None] * len(left)
+        assert backend.send_batch(left) == [None] * len(left)
     assert_first_times(stored + event_ids(take(server.url, queue)), messages)
 
 
@@ -140,18 +140,18 @@ def test_slow_server_is_unavailable_after_the_timeout(
 ) -> None:
     """The timeout ends the wait, and a late answer is not taken for the next call's."""
     backend = make(server.url, timeout=0.5, connect_timeout=0.5)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     with hanging(server):
         started = time.monotonic()
         for _ in range(2):
-            assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+            assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
         assert backend.health_check() is False
         backend.close()
         assert time.monotonic() - started < 8
     messages = numbers(5, "key")
     left = messages
     while left:  # it may need a moment
-        left = left_of(left, backend.publish_batch(left))
+        left = left_of(left, backend.send_batch(left))
         assert time.monotonic() - started < WAIT
     sent = {message.event_id for message in messages}
     stored = [each for each in event_ids(take(server.url, queue)) if each in sent]
@@ -185,7 +185,7 @@ def _insist(backend: CeleryBackend, batch: list[Message]) -> None:
     """Publish until all is acknowledged, as a relay does; only the server may fail."""
     deadline = time.monotonic() + 60
     while batch:
-        outcomes = backend.publish_batch(batch)
+        outcomes = backend.send_batch(batch)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         batch = left_of(batch, outcomes)
         assert time.monotonic() < deadline
@@ -197,7 +197,7 @@ def test_wrong_login_is_unavailable(
     """Credentials that are wrong cost no event, and are in no error."""
     scheme = server.url.partition(":")[0]
     backend = make(f"{scheme}://nobody:secret@127.0.0.1:{server.port}")
-    outcomes = backend.publish_batch(numbers(2))
+    outcomes = backend.send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert backend.health_check() is False
     assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
@@ -219,7 +219,7 @@ def test_queue_that_is_not_configured(
         "config": [TransientError, Held, None],
         "none": [BackendUnavailable] * 3,
     }
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == expected[choice]
     assert "missing" in str(outcomes[0])
 
@@ -237,7 +237,7 @@ def test_message_over_the_servers_limit_is_rejected_alone(
         *numbers(1, "a"),
         *numbers(2, "b"),
     ]
-    outcomes = make(rabbit.url).publish_batch(messages)
+    outcomes = make(rabbit.url).send_batch(messages)
     assert kinds(outcomes) == [None, None, Rejected, Held, None, None]
     assert "larger than configured max size" in str(outcomes[2])
     stored = [messages[index].event_id for index in (0, 1, 4, 5)]
@@ -249,14 +249,14 @@ def test_queue_that_goes_away_is_declared_again(
 ) -> None:
     """A queue that is deleted under a backend's feet swallows no event: it is made anew."""
     backend = make(rabbit.url)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     with channel(rabbit.url) as other:
         other.queue_delete(queue)
     messages = numbers(5, "key")
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [BackendUnavailable] * 5
     assert "no queue takes it" in str(outcomes[0])
-    assert backend.publish_batch(messages) == [None] * 5
+    assert backend.send_batch(messages) == [None] * 5
     assert event_ids(take(rabbit.url, queue)) == [message.event_id for message in messages]
 
 
@@ -266,7 +266,7 @@ def test_queue_of_another_kind_is_unavailable(
     """A queue that is there with other arguments stops everything, and the error names it."""
     with channel(rabbit.url) as other:
         other.queue_declare(queue, durable=False)
-    outcomes = make(rabbit.url).publish_batch(numbers(2))
+    outcomes = make(rabbit.url).send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert "inequivalent arg 'durable'" in str(outcomes[0])
 
@@ -283,7 +283,7 @@ def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose
     backend = make(rabbit.url, queues, task="{type}")
     config = {"queue": queue} if whose == "the event's" else {}
     messages = numbers(10, "key", config=config)
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     stored = take(rabbit.url, queue)
     taken = len(stored)
     assert 3 <= taken < 10
@@ -293,7 +293,7 @@ def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose
         refused = [TransientError] + [Held] * (9 - taken)
     assert kinds(outcomes) == [None] * taken + refused
     other = numbers(1, config={"queue": f"{queue}-2"})
-    assert backend.publish_batch([*messages[taken:][:3], *other]) == [None] * 4
+    assert backend.send_batch([*messages[taken:][:3], *other]) == [None] * 4
 
 
 def test_alarm_is_unavailable_within_the_timeout(
@@ -301,18 +301,18 @@ def test_alarm_is_unavailable_within_the_timeout(
 ) -> None:
     """A server that is short of memory costs no event, and keeps one call in its buffers."""
     backend = make(rabbit.url, timeout=1.0)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     messages = numbers(20, "key")
     with rabbit.alarmed():
         for _ in range(3):
             started = time.monotonic()
-            outcomes = backend.publish_batch(messages)
+            outcomes = backend.send_batch(messages)
             assert kinds(outcomes) == [BackendUnavailable] * 20
             assert "alarm" in str(outcomes[0])
             assert time.monotonic() - started < 5
         assert backend.health_check() is False
-    wait_until(lambda: backend.publish_batch(numbers(1)) == [None], WAIT, "the alarm is over")
-    assert backend.publish_batch(messages) == [None] * 20
+    wait_until(lambda: backend.send_batch(numbers(1)) == [None], WAIT, "the alarm is over")
+    assert backend.send_batch(messages) == [None] * 20
     stored = event_ids(take(rabbit.url, queue))
     assert stored.count(messages[0].event_id) == 2
     assert_first_times(
@@ -325,12 +325,12 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
 ) -> None:
     """A relay that was disconnected while it idled delivers with its next batch."""
     backend = make(rabbit.url)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     link = backend._link
     assert link is not None
     rabbit.node.control("close_all_connections", "a test")
     wait_until(link._has_news, WAIT, "the server has said goodbye")
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     assert len(take(rabbit.url, queue)) == 4
 
 
@@ -368,7 +368,7 @@ def test_tls_of_the_app(make: MakeBackend, tls_url: str, certificates: Path, pro
     backend = make(tls_url, app, timeout=2, connect_timeout=2)
     works = problem == "none"
     expected = [None] * 2 if works else [BackendUnavailable] * 2
-    assert kinds(backend.publish_batch(numbers(2))) == expected
+    assert kinds(backend.send_batch(numbers(2))) == expected
     assert backend.health_check() is works
 
 
@@ -380,12 +380,12 @@ def test_full_redis_is_unavailable(make: MakeBackend, tmp_path: Path, queue: str
     with redis_server(tmp_path) as full:
         backend = make(full.url)
         messages = numbers(5, "key")
-        assert backend.publish_batch(messages[:2]) == [None] * 2
+        assert backend.send_batch(messages[:2]) == [None] * 2
         full.command("CONFIG", "SET", "maxmemory", "1")
-        outcomes = backend.publish_batch(messages[2:])
+        outcomes = backend.send_batch(messages[2:])
         assert kinds(outcomes) == [BackendUnavailable] * 3
         full.command("CONFIG", "SET", "maxmemory", "0")
-        assert backend.publish_batch(messages[2:]) == [None] * 3
+        assert backend.send_batch(messages[2:]) == [None] * 3
         assert event_ids(take(full.url, queue)) == [message.event_id for message in messages]
 
 
@@ -397,11 +397,11 @@ def test_queue_that_is_no_list(
     redis_node.command("SET", f"{queue}-2", "something else")
     config = {"queue": f"{queue}-2"}
     if whose == "everybody's":
-        outcomes = make(redis_node.url, **config).publish_batch(numbers(2))
+        outcomes = make(redis_node.url, **config).send_batch(numbers(2))
         assert kinds(outcomes) == [BackendUnavailable] * 2
     else:
         messages = [*numbers(2, "a", config=config), *numbers(1, "b")]
-        outcomes = make(redis_node.url).publish_batch(messages)
+        outcomes = make(redis_node.url).send_batch(messages)
         assert kinds(outcomes) == [TransientError, Held, None]
     assert "WRONGTYPE" in str(outcomes[0])
 
@@ -412,7 +412,7 @@ def test_second_address_of_the_app_is_tried(
     """Where the app names several brokers, one that is away is passed over without a pause."""
     started = time.monotonic()
     backend = make(f"redis://127.0.0.1:{free_port()}/0;{redis_node.url}")
-    assert backend.publish_batch(numbers(2)) == [None] * 2
+    assert backend.send_batch(numbers(2)) == [None] * 2
     assert time.monotonic() - started < 3
     assert len(take(redis_node.url, queue)) == 2
 

@@ -31,7 +31,7 @@ def test_missing_client_names_the_extra(
     monkeypatch.setitem(sys.modules, client, None)
     without = getattr(backends, backend)(alias="default")
     with pytest.raises(MissingClient, match=rf"django-broadcaster\[{extra}\]"):
-        without.publish(make_message())
+        without.send(make_message())
     assert without.health_check() is False
 
 

@@ -18,7 +18,7 @@ from django_broadcaster.backends import (
     DummyBackend,
     LocalBackend,
     LocMemBackend,
-    PublisherBackend,
+    MessageBackend,
 )
 from django_broadcaster.backends import locmem as locmem_module
 from django_broadcaster.events import CloudEvent
@@ -35,7 +35,7 @@ class TestLocMemBackend(BackendContract):
         yield
         locmem_module.clear()
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return LocMemBackend(**options)
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
@@ -51,7 +51,7 @@ class TestConsoleBackend(BackendContract):
     def _terminal(self) -> None:
         self.terminal = StringIO()
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return ConsoleBackend(stream=self.terminal, **options)
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
@@ -65,7 +65,7 @@ class TestDummyBackend(BackendContract):
     reads_back = False
     per_message_failure = False
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return DummyBackend(**options)
 
 
@@ -82,7 +82,7 @@ class TestLocalBackend(BackendContract):
         yield
         event_registry.unregister("contract")
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return LocalBackend(**options)
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from django_broadcaster.backends import (
     DummyBackend,
     LocMemBackend,
     Message,
-    PublisherBackend,
+    MessageBackend,
 )
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
@@ -23,7 +23,7 @@ HERE = "tests.backends.test_handler"
 DUMMY = "django_broadcaster.backends.DummyBackend"
 
 
-class PigeonBackend(PublisherBackend):
+class PigeonBackend(MessageBackend):
     """A backend of a third party."""
 
     closed = 0
@@ -34,7 +34,7 @@ class PigeonBackend(PublisherBackend):
             raise ValueError("loft: there is none of that name")
         self.loft = loft
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Not reached."""
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ def publishers(**entry: Any) -> Any:
         ("django_broadcaster.backends.LocMemBackend", LocMemBackend),
     ],
 )
-def test_dotted_path_is_loaded(path: str, expected: type[PublisherBackend]) -> None:
+def test_dotted_path_is_loaded(path: str, expected: type[MessageBackend]) -> None:
     """A backend is found by the package's public name and by its module."""
     with publishers(BACKEND=path):
         assert type(backends["orders"]) is expected

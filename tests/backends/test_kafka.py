@@ -23,10 +23,10 @@ from django.db import transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import KafkaBackend, Message, PublisherBackend
+from django_broadcaster.backends import KafkaBackend, Message, MessageBackend
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.kafka.topics import escape
-from django_broadcaster.events import CloudEvent
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     Held,
@@ -115,7 +115,7 @@ class TestStructured(BackendContract):
         self.timeout = 10.0
         self.made: list[KafkaBackend] = []
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         backend = KafkaBackend(
             bootstrap_servers=self.servers,
             topic=self.topic,
@@ -206,7 +206,7 @@ def test_official_sdk_reads_what_is_in_the_topic(
         topic = make_topic(server.servers)
         config = {"topic": topic}
         messages = [make_message(event, config=config) for event in events]
-        assert backend.publish_batch(messages) == [None] * len(messages)
+        assert backend.send_batch(messages) == [None] * len(messages)
         for record, event in zip(records(server.servers, topic), events, strict=True):
             message = sdk.KafkaMessage(dict(headers_of(record)), None, record.value() or b"")
             assert_same_event(sdk.from_kafka(message, JSONFormat()), event)
@@ -220,14 +220,14 @@ def test_record_has_exactly_the_documented_parts(
     """In binary mode the value is the data, and every attribute is a header, `partitionkey` too."""
     message = make_message(
         id="A-1",
-        type="order.placed",
+        event_type="order.placed",
         source="/shop/orders",
         subject="größer",
         time=datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC),
         data={"total": 1},
         partition_key="order-1",
     )
-    make(topic=topic, content_mode="binary").publish(message)
+    make(topic=topic, content_mode="binary").send(message)
     (record,) = records(server.servers, topic)
     assert (record.key(), record.value()) == (b"order-1", b'{"total":1}')
     assert headers_of(record) == {
@@ -243,13 +243,13 @@ def test_record_has_exactly_the_documented_parts(
 
 
 @pytest.mark.parametrize(
-    ("data", "value"), [({}, None), ({"data": None}, b"null"), ({"data": b""}, b"")]
+    ("data", "value"), [({}, None), ({"data": JSON_NULL}, b"null"), ({"data": b""}, b"")]
 )
 def test_event_without_data_is_a_tombstone(
     server: KafkaServer, make: MakeBackend, topic: str, data: dict[str, Any], value: bytes | None
 ) -> None:
     """No data is a null value in binary mode, and nothing else is."""
-    make(topic=topic, content_mode="binary").publish(make_message(partition_key="k", **data))
+    make(topic=topic, content_mode="binary").send(make_message(partition_key="k", **data))
     (record,) = records(server.servers, topic)
     assert record.value() == value
 
@@ -260,7 +260,7 @@ def test_keys_are_in_the_partitions_where_java_puts_them(
     """The partition of a key is what the clients in Java choose, so that producers agree."""
     topic = make_topic(server.servers, partitions=7)
     messages = [make_message(partition_key=f"schlüssel-{number}") for number in range(50)]
-    assert make(topic=topic).publish_batch(messages) == [None] * 50
+    assert make(topic=topic).send_batch(messages) == [None] * 50
     found = records(server.servers, topic)
     assert len(found) == 50
     for record in found:
@@ -288,11 +288,11 @@ def test_topic_is_made_from_the_event(server: KafkaServer, make: MakeBackend) ->
     prefix = f"test-{uuid4()}"
     own = f"{prefix}.own"
     messages = [
-        make_message(type="order.placed", partition_key="a/b"),
-        make_message(type="order.placed", partition_key="c", config={"topic": own}),
-        make_message(type="order/paid"),
+        make_message(event_type="order.placed", partition_key="a/b"),
+        make_message(event_type="order.placed", partition_key="c", config={"topic": own}),
+        make_message(event_type="order/paid"),
     ]
-    assert make(topic=f"{prefix}.{{type}}.{{key}}").publish_batch(messages) == [None] * 3
+    assert make(topic=f"{prefix}.{{type}}.{{key}}").send_batch(messages) == [None] * 3
     names = [f"{prefix}.order.placed.a_2Fb", own, f"{prefix}.order_2Fpaid._"]
     for name, message in zip(names, messages, strict=True):
         assert ids(records(server.servers, name)) == [message.event_id]
@@ -302,7 +302,7 @@ def test_topic_that_is_no_name_is_rejected_alone(make: MakeBackend, topic: str) 
     """An event whose topic no cluster can have is given up, and the others are sent."""
     long = make_message(subject="x" * 250, partition_key="a")
     messages = [*numbers(1, "a"), long, *numbers(1, "a"), *numbers(1, "b")]
-    outcomes = make(topic=f"{topic}.{{subject}}").publish_batch(messages)
+    outcomes = make(topic=f"{topic}.{{subject}}").send_batch(messages)
     kinds = [type(outcome) for outcome in outcomes]
     assert kinds == [type(None), Rejected, Held, type(None)]
     assert "249" in str(outcomes[1])
@@ -313,7 +313,7 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, topic:
     broken = make_message(data=1, partition_key="a")
     broken.extensions = {"bad": object()}
     messages = [broken, *numbers(1, "a"), *numbers(1, "b")]
-    outcomes = make(topic=topic).publish_batch(messages)
+    outcomes = make(topic=topic).send_batch(messages)
     assert [type(outcome) for outcome in outcomes] == [TransientError, Held, type(None)]
 
 
@@ -366,17 +366,17 @@ def test_batch_is_one_request_for_each_partition(cluster: MockCluster, make: Mak
     messages = [make_message(data="x" * 300, partition_key=f"k{n % 100}") for n in range(1000)]
     backend = make(bootstrap_servers=cluster.servers)
     for _ in range(3):
-        assert backend.publish_batch(messages) == [None] * 1000
+        assert backend.send_batch(messages) == [None] * 1000
         assert cluster.requests() == 4
 
 
 def test_batch_of_a_new_topic_is_one_request(cluster: MockCluster, make: MakeBackend) -> None:
     """The events for a topic that the producer has not met yet stay together as well."""
     backend = make(bootstrap_servers=cluster.servers)
-    backend.publish(make_message())
+    backend.send(make_message())
     cluster.make_topic("new", 1)
     cluster.requests()
-    assert backend.publish_batch(numbers(1000, config={"topic": "new"})) == [None] * 1000
+    assert backend.send_batch(numbers(1000, config={"topic": "new"})) == [None] * 1000
     assert cluster.requests() == 1
 
 
@@ -392,7 +392,7 @@ def test_wave_is_never_more_than_one_record_batch(
     cluster.make_topic("events", 1)
     messages = [make_message(data="x" * 300, partition_key=f"k{n % 7}") for n in range(200)]
     backend = make(bootstrap_servers=cluster.servers, config=config)
-    assert backend.publish_batch(messages) == [None] * 200
+    assert backend.send_batch(messages) == [None] * 200
     assert cluster.requests() in waves
     found = records(cluster.servers, "events")
     assert ids(found) == [message.event_id for message in messages]
@@ -414,7 +414,7 @@ def test_size_of_a_record_is_not_underestimated(
     waves = []
     send = backend._send
     backend._send = lambda wave: waves.append(len(wave)) or send(wave)  # type: ignore[method-assign,func-returns-value]
-    assert backend.publish_batch(messages) == [None] * 400
+    assert backend.send_batch(messages) == [None] * 400
     assert len(waves) > 3
     assert cluster.requests() == len(waves)
 
@@ -428,7 +428,7 @@ def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBac
         return make_message(partition_key=key, config={"topic": topic})
 
     messages = [to("a", "1"), to("a", "2"), to("b", "1"), to("b", "2"), to("b", "3"), to("a", "1")]
-    assert make(bootstrap_servers=cluster.servers).publish_batch(messages) == [None] * 6
+    assert make(bootstrap_servers=cluster.servers).send_batch(messages) == [None] * 6
     # a: 1 2, b: 3 / b: 1 2 / a: 1
     assert cluster.requests() == 4
 
@@ -495,7 +495,7 @@ def test_what_librdkafka_knows_is_passed_on(
     messages = numbers(3)
     servers = [server.servers, server.servers]
     backend = make(topic=topic, config=config, bootstrap_servers=servers)
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
 
 
@@ -506,7 +506,7 @@ def test_what_librdkafka_does_not_take_is_named(make: MakeBackend, config: dict[
     """A wrong setting of librdkafka's blames no event, says what is wrong, and shows no secret."""
     backend = make(config={"sasl.password": "secret", "security.protocol": "ssl", **config})
     with pytest.raises(BackendConfigurationError, match=r"\['config'\]") as caught:
-        backend.publish(make_message())
+        backend.send(make_message())
     assert backend.health_check() is False
     assert "secret" not in f"{caught.value} {backend!r}"
 
@@ -524,9 +524,9 @@ def test_larger_events_where_the_cluster_takes_them(
 ) -> None:
     """`max_message_bytes` raises the limit of librdkafka, too."""
     messages = [make_message(data="x" * 2_500_000, partition_key="k"), *numbers(2, "k")]
-    outcomes = make(topic=topic).publish_batch(messages)
+    outcomes = make(topic=topic).send_batch(messages)
     assert [type(outcome) for outcome in outcomes] == [Rejected, Held, Held]
-    assert make(topic=topic, max_message_bytes=2_900_000).publish_batch(messages) == [None] * 3
+    assert make(topic=topic, max_message_bytes=2_900_000).send_batch(messages) == [None] * 3
     assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
 
 
@@ -541,7 +541,7 @@ def test_closing_leaves_no_threads(make: MakeBackend, topic: str) -> None:
     """What librdkafka has started for the backend ends with it, health checks included."""
     before = _threads()
     backend = make(topic=topic)
-    backend.publish(make_message())
+    backend.send(make_message())
     assert backend.health_check()
     assert _threads() > before
     backend.close()
@@ -556,12 +556,12 @@ from django_broadcaster.testing import make_message
 servers, topic = sys.argv[1:]
 backend = KafkaBackend(alias="default", bootstrap_servers=servers, topic=topic)
 messages = [make_message(id=f"parent-{number}") for number in range(4)]
-backend.publish_batch(messages[:2])
+backend.send_batch(messages[:2])
 pid = os.fork()
 if pid == 0:
     children = [make_message(id=f"child-{number}") for number in range(4)]
-    sys.exit(backend.publish_batch(children) != [None] * 4)
-assert backend.publish_batch(messages[2:]) == [None] * 2
+    sys.exit(backend.send_batch(children) != [None] * 4)
+assert backend.send_batch(messages[2:]) == [None] * 2
 assert os.waitpid(pid, 0)[1] == 0
 """
 

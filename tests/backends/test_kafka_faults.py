@@ -100,7 +100,7 @@ def test_event_to_blame_for_a_refused_batch_is_found(
     messages = [*numbers(3, "a"), *numbers(1, "b")]
     # All four; the first half; the second half; its first event, and then its last one.
     cluster.fail(code, OK, code, code, OK)
-    outcomes = make(cluster.servers).publish_batch(messages)
+    outcomes = make(cluster.servers).send_batch(messages)
     assert kinds(outcomes) == [None, None, kind, None]
     assert cluster.requests() == 5
     assert ids(records(cluster.servers, "events")) == ids([*messages[:2], messages[3]])
@@ -113,7 +113,7 @@ def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
     messages = [*numbers(1, "a"), *numbers(1, "b"), *numbers(2, "a"), *numbers(1, "b")]
     # All five; the first two; the first of them alone: refused. The other one; the rest, of `b`.
     cluster.fail(TOO_LARGE, TOO_LARGE, TOO_LARGE, OK, OK)
-    outcomes = make(cluster.servers).publish_batch(messages)
+    outcomes = make(cluster.servers).send_batch(messages)
     assert kinds(outcomes) == [Rejected, None, Held, Held, None]
     assert ids(records(cluster.servers, "events")) == ids([messages[1], messages[4]])
 
@@ -124,7 +124,7 @@ def test_a_refused_partition_does_not_hold_up_the_others(make: MakeBackend) -> N
         cluster.make_topic("events", 8)
         messages = [make_message(partition_key=f"key-{number % 16}") for number in range(64)]
         cluster.fail(TOO_LARGE)
-        assert make(cluster.servers).publish_batch(messages) == [None] * 64
+        assert make(cluster.servers).send_batch(messages) == [None] * 64
         found = records(cluster.servers, "events")
     assert sorted(ids(found)) == sorted(ids(messages))
     for number in range(16):
@@ -139,7 +139,7 @@ def test_outage_while_the_one_to_blame_is_looked_for(
     """What is left of a refused batch is not sent any more, and everything of it waits."""
     messages = numbers(4, "a")
     cluster.fail(TOO_LARGE, OK, CLUSTER_FORBIDDEN)
-    outcomes = make(cluster.servers).publish_batch([*messages, *numbers(1, "b")])
+    outcomes = make(cluster.servers).send_batch([*messages, *numbers(1, "b")])
     assert kinds(outcomes) == [None, None, *[BackendUnavailable] * 3]
     assert ids(records(cluster.servers, "events")) == ids(messages[:2])
 
@@ -157,11 +157,11 @@ def test_the_topic_of_all_events_is_missing(
     with pytest.raises(BackendUnavailable, match="'events'"):
         backend.open()
     messages = numbers(2)
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert backend.health_check() is True
     cluster.break_topic("events", OK)
-    assert backend.publish_batch(messages) == [None] * 2
+    assert backend.send_batch(messages) == [None] * 2
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_topic_of_one_event_is_missing(
     cluster.break_topic("missing", code)
     lost = make_message(subject="missing", partition_key="a", config={"topic": "missing"})
     good = [make_message(subject="events", partition_key=key) for key in "aab"]
-    outcomes = make(cluster.servers, topic=template).publish_batch([good[0], lost, *good[1:]])
+    outcomes = make(cluster.servers, topic=template).send_batch([good[0], lost, *good[1:]])
     assert kinds(outcomes) == [None, kind, Held, None]
     assert "'missing'" in str(outcomes[1])
     assert ids(records(cluster.servers, "events")) == ids([good[0], good[2]])
@@ -193,7 +193,7 @@ def test_missing_topics_do_not_add_up(cluster: MockCluster, make: MakeBackend) -
         cluster.break_topic(name, UNKNOWN_TOPIC)
     started = time.monotonic()
     messages = [make_message(config={"topic": name}) for name in names]
-    outcomes = make(cluster.servers).publish_batch(messages)
+    outcomes = make(cluster.servers).send_batch(messages)
     assert kinds(outcomes) == [TransientError] * 8
     assert time.monotonic() - started < 3
 
@@ -203,29 +203,27 @@ def test_topic_that_stops_taking_events(cluster: MockCluster, make: MakeBackend,
     """A topic that was fine, and that a broker then refuses, is judged in the same way."""
     cluster.make_topic("other")
     backend = make(cluster.servers)
-    assert (
-        backend.publish_batch([*numbers(1), *numbers(1, config={"topic": "other"})]) == [None] * 2
-    )
+    assert backend.send_batch([*numbers(1), *numbers(1, config={"topic": "other"})]) == [None] * 2
     cluster.fail(code)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
-    backend.publish(make_message(config={"topic": "other"}))
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
+    backend.send(make_message(config={"topic": "other"}))
     cluster.fail(code)
     others = numbers(2, "a", config={"topic": "other"})
     kind = TransientError if code == TOPIC_FORBIDDEN else Rejected
-    assert kinds(backend.publish_batch(others)) == [kind, Held]
-    assert backend.publish_batch([*numbers(1), *others]) == [None] * 3
+    assert kinds(backend.send_batch(others)) == [kind, Held]
+    assert backend.send_batch([*numbers(1), *others]) == [None] * 3
 
 
 def test_real_broker_without_the_topic(server: KafkaServer, make: MakeBackend) -> None:
     """A cluster that makes no topics by itself lets the events wait until somebody makes it."""
     no_making = {"allow.auto.create.topics": False}
     backend = make(server.servers, topic="shop.events", config=no_making)
-    outcomes = backend.publish_batch(numbers(2))
+    outcomes = backend.send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert "UNKNOWN_TOPIC_OR_PART" in str(outcomes[0])
     elsewhere = make(server.servers, topic=make_topic(server.servers), config=no_making)
     messages = [*numbers(1), *numbers(1, config={"topic": "shop.events"}), *numbers(1)]
-    assert kinds(elsewhere.publish_batch(messages)) == [None, TransientError, None]
+    assert kinds(elsewhere.send_batch(messages)) == [None, TransientError, None]
 
 
 # --- The brokers are to blame ------------------------------------------------------------------
@@ -238,7 +236,7 @@ def test_full_or_degraded_brokers_are_waited_for(
     """A disk or replica that comes back in time costs nothing, and nothing is stored twice."""
     messages = numbers(10, "a")
     cluster.fail(code, code)
-    assert make(cluster.servers).publish_batch(messages) == [None] * 10
+    assert make(cluster.servers).send_batch(messages) == [None] * 10
     assert ids(records(cluster.servers, "events")) == ids(messages)
 
 
@@ -253,11 +251,11 @@ def test_full_or_degraded_brokers_are_unavailable(
     cluster.fail(*[code] * 200)
     backend.timeout = 0.5
     started = time.monotonic()
-    assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 10
+    assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 10
     assert time.monotonic() - started < 3
     cluster.heal()
     backend.timeout = 10
-    assert backend.publish_batch(messages) == [None] * 10
+    assert backend.send_batch(messages) == [None] * 10
     assert ids(records(cluster.servers, "events")) == ids(messages)
 
 
@@ -267,10 +265,10 @@ def test_producer_that_has_come_out_of_step_is_replaced(
     """An error after which librdkafka takes nothing more costs no event and no restart."""
     messages = numbers(10, "a")
     backend = make(cluster.servers)
-    assert backend.publish_batch(messages[:5]) == [None] * 5
+    assert backend.send_batch(messages[:5]) == [None] * 5
     cluster.fail(OUT_OF_ORDER)
-    assert kinds(backend.publish_batch(messages[5:])) == [BackendUnavailable] * 5
-    assert backend.publish_batch(messages[5:]) == [None] * 5
+    assert kinds(backend.send_batch(messages[5:])) == [BackendUnavailable] * 5
+    assert backend.send_batch(messages[5:]) == [None] * 5
     assert ids(records(cluster.servers, "events")) == ids(messages)
 
 
@@ -284,10 +282,10 @@ def test_connection_cut_in_the_middle_of_a_batch(
     backend = make(servers, topic=topic)
     backend.open()
     messages = numbers(100, "a")
-    assert backend.publish_batch(messages[:50]) == [None] * 50
+    assert backend.send_batch(messages[:50]) == [None] * 50
     proxy.cut_request_after = 5000
     with _restored(proxy):
-        assert backend.publish_batch(messages[50:]) == [None] * 50
+        assert backend.send_batch(messages[50:]) == [None] * 50
     assert ids(records(servers, topic)) == ids(messages)
 
 
@@ -298,10 +296,10 @@ def test_connection_cut_before_the_answer(proxied: tuple[str, TcpProxy], make: M
     topic = make_topic(servers)
     backend = make(servers, topic=topic)
     messages = numbers(100, "a")
-    assert backend.publish_batch(messages[:50]) == [None] * 50
+    assert backend.send_batch(messages[:50]) == [None] * 50
     proxy.cut_reply_after = 10
     with _restored(proxy):
-        assert backend.publish_batch(messages[50:]) == [None] * 50
+        assert backend.send_batch(messages[50:]) == [None] * 50
     assert ids(records(servers, topic)) == ids(messages)
 
 
@@ -335,17 +333,17 @@ def test_slow_server_is_unavailable_after_the_timeout(
     backend = make(server.servers, topic=topic)
     backend.open()
     messages = numbers(50, "a")
-    assert backend.publish_batch(messages[:10]) == [None] * 10
+    assert backend.send_batch(messages[:10]) == [None] * 10
     server.stop()
     backend.timeout = 0.3
     started = time.monotonic()
-    assert kinds(backend.publish_batch(messages[10:30])) == [BackendUnavailable] * 20
-    assert kinds(backend.publish_batch(messages[10:30])) == [BackendUnavailable] * 20
+    assert kinds(backend.send_batch(messages[10:30])) == [BackendUnavailable] * 20
+    assert kinds(backend.send_batch(messages[10:30])) == [BackendUnavailable] * 20
     assert backend.health_check() is False
     assert time.monotonic() - started < 6
     server.resume()
     backend.timeout = 10
-    assert backend.publish_batch(messages[10:]) == [None] * 40
+    assert backend.send_batch(messages[10:]) == [None] * 40
     assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
 
 
@@ -365,7 +363,7 @@ def test_wave_that_fails_stops_those_behind_it(server: KafkaServer, make: MakeBa
         return send(wave)
 
     backend._send = stop_at_the_third  # type: ignore[method-assign]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None] * 20 + [BackendUnavailable] * 30
     assert sent == [10, 10, 10]
     server.resume()
@@ -416,7 +414,7 @@ def _insist(backend: KafkaBackend, batch: list[Message]) -> None:
     """Publish until all is acknowledged, as a relay does; only the brokers may fail."""
     deadline = time.monotonic() + 40
     while batch:
-        outcomes = backend.publish_batch(batch)
+        outcomes = backend.send_batch(batch)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         assert time.monotonic() < deadline
         batch = [each for each, outcome in zip(batch, outcomes, strict=True) if outcome]
@@ -446,10 +444,10 @@ def test_interrupted_batch_leaves_nothing_behind(
 
     backend._producer = Interrupting(backend._producer)
     with pytest.raises(KeyboardInterrupt):
-        backend.publish_batch(messages)
+        backend.send_batch(messages)
     assert backend._producer is None
     server.resume()
-    assert backend.publish_batch(messages) == [None] * 10
+    assert backend.send_batch(messages) == [None] * 10
     assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
 
 
@@ -474,7 +472,7 @@ def test_wrong_credentials_are_unavailable(
     )
     with kafka_server(tmp_path, "--authentication") as server:
         backend = make(server.servers, timeout=1.5, config=login)
-        outcomes = backend.publish_batch(numbers(2))
+        outcomes = backend.send_batch(numbers(2))
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert backend.health_check() is False
     assert "wrong-password" not in f"{outcomes[0]!r} {outcomes[0].__cause__!r}"  # type: ignore[union-attr]
@@ -507,7 +505,7 @@ def tls_config(folder: Path, **files: str | None) -> dict[str, Any]:
 def test_tls(make: MakeBackend, tls: int, certificates: Path) -> None:
     """With the CA and a certificate of its own the backend delivers over TLS."""
     backend = make(f"127.0.0.1:{tls}", config=tls_config(certificates))
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     assert backend.health_check() is True
 
 
@@ -531,5 +529,5 @@ def test_wrong_tls_is_unavailable(
     """TLS that fails costs no event, and is never replaced by a connection without it."""
     config = {} if files is None else tls_config(certificates, **files)
     backend = make(f"{host}:{tls}", timeout=0.8, config=config)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False

@@ -19,7 +19,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, MQTTBackend, PublisherBackend
+from django_broadcaster.backends import Message, MessageBackend, MQTTBackend
 from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.lines import Lines
@@ -104,7 +104,7 @@ class TestStructured(BackendContract):
         with TcpProxy(*shared_address()) as self.proxy:
             yield
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         server = {"host": "127.0.0.1", "port": self.proxy.port}
         return MQTTBackend(topic=f"{self.root}/x", content_mode=self.mode, **server, **options)
 
@@ -176,7 +176,7 @@ def test_official_sdk_reads_every_event(
             make_message(event, config={"topic": f"{root}/{batch}/{number}"})
             for number, event in enumerate(events)
         ]
-        assert backend.publish_batch(messages) == [None] * len(messages)
+        assert backend.send_batch(messages) == [None] * len(messages)
         arrived = {each.topic: each for each in reader.read()}
         for number, event in enumerate(events):
             assert_same_event(_read_by_sdk(arrived[f"{batch}/{number}"]), event)
@@ -197,9 +197,11 @@ def test_message_has_exactly_the_documented_properties(
     make: MakeBackend, reader: Subscriber
 ) -> None:
     """A message has QoS 1, the content type of its mode, and is not retained."""
-    message = make_message(id="A-1", source="/shop", type="order.placed", time=None, data={"a": 1})
-    make().publish(message)
-    make(content_mode="binary").publish(message)
+    message = make_message(
+        id="A-1", source="/shop", event_type="order.placed", time=None, data={"a": 1}
+    )
+    make().send(message)
+    make(content_mode="binary").send(message)
     attributes = {"specversion": "1.0", "id": "A-1", "source": "/shop", "type": "order.placed"}
     assert reader.read() == [
         Arrived("order.placed", message.to_json(), "application/cloudevents+json", {}, False, 1),
@@ -217,7 +219,7 @@ def test_payloads_of_all_sizes_arrive_as_they_are(make: MakeBackend, reader: Sub
     sizes = [0, 1, 100, 128, 16_000, 16383, 16384, 65535, 65536, 2**21, 5_000_000]
     octets = "application/octet-stream"
     messages = [make_message(data=os.urandom(n), data_content_type=octets) for n in sizes]
-    assert make(content_mode="binary").publish_batch(messages) == [None] * len(sizes)
+    assert make(content_mode="binary").send_batch(messages) == [None] * len(sizes)
     arrived = {each.headers["id"]: each.payload for each in reader.read()}
     assert arrived == {message.event_id: message.data_binary for message in messages}
 
@@ -226,7 +228,7 @@ def test_retained_message_is_there_for_who_comes_later(make: MakeBackend, root: 
     """A later subscriber gets the last message of each topic that has `retain`."""
     backend = make(retain=True, topic=f"{root}/{{key}}")
     messages = [*numbers(2, "a"), *numbers(1, "b"), *numbers(1, "c", config={"retain": False})]
-    assert backend.publish_batch(messages) == [None] * 4
+    assert backend.send_batch(messages) == [None] * 4
     with subscriber(shared_address(), root) as late:
         arrived = late.read()
     assert {(each.topic, each.event["id"], each.retain) for each in arrived} == {
@@ -234,7 +236,7 @@ def test_retained_message_is_there_for_who_comes_later(make: MakeBackend, root: 
         ("b", messages[2].event_id, True),
     }
     empty = [make_message(config={"topic": f"{root}/{name}"}) for name in "ab"]  # forgets them
-    assert make(retain=True, content_mode="binary").publish_batch(empty) == [None] * 2
+    assert make(retain=True, content_mode="binary").send_batch(empty) == [None] * 2
 
 
 def test_end_to_end_from_a_transaction(database: str, root: str, reader: Subscriber) -> None:
@@ -262,7 +264,7 @@ def test_end_to_end_from_a_transaction(database: str, root: str, reader: Subscri
 
 def test_event_without_a_subscriber_is_acknowledged(make: MakeBackend) -> None:
     """The server takes it, keeps it for nobody, and says so with a code that is no error."""
-    assert make().publish_batch(numbers(3)) == [None] * 3
+    assert make().send_batch(numbers(3)) == [None] * 3
 
 
 # --- Where it goes -----------------------------------------------------------------------------
@@ -272,16 +274,16 @@ def test_config_of_an_event_names_its_topic(
     make: MakeBackend, root: str, reader: Subscriber
 ) -> None:
     """`publisher_config` sends an event to another topic, as it stands there."""
-    messages = [*numbers(1, type="a.b"), *numbers(1, config={"topic": f"{root}/else/where"})]
-    assert make().publish_batch(messages) == [None, None]
+    messages = [*numbers(1, event_type="a.b"), *numbers(1, config={"topic": f"{root}/else/where"})]
+    assert make().send_batch(messages) == [None, None]
     assert [each.topic for each in reader.read()] == ["a.b", "else/where"]
 
 
 def test_topic_is_made_from_the_event(make: MakeBackend, root: str, reader: Subscriber) -> None:
     """Fields are filled in and escaped, so that each is one level."""
     backend = make(topic=f"{root}/{{type}}/{{key}}/{{subject}}")
-    backend.publish(make_message(type="order.placed", partition_key="a/+/#", data=1))
-    backend.publish(make_message(type="$SYS", subject="_", data=1))
+    backend.send(make_message(event_type="order.placed", partition_key="a/+/#", data=1))
+    backend.send(make_message(event_type="$SYS", subject="_", data=1))
     assert [each.topic for each in reader.read()] == [
         "order.placed/a%2F%2B%2F%23/_",
         "%24SYS/_/%5F",
@@ -307,7 +309,7 @@ def test_topic_that_is_too_long_is_rejected_alone(
         *numbers(1, "a", subject="x"),
         *numbers(1, "b", subject="x" * 60000),
     ]
-    assert kinds(backend.publish_batch(messages)) == [None, Rejected, Held, None]
+    assert kinds(backend.send_batch(messages)) == [None, Rejected, Held, None]
     assert sorted(ids(reader.read())) == sorted([messages[0].event_id, messages[3].event_id])
 
 
@@ -324,7 +326,7 @@ def test_attribute_that_mqtt_has_no_room_for_is_rejected_alone(
         *numbers(1, "a"),
         *numbers(1, "b"),
     ]
-    outcomes = make(content_mode="binary").publish_batch(messages)
+    outcomes = make(content_mode="binary").send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, Rejected, Held, None]
     assert {each.headers["id"] for each in reader.read()} == {
         messages[0].event_id,
@@ -339,7 +341,7 @@ def test_tampered_event_is_transient_and_holds_its_key(
     broken = make_message(data=1, partition_key="a")
     broken.extensions = {"bad": object()}
     messages = [broken, *numbers(1, "a"), *numbers(1, "b")]
-    assert kinds(make().publish_batch(messages)) == [TransientError, Held, None]
+    assert kinds(make().send_batch(messages)) == [TransientError, Held, None]
     assert ids(reader.read()) == [messages[2].event_id]
 
 
@@ -375,9 +377,9 @@ def test_batch_of_many_keys_waits_for_nothing_in_between(
     messages = [make_message(data=n, partition_key=f"key-{n}") for n in range(200)]
     with mosquitto_server(tmp_path, "max_inflight_messages 1000") as server:
         backend = make(host="127.0.0.1", port=server.port)
-        assert backend.publish_batch(messages) == [None] * 200
+        assert backend.send_batch(messages) == [None] * 200
         assert len(writes) == 200 / TURN
-        assert backend.publish_batch(numbers(50, "key")) == [None] * 50
+        assert backend.send_batch(numbers(50, "key")) == [None] * 50
         assert len(writes) == 200 / TURN + 50
 
 
@@ -505,7 +507,7 @@ def test_client_identifiers_begin_as_told_and_differ(make: MakeBackend, reader: 
     one, other = make(client_id="shop"), make(client_id="shop")
     for number in range(3):
         for backend in (one, other):
-            assert backend.publish_batch(numbers(1)) == [None], number
+            assert backend.send_batch(numbers(1)) == [None], number
             assert backend.health_check() is True
     names = {backend.link()._client._client_id for backend in (one, other)}
     assert len(names) == 2

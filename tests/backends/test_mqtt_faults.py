@@ -106,7 +106,7 @@ def test_server_that_is_restarted_under_load_loses_nothing(
             left = messages
             while left and not done.is_set():
                 batch, rest = left[:300], left[300:]
-                outcomes = backend.publish_batch(batch)
+                outcomes = backend.send_batch(batch)
                 failures.update(kinds(outcomes))
                 still = left_of(batch, outcomes)
                 acknowledged.extend(m for m in batch if m not in still)
@@ -141,14 +141,14 @@ def test_connection_cut_in_a_batch_loses_nothing(
         backend.open()
         setattr(proxy, f"cut_{direction}_after", after // (10 if direction == "reply" else 1))
         messages = many_keys(200)
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         left = left_of(messages, outcomes)
         assert left
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         proxy.cut_request_after = proxy.cut_reply_after = None
         stored = set(ids(reader))
         assert {m.event_id for m in messages if m not in left} <= stored
-        assert backend.publish_batch(left) == [None] * len(left)
+        assert backend.send_batch(left) == [None] * len(left)
         backend.close()
     arrived = ids(reader)
     assert_first_times(arrived, messages)
@@ -160,10 +160,10 @@ def test_connection_that_the_server_closed_meanwhile_costs_nothing(
 ) -> None:
     """An idle backend whose server was restarted publishes as if nothing had been."""
     backend = make(server)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     server.end()
     server.start()
-    assert backend.publish_batch(numbers(100, "key")) == [None] * 100
+    assert backend.send_batch(numbers(100, "key")) == [None] * 100
 
 
 @pytest.mark.parametrize(("silent", "logins"), [(0.0, 1), (5.0, 1), (61.0, 2)])
@@ -173,9 +173,9 @@ def test_connection_that_was_silent_is_not_trusted(
     """It is asked after a second, and left when the server may have given it up."""
     with ScriptedMQTT(puback) as scripted:
         backend = make(scripted)
-        assert backend.publish_batch(numbers(1)) == [None]
+        assert backend.send_batch(numbers(1)) == [None]
         backend.link()._last_word -= silent
-        assert backend.publish_batch(numbers(1)) == [None]
+        assert backend.send_batch(numbers(1)) == [None]
         assert (scripted.logins, scripted.pings) == (logins, silent == 5.0)
 
 
@@ -190,12 +190,12 @@ def test_server_that_hangs_is_unavailable_within_the_timeout(
     try:
         for backend in (opened, fresh):
             started = time.monotonic()
-            assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 50
+            assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 50
             assert backend.health_check() is False
             assert time.monotonic() - started < 4.0
     finally:
         server.resume()
-    assert fresh.publish_batch(messages) == [None] * 50
+    assert fresh.send_batch(messages) == [None] * 50
     assert_first_times(ids(reader), messages)
 
 
@@ -206,11 +206,11 @@ def test_child_process_does_not_share_the_connection(
     reader.disconnect()  # a process with threads should not be forked
     backend = make(server)
     parent, child = numbers(100, "parent"), numbers(100, "child")
-    backend.publish_batch(parent[:50])
+    backend.send_batch(parent[:50])
     pid = os.fork()
     if pid == 0:
-        os._exit(backend.publish_batch(child) != [None] * 100)
-    assert backend.publish_batch(parent[50:]) == [None] * 50
+        os._exit(backend.send_batch(child) != [None] * 100)
+    assert backend.send_batch(parent[50:]) == [None] * 50
     assert os.waitpid(pid, 0)[1] == 0
     reader.connect()
     assert_first_times(ids(reader), [*parent, *child])
@@ -241,7 +241,7 @@ def test_message_over_the_servers_limit_is_rejected_alone(
         mosquitto_server(tmp_path, config) as server,
         subscriber(server.address, "t") as reader,
     ):
-        outcomes = make(server).publish_batch(messages)
+        outcomes = make(server).send_batch(messages)
         assert kinds(outcomes) == [None, None, Rejected, Held, Rejected, *[None] * 20]
         assert why in str(outcomes[2])
         stored = ids(reader)
@@ -256,7 +256,7 @@ def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_pat
         size = backend.letter(message, backend.link()).size
     for limit, kind in ((size, None), (size - 1, Rejected)):
         with mosquitto_server(tmp_path, f"max_packet_size {limit}") as server:
-            assert kinds(make(server).publish_batch([message])) == [kind]
+            assert kinds(make(server).send_batch([message])) == [kind]
 
 
 ALLOWED = "topic readwrite t/#"
@@ -274,7 +274,7 @@ def test_topic_that_one_event_asked_for_and_may_not_have_is_transient(
         mosquitto_server(tmp_path, "acl_file {folder}/acl") as server,
         subscriber(server.address, "t") as reader,
     ):
-        outcomes = make(server).publish_batch(messages)
+        outcomes = make(server).send_batch(messages)
         failed = left_of(messages, outcomes)
         assert {m.partition_key for m in failed} == {"key-5"}
         assert kinds([o for o in outcomes if o]) == [TransientError, *[Held] * 9]
@@ -290,11 +290,11 @@ def test_topic_of_the_backend_that_is_not_permitted_is_unavailable(
     with mosquitto_server(tmp_path, "acl_file {folder}/acl") as server:
         backend = make(server, topic="forbidden")
         for _ in range(2):
-            assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+            assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
         (tmp_path / "acl").write_text("topic readwrite #")
         server.end()
         server.start()
-        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.send_batch(numbers(3)) == [None] * 3
 
 
 def test_message_over_which_the_server_hangs_up_is_rejected_alone(
@@ -302,10 +302,10 @@ def test_message_over_which_the_server_hangs_up_is_rejected_alone(
 ) -> None:
     """The one to blame is found among those on their way, and no key overtakes itself."""
     backend = make(server)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     messages = many_keys(100)
     messages[33].config = DEEP
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     failed = left_of(messages, outcomes)
     assert [m.event_id for m in failed] == [m.event_id for m in messages[33::10]]
     assert kinds([o for o in outcomes if o]) == [Rejected, *[Held] * 6]
@@ -319,8 +319,8 @@ def test_first_message_over_which_a_server_hangs_up_is_unavailable(
     """A server that has not taken any message yet may not be able to: nothing is rejected."""
     (message,) = numbers(1, config=DEEP)
     backend = make(server)
-    assert kinds(backend.publish_batch([message])) == [BackendUnavailable]
-    assert kinds(backend.publish_batch([message, *numbers(3)])) == [Rejected, None, None, None]
+    assert kinds(backend.send_batch([message])) == [BackendUnavailable]
+    assert kinds(backend.send_batch([message, *numbers(3)])) == [Rejected, None, None, None]
 
 
 def test_full_server_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_full_server_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
         reader.disconnect()
         backend = make(server)
         messages = [make_message(data="x" * 2000, partition_key=f"k{n % 50}") for n in range(500)]
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         left = left_of(messages, outcomes)
         assert set(kinds(outcomes)) == {None, BackendUnavailable}
         acknowledged = {m.event_id for m in messages if m not in left}
@@ -341,7 +341,7 @@ def test_full_server_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
         server.start()
         reader.connect()
         assert acknowledged <= set(ids(reader))
-        assert backend.publish_batch(left) == [None] * len(left)
+        assert backend.send_batch(left) == [None] * len(left)
         assert_first_times(ids(reader), messages)
 
 
@@ -352,7 +352,7 @@ def test_full_queue_of_a_subscriber_is_not_ours_to_know(make: MakeBackend, tmp_p
         subscriber(server.address, "t") as reader,
     ):
         reader.disconnect()
-        assert make(server).publish_batch(numbers(50)) == [None] * 50
+        assert make(server).send_batch(numbers(50)) == [None] * 50
         reader.connect()
         wait_until(lambda: reader.arrived, WAIT, "what the server has kept")
         assert len(ids(reader)) < 50
@@ -382,14 +382,14 @@ def test_reason_code_is_of_the_right_kind(
     with ScriptedMQTT(lambda publish: puback(publish, code)) as scripted:
         for topic, kind in (("t/x", own), ("{type}", templated)):
             backend = make(scripted, topic=topic)
-            assert kinds(backend.publish_batch(numbers(1))) == [kind]
+            assert kinds(backend.send_batch(numbers(1))) == [kind]
             backend.close()
 
 
 def test_acknowledgement_without_a_reason_is_success(make: MakeBackend) -> None:
     """A server may leave the reason code out of a PUBACK where all went well."""
     with ScriptedMQTT(lambda publish: b"\x40\x02" + publish.identifier) as scripted:
-        assert make(scripted).publish_batch(numbers(3, "key")) == [None] * 3
+        assert make(scripted).send_batch(numbers(3, "key")) == [None] * 3
 
 
 @pytest.mark.parametrize("code", [0x8B, 0x97, 0x93, 0x9B])
@@ -398,7 +398,7 @@ def test_disconnect_for_no_message_is_unavailable(make: MakeBackend, code: int) 
     with ScriptedMQTT(lambda _: disconnect(code)) as scripted:
         backend = make(scripted)
         for _ in range(2):
-            outcomes = backend.publish_batch(numbers(3))
+            outcomes = backend.send_batch(numbers(3))
             assert kinds(outcomes) == [BackendUnavailable] * 3
         assert f"(0x{code:02X})" in str(outcomes[0])
 
@@ -413,11 +413,11 @@ def test_server_that_hangs_up_without_a_word_over_one_event(make: MakeBackend) -
     with ScriptedMQTT(answer) as scripted:
         backend = make(scripted)
         behind = numbers(2, "a")
-        first = backend.publish_batch([poison, *behind, *numbers(5)])
+        first = backend.send_batch([poison, *behind, *numbers(5)])
         assert kinds(first[:3]) == [BackendUnavailable] * 3
         for expected in [BackendUnavailable] * (flight.STRIKES - 1) + [TransientError]:
             held = BackendUnavailable if expected is BackendUnavailable else Held
-            outcomes = backend.publish_batch([poison, *behind, *numbers(5)])
+            outcomes = backend.send_batch([poison, *behind, *numbers(5)])
             assert kinds(outcomes) == [expected, held, held, *[None] * 5]
         received = {json.loads(publish.payload)["id"] for publish in scripted.received}
         assert poison.event_id in received
@@ -441,7 +441,7 @@ def test_no_more_is_on_its_way_than_the_server_allows(make: MakeBackend) -> None
 
     connack = b"\x20\x06\x00\x00\x03\x21\x00\x07"
     with ScriptedMQTT(answer, connack) as scripted:
-        assert make(scripted).publish_batch(numbers(70)) == [None] * 70
+        assert make(scripted).send_batch(numbers(70)) == [None] * 70
         assert most == 7
 
 
@@ -469,7 +469,7 @@ def test_event_to_retain_is_rejected_where_nothing_is_retained(
     """Only the event that asks for it is refused."""
     with mosquitto_server(tmp_path, "retain_available false") as server:
         messages = [*numbers(1), *numbers(1, config={"retain": True}), *numbers(1)]
-        assert kinds(make(server).publish_batch(messages)) == [None, Rejected, None]
+        assert kinds(make(server).send_batch(messages)) == [None, Rejected, None]
 
 
 @pytest.mark.parametrize("connack", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x02\x00\x01"])
@@ -479,14 +479,14 @@ def test_server_that_does_not_speak_mqtt_5_is_unavailable(
     """Silence, another protocol, or an older version of MQTT: no event is to blame."""
     with ScriptedMQTT(puback, connack) as scripted:
         backend = make(scripted, timeout=0.5)
-        assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
         assert backend.health_check() is False
 
 
 def test_answer_that_is_no_mqtt_is_unavailable(make: MakeBackend) -> None:
     """A server that talks nonsense behind its login is left."""
     with ScriptedMQTT(lambda _: b"\x40\xff\xff\xff\xff\xff") as scripted:
-        outcomes = make(scripted).publish_batch(numbers(2))
+        outcomes = make(scripted).send_batch(numbers(2))
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert "does not speak MQTT" in str(outcomes[0])
 
@@ -503,12 +503,12 @@ def test_wrong_login_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
     with mosquitto_server(tmp_path, config) as server:
         for login in ({}, {"username": "me", "password": "secret"}, {"username": "secret"}):
             backend = make(server, **login)
-            outcomes = backend.publish_batch(numbers(2))
+            outcomes = backend.send_batch(numbers(2))
             assert kinds(outcomes) == [BackendUnavailable] * 2
             assert "Not authorized" in str(outcomes[0])
             assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
             assert backend.health_check() is False
-        assert make(server, username="me", password="right").publish_batch(numbers(2)) == [None] * 2
+        assert make(server, username="me", password="right").send_batch(numbers(2)) == [None] * 2
 
 
 @pytest.fixture
@@ -541,7 +541,7 @@ def test_tls_with_certificates_on_both_sides(
     unverified = {**files, "cert_reqs": CERT_NONE}
     for tls in (files, {**files, "insecure": True}, unverified):
         backend = make(tls_server, tls=tls)
-        assert backend.publish_batch(messages) == [None] * 151
+        assert backend.send_batch(messages) == [None] * 151
         assert backend.health_check() is True
 
 
@@ -560,7 +560,7 @@ def test_wrong_tls_is_unavailable(
     ]
     for options in wrong:
         backend = make(tls_server, timeout=1.0, **options)
-        assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2, options
+        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2, options
         assert backend.health_check() is False
 
 
@@ -569,7 +569,7 @@ def test_tls_to_a_server_without_it_is_unavailable(
 ) -> None:
     """A server that does not encrypt costs no event."""
     backend = make(server, tls=True, timeout=1.0)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
 
 
 def test_nobody_listening_is_unavailable(make: MakeBackend) -> None:
@@ -586,5 +586,5 @@ def test_server_that_accepts_and_says_nothing_is_unavailable(make: MakeBackend) 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         backend = make(host="127.0.0.1", port=listener.getsockname()[1], timeout=0.5)
         started = time.monotonic()
-        assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
         assert time.monotonic() - started < 3.0

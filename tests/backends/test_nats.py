@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, NATSBackend, Outcome, PublisherBackend
+from django_broadcaster.backends import Message, MessageBackend, NATSBackend, Outcome
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -91,7 +91,7 @@ class TestStructured(BackendContract):
             yield
         delete_stream(shared_url(), self.stream)
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return NATSBackend(
             servers=f"nats://127.0.0.1:{self.proxy.port}",
             stream=self.stream,
@@ -151,8 +151,8 @@ def test_structured_message_has_exactly_the_documented_headers(
     make: MakeBackend, name: str
 ) -> None:
     """The body is the event's JSON; the headers are those of the package's docstring."""
-    message = make_message(id="A 1", type="order.placed", source="/shop", data={"total": 1})
-    make(stream=name, subject=f"{name}.{{type}}", create_stream=True).publish(message)
+    message = make_message(id="A 1", event_type="order.placed", source="/shop", data={"total": 1})
+    make(stream=name, subject=f"{name}.{{type}}", create_stream=True).send(message)
     (found,) = stored(shared_url(), name)
     assert (found.subject, found.data) == (f"{name}.order.placed", message.to_json())
     message_id = found.headers.pop("Nats-Msg-Id")
@@ -167,7 +167,7 @@ def test_binary_message_is_as_the_specification_shows(make: MakeBackend, name: s
     """The vector of the binding's section 3.1.4; a Content-Type would mean structured mode."""
     event = {
         "id": "1234-1234-1234",
-        "type": "com.example.someevent",
+        "event_type": "com.example.someevent",
         "source": "/mycontext/subcontext",
         "time": None,
         "data": {"a": 1},
@@ -175,7 +175,7 @@ def test_binary_message_is_as_the_specification_shows(make: MakeBackend, name: s
         "extensions": {"note": "Euro € 😀"},
     }
     options = {"stream": name, "subject": name, "create_stream": True}
-    make(content_mode="binary", **options).publish(make_message(**event))
+    make(content_mode="binary", **options).send(make_message(**event))
     (found,) = stored(shared_url(), name)
     del found.headers["Nats-Msg-Id"]
     assert found.headers == {
@@ -213,7 +213,7 @@ def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str)
         # The server forgets no ids with a purge: another subject makes them others.
         config = {"subject": f"{name}.{next(rounds)}"}
         messages = [make_message(event, config=config) for event in events]
-        assert backend.publish_batch(messages) == [None] * len(messages)
+        assert backend.send_batch(messages) == [None] * len(messages)
         read = {each.get_id(): each for each in map(_as_read, stored(shared_url(), name))}
         for event in events:
             assert_same_event(read.pop(event.id), event)
@@ -240,7 +240,7 @@ def test_config_of_an_event_names_its_subject(make: MakeBackend, name: str) -> N
     backend = make(stream=name, subject=f"{name}.{{type}}", create_stream=True)
     other = f"{name}.{{type}}.other"
     messages = [*numbers(1), *numbers(1, config={"subject": other})]
-    assert backend.publish_batch(messages) == [None, None]
+    assert backend.send_batch(messages) == [None, None]
     subjects = {message.subject for message in stored(shared_url(), name)}
     assert subjects == {f"{name}.test.event", other}
 
@@ -253,9 +253,9 @@ def test_repeated_event_is_stored_once(make: MakeBackend, name: str) -> None:
     backend = make(stream=name, subject=name, create_stream=True)
     messages = numbers(100, "key")
     for _ in range(2):
-        assert backend.publish_batch(messages) == [None] * 100
+        assert backend.send_batch(messages) == [None] * 100
     again = make(stream=name, subject=name)
-    assert again.publish_batch(messages) == [None] * 100
+    assert again.send_batch(messages) == [None] * 100
     found = [json.loads(message.data)["id"] for message in stored(shared_url(), name)]
     assert found == [message.event_id for message in messages]
 
@@ -268,7 +268,7 @@ def test_two_events_with_one_id_are_both_stored(make: MakeBackend, name: str) ->
         make_message(id="1", source="/payments", data=1),
         make_message(id="1", source="/orders", data=1, config={"subject": f"{name}.copy"}),
     ]
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     found = stored(shared_url(), name)
     assert len(found) == len({message.headers["Nats-Msg-Id"] for message in found}) == 3
 
@@ -292,11 +292,11 @@ def test_missing_stream_is_unavailable_where_it_is_not_to_be_made(
     """A stream that is not there costs no event; the error says what to do."""
     backend = make(stream=name, subject=name)
     with pytest.raises(BackendUnavailable, match=f"no stream '{name}'.*create_stream"):
-        backend.publish_batch(numbers(2))
+        backend.send_batch(numbers(2))
     assert backend.health_check() is True
     assert config_of(shared_url(), name) is None
     add_stream(shared_url(), name, name)
-    assert backend.publish_batch(numbers(2)) == [None, None]
+    assert backend.send_batch(numbers(2)) == [None, None]
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -308,7 +308,7 @@ def test_existing_stream_is_never_changed(make: MakeBackend, name: str, create: 
     backend = make(
         stream=name, subject=f"{name}.{{type}}", create_stream=create, stream_config=config
     )
-    assert backend.publish_batch(numbers(2, type="orders.placed")) == [None, None]
+    assert backend.send_batch(numbers(2, event_type="orders.placed")) == [None, None]
     assert config_of(shared_url(), name) == before
 
 
@@ -332,7 +332,7 @@ def test_stream_that_takes_nothing_of_ours_is_unavailable(
         add_stream(shared_url(), name, *subjects, **config)
     backend = make(stream=name, subject=f"{name}.events.{{type}}", create_stream=True)
     with pytest.raises(BackendUnavailable, match=problem):
-        backend.publish_batch(numbers(2))
+        backend.send_batch(numbers(2))
 
 
 def test_stream_that_cannot_be_made_is_unavailable(make: MakeBackend, name: str) -> None:
@@ -408,7 +408,7 @@ def test_several_servers_are_tried(make: MakeBackend, name: str) -> None:
         servers = [f"nats://127.0.0.1:{proxy.port}", shared_url()]
         for _ in range(4):  # nats-py takes them in a random order
             backend = make(servers=servers, stream=name, subject=name, create_stream=True)
-            assert backend.publish_batch(numbers(2)) == [None, None]
+            assert backend.send_batch(numbers(2)) == [None, None]
 
 
 def test_backend_works_inside_of_an_event_loop(make: MakeBackend, name: str) -> None:
@@ -417,7 +417,7 @@ def test_backend_works_inside_of_an_event_loop(make: MakeBackend, name: str) -> 
     async def publish() -> list[Outcome]:
         backend = make(stream=name, subject=name, create_stream=True)
         assert backend.health_check() is True
-        outcomes = backend.publish_batch(numbers(3))
+        outcomes = backend.send_batch(numbers(3))
         backend.close()
         return outcomes
 
@@ -428,11 +428,11 @@ def test_child_process_does_not_share_the_connection(make: MakeBackend, name: st
     """After a fork both sides publish, each over a connection of its own."""
     backend = make(stream=name, subject=name, create_stream=True)
     parent, child = numbers(100), numbers(100)
-    backend.publish_batch(parent[:50])
+    backend.send_batch(parent[:50])
     pid = os.fork()
     if pid == 0:
-        os._exit(backend.publish_batch(child) != [None] * 100)
-    assert backend.publish_batch(parent[50:]) == [None] * 50
+        os._exit(backend.send_batch(child) != [None] * 100)
+    assert backend.send_batch(parent[50:]) == [None] * 50
     assert os.waitpid(pid, 0)[1] == 0
     found = [json.loads(message.data)["id"] for message in stored(shared_url(), name)]
     for messages in (parent, child):

@@ -85,7 +85,7 @@ def order_of(found: Sequence[str], messages: Sequence[Message]) -> dict[str, lis
 def outcomes_of(backend: NATSBackend, messages: Sequence[Message]) -> list[Any]:
     """The kinds of the outcomes, also where the batch as a whole was refused."""
     try:
-        return kinds(backend.publish_batch(messages))
+        return kinds(backend.send_batch(messages))
     except BackendUnavailable:
         return [BackendUnavailable] * len(messages)
 
@@ -115,7 +115,7 @@ def test_message_over_a_limit_of_the_server_is_rejected_alone(
         *numbers(2, "b"),
     ]
     assert len(messages[0].to_json()) > limit_less_headers
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [Rejected, Held, None, None]
     assert f"limit of {bytes_allowed}" in str(outcomes[0])
     assert ids(server.url) == sent(messages[2:])
@@ -130,7 +130,7 @@ def test_limit_that_was_set_meanwhile_is_rejected_by_the_server(
     update_stream(server.url, STREAM, max_msg_size=1000)
     large = make_message(data="x" * 1000, partition_key="a")
     messages = [*numbers(2, "a"), large, *numbers(2, "a"), *numbers(2, "b")]
-    assert kinds(backend.publish_batch(messages)) == [None, None, Rejected, Held, Held, None, None]
+    assert kinds(backend.send_batch(messages)) == [None, None, Rejected, Held, Held, None, None]
     assert order_of(ids(server.url), messages) == {"a": sent(messages[:2]), "b": sent(messages[5:])}
 
 
@@ -140,7 +140,7 @@ def test_headers_over_the_servers_limit_are_rejected(make: MakeBackend, tmp_path
         backend = make(servers=server.url, content_mode="binary", create_stream=True)
         large = make_message(data=1, extensions={"note": "x" * 70_000}, partition_key="a")
         messages = [large, *numbers(1, "a"), *numbers(1, "b")]
-        assert kinds(backend.publish_batch(messages)) == [Rejected, Held, None]
+        assert kinds(backend.send_batch(messages)) == [Rejected, Held, None]
         assert len(stored(server.url, STREAM)) == 1
 
 
@@ -158,7 +158,7 @@ def test_subject_that_the_stream_does_not_take_is_transient(
         *numbers(2, "b"),
         *numbers(2, "c"),
     ]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     delete_stream(server.url, "OTHER")
     assert (
         kinds(outcomes)
@@ -175,7 +175,7 @@ def test_tampered_event_is_transient_and_holds_its_key(
     broken = make_message(data=1, partition_key="a")
     broken.extensions = {"bad": object()}
     messages = [*numbers(2, "a"), broken, *numbers(1, "a"), *numbers(1, "b")]
-    outcomes = make(servers=server.url).publish_batch(messages)
+    outcomes = make(servers=server.url).send_batch(messages)
     assert kinds(outcomes) == [None, None, TransientError, Held, None]
 
 
@@ -184,7 +184,7 @@ def test_name_of_an_attribute_begins_no_header(make: MakeBackend, server: NatsSe
     broken = make_message(data=1)
     broken.extensions = {"a: b\r\nNats-Rollup": "all"}
     backend = make(servers=server.url, content_mode="binary")
-    assert kinds(backend.publish_batch([broken, *numbers(1)])) == [Rejected, None]
+    assert kinds(backend.send_batch([broken, *numbers(1)])) == [Rejected, None]
     assert len(stored(server.url, STREAM)) == 1
 
 
@@ -193,7 +193,7 @@ def test_subject_that_is_full_is_transient(make: MakeBackend, server: NatsServer
     config = {"max_msgs_per_subject": 2, "discard": "new", "discard_new_per_subject": True}
     update_stream(server.url, STREAM, **config)
     messages = [*numbers(4, "a"), *numbers(1, "b")]
-    outcomes = make(servers=server.url, subject="events.{key}").publish_batch(messages)
+    outcomes = make(servers=server.url, subject="events.{key}").send_batch(messages)
     assert kinds(outcomes) == [None, None, TransientError, Held, None]
     assert order_of(ids(server.url), messages)["a"] == sent(messages[:2])
 
@@ -224,7 +224,7 @@ def test_user_with_no_more_than_the_documented_permissions(
     with nats_server(tmp_path, users) as server:
         add_stream(as_admin(server), STREAM, "events.>")
         backend = make(servers=server.url, inbox_prefix="_INBOX_app", **APP)
-        assert backend.publish_batch(numbers(3, "a")) == [None] * 3
+        assert backend.send_batch(numbers(3, "a")) == [None] * 3
         assert backend.health_check() is True
 
 
@@ -241,7 +241,7 @@ def test_permission_that_every_event_needs_is_unavailable_at_once(
         backend = make(servers=server.url, timeout=30, **APP)
         started = time.monotonic()
         with pytest.raises(BackendUnavailable, match="permissions violation"):
-            backend.publish_batch(numbers(2))
+            backend.send_batch(numbers(2))
         assert time.monotonic() - started < 10
 
 
@@ -254,19 +254,19 @@ def test_subject_without_permission_stops_its_own_events_only(
         add_stream(as_admin(server), STREAM, "events.>")
         backend = make(servers=server.url, timeout=30, **APP)
         messages = [
-            make_message(type="ok", data=1, partition_key="a"),
-            make_message(type="SECRET", data=2, partition_key="a"),
-            make_message(type="ok", data=3, partition_key="a"),
-            make_message(type="SECRET", data=4),
-            make_message(type="ok", data=5, partition_key="b"),
+            make_message(event_type="ok", data=1, partition_key="a"),
+            make_message(event_type="SECRET", data=2, partition_key="a"),
+            make_message(event_type="ok", data=3, partition_key="a"),
+            make_message(event_type="SECRET", data=4),
+            make_message(event_type="ok", data=5, partition_key="b"),
         ]
         started = time.monotonic()
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert time.monotonic() - started < 10
         assert kinds(outcomes) == [None, TransientError, Held, TransientError, None]
         assert sorted(ids(as_admin(server))) == sorted(sent([messages[0], messages[4]]))
         constant = make(servers=server.url, subject="events.private", timeout=30, **APP)
-        assert kinds(constant.publish_batch(messages)) == [BackendUnavailable] * 5
+        assert kinds(constant.send_batch(messages)) == [BackendUnavailable] * 5
 
 
 SEED = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER).decode()
@@ -308,19 +308,19 @@ def test_wrong_credentials_are_unavailable(
         for options in wrong:
             backend = make(servers=server.url, create_stream=True, **options)
             with pytest.raises(BackendUnavailable) as caught:
-                backend.publish_batch(numbers(2))
+                backend.send_batch(numbers(2))
             assert not any(value in str(caught.value) for value in ("correct", "wrong", OTHER_SEED))
             assert backend.health_check() is False
         backend = make(servers=server.url, create_stream=True, **right)
         assert backend.health_check() is True
-        assert backend.publish_batch(numbers(2)) == [None, None]
+        assert backend.send_batch(numbers(2)) == [None, None]
 
 
 def test_error_names_the_servers_without_their_passwords(make: MakeBackend) -> None:
     """The error says which servers are away, and gives no credentials away."""
     backend = make(servers=["nats://me:secret@127.0.0.1:1", "nats://secret@127.0.0.1:2"])
     with pytest.raises(BackendUnavailable, match=r"nats://127\.0\.0\.1:1, nats://") as caught:
-        backend.publish(make_message())
+        backend.send(make_message())
     assert "secret" not in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
 
@@ -354,7 +354,7 @@ def test_encrypted_connection(
 ) -> None:
     """With the right certificates events arrive."""
     backend = make(servers=tls_server.url, tls=context(certificates), create_stream=True)
-    assert backend.publish_batch(numbers(100, "a")) == [None] * 100
+    assert backend.send_batch(numbers(100, "a")) == [None] * 100
     assert backend.health_check() is True
 
 
@@ -372,7 +372,7 @@ def test_wrong_tls_is_unavailable(
     }[wrong]
     backend = make(servers=tls_server.url, create_stream=True, **tls)
     with pytest.raises(BackendUnavailable):
-        backend.publish_batch(numbers(2))
+        backend.send_batch(numbers(2))
     assert backend.health_check() is False
 
 
@@ -385,7 +385,7 @@ def test_password_is_not_sent_in_plain_text(make: MakeBackend, wanted: str) -> N
             options = {"servers": server.url.replace("nats:", "tls:")}
         backend = make(user="app", password="secret", **options)
         with pytest.raises(BackendUnavailable, match="secure connection"):
-            backend.publish_batch(numbers(1))
+            backend.send_batch(numbers(1))
         assert server.connects == []
 
 
@@ -400,11 +400,11 @@ def test_stream_that_is_deleted_meanwhile_is_unavailable(
     backend.open()
     delete_stream(server.url, STREAM)
     messages = [*numbers(3, "a"), *numbers(3)]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [BackendUnavailable] * 6
     assert "no stream" in str(outcomes[0])
     add_stream(server.url, STREAM, "events.>")
-    assert backend.publish_batch(messages) == [None] * 6
+    assert backend.send_batch(messages) == [None] * 6
 
 
 def test_subject_that_is_taken_from_the_stream_is_unavailable(
@@ -414,7 +414,7 @@ def test_subject_that_is_taken_from_the_stream_is_unavailable(
     backend = make(servers=server.url, subject="events.all")
     backend.open()
     update_stream(server.url, STREAM, subjects=["events.some"])
-    assert kinds(backend.publish_batch(numbers(3, "a"))) == [BackendUnavailable] * 3
+    assert kinds(backend.send_batch(numbers(3, "a"))) == [BackendUnavailable] * 3
 
 
 def test_server_without_jetstream_is_unavailable(make: MakeBackend) -> None:
@@ -423,7 +423,7 @@ def test_server_without_jetstream_is_unavailable(make: MakeBackend) -> None:
         ScriptedNats(lambda subject, body: b"NATS/1.0 503") as server,
         pytest.raises(BackendUnavailable, match="JetStream is not available"),
     ):
-        make(servers=server.url).publish_batch(numbers(2))
+        make(servers=server.url).send_batch(numbers(2))
 
 
 @pytest.mark.parametrize("full", ["max_bytes", "max_msgs"])
@@ -439,7 +439,7 @@ def test_full_stream_is_unavailable_and_keeps_the_order(
         for number in range(100)
     ]
     backend = make(servers=server.url)
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     found = ids(server.url)
     acknowledged = [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is None]
     assert set(kinds(outcomes)) == {None, BackendUnavailable}
@@ -450,7 +450,7 @@ def test_full_stream_is_unavailable_and_keeps_the_order(
             stored_ids == sent([m for m in messages if m.partition_key == key])[: len(stored_ids)]
         )
     update_stream(server.url, STREAM, **{full: -1})
-    assert backend.publish_batch(messages) == [None] * 100
+    assert backend.send_batch(messages) == [None] * 100
     for key, stored_ids in order_of(ids(server.url), messages).items():
         assert stored_ids == sent([m for m in messages if m.partition_key == key])
 
@@ -463,7 +463,7 @@ def test_full_storage_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
         acknowledged: list[Message] = []
         for _ in range(100):
             batch = [make_message(data="x" * 1000, partition_key="key") for _ in range(20)]
-            outcomes = backend.publish_batch(batch)
+            outcomes = backend.send_batch(batch)
             acknowledged += [m for m, each in zip(batch, outcomes, strict=True) if each is None]
             if any(outcomes):
                 break
@@ -471,7 +471,7 @@ def test_full_storage_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
         assert "insufficient" in str(next(filter(None, outcomes)))
         assert ids(server.url) == sent(acknowledged) != []
         purge_stream(server.url, STREAM)
-        wait_until(lambda: not any(backend.publish_batch(batch)), WAIT, "there is room again")
+        wait_until(lambda: not any(backend.send_batch(batch)), WAIT, "there is room again")
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ def test_kind_of_each_refusal(
         return json.dumps({"error": answer, "stream": STREAM, "seq": 0}).encode()
 
     with ScriptedNats(refuse) as server:
-        outcomes = make(servers=server.url).publish_batch(numbers(1, "a"))
+        outcomes = make(servers=server.url).send_batch(numbers(1, "a"))
     assert kinds(outcomes) == [kind]
     assert answer["description"] in str(outcomes[0])
 
@@ -515,7 +515,7 @@ def test_answer_of_somebody_else_acknowledges_nothing(make: MakeBackend, answer:
         return is_answer(subject, body) if subject.startswith("$JS") else answer
 
     with ScriptedNats(reply) as server:
-        outcomes = make(servers=server.url, timeout=0.3).publish_batch(numbers(2))
+        outcomes = make(servers=server.url, timeout=0.3).send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
 
 
@@ -528,7 +528,7 @@ def test_nothing_is_sent_before_the_one_before_it_is_acknowledged(make: MakeBack
     with ScriptedNats(silent) as server:
         backend = make(servers=server.url, subject="events.{key}", timeout=0.5)
         messages = [*numbers(3, "a"), *numbers(3, "b"), *numbers(3)]
-        assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 9
+        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 9
         published = [each for each in server.subjects if each.startswith("events")]
     assert published == ["events.a", "events.b", "events._", "events._", "events._"]
 
@@ -548,13 +548,13 @@ def test_connection_cut_in_the_middle_of_a_batch(
         backend = make(servers=f"nats://127.0.0.1:{proxy.port}")
         backend.open()
         proxy.cut_request_after = int(part * size)
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         assert outcomes[-1] is not None
         acknowledged = [m for m, each in zip(messages, outcomes, strict=True) if each is None]
         assert set(sent(acknowledged)) <= set(ids(server.url))
         proxy.cut_request_after = None
-        assert backend.publish_batch(messages) == [None] * 500
+        assert backend.send_batch(messages) == [None] * 500
     assert order_of(ids(server.url), messages) == order_of(sent(messages), messages)
 
 
@@ -569,12 +569,12 @@ def test_connection_cut_before_the_answers(
         backend = make(servers=f"nats://127.0.0.1:{proxy.port}")
         backend.open()
         proxy.cut_reply_after = received
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         acknowledged = [m for m, each in zip(messages, outcomes, strict=True) if each is None]
         wait_until(lambda: count(server.url, STREAM) > len(acknowledged), WAIT, "more is stored")
         proxy.cut_reply_after = None
-        assert backend.publish_batch(messages) == [None] * 100
+        assert backend.send_batch(messages) == [None] * 100
     assert order_of(ids(server.url), messages) == order_of(sent(messages), messages)
 
 
@@ -620,10 +620,10 @@ def test_server_that_was_restarted_while_nobody_published_costs_nothing(
     with nats_server(tmp_path) as server:
         backend = make(servers=server.url, create_stream=True)
         messages = numbers(6, "a")
-        assert backend.publish_batch(messages[:3]) == [None] * 3
+        assert backend.send_batch(messages[:3]) == [None] * 3
         server.kill()
         server.start()
-        assert backend.publish_batch(messages[3:]) == [None] * 3
+        assert backend.send_batch(messages[3:]) == [None] * 3
         assert ids(server.url) == sent(messages)
 
 
@@ -647,12 +647,12 @@ def test_interrupted_batch_leaves_no_answers_behind(
         timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
         timer.start()
         with pytest.raises(error):
-            backend.publish_batch(numbers(3))
+            backend.send_batch(numbers(3))
         timer.join()
         signal.signal(signal.SIGALRM, previous)
         server.resume()
         other = numbers(1, config={"subject": "nobody.x"})
-        outcomes = backend.publish_batch([*numbers(1), *other, *numbers(1)])
+        outcomes = backend.send_batch([*numbers(1), *other, *numbers(1)])
         assert kinds(outcomes) == [None, TransientError, None]
 
 
@@ -694,7 +694,7 @@ def _insist(backend: NATSBackend, batch: list[Message]) -> None:
     while batch:
         assert time.monotonic() < deadline
         try:
-            outcomes = backend.publish_batch(batch)
+            outcomes = backend.send_batch(batch)
         except BackendUnavailable:
             continue
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}

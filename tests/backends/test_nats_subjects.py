@@ -87,9 +87,9 @@ def test_wildcard_takes_whatever_a_template_may_become(template: str, covers: st
     """A stream for that subject gets every event, those with strange values too."""
     assert wildcard(template) == covers
     for message in (
-        make_message(type="order.placed", source="/s", subject="1", partition_key="k"),
-        make_message(type="a..b", source="x.y", subject="*", partition_key="> ."),
-        make_message(type="x" * 255, source="urn:x:" + "%C3" * 160),
+        make_message(event_type="order.placed", source="/s", subject="1", partition_key="k"),
+        make_message(event_type="a..b", source="x.y", subject="*", partition_key="> ."),
+        make_message(event_type="x" * 255, source="urn:x:" + "%C3" * 160),
     ):
         subject = Template(template, escape).render(message)
         assert any_overlaps([covers], subject)

@@ -19,7 +19,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, PublisherBackend, RabbitMQBackend
+from django_broadcaster.backends import Message, MessageBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
@@ -98,7 +98,7 @@ class TestStructured(BackendContract):
                 setup.queue_declare(place, durable=True)
             yield
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         names = {"exchange": self.name, "queue": self.name}
         return RabbitMQBackend(url=self.url, content_mode=self.mode, **names, **options)
 
@@ -154,7 +154,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 
 def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: str) -> None:
     """A message is persistent, has the event's id, and its place is the exchange and the type."""
-    make(exchange=name, queue=name).publish(make_message(id="A-1", type="order.placed", data=1))
+    make(exchange=name, queue=name).send(make_message(id="A-1", event_type="order.placed", data=1))
     (message,) = take(shared_url(), name)
     properties = {key: value for key, value in vars(message.properties).items() if value}
     assert properties == {
@@ -178,7 +178,7 @@ def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str)
             make_message(event, config={"routing_key": str(number)})
             for number, event in enumerate(events)
         ]
-        assert backend.publish_batch(messages) == [None] * len(messages)
+        assert backend.send_batch(messages) == [None] * len(messages)
         arrived = {int(each.routing_key): each for each in take(shared_url(), name)}
         assert sorted(arrived) == list(range(len(events)))
         for number, event in enumerate(events):
@@ -201,7 +201,7 @@ def test_body_of_many_frames_arrives_as_it_is(make: MakeBackend, name: str) -> N
     octets = "application/octet-stream"
     messages = [make_message(data=os.urandom(n), data_content_type=octets) for n in sizes]
     backend = make(exchange=name, queue=name, content_mode="binary")
-    assert backend.publish_batch(messages) == [None] * len(sizes)
+    assert backend.send_batch(messages) == [None] * len(sizes)
     assert [each.body for each in take(shared_url(), name)] == [m.data_binary for m in messages]
 
 
@@ -219,7 +219,7 @@ def test_ids_that_are_alike_or_long_arrive(make: MakeBackend, name: str) -> None
         make_message(data=4, config={"routing_key": "x"}),
     ]
     backend = make(exchange=name, queue=name)
-    assert backend.publish_batch(messages) == [None] * 4
+    assert backend.send_batch(messages) == [None] * 4
     arrived = take(shared_url(), name)
     assert [json.loads(each.body)["data"] for each in arrived] == [1, 2, 3, 4]
     assert [each.properties.message_id for each in arrived][:3] == ["same", "same", None]
@@ -256,8 +256,8 @@ def test_names_are_made_from_the_event(make: MakeBackend, name: str) -> None:
         setup.exchange_declare(f"{name}-2", "topic")
         setup.queue_declare(name)
         setup.queue_bind(name, f"{name}-2", "shop.order.placed.*")
-    message = make_message(type="order.placed", subject="-2", partition_key="a.*.#", data=1)
-    backend.publish(message)
+    message = make_message(event_type="order.placed", subject="-2", partition_key="a.*.#", data=1)
+    backend.send(message)
     (arrived,) = take(shared_url(), name)
     assert arrived.exchange == f"{name}-2"
     assert arrived.routing_key == "shop.order.placed.a%2E%2A%2E%23"
@@ -269,7 +269,7 @@ def test_config_of_an_event_names_its_place(make: MakeBackend, name: str) -> Non
         setup.queue_declare(f"{name}-2")
     backend = make(exchange=name, queue=name)
     here, there = numbers(1), numbers(1, config={"exchange": "", "routing_key": f"{name}-2"})
-    assert backend.publish_batch([*here, *there]) == [None, None]
+    assert backend.send_batch([*here, *there]) == [None, None]
     assert ids(take(shared_url(), name)) == [here[0].event_id]
     assert ids(take(shared_url(), f"{name}-2")) == [there[0].event_id]
 
@@ -307,7 +307,7 @@ def test_name_that_is_too_long_is_rejected_alone(make: MakeBackend, name: str) -
         *numbers(1, "a", subject="x"),
         *numbers(1, "b", subject="x"),
     ]
-    assert kinds(backend.publish_batch(messages)) == [None, Rejected, Held, None]
+    assert kinds(backend.send_batch(messages)) == [None, Rejected, Held, None]
     assert len(take(shared_url(), name)) == 2
 
 
@@ -319,7 +319,7 @@ def test_attributes_that_fill_a_frame_are_rejected_alone(make: MakeBackend, name
         make_message(data=1, extensions={"large": "x" * 131_072}),
         make_message(data=1),
     ]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, None]
     assert "frame_max" in str(outcomes[1])
 
@@ -353,7 +353,7 @@ def test_topology_is_declared(
 
 def test_queue_without_an_exchange(make: MakeBackend, name: str) -> None:
     """With the default exchange, events go to the queue by its name."""
-    make(exchange="", queue=name).publish(make_message(data=1))
+    make(exchange="", queue=name).send(make_message(data=1))
     (arrived,) = take(shared_url(), name)
     assert (arrived.exchange, arrived.routing_key) == ("", name)
 
@@ -364,7 +364,7 @@ def test_existing_topology_is_only_checked(make: MakeBackend, name: str) -> None
         setup.exchange_declare(name, "fanout")
         setup.queue_declare(name, auto_delete=True)
         setup.queue_bind(name, name)
-    make(exchange=name, queue=name, declare=False).publish(make_message(data=1))
+    make(exchange=name, queue=name, declare=False).send(make_message(data=1))
     assert len(take(shared_url(), name)) == 1
 
 
@@ -374,19 +374,19 @@ def test_existing_topology_is_only_checked(make: MakeBackend, name: str) -> None
 def test_event_that_no_queue_takes_is_rejected(make: MakeBackend, name: str) -> None:
     """A returned message is rejected and names its place; its key is held, others are stored."""
     backend = make(exchange=name, queue=name, binding_key="taken.#")
-    lost = {"type": "lost"}
+    lost = {"event_type": "lost"}
     messages = [
-        *numbers(1, "a", type="taken"),
+        *numbers(1, "a", event_type="taken"),
         *numbers(1, "a", **lost),
-        *numbers(1, "a", type="taken"),
-        *numbers(2, "b", type="taken"),
+        *numbers(1, "a", event_type="taken"),
+        *numbers(2, "b", event_type="taken"),
         make_message(data=1, **lost),
         make_message(id="ü" * 200, data=1, **lost),
-        make_message(id="same", source="/a", type="taken", data=1),
+        make_message(id="same", source="/a", event_type="taken", data=1),
         make_message(id="same", source="/b", data=1, **lost),
         make_message(data={"large": "x" * 300_000}, **lost),
     ]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [
         *(None, Rejected, Held, None, None, Rejected, Rejected, None, Rejected, Rejected)
     ]
@@ -398,7 +398,7 @@ def test_event_that_no_queue_takes_is_rejected(make: MakeBackend, name: str) -> 
 
 def test_unroutable_event_is_dropped_where_that_is_wanted(make: MakeBackend, name: str) -> None:
     """With `mandatory` False an event that no queue takes counts as delivered."""
-    assert make(exchange=name, mandatory=False).publish_batch(numbers(2)) == [None, None]
+    assert make(exchange=name, mandatory=False).send_batch(numbers(2)) == [None, None]
 
 
 def test_exchange_that_only_one_event_asked_for_is_transient(make: MakeBackend, name: str) -> None:
@@ -415,7 +415,7 @@ def test_exchange_that_only_one_event_asked_for_is_transient(make: MakeBackend, 
     backend = make(exchange=name, queue=name)
     expected = [None, TransientError, Held, TransientError, None, Held, None, None, None]
     for _ in range(2):
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert kinds(outcomes) == expected
         sent = [m.event_id for m, kind in zip(messages, expected, strict=True) if kind is None]
         assert sorted(ids(take(shared_url(), name))) == sorted(sent)
@@ -427,7 +427,7 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, name: 
     broken = make_message(data=1, partition_key="a")
     broken.extensions = {"bad": object()}
     messages = [broken, *numbers(1, "a"), *numbers(1, "b")]
-    outcomes = make(exchange=name, queue=name).publish_batch(messages)
+    outcomes = make(exchange=name, queue=name).send_batch(messages)
     assert kinds(outcomes) == [TransientError, Held, None]
 
 
@@ -453,7 +453,7 @@ def test_batch_costs_few_writes(
         send(self, letters, **options)
 
     monkeypatch.setattr(Link, "send", counted)
-    assert backend.publish_batch(messages) == [None] * 500
+    assert backend.send_batch(messages) == [None] * 500
     assert sum(sent) == 500
     assert sent[0] == 1
     if turns == 2:
@@ -532,11 +532,11 @@ def test_child_process_does_not_share_the_connection(make: MakeBackend, name: st
     """After a fork both sides publish, each over a connection of its own."""
     backend = make(exchange=name, queue=name)
     parent, child = numbers(100), numbers(100)
-    assert backend.publish_batch(parent[:50]) == [None] * 50
+    assert backend.send_batch(parent[:50]) == [None] * 50
     pid = os.fork()
     if pid == 0:
-        os._exit(backend.publish_batch(child) != [None] * 100)
-    assert backend.publish_batch(parent[50:]) == [None] * 50
+        os._exit(backend.send_batch(child) != [None] * 100)
+    assert backend.send_batch(parent[50:]) == [None] * 50
     assert os.waitpid(pid, 0)[1] == 0
     stored = ids(take(shared_url(), name))
     for messages in (parent, child):

@@ -112,7 +112,7 @@ def test_message_over_the_servers_limit_is_rejected_alone(
         make_message(data="x" * LARGEST, partition_key="b"),
         *numbers(2, "c"),
     ]
-    outcomes = make().publish_batch(messages)
+    outcomes = make().send_batch(messages)
     assert kinds(outcomes) == [None, None, Rejected, Held, None, Rejected, None, None]
     assert "larger than configured max size" in str(outcomes[2])
     stored = [messages[index].event_id for index in (0, 1, 4, 6, 7)]
@@ -130,11 +130,11 @@ def test_refusal_in_the_middle_of_many_is_found(
     backend._experience.proven = 10 * LARGEST
     messages = numbers(50, "a") + numbers(50) + numbers(10, "b")
     messages.insert(55, make_message(data="x" * LARGEST, partition_key="b"))
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert set(kinds(outcomes)) <= {None, BackendUnavailable}
     assert outcomes[55] is not None
     left = [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is not None]
-    again = backend.publish_batch(left)
+    again = backend.send_batch(left)
     assert set(kinds(again)) == {None, Rejected, Held}
     refused = [m for m, outcome in zip(left, again, strict=True) if outcome is not None]
     assert refused == [m for m in messages[55:] if m.partition_key == "b"]
@@ -151,9 +151,9 @@ def test_missing_topology_is_unavailable(
     backend = make(declare=False, **{"queue": None, what: f"{name}-2"})
     with pytest.raises(BackendUnavailable, match=f"NOT_FOUND - no {what} '{name}-2'"):
         backend.open()
-    assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+    assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
     make(**{what: f"{name}-2"}).open()
-    assert BackendUnavailable not in kinds(backend.publish_batch(numbers(3)))
+    assert BackendUnavailable not in kinds(backend.send_batch(numbers(3)))
 
 
 def test_exchange_that_goes_away_is_declared_again(
@@ -161,12 +161,12 @@ def test_exchange_that_goes_away_is_declared_again(
 ) -> None:
     """An exchange that is deleted under a backend's feet costs no event."""
     backend = make()
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     with channel(server.url) as other:
         other.exchange_delete(name)
     messages = numbers(20, "key")
-    assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 20
-    assert backend.publish_batch(messages) == [None] * 20
+    assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 20
+    assert backend.send_batch(messages) == [None] * 20
     assert ids(server, name)[1:] == [message.event_id for message in messages]
 
 
@@ -176,7 +176,7 @@ def test_topology_of_another_kind_is_unavailable(
     """An exchange that is there as another type stops everything, and the error names it."""
     with channel(server.url) as other:
         other.exchange_declare(name, "fanout", durable=True)
-    outcomes = make().publish_batch(numbers(2))
+    outcomes = make().send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert "PRECONDITION_FAILED - inequivalent arg 'type'" in str(outcomes[0])
 
@@ -206,7 +206,7 @@ def test_exchange_without_permission_is_unavailable(
     exchange = exchange.format(name=name)
     make(exchange=exchange).open()
     with reader(server, "^$") as login:
-        outcomes = make(exchange=exchange, **login).publish_batch(numbers(2))
+        outcomes = make(exchange=exchange, **login).send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert "ACCESS_REFUSED" in str(outcomes[0])
     assert "secret" not in str(outcomes[0])
@@ -223,9 +223,9 @@ def test_exchange_that_is_missing_is_unavailable(
     backend.open()
     with channel(server.url) as other:
         other.exchange_delete(exchange)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     make(exchange=exchange).open()
-    assert backend.publish_batch(numbers(2)) == [None] * 2
+    assert backend.send_batch(numbers(2)) == [None] * 2
 
 
 def test_topic_without_permission_stops_its_own_events_only(
@@ -234,18 +234,18 @@ def test_topic_without_permission_stops_its_own_events_only(
     """A routing key that is not permitted costs its events a retry; its keys keep their order."""
     make().open()
     messages = [
-        *numbers(20, "a", type="open.a"),
-        make_message(type="closed.b", partition_key="a"),
-        *numbers(5, "a", type="open.a"),
-        *numbers(30, "b", type="open.a"),
+        *numbers(20, "a", event_type="open.a"),
+        make_message(event_type="closed.b", partition_key="a"),
+        *numbers(5, "a", event_type="open.a"),
+        *numbers(30, "b", event_type="open.a"),
     ]
     with reader(server, ".*") as login:
         server.node.control("set_topic_permissions", "reader", name, "^open", ".*")
         backend = make(**login)
-        first = backend.publish_batch(messages)
+        first = backend.send_batch(messages)
         assert set(kinds(first)) <= {None, BackendUnavailable}  # nothing hinted at the one to blame
         left = [m for m, outcome in zip(messages, first, strict=True) if outcome is not None]
-        again = backend.publish_batch(left)
+        again = backend.send_batch(left)
     refused = {m.event_id: o for m, o in zip(left, again, strict=True) if o is not None}
     assert list(refused) == [message.event_id for message in messages[20:26]]
     assert kinds(list(refused.values())) == [TransientError] + [Held] * 5
@@ -261,7 +261,7 @@ def test_topic_without_permission_stops_its_own_events_only(
 def test_wrong_login_is_unavailable(make: MakeBackend, server: RabbitMQServer, login: str) -> None:
     """Credentials that are wrong cost no event, and are in no error."""
     backend = make(url="amqp://" + login.format(port=server.port))
-    outcomes = backend.publish_batch(numbers(2))
+    outcomes = backend.send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert backend.health_check() is False
     assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
@@ -277,12 +277,12 @@ def test_full_queue_is_unavailable(make: MakeBackend, server: RabbitMQServer, na
     """Where all events go to one queue, they wait until it has room; what it took is known."""
     backend = make(routing_key="all", queue_arguments=FULL)
     messages = numbers(10, "key")
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     stored = ids(server, name)
     assert kinds(outcomes) == [None] * len(stored) + [BackendUnavailable] * (10 - len(stored))
     assert 3 <= len(stored) < 10
     assert stored == [message.event_id for message in messages[: len(stored)]]
-    assert backend.publish_batch(messages[len(stored) :][:3]) == [None] * 3
+    assert backend.send_batch(messages[len(stored) :][:3]) == [None] * 3
 
 
 def test_full_queue_holds_up_the_events_that_go_to_it_only(
@@ -294,14 +294,14 @@ def test_full_queue_holds_up_the_events_that_go_to_it_only(
         backend.open()
         other.queue_declare(f"{name}-2")
         other.queue_bind(f"{name}-2", name, "free")
-    assert backend.publish_batch(numbers(3, "first", type="full")) == [None] * 3
+    assert backend.send_batch(numbers(3, "first", event_type="full")) == [None] * 3
     messages = [
-        *numbers(2, "a", type="full"),
-        *numbers(1, "a", type="free"),
-        *numbers(2, "b", type="free"),
+        *numbers(2, "a", event_type="full"),
+        *numbers(1, "a", event_type="free"),
+        *numbers(2, "b", event_type="free"),
     ]
     # The queue says that it is full a moment after it is.
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [TransientError, Held, Held, None, None]
     assert ids(server, f"{name}-2") == [message.event_id for message in messages[3:]]
 
@@ -327,7 +327,7 @@ def test_key_does_not_overtake_itself_while_a_full_queue_is_emptied(
     deadline = time.monotonic() + WAIT
     try:
         while left:
-            outcomes = backend.publish_batch(left)
+            outcomes = backend.send_batch(left)
             assert set(kinds(outcomes)) <= {None, BackendUnavailable}
             left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
             refused += bool(left)
@@ -347,17 +347,17 @@ def test_alarm_is_unavailable_within_the_timeout(
     """A server that is short of memory costs no event, and keeps only one batch in its buffers."""
     backend = make(timeout=1.0)
     first, messages = numbers(1), numbers(20, "key")
-    assert backend.publish_batch(first) == [None]
+    assert backend.send_batch(first) == [None]
     with server.alarmed():
         for _ in range(3):
             started = time.monotonic()
-            outcomes = backend.publish_batch(messages)
+            outcomes = backend.send_batch(messages)
             assert kinds(outcomes) == [BackendUnavailable] * 20
             assert "alarm" in str(outcomes[0])
             assert time.monotonic() - started < 5
         assert backend.health_check() is False
-    wait_until(lambda: backend.publish_batch(numbers(1)) == [None], WAIT, "the alarm is over")
-    assert backend.publish_batch(messages) == [None] * 20
+    wait_until(lambda: backend.send_batch(numbers(1)) == [None], WAIT, "the alarm is over")
+    assert backend.send_batch(messages) == [None] * 20
     stored = ids(server, name)
     assert stored.count(messages[0].event_id) == 2
     assert_first_times(
@@ -378,16 +378,16 @@ def test_connection_cut_in_the_middle_of_a_batch(
     size = sum(len(message.to_json()) + 150 for message in messages)
     with TcpProxy("127.0.0.1", server.port) as proxy:
         backend = make(url=f"amqp://127.0.0.1:{proxy.port}")
-        assert backend.publish_batch(numbers(1)) == [None]
+        assert backend.send_batch(numbers(1)) == [None]
         proxy.cut_request_after = int(part * size)
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         acknowledged = [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is None]
         stored = ids(server, name)[1:]
         assert {message.event_id for message in acknowledged} <= set(stored)
         proxy.cut_request_after = None
         left = [m for m in messages if m not in acknowledged]
-        assert backend.publish_batch(left) == [None] * len(left)
+        assert backend.send_batch(left) == [None] * len(left)
         assert_first_times(stored + ids(server, name), messages)
 
 
@@ -400,13 +400,13 @@ def test_connection_cut_before_the_confirmation(
     messages = numbers(100, key)
     with TcpProxy("127.0.0.1", server.port) as proxy:
         backend = make(url=f"amqp://127.0.0.1:{proxy.port}")
-        assert backend.publish_batch(numbers(1)) == [None]
+        assert backend.send_batch(numbers(1)) == [None]
         proxy.cut_reply_after = received
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert BackendUnavailable in kinds(outcomes)
         proxy.cut_reply_after = None
         left = left_of(messages, outcomes)
-        assert backend.publish_batch(left) == [None] * len(left)
+        assert backend.send_batch(left) == [None] * len(left)
     assert_first_times(ids(server, name)[1:], messages)
 
 
@@ -415,18 +415,18 @@ def test_slow_server_is_unavailable_after_the_timeout(
 ) -> None:
     """The timeout ends the wait, and a late confirmation is not taken for the next batch's."""
     backend = make(timeout=0.5, connect_timeout=0.5)
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     with server.hanging():
         started = time.monotonic()
         for _ in range(2):
-            assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+            assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
         assert backend.health_check() is False
         backend.close()
         assert time.monotonic() - started < 8
     messages = numbers(5, "key")
     left = messages
     while left:  # it may need a moment
-        outcomes = backend.publish_batch(left)
+        outcomes = backend.send_batch(left)
         left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
         assert time.monotonic() - started < WAIT
     sent = {message.event_id for message in messages}
@@ -445,17 +445,17 @@ def test_interrupted_batch_leaves_no_answers_behind(
         raise Interrupted
 
     backend = make()
-    assert backend.publish_batch(numbers(1)) == [None]
+    assert backend.send_batch(numbers(1)) == [None]
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
         with server.hanging():
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             with pytest.raises(Interrupted):
-                backend.publish_batch(numbers(3))
+                backend.send_batch(numbers(3))
     finally:
         signal.signal(signal.SIGALRM, previous)
     lost = {"exchange": "", "routing_key": "no-such-queue"}
-    outcomes = backend.publish_batch([*numbers(1), *numbers(1, config=lost), *numbers(1)])
+    outcomes = backend.send_batch([*numbers(1), *numbers(1, config=lost), *numbers(1)])
     assert kinds(outcomes) == [None, Rejected, None]
 
 
@@ -466,13 +466,13 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     backend = make(heartbeat=1)
     idle = make()
     for each in (backend, idle):
-        assert each.publish_batch(numbers(1)) == [None]
+        assert each.send_batch(numbers(1)) == [None]
     link = backend._link
     assert link is not None
     wait_until(partial(_is_hung_up, link.connection.sock), WAIT, "the server misses the heartbeat")
     server.node.control("close_all_connections", "a test")
     for each in (backend, idle):
-        assert each.publish_batch(numbers(3)) == [None] * 3
+        assert each.send_batch(numbers(3)) == [None] * 3
     assert len(ids(server, name)) == 8
 
 
@@ -510,7 +510,7 @@ def _insist(backend: RabbitMQBackend, batch: list[Message]) -> None:
     """Publish until all is acknowledged, as a relay does; only the server may fail."""
     deadline = time.monotonic() + 60
     while batch:
-        outcomes = backend.publish_batch(batch)
+        outcomes = backend.send_batch(batch)
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         batch = [m for m, outcome in zip(batch, outcomes, strict=True) if outcome is not None]
         assert time.monotonic() < deadline
@@ -524,9 +524,9 @@ def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
     files = {"ca_certs": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
     tls = {option: str(certificates / file) for option, file in files.items()}
     backend = make(url=f"amqps://127.0.0.1:{tls_port}", ssl=tls)
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     many = [make_message(data="x" * 50_000) for _ in range(100)]
-    assert backend.publish_batch(many) == [None] * 100
+    assert backend.send_batch(many) == [None] * 100
     assert backend.health_check() is True
 
 
@@ -550,7 +550,7 @@ def test_wrong_tls_is_unavailable(
     if tls and "certfile" in tls:
         tls["keyfile"] = str(certificates / "client.key")
     backend = make(url=f"{url}:{tls_port}", ssl=tls, timeout=2, connect_timeout=2)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
 
 
@@ -562,4 +562,4 @@ def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates
         "keyfile": str(certificates / "client.key"),
     }
     backend = make(url=f"amqps://localhost:{tls_port}", ssl=tls)
-    assert backend.publish_batch(numbers(2)) == [None] * 2
+    assert backend.send_batch(numbers(2)) == [None] * 2

@@ -94,13 +94,13 @@ def test_entry_has_exactly_the_documented_fields(make: MakeBackend, stream: str)
     """An entry's fields, their order and their values are those of the module's docstring."""
     message = make_message(
         id="id-1",
-        type="order.placed",
+        event_type="order.placed",
         source="/shop/orders",
         time=datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC),
         data={"total": 1},
         partition_key="order-1",
     )
-    make(url=shared_url(), stream_name=stream).publish(message)
+    make(url=shared_url(), stream_name=stream).send(message)
     (entry,) = entries(shared_url(), stream)
     assert list(entry.items()) == [
         ("event_id", "id-1"),
@@ -127,7 +127,7 @@ def test_timestamp_is_rfc_3339_in_utc(
     """`timestamp` is the time that `cloud_event` has, and empty where that has none."""
     message = make_message(data=1)
     message.time = moment
-    make(url=shared_url(), stream_name=stream).publish(message)
+    make(url=shared_url(), stream_name=stream).send(message)
     (entry,) = entries(shared_url(), stream)
     assert entry["timestamp"] == text
     assert json.loads(entry["cloud_event"]).get("time", "") == text
@@ -137,17 +137,17 @@ def test_config_of_an_event_names_its_stream(make: MakeBackend, stream: str) -> 
     """`publisher_config` sends an event to another stream than the backend's."""
     backend = make(url=shared_url(), stream_name=stream)
     here, there = numbers(1), numbers(1, config={"stream_name": f"{stream}-2"})
-    assert backend.publish_batch([*here, *there]) == [None, None]
+    assert backend.send_batch([*here, *there]) == [None, None]
     assert ids(shared_url(), stream) == [here[0].event_id]
     assert ids(shared_url(), f"{stream}-2") == [there[0].event_id]
 
 
 def test_max_len_trims_the_stream(make: MakeBackend, stream: str) -> None:
     """A stream with `max_len` keeps about as many entries, the newest; None keeps all."""
-    make(url=shared_url(), stream_name=stream, max_len=100).publish_batch(numbers(1000))
+    make(url=shared_url(), stream_name=stream, max_len=100).send_batch(numbers(1000))
     assert 100 <= len(entries(shared_url(), stream)) < 300
     untrimmed = numbers(1000, config={"stream_name": f"{stream}-2", "max_len": None})
-    make(url=shared_url(), max_len=100).publish_batch(untrimmed)
+    make(url=shared_url(), max_len=100).send_batch(untrimmed)
     assert len(entries(shared_url(), f"{stream}-2")) == 1000
 
 
@@ -156,7 +156,7 @@ def test_batch_is_one_transaction(make: MakeBackend, server: RedisServer) -> Non
     backend = make(url=server.url)
     backend.open()
     server.command("CONFIG", "RESETSTAT")
-    assert backend.publish_batch(numbers(500)) == [None] * 500
+    assert backend.send_batch(numbers(500)) == [None] * 500
     statistics = server.command("INFO", "commandstats")
     assert statistics["cmdstat_exec"]["calls"] == statistics["cmdstat_multi"]["calls"] == 1
     assert statistics["cmdstat_xadd"]["calls"] == 500
@@ -168,7 +168,7 @@ def test_large_batch_is_split_and_stays_in_order(
     """A batch that is too large for one transaction goes in several, and none of it is lost."""
     monkeypatch.setattr(module, "EXCHANGE_BYTES", 10_000)
     messages = numbers(500, "key")
-    assert make(url=server.url).publish_batch(messages) == [None] * 500
+    assert make(url=server.url).send_batch(messages) == [None] * 500
     assert ids(server.url, "events") == [message.event_id for message in messages]
     assert server.command("INFO", "commandstats")["cmdstat_exec"]["calls"] > 5
 
@@ -249,7 +249,7 @@ def test_unix_socket(make: MakeBackend, tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     with redis_server(tmp_path, "--unixsocket", str(path)) as server:
         backend = make(url=f"unix://{path}")
-        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.send_batch(numbers(3)) == [None] * 3
         assert len(ids(server.url, "events")) == 3
 
 
@@ -257,7 +257,7 @@ def test_useless_option_in_the_url_is_unavailable(make: MakeBackend) -> None:
     """What redis-py makes nothing of costs no event, and tells where it is wrong."""
     for query in ("no_such_option=1", "socket_timeout=soon"):
         backend = make(url=f"{shared_url()}?{query}")
-        assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
         assert backend.health_check() is False
 
 
@@ -276,7 +276,7 @@ def test_key_that_is_no_stream_is_rejected(make: MakeBackend, server: RedisServe
         make_message(data=5, config=wrong),
         make_message(data=6, partition_key="a"),
     ]
-    outcomes = make(url=server.url).publish_batch(messages)
+    outcomes = make(url=server.url).send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, Held, Rejected, Rejected, None]
     assert "'wrong'" in str(outcomes[1])
     assert isinstance(outcomes[1].__cause__, redis.ResponseError)  # type: ignore[union-attr]
@@ -294,7 +294,7 @@ def test_event_behind_a_rejected_one_waits_for_another_stream_too(
         make_message(data=3, partition_key="b"),
         make_message(data=4, partition_key="a"),
     ]
-    outcomes = make(url=server.url).publish_batch(messages)
+    outcomes = make(url=server.url).send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, None, Held]
     assert ids(server.url, "events") == [messages[0].event_id, messages[2].event_id]
 
@@ -306,7 +306,7 @@ def test_event_over_the_servers_limit_is_rejected_alone(
     server.command("CONFIG", "SET", "proto-max-bulk-len", 2**20)
     messages = [*numbers(2, "a"), make_message(data="x" * 9 * 2**20, partition_key="a")]
     messages += [*numbers(1, "a"), *numbers(2, "b")]
-    outcomes = make(url=server.url).publish_batch(messages)
+    outcomes = make(url=server.url).send_batch(messages)
     assert kinds(outcomes) == [None, None, Rejected, Held, None, None]
     assert "proto-max-bulk-len" in str(outcomes[2])
     assert len(ids(server.url, "events")) == 4
@@ -336,7 +336,7 @@ def test_event_that_is_a_protocol_error_is_rejected_alone(make: MakeBackend) -> 
     messages = [*numbers(1, "a"), large, *numbers(1, "a"), *numbers(2, "b")]
     with ScriptedRedis(answer) as server:
         backend = make(host="127.0.0.1", port=server.port)
-        assert kinds(backend.publish_batch(messages)) == [None, Rejected, Held, None, None]
+        assert kinds(backend.send_batch(messages)) == [None, Rejected, Held, None, None]
     sent = [command[command.index(b"event_id") + 1].decode() for command in stored]
     assert sent == [messages[index].event_id for index in (0, 3, 4)]
 
@@ -346,7 +346,7 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, stream
     broken = make_message(data=1, partition_key="a")
     broken.extensions = {"bad": object()}
     messages = [broken, *numbers(1, "a"), *numbers(1, "b")]
-    outcomes = make(url=shared_url(), stream_name=stream).publish_batch(messages)
+    outcomes = make(url=shared_url(), stream_name=stream).send_batch(messages)
     assert kinds(outcomes) == [TransientError, Held, None]
 
 
@@ -362,7 +362,7 @@ def test_stream_without_permission_that_one_event_asked_for_is_transient(
         *numbers(2, "a"),
         *numbers(2, "b"),
     ]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None, None, TransientError, Held, Held, None, None]
     sent = [each.event_id for each, outcome in zip(messages, outcomes, strict=True) if not outcome]
     assert sorted(ids(server.url, "events")) == sorted(sent)
@@ -377,9 +377,9 @@ def test_stream_of_the_backend_without_permission_is_unavailable(
     """NOPERM for the backend's own stream costs no event, and passes once it is granted."""
     server.command("ACL", "SETUSER", "app", "on", ">secret", "~others", "+@all")
     backend = make(host="127.0.0.1", port=server.port, username="app", password="secret")
-    assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+    assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
     server.command("ACL", "SETUSER", "app", "~events")
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
 
 
 @pytest.mark.parametrize("denied", ["-xadd", "-multi", "-exec"])
@@ -390,7 +390,7 @@ def test_command_without_permission_is_unavailable(
     server.command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", denied)
     backend = make(host="127.0.0.1", port=server.port, username="app", password="secret")
     for messages in (numbers(2), numbers(2, config={"stream_name": "other"})):
-        assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 2
+        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 2
     assert server.command("EXISTS", "events", "other") == 0
 
 
@@ -402,7 +402,7 @@ def test_user_with_no_more_than_the_documented_permissions(
     backend = make(host="127.0.0.1", port=server.port, username="app", password="secret")
     backend.open()
     assert backend.health_check() is True
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     assert len(ids(server.url, "events")) == 3
 
 
@@ -414,7 +414,7 @@ def test_permission_for_transactions_that_is_taken_away_doubles_nothing(
     backend = make(host="127.0.0.1", port=server.port, username="app", password="secret")
     backend.open()
     server.command("ACL", "SETUSER", "app", "-multi")
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     assert len(ids(server.url, "events")) == 3
 
 
@@ -427,9 +427,9 @@ def test_permission_to_finish_that_is_taken_away_doubles_nothing(
     backend.open()
     server.command("ACL", "SETUSER", "app", "-exec")
     messages = numbers(3, "key")
-    assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 3
+    assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 3
     server.command("ACL", "SETUSER", "app", "+exec")
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     assert ids(server.url, "events") == [message.event_id for message in messages]
 
 
@@ -447,7 +447,7 @@ def test_wrong_credentials_are_unavailable(
     """No password, a wrong one, or an unknown user costs no event, and the check is False."""
     with redis_server(tmp_path, "--requirepass", "correct") as server:
         backend = make(host="127.0.0.1", port=server.port, **options)
-        assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
         assert backend.health_check() is False
         with pytest.raises(BackendUnavailable) as caught:
             backend.open()
@@ -459,7 +459,7 @@ def test_error_names_the_server_without_its_password(make: MakeBackend) -> None:
     """The error says which server is away, and gives no credentials away."""
     backend = make(url="redis://me:secret@127.0.0.1:1/3?password=secret")
     with pytest.raises(BackendUnavailable, match=r"redis://127\.0\.0\.1:1/3") as caught:
-        backend.publish(make_message())
+        backend.send(make_message())
     assert "secret" not in str(caught.value)
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
@@ -471,12 +471,12 @@ def test_full_server_takes_all_of_a_batch_or_nothing(make: MakeBackend, tmp_path
         backend.open()
         server.command("CONFIG", "SET", "maxmemory", 1)
         messages = [*numbers(50, "a"), *numbers(50, config={"stream_name": "other"})]
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert kinds(outcomes) == [BackendUnavailable] * 100
         assert "OOM" in str(outcomes[0])
         assert server.command("EXISTS", "events", "other") == 0
         server.command("CONFIG", "SET", "maxmemory", 0)
-        assert backend.publish_batch(messages) == [None] * 100
+        assert backend.send_batch(messages) == [None] * 100
         assert server.command("XLEN", "events") == 50
 
 
@@ -490,7 +490,7 @@ def test_server_that_fills_up_keeps_what_it_acknowledged_and_no_more(
         acknowledged = []
         for _ in range(1000):
             batch = [make_message(data="x" * 1000, partition_key="key") for _ in range(50)]
-            outcomes = backend.publish_batch(batch)
+            outcomes = backend.send_batch(batch)
             assert len(set(kinds(outcomes))) == 1
             if outcomes[0] is not None:
                 break
@@ -523,13 +523,13 @@ def test_server_that_refuses_writes_is_unavailable(
     backend.open()
     for command in commands:
         server.command(*command)
-    outcomes = backend.publish_batch([*numbers(2), *numbers(1, config={"stream_name": "other"})])
+    outcomes = backend.send_batch([*numbers(2), *numbers(1, config={"stream_name": "other"})])
     assert kinds(outcomes) == [BackendUnavailable] * 3
     assert code in str(outcomes[0])
     server.command("REPLICAOF", "NO", "ONE")
     server.command("CONFIG", "SET", "min-replicas-to-write", "0")
     assert server.command("EXISTS", "events", "other") == 0
-    assert backend.publish_batch(numbers(2)) == [None, None]
+    assert backend.send_batch(numbers(2)) == [None, None]
 
 
 def test_server_that_cannot_persist_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_server_that_cannot_persist_is_unavailable(make: MakeBackend, tmp_path: 
             WAIT,
             "the snapshot has failed",
         )
-        outcomes = backend.publish_batch(numbers(2))
+        outcomes = backend.send_batch(numbers(2))
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert "MISCONF" in str(outcomes[0])
         assert server.command("EXISTS", "events") == 0
@@ -571,9 +571,9 @@ def test_kind_of_each_error(
     """What Redis may answer to XADD, for the backend's stream and for one of an event's own."""
     with scripted(xadd=f"-{reply}", execute="-EXECABORT because of previous errors.") as server:
         backend = make(host="127.0.0.1", port=server.port)
-        assert kinds(backend.publish_batch(numbers(1))) == [own]
+        assert kinds(backend.send_batch(numbers(1))) == [own]
         other = numbers(1, config={"stream_name": "other"})
-        assert kinds(backend.publish_batch(other)) == [foreign]
+        assert kinds(backend.send_batch(other)) == [foreign]
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_transaction_that_is_refused_as_a_whole_is_unavailable(
     """When EXEC fails and no XADD is to blame, no event is."""
     with scripted(xadd="+QUEUED", execute=reply) as server:
         backend = make(host="127.0.0.1", port=server.port)
-        assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+        assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
 
 
 @contextmanager
@@ -627,10 +627,10 @@ def test_connection_cut_in_the_middle_of_a_batch(
         backend = make(host="127.0.0.1", port=proxy.port)
         backend.open()
         proxy.cut_request_after = int(part * size)
-        assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 100
+        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 100
         assert server.command("EXISTS", "events") == 0
         proxy.cut_request_after = None
-        assert backend.publish_batch(messages) == [None] * 100
+        assert backend.send_batch(messages) == [None] * 100
     assert ids(server.url, "events") == [message.event_id for message in messages]
 
 
@@ -645,10 +645,10 @@ def test_connection_cut_before_the_answer(
         backend = make(host="127.0.0.1", port=proxy.port)
         backend.open()
         proxy.cut_reply_after = received
-        assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 100
+        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 100
         wait_until(partial(_holds, server, 100), WAIT, "the server has the batch")
         proxy.cut_reply_after = None
-        assert backend.publish_batch(messages) == [None] * 100
+        assert backend.send_batch(messages) == [None] * 100
     assert ids(server.url, "events") == [message.event_id for message in messages] * 2
 
 
@@ -663,7 +663,7 @@ def test_connection_cut_between_the_transactions_of_a_batch(
         backend = make(host="127.0.0.1", port=proxy.port)
         backend.open()
         proxy.cut_request_after = 25_000
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
     stored = ids(server.url, "events")
     assert 0 < len(stored) < 100
     assert stored == [message.event_id for message in messages[: len(stored)]]
@@ -679,12 +679,12 @@ def test_slow_server_is_unavailable_after_the_timeout(
     backend.open()
     server.stop()
     started = time.monotonic()
-    assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+    assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
     assert backend.health_check() is False
     assert time.monotonic() - started < 5
     server.resume()
     messages = numbers(5, "key")
-    assert backend.publish_batch(messages) == [None] * 5
+    assert backend.send_batch(messages) == [None] * 5
     sent = [message.event_id for message in messages]
     assert [each for each in ids(server.url, "events") if each in sent] == sent
 
@@ -702,7 +702,7 @@ def test_batch_without_an_answer_is_sent_once(make: MakeBackend) -> None:
 
     with ScriptedRedis(answer) as server:
         backend = make(host="127.0.0.1", port=server.port, timeout=0.3)
-        assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+        assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
         sent = [command[0] for command in server.commands if command[0] in (b"XADD", b"EXEC")]
     assert sent == [b"EXEC", b"XADD", b"XADD", b"XADD", b"EXEC"]
 
@@ -713,7 +713,7 @@ def test_connection_that_nobody_accepts_times_out(make: MakeBackend, server: Red
     server.stop()
     backend = make(url=server.url, timeout=0.3, connect_timeout=0.3)
     started = time.monotonic()
-    assert kinds(backend.publish_batch(numbers(1))) == [BackendUnavailable]
+    assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
     assert backend.health_check() is False
     assert time.monotonic() - started < 5
 
@@ -734,12 +734,12 @@ def test_interrupted_batch_leaves_no_answers_behind(make: MakeBackend, server: R
     previous = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     with pytest.raises(Interrupted):
-        backend.publish_batch(numbers(3))
+        backend.send_batch(numbers(3))
     signal.signal(signal.SIGALRM, previous)
     server.resume()
     server.command("SET", "wrong", "x")
     wrong = {"stream_name": "wrong"}
-    outcomes = backend.publish_batch([*numbers(1), *numbers(1, config=wrong), *numbers(1)])
+    outcomes = backend.send_batch([*numbers(1), *numbers(1, config=wrong), *numbers(1)])
     assert kinds(outcomes) == [None, Rejected, None]
 
 
@@ -759,11 +759,11 @@ def test_interrupt_between_sending_and_reading_leaves_no_answers_behind(
     with monkeypatch.context() as patch:
         patch.setattr(link, "read", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            backend.publish_batch(numbers(3))
+            backend.send_batch(numbers(3))
     server.resume()
     wait_until(partial(_clients, server, 1), WAIT, "the backend has disconnected")
     wrong = {"stream_name": "wrong"}
-    outcomes = backend.publish_batch([*numbers(1), *numbers(1, config=wrong), *numbers(1)])
+    outcomes = backend.send_batch([*numbers(1), *numbers(1, config=wrong), *numbers(1)])
     assert kinds(outcomes) == [None, Rejected, None]
 
 
@@ -790,7 +790,7 @@ def test_command_that_was_only_queued_is_not_acknowledged(make: MakeBackend) -> 
 
     with ScriptedRedis(answer) as server:
         backend = make(host="127.0.0.1", port=server.port)
-        assert kinds(backend.publish_batch(numbers(3))) == [BackendUnavailable] * 3
+        assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
 
 
 @pytest.mark.chaos
@@ -829,7 +829,7 @@ def _holds(server: RedisServer, count: int) -> bool:
 def _insist(backend: RedisStreamBackend, batch: list[Message]) -> None:
     """Publish until all is acknowledged, as a relay does; only the server may fail."""
     deadline = time.monotonic() + 30
-    while set(kinds(outcomes := backend.publish_batch(batch))) != {None}:
+    while set(kinds(outcomes := backend.send_batch(batch))) != {None}:
         assert set(kinds(outcomes)) <= {None, BackendUnavailable}
         assert time.monotonic() < deadline
         first = next(index for index, outcome in enumerate(outcomes) if outcome is not None)
@@ -840,11 +840,11 @@ def test_child_process_does_not_share_the_connection(make: MakeBackend, stream: 
     """After a fork both sides publish, each over a connection of its own."""
     backend = make(url=shared_url(), stream_name=stream)
     parent, child = numbers(100), numbers(100)
-    backend.publish_batch(parent[:50])
+    backend.send_batch(parent[:50])
     pid = os.fork()
     if pid == 0:
-        os._exit(backend.publish_batch(child) != [None] * 100)
-    assert backend.publish_batch(parent[50:]) == [None] * 50
+        os._exit(backend.send_batch(child) != [None] * 100)
+    assert backend.send_batch(parent[50:]) == [None] * 50
     assert os.waitpid(pid, 0)[1] == 0
     stored = ids(shared_url(), stream)
     for messages in (parent, child):

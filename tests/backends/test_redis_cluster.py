@@ -90,7 +90,7 @@ def test_stream_is_found_on_its_node(make: MakeBackend, cluster: RedisCluster) -
             stream = cluster.stream_on(node, f"s-{entrance.port}")
             backend = make(entrance, stream_name=stream)
             messages = numbers(10, "key")
-            assert backend.publish_batch(messages) == [None] * 10
+            assert backend.send_batch(messages) == [None] * 10
             assert backend.health_check() is True
             assert ids(node, stream) == sent(messages)
 
@@ -100,7 +100,7 @@ def test_host_and_port_do_for_an_address(make: MakeBackend, cluster: RedisCluste
     stream = cluster.stream_on(cluster.nodes[2])
     options = {"url": None, "host": "127.0.0.1", "port": cluster.nodes[0].port}
     backend = make(cluster.nodes[0], stream_name=stream, **options)
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     assert len(ids(cluster.nodes[2], stream)) == 3
 
 
@@ -121,7 +121,7 @@ def test_batch_to_several_nodes_is_a_transaction_for_each_stream(
         for stream in streams
     ]
     backend = make(first)
-    assert backend.publish_batch(messages) == [None] * 200
+    assert backend.send_batch(messages) == [None] * 200
     for stream, node in streams.items():
         assert ids(node, stream) == sent([m for m in messages if m.partition_key == stream])
     calls = [
@@ -133,12 +133,12 @@ def test_batch_to_several_nodes_is_a_transaction_for_each_stream(
 def test_template_spreads_streams_over_nodes(make: MakeBackend, cluster: RedisCluster) -> None:
     """A stream for each key is on the node of its name, and braces of the template tie them."""
     messages = [make_message(data=n, partition_key=f"{{same}}{n % 20}") for n in range(100)]
-    assert make(cluster.nodes[0], stream_name="s:{key}").publish_batch(messages) == [None] * 100
+    assert make(cluster.nodes[0], stream_name="s:{key}").send_batch(messages) == [None] * 100
     spread = [len(node.command("KEYS", "s:*")) for node in cluster.nodes]
     assert sum(spread) == 20
     assert 0 not in spread
     backend = make(cluster.nodes[0], stream_name="{{tied}}:{key}")
-    assert backend.publish_batch(messages) == [None] * 100
+    assert backend.send_batch(messages) == [None] * 100
     assert sorted(len(node.command("KEYS", "{tied}:*")) for node in cluster.nodes) == [0, 0, 20]
 
 
@@ -152,7 +152,7 @@ def test_key_that_is_no_stream_holds_its_key_only(make: MakeBackend, cluster: Re
         *numbers(1, "b", **to(other)),
         *numbers(1, "a", **to(other)),
     ]
-    outcomes = make(cluster.nodes[2]).publish_batch(messages)
+    outcomes = make(cluster.nodes[2]).send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, None, Held]
     assert ids(cluster.nodes[1], other) == sent([messages[0], messages[2]])
 
@@ -166,7 +166,7 @@ def test_slot_that_moves(make: MakeBackend, cluster: RedisCluster, entrance: int
     expected = []
     for _ in ["before", *cluster.move(stream, target), "after"]:
         batch = numbers(10, "key")
-        assert backend.publish_batch(batch) == [None] * 10
+        assert backend.send_batch(batch) == [None] * 10
         expected += sent(batch)
     assert ids(target, stream) == expected
 
@@ -194,7 +194,7 @@ def test_slot_that_moves_under_load(make: MakeBackend, cluster: RedisCluster) ->
     mover.start()
     while mover.is_alive():
         batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
-        outcomes = backend.publish_batch(batch)
+        outcomes = backend.send_batch(batch)
         assert outcomes == [None] * 50
         published += sent(batch)
     mover.join()
@@ -213,10 +213,10 @@ def test_node_that_is_away_costs_the_others_nothing_of_a_batch(
     streams = own.stream_on(gone), own.stream_on(other)
     backend = make(own.nodes[0], startup_nodes=[("127.0.0.1", other.port)])
     messages = [*numbers(5, "a", **to(streams[0])), *numbers(5, "b", **to(streams[1]))]
-    assert backend.publish_batch(messages) == [None] * 10
+    assert backend.send_batch(messages) == [None] * 10
     gone.kill()
     more = [*numbers(5, "a", **to(streams[0])), *numbers(5, "b", **to(streams[1]))]
-    assert kinds(backend.publish_batch(more)) == [BackendUnavailable] * 5 + [None] * 5
+    assert kinds(backend.send_batch(more)) == [BackendUnavailable] * 5 + [None] * 5
     gone.start()
     _insist(backend, more[:5])
     assert ids(gone, streams[0]) == sent(messages[:5] + more[:5])
@@ -225,7 +225,7 @@ def test_node_that_is_away_costs_the_others_nothing_of_a_batch(
 
 def _insist(backend: RedisStreamBackend, batch: list[Message]) -> None:
     deadline = time.monotonic() + SECONDS
-    while kinds(outcomes := backend.publish_batch(batch)) != [None] * len(batch):
+    while kinds(outcomes := backend.send_batch(batch)) != [None] * len(batch):
         assert set(kinds(outcomes)) == {BackendUnavailable}
         assert time.monotonic() < deadline
 
@@ -236,12 +236,12 @@ def test_any_node_that_is_there_tells_of_the_others(make: MakeBackend, own: Redi
     stream = own.stream_on(own.nodes[1])
     options = {"url": f"redis://127.0.0.1:{free_port()}", "stream_name": stream}
     fresh = make(own.nodes[0], **options)
-    assert kinds(fresh.publish_batch(numbers(1))) == [BackendUnavailable]
+    assert kinds(fresh.send_batch(numbers(1))) == [BackendUnavailable]
     assert fresh.health_check() is False
     started = make(own.nodes[0], **options, startup_nodes=[("127.0.0.1", own.nodes[2].port)])
-    assert started.publish_batch(numbers(1)) == [None]
+    assert started.send_batch(numbers(1)) == [None]
     learned = make(own.nodes[0], stream_name=stream)
-    assert learned.publish_batch(numbers(1)) == [None]
+    assert learned.send_batch(numbers(1)) == [None]
     own.nodes[0].kill()
     own.nodes[1].command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     _insist(learned, numbers(3))
@@ -260,7 +260,7 @@ def test_cluster_that_is_down_is_unavailable(make: MakeBackend, own: RedisCluste
     backend = make(own.nodes[0], stream_name=stream)
     backend.open()
     wait_until(lambda: all(map(_is_down, own.nodes)), 20, "the cluster is down")
-    outcomes = backend.publish_batch(numbers(2))
+    outcomes = backend.send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert "CLUSTERDOWN" in str(outcomes[0])
     own.nodes[2].command("CLUSTER", "ADDSLOTS", 16383)
@@ -279,7 +279,7 @@ def test_server_that_is_no_cluster_is_unavailable(make: MakeBackend) -> None:
         backend = RedisStreamBackend(
             alias="default", host="127.0.0.1", port=server.port, cluster=True
         )
-        outcomes = backend.publish_batch(numbers(2))
+        outcomes = backend.send_batch(numbers(2))
         backend.close()
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert "cluster support disabled" in str(outcomes[0])
@@ -305,7 +305,7 @@ def test_nodes_that_send_us_round_are_unavailable(make: MakeBackend) -> None:
         backend = RedisStreamBackend(
             alias="default", host="127.0.0.1", port=server.port, cluster=True
         )
-        outcomes = backend.publish_batch(numbers(3, "key"))
+        outcomes = backend.send_batch(numbers(3, "key"))
         backend.close()
     assert kinds(outcomes) == [BackendUnavailable] * 3
     assert "times in a row" in str(outcomes[0])
@@ -322,6 +322,6 @@ def test_user_with_no_more_than_the_documented_permissions(
     url = cluster.nodes[0].url.replace("//", "//app:secret@")
     backend = make(cluster.nodes[0], url=url, stream_name=allowed)
     messages = [*numbers(2, "a"), *numbers(1, "a", **to("private")), *numbers(2, "b")]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None, None, TransientError, None, None]
     assert backend.health_check() is True

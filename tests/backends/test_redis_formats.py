@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, PublisherBackend, RedisStreamBackend
+from django_broadcaster.backends import Message, MessageBackend, RedisStreamBackend
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.redis import entries
+from django_broadcaster.events import JSON_NULL
 from django_broadcaster.exceptions import BackendConfigurationError, Rejected
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
@@ -87,7 +88,7 @@ class TestStructured(BackendContract):
             self.url = parts._replace(netloc=netloc).geturl()
             yield
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         options = {"content_mode": self.content_mode, "stream_name": self.stream, **options}
         return RedisStreamBackend(url=self.url, **options)
 
@@ -148,7 +149,7 @@ def test_binary_entry_has_exactly_the_documented_fields(
     """An entry's fields, their order and their values are those of the package's docstring."""
     message = make_message(
         id="id-1",
-        type="order.placed",
+        event_type="order.placed",
         source="/shop/orders",
         time=datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC),
         subject="Zoë",
@@ -157,7 +158,7 @@ def test_binary_entry_has_exactly_the_documented_fields(
         extensions={"flag": True},
         partition_key="order-1",
     )
-    make(stream_name=stream, content_mode="binary").publish(message)
+    make(stream_name=stream, content_mode="binary").send(message)
     (fields,) = stored(client, stream)
     assert [(key.decode(), value.decode()) for key, value in fields.items()] == [
         ("event_id", "id-1"),
@@ -179,14 +180,14 @@ def test_binary_entry_has_exactly_the_documented_fields(
 
 @pytest.mark.parametrize(
     ("event", "data"),
-    [({}, None), ({"data": None}, b"null"), ({"data": b"", "data_content_type": "a/b"}, b"")],
+    [({}, None), ({"data": JSON_NULL}, b"null"), ({"data": b"", "data_content_type": "a/b"}, b"")],
     ids=["no data", "null", "no bytes"],
 )
 def test_absent_null_and_empty_data_stay_apart(
     make: MakeBackend, client: redis.Redis, stream: str, event: dict[str, Any], data: bytes | None
 ) -> None:
     """In binary mode an event without data has no field for it."""
-    make(stream_name=stream, content_mode="binary").publish(make_message(**event))
+    make(stream_name=stream, content_mode="binary").send(make_message(**event))
     (fields,) = stored(client, stream)
     assert fields.get(b"data") == data
 
@@ -212,9 +213,7 @@ def test_official_sdk_reads_every_event(
     @given(st.lists(ANY_EVENT, min_size=30, max_size=60, unique_by=lambda each: each.id))
     def check(events: list[Any]) -> None:
         client.delete(stream)
-        assert backend.publish_batch([make_message(each) for each in events]) == [None] * len(
-            events
-        )
+        assert backend.send_batch([make_message(each) for each in events]) == [None] * len(events)
         for event, fields in zip(events, stored(client, stream), strict=True):
             assert_same_event(_as_read(fields), event)
 
@@ -240,9 +239,7 @@ def test_text_in_no_known_charset_is_rejected_alone(
 ) -> None:
     """Data that its own media type cannot hold fails alone, in binary mode."""
     wrong = make_message(data="é", data_content_type="text/plain; charset=ascii")
-    outcomes = make(stream_name=stream, content_mode="binary").publish_batch(
-        [wrong, make_message()]
-    )
+    outcomes = make(stream_name=stream, content_mode="binary").send_batch([wrong, make_message()])
     assert isinstance(outcomes[0], Rejected)
     assert outcomes[1] is None
     assert len(stored(client, stream)) == 1
@@ -255,11 +252,11 @@ def test_template_names_the_stream(make: MakeBackend, client: redis.Redis, strea
     """Attributes fill in the fields, `_` where there is none, and `publisher_config` goes first."""
     backend = make(stream_name=f"{stream}:{{type}}:{{key}}")
     messages = [
-        make_message(type="order.placed", partition_key="a b"),
-        make_message(type="order.placed"),
+        make_message(event_type="order.placed", partition_key="a b"),
+        make_message(event_type="order.placed"),
         make_message(config={"stream_name": f"{stream}:{{type}}"}),
     ]
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     found = sorted(key.decode().removeprefix(stream) for key in client.scan_iter(f"{stream}*"))
     assert found == [":order.placed:_", ":order.placed:a%20b", ":{type}"]
 
@@ -271,8 +268,8 @@ def test_events_of_a_key_stay_in_order_over_streams(
     client.set(f"{stream}:wrong", "x")
     backend = make(stream_name=f"{stream}:{{type}}")
     types = ["right", "wrong", "right", "right"]
-    messages = [make_message(type=each, partition_key="key") for each in types]
-    outcomes = backend.publish_batch(messages)
+    messages = [make_message(event_type=each, partition_key="key") for each in types]
+    outcomes = backend.send_batch(messages)
     assert [type(each).__name__ for each in outcomes] == ["NoneType", "Rejected", "Held", "Held"]
     assert len(stored(client, f"{stream}:right")) == 1
 

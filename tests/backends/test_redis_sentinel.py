@@ -62,7 +62,7 @@ def insist(backend: RedisStreamBackend, batch: list[Message]) -> int:
     """Publish until all is acknowledged, as a relay does; return how often it was not."""
     deadline = time.monotonic() + SECONDS
     attempts = 0
-    while kinds(backend.publish_batch(batch)) != [None] * len(batch):
+    while kinds(backend.send_batch(batch)) != [None] * len(batch):
         attempts += 1
         assert time.monotonic() < deadline
     return attempts
@@ -72,7 +72,7 @@ def test_sentinels_are_asked_for_the_master(make: MakeBackend, watched: Watched)
     """The first sentinel that answers tells where to publish, and the health check is True."""
     backend = make(**watched.options())
     messages = numbers(10)
-    assert backend.publish_batch(messages) == [None] * 10
+    assert backend.send_batch(messages) == [None] * 10
     assert ids(watched.servers[0]) == [message.event_id for message in messages]
     assert backend.health_check() is True
 
@@ -87,7 +87,7 @@ def test_wrong_name_or_login_is_unavailable(
     """It costs no event, and the error names the sentinels but no password."""
     options = {**watched.options(), **wrong}
     backend = make(**options)
-    outcomes = backend.publish_batch(numbers(2))
+    outcomes = backend.send_batch(numbers(2))
     assert kinds(outcomes) == [BackendUnavailable] * 2
     assert f"{options['sentinel_master']!r} of the sentinels 127.0.0.1:" in str(outcomes[0])
     assert "secret" not in str(outcomes[0])
@@ -100,8 +100,8 @@ def test_sentinels_that_are_all_away_are_unavailable(make: MakeBackend, watched:
     opened, fresh = make(**watched.options()), make(**watched.options())
     opened.open()
     watched.sentinel.kill()
-    assert opened.publish_batch(numbers(2)) == [None, None]
-    assert kinds(fresh.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert opened.send_batch(numbers(2)) == [None, None]
+    assert kinds(fresh.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert fresh.health_check() is False
 
 
@@ -115,10 +115,10 @@ def test_demoted_master_sends_us_to_the_new_one(make: MakeBackend, watched: Watc
     # Of itself a demotion leaves connections open: ours finds out by the answer.
     old.command("REPLICAOF", "127.0.0.1", new.port)
     messages = numbers(3)
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [BackendUnavailable] * 3
     assert isinstance(outcomes[0].__cause__, redis.ConnectionError)  # type: ignore[union-attr]
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     assert ids(new) == [message.event_id for message in messages]
 
 
@@ -128,7 +128,7 @@ def test_old_master_that_comes_back_gets_nothing(make: MakeBackend, watched: Wat
     old, new, _ = watched.servers
     backend = make(**watched.options())
     before, after = numbers(5), numbers(5)
-    assert backend.publish_batch(before) == [None] * 5
+    assert backend.send_batch(before) == [None] * 5
     wait_until(lambda: len(ids(new)) == 5, SECONDS, "the replica has the events")
     old.kill()
     _promote(watched, new)
@@ -228,17 +228,17 @@ def test_event_that_too_few_replicas_have_is_unavailable(
     """With `wait_replicas`, what they have not confirmed waits, and is not stored ever again."""
     master, *replicas = watched.servers
     backend = RedisStreamBackend(alias="default", url=master.url, wait_replicas=2, timeout=1.0)
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
     replicas[0].stop()
     messages = numbers(3)
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [BackendUnavailable] * 3
     assert "wait_replicas" in str(outcomes[0])
     replicas[0].resume()
     replicas[0].kill()
     wait_until(partial(confirm, master, 1), SECONDS, "the master knows that one is gone")
     for _ in range(3):
-        assert kinds(backend.publish_batch(messages)) == [BackendUnavailable] * 3
+        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 3
     assert len(ids(master)) == 6
     replicas[0].start()
     replicas[0].command("REPLICAOF", "127.0.0.1", master.port)

@@ -65,7 +65,7 @@ def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
         make(host="127.0.0.1", port=tls_port, ssl=True, **options),
         make(url=f"rediss://127.0.0.1:{tls_port}", **options),
     ):
-        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.send_batch(numbers(3)) == [None] * 3
         assert backend.health_check() is True
 
 
@@ -94,7 +94,7 @@ def test_wrong_tls_is_unavailable(
         files = {key: name and str(certificates / name) for key, name in options.items()}
         key = files["ssl_certfile"] and str(certificates / "client.key")
         backend = make(host=host, port=tls_port, ssl=True, ssl_keyfile=key, timeout=2, **files)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
 
 
@@ -109,7 +109,7 @@ def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates
         ssl_certfile=str(certificates / "client.pem"),
         ssl_keyfile=str(certificates / "client.key"),
     )
-    assert backend.publish_batch(numbers(2)) == [None] * 2
+    assert backend.send_batch(numbers(2)) == [None] * 2
 
 
 def test_sentinels_and_their_master_over_tls(
@@ -131,9 +131,9 @@ def test_sentinels_and_their_master_over_tls(
     ):
         wait_until(lambda: _sees_master(sentinel), SECONDS, "the sentinel sees the master")
         options = {"sentinels": [("127.0.0.1", ports[1])], "sentinel_master": "main", "timeout": 2}
-        assert kinds(make(**options).publish_batch(numbers(1))) == [BackendUnavailable]
+        assert kinds(make(**options).send_batch(numbers(1))) == [BackendUnavailable]
         backend = make(**options, ssl=True, **_options(certificates))
-        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.send_batch(numbers(3)) == [None] * 3
         assert backend.health_check() is True
 
 
@@ -157,5 +157,5 @@ def test_cluster_over_tls(make: MakeBackend, tmp_path: Path, certificates: Path)
             {"host": "127.0.0.1", "port": port, "ssl": True},
         ):
             backend = make(cluster=True, **address, **_options(certificates))
-            assert backend.publish_batch(numbers(3)) == [None] * 3
+            assert backend.send_batch(numbers(3)) == [None] * 3
             assert backend.health_check() is True

@@ -57,7 +57,7 @@ def test_a_message_is_shown_without_a_connection(
         pytest.fail("it opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    event = CloudEvent(type="order.placed", source="/shop", data={"order": 7})
+    event = CloudEvent(event_type="order.placed", source="/shop", data={"order": 7})
     shown = backends.create("default").show(make_message(event, partition_key="k1"))
     assert {name: shown.destination[name] for name in destination} == destination
     assert shown.body is not None
@@ -82,12 +82,12 @@ def test_redis_is_sent_what_is_shown(mode: str, settings: Any, stream: str) -> N
     options = {"url": shared_url(), "stream_name": stream, "content_mode": mode}
     where = MODULE + "RedisStreamBackend"
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": where, "OPTIONS": options}}
-    message = make_message(type="order.placed", source="/shop", data={"order": "ä"})
+    message = make_message(event_type="order.placed", source="/shop", data={"order": "ä"})
     backend = backends.create("default")
     shown = backend.show(message)
     backend.open()
     try:
-        backend.publish(message)
+        backend.send(message)
     finally:
         backend.close()
     with redis.Redis.from_url(shared_url()) as client:

@@ -17,9 +17,14 @@ from django_broadcaster.testing import make_message
 def test_console_writes_a_line_and_the_event(capsys: pytest.CaptureFixture[str]) -> None:
     """The line names alias, type, id, source and key; the JSON below it is indented."""
     message = make_message(
-        id="1", type="order.placed", source="/shop", time=None, data="ä", partition_key="order-1"
+        id="1",
+        event_type="order.placed",
+        source="/shop",
+        time=None,
+        data="ä",
+        partition_key="order-1",
     )
-    ConsoleBackend(alias="default").publish(message)
+    ConsoleBackend(alias="default").send(message)
     assert capsys.readouterr().out.splitlines() == [
         "[default] order.placed 1 from /shop key order-1",
         "{",
@@ -38,7 +43,7 @@ def test_console_escapes_what_the_terminal_cannot_show() -> None:
     """An event does not fail because a terminal has another alphabet."""
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding="ascii")
-    ConsoleBackend(alias="default", stream=terminal).publish(make_message(data="ä🦓"))
+    ConsoleBackend(alias="default", stream=terminal).send(make_message(data="ä🦓"))
     assert b'"data": "\\xe4\\U0001f993"' in raw.getvalue()
 
 
@@ -47,15 +52,15 @@ def test_closed_console_is_unavailable() -> None:
     stream = io.StringIO()
     stream.close()
     with pytest.raises(BackendUnavailable):
-        ConsoleBackend(alias="default", stream=stream).publish(make_message())
+        ConsoleBackend(alias="default", stream=stream).send(make_message())
 
 
 def test_locmem_keeps_one_list_for_each_alias() -> None:
     """Two backends of an alias share a list, that of another alias is apart, and clear empties."""
     locmem_module.clear()
     first, second = make_message(), make_message()
-    LocMemBackend(alias="a").publish(first)
-    LocMemBackend(alias="a").publish(second)
+    LocMemBackend(alias="a").send(first)
+    LocMemBackend(alias="a").send(second)
     assert locmem_module.outbox("a") == LocMemBackend(alias="a").messages == [first, second]
     assert locmem_module.outbox("b") == []
     locmem_module.clear()

@@ -13,7 +13,7 @@ import pytest
 from django.db import OperationalError, transaction
 from django.test import override_settings
 
-from django_broadcaster.backends import PublisherBackend, TasksBackend
+from django_broadcaster.backends import MessageBackend, TasksBackend
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -82,7 +82,7 @@ class TestTasksBackend(BackendContract):
         with override_settings(TASKS={"default": IMMEDIATE}):
             yield
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         return TasksBackend(**options)
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
@@ -97,7 +97,7 @@ def test_each_handler_is_a_task_that_a_worker_can_import(register: Register) -> 
     register("first", print)
     register("second", print)
     messages = [make_message(id=str(n), data={"n": n}) for n in range(2)]
-    assert make().publish_batch(messages) == [None, None]
+    assert make().send_batch(messages) == [None, None]
     results = enqueued()
     assert [(each.args[0]["id"], each.args[1]) for each in results] == [
         *(("0", "first"), ("0", "second"), ("1", "first"), ("1", "second"))
@@ -112,7 +112,7 @@ def test_each_handler_is_a_task_that_a_worker_can_import(register: Register) -> 
 @override_settings(TASKS={"default": DUMMY})
 def test_event_without_a_handler_is_delivered() -> None:
     """Nothing is enqueued where nobody listens."""
-    assert make().publish_batch([make_message(data=1)]) == [None]
+    assert make().send_batch([make_message(data=1)]) == [None]
     assert enqueued() == []
 
 
@@ -124,7 +124,7 @@ def test_options_and_config_name_the_queue(register: Register) -> None:
     backend.open()
     config = {"queue_name": "night", "priority": -7}
     messages = [make_message(data=1), make_message(data=2, config=config)]
-    assert backend.publish_batch(messages) == [None, None]
+    assert backend.send_batch(messages) == [None, None]
     tasks = [each.task for each in enqueued("slow")]
     assert [(task.queue_name, task.priority) for task in tasks] == [("day", 3), ("night", -7)]
 
@@ -138,7 +138,7 @@ def test_queue_that_is_not_there_is_rejected(register: Register) -> None:
         make_message(data=2, partition_key="a"),
         make_message(data=3),
     ]
-    outcomes = make().publish_batch(messages)
+    outcomes = make().send_batch(messages)
     assert [type(each) for each in outcomes] == [Rejected, Held, type(None)]
     assert "Queue 'none' is not valid" in str(outcomes[0])
 
@@ -152,7 +152,7 @@ def test_handler_runs_once_however_often_its_task_runs(
     message = make_message(data={"n": "1"})
     backend = make()
     for _ in range(3):
-        backend.publish(message)
+        backend.send(message)
     assert Order.objects.count() == 1
     assert InboxEvent.objects.count() == 1
 
@@ -171,10 +171,10 @@ def test_task_that_failed_at_once_is_tried_again(committing: None, register: Reg
     register("sometimes", sometimes)
     message = make_message(data={"n": 1})
     with pytest.raises(TransientError, match="handler sometimes: ValueError: not today"):
-        make().publish(message)
+        make().send(message)
     assert [order.number for order in Order.objects.all()] == ["always 1"]
     fails.clear()
-    make().publish(message)
+    make().send(message)
     assert sorted(order.number for order in Order.objects.all()) == ["always 1", "sometimes 1"]
 
 
@@ -187,7 +187,7 @@ def test_handler_that_rejects_makes_a_dead_letter(committing: None, register: Re
 
     register("refuse", refuse)
     with pytest.raises(Rejected, match=r"handler refuse: .*never"):
-        make().publish(make_message(data=1))
+        make().send(make_message(data=1))
 
 
 @override_settings(TASKS={"default": IMMEDIATE})
@@ -209,7 +209,7 @@ def test_queue_that_is_away_is_unavailable(register: Register, error: Exception)
 
     register("first", print)
     AwayBackend.error = error
-    outcomes = make().publish_batch([make_message(data=n) for n in range(3)])
+    outcomes = make().send_batch([make_message(data=n) for n in range(3)])
     assert [type(each) for each in outcomes] == [BackendUnavailable] * 3
 
 

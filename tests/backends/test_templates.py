@@ -16,7 +16,7 @@ def escape(field: str, value: str) -> str:
 
 
 MESSAGE = make_message(
-    type="order.placed", source="/shop", subject="order 7", partition_key="order-7"
+    event_type="order.placed", source="/shop", subject="order 7", partition_key="order-7"
 )
 
 
@@ -38,7 +38,7 @@ def test_template_is_filled_in(text: str, name: str) -> None:
 
 def test_what_an_event_has_not_leaves_no_gap() -> None:
     """Without a key or a subject the name keeps its number of parts."""
-    message = make_message(type="order.placed")
+    message = make_message(event_type="order.placed")
     assert Template("a.{key}.{subject}", escape).render(message) == "a._._"
 
 

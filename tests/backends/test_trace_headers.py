@@ -14,9 +14,9 @@ import redis
 from django_broadcaster.backends import (
     CeleryBackend,
     KafkaBackend,
+    MessageBackend,
     MQTTBackend,
     NATSBackend,
-    PublisherBackend,
     RabbitMQBackend,
     RedisStreamBackend,
     WebhookBackend,
@@ -54,11 +54,11 @@ class Seen:
     event: Mapping[str, str]
 
 
-def send(backend: PublisherBackend, extensions: Mapping[str, Any]) -> None:
+def send(backend: MessageBackend, extensions: Mapping[str, Any]) -> None:
     """Publish one event."""
     backend.open()
     try:
-        backend.publish(make_message(data={"order": 1}, extensions=extensions))
+        backend.send(make_message(data={"order": 1}, extensions=extensions))
     finally:
         backend.close()
 

@@ -38,7 +38,12 @@ VALID_SOURCES = [
 
 def make(**changes: Any) -> CloudEvent:
     """A small valid event."""
-    given = {"type": "com.example.someevent", "source": "/mycontext", "id": "A234", "time": NOON}
+    given = {
+        "event_type": "com.example.someevent",
+        "source": "/mycontext",
+        "id": "A234",
+        "time": NOON,
+    }
     return CloudEvent(**{**given, **changes})
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from hypothesis import strategies as st
 
-from django_broadcaster.events import ABSENT, CloudEvent
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from tests.events.samples import VALID_SOURCES, members
 
 
@@ -42,10 +42,10 @@ JSON = st.recursive(
 )
 EVENTS = st.builds(
     CloudEvent,
-    type=TEXTS.filter(bool),
+    event_type=TEXTS.filter(bool),
     source=st.sampled_from(VALID_SOURCES),
     id=TEXTS.filter(bool),
-    data=JSON | st.binary() | st.just(ABSENT),
+    data=JSON | st.binary() | st.just(JSON_NULL),
     subject=st.none() | TEXTS,
     time=st.none() | TIMES,
     data_schema=st.none() | st.just("https://example.com/schema"),

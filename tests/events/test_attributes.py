@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from django.utils.functional import lazystr
 
-from django_broadcaster.events import ABSENT
+from django_broadcaster.events import JSON_NULL
 from tests.events.samples import LONE_SURROGATE, VALID_SOURCES, make, refused
 
 INVALID_SOURCES = [
@@ -121,19 +121,23 @@ INVALID_EXTENSIONS = [
 
 def every_invalid_value() -> Iterator[tuple[str, str, Any]]:
     """(field of the error, argument, value)."""
-    tables: list[tuple[str, str, list[Any]]] = [
+    tables: list[tuple[str, str, Iterable[Any]]] = [
         ("source", "source", [*INVALID_SOURCES, *INVALID_TEXTS]),
-        ("event_type", "type", [*INVALID_TEXTS, None]),
+        ("event_type", "event_type", [*INVALID_TEXTS, None]),
         ("event_id", "id", INVALID_TEXTS),
         ("subject", "subject", INVALID_TEXTS[1:]),
-        ("data_schema", "data_schema", [*INVALID_SOURCES, "/relative", "no-scheme", "//host/x"]),
-        ("data_content_type", "data_content_type", INVALID_MEDIA_TYPES),
+        (
+            "data_schema",
+            "data_schema",
+            [*filter(None, INVALID_SOURCES), "/relative", "no-scheme", "//host/x"],
+        ),
+        ("data_content_type", "data_content_type", filter(None, INVALID_MEDIA_TYPES)),
         ("time", "time", INVALID_TIMES),
         ("extensions", "extensions", INVALID_EXTENSIONS),
     ]
     for field, argument, values in tables:
         # None stands for "not given" everywhere but in the two required arguments.
-        required = argument in ("source", "type")
+        required = argument in ("source", "event_type")
         yield from ((field, argument, v) for v in values if v is not None or required)
 
 
@@ -171,12 +175,13 @@ def test_valid_sources(source: str) -> None:
 )
 def test_media_types(media_type: str, is_json: bool) -> None:
     """Objects may be the data of JSON content types alone; text and bytes of every one."""
-    for data in ("text", b"bytes", ABSENT):
+    for data in ("text", b"bytes", None):
         assert make(data=data, data_content_type=media_type).data_content_type == media_type
-    values: list[Any] = [{}, [], None, 5, lazystr("lazy")]
+    values: list[Any] = [{}, [], JSON_NULL, 5, lazystr("lazy")]
     for value in values:
         if is_json:
-            assert make(data=value, data_content_type=media_type).data == value
+            read = None if value is JSON_NULL else value
+            assert make(data=value, data_content_type=media_type).data == read
         else:
             error = refused(lambda v=value: make(data=v, data_content_type=media_type))  # type: ignore[misc]
             assert error.field == "data_content_type"

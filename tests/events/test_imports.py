@@ -16,7 +16,7 @@ def test_imports_without_setup_or_sdk() -> None:
 import sys
 from django.conf import settings
 from django_broadcaster.events import CloudEvent
-raw = CloudEvent(type="t", source="s", data={"a": 1}).to_json()
+raw = CloudEvent(event_type="t", source="s", data={"a": 1}).to_json()
 assert CloudEvent.from_json(raw).data == {"a": 1}
 assert "cloudevents" not in sys.modules
 assert not settings.configured

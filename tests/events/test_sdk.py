@@ -47,7 +47,7 @@ SDK_ATTRIBUTES = {
     "flag": True,
 }
 SDK_EVENT = CloudEvent(
-    type="com.example.someevent",
+    event_type="com.example.someevent",
     source="https://example.com/shop",
     id="B234",
     time=NOON,

@@ -13,7 +13,7 @@ import pytest
 from django.db import connections, transaction
 
 from django_broadcaster.backends import Message
-from django_broadcaster.backends.base import PublisherBackend
+from django_broadcaster.backends.base import MessageBackend
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import BackendState
 from django_broadcaster.querysets import pause
@@ -163,14 +163,14 @@ def test_a_batch_of_many_slow_events_is_no_stall(database: str, scripted: Script
     """A backend that sends one by one shows between two events that it goes on."""
     told: list[str] = []
 
-    class Slow(PublisherBackend):
-        def publish(self, message: Message) -> None:
+    class Slow(MessageBackend):
+        def send(self, message: Message) -> None:
             told.append("publish")
 
     backend = Slow(alias="default")
     backend.on_progress = lambda: told.append("on")
     message = Message("1", "/s", "t", "", None, "", "", {}, None, None, "", {})
-    assert backend.publish_batch([message] * 2) == [None, None]
+    assert backend.send_batch([message] * 2) == [None, None]
     assert told == ["on", "publish"] * 2
     with working(database) as worker:
         loop = worker.worker._threads[0]._loop

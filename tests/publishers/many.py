@@ -23,7 +23,7 @@ def event(subject: object = "1", **changes: Any) -> dict[str, Any]:
 
 def cloud_event(subject: object = "1", **changes: Any) -> CloudEvent:
     """The same as a CloudEvent."""
-    given = {"type": "order.placed", "source": "/shop/orders", "data": {"n": subject}}
+    given = {"event_type": "order.placed", "source": "/shop/orders", "data": {"n": subject}}
     return CloudEvent(**{**given, "subject": str(subject), **changes})
 
 

@@ -67,7 +67,7 @@ def test_events_are_published_by_psycopg2(postgres: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ["psycopg2", "6"]
-    rows = [row.to_cloud_event() for row in outbox(postgres)]
+    rows = [row.cloud_event for row in outbox(postgres)]
     assert [row.type for row in rows] == ["one"] * 4 + ["many"] * 6
     assert [row.data for row in rows] == [*DATA, "last", *DATA, "last"]
 
@@ -90,7 +90,7 @@ def test_events_are_published_with_parameters_bound_by_the_server(
     delivery = call.delivery(None, 3, None)
 
     def row(number: int, data: Any) -> NewRow:
-        event = CloudEvent(type="t", source="/s", id=str(number), data=data)
+        event = CloudEvent(event_type="t", source="/s", id=str(number), data=data)
         given = {"backend": None, "partition_key": "a,{}", "unique": number > 1}
         return call.rows(event, delivery, **given)[0]
 

@@ -42,4 +42,4 @@ def test_no_event_is_larger_than_the_quick_look_says(event: CloudEvent) -> None:
 )
 def test_no_character_is_larger_than_the_quick_look_says(changes: dict[str, Any]) -> None:
     """The bound holds where every character is escaped, or takes four bytes."""
-    check(CloudEvent(**{"type": "t", "source": "s", **changes}))
+    check(CloudEvent(**{"event_type": "t", "source": "s", **changes}))

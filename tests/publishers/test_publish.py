@@ -25,7 +25,7 @@ from django.utils.safestring import mark_safe
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
-from django_broadcaster.events import CloudEvent
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import UnknownBackend, WrongTransaction
 from django_broadcaster.models import OutboxEvent, OutboxEventStatus
 from django_broadcaster.publishers import OutboxPublisher, publisher
@@ -234,7 +234,7 @@ def test_returned_event_equals_its_row(database: str, name: str) -> None:
         event = publish(database, data=data)
     row = outbox(database).get()
     assert columns(event) == columns(row)
-    assert event.to_cloud_event() == row.to_cloud_event()
+    assert event.cloud_event == row.cloud_event
     if isinstance(data, bytes | bytearray | memoryview):
         assert (event.data, bytes(event.data_binary or b"")) == (None, bytes(data))
         assert event.data_content_type == "application/octet-stream"
@@ -242,7 +242,7 @@ def test_returned_event_equals_its_row(database: str, name: str) -> None:
         assert exact(event.data) == exact(row.data) == exact(as_json(data))
         assert event.data_binary is None
         assert event.data_content_type == ("" if data is None else "application/json")
-    assert row.to_cloud_event().has_data is (data is not None)
+    assert row.cloud_event.has_data is (data is not None)
 
 
 def test_returned_event_is_a_saved_instance(database: str) -> None:
@@ -319,8 +319,8 @@ def test_every_argument_is_stored(database: str) -> None:
     row = outbox(database).get()
     assert columns(event) == columns(row)
     assert (row.scheduled_at, row.max_retries, row.publisher_config) == (NOON, 0, {})
-    assert row.to_cloud_event() == CloudEvent(
-        type="order.placed",
+    assert row.cloud_event == CloudEvent(
+        event_type="order.placed",
         source="https://example.com/shop",
         id="id-1",
         data={"id": 1},
@@ -420,7 +420,7 @@ def test_any_event_comes_back_as_it_was(database: str, event: CloudEvent) -> Non
     returned = publisher.publish_cloud_event(event, using=database)
     row = outbox(database).get(pk=returned.pk)
     read = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1)
-    for each in (returned.to_cloud_event(), row.to_cloud_event(), message_of(read[0]).event):
+    for each in (returned.cloud_event, row.cloud_event, message_of(read[0]).event):
         assert rounded(each.data) == rounded(event.data)
         assert each.has_data is event.has_data
         assert each.replace(data=None, data_content_type=None) == event.replace(
@@ -433,12 +433,12 @@ def test_any_event_comes_back_as_it_was(database: str, event: CloudEvent) -> Non
 @pytest.mark.parametrize(
     "event",
     [
-        CloudEvent(type="t", source="s"),
-        CloudEvent(type="t", source="s", time=None, data=None),
-        CloudEvent(type="t", source="s", data=b"\x00", data_content_type="image/png"),
-        CloudEvent(type="t", source="s", data="<a/>", data_content_type="application/xml"),
-        CloudEvent(type="t", source="s", data_content_type="text/plain"),
-        CloudEvent(type="t", source="s", extensions={"partitionkey": "k", "a": "b", "n": -5}),
+        CloudEvent(event_type="t", source="s"),
+        CloudEvent(event_type="t", source="s", time=None, data=JSON_NULL),
+        CloudEvent(event_type="t", source="s", data=b"\x00", data_content_type="image/png"),
+        CloudEvent(event_type="t", source="s", data="<a/>", data_content_type="application/xml"),
+        CloudEvent(event_type="t", source="s", data_content_type="text/plain"),
+        CloudEvent(event_type="t", source="s", extensions={"partitionkey": "k", "a": "b", "n": -5}),
     ],
     ids=["least", "null", "binary", "text", "no-data", "extensions"],
 )
@@ -447,8 +447,8 @@ def test_publish_cloud_event_keeps_every_attribute(database: str, event: CloudEv
     returned = publisher.publish_cloud_event(event, using=database)
     row = outbox(database).get()
     assert columns(returned) == columns(row)
-    assert row.to_cloud_event() == event
-    assert row.to_cloud_event().has_data is event.has_data
+    assert row.cloud_event == event
+    assert row.cloud_event.has_data is event.has_data
 
 
 def sdk_v1(name: str, attributes: dict[str, Any], data: Any) -> Any:
@@ -498,7 +498,7 @@ def test_publish_cloud_event_takes_the_events_of_the_sdk(
     row = outbox(database).get()
     assert columns(returned) == columns(row)
     assert row.partition_key == "key"
-    members = row.to_cloud_event().to_dict()
+    members = row.to_cloud_event()
     assert datetime.fromisoformat(members.pop("time")) == NOON
     expected = {**attributes, "specversion": "1.0"}
     del expected["time"]
@@ -511,7 +511,7 @@ def test_publish_cloud_event_takes_the_events_of_the_sdk(
 
 def test_publish_cloud_event_takes_the_arguments_of_delivery(database: str) -> None:
     """Backend, time of delivery, retries and key are given by position and keyword."""
-    event = CloudEvent(type="t", source="s")
+    event = CloudEvent(event_type="t", source="s")
     with backends("default", "other"):
         publisher.publish_cloud_event(
             event, "other", NOON, 5, {}, partition_key="key", using=database
@@ -571,7 +571,7 @@ def test_same_identity_after_the_commit_returns_the_row_as_it_is_by_then(databas
 
 def test_same_cloud_event_writes_one_row(database: str) -> None:
     """A CloudEvent has its identity from its maker, so it is published once."""
-    event = CloudEvent(type="t", source="s", data=1)
+    event = CloudEvent(event_type="t", source="s", data=1)
     first = publisher.publish_cloud_event(event, using=database)
     second = publisher.publish_cloud_event(event.replace(data=2), using=database)
     third = publish(database, event_id=event.id, source="s")
@@ -718,7 +718,7 @@ def test_route_to_several_backends_writes_a_row_for_each(
     assert {row.event_id for row in rows} == {event.event_id}
     assert len({(row.partition, row.created_at, row.time) for row in rows}) == 1
     assert len({row.identity for row in rows}) == (3 if event_id else 1)
-    assert len({row.to_cloud_event() for row in rows}) == 1
+    assert len({row.cloud_event for row in rows}) == 1
     assert columns(event) == columns(rows[0])
 
 
@@ -746,23 +746,21 @@ def test_named_backend_goes_before_routes(database: str) -> None:
 def test_default_backend_is_taken_without_a_route(
     database: str, aliases: list[str], chosen: str
 ) -> None:
-    """Without a route it is the alias `default`, else the only one."""
+    """Without a route it is the alias `default`, else the first one."""
     with backends(*aliases, routes={"no.such.*": "other"}):
         assert publish(database).publisher_backend == chosen
 
 
-@pytest.mark.parametrize(
-    "routes", [{}, {"*": []}, {"*": ""}, {"*": "gone"}, {"*": ["one", "gone"]}]
-)
+@pytest.mark.parametrize("routes", [{"*": "gone"}, {"*": ["one", "gone"]}])
 def test_no_backend_is_an_error(database: str, routes: Mapping[str, Any]) -> None:
-    """Without a default, or with a route that leads nowhere, nothing is written."""
+    """With a route that leads nowhere, nothing is written."""
     with backends("one", "two", routes=routes), transaction.atomic(using=database):
         Order.objects.using(database).create(number="1")
         with statements() as run, pytest.raises(UnknownBackend) as caught:
             publish(database)
         assert run == []
     assert caught.value.known == ("one", "two")
-    assert caught.value.alias == ("gone" if "gone" in str(routes) else None)
+    assert caught.value.alias == "gone"
     assert orders_and_events(database) == (["1"], [])
 
 
@@ -858,14 +856,14 @@ def test_partition_key_is_a_column_and_an_attribute(
     row = outbox(database).get()
     assert columns(event) == columns(row)
     assert (row.partition_key, row.extensions) == ("key", {})
-    assert row.to_cloud_event().extensions == {"partitionkey": "key"}
+    assert row.cloud_event.extensions == {"partitionkey": "key"}
 
 
 @pytest.mark.parametrize("own", ["key", None])
 def test_partition_key_of_a_cloud_event(database: str, own: str | None) -> None:
     """It is the event's own extension, or the argument where the event has none."""
     extensions = {"a": "b", "partitionkey": own}
-    event = CloudEvent(type="t", source="s", extensions=extensions)
+    event = CloudEvent(event_type="t", source="s", extensions=extensions)
     publisher.publish_cloud_event(event, partition_key=None if own else "key", using=database)
     row = outbox(database).get()
     assert (row.partition_key, row.extensions) == ("key", {"a": "b"})
@@ -876,7 +874,7 @@ def test_event_without_a_key_has_no_attribute_of_it(database: str) -> None:
     publish(database)
     row = outbox(database).get()
     assert row.partition_key == ""
-    assert "partitionkey" not in row.to_cloud_event().to_dict()
+    assert "partitionkey" not in row.to_cloud_event()
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 1024])
@@ -1057,7 +1055,7 @@ def test_moments_without_use_tz(database: str, activated: str | None) -> None:
         assert columns(event) == columns(row)
         assert row.time == NOON.replace(tzinfo=None) - timedelta(hours=6)
         assert row.scheduled_at == later.replace(tzinfo=None) - timedelta(hours=6)
-        assert (row.to_cloud_event().time, row.status) == (NOON, "scheduled")
+        assert (row.cloud_event.time, row.status) == (NOON, "scheduled")
         due = publish(database, time=NOON)
         [read] = RelayRows(database, "default", 0).fetch({due.partition}, due.pk, 1)
         assert message_of(read).event.time == NOON

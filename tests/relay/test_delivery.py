@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_broadcaster.backends import Message, locmem
-from django_broadcaster.events import CloudEvent
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -89,17 +89,24 @@ def test_a_key_keeps_its_order_over_batches(database: str, scripted: Script, joi
 
 
 EVENTS = {
-    "null": CloudEvent(type="t", source="/s", data=None),
-    "no data": CloudEvent(type="t", source="/s"),
-    "object": CloudEvent(type="t", source="/s", data={"b": [1, 2.5, True, None], "a": {"ä": "☃"}}),
-    "text": CloudEvent(type="t", source="/s", data='naïve 🦓 " \\ \u2028'),
-    "zero": CloudEvent(type="t", source="/s", data=0),
-    "binary": CloudEvent(
-        type="t", source="/s", data=b"\x00\xff bytes", data_content_type="application/octet-stream"
+    "null": CloudEvent(event_type="t", source="/s", data=JSON_NULL),
+    "no data": CloudEvent(event_type="t", source="/s"),
+    "object": CloudEvent(
+        event_type="t", source="/s", data={"b": [1, 2.5, True, None], "a": {"ä": "☃"}}
     ),
-    "empty binary": CloudEvent(type="t", source="/s", data=b"", data_content_type="text/plain"),
+    "text": CloudEvent(event_type="t", source="/s", data='naïve 🦓 " \\ \u2028'),
+    "zero": CloudEvent(event_type="t", source="/s", data=0),
+    "binary": CloudEvent(
+        event_type="t",
+        source="/s",
+        data=b"\x00\xff bytes",
+        data_content_type="application/octet-stream",
+    ),
+    "empty binary": CloudEvent(
+        event_type="t", source="/s", data=b"", data_content_type="text/plain"
+    ),
     "everything": CloudEvent(
-        type="bestellung.überprüft",
+        event_type="bestellung.überprüft",
         source="//shop.example/k%C3%A4se?q=1",
         id="ä/1",
         subject="日本/☃",
@@ -121,7 +128,7 @@ def test_an_event_arrives_as_it_was_published(
     turn(join())
     (message,) = scripted.messages
     assert message.event == EVENTS[name]
-    assert message.event == events(database).get(pk=row.pk).to_cloud_event()
+    assert message.event == events(database).get(pk=row.pk).cloud_event
     assert message.partition_key == EVENTS[name].extensions.get("partitionkey", "")
 
 

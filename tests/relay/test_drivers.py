@@ -40,7 +40,7 @@ def test_text_and_bytes_arrive_with_psycopg2(
         postgres, "--drain", "--database", postgres, OUTBOX_PUBLISHERS=stream.publishers(REDIS)
     )
     assert worker.end() == 0, worker.output
-    assert stream.events() == [text.to_cloud_event(), data.to_cloud_event()]
+    assert stream.events() == [text.cloud_event, data.cloud_event]
 
 
 def test_failures_are_written_down_with_psycopg2(

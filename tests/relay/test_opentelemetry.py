@@ -223,7 +223,7 @@ def test_a_trace_of_the_caller_is_left_alone(database: str, telemetry: Telemetry
 def test_a_tracestate_comes_along(database: str, telemetry: Telemetry) -> None:
     """What came with the trace goes on with it; one without a trace is replaced."""
     carrier = CloudEvent(
-        type="a", source="/s", extensions={"traceparent": GIVEN, "tracestate": "shop=7"}
+        event_type="a", source="/s", extensions={"traceparent": GIVEN, "tracestate": "shop=7"}
     )
     with tracing.processing(carrier, Handler("handler", print, ("*",))):
         place(database, extensions={"tracestate": "stale=1", "flag": True})
@@ -239,8 +239,8 @@ def test_many_events_have_one_span(
     """A call of `publish_events` is one span, with the number of its events, which all carry it."""
     events = [
         {"event_type": "a", "source": "/s", "data": 1},
-        CloudEvent(type="b", source="/s", extensions={"flag": True}),
-        CloudEvent(type="c", source="/s"),
+        CloudEvent(event_type="b", source="/s", extensions={"flag": True}),
+        CloudEvent(event_type="c", source="/s"),
     ]
     with telemetry.tracer.start_as_current_span("request"):
         publisher.publish_events(kind(events), backend="default", using=database)
@@ -435,7 +435,7 @@ def test_a_handler_that_fails_is_an_error(
     handle(fail)
     (handler,) = event_registry.handlers_for("a")
     with pytest.raises(ZeroDivisionError):
-        process(CloudEvent(type="a", source="/s"), handler)
+        process(CloudEvent(event_type="a", source="/s"), handler)
     span = telemetry.span("process a")
     assert span.parent is None
     assert span.status.status_code is StatusCode.ERROR
@@ -459,7 +459,7 @@ def test_an_exception_of_a_handler_shows_no_secret(
     handle(fail)
     (handler,) = event_registry.handlers_for("a")
     with pytest.raises(OSError, match="can't log in"):
-        process(CloudEvent(type="a", source="/s"), handler)
+        process(CloudEvent(event_type="a", source="/s"), handler)
     (raised,) = telemetry.span("process a").events
     assert raised.attributes is not None
     assert raised.attributes["exception.message"] == "can't log in with '***'"

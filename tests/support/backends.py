@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_broadcaster.backends import Message, Outcome, PublisherBackend, RedisStreamBackend
-from django_broadcaster.backends.base import publish_one_by_one
+from django_broadcaster.backends import Message, MessageBackend, Outcome, RedisStreamBackend
+from django_broadcaster.backends.base import send_one_by_one
 from django_broadcaster.backends.local import LocalBackend
 
 Answer = Callable[[Sequence[Message]], Any]
@@ -25,7 +25,7 @@ class Script:
     """What the `ScriptedBackend` of one alias is to do, and what was asked of it.
 
     `arrived` are the names of the events that it acknowledged, in order; `batches` the names in
-    each batch that it was given. `answer` takes the place of `publish_batch`, where it is set;
+    each batch that it was given. `answer` takes the place of `send_batch`, where it is set;
     `on_open` and `on_close` are called by `open` and `close`.
     """
 
@@ -78,7 +78,7 @@ def forget_scripts() -> None:
     _scripts.clear()
 
 
-class ScriptedBackend(PublisherBackend):
+class ScriptedBackend(MessageBackend):
     """Does what `script(alias)` says."""
 
     config_keys = frozenset({"lane"})
@@ -98,20 +98,20 @@ class ScriptedBackend(PublisherBackend):
         if self.script.on_close is not None:
             self.script.on_close()
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Do as the script says."""
         self.script.accept(message)
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Keep the promises of the contract, unless the script answers itself."""
         self.script.batches.append([message.subject for message in messages])
         if self.script.answer is not None:
             answer: list[Outcome] = self.script.answer(messages)
             return answer
-        return publish_one_by_one(messages, self.script.accept)
+        return send_one_by_one(messages, self.script.accept)
 
 
-class RecordingBackend(PublisherBackend):
+class RecordingBackend(MessageBackend):
     """Appends each delivery to a file: one line of JSON with the name and the process."""
 
     def __init__(self, *, path: str, **options: Any) -> None:
@@ -123,7 +123,7 @@ class RecordingBackend(PublisherBackend):
         """Open the file so that several processes may append to it."""
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Append a line in one piece."""
         assert self._file is not None
         line = json.dumps({"name": message.subject, "process": os.getpid()})
@@ -203,9 +203,9 @@ class Trap:
         self._at = at
         self._folder = Path(folder)
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Publish, and snap."""
-        outcomes: list[Outcome] = super().publish_batch(messages)  # type: ignore[misc]
+        outcomes: list[Outcome] = super().send_batch(messages)  # type: ignore[misc]
         if any(message.subject == self._at for message in messages) and self._is_first():
             self.snap()
         return outcomes
@@ -261,26 +261,26 @@ class AnnouncingRedisBackend(RedisStreamBackend):
         super().__init__(**options)
         self._record = Path(path)
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Note, and publish."""
         names = [message.subject for message in messages]
         append(self._record, {"names": names, "process": os.getpid(), "at": time.time()})
-        return super().publish_batch(messages)
+        return super().send_batch(messages)
 
 
-class HangingBackend(PublisherBackend):
+class HangingBackend(MessageBackend):
     """Never answers; the file `arrived` in its folder appears when it was asked."""
 
     def __init__(self, *, folder: str, **options: Any) -> None:
         super().__init__(**options)
         self._gate = Gate(Path(folder))
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Hang."""
         self._gate.pass_through()
 
 
-class SlowBackend(PublisherBackend):
+class SlowBackend(MessageBackend):
     """Takes so many seconds for each event; the file `arrived` appears when it was asked."""
 
     def __init__(self, *, folder: str, seconds: float, **options: Any) -> None:
@@ -288,7 +288,7 @@ class SlowBackend(PublisherBackend):
         self._gate = Gate(Path(folder))
         self._seconds = seconds
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Take its time."""
         self._gate.arrived.touch()
         time.sleep(self._seconds)
@@ -316,9 +316,9 @@ class HandlersBackend(LocalBackend):
 
         handlers.death = self._death
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Let the handlers run, and note the batch."""
-        outcomes = super().publish_batch(messages)
+        outcomes = super().send_batch(messages)
         if self._path:
             append(Path(self._path), {"names": [message.subject for message in messages]})
         return outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django_broadcaster.backends import PublisherBackend
+from django_broadcaster.backends import MessageBackend
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.testing import make_message
@@ -31,7 +31,7 @@ def assert_same_event(read: Any, event: CloudEvent) -> None:
     assert _data(read.get_data(), event) == _expected_data(event)
 
 
-def assert_long_line_shows_signs_of_life(backend: PublisherBackend, **message: Any) -> None:
+def assert_long_line_shows_signs_of_life(backend: MessageBackend, **message: Any) -> None:
     """Assert that each answer for an event of a line is heard of by who watches for stalls.
 
     A server that takes a second for each of a key's events takes minutes for a batch, and is no
@@ -40,7 +40,7 @@ def assert_long_line_shows_signs_of_life(backend: PublisherBackend, **message: A
     signs: list[None] = []
     backend.on_progress = lambda: signs.append(None)
     line = [make_message(data=number, partition_key="a", **message) for number in range(5)]
-    assert backend.publish_batch(line) == [None] * 5
+    assert backend.send_batch(line) == [None] * 5
     assert len(signs) == 5
 
 

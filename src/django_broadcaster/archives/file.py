@@ -122,7 +122,7 @@ def _event(row: StoredRow) -> bytes:
     return envelope(
         id=row.event_id,
         source=row.source,
-        type=row.event_type,
+        event_type=row.event_type,
         time=row.time,
         subject=row.subject,
         data_content_type=row.data_content_type,

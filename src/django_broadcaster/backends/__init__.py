@@ -6,7 +6,7 @@ The names are loaded at first use, so importing this package loads no broker's c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import Message, Outcome, PublisherBackend, Shown
+from .base import Message, MessageBackend, Outcome, PublisherBackend, Shown
 
 if TYPE_CHECKING:
     from .celery import CeleryBackend
@@ -33,6 +33,7 @@ __all__ = [
     "LocalBackend",
     "MQTTBackend",
     "Message",
+    "MessageBackend",
     "NATSBackend",
     "Outcome",
     "PublisherBackend",

@@ -10,19 +10,19 @@ an acknowledgement or one of three kinds of error, mapped from its client's erro
 `Rejected`
     this event can never be accepted: the relay makes it a dead letter at once.
 
-Any other exception counts as transient; the relay logs its traceback. Write `publish`; override
-`publish_batch` for speed. `django_broadcaster.testing.BackendContract` tests the promises.
+Any other exception counts as transient; the relay logs its traceback. Write `send`; override
+`send_batch` for speed. `django_broadcaster.testing.BackendContract` tests the promises.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from django_broadcaster.events import ABSENT, CloudEvent, envelope
+from django_broadcaster.events import JSON_NULL, CloudEvent, encode_data, envelope
 from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -33,20 +33,23 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
+if TYPE_CHECKING:
+    from django_broadcaster.models import OutboxEvent
+
 Outcome = DeliveryError | None
 """What became of a message: None once the broker holds it durably, else the error."""
 
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """An event as a backend receives it. JSON is text until somebody asks for `event`.
+    """An event as a backend receives it. JSON is text until `event` is read.
 
     `extensions` includes `partitionkey` where the event has a key. `attempt` counts from 1.
     """
 
     event_id: str
     source: str
-    type: str
+    event_type: str
     subject: str
     time: datetime | None
     data_content_type: str
@@ -62,15 +65,52 @@ class Message:
     def event(self) -> CloudEvent:
         """The event with its data decoded; raises InvalidEvent if the row was tampered with."""
         return CloudEvent(
+            self.event_type,
+            self.source,
+            self._data(),
+            self.subject,
+            self.data_content_type,
+            self.data_schema,
             id=self.event_id,
-            source=self.source,
-            type=self.type,
-            subject=self.subject or None,
             time=self.time,
-            data=self._data(),
-            data_content_type=self.data_content_type or None,
-            data_schema=self.data_schema or None,
             extensions=self.extensions,
+        )
+
+    @property
+    def type(self) -> str:
+        """The event type, by its name in the specification."""
+        return self.event_type
+
+    @classmethod
+    def of(
+        cls,
+        event: CloudEvent,
+        *,
+        partition_key: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        attempt: int = 1,
+    ) -> Self:
+        """Return an event as a relay hands it to a backend.
+
+        The key is `partition_key`, else the event's own. Raises InvalidEvent("data") for data that
+        can't be written as JSON.
+        """
+        key = partition_key or event.partition_key or ""
+        binary = event.data if isinstance(event.data, bytes) else None
+        return cls(
+            event_id=event.id,
+            source=event.source,
+            event_type=event.event_type,
+            subject=event.subject,
+            time=event.time,
+            data_content_type=event.stated_content_type,
+            data_schema=event.data_schema,
+            extensions={**event.extensions, "partitionkey": key} if key else event.extensions,
+            data_json=encode_data(event.data) if event.has_data and binary is None else None,
+            data_binary=binary,
+            partition_key=key,
+            config=config or {},
+            attempt=attempt,
         )
 
     def to_json(self) -> bytes:
@@ -78,7 +118,7 @@ class Message:
         return envelope(
             id=self.event_id,
             source=self.source,
-            type=self.type,
+            event_type=self.event_type,
             time=self.time,
             subject=self.subject,
             data_content_type=self.data_content_type,
@@ -91,7 +131,10 @@ class Message:
     def _data(self) -> Any:
         if self.data_binary is not None:
             return self.data_binary
-        return ABSENT if self.data_json is None else parse_json(self.data_json)
+        if self.data_json is None:
+            return None
+        data = parse_json(self.data_json)
+        return JSON_NULL if data is None else data
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +151,52 @@ class Shown:
 
 
 class PublisherBackend(ABC):
-    """One configured destination.
+    """A destination that takes one event at a time; the contract since version 0.1.
+
+    A subclass is given its `OPTIONS` as one dictionary, publishes an `OutboxEvent` and returns True
+    once it is done. The relay delivers to it with order, retries and dead letters as to any other:
+    False or an exception is a failed attempt. `MessageBackend` is the contract of those that send
+    batches, tell outages from bad events, and have options of their own names.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self.config = dict(config or {})
+
+    @abstractmethod
+    def publish(self, event: OutboxEvent) -> bool:
+        """Publish an event; return True once it is done.
+
+        Args:
+            event: The event. Its `id` is the id of the CloudEvent, as text.
+        """
+
+    @abstractmethod
+    def health_check(self) -> bool:
+        """Return True if the destination can be reached now."""
+
+    def get_name(self) -> str:
+        """Return the backend's name, by default that of its class."""
+        return type(self).__name__
+
+
+class _TakesOptionsAsDictionary(ABCMeta):
+    """Lets a backend with keyword options be made from one dictionary, as the documented ones are.
+
+    `RedisStreamBackend({"host": "redis"})` is `RedisStreamBackend(host="redis", alias="default")`.
+    """
+
+    def __call__(cls, config: Mapping[str, Any] | None = None, /, **options: Any) -> Any:
+        if config is not None:
+            options = {"alias": "default", **config, **options}
+        return super().__call__(**options)
+
+
+class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
+    """One configured destination that is given messages.
 
     Options arrive as keyword arguments: a subclass lists its own, passes the rest on to
     `super().__init__(**options)`, opens nothing yet and imports its client no earlier than in
-    `open` or `publish`. The relay uses an instance from one thread at a time and never shares it
+    `open` or `send`. The relay uses an instance from one thread at a time and never shares it
     between processes.
     """
 
@@ -128,6 +212,9 @@ class PublisherBackend(ABC):
     A backend of another package has none: that package requires its client itself.
     """
 
+    runs_handlers: ClassVar[bool] = False
+    """Whether the handlers of `event_registry` are run by it."""
+
     default_max_message_bytes: ClassVar[int | None] = None
     """The broker's own limit for one message, where it has one."""
 
@@ -142,6 +229,7 @@ class PublisherBackend(ABC):
                 f"OUTBOX_PUBLISHERS[{alias!r}]['OPTIONS']['max_message_bytes']: must be a whole "
                 f"number from 1 on, or None, not {max_message_bytes!r}"
             )
+        super().__init__()
         self.alias = alias
         self.max_message_bytes = max_message_bytes or self.default_max_message_bytes
         self.on_progress: Callable[[], object] = _nothing
@@ -153,26 +241,39 @@ class PublisherBackend(ABC):
         where = f"OUTBOX_PUBLISHERS[{self.alias!r}]['OPTIONS'][{option!r}]"
         return BackendConfigurationError(f"{where}: {problem}")
 
+    def publish(self, event: OutboxEvent) -> bool:
+        """Open the backend, send one event here and now, and return True.
+
+        For tests and scripts: the relay calls `send_batch`. Raises a DeliveryError.
+        """
+        self.open()
+        self.send(
+            Message.of(
+                event.cloud_event, config=event.publisher_config, attempt=event.retry_count + 1
+            )
+        )
+        return True
+
     @abstractmethod
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send one message; return once the broker has acknowledged it durably.
 
         Raises a DeliveryError. A message whose fate is unknown (a timeout, a lost connection) is
         unavailable or transient: it is sent again, and a consumer may see it twice.
         """
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send messages in order; return one outcome for each, in the same order.
 
         The events of one key keep their order: after one of them failed, those behind it in the
         batch are not sent and come back as `Held`. After `BackendUnavailable` nothing further is
         sent. May raise BackendUnavailable when no message at all is known to be acknowledged.
         """
-        return publish_one_by_one(messages, self._publish_and_tell)
+        return send_one_by_one(messages, self._send_and_show_progress)
 
-    def _publish_and_tell(self, message: Message) -> None:
+    def _send_and_show_progress(self, message: Message) -> None:
         self.on_progress()
-        self.publish(message)
+        self.send(message)
 
     def show(self, message: Message) -> Shown:
         """Return what `publish` would send, without a connection; raises Rejected as it would.
@@ -185,10 +286,10 @@ class PublisherBackend(ABC):
         """Tell cheaply whether the broker can be reached now; never raises."""
         return True
 
-    def open(self) -> None:  # noqa: B027  # not every backend has something to open
+    def open(self) -> None:  # not every backend has something to open
         """Get ready to publish; called once before the first batch. May raise DeliveryError."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Release connections; called when the relay stops. May be called more than once."""
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
@@ -218,10 +319,8 @@ def as_delivery_error(error: Exception) -> DeliveryError:
     return transient
 
 
-def publish_one_by_one(
-    messages: Sequence[Message], publish: Callable[[Message], None]
-) -> list[Outcome]:
-    """Call `publish` for each message and keep the promises of `publish_batch`."""
+def send_one_by_one(messages: Sequence[Message], send: Callable[[Message], None]) -> list[Outcome]:
+    """Call `send` for each message and keep the promises of `send_batch`."""
     outcomes: list[Outcome] = []
     failed_keys: set[str] = set()
     for message in messages:
@@ -230,7 +329,7 @@ def publish_one_by_one(
             outcome = Held("an earlier event of its key failed in this batch")
         else:
             try:
-                publish(message)
+                send(message)
             except BackendUnavailable as error:
                 rest = len(messages) - len(outcomes)
                 return outcomes + [error] * rest

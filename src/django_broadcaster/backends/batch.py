@@ -1,4 +1,4 @@
-"""What becomes of the messages of one batch, kept by the rules of `publish_batch`."""
+"""What becomes of the messages of one batch, kept by the rules of `send_batch`."""
 
 from __future__ import annotations
 

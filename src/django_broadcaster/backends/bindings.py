@@ -30,7 +30,7 @@ from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.events.timestamps import rfc3339
 from django_broadcaster.exceptions import Rejected
 
-from .base import Message, PublisherBackend, Shown
+from .base import Message, MessageBackend, Shown
 
 ContentMode = Literal["structured", "binary"]
 CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
@@ -90,7 +90,7 @@ class Binding:
         return trace_headers(message, self.escape) if self.has_trace_headers else {}
 
 
-class BindingBackend(PublisherBackend):
+class BindingBackend(MessageBackend):
     """A backend whose events travel by a protocol binding.
 
     content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
@@ -155,7 +155,7 @@ def _attributes(message: Message) -> Iterator[tuple[str, str]]:
     yield "specversion", SPEC_VERSION
     yield "id", message.event_id
     yield "source", message.source
-    yield "type", message.type
+    yield "type", message.event_type
     if message.subject:
         yield "subject", message.subject
     if message.time is not None:

@@ -9,12 +9,12 @@ from typing import Any, TextIO
 
 from django_broadcaster.exceptions import BackendUnavailable
 
-from .base import Message, PublisherBackend
+from .base import Message, MessageBackend
 
 _lock = Lock()  # several backends share a terminal, and each event stays in one piece
 
 
-class ConsoleBackend(PublisherBackend):
+class ConsoleBackend(MessageBackend):
     """Writes a line that says what happened, and the event as JSON below it.
 
     `stream` is any text stream, by default what `sys.stdout` is at the time.
@@ -24,7 +24,7 @@ class ConsoleBackend(PublisherBackend):
         super().__init__(**options)
         self._stream = stream
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Write one event; raises BackendUnavailable when the stream is closed."""
         stream = self._stream or sys.stdout
         text = self._render(message)
@@ -42,5 +42,5 @@ class ConsoleBackend(PublisherBackend):
         # Not orjson, which rounds integers over 64 bits.
         event = json.loads(message.to_json())
         key = f" key {message.partition_key}" if message.partition_key else ""
-        line = f"[{self.alias}] {message.type} {message.event_id} from {message.source}{key}"
+        line = f"[{self.alias}] {message.event_type} {message.event_id} from {message.source}{key}"
         return f"{line}\n{json.dumps(event, indent=2, ensure_ascii=False)}\n"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Message, Outcome, PublisherBackend
+from .base import Message, MessageBackend, Outcome
 
 
-class DummyBackend(PublisherBackend):
+class DummyBackend(MessageBackend):
     """Acknowledges every event, and does nothing with it."""
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Discard one event."""
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Discard events."""
         return [None] * len(messages)

@@ -11,22 +11,40 @@ from django.utils.module_loading import import_string
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
 from django_broadcaster.redaction import hiding
+from django_broadcaster.registry import event_registry
 from django_broadcaster.retention import RetentionPolicy
 from django_broadcaster.retry import RetryPolicy
 
-from .base import PublisherBackend
+from .base import MessageBackend, PublisherBackend
+from .event_backend import EventBackend
 
 ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS", "RETRY", "ON_EXHAUSTED", "RETENTION"})
 ON_EXHAUSTED = ("skip", "block")
 
+_HANDLERS_ENTRY = {
+    "BACKEND": "django_broadcaster.backends.LocalBackend",
+    "OPTIONS": {"requires_handler": True},
+}
+
+
+HANDLERS = "handlers"
+"""The alias that runs the handlers of a project which says nowhere that they are run."""
+
 
 class BackendHandler:
-    """The configured backends. `backends["alias"]` is made once and kept for publish calls."""
+    """The configured backends. `backends["alias"]` is made once and kept for publish calls.
+
+    Three kinds of aliases are known: those of OUTBOX_PUBLISHERS, those whose backend was `put` in
+    by hand, and `handlers`, if handlers are registered, no backend runs them, and OUTBOX_ROUTES is
+    not set.
+    """
 
     def __init__(self) -> None:
-        self._made: dict[str, PublisherBackend] = {}
+        self._made: dict[str, MessageBackend] = {}
+        self._by_hand: dict[str, MessageBackend] = {}
+        self._runs_handlers: bool | None = None
 
-    def __getitem__(self, alias: str) -> PublisherBackend:
+    def __getitem__(self, alias: str) -> MessageBackend:
         backend = self._made.get(alias)
         if backend is None:
             backend = self._made[alias] = self.create(alias)
@@ -34,25 +52,71 @@ class BackendHandler:
 
     def aliases(self) -> tuple[str, ...]:
         """Return the configured aliases in the order of the setting."""
-        return tuple(conf.PUBLISHERS)
+        return tuple(self._entries())
+
+    def put(self, alias: str, backend: PublisherBackend) -> None:
+        """Use this instance for an alias, configured or not, until it is removed."""
+        if not isinstance(backend, MessageBackend):
+            backend = EventBackend(backend, alias=alias)
+        backend.alias = alias
+        self._by_hand[alias] = self._made[alias] = backend
+        self._runs_handlers = None
+
+    def remove(self, alias: str) -> None:
+        """Forget the instance that was put in for an alias; raises KeyError if there is none."""
+        del self._by_hand[alias]
+        self._made.pop(alias, None)
+        self._runs_handlers = None
+
+    def of_handlers(self, event_type: str) -> str | None:
+        """Return the alias that an event's handlers need beside the backends that it goes to."""
+        if not event_registry or not self._adds_handlers():
+            return None
+        return HANDLERS if event_registry.handlers_for(event_type) else None
+
+    def _entries(self) -> Mapping[str, Mapping[str, Any]]:
+        if not self._by_hand and not (event_registry and self._adds_handlers()):
+            return conf.PUBLISHERS
+        entries = {**conf.PUBLISHERS}
+        for alias in self._by_hand:
+            entries.setdefault(alias, {})
+        if self._adds_handlers():
+            entries[HANDLERS] = _HANDLERS_ENTRY
+        return entries
+
+    def _adds_handlers(self) -> bool:
+        if conf.ROUTES is not None or HANDLERS in conf.PUBLISHERS or not event_registry:
+            return False
+        if self._runs_handlers is None:
+            self._runs_handlers = any(map(_is_consumer, conf.PUBLISHERS.values())) or any(
+                backend.runs_handlers for backend in self._by_hand.values()
+            )
+        return not self._runs_handlers
 
     def entry(self, alias: str) -> Mapping[str, Any]:
         """Return the alias's part of OUTBOX_PUBLISHERS; raises UnknownBackend."""
         try:
-            return conf.PUBLISHERS[alias]
+            return self._entries()[alias]
         except (KeyError, TypeError):
             raise UnknownBackend(alias, self.aliases()) from None
 
-    def create(self, alias: str) -> PublisherBackend:
+    def create(self, alias: str) -> MessageBackend:
         """Make a new instance for a caller who opens and closes it: a relay has its own.
+
+        One that was put in by hand is returned as it is.
 
         Raises UnknownBackend, or BackendConfigurationError naming the setting and the alias.
         """
+        if alias in self._by_hand:
+            return self._by_hand[alias]
         entry = self.entry(alias)
         where = f"OUTBOX_PUBLISHERS[{alias!r}]"
         with hiding():
             backend_class = _backend_class(entry, where)
             try:
+                if not issubclass(backend_class, MessageBackend):
+                    wrapped = backend_class(dict(entry.get("OPTIONS", {})))
+                    return EventBackend(wrapped, alias=alias)
                 return backend_class(alias=alias, **entry.get("OPTIONS", {}))
             except BackendConfigurationError:
                 raise
@@ -80,9 +144,11 @@ class BackendHandler:
 
     def reset(self) -> None:
         """Close and forget every instance."""
-        made, self._made = self._made, {}
-        for backend in made.values():
-            backend.close()
+        made, self._made = self._made, {**self._by_hand}
+        self._runs_handlers = None
+        for alias, backend in made.items():
+            if alias not in self._by_hand:
+                backend.close()
 
 
 def _backend_class(entry: Mapping[str, Any], where: str) -> type[PublisherBackend]:
@@ -104,12 +170,20 @@ def _backend_class(entry: Mapping[str, Any], where: str) -> type[PublisherBacken
     return found
 
 
+def _is_consumer(entry: Mapping[str, Any]) -> bool:
+    """Return True if the backend of an entry runs handlers; a wrong entry does not."""
+    try:
+        return bool(getattr(_backend_class(entry, ""), "runs_handlers", False))
+    except (BackendConfigurationError, AttributeError, TypeError):
+        return False
+
+
 backends = BackendHandler()
 """The backends of this process."""
 
 
 def _forget(*, setting: str, **_: Any) -> None:
-    if setting == "OUTBOX_PUBLISHERS":
+    if setting in ("OUTBOX_PUBLISHERS", "OUTBOX_ROUTES"):
         backends.reset()
 
 

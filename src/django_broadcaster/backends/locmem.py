@@ -7,7 +7,7 @@ from typing import Any
 
 from django_broadcaster.exceptions import Rejected
 
-from .base import Message, PublisherBackend
+from .base import Message, MessageBackend
 
 # By alias, for the whole process: a relay has backends of its own, and tests look from outside.
 _outboxes: dict[str, list[Message]] = {}
@@ -27,14 +27,14 @@ def clear() -> None:
             messages.clear()
 
 
-class LocMemBackend(PublisherBackend):
+class LocMemBackend(MessageBackend):
     """Appends every message to `messages`, the list that `outbox(alias)` returns too."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.messages = outbox(self.alias)
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Keep one message; raises Rejected for one over `max_message_bytes`, where that is set."""
         size = len(message.to_json())
         if self.max_message_bytes and size > self.max_message_bytes:

@@ -23,7 +23,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from .base import Message, PublisherBackend, Shown
+from .base import Message, MessageBackend, Shown
 from .unhandled import tell_unhandled
 
 PRIORITIES: Final = range(-100, 101)
@@ -32,7 +32,7 @@ _AWAY: Final = (InterfaceError, OperationalError, OSError)
 """A queue in a database that is away, or on a server that can't be reached."""
 
 
-class TasksBackend(PublisherBackend):
+class TasksBackend(MessageBackend):
     """Enqueues one task for each handler of an event.
 
     tasks_backend: an alias of the setting TASKS.
@@ -81,7 +81,7 @@ class TasksBackend(PublisherBackend):
                 f"not take it: {error}"
             ) from error
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Enqueue the event's handlers; raises its DeliveryError.
 
         A handler whose task was enqueued before another one's failed gets a second task when the
@@ -92,9 +92,9 @@ class TasksBackend(PublisherBackend):
         # What it runs are consumers, and models can't be imported before `django.setup()`.
         from django_broadcaster.registry import event_registry
 
-        handlers = event_registry.handlers_for(message.type)
+        handlers = event_registry.handlers_for(message.event_type)
         if not handlers:
-            tell_unhandled(message.type)
+            tell_unhandled(message.event_type)
             return
         try:
             task = self._task(message.config)
@@ -125,7 +125,7 @@ class TasksBackend(PublisherBackend):
         """Return the event that the tasks are given, and which handlers they run."""
         from django_broadcaster.registry import event_registry
 
-        handlers = [handler.name for handler in event_registry.handlers_for(message.type)]
+        handlers = [handler.name for handler in event_registry.handlers_for(message.event_type)]
         queue = message.config.get("queue_name", self.queue_name)
         destination = {"tasks_backend": self.tasks_backend, "queue_name": queue}
         return Shown(

@@ -13,7 +13,7 @@ from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
 from .. import backends as backends_package
-from ..backends.base import PublisherBackend
+from ..backends.base import MessageBackend, PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
@@ -96,9 +96,10 @@ def check_client_libraries(**_: Any) -> Messages:
 def _client_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None:
     path = entry.get("BACKEND")
     backend_class = _backend_class(path) if isinstance(path, str) else None
-    if backend_class is None or backend_class.client_library is None:
+    library = getattr(backend_class, "client_library", None)
+    if library is None:
         return None
-    module, extra = backend_class.client_library
+    module, extra = library
     if _is_installed(module):
         return None
     message = f"OUTBOX_PUBLISHERS[{alias!r}]: the client library {module!r} is not installed here."
@@ -176,7 +177,12 @@ def _backend_class(path: str) -> type[PublisherBackend] | None:
 
 
 def _backend_hint(where: str, path: str) -> str:
-    names = set(backends_package.__all__) - {"Message", "Outcome", "PublisherBackend"}
+    names = set(backends_package.__all__) - {
+        "Message",
+        "MessageBackend",
+        "Outcome",
+        "PublisherBackend",
+    }
     near = nearest(path.rpartition(".")[2], names) or "LocalBackend"
     return (
         f"Write {where}['BACKEND'] = 'django_broadcaster.backends.{near}', or the dotted path of "
@@ -187,6 +193,8 @@ def _backend_hint(where: str, path: str) -> str:
 def _options_hint(
     where: str, backend_class: type[PublisherBackend], options: Mapping[Any, Any]
 ) -> str:
+    if not issubclass(backend_class, MessageBackend):
+        return f"Correct {where}['OPTIONS'], which {backend_class.__name__} is given as it is."
     known = _accepted_options(backend_class)
     fixes = [fix_of_key(key, known) for key in options if key not in known]
     fix = "; ".join(fixes) or "correct the option that the message names"
@@ -204,6 +212,6 @@ def _accepted_options(backend_class: type[PublisherBackend]) -> set[str]:
         named = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
         accepted.update(item.name for item in parameters if item.kind in named)
         passes_on = any(item.kind == Parameter.VAR_KEYWORD for item in parameters)
-        if base is PublisherBackend or not passes_on:
+        if base is MessageBackend or not passes_on:
             break
     return accepted - {"self", "alias"}

@@ -17,6 +17,8 @@ _ROUTES_HINT = "Write OUTBOX_ROUTES = {'order.*': 'default'}, or a list of alias
 def check_routes(**_: Any) -> Messages:
     """Each pattern is a string, and leads to one or several configured backends."""
     routes: Any = conf.ROUTES
+    if routes is None:
+        return []
     if not isinstance(routes, Mapping):
         return [error("E011", f"OUTBOX_ROUTES must be a dict, not {kind(routes)}.", _ROUTES_HINT)]
     return [

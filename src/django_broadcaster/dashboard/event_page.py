@@ -144,7 +144,7 @@ def _with(sent: Message, shown: CloudEvent) -> Message:
     has_json = shown.has_data and binary is None
     return replace(
         sent,
-        subject=shown.subject or "",
+        subject=shown.subject,
         extensions=shown.extensions,
         data_json=encode_data(shown.data) if has_json else None,
         data_binary=binary,

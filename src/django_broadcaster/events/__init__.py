@@ -12,7 +12,7 @@ on the wire, `sdk` reads the official SDK's events, and `attributes`, `extension
 and `payload` say what an event may hold, by the patterns of `grammar` and `timestamps`.
 """
 
-from .absent import ABSENT, Absent
+from .absent import ABSENT, JSON_NULL, Absent
 from .attributes import SPEC_VERSION, check_string
 from .batch import from_json_batch, to_json_batch
 from .cloud_event import CloudEvent, as_cloud_event
@@ -22,6 +22,7 @@ from .payload import MAX_DEPTH, MAX_DIGITS, encode_data, is_deeper
 
 __all__ = [
     "ABSENT",
+    "JSON_NULL",
     "MAX_DEPTH",
     "MAX_DIGITS",
     "SPEC_VERSION",

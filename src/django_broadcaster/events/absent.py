@@ -1,4 +1,4 @@
-"""The value that stands for "not given" where None means something else."""
+"""Values that stand for what `None` can't say: "not given", and JSON's null as data."""
 
 from enum import Enum
 from typing import Final
@@ -13,4 +13,17 @@ class Absent(Enum):
         return "ABSENT"
 
 
-ABSENT: Final = Absent.ABSENT  # "not given": an event without data, as against one with JSON null
+class JSONNull(Enum):
+    """The type of `JSON_NULL`."""
+
+    JSON_NULL = "null"
+
+    def __repr__(self) -> str:
+        return "JSON_NULL"
+
+
+ABSENT: Final = Absent.ABSENT
+"""Not given: as `time`, the event happens now; as `data`, the event has none."""
+
+JSON_NULL: Final = JSONNull.JSON_NULL
+"""As `data`, the payload is JSON's null: `data=None` is an event without data."""

@@ -15,7 +15,7 @@ SPEC_VERSION: Final = "1.0"
 JSON_NAMES: Final = {  # constructor's name -> the specification's
     "id": "id",
     "source": "source",
-    "type": "type",
+    "event_type": "type",
     "subject": "subject",
     "time": "time",
     "data_content_type": "datacontenttype",

@@ -14,7 +14,7 @@ import uuid_utils
 
 from django_broadcaster.exceptions import InvalidEvent
 
-from .absent import ABSENT, Absent
+from .absent import ABSENT, JSON_NULL, Absent
 from .attributes import JSON_NAMES, SPEC_VERSION, check_data_schema, check_source, check_string
 from .content_type import check_content
 from .extensions import check_extensions
@@ -23,68 +23,102 @@ from .payload import encode_data
 from .sdk import read_sdk_event
 from .timestamps import check_time
 
+_PLAIN = [name for name in JSON_NAMES if name != "data_content_type"]
+"""The attributes that are kept as they are read."""
+
 
 class CloudEvent:
     """One CloudEvents 1.0 event; equal by value, hashed by its identity (`source`, `id`).
 
-    type, source: non-empty; `source` is a URI reference (RFC 3986).
-    id: non-empty, unique within `source`; a new UUIDv7 unless given.
-    data: anything DjangoJSONEncoder can encode, `str` for a content type that is not JSON, or
-        bytes. It is neither copied nor encoded here (see `encode_data`): do not change it later.
-    subject: what the event is about; an empty one counts as None.
-    time: aware datetime or RFC 3339 text, kept in UTC with microseconds; now unless given, and an
-        explicit None leaves it out.
-    data_content_type: media type (RFC 2046); for data without one application/json, which the
-        specification implies, or application/octet-stream for bytes, which need not be JSON.
-    data_schema: absolute URI. A fragment is let through, though RFC 3986 section 4.3 has none:
-        schemas inside a document are named by one.
-    extensions: names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, bytes (kept as base64
-        text) or aware datetime (kept as RFC 3339 text). None means unset, so it is dropped.
+    Args:
+        event_type: The attribute `type`, not empty. It can be read as `type`, too.
+        source: A URI reference (RFC 3986), not empty.
+        data: Anything that DjangoJSONEncoder encodes, `str` for a content type that is not JSON,
+            or bytes. None is an event without data, `JSON_NULL` the payload null. The data are
+            neither copied nor encoded here (see `encode_data`): do not change them later.
+        subject: What the event is about, within the source. Empty or None: not set.
+        data_content_type: Media type (RFC 2046). None or empty: `application/json`, which the
+            specification implies, and `application/octet-stream` for bytes, which need not be JSON.
+        data_schema: Absolute URI. Empty or None: not set. A fragment is let through, though RFC
+            3986 section 4.3 has none: schemas inside a document are named by one.
+        spec_version: The version of the specification, which can only be `1.0`.
+        id: Not empty, unique within `source`; a new UUIDv7 unless given.
+        time: Aware datetime or RFC 3339 text, kept in UTC with microseconds; now unless given, and
+            an explicit None leaves it out.
+        extensions: Names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, bytes (kept as
+            base64 text) or aware datetime (kept as RFC 3339 text). None means unset, so it is
+            dropped.
 
-    Raises InvalidEvent naming the field.
+    Raises:
+        InvalidEvent: An argument breaks the specification; `field` is its name.
     """
 
-    __slots__ = ("_data", "extensions", *JSON_NAMES)
+    __slots__ = ("_data", "_stated_content_type", "extensions", *_PLAIN)
 
-    type: str
+    event_type: str
     source: str
     id: str
-    subject: str | None
+    subject: str
     time: datetime | None
-    data_content_type: str | None
-    data_schema: str | None
+    data_schema: str
     extensions: Mapping[str, bool | int | str]
     _data: Any
-    specversion: ClassVar[str] = SPEC_VERSION
+    _stated_content_type: str
+    spec_version: ClassVar[str] = SPEC_VERSION
 
     def __init__(
         self,
-        *,
-        type: str,
+        event_type: str,
         source: str,
-        id: str | None = None,
-        data: Any = ABSENT,
-        subject: str | None = None,
-        time: datetime | str | Absent | None = ABSENT,
+        data: Any = None,
+        subject: str | None = "",
         data_content_type: str | None = None,
-        data_schema: str | None = None,
+        data_schema: str | None = "",
+        spec_version: str = SPEC_VERSION,
+        *,
+        id: str | None = None,
+        time: datetime | str | Absent | None = ABSENT,
         extensions: Mapping[str, Any] | None = None,
     ) -> None:
-        data, data_content_type = check_content(data, data_content_type)
+        if spec_version != SPEC_VERSION:
+            raise InvalidEvent(
+                "spec_version", f'must be "{SPEC_VERSION}", not {shortened(spec_version)}'
+            )
+        data, content_type = check_content(_payload(data), data_content_type)
         put = object.__setattr__
-        put(self, "type", check_string("event_type", type))
+        put(self, "event_type", check_string("event_type", event_type))
         put(self, "source", check_source(source))
         put(self, "id", str(uuid_utils.uuid7()) if id is None else check_string("event_id", id))
         put(self, "_data", data)
-        put(self, "subject", None if subject in (None, "") else check_string("subject", subject))
+        put(self, "subject", "" if subject in (None, "") else check_string("subject", subject))
         put(self, "time", datetime.now(UTC) if time is ABSENT else check_time(time))
-        put(self, "data_content_type", data_content_type)
-        put(self, "data_schema", None if data_schema is None else check_data_schema(data_schema))
+        put(self, "_stated_content_type", content_type)
+        put(
+            self, "data_schema", "" if data_schema in (None, "") else check_data_schema(data_schema)
+        )
         put(self, "extensions", check_extensions(extensions))
 
     @property
+    def type(self) -> str:
+        """The event type, by its name in the specification."""
+        return self.event_type
+
+    @property
+    def data_content_type(self) -> str:
+        """The media type of the data; `application/json` where the event states none.
+
+        https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#datacontenttype
+        """
+        return self._stated_content_type or "application/json"
+
+    @property
+    def stated_content_type(self) -> str:
+        """The attribute `datacontenttype` as it travels; empty where the event has none."""
+        return self._stated_content_type
+
+    @property
     def has_data(self) -> bool:
-        """Whether the event has data, be it None: tells JSON null and absent apart."""
+        """Whether the event has data: tells JSON's null and no data apart."""
         return self._data is not ABSENT
 
     @property
@@ -100,6 +134,8 @@ class CloudEvent:
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some of the constructor's arguments changed, and validated again."""
+        if "data" in changes:
+            changes["data"] = _payload(changes["data"])
         extensions = self.extensions
         if "extensions" in changes:
             extensions = check_extensions(changes.pop("extensions"))
@@ -167,12 +203,16 @@ class CloudEvent:
     @classmethod
     def _build(cls, fields: Mapping[str, Any], extensions: Mapping[str, Any]) -> Self:
         """Construct from `_fields` and extensions that are checked already."""
-        event = cls(**fields)
+        data = JSON_NULL if fields["data"] is None else fields["data"]
+        event = cls(**{**fields, "data": data})
         object.__setattr__(event, "extensions", MappingProxyType(dict(extensions)))
         return event
 
     def _fields(self) -> dict[str, Any]:
-        return {"data": self._data, **{name: getattr(self, name) for name in JSON_NAMES}}
+        fields = {name: getattr(self, name) for name in _PLAIN}
+        fields["data"] = self._data
+        fields["data_content_type"] = self._stated_content_type
+        return fields
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can be neither pickled nor deep-copied.
@@ -189,7 +229,7 @@ class CloudEvent:
     def __repr__(self) -> str:
         # Without the data, which may be large or confidential.
         name = self.__class__.__name__
-        return f"{name}(type={self.type!r}, source={self.source!r}, id={self.id!r})"
+        return f"{name}(event_type={self.event_type!r}, source={self.source!r}, id={self.id!r})"
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"CloudEvent is immutable; use replace({name}=...)")
@@ -201,3 +241,10 @@ class CloudEvent:
 def as_cloud_event(event: object) -> CloudEvent:
     """Return `event` itself if it is ours, else read it with `CloudEvent.from_sdk`."""
     return event if isinstance(event, CloudEvent) else CloudEvent.from_sdk(event)
+
+
+def _payload(data: Any) -> Any:
+    """Return the constructor's `data` as it is kept: ABSENT for none, None for JSON's null."""
+    if data is None:
+        return ABSENT
+    return None if data is JSON_NULL else data

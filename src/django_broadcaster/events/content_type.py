@@ -14,18 +14,18 @@ from .grammar import is_json_type
 _BINARY = (bytes, bytearray, memoryview)
 
 
-def check_content(data: Any, content_type: str | None) -> tuple[Any, str | None]:
+def check_content(data: Any, content_type: str | None) -> tuple[Any, str]:
     """Return data and its content type, checked against each other and filled in.
 
+    An empty type stands for an event without data that states none.
     Raises InvalidEvent("data_content_type").
     """
-    if content_type is not None:
-        content_type = check_media_type(content_type)
+    content_type = check_media_type(content_type) if content_type else ""
     if data is ABSENT:
         return data, content_type
     if isinstance(data, _BINARY):
         return bytes(data), content_type or "application/octet-stream"
-    if content_type is None or isinstance(data, str) or is_json_type(content_type):
+    if not content_type or isinstance(data, str) or is_json_type(content_type):
         return data, content_type or "application/json"
     raise InvalidEvent(
         "data_content_type",

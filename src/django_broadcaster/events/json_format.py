@@ -26,11 +26,11 @@ def envelope(
     *,
     id: str,
     source: str,
-    type: str,
+    event_type: str,
     time: datetime | None,
-    subject: str | None,
-    data_content_type: str | None,
-    data_schema: str | None,
+    subject: str,
+    data_content_type: str,
+    data_schema: str,
     extensions: Mapping[str, Any],
     data_json: str | bytes | None,
     data_binary: bytes | memoryview | None,
@@ -41,7 +41,7 @@ def envelope(
     `data_json` nor `data_binary` the event has no data. A naive `time` is in UTC.
     """
     members: dict[str, Any] = {"specversion": SPEC_VERSION, "id": id, "source": source}
-    members["type"] = type
+    members["type"] = event_type
     if subject:
         members["subject"] = subject
     if time is not None:

@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..events import ABSENT, CloudEvent
+from ..events import JSON_NULL, CloudEvent
 from ..events.grammar import is_json_type
 from ..events.json_format import parse_json
 from ..querysets import OutboxEventQuerySet, aware
@@ -117,14 +117,27 @@ class OutboxEvent(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.event_type} {self.event_id} to {self.publisher_backend}"
+        return f"{self.event_type} - {self.id}"
 
-    def to_cloud_event(self) -> CloudEvent:
-        """Return the event as it is delivered; `partition_key` is its attribute `partitionkey`.
+    @property
+    def cloud_event(self) -> CloudEvent:
+        """The event as it is delivered; `partition_key` is its attribute `partitionkey`.
 
         Raises CannotUnseal where its data are encrypted with a key that is not there.
         """
         return _cloud_event_of(self)
+
+    @property
+    def type(self) -> str:
+        """The event type, by its name in the specification."""
+        return self.event_type
+
+    def to_cloud_event(self) -> dict[str, Any]:
+        """Return the members of the CloudEvents JSON format, with `id` and `time`.
+
+        Raises CannotUnseal as `cloud_event` does.
+        """
+        return self.cloud_event.to_dict()
 
 
 class ArchivedEvent(models.Model):
@@ -162,9 +175,14 @@ class ArchivedEvent(models.Model):
     def __str__(self) -> str:
         return f"{self.event_type} {self.event_id} to {self.publisher_backend}"
 
-    def to_cloud_event(self) -> CloudEvent:
-        """Return the event as it was delivered; raises CannotUnseal as that of `OutboxEvent`."""
+    @property
+    def cloud_event(self) -> CloudEvent:
+        """The event as it was delivered; raises CannotUnseal as that of `OutboxEvent`."""
         return _cloud_event_of(self)
+
+    def to_cloud_event(self) -> dict[str, Any]:
+        """Return the members of the CloudEvents JSON format; raises as `cloud_event` does."""
+        return self.cloud_event.to_dict()
 
 
 def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
@@ -172,14 +190,14 @@ def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
     if row.partition_key:
         extensions["partitionkey"] = row.partition_key
     return CloudEvent(
-        type=row.event_type,
-        source=row.source,
+        row.event_type,
+        row.source,
+        _payload_of(row),
+        row.subject,
+        row.data_content_type,
+        row.data_schema,
         id=row.event_id,
-        subject=row.subject or None,
         time=None if row.time is None else aware(row.time),
-        data=_payload_of(row),
-        data_content_type=row.data_content_type or None,
-        data_schema=row.data_schema or None,
         extensions=extensions,
     )
 
@@ -187,10 +205,15 @@ def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
 def _payload_of(row: OutboxEvent | ArchivedEvent) -> Any:
     if row.sealed is not None:
         text, binary = unseal(row.sealed)
-        return binary if text is None else parse_json(text)
+        return binary if text is None else _decoded(text)
     if row.data_binary is not None:
         return bytes(row.data_binary)
-    return ABSENT if row.data is None and not _has_null(row) else row.data
+    return JSON_NULL if row.data is None and _has_null(row) else row.data
+
+
+def _decoded(text: str) -> Any:
+    data = parse_json(text)
+    return JSON_NULL if data is None else data
 
 
 def _has_null(row: OutboxEvent | ArchivedEvent) -> bool:

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import connections, router
 
 from django_broadcaster import sealing
+from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions
 from django_broadcaster.models import OutboxEvent
@@ -37,11 +38,11 @@ def event_of(
 ) -> CloudEvent:
     """Return the event of the keywords of `publish_event`; raises InvalidEvent."""
     return CloudEvent(
-        type=event_type,
-        source=source,
+        event_type,
+        source,
+        data,
+        subject,
         id=event_id,
-        data=ABSENT if data is None else data,
-        subject=subject,
         time=ABSENT if time is None else time,
         data_content_type=data_content_type,
         data_schema=data_schema,
@@ -57,6 +58,12 @@ def event_from(given: object) -> CloudEvent:
     event = as_cloud_event(given)
     check_extensions(event.extensions)  # names may be longer in what one receives
     return event
+
+
+def _with_handlers(event_type: str, aliases: list[str]) -> list[str]:
+    """Return the aliases, and the one for an event's handlers if no other backend runs them."""
+    handlers = backends.of_handlers(event_type)
+    return aliases if handlers is None or handlers in aliases else [*aliases, handlers]
 
 
 class PublishCall:
@@ -82,10 +89,11 @@ class PublishCall:
     def aliases(self, event_type: str, backend: str | None) -> list[str]:
         """Return the aliases of the backends that an event goes to; raises UnknownBackend."""
         if backend is not None:
-            return named(backend)
+            return _with_handlers(event_type, named(backend))
         found = self._routed.get(event_type)
         if found is None:
-            found = self._routed[event_type] = routed(event_type, self._default)
+            found = _with_handlers(event_type, routed(event_type, self._default))
+            self._routed[event_type] = found
         return found
 
     def delivery(
@@ -110,7 +118,7 @@ class PublishCall:
 
         `unique` says that the caller gave the event's id.
         """
-        aliases = self.aliases(event.type, backend)
+        aliases = self.aliases(event.event_type, backend)
         if self.stamp is not None:
             event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)

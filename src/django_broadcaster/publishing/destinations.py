@@ -36,8 +36,8 @@ def _target(event_type: str, routes: Mapping[str, Any]) -> Any:
 
 def _known(aliases: Iterable[Any]) -> list[str]:
     """Return aliases as plain text, also for members of an Enum; raises UnknownBackend."""
-    known = conf.PUBLISHERS
+    known = backends.aliases()
     for alias in aliases:
         if not isinstance(alias, str) or alias not in known:
-            raise UnknownBackend(alias, backends.aliases())
+            raise UnknownBackend(alias, known)
     return [str.__str__(alias) for alias in aliases]

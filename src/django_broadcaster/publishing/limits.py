@@ -56,7 +56,7 @@ def _size(columns: EventColumns, connection: BaseDatabaseWrapper) -> int:
     message = envelope(
         id=columns.event_id,
         source=columns.source,
-        type=columns.event_type,
+        event_type=columns.event_type,
         time=columns.time,
         subject=columns.subject,
         data_content_type=columns.data_content_type,

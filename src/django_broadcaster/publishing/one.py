@@ -21,7 +21,7 @@ def publish_one(
     unique: bool,
 ) -> OutboxEvent:
     """Write the rows of an event; return the first. Raises PublishError."""
-    with tracing.publishing(event, lambda: call.aliases(event.type, backend)) as call.stamp:
+    with tracing.publishing(event, lambda: call.aliases(event.event_type, backend)) as call.stamp:
         rows = call.rows(
             event, delivery, backend=backend, partition_key=partition_key, unique=unique
         )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import orjson
 
 from django_broadcaster import tracing
-from django_broadcaster.backends.base import Message, Outcome, PublisherBackend, as_delivery_error
+from django_broadcaster.backends.base import Message, MessageBackend, Outcome, as_delivery_error
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events.timestamps import in_utc
@@ -64,7 +64,7 @@ class Delivery:
         self,
         rows: RelayRows,
         lease: Lease,
-        backend: PublisherBackend,
+        backend: MessageBackend,
         policy: RetryPolicy,
         *,
         blocks_when_exhausted: bool,
@@ -197,7 +197,7 @@ class Delivery:
         messages = [message_of(row) for row in batch]
         with tracing.sending(self.backend, messages) as note:
             with hiding():
-                outcomes = self.backend.publish_batch(messages)
+                outcomes = self.backend.send_batch(messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
             outcomes = [each if each is None else _as_error(each) for each in outcomes]

@@ -8,7 +8,7 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
-from django_broadcaster.backends.base import PublisherBackend, as_delivery_error
+from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
@@ -49,7 +49,7 @@ class DeliveryLoop:
     def __init__(self, using: str, alias: str, *, takes_share: bool = True) -> None:
         self.using = using
         self.alias = alias
-        self.backend: PublisherBackend = backends.create(alias)
+        self.backend: MessageBackend = backends.create(alias)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
         self.operations = Operations(using)

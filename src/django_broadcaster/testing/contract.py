@@ -21,8 +21,8 @@ from typing import Any, ClassVar, NoReturn
 
 import pytest
 
-from django_broadcaster.backends import Message, Outcome, PublisherBackend
-from django_broadcaster.events import CloudEvent, encode_data
+from django_broadcaster.backends import Message, MessageBackend, Outcome
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -43,30 +43,14 @@ def make_message(
     """Return an event as a relay hands it to a backend.
 
     The event is the given one, or one made of `attributes`, the arguments of `CloudEvent`;
-    `type` and `source` have defaults. The key is `partition_key`, else the event's own.
+    `event_type` and `source` have defaults. The key is `partition_key`, else the event's own.
     """
-    event = event or CloudEvent(**{"type": "test.event", "source": "/contract", **attributes})
-    key = partition_key or event.partition_key or ""
-    binary = event.data if isinstance(event.data, bytes) else None
-    return Message(
-        event_id=event.id,
-        source=event.source,
-        type=event.type,
-        subject=event.subject or "",
-        time=event.time,
-        data_content_type=event.data_content_type or "",
-        data_schema=event.data_schema or "",
-        extensions={**event.extensions, "partitionkey": key} if key else event.extensions,
-        data_json=encode_data(event.data) if event.has_data and binary is None else None,
-        data_binary=binary,
-        partition_key=key,
-        config=config or {},
-        attempt=attempt,
-    )
+    event = event or CloudEvent(**{"event_type": "test.event", "source": "/contract", **attributes})
+    return Message.of(event, partition_key=partition_key, config=config, attempt=attempt)
 
 
 def _event(**attributes: Any) -> CloudEvent:
-    return CloudEvent(**{"type": "test.event", "source": "/contract", **attributes})
+    return CloudEvent(**{"event_type": "test.event", "source": "/contract", **attributes})
 
 
 EVENTS: Mapping[str, CloudEvent] = {
@@ -75,14 +59,14 @@ EVENTS: Mapping[str, CloudEvent] = {
     "text": _event(data="plain text, as JSON"),
     "text/plain": _event(data="not JSON at all: {", data_content_type="text/plain"),
     "unicode": _event(
-        type="bestellung.überprüft",
+        event_type="bestellung.überprüft",
         subject="日本/☃",
         data={"name": "Zoë 🦓", "quote": '"\\\u2028\r\n\t'},
         extensions={"note": "größer 🦓"},
     ),
     "number": _event(data=2**53 + 1),
     "true": _event(data=True),
-    "null": _event(data=None),
+    "null": _event(data=JSON_NULL),
     "empty object": _event(data={}),
     "empty text": _event(data=""),
     "no data": _event(),
@@ -145,7 +129,7 @@ class BackendContract:
 
     alias: ClassVar[str] = "contract"
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         """Return a new backend, not opened. `options` has `alias`, and whatever a test needs."""
         raise NotImplementedError
 
@@ -161,7 +145,7 @@ class BackendContract:
         pytest.skip("this backend has no broker that could be away")
 
     @pytest.fixture
-    def backend(self) -> Iterator[PublisherBackend]:
+    def backend(self) -> Iterator[MessageBackend]:
         """An open backend."""
         backend = self._make()
         backend.open()
@@ -171,36 +155,36 @@ class BackendContract:
     # --- What arrives ------------------------------------------------------------------------
 
     @pytest.mark.parametrize("name", EVENTS)
-    def test_event_arrives_as_it_is(self, backend: PublisherBackend, name: str) -> None:
+    def test_event_arrives_as_it_is(self, backend: MessageBackend, name: str) -> None:
         """Every attribute, and the data with its types, is at the destination after publish."""
         message = make_message(EVENTS[name])
-        backend.publish(message)
+        backend.send(message)
         self._arrived([message])
 
-    def test_large_event_arrives_as_it_is(self, backend: PublisherBackend) -> None:
+    def test_large_event_arrives_as_it_is(self, backend: MessageBackend) -> None:
         """An event with much data is not cut."""
         message = make_message(data={"text": "ä" * (self.large // 2)})
-        backend.publish(message)
+        backend.send(message)
         self._arrived([message])
 
-    def test_batch_has_one_outcome_for_each_message(self, backend: PublisherBackend) -> None:
+    def test_batch_has_one_outcome_for_each_message(self, backend: MessageBackend) -> None:
         """A batch without failures is acknowledged message by message, and arrives in order."""
         messages = [make_message(data=number, partition_key="key") for number in range(100)]
-        assert backend.publish_batch(messages) == [None] * 100
+        assert backend.send_batch(messages) == [None] * 100
         self._arrived(messages)
 
-    def test_empty_batch_has_no_outcomes(self, backend: PublisherBackend) -> None:
+    def test_empty_batch_has_no_outcomes(self, backend: MessageBackend) -> None:
         """A batch of nothing is no special case."""
-        assert backend.publish_batch([]) == []
+        assert backend.send_batch([]) == []
         self._arrived([])
 
-    def test_order_of_a_key_is_kept(self, backend: PublisherBackend) -> None:
+    def test_order_of_a_key_is_kept(self, backend: MessageBackend) -> None:
         """The events of each key arrive in publish order, over several batches."""
         messages = [
             make_message(data=number, partition_key=f"key-{number % 7}") for number in range(210)
         ]
         for start in range(0, 210, 30):
-            outcomes = backend.publish_batch(messages[start : start + 30])
+            outcomes = backend.send_batch(messages[start : start + 30])
             assert outcomes == [None] * 30
         if self.reads_back:
             for key in {message.partition_key for message in messages}:
@@ -225,7 +209,7 @@ class BackendContract:
             make_message(data=4),
             make_message(data=5, partition_key="b"),
         ]
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         backend.close()
         kinds = [None, Rejected, None, Held, Rejected, None, None]
         assert _kinds(outcomes) == kinds
@@ -238,7 +222,7 @@ class BackendContract:
         with self.break_broker():
             for backend in (opened, fresh):
                 with pytest.raises(BackendUnavailable):
-                    backend.publish(make_message(data=1))
+                    backend.send(make_message(data=1))
                 assert set(_kinds(_outcomes(backend, 3))) == {BackendUnavailable}
             with pytest.raises(BackendUnavailable):
                 self._open(late)
@@ -252,7 +236,7 @@ class BackendContract:
         with self.break_broker():
             _outcomes(backend, 2)
         message = make_message(data="back")
-        backend.publish(message)
+        backend.send(message)
         backend.close()
         if self.reads_back:
             assert self.read_back()[-1]["id"] == message.event_id
@@ -305,7 +289,7 @@ class BackendContract:
         messages = [make_message(data=number) for number in range(2)]
         for message in messages:
             backend.open()
-            backend.publish(message)
+            backend.send(message)
             backend.close()
         self._arrived(messages)
 
@@ -331,13 +315,13 @@ class BackendContract:
 
     # --- Helpers -----------------------------------------------------------------------------
 
-    def _make(self, **options: Any) -> PublisherBackend:
+    def _make(self, **options: Any) -> MessageBackend:
         return self.make_backend(alias=self.alias, **options)
 
-    def _open(self, backend: PublisherBackend) -> None:
+    def _open(self, backend: MessageBackend) -> None:
         """Open and use a backend: one that connects at the first publish raises there."""
         backend.open()
-        backend.publish(make_message(data=1))
+        backend.send(make_message(data=1))
 
     def _arrived(self, messages: Sequence[Message]) -> None:
         """Assert that these messages, and no others, have arrived in this order."""
@@ -346,10 +330,10 @@ class BackendContract:
             assert arrived == [_canonical(message.event) for message in messages]
 
 
-def _outcomes(backend: PublisherBackend, count: int) -> list[Outcome]:
+def _outcomes(backend: MessageBackend, count: int) -> list[Outcome]:
     """Publish a batch; a batch as a whole may also raise that the broker is away."""
     try:
-        return backend.publish_batch([make_message(data=number) for number in range(count)])
+        return backend.send_batch([make_message(data=number) for number in range(count)])
     except BackendUnavailable as error:
         return [error] * count
 

@@ -63,7 +63,7 @@ def test_endpoint_on_this_machine_is_refused_by_default(
 ) -> None:
     """Nothing reaches it, nothing is lost, and the health check says so."""
     backend = make(url=server.url, allow_private=False)
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
     assert server.connections == 0
 
@@ -74,18 +74,16 @@ def test_event_that_names_a_private_address_is_rejected(
     """It is a dead letter at once, and tells nobody which address it was."""
     backend = make(event_urls=True, allow_http=True, allow_private=False)
     for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
-        (outcome,) = backend.publish_batch([to(f"http://{host}:{server.port}/")])
+        (outcome,) = backend.send_batch([to(f"http://{host}:{server.port}/")])
         assert kinds([outcome]) == [Rejected], host
-    assert "127.0.0.1:" not in str(
-        backend.publish_batch([to(f"http://localhost:{server.port}")])[0]
-    )
+    assert "127.0.0.1:" not in str(backend.send_batch([to(f"http://localhost:{server.port}")])[0])
     assert server.connections == 0
 
 
 def test_allowed_network_is_reached(make: MakeBackend, server: WebhookServer) -> None:
     """A network that is named in the settings is no secret place."""
     backend = make(url=server.url, allow_private=False, allowed_networks=["127.0.0.0/8"])
-    assert backend.publish_batch(numbers(2)) == [None, None]
+    assert backend.send_batch(numbers(2)) == [None, None]
     assert backend.health_check() is True
 
 
@@ -117,7 +115,7 @@ def test_name_that_leads_inside_is_refused(
     """It is the address that is judged, whatever the name."""
     names("hooks.example", ["127.0.0.1"])
     backend = make(event_urls=True, allow_http=True, allow_private=False)
-    outcomes = backend.publish_batch([to(f"http://hooks.example:{server.port}")])
+    outcomes = backend.send_batch([to(f"http://hooks.example:{server.port}")])
     assert kinds(outcomes) == [Rejected]
     assert server.connections == 0
 
@@ -133,7 +131,7 @@ def test_name_with_addresses_inside_and_outside_leads_outside(
             allow_private=False,
             allowed_networks=["127.0.0.2/32"],
         )
-        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.send_batch(numbers(3)) == [None] * 3
         backend.close()
         assert len(outside.requests) == 3
     assert server.connections == 0
@@ -152,10 +150,10 @@ def test_rebound_name_is_judged_by_the_address_that_is_connected(
         connect_timeout=0.2,
     )
     url = f"http://hooks.example:{server.port}"
-    backend.publish_batch([to(url)])
+    backend.send_batch([to(url)])
     backend.close()  # and with it what its client remembers of names
     backend._pauses.succeeded(url)
-    assert kinds(backend.publish_batch([to(url)])) == [Rejected]
+    assert kinds(backend.send_batch([to(url)])) == [Rejected]
     assert server.connections == 0
 
 
@@ -164,7 +162,7 @@ def test_redirect_inside_is_not_followed(make: MakeBackend, server: WebhookServe
     backend = make(url=f"{server.url}/hook")
     for status in (301, 302, 303, 307, 308):
         server.answer = lambda request, status=status: Reply(status, {"Location": "/inside"})
-        assert kinds(backend.publish_batch(numbers(1))) == [BackendUnavailable]
+        assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
     assert set(server.paths()) == {"/hook"}
 
 
@@ -197,7 +195,7 @@ def test_checked_address_gets_the_name_in_tls_and_host(
             allow_private=False,
             allowed_networks=["127.0.0.1/32"],
         )
-        assert backend.publish_batch(numbers(3)) == [None] * 3
+        assert backend.send_batch(numbers(3)) == [None] * 3
         backend.close()
         assert set(asked) == {"hooks.example"}
         assert {each.headers["host"] for each in server.requests} == {
@@ -215,7 +213,7 @@ def test_wrong_certificate_is_an_outage(
     host = "elsewhere.example" if wrong == "another name" else "127.0.0.1"
     with webhook_server(tls(signs, host)) as server:
         backend = make(url=server.url, ssl_ca_certs=str(tmp_path / "ca.pem"))
-        outcomes = backend.publish_batch(numbers(2))
+        outcomes = backend.send_batch(numbers(2))
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert "certificate" in str(outcomes[0])
         backend.close()
@@ -225,11 +223,11 @@ def test_wrong_certificate_is_an_outage(
 def test_plain_server_is_no_tls_server(make: MakeBackend, server: WebhookServer) -> None:
     """HTTPS to a port that speaks HTTP is an outage."""
     backend = make(url=f"https://127.0.0.1:{server.port}", connect_timeout=0.3)
-    assert kinds(backend.publish_batch(numbers(1))) == [BackendUnavailable]
+    assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
 
 
 def test_missing_file_of_tls_is_an_outage(make: MakeBackend, server: WebhookServer) -> None:
     """A file that is not there loses nothing, and the error names the backend."""
     backend = make(url=server.url, ssl_ca_certs="/nowhere/ca.pem")
     with pytest.raises(BackendUnavailable, match="'default'"):
-        backend.publish(make_message(data=1))
+        backend.send(make_message(data=1))

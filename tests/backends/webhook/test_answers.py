@@ -64,7 +64,7 @@ def test_kind_of_each_status(
             (only, {"url": server.url}),
             (one_of_many, {"url": server.url, "event_urls": True}),
         ):
-            (outcome,) = make(**options).publish_batch(numbers(1))
+            (outcome,) = make(**options).send_batch(numbers(1))
             assert kind_of(outcome) == expected, status
             assert outcome is None or str(status) in str(outcome)
 
@@ -77,7 +77,7 @@ def test_status_of_a_proxy_blames_the_event_that_alone_met_it(
     for options in ({}, {"event_urls": True}):
         backend = make(url=server.url, **options)
         messages = [make_message(data="good"), make_message(data="bad")]
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert [kind_of(each) for each in outcomes] == [None, TransientError]
 
 
@@ -96,7 +96,7 @@ def test_event_that_failed_holds_its_key_only(
         make_message(data="bad"),
         make_message(data=5, partition_key="a"),
     ]
-    outcomes = make(url=server.url, event_urls=many).publish_batch(messages)
+    outcomes = make(url=server.url, event_urls=many).send_batch(messages)
     assert kinds(outcomes) == [None, TransientError, None, Held, None, TransientError, Held]
     expected = [messages[index].event_id for index in (0, 1, 2, 4, 5)]
     assert sorted(ids(server)) == sorted(expected)
@@ -107,7 +107,7 @@ def test_only_endpoint_that_refuses_everyone_stops_the_batch(
 ) -> None:
     """Behind an answer that every event would get, nothing more is sent."""
     server.answer = lambda request: Reply(503)
-    outcomes = make(url=server.url, max_in_flight=2).publish_batch(numbers(100))
+    outcomes = make(url=server.url, max_in_flight=2).send_batch(numbers(100))
     assert kinds(outcomes) == [BackendUnavailable] * 100
     assert len(server.requests) == 2
 
@@ -161,7 +161,7 @@ def test_retry_after_is_passed_on(
 ) -> None:
     """Whatever failed, the relay hears how long the endpoint wants to be left alone."""
     server.answer = lambda request: Reply(status, {"Retry-After": "120"})
-    (outcome,) = make(url=server.url, **options).publish_batch(numbers(1))
+    (outcome,) = make(url=server.url, **options).send_batch(numbers(1))
     assert outcome is not None
     assert kind_of(outcome) == expected
     assert 119 < outcome.retry_after <= 120
@@ -170,7 +170,7 @@ def test_retry_after_is_passed_on(
 def test_retry_after_of_years_is_a_day(make: MakeBackend, server: WebhookServer) -> None:
     """An endpoint cannot put its events off for ever."""
     server.answer = lambda request: Reply(429, {"Retry-After": "999999999"})
-    (outcome,) = make(url=server.url).publish_batch(numbers(1))
+    (outcome,) = make(url=server.url).send_batch(numbers(1))
     assert outcome is not None
     assert outcome.retry_after == MAX_RETRY_AFTER
 
@@ -191,7 +191,7 @@ def test_key_stays_in_order_on_its_way_to_several_endpoints(
         for number in range(100)
     ]
     backend = make(event_urls=True, allow_http=True)
-    assert backend.publish_batch(messages) == [None] * 100
+    assert backend.send_batch(messages) == [None] * 100
     for key in range(5):
         own = ids_of(messages[key::5])
         assert [each for each in arrived if each in own] == own
@@ -201,7 +201,7 @@ def test_earliest_event_that_may_go_goes_first(make: MakeBackend, server: Webhoo
     """A long key is not sent to its end before others get their turn."""
     messages = [make_message(data=n, partition_key="abc"[n % 3]) for n in range(30)]
     backend = make(url=server.url, max_in_flight=1)
-    assert backend.publish_batch(messages) == [None] * 30
+    assert backend.send_batch(messages) == [None] * 30
     assert ids(server) == ids_of(messages)
 
 
@@ -218,7 +218,7 @@ def test_many_requests_are_in_flight_and_never_more_than_allowed(
 
     server.answer = answer
     backend = make(url=server.url, max_in_flight=20)
-    assert backend.publish_batch(numbers(100)) == [None] * 100
+    assert backend.send_batch(numbers(100)) == [None] * 100
     assert server.most_at_once == 20
 
 
@@ -226,14 +226,14 @@ def test_connections_are_used_again(make: MakeBackend, server: WebhookServer) ->
     """A hundred events in ten batches take no more connections than requests at once."""
     backend = make(url=server.url, max_in_flight=5)
     for _ in range(10):
-        assert backend.publish_batch(numbers(10)) == [None] * 10
+        assert backend.send_batch(numbers(10)) == [None] * 10
     assert server.connections == 5
 
 
 def test_headers_of_the_settings_are_sent(make: MakeBackend, server: WebhookServer) -> None:
     """Each request has them, beside our own."""
     backend = make(url=server.url, headers={"Authorization": "Bearer x", "X-Shop": "1"})
-    backend.publish(make_message(data=1))
+    backend.send(make_message(data=1))
     headers = server.requests[0].headers
     assert (headers["authorization"], headers["x-shop"]) == ("Bearer x", "1")
     assert headers["user-agent"].startswith("django-broadcaster/")

@@ -13,9 +13,9 @@ from cloudevents.core.bindings import http
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_broadcaster.backends import Message, PublisherBackend, WebhookBackend
+from django_broadcaster.backends import Message, MessageBackend, WebhookBackend
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.events import CloudEvent
+from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.conformance import assert_same_event
@@ -35,7 +35,7 @@ class TestStructured(BackendContract):
         with webhook_server() as self.server, ExitStack() as self.made:
             yield
 
-    def make_backend(self, **options: Any) -> PublisherBackend:
+    def make_backend(self, **options: Any) -> MessageBackend:
         backend = WebhookBackend(
             url=f"{self.server.url}/events",
             content_mode=self.mode,
@@ -125,7 +125,7 @@ def test_sdk_reads_what_an_endpoint_receives(
         # A key of its own for each, so that they come in order but none waits for another.
         messages = [make_message(event) for event in events]
         for message in messages:
-            backend.publish(message)
+            backend.send(message)
         backend.close()
     assert len(server.requests) == len(events)
     for request, message in zip(server.requests, messages, strict=True):
@@ -138,7 +138,7 @@ def test_sdk_reads_what_an_endpoint_receives(
     [
         ("subject", "Euro € \U0001f600", "Euro%20%E2%82%AC%20%F0%9F%98%80"),
         ("subject", 'a"b%c', "a%22b%25c"),
-        ("type", "order placed", "order%20placed"),
+        ("event_type", "order placed", "order%20placed"),
     ],
 )
 def test_attribute_in_a_header_is_percent_encoded(
@@ -146,8 +146,8 @@ def test_attribute_in_a_header_is_percent_encoded(
 ) -> None:
     """The vectors are those of section 3.1.3.2 of the HTTP binding, and their like."""
     backend = make(url=server.url, content_mode="binary")
-    backend.publish(make_message(data=1, **{attribute: value}))
-    assert server.requests[0].headers[f"ce-{attribute}"] == header
+    backend.send(make_message(data=1, **{attribute: value}))
+    assert server.requests[0].headers[f"ce-{attribute.removeprefix('event_')}"] == header
 
 
 def test_value_cannot_begin_a_header_of_its_own(make: Any, server: Any) -> None:
@@ -156,7 +156,7 @@ def test_value_cannot_begin_a_header_of_its_own(make: Any, server: Any) -> None:
     message = make_message(data=1)
     message.subject = "x\r\nevil: 1"
     message.event_id = "1\r\nevil: 2"
-    backend.publish(message)
+    backend.send(message)
     (request,) = server.requests
     assert "evil" not in request.headers
     assert request.headers["ce-subject"] == "x%0D%0Aevil:%201"
@@ -166,7 +166,7 @@ def test_value_cannot_begin_a_header_of_its_own(make: Any, server: Any) -> None:
 def test_event_without_data_is_a_request_without_a_body(make: Any, server: Any) -> None:
     """In binary mode no data is an empty body, and not the text null."""
     backend = make(url=server.url, content_mode="binary")
-    backend.publish(make_message())
-    backend.publish(make_message(data=None))
+    backend.send(make_message())
+    backend.send(make_message(data=JSON_NULL))
     assert [request.body for request in server.requests] == [b"", b"null"]
     assert server.requests[0].headers["content-length"] == "0"

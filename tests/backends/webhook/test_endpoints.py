@@ -66,7 +66,7 @@ def test_endpoint_that_works_has_no_row(many: Any, server: WebhookServer) -> Non
     """One that was never in trouble is written about nowhere, and a batch costs one look."""
     backend = many()
     with CaptureQueriesContext(connection) as queries:
-        assert backend.publish_batch([to(server.url) for _ in range(50)]) == [None] * 50
+        assert backend.send_batch([to(server.url) for _ in range(50)]) == [None] * 50
     assert len(queries) == 1
     assert not WebhookEndpoint.objects.exists()
 
@@ -79,7 +79,7 @@ def test_looks_are_as_rare_as_they_may_be(
     backend = many()
     with CaptureQueriesContext(connection) as queries:
         for path in ("/a", "/a", "/b", "/b"):
-            backend.publish_batch([to(server.url + path)])
+            backend.send_batch([to(server.url + path)])
     assert len(queries) == 2
 
 
@@ -91,12 +91,12 @@ def test_gone_disables_the_endpoint(
     server.answer = lambda request: Reply(410)
     options = {"url": server.url} if only else {"url": server.url, "event_urls": True}
     expected = BackendUnavailable if only else Rejected
-    outcomes = make(**options, max_in_flight=1).publish_batch(numbers(3))
+    outcomes = make(**options, max_in_flight=1).send_batch(numbers(3))
     assert kinds(outcomes) == [expected] * 3
     assert len(server.requests) == 1
     server.answer = lambda request: Reply()
     again = make(**options)  # as another relay, or this one behind a restart
-    outcomes = again.publish_batch(numbers(2))
+    outcomes = again.send_batch(numbers(2))
     assert kinds(outcomes) == [expected] * 2
     assert "is disabled since" in str(outcomes[0])
     assert "410 Gone" in str(outcomes[0])
@@ -113,21 +113,21 @@ def test_gone_concerns_no_other_endpoint(
     server.answer = lambda request: Reply(410 if request.target == "/a" else 204)
     backend = many()
     messages = [to(f"{server.url}{path}") for path in ("/a", "/b", "/a/", "/a?x=1")]
-    assert kinds(backend.publish_batch(messages)) == [Rejected, None, None, None]
+    assert kinds(backend.send_batch(messages)) == [Rejected, None, None, None]
     server.answer = lambda request: Reply()
-    assert kinds(backend.publish_batch(messages)) == [Rejected, None, None, None]
+    assert kinds(backend.send_batch(messages)) == [Rejected, None, None, None]
     elsewhere = many(alias="elsewhere")
-    assert elsewhere.publish_batch(messages) == [None] * 4
+    assert elsewhere.send_batch(messages) == [None] * 4
 
 
 def test_endpoint_that_is_enabled_gets_its_events(many: Any, server: WebhookServer) -> None:
     """To delete the row is to enable it; the relay that disabled it notices by itself."""
     server.answer = lambda request: Reply(410)
     backend = many()
-    backend.publish_batch([to(server.url)])
+    backend.send_batch([to(server.url)])
     server.answer = lambda request: Reply()
     WebhookEndpoint.objects.all().delete()
-    assert backend.publish_batch([to(server.url)]) == [None]
+    assert backend.send_batch([to(server.url)]) == [None]
 
 
 def test_endpoint_is_disabled_after_a_time_of_failures(
@@ -135,17 +135,17 @@ def test_endpoint_is_disabled_after_a_time_of_failures(
 ) -> None:
     """It counts from the first failure behind the last success, over restarts of the relay."""
     server.answer = lambda request: Reply(500)
-    assert kinds(many().publish_batch([to(server.url)])) == [TransientError]
+    assert kinds(many().send_batch([to(server.url)])) == [TransientError]
     age(5 * DAY - 60)
-    assert kinds(many().publish_batch([to(server.url)])) == [TransientError]
+    assert kinds(many().send_batch([to(server.url)])) == [TransientError]
     assert not disabled
     age(5 * DAY + 1)
-    assert kinds(many().publish_batch([to(server.url)])) == [TransientError]
+    assert kinds(many().send_batch([to(server.url)])) == [TransientError]
     assert [row.url for row in disabled] == [server.url]
     assert "500" in disabled[0].last_error
     assert "as since" in disabled[0].last_error
     before = len(server.requests)
-    assert kinds(many().publish_batch([to(server.url)])) == [Rejected]
+    assert kinds(many().send_batch([to(server.url)])) == [Rejected]
     assert len(server.requests) == before
     assert len(disabled) == 1, "the signal is sent once"
 
@@ -157,9 +157,9 @@ def test_every_failure_of_an_endpoint_counts(
     """Whatever it answers but a 2xx, or if it answers nothing at all."""
     server.answer = lambda request: Reply(status)
     url = server.url if status else f"http://127.0.0.1:{free_port()}"
-    many().publish_batch([to(url)])
+    many().send_batch([to(url)])
     age(5 * DAY + 1)
-    many().publish_batch([to(url)])
+    many().send_batch([to(url)])
     assert [row.url for row in disabled] == [url]
 
 
@@ -167,10 +167,10 @@ def test_success_ends_the_trouble(many: Any, server: WebhookServer) -> None:
     """One event that is delivered, and the time of failures begins anew."""
     backend = many()
     server.answer = lambda request: Reply(500)
-    backend.publish_batch([to(server.url)])
+    backend.send_batch([to(server.url)])
     assert WebhookEndpoint.objects.count() == 1
     server.answer = lambda request: Reply(500 if b'"bad"' in request.body else 204)
-    backend.publish_batch([to(server.url, data="bad"), to(server.url, data="good")])
+    backend.send_batch([to(server.url, data="bad"), to(server.url, data="good")])
     assert not WebhookEndpoint.objects.exists()
 
 
@@ -179,7 +179,7 @@ def test_failure_of_an_event_is_no_trouble_of_its_endpoint(
 ) -> None:
     """An event that the endpoint finds too large says nothing about the endpoint."""
     server.answer = lambda request: Reply(413)
-    assert kinds(many().publish_batch([to(server.url)])) == [Rejected]
+    assert kinds(many().send_batch([to(server.url)])) == [Rejected]
     assert not WebhookEndpoint.objects.exists()
 
 
@@ -188,11 +188,11 @@ def test_only_endpoint_is_disabled_by_no_time(
 ) -> None:
     """An outage costs nothing, however long; unless the settings say how long."""
     with server.away():
-        make(url=server.url).publish_batch(numbers(1))
+        make(url=server.url).send_batch(numbers(1))
         age(1000 * DAY)
-        assert kinds(make(url=server.url).publish_batch(numbers(1))) == [BackendUnavailable]
+        assert kinds(make(url=server.url).send_batch(numbers(1))) == [BackendUnavailable]
         assert not disabled
-        make(url=server.url, disable_after=2 * DAY).publish_batch(numbers(1))
+        make(url=server.url, disable_after=2 * DAY).send_batch(numbers(1))
         assert [row.url for row in disabled] == [server.url]
 
 
@@ -220,7 +220,7 @@ def test_receiver_that_raises_stops_nothing(
     server.answer = lambda request: Reply(410)
     endpoint_disabled.connect(fail)
     try:
-        assert kinds(many().publish_batch([to(f"{server.url}/path-key")])) == [Rejected]
+        assert kinds(many().send_batch([to(f"{server.url}/path-key")])) == [Rejected]
     finally:
         endpoint_disabled.disconnect(fail)
     row = WebhookEndpoint.objects.get()
@@ -240,7 +240,7 @@ def test_table_that_cannot_be_read_costs_no_event(
     backend = make(url=server.url)
     monkeypatch.setattr(backend._book, "look", fail)
     with pytest.raises(BackendUnavailable, match="can't be read"):
-        backend.publish_batch(numbers(2))
+        backend.send_batch(numbers(2))
     assert not server.requests
 
 
@@ -255,5 +255,5 @@ def test_trouble_that_cannot_be_written_down_undoes_no_delivery(
     backend = many()
     monkeypatch.setattr(backend._book, "failed", fail)
     server.answer = lambda request: Reply(500 if request.target == "/bad" else 204)
-    outcomes = backend.publish_batch([to(f"{server.url}/good"), to(f"{server.url}/bad")])
+    outcomes = backend.send_batch([to(f"{server.url}/good"), to(f"{server.url}/bad")])
     assert kinds(outcomes) == [None, TransientError]

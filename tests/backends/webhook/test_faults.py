@@ -66,7 +66,7 @@ def test_endpoint_is_stopped_and_started_under_load(
     server.answer = answer
     deadline = time.monotonic() + 20
     while left and time.monotonic() < deadline:
-        outcomes = backend.publish_batch(left[:100])
+        outcomes = backend.send_batch(left[:100])
         for message, outcome in zip(left[:100], outcomes, strict=True):
             if outcome is None:
                 acknowledged.add(message.event_id)
@@ -95,7 +95,7 @@ def test_one_of_many_that_is_away_holds_up_its_own_events_only(
     gone = f"http://127.0.0.1:{free_port()}"
     backend = make(event_urls=True, allow_http=True)
     messages = [to((server.url, gone)[n % 2], key=f"k{n}" if n < 10 else "") for n in range(40)]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert [None if n % 2 == 0 else True for n in range(40)] == [
         outcome and put_off(outcome) for outcome in outcomes
     ]
@@ -113,19 +113,19 @@ def test_endpoint_that_is_away_is_left_alone_for_longer_each_time(
     pauses = []
     for _ in range(8):
         before = len(server.requests)
-        outcomes = backend.publish_batch([to(server.url) for _ in range(20)])
+        outcomes = backend.send_batch([to(server.url) for _ in range(20)])
         assert all(map(put_off, outcomes))
         # Of a batch that comes too early nothing is sent.
-        early = backend.publish_batch([to(server.url)])
+        early = backend.send_batch([to(server.url)])
         assert put_off(early[0])
         pauses.append(early[0].retry_after)  # type: ignore[union-attr]
         assert len(server.requests) - before == (16 if len(pauses) == 1 else 4)
         now[0] += pauses[-1]
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     server.answer = lambda request: Reply()
-    assert backend.publish_batch([to(server.url) for _ in range(20)]) == [None] * 20
+    assert backend.send_batch([to(server.url) for _ in range(20)]) == [None] * 20
     server.answer = lambda request: Reply(503, {"Retry-After": "600"})
-    (outcome,) = backend.publish_batch([to(server.url)])
+    (outcome,) = backend.send_batch([to(server.url)])
     assert outcome is not None
     assert outcome.retry_after == 600.0
 
@@ -133,10 +133,10 @@ def test_endpoint_that_is_away_is_left_alone_for_longer_each_time(
 def test_host_without_an_address_is_an_outage(make: MakeBackend) -> None:
     """A name that does not resolve costs no event; `.invalid` never does (RFC 6761)."""
     backend = make(url="https://hooks.invalid/")
-    assert kinds(backend.publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
     many = make(event_urls=True)
-    assert put_off(many.publish_batch([to("https://hooks.invalid/")])[0])
+    assert put_off(many.send_batch([to("https://hooks.invalid/")])[0])
 
 
 # --- Slow --------------------------------------------------------------------------------------
@@ -169,14 +169,14 @@ def test_endpoint_past_the_timeout_is_away(
     messages = numbers(50)
     with held_back(server):
         began = time.monotonic()
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert time.monotonic() - began < 5, "a batch takes about twice the timeout"
     if many:
         assert all(map(put_off, outcomes))
     else:
         assert kinds(outcomes) == [BackendUnavailable] * 50
     patient = make(url=server.url, event_urls=many)
-    assert patient.publish_batch(messages) == [None] * 50
+    assert patient.send_batch(messages) == [None] * 50
     assert set(ids_of(messages)) <= set(ids(server))
 
 
@@ -189,7 +189,7 @@ def test_event_that_alone_gets_no_answer_is_to_blame(
     backend = make(url=server.url, event_urls=many, timeout=1.5)
     messages = [make_message(data="slow"), *numbers(5)]
     with held_back(server, "slow"):
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [TransientError, *[None] * 5]
     assert not put_off(outcomes[0])
 
@@ -202,10 +202,10 @@ def test_event_that_never_gets_an_answer_does_not_stop_its_endpoint(
     backend = make(url=server.url, event_urls=True, timeout=1.5)
     poison = make_message(data="slow")
     with held_back(server, "slow"):
-        (alone,) = backend.publish_batch([poison])
+        (alone,) = backend.send_batch([poison])
         assert put_off(alone)
         wait_until(lambda: not backend._pauses.seconds_left(server.url), 5, "the pause to end")
-        outcomes = backend.publish_batch([poison, *numbers(20)])
+        outcomes = backend.send_batch([poison, *numbers(20)])
     assert outcomes[1:] == [None] * 20
     assert kinds(outcomes[:1]) == [TransientError]
     assert not put_off(outcomes[0])
@@ -220,7 +220,7 @@ def test_slow_endpoint_leaves_room_for_the_others(
     slow = [to(server.url) for _ in range(100)]
     quick = [to(other.url) for _ in range(100)]
     with held_back(server):
-        outcomes = backend.publish_batch([*slow, *quick])
+        outcomes = backend.send_batch([*slow, *quick])
         assert server.most_at_once == 2, "a quarter of what may be in flight"
     assert all(map(put_off, outcomes[:100]))
     assert outcomes[100:] == [None] * 100
@@ -239,7 +239,7 @@ def test_batch_that_takes_too_long_leaves_the_rest_for_later(
     server.answer = answer
     messages = numbers(100, "key")
     began = time.monotonic()
-    outcomes = make(url=server.url, timeout=1.5).publish_batch(messages)
+    outcomes = make(url=server.url, timeout=1.5).send_batch(messages)
     assert time.monotonic() - began < 6
     sent = outcomes.count(None)
     assert 1 <= sent < 10
@@ -261,14 +261,14 @@ def test_connection_cut_in_the_middle_of_a_batch(
     with TcpProxy("127.0.0.1", server.port) as proxy:
         backend = make(url=f"http://127.0.0.1:{proxy.port}")
         setattr(proxy, direction, 6_000 if direction == "cut_request_after" else 700)
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         sent = outcomes.count(None)
         assert 0 < sent < 60
         assert outcomes[:sent] == [None] * sent
         # Others of the batch were delivered, so the one that was cut off spends a retry.
         assert kinds(outcomes[sent:]) == [TransientError, *[Held] * (59 - sent)]
         setattr(proxy, direction, None)
-        assert backend.publish_batch(messages[sent:]) == [None] * (60 - sent)
+        assert backend.send_batch(messages[sent:]) == [None] * (60 - sent)
         backend.close()
     assert list(dict.fromkeys(ids(server))) == ids_of(messages)
 
@@ -280,7 +280,7 @@ def test_connections_that_ended_between_batches_are_not_used(
     """An endpoint that closes idle connections costs no event its attempt."""
     backend = make(url=server.url)
     for _ in range(5):
-        assert backend.publish_batch(numbers(10)) == [None] * 10
+        assert backend.send_batch(numbers(10)) == [None] * 10
         server.drop_connections()
 
 
@@ -304,7 +304,7 @@ def test_answer_that_is_none_is_no_delivery(
 ) -> None:
     """Without a complete status and head nothing counts as delivered."""
     server.answer = lambda request: reply
-    assert kinds(make(url=server.url).publish_batch(numbers(2))) == [BackendUnavailable] * 2
+    assert kinds(make(url=server.url).send_batch(numbers(2))) == [BackendUnavailable] * 2
 
 
 # --- Too much ----------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_endless_response_is_read_up_to_the_cap(make: MakeBackend, server: Webho
     server.answer = lambda request: Reply(200, endless=True)
     backend = make(url=server.url, max_response_bytes=10_000)
     began = time.monotonic()
-    assert backend.publish_batch(numbers(3, "key")) == [None] * 3
+    assert backend.send_batch(numbers(3, "key")) == [None] * 3
     assert time.monotonic() - began < 5
     assert server.connections == 3
     assert server.sent < 3 * 20 * 2**20, "what the system's buffers take, and no more"
@@ -329,13 +329,13 @@ def test_body_that_never_ends_does_not_undo_its_status(
     """A 2xx whose body does not come is a delivery, once the timeout is over."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"
     server.answer = lambda request: Reply(raw=head)
-    assert make(url=server.url, timeout=1.0).publish_batch(numbers(2)) == [None, None]
+    assert make(url=server.url, timeout=1.0).send_batch(numbers(2)) == [None, None]
 
 
 def test_packed_response_is_not_unpacked(make: MakeBackend, server: WebhookServer) -> None:
     """Whatever a body claims to be, it is bytes to be thrown away."""
     server.answer = lambda request: Reply(200, {"Content-Encoding": "gzip"}, b"no gzip at all")
-    assert make(url=server.url).publish_batch(numbers(2)) == [None, None]
+    assert make(url=server.url).send_batch(numbers(2)) == [None, None]
 
 
 def test_message_over_the_limit_of_the_endpoint_is_rejected(
@@ -344,7 +344,7 @@ def test_message_over_the_limit_of_the_endpoint_is_rejected(
     """413 is for this event alone."""
     server.answer = lambda request: Reply(413 if len(request.body) > 10_000 else 204)
     messages = [*numbers(1, "a"), make_message(data="x" * 10_000, partition_key="a"), *numbers(2)]
-    outcomes = make(url=server.url).publish_batch(messages)
+    outcomes = make(url=server.url).send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, None, None]
 
 
@@ -359,9 +359,9 @@ def test_process_without_files_left_blames_nobody(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(backend._rules, "socket_for", fail)
-    assert kinds(backend.publish_batch(numbers(50))) == [BackendUnavailable] * 50
+    assert kinds(backend.send_batch(numbers(50))) == [BackendUnavailable] * 50
     monkeypatch.undo()
-    assert backend.publish_batch(numbers(50)) == [None] * 50
+    assert backend.send_batch(numbers(50)) == [None] * 50
 
 
 def test_connections_to_many_endpoints_do_not_pile_up(
@@ -373,9 +373,9 @@ def test_connections_to_many_endpoints_do_not_pile_up(
     backend = make(event_urls=True, allow_http=True)
     for _ in range(5):
         messages = [to(f"{server.url}/{number}") for number in range(30)]
-        assert backend.publish_batch(messages) == [None] * 30
+        assert backend.send_batch(messages) == [None] * 30
         messages = [to(f"{server.url}/{number}") for number in range(10)]
-        assert backend.publish_batch(messages) == [None] * 10
+        assert backend.send_batch(messages) == [None] * 10
         wait_until(lambda: server.open_connections <= 20, 10, "connections to be closed")
 
 
@@ -389,7 +389,7 @@ def test_missing_client_names_the_extra(
     monkeypatch.setitem(sys.modules, "aiohttp", None)  # type: ignore[arg-type]
     backend = make(url=server.url)
     with pytest.raises(MissingClient, match=r"django-broadcaster\[webhook\]"):
-        backend.publish(make_message())
+        backend.send(make_message())
     assert backend.health_check() is False
 
 
@@ -409,9 +409,9 @@ def test_interrupted_batch_goes_no_further(make: MakeBackend, server: WebhookSer
     with held_back(server):
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(Interrupted):
-            backend.publish_batch(first)
+            backend.send_batch(first)
     signal.signal(signal.SIGALRM, previous)
-    assert backend.publish_batch(second) == [None] * 5
+    assert backend.send_batch(second) == [None] * 5
     assert ids(server) == [first[0].event_id, *ids_of(second)]
 
 
@@ -419,7 +419,7 @@ def test_closed_backend_leaves_nothing_behind(make: MakeBackend, server: Webhook
     """No thread, no loop and no connection outlives `close`."""
     threads = Counter(thread.name for thread in threading.enumerate())
     backend = make(url=f"http://localhost:{server.port}")
-    assert backend.publish_batch(numbers(20)) == [None] * 20
+    assert backend.send_batch(numbers(20)) == [None] * 20
     backend.close()
     gc.collect()  # what was not closed says so now, and warnings are errors here
     assert Counter(thread.name for thread in threading.enumerate()) == threads

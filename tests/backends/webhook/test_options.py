@@ -126,9 +126,9 @@ def test_event_goes_to_its_own_endpoint_or_to_the_common_one(
 ) -> None:
     """Path and query of a URL are the endpoint's."""
     backend = make(url=f"{server.url}/common", event_urls=True, allow_http=True)
-    backend.publish(to(f"{server.url}/own/%e4/a%2Fb?key=%2F&x=a+b#fragment"))
-    backend.publish(to(f"{server.url}/own/ä"))
-    backend.publish(make_message(data=1))
+    backend.send(to(f"{server.url}/own/%e4/a%2Fb?key=%2F&x=a+b#fragment"))
+    backend.send(to(f"{server.url}/own/ä"))
+    backend.send(make_message(data=1))
     assert server.paths() == ["/own/%e4/a%2Fb?key=%2F&x=a+b", "/own/%C3%A4", "/common"]
 
 
@@ -139,7 +139,7 @@ def test_event_whose_endpoint_is_no_longer_allowed_is_rejected(
     """An event may be older than the settings: it goes where they allow it now, or nowhere."""
     backend = make(event_urls=True)
     messages = [to(server.url), make_message(data=1)]
-    assert kinds(backend.publish_batch(messages)) == [Rejected, Rejected]
+    assert kinds(backend.send_batch(messages)) == [Rejected, Rejected]
     assert not server.requests
 
 

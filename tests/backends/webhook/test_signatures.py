@@ -86,7 +86,7 @@ def test_receiver_verifies_what_it_gets(
     backend = make(url=server.url, secrets=[HMAC], content_mode=mode)
     before = int(time.time())
     message = make_message(data={"total": "19,50 €"}, partition_key="a")
-    backend.publish(message)
+    backend.send(message)
     (request,) = server.requests
     Webhook(HMAC).verify(request.body, request.headers)
     assert request.headers["webhook-id"] == message.event_id
@@ -100,7 +100,7 @@ def test_receiver_verifies_what_it_gets(
 def test_bytes_are_signed_as_they_are(make: MakeBackend, server: WebhookServer) -> None:
     """A body that is no text is signed by its bytes."""
     backend = make(url=server.url, secrets=[HMAC], content_mode="binary")
-    backend.publish(make_message(data=b"\xff\x00", data_content_type="application/octet-stream"))
+    backend.send(make_message(data=b"\xff\x00", data_content_type="application/octet-stream"))
     (request,) = server.requests
     key = base64.b64decode(HMAC.removeprefix("whsec_"))
     expected = hmac.new(key, content(request), hashlib.sha256).digest()
@@ -110,7 +110,7 @@ def test_bytes_are_signed_as_they_are(make: MakeBackend, server: WebhookServer) 
 @pytest.mark.parametrize("secret", [ED25519, ED25519_LONG])
 def test_public_key_verifies(make: MakeBackend, server: WebhookServer, secret: str) -> None:
     """An ed25519 signature passes with the public key, for a seed and for a pair of keys."""
-    make(url=server.url, secrets=[secret]).publish(make_message(data=1))
+    make(url=server.url, secrets=[secret]).send(make_message(data=1))
     (request,) = server.requests
     ((version, signature),) = signatures(request)
     assert version == "v1a"
@@ -121,7 +121,7 @@ def test_public_key_verifies(make: MakeBackend, server: WebhookServer, secret: s
 
 def test_several_secrets_give_several_signatures(make: MakeBackend, server: WebhookServer) -> None:
     """While secrets change, whoever has the old or the new one can verify."""
-    make(url=server.url, secrets=[OTHER_HMAC, HMAC, ED25519]).publish(make_message(data=1))
+    make(url=server.url, secrets=[OTHER_HMAC, HMAC, ED25519]).send(make_message(data=1))
     (request,) = server.requests
     for secret in (HMAC, OTHER_HMAC):
         assert Webhook(secret).verify(request.body, request.headers)
@@ -138,7 +138,7 @@ def test_repeated_event_has_its_id_and_a_new_time(
     now = time.time()
     for seconds in (-60, 60):
         monkeypatch.setattr(time, "time", lambda moment=now + seconds: moment)
-        backend.publish(message)
+        backend.send(message)
     monkeypatch.undo()
     first, second = server.requests
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
@@ -150,7 +150,7 @@ def test_repeated_event_has_its_id_and_a_new_time(
 
 def test_without_secrets_nothing_is_signed(make: MakeBackend, server: WebhookServer) -> None:
     """The id and the time are there all the same."""
-    make(url=server.url).publish(make_message(data=1))
+    make(url=server.url).send(make_message(data=1))
     (request,) = server.requests
     assert "webhook-signature" not in request.headers
     assert {"webhook-id", "webhook-timestamp"} <= request.headers.keys()
@@ -168,7 +168,7 @@ def test_each_endpoint_has_secrets_of_its_own(
 
     backend = make(event_urls=True, allow_http=True, secrets_for=secrets_for)
     messages = [to(each.url) for each in (server, other, server)]
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     assert sorted(asked) == sorted([server.url, other.url])
     for endpoint, secret in ((server, HMAC), (other, OTHER_HMAC)):
         for request in endpoint.requests:
@@ -183,7 +183,7 @@ def secrets_by_path(url: str) -> list[str]:
 def test_secrets_come_from_a_dotted_path(make: MakeBackend, server: WebhookServer) -> None:
     """Settings can name the function."""
     path = f"{__name__}.secrets_by_path"
-    make(url=server.url, secrets_for=path).publish(make_message(data=1))
+    make(url=server.url, secrets_for=path).send(make_message(data=1))
     Webhook(HMAC).verify(server.requests[0].body, server.requests[0].headers)
 
 
@@ -197,7 +197,7 @@ def test_secrets_that_cannot_be_had_hold_up_their_endpoint_only(
         return wrong if url == server.url else [HMAC]
 
     backend = make(event_urls=True, allow_http=True, secrets_for=secrets_for)
-    outcomes = backend.publish_batch([to(server.url), to(other.url)])
+    outcomes = backend.send_batch([to(server.url), to(other.url)])
     assert kinds(outcomes) == [TransientError, None]
     assert "ValueError" in str(outcomes[0])
     assert not server.requests
@@ -212,7 +212,7 @@ def test_function_that_fails_with_a_secret_does_not_show_it(
         raise LookupError(HMAC)
 
     caplog.set_level(logging.DEBUG)
-    (outcome,) = make(url=server.url, secrets_for=secrets_for).publish_batch(numbers(1))
+    (outcome,) = make(url=server.url, secrets_for=secrets_for).send_batch(numbers(1))
     assert kinds([outcome]) == [TransientError]
     assert "LookupError" in str(outcome)
     assert HMAC not in str(outcome) + caplog.text
@@ -246,10 +246,10 @@ def test_missing_cryptography_names_the_extra(
     """It is missed only where a secret needs it, and then by name."""
     for name in [name for name in sys.modules if name.startswith("cryptography")]:
         monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
-    make(url=server.url, secrets=[HMAC]).publish(make_message(data=1))
+    make(url=server.url, secrets=[HMAC]).send(make_message(data=1))
     backend = make(url=server.url, secrets=[ED25519])
     with pytest.raises(MissingClient, match=r"django-broadcaster\[webhook\]"):
-        backend.publish(make_message(data=1))
+        backend.send(make_message(data=1))
 
 
 def test_secrets_are_nowhere_to_be_seen(
@@ -266,7 +266,7 @@ def test_secrets_are_nowhere_to_be_seen(
     server.answer = lambda request: next(replies)
     said = [repr(backend)]
     for message in numbers(3):
-        (outcome,) = backend.publish_batch([message])
+        (outcome,) = backend.send_batch([message])
         error: BaseException | None = outcome
         while error is not None:
             said += [str(error), repr(error)]

@@ -113,13 +113,13 @@ class AWSBackend(BindingBackend):
         if client is not None:
             client.close()
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send one event; raises its DeliveryError."""
-        (outcome,) = self.publish_batch([message])
+        (outcome,) = self.send_batch([message])
         if outcome is not None:
             raise outcome
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send events in calls of ten; one outcome for each, None once it is stored.
 
         The order of a key is kept where the destination has one (FIFO): see `calls`. What had no

@@ -19,7 +19,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from ..base import Message, PublisherBackend, Shown
+from ..base import Message, MessageBackend, Shown
 from ..bindings import trace_headers
 from ..templates import Template
 from .link import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
@@ -35,7 +35,7 @@ _RESERVED: Final = "celery."
 _NAMESPACE: Final = UUID("7c1f4a2e-6f0b-5d38-9a55-0d2b7e8f3c41")
 
 
-class CeleryBackend(PublisherBackend):
+class CeleryBackend(MessageBackend):
     """Calls a Celery task for each event.
 
     app: where the project's Celery app is: `mysite.celery.app`.
@@ -98,7 +98,7 @@ class CeleryBackend(PublisherBackend):
         if link is not None:
             link.close()
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send the call for one event; raises its DeliveryError."""
         call = self._call(message)
         link = self._connected()

@@ -149,13 +149,13 @@ class KafkaBackend(BindingBackend):
         self._known.clear()
         return producer
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Append one event; raises its DeliveryError."""
-        (outcome,) = self.publish_batch([message])
+        (outcome,) = self.send_batch([message])
         if outcome is not None:
             raise outcome
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Append events in order; one outcome for each.
 
         Raises MissingClient, and BackendConfigurationError for what librdkafka will not start with.

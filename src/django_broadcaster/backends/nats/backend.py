@@ -149,13 +149,13 @@ class NATSBackend(BindingBackend):
         elif link is not None:
             link.close()
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Publish one event; raises its DeliveryError."""
-        (outcome,) = self.publish_batch([message])
+        (outcome,) = self.send_batch([message])
         if outcome is not None:
             raise outcome
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Publish events; one outcome for each. Raises BackendUnavailable or MissingClient.
 
         What has no answer when the connection is lost, or the time is up, may be stored all the

@@ -118,13 +118,13 @@ class RabbitMQBackend(BindingBackend):
         if link is not None:
             link.close()
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Publish one event; raises its DeliveryError."""
-        (outcome,) = self.publish_batch([message])
+        (outcome,) = self.send_batch([message])
         if outcome is not None:
             raise outcome
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Publish events; one outcome for each, None once the server has confirmed it.
 
         The order of a key is kept: see `flight`. What was on its way as the connection broke

@@ -151,13 +151,13 @@ class RedisStreamBackend(BindingBackend):
         if servers is not None:
             servers.close()
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Append one event; raises its DeliveryError."""
-        (outcome,) = self.publish_batch([message])
+        (outcome,) = self.send_batch([message])
         if outcome is not None:
             raise outcome
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Append events in order; one outcome for each. Raises MissingClient, and nothing else.
 
         After a timeout, or a connection that broke before the answer, the transaction may have
@@ -208,7 +208,7 @@ class RedisStreamBackend(BindingBackend):
         time = entries.timestamp(message.time).decode()
         fields = {
             "event_id": message.event_id,
-            "event_type": message.type,
+            "event_type": message.event_type,
             "source": message.source,
             "timestamp": time if self._structured else wire.headers.get("ce_time", ""),
             **wire.headers,

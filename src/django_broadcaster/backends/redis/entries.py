@@ -43,7 +43,7 @@ def head(stream: str, max_len: int | None, pairs: int) -> bytes:
 
 def structured(stream: str, max_len: int | None, message: Message, body: bytes) -> bytes:
     """Return the packed XADD of an event in structured mode; `body` is the event in JSON."""
-    event_id, event_type = message.event_id.encode(), message.type.encode()
+    event_id, event_type = message.event_id.encode(), message.event_type.encode()
     source, time = message.source.encode(), timestamp(message.time)
     return _STRUCTURED % (
         head(stream, max_len, _PAIRS), len(event_id), event_id, len(event_type), event_type,
@@ -54,7 +54,7 @@ def structured(stream: str, max_len: int | None, message: Message, body: bytes) 
 def binary(stream: str, max_len: int | None, message: Message, wire: WireMessage) -> bytes:
     """Return the packed XADD of an event in binary mode."""
     content_type, body = wire.content_type, wire.body
-    texts = [message.event_id, message.type, message.source, *wire.headers.values()]
+    texts = [message.event_id, message.event_type, message.source, *wire.headers.values()]
     if content_type:
         texts.append(content_type)
     values = [*map(str.encode, texts)]

@@ -164,13 +164,13 @@ class WebhookBackend(BindingBackend):
         if self.event_urls and (problem := problem_of(given, allow_http=self.allow_http)):
             raise InvalidPublisherConfig(f"'url' {problem}", self.alias)
 
-    def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send one event; raises DeliveryError."""
-        (outcome,) = self.publish_batch([message])
+        (outcome,) = self.send_batch([message])
         if outcome is not None:
             raise outcome
 
-    def publish_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send a batch, many endpoints at once and each key in order."""
         if not messages:
             return []

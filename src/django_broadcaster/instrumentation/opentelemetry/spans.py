@@ -38,7 +38,7 @@ from .contexts import carried, stamped
 from .measures import ERROR_TYPE, Measures
 
 if TYPE_CHECKING:
-    from django_broadcaster.backends.base import Message, Outcome, PublisherBackend
+    from django_broadcaster.backends.base import Message, MessageBackend, Outcome
     from django_broadcaster.registry import Handler
 
 SYSTEM: Final = "django_broadcaster"
@@ -94,7 +94,7 @@ class SpanTracer:
 
     @contextmanager
     def sending(
-        self, backend: PublisherBackend, messages: Sequence[Message]
+        self, backend: MessageBackend, messages: Sequence[Message]
     ) -> Iterator[Callable[[Sequence[Outcome]], None]]:
         """Span and measure an exchange with a broker."""
         labels = _attributes(backend.system, ("send", "send"), backend.alias)

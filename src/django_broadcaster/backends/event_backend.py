@@ -1,0 +1,81 @@
+"""Delivers to a `PublisherBackend`, which is given an `OutboxEvent` and says whether it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from django_broadcaster.exceptions import BackendUnavailable, TransientError
+
+from .base import Message, MessageBackend, PublisherBackend
+
+if TYPE_CHECKING:
+    from django_broadcaster.models import OutboxEvent
+
+
+class EventBackend(MessageBackend):
+    """Hands each message to `wrapped` as an event.
+
+    False and exceptions are failed attempts. If the backend's own health check fails then, too, the
+    destination is unavailable, and no retry is spent.
+    """
+
+    def __init__(self, wrapped: PublisherBackend, *, alias: str) -> None:
+        super().__init__(alias=alias)
+        self.wrapped = wrapped
+
+    def send(self, message: Message) -> None:
+        """Publish one event; raises TransientError, or BackendUnavailable."""
+        try:
+            done = self.wrapped.publish(_event_of(message, self.alias))
+        except Exception as error:
+            if not self.health_check():
+                raise BackendUnavailable(f"{type(error).__name__}: {error}") from error
+            raise
+        if not done:
+            name = self.get_name()
+            if not self.health_check():
+                raise BackendUnavailable(f"{name}.health_check() returned False")
+            raise TransientError(f"{name}.publish() returned {done!r} instead of True")
+
+    def health_check(self) -> bool:
+        """Return what the backend says; False if it raises."""
+        try:
+            return bool(self.wrapped.health_check())
+        except Exception:
+            return False
+
+    def get_name(self) -> str:
+        """Return the name of the backend."""
+        return self.wrapped.get_name()
+
+    def validate_config(self, config: Mapping[str, Any]) -> None:
+        """Accept every `publisher_config`: its keys are the backend's own affair."""
+
+
+def _event_of(message: Message, alias: str) -> OutboxEvent:
+    """Return the event as its row has it; `id` is the id of the CloudEvent, as in version 0.1."""
+    # Models can't be imported before `django.setup()`.
+    from django_broadcaster.models import OutboxEvent
+
+    extensions = {k: v for k, v in message.extensions.items() if k != "partitionkey"}
+    event = message.event
+    return OutboxEvent(
+        id=message.event_id,
+        event_id=message.event_id,
+        event_type=message.event_type,
+        source=message.source,
+        subject=message.subject,
+        time=message.time,
+        data_content_type=message.data_content_type,
+        data_schema=message.data_schema,
+        extensions=extensions,
+        data=None if message.data_binary is not None else event.data,
+        data_binary=message.data_binary,
+        partition_key=message.partition_key,
+        publisher_backend=alias,
+        publisher_config=dict(message.config),
+        created_at=message.time or datetime.now(UTC),
+        retry_count=message.attempt - 1,
+    )
