@@ -51,14 +51,14 @@ def fill(
             INSERT INTO django_broadcaster_outboxevent
                 (event_id, source, event_type, subject, time, data_content_type, data_schema,
                  extensions, data, partition_key, partition, publisher_backend, publisher_config,
-                 status, scheduled_at, created_at, published_at, retry_count, max_retries,
-                 crash_count, last_error)
+                 status, scheduled_at, created_at, updated_at, published_at, retry_count,
+                 max_retries, crash_count, last_error)
             SELECT gen_random_uuid()::text, '/bench/orders', 'order.placed', 'order ' || n, now(),
                    'application/json', '', '{}',
                    jsonb_build_object('order', n, 'customer', 'c-' || n, 'total', n * 1.5,
                                       'note', 'says "hello"', 'pad', %s::text),
                    k.name, k.partition, 'default', '{}', %s, now() + make_interval(days => %s),
-                   now(), CASE WHEN %s = 'published' THEN now() END, 0, 3, 0, ''
+                   now(), now(), CASE WHEN %s = 'published' THEN now() END, 0, 3, 0, ''
             FROM generate_series(1, %s) n JOIN bench_keys k ON k.number = n %% %s
             ORDER BY n
             """,

@@ -22,10 +22,10 @@ _INSERT = """
     INSERT INTO django_broadcaster_outboxevent
         (event_id, source, event_type, subject, time, data_content_type, data_schema, extensions,
          data, data_binary, identity, partition_key, partition, publisher_backend,
-         publisher_config, status, scheduled_at, created_at, max_retries, retry_count, crash_count,
-         last_error)
+         publisher_config, status, scheduled_at, created_at, updated_at, max_retries, retry_count,
+         crash_count, last_error)
     VALUES (%s, '/bench/orders', 'order.placed', '', %s, 'application/json', '', '{}', %s, NULL,
-            NULL, %s, 7, 'default', '{}', 'pending', %s, %s, 3, 0, 0, '')
+            NULL, %s, 7, 'default', '{}', 'pending', %s, %s, %s, 3, 0, 0, '')
     RETURNING id
 """
 _DATA = orjson.dumps(
@@ -65,7 +65,9 @@ def _publish_one(number: int) -> None:
 def _insert_one(number: int) -> None:
     now = timezone.now()
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [f"event-{number}", now, _DATA, f"key-{number % 1000}", now, now])
+        cursor.execute(
+            _INSERT, [f"event-{number}", now, _DATA, f"key-{number % 1000}", now, now, now]
+        )
         cursor.fetchone()
 
 

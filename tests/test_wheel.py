@@ -104,7 +104,7 @@ def test_the_wheel_has_everything_and_no_more(wheel: Path) -> None:
     assert packed == source
     assert {
         "django_broadcaster/py.typed",
-        "django_broadcaster/migrations/0001_initial.py",
+        "django_broadcaster/migrations/0001_outbox.py",
         "django_broadcaster/static/django_broadcaster/admin.css",
     } <= packed
 

@@ -30,13 +30,13 @@ ROWS = 5_000_000
 FILL = f"""
     INSERT INTO {EVENTS} (event_id, source, event_type, subject, time, data_content_type,
         data_schema, extensions, data, partition_key, partition, publisher_backend,
-        publisher_config, status, scheduled_at, created_at, published_at, retry_count, max_retries,
-        crash_count, last_error)
+        publisher_config, status, scheduled_at, created_at, updated_at, published_at,
+        retry_count, max_retries, crash_count, last_error)
     SELECT 'e', '/shop', 'order.placed', '', now(), 'application/json', '', '{{}}', '{{}}',
         CASE WHEN state = 'retry' THEN 'k' || n % 40000 WHEN state = 'blocked' THEN 'k' || n % 7
             ELSE '' END,
         n % 64, CASE WHEN n % 10 = 9 THEN 'invoices' ELSE 'default' END, '{{}}', state,
-        now() - interval '1 second', now(), now(), 0, 3, 0,
+        now() - interval '1 second', now(), now(), now(), 0, 3, 0,
         CASE state WHEN 'failed' THEN 'Rejected: no account ' || n WHEN 'retry' THEN 'busy'
             ELSE '' END
     FROM (SELECT n, CASE WHEN n <= {ROWS * 0.5} THEN 'published'

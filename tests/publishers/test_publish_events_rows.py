@@ -40,7 +40,7 @@ def as_by_publish_event(database: str, arguments: list[dict[str, Any]]) -> list[
 
 def timeless(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Columns without those that differ from call to call."""
-    return [{**row, "id": None, "created_at": None} for row in rows]
+    return [{**row, "id": None, "created_at": None, "updated_at": None} for row in rows]
 
 
 @pytest.mark.parametrize("batch_size", [3, 1000])
@@ -76,7 +76,8 @@ def test_defaults(database: str) -> None:
     publisher.publish_events([{"event_type": "t", "source": "s"}] * 2, using=database)
     after = timezone.now()
     for row in outbox(database):
-        assert before <= row.created_at == row.scheduled_at <= after
+        assert before <= row.created_at == row.updated_at == row.scheduled_at <= after
+        assert row.spec_version == "1.0"
         assert row.time is not None
         assert before <= row.time <= after
         assert (row.status, row.max_retries, row.retry_count) == ("pending", 3, 0)

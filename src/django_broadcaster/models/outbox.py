@@ -23,6 +23,7 @@ class OutboxEvent(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     event_id = models.CharField(max_length=255)
+    spec_version = models.CharField(max_length=10, default="1.0", db_default="1.0")
     source = models.CharField(max_length=512)
     event_type = models.CharField(max_length=255)
     subject = models.CharField(max_length=512, blank=True, default="")
@@ -54,6 +55,7 @@ class OutboxEvent(models.Model):
     )
     scheduled_at = models.DateTimeField(default=timezone.now)
     created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(auto_now=True)
     published_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(
         null=True, blank=True, help_text=_("When it was given up or cancelled.")

@@ -70,8 +70,9 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         cancelled event's key go on without it. The rows keep the id of the operation, if it is one.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
+        now = timezone.now()
         return allowed.update(
-            status=OutboxEventStatus.CANCELLED, ended_at=timezone.now(), **_mark(operation)
+            status=OutboxEventStatus.CANCELLED, ended_at=now, updated_at=now, **_mark(operation)
         )
 
     def replay(self, *, at: datetime | None = None, operation: int | None = None) -> int:
@@ -82,9 +83,11 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         moment those with lower ids are delivered first.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
+        now = timezone.now()
         return allowed.update(
             status=OutboxEventStatus.SCHEDULED,
-            scheduled_at=at or timezone.now(),
+            scheduled_at=at or now,
+            updated_at=now,
             published_at=None,
             ended_at=None,
             retry_count=0,
@@ -98,7 +101,8 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         Returns how many.
         """
         waiting = self.filter(status=OutboxEventStatus.RETRY)
-        return waiting.update(scheduled_at=at or timezone.now(), **_mark(operation))
+        now = timezone.now()
+        return waiting.update(scheduled_at=at or now, updated_at=now, **_mark(operation))
 
     def expired(self, before: datetime) -> OutboxEventQuerySet:
         """Return the events that were published before a moment."""

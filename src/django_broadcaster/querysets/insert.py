@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _STATUSES = {status.value: status for status in OutboxEventStatus}
 _UNTOUCHED = {
+    "spec_version": "1.0",
     "published_at": None,
     "ended_at": None,
     "retry_count": 0,
@@ -88,6 +89,7 @@ def instance_of(
     values["_state"] = state = ModelState()
     state.db, state.adding = connection.alias, False
     values["id"] = row_id
+    values["updated_at"] = row.created_at
     values["status"] = _STATUSES[row.status]
     values["extensions"] = _decoded(row.extensions)
     values["publisher_config"] = _decoded(row.publisher_config)

@@ -104,6 +104,8 @@ def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list
             constants += _texts(name, values[:1])
         else:
             arrays[name] = _array(_texts(name, values))
+    if "created_at" not in arrays:
+        constants.append(text_of(rows[0].created_at))  # as `updated_at`
     select = _select(tuple(arrays))
     statement = insert_sql("postgresql", select, unique=_is_unique(rows), returning=returning)
     return statement, [*constants, *arrays.values()]
@@ -111,7 +113,8 @@ def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list
 
 @lru_cache
 def _select(varying: tuple[str, ...]) -> str:
-    columns = (f'v."{name}"' if name in varying else f"%s::{_TYPES[name]}" for name in _TYPES)
+    columns = [f'v."{name}"' if name in varying else f"%s::{_TYPES[name]}" for name in _TYPES]
+    columns.append('v."created_at"' if "created_at" in varying else "%s::timestamptz")
     arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in varying)
     names = ", ".join(f'"{name}"' for name in varying)
     return f"SELECT {', '.join(columns)}, {UNTOUCHED} FROM unnest({arrays}) AS v ({names})"

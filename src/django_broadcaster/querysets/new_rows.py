@@ -68,8 +68,11 @@ def identity_of(source: str, event_id: str, backend: str) -> str:
 _UNTOUCHED = {"retry_count": "0", "crash_count": "0", "last_error": "''"}
 """Further columns of every new row, in SQL."""
 
+COLUMNS = (*NewRow._fields, "updated_at")
+"""The columns of a new row that take a value; `updated_at` is `created_at` then."""
+
 UNTOUCHED = ", ".join(_UNTOUCHED.values())
-PLACEHOLDERS = f"({', '.join(['%s'] * len(NewRow._fields))}, {UNTOUCHED})"
+PLACEHOLDERS = f"({', '.join(['%s'] * len(COLUMNS))}, {UNTOUCHED})"
 """The values of one row, in SQL."""
 
 MOMENTS = ("time", "scheduled_at", "created_at")
@@ -77,7 +80,7 @@ _TIME, _SCHEDULED_AT, _CREATED_AT = map(NewRow._fields.index, MOMENTS)
 
 
 def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
-    """Return a row's values as the database's driver takes them."""
+    """Return the values of `COLUMNS` as the database's driver takes them."""
     values: list[Any] = list(row)
     values[_CREATED_AT] = created_at = moment_of(row.created_at, connection)
     for position in (_TIME, _SCHEDULED_AT):
@@ -85,6 +88,7 @@ def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
         # It is often the same one, and to write it takes longer than to look.
         same = moment is row.created_at
         values[position] = created_at if same else moment_of(moment, connection)
+    values.append(created_at)
     return values
 
 
@@ -108,7 +112,7 @@ def insert_sql(vendor: str, values: str, *, unique: bool, returning: str = "") -
     In time partitions a trigger does that: there is no index over all of them.
     """
     quote = "`" if vendor == "mysql" else '"'  # `partition` is a reserved word there
-    columns = ", ".join(f"{quote}{name}{quote}" for name in (*NewRow._fields, *_UNTOUCHED))
+    columns = ", ".join(f"{quote}{name}{quote}" for name in (*COLUMNS, *_UNTOUCHED))
     ignore = ends = ""
     if unique and vendor == "mysql":
         ignore = " IGNORE"

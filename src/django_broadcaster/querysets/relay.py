@@ -245,7 +245,8 @@ class RelayRows(RelaySQL):
     def published(self, ids: Collection[int], *, keep: bool) -> int:
         """Mark pending rows as published, or delete them unless `keep`; return how many."""
         if keep:
-            return self._move(ids, "pending", "published", published_at=self._now())
+            now = self._now()
+            return self._move(ids, "pending", "published", published_at=now, updated_at=now)
         sql = (
             f"DELETE FROM {EVENTS} WHERE {self._in('id', ids)} "
             f"AND {self._stands_in('pending')}{self._fence}"
@@ -301,7 +302,10 @@ class RelayRows(RelaySQL):
     def expire(self, ids: Collection[int]) -> int:
         """Cancel pending rows whose `expirytime` has passed; return how many."""
         error = "Expired: its expirytime had passed before it could be sent"
-        return self._move(ids, "pending", "cancelled", last_error=error, ended_at=self._now())
+        now = self._now()
+        return self._move(
+            ids, "pending", "cancelled", last_error=error, ended_at=now, updated_at=now
+        )
 
     def note_attempts(self, relay: str, attempts: Sequence[tuple[int, int, str]]) -> None:
         """Write down attempts that failed: the row's id, the attempt's number, and the error.
@@ -367,11 +371,12 @@ class RelayRows(RelaySQL):
     def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
         """Note that a relay died while it delivered the pending rows of a range of ids."""
         sql = (
-            f"UPDATE {EVENTS} SET crash_count = crash_count + 1 "
+            f"UPDATE {EVENTS} SET crash_count = crash_count + 1, updated_at = %s "
             "WHERE publisher_backend = %s AND status = 'pending' AND id BETWEEN %s AND %s "
             f"AND {self._in(_PARTITION, partitions)}"
         )
-        return self._execute(sql, [self.backend, first, last, *self._values(partitions)])
+        values = self._values(partitions)
+        return self._execute(sql, [self._now(), self.backend, first, last, *values])
 
     # The rows of blocked keys, as part of a statement
 

@@ -41,6 +41,7 @@ class RelaySQL:
 
     def _move(self, ids: Collection[int], source: str, target: str, **columns: Any) -> int:
         """Change the status of those of the rows that stand in `source`; return how many."""
+        columns.setdefault("updated_at", self._now())
         sets = "".join(f", {name} = %s" for name in columns)
         sql = (
             f"UPDATE {EVENTS} SET status = '{target}'{sets} "
@@ -56,17 +57,17 @@ class RelaySQL:
         The first of the columns of values are the ids. They are the row `v` in the changes.
         """
         sql = (
-            f"UPDATE {EVENTS} e SET {changes} FROM unnest({arrays}) AS v({names}) "
+            f"UPDATE {EVENTS} e SET updated_at = %s, {changes} FROM unnest({arrays}) AS v({names}) "
             f"WHERE e.id = v.id AND {self._stands_in('pending')}{self._fence}"
         )
-        return self._execute(sql, [*map(list, columns), self.relay_id])
+        return self._execute(sql, [self._now(), *map(list, columns), self.relay_id])
 
     def _move_each_by_case(self, changes: str, columns: Sequence[Sequence[Any]]) -> int:
         """Do the same on the other databases, where the changes have a `{case}` for each column.
 
         It takes a thousand rows at a time: SQLite allows 32,766 parameters.
         """
-        changed = 0
+        changed, now = 0, self._now()
         for rows in thousands(list(zip(*columns, strict=True))):
             ids, *others = zip(*rows, strict=True)
             cases = [
@@ -77,10 +78,10 @@ class RelaySQL:
             ]
             case = f"CASE id{' WHEN %s THEN %s' * len(ids)} END"
             sql = (
-                f"UPDATE {EVENTS} SET {changes.format(case=case)} "
+                f"UPDATE {EVENTS} SET updated_at = %s, {changes.format(case=case)} "
                 f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
             )
-            changed += self._execute(sql, [*cases, *self._values(ids), self.relay_id])
+            changed += self._execute(sql, [now, *cases, *self._values(ids), self.relay_id])
         return changed
 
     # The two ways to the database

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
@@ -102,4 +103,7 @@ def _reencrypt(rows: QuerySet[Any], row_id: int, sealed: bytes | memoryview) -> 
     `sealed`, so a relay or a replay at the same moment does no harm.
     """
     again = reseal(sealed)
-    return 0 if again is None else rows.filter(pk=row_id).update(sealed=again)
+    if again is None:
+        return 0
+    moment = {"updated_at": timezone.now()} if rows.model is OutboxEvent else {}
+    return rows.filter(pk=row_id).update(sealed=again, **moment)
