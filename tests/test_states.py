@@ -23,6 +23,7 @@ from django_broadcaster.states import (
 
 DIAGRAM = {
     "pending": {"published", "failed", "cancelled", "retry", "blocked"},
+    "processing": {"pending", "published", "retry", "failed", "cancelled"},
     "scheduled": {"pending", "cancelled"},
     "retry": {"pending", "cancelled"},
     "blocked": {"pending", "cancelled"},
@@ -129,7 +130,7 @@ BY_OTHERS: dict[str, tuple[Move, dict[str, str]]] = {
     "count crash": (lambda of: of.relay.count_crash(min(of.ids), max(of.ids), {0}), {}),
     "cancel": (
         lambda of: of.events.all().cancel(),
-        dict.fromkeys(("pending", "scheduled", "retry", "blocked", "failed"), "cancelled"),
+        {status: "cancelled" for status, targets in DIAGRAM.items() if "cancelled" in targets},
     ),
     "replay": (
         lambda of: of.events.all().replay(),

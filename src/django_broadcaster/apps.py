@@ -18,6 +18,7 @@ class BroadcasterConfig(AppConfig):
     def ready(self) -> None:
         """Mask the logs, register the system checks, and import each app's `event_handlers.py`."""
         # The checks reach the models, which can be imported from here on.
+        from . import publishing  # noqa: F401  # which fills in what the model inserts
         from .checks import register_checks
         from .redaction import mask_logs
 

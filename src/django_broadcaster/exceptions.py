@@ -12,6 +12,7 @@ BroadcasterError
 │   ├── TransientError               this event, try again by the retry policy
 │   ├── Rejected                     this event can never be sent: dead-letter it now
 │   └── Held                         not sent, because an earlier event of its key failed
+├── IllegalTransition                an event can't go from its status to that one
 ├── CannotUnseal                     no key decrypts a payload that is encrypted
 ├── LeaseLost                        another relay may own our partitions now
 ├── ArchiveError                     old events could not be archived, and stay in the outbox
@@ -155,6 +156,15 @@ class Rejected(DeliveryError):
 
 class Held(DeliveryError):
     """This event was not sent, because an earlier one of its key failed in the same batch."""
+
+
+class IllegalTransition(BroadcasterError):
+    """An event can't go from its status to the one that was asked for."""
+
+    def __init__(self, event_id: object, status: str, target: str) -> None:
+        super().__init__(f"event {event_id} is {status} and can't become {target}")
+        self.status = status
+        self.target = target
 
 
 class CannotUnseal(BroadcasterError):

@@ -51,8 +51,7 @@ class OutboxPublisher:
 
     def _get_default_backend(self) -> str | None:
         """Return `default` if there is such an alias, else the first alias, else None."""
-        aliases = backends.aliases()
-        return "default" if "default" in aliases else next(iter(aliases), None)
+        return backends.default_alias()
 
     def publish_event(
         self,

@@ -54,6 +54,11 @@ class BackendHandler:
         """Return the configured aliases in the order of the setting."""
         return tuple(self._entries())
 
+    def default_alias(self) -> str | None:
+        """Return `default` if there is such an alias, else the first alias, else None."""
+        aliases = self.aliases()
+        return "default" if "default" in aliases else next(iter(aliases), None)
+
     def put(self, alias: str, backend: PublisherBackend) -> None:
         """Use this instance for an alias, configured or not, until it is removed."""
         if not isinstance(backend, MessageBackend):

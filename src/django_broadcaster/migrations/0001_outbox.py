@@ -60,6 +60,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         choices=[
                             ("pending", "pending"),
+                            ("processing", "processing"),
                             ("scheduled", "scheduled"),
                             ("retry", "retry"),
                             ("blocked", "blocked"),
@@ -296,7 +297,7 @@ class Migration(migrations.Migration):
             name="OutboxEvent",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("event_id", models.CharField(max_length=255)),
+                ("event_id", models.CharField(blank=True, max_length=255)),
                 ("spec_version", models.CharField(db_default="1.0", default="1.0", max_length=10)),
                 ("source", models.CharField(max_length=512)),
                 ("event_type", models.CharField(max_length=255)),
@@ -325,7 +326,7 @@ class Migration(migrations.Migration):
                     "sealed",
                     models.BinaryField(
                         help_text=(
-                            "The data, encrypted: they stand neither in data nor in data_binary then."
+                            "The data, encrypted: they stand neither in data nor in data_binary then."  # noqa: E501
                         ),
                         null=True,
                     ),
@@ -345,14 +346,18 @@ class Migration(migrations.Migration):
                         blank=True, default="", max_length=255
                     ),
                 ),
-                ("partition", models.PositiveSmallIntegerField()),
-                ("publisher_backend", django_broadcaster.schema.ExactCharField(max_length=64)),
+                ("partition", models.PositiveSmallIntegerField(blank=True)),
+                (
+                    "publisher_backend",
+                    django_broadcaster.schema.ExactCharField(blank=True, max_length=64),
+                ),
                 ("publisher_config", models.JSONField(blank=True, default=dict)),
                 (
                     "status",
                     models.CharField(
                         choices=[
                             ("pending", "pending"),
+                            ("processing", "processing"),
                             ("scheduled", "scheduled"),
                             ("retry", "retry"),
                             ("blocked", "blocked"),

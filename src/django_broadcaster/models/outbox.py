@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models
+from django.db import models, router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..events import JSON_NULL, CloudEvent
 from ..events.grammar import is_json_type
 from ..events.json_format import parse_json
+from ..exceptions import IllegalTransition, Rejected, TransientError
 from ..querysets import OutboxEventQuerySet, aware
 from ..schema import ExactCharField, PartialIndex
 from ..sealing import unseal
-from ..states import OutboxEventStatus
+from ..signals import (
+    event_failed,
+    event_published,
+    event_retried,
+    rows_inserted,
+    rows_to_insert,
+)
+from ..states import UNDELIVERED, OutboxEventStatus
 
 
 class OutboxEvent(models.Model):
     """One event on its way to one backend. `id` is its position: it orders the events of a key."""
 
     id = models.BigAutoField(primary_key=True)
-    event_id = models.CharField(max_length=255)
+    event_id = models.CharField(max_length=255, blank=True)
     spec_version = models.CharField(max_length=10, default="1.0", db_default="1.0")
     source = models.CharField(max_length=512)
     event_type = models.CharField(max_length=255)
@@ -46,8 +55,8 @@ class OutboxEvent(models.Model):
     )
 
     partition_key = ExactCharField(max_length=255, blank=True, default="")
-    partition = models.PositiveSmallIntegerField()
-    publisher_backend = ExactCharField(max_length=64)
+    partition = models.PositiveSmallIntegerField(blank=True)
+    publisher_backend = ExactCharField(max_length=64, blank=True)
     publisher_config = models.JSONField(default=dict, blank=True)
 
     status = models.CharField(
@@ -120,6 +129,89 @@ class OutboxEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_type} - {self.id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Insert or update the row; a new one is filled in and delivered as by `publish_event`.
+
+        Raises PublishError for a new one that is no valid event.
+        """
+        if not self._state.adding:
+            super().save(*args, **kwargs)
+            return
+        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        with transaction.atomic(using=using, savepoint=False):
+            rows_to_insert.send(type(self), events=[self], using=using)
+            super().save(*args, **kwargs)
+            rows_inserted.send(type(self), events=[self], using=using)
+
+    def mark_as_published(self) -> None:
+        """Note that the event was delivered, without a relay.
+
+        Raises IllegalTransition if it is a dead letter or cancelled.
+        """
+        if self._move(OutboxEventStatus.PUBLISHED, published_at=timezone.now()):
+            event_published.send_robust(sender=type(self), event=self)
+
+    def mark_as_failed(self, error_message: str) -> None:
+        """Make the event a dead letter with this error.
+
+        Raises IllegalTransition if it was delivered or cancelled.
+        """
+        moved = self._move(
+            OutboxEventStatus.FAILED, last_error=error_message, ended_at=timezone.now()
+        )
+        if moved:
+            error = Rejected(error_message)
+            event_failed.send_robust(sender=type(self), event=self, error=error)
+
+    def increment_retry(self, error_message: str = "") -> None:
+        """Spend one retry, and make the event a dead letter once `max_retries` are spent.
+
+        It is due again after 2 minutes, then 4, then 8, twice as long each time, a day at most.
+        Raises IllegalTransition if it was delivered, given up or cancelled.
+        """
+        spent = self.retry_count + 1
+        error = error_message or self.last_error
+        if spent >= self.max_retries:
+            self._move(
+                OutboxEventStatus.FAILED,
+                retry_count=spent,
+                last_error=error,
+                ended_at=timezone.now(),
+            )
+            event_failed.send_robust(sender=type(self), event=self, error=Rejected(error))
+            return
+        delay = min(timedelta(minutes=2 ** min(spent, 20)), timedelta(days=1))
+        self._move(
+            OutboxEventStatus.RETRY,
+            retry_count=spent,
+            last_error=error,
+            scheduled_at=timezone.now() + delay,
+        )
+        event_retried.send_robust(
+            sender=type(self),
+            event=self,
+            error=TransientError(error),
+            delay=delay.total_seconds(),
+        )
+
+    def _move(self, target: OutboxEventStatus, **values: Any) -> bool:
+        """Change the status in the database and here; return False if it was the target's.
+
+        All undelivered events become `target`, as each may become pending, and then this. Raises
+        IllegalTransition.
+        """
+        values |= {"status": target, "updated_at": timezone.now()}
+        rows = type(self)._base_manager.using(self._state.db).filter(pk=self.pk)
+        if not rows.filter(status__in=UNDELIVERED).update(**values):
+            status = rows.values_list("status", flat=True).first()
+            if status == target != OutboxEventStatus.RETRY:
+                self.status = target
+                return False
+            raise IllegalTransition(self.pk, status or "deleted", target)
+        for name, value in values.items():
+            setattr(self, name, value)
+        return True
 
     @property
     def cloud_event(self) -> CloudEvent:

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from django_broadcaster import tracing
 from django_broadcaster.exceptions import PublishError
+from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow
-from django_broadcaster.relay.wakeup import notify_after_commit
 
 from .call import PublishCall, event_from, event_of
 from .columns import characters

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow, insert_event, insert_events, insert_rows
-from django_broadcaster.relay.wakeup import notify_after_commit
 from django_broadcaster.signals import event_created
 
 from .transactions import all_or_nothing, check_transaction

@@ -21,9 +21,8 @@ from django.db import IntegrityError, connections, models, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.notify import notify_shares
 from django_broadcaster.querysets import DatabaseNow, RelayRows
-
-from .wakeup import notify_shares
 
 logger = logging.getLogger("django_broadcaster.relay")
 
