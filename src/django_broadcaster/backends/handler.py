@@ -62,7 +62,7 @@ class BackendHandler:
     def put(self, alias: str, backend: PublisherBackend) -> None:
         """Use this instance for an alias, configured or not, until it is removed."""
         if not isinstance(backend, MessageBackend):
-            backend = EventBackend(backend, alias=alias)
+            backend = EventBackend(wrapped=backend, alias=alias)
         backend.alias = alias
         self._by_hand[alias] = self._made[alias] = backend
         self._runs_handlers = None
@@ -121,7 +121,7 @@ class BackendHandler:
             try:
                 if not issubclass(backend_class, MessageBackend):
                     wrapped = backend_class(dict(entry.get("OPTIONS", {})))
-                    return EventBackend(wrapped, alias=alias)
+                    return EventBackend(wrapped=wrapped, alias=alias)
                 return backend_class(alias=alias, **entry.get("OPTIONS", {}))
             except BackendConfigurationError:
                 raise

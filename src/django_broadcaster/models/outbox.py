@@ -139,8 +139,8 @@ class OutboxEvent(models.Model):
             super().save(*args, **kwargs)
             return
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        rows_to_insert.send(type(self), events=[self], using=using)
         with transaction.atomic(using=using, savepoint=False):
-            rows_to_insert.send(type(self), events=[self], using=using)
             super().save(*args, **kwargs)
             rows_inserted.send(type(self), events=[self], using=using)
 
@@ -314,5 +314,7 @@ def _has_null(row: OutboxEvent | ArchivedEvent) -> bool:
     """Tell JSON's null from no data: Django reads both as None."""
     if not is_json_type(row.data_content_type):
         return False
+    if "has_json_null" in row.__dict__:  # an event that a backend was given
+        return bool(row.__dict__["has_json_null"])
     rows = type(row)._base_manager.using(row._state.db)
     return not rows.filter(pk=row.pk, data__isnull=True).exists()

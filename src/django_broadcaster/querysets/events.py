@@ -39,8 +39,8 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         Raises PublishError.
         """
         events = list(objs)
+        rows_to_insert.send(self.model, events=events, using=self.db)
         with transaction.atomic(using=self.db, savepoint=False):
-            rows_to_insert.send(self.model, events=events, using=self.db)
             created = super().bulk_create(events, *args, **kwargs)
             rows_inserted.send(self.model, events=events, using=self.db)
         return created
