@@ -10,7 +10,9 @@ from django.db import connections
 
 from ..conf import conf
 from ..querysets import is_partitioned
-from .shared import Messages, error
+from ..querysets.tables import EVENTS
+from ..upgrade import OldTable
+from .shared import Messages, error, warning
 
 _ID_SEQUENCES = """
     SELECT s.seqrelid::regclass::text, s.seqcache
@@ -71,3 +73,24 @@ def _partitions_differ(alias: str, wanted: bool) -> CheckMessage:
         return error("E043", message, f"Run manage.py outbox_partition --database {alias}.")
     message = f"The outbox of {alias!r} is in partitions, but OUTBOX_TIME_PARTITIONS is not set."
     return error("E043", message, "Write OUTBOX_TIME_PARTITIONS = timedelta(days=1).")
+
+
+def check_events_of_0_1(databases: Sequence[str] | None = None, **_: Any) -> Messages:
+    """No event is left in the table of 0.1.1, once the outbox is there.
+
+    Processes of 0.1.1 that went on after `migrate` have written it.
+    """
+    return [_events_left(alias) for alias in databases or () if _has_events_of_0_1(alias)]
+
+
+def _has_events_of_0_1(alias: str) -> bool:
+    connection = connections[alias]
+    if EVENTS not in connection.introspection.table_names():
+        return False  # `migrate`, which checks before it begins, will move them
+    old = OldTable(alias)
+    return old.exists() and not old.is_empty()
+
+
+def _events_left(alias: str) -> CheckMessage:
+    message = f"The table outbox_events of database {alias!r} has events of version 0.1.1."
+    return warning("W070", message, f"Run manage.py outbox_upgrade --database {alias}.")
