@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from django_broadcaster import sealing
 from django_broadcaster.conf import conf
+from django_broadcaster.querysets import is_partitioned
 
 from .old_table import Key, OldRow, OldTable
 from .report import Report
@@ -132,11 +133,13 @@ def _insert_sql(connection: Any) -> tuple[str, str]:
     An event that is there already is not written again.
     """
     columns = ", ".join(map(connection.ops.quote_name, Row._fields))
-    ends = "ON CONFLICT DO NOTHING"
+    ends = " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
     if connection.vendor == "mysql":
-        ends = "ON DUPLICATE KEY UPDATE identity = identity"  # IGNORE would hide other errors
+        ends = " ON DUPLICATE KEY UPDATE identity = identity"  # IGNORE would hide other errors
+    elif connection.vendor == "postgresql" and is_partitioned(connection.alias):
+        ends = ""  # a trigger does it there
     values = f"({', '.join(['%s'] * len(Row._fields))})"
-    return f"INSERT INTO {OUTBOX} ({columns}) VALUES {{values}} {ends}", values
+    return f"INSERT INTO {OUTBOX} ({columns}) VALUES {{values}}{ends}", values
 
 
 def _chunks(
@@ -144,10 +147,10 @@ def _chunks(
 ) -> list[list[tuple[OldRow, Row, bool]]]:
     """Return rows in portions that a database takes as one statement."""
     chunks: list[list[tuple[OldRow, Row, bool]]] = []
-    size = STATEMENT_CHARACTERS
+    size = 0
     for each in made:
         characters = len(each[1].data or "") + len(each[1].sealed or b"")
-        if size + characters > STATEMENT_CHARACTERS:
+        if not chunks or size + characters > STATEMENT_CHARACTERS:
             chunks.append([])
             size = 0
         chunks[-1].append(each)

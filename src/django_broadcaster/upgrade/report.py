@@ -44,7 +44,7 @@ class Report:
             )
         if self.invalid:
             yield (
-                f"{self.invalid:,} events are not valid CloudEvents; they are dead letters now, "
+                f"{self.invalid:,} events can't be sent as they are; they are dead letters now, "
                 "and their errors say why."
             )
         for event_id, reason in self.refused[:MOST_NAMED]:

@@ -1,0 +1,30 @@
+"""Fixtures of the upgrade from 0.1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.migrations.state import ProjectState
+
+from django_broadcaster.upgrade.old_table import FIRST_MIGRATION, TABLE
+
+from .old_version import old_migration
+
+
+@pytest.fixture
+def old_events(database: str) -> Iterator[Any]:
+    """Give a manager of 0.1.1's table, made by its own migration beside our tables."""
+    migration = old_migration().Migration("0001_initial", "broadcaster_0_1_1")
+    connection = connections[database]
+    with connection.schema_editor() as editor:
+        state = migration.apply(ProjectState(), editor)
+    MigrationRecorder(connection).record_applied(*FIRST_MIGRATION)
+    model = state.apps.get_model("broadcaster_0_1_1", "OutboxEvent")
+    yield model._base_manager.using(database)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {TABLE}")
+    MigrationRecorder(connection).record_unapplied(*FIRST_MIGRATION)
