@@ -17,7 +17,7 @@ from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
 from .exact import equals
 from .insert import insert_event, insert_row
-from .insert_many import insert_events, insert_rows
+from .insert_many import insert_events, insert_rows, text_array
 from .json_columns import as_stored, growth, max_depth
 from .missing import MIGRATE, lacks_migration
 from .moves import MOVES
@@ -98,5 +98,6 @@ __all__ = [
     "same_errors",
     "segments_of",
     "span_of",
+    "text_array",
     "with_leftovers",
 ]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from django_broadcaster import sealing
 from django_broadcaster.conf import conf
-from django_broadcaster.querysets import is_partitioned
 
 from .old_table import Key, OldRow, OldTable
 from .report import Report
 from .rows import Row, Target, Undelivered, new_row, old_values
+from .writing import OUTBOX, Writer
 
-OUTBOX: Final = "django_broadcaster_outboxevent"
 BATCH: Final = 500
 """Rows of a transaction: SQLite allows 32,766 parameters, and nobody waits long for it."""
 
@@ -61,7 +60,7 @@ class _Mover:
         self._old = old
         self._report = report
         self._connection = old.connection
-        self._insert, self._values = _insert_sql(self._connection)
+        self._writer = Writer(old.connection)
 
     def move(self, *, delivered: bool, progress: Progress) -> None:
         after: Key | None = None
@@ -113,9 +112,8 @@ class _Mover:
         return True
 
     def _write(self, rows: Sequence[Row]) -> None:
-        sql = self._insert.format(values=", ".join([self._values] * len(rows)))
-        with transaction.atomic(using=self._old.using), self._connection.cursor() as cursor:
-            cursor.execute(sql, [value for row in rows for value in row])
+        with transaction.atomic(using=self._old.using):
+            self._writer.insert(rows)
 
     def _note(self, old: OldRow, row: Row, became_invalid: bool) -> None:
         report = self._report
@@ -125,21 +123,6 @@ class _Mover:
             report.default += not old.publisher_backend
             if row.publisher_backend not in conf.PUBLISHERS:
                 report.unknown[row.publisher_backend] += 1
-
-
-def _insert_sql(connection: Any) -> tuple[str, str]:
-    """Return the INSERT with a place for values, and the values of one row.
-
-    An event that is there already is not written again.
-    """
-    columns = ", ".join(map(connection.ops.quote_name, Row._fields))
-    ends = " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
-    if connection.vendor == "mysql":
-        ends = " ON DUPLICATE KEY UPDATE identity = identity"  # IGNORE would hide other errors
-    elif connection.vendor == "postgresql" and is_partitioned(connection.alias):
-        ends = ""  # a trigger does it there
-    values = f"({', '.join(['%s'] * len(Row._fields))})"
-    return f"INSERT INTO {OUTBOX} ({columns}) VALUES {{values}}{ends}", values
 
 
 def _chunks(

@@ -137,15 +137,16 @@ class OldTable:
         names = ", ".join(self._as_text(name) for name in COLUMNS)
         sql = (
             f"SELECT {names}, CASE WHEN scheduled_at > %s THEN 1 ELSE 0 END FROM {TABLE} "
-            f"WHERE id IN ({_marks(keys)}) ORDER BY created_at, id"
+            f"WHERE {self._among(keys)} ORDER BY created_at, id"
         )
         now = self.connection.ops.adapt_datetimefield_value(timezone.now())
-        return [OldRow._make(row) for row in self._select(sql, now, *(key.id for key in keys))]
+        ids = self._ids([key.id for key in keys])
+        return [OldRow._make(row) for row in self._select(sql, now, *ids)]
 
     def delete(self, ids: Collection[Any]) -> None:
         """Delete the rows of these ids."""
         if ids:
-            self._execute(f"DELETE FROM {TABLE} WHERE id IN ({_marks(ids)})", *ids)
+            self._execute(f"DELETE FROM {TABLE} WHERE {self._among(ids)}", *self._ids(ids))
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Return those of the ids, 32 hexadecimal digits each, that the table has a row for."""
@@ -173,6 +174,15 @@ class OldTable:
             self._execute(f"DROP TABLE {TABLE}")
             MigrationRecorder(self.connection).record_unapplied(*FIRST_MIGRATION)
         return True
+
+    def _among(self, ids: Collection[Any]) -> str:
+        """Return the condition that a row has one of these ids."""
+        if self._vendor == "postgresql":
+            return "id = ANY(%s)"  # a list of placeholders takes the driver long
+        return f"id IN ({_marks(ids)})"
+
+    def _ids(self, ids: Collection[Any]) -> list[Any]:
+        return [list(ids)] if self._vendor == "postgresql" else list(ids)
 
     def _as_text(self, name: str) -> str:
         return f"{name}::text" if name in _JSON and self._vendor == "postgresql" else name
