@@ -189,6 +189,20 @@ def test_rows_make_legal_moves_only(rows: Rows, move: str) -> None:
     assert all(target in legal[source] for source, target in expected.items())
 
 
+@pytest.mark.parametrize("move", [*BY_RELAYS, *BY_OTHERS])
+def test_every_change_of_a_row_is_dated(rows: Rows, move: str) -> None:
+    """`updated_at` is the moment of the last change, and stays where nothing changed."""
+    long_ago = timezone.now() - timedelta(days=1)
+    rows.events.update(updated_at=long_ago)
+    columns = [field.name for field in OutboxEvent._meta.fields if field.name != "updated_at"]
+    before = {row["id"]: row for row in rows.events.values(*columns)}
+    start = timezone.now()
+    {**BY_RELAYS, **BY_OTHERS}[move][0](rows)
+    changed = {row["id"] for row in rows.events.values(*columns) if row != before[row["id"]]}
+    for row in rows.events.all():
+        assert row.updated_at >= start if row.pk in changed else row.updated_at == long_ago
+
+
 @pytest.mark.parametrize("move", BY_RELAYS)
 def test_relay_without_its_lease_moves_nothing(rows: Rows, move: str) -> None:
     """Every change of a relay is fenced: without its row of `Relay` it changes no event."""

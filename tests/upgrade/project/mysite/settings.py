@@ -1,0 +1,31 @@
+"""Settings as 0.1.1 documents them; the test says where database and Redis are."""
+
+import json
+import os
+
+TOLD = json.loads(os.environ["UPGRADE_TEST"])
+
+SECRET_KEY = "project"
+USE_TZ = TOLD["use_tz"]
+TIME_ZONE = "America/Chicago"
+ROOT_URLCONF = "mysite.urls"
+ALLOWED_HOSTS = ["*"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES = {"default": TOLD["database"]}
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django_broadcaster",
+    "shop",
+]
+
+OUTBOX_PUBLISHERS = {
+    "redis": {
+        "BACKEND": "django_broadcaster.backends.RedisStreamBackend",
+        "OPTIONS": {**TOLD["redis"], "stream_name": TOLD["stream"]},
+    },
+    "audit": {
+        "BACKEND": "django_broadcaster.backends.RedisStreamBackend",
+        "OPTIONS": {**TOLD["redis"], "stream_name": f"{TOLD['stream']}-audit"},
+    },
+}
