@@ -24,6 +24,12 @@ from .old_version import old_python
 PROJECT = Path(__file__).resolve().parent / "project"
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
+WORKER_SETTINGS = False
+"""Whether this version understands OUTBOX_WORKER and the OUTBOX_RETENTION of 0.1.1."""
+
+CONFIG_FIELDS = False
+"""Whether the items of `publisher_config` are fields of an entry in a stream."""
+
 
 class Project:
     """The project in one database, with streams of its own; its code is the same all the time."""
@@ -36,6 +42,7 @@ class Project:
         told = {
             "database": place,
             "use_tz": use_tz,
+            "worker_settings": WORKER_SETTINGS,
             "stream": self.stream,
             "redis": {
                 "host": url.hostname,
@@ -71,12 +78,27 @@ class Project:
         """Return the events in a stream as they arrived, with `event_id` of the entry."""
         found = self._redis.xrange(f"{self.stream}{suffix}")
         events = [{**fields, **json.loads(fields["cloud_event"])} for _, fields in found]
+        for event in events:
+            del event["cloud_event"]
         assert all(event["event_id"] == event["id"] for event in events)
         return events
 
+    def listed(self) -> list[dict[str, Any]]:
+        """Return what the project's own backend was given."""
+        return [json.loads(each) for each in self._redis.lrange(f"{self.stream}-list", 0, -1)]
+
+    def handled(self) -> list[str]:
+        """Return what the project's handlers have written down."""
+        return list(self._redis.lrange(f"{self.stream}-list-handled", 0, -1))
+
+    def count(self) -> int:
+        """Return how many events the handler of all events has counted."""
+        return int(self._redis.get(f"{self.stream}-list-count") or 0)
+
     def forget(self) -> None:
         """Delete the streams."""
-        self._redis.delete(self.stream, f"{self.stream}-audit")
+        for key in self._redis.keys(f"{self.stream}*"):
+            self._redis.delete(key)
         self._redis.close()
 
     def _run(self, command: list[str], env: dict[str, str]) -> str:

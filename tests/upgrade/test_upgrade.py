@@ -13,14 +13,14 @@ from django.db import connections
 from tests.support.databases import DATABASES
 from tests.support.waiting import wait_until
 
-from .projects import Project, project_on
+from .projects import CONFIG_FIELDS, Project, project_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PLACE = """
 from django.test import Client
-for number, query in {orders}:
-    answer = Client().get(f"/orders/{{number}}/", query)
+for path, query in {pages}:
+    answer = Client().get(f"/orders/{{path}}/", query)
     assert answer.content == b"ok", answer.content
 """
 
@@ -28,22 +28,28 @@ STATES = """
 import json
 from django.utils import timezone
 from django_broadcaster.models import OutboxEvent
-events = {event.data["number"]: event for event in OutboxEvent.objects.all()}
+rows = list(OutboxEvent.objects.all())
+events = {event.data["number"]: event for event in rows if event.event_type == "order.created"}
 OutboxEvent.objects.filter(pk=events[5].pk).update(status="processing")
 events[6].increment_retry("no connection")
 OutboxEvent.objects.filter(pk=events[6].pk).update(scheduled_at=timezone.now())
 events[7].mark_as_failed("rejected")
 events[8].increment_retry("no connection")
-print(json.dumps({number: str(event.pk) for number, event in events.items()}))
+print(json.dumps({str(event.pk): [event.event_type, event.data["number"]] for event in rows}))
 """
 
 READ = """
 import json
 from django_broadcaster.models import OutboxEvent
-print(json.dumps([
-    [event.data["number"], event.status, event.event_id, event.last_error]
-    for event in OutboxEvent.objects.order_by("id")
-]))
+rows = OutboxEvent.objects.order_by("id").values_list("event_id", "status", "last_error")
+print(json.dumps(list(map(list, rows))))
+"""
+
+NUMBERS = """
+import json
+from django_broadcaster.models import OutboxEvent
+rows = OutboxEvent.objects.order_by("id")
+print(json.dumps([row.data["number"] for row in rows if row.publisher_backend == "redis"]))
 """
 
 
@@ -54,9 +60,9 @@ def project(database: str, use_tz: bool, tmp_path: Path) -> Iterator[Project]:
         yield project
 
 
-def place(*orders: tuple[int, dict[str, str]]) -> str:
-    """Return a script that calls the project's view."""
-    return PLACE.format(orders=list(orders))
+def place(*orders: int | str, **query: str) -> str:
+    """Return a script that calls the project's views: `3` places an order, `3/complete` another."""
+    return PLACE.format(pages=[(order, query) for order in orders])
 
 
 def last_line(output: str) -> Any:
@@ -77,36 +83,59 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
 def test_every_event_of_0_1_1_arrives_exactly_once(project: Project) -> None:
     """Whatever state 0.1.1 left it in; then the same code publishes with this version."""
     project.old("migrate")
-    project.old_script(place(*((number, {}) for number in range(3))))
+    project.old_script(place(0, 1, 2))
     project.old("outbox_worker", "--max-iterations", "1", "--interval", "0")
-    waiting = [(number, {}) for number in range(3, 9)]
-    project.old_script(place(*waiting, (9, {"backend": "audit"}), (10, {"later": "1"}), (11, {})))
-    ids = {int(number): pk for number, pk in last_line(project.old_script(STATES)).items()}
+    project.old_script(place(*range(3, 9)))
+    project.old_script(place(9, backend="audit") + place(10, later="1"))
+    project.old_script(place(12, 13, 14, backend="list"))
+    project.old_script(place("3/complete", "4/delete", 11) + place(15, tenant="t"))
+    ids = last_line(project.old_script(STATES))
     assert numbers(project.entries()) == [0, 1, 2]
+    handled = project.handled()
+    assert project.count() == len(ids)
 
     told = project.new("migrate")
-    assert "Moved 12 events: 1 failed, 6 pending, 3 published, 2 scheduled." in told
+    assert "Moved 18 events: 1 failed, 12 pending, 3 published, 2 scheduled." in told
     project.new("outbox_worker", "--drain")
 
-    assert numbers(project.entries()) == [0, 1, 2, 3, 4, 5, 6, 11]
+    expected = [0, 1, 2, 3, 4, 5, 6, 3, 4, 11, 15]
+    assert numbers(project.entries()) == expected
     assert numbers(project.entries("-audit")) == [9]
-    arrived = [*project.entries(), *project.entries("-audit")]
-    assert {event["data"]["number"]: event["id"] for event in arrived} == {
-        number: ids[number] for number in (*range(7), 9, 11)
-    }
+    arrived = [*project.entries(), *project.entries("-audit"), *project.listed()]
+    assert all(ids[event["id"]] == [event["type"], event["data"]["number"]] for event in arrived)
+    assert len({event["id"] for event in arrived}) == len(arrived)
     assert all(event["source"] == "order-service" for event in arrived)
     assert all(event["data"]["note"] == "é" for event in arrived)
-    rows = {row[0]: row[1:] for row in last_line(project.new("shell", "-c", READ))}
-    assert rows[7] == ["failed", ids[7], "rejected"]
-    assert rows[8][:2] == ["scheduled", ids[8]]
-    assert rows[10][:2] == ["scheduled", ids[10]]
-    assert {rows[number][0] for number in (*range(7), 9, 11)} == {"published"}
+    if CONFIG_FIELDS:
+        assert [event.get("tenant") for event in project.entries()] == [None] * 10 + ["t"]
+    states = {row[0]: row[1:] for row in last_line(project.new("shell", "-c", READ))}
+    assert set(states) == set(ids)
+    by_number = {ids[event_id][1]: state for event_id, state in states.items()}
+    assert by_number[7] == ["failed", "rejected"]
+    assert by_number[8] == ["scheduled", "no connection"]
+    assert by_number[10] == ["scheduled", ""]
+    # Their handlers have run as they were published.
+    assert project.handled() == handled
 
-    project.new("shell", "-c", place((20, {"backend": "redis"})))
+    # A backend of the project's own may refuse; the event is due again a moment later.
+    wait_until(lambda: len(drained(project)) == 3, 60, "the event that was refused")
+    assert sorted(numbers(project.listed())) == [12, 13, 14]
+
+    project.new("shell", "-c", place(20, "20/complete"))
+    assert project.handled() == handled
     project.new("outbox_worker", "--drain")
-    assert numbers(project.entries()) == [0, 1, 2, 3, 4, 5, 6, 11, 20]
-    assert "Moved 0 events" not in project.new("migrate")
+    assert numbers(project.entries()) == [*expected, 20, 20]
+    assert sorted(project.handled()[len(handled) :]) == [
+        "order.completed order-service done 20",
+        "order.created order-service order-20 20",
+    ]
     assert "no rows" in project.new("outbox_upgrade")
+
+
+def drained(project: Project) -> list[dict[str, Any]]:
+    """Return what the project's own backend has been given once a relay has nothing to do."""
+    project.new("outbox_worker", "--drain")
+    return project.listed()
 
 
 def test_a_new_project_notices_nothing(database: str, tmp_path: Path) -> None:
@@ -121,12 +150,13 @@ def test_a_project_can_go_back_to_0_1_1(database: str, tmp_path: Path) -> None:
     """Events that were not delivered are 0.1.1's again, also new ones, and it delivers them."""
     with project_on(database, tmp_path) as project:
         project.old("migrate")
-        project.old_script(place((1, {})))
+        project.old_script(place(1))
         project.new("migrate")
-        project.new("shell", "-c", place((2, {"backend": "redis"})))
+        project.new("shell", "-c", place(2, backend="redis"))
+        project.new("outbox_worker", "--drain", "--backend", "handlers")
         assert "Moved 2 events: 2 pending." in project.new("outbox_upgrade", "--back")
         project.old("migrate")
-        project.old_script(place((3, {})))
+        project.old_script(place(3))
         project.old("outbox_worker", "--max-iterations", "1", "--interval", "0")
         assert numbers(project.entries()) == [1, 2, 3]
         project.new("migrate")
@@ -139,7 +169,7 @@ def test_migrating_backwards_returns_the_events(database: str, tmp_path: Path) -
     """`migrate django_broadcaster zero` drops our tables, and loses no undelivered event."""
     with project_on(database, tmp_path) as project:
         project.old("migrate")
-        project.old_script(place((1, {}), (2, {})))
+        project.old_script(place(1, 2))
         project.new("migrate")
         project.new("migrate", "django_broadcaster", "zero")
         project.old("outbox_worker", "--max-iterations", "1", "--interval", "0")
@@ -187,7 +217,7 @@ def test_publishers_of_0_1_1_go_on_while_events_move(committing: None, tmp_path:
             assert writer.wait(30) == 0
         project.new("outbox_upgrade")
         assert "no rows" in project.new("outbox_upgrade")
-        rows = last_line(project.new("shell", "-c", READ))
-        assert sorted(row[0] for row in rows) == [*range(-5000, 0), *range(1, count() + 1)]
-        published = [row[0] for row in rows if row[0] > 0]
+        found = last_line(project.new("shell", "-c", NUMBERS))
+        assert sorted(found) == [*range(-5000, 0), *range(1, count() + 1)]
+        published = [number for number in found if number > 0]
         assert published == sorted(published)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from django_broadcaster import sealing
+from django_broadcaster.backends.handler import HANDLERS, backends
 from django_broadcaster.conf import conf
 
 from .old_table import Key, OldRow, OldTable
@@ -48,8 +49,11 @@ def move_events(using: str, progress: Progress = lambda count: None) -> Report:
 
 
 def default_alias() -> str:
-    """Return the backend of events that name none: `default`, or the first that is configured."""
-    aliases = list(conf.PUBLISHERS)
+    """Return the backend of events that name none: `default`, or the first that is configured.
+
+    As `publish_event` chooses without a route; routes are newer than these events.
+    """
+    aliases = backends.aliases()
     return "default" if "default" in aliases or not aliases else aliases[0]
 
 
@@ -59,6 +63,7 @@ class _Mover:
     def __init__(self, old: OldTable, report: Report) -> None:
         self._old = old
         self._report = report
+        self._aliases = backends.aliases()
         self._connection = old.connection
         self._writer = Writer(old.connection)
 
@@ -121,7 +126,7 @@ class _Mover:
         report.invalid += became_invalid
         if row.status in ("pending", "scheduled"):
             report.default += not old.publisher_backend
-            if row.publisher_backend not in conf.PUBLISHERS:
+            if row.publisher_backend not in self._aliases:
                 report.unknown[row.publisher_backend] += 1
 
 
@@ -174,7 +179,7 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
         old.begin_writing()
         cursor.execute(sql, [last, BATCH])
         rows = [Undelivered._make(row) for row in cursor.fetchall()]
-        made = [(row, *old_values(row)) for row in rows]
+        made = [(row, *_values_back(row)) for row in rows]
         taken = old.known([values[0] for _, values, _ in made if values])
         ids, inserted = [], []
         for row, values, reason in made:
@@ -194,3 +199,9 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
             )
     report.moved.update(moved)
     return rows
+
+
+def _values_back(row: Undelivered) -> tuple[list[Any] | None, str]:
+    if row.publisher_backend == HANDLERS and HANDLERS not in conf.PUBLISHERS:
+        return None, f"its handlers have not run; run outbox_worker --drain --backend {HANDLERS}"
+    return old_values(row)
