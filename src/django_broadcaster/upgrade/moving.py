@@ -38,7 +38,8 @@ def move_events(using: str, progress: Progress = lambda count: None) -> Report:
         progress: Receives the number of rows of each batch.
     """
     old = OldTable(using)
-    report = Report(default_alias=default_alias())
+    # As a publish call without a route; routes are newer than these events.
+    report = Report(default_alias=backends.default_alias() or "default")
     if not old.exists() or old.is_empty():
         return report
     old.prepare()
@@ -46,15 +47,6 @@ def move_events(using: str, progress: Progress = lambda count: None) -> Report:
         _Mover(old, report).move(delivered=delivered, progress=progress)
     report.left = sum(old.counts().values())
     return report
-
-
-def default_alias() -> str:
-    """Return the backend of events that name none: `default`, or the first that is configured.
-
-    As `publish_event` chooses without a route; routes are newer than these events.
-    """
-    aliases = backends.aliases()
-    return "default" if "default" in aliases or not aliases else aliases[0]
 
 
 class _Mover:
