@@ -276,6 +276,26 @@ def test_many_rows_move_in_batches(database: str, old_events: Any) -> None:
     assert list(outbox(database)) == [str(n) for n in range(1, 1202)]
 
 
+def test_publishers_that_go_on_do_not_keep_a_move_from_ending(
+    database: str, old_events: Any
+) -> None:
+    """Rows that are written while others move are left for the next run, and reported."""
+    make(old_events, "a")
+    make(old_events, "done", status="published", published_at=timezone.now())
+    written: list[str] = []
+
+    def publish(_: int) -> None:
+        assert len(written) < 10, "the move does not end"
+        written.append(f"new {len(written)}")
+        make(old_events, written[-1])
+
+    report = move_events(database, publish)
+    assert list(outbox(database)) == ["a", "done"]
+    assert report.left == len(written) == 2
+    move_events(database)
+    assert list(outbox(database)) == ["a", "done", *written]
+
+
 def test_large_payloads_are_read_few_at_a_time(database: str, old_events: Any) -> None:
     """Rows of a megabyte each do not come into memory by the hundred."""
     for number in range(9):

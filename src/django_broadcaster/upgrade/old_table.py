@@ -72,6 +72,7 @@ class OldTable:
             skip = features.has_select_for_update_skip_locked
             self._lock = " FOR UPDATE SKIP LOCKED" if skip else " FOR UPDATE"
         self._hint = ""
+        self._last: Any = None
 
     def exists(self) -> bool:
         """Return True if the table is there and has the columns of 0.1.1.
@@ -95,7 +96,12 @@ class OldTable:
         return not self._select(f"SELECT 1 FROM {TABLE} LIMIT 1")
 
     def prepare(self) -> None:
-        """Make sure that a batch is found by the index on `created_at`, also among many rows."""
+        """Settle which rows are to move: those that are there now, found by their `created_at`.
+
+        Publishers that go on could otherwise keep a move from ever ending. Batches have to use the
+        index on that column, also among many rows.
+        """
+        [(self._last,)] = self._select(f"SELECT MAX(created_at) FROM {TABLE}")
         if self._vendor == "postgresql":
             self._execute(f"ANALYZE {TABLE}")  # stops no writer; PostgreSQL takes no hints
             return
@@ -121,8 +127,8 @@ class OldTable:
         """
         size = "pg_column_size(data)" if self._vendor == "postgresql" else "LENGTH(data)"
         group = "IN" if delivered else "NOT IN"
-        conditions = f"status {group} (%s, %s)"
-        values: list[Any] = [*DELIVERED]
+        conditions = f"status {group} (%s, %s) AND created_at <= %s"
+        values: list[Any] = [*DELIVERED, self._last]
         if after is not None:
             conditions += " AND created_at >= %s AND (created_at > %s OR id > %s)"
             values += [after.created_at, after.created_at, after.id]

@@ -52,4 +52,4 @@ class Report:
         if len(self.refused) > MOST_NAMED:
             yield f"Could not move {len(self.refused) - MOST_NAMED:,} further events."
         if self.left:
-            yield f"{self.left:,} rows are left; run manage.py outbox_upgrade to try them again."
+            yield f"{self.left:,} rows are left; run manage.py outbox_upgrade to move them."
