@@ -71,6 +71,7 @@ class FickleArchive(Archive):
 
 
 STRICT = f"{__name__}.StrictBackend"
+REDIS = "django_broadcaster.backends.RedisStreamBackend"
 TABLE = "django_broadcaster.archives.TableArchive"
 FILE = "django_broadcaster.archives.FileArchive"
 
@@ -107,6 +108,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (publishers(OPTION={}), "E004", "rename 'OPTION' to 'OPTIONS'"),
     (publishers(retry={}), "E004", "rename 'retry' to 'RETRY'"),
     (publishers(COLOUR="red"), "E004", "remove 'COLOUR'. Known keys: 'BACKEND'"),
+    (backend(REDIS), "W004", "OUTBOX_PUBLISHERS['default']['OPTIONS']['max_len'] = None"),
+    (publishers(BACKEND=REDIS, OPTIONS={"max_len": 5}), "W004", "['django_broadcaster.W004']"),
+    (publishers(BACKEND=REDIS, OPTIONS={"timeout": 5}), "E006", "'timeout' to 'socket_timeout'"),
     ({"OUTBOX_PUBLISHERS": {"default": {}}}, "E005", "['BACKEND'] = 'django_broadcaster"),
     (backend("django_broadcaster.backends.RedisBackend"), "E005", "backends.RedisStreamBackend'"),
     (backend("no.such.module"), "E005", "subclass of django_broadcaster.backends.PublisherB"),
@@ -228,6 +232,7 @@ RIGHT: list[dict[str, Any]] = [
     {"OUTBOX_RETENTION": None, "OUTBOX_INBOX_RETENTION": None},
     {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
     {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},
+    publishers(BACKEND=REDIS, OPTIONS={"max_len": None, "connect_timeout": 1, "socket_timeout": 1}),
     publishers(RETENTION=0),
     publishers(RETENTION=None),
     publishers(RETENTION={"published": timedelta(days=1), "failed": 86400, "cancelled": None}),
@@ -373,9 +378,8 @@ def test_a_plain_value_is_shown() -> None:
     """What is wrong with a number or a word is seen when one sees it."""
     (message,) = found(**publishers(OPTIONS={"max_len": -4711, "password": "x"}))
     assert "max_len: must be 1 or more, not -4711" in message.msg
-    redis = "django_broadcaster.backends.RedisStreamBackend"
     options = {"content_mode": "batch", "password": SECRET}
-    (message,) = found(**publishers(BACKEND=redis, OPTIONS=options))
+    (message,) = found(**publishers(BACKEND=REDIS, OPTIONS=options))
     assert "'batch'" in message.msg
 
 

@@ -76,7 +76,8 @@ def stored(client: redis.Redis, stream: str) -> list[Fields]:
 class TestStructured(BackendContract):
     """Through a proxy, so that the shared server can be away."""
 
-    config = {"stream_name": "elsewhere", "max_len": 1000}
+    config = {"stream_name": "elsewhere", "max_len": 1000, "tenant": "acme"}
+    refused_config = {"event_id": "other"}
     content_mode = "structured"
 
     @pytest.fixture(autouse=True)

@@ -42,6 +42,7 @@ E061      `OUTBOX_REDACTOR` is not the dotted path of a function
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
 W003      a backend's client library is not installed
+W004      a backend trims its Redis stream, also of entries that no consumer has read
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
 W070      events of 0.1.1 are left in its table `outbox_events` (a database check)
 ========= ==================================================================================
@@ -62,6 +63,7 @@ CHECKS = (
     publishers.check_publishers,
     publishers.check_backends,
     publishers.check_client_libraries,
+    publishers.check_trimming,
     policies.check_retry,
     policies.check_backend_retries,
     policies.check_circuit,
