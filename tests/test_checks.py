@@ -96,6 +96,16 @@ def routes(routes: object) -> dict[str, Any]:
     return {**publishers(), "OUTBOX_ROUTES": routes}
 
 
+def worker(**items: object) -> dict[str, Any]:
+    """Return a valid backend, and OUTBOX_WORKER of version 0.1."""
+    return {**publishers(), "OUTBOX_WORKER": items}
+
+
+def former_retention(**items: object) -> dict[str, Any]:
+    """Return a valid backend, and OUTBOX_RETENTION as in version 0.1."""
+    return {**publishers(), "OUTBOX_RETENTION": {"PUBLISHED_RETENTION_DAYS": 3, **items}}
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     # settings, id, a part of the hint
     ({"OUTBOX_PUBLISHERS": {}}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
@@ -158,6 +168,39 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_RETENTION": "7 days"}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
     ({"OUTBOX_RETENTION": float("inf")}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
     ({"OUTBOX_RETENTION": timedelta.max}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    (
+        {"OUTBOX_RETENTION": {"failed": -1}},
+        "E016",
+        "OUTBOX_RETENTION['failed'] = timedelta(days=7)",
+    ),
+    ({"OUTBOX_RETENTION": {"canceled": 5}}, "E016", "rename 'canceled' to 'cancelled'"),
+    ({"OUTBOX_MAX_RETRIES": -1}, "E029", "OUTBOX_MAX_RETRIES = 3"),
+    ({"OUTBOX_MAX_RETRIES": "3"}, "E029", "OUTBOX_MAX_RETRIES = 3"),
+    ({"OUTBOX_WORKER": []}, "E027", "OUTBOX_BATCH_SIZE and OUTBOX_POLL_INTERVAL instead"),
+    (worker(BATCH_SIZES=5), "E027", "rename 'BATCH_SIZES' to 'BATCH_SIZE'"),
+    (worker(BATCH_SIZE=0), "E027", "OUTBOX_WORKER['BATCH_SIZE'] = 100"),
+    (worker(BATCH_SIZE="100"), "E027", "OUTBOX_WORKER['BATCH_SIZE'] = 100"),
+    (worker(SLEEP_TIME=0), "E027", "OUTBOX_WORKER['SLEEP_TIME'] = 5"),
+    (worker(SLEEP_TIME=float("nan")), "E027", "OUTBOX_WORKER['SLEEP_TIME'] = 5"),
+    (worker(MAX_RETRIES=-1), "E027", "OUTBOX_WORKER['MAX_RETRIES'] = 3"),
+    (worker(MAX_RETRIES=True), "E027", "OUTBOX_WORKER['MAX_RETRIES'] = 3"),
+    (worker(RETRY_BACKOFF="yes"), "E027", "OUTBOX_WORKER['RETRY_BACKOFF'] = True"),
+    (worker(BATCH_SIZE=7), "I001", "Write OUTBOX_BATCH_SIZE = 7 instead of it."),
+    ({**worker(BATCH_SIZE=7), "OUTBOX_BATCH_SIZE": 8}, "I001", "Remove it."),
+    (worker(), "I001", "Remove it."),
+    (
+        former_retention(PUBLISHED_RETENTION=7),
+        "E028",
+        "rename 'PUBLISHED_RETENTION' to 'PUBLISHED_",
+    ),
+    (former_retention(CLEANUP_PUBLISHED=0), "E028", "OUTBOX_RETENTION['CLEANUP_PUBLISHED'] = True"),
+    (former_retention(FAILED_RETENTION_DAYS=-1), "E028", "['FAILED_RETENTION_DAYS'] = 30"),
+    (
+        former_retention(FAILED_RETENTION_DAYS=timedelta(days=1)),
+        "E028",
+        "['FAILED_RETENTION_DAYS'] = 30",
+    ),
+    (former_retention(), "I002", "OUTBOX_RETENTION = {'published': timedelta(days=3)}"),
     ({"OUTBOX_INBOX_RETENTION": 0}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_INBOX_RETENTION": False}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_HISTORY_RETENTION": 0}, "E026", "OUTBOX_HISTORY_RETENTION = timedelta(days="),
@@ -233,6 +276,7 @@ RIGHT: list[dict[str, Any]] = [
     {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
     {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},
     publishers(BACKEND=REDIS, OPTIONS={"max_len": None, "connect_timeout": 1, "socket_timeout": 1}),
+    {"OUTBOX_RETENTION": {"failed": timedelta(days=1), "cancelled": None}, "OUTBOX_MAX_RETRIES": 0},
     publishers(RETENTION=0),
     publishers(RETENTION=None),
     publishers(RETENTION={"published": timedelta(days=1), "failed": 86400, "cancelled": None}),
@@ -326,7 +370,7 @@ def test_every_setting_has_a_check() -> None:
 
 def test_every_id_is_documented_and_tested() -> None:
     """The ids in the package's docstring are those that the tests produce."""
-    documented = set(re.findall(r"^([EW]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
+    documented = set(re.findall(r"^([EWI]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
 
     assert documented == {number for _, number, _ in WRONG} | {"E024", "E043", "W003"}
 

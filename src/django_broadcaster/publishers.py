@@ -23,6 +23,7 @@ from .models import OutboxEvent
 from .publishing import (
     BATCH_SIZE,
     MAX_RETRIES,
+    RETRIES_OF_SETTINGS,
     PublishCall,
     event_from,
     event_of,
@@ -61,7 +62,7 @@ class OutboxPublisher:
         subject: str = "",
         backend: str | None = None,
         scheduled_at: datetime | None = None,
-        max_retries: int = 3,
+        max_retries: int = RETRIES_OF_SETTINGS,
         publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
         *,
         event_id: str | None = None,
@@ -80,7 +81,7 @@ class OutboxPublisher:
         backend: an alias of OUTBOX_PUBLISHERS. None goes by OUTBOX_ROUTES, else to the alias
             `default`, else to the only one.
         scheduled_at: deliver not before this moment; now unless given.
-        max_retries: attempts after the first one; 0 tries once.
+        max_retries: attempts after the first one; 0 tries once. OUTBOX_MAX_RETRIES unless given.
         publisher_config: options of this one event; each backend lists the keys it knows.
         event_id: publishing the same (source, event_id) to a backend twice writes one row and
             returns it. A UUIDv7 unless given.
@@ -121,7 +122,7 @@ class OutboxPublisher:
         cloud_event: CloudEvent,
         backend: str | None = None,
         scheduled_at: datetime | None = None,
-        max_retries: int = 3,
+        max_retries: int = RETRIES_OF_SETTINGS,
         publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
         *,
         partition_key: str | None = None,
@@ -150,7 +151,7 @@ class OutboxPublisher:
         *,
         backend: str | None = None,
         scheduled_at: datetime | None = None,
-        max_retries: int = 3,
+        max_retries: int = RETRIES_OF_SETTINGS,
         publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
         using: str | None = None,
         batch_size: int = BATCH_SIZE,

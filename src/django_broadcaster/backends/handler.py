@@ -12,7 +12,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
 from django_broadcaster.redaction import hiding
 from django_broadcaster.registry import event_registry
-from django_broadcaster.retention import RetentionPolicy
+from django_broadcaster.retention import RetentionPolicy, by_status
 from django_broadcaster.retry import RetryPolicy
 
 from .base import MessageBackend, PublisherBackend
@@ -143,9 +143,9 @@ class BackendHandler:
         return bool(self.entry(alias).get("ON_EXHAUSTED", "skip") == "block")
 
     def retention(self, alias: str) -> RetentionPolicy:
-        """Return how long the backend's events are kept: its RETENTION, or OUTBOX_RETENTION."""
-        value = self.entry(alias).get("RETENTION", conf.RETENTION)
-        return RetentionPolicy.of(value, default=conf.RETENTION)
+        """Return how long the backend's events are kept: its RETENTION over OUTBOX_RETENTION."""
+        own = self.entry(alias).get("RETENTION", {})
+        return RetentionPolicy.of({**by_status(conf.RETENTION), **by_status(own)})
 
     def reset(self) -> None:
         """Close and forget every instance."""

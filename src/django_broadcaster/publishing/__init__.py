@@ -8,7 +8,7 @@ chunks, and `model_rows` for what is written through the model.
 """
 
 from .call import PublishCall, event_from, event_of
-from .columns import MAX_RETRIES
+from .columns import MAX_RETRIES, RETRIES_OF_SETTINGS
 from .many import BATCH_SIZE, publish_many
 from .model_rows import announce, fill_in
 from .one import publish_one
@@ -16,6 +16,7 @@ from .one import publish_one
 __all__ = [
     "BATCH_SIZE",
     "MAX_RETRIES",
+    "RETRIES_OF_SETTINGS",
     "PublishCall",
     "announce",
     "event_from",
