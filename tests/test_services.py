@@ -149,7 +149,7 @@ def test_a_second_start_leaves_what_runs(left: Left) -> None:
     before = left.identity
     again = left.start()
     assert again.returncode == 0
-    assert "run already" in again.stdout
+    assert "they run already" in again.stdout
     assert left.identity == before
 
 

@@ -85,6 +85,11 @@ class Keeper:
         except Busy:
             return True
 
+    def addresses(self) -> dict[str, str]:
+        """Return the servers that were there when it began to hold, by their variables."""
+        lines = self._ready.read_text().splitlines() if self._ready.exists() else []
+        return {name: url for name, _, url in (line.partition("=") for line in lines)}
+
     def _follow(self, process: subprocess.Popen[bytes]) -> int:
         """Pass on what the process says until it holds its servers or has ended."""
         with self._log.open("rb") as log:

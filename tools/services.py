@@ -282,8 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start_and_leave(options: argparse.Namespace) -> int:
     keeper = Keeper(options.state)
     if keeper.runs():
-        if all(_answers(SERVICES[name]) for name in options.only):
-            say("all of them run already")
+        held = keeper.addresses()
+        if all(_still_runs(SERVICES[name], held) for name in options.only):
+            say("they run already; what is missing is tried again after `services.py stop`")
             return 0
         if status := keeper.stop():
             return status
@@ -294,10 +295,11 @@ def _start_and_leave(options: argparse.Namespace) -> int:
     return status
 
 
-def _answers(service: Service) -> bool:
-    """Whether a server is where its address says, or none is wanted."""
+def _still_runs(service: Service, held: Mapping[str, str]) -> bool:
+    """Whether a server answers that was there, or was not to be had, when `start` ended."""
+    url = held.get(service.variable)
     try:
-        return not service.address or bool(probe(service, service.address))
+        return url is not None and (not url or bool(probe(service, url)))
     except NoAnswer:
         return False
 
