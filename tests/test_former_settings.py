@@ -163,7 +163,7 @@ def test_events_have_the_retries_of_the_settings(database: str) -> None:
 
     def publish(**retries: int) -> list[int]:
         OutboxEvent.objects.using(database).all().delete()
-        event = CloudEvent(type="order.placed", source="/shop")
+        event = CloudEvent("order.placed", "/shop")
         publisher.publish_event("order.placed", "/shop", using=database, **retries)  # type: ignore[arg-type]
         publisher.publish_cloud_event(event, using=database, **retries)  # type: ignore[arg-type]
         publisher.publish_events(

@@ -88,11 +88,11 @@ def test_items_of_the_config_are_fields_of_the_entry(
     """They come as text after the documented fields, and `stream_name` is none of them."""
     backend = make(stream_name=stream, content_mode=mode)
     plain = make_message(data={"total": 1})
-    backend.publish(plain)
+    backend.send(plain)
     more = make_message(
         plain.event, config={**FURTHER, "stream_name": f"{stream}-2", "max_len": None}
     )
-    backend.publish(more)
+    backend.send(more)
     ((documented,), (entry,)) = (fields_of(client, name) for name in (stream, f"{stream}-2"))
     assert list(entry.items()) == [*documented.items(), *AS_TEXT.items()]
 
@@ -163,7 +163,7 @@ def test_row_that_no_publish_call_has_judged_is_rejected_alone(
         *numbers(1, "a"),
         *numbers(1, "b"),
     ]
-    outcomes = make(stream_name=stream).publish_batch(messages)
+    outcomes = make(stream_name=stream).send_batch(messages)
     assert kinds(outcomes) == [None, Rejected, Held, None]
     assert f"publisher_config: '{key}'" in str(outcomes[1])
     assert [each["event_id"] for each in fields_of(client, stream)] == [
@@ -188,7 +188,7 @@ def test_field_over_the_servers_limit_is_rejected_alone(
         server.command("CONFIG", "SET", "proto-max-bulk-len", 2**20)
         backend = make(url=server.url, content_mode=mode)
         messages = [*numbers(1, "a"), make_message(**large), *numbers(1, "a")]
-        outcomes = backend.publish_batch(messages)
+        outcomes = backend.send_batch(messages)
         assert kinds(outcomes) == [None, Rejected, None]
         assert "proto-max-bulk-len" in str(outcomes[1])
         assert server.command("XLEN", "events") == 2
@@ -202,7 +202,7 @@ def test_order_stays_with_and_without_further_fields(
     configs = [{}, {"tenant": "a"}, {"tenant": "b", "shard": 1}]
     messages = [make_message(partition_key="key", config=configs[n % 3]) for n in range(300)]
     backend = make(stream_name=stream, content_mode=mode)
-    assert backend.publish_batch(messages) == [None] * 300
+    assert backend.send_batch(messages) == [None] * 300
     stored = fields_of(client, stream)
     assert [each["event_id"] for each in stored] == [each.event_id for each in messages]
     assert [each.get("tenant") for each in stored] == [None, "a", "b"] * 100
