@@ -167,6 +167,20 @@ def test_make_has_the_targets_that_are_named() -> None:
     assert [each for each in named if each[1] not in targets] == []
 
 
+def test_no_page_installs_a_package_of_the_past() -> None:
+    """What a page installs is the repository, or 1.0 and later: 0.1 on PyPI is another program."""
+    commands = [
+        (_name(page), command)
+        for page in PAGES
+        for command in re.findall(
+            r"^\$ (.*\bdjango-broadcaster\b.*)", page.read_text(), re.MULTILINE
+        )
+        if "install" in command
+    ]
+    assert {"README.md", "docs/tutorial/first-event.md"} <= {page for page, _ in commands}
+    assert [each for each in commands if not re.search(r" @ git\+|\]>=1\.0\"", each[1])] == []
+
+
 def _links() -> Iterator[tuple[Path, str, str]]:
     for page in PAGES:
         text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
