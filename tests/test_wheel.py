@@ -112,7 +112,7 @@ def test_the_wheel_has_everything_and_no_more(wheel: Path) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-event.md"])
 def test_a_newcomer_installs_the_repository(page: str, tmp_path: Path) -> None:
-    """The command of the page brings what is committed here, at a version that its extras accept."""
+    """The command of a page brings what is committed here, at a version that extras accept."""
     found = re.search(r'^\$ pip install "(.*git\+.*)"', (ROOT / page).read_text(), re.MULTILINE)
     assert found
     if not (ROOT / ".git").exists():
