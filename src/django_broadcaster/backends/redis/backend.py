@@ -33,7 +33,7 @@ cuts the connection of a client that makes it hold too much (`client-query-buffe
 
 
 class RedisStreamBackend(BindingBackend):
-    """Appends events to a stream. Options are keyword arguments, or one dictionary of them.
+    """Appends events to a stream.
 
     host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
     username, password: where the server wants them, and the URL has none.
@@ -71,8 +71,6 @@ class RedisStreamBackend(BindingBackend):
 
     def __init__(
         self,
-        config: Mapping[str, Any] | None = None,
-        /,
         *,
         host: str = "localhost",
         port: int = 6379,
@@ -99,9 +97,6 @@ class RedisStreamBackend(BindingBackend):
         ssl_check_hostname: bool = True,
         **options: Any,
     ) -> None:
-        if config is not None:
-            RedisStreamBackend.__init__(self, **{"alias": "default", **config})
-            return
         super().__init__(**options)
         self.stream_name, self.max_len = stream_name, max_len
         self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
