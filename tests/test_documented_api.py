@@ -64,6 +64,7 @@ def outbox(database: str, settings: Settings) -> Iterator[str]:
     """A project whose events go to the mailbox and to handlers, on each database in turn."""
     settings.DATABASE_ROUTERS = [OneDatabase(database)]
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": MAILBOX, "OPTIONS": {"box": "in"}}}
+    settings.OUTBOX_ROUTES = None  # as where a project does not know of it
     settings.OUTBOX_WORKER = {
         "BATCH_SIZE": 100,
         "SLEEP_TIME": 5,
@@ -78,7 +79,10 @@ def outbox(database: str, settings: Settings) -> Iterator[str]:
     known = list(event_registry)
     event_registry.clear_handlers()
     Mailbox.received, Mailbox.answer = [], staticmethod(lambda event: True)
+    default = connections["default"]
+    connections["default"] = connections[database]  # for a `transaction.atomic()` of the project's
     yield database
+    connections["default"] = default
     event_registry.clear_handlers()
     for handler in known:
         for pattern in handler.patterns:
@@ -662,10 +666,11 @@ def test_code_of_a_custom_backend(outbox: str) -> None:
         backend = QueueBackend({"queue_name": "orders"})
         publisher._backends["queue"] = backend
         publisher.publish_event("order.paid", "order-service", {"n": 1}, backend="queue")
+        published = publisher.process_pending_events(batch_size=100)
         publisher.publish_event(
             "order.paid", "order-service", backend="queue", publisher_config={"refuse": True}
         )
-        published = publisher.process_pending_events(batch_size=100)
+        publisher.process_pending_events(batch_size=100)
         """
     )
     try:
