@@ -24,6 +24,7 @@ from .publishing import (
     BATCH_SIZE,
     MAX_RETRIES,
     PublishCall,
+    asynchronous,
     event_from,
     event_of,
     publish_many,
@@ -184,6 +185,10 @@ class OutboxPublisher:
             max_retries=max_retries,
             publisher_config=publisher_config,
         )
+
+    apublish_event = asynchronous(publish_event)
+    apublish_cloud_event = asynchronous(publish_cloud_event)
+    apublish_events = asynchronous(publish_events)
 
     def process_pending_events(self, batch_size: int = 100) -> int:
         """Deliver up to `batch_size` pending events of every backend here and now.

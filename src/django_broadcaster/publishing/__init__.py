@@ -4,9 +4,11 @@ A `PublishCall` is what all events of a call have in common. It judges each even
 it: `destinations` says where to, `columns` what is written, `limits` what a backend never takes.
 `transactions` judges the caller's transaction. `writing` brings rows into the database and tells
 who waits for them. `one` does all that for one event, `many` for those of `publish_events`, in
-chunks, and `model_rows` for what is written through the model.
+chunks, and `model_rows` for what is written through the model. `asynchronous` makes the calls
+awaitable.
 """
 
+from .asynchronous import asynchronous
 from .call import PublishCall, event_from, event_of
 from .columns import MAX_RETRIES
 from .many import BATCH_SIZE, publish_many
@@ -18,6 +20,7 @@ __all__ = [
     "MAX_RETRIES",
     "PublishCall",
     "announce",
+    "asynchronous",
     "event_from",
     "event_of",
     "fill_in",

@@ -16,6 +16,7 @@ from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import NewRow, identity_of
 
+from .asynchronous import refuse_in_event_loop
 from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
 from .destinations import named, routed
 from .limits import check_accepted, check_depth
@@ -76,6 +77,7 @@ class PublishCall:
     """
 
     def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
+        refuse_in_event_loop()
         self.connection = connections[using or router.db_for_write(OutboxEvent)]
         self.stamp: Stamp | None = None
         self._default = default

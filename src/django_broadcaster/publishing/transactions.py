@@ -27,8 +27,10 @@ def check_transaction(connection: BaseDatabaseWrapper) -> None:
         )
     if conf.REQUIRE_TRANSACTION:
         raise WrongTransaction(
-            "published outside of a transaction, which OUTBOX_REQUIRE_TRANSACTION forbids; "
-            "wrap the change and the publish call in transaction.atomic()"
+            "published outside of a transaction, which OUTBOX_REQUIRE_TRANSACTION forbids; wrap "
+            "the change and the publish call in transaction.atomic(). In an on_commit hook, or a "
+            "signal sent after its transaction, the change has committed already: publish where "
+            "the change is made"
         )
 
 
