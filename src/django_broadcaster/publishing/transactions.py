@@ -36,7 +36,9 @@ def check_transaction(connection: BaseDatabaseWrapper) -> None:
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
-        return True
+        # The innermost one tells: a test case opens its own around all others.
+        blocks: Any = connection.atomic_blocks
+        return not (blocks and blocks[-1]._from_testcase)
     return connection.connection is not None and not connection.get_autocommit()
 
 
