@@ -195,7 +195,10 @@ def test_messages_name_the_fix() -> None:
     assert "'partitionkey' must be a non-empty string; use str(...)" in (
         refused(lambda: make(extensions={"partitionkey": 5})).message
     )
-    assert "must be a non-empty string, not UUID" in refused(lambda: make(type=UUID(int=1))).message
+    assert (
+        "must be a non-empty string, not UUID"
+        in refused(lambda: make(event_type=UUID(int=1))).message
+    )
     assert "a string, an integer or a UUID, not list" in refused(lambda: make(id=["1"])).message
 
 

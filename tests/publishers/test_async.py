@@ -30,9 +30,7 @@ METHODS = ("publish_event", "publish_cloud_event", "publish_events")
 
 def event() -> CloudEvent:
     """An event, made anew for each call."""
-    return CloudEvent.from_dict(
-        {"specversion": "1.0", "id": "1", "type": "order.placed", "source": "/shop"}
-    )
+    return CloudEvent("order.placed", "/shop", id="1")
 
 
 def arguments(name: str) -> tuple[Any, ...]:
