@@ -57,6 +57,7 @@ NOT_RUN = {
     ("docs/how-to/run-the-relay.md", "it needs PgBouncer; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "it needs PostgreSQL; tests of their own run with it"),
     ("docs/how-to/secure.md", INSTALLING),
+    ("docs/how-to/tenants.md", "it needs PostgreSQL and django-tenants"),
     ("docs/tutorial/first-event.md", INSTALLING),
     ("docs/tutorial/first-event.md", "the tests have a Redis of their own"),
 }
