@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from django.core.checks import CheckMessage, run_checks
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.test import override_settings
 
@@ -255,6 +256,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_REDACTOR": print}, "E061", "OUTBOX_REDACTOR = 'mysite.redaction.redact'"),
     ({"OUTBOX_REDACTOR": "no.such.function"}, "E061", "a function of yours"),
     ({"OUTBOX_REDACTOR": "django_broadcaster.redaction.MASK"}, "E061", "a function of yours"),
+    ({"OUTBOX_JSON_ENCODER": DjangoJSONEncoder}, "E062", "'mysite.encoders.Encoder'"),
+    ({"OUTBOX_JSON_ENCODER": "no.such.Encoder"}, "E062", "DjangoJSONEncoder of yours"),
+    ({"OUTBOX_JSON_ENCODER": "decimal.Decimal"}, "E062", "DjangoJSONEncoder of yours"),
     ({"OUTBOX_POLL_INTERVAL": 5}, "W001", "OUTBOX_LEASE_SECONDS = 20"),
     ({"OUTBOX_BATCHSIZE": 5}, "W002", "Rename it to OUTBOX_BATCH_SIZE"),
     ({"OUTBOX_RETENTON": 5}, "W002", "Rename it to OUTBOX_RETENTION"),
@@ -272,6 +276,7 @@ RIGHT: list[dict[str, Any]] = [
     {"OUTBOX_REQUIRE_TRANSACTION": True},
     {"OUTBOX_ENCRYPTION_KEYS": [Fernet.generate_key(), Fernet.generate_key().decode()]},
     {"OUTBOX_REDACTOR": "django_broadcaster.redaction.masked"},
+    {"OUTBOX_JSON_ENCODER": "django.core.serializers.json.DjangoJSONEncoder"},
     {"OUTBOX_RETENTION": None, "OUTBOX_INBOX_RETENTION": None},
     {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
     {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},

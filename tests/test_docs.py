@@ -61,6 +61,7 @@ NOT_RUN = {
         "docs/how-to/upgrade-from-0.1.md",
         "it needs a database of 0.1.1; tests of their own run with it",
     ),
+    ("docs/how-to/tenants.md", "it needs PostgreSQL and django-tenants"),
     ("docs/tutorial/first-event.md", INSTALLING),
     ("docs/tutorial/first-event.md", "the tests have a Redis of their own"),
 }

@@ -91,6 +91,11 @@ class Conf:
         "If it is None and no backend runs handlers, events with handlers also go to an alias "
         "`handlers`, which runs them.",
     )
+    JSON_ENCODER: Setting[str | None] = Setting(
+        None,
+        "Dotted path of a subclass of `json.JSONEncoder`, whose `default()` encodes what is not "
+        "plain JSON in an event's data; None for Django's own.",
+    )
     REQUIRE_TRANSACTION: Setting[bool] = Setting(
         False, "Refuse to publish outside of a transaction."
     )

@@ -6,7 +6,8 @@ BroadcasterError
 │   │   └── PayloadTooLarge          the payload is over the backend's limit
 │   ├── UnknownBackend (LookupError) no such alias in OUTBOX_PUBLISHERS
 │   ├── InvalidPublisherConfig (ValueError)   a key or value that the backend does not know
-│   └── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
+│   ├── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
+│   └── PublishedFromAsync (SynchronousOnlyOperation)   a synchronous call in async code
 ├── DeliveryError                    one attempt to deliver did not succeed
 │   ├── BackendUnavailable           the broker is away: no retry is spent
 │   ├── TransientError               this event, try again by the retry policy
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 
 class BroadcasterError(Exception):
@@ -109,6 +110,17 @@ class InvalidPublisherConfig(PublishError, ValueError):
 
 class WrongTransaction(PublishError, RuntimeError):
     """The event's row would not commit together with the change it is about."""
+
+
+class PublishedFromAsync(PublishError, SynchronousOnlyOperation):
+    """A synchronous publish call was made where an event loop runs; the message shows the ways."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "publish calls are synchronous, and an event loop runs here. Put the change and the "
+            "publish call into one function under transaction.atomic(), and await "
+            "sync_to_async(function)(). An event without a change can await apublish_event()."
+        )
 
 
 MAX_RETRY_AFTER: Final = 86_400.0

@@ -25,6 +25,7 @@ from .publishing import (
     MAX_RETRIES,
     RETRIES_OF_SETTINGS,
     PublishCall,
+    asynchronous,
     event_from,
     event_of,
     publish_many,
@@ -76,18 +77,19 @@ class OutboxPublisher:
         """Publish an event to the outbox: it is delivered if and only if the transaction commits.
 
         event_type, source: required attributes; `source` is a URI reference.
-        data: the payload: anything Django's JSON encoder takes, or bytes. None is no data.
-        subject: what the event is about, within the source.
+        data: the payload: anything OUTBOX_JSON_ENCODER takes, by default Django's JSON encoder, or
+            bytes. None is no data.
+        subject: what the event is about, within the source; also an integer or a UUID.
         backend: an alias of OUTBOX_PUBLISHERS. None goes by OUTBOX_ROUTES, else to the alias
             `default`, else to the only one.
         scheduled_at: deliver not before this moment; now unless given.
         max_retries: attempts after the first one; 0 tries once. OUTBOX_MAX_RETRIES unless given.
         publisher_config: options of this one event; each backend lists the keys it knows.
         event_id: publishing the same (source, event_id) to a backend twice writes one row and
-            returns it. A UUIDv7 unless given.
+            returns it. Also an integer or a UUID; a UUIDv7 unless given.
         time: when it happened, an aware datetime; now unless given.
         partition_key: events of one key and one backend are delivered in publish order; it
-            travels as the attribute `partitionkey`.
+            travels as the attribute `partitionkey`. Also an integer or a UUID.
         extensions: further CloudEvents attributes, names of `[a-z0-9]{1,20}`.
         data_content_type: media type; `application/json` unless given.
         data_schema: absolute URI of the schema that the data follows.
@@ -185,6 +187,10 @@ class OutboxPublisher:
             max_retries=max_retries,
             publisher_config=publisher_config,
         )
+
+    apublish_event = asynchronous(publish_event)
+    apublish_cloud_event = asynchronous(publish_cloud_event)
+    apublish_events = asynchronous(publish_events)
 
     def process_pending_events(self, batch_size: int = 100) -> int:
         """Deliver up to `batch_size` pending events of every backend here and now.

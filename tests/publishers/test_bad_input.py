@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.test import override_settings
 from django.utils.connection import ConnectionDoesNotExist
+from django.utils.functional import SimpleLazyObject
 
 from django_broadcaster.events import MAX_DEPTH, CloudEvent
 from django_broadcaster.exceptions import (
@@ -61,7 +62,8 @@ def _texts(field: str, longest: int | None) -> list[tuple[str, dict[str, Any], s
         ("has NUL", "a\0b"),
         ("has a control character", "a\nb"),
         ("has a lone surrogate", f"a{LONE_SURROGATE}"),
-        ("is no text", 5),
+        ("is no text", 5.5),
+        ("is a bool", True),
         ("is bytes", b"bytes"),
     ]
     if longest:
@@ -493,3 +495,11 @@ def test_extreme_moments_are_stored(database: str, moment: datetime) -> None:
     event = publish(database, time=moment, scheduled_at=moment)
     row = OutboxEvent.objects.using(database).get()
     assert (event.time, event.scheduled_at) == (row.time, row.scheduled_at) == (moment, moment)
+
+
+@pytest.mark.parametrize("using", [5, b"default", SimpleLazyObject(lambda: 5)])
+def test_database_that_is_no_text_is_refused(using: Any) -> None:
+    """What is no alias at all names the argument, too."""
+    with refused(InvalidEvent) as caught:
+        publish(using)
+    assert caught.value.field == "using"

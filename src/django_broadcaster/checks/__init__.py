@@ -42,6 +42,7 @@ E051      `OUTBOX_STALL_SECONDS` is not a number from 1 on
 E052      `OUTBOX_MAX_RETRY_AGE_SECONDS` is not a number above 0
 E060      `OUTBOX_ENCRYPTION_KEYS` is not a list of Fernet keys, or their library is missing
 E061      `OUTBOX_REDACTOR` is not the dotted path of a function
+E062      `OUTBOX_JSON_ENCODER` is not the dotted path of a JSON encoder
 W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
 W003      a backend's client library is not installed
@@ -99,6 +100,7 @@ CHECKS = (
     values.check_max_retries,
     values.check_encryption_keys,
     values.check_redactor,
+    values.check_json_encoder,
     values.check_poll_within_lease,
     values.check_unknown_settings,
 )

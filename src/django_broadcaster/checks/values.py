@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from .. import former
 from ..conf import all_settings, conf
+from ..events import load_encoder
 from ..exceptions import MissingClient
 from ..publishing import MAX_RETRIES
 from ..sealing import key_problem
@@ -161,6 +162,25 @@ def check_redactor(**_: Any) -> Messages:
     except Exception as reason:  # whatever its module raises
         return [error("E061", f"OUTBOX_REDACTOR: {path!r} can't be imported: {reason}.", fix)]
     return [] if good else [error("E061", f"OUTBOX_REDACTOR: {path!r} can't be called.", fix)]
+
+
+def check_json_encoder(**_: Any) -> Messages:
+    """OUTBOX_JSON_ENCODER can be imported, and is a JSON encoder."""
+    path: Any = conf.JSON_ENCODER
+    if path is None:
+        return []
+    fix = (
+        "Write OUTBOX_JSON_ENCODER = 'mysite.encoders.Encoder', a subclass of "
+        "django.core.serializers.json.DjangoJSONEncoder of yours, or None."
+    )
+    if not isinstance(path, str):
+        message = f"OUTBOX_JSON_ENCODER must be a dotted path, not {kind(path)}."
+        return [error("E062", message, fix)]
+    try:
+        load_encoder(path)
+    except Exception as reason:  # whatever its module raises
+        return [error("E062", f"{reason}.", fix)]
+    return []
 
 
 def check_poll_within_lease(**_: Any) -> Messages:

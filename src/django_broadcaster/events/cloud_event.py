@@ -15,10 +15,18 @@ import uuid_utils
 from django_broadcaster.exceptions import InvalidEvent
 
 from .absent import ABSENT, JSON_NULL, Absent
-from .attributes import JSON_NAMES, SPEC_VERSION, check_data_schema, check_source, check_string
+from .attributes import (
+    JSON_NAMES,
+    SPEC_VERSION,
+    check_data_schema,
+    check_identifier,
+    check_source,
+    check_string,
+)
 from .content_type import check_content
 from .extensions import check_extensions
 from .json_format import envelope, parse_json, read_members
+from .lazy import resolved
 from .payload import encode_data
 from .sdk import read_sdk_event
 from .timestamps import check_time
@@ -33,20 +41,21 @@ class CloudEvent:
     Args:
         event_type: The attribute `type`, not empty. It can be read as `type`, too.
         source: A URI reference (RFC 3986), not empty.
-        data: Anything that DjangoJSONEncoder encodes, `str` for a content type that is not JSON,
+        data: Anything that OUTBOX_JSON_ENCODER encodes, `str` for a content type that is not JSON,
             or bytes. None is an event without data, `JSON_NULL` the payload null. The data are
             neither copied nor encoded here (see `encode_data`): do not change them later.
-        subject: What the event is about, within the source. Empty or None: not set.
+        subject: What the event is about, within the source; also an integer or a UUID. Empty or
+            None: not set.
         data_content_type: Media type (RFC 2046). None or empty: `application/json`, which the
             specification implies, and `application/octet-stream` for bytes, which need not be JSON.
         data_schema: Absolute URI. Empty or None: not set. A fragment is let through, though RFC
             3986 section 4.3 has none: schemas inside a document are named by one.
         spec_version: The version of the specification, which can only be `1.0`.
-        id: Not empty, unique within `source`; a new UUIDv7 unless given.
+        id: Not empty, unique within `source`; also an integer or a UUID. A new UUIDv7 unless given.
         time: Aware datetime or RFC 3339 text, kept in UTC with microseconds; now unless given, and
             an explicit None leaves it out.
-        extensions: Names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, bytes (kept as
-            base64 text) or aware datetime (kept as RFC 3339 text). None means unset, so it is
+        extensions: Names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, UUID, bytes (kept
+            as base64 text) or aware datetime (kept as RFC 3339 text). None means unset, so it is
             dropped.
 
     Raises:
@@ -88,9 +97,9 @@ class CloudEvent:
         put = object.__setattr__
         put(self, "event_type", check_string("event_type", event_type))
         put(self, "source", check_source(source))
-        put(self, "id", str(uuid_utils.uuid7()) if id is None else check_string("event_id", id))
+        put(self, "id", str(uuid_utils.uuid7()) if id is None else check_identifier("event_id", id))
         put(self, "_data", data)
-        put(self, "subject", "" if subject in (None, "") else check_string("subject", subject))
+        put(self, "subject", "" if subject in (None, "") else check_identifier("subject", subject))
         put(self, "time", datetime.now(UTC) if time is ABSENT else check_time(time))
         put(self, "_stated_content_type", content_type)
         put(
@@ -196,8 +205,9 @@ class CloudEvent:
         if version != SPEC_VERSION:
             raise InvalidEvent("specversion", f'must be "{SPEC_VERSION}", not {shortened(version)}')
         fields = {name: attributes.pop(key, None) for name, key in JSON_NAMES.items()}
-        if fields["id"] is None:
-            fields["id"] = ""  # refused by the constructor, where None would make a new one
+        fields["id"] = check_string("event_id", fields["id"])  # None would make a new one
+        if fields["subject"] not in (None, ""):
+            check_string("subject", fields["subject"])
         return cls._build({**fields, "data": data}, check_extensions(attributes, longest))
 
     @classmethod
@@ -245,6 +255,7 @@ def as_cloud_event(event: object) -> CloudEvent:
 
 def _payload(data: Any) -> Any:
     """Return the constructor's `data` as it is kept: ABSENT for none, None for JSON's null."""
+    data = resolved(data)
     if data is None:
         return ABSENT
     return None if data is JSON_NULL else data

@@ -9,10 +9,12 @@ from datetime import datetime
 from reprlib import repr as shortened
 from types import MappingProxyType
 from typing import Final
+from uuid import UUID
 
 from django_broadcaster.exceptions import InvalidEvent
 
 from .attributes import JSON_NAMES, character_problem
+from .lazy import resolved
 from .timestamps import in_utc, rfc3339
 
 TRACEPARENT: Final = "traceparent"
@@ -42,7 +44,7 @@ def check_extensions(given: object, longest: int | None = 20) -> Mapping[str, bo
             continue  # unset, by the JSON format
         _check_name(name, longest)
         try:
-            checked[name] = _json_value(name, value)
+            checked[name] = _json_value(name, resolved(value))
         except (TypeError, ValueError, OverflowError) as exc:
             raise InvalidEvent("extensions", f"the value of {name!r} {exc}") from exc
     return MappingProxyType(checked)
@@ -73,9 +75,11 @@ def _json_value(name: str, value: object) -> bool | int | str:
         return rfc3339(in_utc(value))
     if isinstance(value, bytes):
         return b64encode(value).decode()
+    if isinstance(value, UUID):
+        return str(value)
     if not isinstance(value, str):
         raise TypeError(
-            f"must be bool, int, str, bytes or datetime, not {value.__class__.__name__}"
+            f"must be bool, int, str, bytes, UUID or datetime, not {value.__class__.__name__}"
         )
     if problem := character_problem(value):
         raise ValueError(problem)

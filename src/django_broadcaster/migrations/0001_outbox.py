@@ -3,11 +3,11 @@
 Databases of 0.1.1 have a migration `0001_initial` recorded, so this one has another name.
 """
 
-import django.core.serializers.json
 import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
+import django_broadcaster.events.encoder
 import django_broadcaster.schema
 
 
@@ -34,14 +34,14 @@ class Migration(migrations.Migration):
                     models.JSONField(
                         blank=True,
                         default=dict,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                     ),
                 ),
                 (
                     "data",
                     models.JSONField(
                         blank=True,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                         null=True,
                     ),
                 ),
@@ -54,7 +54,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("publisher_backend", django_broadcaster.schema.ExactCharField(max_length=64)),
-                ("publisher_config", models.JSONField(blank=True, default=dict)),
+                (
+                    "publisher_config",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
+                    ),
+                ),
                 (
                     "status",
                     models.CharField(
@@ -310,14 +317,14 @@ class Migration(migrations.Migration):
                     models.JSONField(
                         blank=True,
                         default=dict,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                     ),
                 ),
                 (
                     "data",
                     models.JSONField(
                         blank=True,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                         null=True,
                     ),
                 ),
@@ -351,7 +358,14 @@ class Migration(migrations.Migration):
                     "publisher_backend",
                     django_broadcaster.schema.ExactCharField(blank=True, max_length=64),
                 ),
-                ("publisher_config", models.JSONField(blank=True, default=dict)),
+                (
+                    "publisher_config",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
+                    ),
+                ),
                 (
                     "status",
                     models.CharField(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models, router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..events import JSON_NULL, CloudEvent
+from ..events import JSON_NULL, CloudEvent, EventJSONEncoder
 from ..events.grammar import is_json_type
 from ..events.json_format import parse_json
 from ..exceptions import IllegalTransition, Rejected, TransientError
@@ -39,8 +38,8 @@ class OutboxEvent(models.Model):
     time = models.DateTimeField(null=True, default=timezone.now)
     data_content_type = models.CharField(max_length=255, blank=True, default="")
     data_schema = models.CharField(max_length=2000, blank=True, default="")
-    extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
-    data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
+    extensions = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
+    data = models.JSONField(null=True, blank=True, encoder=EventJSONEncoder)
     data_binary = models.BinaryField(null=True, blank=True)
     sealed = models.BinaryField(
         null=True,
@@ -57,7 +56,7 @@ class OutboxEvent(models.Model):
     partition_key = ExactCharField(max_length=255, blank=True, default="")
     partition = models.PositiveSmallIntegerField(blank=True)
     publisher_backend = ExactCharField(max_length=64, blank=True)
-    publisher_config = models.JSONField(default=dict, blank=True)
+    publisher_config = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
 
     status = models.CharField(
         max_length=16, choices=OutboxEventStatus.choices, default=OutboxEventStatus.PENDING
@@ -139,6 +138,7 @@ class OutboxEvent(models.Model):
             super().save(*args, **kwargs)
             return
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        # Before the transaction: an error must leave the caller's own usable.
         rows_to_insert.send(type(self), events=[self], using=using)
         with transaction.atomic(using=using, savepoint=False):
             super().save(*args, **kwargs)
@@ -246,13 +246,13 @@ class ArchivedEvent(models.Model):
     time = models.DateTimeField(null=True)
     data_content_type = models.CharField(max_length=255, blank=True, default="")
     data_schema = models.CharField(max_length=2000, blank=True, default="")
-    extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
-    data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
+    extensions = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
+    data = models.JSONField(null=True, blank=True, encoder=EventJSONEncoder)
     data_binary = models.BinaryField(null=True, blank=True)
     sealed = models.BinaryField(null=True, editable=False)
     partition_key = ExactCharField(max_length=255, blank=True, default="")
     publisher_backend = ExactCharField(max_length=64)
-    publisher_config = models.JSONField(default=dict, blank=True)
+    publisher_config = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
     status = models.CharField(max_length=16, choices=OutboxEventStatus.choices)
     scheduled_at = models.DateTimeField()
     created_at = models.DateTimeField()

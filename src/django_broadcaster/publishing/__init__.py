@@ -4,9 +4,11 @@ A `PublishCall` is what all events of a call have in common. It judges each even
 it: `destinations` says where to, `columns` what is written, `limits` what a backend never takes.
 `transactions` judges the caller's transaction. `writing` brings rows into the database and tells
 who waits for them. `one` does all that for one event, `many` for those of `publish_events`, in
-chunks, and `model_rows` for what is written through the model.
+chunks, and `model_rows` for what is written through the model. `asynchronous` makes the calls
+awaitable.
 """
 
+from .asynchronous import asynchronous
 from .call import PublishCall, event_from, event_of
 from .columns import MAX_RETRIES, RETRIES_OF_SETTINGS
 from .many import BATCH_SIZE, publish_many
@@ -19,6 +21,7 @@ __all__ = [
     "RETRIES_OF_SETTINGS",
     "PublishCall",
     "announce",
+    "asynchronous",
     "event_from",
     "event_of",
     "fill_in",

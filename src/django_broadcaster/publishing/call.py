@@ -12,10 +12,12 @@ from django.db import connections, router
 from django_broadcaster import sealing
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions
+from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions, resolved
+from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import NewRow, identity_of
 
+from .asynchronous import refuse_in_event_loop
 from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
 from .destinations import named, routed
 from .limits import check_accepted, check_depth
@@ -76,7 +78,8 @@ class PublishCall:
     """
 
     def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
-        self.connection = connections[using or router.db_for_write(OutboxEvent)]
+        refuse_in_event_loop()
+        self.connection = connections[_alias(using) or router.db_for_write(OutboxEvent)]
         self.stamp: Stamp | None = None
         self._default = default
         self._routed: dict[str, list[str]] = {}
@@ -132,3 +135,11 @@ class PublishCall:
             identity = identity_of(event.source, event.id, alias) if unique else None
             rows.append(NewRow._make((*columns, *delivery[1:], self._now, alias, identity)))
         return rows
+
+
+def _alias(using: object) -> str | None:
+    """Return the argument `using`; raises InvalidEvent for what is no text."""
+    alias = resolved(using)
+    if alias is None or isinstance(alias, str):
+        return alias
+    raise InvalidEvent("using", f"must be a database alias, not {alias.__class__.__name__}")

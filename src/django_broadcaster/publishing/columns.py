@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from django_broadcaster import sealing
 from django_broadcaster.conf import conf
-from django_broadcaster.events import CloudEvent, check_string, encode_data
+from django_broadcaster.events import CloudEvent, check_identifier, encode_data, resolved
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import EventColumns, NewRow, as_stored
@@ -128,7 +128,7 @@ def _without_key(
         extension_key = str(extensions.pop("partitionkey", ""))
     if partition_key is None:
         return extensions, extension_key
-    key = check_string("partition_key", partition_key)
+    key = check_identifier("partition_key", partition_key)
     if extension_key not in ("", key):
         raise InvalidEvent("partition_key", "differs from the event's extension partitionkey")
     return extensions, key
@@ -161,8 +161,10 @@ def _max_lengths() -> list[tuple[int, int]]:
 def _retries(value: object) -> int:
     if value is RETRIES_OF_SETTINGS:
         value = conf.MAX_RETRIES
+    if type(value) is not int:
+        value = resolved(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_RETRIES:
-        return value
+        return int(value)
     raise InvalidEvent("max_retries", f"must be an integer from 0 to {MAX_RETRIES}, not {value!r}")
 
 
@@ -184,6 +186,7 @@ def in_local_time(moment: datetime) -> datetime:
 
 def _due(scheduled_at: datetime) -> datetime:
     """Return `scheduled_at` as the database takes it; raises InvalidEvent."""
+    scheduled_at = resolved(scheduled_at)
     if not isinstance(scheduled_at, datetime):
         raise InvalidEvent("scheduled_at", f"must be a datetime, not {scheduled_at!r}")
     if timezone.is_naive(scheduled_at):

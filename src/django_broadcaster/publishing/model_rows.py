@@ -24,10 +24,10 @@ from .call import PublishCall, event_of
 from .transactions import check_transaction
 
 _FILLED = (
-    *("event_id", "subject", "data_content_type", "data_schema", "data_binary", "sealed"),
-    *("partition_key", "publisher_backend", "identity"),
+    *("event_id", "source", "event_type", "subject", "data_content_type", "data_schema"),
+    *("data_binary", "sealed", "partition_key", "publisher_backend", "identity", "max_retries"),
 )
-"""Columns that are text or bytes in a `NewRow` as they are in the model."""
+"""Columns that are in a `NewRow` as they are in the model: text, bytes or an integer."""
 
 
 def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
@@ -65,8 +65,8 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
         _event_of(event),
         delivery,
         backend=event.publisher_backend or None,
-        partition_key=event.partition_key or None,
-        unique=bool(event.event_id),
+        partition_key=_given(event.partition_key),
+        unique=_given(event.event_id) is not None,
     )
     _take(event, first)
     if event.status == OutboxEventStatus.PENDING:
@@ -82,12 +82,17 @@ def _event_of(event: OutboxEvent) -> CloudEvent:
         event.source,
         JSON_NULL if _is_null(data) else data,
         event.subject,
-        event_id=event.event_id or None,
+        event_id=_given(event.event_id),
         time=event.time,
         extensions=event.extensions,
         data_content_type=event.data_content_type,
         data_schema=event.data_schema,
     )
+
+
+def _given(value: Any) -> Any:
+    """Return the value of a column, or None where it is empty; 0 is a value."""
+    return None if value in (None, "") else value
 
 
 def _is_null(data: Any) -> bool:

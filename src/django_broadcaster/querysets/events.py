@@ -39,6 +39,7 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         Raises PublishError.
         """
         events = list(objs)
+        # Before the transaction: an error must leave the caller's own usable.
         rows_to_insert.send(self.model, events=events, using=self.db)
         with transaction.atomic(using=self.db, savepoint=False):
             created = super().bulk_create(events, *args, **kwargs)

@@ -18,6 +18,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation.watching import Watch, watching
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
+from django_broadcaster.management.sessions import refuse_other_schema
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
@@ -108,6 +109,7 @@ class Command(BaseCommand):
             max_iterations=options["max_iterations"] or None,
             drain=options["drain"],
         )
+        refuse_other_schema(worker_options.database)
         several = options["processes"] > 1 and not is_supervised()
         finite = options["drain"] or worker_options.max_iterations is not None
         worker: Worker | Supervisor
