@@ -43,6 +43,7 @@ W001      a relay polls too seldom for its lease
 W002      a setting that starts with `OUTBOX_` is unknown
 W003      a backend's client library is not installed
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
+W011      the database lacks characters (a database check; PostgreSQL, MariaDB and MySQL)
 ========= ==================================================================================
 
 An id keeps its meaning for ever: projects silence checks by it.
@@ -97,3 +98,4 @@ def register_checks() -> None:
         register(check, TAG)
     register(database.check_id_sequence, Tags.database)
     register(database.check_partitions, Tags.database)
+    register(database.check_character_sets, Tags.database)

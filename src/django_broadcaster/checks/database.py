@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from django.core.checks import CheckMessage
 from django.db import connections
 
 from ..conf import conf
-from ..querysets import is_partitioned
-from .shared import Messages, error
+from ..querysets import client_charset, is_partitioned, narrow_columns, postgres_encoding
+from .shared import Messages, error, warning
 
 _ID_SEQUENCES = """
     SELECT s.seqrelid::regclass::text, s.seqcache
@@ -71,3 +72,49 @@ def _partitions_differ(alias: str, wanted: bool) -> CheckMessage:
         return error("E043", message, f"Run manage.py outbox_partition --database {alias}.")
     message = f"The outbox of {alias!r} is in partitions, but OUTBOX_TIME_PARTITIONS is not set."
     return error("E043", message, "Write OUTBOX_TIME_PARTITIONS = timedelta(days=1).")
+
+
+def check_character_sets(databases: Sequence[str] | None = None, **_: Any) -> Messages:
+    """The outbox can hold all of Unicode.
+
+    If it can't, publish calls refuse characters that it lacks, and texts of errors get escapes.
+    """
+    found: Messages = []
+    for alias in databases or ():
+        vendor = connections[alias].vendor
+        if vendor == "postgresql" and _id_sequences(alias):
+            found += _narrow_encoding(alias)
+        elif vendor == "mysql":
+            found += [*_narrow_client(alias), *_narrow_tables(alias)]
+    return found
+
+
+_REFUSES = "so publish calls refuse events with characters that it does not have"
+
+
+def _narrow_encoding(alias: str) -> Iterator[CheckMessage]:
+    encoding = postgres_encoding(connections[alias])
+    if encoding not in ("UTF8", "SQL_ASCII"):
+        message = f"Database {alias!r} has the encoding {encoding}, {_REFUSES}."
+        hint = "Create a database WITH ENCODING 'UTF8', and move the tables there with pg_dump."
+        yield warning("W011", message, hint)
+
+
+def _narrow_client(alias: str) -> Iterator[CheckMessage]:
+    charset = client_charset(connections[alias])
+    if charset != "utf8mb4":
+        message = f"Connections to database {alias!r} use the character set {charset}, {_REFUSES}."
+        hint = f"Set DATABASES[{alias!r}]['OPTIONS']['charset'] to 'utf8mb4'."
+        yield warning("W011", message, hint)
+
+
+def _narrow_tables(alias: str) -> Iterator[CheckMessage]:
+    """Yield a message for each table; to convert a table as a whole would change its collations."""
+    for table, columns in groupby(narrow_columns(connections[alias]), lambda each: each.table):
+        narrow = list(columns)
+        message = (
+            f"The table {table} of database {alias!r} has text columns with the character set "
+            f"{narrow[0].charset}, {_REFUSES}."
+        )
+        changes = ", ".join(f"MODIFY `{each.column}` {each.definition}" for each in narrow)
+        yield warning("W011", message, f"Run this SQL: ALTER TABLE {table} {changes};")

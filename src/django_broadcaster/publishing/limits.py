@@ -11,12 +11,19 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import envelope, is_deeper
 from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge
-from django_broadcaster.querysets import EventColumns, growth, max_depth
+from django_broadcaster.querysets import EventColumns, first_unstorable, growth, max_depth
 
 from .columns import characters
 
 _BYTES_OF_A_CHARACTER = 4
 _BYTES_OF_THE_FRAME = 256
+
+_TEXTS = [
+    (name, EventColumns._fields.index(name))
+    for name in EventColumns._fields
+    if name not in ("time", "data_binary", "sealed", "partition")
+]
+"""The columns of text, JSON being text, and their places."""
 
 
 def check_depth(data: Any, data_json: str | None, connection: BaseDatabaseWrapper) -> None:
@@ -27,6 +34,18 @@ def check_depth(data: Any, data_json: str | None, connection: BaseDatabaseWrappe
     if data_json.count("[") + data_json.count("{") > levels and is_deeper(data, levels):
         raise InvalidEvent(
             "data", f"is nested over {levels} levels deep, the most of this database; flatten it"
+        )
+
+
+def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> None:
+    """Raise InvalidEvent for a character that the database does not have."""
+    texts = {name: columns[position] for name, position in _TEXTS}
+    found = first_unstorable(texts, connection)  # type: ignore[arg-type]
+    if found is not None:
+        raise InvalidEvent(
+            found.column,
+            f"has the character U+{ord(found.character):04X}, which the database's character set "
+            f"{found.charset} does not have; see the system check django_broadcaster.W011",
         )
 
 

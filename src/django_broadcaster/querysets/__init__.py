@@ -5,12 +5,20 @@ in, for rows as `new_rows` has them; `relay` what a relay does, in the SQL of `r
 the way out, and `archive` what is taken along; `segments` and `partitioning` are time partitions;
 `selection` says which events, by the comparisons of `exact`, `moves` what can be done to them, and
 `operations` has it done in the background, in `chunks`, of which there are `previews`;
-`json_columns` is what databases make of JSON. `overview`, `estimates`, `samples` and `trouble` say
-how backends are and were doing, and what is stuck.
+`json_columns` is what databases make of JSON, and `charsets` which text they can hold. `overview`,
+`estimates`, `samples` and `trouble` say how backends are and were doing, and what is stuck.
 """
 
 from .aliases import with_leftovers
 from .archive import StoredRow, copy_to_archive, read_stored
+from .charsets import (
+    client_charset,
+    first_unstorable,
+    may_lack_characters,
+    narrow_columns,
+    postgres_encoding,
+    storable,
+)
 from .chunks import Window
 from .control import pause, paused_backends, resume
 from .estimates import Count, count_or_estimate
@@ -64,6 +72,7 @@ __all__ = [
     "as_stored",
     "aware",
     "blocked_keys",
+    "client_charset",
     "copy_to_archive",
     "count_or_estimate",
     "delete_events",
@@ -73,6 +82,7 @@ __all__ = [
     "find_dead_letters",
     "find_delivered",
     "first_of",
+    "first_unstorable",
     "growth",
     "identity_of",
     "insert_event",
@@ -85,18 +95,22 @@ __all__ = [
     "lacks_migration",
     "lock_final",
     "max_depth",
+    "may_lack_characters",
     "minute_of",
     "move_chunk",
+    "narrow_columns",
     "note_failure",
     "overviews",
     "partition_outbox",
     "pause",
     "paused_backends",
+    "postgres_encoding",
     "purge_entries",
     "read_stored",
     "resume",
     "same_errors",
     "segments_of",
     "span_of",
+    "storable",
     "with_leftovers",
 ]

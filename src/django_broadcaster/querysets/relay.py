@@ -262,7 +262,7 @@ class RelayRows(RelaySQL):
         now = timezone.now()
         ids, dues, errors, spent = zip(
             *(
-                (row_id, self._adapt(now + timedelta(seconds=delay)), error, costs)
+                (row_id, self._adapt(now + timedelta(seconds=delay)), self._text(error), costs)
                 for row_id, delay, error, costs in failures
             ),
             strict=True,
@@ -287,7 +287,8 @@ class RelayRows(RelaySQL):
 
         A failure is the row's id and the error's text.
         """
-        ids, errors = zip(*failures, strict=True)
+        ids = [row_id for row_id, _ in failures]
+        errors = [self._text(error) for _, error in failures]
         ends = [self._now()] * len(ids)
         if self._postgres:
             return self._move_each(
@@ -320,7 +321,7 @@ class RelayRows(RelaySQL):
             params = [
                 value
                 for row_id, number, error in rows
-                for value in (row_id, number, now, relay, error)
+                for value in (row_id, number, now, relay, self._text(error))
             ]
             self._execute(f"{into} VALUES {values}", params)
 

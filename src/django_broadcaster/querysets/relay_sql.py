@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
+from .charsets import storable
 from .tables import EVENTS, RELAYS
 
 T = TypeVar("T")
@@ -141,6 +142,9 @@ class RelaySQL:
             return moment
         zone = self._connection.timezone or timezone.get_default_timezone()
         return timezone.make_aware(moment, zone)
+
+    def _text(self, error: str) -> str:
+        return storable(error, self._connection)
 
     def _now(self) -> Any:
         return self._adapt(timezone.now())
