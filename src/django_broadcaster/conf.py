@@ -82,6 +82,11 @@ class Conf:
         "draws are kept; None for ever.",
     )
     BATCH_SIZE: Setting[int] = Setting(500, "Events that one delivery takes at the most.")
+    BATCH_BYTES: Setting[int] = Setting(
+        16_000_000,
+        "Bytes of payload from which on a delivery takes no further event, and an archive neither; "
+        "a relay takes several times as much memory for each backend.",
+    )
     POLL_INTERVAL: Setting[float] = Setting(
         1.0, "Seconds between looks at the outbox of a relay with nothing to do."
     )

@@ -419,7 +419,7 @@ def test_any_event_comes_back_as_it_was(database: str, event: CloudEvent) -> Non
     outbox(database).delete()  # of the example before, which may have had the same id
     returned = publisher.publish_cloud_event(event, using=database)
     row = outbox(database).get(pk=returned.pk)
-    read = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1)
+    read = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1).rows
     for each in (returned.cloud_event, row.cloud_event, message_of(read[0]).event):
         assert rounded(each.data) == rounded(event.data)
         assert each.has_data is event.has_data
@@ -1057,7 +1057,7 @@ def test_moments_without_use_tz(database: str, activated: str | None) -> None:
         assert row.scheduled_at == later.replace(tzinfo=None) - timedelta(hours=6)
         assert (row.cloud_event.time, row.status) == (NOON, "scheduled")
         due = publish(database, time=NOON)
-        [read] = RelayRows(database, "default", 0).fetch({due.partition}, due.pk, 1)
+        [read] = RelayRows(database, "default", 0).fetch({due.partition}, due.pk, 1).rows
         assert message_of(read).event.time == NOON
 
 

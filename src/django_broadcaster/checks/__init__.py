@@ -29,6 +29,7 @@ E023      `OUTBOX_MAX_CRASHES` is not a whole number from 2 on
 E024      the outbox's id sequence hands out ids in blocks (a database check, PostgreSQL)
 E025      `OUTBOX_NOTIFY` is not a bool
 E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
+E027      `OUTBOX_BATCH_BYTES` is not a whole number above 0
 E040      `RETENTION` of an entry is not a span of time, None, or a dict of these by status
 E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
 E042      `OUTBOX_TIME_PARTITIONS` is not a span of time above 0 or None
@@ -77,6 +78,7 @@ CHECKS = (
     values.check_history_retention,
     values.check_notify,
     values.check_batch_size,
+    values.check_batch_bytes,
     values.check_poll_interval,
     values.check_partitions,
     values.check_lease_seconds,

@@ -41,10 +41,11 @@ from .purge import (
     lock_final,
     purge_entries,
 )
-from .relay import PendingRow, RelayRows
+from .relay import Fetched, PendingRow, RelayRows
 from .samples import Figures, add_to_minute, minute_of
 from .segments import CannotPartition, drop_oldest, is_partitioned, keep_ahead, segments_of
 from .selection import EventSelection
+from .sizes import portions
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "DatabaseNow",
     "EventColumns",
     "EventSelection",
+    "Fetched",
     "Figures",
     "NewRow",
     "OperationQuerySet",
@@ -104,6 +106,7 @@ __all__ = [
     "partition_outbox",
     "pause",
     "paused_backends",
+    "portions",
     "postgres_encoding",
     "purge_entries",
     "read_stored",
