@@ -150,7 +150,9 @@ def test_an_event_is_stored_as_it_is_or_refused(
 
 def test_two_ids_never_become_one(narrow: tuple[str, str]) -> None:
     """Publishing many refuses what the database would change, and writes nothing of the call."""
-    events = [CloudEvent(type="a.b", source="/s", id=f"order-{name}") for name in ("日本", "中国")]
+    events = [
+        CloudEvent(event_type="a.b", source="/s", id=f"order-{name}") for name in ("日本", "中国")
+    ]
     if narrow[1] == "utf8mb3":
         assert publisher.publish_events(events) == 2
         assert {row.event_id for row in OutboxEvent.objects.all()} == {each.id for each in events}
@@ -167,7 +169,7 @@ def test_a_consumer_takes_events_that_the_database_cannot_hold(narrow: tuple[str
     handled: list[str] = []
     handler = Handler("tests.note", lambda event: handled.append(event.id), ("*",))
     for name in ("😀", "😁", "😀"):
-        process(CloudEvent(type="a.b", source="/s", id=name), handler, using=ALIAS)
+        process(CloudEvent(event_type="a.b", source="/s", id=name), handler, using=ALIAS)
     assert handled == ["😀", "😁"]
 
 
