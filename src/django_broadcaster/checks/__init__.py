@@ -30,6 +30,7 @@ E024      the outbox's id sequence hands out ids in blocks (a database check, Po
 E025      `OUTBOX_NOTIFY` is not a bool
 E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
 E027      `OUTBOX_BATCH_BYTES` is not a whole number above 0
+E028      the isolation level is one that the database refuses to write at (MariaDB and MySQL)
 E040      `RETENTION` of an entry is not a span of time, None, or a dict of these by status
 E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
 E042      `OUTBOX_TIME_PARTITIONS` is not a span of time above 0 or None
@@ -101,3 +102,4 @@ def register_checks() -> None:
     register(database.check_id_sequence, Tags.database)
     register(database.check_partitions, Tags.database)
     register(database.check_character_sets, Tags.database)
+    register(database.check_isolation_level, Tags.database)

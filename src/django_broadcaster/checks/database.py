@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -118,3 +118,39 @@ def _narrow_tables(alias: str) -> Iterator[CheckMessage]:
         )
         changes = ", ".join(f"MODIFY `{each.column}` {each.definition}" for each in narrow)
         yield warning("W011", message, f"Run this SQL: ALTER TABLE {table} {changes};")
+
+
+def check_isolation_level(databases: Sequence[str] | None = None, **_: Any) -> Messages:
+    """MariaDB and MySQL refuse changes at READ COMMITTED that a log of statements can't have."""
+    return [
+        _isolation_refused(alias, variables)
+        for alias in databases or ()
+        if connections[alias].vendor == "mysql"
+        and (variables := _variables(alias))
+        and variables.get("log_bin") == "ON"
+        and variables.get("binlog_format") == "STATEMENT"
+        and _isolation(variables) in ("READ-COMMITTED", "READ-UNCOMMITTED")
+    ]
+
+
+def _variables(alias: str) -> dict[str, str]:
+    names = "'log_bin', 'binlog_format', 'tx_isolation', 'transaction_isolation'"
+    with connections[alias].cursor() as cursor:
+        cursor.execute(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
+        return dict(cursor.fetchall())
+
+
+def _isolation(variables: Mapping[str, str]) -> str:
+    return variables.get("transaction_isolation") or variables.get("tx_isolation") or ""
+
+
+def _isolation_refused(alias: str, variables: Mapping[str, str]) -> CheckMessage:
+    message = (
+        f"Database {alias!r} has binlog_format STATEMENT, with which it refuses to write at the "
+        f"isolation level {_isolation(variables)}."
+    )
+    hint = (
+        f"Set DATABASES[{alias!r}]['OPTIONS']['isolation_level'] to 'repeatable read', or set the "
+        "server's binlog_format to MIXED."
+    )
+    return error("E028", message, hint)

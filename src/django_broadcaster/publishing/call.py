@@ -18,7 +18,7 @@ from django_broadcaster.querysets import NewRow, identity_of, may_lack_character
 
 from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
 from .destinations import named, routed
-from .limits import check_accepted, check_characters, check_depth
+from .limits import check_accepted, check_characters, check_depth, check_statement
 
 if TYPE_CHECKING:
     from django_broadcaster.tracing import Stamp
@@ -130,6 +130,7 @@ class PublishCall:
             columns = sealed(columns, self.connection)
         if self._may_lack_characters:
             check_characters(columns, self.connection)
+        check_statement(columns, delivery.config_json, self.connection)
         rows = []
         for alias in aliases:
             identity = identity_of(event.source, event.id, alias) if unique else None

@@ -10,8 +10,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import envelope, is_deeper
-from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge
-from django_broadcaster.querysets import EventColumns, first_unstorable, growth, max_depth
+from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge, StatementTooLong
+from django_broadcaster.querysets import (
+    EventColumns,
+    first_unstorable,
+    growth,
+    max_depth,
+    max_statement,
+    may_be_too_long,
+    statement_bytes,
+)
 
 from .columns import characters
 
@@ -47,6 +55,17 @@ def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> 
             f"has the character U+{ord(found.character):04X}, which the database's character set "
             f"{found.charset} does not have; see the system check django_broadcaster.W011",
         )
+
+
+def check_statement(
+    columns: EventColumns, config_json: str, connection: BaseDatabaseWrapper
+) -> None:
+    """Raise StatementTooLong for an event that MariaDB or MySQL would end the session for."""
+    if not may_be_too_long(characters(columns) + len(config_json), connection):
+        return
+    size, most = statement_bytes((*columns, config_json)), max_statement(connection)
+    if size > most:
+        raise StatementTooLong(connection.alias, size, most)
 
 
 def check_accepted(

@@ -32,6 +32,12 @@ from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
 from .operations import OperationQuerySet, is_served, move_chunk, note_failure
 from .overview import EXACT, Overview, overviews
+from .packets import (
+    BYTES_OF_A_CHARACTER,
+    max_statement,
+    may_be_too_long,
+    statement_bytes,
+)
 from .partitioning import partition_outbox
 from .previews import INDEXED, estimate_of, first_of, span_of
 from .purge import (
@@ -49,6 +55,7 @@ from .sizes import portions
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
+    "BYTES_OF_A_CHARACTER",
     "EXACT",
     "INDEXED",
     "MIGRATE",
@@ -97,6 +104,8 @@ __all__ = [
     "lacks_migration",
     "lock_final",
     "max_depth",
+    "max_statement",
+    "may_be_too_long",
     "may_lack_characters",
     "minute_of",
     "move_chunk",
@@ -114,6 +123,7 @@ __all__ = [
     "same_errors",
     "segments_of",
     "span_of",
+    "statement_bytes",
     "storable",
     "with_leftovers",
 ]

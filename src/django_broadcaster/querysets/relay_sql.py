@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings
 from django.db import connections
@@ -12,8 +12,6 @@ from django.utils import timezone
 
 from .charsets import storable
 from .tables import EVENTS, RELAYS
-
-T = TypeVar("T")
 
 
 class RelaySQL:
@@ -153,10 +151,21 @@ class RelaySQL:
         return self._connection.ops.adapt_datetimefield_value(moment)
 
 
-def thousands(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield rows by the thousand, which is within what every database takes as parameters."""
-    for start in range(0, len(rows), 1000):
-        yield rows[start : start + 1000]
+MOST_CHARACTERS = 300_000
+"""Of the texts in a statement for many rows; its length is limited on MariaDB and MySQL."""
+
+
+def thousands(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    """Yield rows by the thousand or fewer, within what every database takes in a statement."""
+    begin = characters = 0
+    for end, row in enumerate(rows):
+        more = sum(len(value) for value in row if isinstance(value, str))
+        if end - begin >= 1000 or (end > begin and characters + more > MOST_CHARACTERS):
+            yield rows[begin:end]
+            begin, characters = end, 0
+        characters += more
+    if begin < len(rows):
+        yield rows[begin:]
 
 
 def _is_psycopg3() -> bool:
