@@ -39,7 +39,7 @@ from .packets import (
     statement_bytes,
 )
 from .partitioning import partition_outbox
-from .previews import INDEXED, estimate_of, first_of, span_of
+from .previews import INDEXED, estimate_of, few_of, first_of, span_of
 from .purge import (
     delete_events,
     find_dead_letters,
@@ -88,6 +88,7 @@ __all__ = [
     "drop_oldest",
     "equals",
     "estimate_of",
+    "few_of",
     "find_dead_letters",
     "find_delivered",
     "first_of",
