@@ -18,6 +18,7 @@ from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
+from tests.support.own_servers import as_alias
 
 SECRET = "corr3ct-horse battery"  # with a space, so that its parts are seen to go as well
 
@@ -326,11 +327,7 @@ def test_every_id_is_documented_and_tested() -> None:
     documented = set(re.findall(r"^([EW]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
 
     assert documented == {number for _, number, _ in WRONG} | {
-        "E024",
-        "E028",
-        "E043",
-        "W003",
-        "W011",
+        *("E024", "E028", "E043", "W003", "W011", "W012")
     }
 
 
@@ -449,6 +446,28 @@ def test_database_as_migrated_passes() -> None:
     ids = [message.id for message in run_checks(tags=["database"], databases=["default"])]
 
     assert not [name for name in ids if name and name.startswith("django_broadcaster")]
+
+
+SQLITE = {"ENGINE": "django.db.backends.sqlite3", "HOST": "", "PORT": "", "USER": ""}
+
+
+@pytest.mark.parametrize(
+    ("place", "is_named"),
+    [
+        ({"NAME": "x.sqlite3"}, True),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "DEFERRED"}}, True),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "IMMEDIATE"}}, False),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "exclusive"}}, False),
+        ({"NAME": ":memory:"}, False),
+        ({"NAME": "file:x?mode=memory&cache=shared"}, False),
+    ],
+)
+def test_a_late_write_lock_of_sqlite_is_named(place: dict[str, Any], is_named: bool) -> None:
+    """Without `transaction_mode` a transaction beside a relay can fail, and the check says so."""
+    with as_alias("late", {**SQLITE, **place}):
+        found = checks.database.check_transaction_mode(databases=["late"])
+    assert [each.id for each in found] == ["django_broadcaster.W012"] * is_named
+    assert all("DATABASES['late']['OPTIONS']" in (each.hint or "") for each in found)
 
 
 def test_database_is_not_asked_unless_named() -> None:

@@ -46,6 +46,7 @@ W002      a setting that starts with `OUTBOX_` is unknown
 W003      a backend's client library is not installed
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
 W011      the database lacks characters (a database check; PostgreSQL, MariaDB and MySQL)
+W012      transactions take the write lock only as they write (a database check, SQLite)
 ========= ==================================================================================
 
 An id keeps its meaning for ever: projects silence checks by it.
@@ -103,3 +104,4 @@ def register_checks() -> None:
     register(database.check_partitions, Tags.database)
     register(database.check_character_sets, Tags.database)
     register(database.check_isolation_level, Tags.database)
+    register(database.check_transaction_mode, Tags.database)

@@ -154,3 +154,31 @@ def _isolation_refused(alias: str, variables: Mapping[str, str]) -> CheckMessage
         "server's binlog_format to MIXED."
     )
     return error("E028", message, hint)
+
+
+def check_transaction_mode(databases: Sequence[str] | None = None, **_: Any) -> Messages:
+    """On SQLite a transaction takes the write lock as it begins.
+
+    One that reads first and writes later fails at once if a relay has written in between.
+    """
+    return [
+        warning(
+            "W012",
+            f"On the SQLite database {alias!r} a transaction that reads before it writes can fail "
+            "with 'database is locked' while a relay runs.",
+            f"Set DATABASES[{alias!r}]['OPTIONS']['transaction_mode'] to 'IMMEDIATE'.",
+        )
+        for alias in databases or ()
+        if connections[alias].vendor == "sqlite"
+        and not _is_in_memory(alias)
+        and _transaction_mode(alias) not in ("IMMEDIATE", "EXCLUSIVE")
+    ]
+
+
+def _transaction_mode(alias: str) -> str:
+    return str(connections[alias].settings_dict["OPTIONS"].get("transaction_mode")).upper()
+
+
+def _is_in_memory(alias: str) -> bool:
+    name = str(connections[alias].settings_dict["NAME"])
+    return name == ":memory:" or "mode=memory" in name
