@@ -19,6 +19,7 @@ from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
+from tests.support.own_servers import as_alias
 
 SECRET = "corr3ct-horse battery"  # with a space, so that its parts are seen to go as well
 
@@ -235,6 +236,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_BATCH_SIZE": 10_001}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": "500"}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": True}, "E018", "OUTBOX_BATCH_SIZE = 500"),
+    ({"OUTBOX_BATCH_BYTES": 0}, "E030", "OUTBOX_BATCH_BYTES = 16000000"),
+    ({"OUTBOX_BATCH_BYTES": 1e6}, "E030", "OUTBOX_BATCH_BYTES = 16000000"),
     ({"OUTBOX_POLL_INTERVAL": 0}, "E019", "OUTBOX_POLL_INTERVAL = 1.0"),
     ({"OUTBOX_POLL_INTERVAL": timedelta(seconds=1)}, "E019", "OUTBOX_POLL_INTERVAL = 1.0"),
     ({"OUTBOX_PARTITIONS": 0}, "E020", "OUTBOX_PARTITIONS = 64"),
@@ -377,7 +380,9 @@ def test_every_id_is_documented_and_tested() -> None:
     """The ids in the package's docstring are those that the tests produce."""
     documented = set(re.findall(r"^([EWI]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
 
-    assert documented == {number for _, number, _ in WRONG} | {"E024", "E043", "W003", "W070"}
+    assert documented == {number for _, number, _ in WRONG} | {
+        *("E024", "E031", "E043", "W003", "W011", "W012", "W070")
+    }
 
 
 def test_several_problems_are_found_at_once() -> None:
@@ -494,6 +499,28 @@ def test_database_as_migrated_passes() -> None:
     ids = [message.id for message in run_checks(tags=["database"], databases=["default"])]
 
     assert not [name for name in ids if name and name.startswith("django_broadcaster")]
+
+
+SQLITE = {"ENGINE": "django.db.backends.sqlite3", "HOST": "", "PORT": "", "USER": ""}
+
+
+@pytest.mark.parametrize(
+    ("place", "is_named"),
+    [
+        ({"NAME": "x.sqlite3"}, True),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "DEFERRED"}}, True),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "IMMEDIATE"}}, False),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "exclusive"}}, False),
+        ({"NAME": ":memory:"}, False),
+        ({"NAME": "file:x?mode=memory&cache=shared"}, False),
+    ],
+)
+def test_a_late_write_lock_of_sqlite_is_named(place: dict[str, Any], is_named: bool) -> None:
+    """Without `transaction_mode` a transaction beside a relay can fail, and the check says so."""
+    with as_alias("late", {**SQLITE, **place}):
+        found = checks.database.check_transaction_mode(databases=["late"])
+    assert [each.id for each in found] == ["django_broadcaster.W012"] * is_named
+    assert all("DATABASES['late']['OPTIONS']" in (each.hint or "") for each in found)
 
 
 def test_database_is_not_asked_unless_named() -> None:

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_INBOX_RETENTION": timedelta(days=30),
     "OUTBOX_HISTORY_RETENTION": timedelta(days=7),
     "OUTBOX_BATCH_SIZE": 500,
+    "OUTBOX_BATCH_BYTES": 16_000_000,
     "OUTBOX_POLL_INTERVAL": 1.0,
     "OUTBOX_MAX_RETRIES": 3,
     "OUTBOX_NOTIFY": True,

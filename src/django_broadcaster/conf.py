@@ -128,6 +128,11 @@ class Conf:
     BATCH_SIZE: Setting[int] = WorkerSetting(
         500, "Events that one delivery takes at the most.", former.batch_size
     )
+    BATCH_BYTES: Setting[int] = Setting(
+        16_000_000,
+        "Bytes of payload from which on a delivery takes no further event, and an archive neither; "
+        "a relay takes several times as much memory for each backend.",
+    )
     POLL_INTERVAL: Setting[float] = WorkerSetting(
         1.0,
         "Seconds between looks at the outbox of a relay with nothing to do.",

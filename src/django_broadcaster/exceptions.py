@@ -4,10 +4,12 @@ BroadcasterError
 ├── PublishError                     a publish call was refused, and has written nothing
 │   ├── InvalidEvent (ValueError)    the event breaks the CloudEvents specification or a column
 │   │   └── PayloadTooLarge          the payload is over the backend's limit
+│   │       └── StatementTooLong     the row is over `max_allowed_packet` of the database
 │   ├── UnknownBackend (LookupError) no such alias in OUTBOX_PUBLISHERS
 │   ├── InvalidPublisherConfig (ValueError)   a key or value that the backend does not know
 │   ├── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
-│   └── PublishedFromAsync (SynchronousOnlyOperation)   a synchronous call in async code
+│   ├── PublishedFromAsync (SynchronousOnlyOperation)   a synchronous call in async code
+│   └── RefusedByDatabase            the database writes no events with its configuration
 ├── DeliveryError                    one attempt to deliver did not succeed
 │   ├── BackendUnavailable           the broker is away: no retry is spent
 │   ├── TransientError               this event, try again by the retry policy
@@ -81,6 +83,25 @@ class PayloadTooLarge(InvalidEvent):
         self.limit = limit
 
 
+class StatementTooLong(PayloadTooLarge):
+    """The event's row is over `max_allowed_packet` of MariaDB or MySQL; sizes are in bytes.
+
+    `database` is the alias. Sent all the same, the statement would end the session.
+    """
+
+    def __init__(self, database: str, size: int, limit: int) -> None:
+        InvalidEvent.__init__(
+            self,
+            "data",
+            f"the event takes {size} bytes in a statement, over the limit of {limit} of database "
+            f"{database!r}; send a reference to the data instead, or raise max_allowed_packet",
+        )
+        self.backend = ""
+        self.database = database
+        self.size = size
+        self.limit = limit
+
+
 class UnknownBackend(PublishError, LookupError):
     """The alias is not in OUTBOX_PUBLISHERS; `known` lists those that are."""
 
@@ -109,7 +130,17 @@ class InvalidPublisherConfig(PublishError, ValueError):
 
 
 class WrongTransaction(PublishError, RuntimeError):
-    """The event's row would not commit together with the change it is about."""
+    """The event's row would not commit together with the change it is about.
+
+    Also raised by a delivery in the caller's own process, which needs that no transaction is open.
+    """
+
+
+class RefusedByDatabase(PublishError):
+    """The database writes nothing with its configuration; the text says what to change.
+
+    From `publish_events` it ends a block of `transaction.atomic()`, as the database's errors do.
+    """
 
 
 class PublishedFromAsync(PublishError, SynchronousOnlyOperation):

@@ -197,8 +197,8 @@ class OutboxPublisher:
 
         For tests, scripts and cron; `manage.py outbox_worker` is what a service runs. It takes
         the partitions that no running relay owns, keeps the same promises as a relay, and gives
-        them back. Returns the number of events that were attempted. Raises RuntimeError inside
-        a transaction (but that of a TestCase): it would deliver what has not been committed.
+        them back. Returns the number of events that were attempted. Raises WrongTransaction
+        inside a transaction (but that of a TestCase): it would deliver what has not been committed.
         """
         from .relay.inline import deliver_pending
 

@@ -32,6 +32,8 @@ E026      `OUTBOX_HISTORY_RETENTION` is not a span of time above 0 or None
 E027      `OUTBOX_WORKER`, of version 0.1, has an unknown key or a wrong value
 E028      `OUTBOX_RETENTION` as in version 0.1 has an unknown key or a wrong value
 E029      `OUTBOX_MAX_RETRIES` is not a whole number from 0 to 32767
+E030      `OUTBOX_BATCH_BYTES` is not a whole number above 0
+E031      the isolation level is one that the database refuses to write at (MariaDB and MySQL)
 E040      `RETENTION` of an entry is not a span of time, None, or a dict of these by status
 E041      `OUTBOX_ARCHIVE` is not None or an archive with its options
 E042      `OUTBOX_TIME_PARTITIONS` is not a span of time above 0 or None
@@ -48,6 +50,8 @@ W002      a setting that starts with `OUTBOX_` is unknown
 W003      a backend's client library is not installed
 W004      a backend trims its Redis stream, also of entries that no consumer has read
 W010      events are deleted as they are published, past `OUTBOX_ARCHIVE`
+W011      the database lacks characters (a database check; PostgreSQL, MariaDB and MySQL)
+W012      transactions take the write lock only as they write (a database check, SQLite)
 W070      events of 0.1.1 are left in its table `outbox_events` (a database check)
 I001      `OUTBOX_WORKER` is a setting of version 0.1
 I002      `OUTBOX_RETENTION` is written as in version 0.1
@@ -89,6 +93,7 @@ CHECKS = (
     values.check_history_retention,
     values.check_notify,
     values.check_batch_size,
+    values.check_batch_bytes,
     values.check_poll_interval,
     values.check_partitions,
     values.check_lease_seconds,
@@ -113,3 +118,6 @@ def register_checks() -> None:
     register(database.check_id_sequence, Tags.database)
     register(database.check_partitions, Tags.database)
     register(database.check_events_of_0_1, Tags.database)
+    register(database.check_character_sets, Tags.database)
+    register(database.check_isolation_level, Tags.database)
+    register(database.check_transaction_mode, Tags.database)

@@ -74,6 +74,12 @@ def check_batch_size(**_: Any) -> Messages:
     return [] if good else [_wrong("E018", "BATCH_SIZE", "a whole number from 1 to 10000")]
 
 
+def check_batch_bytes(**_: Any) -> Messages:
+    """OUTBOX_BATCH_BYTES is a whole number from 1 on."""
+    good = is_whole(conf.BATCH_BYTES, 1)
+    return [] if good else [_wrong("E030", "BATCH_BYTES", "a whole number of bytes above 0")]
+
+
 def check_poll_interval(**_: Any) -> Messages:
     """OUTBOX_POLL_INTERVAL is above 0."""
     good = is_number(conf.POLL_INTERVAL) and conf.POLL_INTERVAL > 0

@@ -15,12 +15,12 @@ from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions, resolved
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import NewRow, identity_of
+from django_broadcaster.querysets import NewRow, identity_of, may_lack_characters
 
 from .asynchronous import refuse_in_event_loop
 from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
 from .destinations import named, routed
-from .limits import check_accepted, check_depth
+from .limits import check_accepted, check_characters, check_depth, check_statement
 
 if TYPE_CHECKING:
     from django_broadcaster.tracing import Stamp
@@ -88,6 +88,7 @@ class PublishCall:
         self._now = self.moment if self._use_tz else in_local_time(self.moment)
         self._partitions = conf.PARTITIONS
         self._seals = sealing.is_on()
+        self._may_lack_characters = may_lack_characters(self.connection)
 
     def aliases(self, event_type: str, backend: str | None) -> list[str]:
         """Return the aliases of the backends that an event goes to; raises UnknownBackend."""
@@ -130,6 +131,9 @@ class PublishCall:
             check_accepted(alias, columns, delivery.config, self.connection)
         if self._seals:
             columns = sealed(columns, self.connection)
+        if self._may_lack_characters:
+            check_characters(columns, self.connection)
+        check_statement(columns, delivery.config_json, self.connection)
         rows = []
         for alias in aliases:
             identity = identity_of(event.source, event.id, alias) if unique else None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
+from .charsets import storable
 from .tables import EVENTS, RELAYS
-
-T = TypeVar("T")
 
 
 class RelaySQL:
@@ -142,6 +141,9 @@ class RelaySQL:
         zone = self._connection.timezone or timezone.get_default_timezone()
         return timezone.make_aware(moment, zone)
 
+    def _text(self, error: str) -> str:
+        return storable(error, self._connection)
+
     def _now(self) -> Any:
         return self._adapt(timezone.now())
 
@@ -149,10 +151,21 @@ class RelaySQL:
         return self._connection.ops.adapt_datetimefield_value(moment)
 
 
-def thousands(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield rows by the thousand, which is within what every database takes as parameters."""
-    for start in range(0, len(rows), 1000):
-        yield rows[start : start + 1000]
+MOST_CHARACTERS = 300_000
+"""Of the texts in a statement for many rows; its length is limited on MariaDB and MySQL."""
+
+
+def thousands(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    """Yield rows by the thousand or fewer, within what every database takes in a statement."""
+    begin = characters = 0
+    for end, row in enumerate(rows):
+        more = sum(len(value) for value in row if isinstance(value, str))
+        if end - begin >= 1000 or (end > begin and characters + more > MOST_CHARACTERS):
+            yield rows[begin:end]
+            begin, characters = end, 0
+        characters += more
+    if begin < len(rows):
+        yield rows[begin:]
 
 
 def _is_psycopg3() -> bool:
