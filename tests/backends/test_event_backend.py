@@ -25,8 +25,6 @@ from tests.support.events import publish, statuses
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-pytest_plugins = ["tests.relay.conftest"]
-
 HERE = "tests.backends.test_event_backend"
 
 

@@ -20,8 +20,6 @@ from tests.support.events import publish
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-pytest_plugins = ["tests.relay.conftest"]
-
 BACKENDS = "django_broadcaster.backends"
 LOCMEM = f"{BACKENDS}.LocMemBackend"
 

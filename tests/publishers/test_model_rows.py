@@ -36,8 +36,6 @@ from tests.support.events import publish
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-pytest_plugins = ["tests.relay.conftest"]
-
 S = OutboxEventStatus
 LOCMEM = "django_broadcaster.backends.LocMemBackend"
 
