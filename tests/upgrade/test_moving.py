@@ -21,11 +21,13 @@ from django.db import connections, transaction
 from django.test import override_settings
 from django.utils import timezone
 
+from django_broadcaster.backends import locmem
 from django_broadcaster.models import OutboxEvent, Relay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import identity_of
 from django_broadcaster.upgrade import OldTable, move_back, move_events
 from tests.support.databases import SERVERS
+from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 from tests.support.workers import MANAGE, environment
 
@@ -203,6 +205,26 @@ def test_what_may_not_be_sent_is_a_dead_letter_that_says_why(
     assert rows["source with a space"].source == "order service"
     assert report.invalid == len(INVALID)
     assert f"{len(INVALID)} events can't be sent as they are" in "\n".join(report.lines())
+
+
+def test_a_dead_letter_of_0_1_1_can_be_looked_at_and_corrected(
+    database: str, old_events: Any, settings: Settings
+) -> None:
+    """Commands show every one of them, and one that was corrected is delivered."""
+    settings.DATABASE_ROUTERS = [OneDatabase(database)]
+    settings.OUTBOX_PUBLISHERS = {"redis": {"BACKEND": "django_broadcaster.backends.LocMemBackend"}}
+    locmem.clear()
+    for name, (columns, _) in INVALID.items():
+        make(old_events, name, **columns)
+    move_events(database)
+    for row in outbox(database).values():
+        call_command("outbox_inspect", row.pk, stdout=(out := StringIO()))
+        assert "From 0.1.1" in out.getvalue()
+    wrong = OutboxEvent.objects.dead_letters().filter(source="order service")
+    wrong.update(source="order-service")
+    OutboxEvent.objects.filter(source="order-service", subject="source with a space").replay()
+    assert publisher.process_pending_events() == 1
+    assert outbox(database)["source with a space"].status == "published"
 
 
 def test_what_may_not_be_sent_keeps_its_state_if_it_was_sent(
