@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.db import IntegrityError, connections, transaction
 from django.db.models import JSONField, Value
+from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends import locmem
@@ -60,6 +61,20 @@ def test_type_and_source_are_enough(database: str, join: Join) -> None:
     assert [message.event_id for message in locmem.outbox()] == [event.event_id]
     event.refresh_from_db()
     assert event.status == "published"
+
+
+def test_rows_do_not_need_time_zones(database: str) -> None:
+    """With USE_TZ off the moments of a row are local, as in every other model, and it is due."""
+    with override_settings(USE_TZ=False, TIME_ZONE="America/Chicago"):
+        before = timezone.now()
+        event = create(database)
+        OutboxEvent.objects.using(database).bulk_create(
+            [OutboxEvent(event_type="order.placed", source="shop")]
+        )
+        rows = list(OutboxEvent.objects.using(database).order_by("id"))
+        assert [row.status for row in rows] == ["pending", "pending"]
+        assert all(row.time and before <= row.time <= timezone.now() for row in rows)
+        assert event.to_cloud_event()["time"].endswith(("Z", "+00:00"))
 
 
 def test_row_is_the_one_that_publish_event_writes(database: str) -> None:

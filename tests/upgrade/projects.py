@@ -24,12 +24,6 @@ from .old_version import old_python
 PROJECT = Path(__file__).resolve().parent / "project"
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
-WORKER_SETTINGS = False
-"""Whether this version understands OUTBOX_WORKER and the OUTBOX_RETENTION of 0.1.1."""
-
-CONFIG_FIELDS = False
-"""Whether the items of `publisher_config` are fields of an entry in a stream."""
-
 
 class Project:
     """The project in one database, with streams of its own; its code is the same all the time."""
@@ -42,7 +36,6 @@ class Project:
         told = {
             "database": place,
             "use_tz": use_tz,
-            "worker_settings": WORKER_SETTINGS,
             "stream": self.stream,
             "redis": {
                 "host": url.hostname,

@@ -21,16 +21,23 @@ from django.db import connections, transaction
 from django.test import override_settings
 from django.utils import timezone
 
+from django_broadcaster.backends import locmem
 from django_broadcaster.models import OutboxEvent, Relay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import identity_of
 from django_broadcaster.upgrade import OldTable, move_back, move_events
+from tests.relay.test_time_partitions import parted, plain
 from tests.support.databases import SERVERS
+from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 from tests.support.workers import MANAGE, environment
 
+from .conftest import old_table
+
 if TYPE_CHECKING:
     from pytest_django import Settings
+
+__all__ = ["parted", "plain"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -166,8 +173,8 @@ def test_events_without_a_backend_go_to_the_default(
     aliases = {subject: row.publisher_backend for subject, row in outbox(database).items()}
     assert aliases == {"none": "redis", "gone": "gone", "later": "default"}
     lines = "\n".join(report.lines())
-    assert "1 of them named no backend; they go to 'redis'." in lines
-    assert "1 events are for the backend 'gone'" in lines
+    assert "Without a backend: 1. These go to 'redis'." in lines
+    assert "For the backend 'gone', which OUTBOX_PUBLISHERS lacks: 1." in lines
 
 
 INVALID: dict[str, tuple[dict[str, Any], str]] = {
@@ -202,7 +209,27 @@ def test_what_may_not_be_sent_is_a_dead_letter_that_says_why(
         assert rows[name].ended_at is not None
     assert rows["source with a space"].source == "order service"
     assert report.invalid == len(INVALID)
-    assert f"{len(INVALID)} events can't be sent as they are" in "\n".join(report.lines())
+    assert f"Not valid: {len(INVALID)}." in "\n".join(report.lines())
+
+
+def test_a_dead_letter_of_0_1_1_can_be_looked_at_and_corrected(
+    database: str, old_events: Any, settings: Settings
+) -> None:
+    """Commands show every one of them, and one that was corrected is delivered."""
+    settings.DATABASE_ROUTERS = [OneDatabase(database)]
+    settings.OUTBOX_PUBLISHERS = {"redis": {"BACKEND": "django_broadcaster.backends.LocMemBackend"}}
+    locmem.clear()
+    for name, (columns, _) in INVALID.items():
+        make(old_events, name, **columns)
+    move_events(database)
+    for row in outbox(database).values():
+        call_command("outbox_inspect", row.pk, stdout=(out := StringIO()))
+        assert "From 0.1.1" in out.getvalue()
+    wrong = OutboxEvent.objects.dead_letters().filter(source="order service")
+    wrong.update(source="order-service")
+    OutboxEvent.objects.filter(source="order-service", subject="source with a space").replay()
+    assert publisher.process_pending_events() == 1
+    assert outbox(database)["source with a space"].status == "published"
 
 
 def test_what_may_not_be_sent_keeps_its_state_if_it_was_sent(
@@ -307,6 +334,18 @@ def test_large_payloads_are_read_few_at_a_time(database: str, old_events: Any) -
     assert set(states(database).values()) == {"pending"}
 
 
+def test_rows_move_into_an_outbox_in_partitions(parted: str) -> None:
+    """A trigger keeps an event from being written twice there, instead of an index."""
+    with old_table(parted) as old_events:
+        old = make(old_events, "a")
+        make(old_events, "b")
+        move_events(parted)
+        make(old_events, "a", id=old.pk)
+        move_events(parted)
+        assert list(outbox(parted)) == ["a", "b"]
+        assert not old_events.exists()
+
+
 @contextmanager
 def refusing(database: str) -> Iterator[None]:
     """Let the database refuse rows of the subject `refused`."""
@@ -339,7 +378,7 @@ def test_a_row_that_the_database_refuses_stays_and_is_reported(
     [(event_id, reason)] = report.refused
     assert event_id == str(old_events.get().pk)
     assert "tests_refuse" in reason
-    assert "1 rows are left" in "\n".join(report.lines())
+    assert "Left in outbox_events: 1." in "\n".join(report.lines())
     move_events(database)
     assert list(outbox(database)) == ["a", "b", "refused"]
 
@@ -445,7 +484,7 @@ def test_what_0_1_1_can_not_hold_does_not_go_back(database: str, old_events: Any
         publisher.publish_event(**arguments, extensions={"tenant": "x"})
         publisher.publish_event(**{**arguments, "source": "s" * 300})
         publisher.publish_event(**arguments)
-    with pytest.raises(CommandError, match="4 events are left"):
+    with pytest.raises(CommandError, match="events left in the outbox: 4"):
         call_command(
             "outbox_upgrade",
             "--back",

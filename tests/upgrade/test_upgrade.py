@@ -13,7 +13,7 @@ from django.db import connections
 from tests.support.databases import DATABASES
 from tests.support.waiting import wait_until
 
-from .projects import CONFIG_FIELDS, Project, project_on
+from .projects import Project, project_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -106,8 +106,7 @@ def test_every_event_of_0_1_1_arrives_exactly_once(project: Project) -> None:
     assert len({event["id"] for event in arrived}) == len(arrived)
     assert all(event["source"] == "order-service" for event in arrived)
     assert all(event["data"]["note"] == "é" for event in arrived)
-    if CONFIG_FIELDS:
-        assert [event.get("tenant") for event in project.entries()] == [None] * 10 + ["t"]
+    assert [event.get("tenant") for event in project.entries()] == [None] * 10 + ["t"]
     states = {row[0]: row[1:] for row in last_line(project.new("shell", "-c", READ))}
     assert set(states) == set(ids)
     by_number = {ids[event_id][1]: state for event_id, state in states.items()}
@@ -121,14 +120,17 @@ def test_every_event_of_0_1_1_arrives_exactly_once(project: Project) -> None:
     wait_until(lambda: len(drained(project)) == 3, 60, "the event that was refused")
     assert sorted(numbers(project.listed())) == [12, 13, 14]
 
-    project.new("shell", "-c", place(20, "20/complete"))
+    project.new("shell", "-c", place(20, "20/complete", "20/delete") + place(21, backend="list"))
     assert project.handled() == handled
     project.new("outbox_worker", "--drain")
-    assert numbers(project.entries()) == [*expected, 20, 20]
+    assert numbers(project.entries()) == [*expected, 20, 20, 20]
+    assert numbers(project.listed())[3:] == [21]
     assert sorted(project.handled()[len(handled) :]) == [
         "order.completed order-service done 20",
         "order.created order-service order-20 20",
+        "order.created order-service order-21 21",
     ]
+    assert project.count() == len(ids) + 4
     assert "no rows" in project.new("outbox_upgrade")
 
 

@@ -6,9 +6,11 @@ They are judged and filled in as those of `publish_event` are, and delivered lik
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connections
 
 from django_broadcaster.backends.handler import backends
@@ -16,7 +18,7 @@ from django_broadcaster.events import JSON_NULL, SPEC_VERSION, CloudEvent
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.notify import notify_after_commit
-from django_broadcaster.querysets import NewRow, insert_rows
+from django_broadcaster.querysets import NewRow, aware, insert_rows
 from django_broadcaster.signals import event_created, rows_inserted, rows_to_insert
 from django_broadcaster.states import OutboxEventStatus
 
@@ -77,13 +79,16 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
 def _event_of(event: OutboxEvent) -> CloudEvent:
     """Return the event of a row that is not complete yet; raises InvalidEvent."""
     data = event.data if event.data_binary is None else bytes(event.data_binary)
+    time = event.time
+    if isinstance(time, datetime) and not settings.USE_TZ:
+        time = aware(time)
     return event_of(
         event.event_type,
         event.source,
         JSON_NULL if _is_null(data) else data,
         event.subject,
         event_id=_given(event.event_id),
-        time=event.time,
+        time=time,
         extensions=event.extensions,
         data_content_type=event.data_content_type,
         data_schema=event.data_schema,

@@ -163,7 +163,7 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
     lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
     sql = (
         f"SELECT {columns} FROM {OUTBOX} WHERE id > %s "
-        "AND status IN ('pending', 'scheduled', 'retry', 'blocked') "
+        "AND status IN ('pending', 'processing', 'scheduled', 'retry', 'blocked') "
         f"ORDER BY id LIMIT %s{lock}"
     )
     moved: Counter[str] = Counter()

@@ -36,20 +36,20 @@ class Report:
         counts = ", ".join(f"{count:,} {status}" for status, count in sorted(self.moved.items()))
         yield f"Moved {self.moved.total():,} events{f': {counts}' if counts else ''}."
         if self.default:
-            yield f"{self.default:,} of them named no backend; they go to {self.default_alias!r}."
+            yield f"Without a backend: {self.default:,}. These go to {self.default_alias!r}."
         for alias, count in sorted(self.unknown.items()):
             yield (
-                f"{count:,} events are for the backend {alias!r}, which OUTBOX_PUBLISHERS lacks. "
-                "They wait until it is there."
+                f"For the backend {alias!r}, which OUTBOX_PUBLISHERS lacks: {count:,}. "
+                "These wait until it is there."
             )
         if self.invalid:
             yield (
-                f"{self.invalid:,} events can't be sent as they are; they are dead letters now, "
-                "and their errors say why."
+                f"Not valid: {self.invalid:,}. These are dead letters now, and their errors say "
+                "why."
             )
         for event_id, reason in self.refused[:MOST_NAMED]:
             yield f"Could not move event {event_id}: {reason}."
         if len(self.refused) > MOST_NAMED:
             yield f"Could not move {len(self.refused) - MOST_NAMED:,} further events."
         if self.left:
-            yield f"{self.left:,} rows are left; run manage.py outbox_upgrade to move them."
+            yield f"Left in outbox_events: {self.left:,}. Run manage.py outbox_upgrade for them."

@@ -79,7 +79,7 @@ class Command(OutboxCommand):
         total = OutboxEvent.objects.using(using).undelivered().count()
         report = self._run("Moving events back", total, move_back, using)
         if report.refused:
-            raise CommandError(f"{len(report.refused):,} events are left in the outbox")
+            raise CommandError(f"events left in the outbox: {len(report.refused):,}")
 
     def _run(
         self,

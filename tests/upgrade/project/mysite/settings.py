@@ -33,10 +33,9 @@ OUTBOX_PUBLISHERS = {
 LIST_BACKEND = {"redis": TOLD["redis"], "key": f"{TOLD['stream']}-list"}
 """For the project's own backend: 0.1.1 ignores the paths of other classes than its own."""
 
-if TOLD["worker_settings"]:
-    OUTBOX_WORKER = {"BATCH_SIZE": 100, "SLEEP_TIME": 5, "MAX_RETRIES": 3, "RETRY_BACKOFF": True}
-    OUTBOX_RETENTION = {
-        "CLEANUP_PUBLISHED": True,
-        "PUBLISHED_RETENTION_DAYS": 7,
-        "FAILED_RETENTION_DAYS": 30,
-    }
+OUTBOX_WORKER = {"BATCH_SIZE": 100, "SLEEP_TIME": 5, "MAX_RETRIES": 3, "RETRY_BACKOFF": True}
+OUTBOX_RETENTION = {
+    "CLEANUP_PUBLISHED": True,
+    "PUBLISHED_RETENTION_DAYS": 7,
+    "FAILED_RETENTION_DAYS": 30,
+}
