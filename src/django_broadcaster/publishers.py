@@ -46,6 +46,14 @@ class OutboxPublisher:
         """The backends by alias. One that is put in is used by this process's relay, too."""
         return _Backends()
 
+    @_backends.setter
+    def _backends(self, backends_by_alias: Mapping[str, PublisherBackend]) -> None:
+        """Use these instances, in place of those that were put in before."""
+        mine = _Backends()
+        for alias in backends.put_in():
+            del mine[alias]
+        mine.update(backends_by_alias)
+
     def _load_backends(self) -> None:
         """Make every configured backend; raises BackendConfigurationError for a wrong setting."""
         for alias in backends.aliases():

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
+import redis
 
-from django_broadcaster.backends import LocMemBackend, MessageBackend, PublisherBackend, locmem
+from django_broadcaster.backends import (
+    LocMemBackend,
+    MessageBackend,
+    PublisherBackend,
+    RedisStreamBackend,
+    locmem,
+)
 from django_broadcaster.backends.event_backend import EventBackend
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import (
@@ -21,6 +30,7 @@ from django_broadcaster.publishers import publisher
 from django_broadcaster.testing import BackendContract, make_message
 from tests.relay.conftest import Join, drain
 from tests.support.events import publish, statuses
+from tests.support.redis_server import shared_url
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -216,6 +226,43 @@ def test_instance_takes_the_place_of_a_configured_one(settings: Settings) -> Non
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": f"{HERE}.Plain"}}
     assert publisher._backends["default"] is mine
     del publisher._backends["default"]
+    assert isinstance(publisher._backends["default"], Plain)
+
+
+class Labelled(RedisStreamBackend):
+    """Extends a backend that there is, as code of version 0.1 does."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.seen: list[str] = []
+
+    def publish(self, event: OutboxEvent) -> bool:
+        """Publish, and note what was published."""
+        self.seen.append(event.subject)
+        return super().publish(event)
+
+
+def test_subclass_of_the_redis_backend_has_its_way(
+    database: str, settings: Settings, join: Join
+) -> None:
+    """Its constructor takes the dictionary, and its `publish` delivers each event."""
+    url, stream = urlsplit(shared_url()), f"test-{uuid4()}"
+    options = {"host": url.hostname, "port": url.port, "stream_name": stream, "max_len": None}
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": f"{HERE}.Labelled", "OPTIONS": options}}
+    publish("a1", "a2", using=database)
+    loop = join()
+    drain(loop)
+    assert loop.backend.wrapped.seen == ["a1", "a2"]  # type: ignore[attr-defined]
+    with redis.Redis.from_url(shared_url()) as client:
+        assert client.xlen(stream) == 2
+        client.delete(stream)
+
+
+def test_all_instances_may_be_put_in_at_once() -> None:
+    """`publisher._backends = {...}` takes the place of what was put in before."""
+    publisher._backends = {"my_custom": Shelf({})}
+    publisher._backends = {"default": Plain()}
+    assert set(publisher._backends) == {"default"}
     assert isinstance(publisher._backends["default"], Plain)
 
 

@@ -15,7 +15,7 @@ from django_broadcaster.registry import event_registry
 from django_broadcaster.retention import RetentionPolicy, by_status
 from django_broadcaster.retry import RetryPolicy
 
-from .base import MessageBackend, PublisherBackend
+from .base import MessageBackend, PublisherBackend, takes_dictionary
 from .event_backend import EventBackend
 
 ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS", "RETRY", "ON_EXHAUSTED", "RETENTION"})
@@ -61,11 +61,12 @@ class BackendHandler:
 
     def put(self, alias: str, backend: PublisherBackend) -> None:
         """Use this instance for an alias, configured or not, until it is removed."""
-        if not isinstance(backend, MessageBackend):
-            backend = EventBackend(wrapped=backend, alias=alias)
-        backend.alias = alias
-        self._by_hand[alias] = self._made[alias] = backend
+        self._by_hand[alias] = self._made[alias] = _of_messages(backend, alias)
         self._runs_handlers = None
+
+    def put_in(self) -> tuple[str, ...]:
+        """Return the aliases whose backend was put in by hand."""
+        return tuple(self._by_hand)
 
     def remove(self, alias: str) -> None:
         """Forget the instance that was put in for an alias; raises KeyError if there is none."""
@@ -119,10 +120,12 @@ class BackendHandler:
         with hiding():
             backend_class = _backend_class(entry, where)
             try:
-                if not issubclass(backend_class, MessageBackend):
-                    wrapped = backend_class(dict(entry.get("OPTIONS", {})))
-                    return EventBackend(wrapped=wrapped, alias=alias)
-                return backend_class(alias=alias, **entry.get("OPTIONS", {}))
+                options = entry.get("OPTIONS", {})
+                if takes_dictionary(backend_class):
+                    made = backend_class(dict(options))
+                else:
+                    made = backend_class(alias=alias, **options)  # type: ignore[call-arg]
+                return _of_messages(made, alias)
             except BackendConfigurationError:
                 raise
             except (TypeError, ValueError) as error:
@@ -173,6 +176,17 @@ def _backend_class(entry: Mapping[str, Any], where: str) -> type[PublisherBacken
             f"{where}['BACKEND']: {path!r} is not a subclass of PublisherBackend"
         )
     return found
+
+
+def _of_messages(backend: PublisherBackend, alias: str) -> MessageBackend:
+    """Return a backend that is given messages: itself, or one that hands it each as an event.
+
+    A subclass of a `MessageBackend` with a `publish` of its own wants events, too.
+    """
+    if isinstance(backend, MessageBackend) and type(backend).publish is MessageBackend.publish:
+        backend.alias = alias
+        return backend
+    return EventBackend(wrapped=backend, alias=alias)
 
 
 def _is_consumer(entry: Mapping[str, Any]) -> bool:

@@ -71,6 +71,8 @@ class RedisStreamBackend(BindingBackend):
 
     def __init__(
         self,
+        config: Mapping[str, Any] | None = None,
+        /,
         *,
         host: str = "localhost",
         port: int = 6379,
@@ -97,6 +99,9 @@ class RedisStreamBackend(BindingBackend):
         ssl_check_hostname: bool = True,
         **options: Any,
     ) -> None:
+        if config is not None:  # the documented form, which subclasses call
+            RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
+            return
         super().__init__(**options)
         self.stream_name, self.max_len = stream_name, max_len
         self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
