@@ -84,7 +84,7 @@ class KafkaBackend(BindingBackend):
 
     system: ClassVar[str] = "kafka"
     client_library = CLIENT
-    binding: ClassVar[Binding] = KAFKA
+    binding: Binding = KAFKA
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic"})
 

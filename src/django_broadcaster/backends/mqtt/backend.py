@@ -73,7 +73,7 @@ class MQTTBackend(BindingBackend):
 
     system: ClassVar[str] = "mqtt"
     client_library = CLIENT
-    binding: ClassVar[Binding] = MQTT
+    binding: Binding = MQTT
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic", "retain"})
 
     default_max_message_bytes: ClassVar[int | None] = LONGEST_PACKET - 2 * 2**16

@@ -65,7 +65,7 @@ class NATSBackend(BindingBackend):
 
     system: ClassVar[str] = "nats"
     client_library = CLIENT
-    binding: ClassVar[Binding] = NATS
+    binding: Binding = NATS
     config_keys: ClassVar[frozenset[str]] = frozenset({"subject"})
 
     default_max_message_bytes: ClassVar[int | None] = 2**20 - 2**12
@@ -118,8 +118,6 @@ class NATSBackend(BindingBackend):
             raise self.option_error(option, problem)
         self._template = Template(subject, escape)
         self._first_headers = f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
-        if self.content_mode == "structured":
-            self._first_headers += f"Content-Type: {STRUCTURED_TYPE}\r\n"
         self._link: Link | None = None
         self._process = 0
         self._limit = sys.maxsize  # until the server has said
@@ -234,6 +232,8 @@ class NATSBackend(BindingBackend):
             wire.headers
         ):  # only a row that was tampered with has such names
             raise Rejected("an attribute has a line break in its name")
+        if wire.content_type == STRUCTURED_TYPE:
+            more = f"Content-Type: {STRUCTURED_TYPE}\r\n{more}"
         message_id = percent_encoded(message.event_id)
         place = _digest(message.source, subject)
         return f"{self._first_headers}{more}Nats-Msg-Id: {message_id}:{place}\r\n\r\n".encode()

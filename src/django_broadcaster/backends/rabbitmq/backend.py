@@ -58,7 +58,7 @@ class RabbitMQBackend(BindingBackend):
 
     system: ClassVar[str] = "rabbitmq"
     client_library = CLIENT
-    binding: ClassVar[Binding] = AMQP
+    binding: Binding = AMQP
     config_keys: ClassVar[frozenset[str]] = frozenset({"exchange", "routing_key"})
 
     default_max_message_bytes: ClassVar[int | None] = 16 * 2**20

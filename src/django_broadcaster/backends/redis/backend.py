@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import (
 
 from ..base import Message, Outcome, Shown, as_delivery_error
 from ..batch import Batch
-from ..bindings import REDIS, Binding, BindingBackend
+from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..templates import Template
 from . import entries, fields
 from .address import CLIENT, Address, Node
@@ -62,7 +62,7 @@ class RedisStreamBackend(BindingBackend):
 
     system: ClassVar[str] = "redis"
     client_library = CLIENT
-    binding: ClassVar[Binding] = REDIS
+    binding: Binding = REDIS
     config_keys: ClassVar[frozenset[str]] = fields.OPTIONS
 
     default_max_message_bytes: ClassVar[int | None] = 512 * 2**20 - 2**16
@@ -130,7 +130,6 @@ class RedisStreamBackend(BindingBackend):
         except ValueError as error:
             raise self.option_error("stream_name", str(error)) from error
         self._constant = self._template.constant
-        self._structured = self.content_mode == "structured"
         self._servers: Servers | None = None
         self._limit = self.max_message_bytes or 0
 
@@ -217,15 +216,16 @@ class RedisStreamBackend(BindingBackend):
         """Return the fields of the entry; the body is `cloud_event`, or `data` in binary mode."""
         stream, _ = self._command(message)
         wire = self.encode(message)
+        structured = wire.content_type == STRUCTURED_TYPE
         time = entries.timestamp(message.time).decode()
         shown = {
             "event_id": message.event_id,
             "event_type": message.event_type,
             "source": message.source,
-            "timestamp": time if self._structured else wire.headers.get("ce_time", ""),
+            "timestamp": time if structured else wire.headers.get("ce_time", ""),
             **wire.headers,
         }
-        if wire.content_type and not self._structured:
+        if wire.content_type and not structured:
             shown["content_type"] = wire.content_type
         shown |= fields.further(message.config)
         max_len = message.config.get("max_len", self.max_len)
@@ -273,7 +273,7 @@ class RedisStreamBackend(BindingBackend):
             stream = message.config.get("stream_name", stream)
             max_len = message.config.get("max_len", max_len)
             more = self._further(message.config)
-        if self._structured:
+        if self.binding.is_structured(message, self.content_mode):
             body = message.to_json()
             command = entries.structured(stream, max_len, message, body, more)
             headers: Mapping[str, str] = {}

@@ -75,7 +75,7 @@ class WebhookBackend(BindingBackend):
 
     system: ClassVar[str] = "webhook"
     client_library = CLIENT
-    binding: ClassVar[Binding] = HTTP
+    binding: Binding = HTTP
 
     def __init__(
         self,
