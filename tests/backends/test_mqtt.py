@@ -205,7 +205,14 @@ def test_message_has_exactly_the_documented_properties(
     attributes = {"specversion": "1.0", "id": "A-1", "source": "/shop", "type": "order.placed"}
     assert reader.read() == [
         Arrived("order.placed", message.to_json(), "application/cloudevents+json", {}, False, 1),
-        Arrived("order.placed", b'{"a":1}', "application/json", attributes, False, 1),
+        Arrived(
+            "order.placed",
+            b'{"a":1}',
+            "application/json",
+            {**attributes, "datacontenttype": "application/json"},
+            False,
+            1,
+        ),
     ]
 
 

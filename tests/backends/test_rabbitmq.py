@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from cloudevents.core.bindings import amqp
+from cloudevents.core.bindings import amqp, rabbitmq
 from cloudevents.core.formats.json import JSONFormat
 from django.db import transaction
 from django.test import override_settings
@@ -123,7 +123,7 @@ class TestBinary(TestStructured):
     mode = "binary"
 
     def members(self, message: Arrived) -> Mapping[str, Any]:
-        found = {key.removeprefix("cloudEvents_"): text for key, text in message.headers.items()}
+        found = {key.removeprefix("ce-"): text for key, text in message.headers.items()}
         if message.properties.content_type:
             found["datacontenttype"] = message.properties.content_type
             found["data"] = message.body
@@ -165,10 +165,19 @@ def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: 
     assert (message.exchange, message.routing_key) == (name, "order.placed")
 
 
-@pytest.mark.parametrize("mode", ["structured", "binary"])
-def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str) -> None:
-    """Whatever an event is, the CloudEvents SDK finds the same in what arrived."""
-    backend = make(exchange=name, queue=name, content_mode=mode, binding_key="#")
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("structured", {}), ("binary", {}), ("binary", {"header_prefix": "cloudEvents_"})],
+    ids=["structured", "binary", "binary of AMQP 1.0"],
+)
+def test_official_sdk_reads_every_event(
+    make: MakeBackend, name: str, mode: str, options: dict[str, Any]
+) -> None:
+    """Whatever an event is, the CloudEvents SDK finds the same in what arrived.
+
+    By its binding for RabbitMQ, unless headers are named as for AMQP 1.0.
+    """
+    backend = make(exchange=name, queue=name, content_mode=mode, binding_key="#", **options)
     backend.open()
 
     @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -190,8 +199,12 @@ def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str)
 def _read_by_sdk(message: Arrived) -> Any:
     content_type = message.properties.content_type
     properties = {"content-type": content_type} if content_type else {}
-    read = amqp.AMQPMessage(properties, message.headers, message.body)
-    return amqp.from_amqp(read, JSONFormat())
+    if any(name.startswith("cloudEvents_") for name in message.headers):
+        read = amqp.AMQPMessage(properties, message.headers, message.body)
+        return amqp.from_amqp(read, JSONFormat())
+    return rabbitmq.from_rabbitmq_event(
+        rabbitmq.RabbitMQMessage(message.headers, content_type, message.body)
+    )
 
 
 def test_body_of_many_frames_arrives_as_it_is(make: MakeBackend, name: str) -> None:

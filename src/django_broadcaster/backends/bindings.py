@@ -4,8 +4,9 @@
     binary       body = the data as it is; each attribute is a header in its canonical text
 
 https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents/bindings (NATS with headers: 1.0.3).
-Binary mode can't carry every event: `Binding.is_structured` says which ones go structured. A backend asks its `Binding` for a `WireMessage` and puts that into its client's terms. Nothing
-about the formats is written anywhere else.
+Binary mode can't carry every event: `Binding.is_structured` says which ones go structured. A
+backend asks its `Binding` for a `WireMessage` and puts that into its client's terms. Nothing about
+the formats is written anywhere else; `events/messages.py` reads what is written here.
 
 An event that belongs to a trace has that in its extensions `traceparent` and `tracestate`:
 https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md
@@ -20,7 +21,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
 
 import orjson
@@ -151,8 +152,11 @@ def percent_encoded(text: str) -> str:
 
 KAFKA: Final = Binding("ce_")
 AMQP: Final = Binding("cloudEvents_")
+# CloudEvents has a binding for AMQP 1.0 alone. Readers made for RabbitMQ follow this one:
+# https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md
+RABBITMQ: Final = Binding("ce-")
 NATS: Final = Binding("ce-", percent_encoded, content_type_is_header=True)
-MQTT: Final = Binding("")
+MQTT: Final = Binding("", content_type_is_header=True)
 # A request without a body, or without its media type, is none by the rules for webhooks:
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md section 2.1.
 HTTP: Final = Binding("ce-", percent_encoded, needs_body=True)

@@ -49,10 +49,8 @@ def read_kafka(headers: Headers, body: Body) -> Read:
 
 
 def read_nats(headers: Headers, body: Body) -> Read:
-    """Read a message of NATS, which has no media type of its own in binary mode."""
-    attributes = _prefixed(headers, "ce-", _decoded)
-    content_type = attributes.get("datacontenttype")
-    return _read(attributes, content_type or _content_type_of(headers), body)
+    """Read a message of NATS: in binary mode the media type of its data is an attribute, too."""
+    return _read(_prefixed(headers, "ce-", _decoded), _content_type_of(headers), body)
 
 
 def read_amqp(headers: Headers, body: Body, content_type: str | None) -> Read:
@@ -67,11 +65,11 @@ def read_mqtt(properties: Headers, body: Body, content_type: str | None) -> Read
     }
     if not content_type and "specversion" not in attributes:
         content_type = _EVENT
-    return _read(attributes, content_type or attributes.get("datacontenttype"), body)
+    return _read(attributes, content_type, body)
 
 
 def _read(attributes: dict[str, Any], content_type: str | None, body: Body) -> Read:
-    """Return attributes and data by the mode of a message."""
+    """Return attributes and data by the mode of a message, which its content type decides."""
     kind = (content_type or "").strip()
     if kind[: len(_EVENTS)].lower() == _EVENTS:
         return _structured(kind, body)
@@ -82,8 +80,8 @@ def _read(attributes: dict[str, Any], content_type: str | None, body: Body) -> R
             f"type is {shortened(kind)}, not {_EVENT}",
         )
     if kind:
-        attributes["datacontenttype"] = kind
-    return attributes, _data(kind, body)
+        attributes.setdefault("datacontenttype", kind)
+    return attributes, _data(str(attributes.get("datacontenttype") or ""), body)
 
 
 def _structured(kind: str, body: Body) -> Read:
