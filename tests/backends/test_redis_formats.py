@@ -194,6 +194,29 @@ def test_absent_null_and_empty_data_stay_apart(
 
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_field_of_the_body_has_the_name_that_readers_expect(
+    make: MakeBackend, client: redis.Redis, stream: str, mode: str
+) -> None:
+    """`body_field` names the field, as for readers that take `data` for the event."""
+    message = make_message(data={"total": 1})
+    make(stream_name=stream, content_mode=mode).publish(message)
+    make(stream_name=stream, content_mode=mode, body_field="payload").publish(message)
+    plain, named = stored(client, stream)
+    usual, body = (b"cloud_event", message.to_json()), (b"data", b'{"total":1}')
+    name, value = usual if mode == "structured" else body
+    assert plain[name] == value
+    assert {**named, name: named[b"payload"]}.items() >= plain.items()
+    assert name not in named
+
+
+@pytest.mark.parametrize("field", ["", 5, "event_id", "content_type", "ce_id", "\ud800"])
+def test_name_of_a_field_that_is_taken_is_refused(field: Any) -> None:
+    """The body may not replace another field of an entry."""
+    with pytest.raises(BackendConfigurationError, match="'body_field'"):
+        RedisStreamBackend(alias="default", body_field=field)
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(
     make: MakeBackend, client: redis.Redis, stream: str, mode: str
 ) -> None:
