@@ -55,7 +55,7 @@ def read_nats(headers: Headers, body: Body) -> Read:
 
 def read_amqp(headers: Headers, body: Body, content_type: str | None) -> Read:
     """Read a message of RabbitMQ or AMQP 1.0; `content_type` is its property."""
-    return _read(_prefixed(headers, _AMQP_PREFIXES), content_type, body)
+    return _read(_prefixed(headers, _AMQP_PREFIXES, _amqp_value), content_type, body)
 
 
 def read_mqtt(properties: Headers, body: Body, content_type: str | None) -> Read:
@@ -163,6 +163,16 @@ def _text(name: str, value: Any) -> str:
         return value if isinstance(value, str) else bytes(value).decode()
     except (TypeError, UnicodeDecodeError) as error:
         raise InvalidEvent("event", f"has a header that is not text in UTF-8: {name}") from error
+
+
+def _amqp_value(name: str, value: Any) -> Any:
+    """Return a value of AMQP, whose timestamps are milliseconds since 1970 in some clients."""
+    if name != "time" or type(value) is not int:
+        return value
+    try:
+        return datetime.fromtimestamp(value / 1000, UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise InvalidEvent("time", f"{value} is not a time of AMQP: {error}") from error
 
 
 def _http_value(name: str, value: Any) -> Any:
