@@ -254,7 +254,7 @@ def test_timestamp_is_the_events_time_where_that_is_wanted(
     for options in ({"timestamp": "event"}, {}):
         backend = make(topic=topic, content_mode=mode, **options)
         for message in messages:
-            backend.publish(message)
+            backend.send(message)
     stamps = [record.timestamp()[1] for record in records(server.servers, topic)]
     assert stamps[0] == 1_709_208_000_005
     assert all(before < stamp for stamp in stamps[1:])

@@ -253,7 +253,7 @@ def test_message_expires_with_its_event(
     backend = make(content_mode=mode, topic=f"{root}/{{key}}", retain=True)
     for message in messages:
         message.config = {"topic": f"{root}/{message.event_id}"}
-    assert backend.publish_batch(messages) == [None] * 4
+    assert backend.send_batch(messages) == [None] * 4
     assert len(reader.read()) == 4
 
     def retained() -> set[str]:

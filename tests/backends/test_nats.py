@@ -202,7 +202,7 @@ def test_stream_without_ttl_takes_events_that_expire(make: MakeBackend, name: st
     """A server refuses a message with a time to live for a stream that has none: none is sent."""
     options = {"stream": name, "subject": name, "create_stream": True}
     soon = timezone.now() + timedelta(hours=1)
-    make(**options).publish(make_message(extensions={"expirytime": soon}))
+    make(**options).send(make_message(extensions={"expirytime": soon}))
     (found,) = stored(shared_url(), name)
     assert "Nats-TTL" not in found.headers
 
@@ -219,7 +219,7 @@ def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str)
         for number, extensions in enumerate([{"expirytime": soon}, {"expirytime": later}, LATER])
     ]
     backend = make(stream=name, subject=name, content_mode=mode)
-    assert backend.publish_batch(messages) == [None] * 3
+    assert backend.send_batch(messages) == [None] * 3
     wait_until(lambda: count_of(shared_url(), name) == 2, 20, "the server drops what has expired")
     kept, unlimited = stored(shared_url(), name)
     assert 3000 < int(kept.headers["Nats-TTL"]) <= 3600

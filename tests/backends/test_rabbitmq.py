@@ -176,7 +176,7 @@ def test_message_has_the_properties_that_its_event_asks_for(make: MakeBackend, n
     for mode in ("structured", "binary"):
         backend = make(exchange=name, queue=name, content_mode=mode)
         backend.validate_config(config)
-        backend.publish(message)
+        backend.send(message)
     structured, binary = take(shared_url(), name)
     for found in (structured, binary):
         properties = found.properties
@@ -208,7 +208,7 @@ def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str)
         make_message(id="longest", config={"expiration": 4_294_967}),
     ]
     backend = make(exchange=name, queue=name, content_mode=mode)
-    assert backend.publish_batch(messages) == [None] * 5
+    assert backend.send_batch(messages) == [None] * 5
     wait_until(lambda: depth(shared_url(), name) == 3, 10, "the server drops what has expired")
     found = {each.properties.message_id: each.properties for each in take(shared_url(), name)}
     assert found.keys() == {"later", "in 2999", "longest"}
@@ -227,15 +227,15 @@ def test_property_that_the_server_refuses_rejects_its_event_alone(
     backend = make(exchange=name, queue=name)
     wrong = make_message(config={"headers": {"CC": "not a list"}})
     messages = [make_message(), wrong, make_message()]
-    backend.publish_batch(messages)
-    assert kinds(backend.publish_batch(messages)) == [None, Rejected, None]
+    backend.send_batch(messages)
+    assert kinds(backend.send_batch(messages)) == [None, Rejected, None]
 
 
 def test_exchange_has_the_arguments_of_the_options(make: MakeBackend, name: str) -> None:
     """What no queue takes goes to the alternate exchange that the arguments name."""
     arguments = {"alternate-exchange": f"{name}-2"}
     make(exchange=f"{name}-2", exchange_type="fanout", queue=f"{name}-2").open()
-    make(exchange=name, exchange_arguments=arguments).publish(make_message(id="A-1"))
+    make(exchange=name, exchange_arguments=arguments).send(make_message(id="A-1"))
     assert ids(take(shared_url(), f"{name}-2")) == ["A-1"]
 
 

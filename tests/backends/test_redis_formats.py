@@ -199,8 +199,8 @@ def test_field_of_the_body_has_the_name_that_readers_expect(
 ) -> None:
     """`body_field` names the field, as for readers that take `data` for the event."""
     message = make_message(data={"total": 1})
-    make(stream_name=stream, content_mode=mode).publish(message)
-    make(stream_name=stream, content_mode=mode, body_field="payload").publish(message)
+    make(stream_name=stream, content_mode=mode).send(message)
+    make(stream_name=stream, content_mode=mode, body_field="payload").send(message)
     plain, named = stored(client, stream)
     usual, body = (b"cloud_event", message.to_json()), (b"data", b'{"total":1}')
     name, value = usual if mode == "structured" else body

@@ -15,9 +15,9 @@ from cloudevents.core.formats.json import JSONFormat
 
 from django_broadcaster.backends import (
     KafkaBackend,
+    MessageBackend,
     MQTTBackend,
     NATSBackend,
-    PublisherBackend,
     RabbitMQBackend,
     RedisStreamBackend,
     WebhookBackend,
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     content_type: str | None = None
 
 
-Place = tuple[Callable[..., PublisherBackend], Callable[[], Sequence[Found]]]
+Place = tuple[Callable[..., MessageBackend], Callable[[], Sequence[Found]]]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def _kafka() -> Iterator[Place]:
     servers = kafka_server.shared_servers()
     topic = kafka_server.make_topic(servers)
 
-    def make(**options: Any) -> PublisherBackend:
+    def make(**options: Any) -> MessageBackend:
         return KafkaBackend(alias="default", bootstrap_servers=servers, topic=topic, **options)
 
     def read() -> Sequence[Found]:
@@ -67,7 +67,7 @@ def _kafka() -> Iterator[Place]:
 def _rabbitmq() -> Iterator[Place]:
     url, name = rabbitmq_server.shared_url(), f"test-{uuid4().hex}"
 
-    def make(**options: Any) -> PublisherBackend:
+    def make(**options: Any) -> MessageBackend:
         return RabbitMQBackend(alias="default", url=url, exchange=name, queue=name, **options)
 
     def read() -> Sequence[Found]:
@@ -90,7 +90,7 @@ def _amqp() -> Iterator[Place]:
 def _nats() -> Iterator[Place]:
     url, name = nats_server.shared_url(), f"test-{uuid4()}"
 
-    def make(**options: Any) -> PublisherBackend:
+    def make(**options: Any) -> MessageBackend:
         return NATSBackend(
             alias="default", servers=url, stream=name, subject=name, create_stream=True, **options
         )
@@ -107,7 +107,7 @@ def _mqtt() -> Iterator[Place]:
     (host, port), root = mosquitto_server.shared_address(), f"test/{uuid4().hex}"
     with mosquitto_server.subscriber((host, port), root) as subscriber:
 
-        def make(**options: Any) -> PublisherBackend:
+        def make(**options: Any) -> MessageBackend:
             return MQTTBackend(
                 alias="default", host=host, port=port, topic=f"{root}/all", **options
             )
@@ -124,7 +124,7 @@ def _mqtt() -> Iterator[Place]:
 def _webhook() -> Iterator[Place]:
     with webhook_server() as server:
 
-        def make(**options: Any) -> PublisherBackend:
+        def make(**options: Any) -> MessageBackend:
             return WebhookBackend(alias="default", url=server.url, allow_private=True, **options)
 
         yield make, lambda: [Found(each.headers, each.body) for each in server.requests]
@@ -135,7 +135,7 @@ def _redis() -> Iterator[Place]:
     url, stream = redis_server.shared_url(), f"test-{uuid4()}"
     with redis.Redis.from_url(url) as client:
 
-        def make(**options: Any) -> PublisherBackend:
+        def make(**options: Any) -> MessageBackend:
             return RedisStreamBackend(alias="default", url=url, stream_name=stream, **options)
 
         def read() -> Sequence[Found]:
@@ -224,7 +224,7 @@ def deliver(name: str, mode: str, events: Sequence[CloudEvent]) -> Sequence[Foun
         made.callback(backend.close)
         backend.open()
         for event in events:
-            backend.publish(make_message(event))
+            backend.send(make_message(event))
         found: Sequence[Found] = read()
         assert len(found) == len(events)
         return found
@@ -232,7 +232,7 @@ def deliver(name: str, mode: str, events: Sequence[CloudEvent]) -> Sequence[Foun
 
 def event(**attributes: Any) -> CloudEvent:
     """An event of which only some attributes matter."""
-    return CloudEvent(**{"type": "test.event", "source": "/wire", **attributes})
+    return CloudEvent(**{"event_type": "test.event", "source": "/wire", **attributes})
 
 
 def attributes_of(event: CloudEvent) -> Mapping[str, str]:

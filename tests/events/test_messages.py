@@ -194,7 +194,7 @@ def test_native_values_of_amqp_are_read() -> None:
 
 def test_message_of_mqtt_3_is_structured() -> None:
     """Without properties there is no place for a content type, and only one mode."""
-    event = CloudEvent(type="t", source="/s", data=[1])
+    event = CloudEvent(event_type="t", source="/s", data=[1])
     assert CloudEvent.from_mqtt(None, event.to_json()) == event
 
 

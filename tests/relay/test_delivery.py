@@ -90,8 +90,6 @@ def test_a_key_keeps_its_order_over_batches(database: str, scripted: Script, joi
 
 RECEIVED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 EVENTS = {
-RECEIVED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
-EVENTS = {
     "received bytes without a type": CloudEvent.from_dict({**RECEIVED, "data_base64": "AP8="}),
     "received long names": CloudEvent.from_dict({**RECEIVED, "knativekafkapartition": "0"}),
     "null": CloudEvent(event_type="t", source="/s", data=JSON_NULL),

@@ -7,7 +7,7 @@ who waits for them. `one` does all that for one event, `many` for those of `publ
 chunks, and `model_rows` for what is written through the model.
 """
 
-from .call import PublishCall, event_from, event_of
+from .call import PublishCall, event_of
 from .columns import MAX_RETRIES, RETRIES_OF_SETTINGS
 from .many import BATCH_SIZE, publish_many
 from .model_rows import announce, fill_in
@@ -19,7 +19,6 @@ __all__ = [
     "RETRIES_OF_SETTINGS",
     "PublishCall",
     "announce",
-    "event_from",
     "event_of",
     "fill_in",
     "publish_many",

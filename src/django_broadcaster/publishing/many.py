@@ -15,11 +15,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from django_broadcaster import tracing
+from django_broadcaster.events import as_cloud_event
 from django_broadcaster.exceptions import PublishError
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow
 
-from .call import PublishCall, event_from, event_of
+from .call import PublishCall, event_of
 from .columns import characters
 from .transactions import all_or_nothing, check_transaction
 from .writing import write_rows
@@ -104,7 +105,7 @@ class _Judge:
             if isinstance(given, Mapping):
                 return self._of_keywords(**given)
             return self._call.rows(
-                event_from(given),
+                as_cloud_event(given),
                 self._delivery,
                 backend=self._backend,
                 partition_key=None,

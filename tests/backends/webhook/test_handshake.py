@@ -39,8 +39,8 @@ def methods(server: WebhookServer) -> list[str]:
 
 def test_requests_say_who_sends(make: MakeBackend, server: WebhookServer) -> None:
     """Each delivery has the header, and without the option none has it."""
-    make(url=server.url, request_origin=ORIGIN).publish(*numbers(1))
-    make(url=server.url).publish(*numbers(1))
+    make(url=server.url, request_origin=ORIGIN).send(*numbers(1))
+    make(url=server.url).send(*numbers(1))
     with_it, without = server.requests
     assert with_it.headers["webhook-request-origin"] == ORIGIN
     assert "webhook-request-origin" not in without.headers
@@ -55,8 +55,8 @@ def test_endpoint_that_agrees_is_asked_once(
     """OPTIONS comes before the first event, at the very URL, and not before the others."""
     server.answer = agreeing(allowed)
     backend = make(url=f"{server.url}/a?b=c", request_origin=ORIGIN, handshake=True)
-    assert backend.publish_batch(numbers(20)) == [None] * 20
-    assert backend.publish_batch(numbers(2)) == [None] * 2
+    assert backend.send_batch(numbers(20)) == [None] * 20
+    assert backend.send_batch(numbers(2)) == [None] * 2
     assert methods(server) == ["OPTIONS"] + 22 * ["POST"]
     assert {request.target for request in server.requests} == {"/a?b=c"}
     assert server.requests[0].headers["webhook-request-origin"] == ORIGIN
@@ -70,7 +70,7 @@ def test_endpoint_is_asked_again_after_a_while(
     server.answer = agreeing("*")
     backend = make(url=server.url, request_origin=ORIGIN, handshake=True)
     for _ in range(2):
-        assert backend.publish_batch(numbers(1)) == [None]
+        assert backend.send_batch(numbers(1)) == [None]
     assert methods(server) == ["OPTIONS", "POST"] * 2
 
 
@@ -84,10 +84,10 @@ def test_endpoint_that_does_not_agree_gets_no_event(
     """A status grants nothing. Everything waits until the endpoint agrees, and goes on then."""
     server.answer = agreeing(allowed, status)
     backend = make(url=server.url, request_origin=ORIGIN, handshake=True)
-    assert set(kinds(backend.publish_batch(numbers(3)))) == {BackendUnavailable}
+    assert set(kinds(backend.send_batch(numbers(3)))) == {BackendUnavailable}
     assert methods(server) == ["OPTIONS"]
     server.answer = agreeing("*")
-    assert backend.publish_batch(numbers(3)) == [None] * 3
+    assert backend.send_batch(numbers(3)) == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_one_of_many_that_does_not_agree_stops_no_other(
     server.answer, other.answer = agreeing(None, status), agreeing("*")
     backend = make(event_urls=True, allow_http=True, request_origin=ORIGIN, handshake=True)
     messages = [to(server.url), to(other.url), to(server.url), to(other.url)]
-    outcomes = backend.publish_batch(messages)
+    outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [kind, None, kind, None]
     assert methods(server) == ["OPTIONS"]
     failure = outcomes[0]
