@@ -133,6 +133,8 @@ def _table(headers: Mapping[str, str | int]) -> bytes:
             fields += [short(name), b"S", pack(">I", len(encoded)), encoded]
         elif isinstance(value, bool):
             fields += [short(name), b"t", value.to_bytes()]
+        elif -(2**31) <= value < 2**31:
+            fields += [short(name), b"I", pack(">i", value)]
         else:
             fields += [short(name), b"l", pack(">q", value)]
     table = b"".join(fields)
