@@ -25,7 +25,7 @@ from ..expiry import EXPIRYTIME, seconds_left
 from ..templates import Template
 from .flight import Experience, Flight
 from .link import CLIENT, Link, LinkLost, connect, library, tls_context
-from .packets import LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
+from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
 from .topics import escape, template_problem, topic_problem
 
 HEALTH_SECONDS = 1.0
@@ -170,8 +170,8 @@ class MQTTBackend(BindingBackend):
         """Return where the message goes, for `show`."""
         retain = message.config.get("retain", self.retain)
         shown = {"topic": self._topic(message).decode(), "retain": retain}
-        left = seconds_left(message)
-        return shown if left is None else {**shown, "expiry_seconds": max(1, ceil(left))}
+        expiry = _expiry_interval(message)
+        return shown if expiry is None else {**shown, "expiry_seconds": expiry}
 
     # --- What a flight asks for --------------------------------------------------------------
 
@@ -203,10 +203,9 @@ class MQTTBackend(BindingBackend):
         if self.content_mode == "structured" and not message.extensions.keys() & _SPECIAL:
             return self._structured, message.to_json()  # as `encode` says, in less time
         wire = self.encode(message)
-        left = seconds_left(message)
-        expiry = None if left is None else max(1, ceil(left))
         try:
-            return properties(wire.content_type, wire.headers, expiry), wire.body or b""
+            packed = properties(wire.content_type, wire.headers, _expiry_interval(message))
+            return packed, wire.body or b""
         except ValueError as error:
             raise Rejected(f"an attribute {error}") from None
 
@@ -342,6 +341,12 @@ def _tls_problems(tls: object) -> Iterator[tuple[str, str]]:
         yield "tls", f"must be True, False, an ssl.SSLContext, or a dictionary of {known}"
     elif "keyfile" in tls and "certfile" not in tls:
         yield "tls", "has a 'keyfile' and no 'certfile'"
+
+
+def _expiry_interval(message: Message) -> int | None:
+    """Return the Message Expiry Interval in seconds, None for none."""
+    left = seconds_left(message, LONGEST_EXPIRY)
+    return None if left is None else max(1, ceil(left))
 
 
 def _same(context: SSLContext) -> SSLContext:

@@ -70,10 +70,10 @@ class Letter:
 def properties(content_type: str, user: Mapping[str, str], expiry: int | None = None) -> bytes:
     """Return the properties of a PUBLISH with their length; raises ValueError (2.2.2, 3.3.2.3).
 
-    `expiry` is the Message Expiry Interval in seconds; None, or one over `LONGEST_EXPIRY`, is none.
+    `expiry` is the Message Expiry Interval in seconds, up to `LONGEST_EXPIRY`.
     """
     parts = [_CONTENT_TYPE + string(content_type)] if content_type else []
-    if expiry is not None and expiry <= LONGEST_EXPIRY:
+    if expiry is not None:
         parts.append(_EXPIRY + pack("!I", expiry))
     parts += [_USER_PROPERTY + string(name) + string(value) for name, value in user.items()]
     packed = b"".join(parts)

@@ -240,7 +240,7 @@ class NATSBackend(BindingBackend):
             raise Rejected("an attribute has a line break in its name")
         if wire.content_type == STRUCTURED_TYPE:
             more = f"Content-Type: {STRUCTURED_TYPE}\r\n{more}"
-        if self._takes_ttl and (left := seconds_left(message)) is not None and left < LONGEST_TTL:
+        if self._takes_ttl and (left := seconds_left(message, LONGEST_TTL)) is not None:
             more += f"Nats-TTL: {max(1, ceil(left))}\r\n"
         message_id = percent_encoded(message.event_id)
         place = _digest(message.source, subject)

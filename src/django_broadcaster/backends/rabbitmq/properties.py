@@ -7,13 +7,10 @@ from math import ceil
 from typing import Any, Final
 
 from ..base import Message
-from ..expiry import seconds_left
+from ..expiry import AMQP_LONGEST, seconds_left
 from .names import is_short, name_problem
 
 PROPERTIES: Final = frozenset({"priority", "expiration", "correlation_id", "headers"})
-
-LONGEST_EXPIRATION: Final = 2**32 - 1
-"""The longest time to live that RabbitMQ takes, in milliseconds: 49 days."""
 
 # The server routes by these two: they would lead past `exchange` and `routing_key`.
 _ROUTING: Final = frozenset({"cc", "bcc"})
@@ -27,11 +24,10 @@ def property_problem(key: str, value: object) -> str:
         known = type(value) is int and 0 <= value < 256
         return "" if known else f"must be a whole number from 0 to 255, not {value!r}"
     if key == "expiration":
-        longest = LONGEST_EXPIRATION // 1000
         known = isinstance(value, int | float) and not isinstance(value, bool)
-        if known and 0 <= value <= longest:  # type: ignore[operator]
+        if known and 0 <= value <= AMQP_LONGEST:  # type: ignore[operator]
             return ""
-        return f"must be a number of seconds from 0 to {longest}, not {value!r}"
+        return f"must be a number of seconds from 0 to {AMQP_LONGEST}, not {value!r}"
     if key == "correlation_id":
         return name_problem(value)
     if not isinstance(value, Mapping):
@@ -57,10 +53,7 @@ def expiration_of(message: Message) -> str:
     """Return the time to live in milliseconds, as RabbitMQ's text; empty for none.
 
     The earlier counts: the event's `expirytime`, or the `expiration` of its `publisher_config`.
-    A time that the server has no room for is left out.
     """
-    limits = (seconds_left(message), message.config.get("expiration"))
+    limits = (seconds_left(message, AMQP_LONGEST), message.config.get("expiration"))
     seconds = min((limit for limit in limits if limit is not None), default=None)
-    if seconds is None or seconds * 1000 > LONGEST_EXPIRATION:
-        return ""
-    return str(ceil(seconds * 1000))
+    return "" if seconds is None else str(ceil(seconds * 1000))
