@@ -259,9 +259,14 @@ class CloudEvent:
         return cls._build({**fields, "data": data}, check_extensions(attributes, None))
 
     @classmethod
-    def _stored(cls, *, data: Any, extensions: Mapping[str, Any], **fields: Any) -> Self:
+    def _stored(cls, *, extensions: Mapping[str, Any], **fields: Any) -> Self:
         """Return an event of the outbox by the constructor's arguments, without its defaults."""
-        return cls._build({**fields, "data": _payload(data)}, check_extensions(extensions, None))
+        event = cls(**fields)
+        if extensions:
+            object.__setattr__(event, "extensions", check_extensions(extensions, None))
+        if not fields["data_content_type"]:
+            event._unstate_content_type()
+        return event
 
     @classmethod
     def _build(cls, fields: Mapping[str, Any], extensions: Mapping[str, Any]) -> Self:
@@ -269,9 +274,14 @@ class CloudEvent:
         data = JSON_NULL if fields["data"] is None else fields["data"]
         event = cls(**{**fields, "data": data})
         object.__setattr__(event, "extensions", MappingProxyType(dict(extensions)))
-        if isinstance(event._data, bytes) and not fields["data_content_type"]:
-            object.__setattr__(event, "_stated_content_type", "")
+        if not fields["data_content_type"]:
+            event._unstate_content_type()
         return event
+
+    def _unstate_content_type(self) -> None:
+        """Take back the media type that the constructor gives to bytes: none was stated."""
+        if isinstance(self._data, bytes):
+            object.__setattr__(self, "_stated_content_type", "")
 
     def _fields(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in _PLAIN}
