@@ -22,7 +22,11 @@ from django_broadcaster.backends import Message, MessageBackend, RedisStreamBack
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.redis import entries
 from django_broadcaster.events import JSON_NULL
-from django_broadcaster.exceptions import BackendConfigurationError, Rejected
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    InvalidPublisherConfig,
+    Rejected,
+)
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
@@ -207,6 +211,15 @@ def test_field_of_the_body_has_the_name_that_readers_expect(
     assert plain[name] == value
     assert {**named, name: named[b"payload"]}.items() >= plain.items()
     assert name not in named
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_further_field_can_not_replace_the_body(make: MakeBackend, stream: str, mode: str) -> None:
+    """A further field of an event has another name than that of the body."""
+    backend = make(stream_name=stream, content_mode=mode, body_field="payload")
+    with pytest.raises(InvalidPublisherConfig, match="'payload'"):
+        backend.validate_config({"payload": "x"})
+    make(stream_name=stream, content_mode=mode).validate_config({"payload": "x"})
 
 
 @pytest.mark.parametrize("field", ["", 5, "event_id", "content_type", "ce_id", "\ud800"])
