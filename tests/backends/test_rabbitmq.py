@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
+from django_broadcaster.backends.rabbitmq import backend as rabbitmq_backend
 from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
@@ -217,13 +218,28 @@ def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str)
     assert found["longest"].expiration == "4294967000"
 
 
-def test_property_that_the_server_refuses_rejects_its_event_alone(
-    make: MakeBackend, name: str
+@pytest.mark.parametrize(
+    "config",
+    [{"headers": {"CC": "not a list"}}, {"priority": 999}, {"expiration": "soon"}, {"headers": 1}],
+)
+def test_wrong_property_rejects_its_event_alone(
+    make: MakeBackend, name: str, config: dict[str, Any]
 ) -> None:
-    """A property that was not judged, as after a change of a row, does not stop other events.
+    """A property that no publish call has judged, as in a changed row, stops no other event."""
+    backend = make(exchange=name, queue=name)
+    messages = [make_message(), make_message(config=config), make_message()]
+    assert kinds(backend.send_batch(messages)) == [None, Rejected, None]
 
-    Of a batch that was sent at once the server does not say which one it was. The next one tells.
+
+def test_property_that_the_server_refuses_rejects_its_event_alone(
+    make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A property that only the server refuses does not stop other events.
+
+    Of a batch that was sent at once the server does not say which one it was. The next batch finds
+    it.
     """
+    monkeypatch.setattr(rabbitmq_backend, "property_problem", lambda key, value: "")
     backend = make(exchange=name, queue=name)
     wrong = make_message(config={"headers": {"CC": "not a list"}})
     messages = [make_message(), wrong, make_message()]

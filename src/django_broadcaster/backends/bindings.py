@@ -157,7 +157,7 @@ AMQP: Final = Binding("cloudEvents_")
 RABBITMQ: Final = Binding("ce-")
 NATS: Final = Binding("ce-", percent_encoded, content_type_is_header=True)
 MQTT: Final = Binding("", content_type_is_header=True)
-# A request without a body, or without its media type, is none by the rules for webhooks:
+# The rules for webhooks permit no request without a body, or without the body's media type:
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md section 2.1.
 HTTP: Final = Binding("ce-", percent_encoded, needs_body=True)
 # There is no binding for SQS and SNS. Their attributes hold Unicode, as Kafka's headers do.

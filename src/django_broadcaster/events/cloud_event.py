@@ -205,7 +205,7 @@ class CloudEvent:
         content type is JSON or missing.
 
         Raises:
-            InvalidEvent: The message is no CloudEvent, or breaks the specification.
+            InvalidEvent: The message is not a CloudEvent, or breaks the specification.
         """
         return cls._from_attributes(*read_http(headers, body))
 

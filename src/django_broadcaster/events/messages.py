@@ -96,7 +96,7 @@ def _structured(kind: str, body: Body) -> Read:
 
 
 def _data(content_type: str, body: Body) -> Any:
-    """Return the data of a body in binary mode; an empty one that can't be data is none."""
+    """Return the data of a body in binary mode, ABSENT for an empty body that can't be data."""
     if body is None:
         return ABSENT
     raw = body.encode() if isinstance(body, str) else bytes(body)
@@ -183,7 +183,7 @@ def _http_value(name: str, value: Any) -> Any:
 
 
 def _decoded(name: str, value: Any) -> Any:
-    """Return a value without its percent-encoding; raises InvalidEvent for what is no UTF-8."""
+    """Return a value without its percent-encoding; raises InvalidEvent if it is not UTF-8."""
     if not isinstance(value, str) or "%" not in value:
         return value
     try:

@@ -216,16 +216,26 @@ class RabbitMQBackend(BindingBackend):
             headers=wire.headers,
             body=body,
         )
-        if message.config:
-            letter.priority = message.config.get("priority")
-            letter.correlation_id = message.config.get("correlation_id", "")
-            letter.headers = {**message.config.get("headers", {}), **wire.headers}
-        if message.config or EXPIRYTIME in message.extensions:
-            letter.expiration = expiration_of(message)
+        if message.config.keys() & PROPERTIES or EXPIRYTIME in message.extensions:
+            self._give_properties(letter, message)
         for text in (letter.exchange, letter.routing_key, letter.content_type):
             if not is_short(text):
                 raise Rejected(f"a name of the event is over AMQP's {SHORT_BYTES} bytes: {text!r}")
         return letter
+
+    def _give_properties(self, letter: Letter, message: Message) -> None:
+        """Set the properties that an event asks for; raises Rejected for invalid ones.
+
+        A publish call refuses those; a row that was changed afterwards may have them.
+        """
+        config = message.config
+        for key in config.keys() & PROPERTIES:
+            if problem := property_problem(key, config[key]):
+                raise Rejected(f"publisher_config: {key!r} {problem}")
+        letter.priority = config.get("priority")
+        letter.correlation_id = config.get("correlation_id", "")
+        letter.headers = {**config.get("headers", {}), **letter.headers}
+        letter.expiration = expiration_of(message)
 
     def link(self) -> Link:
         """Return the connection, a new one if there is none; raises BackendUnavailable."""

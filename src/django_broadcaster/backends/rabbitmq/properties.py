@@ -1,4 +1,4 @@
-"""What an event may ask of RabbitMQ for its own message, in its `publisher_config`."""
+"""Properties of a message that an event asks for in its `publisher_config`."""
 
 from __future__ import annotations
 
