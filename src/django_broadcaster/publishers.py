@@ -18,7 +18,7 @@ from typing import Any, Dict  # noqa: UP035  # spelled as on the API page that t
 from .backends.base import PublisherBackend
 from .backends.event_backend import EventBackend
 from .backends.handler import backends
-from .events import CloudEvent
+from .events import CloudEvent, as_cloud_event
 from .models import OutboxEvent
 from .publishing import (
     BATCH_SIZE,
@@ -26,7 +26,6 @@ from .publishing import (
     RETRIES_OF_SETTINGS,
     PublishCall,
     asynchronous,
-    event_from,
     event_of,
     publish_many,
     publish_one,
@@ -148,7 +147,7 @@ class OutboxPublisher:
         call = PublishCall(using, self._get_default_backend)
         return publish_one(
             call,
-            event_from(cloud_event),
+            as_cloud_event(cloud_event),
             call.delivery(scheduled_at, max_retries, publisher_config),
             backend=backend,
             partition_key=partition_key,

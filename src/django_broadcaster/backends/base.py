@@ -65,13 +65,13 @@ class Message:
     @property
     def event(self) -> CloudEvent:
         """The event with its data decoded; raises InvalidEvent if the row was tampered with."""
-        return CloudEvent(
-            self.event_type,
-            self.source,
-            self._data(),
-            self.subject,
-            self.data_content_type,
-            self.data_schema,
+        return CloudEvent._stored(
+            event_type=self.event_type,
+            source=self.source,
+            data=self._data(),
+            subject=self.subject,
+            data_content_type=self.data_content_type,
+            data_schema=self.data_schema,
             id=self.event_id,
             time=self.time,
             extensions=self.extensions,

@@ -8,9 +8,10 @@ Errors are `InvalidEvent`; their `field` is the argument's name in `publish_even
 before `django.setup()`, and never imports the official `cloudevents` SDK.
 
 `cloud_event` is the class; `batch` reads and writes many. Below them, `json_format` is one event
-on the wire, `sdk` reads the official SDK's events, and `attributes`, `extensions`, `content_type`
-and `payload` say what an event may hold, by the patterns of `grammar` and `timestamps`. `encoder`
-is how data that is not plain JSON becomes it, and `lazy` resolves objects that stand for others.
+on the wire, `messages` reads the protocol bindings, `sdk` reads the official SDK's events, and
+`attributes`, `extensions`, `content_type` and `payload` say what an event may hold, by the patterns
+of `grammar` and `timestamps`. `encoder` is how data that is not plain JSON becomes it, and `lazy`
+resolves objects that stand for others.
 """
 
 from .absent import ABSENT, JSON_NULL, Absent

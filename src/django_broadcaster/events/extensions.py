@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from reprlib import repr as shortened
 from types import MappingProxyType
@@ -29,10 +29,13 @@ _NONE: Final[Mapping[str, bool | int | str]] = MappingProxyType({})
 _RESERVED: Final = {"specversion", "data", "data_base64", *JSON_NAMES.values()}
 
 
-def check_extensions(given: object, longest: int | None = 20) -> Mapping[str, bool | int | str]:
+def check_extensions(
+    given: object, longest: int | None = 20, known: Container[object] = ()
+) -> Mapping[str, bool | int | str]:
     """Return extensions as read-only JSON values, without unset ones.
 
-    `longest` is the limit of a name, None for no limit. Raises InvalidEvent("extensions").
+    `longest` is the limit of a name, None for no limit; names in `known` have none.
+    Raises InvalidEvent("extensions").
     """
     if given is None:
         return _NONE
@@ -42,7 +45,7 @@ def check_extensions(given: object, longest: int | None = 20) -> Mapping[str, bo
     for name, value in given.items():
         if value is None:
             continue  # unset, by the JSON format
-        _check_name(name, longest)
+        _check_name(name, None if name in known else longest)
         try:
             checked[name] = _json_value(name, resolved(value))
         except (TypeError, ValueError, OverflowError) as exc:

@@ -283,13 +283,13 @@ def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
     extensions = dict(row.extensions)
     if row.partition_key:
         extensions["partitionkey"] = row.partition_key
-    return CloudEvent(
-        row.event_type,
-        row.source,
-        _payload_of(row),
-        row.subject,
-        row.data_content_type,
-        row.data_schema,
+    return CloudEvent._stored(
+        event_type=row.event_type,
+        source=row.source,
+        data=_payload_of(row),
+        subject=row.subject,
+        data_content_type=row.data_content_type,
+        data_schema=row.data_schema,
         id=row.event_id,
         time=None if row.time is None else aware(row.time),
         extensions=extensions,

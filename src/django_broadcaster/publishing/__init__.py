@@ -9,7 +9,7 @@ awaitable.
 """
 
 from .asynchronous import asynchronous
-from .call import PublishCall, event_from, event_of
+from .call import PublishCall, event_of
 from .columns import MAX_RETRIES, RETRIES_OF_SETTINGS
 from .many import BATCH_SIZE, publish_many
 from .model_rows import announce, fill_in
@@ -22,7 +22,6 @@ __all__ = [
     "PublishCall",
     "announce",
     "asynchronous",
-    "event_from",
     "event_of",
     "fill_in",
     "publish_many",

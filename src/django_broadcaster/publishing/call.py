@@ -12,7 +12,7 @@ from django.db import connections, router
 from django_broadcaster import sealing
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions, resolved
+from django_broadcaster.events import ABSENT, CloudEvent, resolved
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import NewRow, identity_of, may_lack_characters
@@ -50,16 +50,6 @@ def event_of(
         data_schema=data_schema,
         extensions=extensions,
     )
-
-
-def event_from(given: object) -> CloudEvent:
-    """Return a CloudEvent of ours or of the official SDK as one that may be published.
-
-    Raises TypeError for an object of another kind, and InvalidEvent.
-    """
-    event = as_cloud_event(given)
-    check_extensions(event.extensions)  # names may be longer in what one receives
-    return event
 
 
 def _with_handlers(event_type: str, aliases: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django_broadcaster import tracing
+from django_broadcaster.events import as_cloud_event
 from django_broadcaster.exceptions import PublishError
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import (
@@ -24,7 +25,7 @@ from django_broadcaster.querysets import (
     may_be_too_long,
 )
 
-from .call import PublishCall, event_from, event_of
+from .call import PublishCall, event_of
 from .columns import characters
 from .transactions import all_or_nothing, check_transaction
 from .writing import write_rows
@@ -120,7 +121,7 @@ class _Judge:
             if isinstance(given, Mapping):
                 return self._of_keywords(**given)
             return self._call.rows(
-                event_from(given),
+                as_cloud_event(given),
                 self._delivery,
                 backend=self._backend,
                 partition_key=None,

@@ -5,13 +5,14 @@
 
 and, in structured mode (the default):
 
-    cloud_event    the event in the CloudEvents JSON format
+    cloud_event    the event in the CloudEvents JSON format; another name by `body_field`
 
 or, in binary mode, those of these that the event has something for:
 
     ce_*           each attribute but the content type, as text: `ce_specversion`, `ce_id`, ...
     content_type   the media type of the data
-    data           the data's bytes as they are; JSON `null` is the text `null`
+    data           the data's bytes as they are, JSON `null` as the text `null`; another name by
+                   `body_field`
 
 An entry may have further fields, which the event's `publisher_config` names.
 

@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import (
 
 from ..base import Message, Outcome, Shown, as_delivery_error
 from ..batch import Batch
-from ..bindings import REDIS, Binding, BindingBackend
+from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..templates import Template
 from . import entries, fields
 from .address import CLIENT, Address, Node
@@ -41,6 +41,8 @@ class RedisStreamBackend(BindingBackend):
         template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
     max_len: about how many entries the stream keeps (`MAXLEN ~`), read or not; None trims nothing.
     content_mode: "structured" or "binary".
+    body_field: the name of the field that has the body: `cloud_event`, and `data` in binary mode,
+        unless given. Dapr and FastStream read `data`.
     sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
     sentinel_master: the name that they know it by.
     sentinel_username, sentinel_password: for the sentinels, where they want them.
@@ -62,7 +64,7 @@ class RedisStreamBackend(BindingBackend):
 
     system: ClassVar[str] = "redis"
     client_library = CLIENT
-    binding: ClassVar[Binding] = REDIS
+    binding: Binding = REDIS
     config_keys: ClassVar[frozenset[str]] = fields.OPTIONS
 
     default_max_message_bytes: ClassVar[int | None] = 512 * 2**20 - 2**16
@@ -82,6 +84,7 @@ class RedisStreamBackend(BindingBackend):
         url: str | None = None,
         stream_name: str = "events",
         max_len: int | None = 10_000,
+        body_field: str | None = None,
         sentinels: Sequence[tuple[str, int]] = (),
         sentinel_master: str | None = None,
         sentinel_username: str | None = None,
@@ -103,7 +106,7 @@ class RedisStreamBackend(BindingBackend):
             RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
             return
         super().__init__(**options)
-        self.stream_name, self.max_len = stream_name, max_len
+        self.stream_name, self.max_len, self.body_field = stream_name, max_len, body_field
         self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
         self.wait_replicas = wait_replicas
         self._address = Address(
@@ -135,7 +138,8 @@ class RedisStreamBackend(BindingBackend):
         except ValueError as error:
             raise self.option_error("stream_name", str(error)) from error
         self._constant = self._template.constant
-        self._structured = self.content_mode == "structured"
+        self._event_field = (body_field or "cloud_event").encode()
+        self._data_field = body_field or "data"
         self._servers: Servers | None = None
         self._limit = self.max_message_bytes or 0
 
@@ -216,21 +220,23 @@ class RedisStreamBackend(BindingBackend):
             yield "publisher_config", f"has a field of {largest} bytes, over the limit of {limit}"
 
     def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
-        return fields.problems(config, binary=not self._structured)
+        binary = self.content_mode == "binary"
+        return fields.problems(config, binary=binary, body_field=self.body_field)
 
     def show(self, message: Message) -> Shown:
-        """Return the fields of the entry; the body is `cloud_event`, or `data` in binary mode."""
+        """Return the fields of the entry; the body is that of `body_field`."""
         stream, _ = self._command(message)
         wire = self.encode(message)
+        structured = wire.content_type == STRUCTURED_TYPE
         time = entries.timestamp(message.time).decode()
         shown = {
             "event_id": message.event_id,
             "event_type": message.event_type,
             "source": message.source,
-            "timestamp": time if self._structured else wire.headers.get("ce_time", ""),
+            "timestamp": time if structured else wire.headers.get("ce_time", ""),
             **wire.headers,
         }
-        if wire.content_type and not self._structured:
+        if wire.content_type and not structured:
             shown["content_type"] = wire.content_type
         shown |= fields.further(message.config)
         max_len = message.config.get("max_len", self.max_len)
@@ -278,13 +284,13 @@ class RedisStreamBackend(BindingBackend):
             stream = message.config.get("stream_name", stream)
             max_len = message.config.get("max_len", max_len)
             more = self._further(message.config)
-        if self._structured:
+        if self.binding.is_structured(message, self.content_mode):
             body = message.to_json()
-            command = entries.structured(stream, max_len, message, body, more)
+            command = entries.structured(stream, max_len, message, body, self._event_field, more)
             headers: Mapping[str, str] = {}
         else:
             wire = self.encode(message)
-            command = entries.binary(stream, max_len, message, wire, more)
+            command = entries.binary(stream, max_len, message, wire, self._data_field, more)
             body, headers = wire.body or b"", wire.headers
         if len(command) > self._limit:  # then one of its parts may be
             texts = (len(text.encode()) for text in headers.values())
@@ -333,6 +339,8 @@ class RedisStreamBackend(BindingBackend):
         yield from entries.stream_problems(
             {"stream_name": self.stream_name, "max_len": self.max_len}
         )
+        if self.body_field is not None and (problem := fields.body_problem(self.body_field)):
+            yield "body_field", problem
         for option in ("connect_timeout", "socket_timeout"):
             value = getattr(self, option)
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:

@@ -55,14 +55,29 @@ def _names(names: tuple[str, ...]) -> list[bytes]:
     return [b"$%d\r\n%b\r\n" % (len(name), name) for name in raw]
 
 
-def problems(config: Mapping[Any, Any], *, binary: bool) -> Iterator[tuple[object, str]]:
-    """Yield each key that can't be a field, and why; `binary` tells the content mode."""
+def body_problem(name: object) -> str | None:
+    """Return what is wrong with the name of the field that has the body, or None."""
+    if not isinstance(name, str) or not name or not _is_unicode(name):
+        return f"must be text and not empty, not {name!r}"
+    others = DOCUMENTED - {"cloud_event"} | {"content_type"}
+    if name in others or name.startswith(REDIS.prefix):
+        return f"must differ from the other fields, not {name!r}"
+    return None
+
+
+def problems(
+    config: Mapping[Any, Any], *, binary: bool, body_field: str | None = None
+) -> Iterator[tuple[object, str]]:
+    """Yield each key that can't be a field, and why.
+
+    `binary` tells the content mode, and `body_field` the name of the body's field, if it has one.
+    """
     for name, value in config.items():
         if name in OPTIONS:
             continue
         if not isinstance(name, str) or not _is_unicode(name):
             yield name, "must be text to be the name of a field"
-        elif name in DOCUMENTED or (binary and _belongs_to_binary_mode(name)):
+        elif name in DOCUMENTED or name == body_field or (binary and _belongs_to_binary_mode(name)):
             yield name, "is a field of every entry; choose another name"
         elif not isinstance(value, str | int | float):
             yield name, f"must be text, a number or a bool, not {shortened(value)}"
