@@ -85,11 +85,13 @@ def test_every_event_of_0_1_1_arrives_exactly_once(project: Project) -> None:
     project.old("migrate")
     project.old_script(place(0, 1, 2))
     project.old("outbox_worker", "--max-iterations", "1", "--interval", "0")
-    project.old_script(place(*range(3, 9)))
-    project.old_script(place(9, backend="audit") + place(10, later="1"))
-    project.old_script(place(12, 13, 14, backend="list"))
-    project.old_script(place("3/complete", "4/delete", 11) + place(15, tenant="t"))
-    ids = last_line(project.old_script(STATES))
+    scripts = [
+        place(*range(3, 9)) + place(9, backend="audit") + place(10, later="1"),
+        place(12, 13, 14, backend="list"),
+        place("3/complete", "4/delete", 11) + place(15, tenant="t"),
+        STATES,
+    ]
+    ids = last_line(project.old_script("".join(scripts)))
     assert numbers(project.entries()) == [0, 1, 2]
     handled = project.handled()
     assert project.count() == len(ids)
