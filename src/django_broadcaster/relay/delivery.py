@@ -22,6 +22,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events.timestamps import in_utc
 from django_broadcaster.exceptions import (
+    AfterCommitFailed,
     BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
@@ -37,6 +38,7 @@ from .fetching import Fetcher
 from .order import BlockedKeys
 from .ownership import Lease
 from .report import Announcer, Report, Verdicts, log_failures, spends_retry
+from .separate_thread import Runner
 from .telling import traceback_of
 from .unsealing import unsealed
 
@@ -69,6 +71,7 @@ class Delivery:
         lease: Lease,
         backend: MessageBackend,
         policy: RetryPolicy,
+        runner: Runner,
         *,
         blocks_when_exhausted: bool,
     ) -> None:
@@ -76,6 +79,7 @@ class Delivery:
         self.lease = lease
         self.backend = backend
         self.policy = policy
+        self.runner = runner
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
         self.announcer = Announcer(lease.using)
@@ -197,7 +201,7 @@ class Delivery:
         messages = [message_of(row) for row in batch]
         with tracing.sending(self.backend, messages) as note:
             with hiding():
-                outcomes = self.backend.send_batch(messages)
+                outcomes = self.runner.run(self.backend.send_batch, messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
             outcomes = [each if each is None else _as_error(each) for each in outcomes]
@@ -260,7 +264,8 @@ class Delivery:
         if not isinstance(error, Rejected):
             allowed = row.max_retries if spends_retry(error) else None
             delay = self.policy.delay(row.retry_count + 1, allowed)
-        if delay is None and self.blocks_when_exhausted:
+        may_wait = self.blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
+        if delay is None and may_wait:
             delay = self.policy.maximum
         if delay is None:
             verdicts.bury.append((row, error))
@@ -302,7 +307,8 @@ class Delivery:
             self.lease.give_back()
         self._unsettled = None
         log_failures(verdicts, self.backend.alias, self.lease.relay_id)
-        self.announcer.announce(verdicts)
+        if self.announcer.has_news:
+            self.runner.run(self.announcer.announce, verdicts)
         return report
 
     def finish(self) -> Report | None:
