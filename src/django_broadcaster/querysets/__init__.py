@@ -51,7 +51,7 @@ from .relay import Fetched, PendingRow, RelayRows
 from .samples import Figures, add_to_minute, minute_of
 from .segments import CannotPartition, drop_oldest, is_partitioned, keep_ahead, segments_of
 from .selection import EventSelection
-from .sizes import portions
+from .sizes import portions, size_of
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
@@ -123,6 +123,7 @@ __all__ = [
     "resume",
     "same_errors",
     "segments_of",
+    "size_of",
     "span_of",
     "statement_bytes",
     "storable",

@@ -107,7 +107,9 @@ class Delivery:
         """
         before, unseen = self.fetcher.fetch_these(partitions, again) if again else ([], NONE)
         room = 0 if only_again or unseen else limit - len(before)
-        behind = self.fetcher.fetch(partitions, start, room, timed=timed) if room else Fetched()
+        behind = Fetched()
+        if room:
+            behind = self.fetcher.fetch(partitions, start, room, beside=before, timed=timed)
         return replace(
             self._deliver([*before, *behind.rows], behind.due),
             gone=frozenset(again) - unseen - {row.id for row in before},
