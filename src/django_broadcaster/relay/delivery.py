@@ -37,6 +37,7 @@ from .fetching import Fetcher
 from .order import BlockedKeys
 from .ownership import Lease
 from .report import Announcer, Report, Verdicts, log_failures, spends_retry
+from .separate_thread import Runner
 from .telling import traceback_of
 from .unsealing import unsealed
 
@@ -69,6 +70,7 @@ class Delivery:
         lease: Lease,
         backend: MessageBackend,
         policy: RetryPolicy,
+        runner: Runner,
         *,
         blocks_when_exhausted: bool,
     ) -> None:
@@ -76,6 +78,7 @@ class Delivery:
         self.lease = lease
         self.backend = backend
         self.policy = policy
+        self.runner = runner
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
         self.announcer = Announcer(lease.using)
@@ -197,7 +200,7 @@ class Delivery:
         messages = [message_of(row) for row in batch]
         with tracing.sending(self.backend, messages) as note:
             with hiding():
-                outcomes = self.backend.send_batch(messages)
+                outcomes = self.runner.run(self.backend.send_batch, messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
             outcomes = [each if each is None else _as_error(each) for each in outcomes]
@@ -302,7 +305,8 @@ class Delivery:
             self.lease.give_back()
         self._unsettled = None
         log_failures(verdicts, self.backend.alias, self.lease.relay_id)
-        self.announcer.announce(verdicts)
+        if self.announcer.has_news:
+            self.runner.run(self.announcer.announce, verdicts)
         return report
 
     def finish(self) -> Report | None:
