@@ -22,6 +22,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events.timestamps import in_utc
 from django_broadcaster.exceptions import (
+    AfterCommitFailed,
     BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
@@ -263,7 +264,8 @@ class Delivery:
         if not isinstance(error, Rejected):
             allowed = row.max_retries if spends_retry(error) else None
             delay = self.policy.delay(row.retry_count + 1, allowed)
-        if delay is None and self.blocks_when_exhausted:
+        may_wait = self.blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
+        if delay is None and may_wait:
             delay = self.policy.maximum
         if delay is None:
             verdicts.bury.append((row, error))
