@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
@@ -67,7 +68,6 @@ class EventHandlerRegistry:
                 every event. A function that is registered for several runs once for an event.
             name: Identifies the handler in the inbox; the function's dotted path unless given. Of
                 functions with one path, the later ones have their event type added.
-
             atomic: Whether the handler runs in a transaction that commits with the inbox's note of
                 it. With False it has none, and runs again if the process dies before the note.
 
@@ -131,7 +131,7 @@ class EventHandlerRegistry:
         succeeded = True
         for handler in self.handlers_for(event.event_type):
             try:
-                handler.function(event)
+                copy_context().run(handler.function, event)
             except Exception as error:  # its text may quote the event
                 logger.error("Handler %s failed with %s.", handler.name, type(error).__name__)
                 succeeded = False
