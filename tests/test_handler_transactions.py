@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import AfterCommitFailed, TransientError
 from django_broadcaster.inbox import dispatch, process
 from django_broadcaster.models import InboxEvent, OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.registry import EventRegistry, Handler, event_registry
+from django_broadcaster.registry import EventHandlerRegistry, Handler, event_registry
 from tests.app.models import Order
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
@@ -324,7 +324,7 @@ def test_commit_that_the_database_refuses_is_no_failure_after_it(database: str) 
 
 def test_handler_without_a_transaction(routed: str) -> None:
     """With `atomic=False` a handler opens its own, durable ones too, and runs once."""
-    registry = EventRegistry()
+    registry = EventHandlerRegistry()
 
     @registry.register("order.*", atomic=False)
     def write(event: object) -> None:
@@ -384,7 +384,7 @@ def test_handler_without_a_transaction_that_leaves_one_open(database: str, how: 
 
 def test_one_function_is_atomic_or_not() -> None:
     """A function can't be registered both ways: it has one note in the inbox."""
-    registry = EventRegistry()
+    registry = EventHandlerRegistry()
     registry.register("order.*", atomic=False)(_busy)
     registry.register("invoice.*", atomic=False)(_busy)
     with pytest.raises(ValueError, match="is registered with atomic=False"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from django.db import connections, transaction
@@ -15,7 +16,7 @@ from django_broadcaster.idle_connections import check_connections
 from django_broadcaster.inbox import dispatch
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.registry import EventRegistry, event_registry
+from django_broadcaster.registry import EventHandlerRegistry, event_registry
 from tests.app.models import Order
 from tests.publishers.statements import statements
 from tests.relay.conftest import working
@@ -75,7 +76,7 @@ def end(database: str, number: int) -> None:
 
 def test_consumer_goes_on_after_the_server_ended_its_session(routed: str) -> None:
     """`dispatch` in a loop of one's own works on a new connection."""
-    registry = EventRegistry()
+    registry = EventHandlerRegistry()
 
     @registry.register("order.*")
     def write(event: CloudEvent) -> None:
@@ -130,11 +131,16 @@ def test_looking_costs_one_round_trip_a_second(
 ) -> None:
     """Within the second, connections are trusted."""
     monkeypatch.setattr(idle_connections, "LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr(idle_connections, "_looked", idle_connections.threading.local())
-    asked: list[Any] = []
+    monkeypatch.setattr(idle_connections, "_looked", threading.local())
+    asked: list[int] = []
     connection = connections[database]
     session(database)
-    monkeypatch.setattr(connection, "is_usable", lambda: asked.append(1) or True)
+
+    def is_usable() -> bool:
+        asked.append(1)
+        return True
+
+    monkeypatch.setattr(connection, "is_usable", is_usable)
     for _ in range(3):
         check_connections()
         session(database)
