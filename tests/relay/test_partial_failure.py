@@ -83,17 +83,18 @@ def test_the_followers_of_an_event_that_is_too_large_never_overtake_it(
     """The followers of a too large event in one batch go on once it is given up; where it is not
     to be, they wait until the broker takes it. Other keys go on at once."""
     publish("b1", using=database)
-    loop = join()
-    drain(loop)  # after a first batch, one has room for all that follows
     publish_with("a1", database, size=LIMIT)
     publish("a2", "b2", "a3", using=database)
+    loop = join()
     drain(loop)
     assert row("a1", database).last_error.startswith("Rejected: the event takes")
     if on_exhausted == "skip":
         assert statuses(database) == dict.fromkeys(["b1", "a1", "a2", "b2", "a3"], "published") | {
             "a1": "failed"
         }
-        assert arrived(server) == ["b1", "b2", "a2", "a3"]
+        found = arrived(server)
+        assert [name for name in found if name[0] == "a"] == ["a2", "a3"]
+        assert [name for name in found if name[0] == "b"] == ["b1", "b2"]
         return
     waiting = {"a1": "retry", "a2": "blocked", "a3": "blocked"}
     for _ in range(2):
