@@ -100,6 +100,10 @@ class RelayRows(RelaySQL):
     def __init__(self, using: str, backend: str, relay_id: int) -> None:
         super().__init__(using, relay_id)
         self.backend = backend
+        self.ignored: Collection[int] = ()
+        """Ids of pending rows that are neither fetched nor counted: their delivery is done."""
+        self.held_keys: Collection[str] = ()
+        """Keys that wait for one of these rows: nothing of them is released."""
         self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
         self._pending = _PENDING[self._connection.vendor]
         self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
@@ -128,18 +132,32 @@ class RelayRows(RelaySQL):
         self, columns: str, partitions: Collection[int], start: int, limit: int
     ) -> tuple[str, list[Any]]:
         """Return the query for pending rows, and its parameters."""
+        mine = f"{self._in(_PARTITION, partitions)}{self._except_ignored()}"
         sql = (
             f"SELECT {columns} FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
-            f"AND {self._pending[1]} AND {self._in(_PARTITION, partitions)} "
+            f"AND {self._pending[1]} AND {mine} "
             "ORDER BY publisher_backend, id LIMIT %s"
         )
         backend = [self.backend, start, self.backend]
-        return sql, [*backend, *self._values(partitions), limit]
+        return sql, [*backend, *self._values(partitions), *self._values_of_ignored(), limit]
+
+    def _except_ignored(self) -> str:
+        """Return the condition that leaves out the rows in `ignored`, if there are any."""
+        return f" AND NOT ({self._in('id', self.ignored)})" if self.ignored else ""
+
+    def _values_of_ignored(self) -> list[Any]:
+        return self._values(self.ignored) if self.ignored else []
+
+    def pending_of(self, ids: Collection[int]) -> set[int]:
+        """Return those of these ids whose rows are pending."""
+        sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
+        rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
+        return {row_id for (row_id,) in rows}
 
     def fetch_these(self, partitions: Collection[int], ids: Collection[int]) -> list[PendingRow]:
         """Return those of these rows that are pending in those partitions, in order of ids."""
         sql = (
-            f"SELECT {self._columns} FROM {EVENTS} WHERE {self._in('id', ids)} "
+            f"SELECT {self._columns} FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._stands_in('pending')} AND {self._in(_PARTITION, partitions)} ORDER BY id"
         )
         return self._rows(sql, [*self._values(ids), *self._values(partitions)])
@@ -184,7 +202,8 @@ class RelayRows(RelaySQL):
         alive = ALIVE[self._connection.vendor]
         sql = (
             f"SELECT (SELECT 1 FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
-            f"AND {self._pending[1]} AND {mine} ORDER BY publisher_backend, id LIMIT 1), "
+            f"AND {self._pending[1]} AND {mine}{self._except_ignored()} "
+            "ORDER BY publisher_backend, id LIMIT 1), "
             f"(SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
             f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
             "ORDER BY scheduled_at, id LIMIT 1), "
@@ -195,7 +214,7 @@ class RelayRows(RelaySQL):
             f"(SELECT 1 FROM {OPERATIONS} WHERE state IN ('waiting', 'running') LIMIT 1)"
         )
         numbers = self._values(partitions)
-        pending = [self.backend, start, self.backend, *numbers]
+        pending = [self.backend, start, self.backend, *numbers, *self._values_of_ignored()]
         due = [self.backend, self._now(), *numbers]
         relays = [self.backend, self.backend, float(conf.LEASE_SECONDS)]
         rest = [self.backend, conf.PARTITIONS, self.backend]
@@ -247,11 +266,15 @@ class RelayRows(RelaySQL):
         if keep:
             now = self._now()
             return self._move(ids, "pending", "published", published_at=now, updated_at=now)
-        sql = (
-            f"DELETE FROM {EVENTS} WHERE {self._in('id', ids)} "
-            f"AND {self._stands_in('pending')}{self._fence}"
-        )
-        return self._execute(sql, [*self._values(ids), self.relay_id])
+
+        def delete(ids: Collection[int]) -> int:
+            sql = (
+                f"DELETE {self._deleted}FROM {self._by_id} WHERE {self._in('id', ids)} "
+                f"AND {self._stands_in('pending')}{self._fence}"
+            )
+            return self._change(sql, [*self._values(ids), self.relay_id])
+
+        return self._skipping_locked(ids, delete)
 
     def retry(self, failures: Sequence[tuple[int, float, str, int]]) -> int:
         """Let pending rows wait for their next attempt; return how many.
@@ -337,11 +360,13 @@ class RelayRows(RelaySQL):
             f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s "
             f"AND {self._in(_PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s"
         )
-        rows = self._select(sql, [self.backend, self._now(), *self._values(partitions), limit])
-        ids = [row_id for row_id, _ in rows]
-        if ids:
-            self._move(ids, "scheduled", "pending")
-            self._move(ids, "retry", "pending")
+        params = [self.backend, self._now(), *self._values(partitions), limit]
+        with self._choosing() as skip_locked:
+            rows = self._select(f"{sql}{skip_locked}", params)
+            ids = [row_id for row_id, _ in rows]
+            if ids:
+                self._move(ids, "scheduled", "pending")
+                self._move(ids, "retry", "pending")
         return rows
 
     def release(
@@ -350,10 +375,18 @@ class RelayRows(RelaySQL):
         """Make blocked rows pending that stand behind nothing in retry; return ids and keys.
 
         Of each key its first rows are released. Asked for `keys`, it takes the same number of each.
+        Keys in `held_keys` are left alone.
         """
+        if keys is not None:
+            keys = [key for key in keys if key not in self.held_keys]
+            if not keys:
+                return []
         if keys is None:
             first = limit
             waiting, values = self._waiting(partitions)
+            if self.held_keys:
+                waiting += f" AND NOT ({self._in('partition_key', self.held_keys)})"
+                values += self._values(self.held_keys)
         else:
             first = max(1, limit // len(keys))
             waiting, values = self._waiting_of(keys, partitions, first)
@@ -364,19 +397,38 @@ class RelayRows(RelaySQL):
             f"FROM ({waiting}) AS w) AS r WHERE heads = 0 AND place <= %s ORDER BY id LIMIT %s"
         )
         rows = self._select(sql, [*values, first, max(limit, len(keys or ()))])
+        move = self._moving("blocked", "pending")
+
+        def release(ids: Collection[int]) -> int:
+            free, waiting = set(ids), set()
+            for row_id, name in rows:
+                if row_id not in free:
+                    waiting.add(name)  # nothing of a key overtakes a row that is locked
+                elif name in waiting:
+                    free.discard(row_id)
+            return move(sorted(free)) if free else 0
+
         if rows:
-            self._move([row_id for row_id, _ in rows], "blocked", "pending")
+            self._skipping_locked([row_id for row_id, _ in rows], release)
         return rows
 
     def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
-        """Note that a relay died while it delivered the pending rows of a range of ids."""
+        """Note that a relay died while it delivered the pending rows of a range of ids.
+
+        Called in a transaction. Rows that another one has locked are left out: the lease of a dead
+        relay must end at once.
+        """
         sql = (
-            f"UPDATE {EVENTS} SET crash_count = crash_count + 1, updated_at = %s "
-            "WHERE publisher_backend = %s AND status = 'pending' AND id BETWEEN %s AND %s "
-            f"AND {self._in(_PARTITION, partitions)}"
+            f"SELECT id FROM {EVENTS} WHERE publisher_backend = %s AND status = 'pending' "
+            f"AND id BETWEEN %s AND %s AND {self._in(_PARTITION, partitions)} ORDER BY id"
         )
-        values = self._values(partitions)
-        return self._execute(sql, [self._now(), self.backend, first, last, *values])
+        params = [self.backend, first, last, *self._values(partitions)]
+        ids = [row_id for (row_id,) in self._select(f"{sql}{self._skip_locked}", params)]
+        if not ids:
+            return 0
+        count = f"UPDATE {self._by_id} SET crash_count = crash_count + 1, updated_at = %s "
+        where = f"WHERE {self._in('id', ids)}"
+        return self._execute(f"{count}{where}", [self._now(), *self._values(ids)])
 
     # The rows of blocked keys, as part of a statement
 

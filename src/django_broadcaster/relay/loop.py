@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from threading import Event
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from typing import Self
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
+from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError, LeaseLost
 from django_broadcaster.querysets import RelayRows
 from django_broadcaster.redaction import hiding, kept
 from django_broadcaster.signals import batch_settled
@@ -131,9 +132,12 @@ class DeliveryLoop:
         report = self.delivery.finish()
         if report is not None:
             self._after(report, time.perf_counter() - began)
+        self.delivery.settle_locked()
 
     def end(self) -> None:
-        """Write down what the dashboard would miss of the last seconds."""
+        """Settle what another transaction had locked, and write down the last figures."""
+        with suppress(LeaseLost):  # then another relay delivers it
+            self.delivery.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self._history.write(looks=False)
 
     def prepare(self) -> None:
