@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from django_broadcaster.conf import conf
 
-from .relay_sql import RelaySQL, thousands
+from .relay_sql import IN_ORDER, RelaySQL, batched, thousands
 from .tables import (
     ALIVE,
     ATTEMPTS,
@@ -76,22 +76,40 @@ class Pulse(NamedTuple):
     operation: bool
 
 
+class _Pending(NamedTuple):
+    """How a fetch keeps to the index of pending rows: a hint, a condition and an order.
+
+    With stale statistics the primary key looks as good, and a fetch would walk over all delivered
+    rows; or a sort looks cheap, and a fetch would read the whole backlog.
+    """
+
+    hint: str
+    condition: str
+    order: str
+
+
 _PENDING = {
-    "postgresql": ("", "(publisher_backend, id) >= (%s, %s) AND publisher_backend <= %s"),
-    "mysql": (
+    # Its primary key can't give the order of both columns of a range.
+    "postgresql": _Pending(
+        IN_ORDER,
+        "(publisher_backend, id) >= (%s, %s) AND publisher_backend <= %s",
+        "publisher_backend, id",
+    ),
+    # It sorts if the order names a column of text, though that has one value.
+    "mysql": _Pending(
         " FORCE INDEX (broadcaster_pending)",
         "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
+        "id",
     ),
-    "sqlite": (
+    "sqlite": _Pending(
         " INDEXED BY broadcaster_pending",
         "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
+        "id",
     ),
 }
-"""How a fetch keeps to the index of pending rows, by vendor: a hint, and a condition.
 
-With stale statistics the primary key looks as good, and a fetch would walk over all delivered rows.
-PostgreSQL takes no hints, but its primary key can't give the order of both columns of a range.
-"""
+_KEYS = 50
+"""Keys of one statement on the databases where each key takes a query of its own."""
 
 
 class RelayRows(RelaySQL):
@@ -106,6 +124,15 @@ class RelayRows(RelaySQL):
         """Keys that wait for one of these rows: nothing of them is released."""
         self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
         self._pending = _PENDING[self._connection.vendor]
+        # MariaDB would sort the events of two statuses, and any of them will do.
+        mysql = self._connection.vendor == "mysql"
+        self._by_due = "" if mysql else " ORDER BY scheduled_at, id"
+        hints = {"postgresql": IN_ORDER, "mysql": " FORCE INDEX (broadcaster_due)"}
+        self._due_hint = hints.get(self._connection.vendor, "")
+        self._any_due = (
+            f"SELECT 1 FROM {EVENTS}{self._due_hint} WHERE publisher_backend = %s "
+            "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s"
+        )
         self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
 
     # Reading
@@ -134,9 +161,9 @@ class RelayRows(RelaySQL):
         """Return the query for pending rows, and its parameters."""
         mine = f"{self._in(_PARTITION, partitions)}{self._except_ignored()}"
         sql = (
-            f"SELECT {columns} FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
-            f"AND {self._pending[1]} AND {mine} "
-            "ORDER BY publisher_backend, id LIMIT %s"
+            f"SELECT {columns} FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} AND {mine} "
+            f"ORDER BY {self._pending.order} LIMIT %s"
         )
         backend = [self.backend, start, self.backend]
         return sql, [*backend, *self._values(partitions), *self._values_of_ignored(), limit]
@@ -190,6 +217,11 @@ class RelayRows(RelaySQL):
         """Return each blocked key, or those of `keys`, with the first of its events that waits."""
         if keys is None:
             waiting, values = self._waiting(partitions)
+        elif len(keys) > _KEYS and not self._postgres:
+            known: dict[str, int] = {}
+            for some in batched(keys, _KEYS):
+                known |= self.waiting_keys(partitions, some)
+            return known
         else:
             waiting, values = self._waiting_of(keys, partitions, 1)
         return dict(
@@ -201,12 +233,10 @@ class RelayRows(RelaySQL):
         mine = self._in(_PARTITION, partitions)
         alive = ALIVE[self._connection.vendor]
         sql = (
-            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
-            f"AND {self._pending[1]} AND {mine}{self._except_ignored()} "
-            "ORDER BY publisher_backend, id LIMIT 1), "
-            f"(SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
-            "ORDER BY scheduled_at, id LIMIT 1), "
+            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} AND {mine}{self._except_ignored()} "
+            f"ORDER BY {self._pending.order} LIMIT 1), "
+            f"({self._any_due} AND {mine}{self._by_due} LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
             f"(SELECT 1 FROM {RELAYS} WHERE backend = %s AND NOT {alive} LIMIT 1), "
             f"({FREE_PARTITIONS}), "
@@ -253,11 +283,11 @@ class RelayRows(RelaySQL):
     def has_due(self) -> bool:
         """Tell whether the backend has an event that is due, whoever owns its partition."""
         sql = (
-            f"SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s AND status = 'pending' "
-            f"UNION ALL SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
-            "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s LIMIT 1"
+            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending.hint} WHERE publisher_backend = %s "
+            f"AND status = 'pending' ORDER BY {self._pending.order} LIMIT 1), "
+            f"({self._any_due}{self._by_due} LIMIT 1)"
         )
-        return bool(self._select(sql, [self.backend, self.backend, self._now()]))
+        return any(self._select(sql, [self.backend, self.backend, self._now()])[0])
 
     # Settling a delivery: out of `pending`
 
@@ -355,19 +385,30 @@ class RelayRows(RelaySQL):
 
     def promote(self, partitions: Collection[int], limit: int) -> list[tuple[int, str]]:
         """Make rows pending that have become due; return their ids and keys."""
-        sql = (
-            f"SELECT id, partition_key FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s "
-            f"AND {self._in(_PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s"
-        )
-        params = [self.backend, self._now(), *self._values(partitions), limit]
         with self._choosing() as skip_locked:
-            rows = self._select(f"{sql}{skip_locked}", params)
+            rows = self._due(partitions, limit, skip_locked)
             ids = [row_id for row_id, _ in rows]
             if ids:
                 self._move(ids, "scheduled", "pending")
                 self._move(ids, "retry", "pending")
         return rows
+
+    def _due(self, partitions: Collection[int], limit: int, lock: str) -> list[tuple[int, str]]:
+        """Return the first rows that have become due: their ids and keys."""
+        sql = (
+            f"SELECT id, partition_key, scheduled_at FROM {EVENTS}{self._due_hint} "
+            f"WHERE publisher_backend = %s AND {{status}} AND scheduled_at <= %s "
+            f"AND {self._in(_PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s{lock}"
+        )
+        params = [self.backend, self._now(), *self._values(partitions), limit]
+        if self._connection.vendor != "mysql":
+            rows = self._select(sql.format(status="status IN ('scheduled', 'retry')"), params)
+        else:  # whose index gives the order within one status
+            each = [sql.format(status=f"status = '{name}'") for name in ("scheduled", "retry")]
+            union = " UNION ALL ".join(f"({one})" for one in each)
+            last = f"{union} ORDER BY scheduled_at, id LIMIT %s"
+            rows = self._select(last, [*params, *params, limit])
+        return [(row_id, key) for row_id, key, _ in rows]
 
     def release(
         self, partitions: Collection[int], limit: int, keys: Collection[str] | None = None
@@ -381,6 +422,10 @@ class RelayRows(RelaySQL):
             keys = [key for key in keys if key not in self.held_keys]
             if not keys:
                 return []
+            if len(keys) > _KEYS and not self._postgres:
+                share = max(_KEYS, limit * _KEYS // len(keys))
+                parts = [self.release(partitions, share, some) for some in batched(keys, _KEYS)]
+                return sorted(row for part in parts for row in part)
         if keys is None:
             first = limit
             waiting, values = self._waiting(partitions)
@@ -432,12 +477,12 @@ class RelayRows(RelaySQL):
 
     # The rows of blocked keys, as part of a statement
 
-    def _waiting(self, partitions: Collection[int]) -> tuple[str, list[Any]]:
+    def _waiting(self, partitions: Collection[int], hint: str = "") -> tuple[str, list[Any]]:
         """Return a query for the rows of all blocked keys, and its parameters."""
         sql = (
-            f"SELECT id, partition_key AS name, status FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('retry', 'blocked') AND {self._in(_PARTITION, partitions)} "
-            "AND partition_key <> ''"
+            f"SELECT id, partition_key AS name, status FROM {EVENTS}{hint} "
+            "WHERE publisher_backend = %s AND status IN ('retry', 'blocked') "
+            f"AND {self._in(_PARTITION, partitions)} AND partition_key <> ''"
         )
         return sql, [self.backend, *self._values(partitions)]
 
@@ -449,11 +494,30 @@ class RelayRows(RelaySQL):
         PostgreSQL may believe for a while that there is next to nothing to find, and then reads
         all blocked keys for each row that it looks at. This leaves it no choice but the index.
         """
-        sql, values = self._waiting(partitions)
         if not self._postgres:
-            return f"{sql} AND {self._in('partition_key', keys)}", [*values, *keys]
+            return self._waiting_of_each(keys, partitions, first)
+        sql, values = self._waiting(partitions, IN_ORDER)
         return (
             f"SELECT w.* FROM unnest(%s::text[]) AS k(wanted) CROSS JOIN LATERAL ({sql} "
-            "AND partition_key = k.wanted ORDER BY publisher_backend, partition_key, id LIMIT %s) "
-            "AS w"
+            f"AND partition_key = k.wanted ORDER BY publisher_backend, partition_key, id "
+            f"LIMIT %s) AS w"
         ), [list(keys), *values, first]
+
+    def _waiting_of_each(
+        self, keys: Collection[str], partitions: Collection[int], first: int
+    ) -> tuple[str, list[Any]]:
+        """Return the same where no query can ask for each of an array: a query for each key."""
+        mine = f"{_PARTITION} IN ({', '.join(str(int(number)) for number in partitions) or 'NULL'})"
+        hint, statuses = "", ["status IN ('retry', 'blocked')"]
+        if self._connection.vendor == "mysql":  # whose index begins with the status
+            hint = " FORCE INDEX (broadcaster_waiting)"
+            statuses = ["status = 'retry'", "status = 'blocked'"]
+        each = [
+            f"SELECT id, partition_key AS name, status FROM {EVENTS}{hint} "
+            f"WHERE publisher_backend = %s AND {status} AND {mine} AND partition_key = %s "
+            "ORDER BY id LIMIT %s"
+            for status in statuses
+        ]
+        sql = " UNION ALL ".join(f"SELECT * FROM ({one}) AS k" for _ in keys for one in each)
+        params = [value for key in keys for _ in each for value in (self.backend, key, first)]
+        return sql, params

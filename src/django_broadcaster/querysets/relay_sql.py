@@ -18,6 +18,16 @@ T = TypeVar("T")
 Change = Callable[[Collection[int]], int]
 """Changes rows named by their ids in one statement; returns how many."""
 
+IN_ORDER = (
+    " CROSS JOIN (SELECT FROM generate_series(1, (SELECT 1)) AS a, "
+    "generate_series(1, (SELECT 1)) AS b OFFSET 0) AS once"
+)
+"""Makes PostgreSQL read the first rows of an index in its order, whatever its statistics say.
+
+It takes no hints. Where it believes that few rows match, it would read all of them and sort. This
+join is with one row, of which it believes that there are a million: so it never wants all.
+"""
+
 LOCK_SECONDS = 1
 """Seconds for which a statement waits for rows that another transaction has locked."""
 
@@ -53,7 +63,8 @@ class RelaySQL:
         self._by_id = f"{EVENTS} FORCE INDEX (PRIMARY)" if mysql else EVENTS
         self._deleted = f"{EVENTS} " if mysql else ""  # a DELETE with a hint names its table
         skips = self._connection.features.has_select_for_update_skip_locked
-        self._skip_locked = " FOR UPDATE SKIP LOCKED" if skips else ""
+        rows = f" OF {EVENTS}" if self._postgres else ""
+        self._skip_locked = f" FOR UPDATE{rows} SKIP LOCKED" if skips else ""
         self._careful_until = 0.0
 
     @property
@@ -259,8 +270,14 @@ def _is_lock_timeout(error: OperationalError) -> bool:
 
 def thousands(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield rows by the thousand, which is within what every database takes as parameters."""
-    for start in range(0, len(rows), 1000):
-        yield rows[start : start + 1000]
+    return batched(rows, 1000)
+
+
+def batched(values: Collection[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield values in sequences of at most `size`."""
+    values = list(values)
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def _is_psycopg3() -> bool:
