@@ -14,6 +14,7 @@ from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 
+from .isolation import own_level_restored
 from .loop import DeliveryLoop
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -39,7 +40,10 @@ def deliver_one(event: OutboxEvent) -> bool:
     using = event._state.db or router.db_for_write(OutboxEvent)
     _refuse_in_transaction(using)
     events = OutboxEvent.objects.using(using)
-    with DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop:
+    with (
+        own_level_restored(connections[using]),
+        DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop,
+    ):
         loop.prepare()
         if event.partition not in loop.lease.partitions or _has_earlier(event, using):
             return False
@@ -53,7 +57,10 @@ def deliver_one(event: OutboxEvent) -> bool:
 
 def _deliver_some(using: str, alias: str, limit: int) -> int:
     attempted = 0
-    with DeliveryLoop(using, alias, takes_share=False) as loop:
+    with (
+        own_level_restored(connections[using]),
+        DeliveryLoop(using, alias, takes_share=False) as loop,
+    ):
         while attempted < limit:
             try:
                 report = loop.turn(min(limit - attempted, MOST))

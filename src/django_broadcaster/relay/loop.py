@@ -9,6 +9,8 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
+from django.db import connections
+
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
@@ -21,6 +23,7 @@ from .activity import Activity
 from .circuit import Circuit
 from .delivery import Delivery
 from .history import History
+from .isolation import read_committed
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
@@ -93,6 +96,7 @@ class DeliveryLoop:
     def rejoin(self) -> None:
         """Begin a new lease, with nothing remembered of the one before."""
         self.lease.leave()
+        read_committed(connections[self.using])
         self.lease.join()
         self.rows = RelayRows(self.using, self.alias, self.lease.relay_id)
         self.delivery = Delivery(
