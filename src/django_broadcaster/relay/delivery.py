@@ -346,6 +346,11 @@ class Delivery:
                 extra={"backend": self.backend.alias, "relay": self.lease.relay_id},
             )
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether the database kept a delivery from being settled."""
+        return self._unsettled is not None
+
     def finish(self) -> Report | None:
         """Settle the delivery that the database kept from being settled; None if there is none.
 

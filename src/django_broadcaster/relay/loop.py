@@ -129,14 +129,18 @@ class DeliveryLoop:
         self.prepare()
         return self.deliver(limit)
 
-    def finish(self) -> None:
-        """Settle what the database kept from being settled, while its partitions are still ours."""
+    def finish(self) -> Report | None:
+        """Settle what the database kept from being settled, while its partitions are still ours.
+
+        Returns what came of it, None if there was nothing. Raises LeaseLost.
+        """
         self.lease.require()
         began = time.perf_counter()
         report = self.delivery.finish()
         if report is not None:
             self._after(report, time.perf_counter() - began)
         self.delivery.settle_locked()
+        return report
 
     def end(self) -> None:
         """Settle what another transaction had locked, and write down the last figures."""

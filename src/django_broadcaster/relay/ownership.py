@@ -39,6 +39,9 @@ _RENEW = {
 }
 
 
+HEARTBEATS_PER_LEASE = 4
+"""So a lease survives two heartbeats that are lost."""
+
 ERROR_SHOWN = 500
 """Characters of the error that opened a circuit that others see."""
 
