@@ -71,6 +71,7 @@ def test_rows_that_are_named_are_looked_up(backlog: list[int]) -> None:
         return execute(sql, params, many, context)
 
     rows = RelayRows("default", "default", 0)  # without a lease: nothing is changed
+    rows.clock.ask()
     with connections["default"].execute_wrapper(explain):
         for act in BY_ID.values():
             act(rows, backlog[:10])
@@ -131,6 +132,7 @@ def test_the_first_rows_are_read_and_no_others(large: str) -> None:
     for belief in beliefs(large):
         for name, ask in FIRST.items():
             rows = RelayRows(large, "default", 0)  # without a lease: nothing is changed
+            rows.clock.ask()
             with reading(large) as read:
                 ask(rows, middle)
             assert read, f"{name}: nothing was measured"

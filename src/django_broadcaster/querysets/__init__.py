@@ -5,13 +5,14 @@ in, for rows as `new_rows` has them; `relay` what a relay does, in the SQL of `r
 the way out, and `archive` what is taken along; `segments` and `partitioning` are time partitions;
 `selection` says which events, by the comparisons of `exact`, `moves` what can be done to them, and
 `operations` has it done in the background, in `chunks`, of which there are `previews`;
-`json_columns` is what databases make of JSON. `overview`, `estimates`, `samples` and `trouble` say
-how backends are and were doing, and what is stuck.
+`json_columns` is what databases make of JSON, `clock` what time it is for them. `overview`,
+`estimates`, `samples` and `trouble` say how backends are and were doing, and what is stuck.
 """
 
 from .aliases import with_leftovers
 from .archive import StoredRow, copy_to_archive, read_stored
 from .chunks import Window
+from .clock import DatabaseClock
 from .control import pause, paused_backends, resume
 from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
@@ -47,6 +48,7 @@ __all__ = [
     "BlockedKey",
     "CannotPartition",
     "Count",
+    "DatabaseClock",
     "DatabaseNow",
     "EventColumns",
     "EventSelection",

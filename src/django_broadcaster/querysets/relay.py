@@ -12,10 +12,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.utils import timezone
-
 from django_broadcaster.conf import conf
 
+from .clock import DatabaseClock
 from .relay_sql import IN_ORDER, RelaySQL, batched, thousands
 from .tables import (
     ALIVE,
@@ -115,8 +114,10 @@ _KEYS = 50
 class RelayRows(RelaySQL):
     """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
 
-    def __init__(self, using: str, backend: str, relay_id: int) -> None:
-        super().__init__(using, relay_id)
+    def __init__(
+        self, using: str, backend: str, relay_id: int, clock: DatabaseClock | None = None
+    ) -> None:
+        super().__init__(using, relay_id, clock)
         self.backend = backend
         self.ignored: Collection[int] = ()
         """Ids of pending rows that are neither fetched nor counted: their delivery is done."""
@@ -312,7 +313,7 @@ class RelayRows(RelaySQL):
         A failure is the row's id, the seconds to wait, the error's text, and the retries that it
         costs, 1 or 0.
         """
-        now = timezone.now()
+        now = self.clock.now()
         ids, dues, errors, spent = zip(
             *(
                 (row_id, self._adapt(now + timedelta(seconds=delay)), error, costs)

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
+from .clock import DatabaseClock
 from .tables import EVENTS, RELAYS
 
 T = TypeVar("T")
@@ -42,8 +43,9 @@ class RelaySQL:
     another transaction has locked is skipped after LOCK_SECONDS, so it holds up no other row.
     """
 
-    def __init__(self, using: str, relay_id: int) -> None:
+    def __init__(self, using: str, relay_id: int, clock: DatabaseClock | None = None) -> None:
         self.relay_id = relay_id
+        self.clock = clock or DatabaseClock(using)
         self._connection = connections[using]
         self._postgres = self._connection.vendor == "postgresql"
         self._psycopg3 = self._postgres and _is_psycopg3()
@@ -246,7 +248,7 @@ class RelaySQL:
         return timezone.make_aware(moment, zone)
 
     def _now(self) -> Any:
-        return self._adapt(timezone.now())
+        return self._adapt(self.clock.now())
 
     def _adapt(self, moment: datetime) -> Any:
         return self._connection.ops.adapt_datetimefield_value(moment)

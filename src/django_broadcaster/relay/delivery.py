@@ -13,7 +13,7 @@ from asyncio import CancelledError
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
 
@@ -29,7 +29,7 @@ from django_broadcaster.exceptions import (
     Held,
     Rejected,
 )
-from django_broadcaster.querysets import PendingRow, RelayRows
+from django_broadcaster.querysets import DatabaseClock, PendingRow, RelayRows
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
 
@@ -156,7 +156,7 @@ class Delivery:
         for row in fetched:
             if self.blocked.holds(row):
                 selection.hold.append(row)
-            elif has_expired(row):
+            elif has_expired(row, self.rows.clock):
                 selection.expired.append(row)
             elif not row.crash_count:
                 selection.send.append(row)
@@ -388,7 +388,7 @@ def message_of(row: PendingRow) -> Message:
     )
 
 
-def has_expired(row: PendingRow) -> bool:
+def has_expired(row: PendingRow, clock: DatabaseClock) -> bool:
     """Tell whether the row's event has the extension `expirytime`, and that time has passed.
 
     https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
@@ -397,7 +397,7 @@ def has_expired(row: PendingRow) -> bool:
         return False
     try:
         moment = orjson.loads(row.extensions).get("expirytime")
-        return moment is not None and in_utc(moment) <= datetime.now(UTC)
+        return moment is not None and in_utc(moment).timestamp() <= clock.timestamp()
     except (AttributeError, TypeError, ValueError, OverflowError):  # nobody can say when: sent
         return False
 

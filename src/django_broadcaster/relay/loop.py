@@ -64,7 +64,7 @@ class DeliveryLoop:
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
         self._blocks = backends.blocks_when_exhausted(alias)
-        self._purge = Purge(using, alias)
+        self._purge = Purge(using, alias, self.lease.clock)
         self._history = History(using, alias)
         self._circuit_error: str | None = None
         self._circuit_shown: str | None = None
@@ -98,7 +98,7 @@ class DeliveryLoop:
         self.lease.leave()
         read_committed(connections[self.using])
         self.lease.join()
-        self.rows = RelayRows(self.using, self.alias, self.lease.relay_id)
+        self.rows = RelayRows(self.using, self.alias, self.lease.relay_id, self.lease.clock)
         self.delivery = Delivery(
             self.rows,
             self.lease,

@@ -21,7 +21,7 @@ from django.db import IntegrityError, connections, models, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from django_broadcaster.querysets import DatabaseNow, RelayRows
+from django_broadcaster.querysets import DatabaseClock, DatabaseNow, RelayRows
 
 from .wakeup import notify_shares
 
@@ -60,12 +60,14 @@ class Lease:
         self.partitions: frozenset[int] = frozenset()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
+        self.clock = DatabaseClock(using)
         self._valid_until = 0.0
         self._judges_from = 0.0
 
     def join(self) -> None:
         """Begin a new lease that owns nothing yet."""
         self._make_partitions()
+        self.clock.ask()
         asked_at = time.monotonic()
         relay = Relay.objects.using(self.using).create(
             name=self.name,
@@ -234,7 +236,7 @@ class Lease:
 
     def _count_crash(self, relay: Relay, partitions: Collection[int]) -> None:
         if relay.in_flight_from is not None and relay.in_flight_to is not None:
-            rows = RelayRows(self.using, self.backend, relay.pk)
+            rows = RelayRows(self.using, self.backend, relay.pk, self.clock)
             rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions)
 
     def _make_partitions(self) -> None:
