@@ -12,7 +12,7 @@ the way out, and `archive` what is taken along; `segments` and `partitioning` ar
 from .aliases import with_leftovers
 from .archive import StoredRow, copy_to_archive, read_stored
 from .chunks import Window
-from .clock import DatabaseClock
+from .clock import DatabaseClock, DatabaseEpoch
 from .control import pause, paused_backends, resume
 from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
@@ -49,6 +49,7 @@ __all__ = [
     "CannotPartition",
     "Count",
     "DatabaseClock",
+    "DatabaseEpoch",
     "DatabaseNow",
     "EventColumns",
     "EventSelection",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from django.conf import settings
-from django.db import connections
+from django.db import connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 _EPOCH = {
     "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())",
@@ -17,6 +19,16 @@ _EPOCH = {
 
 MAX_AGE = 60.0
 """Seconds after which the database is asked again if nobody has noted its clock meanwhile."""
+
+
+class DatabaseEpoch(models.Func):
+    """Seconds since 1970 by the database's clock; 0 on SQLite."""
+
+    output_field: models.Field[Any, Any] = models.FloatField()
+
+    def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper, *_: Any, **__: Any) -> Any:
+        """Return the expression of the database's kind."""
+        return _EPOCH.get(connection.vendor, "0.0"), ()
 
 
 class DatabaseClock:
@@ -40,7 +52,19 @@ class DatabaseClock:
         with connections[self._using].cursor() as cursor:
             cursor.execute(f"SELECT {_EPOCH[connections[self._using].vendor]}")
             epoch = float(cursor.fetchone()[0])
+        self.note(epoch, asked_at)
+
+    def note(self, epoch: float, asked_at: float) -> float:
+        """Note what another statement said that was sent at a moment of the monotonic clock.
+
+        Returns the seconds by which the database's clock has jumped ahead since the last answer;
+        an answer that took long counts as a jump.
+        """
+        if self._is_own:
+            return 0.0
+        jump = epoch - (self._epoch + (asked_at - self._asked_at)) if self._epoch else 0.0
         self._epoch, self._asked_at = epoch, asked_at
+        return jump
 
     @property
     def is_old(self) -> bool:

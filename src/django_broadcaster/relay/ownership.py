@@ -21,7 +21,7 @@ from django.db import IntegrityError, connections, models, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from django_broadcaster.querysets import DatabaseClock, DatabaseNow, RelayRows
+from django_broadcaster.querysets import DatabaseClock, DatabaseEpoch, DatabaseNow, RelayRows
 
 from .wakeup import notify_shares
 
@@ -158,24 +158,48 @@ class Lease:
     def rebalance(self) -> bool:
         """Take or give up partitions for an even share; return whether the own ones changed.
 
-        Fences relays whose heartbeat has stopped. If the own one had stopped too, they are given
-        the time of a lease to come back first. Raises LeaseLost.
+        Fences relays whose heartbeat has stopped. If the own one had stopped too, or the database's
+        clock has jumped, they are given the time of a lease to come back first. Raises LeaseLost.
         """
+        asked_at = time.monotonic()
         stale = models.Q(heartbeat_at__lt=DatabaseNow() - _seconds(self.seconds))
         relays = self._relays().filter(backend=self.backend).order_by("pk")
-        states = {
-            pk: (is_stale, takes_share)
-            for pk, is_stale, takes_share in relays.annotate(
-                stale=models.ExpressionWrapper(stale, models.BooleanField())
-            ).values_list("pk", "stale", "takes_share")
-        }
+        found = list(
+            relays.annotate(
+                stale=models.ExpressionWrapper(stale, models.BooleanField()), epoch=DatabaseEpoch()
+            ).values_list("pk", "stale", "takes_share", "epoch")
+        )
+        states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, _ in found}
         if self.relay_id not in states:
             raise LeaseLost(f"the lease {self.relay_id} on backend {self.backend!r} was taken away")
+        self._notice_jump(float(found[0][-1]), asked_at, looks_stale=states[self.relay_id][0])
         for pk, (is_stale, _) in states.items():
             if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
                 self._fence(pk)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
         return self._settle_share(self._share(sharing))
+
+    def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
+        """Take nobody for dead for the time of a lease if the database's clock has jumped ahead.
+
+        All heartbeats from before the jump look old, also those of healthy relays. The own one
+        looks old though it was sent in time; or the clock went on faster than the monotonic one.
+        """
+        jump = self.clock.note(epoch, asked_at)
+        in_time = looks_stale and asked_at < self._valid_until
+        if not in_time and jump < self.seconds / HEARTBEATS_PER_LEASE:
+            return
+        if asked_at >= self._judges_from:
+            logger.warning(
+                "The clock of database %r jumped ahead by %.1f s; taking over from no relay of "
+                "backend %r for %s s.",
+                self.using,
+                jump,
+                self.backend,
+                self.seconds,
+                extra={"backend": self.backend, "relay": self.relay_id},
+            )
+        self._judges_from = asked_at + self.seconds
 
     def _share(self, sharing: list[int]) -> int:
         """Return how many partitions are due to this relay among the living ones."""
