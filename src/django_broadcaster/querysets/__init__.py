@@ -35,8 +35,16 @@ from .purge import (
     purge_entries,
 )
 from .relay import PendingRow, RelayRows
+from .relay_sql import TIMELINE
 from .samples import Figures, add_to_minute, minute_of
-from .segments import CannotPartition, drop_oldest, is_partitioned, keep_ahead, segments_of
+from .segments import (
+    SEQUENCE,
+    CannotPartition,
+    drop_oldest,
+    is_partitioned,
+    keep_ahead,
+    segments_of,
+)
 from .selection import EventSelection
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
@@ -45,6 +53,8 @@ __all__ = [
     "INDEXED",
     "MIGRATE",
     "MOVES",
+    "SEQUENCE",
+    "TIMELINE",
     "BlockedKey",
     "CannotPartition",
     "Count",

@@ -115,9 +115,14 @@ class RelayRows(RelaySQL):
     """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
 
     def __init__(
-        self, using: str, backend: str, relay_id: int, clock: DatabaseClock | None = None
+        self,
+        using: str,
+        backend: str,
+        relay_id: int,
+        clock: DatabaseClock | None = None,
+        timeline: str | None = None,
     ) -> None:
-        super().__init__(using, relay_id, clock)
+        super().__init__(using, relay_id, clock, timeline)
         self.backend = backend
         self.ignored: Collection[int] = ()
         """Ids of pending rows that are neither fetched nor counted: their delivery is done."""

@@ -29,6 +29,9 @@ It takes no hints. Where it believes that few rows match, it would read all of t
 join is with one row, of which it believes that there are a million: so it never wants all.
 """
 
+TIMELINE = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+"""Of PostgreSQL: another one since a replica has taken over, which may have been behind."""
+
 LOCK_SECONDS = 1
 """Seconds for which a statement waits for rows that another transaction has locked."""
 
@@ -43,7 +46,13 @@ class RelaySQL:
     another transaction has locked is skipped after LOCK_SECONDS, so it holds up no other row.
     """
 
-    def __init__(self, using: str, relay_id: int, clock: DatabaseClock | None = None) -> None:
+    def __init__(
+        self,
+        using: str,
+        relay_id: int,
+        clock: DatabaseClock | None = None,
+        timeline: str | None = None,
+    ) -> None:
         self.relay_id = relay_id
         self.clock = clock or DatabaseClock(using)
         self._connection = connections[using]
@@ -52,7 +61,9 @@ class RelaySQL:
         self._reads_as_is = self._psycopg3 and settings.USE_TZ
         # The fence is evaluated before any row is read, so the timeout holds for every row.
         timeout = f" AND set_config('lock_timeout', '{LOCK_SECONDS}s', true) IS NOT NULL"
-        self._lease = f"SELECT 1 FROM {RELAYS} WHERE id = %s"
+        # Where a replica has taken over that was behind, other events may have the same ids.
+        same = f" AND {TIMELINE} = '{timeline}'" if timeline else ""
+        self._lease = f"SELECT 1 FROM {RELAYS} WHERE id = %s{same}"
         self._fence = (
             f" AND EXISTS ({self._lease}{timeout if self._postgres else ''}{self._lock()})"
         )

@@ -98,7 +98,9 @@ class DeliveryLoop:
         self.lease.leave()
         read_committed(connections[self.using])
         self.lease.join()
-        self.rows = RelayRows(self.using, self.alias, self.lease.relay_id, self.lease.clock)
+        self.rows = RelayRows(
+            self.using, self.alias, self.lease.relay_id, self.lease.clock, self.lease.timeline
+        )
         self.delivery = Delivery(
             self.rows,
             self.lease,

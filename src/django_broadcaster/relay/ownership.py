@@ -15,24 +15,47 @@ import socket
 import time
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import IntegrityError, connections, models, transaction
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
-from django_broadcaster.querysets import DatabaseClock, DatabaseEpoch, DatabaseNow, RelayRows
+from django_broadcaster.querysets import (
+    SEQUENCE,
+    TIMELINE,
+    DatabaseClock,
+    DatabaseEpoch,
+    DatabaseNow,
+    RelayRows,
+)
 
 from .wakeup import notify_shares
 
 logger = logging.getLogger("django_broadcaster.relay")
 
 _HEARTBEAT = "UPDATE django_broadcaster_relay SET heartbeat_at = "
+_SEQUENCE = f"to_regclass('{SEQUENCE}')"
+# Null for who may not read the sequence.
+_SERVER = (
+    f"{TIMELINE}, CASE WHEN has_sequence_privilege({_SEQUENCE}, 'USAGE, SELECT') "
+    f"THEN pg_sequence_last_value({_SEQUENCE}) END"
+)
+"""Which server of PostgreSQL answers, and the last id that it has given out."""
+
+
+class _Server(NamedTuple):
+    timeline: str
+    last_id: int | None
+
+
 _RENEW = {
     # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
     "postgresql": (
         "WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)) "
-        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s"
+        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s "
+        f"RETURNING {_SERVER}"
     ),
     "mysql": f"{_HEARTBEAT}UTC_TIMESTAMP(6){{sets}} WHERE id = %s",
     "sqlite": f"{_HEARTBEAT}strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'){{sets}} WHERE id = %s",
@@ -61,6 +84,7 @@ class Lease:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
         self.clock = DatabaseClock(using)
+        self._server: _Server | None = None
         self._valid_until = 0.0
         self._judges_from = 0.0
 
@@ -68,6 +92,7 @@ class Lease:
         """Begin a new lease that owns nothing yet."""
         self._make_partitions()
         self.clock.ask()
+        self._server = self._ask_server()
         asked_at = time.monotonic()
         relay = Relay.objects.using(self.using).create(
             name=self.name,
@@ -84,6 +109,18 @@ class Lease:
             # the row, and partitions would be kept for it until its lease ends.
             self._relays().filter(pk=relay.pk).update(takes_share=True)
             notify_shares(self.using, self.backend)
+
+    @property
+    def timeline(self) -> str | None:
+        """The timeline of the PostgreSQL server on which the lease began; None elsewhere."""
+        return self._server.timeline if self._server else None
+
+    def _ask_server(self) -> _Server | None:
+        if connections[self.using].vendor != "postgresql":
+            return None
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(f"SELECT {_SERVER}")
+            return _Server(*cursor.fetchone())
 
     @property
     def seconds_left(self) -> float:
@@ -142,6 +179,9 @@ class Lease:
         with connections[self.using].cursor() as cursor:
             cursor.execute(sql, [*columns.values(), relay_id])
             stands = cursor.rowcount > 0
+            answer = cursor.fetchone() if cursor.description else None
+        if stands and answer:
+            self._judge_server(_Server(*answer))
         if self.relay_id == relay_id:  # not joined anew meanwhile by the other thread
             if asked_at > self._valid_until - self.seconds / 2:
                 # The database was away for a while. The others could not write either.
@@ -149,6 +189,25 @@ class Lease:
             self._valid_until = asked_at + self.seconds if stands else 0.0
         if not stands:
             raise LeaseLost(f"the lease {relay_id} on backend {self.backend!r} was taken away")
+
+    def _judge_server(self, now: _Server) -> None:
+        """See that the server answers on which the lease began.
+
+        Behind a pooler no statement fails when a replica takes over that was behind. What the relay
+        remembers of the rows is wrong there, above all below which id all is delivered, and so may
+        its lease be. Raises LeaseLost.
+        """
+        known = self._server
+        if known is None:
+            self._server = now
+        elif now.timeline != known.timeline or (now.last_id or 0) < (known.last_id or 0):
+            self._valid_until = 0.0
+            raise LeaseLost(
+                f"another database server answers, or its ids went back; the lease "
+                f"{self.relay_id} on backend {self.backend!r} does not count there"
+            )
+        else:
+            self._server = now
 
     def require(self) -> None:
         """See that the lease stands, where the relay's own clock has doubts; raises LeaseLost."""
