@@ -30,11 +30,12 @@ DEMO_WITH := $(if $(DEMO_SERVERS),$(DEMO_PYTHON) tools/services.py run --only $(
 DEMO := $(DEMO_WITH) $(DEMO_PYTHON) example/demo.py --broker $(BROKER) --db $(DB)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-matrix test-chaos lint format docs demo serve bench clean
+.PHONY: help venv services services-stop test test-matrix test-chaos lint format docs demo serve \
+	bench clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+		awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 venv: $(READY) ## Make the development environment in .venv
 
@@ -44,6 +45,12 @@ $(READY): pyproject.toml tools/services.py
 	$(PY) -m pip install --quiet --editable '.[all]' --group dev
 	if $(SERVICES) headers; then $(PY) -m pip install --quiet --group mariadb; fi
 	touch $@
+
+services: ## Start the servers that are missing, for make test, and leave them running
+	@$(PYTHON) tools/services.py start $(ARGS)
+
+services-stop: ## End the servers that make services has started
+	@$(PYTHON) tools/services.py stop
 
 test: $(READY) ## Run the suite on real databases and brokers, but for test-chaos
 	@$(PYTEST) -m 'not chaos' $(ARGS)
@@ -83,6 +90,6 @@ $(DEMO_READY): pyproject.toml
 bench: $(READY) ## Measure publishing and delivery, and write the table of the docs
 	@$(SERVICES) run -- $(PY) -m benchmarks --write docs/explanation/benchmarks.md $(ARGS)
 
-clean: ## Remove what these targets made
+clean: services-stop ## Remove what these targets made
 	rm -rf .venv .venv-demo-* .cache .nox .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache build dist docs/_build

@@ -49,6 +49,7 @@ def _relay(mode: str) -> float:
     options = {
         "url": services.address("redis"),
         "stream_name": settings.STREAM,
+        "max_len": None,
         "content_mode": mode,
     }
     backend = "django_broadcaster.backends.RedisStreamBackend"

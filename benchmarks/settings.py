@@ -48,7 +48,7 @@ STREAM = "broadcaster-bench"
 OUTBOX_PUBLISHERS = {
     "default": {
         "BACKEND": "django_broadcaster.backends.RedisStreamBackend",
-        "OPTIONS": {"url": services.address("redis"), "stream_name": STREAM},
+        "OPTIONS": {"url": services.address("redis"), "stream_name": STREAM, "max_len": None},
     }
 }
 OUTBOX_BATCH_SIZE = int(os.environ.get("BENCH_BATCH_SIZE", "1000"))

@@ -17,6 +17,7 @@ from django.utils import timezone
 from django_broadcaster.admin import base, outbox
 from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay, WebhookEndpoint
 from django_broadcaster.states import OutboxEventStatus
+from tests.support.events import insert
 from tests.support.staff import permit
 
 pytestmark = pytest.mark.django_db
@@ -39,7 +40,9 @@ def make_event(number: int = 1, **values: Any) -> OutboxEvent:
         "data": {"number": number},
         "data_content_type": "application/json",
     }
-    return OutboxEvent.objects.create(**{**columns, **values})
+    event = OutboxEvent(**{**columns, **values})
+    insert(event)
+    return event
 
 
 def make_relay(number: int = 1, age: timedelta = timedelta(0)) -> Relay:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from django.core.checks import CheckMessage, run_checks
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.test import override_settings
 
@@ -18,6 +19,7 @@ from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
+from tests.support.own_servers import as_alias
 
 SECRET = "corr3ct-horse battery"  # with a space, so that its parts are seen to go as well
 
@@ -71,6 +73,7 @@ class FickleArchive(Archive):
 
 
 STRICT = f"{__name__}.StrictBackend"
+REDIS = "django_broadcaster.backends.RedisStreamBackend"
 TABLE = "django_broadcaster.archives.TableArchive"
 FILE = "django_broadcaster.archives.FileArchive"
 
@@ -95,6 +98,16 @@ def routes(routes: object) -> dict[str, Any]:
     return {**publishers(), "OUTBOX_ROUTES": routes}
 
 
+def worker(**items: object) -> dict[str, Any]:
+    """Return a valid backend, and OUTBOX_WORKER of version 0.1."""
+    return {**publishers(), "OUTBOX_WORKER": items}
+
+
+def former_retention(**items: object) -> dict[str, Any]:
+    """Return a valid backend, and OUTBOX_RETENTION as in version 0.1."""
+    return {**publishers(), "OUTBOX_RETENTION": {"PUBLISHED_RETENTION_DAYS": 3, **items}}
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     # settings, id, a part of the hint
     ({"OUTBOX_PUBLISHERS": {}}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
@@ -107,6 +120,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (publishers(OPTION={}), "E004", "rename 'OPTION' to 'OPTIONS'"),
     (publishers(retry={}), "E004", "rename 'retry' to 'RETRY'"),
     (publishers(COLOUR="red"), "E004", "remove 'COLOUR'. Known keys: 'BACKEND'"),
+    (backend(REDIS), "W004", "OUTBOX_PUBLISHERS['default']['OPTIONS']['max_len'] = None"),
+    (publishers(BACKEND=REDIS, OPTIONS={"max_len": 5}), "W004", "['django_broadcaster.W004']"),
+    (publishers(BACKEND=REDIS, OPTIONS={"timeout": 5}), "E006", "'timeout' to 'socket_timeout'"),
     ({"OUTBOX_PUBLISHERS": {"default": {}}}, "E005", "['BACKEND'] = 'django_broadcaster"),
     (backend("django_broadcaster.backends.RedisBackend"), "E005", "backends.RedisStreamBackend'"),
     (backend("no.such.module"), "E005", "subclass of django_broadcaster.backends.PublisherB"),
@@ -154,6 +170,39 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_RETENTION": "7 days"}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
     ({"OUTBOX_RETENTION": float("inf")}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
     ({"OUTBOX_RETENTION": timedelta.max}, "E016", "OUTBOX_RETENTION = timedelta(days=7)"),
+    (
+        {"OUTBOX_RETENTION": {"failed": -1}},
+        "E016",
+        "OUTBOX_RETENTION['failed'] = timedelta(days=7)",
+    ),
+    ({"OUTBOX_RETENTION": {"canceled": 5}}, "E016", "rename 'canceled' to 'cancelled'"),
+    ({"OUTBOX_MAX_RETRIES": -1}, "E029", "OUTBOX_MAX_RETRIES = 3"),
+    ({"OUTBOX_MAX_RETRIES": "3"}, "E029", "OUTBOX_MAX_RETRIES = 3"),
+    ({"OUTBOX_WORKER": []}, "E027", "OUTBOX_BATCH_SIZE and OUTBOX_POLL_INTERVAL instead"),
+    (worker(BATCH_SIZES=5), "E027", "rename 'BATCH_SIZES' to 'BATCH_SIZE'"),
+    (worker(BATCH_SIZE=0), "E027", "OUTBOX_WORKER['BATCH_SIZE'] = 100"),
+    (worker(BATCH_SIZE="100"), "E027", "OUTBOX_WORKER['BATCH_SIZE'] = 100"),
+    (worker(SLEEP_TIME=0), "E027", "OUTBOX_WORKER['SLEEP_TIME'] = 5"),
+    (worker(SLEEP_TIME=float("nan")), "E027", "OUTBOX_WORKER['SLEEP_TIME'] = 5"),
+    (worker(MAX_RETRIES=-1), "E027", "OUTBOX_WORKER['MAX_RETRIES'] = 3"),
+    (worker(MAX_RETRIES=True), "E027", "OUTBOX_WORKER['MAX_RETRIES'] = 3"),
+    (worker(RETRY_BACKOFF="yes"), "E027", "OUTBOX_WORKER['RETRY_BACKOFF'] = True"),
+    (worker(BATCH_SIZE=7), "I001", "Write OUTBOX_BATCH_SIZE = 7 instead of it."),
+    ({**worker(BATCH_SIZE=7), "OUTBOX_BATCH_SIZE": 8}, "I001", "Remove it."),
+    (worker(), "I001", "Remove it."),
+    (
+        former_retention(PUBLISHED_RETENTION=7),
+        "E028",
+        "rename 'PUBLISHED_RETENTION' to 'PUBLISHED_",
+    ),
+    (former_retention(CLEANUP_PUBLISHED=0), "E028", "OUTBOX_RETENTION['CLEANUP_PUBLISHED'] = True"),
+    (former_retention(FAILED_RETENTION_DAYS=-1), "E028", "['FAILED_RETENTION_DAYS'] = 30"),
+    (
+        former_retention(FAILED_RETENTION_DAYS=timedelta(days=1)),
+        "E028",
+        "['FAILED_RETENTION_DAYS'] = 30",
+    ),
+    (former_retention(), "I002", "OUTBOX_RETENTION = {'published': timedelta(days=3)}"),
     ({"OUTBOX_INBOX_RETENTION": 0}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_INBOX_RETENTION": False}, "E017", "OUTBOX_INBOX_RETENTION = timedelta(days="),
     ({"OUTBOX_HISTORY_RETENTION": 0}, "E026", "OUTBOX_HISTORY_RETENTION = timedelta(days="),
@@ -187,6 +236,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_BATCH_SIZE": 10_001}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": "500"}, "E018", "OUTBOX_BATCH_SIZE = 500"),
     ({"OUTBOX_BATCH_SIZE": True}, "E018", "OUTBOX_BATCH_SIZE = 500"),
+    ({"OUTBOX_BATCH_BYTES": 0}, "E030", "OUTBOX_BATCH_BYTES = 16000000"),
+    ({"OUTBOX_BATCH_BYTES": 1e6}, "E030", "OUTBOX_BATCH_BYTES = 16000000"),
     ({"OUTBOX_POLL_INTERVAL": 0}, "E019", "OUTBOX_POLL_INTERVAL = 1.0"),
     ({"OUTBOX_POLL_INTERVAL": timedelta(seconds=1)}, "E019", "OUTBOX_POLL_INTERVAL = 1.0"),
     ({"OUTBOX_PARTITIONS": 0}, "E020", "OUTBOX_PARTITIONS = 64"),
@@ -208,6 +259,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"OUTBOX_REDACTOR": print}, "E061", "OUTBOX_REDACTOR = 'mysite.redaction.redact'"),
     ({"OUTBOX_REDACTOR": "no.such.function"}, "E061", "a function of yours"),
     ({"OUTBOX_REDACTOR": "django_broadcaster.redaction.MASK"}, "E061", "a function of yours"),
+    ({"OUTBOX_JSON_ENCODER": DjangoJSONEncoder}, "E062", "'mysite.encoders.Encoder'"),
+    ({"OUTBOX_JSON_ENCODER": "no.such.Encoder"}, "E062", "DjangoJSONEncoder of yours"),
+    ({"OUTBOX_JSON_ENCODER": "decimal.Decimal"}, "E062", "DjangoJSONEncoder of yours"),
     ({"OUTBOX_POLL_INTERVAL": 5}, "W001", "OUTBOX_LEASE_SECONDS = 20"),
     ({"OUTBOX_BATCHSIZE": 5}, "W002", "Rename it to OUTBOX_BATCH_SIZE"),
     ({"OUTBOX_RETENTON": 5}, "W002", "Rename it to OUTBOX_RETENTION"),
@@ -225,9 +279,12 @@ RIGHT: list[dict[str, Any]] = [
     {"OUTBOX_REQUIRE_TRANSACTION": True},
     {"OUTBOX_ENCRYPTION_KEYS": [Fernet.generate_key(), Fernet.generate_key().decode()]},
     {"OUTBOX_REDACTOR": "django_broadcaster.redaction.masked"},
+    {"OUTBOX_JSON_ENCODER": "django.core.serializers.json.DjangoJSONEncoder"},
     {"OUTBOX_RETENTION": None, "OUTBOX_INBOX_RETENTION": None},
     {"OUTBOX_RETENTION": 0, "OUTBOX_INBOX_RETENTION": 3600},
     {"OUTBOX_RETENTION": timedelta(0), "OUTBOX_INBOX_RETENTION": timedelta(hours=1)},
+    publishers(BACKEND=REDIS, OPTIONS={"max_len": None, "connect_timeout": 1, "socket_timeout": 1}),
+    {"OUTBOX_RETENTION": {"failed": timedelta(days=1), "cancelled": None}, "OUTBOX_MAX_RETRIES": 0},
     publishers(RETENTION=0),
     publishers(RETENTION=None),
     publishers(RETENTION={"published": timedelta(days=1), "failed": 86400, "cancelled": None}),
@@ -321,9 +378,11 @@ def test_every_setting_has_a_check() -> None:
 
 def test_every_id_is_documented_and_tested() -> None:
     """The ids in the package's docstring are those that the tests produce."""
-    documented = set(re.findall(r"^([EW]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
+    documented = set(re.findall(r"^([EWI]\d{3})", checks.__doc__ or "", flags=re.MULTILINE))
 
-    assert documented == {number for _, number, _ in WRONG} | {"E024", "E043", "W003"}
+    assert documented == {number for _, number, _ in WRONG} | {
+        *("E024", "E031", "E043", "W003", "W011", "W012", "W070")
+    }
 
 
 def test_several_problems_are_found_at_once() -> None:
@@ -373,9 +432,8 @@ def test_a_plain_value_is_shown() -> None:
     """What is wrong with a number or a word is seen when one sees it."""
     (message,) = found(**publishers(OPTIONS={"max_len": -4711, "password": "x"}))
     assert "max_len: must be 1 or more, not -4711" in message.msg
-    redis = "django_broadcaster.backends.RedisStreamBackend"
     options = {"content_mode": "batch", "password": SECRET}
-    (message,) = found(**publishers(BACKEND=redis, OPTIONS=options))
+    (message,) = found(**publishers(BACKEND=REDIS, OPTIONS=options))
     assert "'batch'" in message.msg
 
 
@@ -441,6 +499,28 @@ def test_database_as_migrated_passes() -> None:
     ids = [message.id for message in run_checks(tags=["database"], databases=["default"])]
 
     assert not [name for name in ids if name and name.startswith("django_broadcaster")]
+
+
+SQLITE = {"ENGINE": "django.db.backends.sqlite3", "HOST": "", "PORT": "", "USER": ""}
+
+
+@pytest.mark.parametrize(
+    ("place", "is_named"),
+    [
+        ({"NAME": "x.sqlite3"}, True),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "DEFERRED"}}, True),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "IMMEDIATE"}}, False),
+        ({"NAME": "x.sqlite3", "OPTIONS": {"transaction_mode": "exclusive"}}, False),
+        ({"NAME": ":memory:"}, False),
+        ({"NAME": "file:x?mode=memory&cache=shared"}, False),
+    ],
+)
+def test_a_late_write_lock_of_sqlite_is_named(place: dict[str, Any], is_named: bool) -> None:
+    """Without `transaction_mode` a transaction beside a relay can fail, and the check says so."""
+    with as_alias("late", {**SQLITE, **place}):
+        found = checks.database.check_transaction_mode(databases=["late"])
+    assert [each.id for each in found] == ["django_broadcaster.W012"] * is_named
+    assert all("DATABASES['late']['OPTIONS']" in (each.hint or "") for each in found)
 
 
 def test_database_is_not_asked_unless_named() -> None:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS: dict[str, Any] = {
     "OUTBOX_PUBLISHERS": {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
     "OUTBOX_ROUTES": None,
+    "OUTBOX_JSON_ENCODER": None,
     "OUTBOX_REQUIRE_TRANSACTION": False,
     "OUTBOX_RETENTION": timedelta(days=7),
     "OUTBOX_ARCHIVE": None,
@@ -29,7 +30,9 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_INBOX_RETENTION": timedelta(days=30),
     "OUTBOX_HISTORY_RETENTION": timedelta(days=7),
     "OUTBOX_BATCH_SIZE": 500,
+    "OUTBOX_BATCH_BYTES": 16_000_000,
     "OUTBOX_POLL_INTERVAL": 1.0,
+    "OUTBOX_MAX_RETRIES": 3,
     "OUTBOX_NOTIFY": True,
     "OUTBOX_PARTITIONS": 64,
     "OUTBOX_LEASE_SECONDS": 15.0,

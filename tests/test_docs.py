@@ -57,6 +57,11 @@ NOT_RUN = {
     ("docs/how-to/run-the-relay.md", "it needs PgBouncer; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "it needs PostgreSQL; tests of their own run with it"),
     ("docs/how-to/secure.md", INSTALLING),
+    (
+        "docs/how-to/upgrade-from-0.1.md",
+        "it needs a database of 0.1.1; tests of their own run with it",
+    ),
+    ("docs/how-to/tenants.md", "it needs PostgreSQL and django-tenants"),
     ("docs/tutorial/first-event.md", INSTALLING),
     ("docs/tutorial/first-event.md", "the tests have a Redis of their own"),
 }
@@ -161,6 +166,20 @@ def test_make_has_the_targets_that_are_named() -> None:
     }
     assert {target for _, target in named} >= {"demo", "test"}
     assert [each for each in named if each[1] not in targets] == []
+
+
+def test_no_page_installs_a_package_of_the_past() -> None:
+    """What a page installs is the repository, or 1.0 and later: 0.1 on PyPI is another program."""
+    commands = [
+        (_name(page), command)
+        for page in PAGES
+        for command in re.findall(
+            r"^\$ (.*\bdjango-broadcaster\b.*)", page.read_text(), re.MULTILINE
+        )
+        if "install" in command
+    ]
+    assert {"README.md", "docs/tutorial/first-event.md"} <= {page for page, _ in commands}
+    assert [each for each in commands if not re.search(r" @ git\+|\]>=1\.0\"", each[1])] == []
 
 
 def _links() -> Iterator[tuple[Path, str, str]]:

@@ -20,7 +20,9 @@ from django_broadcaster.exceptions import (
     MissingClient,
     PayloadTooLarge,
     PublishError,
+    RefusedByDatabase,
     Rejected,
+    StatementTooLong,
     TransientError,
     UnknownBackend,
     WrongTransaction,
@@ -34,6 +36,8 @@ CLASSES = [
 EXAMPLES = [
     InvalidEvent("source", "is no URI reference"),
     PayloadTooLarge("default", 1001, 1000),
+    StatementTooLong("default", 1001, 1000),
+    RefusedByDatabase("database 'default' writes a binary log of statements"),
     UnknownBackend("gone", ("one", "two")),
     UnknownBackend(None, ()),
     InvalidPublisherConfig("unknown key 'a'", "default"),

@@ -32,6 +32,7 @@ from django_broadcaster.models import Attempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.signals import event_failed, event_retried
 from tests.support import mosquitto_server, nats_server, rabbitmq_server, redis_server
+from tests.support.events import insert
 from tests.support.routing import OneDatabase
 from tests.support.telemetry import instrumented
 from tools.launch import free_port
@@ -226,9 +227,10 @@ def test_a_secret_is_nowhere(
 
 def write_row() -> int:
     """Put an event into the outbox, also for a backend that can't be made."""
-    row = OutboxEvent.objects.create(
+    row = OutboxEvent(
         event_id="1", source="/s", event_type="a", partition=1, publisher_backend="default"
     )
+    insert(row)
     return int(row.pk)
 
 

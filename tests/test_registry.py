@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
+from django_broadcaster import registry as registry_module
+from django_broadcaster import signals
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.registry import EventHandlerRegistry, Handler, event_registry
 
@@ -189,3 +191,80 @@ def test_handlers_are_values() -> None:
 def test_registry_of_the_project_is_one_of_them() -> None:
     """`event_registry` is what applications register with."""
     assert isinstance(event_registry, EventHandlerRegistry)
+
+
+# --- The documented calls of version 0.1 ---------------------------------------------------------
+
+
+def test_without_an_event_type_a_handler_gets_every_event(registry: EventHandlerRegistry) -> None:
+    """`register()` is for every event, also where an exact type has handlers of its own."""
+    registry.register()(greet)
+    registry.register("order.placed")(bill)
+    assert functions(registry, "order.placed") == [greet, bill]
+    assert functions(registry, "") == functions(registry, "invoice.sent") == [greet]
+
+
+def test_get_handlers_returns_functions(registry: EventHandlerRegistry) -> None:
+    """For a type, those of every event included; without one, these alone."""
+    registry.register()(greet)
+    registry.register("order.*")(bill)
+    assert registry.get_handlers("order.placed") == [greet, bill]
+    assert registry.get_handlers("invoice.sent") == registry.get_handlers() == [greet]
+
+
+def test_clear_handlers_forgets_one_type_or_all(registry: EventHandlerRegistry) -> None:
+    """A function that has other types as well keeps these."""
+    registry.register("order.placed")(registry.register("order.paid")(greet))
+    registry.register("order.placed")(bill)
+    registry.register()(bill)
+    registry.clear_handlers("order.placed")
+    assert registry.get_handlers("order.placed") == [bill], "as a handler of every event"
+    assert registry.get_handlers("order.paid") == [greet, bill]
+    registry.clear_handlers()
+    assert (len(registry), registry.get_handlers("order.paid")) == (0, [])
+
+
+def test_handle_event_runs_every_handler(
+    registry: EventHandlerRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """True if none raised; one that raises is logged, without its text, and the others run."""
+    event = CloudEvent("order.placed", "/shop", {"card": "4242"})
+    seen: list[CloudEvent] = []
+
+    @registry.register("order.*")
+    def broken(event: CloudEvent) -> None:
+        raise ValueError(f"card {event.data['card']}")
+
+    registry.register(name="note")(seen.append)
+    assert registry.handle_event(event) is False
+    assert seen == [event]
+    assert "broken failed with ValueError" in caplog.text
+    assert "4242" not in caplog.text
+    registry.clear_handlers("order.*")
+    assert registry.handle_event(event) is True
+
+
+def undecorated(function: Any) -> Any:
+    """Wrap a function without keeping its name."""
+
+    def wrapper(event: CloudEvent) -> None:
+        function(event)
+
+    return wrapper
+
+
+def test_functions_of_one_path_are_told_apart_by_their_type(registry: EventHandlerRegistry) -> None:
+    """A decorator without `functools.wraps` gives all handlers one path, and each is registered."""
+    one, two = undecorated(greet), undecorated(bill)
+    registry.register("order.placed")(one)
+    registry.register("order.paid")(two)
+    path = f"{__name__}.undecorated.<locals>.wrapper"
+    assert [handler.name for handler in registry] == [path, f"{path}(order.paid)"]
+    with pytest.raises(ValueError, match=r"pass name= to register\(\)"):
+        registry.register("order.paid")(undecorated(greet))
+
+
+def test_signals_can_be_imported_from_the_registry() -> None:
+    """`event_created` and `event_published` are those of `signals`."""
+    assert registry_module.event_created is signals.event_created
+    assert registry_module.event_published is signals.event_published

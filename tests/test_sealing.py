@@ -78,7 +78,7 @@ def raw(database: str) -> list[tuple[Any, ...]]:
 
 def pending(database: str) -> list[Message]:
     """What a relay would hand to a backend."""
-    rows = RelayRows(database, "default", 0).fetch(range(64), 0, 1000)
+    rows = RelayRows(database, "default", 0).fetch(range(64), 0, 1000).rows
     opened, shut = unsealed(rows)
     assert not shut
     return [message_of(row) for row in opened]

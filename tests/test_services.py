@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 
+from tests.support.waiting import wait_until
 from tools import services
 from tools.handshakes import NoAnswer
+from tools.keeper import Keeper
 from tools.launch import free_port
 from tools.servers import SERVICES, probe
 
@@ -80,3 +87,97 @@ def test_sigterm_reaches_the_command_and_ends_the_server() -> None:
         assert runner.wait() == 128 + signal.SIGTERM
     with pytest.raises(NoAnswer):
         probe(SERVICES["redis"], url)
+
+
+class Left:
+    """`services.py start` and `stop`, for a Redis at an address of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.place = ("--state", str(self.state))
+        self.url = SERVICES["redis"].at(free_port())
+
+    def run(self, action: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the tool to its end."""
+        return subprocess.run(
+            [sys.executable, services.__file__, action, *words],
+            env={**os.environ, "BROADCASTER_REDIS_URL": self.url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def start(self) -> subprocess.CompletedProcess[str]:
+        """Start the server, and leave it."""
+        done = self.run("start", "--only", "redis", *self.place)
+        if "MISSING" in done.stdout and not services.in_ci():
+            pytest.skip("no redis can be started here")
+        return done
+
+    @property
+    def identity(self) -> str:
+        """What tells a server from another one at the same address."""
+        with redis.Redis.from_url(self.url) as client:
+            return str(client.info("server")["run_id"])
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[Left]:
+    """A place to leave servers, which are ended behind the test."""
+    left = Left(tmp_path)
+    yield left
+    left.run("stop", *left.place)
+
+
+def test_servers_stay_where_they_are_looked_for(left: Left) -> None:
+    """After `start` a server answers at its own address, and a later run uses it as it is."""
+    done = left.start()
+    assert done.returncode == 0, done.stdout
+    assert "until" in done.stdout
+    later = left.run("run", "--only", "redis", "--", sys.executable, "-c", "")
+    assert "redis: using" in later.stdout
+    assert left.run("stop", *left.place).returncode == 0
+    with pytest.raises(NoAnswer):
+        probe(SERVICES["redis"], left.url)
+
+
+def test_a_second_start_leaves_what_runs(left: Left) -> None:
+    """Servers that answer are not started anew: somebody may be working with them."""
+    left.start()
+    before = left.identity
+    again = left.start()
+    assert again.returncode == 0
+    assert "they run already" in again.stdout
+    assert left.identity == before
+
+
+def test_a_server_that_died_is_started_again(left: Left) -> None:
+    """A second `start` brings back what is missing."""
+    left.start()
+    before = left.identity
+    with redis.Redis.from_url(left.url) as client:
+        client.shutdown(nosave=True)
+    assert left.start().returncode == 0
+    assert left.identity != before
+
+
+def test_servers_go_with_a_keeper_that_is_told_to_end(left: Left) -> None:
+    """SIGTERM to the process in the background ends its servers, and `stop` has nothing to do."""
+    left.start()
+    os.kill(int((left.state / "pid").read_text()), signal.SIGTERM)
+    wait_until(lambda: not Keeper(left.state).runs(), 60, "the end of the process")
+    with pytest.raises(NoAnswer):
+        probe(SERVICES["redis"], left.url)
+    assert "none were started here" in left.run("stop", *left.place).stdout
+
+
+def test_a_port_that_is_taken_is_named(left: Left) -> None:
+    """Where something else listens no server is started elsewhere, for nobody would find it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", urlsplit(left.url).port))
+        other.listen()
+        done = left.run("start", "--only", "redis", "--from", "system,pypi", *left.place)
+    assert f"port {urlsplit(left.url).port} is in use by something else" in done.stdout
+    assert "redis: MISSING" in done.stdout

@@ -23,6 +23,7 @@ from django_broadcaster.states import (
 
 DIAGRAM = {
     "pending": {"published", "failed", "cancelled", "retry", "blocked"},
+    "processing": {"pending", "published", "retry", "failed", "cancelled"},
     "scheduled": {"pending", "cancelled"},
     "retry": {"pending", "cancelled"},
     "blocked": {"pending", "cancelled"},
@@ -129,7 +130,7 @@ BY_OTHERS: dict[str, tuple[Move, dict[str, str]]] = {
     "count crash": (lambda of: of.relay.count_crash(min(of.ids), max(of.ids), {0}), {}),
     "cancel": (
         lambda of: of.events.all().cancel(),
-        dict.fromkeys(("pending", "scheduled", "retry", "blocked", "failed"), "cancelled"),
+        {status: "cancelled" for status, targets in DIAGRAM.items() if "cancelled" in targets},
     ),
     "replay": (
         lambda of: of.events.all().replay(),
@@ -186,6 +187,20 @@ def test_rows_make_legal_moves_only(rows: Rows, move: str) -> None:
         **{status: {*DIAGRAM[status], "gone"} for status in ("published", "failed", "cancelled")},
     }
     assert all(target in legal[source] for source, target in expected.items())
+
+
+@pytest.mark.parametrize("move", [*BY_RELAYS, *BY_OTHERS])
+def test_every_change_of_a_row_is_dated(rows: Rows, move: str) -> None:
+    """`updated_at` is the moment of the last change, and stays where nothing changed."""
+    long_ago = timezone.now() - timedelta(days=1)
+    rows.events.update(updated_at=long_ago)
+    columns = [field.name for field in OutboxEvent._meta.fields if field.name != "updated_at"]
+    before = {row["id"]: row for row in rows.events.values(*columns)}
+    start = timezone.now()
+    {**BY_RELAYS, **BY_OTHERS}[move][0](rows)
+    changed = {row["id"] for row in rows.events.values(*columns) if row != before[row["id"]]}
+    for row in rows.events.all():
+        assert row.updated_at >= start if row.pk in changed else row.updated_at == long_ago
 
 
 @pytest.mark.parametrize("move", BY_RELAYS)

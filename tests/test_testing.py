@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.backends import locmem
+from django_broadcaster.exceptions import Rejected
+from django_broadcaster.models import BackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.testing import assert_published, capture_events
+from django_broadcaster.registry import event_registry
+from django_broadcaster.testing import (
+    CapturedEvents,
+    assert_not_published,
+    assert_published,
+    capture_events,
+    containing,
+    deliver_events,
+)
 from django_broadcaster.testing.pytest_plugin import outbox_events  # noqa: F401
 
 pytestmark = pytest.mark.django_db
@@ -62,7 +75,7 @@ def test_capture_ends_when_the_block_raises() -> None:
 
 
 def test_fixture_collects_the_events_of_the_test(
-    outbox_events: list[OutboxEvent],  # noqa: F811
+    outbox_events: CapturedEvents,  # noqa: F811
 ) -> None:
     """The fixture of the pytest plugin is `capture_events` around the test."""
     assert outbox_events == []
@@ -81,10 +94,11 @@ def test_assert_published_does_not_find_what_was_rolled_back() -> None:
     """An event whose transaction was rolled back is not in the outbox."""
     with capture_events() as events, transaction.atomic():
         place("1")
+        assert_published("order.placed", events=events)
         transaction.set_rollback(True)
-    assert_published("order.placed", events=events)
-    with pytest.raises(AssertionError, match="nothing at all"):
-        assert_published("order.placed")
+    for where in (events, None):
+        with pytest.raises(AssertionError, match="nothing at all"):
+            assert_published("order.placed", events=where)
 
 
 def test_assert_published_says_what_there_is() -> None:
@@ -100,3 +114,165 @@ def test_assert_published_refuses_unknown_attributes() -> None:
     """A misspelt attribute is an error of the test, not an event that is missing."""
     with pytest.raises(TypeError, match="subjekt"):
         assert_published("order.placed", subjekt="1")
+
+
+class Declined(Exception):
+    """What a handler of the tests raises."""
+
+
+LOCAL = override_settings(
+    OUTBOX_PUBLISHERS={"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}}
+)
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[str]]:
+    """Handlers that fail for `order.declined`, and publish once more for `order.placed`."""
+    seen: list[str] = []
+
+    @event_registry.register("order.*", name="testing.look")
+    def look(event: Any) -> None:
+        if event.type == "order.declined":
+            raise Declined(event.subject)
+        if event.type == "order.placed":
+            publisher.publish_event("order.confirmed", "/shop", subject=event.subject)
+        seen.append(event.type)
+
+    @event_registry.register("again.*", name="testing.again")
+    def again(event: Any) -> None:
+        publisher.publish_event(event.type, "/shop")
+
+    with LOCAL:
+        yield seen
+    for name in ("testing.look", "testing.again"):
+        event_registry.unregister(name)
+
+
+def test_delivery_returns_what_arrived(handlers: list[str]) -> None:
+    """Every event that is due is delivered, and those that the handlers publish, too."""
+    place("1")
+    assert [event.event_type for event in deliver_events()] == ["order.placed", "order.confirmed"]
+    assert handlers == ["order.placed", "order.confirmed"]
+    assert {event.status for event in OutboxEvent.objects.all()} == {"published"}
+    assert deliver_events() == []
+
+
+def test_delivery_raises_what_the_handler_raised(handlers: list[str]) -> None:
+    """A handler that raised does not count as one that ran: its own exception is raised."""
+    place("1")
+    publisher.publish_event("order.declined", "/shop", subject="7")
+    with pytest.raises(Declined, match="7") as caught:
+        deliver_events()
+    assert "'order.declined'" in caught.value.__notes__[0]
+    assert "look" in [entry.name for entry in caught.traceback]
+    assert "order.placed" in handlers
+
+
+def test_delivery_raises_a_group_where_several_failed(handlers: list[str]) -> None:
+    """Each failure is in the group, with a note of its event."""
+    for subject in ("7", "8"):
+        publisher.publish_event("order.declined", "/shop", subject=subject)
+    with pytest.raises(ExceptionGroup, match="2 events failed") as caught:
+        deliver_events()
+    assert [str(error) for error in caught.value.exceptions] == ["7", "8"]
+
+
+def test_delivery_raises_what_the_backend_refused() -> None:
+    """An event that becomes a dead letter is raised as the backend's own error."""
+    options = {"max_message_bytes": 300}
+    backend = {"BACKEND": "django_broadcaster.backends.LocMemBackend", "OPTIONS": options}
+    place("1", partition_key="x" * 200)
+    with override_settings(OUTBOX_PUBLISHERS={"default": backend}), pytest.raises(Rejected):
+        deliver_events()
+
+
+def test_delivery_raises_for_what_is_left() -> None:
+    """Events of a backend that is paused or away are named instead of forgotten."""
+    place("1")
+    BackendState.objects.create(backend="default", paused_at=timezone.now())
+    with pytest.raises(AssertionError, match=r"order.placed to 'default' \(a backend"):
+        deliver_events()
+    BackendState.objects.all().delete()
+    away = {
+        "BACKEND": "django_broadcaster.backends.RedisStreamBackend",
+        "OPTIONS": {"url": "redis://127.0.0.1:1/0"},
+    }
+    with (
+        override_settings(OUTBOX_PUBLISHERS={"default": away}),
+        pytest.raises(AssertionError, match=r"not delivered: order.placed to 'default'"),
+    ):
+        deliver_events()
+
+
+def test_delivery_ends_where_handlers_publish_without_end(handlers: list[str]) -> None:
+    """After `limit` events the call gives up, and names what is left."""
+    publisher.publish_event("again.and", "/shop")
+    with pytest.raises(AssertionError, match=r"again\.and"):
+        deliver_events(limit=5)
+
+
+def test_assert_not_published() -> None:
+    """It raises with the events that are there, and only for those that match."""
+    assert_not_published("order.placed")
+    place("1")
+    assert_not_published("order.paid")
+    assert_not_published("order.placed", subject="2")
+    with pytest.raises(AssertionError, match=r"was published:\n  {'subject': '1', 'data'"):
+        assert_not_published("order.placed")
+    with pytest.raises(AssertionError, match=r"with {'subject': '1'} was published"):
+        assert_not_published("order.placed", subject="1")
+    with pytest.raises(TypeError, match="subjekt"):
+        assert_not_published("order.placed", subjekt="1")
+
+
+@pytest.mark.parametrize(
+    ("expected", "matches"),
+    [
+        ({}, True),
+        ({"a": 1}, True),
+        ({"a": 2}, False),
+        ({"z": 1}, False),
+        ({"b": {"c": 2}}, True),
+        ({"b": {"c": 2, "x": None}}, False),
+        ({"lines": [{"id": 1}, {"id": 2}]}, True),
+        ({"lines": [{"id": 1}]}, False),
+        ({"lines": [{"id": 2}, {"id": 1}]}, False),
+        ([], False),
+    ],
+)
+def test_part_of_the_data_matches(expected: Any, matches: bool) -> None:
+    """`containing` compares the keys that it has, at any depth."""
+    data = {"a": 1, "b": {"c": 2, "d": 3}, "lines": [{"id": 1, "x": 0}, {"id": 2}]}
+    assert (data == containing(expected)) is matches
+    event = publisher.publish_event("order.placed", "/shop", data)
+    if matches:
+        assert assert_published("order.placed", data=containing(expected)) == event
+    else:
+        assert_not_published("order.placed", data=containing(expected))
+        with pytest.raises(AssertionError, match="containing"):
+            assert_published("order.placed", data=containing(expected))
+
+
+def test_captured_events_read_like_a_list() -> None:
+    """Length, items, slices, equality and text are those of a list."""
+    with capture_events() as events:
+        one, two = place("1"), place("2")
+    assert (len(events), events[0], events[-1], events[1:]) == (2, one, two, [two])
+    assert events == [one, two]
+    assert events != [two]
+    assert repr(events) == repr([one, two])
+    events.clear()
+    assert not events
+
+
+def test_locmem_has_the_messages_to_all_aliases() -> None:
+    """Without an alias the list has every message, in the order of delivery."""
+    with override_settings(OUTBOX_PUBLISHERS=TWO):
+        locmem.clear()
+        for number, alias in enumerate(("one", "two", "one")):
+            place(str(number), backend=alias)
+            deliver_events()
+        assert [message.subject for message in locmem.outbox()] == ["0", "1", "2"]
+        assert [message.subject for message in locmem.outbox("one")] == ["0", "2"]
+    locmem.clear()
+    assert locmem.outbox() == []

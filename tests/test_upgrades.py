@@ -38,7 +38,7 @@ It is that of 1.0.0, the first version with these tables; 0.1.1 has others (`tes
 """
 
 BEFORE = "v1.0.0"
-"""The tag of the version before. Until it is there, the relays of two versions can't be compared."""
+"""The tag of the version before. Until there is one, no relays of two versions can be compared."""
 
 REDIS = "django_broadcaster.backends.RedisStreamBackend"
 

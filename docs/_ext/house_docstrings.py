@@ -9,6 +9,9 @@ an indented paragraph
 a letter behind code, as in several `Message`s,
     is kept apart from it.
 
+Sections in Google's style (`Args:`, `Returns:`, `Raises:`) are read by Sphinx's napoleon, but not
+in the docstrings of attributes, where it would take a sentence with a colon for a type.
+
 Tables and definition lists are reStructuredText already and stay as they are.
 """
 
@@ -20,9 +23,11 @@ from itertools import groupby
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 ITEM = re.compile(r"(?P<names>[a-z_*]\w*\*?(?:, [a-z_*]\w*\*?)*): (?P<meaning>.+)")
 TABLE_RULE = re.compile(r"=+( =+)+")
+NAPOLEON = Config(napoleon_use_rtype=False)
 GLUED = re.compile(r"(`[^`]+`)(?=\w)")
 
 
@@ -35,6 +40,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def _process(
     app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:
+    if what not in ("attribute", "data", "property", "module"):
+        lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
     lines[:] = as_rst(lines)
 
 

@@ -109,6 +109,7 @@ BROKERS: dict[str, dict[str, Any]] = {
         "OPTIONS": {
             "url": os.environ.get("BROADCASTER_REDIS_URL") or "redis://127.0.0.1:6379/0",
             "stream_name": os.environ.get("SHOP_STREAM", "shop"),
+            "max_len": None,  # the default trims what no consumer has read yet
         },
     },
 }

@@ -1,16 +1,19 @@
 """Every setting, its default and its meaning; read at access, so `override_settings` works.
 
-Durations are in seconds unless a `timedelta` is named. `checks.py` judges the values.
+Durations are in seconds unless a `timedelta` is named. The system checks judge the values, and
+`former.py` knows what the settings of version 0.1 mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from django.conf import settings
 from django.utils.functional import empty
+
+from . import former
 
 T = TypeVar("T")
 
@@ -40,6 +43,41 @@ class Setting(Generic[T]):
         return value
 
 
+_UNSET: Final = object()
+
+
+class WorkerSetting(Setting[T]):
+    """A setting that was an item of OUTBOX_WORKER; `formerly` returns what that says, or None."""
+
+    def __init__(self, default: T, meaning: str, formerly: Callable[[Any], T | None]) -> None:
+        super().__init__(default, meaning)
+        self._formerly = formerly
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        source = _attributes.get("_wrapped", empty)
+        if source is empty:
+            source = settings
+        value: Any = getattr(source, self.name, _UNSET)
+        if value is _UNSET:
+            worker = getattr(source, former.WORKER, None)
+            value = None if worker is None else self._formerly(worker)
+            value = self.default if value is None else value
+        found: T = value
+        return found
+
+
+class RetentionSetting(Setting[T]):
+    """OUTBOX_RETENTION: a dictionary gets its `published`, and one of version 0.1 is translated."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        value: Any = getattr(settings, self.name, self.default)
+        if isinstance(value, Mapping):
+            spans = former.retention(value) if former.is_retention(value) else value
+            value = {"published": self.default, **spans}
+        found: T = value
+        return found
+
+
 class Conf:
     """The settings of django-broadcaster, as attributes without their prefix `OUTBOX_`."""
 
@@ -53,13 +91,19 @@ class Conf:
         "If it is None and no backend runs handlers, events with handlers also go to an alias "
         "`handlers`, which runs them.",
     )
+    JSON_ENCODER: Setting[str | None] = Setting(
+        None,
+        "Dotted path of a subclass of `json.JSONEncoder`, whose `default()` encodes what is not "
+        "plain JSON in an event's data; None for Django's own.",
+    )
     REQUIRE_TRANSACTION: Setting[bool] = Setting(
         False, "Refuse to publish outside of a transaction."
     )
-    RETENTION: Setting[timedelta | float | None] = Setting(
+    RETENTION: Setting[timedelta | float | Mapping[str, Any] | None] = RetentionSetting(
         timedelta(days=7),
         "How long published events are kept: a timedelta or seconds; 0 deletes at once, "
-        "None keeps them for ever. RETENTION of a backend goes before it.",
+        "None keeps them for ever. Or a dict with a time for `published`, `failed` and "
+        "`cancelled`. RETENTION of a backend goes before it.",
     )
     ARCHIVE: Setting[Mapping[str, Any] | None] = Setting(
         None,
@@ -81,9 +125,23 @@ class Conf:
         "How long failed attempts, operations that have ended, and the minutes that the dashboard "
         "draws are kept; None for ever.",
     )
-    BATCH_SIZE: Setting[int] = Setting(500, "Events that one delivery takes at the most.")
-    POLL_INTERVAL: Setting[float] = Setting(
-        1.0, "Seconds between looks at the outbox of a relay with nothing to do."
+    BATCH_SIZE: Setting[int] = WorkerSetting(
+        500, "Events that one delivery takes at the most.", former.batch_size
+    )
+    BATCH_BYTES: Setting[int] = Setting(
+        16_000_000,
+        "Bytes of payload from which on a delivery takes no further event, and an archive neither; "
+        "a relay takes several times as much memory for each backend.",
+    )
+    POLL_INTERVAL: Setting[float] = WorkerSetting(
+        1.0,
+        "Seconds between looks at the outbox of a relay with nothing to do.",
+        lambda worker: former.poll_interval(worker, conf.LEASE_SECONDS),
+    )
+    MAX_RETRIES: Setting[int] = WorkerSetting(
+        3,
+        "Attempts after the first one, of an event whose publish call does not say `max_retries`.",
+        former.max_retries,
     )
     NOTIFY: Setting[bool] = Setting(
         True, "On PostgreSQL, wake the relays by NOTIFY after a commit; they poll all the same."
@@ -117,10 +175,11 @@ class Conf:
         "Crashes of its relay after which the event in flight is dead-lettered; 2 or more, because "
         "the first one tells only the batch.",
     )
-    RETRY: Setting[Mapping[str, float]] = Setting(
+    RETRY: Setting[Mapping[str, float]] = WorkerSetting(
         {},
         "Retry policy of backends without a RETRY of their own: initial and maximum in seconds, "
         "factor, jitter (a fraction).",
+        former.retry,
     )
     CIRCUIT: Setting[Mapping[str, float]] = Setting(
         {},
@@ -139,7 +198,7 @@ class Conf:
     )
 
 
-conf = Conf()
+conf: Conf = Conf()
 
 
 def all_settings() -> dict[str, Setting[Any]]:

@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterable
 from hashlib import sha256
 from typing import Any, Final
 
-from django.db import router
+from django.db import connections, router
 from django.utils import timezone
 
 from .models import WebhookEndpoint
+from .querysets import storable
 from .redaction import masked
 from .signals import endpoint_disabled
 
@@ -24,6 +25,9 @@ logger = logging.getLogger("django_broadcaster")
 
 REREAD_SECONDS: Final = 5.0
 """How long a relay believes what it read: others write there, too."""
+
+_LONGEST_URL: Final = 2000
+"""What the column holds; an URL with escapes may be longer."""
 
 
 class Endpoints:
@@ -42,9 +46,9 @@ class Endpoints:
         known = time.monotonic() < self._read_at + REREAD_SECONDS
         if known and self._rows.keys() >= set(urls):
             return
-        identities = {self._identity(url) for url in urls}
-        found = {row.url: row for row in self._all().filter(identity__in=identities)}
-        self._rows = {url: found.get(url) for url in urls}
+        identities = {self._identity(url): url for url in urls}
+        found = {row.identity: row for row in self._all().filter(identity__in=identities)}
+        self._rows = {url: found.get(identity) for identity, url in identities.items()}
         self._read_at = time.monotonic()
 
     def disabled(self, url: str) -> WebhookEndpoint | None:
@@ -69,8 +73,8 @@ class Endpoints:
 
     def disable(self, url: str, error: str) -> None:
         """Let nothing more be sent to an endpoint; one relay of all sends the signal."""
-        error = masked(error)
         self._note(url, error)
+        error = self._text(masked(error))
         mine = self._all().filter(identity=self._identity(url))
         changed = mine.filter(disabled_at=None).update(disabled_at=timezone.now(), last_error=error)
         row = mine.first()
@@ -90,11 +94,14 @@ class Endpoints:
         row = WebhookEndpoint(
             identity=self._identity(url),
             backend=self._backend,
-            url=url,
-            last_error=masked(error),
+            url=self._text(url)[:_LONGEST_URL],
+            last_error=self._text(masked(error)),
         )
         self._all().bulk_create([row], ignore_conflicts=True)
         self._read_at = 0.0
+
+    def _text(self, text: str) -> str:
+        return storable(text, connections[router.db_for_write(WebhookEndpoint)])
 
     def _identity(self, url: str) -> str:
         return sha256(f"{self._backend}\0{url}".encode()).hexdigest()

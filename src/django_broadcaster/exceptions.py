@@ -4,14 +4,18 @@ BroadcasterError
 ├── PublishError                     a publish call was refused, and has written nothing
 │   ├── InvalidEvent (ValueError)    the event breaks the CloudEvents specification or a column
 │   │   └── PayloadTooLarge          the payload is over the backend's limit
+│   │       └── StatementTooLong     the row is over `max_allowed_packet` of the database
 │   ├── UnknownBackend (LookupError) no such alias in OUTBOX_PUBLISHERS
 │   ├── InvalidPublisherConfig (ValueError)   a key or value that the backend does not know
-│   └── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
+│   ├── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
+│   ├── PublishedFromAsync (SynchronousOnlyOperation)   a synchronous call in async code
+│   └── RefusedByDatabase            the database writes no events with its configuration
 ├── DeliveryError                    one attempt to deliver did not succeed
 │   ├── BackendUnavailable           the broker is away: no retry is spent
 │   ├── TransientError               this event, try again by the retry policy
 │   ├── Rejected                     this event can never be sent: dead-letter it now
 │   └── Held                         not sent, because an earlier event of its key failed
+├── IllegalTransition                an event can't go from its status to that one
 ├── CannotUnseal                     no key decrypts a payload that is encrypted
 ├── LeaseLost                        another relay may own our partitions now
 ├── ArchiveError                     old events could not be archived, and stay in the outbox
@@ -24,7 +28,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 
 class BroadcasterError(Exception):
@@ -79,6 +83,25 @@ class PayloadTooLarge(InvalidEvent):
         self.limit = limit
 
 
+class StatementTooLong(PayloadTooLarge):
+    """The event's row is over `max_allowed_packet` of MariaDB or MySQL; sizes are in bytes.
+
+    `database` is the alias. Sent all the same, the statement would end the session.
+    """
+
+    def __init__(self, database: str, size: int, limit: int) -> None:
+        InvalidEvent.__init__(
+            self,
+            "data",
+            f"the event takes {size} bytes in a statement, over the limit of {limit} of database "
+            f"{database!r}; send a reference to the data instead, or raise max_allowed_packet",
+        )
+        self.backend = ""
+        self.database = database
+        self.size = size
+        self.limit = limit
+
+
 class UnknownBackend(PublishError, LookupError):
     """The alias is not in OUTBOX_PUBLISHERS; `known` lists those that are."""
 
@@ -107,7 +130,28 @@ class InvalidPublisherConfig(PublishError, ValueError):
 
 
 class WrongTransaction(PublishError, RuntimeError):
-    """The event's row would not commit together with the change it is about."""
+    """The event's row would not commit together with the change it is about.
+
+    Also raised by a delivery in the caller's own process, which needs that no transaction is open.
+    """
+
+
+class RefusedByDatabase(PublishError):
+    """The database writes nothing with its configuration; the text says what to change.
+
+    From `publish_events` it ends a block of `transaction.atomic()`, as the database's errors do.
+    """
+
+
+class PublishedFromAsync(PublishError, SynchronousOnlyOperation):
+    """A synchronous publish call was made where an event loop runs; the message shows the ways."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "publish calls are synchronous, and an event loop runs here. Put the change and the "
+            "publish call into one function under transaction.atomic(), and await "
+            "sync_to_async(function)(). An event without a change can await apublish_event()."
+        )
 
 
 MAX_RETRY_AFTER: Final = 86_400.0
@@ -155,6 +199,15 @@ class Rejected(DeliveryError):
 
 class Held(DeliveryError):
     """This event was not sent, because an earlier one of its key failed in the same batch."""
+
+
+class IllegalTransition(BroadcasterError):
+    """An event can't go from its status to the one that was asked for."""
+
+    def __init__(self, event_id: object, status: str, target: str) -> None:
+        super().__init__(f"event {event_id} is {status} and can't become {target}")
+        self.status = status
+        self.target = target
 
 
 class CannotUnseal(BroadcasterError):

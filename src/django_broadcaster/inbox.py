@@ -17,6 +17,7 @@ from . import tracing
 from .events import CloudEvent
 from .exceptions import DeliveryError, Rejected, TransientError
 from .models import InboxEvent
+from .querysets import storable
 from .registry import EventHandlerRegistry, Handler, event_registry
 
 
@@ -83,13 +84,14 @@ def _attempt(event: CloudEvent, handler: Handler) -> Exception | None:
 
 def _remember(event: CloudEvent, handler: Handler, using: str) -> bool:
     """Write down that the handler has the event; return False if that stands there already."""
-    ops = connections[using].ops
+    connection = connections[using]
+    ops = connection.ops
     row = {
         "identity": sha256("\0".join((handler.name, event.source, event.id)).encode()).hexdigest(),
         # For the reader; an event of another maker may have longer ones than the columns.
-        "handler": handler.name[:255],
-        "source": event.source[:512],
-        "event_id": event.id[:255],
+        "handler": storable(handler.name, connection)[:255],
+        "source": storable(event.source, connection)[:512],
+        "event_id": storable(event.id, connection)[:255],
         "processed_at": ops.adapt_datetimefield_value(timezone.now()),
     }
     names = ", ".join(ops.quote_name(name) for name in row)
@@ -97,6 +99,6 @@ def _remember(event: CloudEvent, handler: Handler, using: str) -> bool:
     suffix = ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], [])
     marks = ", ".join(["%s"] * len(row))
     table = ops.quote_name(InboxEvent._meta.db_table)
-    with connections[using].cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(f"{insert} {table} ({names}) VALUES ({marks}) {suffix}", list(row.values()))
         return bool(cursor.rowcount == 1)

@@ -18,13 +18,14 @@ from typing import Any, Dict  # noqa: UP035  # spelled as on the API page that t
 from .backends.base import PublisherBackend
 from .backends.event_backend import EventBackend
 from .backends.handler import backends
-from .events import CloudEvent
+from .events import CloudEvent, as_cloud_event
 from .models import OutboxEvent
 from .publishing import (
     BATCH_SIZE,
     MAX_RETRIES,
+    RETRIES_OF_SETTINGS,
     PublishCall,
-    event_from,
+    asynchronous,
     event_of,
     publish_many,
     publish_one,
@@ -44,6 +45,14 @@ class OutboxPublisher:
         """The backends by alias. One that is put in is used by this process's relay, too."""
         return _Backends()
 
+    @_backends.setter
+    def _backends(self, backends_by_alias: Mapping[str, PublisherBackend]) -> None:
+        """Use these instances, in place of those that were put in before."""
+        mine = _Backends()
+        for alias in backends.put_in():
+            del mine[alias]
+        mine.update(backends_by_alias)
+
     def _load_backends(self) -> None:
         """Make every configured backend; raises BackendConfigurationError for a wrong setting."""
         for alias in backends.aliases():
@@ -51,8 +60,7 @@ class OutboxPublisher:
 
     def _get_default_backend(self) -> str | None:
         """Return `default` if there is such an alias, else the first alias, else None."""
-        aliases = backends.aliases()
-        return "default" if "default" in aliases else next(iter(aliases), None)
+        return backends.default_alias()
 
     def publish_event(
         self,
@@ -62,7 +70,7 @@ class OutboxPublisher:
         subject: str = "",
         backend: str | None = None,
         scheduled_at: datetime | None = None,
-        max_retries: int = 3,
+        max_retries: int = RETRIES_OF_SETTINGS,
         publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
         *,
         event_id: str | None = None,
@@ -76,18 +84,19 @@ class OutboxPublisher:
         """Publish an event to the outbox: it is delivered if and only if the transaction commits.
 
         event_type, source: required attributes; `source` is a URI reference.
-        data: the payload: anything Django's JSON encoder takes, or bytes. None is no data.
-        subject: what the event is about, within the source.
+        data: the payload: anything OUTBOX_JSON_ENCODER takes, by default Django's JSON encoder, or
+            bytes. None is no data.
+        subject: what the event is about, within the source; also an integer or a UUID.
         backend: an alias of OUTBOX_PUBLISHERS. None goes by OUTBOX_ROUTES, else to the alias
             `default`, else to the only one.
         scheduled_at: deliver not before this moment; now unless given.
-        max_retries: attempts after the first one; 0 tries once.
+        max_retries: attempts after the first one; 0 tries once. OUTBOX_MAX_RETRIES unless given.
         publisher_config: options of this one event; each backend lists the keys it knows.
         event_id: publishing the same (source, event_id) to a backend twice writes one row and
-            returns it. A UUIDv7 unless given.
+            returns it. Also an integer or a UUID; a UUIDv7 unless given.
         time: when it happened, an aware datetime; now unless given.
         partition_key: events of one key and one backend are delivered in publish order; it
-            travels as the attribute `partitionkey`.
+            travels as the attribute `partitionkey`. Also an integer or a UUID.
         extensions: further CloudEvents attributes, names of `[a-z0-9]{1,20}`.
         data_content_type: media type; `application/json` unless given.
         data_schema: absolute URI of the schema that the data follows.
@@ -122,7 +131,7 @@ class OutboxPublisher:
         cloud_event: CloudEvent,
         backend: str | None = None,
         scheduled_at: datetime | None = None,
-        max_retries: int = 3,
+        max_retries: int = RETRIES_OF_SETTINGS,
         publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
         *,
         partition_key: str | None = None,
@@ -138,7 +147,7 @@ class OutboxPublisher:
         call = PublishCall(using, self._get_default_backend)
         return publish_one(
             call,
-            event_from(cloud_event),
+            as_cloud_event(cloud_event),
             call.delivery(scheduled_at, max_retries, publisher_config),
             backend=backend,
             partition_key=partition_key,
@@ -151,7 +160,7 @@ class OutboxPublisher:
         *,
         backend: str | None = None,
         scheduled_at: datetime | None = None,
-        max_retries: int = 3,
+        max_retries: int = RETRIES_OF_SETTINGS,
         publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
         using: str | None = None,
         batch_size: int = BATCH_SIZE,
@@ -186,13 +195,17 @@ class OutboxPublisher:
             publisher_config=publisher_config,
         )
 
+    apublish_event = asynchronous(publish_event)
+    apublish_cloud_event = asynchronous(publish_cloud_event)
+    apublish_events = asynchronous(publish_events)
+
     def process_pending_events(self, batch_size: int = 100) -> int:
         """Deliver up to `batch_size` pending events of every backend here and now.
 
         For tests, scripts and cron; `manage.py outbox_worker` is what a service runs. It takes
         the partitions that no running relay owns, keeps the same promises as a relay, and gives
-        them back. Returns the number of events that were attempted. Raises RuntimeError inside
-        a transaction (but that of a TestCase): it would deliver what has not been committed.
+        them back. Returns the number of events that were attempted. Raises WrongTransaction
+        inside a transaction (but that of a TestCase): it would deliver what has not been committed.
         """
         from .relay.inline import deliver_pending
 

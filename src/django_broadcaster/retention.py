@@ -38,6 +38,11 @@ def span(value: Span) -> timedelta | None:
     return timedelta(seconds=value)
 
 
+def by_status(value: Retention) -> dict[str, Span]:
+    """Return a setting as spans by status; a single span is about published events."""
+    return dict(value) if isinstance(value, Mapping) else {"published": value}
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
     """How long an event stays after it was published, given up or cancelled; None is for ever."""
@@ -52,7 +57,7 @@ class RetentionPolicy:
 
         A single value is about published events. Values are judged by the system checks.
         """
-        spans = dict(value) if isinstance(value, Mapping) else {"published": value}
+        spans = by_status(value)
         published = span(spans.get("published", default))
         as_published = None if published is None else max(published, UNDOABLE)
         return cls(

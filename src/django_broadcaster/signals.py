@@ -41,3 +41,12 @@ endpoint_disabled = Signal()
 batch_settled = Signal()
 relay_started = Signal()
 operation_ended = Signal()
+
+rows_to_insert = Signal()
+"""For this package: sent by the model before it inserts events, to have them filled in.
+
+Arguments: `events`, `using`. What the receiver raises is raised by `save()` or `bulk_create()`.
+"""
+
+rows_inserted = Signal()
+"""For this package: sent by the model after it inserted events, in the same transaction."""

@@ -9,6 +9,8 @@
       │          └──────────────────┘
       └── published, failed, cancelled   replayed by an operator
 
+    processing    an application delivers it by itself; no relay writes or takes it
+
 `scheduled`, `retry`, `blocked` and `failed` may also be cancelled. Only the relay that owns a row's
 partition moves it into `pending`, so an operator's replay goes through `scheduled`.
 """
@@ -26,6 +28,7 @@ class OutboxEventStatus(models.TextChoices):
     """Where an event stands; the value is what the database holds."""
 
     PENDING = "pending", _("pending")
+    PROCESSING = "processing", _("processing")
     SCHEDULED = "scheduled", _("scheduled")
     RETRY = "retry", _("retry")
     BLOCKED = "blocked", _("blocked")
@@ -61,6 +64,7 @@ _S = OutboxEventStatus
 TRANSITIONS: Mapping[OutboxEventStatus, frozenset[OutboxEventStatus]] = MappingProxyType(
     {
         _S.PENDING: frozenset({_S.PUBLISHED, _S.RETRY, _S.BLOCKED, _S.FAILED, _S.CANCELLED}),
+        _S.PROCESSING: frozenset({_S.PENDING, _S.PUBLISHED, _S.RETRY, _S.FAILED, _S.CANCELLED}),
         _S.SCHEDULED: frozenset({_S.PENDING, _S.CANCELLED}),
         _S.RETRY: frozenset({_S.PENDING, _S.CANCELLED}),
         _S.BLOCKED: frozenset({_S.PENDING, _S.CANCELLED}),
@@ -71,8 +75,8 @@ TRANSITIONS: Mapping[OutboxEventStatus, frozenset[OutboxEventStatus]] = MappingP
 )
 """Every legal move: status -> the statuses it may change to."""
 
-UNDELIVERED = (_S.PENDING, _S.SCHEDULED, _S.RETRY, _S.BLOCKED)
-"""Statuses of events that the relay has still to deliver."""
+UNDELIVERED = (_S.PENDING, _S.PROCESSING, _S.SCHEDULED, _S.RETRY, _S.BLOCKED)
+"""Statuses of events that are still to be delivered."""
 
 FINAL = (_S.PUBLISHED, _S.FAILED, _S.CANCELLED)
 """Statuses that change only when an operator acts."""

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.relay.conftest import join
 from tests.support.certificates import make_certificates
+
+__all__ = ["certificates", "join"]
 
 
 @pytest.fixture(scope="session")

@@ -269,6 +269,7 @@ def event_extensions(message: Message) -> dict[str, Any]:
     return {key: value for key, value in message.extensions.items() if key != "partitionkey"}
 
 
+RECEIVED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 BASE = {"ce_specversion": "1.0", "ce_id": "A-1", "ce_source": "/shop", "ce_type": "order.placed"}
 
 
@@ -325,9 +326,10 @@ def test_binary_mode_is_as_documented(
         {"data": 1, "extensions": {"empty": ""}},
         {"data": 1, "extensions": {name: name for name in string.ascii_lowercase[:10]}},
         {"data": {"specversion": "1.0"}, "data_content_type": "application/cloudevents+json"},
+        {"event": CloudEvent.from_dict({**RECEIVED, "data_base64": "eA=="})},
     ],
     ids=["no data", "no bytes", "bytes", "control", "noncharacter", "charset", "empty", "many",
-         "an event"],
+         "an event", "bytes without a type"],
 )  # fmt: skip
 def test_what_does_not_fit_in_binary_mode_goes_structured(
     make: MakeBackend, server: AWSServer, queue: str, attributes: dict[str, Any]

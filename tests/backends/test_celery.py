@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 from django.db import transaction
 from django.test import override_settings
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +159,22 @@ def test_event_is_the_argument_of_the_task_of_its_type(make: MakeBackend, broker
     assert call.properties["delivery_mode"] == 2
     assert call.headers["ignore_result"] is None
     assert call.headers["retries"] == 0
+
+
+def test_task_expires_with_its_event(make: MakeBackend, broker: str, queue: str) -> None:
+    """A worker runs no task whose event's `expirytime` has passed; one that is far away is none."""
+    soon = timezone.now() + timedelta(hours=1)
+    messages = [
+        make_message(id=str(number), data={}, extensions=extensions)
+        for number, extensions in enumerate(
+            [{"expirytime": soon}, {"expirytime": "2999-12-31T23:59:59Z"}, {}]
+        )
+    ]
+    assert make().send_batch(messages) == [None] * 3
+    expiring, *others = take(broker, queue)
+    moment = datetime.fromisoformat(expiring.headers["expires"])
+    assert timedelta(0) <= moment - soon < timedelta(seconds=60)
+    assert [each.headers["expires"] for each in others] == [None, None]
 
 
 def test_data_are_the_keywords_of_a_task_if_wanted(

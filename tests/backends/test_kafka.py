@@ -242,6 +242,24 @@ def test_record_has_exactly_the_documented_parts(
     }
 
 
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_timestamp_is_the_events_time_where_that_is_wanted(
+    server: KafkaServer, make: MakeBackend, topic: str, mode: str
+) -> None:
+    """With `timestamp="event"` a record has the event's time, if it has one that Kafka can have."""
+    long_ago = datetime(2024, 2, 29, 12, 0, 0, 5000, tzinfo=UTC)
+    times = [long_ago, None, datetime(1969, 12, 31, tzinfo=UTC)]
+    messages = [make_message(time=time, data=1) for time in times]
+    before = datetime.now(UTC).timestamp() * 1000 - 1
+    for options in ({"timestamp": "event"}, {}):
+        backend = make(topic=topic, content_mode=mode, **options)
+        for message in messages:
+            backend.send(message)
+    stamps = [record.timestamp()[1] for record in records(server.servers, topic)]
+    assert stamps[0] == 1_709_208_000_005
+    assert all(before < stamp for stamp in stamps[1:])
+
+
 @pytest.mark.parametrize(
     ("data", "value"), [({}, None), ({"data": JSON_NULL}, b"null"), ({"data": b""}, b"")]
 )
@@ -448,6 +466,7 @@ def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBac
         ("topic", 7, "text"),
         ("bootstrap_servers", "", "host:port"),
         ("bootstrap_servers", [], "host:port"),
+        ("timestamp", "time", "'event'"),
         ("timeout", 0, "seconds"),
         ("timeout", None, "seconds"),
         ("content_mode", "batched", "structured"),

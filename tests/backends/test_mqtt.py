@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from cloudevents.core.bindings import http
 from cloudevents.core.formats.json import JSONFormat
 from django.db import transaction
 from django.test import override_settings
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,12 +48,14 @@ from tests.support.conformance import assert_long_line_shows_signs_of_life, asse
 from tests.support.mosquitto_server import (
     Arrived,
     Subscriber,
+    forget_retained,
     members,
     mosquitto_server,
     shared_address,
     subscriber,
 )
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 MakeBackend = Callable[..., MQTTBackend]
 
@@ -205,7 +209,14 @@ def test_message_has_exactly_the_documented_properties(
     attributes = {"specversion": "1.0", "id": "A-1", "source": "/shop", "type": "order.placed"}
     assert reader.read() == [
         Arrived("order.placed", message.to_json(), "application/cloudevents+json", {}, False, 1),
-        Arrived("order.placed", b'{"a":1}', "application/json", attributes, False, 1),
+        Arrived(
+            "order.placed",
+            b'{"a":1}',
+            "application/json",
+            {**attributes, "datacontenttype": "application/json"},
+            False,
+            1,
+        ),
     ]
 
 
@@ -222,6 +233,39 @@ def test_payloads_of_all_sizes_arrive_as_they_are(make: MakeBackend, reader: Sub
     assert make(content_mode="binary").send_batch(messages) == [None] * len(sizes)
     arrived = {each.headers["id"]: each.payload for each in reader.read()}
     assert arrived == {message.event_id: message.data_binary for message in messages}
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_message_expires_with_its_event(
+    make: MakeBackend, root: str, reader: Subscriber, mode: str
+) -> None:
+    """The server drops what a subscriber did not fetch before the event's `expirytime`.
+
+    One that MQTT has no room for, as it is over 136 years away, makes no difference.
+    """
+    now = timezone.now()
+    messages = [
+        make_message(id="soon", data=1, extensions={"expirytime": now + timedelta(seconds=1)}),
+        make_message(id="later", data=1, extensions={"expirytime": now + timedelta(hours=1)}),
+        make_message(id="in 2999", data=1, extensions={"expirytime": "2999-12-31T23:59:59Z"}),
+        make_message(id="never", data=1),
+    ]
+    backend = make(content_mode=mode, topic=f"{root}/{{key}}", retain=True)
+    for message in messages:
+        message.config = {"topic": f"{root}/{message.event_id}"}
+    assert backend.send_batch(messages) == [None] * 4
+    assert len(reader.read()) == 4
+
+    def retained() -> set[str]:
+        with subscriber(shared_address(), root) as late:
+            return {each.topic for each in late.read()}
+
+    kept = {"later", "in 2999", "never"}
+    wait_until(lambda: retained() == kept, 20, "the server drops what has expired")
+    shown = backend.show(messages[1]).destination["expiry_seconds"]
+    assert 3000 < shown <= 3600
+    for message in messages:
+        forget_retained(message.config["topic"])
 
 
 def test_retained_message_is_there_for_who_comes_later(make: MakeBackend, root: str) -> None:

@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ from uuid import uuid4
 import pytest
 from cloudevents.core.bindings import http
 from cloudevents.core.formats.json import JSONFormat
+from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
@@ -43,9 +45,12 @@ from tests.support.nats_server import (
     shared_url,
     stored,
     update_stream,
+    version_of,
 )
+from tests.support.nats_server import count as count_of
 from tests.support.routing import OneDatabase
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -188,6 +193,37 @@ def test_binary_message_is_as_the_specification_shows(make: MakeBackend, name: s
         "ce-note": "Euro%20%E2%82%AC%20%F0%9F%98%80",
     }
     assert found.data == b'{"a":1}'
+
+
+LATER = {"expirytime": "2999-12-31T23:59:59Z"}
+
+
+def test_stream_without_ttl_takes_events_that_expire(make: MakeBackend, name: str) -> None:
+    """A server refuses a message with a time to live for a stream that has none: none is sent."""
+    options = {"stream": name, "subject": name, "create_stream": True}
+    soon = timezone.now() + timedelta(hours=1)
+    make(**options).send(make_message(extensions={"expirytime": soon}))
+    (found,) = stored(shared_url(), name)
+    assert "Nats-TTL" not in found.headers
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str) -> None:
+    """A stream that allows it drops a message when the event's `expirytime` has passed."""
+    if version_of(shared_url()) < (2, 11):
+        pytest.skip("nats-server has a time to live for messages from 2.11 on")
+    add_stream(shared_url(), name, name, allow_msg_ttl=True)
+    soon, later = (timezone.now() + timedelta(seconds=seconds) for seconds in (1, 3600))
+    messages = [
+        make_message(id=str(number), extensions=extensions)
+        for number, extensions in enumerate([{"expirytime": soon}, {"expirytime": later}, LATER])
+    ]
+    backend = make(stream=name, subject=name, content_mode=mode)
+    assert backend.send_batch(messages) == [None] * 3
+    wait_until(lambda: count_of(shared_url(), name) == 2, 20, "the server drops what has expired")
+    kept, unlimited = stored(shared_url(), name)
+    assert 3000 < int(kept.headers["Nats-TTL"]) <= 3600
+    assert "Nats-TTL" not in unlimited.headers
 
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])

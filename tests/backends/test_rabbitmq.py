@@ -7,20 +7,23 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from cloudevents.core.bindings import amqp
+from cloudevents.core.bindings import amqp, rabbitmq
 from cloudevents.core.formats.json import JSONFormat
 from django.db import transaction
 from django.test import override_settings
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
+from django_broadcaster.backends.rabbitmq import backend as rabbitmq_backend
 from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
@@ -38,8 +41,9 @@ from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import kinds, numbers
 from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
-from tests.support.rabbitmq_server import Arrived, channel, remove, shared_url, take
+from tests.support.rabbitmq_server import Arrived, channel, depth, remove, shared_url, take
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 MakeBackend = Callable[..., RabbitMQBackend]
 
@@ -123,7 +127,7 @@ class TestBinary(TestStructured):
     mode = "binary"
 
     def members(self, message: Arrived) -> Mapping[str, Any]:
-        found = {key.removeprefix("cloudEvents_"): text for key, text in message.headers.items()}
+        found = {key.removeprefix("ce-"): text for key, text in message.headers.items()}
         if message.properties.content_type:
             found["datacontenttype"] = message.properties.content_type
             found["data"] = message.body
@@ -165,10 +169,105 @@ def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: 
     assert (message.exchange, message.routing_key) == (name, "order.placed")
 
 
+def test_message_has_the_properties_that_its_event_asks_for(make: MakeBackend, name: str) -> None:
+    """Priority, expiration, correlation id and headers arrive with their types, in both modes."""
+    headers = {"x-delay": 5000, "tenant": "Zoë", "urgent": True, "far": -(2**40)}
+    config = {"priority": 7, "expiration": 60.5, "correlation_id": "order-1", "headers": headers}
+    message = make_message(id="A-1", data=1, time=None, config=config)
+    for mode in ("structured", "binary"):
+        backend = make(exchange=name, queue=name, content_mode=mode)
+        backend.validate_config(config)
+        backend.send(message)
+    structured, binary = take(shared_url(), name)
+    for found in (structured, binary):
+        properties = found.properties
+        assert (properties.priority, properties.correlation_id) == (7, "order-1")
+        assert (properties.expiration, properties.message_id) == ("60500", "A-1")
+    assert structured.headers == headers
+    attributes = {"specversion": "1.0", "id": "A-1", "source": "/contract", "type": "test.event"}
+    assert binary.headers == {
+        **headers,
+        **{f"ce-{attribute}": value for attribute, value in attributes.items()},
+    }
+    shown = make(exchange=name).show(message).destination
+    assert shown["headers"] == headers
+    assert shown["priority"] == 7
+
+
 @pytest.mark.parametrize("mode", ["structured", "binary"])
-def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str) -> None:
-    """Whatever an event is, the CloudEvents SDK finds the same in what arrived."""
-    backend = make(exchange=name, queue=name, content_mode=mode, binding_key="#")
+def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str) -> None:
+    """The server drops a message when the event's `expirytime` has passed, or sooner if told so.
+
+    A time that RabbitMQ has no room for, as it is over 49 days away, makes no difference.
+    """
+    soon, later = (timezone.now() + timedelta(seconds=seconds) for seconds in (0.2, 3600))
+    messages = [
+        make_message(id="soon", extensions={"expirytime": soon}),
+        make_message(id="soonest", extensions={"expirytime": later}, config={"expiration": 0.1}),
+        make_message(id="later", extensions={"expirytime": later}),
+        make_message(id="in 2999", extensions={"expirytime": "2999-12-31T23:59:59Z"}),
+        make_message(id="longest", config={"expiration": 4_294_967}),
+    ]
+    backend = make(exchange=name, queue=name, content_mode=mode)
+    assert backend.send_batch(messages) == [None] * 5
+    wait_until(lambda: depth(shared_url(), name) == 3, 10, "the server drops what has expired")
+    found = {each.properties.message_id: each.properties for each in take(shared_url(), name)}
+    assert found.keys() == {"later", "in 2999", "longest"}
+    assert 3_000_000 < int(found["later"].expiration) <= 3_600_000
+    assert found["in 2999"].expiration is None
+    assert found["longest"].expiration == "4294967000"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"headers": {"CC": "not a list"}}, {"priority": 999}, {"expiration": "soon"}, {"headers": 1}],
+)
+def test_wrong_property_rejects_its_event_alone(
+    make: MakeBackend, name: str, config: dict[str, Any]
+) -> None:
+    """A property that no publish call has judged, as in a changed row, stops no other event."""
+    backend = make(exchange=name, queue=name)
+    messages = [make_message(), make_message(config=config), make_message()]
+    assert kinds(backend.send_batch(messages)) == [None, Rejected, None]
+
+
+def test_property_that_the_server_refuses_rejects_its_event_alone(
+    make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A property that only the server refuses does not stop other events.
+
+    Of a batch that was sent at once the server does not say which one it was. The next batch finds
+    it.
+    """
+    monkeypatch.setattr(rabbitmq_backend, "property_problem", lambda key, value: "")
+    backend = make(exchange=name, queue=name)
+    wrong = make_message(config={"headers": {"CC": "not a list"}})
+    messages = [make_message(), wrong, make_message()]
+    backend.send_batch(messages)
+    assert kinds(backend.send_batch(messages)) == [None, Rejected, None]
+
+
+def test_exchange_has_the_arguments_of_the_options(make: MakeBackend, name: str) -> None:
+    """What no queue takes goes to the alternate exchange that the arguments name."""
+    arguments = {"alternate-exchange": f"{name}-2"}
+    make(exchange=f"{name}-2", exchange_type="fanout", queue=f"{name}-2").open()
+    make(exchange=name, exchange_arguments=arguments).send(make_message(id="A-1"))
+    assert ids(take(shared_url(), f"{name}-2")) == ["A-1"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("structured", {}), ("binary", {}), ("binary", {"header_prefix": "cloudEvents_"})],
+    ids=["structured", "binary", "binary of AMQP 1.0"],
+)
+def test_official_sdk_reads_every_event(
+    make: MakeBackend, name: str, mode: str, options: dict[str, Any]
+) -> None:
+    """Whatever an event is, the CloudEvents SDK finds the same in what arrived.
+
+    By its binding for RabbitMQ, unless headers are named as for AMQP 1.0.
+    """
+    backend = make(exchange=name, queue=name, content_mode=mode, binding_key="#", **options)
     backend.open()
 
     @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -190,8 +289,12 @@ def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str)
 def _read_by_sdk(message: Arrived) -> Any:
     content_type = message.properties.content_type
     properties = {"content-type": content_type} if content_type else {}
-    read = amqp.AMQPMessage(properties, message.headers, message.body)
-    return amqp.from_amqp(read, JSONFormat())
+    if any(name.startswith("cloudEvents_") for name in message.headers):
+        read = amqp.AMQPMessage(properties, message.headers, message.body)
+        return amqp.from_amqp(read, JSONFormat())
+    return rabbitmq.from_rabbitmq_event(
+        rabbitmq.RabbitMQMessage(message.headers, content_type, message.body)
+    )
 
 
 def test_body_of_many_frames_arrives_as_it_is(make: MakeBackend, name: str) -> None:
@@ -493,6 +596,8 @@ def test_batch_costs_few_writes(
         ({"queue": ""}, "'queue'"),
         ({"queue": "a\nb"}, "'queue'"),
         ({"queue_arguments": "x-max-length"}, "'queue_arguments'"),
+        ({"exchange_arguments": "alternate-exchange"}, "'exchange_arguments'"),
+        ({"header_prefix": "ce_"}, "'header_prefix'"),
         ({"durable": "no"}, "'durable'"),
         ({"declare": None}, "'declare'"),
         ({"mandatory": 1}, "'mandatory'"),
@@ -518,6 +623,24 @@ def test_wrong_option_is_named(options: dict[str, Any], named: str) -> None:
         {"routing_key": 5},
         {"routing_key": "x" * 256},
         {"routing_key": "\ud800"},
+        {"priority": 256},
+        {"priority": True},
+        {"expiration": -1},
+        {"expiration": "60"},
+        {"expiration": 4_294_968},
+        {"correlation_id": 5},
+        {"correlation_id": "x" * 256},
+        {"headers": "x-delay"},
+        {"headers": {"": 1}},
+        {"headers": {"x" * 256: 1}},
+        {"headers": {"x-delay": 1.5}},
+        {"headers": {"x-delay": 2**63}},
+        {"headers": {"text": "\ud800"}},
+        {"headers": {"CC": "elsewhere"}},
+        {"headers": {"bcc": "elsewhere"}},
+        {"headers": {"traceparent": "00-"}},
+        {"headers": {"ce-id": "another"}},
+        {"headers": {"cloudEvents_id": "another"}},
     ],
 )
 def test_wrong_config_of_an_event_is_named(make: MakeBackend, config: dict[str, Any]) -> None:

@@ -194,7 +194,7 @@ def test_large_batch_is_split_and_stays_in_order(
         ({"max_len": 0}, "'max_len'"),
         ({"max_len": "100"}, "'max_len'"),
         ({"max_len": True}, "'max_len'"),
-        ({"timeout": 0}, "'timeout'"),
+        ({"socket_timeout": 0}, "'socket_timeout'"),
         ({"connect_timeout": None}, "'connect_timeout'"),
         ({"ssl": True, "ssl_cert_reqs": "maybe"}, "'ssl_cert_reqs'"),
         ({"ssl_ca_certs": "ca.pem"}, "'ssl_ca_certs'"),
@@ -675,7 +675,7 @@ def test_slow_server_is_unavailable_after_the_timeout(
     make: MakeBackend, server: RedisServer
 ) -> None:
     """The timeout ends the wait, and a late answer is not taken for that of the next batch."""
-    backend = make(url=server.url, timeout=0.3)
+    backend = make(url=server.url, socket_timeout=0.3)
     backend.open()
     server.stop()
     started = time.monotonic()
@@ -701,7 +701,7 @@ def test_batch_without_an_answer_is_sent_once(make: MakeBackend) -> None:
         return b"*0\r\n" if len(answered) == 1 else b"*3\r\n"  # of which no element comes
 
     with ScriptedRedis(answer) as server:
-        backend = make(host="127.0.0.1", port=server.port, timeout=0.3)
+        backend = make(host="127.0.0.1", port=server.port, socket_timeout=0.3)
         assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
         sent = [command[0] for command in server.commands if command[0] in (b"XADD", b"EXEC")]
     assert sent == [b"EXEC", b"XADD", b"XADD", b"XADD", b"EXEC"]
@@ -711,7 +711,7 @@ def test_batch_without_an_answer_is_sent_once(make: MakeBackend) -> None:
 def test_connection_that_nobody_accepts_times_out(make: MakeBackend, server: RedisServer) -> None:
     """A host that does not answer is unavailable after `connect_timeout`, and never healthy."""
     server.stop()
-    backend = make(url=server.url, timeout=0.3, connect_timeout=0.3)
+    backend = make(url=server.url, socket_timeout=0.3, connect_timeout=0.3)
     started = time.monotonic()
     assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
     assert backend.health_check() is False
@@ -800,7 +800,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
     """SIGKILL and start, again and again: all acknowledged events are there, each key in order."""
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with redis_server(tmp_path, *options) as server:
-        backend = make(url=server.url, timeout=2.0)
+        backend = make(url=server.url, socket_timeout=2.0)
         killer = threading.Thread(target=_kill_and_start, args=(server, 3))
         killer.start()
         messages: list[Message] = []

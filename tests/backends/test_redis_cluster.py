@@ -59,7 +59,7 @@ def make() -> Iterator[MakeBackend]:
     with ExitStack() as made:
 
         def make(node: RedisServer, **options: Any) -> RedisStreamBackend:
-            options = {"url": node.url, "cluster": True, "timeout": 2.0, **options}
+            options = {"url": node.url, "cluster": True, "socket_timeout": 2.0, **options}
             backend = RedisStreamBackend(alias="default", **options)
             made.callback(backend.close)
             return backend

@@ -22,7 +22,11 @@ from django_broadcaster.backends import Message, MessageBackend, RedisStreamBack
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.redis import entries
 from django_broadcaster.events import JSON_NULL
-from django_broadcaster.exceptions import BackendConfigurationError, Rejected
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    InvalidPublisherConfig,
+    Rejected,
+)
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
@@ -76,7 +80,8 @@ def stored(client: redis.Redis, stream: str) -> list[Fields]:
 class TestStructured(BackendContract):
     """Through a proxy, so that the shared server can be away."""
 
-    config = {"stream_name": "elsewhere", "max_len": 1000}
+    config = {"stream_name": "elsewhere", "max_len": 1000, "tenant": "acme"}
+    refused_config = {"event_id": "other"}
     content_mode = "structured"
 
     @pytest.fixture(autouse=True)
@@ -190,6 +195,38 @@ def test_absent_null_and_empty_data_stay_apart(
     make(stream_name=stream, content_mode="binary").send(make_message(**event))
     (fields,) = stored(client, stream)
     assert fields.get(b"data") == data
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_field_of_the_body_has_the_name_that_readers_expect(
+    make: MakeBackend, client: redis.Redis, stream: str, mode: str
+) -> None:
+    """`body_field` names the field, as for readers that take `data` for the event."""
+    message = make_message(data={"total": 1})
+    make(stream_name=stream, content_mode=mode).send(message)
+    make(stream_name=stream, content_mode=mode, body_field="payload").send(message)
+    plain, named = stored(client, stream)
+    usual, body = (b"cloud_event", message.to_json()), (b"data", b'{"total":1}')
+    name, value = usual if mode == "structured" else body
+    assert plain[name] == value
+    assert {**named, name: named[b"payload"]}.items() >= plain.items()
+    assert name not in named
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_further_field_can_not_replace_the_body(make: MakeBackend, stream: str, mode: str) -> None:
+    """A further field of an event has another name than that of the body."""
+    backend = make(stream_name=stream, content_mode=mode, body_field="payload")
+    with pytest.raises(InvalidPublisherConfig, match="'payload'"):
+        backend.validate_config({"payload": "x"})
+    make(stream_name=stream, content_mode=mode).validate_config({"payload": "x"})
+
+
+@pytest.mark.parametrize("field", ["", 5, "event_id", "content_type", "ce_id", "\ud800"])
+def test_name_of_a_field_that_is_taken_is_refused(field: Any) -> None:
+    """The body may not replace another field of an entry."""
+    with pytest.raises(BackendConfigurationError, match="'body_field'"):
+        RedisStreamBackend(alias="default", body_field=field)
 
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])

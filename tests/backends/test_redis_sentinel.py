@@ -40,7 +40,7 @@ def make() -> Iterator[MakeBackend]:
     with ExitStack() as made:
 
         def make(**options: Any) -> RedisStreamBackend:
-            backend = RedisStreamBackend(alias="default", timeout=2.0, **options)
+            backend = RedisStreamBackend(alias="default", socket_timeout=2.0, **options)
             made.callback(backend.close)
             return backend
 
@@ -227,7 +227,9 @@ def test_event_that_too_few_replicas_have_is_unavailable(
 ) -> None:
     """With `wait_replicas`, what they have not confirmed waits, and is not stored ever again."""
     master, *replicas = watched.servers
-    backend = RedisStreamBackend(alias="default", url=master.url, wait_replicas=2, timeout=1.0)
+    backend = RedisStreamBackend(
+        alias="default", url=master.url, wait_replicas=2, socket_timeout=1.0
+    )
     assert backend.send_batch(numbers(3)) == [None] * 3
     replicas[0].stop()
     messages = numbers(3)

@@ -89,11 +89,13 @@ def test_wrong_tls_is_unavailable(
 ) -> None:
     """TLS that fails costs no event, and is never replaced by a connection without it."""
     if options is None:
-        backend = make(host=host, port=tls_port, timeout=2)
+        backend = make(host=host, port=tls_port, socket_timeout=2)
     else:
         files = {key: name and str(certificates / name) for key, name in options.items()}
         key = files["ssl_certfile"] and str(certificates / "client.key")
-        backend = make(host=host, port=tls_port, ssl=True, ssl_keyfile=key, timeout=2, **files)
+        backend = make(
+            host=host, port=tls_port, ssl=True, ssl_keyfile=key, socket_timeout=2, **files
+        )
     assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
 
@@ -130,7 +132,11 @@ def test_sentinels_and_their_master_over_tls(
         ) as sentinel,
     ):
         wait_until(lambda: _sees_master(sentinel), SECONDS, "the sentinel sees the master")
-        options = {"sentinels": [("127.0.0.1", ports[1])], "sentinel_master": "main", "timeout": 2}
+        options = {
+            "sentinels": [("127.0.0.1", ports[1])],
+            "sentinel_master": "main",
+            "socket_timeout": 2,
+        }
         assert kinds(make(**options).send_batch(numbers(1))) == [BackendUnavailable]
         backend = make(**options, ssl=True, **_options(certificates))
         assert backend.send_batch(numbers(3)) == [None] * 3

@@ -11,6 +11,7 @@ from django.utils import timezone
 from django_broadcaster.models import Attempt, OutboxEvent, Partition, Relay, Sample
 from django_broadcaster.querysets import minute_of
 from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.events import insert
 
 
 def write(number: int, **values: Any) -> OutboxEvent:
@@ -66,7 +67,7 @@ def _events(now: datetime) -> None:
         write(700 + n, publisher_backend="invoices", created_at=ago(260), scheduled_at=ago(260))
         for n in range(1234)
     ]
-    OutboxEvent.objects.bulk_create(rows)
+    insert(*rows)
     head = OutboxEvent.objects.get(status=S.RETRY, partition_key="customer-17")
     for number in (1, 2):
         Attempt.objects.create(

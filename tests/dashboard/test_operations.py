@@ -18,6 +18,7 @@ from django.utils.timezone import make_aware
 
 from django_broadcaster.models import Operation, OutboxEvent, Partition
 from django_broadcaster.relay.loop import DeliveryLoop
+from tests.support.events import insert
 from tests.support.operations import request, work_off
 from tests.support.staff import permit
 
@@ -49,7 +50,9 @@ def make(number: int, status: str = "failed", **values: Any) -> OutboxEvent:
         "status": status,
         "data": {"number": number},
     }
-    return OutboxEvent.objects.create(**{**columns, **values})
+    event = OutboxEvent(**{**columns, **values})
+    insert(event)
+    return event
 
 
 def url(name: str, operation: Operation) -> str:

@@ -16,6 +16,7 @@ from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import chunks
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.events import insert
 from tests.support.operations import request, step, work_off
 
 from .scenes import write
@@ -32,10 +33,10 @@ ERROR = "Rejected: schema order/v3 refuses the field 'total'"
 def dead_letters(committing: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dead letters of two keys, of which a step moves ten."""
     monkeypatch.setattr(chunks, "CHUNK", 10)
-    OutboxEvent.objects.bulk_create(
+    insert(*(
         write(each, status=S.FAILED, partition_key=f"customer-{each % 2}", last_error=ERROR)
         for each in range(24)
-    )
+    ))  # fmt: skip
 
 
 def dead() -> int:

@@ -19,14 +19,14 @@ from django_broadcaster.querysets import (
     same_errors,
 )
 from django_broadcaster.states import OutboxEventStatus as S
-from tests.support.events import publish
+from tests.support.events import insert, publish
 
 from .scenes import write
 
 
 def fill(database: str, *rows: OutboxEvent) -> None:
     """Write events to a database."""
-    OutboxEvent.objects.using(database).bulk_create(rows)
+    insert(*rows, using=database)
 
 
 def test_counts_of_states_that_share_an_index(database: str) -> None:

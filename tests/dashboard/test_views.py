@@ -22,6 +22,7 @@ from django_broadcaster.dashboard.state import ranges
 from django_broadcaster.models import Attempt, BackendState, OutboxEvent, Relay, Sample
 from django_broadcaster.querysets import SameError, minute_of
 from django_broadcaster.states import OutboxEventStatus as S
+from tests.support.events import insert
 from tests.support.staff import permit
 
 from . import scenes
@@ -202,7 +203,7 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
 
 def test_a_backend_that_was_taken_out_is_shown_while_it_has_events(admin_client: Client) -> None:
     """Its card says so, its page can be opened, and the list can be filtered by it."""
-    scenes.write(1, publisher_backend="audit").save()
+    insert(scenes.write(1, publisher_backend="audit"))
     *_, found = ask(admin_client, "state")["backends"]
     assert (found["alias"], found["status"]["text"]) == ("audit", "not configured")
     assert 'data-card="audit"' in admin_client.get(url("changelist")).content.decode()
@@ -529,7 +530,7 @@ def test_an_event_shows_the_message_that_is_sent(admin_client: Client, settings:
 def test_a_message_that_can_not_be_made_says_why(admin_client: Client, settings: Settings) -> None:
     """The page of an event stands, whatever its backend raises or however it is configured."""
     event = scenes.write(1, publisher_backend="gone")
-    event.save()
+    insert(event)
     assert "It can&#x27;t be sent" in event_page_of(admin_client, event)
 
 

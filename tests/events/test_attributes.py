@@ -51,7 +51,8 @@ INVALID_TEXTS = [
     "\uffff",
     "\U0001fffe",
     "\U0010ffff",
-    5,
+    5.5,
+    True,
     b"bytes",
     ["list"],
 ]
@@ -123,7 +124,7 @@ def every_invalid_value() -> Iterator[tuple[str, str, Any]]:
     """(field of the error, argument, value)."""
     tables: list[tuple[str, str, Iterable[Any]]] = [
         ("source", "source", [*INVALID_SOURCES, *INVALID_TEXTS]),
-        ("event_type", "event_type", [*INVALID_TEXTS, None]),
+        ("event_type", "event_type", [*INVALID_TEXTS, 5, None]),
         ("event_id", "id", INVALID_TEXTS),
         ("subject", "subject", INVALID_TEXTS[1:]),
         (
@@ -175,9 +176,9 @@ def test_valid_sources(source: str) -> None:
 )
 def test_media_types(media_type: str, is_json: bool) -> None:
     """Objects may be the data of JSON content types alone; text and bytes of every one."""
-    for data in ("text", b"bytes", None):
+    for data in ("text", lazystr("text"), b"bytes", None):
         assert make(data=data, data_content_type=media_type).data_content_type == media_type
-    values: list[Any] = [{}, [], JSON_NULL, 5, lazystr("lazy")]
+    values: list[Any] = [{}, [], JSON_NULL, 5]
     for value in values:
         if is_json:
             read = None if value is JSON_NULL else value
@@ -194,7 +195,11 @@ def test_messages_name_the_fix() -> None:
     assert "'partitionkey' must be a non-empty string; use str(...)" in (
         refused(lambda: make(extensions={"partitionkey": 5})).message
     )
-    assert "must be a non-empty string, not UUID" in refused(lambda: make(id=UUID(int=1))).message
+    assert (
+        "must be a non-empty string, not UUID"
+        in refused(lambda: make(event_type=UUID(int=1))).message
+    )
+    assert "a string, an integer or a UUID, not list" in refused(lambda: make(id=["1"])).message
 
 
 @pytest.mark.parametrize(

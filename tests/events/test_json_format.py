@@ -20,6 +20,7 @@ from django_broadcaster.events import (
     from_json_batch,
     to_json_batch,
 )
+from django_broadcaster.testing import make_message
 from tests.events.samples import LONE_SURROGATE, NOON, make, members, refused
 
 
@@ -98,10 +99,17 @@ def test_to_dict_keeps_the_data_as_it_is() -> None:
     assert refused(make(data={"a": float("nan")}).to_json).field == "data"
 
 
-def test_binary_without_content_type_is_implied_json() -> None:
-    """A received event without datacontenttype is one of application/json, binary or not."""
-    event = CloudEvent.from_dict(members(data_base64="e30="))
-    assert (event.data, event.data_content_type) == (b"{}", "application/json")
+def test_binary_without_content_type_stays_without_one() -> None:
+    """Received bytes have no media type that their sender did not state, whatever is done to them.
+
+    JSON is implied where `datacontenttype` is missing, but only for the member `data`.
+    """
+    event = CloudEvent.from_dict(members(data_base64="AP8="))
+    twins = [event, event.replace(subject="new"), copy.deepcopy(event)]
+    twins += [CloudEvent.from_json(event.to_json()), make_message(event).event]
+    for twin in twins:
+        assert twin.data == b"\x00\xff"
+        assert "datacontenttype" not in twin.to_dict()
 
 
 def test_missing_time_stays_missing() -> None:

@@ -7,8 +7,8 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.test import override_settings
 
+from django_broadcaster import notify
 from django_broadcaster.publishers import publisher
-from django_broadcaster.relay import wakeup
 
 from .many import event
 from .statements import statements
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.parametrize(
 @pytest.fixture(autouse=True)
 def nothing_sent_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget when this process sent its last NOTIFY, which would make others wait."""
-    monkeypatch.setattr(wakeup, "_sent", {})
+    monkeypatch.setattr(notify, "_sent", {})
 
 
 def notified(run: list[str]) -> int:
@@ -74,7 +74,7 @@ def test_savepoint_that_is_rolled_back_takes_no_other_wake_up_along(
 ) -> None:
     """Events before it, behind it and inside of it count each for themselves."""
     for before, behind in ((True, False), (False, True)):
-        wakeup._sent.clear()
+        notify._sent.clear()
         with statements() as run, transaction.atomic(using=database):
             if before:
                 publish(database, many=many)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -419,7 +419,7 @@ def test_any_event_comes_back_as_it_was(database: str, event: CloudEvent) -> Non
     outbox(database).delete()  # of the example before, which may have had the same id
     returned = publisher.publish_cloud_event(event, using=database)
     row = outbox(database).get(pk=returned.pk)
-    read = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1)
+    read = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1).rows
     for each in (returned.cloud_event, row.cloud_event, message_of(read[0]).event):
         assert rounded(each.data) == rounded(event.data)
         assert each.has_data is event.has_data
@@ -658,6 +658,38 @@ def test_same_identity_from_many_transactions_at_once(database: str) -> None:
     row = columns(outbox(database).get())
     assert all(each == row for each in returned)
     assert Order.objects.using(database).count() == count
+
+
+@contextmanager
+def deleted_before_it_is_read(database: str, times: int) -> Iterator[None]:
+    """Let another session delete the outbox each time that a publish call looks for a row."""
+    left = [times]
+
+    def delete(
+        execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
+    ) -> Any:
+        if sql.startswith("SELECT") and "identity" in sql and left[0]:
+            left[0] -= 1
+            with closing(connections[database].copy()) as other, other.cursor() as cursor:
+                cursor.execute("DELETE FROM django_broadcaster_outboxevent")
+        return execute(sql, params, many, context)
+
+    with connections[database].execute_wrapper(delete):
+        yield
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["transaction", "autocommit"])
+def test_same_identity_as_a_row_that_is_being_deleted(database: str, inside: bool) -> None:
+    """RETENTION zero may delete the row between the two statements: the event is written then."""
+    if inside and connections[database].vendor != "postgresql":
+        pytest.skip("the one locks the row, the other all of the database")
+    first = publish(database, event_id="id", data=1)
+    block = transaction.atomic(using=database) if inside else nullcontext()
+    with deleted_before_it_is_read(database, 1), block:
+        second = publish(database, event_id="id", data=2)
+    assert second.pk != first.pk
+    assert columns(second) == columns(outbox(database).get())
+    assert second.data == 2
 
 
 @pytest.mark.parametrize("database", MYSQL, indirect=True)
@@ -1057,7 +1089,7 @@ def test_moments_without_use_tz(database: str, activated: str | None) -> None:
         assert row.scheduled_at == later.replace(tzinfo=None) - timedelta(hours=6)
         assert (row.cloud_event.time, row.status) == (NOON, "scheduled")
         due = publish(database, time=NOON)
-        [read] = RelayRows(database, "default", 0).fetch({due.partition}, due.pk, 1)
+        [read] = RelayRows(database, "default", 0).fetch({due.partition}, due.pk, 1).rows
         assert message_of(read).event.time == NOON
 
 

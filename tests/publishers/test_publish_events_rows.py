@@ -94,7 +94,7 @@ def test_any_events_come_back_as_they_were(database: str, events: list[CloudEven
     outbox(database).delete()  # of the example before, which may have had the same ids
     assert publisher.publish_events(events, using=database) == len(events)
     for row, same in zip(outbox(database), events, strict=True):
-        [read] = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1)
+        [read] = RelayRows(database, "default", 0).fetch({row.partition}, row.pk, 1).rows
         for each in (row.cloud_event, message_of(read).event):
             assert rounded(each.data) == rounded(same.data)
             assert each.has_data is same.has_data

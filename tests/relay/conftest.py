@@ -126,7 +126,7 @@ class Stream:
 
     def publishers(self, backend: str, **options: Any) -> dict[str, Any]:
         """Return OUTBOX_PUBLISHERS with one backend that appends to the stream."""
-        where = {"url": self.url, "stream_name": self.name}
+        where = {"url": self.url, "stream_name": self.name, "max_len": None}
         return {"default": {"BACKEND": backend, "OPTIONS": {**where, **options}}}
 
     def __len__(self) -> int:

@@ -88,7 +88,10 @@ def test_a_key_keeps_its_order_over_batches(database: str, scripted: Script, joi
     assert max(map(len, scripted.batches)) == 4
 
 
+RECEIVED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 EVENTS = {
+    "received bytes without a type": CloudEvent.from_dict({**RECEIVED, "data_base64": "AP8="}),
+    "received long names": CloudEvent.from_dict({**RECEIVED, "knativekafkapartition": "0"}),
     "null": CloudEvent(event_type="t", source="/s", data=JSON_NULL),
     "no data": CloudEvent(event_type="t", source="/s"),
     "object": CloudEvent(

@@ -15,7 +15,12 @@ from django.test import TestCase
 from django.utils import timezone
 
 from django_broadcaster.backends import Message
-from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    Rejected,
+    TransientError,
+    WrongTransaction,
+)
 from django_broadcaster.models import OutboxEvent, Partition, Relay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay import inline
@@ -99,6 +104,25 @@ def test_it_refuses_to_run_in_a_transaction(routed: str, scripted: Script) -> No
         with pytest.raises(RuntimeError, match="durable atomic"):
             publisher._process_single_event(event)
     assert scripted.arrived == []
+
+
+def test_it_refuses_to_run_in_a_transaction_of_another_database(
+    routed: str, scripted: Script
+) -> None:
+    """What a handler changes there could be rolled back, and its event stay published."""
+    others = [alias for alias in connections if alias != routed]
+    if not others:
+        pytest.skip("needs two databases")
+    (event,) = publish("a1", using=routed)
+    with transaction.atomic(using=others[0]):
+        for deliver in (
+            publisher.process_pending_events,
+            lambda: publisher._process_single_event(event),
+        ):
+            with pytest.raises(WrongTransaction, match=f"'{others[0]}'"):
+                deliver()
+    assert scripted.arrived == []
+    assert publisher.process_pending_events() == 1
 
 
 def test_it_refuses_to_run_without_autocommit(routed: str, scripted: Script) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,12 +93,33 @@ def end_sessions(database: str) -> None:
             cursor.execute("KILL CONNECTION %s", [number])
 
 
+@contextmanager
+def open_elsewhere(database: str) -> Iterator[None]:
+    """Let another thread have published an event in a transaction that is open."""
+    written, ended = Event(), Event()
+
+    def write() -> None:
+        with transaction.atomic(using=database):
+            publish("a1", using=database)
+            written.set()
+            ended.wait(60)
+        connections[database].close()
+
+    thread = Thread(target=write)
+    thread.start()
+    try:
+        assert written.wait(20)
+        yield
+    finally:
+        ended.set()
+        thread.join(20)
+
+
 @pytest.mark.parametrize("database", SERVERS, indirect=True)
 def test_a_caller_keeps_its_isolation_level(database: str, dirty: str, scripted: Script) -> None:
     """`process_pending_events` delivers what has committed, and leaves the session as it was."""
     before = level_of(dirty)
-    with transaction.atomic(using=database):
-        publish("a1", using=database)
+    with open_elsewhere(database):
         assert publisher.process_pending_events() == 0
     assert publisher.process_pending_events() == 1
     assert statuses(database) == {"a1": "published"}

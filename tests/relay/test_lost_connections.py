@@ -11,10 +11,11 @@ import pytest
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_broadcaster import notify
 from django_broadcaster.backends import Message, Outcome
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.models import OutboxEvent, Partition
-from django_broadcaster.relay import backend_thread, loop, trouble, wakeup
+from django_broadcaster.relay import backend_thread, loop, trouble
 from django_broadcaster.relay.backend_thread import BackendThread, WorkerOptions
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
@@ -195,7 +196,7 @@ def test_a_commit_is_one_although_nobody_can_be_woken(
     """A connection that is lost behind the commit fails no call, and keeps back no other hook."""
     if connections["default"].vendor != "postgresql":
         pytest.skip("needs PostgreSQL")
-    monkeypatch.setattr(wakeup, "_sent", {})  # so that this one is sent
+    monkeypatch.setattr(notify, "_sent", {})  # so that this one is sent
     calls: list[str] = []
 
     def lose(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:

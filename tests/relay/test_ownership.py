@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import DatabaseError, connections
@@ -292,7 +292,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
 
 
 READS = {
-    *("fetch", "fetch_timed", "fetch_these", "read", "pending_of"),
+    *("fetch", "fetch_these", "read", "pending_of"),
     *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
@@ -379,8 +379,8 @@ def test_an_overtaken_relay_starts_nothing_more(
     publish("a1", using=database)
     fetch = slow.rows.fetch
 
-    def fenced_afterwards(*arguments: object) -> object:
-        found = fetch(*arguments)  # type: ignore[arg-type]
+    def fenced_afterwards(*arguments: Any, **options: Any) -> object:
+        found = fetch(*arguments, **options)
         let_go_stale(slow.lease)
         with closing(connections[database].copy()):
             settle_other = Lease(database, "default")

@@ -37,7 +37,7 @@ BY_ID: dict[str, By] = {
 FIRST: dict[str, Ask] = {
     "fetch": lambda rows, _: rows.fetch(PARTITIONS, 0, LIMIT),
     "fetch from the middle": lambda rows, middle: rows.fetch(PARTITIONS, middle, LIMIT),
-    "timed fetch": lambda rows, _: rows.fetch_timed(PARTITIONS, 0, LIMIT),
+    "timed fetch": lambda rows, _: rows.fetch(PARTITIONS, 0, LIMIT, timed=True),
     "promote": lambda rows, _: rows.promote(PARTITIONS, LIMIT),
     "release": lambda rows, _: rows.release(PARTITIONS, LIMIT, ["b"]),
     "waiting keys": lambda rows, _: rows.waiting_keys(PARTITIONS, ["b"]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connections
 
+from django_broadcaster.notify import CHANNEL, SHARES_CHANNEL
 from django_broadcaster.relay import wakeup
 from tests.publishers.test_publish import (  # noqa: F401  # run by pytest
     test_any_event_comes_back_as_it_was,
@@ -150,7 +151,7 @@ def test_no_session_of_the_pool_is_left_listening(
     worker = workers.start(pooled, OUTBOX_PUBLISHERS=stream.publishers(REDIS))
     wait_until(lambda: SAID in worker.output, 20, "the attempt to listen")
     heard = pgbouncer.ask_every_session("SELECT pg_listening_channels()")
-    assert {wakeup.CHANNEL, wakeup.SHARES_CHANNEL}.isdisjoint(heard)
+    assert {CHANNEL, SHARES_CHANNEL}.isdisjoint(heard)
 
 
 def test_a_direct_relay_is_woken_through_the_pooler(

@@ -203,6 +203,22 @@ def test_each_status_has_its_time(
     assert set(statuses(database)) == set(left)
 
 
+def test_retention_as_in_version_0_1_purges_both(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """Published events and dead letters go after the days that OUTBOX_RETENTION names for each."""
+    settings.OUTBOX_RETENTION = {"PUBLISHED_RETENTION_DAYS": 2, "FAILED_RETENTION_DAYS": 90}
+    in_status(
+        database,
+        p1=("published", timedelta(days=1)),
+        p3=("published", timedelta(days=3)),
+        f3=("failed", timedelta(days=3)),
+        f100=("failed", timedelta(days=100)),
+    )
+    turn(join())
+    assert set(statuses(database)) == {"p1", "f3"}
+
+
 def test_a_dead_letter_is_young_however_long_it_waited(
     database: str, scripted: Script, join: Join, settings: Settings
 ) -> None:

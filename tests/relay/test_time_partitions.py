@@ -458,3 +458,93 @@ def test_an_event_is_rolled_back_with_its_identity(parted: str) -> None:
         transaction.set_rollback(True, using=parted)
     publish("a1", using=parted, event_id="mine")
     assert set(statuses(parted)) == {"a1"}
+
+
+# What outlives, and where things are
+
+
+def own_events() -> list[dict[str, str]]:
+    """Three events with ids of their own."""
+    return [
+        {"event_type": "a.b", "source": SOURCE, "event_id": f"order-{n}", "subject": f"a{n}"}
+        for n in (1, 2, 3)
+    ]
+
+
+def test_an_emptied_outbox_has_forgotten_its_identities(parted: str) -> None:
+    """A TRUNCATE restarts the ids: another row with the id of an old one stands in nobody's way."""
+    assert publisher.publish_events(own_events(), using=parted) == 3
+    ask(parted, "TRUNCATE django_broadcaster_outboxevent RESTART IDENTITY")
+    publish("b1", "b2", "b3", using=parted)
+    assert publisher.publish_events(own_events(), using=parted) == 3
+    assert publisher.publish_events(own_events(), using=parted) == 0
+    assert set(statuses(parted)) == {"a1", "a2", "a3", "b1", "b2", "b3"}
+
+
+def test_the_outbox_can_be_partitioned_after_its_tables_were_made_again(parted: str) -> None:
+    """What `migrate zero` does not know of is no obstacle, and its identities are forgotten."""
+    assert publisher.publish_events(own_events(), using=parted) == 3
+    call_command("migrate", "django_broadcaster", "zero", database=parted, verbosity=0)
+    call_command("migrate", "django_broadcaster", database=parted, verbosity=0)
+    assert partition_outbox(parted, DAY, timezone.now())
+    assert publisher.publish_events(own_events(), using=parted) == 3
+
+
+def test_partitions_are_in_the_schema_of_the_outbox(plain: str, settings: Settings) -> None:
+    """Also where `search_path` begins with another one, by which they are found and dropped."""
+    settings.OUTBOX_TIME_PARTITIONS = DAY
+    home = f"{PLAIN}_app"
+    ask(plain, f"DROP SCHEMA IF EXISTS {home} CASCADE")
+    ask(plain, f"CREATE SCHEMA {home}")
+    place = {**place_of(plain), "OPTIONS": {"options": f"-c search_path={home},{PLAIN}"}}
+    try:
+        with as_alias("both", place) as both:
+            assert partition_outbox(both, DAY, timezone.now())
+            publish("a1", using=both, event_id="1")
+            grow_old(both)
+            skip_ids(both, segments_of(both)[1].lower or 0)
+            publish("a2", using=both)
+            grow_old(both)
+            assert keep_ahead(both, DAY, timezone.now())
+            skip_ids(both, segments_of(both)[-1].lower or 0)
+            publish("a3", using=both)
+            first = segments_of(both)[0].name
+            assert drop_oldest(both, timezone.now()) == first
+            assert first not in [segment.name for segment in segments_of(both)]
+        counted = "SELECT COUNT(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        assert ask(plain, f"{counted} WHERE nspname = %s", home) == [(0,)]
+        assert ask(plain, "SELECT to_regclass(%s)", first) == [(None,)]
+    finally:
+        ask(plain, f"DROP SCHEMA {home} CASCADE")
+
+
+def test_rights_are_passed_on(plain: str, settings: Settings) -> None:
+    """Who could publish before can do so afterwards, and so can who is let in later."""
+    settings.OUTBOX_TIME_PARTITIONS = DAY
+    table = "django_broadcaster_outboxevent"
+    name = connections[plain].settings_dict["NAME"]  # roles belong to the whole server
+    before, later, column = roles = [f"{name}_{role}" for role in ("before", "later", "column")]
+    try:
+        for role in roles:
+            ask(plain, f"CREATE ROLE {role}")
+            ask(plain, f"GRANT USAGE ON SCHEMA {PLAIN} TO {role}")
+        ask(plain, f"GRANT INSERT, SELECT ON {table} TO {before} WITH GRANT OPTION")
+        ask(plain, f"GRANT SELECT (id, status) ON {table} TO {column}")
+        assert partition_outbox(plain, DAY, timezone.now())
+        ask(plain, f"GRANT INSERT, SELECT ON {table} TO {later}")
+        ask(plain, f"GRANT USAGE ON SEQUENCE {table}_id_seq TO {later}")
+        for role in roles[:2]:
+            for _ in range(2):  # the second time after a purge, when the identity is known
+                ask(plain, f"SET ROLE {role}")
+                assert publisher.publish_events(own_events(), using=plain) == 3
+                ask(plain, "RESET ROLE")
+                OutboxEvent.objects.using(plain).all().delete()
+        can = "SELECT has_column_privilege(%s, %s, 'status', 'SELECT')"
+        assert ask(plain, can, column, table) == [(True,)]
+        may = "SELECT has_table_privilege(%s, %s, 'INSERT WITH GRANT OPTION')"
+        assert ask(plain, may, before, table) == [(True,)]
+    finally:
+        ask(plain, "RESET ROLE")
+        for role in roles:
+            ask(plain, f"DROP OWNED BY {role}")
+            ask(plain, f"DROP ROLE {role}")

@@ -77,7 +77,7 @@ def names(path: Path) -> list[str]:
         (["--interval", "nan"], "a number of seconds from 0 on is needed, not 'nan'"),
         (["--interval", "inf"], "0.001 to 3600 seconds are possible, not inf"),
         (["--interval", "0"], "0.001 to 3600 seconds are possible, not 0"),
-        (["--max-iterations", "-1"], "a whole number from 1 to"),
+        (["--max-iterations", "-1"], "a whole number from 0 to"),
         (["--processes", "0"], "a whole number from 1 to 1024"),
         (["--backend", "nope"], "--backend nope: OUTBOX_PUBLISHERS has 'default'"),
         (["--exclude-backend", "nope"], "--exclude-backend nope: OUTBOX_PUBLISHERS has 'default'"),
@@ -195,6 +195,54 @@ def test_a_worker_stops_after_its_iterations(database: str, workers: Workers, re
     assert worker.end() == 0, worker.output
     assert names(record) == ["a1", "a2"]
     assert owned(database) == 0
+
+
+def test_zero_iterations_have_no_end(database: str, workers: Workers, record: Path) -> None:
+    """With --max-iterations 0 a worker goes on until it is told to stop, as without the option."""
+    publish("a1", "a2", "a3", using=database)
+    worker = workers.start(
+        database,
+        *("--database", database, "--max-iterations", "0"),
+        *("--batch-size", "1", "--interval", "1"),
+        OUTBOX_PUBLISHERS=recording(record),
+    )
+    wait_until(lambda: all_published(database), 30, "the events")
+    publish("a4", using=database)
+    wait_until(lambda: names(record) == ["a1", "a2", "a3", "a4"], 30, "a later event")
+    worker.stop()
+    assert worker.end() == 0, worker.output
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_the_settings_of_version_0_1_run_a_worker(
+    database: str, workers: Workers, record: Path
+) -> None:
+    """OUTBOX_WORKER and OUTBOX_RETENTION as they were documented, with a sleep over the lease."""
+    publish("a1", using=database)
+    worker = workers.start(
+        database,
+        *("--database", database),
+        OUTBOX_PUBLISHERS=recording(record),
+        OUTBOX_WORKER={
+            "BATCH_SIZE": 100,
+            "SLEEP_TIME": 60,
+            "MAX_RETRIES": 3,
+            "RETRY_BACKOFF": True,
+        },
+        OUTBOX_RETENTION={
+            "CLEANUP_PUBLISHED": True,
+            "PUBLISHED_RETENTION_DAYS": 7,
+            "FAILED_RETENTION_DAYS": 30,
+        },
+        OUTBOX_LEASE_SECONDS=2,
+    )
+    wait_until(lambda: names(record) == ["a1"], 30, "the first event")
+    publish("a2", using=database)
+    wait_until(lambda: names(record) == ["a1", "a2"], 30, "the second event")
+    worker.stop()
+    assert worker.end() == 0, worker.output
+    assert "lease" not in worker.output
+    assert statuses(database) == {"a1": "published", "a2": "published"}
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)

@@ -302,7 +302,10 @@ def copy_of(project: Project, folder: Path) -> Project:
 
 
 _FILES: Mapping[str, str] = {
-    "mysite/settings.py": '\nINSTALLED_APPS += ["django_broadcaster", "shop"]\n',
+    "mysite/settings.py": """
+INSTALLED_APPS += ["django_broadcaster", "shop"]
+DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE"}
+""",
     "shop/models.py": """
 
 class Order(models.Model):

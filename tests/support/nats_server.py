@@ -146,6 +146,18 @@ def count(url: str, name: str) -> int:
     return ask(url, count)
 
 
+def version_of(url: str) -> tuple[int, int]:
+    """The version of a server, its major and minor number."""
+
+    async def ask() -> tuple[int, int]:
+        client = await nats.connect(url)
+        version = client.connected_server_version
+        await client.close()
+        return version.major, version.minor
+
+    return asyncio.run(ask())
+
+
 class NatsServer:
     """A nats-server of our own. Its data is in `folder`, and it keeps its port when restarted.
 

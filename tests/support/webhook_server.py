@@ -24,6 +24,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     connection: int
+    method: str = "POST"
 
 
 @dataclass(slots=True)
@@ -193,11 +194,11 @@ class WebhookServer:
 
 async def _read(reader: asyncio.StreamReader, number: int) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    target = head[0].split(" ")[1]
+    method, target, _ = head[0].split(" ")
     pairs = (line.split(": ", 1) for line in head[1:] if line)
     headers = {name.lower(): value for name, value in pairs}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Request(target, headers, body, number)
+    return Request(target, headers, body, number, method)
 
 
 async def _turns() -> None:

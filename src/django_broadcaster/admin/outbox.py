@@ -25,7 +25,7 @@ from django_broadcaster.dashboard import event_page
 from django_broadcaster.dashboard.display import NOTHING, label, moment, text_block
 from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import MOVES, OutboxEventQuerySet, with_leftovers
 from django_broadcaster.states import OperationKind
 
@@ -167,14 +167,15 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         """Return the operation in the background that moved the event last."""
         if event.operation is None:
             return NOTHING
+        text = _("operation %(id)d") % {"id": event.operation}
+        if not self.admin_site.is_registered(Operation):
+            return text
         url = reverse(
             "admin:django_broadcaster_operation_change",
             args=[event.operation],
             current_app=self.admin_site.name,
         )
-        return format_html(
-            '<a href="{}">{}</a>', url, _("operation %(id)d") % {"id": event.operation}
-        )
+        return format_html('<a href="{}">{}</a>', url, text)
 
     @admin.display(description=_("CloudEvent"))
     def payload(self, event: OutboxEvent) -> SafeString:
@@ -219,8 +220,8 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         self._apply(request, queryset, CANCEL)
 
     def has_operation_permission(self, request: HttpRequest) -> bool:
-        """Whether there is anything that the user may have done in the background."""
-        return bool(kinds_for(request.user))
+        """Whether there is anything that the user may have done in the background, and a form."""
+        return self.admin_site.is_registered(Operation) and bool(kinds_for(request.user))
 
     @admin.action(description=IN_BACKGROUND, permissions=["operation"])
     def in_background(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> Any:

@@ -27,7 +27,11 @@ from django_broadcaster.querysets import StoredRow, read_stored
 
 @dataclass(frozen=True)
 class Leaving:
-    """Events that are about to be deleted from the database `using`; at most a thousand."""
+    """Events that are about to be deleted from the database `using`.
+
+    At most a thousand, and outside of a transaction no more than OUTBOX_BATCH_BYTES of payload,
+    but for a single event that has more.
+    """
 
     using: str
     ids: Sequence[int]

@@ -7,9 +7,10 @@ from typing import Any
 
 from django.db import Error, transaction
 
+from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import delete_events, lock_final
+from django_broadcaster.querysets import delete_events, lock_final, portions
 
 from .base import Archive, Leaving
 
@@ -37,7 +38,8 @@ def store_first(using: str, ids: Sequence[int], archive: Archive | None) -> Stor
     if not ids or archive is None or archive.in_transaction:
         return None
     stored = _states(using, ids)
-    _store(archive, Leaving(using, ids))
+    for portion in portions(using, OutboxEvent._meta.db_table, ids, conf.BATCH_BYTES):
+        _store(archive, Leaving(using, portion))
     return stored
 
 

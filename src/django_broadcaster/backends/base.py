@@ -20,6 +20,7 @@ from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from django_broadcaster.events import JSON_NULL, CloudEvent, encode_data, envelope
@@ -64,13 +65,13 @@ class Message:
     @property
     def event(self) -> CloudEvent:
         """The event with its data decoded; raises InvalidEvent if the row was tampered with."""
-        return CloudEvent(
-            self.event_type,
-            self.source,
-            self._data(),
-            self.subject,
-            self.data_content_type,
-            self.data_schema,
+        return CloudEvent._stored(
+            event_type=self.event_type,
+            source=self.source,
+            data=self._data(),
+            subject=self.subject,
+            data_content_type=self.data_content_type,
+            data_schema=self.data_schema,
             id=self.event_id,
             time=self.time,
             extensions=self.extensions,
@@ -179,6 +180,12 @@ class PublisherBackend(ABC):
         return type(self).__name__
 
 
+def takes_dictionary(backend_class: type[Any]) -> bool:
+    """Return True if the constructor of a class takes its options as one dictionary only."""
+    parameters = signature(backend_class.__init__).parameters.values()
+    return not any(each.name == "alias" or each.kind is each.VAR_KEYWORD for each in parameters)
+
+
 class _TakesOptionsAsDictionary(ABCMeta):
     """Lets a backend with keyword options be made from one dictionary, as the documented ones are.
 
@@ -186,9 +193,11 @@ class _TakesOptionsAsDictionary(ABCMeta):
     """
 
     def __call__(cls, config: Mapping[str, Any] | None = None, /, **options: Any) -> Any:
-        if config is not None:
-            options = {"alias": "default", **config, **options}
-        return super().__call__(**options)
+        if config is None:
+            return super().__call__(**options)
+        if takes_dictionary(cls):
+            return super().__call__(config, **options)
+        return super().__call__(**{"alias": "default", **config, **options})
 
 
 class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):

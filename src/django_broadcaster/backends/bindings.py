@@ -4,8 +4,9 @@
     binary       body = the data as it is; each attribute is a header in its canonical text
 
 https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents/bindings (NATS with headers: 1.0.3).
-A backend asks its `Binding` for a `WireMessage` and puts that into its client's terms. Nothing
-about the formats is written anywhere else.
+Binary mode can't carry every event: `Binding.is_structured` says which ones go structured. A
+backend asks its `Binding` for a `WireMessage` and puts that into its client's terms. Nothing about
+the formats is written anywhere else; `events/messages.py` reads what is written here.
 
 An event that belongs to a trace has that in its extensions `traceparent` and `tracestate`:
 https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md
@@ -20,13 +21,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
 
 import orjson
 
 from django_broadcaster.events import SPEC_VERSION, TRACEPARENT, TRACESTATE
-from django_broadcaster.events.grammar import is_json_type
+from django_broadcaster.events.grammar import charset_of, is_json_type
 from django_broadcaster.events.timestamps import rfc3339
 from django_broadcaster.exceptions import Rejected
 
@@ -37,6 +38,9 @@ CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
 
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
+
+_EVENT_TYPES: Final = "application/cloudevents"
+"""The beginning of every media type of CloudEvents, batches and other formats included."""
 
 # What the HTTP binding leaves as it is, section 3.1.3.2: printable ASCII but space, " and %.
 _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -60,18 +64,35 @@ class WireMessage(NamedTuple):
 class Binding:
     """How one protocol names and writes attributes.
 
-    `datacontenttype` is a header too where the protocol has no place of its own for it. Without
-    `has_trace_headers`, nobody looks for the headers of W3C Trace Context there.
+    content_type_is_header: `datacontenttype` is a header, too.
+    has_trace_headers: readers look for the headers of W3C Trace Context.
+    needs_body: a message must have a body and say its media type.
     """
 
     prefix: str
     escape: Callable[[str], str] = str
     content_type_is_header: bool = False
     has_trace_headers: bool = True
+    needs_body: bool = False
+
+    def is_structured(self, message: Message, mode: ContentMode) -> bool:
+        """Return True if a message goes structured: by the mode, or as binary mode can't carry it.
+
+        Readers take a body for the event itself if its media type is one of CloudEvents. Data of
+        such a type, sent in binary mode, would replace the event.
+        """
+        if mode == "structured":
+            return True
+        content_type = message.data_content_type
+        if content_type[: len(_EVENT_TYPES)].lower() == _EVENT_TYPES:
+            return True
+        if not self.needs_body or message.data_json is not None:
+            return False
+        return message.data_binary is None or not content_type
 
     def encode(self, message: Message, mode: ContentMode) -> WireMessage:
         """Return the message in a content mode; raises Rejected for data that can't be written."""
-        if mode == "structured":
+        if self.is_structured(message, mode):
             return WireMessage(STRUCTURED_TYPE, self.trace_headers(message), message.to_json())
         body, content_type = _data(message)
         prefix, escape = self.prefix, self.escape
@@ -96,7 +117,7 @@ class BindingBackend(MessageBackend):
     content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
     """
 
-    binding: ClassVar[Binding]
+    binding: Binding
 
     def __init__(self, *, content_mode: ContentMode = "structured", **options: Any) -> None:
         super().__init__(**options)
@@ -131,12 +152,17 @@ def percent_encoded(text: str) -> str:
 
 KAFKA: Final = Binding("ce_")
 AMQP: Final = Binding("cloudEvents_")
+# CloudEvents has a binding for AMQP 1.0 alone. Readers made for RabbitMQ follow this one:
+# https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md
+RABBITMQ: Final = Binding("ce-")
 NATS: Final = Binding("ce-", percent_encoded, content_type_is_header=True)
-MQTT: Final = Binding("")
-HTTP: Final = Binding("ce-", percent_encoded)
+MQTT: Final = Binding("", content_type_is_header=True)
+# The rules for webhooks permit no request without a body, or without the body's media type:
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md section 2.1.
+HTTP: Final = Binding("ce-", percent_encoded, needs_body=True)
 # There is no binding for SQS and SNS. Their attributes hold Unicode, as Kafka's headers do.
 # A message has ten attributes at the most, and none to spare.
-AWS: Final = Binding(KAFKA.prefix, has_trace_headers=False)
+AWS: Final = Binding(KAFKA.prefix, has_trace_headers=False, needs_body=True)
 # There is no binding for Redis: fields are named as Kafka's headers, and the content type is one.
 REDIS: Final = Binding(KAFKA.prefix, has_trace_headers=False)
 
@@ -189,12 +215,7 @@ def _data(message: Message) -> tuple[bytes | None, str]:
 def _text(data_json: str, content_type: str) -> bytes:
     """Return text that is not JSON in the charset that its media type names, else in UTF-8."""
     text = orjson.loads(data_json)
-    charset = "utf-8"
-    for parameter in content_type.split(";")[1:]:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset":
-            charset = value.strip().strip('"')
     try:
-        return str(text).encode(charset)
+        return str(text).encode(charset_of(content_type) or "utf-8")
     except (LookupError, UnicodeEncodeError) as error:
         raise Rejected(f"data: can't be written as {content_type!r}: {error}") from error

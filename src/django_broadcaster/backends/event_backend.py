@@ -21,7 +21,7 @@ class EventBackend(MessageBackend):
     destination is unavailable, and no retry is spent.
     """
 
-    def __init__(self, wrapped: PublisherBackend, *, alias: str) -> None:
+    def __init__(self, *, wrapped: PublisherBackend, alias: str) -> None:
         super().__init__(alias=alias)
         self.wrapped = wrapped
 
@@ -60,8 +60,7 @@ def _event_of(message: Message, alias: str) -> OutboxEvent:
     from django_broadcaster.models import OutboxEvent
 
     extensions = {k: v for k, v in message.extensions.items() if k != "partitionkey"}
-    event = message.event
-    return OutboxEvent(
+    event = OutboxEvent(
         id=message.event_id,
         event_id=message.event_id,
         event_type=message.event_type,
@@ -71,7 +70,7 @@ def _event_of(message: Message, alias: str) -> OutboxEvent:
         data_content_type=message.data_content_type,
         data_schema=message.data_schema,
         extensions=extensions,
-        data=None if message.data_binary is not None else event.data,
+        data=None if message.data_binary is not None else message.event.data,
         data_binary=message.data_binary,
         partition_key=message.partition_key,
         publisher_backend=alias,
@@ -79,3 +78,5 @@ def _event_of(message: Message, alias: str) -> OutboxEvent:
         created_at=message.time or datetime.now(UTC),
         retry_count=message.attempt - 1,
     )
+    event.__dict__["has_json_null"] = message.data_json == "null"
+    return event

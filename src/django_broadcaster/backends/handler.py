@@ -12,10 +12,10 @@ from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
 from django_broadcaster.redaction import hiding
 from django_broadcaster.registry import event_registry
-from django_broadcaster.retention import RetentionPolicy
+from django_broadcaster.retention import RetentionPolicy, by_status
 from django_broadcaster.retry import RetryPolicy
 
-from .base import MessageBackend, PublisherBackend
+from .base import MessageBackend, PublisherBackend, takes_dictionary
 from .event_backend import EventBackend
 
 ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS", "RETRY", "ON_EXHAUSTED", "RETENTION"})
@@ -54,13 +54,19 @@ class BackendHandler:
         """Return the configured aliases in the order of the setting."""
         return tuple(self._entries())
 
+    def default_alias(self) -> str | None:
+        """Return `default` if there is such an alias, else the first alias, else None."""
+        aliases = self.aliases()
+        return "default" if "default" in aliases else next(iter(aliases), None)
+
     def put(self, alias: str, backend: PublisherBackend) -> None:
         """Use this instance for an alias, configured or not, until it is removed."""
-        if not isinstance(backend, MessageBackend):
-            backend = EventBackend(backend, alias=alias)
-        backend.alias = alias
-        self._by_hand[alias] = self._made[alias] = backend
+        self._by_hand[alias] = self._made[alias] = _of_messages(backend, alias)
         self._runs_handlers = None
+
+    def put_in(self) -> tuple[str, ...]:
+        """Return the aliases whose backend was put in by hand."""
+        return tuple(self._by_hand)
 
     def remove(self, alias: str) -> None:
         """Forget the instance that was put in for an alias; raises KeyError if there is none."""
@@ -114,10 +120,12 @@ class BackendHandler:
         with hiding():
             backend_class = _backend_class(entry, where)
             try:
-                if not issubclass(backend_class, MessageBackend):
-                    wrapped = backend_class(dict(entry.get("OPTIONS", {})))
-                    return EventBackend(wrapped, alias=alias)
-                return backend_class(alias=alias, **entry.get("OPTIONS", {}))
+                options = entry.get("OPTIONS", {})
+                if takes_dictionary(backend_class):
+                    made = backend_class(dict(options))
+                else:
+                    made = backend_class(alias=alias, **options)  # type: ignore[call-arg]
+                return _of_messages(made, alias)
             except BackendConfigurationError:
                 raise
             except (TypeError, ValueError) as error:
@@ -138,9 +146,9 @@ class BackendHandler:
         return bool(self.entry(alias).get("ON_EXHAUSTED", "skip") == "block")
 
     def retention(self, alias: str) -> RetentionPolicy:
-        """Return how long the backend's events are kept: its RETENTION, or OUTBOX_RETENTION."""
-        value = self.entry(alias).get("RETENTION", conf.RETENTION)
-        return RetentionPolicy.of(value, default=conf.RETENTION)
+        """Return how long the backend's events are kept: its RETENTION over OUTBOX_RETENTION."""
+        own = self.entry(alias).get("RETENTION", {})
+        return RetentionPolicy.of({**by_status(conf.RETENTION), **by_status(own)})
 
     def reset(self) -> None:
         """Close and forget every instance."""
@@ -168,6 +176,17 @@ def _backend_class(entry: Mapping[str, Any], where: str) -> type[PublisherBacken
             f"{where}['BACKEND']: {path!r} is not a subclass of PublisherBackend"
         )
     return found
+
+
+def _of_messages(backend: PublisherBackend, alias: str) -> MessageBackend:
+    """Return a backend that is given messages: itself, or one that hands it each as an event.
+
+    A subclass of a `MessageBackend` with a `publish` of its own wants events, too.
+    """
+    if isinstance(backend, MessageBackend) and type(backend).publish is MessageBackend.publish:
+        backend.alias = alias
+        return backend
+    return EventBackend(wrapped=backend, alias=alias)
 
 
 def _is_consumer(entry: Mapping[str, Any]) -> bool:

@@ -10,18 +10,22 @@ from django_broadcaster.exceptions import Rejected
 from .base import Message, MessageBackend
 
 # By alias, for the whole process: a relay has backends of its own, and tests look from outside.
-_outboxes: dict[str, list[Message]] = {}
+# None is for all of them.
+_outboxes: dict[str | None, list[Message]] = {}
 _lock = Lock()
 
 
-def outbox(alias: str = "default") -> list[Message]:
-    """Return the messages delivered to this alias, in order: the list itself, which goes on."""
+def outbox(alias: str | None = None) -> list[Message]:
+    """Return the messages delivered to this alias, in order: the list itself, which goes on.
+
+    Without an alias they are the messages to all aliases.
+    """
     with _lock:
         return _outboxes.setdefault(alias, [])
 
 
 def clear() -> None:
-    """Empty the lists of all aliases."""
+    """Empty the lists."""
     with _lock:
         for messages in _outboxes.values():
             messages.clear()
@@ -39,4 +43,6 @@ class LocMemBackend(MessageBackend):
         size = len(message.to_json())
         if self.max_message_bytes and size > self.max_message_bytes:
             raise Rejected(f"the event takes {size} bytes, over {self.max_message_bytes}")
-        self.messages.append(message)
+        with _lock:
+            self.messages.append(message)
+            _outboxes.setdefault(None, []).append(message)

@@ -45,6 +45,8 @@ class TasksBackend(MessageBackend):
     system: ClassVar[str] = "django_tasks"
     config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue_name"})
 
+    runs_handlers = True
+
     def __init__(
         self,
         *,

@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 from .. import backends as backends_package
 from ..backends.base import MessageBackend, PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
+from ..backends.redis import RedisStreamBackend
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
 from ..redaction import SECRET_NAME, spellings, without
@@ -108,6 +109,36 @@ def _client_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None
         f"runs, it is not needed: write SILENCED_SYSTEM_CHECKS = ['{TAG}.W003']."
     )
     return warning("W003", message, fix)
+
+
+def check_trimming(**_: Any) -> Messages:
+    """No backend trims its stream, because Redis does not ask whether an entry was read."""
+    return [
+        _trimmed(alias, backend.max_len)
+        for alias in entries()
+        if isinstance(backend := _made(alias), RedisStreamBackend) and backend.max_len is not None
+    ]
+
+
+def _made(alias: str) -> object:
+    """Return a backend that was not opened, None where `check_backends` has a problem."""
+    try:
+        return backends.create(alias)
+    except Exception:  # a class of somebody else's may raise anything
+        return None
+
+
+def _trimmed(alias: str, max_len: int) -> CheckMessage:
+    where = f"OUTBOX_PUBLISHERS[{alias!r}]"
+    message = (
+        f"{where} trims its stream to about {max_len} entries, read or not. A consumer that falls "
+        "further behind loses events."
+    )
+    fix = (
+        f"Write {where}['OPTIONS']['max_len'] = None to trim nothing. If every consumer keeps up, "
+        f"write SILENCED_SYSTEM_CHECKS = ['{TAG}.W004']."
+    )
+    return warning("W004", message, fix)
 
 
 def _is_installed(module: str) -> bool:

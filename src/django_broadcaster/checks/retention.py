@@ -7,9 +7,11 @@ from inspect import Parameter, isabstract, signature
 from reprlib import repr as shortened
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
+from .. import former
 from ..archives import ENTRY_KEYS, Archive, create_archive
 from ..backends.handler import backends
 from ..conf import conf
@@ -26,7 +28,6 @@ from .shared import (
     unknown_keys,
     warning,
 )
-from .values import check_retention
 
 _ARCHIVE_HINT = (
     "Write OUTBOX_ARCHIVE = {'BACKEND': 'django_broadcaster.archives.FileArchive', "
@@ -35,36 +36,44 @@ _ARCHIVE_HINT = (
 )
 
 
+def check_retention(**_: Any) -> Messages:
+    """OUTBOX_RETENTION is a span of time, 0, None, or a dict of these by status."""
+    value: Any = getattr(settings, "OUTBOX_RETENTION", None)
+    if former.is_retention(value):  # which checks of its own judge
+        return []
+    return list(_retention_problems("E016", "OUTBOX_RETENTION", value))
+
+
 def check_backend_retentions(**_: Any) -> Messages:
     """RETENTION of each backend is a span of time, 0, None, or a dict of these by status."""
     return [
         problem
         for alias, entry in entries().items()
         if "RETENTION" in entry
-        for problem in _retention_problems(alias, entry["RETENTION"])
+        for problem in _retention_problems(
+            "E040", f"OUTBOX_PUBLISHERS[{alias!r}]['RETENTION']", entry["RETENTION"]
+        )
     ]
 
 
-def _retention_problems(alias: str, value: Any) -> Iterator[CheckMessage]:
-    where = f"OUTBOX_PUBLISHERS[{alias!r}]['RETENTION']"
+def _retention_problems(number: str, where: str, value: Any) -> Iterator[CheckMessage]:
     if not isinstance(value, Mapping):
-        yield from _span_problems(where, value, f"{where} = timedelta(days=7)")
+        yield from _span_problems(number, where, value)
         return
-    yield from unknown_keys("E040", where, value, STATUSES)
+    yield from unknown_keys(number, where, value, STATUSES)
     for status in STATUSES:
         if status in value:
-            fix = f"{where}[{status!r}] = timedelta(days=7)"
-            yield from _span_problems(f"{where}[{status!r}]", value[status], fix)
+            yield from _span_problems(number, f"{where}[{status!r}]", value[status])
 
 
-def _span_problems(where: str, value: Any, fix: str) -> Iterator[CheckMessage]:
+def _span_problems(number: str, where: str, value: Any) -> Iterator[CheckMessage]:
     if value is None or 0 <= seconds(value) <= LONGEST.total_seconds():
         return
     message = (
         f"{where} must be a timedelta or seconds, from 0 to 100 years, or None for ever, "
         f"not {shortened(value)}."
     )
-    yield error("E040", message, f"Write {fix}.")
+    yield error(number, message, f"Write {where} = timedelta(days=7).")
 
 
 def check_archive(**_: Any) -> Messages:

@@ -9,7 +9,7 @@ from math import isfinite
 from reprlib import repr as shortened
 from typing import Any, TypeGuard
 
-from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import CheckMessage, Error, Info, Warning
 
 from ..conf import conf
 
@@ -29,6 +29,11 @@ def error(number: str, message: str, hint: str) -> Error:
 def warning(number: str, message: str, hint: str) -> Warning:
     """Return a warning with the project's id of that number."""
     return Warning(message, hint=hint, id=f"{TAG}.{number}")
+
+
+def info(number: str, message: str, hint: str) -> Info:
+    """Return a remark with the project's id of that number."""
+    return Info(message, hint=hint, id=f"{TAG}.{number}")
 
 
 def entries() -> dict[str, Mapping[str, Any]]:

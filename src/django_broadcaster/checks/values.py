@@ -11,8 +11,11 @@ from django.conf import settings
 from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
+from .. import former
 from ..conf import all_settings, conf
+from ..events import load_encoder
 from ..exceptions import MissingClient
+from ..publishing import MAX_RETRIES
 from ..sealing import key_problem
 from .shared import (
     LONGEST,
@@ -32,13 +35,6 @@ def check_require_transaction(**_: Any) -> Messages:
     """OUTBOX_REQUIRE_TRANSACTION is a bool: a string such as "False" would count as true."""
     good = isinstance(conf.REQUIRE_TRANSACTION, bool)
     return [] if good else [_wrong("E015", "REQUIRE_TRANSACTION", "True or False")]
-
-
-def check_retention(**_: Any) -> Messages:
-    """OUTBOX_RETENTION is a span of time, 0 to keep nothing, or None to keep everything."""
-    good = conf.RETENTION is None or 0 <= seconds(conf.RETENTION) <= LONGEST.total_seconds()
-    wanted = "a timedelta or seconds, from 0 to 100 years, or None to keep events for ever"
-    return [] if good else [_wrong("E016", "RETENTION", wanted)]
 
 
 def check_inbox_retention(**_: Any) -> Messages:
@@ -76,6 +72,12 @@ def check_batch_size(**_: Any) -> Messages:
     """OUTBOX_BATCH_SIZE is a whole number that one statement can take."""
     good = is_whole(conf.BATCH_SIZE, 1, 10_000)
     return [] if good else [_wrong("E018", "BATCH_SIZE", "a whole number from 1 to 10000")]
+
+
+def check_batch_bytes(**_: Any) -> Messages:
+    """OUTBOX_BATCH_BYTES is a whole number from 1 on."""
+    good = is_whole(conf.BATCH_BYTES, 1)
+    return [] if good else [_wrong("E030", "BATCH_BYTES", "a whole number of bytes above 0")]
 
 
 def check_poll_interval(**_: Any) -> Messages:
@@ -126,6 +128,13 @@ def check_max_crashes(**_: Any) -> Messages:
     return [] if good else [_wrong("E023", "MAX_CRASHES", "a whole number, 2 or more")]
 
 
+def check_max_retries(**_: Any) -> Messages:
+    """OUTBOX_MAX_RETRIES is a whole number that its column holds."""
+    good = is_whole(conf.MAX_RETRIES, 0, MAX_RETRIES)
+    wanted = f"a whole number from 0 to {MAX_RETRIES}"
+    return [] if good else [_wrong("E029", "MAX_RETRIES", wanted)]
+
+
 def check_encryption_keys(**_: Any) -> Messages:
     """OUTBOX_ENCRYPTION_KEYS is a list of Fernet keys, and the library for them is there."""
     keys: Any = conf.ENCRYPTION_KEYS
@@ -161,6 +170,25 @@ def check_redactor(**_: Any) -> Messages:
     return [] if good else [error("E061", f"OUTBOX_REDACTOR: {path!r} can't be called.", fix)]
 
 
+def check_json_encoder(**_: Any) -> Messages:
+    """OUTBOX_JSON_ENCODER can be imported, and is a JSON encoder."""
+    path: Any = conf.JSON_ENCODER
+    if path is None:
+        return []
+    fix = (
+        "Write OUTBOX_JSON_ENCODER = 'mysite.encoders.Encoder', a subclass of "
+        "django.core.serializers.json.DjangoJSONEncoder of yours, or None."
+    )
+    if not isinstance(path, str):
+        message = f"OUTBOX_JSON_ENCODER must be a dotted path, not {kind(path)}."
+        return [error("E062", message, fix)]
+    try:
+        load_encoder(path)
+    except Exception as reason:  # whatever its module raises
+        return [error("E062", f"{reason}.", fix)]
+    return []
+
+
 def check_poll_within_lease(**_: Any) -> Messages:
     """A relay looks at the outbox several times while its lease lasts."""
     if check_poll_interval() or check_lease_seconds():
@@ -181,7 +209,7 @@ PREFIX = "OUTBOX_"
 
 def check_unknown_settings(**_: Any) -> Messages:
     """No setting that starts with OUTBOX_ is misspelt, because it would have no effect."""
-    known = all_settings()
+    known = {*all_settings(), former.WORKER}
     names = (name for name in dir(settings) if name.startswith(PREFIX) and name.isupper())
     return [_unknown_setting(name, known) for name in names if name not in known]
 

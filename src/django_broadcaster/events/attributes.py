@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from reprlib import repr as shortened
 from typing import Final
+from uuid import UUID
+
+import uuid_utils
 
 from django_broadcaster.exceptions import InvalidEvent
 
 from .grammar import is_media_type, is_uri, is_uri_reference
+from .lazy import resolved
 
 SPEC_VERSION: Final = "1.0"
 
@@ -42,12 +46,27 @@ def check_string(field: str, value: object) -> str:
     """Return a non-empty String as plain `str`; raises InvalidEvent(field) for all else."""
     if type(value) is str and value and value.isascii() and value.isprintable():
         return value  # as nearly all are
+    value = resolved(value)
     if not isinstance(value, str) or not value:
         given = "an empty one" if value == "" else value.__class__.__name__
         raise InvalidEvent(field, f"must be a non-empty string, not {given}")
     if problem := character_problem(value):
         raise InvalidEvent(field, problem)
     return str.__str__(value)  # a plain str, for members of an Enum and SafeString as well
+
+
+def check_identifier(field: str, value: object) -> str:
+    """Return a non-empty String, also of an integer or a UUID; raises InvalidEvent(field)."""
+    if type(value) is not str:
+        value = resolved(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = int.__repr__(value)  # the number, for members of an Enum as well
+        elif isinstance(value, UUID | uuid_utils.UUID):
+            value = str(value)
+        elif not isinstance(value, str):
+            given = value.__class__.__name__
+            raise InvalidEvent(field, f"must be a string, an integer or a UUID, not {given}")
+    return check_string(field, value)
 
 
 def check_source(value: object) -> str:

@@ -15,10 +15,19 @@ import uuid_utils
 from django_broadcaster.exceptions import InvalidEvent
 
 from .absent import ABSENT, JSON_NULL, Absent
-from .attributes import JSON_NAMES, SPEC_VERSION, check_data_schema, check_source, check_string
+from .attributes import (
+    JSON_NAMES,
+    SPEC_VERSION,
+    check_data_schema,
+    check_identifier,
+    check_source,
+    check_string,
+)
 from .content_type import check_content
 from .extensions import check_extensions
 from .json_format import envelope, parse_json, read_members
+from .lazy import resolved
+from .messages import Headers, read_amqp, read_http, read_kafka, read_mqtt, read_nats
 from .payload import encode_data
 from .sdk import read_sdk_event
 from .timestamps import check_time
@@ -33,20 +42,21 @@ class CloudEvent:
     Args:
         event_type: The attribute `type`, not empty. It can be read as `type`, too.
         source: A URI reference (RFC 3986), not empty.
-        data: Anything that DjangoJSONEncoder encodes, `str` for a content type that is not JSON,
+        data: Anything that OUTBOX_JSON_ENCODER encodes, `str` for a content type that is not JSON,
             or bytes. None is an event without data, `JSON_NULL` the payload null. The data are
             neither copied nor encoded here (see `encode_data`): do not change them later.
-        subject: What the event is about, within the source. Empty or None: not set.
+        subject: What the event is about, within the source; also an integer or a UUID. Empty or
+            None: not set.
         data_content_type: Media type (RFC 2046). None or empty: `application/json`, which the
             specification implies, and `application/octet-stream` for bytes, which need not be JSON.
         data_schema: Absolute URI. Empty or None: not set. A fragment is let through, though RFC
             3986 section 4.3 has none: schemas inside a document are named by one.
         spec_version: The version of the specification, which can only be `1.0`.
-        id: Not empty, unique within `source`; a new UUIDv7 unless given.
+        id: Not empty, unique within `source`; also an integer or a UUID. A new UUIDv7 unless given.
         time: Aware datetime or RFC 3339 text, kept in UTC with microseconds; now unless given, and
             an explicit None leaves it out.
-        extensions: Names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, bytes (kept as
-            base64 text) or aware datetime (kept as RFC 3339 text). None means unset, so it is
+        extensions: Names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, UUID, bytes (kept
+            as base64 text) or aware datetime (kept as RFC 3339 text). None means unset, so it is
             dropped.
 
     Raises:
@@ -88,9 +98,9 @@ class CloudEvent:
         put = object.__setattr__
         put(self, "event_type", check_string("event_type", event_type))
         put(self, "source", check_source(source))
-        put(self, "id", str(uuid_utils.uuid7()) if id is None else check_string("event_id", id))
+        put(self, "id", str(uuid_utils.uuid7()) if id is None else check_identifier("event_id", id))
         put(self, "_data", data)
-        put(self, "subject", "" if subject in (None, "") else check_string("subject", subject))
+        put(self, "subject", "" if subject in (None, "") else check_identifier("subject", subject))
         put(self, "time", datetime.now(UTC) if time is ABSENT else check_time(time))
         put(self, "_stated_content_type", content_type)
         put(
@@ -108,7 +118,10 @@ class CloudEvent:
         """The media type of the data; `application/json` where the event states none.
 
         https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#datacontenttype
+        Received bytes without a media type have none, as they need not be JSON.
         """
+        if isinstance(self._data, bytes):
+            return self._stated_content_type
         return self._stated_content_type or "application/json"
 
     @property
@@ -138,7 +151,7 @@ class CloudEvent:
             changes["data"] = _payload(changes["data"])
         extensions = self.extensions
         if "extensions" in changes:
-            extensions = check_extensions(changes.pop("extensions"))
+            extensions = check_extensions(changes.pop("extensions"), known=extensions)
         return self._build({**self._fields(), **changes}, extensions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,11 +181,11 @@ class CloudEvent:
     def from_dict(cls, members: Mapping[str, Any]) -> Self:
         """Read the members of the JSON event format; the opposite of `to_dict`.
 
-        An attribute that is None counts as unset. Longer extension names than one may publish are
-        let through, because the specification only advises against them.
+        An attribute that is None counts as unset. Longer extension names than the constructor's
+        are let through, because the specification only advises against them. Bytes without a
+        content type stay without one. The other methods that read an event do the same.
         """
-        attributes, data = read_members(members)
-        return cls._from_attributes(attributes, data, longest=None)
+        return cls._from_attributes(*read_members(members))
 
     @classmethod
     def from_json(cls, raw: bytes | bytearray | memoryview | str) -> Self:
@@ -189,16 +202,81 @@ class CloudEvent:
         return cls._from_attributes(*read_sdk_event(event))
 
     @classmethod
-    def _from_attributes(
-        cls, attributes: dict[str, Any], data: Any, longest: int | None = 20
-    ) -> Self:
+    def from_http(cls, headers: Headers, body: bytes) -> Self:
+        """Read a request or a response of HTTP in either content mode.
+
+        Args:
+            headers: A mapping, or pairs of a name and a value; Django's `request.headers`.
+            body: The body as it came, `request.body`.
+
+        In binary mode, as for all protocols, extensions arrive as text. Data is what its content
+        type says: JSON decoded, text as `str`, all else bytes. An empty body is no data if its
+        content type is JSON or missing.
+
+        Raises:
+            InvalidEvent: The message is not a CloudEvent, or breaks the specification.
+        """
+        return cls._from_attributes(*read_http(headers, body))
+
+    @classmethod
+    def from_kafka(cls, headers: Headers, body: bytes | None) -> Self:
+        """Read a record in either content mode; `body` is its value, None for an event without
+        data. The rest is as for `from_http`.
+        """
+        return cls._from_attributes(*read_kafka(headers, body))
+
+    @classmethod
+    def from_nats(cls, headers: Headers, body: bytes) -> Self:
+        """Read a message of NATS in either content mode, as `from_http` does."""
+        return cls._from_attributes(*read_nats(headers, body))
+
+    @classmethod
+    def from_amqp(cls, headers: Headers, body: bytes, content_type: str | None = None) -> Self:
+        """Read a message of RabbitMQ or AMQP 1.0 in either content mode.
+
+        Args:
+            headers: The application's headers, or properties. The prefixes `ce-`, `cloudEvents_`
+                and `cloudEvents:` are understood.
+            body: The body as it came.
+            content_type: The property `content_type` of the message.
+
+        The rest is as for `from_http`.
+        """
+        return cls._from_attributes(*read_amqp(headers, body, content_type))
+
+    @classmethod
+    def from_mqtt(cls, headers: Headers, body: bytes, content_type: str | None = None) -> Self:
+        """Read a message of MQTT in either content mode.
+
+        Args:
+            headers: The user properties. A message of MQTT 3 has none and is always structured.
+            body: The payload as it came.
+            content_type: The property `Content Type` of the message.
+
+        The rest is as for `from_http`.
+        """
+        return cls._from_attributes(*read_mqtt(headers, body, content_type))
+
+    @classmethod
+    def _from_attributes(cls, attributes: dict[str, Any], data: Any) -> Self:
         version = attributes.pop("specversion", None)
         if version != SPEC_VERSION:
             raise InvalidEvent("specversion", f'must be "{SPEC_VERSION}", not {shortened(version)}')
         fields = {name: attributes.pop(key, None) for name, key in JSON_NAMES.items()}
-        if fields["id"] is None:
-            fields["id"] = ""  # refused by the constructor, where None would make a new one
-        return cls._build({**fields, "data": data}, check_extensions(attributes, longest))
+        fields["id"] = check_string("event_id", fields["id"])  # None would make a new one
+        if fields["subject"] not in (None, ""):
+            check_string("subject", fields["subject"])
+        return cls._build({**fields, "data": data}, check_extensions(attributes, None))
+
+    @classmethod
+    def _stored(cls, *, extensions: Mapping[str, Any], **fields: Any) -> Self:
+        """Return an event of the outbox by the constructor's arguments, without its defaults."""
+        event = cls(**fields)
+        if extensions:
+            object.__setattr__(event, "extensions", check_extensions(extensions, None))
+        if not fields["data_content_type"]:
+            event._unstate_content_type()
+        return event
 
     @classmethod
     def _build(cls, fields: Mapping[str, Any], extensions: Mapping[str, Any]) -> Self:
@@ -206,7 +284,14 @@ class CloudEvent:
         data = JSON_NULL if fields["data"] is None else fields["data"]
         event = cls(**{**fields, "data": data})
         object.__setattr__(event, "extensions", MappingProxyType(dict(extensions)))
+        if not fields["data_content_type"]:
+            event._unstate_content_type()
         return event
+
+    def _unstate_content_type(self) -> None:
+        """Take back the media type that the constructor gives to bytes: none was stated."""
+        if isinstance(self._data, bytes):
+            object.__setattr__(self, "_stated_content_type", "")
 
     def _fields(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in _PLAIN}
@@ -245,6 +330,7 @@ def as_cloud_event(event: object) -> CloudEvent:
 
 def _payload(data: Any) -> Any:
     """Return the constructor's `data` as it is kept: ABSENT for none, None for JSON's null."""
+    data = resolved(data)
     if data is None:
         return ABSENT
     return None if data is JSON_NULL else data

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from reprlib import repr as shortened
 from types import MappingProxyType
 from typing import Final
+from uuid import UUID
 
 from django_broadcaster.exceptions import InvalidEvent
 
 from .attributes import JSON_NAMES, character_problem
+from .lazy import resolved
 from .timestamps import in_utc, rfc3339
 
 TRACEPARENT: Final = "traceparent"
@@ -27,10 +29,13 @@ _NONE: Final[Mapping[str, bool | int | str]] = MappingProxyType({})
 _RESERVED: Final = {"specversion", "data", "data_base64", *JSON_NAMES.values()}
 
 
-def check_extensions(given: object, longest: int | None = 20) -> Mapping[str, bool | int | str]:
+def check_extensions(
+    given: object, longest: int | None = 20, known: Container[object] = ()
+) -> Mapping[str, bool | int | str]:
     """Return extensions as read-only JSON values, without unset ones.
 
-    `longest` is the limit of a name, None for no limit. Raises InvalidEvent("extensions").
+    `longest` is the limit of a name, None for no limit; names in `known` have none.
+    Raises InvalidEvent("extensions").
     """
     if given is None:
         return _NONE
@@ -40,9 +45,9 @@ def check_extensions(given: object, longest: int | None = 20) -> Mapping[str, bo
     for name, value in given.items():
         if value is None:
             continue  # unset, by the JSON format
-        _check_name(name, longest)
+        _check_name(name, None if name in known else longest)
         try:
-            checked[name] = _json_value(name, value)
+            checked[name] = _json_value(name, resolved(value))
         except (TypeError, ValueError, OverflowError) as exc:
             raise InvalidEvent("extensions", f"the value of {name!r} {exc}") from exc
     return MappingProxyType(checked)
@@ -73,9 +78,11 @@ def _json_value(name: str, value: object) -> bool | int | str:
         return rfc3339(in_utc(value))
     if isinstance(value, bytes):
         return b64encode(value).decode()
+    if isinstance(value, UUID):
+        return str(value)
     if not isinstance(value, str):
         raise TypeError(
-            f"must be bool, int, str, bytes or datetime, not {value.__class__.__name__}"
+            f"must be bool, int, str, bytes, UUID or datetime, not {value.__class__.__name__}"
         )
     if problem := character_problem(value):
         raise ValueError(problem)

@@ -50,4 +50,14 @@ _QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*+"'
 is_uri = _checker(_URI)
 is_uri_reference = _checker(f"{_URI}|{_RELATIVE}")
 is_media_type = _checker(rf"{_WORD}/{_WORD}(?: *; *{_WORD}=(?:{_WORD}|{_QUOTED}))*+")
+_CHARSET = re.compile(r"(?i); *charset=(?:\"([^\"]*)\"|([^; ]+))")
+_TEXT_TYPE = re.compile(r"(?i)text/|application/(?:[^/;]*\+)?xml *(?:;|$)")
 is_json_type = _checker(r"(?i:[^/;]+/(?:[^/;]*\+)?json *(?:;.*)?)")  # of what is a media type
+
+
+def charset_of(content_type: str) -> str | None:
+    """Return the charset of a media type whose data is text, or None if the data is bytes."""
+    charset = _CHARSET.search(content_type)
+    if charset:
+        return charset[1] or charset[2]
+    return "utf-8" if _TEXT_TYPE.match(content_type) else None

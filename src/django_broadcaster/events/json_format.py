@@ -85,8 +85,8 @@ def read_members(members: object) -> tuple[dict[str, Any], Any]:
         if data is not ABSENT:
             raise InvalidEvent("data", "has both data and data_base64; send one of them")
         data = _from_base64(encoded)
-    if data is not ABSENT and attributes.get("datacontenttype") is None:
-        attributes["datacontenttype"] = "application/json"  # implied, for data_base64 as well
+    if data is not ABSENT and encoded is None and attributes.get("datacontenttype") is None:
+        attributes["datacontenttype"] = "application/json"  # implied for JSON, and not for bytes
     return attributes, data
 
 

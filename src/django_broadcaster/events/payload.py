@@ -8,24 +8,26 @@ from reprlib import repr as shortened
 from typing import Any, Final
 
 import orjson
-from django.core.serializers.json import DjangoJSONEncoder
 
 from django_broadcaster.exceptions import InvalidEvent
+
+from .encoder import EventJSONEncoder
 
 MAX_DEPTH: Final = 99  # arrays and objects; MySQL's JSON holds 100 levels, a scalar being one
 MAX_DIGITS: Final = 308  # of an integer in data; more overflow the doubles most readers parse into
 
 _NESTED: Final = (dict, list, tuple)
 # check_circular costs more than it tells: without it a cycle ends in RecursionError.
-_encoder: Final = DjangoJSONEncoder(
+_encoder: Final = EventJSONEncoder(
     allow_nan=False, check_circular=False, ensure_ascii=False, separators=(",", ":")
 )
 _SPARSE_DIGITS: Final = re.compile(r"[0-9]{15}")
 
 
 def encode_data(data: Any) -> str:
-    """Return `data` as compact JSON text; dates, decimals and lazy text as in DjangoJSONEncoder.
+    """Return `data` as compact JSON text.
 
+    What plain JSON lacks is encoded by OUTBOX_JSON_ENCODER, by default as in DjangoJSONEncoder.
     Raises InvalidEvent("data") with the path to what JSON, UTF-8 or a supported database cannot
     hold, because a value that fails in the INSERT breaks the caller's transaction.
     """

@@ -9,6 +9,8 @@ from typing import Final
 
 from django_broadcaster.exceptions import InvalidEvent
 
+from .lazy import resolved
+
 _TIMESTAMP: Final = re.compile(  # RFC 3339 section 5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
@@ -28,6 +30,7 @@ def in_utc(value: object) -> datetime:
 
     Raises TypeError, ValueError or OverflowError, with a message that begins with a verb.
     """
+    value = resolved(value)
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value.upper())
     if not isinstance(value, datetime):

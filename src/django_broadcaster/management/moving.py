@@ -13,7 +13,13 @@ from django.db import transaction
 
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.models import Operation, OutboxEvent, Relay
-from django_broadcaster.querysets import MOVES, EventSelection, OutboxEventQuerySet, is_served
+from django_broadcaster.querysets import (
+    MOVES,
+    EventSelection,
+    OutboxEventQuerySet,
+    few_of,
+    is_served,
+)
 
 from .output import Progress, as_json, whoami
 from .selection import add_selection, database, selected
@@ -68,7 +74,10 @@ class MovingCommand(OutboxCommand):
             self._request(everything, selection, options)
             return
         events = everything.matching(selection).filter(status__in=MOVES[self.verb].sources)
-        total = events.count()
+        few = None if selection.ids else few_of(everything, self.verb, selection)
+        if few is not None:  # found by their indexes, which the conditions together may not use
+            events = everything.filter(pk__in=few)
+        total = events.count() if few is None else len(few)
         changed = 0
         if total < len(set(options["ids"])):
             self._tell_others(everything, options["ids"])

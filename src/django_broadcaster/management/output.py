@@ -101,6 +101,7 @@ class Progress:
         elif time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LINE_SECONDS
             self._stream.write(f"{self._what}: {self._done:,} of {self._total:,}\n")
+            self._stream.flush()  # a pipe or a file would show it at the end only
 
     def end(self) -> None:
         """Leave the bar's line."""

@@ -15,8 +15,8 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import EventSelection
+from django_broadcaster.models import OutboxEvent, Partition
+from django_broadcaster.querysets import EventSelection, with_leftovers
 from django_broadcaster.states import OutboxEventStatus
 
 HIGHEST = 2**63 - 1
@@ -67,7 +67,7 @@ def selected(options: dict[str, Any]) -> EventSelection:
     if not (options["ids"] or conditions or options["all"]):
         raise CommandError("say which events: ids, conditions, or --all (see --help)")
     using = database(options["database"])
-    if options["backend"] not in backends.aliases() and not _has_events(options["backend"], using):
+    if not _is_known(options["backend"], using):
         check_backend(options["backend"])
     return EventSelection(ids=tuple(options["ids"]), **conditions)
 
@@ -86,8 +86,12 @@ def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _has_events(alias: str | None, using: str) -> bool:
-    return OutboxEvent.objects.using(using).filter(publisher_backend=alias).exists()
+def _is_known(alias: str | None, using: str) -> bool:
+    """Return True for a backend that is configured, was once served by a relay, or has events."""
+    if alias is None or alias in backends.aliases():
+        return True
+    served = Partition.objects.using(using).filter(backend=alias)
+    return served.exists() or alias in with_leftovers(using, [])
 
 
 def check_backend(alias: str | None) -> None:

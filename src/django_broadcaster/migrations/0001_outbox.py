@@ -3,11 +3,11 @@
 Databases of 0.1.1 have a migration `0001_initial` recorded, so this one has another name.
 """
 
-import django.core.serializers.json
 import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
+import django_broadcaster.events.encoder
 import django_broadcaster.schema
 
 
@@ -34,14 +34,14 @@ class Migration(migrations.Migration):
                     models.JSONField(
                         blank=True,
                         default=dict,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                     ),
                 ),
                 (
                     "data",
                     models.JSONField(
                         blank=True,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                         null=True,
                     ),
                 ),
@@ -54,12 +54,20 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("publisher_backend", django_broadcaster.schema.ExactCharField(max_length=64)),
-                ("publisher_config", models.JSONField(blank=True, default=dict)),
+                (
+                    "publisher_config",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
+                    ),
+                ),
                 (
                     "status",
                     models.CharField(
                         choices=[
                             ("pending", "pending"),
+                            ("processing", "processing"),
                             ("scheduled", "scheduled"),
                             ("retry", "retry"),
                             ("blocked", "blocked"),
@@ -296,7 +304,7 @@ class Migration(migrations.Migration):
             name="OutboxEvent",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("event_id", models.CharField(max_length=255)),
+                ("event_id", models.CharField(blank=True, max_length=255)),
                 ("spec_version", models.CharField(db_default="1.0", default="1.0", max_length=10)),
                 ("source", models.CharField(max_length=512)),
                 ("event_type", models.CharField(max_length=255)),
@@ -309,14 +317,14 @@ class Migration(migrations.Migration):
                     models.JSONField(
                         blank=True,
                         default=dict,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                     ),
                 ),
                 (
                     "data",
                     models.JSONField(
                         blank=True,
-                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
                         null=True,
                     ),
                 ),
@@ -325,7 +333,7 @@ class Migration(migrations.Migration):
                     "sealed",
                     models.BinaryField(
                         help_text=(
-                            "The data, encrypted: they stand neither in data nor in data_binary then."
+                            "The data, encrypted: they stand neither in data nor in data_binary then."  # noqa: E501
                         ),
                         null=True,
                     ),
@@ -345,14 +353,25 @@ class Migration(migrations.Migration):
                         blank=True, default="", max_length=255
                     ),
                 ),
-                ("partition", models.PositiveSmallIntegerField()),
-                ("publisher_backend", django_broadcaster.schema.ExactCharField(max_length=64)),
-                ("publisher_config", models.JSONField(blank=True, default=dict)),
+                ("partition", models.PositiveSmallIntegerField(blank=True)),
+                (
+                    "publisher_backend",
+                    django_broadcaster.schema.ExactCharField(blank=True, max_length=64),
+                ),
+                (
+                    "publisher_config",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        encoder=django_broadcaster.events.encoder.EventJSONEncoder,
+                    ),
+                ),
                 (
                     "status",
                     models.CharField(
                         choices=[
                             ("pending", "pending"),
+                            ("processing", "processing"),
                             ("scheduled", "scheduled"),
                             ("retry", "retry"),
                             ("blocked", "blocked"),

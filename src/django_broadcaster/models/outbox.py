@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models
+from django.db import models, router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..events import JSON_NULL, CloudEvent
+from ..events import JSON_NULL, CloudEvent, EventJSONEncoder
 from ..events.grammar import is_json_type
 from ..events.json_format import parse_json
+from ..exceptions import IllegalTransition, Rejected, TransientError
 from ..querysets import OutboxEventQuerySet, aware
 from ..schema import ExactCharField, PartialIndex
 from ..sealing import unseal
-from ..states import OutboxEventStatus
+from ..signals import (
+    event_failed,
+    event_published,
+    event_retried,
+    rows_inserted,
+    rows_to_insert,
+)
+from ..states import UNDELIVERED, OutboxEventStatus
 
 
 class OutboxEvent(models.Model):
     """One event on its way to one backend. `id` is its position: it orders the events of a key."""
 
     id = models.BigAutoField(primary_key=True)
-    event_id = models.CharField(max_length=255)
+    event_id = models.CharField(max_length=255, blank=True)
     spec_version = models.CharField(max_length=10, default="1.0", db_default="1.0")
     source = models.CharField(max_length=512)
     event_type = models.CharField(max_length=255)
@@ -30,8 +38,8 @@ class OutboxEvent(models.Model):
     time = models.DateTimeField(null=True, default=timezone.now)
     data_content_type = models.CharField(max_length=255, blank=True, default="")
     data_schema = models.CharField(max_length=2000, blank=True, default="")
-    extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
-    data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
+    extensions = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
+    data = models.JSONField(null=True, blank=True, encoder=EventJSONEncoder)
     data_binary = models.BinaryField(null=True, blank=True)
     sealed = models.BinaryField(
         null=True,
@@ -46,9 +54,9 @@ class OutboxEvent(models.Model):
     )
 
     partition_key = ExactCharField(max_length=255, blank=True, default="")
-    partition = models.PositiveSmallIntegerField()
-    publisher_backend = ExactCharField(max_length=64)
-    publisher_config = models.JSONField(default=dict, blank=True)
+    partition = models.PositiveSmallIntegerField(blank=True)
+    publisher_backend = ExactCharField(max_length=64, blank=True)
+    publisher_config = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
 
     status = models.CharField(
         max_length=16, choices=OutboxEventStatus.choices, default=OutboxEventStatus.PENDING
@@ -121,6 +129,90 @@ class OutboxEvent(models.Model):
     def __str__(self) -> str:
         return f"{self.event_type} - {self.id}"
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Insert or update the row; a new one is filled in and delivered as by `publish_event`.
+
+        Raises PublishError for a new one that is no valid event.
+        """
+        if not self._state.adding:
+            super().save(*args, **kwargs)
+            return
+        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        # Before the transaction: an error must leave the caller's own usable.
+        rows_to_insert.send(type(self), events=[self], using=using)
+        with transaction.atomic(using=using, savepoint=False):
+            super().save(*args, **kwargs)
+            rows_inserted.send(type(self), events=[self], using=using)
+
+    def mark_as_published(self) -> None:
+        """Note that the event was delivered, without a relay.
+
+        Raises IllegalTransition if it is a dead letter or cancelled.
+        """
+        if self._move(OutboxEventStatus.PUBLISHED, published_at=timezone.now()):
+            event_published.send_robust(sender=type(self), event=self)
+
+    def mark_as_failed(self, error_message: str) -> None:
+        """Make the event a dead letter with this error.
+
+        Raises IllegalTransition if it was delivered or cancelled.
+        """
+        moved = self._move(
+            OutboxEventStatus.FAILED, last_error=error_message, ended_at=timezone.now()
+        )
+        if moved:
+            error = Rejected(error_message)
+            event_failed.send_robust(sender=type(self), event=self, error=error)
+
+    def increment_retry(self, error_message: str = "") -> None:
+        """Spend one retry, and make the event a dead letter once `max_retries` are spent.
+
+        It is due again after 2 minutes, then 4, then 8, twice as long each time, a day at most.
+        Raises IllegalTransition if it was delivered, given up or cancelled.
+        """
+        spent = self.retry_count + 1
+        error = error_message or self.last_error
+        if spent >= self.max_retries:
+            self._move(
+                OutboxEventStatus.FAILED,
+                retry_count=spent,
+                last_error=error,
+                ended_at=timezone.now(),
+            )
+            event_failed.send_robust(sender=type(self), event=self, error=Rejected(error))
+            return
+        delay = min(timedelta(minutes=2 ** min(spent, 20)), timedelta(days=1))
+        self._move(
+            OutboxEventStatus.RETRY,
+            retry_count=spent,
+            last_error=error,
+            scheduled_at=timezone.now() + delay,
+        )
+        event_retried.send_robust(
+            sender=type(self),
+            event=self,
+            error=TransientError(error),
+            delay=delay.total_seconds(),
+        )
+
+    def _move(self, target: OutboxEventStatus, **values: Any) -> bool:
+        """Change the status in the database and here; return False if it was the target's.
+
+        All undelivered events become `target`, as each may become pending, and then this. Raises
+        IllegalTransition.
+        """
+        values |= {"status": target, "updated_at": timezone.now()}
+        rows = type(self)._base_manager.using(self._state.db).filter(pk=self.pk)
+        if not rows.filter(status__in=UNDELIVERED).update(**values):
+            status = rows.values_list("status", flat=True).first()
+            if status == target != OutboxEventStatus.RETRY:
+                self.status = target
+                return False
+            raise IllegalTransition(self.pk, status or "deleted", target)
+        for name, value in values.items():
+            setattr(self, name, value)
+        return True
+
     @property
     def cloud_event(self) -> CloudEvent:
         """The event as it is delivered; `partition_key` is its attribute `partitionkey`.
@@ -154,13 +246,13 @@ class ArchivedEvent(models.Model):
     time = models.DateTimeField(null=True)
     data_content_type = models.CharField(max_length=255, blank=True, default="")
     data_schema = models.CharField(max_length=2000, blank=True, default="")
-    extensions = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
-    data = models.JSONField(null=True, blank=True, encoder=DjangoJSONEncoder)
+    extensions = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
+    data = models.JSONField(null=True, blank=True, encoder=EventJSONEncoder)
     data_binary = models.BinaryField(null=True, blank=True)
     sealed = models.BinaryField(null=True, editable=False)
     partition_key = ExactCharField(max_length=255, blank=True, default="")
     publisher_backend = ExactCharField(max_length=64)
-    publisher_config = models.JSONField(default=dict, blank=True)
+    publisher_config = models.JSONField(default=dict, blank=True, encoder=EventJSONEncoder)
     status = models.CharField(max_length=16, choices=OutboxEventStatus.choices)
     scheduled_at = models.DateTimeField()
     created_at = models.DateTimeField()
@@ -191,13 +283,13 @@ def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
     extensions = dict(row.extensions)
     if row.partition_key:
         extensions["partitionkey"] = row.partition_key
-    return CloudEvent(
-        row.event_type,
-        row.source,
-        _payload_of(row),
-        row.subject,
-        row.data_content_type,
-        row.data_schema,
+    return CloudEvent._stored(
+        event_type=row.event_type,
+        source=row.source,
+        data=_payload_of(row),
+        subject=row.subject,
+        data_content_type=row.data_content_type,
+        data_schema=row.data_schema,
         id=row.event_id,
         time=None if row.time is None else aware(row.time),
         extensions=extensions,
@@ -222,5 +314,7 @@ def _has_null(row: OutboxEvent | ArchivedEvent) -> bool:
     """Tell JSON's null from no data: Django reads both as None."""
     if not is_json_type(row.data_content_type):
         return False
+    if "has_json_null" in row.__dict__:  # an event that a backend was given
+        return bool(row.__dict__["has_json_null"])
     rows = type(row)._base_manager.using(row._state.db)
     return not rows.filter(pk=row.pk, data__isnull=True).exists()

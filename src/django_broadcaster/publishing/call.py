@@ -12,13 +12,15 @@ from django.db import connections, router
 from django_broadcaster import sealing
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.events import ABSENT, CloudEvent, as_cloud_event, check_extensions
+from django_broadcaster.events import ABSENT, CloudEvent, resolved
+from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import NewRow, identity_of
+from django_broadcaster.querysets import NewRow, identity_of, may_lack_characters
 
+from .asynchronous import refuse_in_event_loop
 from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
 from .destinations import named, routed
-from .limits import check_accepted, check_depth
+from .limits import check_accepted, check_characters, check_depth, check_statement
 
 if TYPE_CHECKING:
     from django_broadcaster.tracing import Stamp
@@ -50,16 +52,6 @@ def event_of(
     )
 
 
-def event_from(given: object) -> CloudEvent:
-    """Return a CloudEvent of ours or of the official SDK as one that may be published.
-
-    Raises TypeError for an object of another kind, and InvalidEvent.
-    """
-    event = as_cloud_event(given)
-    check_extensions(event.extensions)  # names may be longer in what one receives
-    return event
-
-
 def _with_handlers(event_type: str, aliases: list[str]) -> list[str]:
     """Return the aliases, and the one for an event's handlers if no other backend runs them."""
     handlers = backends.of_handlers(event_type)
@@ -76,7 +68,8 @@ class PublishCall:
     """
 
     def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
-        self.connection = connections[using or router.db_for_write(OutboxEvent)]
+        refuse_in_event_loop()
+        self.connection = connections[_alias(using) or router.db_for_write(OutboxEvent)]
         self.stamp: Stamp | None = None
         self._default = default
         self._routed: dict[str, list[str]] = {}
@@ -85,6 +78,7 @@ class PublishCall:
         self._now = self.moment if self._use_tz else in_local_time(self.moment)
         self._partitions = conf.PARTITIONS
         self._seals = sealing.is_on()
+        self._may_lack_characters = may_lack_characters(self.connection)
 
     def aliases(self, event_type: str, backend: str | None) -> list[str]:
         """Return the aliases of the backends that an event goes to; raises UnknownBackend."""
@@ -127,8 +121,19 @@ class PublishCall:
             check_accepted(alias, columns, delivery.config, self.connection)
         if self._seals:
             columns = sealed(columns, self.connection)
+        if self._may_lack_characters:
+            check_characters(columns, self.connection)
+        check_statement(columns, delivery.config_json, self.connection)
         rows = []
         for alias in aliases:
             identity = identity_of(event.source, event.id, alias) if unique else None
             rows.append(NewRow._make((*columns, *delivery[1:], self._now, alias, identity)))
         return rows
+
+
+def _alias(using: object) -> str | None:
+    """Return the argument `using`; raises InvalidEvent for what is no text."""
+    alias = resolved(using)
+    if alias is None or isinstance(alias, str):
+        return alias
+    raise InvalidEvent("using", f"must be a database alias, not {alias.__class__.__name__}")

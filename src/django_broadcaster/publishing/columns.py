@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from django.conf import settings
@@ -13,7 +13,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from django_broadcaster import sealing
-from django_broadcaster.events import CloudEvent, check_string, encode_data
+from django_broadcaster.conf import conf
+from django_broadcaster.events import CloudEvent, check_identifier, encode_data, resolved
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.querysets import EventColumns, NewRow, as_stored
@@ -21,6 +22,14 @@ from django_broadcaster.states import OutboxEventStatus
 
 MAX_RETRIES = 32_767
 """The most that `max_retries` may be: what the smallest of the databases' integer columns holds."""
+
+
+class _OfSettings(int):
+    """The number of retries of a publish call that names none."""
+
+
+RETRIES_OF_SETTINGS: Final = _OfSettings(3)
+"""The default of `max_retries`: OUTBOX_MAX_RETRIES, which is 3 unless a project sets it."""
 
 _PENDING = OutboxEventStatus.PENDING.value
 _SCHEDULED = OutboxEventStatus.SCHEDULED.value
@@ -119,7 +128,7 @@ def _without_key(
         extension_key = str(extensions.pop("partitionkey", ""))
     if partition_key is None:
         return extensions, extension_key
-    key = check_string("partition_key", partition_key)
+    key = check_identifier("partition_key", partition_key)
     if extension_key not in ("", key):
         raise InvalidEvent("partition_key", "differs from the event's extension partitionkey")
     return extensions, key
@@ -150,8 +159,12 @@ def _max_lengths() -> list[tuple[int, int]]:
 
 
 def _retries(value: object) -> int:
+    if value is RETRIES_OF_SETTINGS:
+        value = conf.MAX_RETRIES
+    if type(value) is not int:
+        value = resolved(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_RETRIES:
-        return value
+        return int(value)
     raise InvalidEvent("max_retries", f"must be an integer from 0 to {MAX_RETRIES}, not {value!r}")
 
 
@@ -173,6 +186,7 @@ def in_local_time(moment: datetime) -> datetime:
 
 def _due(scheduled_at: datetime) -> datetime:
     """Return `scheduled_at` as the database takes it; raises InvalidEvent."""
+    scheduled_at = resolved(scheduled_at)
     if not isinstance(scheduled_at, datetime):
         raise InvalidEvent("scheduled_at", f"must be a datetime, not {scheduled_at!r}")
     if timezone.is_naive(scheduled_at):

@@ -8,12 +8,13 @@ from typing import Any
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
+from django_broadcaster.events import resolved
 from django_broadcaster.exceptions import UnknownBackend
 
 
 def named(backend: str) -> list[str]:
     """Return the one alias that a call names; raises UnknownBackend."""
-    return _known([backend])
+    return _known([resolved(backend)])
 
 
 def routed(event_type: str, default: Callable[[], str | None]) -> list[str]:

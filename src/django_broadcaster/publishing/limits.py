@@ -10,13 +10,28 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import envelope, is_deeper
-from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge
-from django_broadcaster.querysets import EventColumns, growth, max_depth
+from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge, StatementTooLong
+from django_broadcaster.querysets import (
+    EventColumns,
+    first_unstorable,
+    growth,
+    max_depth,
+    max_statement,
+    may_be_too_long,
+    statement_bytes,
+)
 
 from .columns import characters
 
 _BYTES_OF_A_CHARACTER = 4
 _BYTES_OF_THE_FRAME = 256
+
+_TEXTS = [
+    (name, EventColumns._fields.index(name))
+    for name in EventColumns._fields
+    if name not in ("time", "data_binary", "sealed", "partition")
+]
+"""The columns of text, JSON being text, and their places."""
 
 
 def check_depth(data: Any, data_json: str | None, connection: BaseDatabaseWrapper) -> None:
@@ -28,6 +43,29 @@ def check_depth(data: Any, data_json: str | None, connection: BaseDatabaseWrappe
         raise InvalidEvent(
             "data", f"is nested over {levels} levels deep, the most of this database; flatten it"
         )
+
+
+def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> None:
+    """Raise InvalidEvent for a character that the database does not have."""
+    texts = {name: columns[position] for name, position in _TEXTS}
+    found = first_unstorable(texts, connection)  # type: ignore[arg-type]
+    if found is not None:
+        raise InvalidEvent(
+            found.column,
+            f"has the character U+{ord(found.character):04X}, which the database's character set "
+            f"{found.charset} does not have; see the system check django_broadcaster.W011",
+        )
+
+
+def check_statement(
+    columns: EventColumns, config_json: str, connection: BaseDatabaseWrapper
+) -> None:
+    """Raise StatementTooLong for an event that MariaDB or MySQL would end the session for."""
+    if not may_be_too_long(characters(columns) + len(config_json), connection):
+        return
+    size, most = statement_bytes((*columns, config_json)), max_statement(connection)
+    if size > most:
+        raise StatementTooLong(connection.alias, size, most)
 
 
 def check_accepted(

@@ -15,11 +15,17 @@ from datetime import datetime
 from typing import Any, Final
 
 from django_broadcaster import tracing
+from django_broadcaster.events import as_cloud_event
 from django_broadcaster.exceptions import PublishError
-from django_broadcaster.querysets import NewRow
-from django_broadcaster.relay.wakeup import notify_after_commit
+from django_broadcaster.notify import notify_after_commit
+from django_broadcaster.querysets import (
+    BYTES_OF_A_CHARACTER,
+    NewRow,
+    max_statement,
+    may_be_too_long,
+)
 
-from .call import PublishCall, event_from, event_of
+from .call import PublishCall, event_of
 from .columns import characters
 from .transactions import all_or_nothing, check_transaction
 from .writing import write_rows
@@ -75,8 +81,12 @@ def _chunks(judge: _Judge, events: Iterable[Any], batch_size: int) -> Iterator[l
     size = 0
     for index, event in enumerate(events):
         rows = judge.rows(index, event)
+        more = len(rows) * characters(rows[0])
+        if chunk and judge.is_too_long(size + more):
+            yield chunk
+            chunk, size = [], 0
         chunk += rows
-        size += len(rows) * characters(rows[0])
+        size += more
         if len(chunk) >= batch_size or size >= MOST_CHARACTERS:
             yield chunk
             chunk, size = [], 0
@@ -98,13 +108,20 @@ class _Judge:
         """Return the backend that all of the events go to, as far as the call says so."""
         return [] if self._backend is None else self._call.aliases("", self._backend)
 
+    def is_too_long(self, characters: int) -> bool:
+        """Return True if the database may refuse a statement with so many characters."""
+        connection = self._call.connection
+        return may_be_too_long(characters, connection) and (
+            characters * BYTES_OF_A_CHARACTER > max_statement(connection)
+        )
+
     def rows(self, index: int, given: object) -> list[NewRow]:
         """Return the rows of an event; raises PublishError or TypeError with its index."""
         try:
             if isinstance(given, Mapping):
                 return self._of_keywords(**given)
             return self._call.rows(
-                event_from(given),
+                as_cloud_event(given),
                 self._delivery,
                 backend=self._backend,
                 partition_key=None,

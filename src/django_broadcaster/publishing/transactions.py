@@ -27,14 +27,18 @@ def check_transaction(connection: BaseDatabaseWrapper) -> None:
         )
     if conf.REQUIRE_TRANSACTION:
         raise WrongTransaction(
-            "published outside of a transaction, which OUTBOX_REQUIRE_TRANSACTION forbids; "
-            "wrap the change and the publish call in transaction.atomic()"
+            "published outside of a transaction, which OUTBOX_REQUIRE_TRANSACTION forbids; wrap "
+            "the change and the publish call in transaction.atomic(). In an on_commit hook, or a "
+            "signal sent after its transaction, the change has committed already: publish where "
+            "the change is made"
         )
 
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
-        return True
+        # The innermost one tells: a test case opens its own around all others.
+        blocks: Any = connection.atomic_blocks
+        return not (blocks and blocks[-1]._from_testcase)
     return connection.connection is not None and not connection.get_autocommit()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_broadcaster.exceptions import RefusedByDatabase
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow, insert_event, insert_events, insert_rows
-from django_broadcaster.relay.wakeup import notify_after_commit
 from django_broadcaster.signals import event_created
 
 from .transactions import all_or_nothing, check_transaction
@@ -28,7 +31,8 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
 
 
 def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
-    event, created = insert_event(OutboxEvent, connection, row)
+    with _explained(connection):
+        event, created = insert_event(OutboxEvent, connection, row)
     if created:
         notify_after_commit(connection, row.publisher_backend)
         if _has_receivers():
@@ -41,11 +45,30 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 
     Without receivers of `event_created` no instances are made, which would cost more than all else.
     """
-    if not _has_receivers():
-        return insert_rows(connection, rows)
-    created = insert_events(OutboxEvent, connection, rows)
+    with _explained(connection):
+        if not _has_receivers():
+            return insert_rows(connection, rows)
+        created = insert_events(OutboxEvent, connection, rows)
     _tell(created)
     return len(created)
+
+
+_ISOLATION_REFUSED = 1665
+"""The error of MariaDB and MySQL for a change that a binary log of statements can't have."""
+
+
+@contextmanager
+def _explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Raise RefusedByDatabase where the server refuses all changes at this isolation level."""
+    try:
+        yield
+    except OperationalError as error:
+        if connection.vendor != "mysql" or error.args[:1] != (_ISOLATION_REFUSED,):
+            raise
+        raise RefusedByDatabase(
+            f"database {connection.alias!r} writes a binary log of statements, which its isolation "
+            "level does not allow; see the system check django_broadcaster.E031"
+        ) from error
 
 
 def _tell(events: Sequence[OutboxEvent]) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from django_broadcaster.signals import rows_inserted, rows_to_insert
 from django_broadcaster.states import UNDELIVERED, OutboxEventStatus, sources_of
 
 from .selection import EventSelection
 
 if TYPE_CHECKING:
-    from django_broadcaster.models import OutboxEvent  # noqa: F401  # named in a base class
+    from django_broadcaster.models import OutboxEvent
 
 
 class DatabaseNow(Now):
@@ -29,6 +30,21 @@ class DatabaseNow(Now):
 
 class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
     """Events by what can be done to them."""
+
+    def bulk_create(
+        self, objs: Iterable[OutboxEvent], *args: Any, **kwargs: Any
+    ) -> list[OutboxEvent]:
+        """Insert events, filled in and delivered like those of `publish_event`.
+
+        Raises PublishError.
+        """
+        events = list(objs)
+        # Before the transaction: an error must leave the caller's own usable.
+        rows_to_insert.send(self.model, events=events, using=self.db)
+        with transaction.atomic(using=self.db, savepoint=False):
+            created = super().bulk_create(events, *args, **kwargs)
+            rows_inserted.send(self.model, events=events, using=self.db)
+        return created
 
     def undelivered(self) -> OutboxEventQuerySet:
         """Return the events that the relay has still to deliver, now or later."""

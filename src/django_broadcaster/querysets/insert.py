@@ -18,6 +18,9 @@ from .new_rows import PLACEHOLDERS, NewRow, insert_sql, values_of
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
 
+ATTEMPTS = 20
+"""How often a row is written whose identity stands there, and is gone when it is read."""
+
 _STATUSES = {status.value: status for status in OutboxEventStatus}
 _UNTOUCHED = {
     "spec_version": "1.0",
@@ -35,11 +38,19 @@ def insert_event(
     """Write one row in one statement; return it, and whether it is new.
 
     A row whose identity stands there already is not written again: that one is read and returned.
+    If it is deleted in between, as RETENTION zero does, the row is written after all.
     """
-    row_id = insert_row(connection, row)
-    if row_id is None:
-        return _published_before(model, connection, row), False
-    return instance_of(model, connection, row_id, row), True
+    for _ in range(ATTEMPTS):
+        row_id = insert_row(connection, row)
+        if row_id is not None:
+            return instance_of(model, connection, row_id, row), True
+        known = _published_before(model, connection, row)
+        if known is not None:
+            return known, False
+    raise DatabaseError(
+        f"event {row.event_id!r} was published before, but this transaction can't read its row; "
+        "repeat the transaction"
+    )
 
 
 def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
@@ -62,17 +73,13 @@ def _statement(vendor: str, unique: bool, _in_one_table: bool) -> str:
 
 def _published_before(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
-) -> OutboxEvent:
-    """Return the row whose identity stands in the way of this one."""
+) -> OutboxEvent | None:
+    """Return the row whose identity stands in the way of this one; None if it has gone."""
     events = model.objects.using(connection.alias).filter(identity=row.identity)
     known = events.first()
-    if known is None and connection.vendor == "mysql":
+    if known is None and connection.vendor == "mysql" and not connection.get_autocommit():
         # Committed after this transaction's snapshot: only a locking read sees it.
         known = events.select_for_update().first()
-    if known is None:
-        raise DatabaseError(
-            f"event {row.event_id!r} was published by a transaction that this one can't see"
-        )
     return known
 
 

@@ -103,7 +103,7 @@ def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list
         if name != "event_id" and values.count(values[-1]) == len(values):
             constants += _texts(name, values[:1])
         else:
-            arrays[name] = _array(_texts(name, values))
+            arrays[name] = text_array(_texts(name, values))
     if "created_at" not in arrays:
         constants.append(text_of(rows[0].created_at))  # as `updated_at`
     select = _select(tuple(arrays))
@@ -128,8 +128,8 @@ def _texts(name: str, values: Sequence[Any]) -> Sequence[str | None]:
     return [None if value is None else write(value) for value in values]
 
 
-def _array(texts: Iterable[str | None]) -> str:
-    """Return PostgreSQL's text for an array."""
+def text_array(texts: Iterable[str | None]) -> str:
+    """Return PostgreSQL's text for an array, which every driver passes on as it is."""
     items = (
         "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
         for text in texts

@@ -25,6 +25,7 @@ from django_broadcaster.states import (
     OperationState,
 )
 
+from .charsets import storable
 from .chunks import Chunk, Window, next_chunk
 from .events import DatabaseNow, OutboxEventQuerySet
 from .moves import MOVES
@@ -222,7 +223,7 @@ def note_failure(
             return None
         now = timezone.now()
         operation.failures += 1
-        operation.error = kept(error)
+        operation.error = storable(kept(error), connections[operations.db])
         operation.not_before = now + timedelta(seconds=2**operation.failures)
         if for_good or operation.failures >= ATTEMPTS:
             operation.state, operation.finished_at = OperationState.FAILED, now

@@ -14,8 +14,10 @@ from .segments import (
     SEQUENCE,
     CannotPartition,
     events_within,
+    go_home,
     is_partitioned,
     open_segment,
+    owner_of,
     storage_of,
 )
 from .statements import run, select
@@ -26,42 +28,52 @@ MOST_ROWS: Final = 1_000_000
 
 FIRST: Final = f"{EVENTS}_from_0"
 
-_TRIGGER: Final = f"""
-CREATE OR REPLACE FUNCTION django_broadcaster_identify() RETURNS trigger LANGUAGE plpgsql AS $$
+_TRIGGER: Final = """
+CREATE OR REPLACE FUNCTION {home}.django_broadcaster_identify() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = {home}, pg_temp AS $$
 DECLARE known bigint;
 BEGIN
-    INSERT INTO {IDENTITIES} (identity, id) VALUES (NEW.identity, NEW.id)
+    INSERT INTO {identities} (identity, id) VALUES (NEW.identity, NEW.id)
     ON CONFLICT (identity) DO NOTHING;
     IF FOUND THEN
         RETURN NEW;
     END IF;
-    SELECT id INTO known FROM {IDENTITIES} WHERE identity = NEW.identity;
+    SELECT id INTO known FROM {identities} WHERE identity = NEW.identity;
     IF known = NEW.id THEN  -- it moves from one partition to another
         RETURN NEW;
     END IF;
-    IF EXISTS (SELECT 1 FROM {EVENTS} WHERE id = known) THEN
+    IF EXISTS (SELECT 1 FROM {events} WHERE id = known AND identity = NEW.identity) THEN
         RETURN NULL;  -- published before: as ON CONFLICT DO NOTHING
     END IF;
-    UPDATE {IDENTITIES} SET id = NEW.id WHERE identity = NEW.identity AND id = known;
+    UPDATE {identities} SET id = NEW.id WHERE identity = NEW.identity AND id = known;
     IF FOUND THEN
         RETURN NEW;
     END IF;
     RETURN NULL;
 END $$
 """
+"""It runs with the rights of the table's owner: who may publish needs none on identities.
+
+The row counts, not its id alone: after a TRUNCATE that restarts the ids, another row may have it.
+"""
 
 
 def partition_outbox(using: str, width: timedelta, now: datetime) -> bool:
     """Put the outbox's table into partitions; return False if it is already.
+
+    Of one that is, the trigger is made again, as this version has it.
 
     Its rows stay where they are: the table becomes the first segment. It is one transaction, for
     which writers and relays wait; the rows are read once in it. Raises CannotPartition, and
     DatabaseError where the table can't be had for itself within a second.
     """
     if is_partitioned(using):
+        with transaction.atomic(using=using):
+            _make_function(using, go_home(using))
         return False
     with transaction.atomic(using=using):
         run(using, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        home = go_home(using)
         run(using, f"LOCK TABLE {EVENTS} IN ACCESS EXCLUSIVE MODE")
         _judge(using)
         size = events_within(using, width, now)
@@ -75,7 +87,7 @@ def partition_outbox(using: str, width: timedelta, now: datetime) -> bool:
         storage = storage_of(using, FIRST)
         run(using, f"CREATE TABLE {REST} PARTITION OF {EVENTS} DEFAULT{storage}")
         run(using, f"CREATE UNIQUE INDEX ON {REST} (identity) WHERE identity IS NOT NULL")
-        _identify(using)
+        _identify(using, home)
         _pass_on_rights(using)
         open_segment(using, upper, upper + size, like=FIRST)
     return True
@@ -89,6 +101,9 @@ def _judge(using: str) -> None:
     sql = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
     if names := [row[0] for row in select(using, sql, EVENTS)]:
         raise CannotPartition(f"it has the triggers {', '.join(names)}: drop them first")
+    sql = "SELECT 1 FROM pg_class WHERE oid = %s::regclass AND relrowsecurity"
+    if select(using, sql, EVENTS):
+        raise CannotPartition("it has row-level security, which its partitions would not have")
     counted = f"SELECT COUNT(*) FROM (SELECT 1 FROM {EVENTS} LIMIT {MOST_ROWS + 1}) c"
     if select(using, counted)[0][0] > MOST_ROWS:
         raise CannotPartition(
@@ -111,8 +126,7 @@ def _step_aside(using: str) -> list[str]:
 
 
 def _make_parent(using: str, last: int, is_called: bool, indexes: list[str]) -> None:
-    sql = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = %s::regclass"
-    owner = select(using, f"SELECT quote_ident(o) FROM ({sql}) AS s(o)", FIRST)[0][0]
+    owner = owner_of(using, FIRST)
     like = f"LIKE {FIRST} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE"
     run(
         using,
@@ -129,30 +143,60 @@ def _make_parent(using: str, last: int, is_called: bool, indexes: list[str]) -> 
     select(using, "SELECT setval(%s, %s, %s)", SEQUENCE, last, is_called)
 
 
-def _identify(using: str) -> None:
-    """Make the table of identities, fill it, and let a trigger keep it."""
+def _identify(using: str, home: str) -> None:
+    """Make the table of identities, fill it, and let a trigger keep it.
+
+    One that is there was left behind by a table of events that is no more.
+    """
     filled = f"INSERT INTO {IDENTITIES} SELECT identity, id FROM {FIRST} WHERE identity IS NOT NULL"
+    owner = owner_of(using, EVENTS)
     run(
         using,
+        f"DROP TABLE IF EXISTS {home}.{IDENTITIES}",
         f"CREATE TABLE {IDENTITIES} (identity varchar(64) PRIMARY KEY, id bigint NOT NULL)",
         f"CREATE INDEX ON {IDENTITIES} (id)",
         filled,
+        f"ALTER TABLE {IDENTITIES} OWNER TO {owner}",
+        f"ALTER TABLE {REST} OWNER TO {owner}",
     )
+    _make_function(using, home)
     run(
         using,
-        _TRIGGER,
         f"CREATE TRIGGER django_broadcaster_identify BEFORE INSERT ON {EVENTS} FOR EACH ROW "
-        "WHEN (NEW.identity IS NOT NULL) EXECUTE FUNCTION django_broadcaster_identify()",
+        f"WHEN (NEW.identity IS NOT NULL) EXECUTE FUNCTION {home}.django_broadcaster_identify()",
     )
+
+
+def _make_function(using: str, home: str) -> None:
+    tables = {"events": f"{home}.{EVENTS}", "identities": f"{home}.{IDENTITIES}"}
+    function = f"{home}.django_broadcaster_identify()"
+    run(
+        using,
+        _TRIGGER.format(home=home, **tables),
+        f"ALTER FUNCTION {function} OWNER TO {owner_of(using, EVENTS)}",
+    )
+
+
+_RIGHTS: Final = """
+    SELECT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
+           string_agg(privilege_type || place, ', '),
+           CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END,
+           bool_or(privilege_type = 'INSERT')
+    FROM (
+        SELECT a.*, '' AS place, c.relowner FROM pg_class c, aclexplode(c.relacl) a
+        WHERE c.oid = %s::regclass
+        UNION ALL
+        SELECT a.*, ' (' || quote_ident(t.attname) || ')', c.relowner
+        FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a
+        WHERE c.oid = %s::regclass
+    ) r
+    WHERE grantee <> relowner GROUP BY 1, is_grantable
+"""
 
 
 def _pass_on_rights(using: str) -> None:
-    """Grant on the new tables what was granted on the old one."""
-    sql = (
-        "SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, "
-        "string_agg(a.privilege_type, ', ') FROM pg_class c, aclexplode(c.relacl) a "
-        "WHERE c.oid = %s::regclass AND a.grantee <> c.relowner GROUP BY 1"
-    )
-    for grantee, rights in select(using, sql, FIRST):
-        run(using, f"GRANT {rights} ON {EVENTS}, {IDENTITIES} TO {grantee}")
-        run(using, f"GRANT USAGE, SELECT ON SEQUENCE {SEQUENCE} TO {grantee}")
+    """Grant on the new table what was granted on the old one and on columns of it."""
+    for grantee, rights, option, writes in select(using, _RIGHTS, FIRST, FIRST):
+        run(using, f"GRANT {rights} ON {EVENTS} TO {grantee}{option}")
+        if writes:
+            run(using, f"GRANT USAGE, SELECT ON SEQUENCE {SEQUENCE} TO {grantee}{option}")

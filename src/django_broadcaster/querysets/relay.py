@@ -8,14 +8,16 @@ between two of them loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django_broadcaster.conf import conf
 
+from .bounded_sql import BoundedSQL
 from .clock import DatabaseClock
-from .relay_sql import IN_ORDER, RelaySQL, batched, thousands
+from .relay_sql import IN_ORDER, batched, thousands
 from .tables import (
     ALIVE,
     ATTEMPTS,
@@ -53,10 +55,27 @@ class PendingRow(NamedTuple):
 
 _PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and MySQL
 
-_COLUMNS = ", ".join(
-    f"{name}{{text}}" if name in JSON_COLUMNS else name
-    for name in (*PendingRow._fields[:-1], _PARTITION)
-)
+_NAMES = (*PendingRow._fields[:-1], _PARTITION)
+
+_COLUMNS = ", ".join(f"{name}{{text}}" if name in JSON_COLUMNS else name for name in _NAMES)
+
+_WIDTH = len(_NAMES)
+
+UNBOUNDED = 2**40
+"""Bytes that no batch has."""
+
+
+class Fetched(NamedTuple):
+    """Rows that were fetched, in order.
+
+    `is_cut` says that rows were left out for the size of their payloads, and `largest` is the size
+    of the largest of those here, in bytes. `due` is since when each has been due, by its id.
+    """
+
+    rows: Sequence[PendingRow] = ()
+    is_cut: bool = False
+    largest: int = 0
+    due: Mapping[int, datetime] = MappingProxyType({})
 
 
 class Pulse(NamedTuple):
@@ -111,7 +130,7 @@ _KEYS = 50
 """Keys of one statement on the databases where each key takes a query of its own."""
 
 
-class RelayRows(RelaySQL):
+class RelayRows(BoundedSQL):
     """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
 
     def __init__(
@@ -143,36 +162,39 @@ class RelayRows(RelaySQL):
 
     # Reading
 
-    def fetch(self, partitions: Collection[int], start: int, limit: int) -> list[PendingRow]:
-        """Return pending rows of those partitions from id `start` on, in order of their ids."""
-        sql, params = self._fetching(self._columns, partitions, start, limit)
-        return self._rows(sql, params)
+    def fetch(
+        self,
+        partitions: Collection[int],
+        start: int,
+        limit: int,
+        *,
+        most: int = UNBOUNDED,
+        each: int | None = None,
+        timed: bool = False,
+    ) -> Fetched:
+        """Return pending rows of those partitions from id `start` on, in order of their ids.
 
-    def fetch_timed(
-        self, partitions: Collection[int], start: int, limit: int
-    ) -> tuple[list[PendingRow], dict[int, datetime]]:
-        """Return what `fetch` does, and since when each of the rows has been due, by its id.
-
-        A moment more costs a fetch 5 percent, so that only a few ask for it.
+        They end with the first that brings their payloads to `most` bytes, or, given `each`, before
+        the first that has more. If it is `timed`, since when they have been due is read as well: a
+        moment more costs a fetch 5 percent, so that only a few ask for it.
         """
-        columns = f"{self._columns}, scheduled_at"
-        sql, params = self._fetching(columns, partitions, start, limit)
-        found = self._select(sql, params)
-        due = {row[0]: row[-1] if self._reads_as_is else self._aware(row[-1]) for row in found}
-        return self._as_rows([row[:-1] for row in found]), due
-
-    def _fetching(
-        self, columns: str, partitions: Collection[int], start: int, limit: int
-    ) -> tuple[str, list[Any]]:
-        """Return the query for pending rows, and its parameters."""
-        mine = f"{self._in(_PARTITION, partitions)}{self._except_ignored()}"
-        sql = (
-            f"SELECT {columns} FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
-            f"AND {self._pending.condition} AND {mine} "
+        source = (
+            f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} "
+            f"AND {self._in(_PARTITION, partitions)}{self._except_ignored()} "
             f"ORDER BY {self._pending.order} LIMIT %s"
         )
         backend = [self.backend, start, self.backend]
-        return sql, [*backend, *self._values(partitions), *self._values_of_ignored(), limit]
+        found, sizes, is_cut = self._select_within(
+            (*_NAMES, "scheduled_at") if timed else _NAMES,
+            source,
+            [*backend, *self._values(partitions), *self._values_of_ignored(), limit],
+            order=self._pending.order,
+            most=most,
+            each=each,
+        )
+        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
 
     def _except_ignored(self) -> str:
         """Return the condition that leaves out the rows in `ignored`, if there are any."""
@@ -187,24 +209,29 @@ class RelayRows(RelaySQL):
         rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
         return {row_id for (row_id,) in rows}
 
-    def fetch_these(self, partitions: Collection[int], ids: Collection[int]) -> list[PendingRow]:
-        """Return those of these rows that are pending in those partitions, in order of ids."""
-        sql = (
-            f"SELECT {self._columns} FROM {self._by_id} WHERE {self._in('id', ids)} "
+    def fetch_these(
+        self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
+    ) -> Fetched:
+        """Return those of these rows that are pending in those partitions, as `fetch` does."""
+        source = (
+            f"FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._stands_in('pending')} AND {self._in(_PARTITION, partitions)} ORDER BY id"
         )
-        return self._rows(sql, [*self._values(ids), *self._values(partitions)])
+        params = [*self._values(ids), *self._values(partitions)]
+        found, sizes, is_cut = self._select_within(
+            _NAMES, source, params, order="id", most=most, each=None
+        )
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0))
 
     def read(self, row_id: int) -> PendingRow | None:
         """Return the row with that id in whatever state, as a relay reads it; None without it."""
-        found = self._rows(f"SELECT {self._columns} FROM {EVENTS} WHERE id = %s", [row_id])
+        sql = f"SELECT {self._columns} FROM {EVENTS} WHERE id = %s"
+        found = self._as_rows(self._select(sql, [row_id]))
         return found[0] if found else None
 
-    def _rows(self, sql: str, params: Sequence[Any]) -> list[PendingRow]:
-        return self._as_rows(self._select(sql, params))
-
     def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
-        found = [PendingRow._make(row) for row in selected]
+        """Return rows of `_NAMES`, whatever stands behind these, as our own."""
+        found = [PendingRow._make(row[:_WIDTH]) for row in selected]
         if self._reads_as_is:
             return found
         return [row._replace(**self._converted(row)) for row in found]
@@ -321,7 +348,7 @@ class RelayRows(RelaySQL):
         now = self.clock.now()
         ids, dues, errors, spent = zip(
             *(
-                (row_id, self._adapt(now + timedelta(seconds=delay)), error, costs)
+                (row_id, self._adapt(now + timedelta(seconds=delay)), self._text(error), costs)
                 for row_id, delay, error, costs in failures
             ),
             strict=True,
@@ -346,7 +373,8 @@ class RelayRows(RelaySQL):
 
         A failure is the row's id and the error's text.
         """
-        ids, errors = zip(*failures, strict=True)
+        ids = [row_id for row_id, _ in failures]
+        errors = [self._text(error) for _, error in failures]
         ends = [self._now()] * len(ids)
         if self._postgres:
             return self._move_each(
@@ -379,7 +407,7 @@ class RelayRows(RelaySQL):
             params = [
                 value
                 for row_id, number, error in rows
-                for value in (row_id, number, now, relay, error)
+                for value in (row_id, number, now, relay, self._text(error))
             ]
             self._execute(f"{into} VALUES {values}", params)
 

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
+from .charsets import storable
 from .clock import DatabaseClock
 from .tables import EVENTS, RELAYS
 
@@ -154,7 +155,10 @@ class RelaySQL:
             )
             return self._change(sql, [now, *cases, *self._values(ids), self.relay_id])
 
-        return sum(self._skipping_locked(ids, move) for ids in thousands(list(columns[0])))
+        rows = list(zip(*columns, strict=True))
+        return sum(
+            self._skipping_locked([row[0] for row in some], move) for some in thousands(rows)
+        )
 
     # Rows that another transaction has locked
 
@@ -258,6 +262,9 @@ class RelaySQL:
         zone = self._connection.timezone or timezone.get_default_timezone()
         return timezone.make_aware(moment, zone)
 
+    def _text(self, error: str) -> str:
+        return storable(error, self._connection)
+
     def _now(self) -> Any:
         return self._adapt(self.clock.now())
 
@@ -281,9 +288,21 @@ def _is_lock_timeout(error: OperationalError) -> bool:
     return state == "55P03" or error.args[:1] == (1205,)
 
 
-def thousands(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield rows by the thousand, which is within what every database takes as parameters."""
-    return batched(rows, 1000)
+MOST_CHARACTERS = 300_000
+"""Of the texts in a statement for many rows; its length is limited on MariaDB and MySQL."""
+
+
+def thousands(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    """Yield rows by the thousand or fewer, within what every database takes in a statement."""
+    begin = characters = 0
+    for end, row in enumerate(rows):
+        more = sum(len(value) for value in row if isinstance(value, str))
+        if end - begin >= 1000 or (end > begin and characters + more > MOST_CHARACTERS):
+            yield rows[begin:end]
+            begin, characters = end, 0
+        characters += more
+    if begin < len(rows):
+        yield rows[begin:]
 
 
 def batched(values: Collection[T], size: int) -> Iterator[Sequence[T]]:

@@ -60,7 +60,7 @@ def is_partitioned(using: str) -> bool:
 def segments_of(using: str) -> list[Segment]:
     """Return the segments that are attached, the oldest first."""
     sql = (
-        "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i "
+        "SELECT c.oid::regclass::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i "
         f"JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('{EVENTS}')"
     )
     found = []
@@ -94,6 +94,7 @@ def open_segment(using: str, lower: int, upper: int, like: str) -> Segment:
     run(
         using,
         f"CREATE TABLE {name} (LIKE {EVENTS} INCLUDING DEFAULTS INCLUDING CONSTRAINTS){storage}",
+        f"ALTER TABLE {name} OWNER TO {owner_of(using, EVENTS)}",
         f"CREATE UNIQUE INDEX ON {name} (identity) WHERE identity IS NOT NULL",
         f"ALTER TABLE {EVENTS} ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})",
     )
@@ -152,7 +153,7 @@ def _drop_detached(using: str) -> None:
     One that somebody else has detached, to keep it, is left alone.
     """
     sql = (
-        "SELECT c.relname FROM pg_class c JOIN pg_class p ON p.oid = %s::regclass "
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_class p ON p.oid = %s::regclass "
         "AND p.relnamespace = c.relnamespace WHERE c.relkind = 'r' AND NOT c.relispartition "
         "AND obj_description(c.oid, 'pg_class') = %s"
     )
@@ -203,11 +204,31 @@ def _columns(using: str) -> list[str]:
     return [row[0] for row in select(using, sql, EVENTS)]
 
 
+def go_home(using: str) -> str:
+    """Let new tables of this transaction be where the outbox's is; return that schema, quoted.
+
+    With several schemas in `search_path` they would be in the first one.
+    """
+    sql = (
+        "SELECT quote_ident(n.nspname), set_config('search_path', quote_ident(n.nspname) || "
+        "COALESCE(', ' || NULLIF(current_setting('search_path'), ''), ''), true) "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::regclass"
+    )
+    return str(select(using, sql, EVENTS)[0][0])
+
+
+def owner_of(using: str, table: str) -> str:
+    """Return the role that a table belongs to, quoted."""
+    sql = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = %s::regclass"
+    return str(select(using, sql, table)[0][0])
+
+
 @contextmanager
 def _alone(using: str) -> Iterator[bool]:
     """Give a transaction whose locks are had soon or not at all; False if another one is at it."""
     with transaction.atomic(using=using):
         run(using, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        go_home(using)
         yield bool(select(using, "SELECT pg_try_advisory_xact_lock(%s)", _LOCK)[0][0])
 
 

@@ -1,5 +1,6 @@
 """Names of tables and columns, for the statements written in SQL."""
 
+PREFIX = "django_broadcaster_"
 EVENTS = "django_broadcaster_outboxevent"
 RELAYS = "django_broadcaster_relay"
 PARTITIONS = "django_broadcaster_partition"

@@ -29,11 +29,12 @@ from django_broadcaster.exceptions import (
     Held,
     Rejected,
 )
-from django_broadcaster.querysets import DatabaseClock, PendingRow, RelayRows
+from django_broadcaster.querysets import DatabaseClock, Fetched, PendingRow, RelayRows
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
 
 from . import suspects
+from .fetching import Fetcher
 from .locked import LockedEvents
 from .order import BlockedKeys
 from .ownership import Lease
@@ -42,6 +43,8 @@ from .telling import traceback_of
 from .unsealing import unsealed
 
 logger = logging.getLogger("django_broadcaster.relay")
+
+NONE: frozenset[int] = frozenset()
 
 
 LOCKED_PAUSE = 0.1
@@ -83,6 +86,7 @@ class Delivery:
         self.blocked = BlockedKeys(rows)
         self.locked = LockedEvents(rows, self.blocked)
         self.announcer = Announcer(lease.using)
+        self.fetcher = Fetcher(rows)
         self._unsettled: tuple[Verdicts, int] | None = None
 
     def deliver(
@@ -98,34 +102,29 @@ class Delivery:
         """Deliver at most `limit` pending events from id `start` on, and say what came of it.
 
         Those of `again`, which are at most `limit` ids below `start`, come first; with `only_again`
-        there are more of these, and nothing behind `start` is fetched. If it is `timed`, the report
+        there are more of these, and nothing behind `start` is fetched, nor is it where they are too
+        large for one batch. If it is `timed`, the report
         says how long those behind `start` had been due. Raises
         LeaseLost, after which what was not settled is delivered again by whoever owns it then, and
         the database's errors, after which `finish` goes on with it.
         """
         if self.locked.are_many:
             return Report(left=len(self.locked), exhausted=False)
-        before = self.rows.fetch_these(partitions, again) if again else []
+        before, unseen = self.fetcher.fetch_these(partitions, again) if again else ([], NONE)
         before = [row for row in before if row.id not in self.locked]
-        room = 0 if only_again else limit - len(before)
-        behind, due = self._fetch(partitions, start, room, timed) if room else ([], {})
+        room = 0 if only_again or unseen else limit - len(before)
+        behind = self.fetcher.fetch(partitions, start, room, timed=timed) if room else Fetched()
         return replace(
-            self._deliver(before + behind, due),
-            gone=frozenset(again) - {row.id for row in before},
-            last=behind[-1].id if behind else 0,
-            exhausted=len(behind) < room,
+            self._deliver([*before, *behind.rows], behind.due),
+            gone=frozenset(again) - unseen - {row.id for row in before},
+            unseen=unseen,
+            last=behind.rows[-1].id if behind.rows else 0,
+            exhausted=len(behind.rows) < room and not behind.is_cut,
         )
-
-    def _fetch(
-        self, partitions: Collection[int], start: int, room: int, timed: bool
-    ) -> tuple[list[PendingRow], Mapping[int, datetime]]:
-        if timed:
-            return self.rows.fetch_timed(partitions, start, room)
-        return self.rows.fetch(partitions, start, room), {}
 
     def deliver_these(self, partitions: Collection[int], ids: Collection[int]) -> Report:
         """Deliver those of these events that are pending; raises as `deliver` does."""
-        return self._deliver(self.rows.fetch_these(partitions, ids), {})
+        return self._deliver(self.rows.fetch_these(partitions, ids).rows, {})
 
     def _deliver(self, fetched: Sequence[PendingRow], due: Mapping[int, datetime]) -> Report:
         if not fetched:
@@ -134,7 +133,8 @@ class Delivery:
         with suspects.alone() if selection.has_suspect else nullcontext():
             if selection.has_suspect:  # which somebody may have cancelled while it waited
                 (row,) = selection.send
-                selection.send = self.rows.fetch_these({row.partition}, [row.id])
+                selection.send = list(self.rows.fetch_these({row.partition}, [row.id]).rows)
+                self.fetcher.take_one()  # the next one may be a suspect, too
             report = self._send_and_settle(selection, due)
         return replace(report, left=len(fetched) - report.settled)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from django.db import Error, connections, router, transaction
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.exceptions import LeaseLost, WrongTransaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 
@@ -35,7 +35,7 @@ MOST = 10_000
 def deliver_pending(batch_size: int) -> int:
     """Deliver up to `batch_size` pending events of each backend; return how many were attempted.
 
-    Raises RuntimeError inside a transaction, ValueError for a batch size below 1.
+    Raises WrongTransaction inside a transaction, ValueError for a batch size below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: must be 1 or more, not {batch_size!r}")
@@ -139,11 +139,28 @@ def _has_earlier(event: OutboxEvent, using: str) -> bool:
 
 
 def _refuse_in_transaction(using: str) -> None:
+    """Raise WrongTransaction if a transaction is open on any database.
+
+    On that of the outbox, what has not committed must not be delivered. On another one, what a
+    handler changes there could be rolled back when its event has long been published.
+    """
     connection = connections[using]
     if not connection.in_atomic_block and not connection.get_autocommit():
-        raise RuntimeError(
+        raise WrongTransaction(
             f"autocommit is off on database {using!r}, so a transaction is always open there, and "
             "what has not committed must not be delivered; turn autocommit on around the call"
         )
-    with transaction.atomic(using=using, durable=True):
-        pass
+    for each in connections.all(initialized_only=True):
+        if each.in_atomic_block:
+            _refuse_block(each.alias)
+
+
+def _refuse_block(alias: str) -> None:
+    try:
+        with transaction.atomic(using=alias, durable=True):  # which lets that of a TestCase pass
+            pass
+    except RuntimeError as error:
+        raise WrongTransaction(
+            f"a delivery needs what a durable atomic block does, but transaction.atomic() is open "
+            f"on database {alias!r}; call it after the commit, or use transaction.on_commit()"
+        ) from error

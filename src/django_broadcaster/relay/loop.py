@@ -234,6 +234,7 @@ class DeliveryLoop:
         changed = self.lease.rebalance()
         if changed or not self._is_current:
             self.watermark.reset()
+            self.delivery.fetcher.reset()
             self.delivery.blocked.reload(self.lease.partitions)
             self._is_current = True
         self._reread_blocked()  # before the promotion, after which a key waits for nothing

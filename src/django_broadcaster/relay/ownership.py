@@ -22,6 +22,7 @@ from django.db import IntegrityError, connections, models, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.notify import notify_shares
 from django_broadcaster.querysets import (
     SEQUENCE,
     TIMELINE,
@@ -29,9 +30,8 @@ from django_broadcaster.querysets import (
     DatabaseEpoch,
     DatabaseNow,
     RelayRows,
+    storable,
 )
-
-from .wakeup import notify_shares
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -169,7 +169,7 @@ class Lease:
         """Let others see that the broker counts as away because of an error, or no longer."""
         self._relays().filter(pk=self.relay_id).update(
             circuit_open_since=None if error is None else DatabaseNow(),
-            circuit_error=(error or "")[:ERROR_SHOWN],
+            circuit_error=storable(error or "", connections[self.using])[:ERROR_SHOWN],
         )
 
     def _renew(self, columns: dict[str, int | None]) -> None:

@@ -69,7 +69,8 @@ class Report:
 
     `left` counts fetched rows that are still pending, `last` is the last id that was fetched, and
     `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
-    out of their key's way, `gone` ids that were asked for and are not pending. `waits` are the
+    out of their key's way, `gone` ids that were asked for and are not pending, and `unseen` those
+    that a batch of this size left out. `waits` are the
     seconds that published events had been due, in a delivery that is timed.
     """
 
@@ -85,6 +86,7 @@ class Report:
     unavailable: BackendUnavailable | None = None
     keys_done: frozenset[str] = frozenset()
     gone: frozenset[int] = frozenset()
+    unseen: frozenset[int] = frozenset()
     waits: tuple[float, ...] = ()
 
     @classmethod

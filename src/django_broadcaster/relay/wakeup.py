@@ -13,27 +13,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import closing
-from functools import cache
 from threading import Event
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from django.db import Error, connections
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import connections
 
 from django_broadcaster.conf import conf
-
-from .telling import told
+from django_broadcaster.notify import CHANNEL, SHARES_CHANNEL, send
 
 logger = logging.getLogger("django_broadcaster.relay")
-
-CHANNEL = "django_broadcaster"
-SHARES_CHANNEL = "django_broadcaster_shares"
-COALESCE_SECONDS = 0.005
-RECENT_HOOKS = 8
-"""Callbacks of a transaction among which a publisher looks for its own: backends of a fan-out."""
 
 FIRST_PAUSE = 0.001
 """Seconds of the first pause after work ran out; each further one is twice as long."""
@@ -43,63 +33,6 @@ AWAKE_PAUSE = 0.02
 
 PROBE_SECONDS = 1.0
 """How long a listener waits for its own NOTIFY before it takes it that none gets through."""
-
-_sent: dict[tuple[str, str], float] = {}
-
-
-def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
-    """Wake the relays of a backend once the open transaction has committed."""
-    if connection.vendor != "postgresql" or not conf.NOTIFY:
-        return
-    # Django can't tell when a transaction ends that was begun by switching autocommit off.
-    if not connection.in_atomic_block and not connection.get_autocommit():
-        return
-    hook, hooks = _hook(connection.alias, backend), connection.run_on_commit
-    # One is enough for many events. If it is of a savepoint that has ended, it can go no more.
-    if not any(entry[1] is hook for entry in hooks[-RECENT_HOOKS:]):
-        connection.on_commit(hook, robust=True)
-
-
-@cache
-def _hook(using: str, backend: str) -> Callable[[], None]:
-    def notify() -> None:  # no `partial`: Django reads its name when it fails
-        _notify(using, backend)
-
-    return notify
-
-
-def _notify(using: str, backend: str) -> None:
-    now = time.monotonic()
-    if now < _sent.get((using, backend), 0.0) + COALESCE_SECONDS:
-        return
-    _sent[using, backend] = now
-    try:
-        _send(connections[using], CHANNEL, backend)
-    except Error as error:
-        # What the caller wanted has been committed, and a relay finds it when it polls.
-        problem = told(error)
-        logger.warning(
-            "the relay of backend %r could not be woken, it polls: %s",
-            backend,
-            problem,
-            extra={"backend": backend},
-        )
-
-
-def notify_shares(using: str, backend: str) -> None:
-    """Let the relays of a backend look at their shares, now or when the transaction commits."""
-    connection = connections[using]
-    if conf.NOTIFY and connection.vendor == "postgresql":
-        _send(connection, SHARES_CHANNEL, backend)
-
-
-def _send(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
-    with connection.cursor() as cursor:
-        # The caller need not wait for the disk: a NOTIFY leaves nothing behind.
-        cursor.execute(
-            "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)",
-            [channel, payload],
-        )
 
 
 class Poll:
@@ -197,7 +130,7 @@ class Listener:
         trial = f"{CHANNEL}_{uuid4().hex}"
         self._execute(f"LISTEN {trial}")
         with closing(connections[self._using].copy()) as other:
-            _send(other, trial, "")
+            send(other, trial, "")
         heard = self._hears(trial)
         self._execute(f"UNLISTEN {trial}")
         return heard

@@ -100,7 +100,7 @@ class Watermark:
         if report.left:
             self._distrust()
             return
-        self._again.difference_update(again)
+        self._again.difference_update(set(again) - report.unseen)
         if self._candidate is not None and not self._waits_for:
             # This fetch saw all that could ever be below the candidate, as far as it went.
             end = self._candidate if report.exhausted else min(self._candidate, report.last)

@@ -7,9 +7,11 @@ assert_published("order.placed", events=events, subject="42")
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
+
+from django.db import connections
 
 from django_broadcaster.signals import event_created
 
@@ -17,74 +19,89 @@ if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
 
 
+class CapturedEvents(Sequence["OutboxEvent"]):
+    """The events that code has published so far, in order; reads like a list.
+
+    An event that was rolled back is not among them, savepoints included. One whose transaction is
+    still open is: Django's `TestCase` never commits its own.
+    """
+
+    def __init__(self) -> None:
+        self._captured: list[_Captured] = []
+
+    def clear(self) -> None:
+        """Forget the events so far."""
+        self._captured.clear()
+
+    def _add(self, event: OutboxEvent) -> None:
+        self._captured.append(_Captured(event))
+
+    def _live(self) -> list[OutboxEvent]:
+        return [captured.event for captured in self._captured if captured.is_live()]
+
+    @overload
+    def __getitem__(self, index: int) -> OutboxEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[OutboxEvent]: ...
+    def __getitem__(self, index: int | slice) -> OutboxEvent | list[OutboxEvent]:
+        return self._live()[index]
+
+    def __iter__(self) -> Iterator[OutboxEvent]:
+        return iter(self._live())
+
+    def __len__(self) -> int:
+        return len(self._live())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, CapturedEvents):
+            return self._live() == other._live()
+        return self._live() == other if isinstance(other, list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it changes, as a list does
+
+    def __repr__(self) -> str:
+        return repr(self._live())
+
+
+class _Captured:
+    """One event, and a commit hook that tells whether it has been rolled back.
+
+    Django drops the hooks of a transaction or savepoint that is rolled back, and runs the others.
+    """
+
+    def __init__(self, event: OutboxEvent) -> None:
+        self.event = event
+        self._connection = connections[event._state.db or "default"]
+        self._is_committed = False
+        if self._connection.in_atomic_block or self._connection.get_autocommit():
+            self._connection.on_commit(self._commit)
+        else:
+            self._commit()  # of a transaction that Django does not follow
+
+    def _commit(self) -> None:
+        self._is_committed = True
+
+    def is_live(self) -> bool:
+        """Return True unless the event was rolled back."""
+        hooks = self._connection.run_on_commit
+        return self._is_committed or any(hook[1] == self._commit for hook in hooks)
+
+
 @contextmanager
-def capture_events(backend: str | None = None) -> Iterator[list[OutboxEvent]]:
+def capture_events(backend: str | None = None) -> Iterator[CapturedEvents]:
     """Collect the events published in the block, one for each backend that they go to, in order.
 
     `backend` limits them to those for one alias. An event is there as soon as the publish call
-    returns, so also when its transaction is rolled back afterwards. Threads are included.
+    returns, and no longer once it is rolled back. Threads are included.
     """
-    events: list[OutboxEvent] = []
+    events = CapturedEvents()
 
     def collect(event: OutboxEvent, **_: Any) -> None:
         if backend is None or event.publisher_backend == backend:
-            events.append(event)
+            events._add(event)
 
     event_created.connect(collect, weak=False)
     try:
         yield events
     finally:
         event_created.disconnect(collect)
-
-
-def assert_published(
-    event_type: str,
-    *,
-    events: Iterable[OutboxEvent] | None = None,
-    using: str | None = None,
-    **attributes: Any,
-) -> OutboxEvent:
-    """Return the first event of this type whose attributes of `OutboxEvent` equal those given.
-
-    Looks at `events`, else in the outbox of the database `using` (by default where the router
-    reads it), whatever the status. Raises AssertionError that lists what there is of the type,
-    and TypeError for an attribute that events don't have.
-    """
-    found = list(_in_database(using) if events is None else events)
-    candidates = [event for event in found if event.event_type == event_type]
-    _check_names(attributes)
-    for event in candidates:
-        if all(getattr(event, name) == value for name, value in attributes.items()):
-            return event
-    raise AssertionError(_explain(event_type, attributes, candidates, found))
-
-
-def _in_database(using: str | None) -> Iterable[OutboxEvent]:
-    from django_broadcaster.models import OutboxEvent
-
-    return OutboxEvent.objects.using(using).order_by("id")
-
-
-def _check_names(attributes: Iterable[str]) -> None:
-    from django_broadcaster.models import OutboxEvent
-
-    known = {field.name for field in OutboxEvent._meta.get_fields()}
-    if unknown := sorted(set(attributes) - known):
-        raise TypeError(
-            f"events have no {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-        )
-
-
-def _explain(
-    event_type: str,
-    attributes: dict[str, Any],
-    candidates: list[OutboxEvent],
-    found: list[OutboxEvent],
-) -> str:
-    if not candidates:
-        types = ", ".join(sorted({event.event_type for event in found})) or "nothing at all"
-        return f"no {event_type!r} was published, but {types}"
-    lines = [f"no {event_type!r} with {attributes!r} was published, but"]
-    for event in candidates:
-        lines.append(f"  { ({name: getattr(event, name) for name in attributes})!r}")
-    return "\n".join(lines)

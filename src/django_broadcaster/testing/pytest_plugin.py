@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from django_broadcaster.models import OutboxEvent
+    from .capture import CapturedEvents
 
 
 @pytest.fixture
-def outbox_events() -> Iterator[list[OutboxEvent]]:
+def outbox_events() -> Iterator[CapturedEvents]:
     """The `OutboxEvent`s published by the test, in order; see `capture_events`."""
     # Here, because pytest loads plugins before Django is set up.
     from .capture import capture_events

@@ -45,7 +45,7 @@ class AWSBackend(BindingBackend):
     A subclass names its service, the option for its destination, and writes the four methods below.
     """
 
-    binding: ClassVar[Binding] = AWS
+    binding: Binding = AWS
     client_library = CLIENT
     default_max_message_bytes: ClassVar[int | None] = BATCH_BYTES
 

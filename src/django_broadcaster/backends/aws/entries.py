@@ -9,7 +9,8 @@ There is no CloudEvents binding for either, so the names are those of the Kafka 
 A body must not be empty, holds the characters of XML 1.0 only, and has room for ten attributes
 beside it, none of them empty. An event in binary mode that does not fit in there goes structured:
 one without data, with bytes that are no such text (they are base64 then, `data_base64`), with too
-many attributes or with an empty one. Readers tell the modes apart by `content-type`.
+many attributes or with an empty one, and one whose data is an event itself. Readers tell the modes
+apart by `content-type`.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
@@ -112,14 +113,14 @@ def _digest(source: str) -> str:
 
 def _binary(message: Message) -> Written | None:
     """Return body and attributes, or None if the service could not hold them."""
+    if AWS.is_structured(message, "binary"):
+        return None
     wire = AWS.encode(message, "binary")
     attributes = dict(wire.headers)
     if wire.content_type:
         attributes["content-type"] = wire.content_type
     if not wire.body or len(attributes) > MAX_ATTRIBUTES:
         return None
-    if wire.content_type.lower().startswith("application/cloudevents"):
-        return None  # a reader would take the data for the event
     try:
         body = wire.body.decode()
     except UnicodeDecodeError:

@@ -21,6 +21,7 @@ from django_broadcaster.exceptions import (
 
 from ..base import Message, MessageBackend, Shown
 from ..bindings import trace_headers
+from ..expiry import AMQP_LONGEST, seconds_left
 from ..templates import Template
 from .link import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
 
@@ -44,6 +45,8 @@ class CeleryBackend(MessageBackend):
         event's data, an object, are its keyword arguments.
     queue, priority: as for `apply_async`; None leaves them to the app's settings and the task's.
     timeout, connect_timeout: seconds without an answer after which the broker counts as away.
+
+    A task `expires` with its event's `expirytime`, unless that is over 49 days away.
 
     `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on AMQP
     `routing_key`.
@@ -169,6 +172,7 @@ class CeleryBackend(MessageBackend):
             routing_key=config.get("routing_key"),
             priority=config.get("priority", self.priority),
             headers=trace_headers(message),
+            expires=seconds_left(message, AMQP_LONGEST),
         )
 
     def _arguments(self, message: Message, body: bytes) -> tuple[list[Any], dict[str, Any]]:

@@ -25,7 +25,10 @@ BLOCKED: Final = "the server takes no messages: an alarm about its memory or dis
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A task to be called. None leaves a choice to the app's settings and to the task's."""
+    """A task to be called. None leaves a choice to the app's settings and to the task's.
+
+    `expires` is in seconds from now.
+    """
 
     task: str
     task_id: str
@@ -35,6 +38,7 @@ class Call:
     routing_key: str | None
     priority: int | None
     headers: dict[str, str]
+    expires: float | None = None
 
 
 class LinkLost(Exception):
@@ -170,6 +174,7 @@ class Link:
             "queue": call.queue,
             "routing_key": call.routing_key,
             "priority": call.priority,
+            "expires": call.expires,
             "mandatory": True if self.is_amqp else None,
         }
         self._app.send_task(

@@ -7,9 +7,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
@@ -64,6 +65,7 @@ class KafkaBackend(BindingBackend):
         `{subject}` and `{key}`.
     config: settings of librdkafka by their own names, TLS and credentials among them.
     content_mode: `"structured"` or `"binary"`.
+    timestamp: `"sent"`, when the relay sent it, or `"event"`, the event's own time, if it has one.
     timeout: seconds to wait until what was sent is acknowledged, about a megabyte at a time.
 
     `publisher_config` of an event may have `topic`.
@@ -84,7 +86,7 @@ class KafkaBackend(BindingBackend):
 
     system: ClassVar[str] = "kafka"
     client_library = CLIENT
-    binding: ClassVar[Binding] = KAFKA
+    binding: Binding = KAFKA
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic"})
 
@@ -97,12 +99,14 @@ class KafkaBackend(BindingBackend):
         bootstrap_servers: str | Sequence[str] = "localhost:9092",
         topic: str = "events",
         config: Mapping[str, Any] | None = None,
+        timestamp: Literal["sent", "event"] = "sent",
         timeout: float = 10.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.topic = topic
         self.timeout = timeout
+        self.timestamp = timestamp
         self._config = {} if config is None else config
         self._servers = (
             bootstrap_servers if isinstance(bootstrap_servers, str) else ",".join(bootstrap_servers)
@@ -292,7 +296,8 @@ class KafkaBackend(BindingBackend):
             )
         key = message.partition_key.encode() or None
         size += len(key or b"") + FRAMING_BYTES + HEADER_FRAMING_BYTES * len(headers)
-        return Record(place, topic, key, body, headers, size)
+        moment = 0 if self.timestamp == "sent" else _milliseconds(message.time)
+        return Record(place, topic, key, body, headers, size, moment)
 
     def _send(self, records: Sequence[Record]) -> Reports:
         """Send records, and wait for what becomes of them; a fate that is not known is left out.
@@ -309,11 +314,18 @@ class KafkaBackend(BindingBackend):
         passed: set[bytes | None] = set()
         try:
             for record in records:
-                place, topic, key, value, headers, _ = record
+                place, topic, key, value, headers, _, moment = record
                 if passed and key in passed:
                     continue
                 try:
-                    produce(topic, value, key, headers=headers, on_delivery=partial(report, place))
+                    produce(
+                        topic,
+                        value,
+                        key,
+                        timestamp=moment,
+                        headers=headers,
+                        on_delivery=partial(report, place),
+                    )
                 except client.KafkaException as error:
                     reports[place] = Failure(error.args[0], None)
                     if key is not None:
@@ -384,12 +396,22 @@ class KafkaBackend(BindingBackend):
         seconds: Any = self.timeout
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
             yield "timeout", f"must be seconds above 0, not {seconds!r}"
+        if self.timestamp not in ("sent", "event"):
+            yield "timestamp", f"must be 'sent' or 'event', not {self.timestamp!r}"
         config: Any = self._config
         if not isinstance(config, Mapping):
             yield "config", f"must be a dict of librdkafka's settings, not {type(config).__name__}"
             return
         for problem in config_problems(config):
             yield "config", problem
+
+
+def _milliseconds(time: datetime | None) -> int:
+    """Return a time as Kafka's; 0, which stands for now, where it is missing or before 1970."""
+    if time is None:
+        return 0
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return max(0, round(aware.timestamp() * 1000))
 
 
 def _ignore(_: object) -> None:

@@ -20,7 +20,10 @@ from .client import FRAMING_BYTES, blame
 
 
 class Record(NamedTuple):
-    """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes."""
+    """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
+
+    `timestamp` is in milliseconds, 0 for the moment at which it is sent.
+    """
 
     place: int
     topic: str
@@ -28,6 +31,7 @@ class Record(NamedTuple):
     value: bytes | None
     headers: list[tuple[str, bytes]]
     size: int
+    timestamp: int = 0
 
 
 class Failure(NamedTuple):

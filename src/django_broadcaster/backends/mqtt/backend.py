@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from math import ceil
 from secrets import token_hex
 from ssl import SSLContext
 from typing import Any, ClassVar, Final
@@ -20,10 +21,11 @@ from django_broadcaster.exceptions import (
 from ..base import Message, Outcome
 from ..batch import Batch
 from ..bindings import MQTT, STRUCTURED_TYPE, Binding, BindingBackend
+from ..expiry import EXPIRYTIME, seconds_left
 from ..templates import Template
 from .flight import Experience, Flight
 from .link import CLIENT, Link, LinkLost, connect, library, tls_context
-from .packets import LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
+from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
 from .topics import escape, template_problem, topic_problem
 
 HEALTH_SECONDS = 1.0
@@ -39,6 +41,9 @@ TLS_OPTIONS: Final = frozenset({
     "alpn_protocols", "ca_certs", "cert_reqs", "certfile", "ciphers", "insecure", "keyfile",
     "keyfile_password",
 })  # fmt: skip
+
+_SPECIAL: Final = frozenset({TRACEPARENT, EXPIRYTIME})
+"""Extensions that are more than a part of the event: they become properties, too."""
 
 _MISPLACED = frozenset({0x87, 0x90})  # not authorized, topic name invalid
 _REJECTED = frozenset({0x81, 0x82, 0x90, 0x95, 0x99})  # malformed, too large, ...: see BLAMING
@@ -73,7 +78,7 @@ class MQTTBackend(BindingBackend):
 
     system: ClassVar[str] = "mqtt"
     client_library = CLIENT
-    binding: ClassVar[Binding] = MQTT
+    binding: Binding = MQTT
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic", "retain"})
 
     default_max_message_bytes: ClassVar[int | None] = LONGEST_PACKET - 2 * 2**16
@@ -164,7 +169,9 @@ class MQTTBackend(BindingBackend):
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
         retain = message.config.get("retain", self.retain)
-        return {"topic": self._topic(message).decode(), "retain": retain}
+        shown = {"topic": self._topic(message).decode(), "retain": retain}
+        expiry = _expiry_interval(message)
+        return shown if expiry is None else {**shown, "expiry_seconds": expiry}
 
     # --- What a flight asks for --------------------------------------------------------------
 
@@ -193,11 +200,12 @@ class MQTTBackend(BindingBackend):
 
     def _content(self, message: Message) -> tuple[bytes, bytes]:
         """Return the properties and the payload."""
-        if self.content_mode == "structured" and TRACEPARENT not in message.extensions:
+        if self.content_mode == "structured" and not message.extensions.keys() & _SPECIAL:
             return self._structured, message.to_json()  # as `encode` says, in less time
         wire = self.encode(message)
         try:
-            return properties(wire.content_type, wire.headers), wire.body or b""
+            packed = properties(wire.content_type, wire.headers, _expiry_interval(message))
+            return packed, wire.body or b""
         except ValueError as error:
             raise Rejected(f"an attribute {error}") from None
 
@@ -333,6 +341,12 @@ def _tls_problems(tls: object) -> Iterator[tuple[str, str]]:
         yield "tls", f"must be True, False, an ssl.SSLContext, or a dictionary of {known}"
     elif "keyfile" in tls and "certfile" not in tls:
         yield "tls", "has a 'keyfile' and no 'certfile'"
+
+
+def _expiry_interval(message: Message) -> int | None:
+    """Return the Message Expiry Interval in seconds, None for none."""
+    left = seconds_left(message, LONGEST_EXPIRY)
+    return None if left is None else max(1, ceil(left))
 
 
 def _same(context: SSLContext) -> SSLContext:

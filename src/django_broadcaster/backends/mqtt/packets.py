@@ -23,7 +23,11 @@ LONGEST_TEXT: Final = 2**16 - 1
 LONGEST_PACKET: Final = 5 + 2**28 - 1
 """The longest packet of the protocol, in bytes: its fixed header and all behind (1.5.5, 2.1.4)."""
 
+LONGEST_EXPIRY: Final = 2**32 - 1
+"""The longest Message Expiry Interval, in seconds (3.3.2.3.3)."""
+
 _PUBLISH_QOS_1: Final = 0x32
+_EXPIRY: Final = b"\x02"
 _CONTENT_TYPE: Final = b"\x03"
 _USER_PROPERTY: Final = b"\x26"
 
@@ -63,9 +67,14 @@ class Letter:
         return b"".join((self._before, identifier.to_bytes(2), self._after))
 
 
-def properties(content_type: str, user: Mapping[str, str]) -> bytes:
-    """Return the properties of a PUBLISH with their length; raises ValueError (2.2.2, 3.3.2.3)."""
+def properties(content_type: str, user: Mapping[str, str], expiry: int | None = None) -> bytes:
+    """Return the properties of a PUBLISH with their length; raises ValueError (2.2.2, 3.3.2.3).
+
+    `expiry` is the Message Expiry Interval in seconds, up to `LONGEST_EXPIRY`.
+    """
     parts = [_CONTENT_TYPE + string(content_type)] if content_type else []
+    if expiry is not None:
+        parts.append(_EXPIRY + pack("!I", expiry))
     parts += [_USER_PROPERTY + string(name) + string(value) for name, value in user.items()]
     packed = b"".join(parts)
     return variable(len(packed)) + packed

@@ -4,6 +4,8 @@
     Nats-Expected-Stream   the stream, so that no other one takes the event
     Content-Type           `application/cloudevents+json`, in structured mode only
     ce-*                   the event's attributes, in binary mode only
+    Nats-TTL               the seconds until the event's `expirytime`, if the stream takes it
+                           (`allow_msg_ttl`, of nats-server 2.11 or newer)
 
 `backend` is the backend itself, `window` a batch on its way, `link` the connection, `subjects` the
 names that messages go under. Needs nats-server 2.2 or newer with JetStream.

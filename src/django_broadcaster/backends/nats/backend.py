@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from math import ceil
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import (
@@ -26,6 +27,7 @@ from ..bindings import (
     WireMessage,
     percent_encoded,
 )
+from ..expiry import seconds_left
 from ..templates import Template
 from .link import CLIENT, Link, Outgoing
 from .subjects import any_overlaps, escape, subject_problem, template_problem, wildcard
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits."""
+
+LONGEST_TTL: Final = 2**31
+"""Seconds: what expires later than that is sent without a time to live."""
 
 _SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
 _ENCRYPTED = frozenset({"tls", "wss"})
@@ -65,7 +70,7 @@ class NATSBackend(BindingBackend):
 
     system: ClassVar[str] = "nats"
     client_library = CLIENT
-    binding: ClassVar[Binding] = NATS
+    binding: Binding = NATS
     config_keys: ClassVar[frozenset[str]] = frozenset({"subject"})
 
     default_max_message_bytes: ClassVar[int | None] = 2**20 - 2**12
@@ -118,11 +123,10 @@ class NATSBackend(BindingBackend):
             raise self.option_error(option, problem)
         self._template = Template(subject, escape)
         self._first_headers = f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
-        if self.content_mode == "structured":
-            self._first_headers += f"Content-Type: {STRUCTURED_TYPE}\r\n"
         self._link: Link | None = None
         self._process = 0
         self._limit = sys.maxsize  # until the server has said
+        self._takes_ttl = False
 
     # --- The contract ------------------------------------------------------------------------
 
@@ -234,6 +238,10 @@ class NATSBackend(BindingBackend):
             wire.headers
         ):  # only a row that was tampered with has such names
             raise Rejected("an attribute has a line break in its name")
+        if wire.content_type == STRUCTURED_TYPE:
+            more = f"Content-Type: {STRUCTURED_TYPE}\r\n{more}"
+        if self._takes_ttl and (left := seconds_left(message, LONGEST_TTL)) is not None:
+            more += f"Nats-TTL: {max(1, ceil(left))}\r\n"
         message_id = percent_encoded(message.event_id)
         place = _digest(message.source, subject)
         return f"{self._first_headers}{more}Nats-Msg-Id: {message_id}:{place}\r\n\r\n".encode()
@@ -285,6 +293,7 @@ class NATSBackend(BindingBackend):
         if config.no_ack or config.sealed:
             problem = "acknowledges nothing (no_ack)" if config.no_ack else "is sealed"
             raise link.unavailable(f"stream {self.stream!r} {problem}")
+        self._takes_ttl = bool(getattr(config, "allow_msg_ttl", False))
         limits = (link.max_payload, config.max_msg_size, config.max_bytes)
         self._limit = min(limit for limit in limits if limit and limit > 0)
 

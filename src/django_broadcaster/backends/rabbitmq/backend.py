@@ -16,17 +16,23 @@ from django_broadcaster.exceptions import (
 
 from ..base import Message, Outcome
 from ..batch import Batch
-from ..bindings import AMQP, Binding, BindingBackend
+from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
+from ..expiry import EXPIRYTIME
 from ..templates import Template
 from .address import Address
 from .flight import BLOCKED, Experience, Flight
 from .link import CLIENT, SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
 from .names import ESCAPES, is_fixed, is_short, name_of, name_problem
+from .properties import PROPERTIES, expiration_of, property_problem
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for each answer."""
 
 EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
+
+BINDINGS: Final = {binding.prefix: binding for binding in (RABBITMQ, AMQP)}
+
+_PLACES: Final = frozenset({"exchange", "routing_key"})
 
 
 class RabbitMQBackend(BindingBackend):
@@ -40,6 +46,7 @@ class RabbitMQBackend(BindingBackend):
         `publisher_config` names no other. An exchange "" is the default one, whose routing key is
         the name of a queue: `queue`, if `routing_key` is not given.
     exchange_type: "topic", "direct", "fanout", "headers", or one of a plugin ("x-...").
+    exchange_arguments: the exchange's `x-arguments`, such as an `alternate-exchange`.
     queue: is declared and bound to the exchange by `binding_key` (else the routing key if that is
         the same for all events, else "#" for a topic exchange). queue_arguments: its `x-arguments`.
     durable: whether exchange and queue outlive a restart of the server.
@@ -47,19 +54,24 @@ class RabbitMQBackend(BindingBackend):
         and queue are there. An exchange whose name has fields must be there.
     mandatory: whether an event that no queue takes is rejected; else the server drops it.
     content_mode: "structured" or "binary".
+    header_prefix: how the headers of binary mode begin: "ce-", as readers made for RabbitMQ expect,
+        or "cloudEvents_", as the binding for AMQP 1.0 has it.
     timeout, connect_timeout: seconds without an answer after which the server counts as away.
     heartbeat: seconds; 0, the default, asks for none: an idle relay could not send any, and the
         server would disconnect it. TCP's own keepalive finds a peer that is gone.
 
-    `publisher_config` of an event may have `exchange` and `routing_key`, as plain text.
+    `publisher_config` of an event may have `exchange` and `routing_key`, as plain text, and what
+    its message is to have: `priority` (0 to 255), `expiration` (seconds), `correlation_id` (text)
+    and `headers` (a dictionary of text, whole numbers and booleans), `x-delay` among them. An event
+    with an `expirytime` expires then, in the queue, too.
 
     A batch takes about as many round trips as its busiest key has events: see `flight`.
     """
 
     system: ClassVar[str] = "rabbitmq"
     client_library = CLIENT
-    binding: ClassVar[Binding] = AMQP
-    config_keys: ClassVar[frozenset[str]] = frozenset({"exchange", "routing_key"})
+    binding: Binding = RABBITMQ
+    config_keys: ClassVar[frozenset[str]] = _PLACES | PROPERTIES
 
     default_max_message_bytes: ClassVar[int | None] = 16 * 2**20
     """RabbitMQ's default for `max_message_size` from version 4.0 on; before, it was 128 MiB."""
@@ -74,6 +86,7 @@ class RabbitMQBackend(BindingBackend):
         ssl: Mapping[str, Any] | None = None,
         exchange: str = "events",
         exchange_type: str = "topic",
+        exchange_arguments: Mapping[str, Any] | None = None,
         routing_key: str | None = None,
         queue: str | None = None,
         queue_arguments: Mapping[str, Any] | None = None,
@@ -81,6 +94,7 @@ class RabbitMQBackend(BindingBackend):
         durable: bool = True,
         declare: bool = True,
         mandatory: bool = True,
+        header_prefix: str = RABBITMQ.prefix,
         timeout: float = 10.0,
         connect_timeout: float = 5.0,
         heartbeat: int = 0,
@@ -90,7 +104,8 @@ class RabbitMQBackend(BindingBackend):
         if routing_key is None:
             routing_key = queue or "" if exchange == "" else "{type}"
         self.exchange, self.routing_key, self.queue = exchange, routing_key, queue
-        self.exchange_type, self.queue_arguments = exchange_type, queue_arguments
+        self.exchange_type, self.exchange_arguments = exchange_type, exchange_arguments
+        self.queue_arguments, self.header_prefix = queue_arguments, header_prefix
         self.durable, self.declare, self.mandatory = durable, declare, mandatory
         self.timeout, self.connect_timeout, self.heartbeat = timeout, connect_timeout, heartbeat
         self._address = Address(
@@ -98,6 +113,7 @@ class RabbitMQBackend(BindingBackend):
         )
         for option, problem in self._problems(binding_key):
             raise self.option_error(option, problem)
+        self.binding = BINDINGS[header_prefix]
         self._exchange = self._template("exchange", exchange)
         self._routing_key = self._template("routing_key", routing_key)
         self.binding_key = self._binding_key(binding_key)
@@ -159,19 +175,26 @@ class RabbitMQBackend(BindingBackend):
         return True
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge `exchange` and `routing_key`, too; raises InvalidPublisherConfig."""
+        """Judge the values, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
         for key, value in config.items():
-            if problem := name_problem(value):
+            judge = partial(property_problem, key) if key in PROPERTIES else name_problem
+            if problem := judge(value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
         letter = self.letter(message)
+        names = ("exchange", "routing_key", "message_id")
+        asked = {
+            "priority": letter.priority,
+            "correlation_id": letter.correlation_id,
+            "expiration": letter.expiration,
+            "headers": message.config.get("headers"),
+        }
         return {
-            "exchange": letter.exchange,
-            "routing_key": letter.routing_key,
-            "message_id": letter.message_id,
+            **{name: getattr(letter, name) for name in names},
+            **{name: value for name, value in asked.items() if value not in (None, "")},
         }
 
     # --- What a flight asks for --------------------------------------------------------------
@@ -193,10 +216,26 @@ class RabbitMQBackend(BindingBackend):
             headers=wire.headers,
             body=body,
         )
+        if message.config.keys() & PROPERTIES or EXPIRYTIME in message.extensions:
+            self._give_properties(letter, message)
         for text in (letter.exchange, letter.routing_key, letter.content_type):
             if not is_short(text):
                 raise Rejected(f"a name of the event is over AMQP's {SHORT_BYTES} bytes: {text!r}")
         return letter
+
+    def _give_properties(self, letter: Letter, message: Message) -> None:
+        """Set the properties that an event asks for; raises Rejected for invalid ones.
+
+        A publish call refuses those; a row that was changed afterwards may have them.
+        """
+        config = message.config
+        for key in config.keys() & PROPERTIES:
+            if problem := property_problem(key, config[key]):
+                raise Rejected(f"publisher_config: {key!r} {problem}")
+        letter.priority = config.get("priority")
+        letter.correlation_id = config.get("correlation_id", "")
+        letter.headers = {**config.get("headers", {}), **letter.headers}
+        letter.expiration = expiration_of(message)
 
     def link(self) -> Link:
         """Return the connection, a new one if there is none; raises BackendUnavailable."""
@@ -221,9 +260,10 @@ class RabbitMQBackend(BindingBackend):
 
         404 and 403: the exchange is not there, or may not be written to. Nearly every event meets
         that of the configured exchange, and none of them is to blame; an exchange of this event's
-        own, or a topic that is not permitted, must not stop the others. 406: it is too large.
+        own, or a topic that is not permitted, must not stop the others. 406: it is too large, or
+        has a property that the server does not take.
         """
-        if error.code == 406 and "size" in str(error):
+        if error.code == 406 and ("size" in str(error) or message.config.keys() & PROPERTIES):
             return _caused(Rejected(f"RabbitMQ at {self._address.place}: {error}"), error)
         everybodys = is_fixed(self._exchange) and "exchange" not in message.config
         if everybodys and not error.is_about_topic:
@@ -237,7 +277,8 @@ class RabbitMQBackend(BindingBackend):
         """
         problem = f"a queue for routing key {letter.routing_key!r} of exchange {letter.exchange!r} "
         problem += "is full, or failed, and did not take it"
-        if is_fixed(self._exchange) and is_fixed(self._routing_key) and not message.config:
+        is_own = is_fixed(self._exchange) and is_fixed(self._routing_key)
+        if is_own and not message.config.keys() & _PLACES:
             return self.unavailable(problem)
         return TransientError(f"RabbitMQ at {self._address.place}: {problem}")
 
@@ -290,7 +331,11 @@ class RabbitMQBackend(BindingBackend):
         if named:
             link.call(
                 lambda channel: channel.exchange_declare(
-                    self.exchange, self.exchange_type, **kept, **checked
+                    self.exchange,
+                    self.exchange_type,
+                    arguments=dict(self.exchange_arguments or {}),
+                    **kept,
+                    **checked,
                 )
             )
         if self.queue is None:
@@ -346,9 +391,13 @@ class RabbitMQBackend(BindingBackend):
         kinds = EXCHANGE_TYPES
         if self.exchange_type not in kinds and not str(self.exchange_type).startswith("x-"):
             yield "exchange_type", f"must be one of {', '.join(sorted(kinds))}, or begin with x-"
-        arguments: object = self.queue_arguments
-        if arguments is not None and not isinstance(arguments, Mapping):
-            yield "queue_arguments", "must be a dictionary"
+        for option in ("exchange_arguments", "queue_arguments"):
+            arguments: object = getattr(self, option)
+            if arguments is not None and not isinstance(arguments, Mapping):
+                yield option, "must be a dictionary"
+        if self.header_prefix not in BINDINGS:
+            known = " or ".join(map(repr, BINDINGS))
+            yield "header_prefix", f"must be {known}, not {self.header_prefix!r}"
         for option in ("durable", "declare", "mandatory"):
             if not isinstance(getattr(self, option), bool):
                 yield option, "must be True or False"

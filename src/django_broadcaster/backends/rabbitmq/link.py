@@ -34,7 +34,8 @@ _FRAME_HEAD: Final = Struct(">BHI")  # kind, channel, size
 _FRAME_END: Final = b"\xce"
 _CONTENT_HEAD: Final = Struct(">HHQ")  # class, weight, size of the body
 _PUBLISH: Final = (60, 40)  # class and method
-_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _MESSAGE_ID = 1 << 15, 1 << 13, 1 << 12, 1 << 7
+_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 13, 1 << 12
+_PRIORITY, _CORRELATION_ID, _EXPIRATION, _MESSAGE_ID = 1 << 11, 1 << 10, 1 << 8, 1 << 7
 _PERSISTENT: Final = b"\x02"
 
 
@@ -55,14 +56,20 @@ class ChannelRefused(Exception):
 
 @dataclass(slots=True, eq=False)
 class Letter:
-    """One message, ready for the wire. `message_id` is empty where the id is too long to be one."""
+    """One message, ready for the wire. `message_id` is empty where the id is too long to be one.
+
+    Empty texts, and a priority of None, are properties that are left out.
+    """
 
     exchange: str
     routing_key: str
     message_id: str
     content_type: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | int]
     body: bytes
+    priority: int | None = None
+    correlation_id: str = ""
+    expiration: str = ""
 
     @property
     def properties(self) -> bytes:
@@ -75,6 +82,15 @@ class Letter:
             flags |= _HEADERS
             parts.append(_table(self.headers))
         parts.append(_PERSISTENT)
+        if self.priority is not None:
+            flags |= _PRIORITY
+            parts.append(self.priority.to_bytes())
+        if self.correlation_id:
+            flags |= _CORRELATION_ID
+            parts.append(short(self.correlation_id))
+        if self.expiration:
+            flags |= _EXPIRATION
+            parts.append(short(self.expiration))
         if self.message_id:
             flags |= _MESSAGE_ID
             parts.append(short(self.message_id))
@@ -109,11 +125,18 @@ def short(text: str) -> bytes:
     return b"%c%b" % (len(encoded), encoded)
 
 
-def _table(headers: Mapping[str, str]) -> bytes:
+def _table(headers: Mapping[str, str | int]) -> bytes:
     fields = []
     for name, value in headers.items():
-        encoded = value.encode()
-        fields += [short(name), b"S", pack(">I", len(encoded)), encoded]
+        if isinstance(value, str):
+            encoded = value.encode()
+            fields += [short(name), b"S", pack(">I", len(encoded)), encoded]
+        elif isinstance(value, bool):
+            fields += [short(name), b"t", value.to_bytes()]
+        elif -(2**31) <= value < 2**31:
+            fields += [short(name), b"I", pack(">i", value)]
+        else:
+            fields += [short(name), b"l", pack(">q", value)]
     table = b"".join(fields)
     return pack(">I", len(table)) + table
 

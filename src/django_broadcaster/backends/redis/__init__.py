@@ -5,20 +5,24 @@
 
 and, in structured mode (the default):
 
-    cloud_event    the event in the CloudEvents JSON format
+    cloud_event    the event in the CloudEvents JSON format; another name by `body_field`
 
 or, in binary mode, those of these that the event has something for:
 
     ce_*           each attribute but the content type, as text: `ce_specversion`, `ce_id`, ...
     content_type   the media type of the data
-    data           the data's bytes as they are; JSON `null` is the text `null`
+    data           the data's bytes as they are, JSON `null` as the text `null`; another name by
+                   `body_field`
+
+An entry may have further fields, which the event's `publisher_config` names.
 
 CloudEvents has no binding for Redis. The binary fields are this project's own, named as the Kafka
 binding names its headers.
 
-`backend` is the backend itself, `entries` packs events for the wire, `delivery` sends a chunk of
-them, `link` is the connection to one server, `cluster` finds the node of a stream, `address` the
-options that say where Redis is, and `replies` what its errors mean.
+`backend` is the backend itself, `entries` packs events for the wire, `fields` packs what their
+`publisher_config` adds, `delivery` sends a chunk of them, `link` is the connection to one server,
+`cluster` finds the node of a stream, `address` the options that say where Redis is, and `replies`
+what its errors mean.
 
 Needs Redis 5 or newer and, where ACLs are used, a user with `+xadd +multi +exec` on its streams
 (`+cluster|slots` for a cluster, `+wait` for `wait_replicas`). An acknowledged entry is as durable

@@ -15,9 +15,9 @@ from django_broadcaster.exceptions import (
 
 from ..base import Message, Outcome, Shown, as_delivery_error
 from ..batch import Batch
-from ..bindings import REDIS, Binding, BindingBackend
+from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..templates import Template
-from . import entries
+from . import entries, fields
 from .address import CLIENT, Address, Node
 from .cluster import Cluster, OneServer, Servers
 from .delivery import Delivery
@@ -39,19 +39,22 @@ class RedisStreamBackend(BindingBackend):
     username, password: where the server wants them, and the URL has none.
     stream_name: the key of the stream, for events whose `publisher_config` names no other. It is a
         template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
-    max_len: about how many entries the stream keeps (`MAXLEN ~`); None trims nothing.
+    max_len: about how many entries the stream keeps (`MAXLEN ~`), read or not; None trims nothing.
     content_mode: "structured" or "binary".
+    body_field: the name of the field that has the body: `cloud_event`, and `data` in binary mode,
+        unless given. Dapr and FastStream read `data`.
     sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
     sentinel_master: the name that they know it by.
     sentinel_username, sentinel_password: for the sentinels, where they want them.
     cluster: True if the server is a node of a cluster; the others are learned from it.
     startup_nodes: `[(host, port), ...]`, more nodes to ask where that one is away.
     wait_replicas: how many replicas must have an event, too, before it counts as delivered.
-    timeout: seconds to wait for the server, each time that data is sent or read.
     connect_timeout: seconds to wait for a connection.
+    socket_timeout: seconds to wait for the server, each time that data is sent or read.
     ssl, ssl_*: TLS, in redis-py's own terms; for sentinels as well as for the servers.
 
-    `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`.
+    `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its other
+    items become further fields of the entry.
 
     A batch goes in one round trip, as a transaction (MULTI, EXEC): the server takes all of it or
     nothing when it is full, refuses a command or loses the connection in the middle, so no event
@@ -61,8 +64,8 @@ class RedisStreamBackend(BindingBackend):
 
     system: ClassVar[str] = "redis"
     client_library = CLIENT
-    binding: ClassVar[Binding] = REDIS
-    config_keys: ClassVar[frozenset[str]] = frozenset({"stream_name", "max_len"})
+    binding: Binding = REDIS
+    config_keys: ClassVar[frozenset[str]] = fields.OPTIONS
 
     default_max_message_bytes: ClassVar[int | None] = 512 * 2**20 - 2**16
     """Redis' default for `proto-max-bulk-len`, less some slack. A server's lower one is obeyed
@@ -70,6 +73,8 @@ class RedisStreamBackend(BindingBackend):
 
     def __init__(
         self,
+        config: Mapping[str, Any] | None = None,
+        /,
         *,
         host: str = "localhost",
         port: int = 6379,
@@ -78,7 +83,8 @@ class RedisStreamBackend(BindingBackend):
         password: str | None = None,
         url: str | None = None,
         stream_name: str = "events",
-        max_len: int | None = None,
+        max_len: int | None = 10_000,
+        body_field: str | None = None,
         sentinels: Sequence[tuple[str, int]] = (),
         sentinel_master: str | None = None,
         sentinel_username: str | None = None,
@@ -86,8 +92,8 @@ class RedisStreamBackend(BindingBackend):
         cluster: bool = False,
         startup_nodes: Sequence[tuple[str, int]] = (),
         wait_replicas: int = 0,
-        timeout: float = 5.0,
         connect_timeout: float = 5.0,
+        socket_timeout: float = 5.0,
         ssl: bool = False,
         ssl_ca_certs: str | None = None,
         ssl_certfile: str | None = None,
@@ -96,9 +102,12 @@ class RedisStreamBackend(BindingBackend):
         ssl_check_hostname: bool = True,
         **options: Any,
     ) -> None:
+        if config is not None:  # the documented form, which subclasses call
+            RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
+            return
         super().__init__(**options)
-        self.stream_name, self.max_len = stream_name, max_len
-        self.timeout, self.connect_timeout = timeout, connect_timeout
+        self.stream_name, self.max_len, self.body_field = stream_name, max_len, body_field
+        self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
         self.wait_replicas = wait_replicas
         self._address = Address(
             host=host,
@@ -129,7 +138,8 @@ class RedisStreamBackend(BindingBackend):
         except ValueError as error:
             raise self.option_error("stream_name", str(error)) from error
         self._constant = self._template.constant
-        self._structured = self.content_mode == "structured"
+        self._event_field = (body_field or "cloud_event").encode()
+        self._data_field = body_field or "data"
         self._servers: Servers | None = None
         self._limit = self.max_message_bytes or 0
 
@@ -139,7 +149,7 @@ class RedisStreamBackend(BindingBackend):
         """Connect, and see that the server lets us work; raises BackendUnavailable."""
         self.close()
         try:
-            self._servers = self._new_servers(self.timeout, self.connect_timeout)
+            self._servers = self._new_servers(self.socket_timeout, self.connect_timeout)
             self._servers.open(self._constant)
         except BaseException:
             self.close()
@@ -184,7 +194,9 @@ class RedisStreamBackend(BindingBackend):
 
         With sentinels or a cluster as long for each server that has to be asked.
         """
-        timeouts = (min(each, HEALTH_SECONDS) for each in (self.timeout, self.connect_timeout))
+        timeouts = (
+            min(each, HEALTH_SECONDS) for each in (self.socket_timeout, self.connect_timeout)
+        )
         try:
             servers = self._new_servers(*timeouts)
             try:
@@ -196,27 +208,39 @@ class RedisStreamBackend(BindingBackend):
             return parse(error)[0] == "NOPERM"
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge `stream_name` and `max_len` too; raises InvalidPublisherConfig."""
-        super().validate_config(config)
-        for key, problem in entries.stream_problems(config):
+        """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
+        for key, problem in self._config_problems(config):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
+    def _config_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
+        yield from entries.stream_problems(config)
+        yield from self._field_problems(config)
+        largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
+        if largest > limit:
+            yield "publisher_config", f"has a field of {largest} bytes, over the limit of {limit}"
+
+    def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
+        binary = self.content_mode == "binary"
+        return fields.problems(config, binary=binary, body_field=self.body_field)
+
     def show(self, message: Message) -> Shown:
-        """Return the fields of the entry; the body is `cloud_event`, or `data` in binary mode."""
+        """Return the fields of the entry; the body is that of `body_field`."""
         stream, _ = self._command(message)
         wire = self.encode(message)
+        structured = wire.content_type == STRUCTURED_TYPE
         time = entries.timestamp(message.time).decode()
-        fields = {
+        shown = {
             "event_id": message.event_id,
             "event_type": message.event_type,
             "source": message.source,
-            "timestamp": time if self._structured else wire.headers.get("ce_time", ""),
+            "timestamp": time if structured else wire.headers.get("ce_time", ""),
             **wire.headers,
         }
-        if wire.content_type and not self._structured:
-            fields["content_type"] = wire.content_type
+        if wire.content_type and not structured:
+            shown["content_type"] = wire.content_type
+        shown |= fields.further(message.config)
         max_len = message.config.get("max_len", self.max_len)
-        return Shown({"stream": stream, "max_len": max_len}, fields, wire.body)
+        return Shown({"stream": stream, "max_len": max_len}, shown, wire.body)
 
     # --- From messages to chunks -------------------------------------------------------------
 
@@ -253,20 +277,36 @@ class RedisStreamBackend(BindingBackend):
             yield len(batch.messages), chunk
 
     def _command(self, message: Message) -> tuple[str, bytes]:
-        """Return the stream and the packed XADD; raises Rejected for one that is too large."""
+        """Return the stream and the packed XADD; raises Rejected for one that can't be sent."""
         stream, max_len = self._constant or self._template.render(message), self.max_len
+        more = fields.NONE
         if message.config:
             stream = message.config.get("stream_name", stream)
             max_len = message.config.get("max_len", max_len)
-        if self._structured:
+            more = self._further(message.config)
+        if self.binding.is_structured(message, self.content_mode):
             body = message.to_json()
-            if len(body) > self._limit:
-                raise self._too_large(len(body))
-            return stream, entries.structured(stream, max_len, message, body)
-        wire = self.encode(message)
-        if len(wire.body or b"") > self._limit:
-            raise self._too_large(len(wire.body or b""))
-        return stream, entries.binary(stream, max_len, message, wire)
+            command = entries.structured(stream, max_len, message, body, self._event_field, more)
+            headers: Mapping[str, str] = {}
+        else:
+            wire = self.encode(message)
+            command = entries.binary(stream, max_len, message, wire, self._data_field, more)
+            body, headers = wire.body or b"", wire.headers
+        if len(command) > self._limit:  # then one of its parts may be
+            texts = (len(text.encode()) for text in headers.values())
+            largest = max(len(body), more.largest, *texts)
+            if largest > self._limit:
+                raise self._too_large(largest)
+        return stream, command
+
+    def _further(self, config: Mapping[str, Any]) -> fields.Further:
+        """Return an event's further fields; raises Rejected for what no publish call has judged.
+
+        Such a row is written by other means, or before the backend's content mode was changed.
+        """
+        for key, problem in self._field_problems(config):
+            raise Rejected(f"publisher_config: {key!r} {problem}")
+        return fields.packed(config)
 
     def _too_large(self, size: int) -> Rejected:
         return Rejected(
@@ -299,7 +339,9 @@ class RedisStreamBackend(BindingBackend):
         yield from entries.stream_problems(
             {"stream_name": self.stream_name, "max_len": self.max_len}
         )
-        for option in ("timeout", "connect_timeout"):
+        if self.body_field is not None and (problem := fields.body_problem(self.body_field)):
+            yield "body_field", problem
+        for option in ("connect_timeout", "socket_timeout"):
             value = getattr(self, option)
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
                 yield option, f"must be seconds above 0, not {value!r}"

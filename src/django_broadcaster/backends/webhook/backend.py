@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django.db import DatabaseError, InterfaceError
@@ -29,6 +30,7 @@ from . import options as checked
 from .answers import Answer, Kind, error_of
 from .client import CLIENT, IDLE_CONNECTIONS, Client, load
 from .exchange import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
+from .handshakes import REQUEST_ORIGIN, Handshakes
 from .pauses import Pauses
 from .signatures import Signer
 from .urls import place_of, problem_of, target_of
@@ -59,6 +61,9 @@ class WebhookBackend(BindingBackend):
     secrets_for: a function, or its dotted path, that returns the secrets for a URL.
     content_mode: "structured", the whole event in the body, or "binary", attributes as headers.
     headers: further headers of every request.
+    request_origin: the DNS name that every request has as `WebHook-Request-Origin`.
+    handshake: whether an endpoint is asked with OPTIONS, before its first event and once an hour,
+        whether it agrees to receive events from `request_origin`.
     timeout: seconds for a request as a whole; a batch takes about twice as long at the most.
     connect_timeout: seconds to connect to one address.
     max_in_flight: requests at once.
@@ -75,7 +80,7 @@ class WebhookBackend(BindingBackend):
 
     system: ClassVar[str] = "webhook"
     client_library = CLIENT
-    binding: ClassVar[Binding] = HTTP
+    binding: Binding = HTTP
 
     def __init__(
         self,
@@ -86,6 +91,8 @@ class WebhookBackend(BindingBackend):
         secrets: Sequence[str] = (),
         secrets_for: Callable[[str], Sequence[str]] | str | None = None,
         headers: Mapping[str, str] | None = None,
+        request_origin: str | None = None,
+        handshake: bool = False,
         timeout: float = 10.0,
         connect_timeout: float = 5.0,
         max_in_flight: int = 64,
@@ -103,6 +110,7 @@ class WebhookBackend(BindingBackend):
         self.event_urls = event_urls
         self.allow_http = allow_http
         self.headers = {} if headers is None else headers
+        self.request_origin, self.handshake = request_origin, handshake
         self.secrets_for = secrets_for
         self.timeout = timeout
         self.connect_timeout = connect_timeout
@@ -127,6 +135,7 @@ class WebhookBackend(BindingBackend):
             tls=self.tls,
         )
         self._pauses = Pauses()
+        self._handshakes = Handshakes()
         self._known: Endpoints | None = None
 
     def open(self) -> None:
@@ -187,6 +196,8 @@ class WebhookBackend(BindingBackend):
         values of the headers that are set in OPTIONS."""
         shown = super().show(message)
         hidden = dict.fromkeys((*self.headers, "webhook-signature"), "(not shown)")
+        if self.request_origin is not None:
+            hidden[REQUEST_ORIGIN] = self.request_origin
         endpoint = {"endpoint": place_of(self._url_of(message))}
         return Shown(endpoint, {**hidden, **shown.headers}, shown.body)
 
@@ -247,9 +258,13 @@ class WebhookBackend(BindingBackend):
     def _exchange(self, messages: Sequence[Message], endpoints: Sequence[Endpoint]) -> Exchange:
         keep = len({endpoint.url for endpoint in endpoints}) <= IDLE_CONNECTIONS
 
+        self._handshakes.begin()
+
         async def attempt(index: int) -> Answer:
             message, endpoint = messages[index], endpoints[index]
             try:
+                if self.handshake and (answer := await self._refusal(endpoint.url)):
+                    return answer
                 headers, body = self._request(message, endpoint.signer)
                 return await self._client.post(endpoint.url, headers, body, keep=keep)
             except Exception as error:
@@ -257,6 +272,12 @@ class WebhookBackend(BindingBackend):
 
         stopping = ABOUT_THE_ENDPOINT if self.event_urls else ABOUT_THE_ONLY_ENDPOINT
         return Exchange(messages, endpoints, attempt, stopping, self.max_in_flight, self.timeout)
+
+    async def _refusal(self, url: str) -> Answer | None:
+        """Return the answer of an endpoint that does not agree to receive events."""
+        origin = self.request_origin or ""
+        ask = partial(self._client.ask, headers=self.headers, origin=origin)
+        return await self._handshakes.obstacle(url, ask)
 
     def _request(self, message: Message, signer: Signer) -> tuple[dict[str, str], bytes]:
         """Return the headers and the body of a request; raises Rejected for one too large."""
@@ -268,6 +289,8 @@ class WebhookBackend(BindingBackend):
             )
         headers = signer.headers(message.event_id, int(time.time()), body)
         headers.update(self.headers)
+        if self.request_origin is not None:
+            headers[REQUEST_ORIGIN] = self.request_origin
         headers.update(wire.headers)
         if wire.content_type:
             headers["Content-Type"] = wire.content_type

@@ -20,6 +20,7 @@ from django_broadcaster.exceptions import MissingClient
 
 from .addresses import AddressRefused, AddressRules
 from .answers import Answer, Kind, answer_to
+from .handshakes import REQUEST_ORIGIN, about_the_endpoint, verdict
 
 CLIENT: Final = ("aiohttp", "webhook")
 """The client library, and the extra that it comes with."""
@@ -109,6 +110,19 @@ class Client:
                 return answer_to(response.status, response.headers.get("Retry-After"))
         except Exception as error:
             return _answer_about(error)
+
+    async def ask(self, url: str, headers: Mapping[str, str], origin: str) -> Answer:
+        """Ask an endpoint whether it agrees to receive events; a Kind.DELIVERED says yes."""
+        try:
+            async with self._session.options(
+                _as_it_is(url),
+                headers={**headers, REQUEST_ORIGIN: origin},
+                allow_redirects=False,
+            ) as response:
+                await self._read(response)
+                return verdict(response.status, response.headers, origin)
+        except Exception as error:
+            return about_the_endpoint(_answer_about(error))
 
     async def _read(self, response: Any) -> None:
         """Read a body, so that its connection can be used again; the status has decided already."""

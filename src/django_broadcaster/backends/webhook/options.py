@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 # What the backend or HTTP itself decides.
 _OURS: Final = re.compile(
     r"webhook-.*|ce-.*|content-(type|length|encoding)|host|connection|transfer-encoding|expect"
@@ -34,6 +35,14 @@ def problems(backend: WebhookBackend) -> Iterator[Problem]:
     secrets_for: object = backend.secrets_for
     if not (isinstance(secrets_for, str | None) or callable(secrets_for)):
         yield "secrets_for", "must be a function or its dotted path"
+    origin: object = backend.request_origin
+    if origin is not None and not (isinstance(origin, str) and _HOST.fullmatch(origin)):
+        yield "request_origin", f"must be a DNS name, such as 'events.example.com', not {origin!r}"
+    handshake: object = backend.handshake
+    if not isinstance(handshake, bool):
+        yield "handshake", "must be True or False"
+    elif handshake and origin is None:
+        yield "handshake", "has no effect without 'request_origin'"
     if backend.tls["keyfile"] and not backend.tls["certfile"]:
         yield "ssl_keyfile", "has no effect without 'ssl_certfile'"
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import ArchivedEvent, OutboxEvent
+from django_broadcaster.querysets import portions
 from django_broadcaster.sealing import is_on, reseal
 
 CHUNK = 500
@@ -77,16 +80,15 @@ class Command(OutboxCommand):
         changed, last = 0, 0
         unreadable: list[str] = []
         try:
-            while chunk := list(
-                sealed_rows.filter(id__gt=last).values_list("id", "sealed")[:CHUNK]
-            ):
-                for row_id, sealed in chunk:
+            while ids := list(sealed_rows.filter(id__gt=last).values_list("id", flat=True)[:CHUNK]):
+                for row_id, sealed in _read(sealed_rows, ids):
                     try:
                         changed += _reencrypt(rows, row_id, sealed)
                     except CannotUnseal:
                         unreadable.append(f"{kind} {row_id}")
                     last = row_id
-                progress.advance(len(chunk))
+                last = ids[-1]
+                progress.advance(len(ids))
         except KeyboardInterrupt:
             raise CommandError(
                 f"interrupted after {changed:,} changes, at {kind} {last}; run it again"
@@ -94,6 +96,12 @@ class Command(OutboxCommand):
         finally:
             progress.end()
         return changed, unreadable
+
+
+def _read(rows: QuerySet[Any], ids: list[int]) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Yield the payloads of rows, with their ids, a bounded number of bytes at a time."""
+    for portion in portions(rows.db, rows.model._meta.db_table, ids, conf.BATCH_BYTES):
+        yield from rows.filter(id__in=portion).values_list("id", "sealed")
 
 
 def _reencrypt(rows: QuerySet[Any], row_id: int, sealed: bytes | memoryview) -> int:

@@ -18,6 +18,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation.watching import Watch, watching
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
+from django_broadcaster.management.sessions import refuse_other_schema
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
@@ -43,8 +44,10 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--max-iterations",
-            type=whole(1, HIGHEST),
-            help="stop after so many looks at the outbox, for each backend (default: never)",
+            metavar="N",
+            type=whole(0, HIGHEST),
+            default=0,
+            help="stop after N polls for each backend; 0 never stops (default: 0)",
         )
         parser.add_argument(
             "--backend",
@@ -103,11 +106,12 @@ class Command(BaseCommand):
             backends=_chosen(options["backend"] or [], options["exclude_backend"] or []),
             batch_size=options["batch_size"] or conf.BATCH_SIZE,
             interval=options["interval"] or conf.POLL_INTERVAL,
-            max_iterations=options["max_iterations"],
+            max_iterations=options["max_iterations"] or None,
             drain=options["drain"],
         )
+        refuse_other_schema(worker_options.database)
         several = options["processes"] > 1 and not is_supervised()
-        finite = options["drain"] or options["max_iterations"] is not None
+        finite = options["drain"] or worker_options.max_iterations is not None
         worker: Worker | Supervisor
         if several:
             worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)

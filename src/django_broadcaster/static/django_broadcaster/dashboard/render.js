@@ -105,10 +105,11 @@
     ]);
   }
 
+  // Without `events`, the outbox's list on this admin site, there are no links.
   function keys(root, items, now, events) {
     table(root, "keys", items, (item) => item.key, (item) => [
-      { text: item.key, href: `${events}?backend=${encodeURIComponent(root.dataset.alias)}&partition_key=${encodeURIComponent(item.key)}` },
-      { text: `${item.head} ${item.type}`, href: `${events}${item.head}/change/` },
+      { text: item.key, href: events && `${events}?backend=${encodeURIComponent(root.dataset.alias)}&partition_key=${encodeURIComponent(item.key)}` },
+      { text: `${item.head} ${item.type}`, href: events && `${events}${item.head}/change/` },
       { text: item.more ? `${number(item.behind)}+` : number(item.behind), kind: "broadcaster-number" },
       { text: `${duration(Math.max(0, now - item.since))} ago`, title: moment(item.since) },
       { text: `${item.due > now ? `in ${duration(item.due - now)}` : "now"} (${item.retries} spent)` },
@@ -121,9 +122,9 @@
       const query = new URLSearchParams({ status__exact: "failed", backend: root.dataset.alias });
       if (item.prefix) query.set("last_error__startswith", item.prefix);
       return [
-        { text: number(item.count), href: `${events}?${query}`, kind: "broadcaster-number" },
+        { text: number(item.count), href: events && `${events}?${query}`, kind: "broadcaster-number" },
         { text: item.error, title: item.example, kind: "broadcaster-error" },
-        { text: String(item.newest), href: `${events}${item.newest}/change/` },
+        { text: String(item.newest), href: events && `${events}${item.newest}/change/` },
       ];
     });
   }

@@ -1,0 +1,99 @@
+"""Further fields of an entry: the items of `publisher_config` that are no options of the backend.
+
+A value is written as text: a number as Python writes it, a bool as `true` or `false`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from reprlib import repr as shortened
+from typing import Any, Final, NamedTuple
+
+from ..bindings import REDIS
+
+OPTIONS: Final = frozenset({"stream_name", "max_len"})
+"""The keys of `publisher_config` that say where an entry goes, and are no fields of it."""
+
+DOCUMENTED: Final = frozenset({"event_id", "event_type", "source", "timestamp", "cloud_event"})
+"""The fields that every reader may rely on, in either content mode."""
+
+_OF_BINARY_MODE: Final = frozenset({"content_type", "data"})
+
+
+class Further(NamedTuple):
+    """Fields as they go over the wire: how many, packed, and the size of the largest part."""
+
+    pairs: int
+    packed: bytes
+    largest: int
+
+
+NONE: Final = Further(0, b"", 0)
+
+
+def further(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields that an event's `publisher_config` adds, as text."""
+    return {name: _text(value) for name, value in config.items() if name not in OPTIONS}
+
+
+def packed(config: Mapping[str, Any]) -> Further:
+    """Return those fields as they go over the wire."""
+    fields = further(config)
+    if not fields:
+        return NONE
+    values = [value.encode() for value in fields.values()]
+    names = _names(tuple(fields))
+    pairs = zip(names, values, strict=True)
+    wire = b"".join(b"%b$%d\r\n%b\r\n" % (name, len(value), value) for name, value in pairs)
+    return Further(len(values), wire, max(map(len, (*names, *values))))
+
+
+@lru_cache(maxsize=1024)
+def _names(names: tuple[str, ...]) -> list[bytes]:
+    raw = (name.encode() for name in names)
+    return [b"$%d\r\n%b\r\n" % (len(name), name) for name in raw]
+
+
+def body_problem(name: object) -> str | None:
+    """Return what is wrong with the name of the field that has the body, or None."""
+    if not isinstance(name, str) or not name or not _is_unicode(name):
+        return f"must be text and not empty, not {name!r}"
+    others = DOCUMENTED - {"cloud_event"} | {"content_type"}
+    if name in others or name.startswith(REDIS.prefix):
+        return f"must differ from the other fields, not {name!r}"
+    return None
+
+
+def problems(
+    config: Mapping[Any, Any], *, binary: bool, body_field: str | None = None
+) -> Iterator[tuple[object, str]]:
+    """Yield each key that can't be a field, and why.
+
+    `binary` tells the content mode, and `body_field` the name of the body's field, if it has one.
+    """
+    for name, value in config.items():
+        if name in OPTIONS:
+            continue
+        if not isinstance(name, str) or not _is_unicode(name):
+            yield name, "must be text to be the name of a field"
+        elif name in DOCUMENTED or name == body_field or (binary and _belongs_to_binary_mode(name)):
+            yield name, "is a field of every entry; choose another name"
+        elif not isinstance(value, str | int | float):
+            yield name, f"must be text, a number or a bool, not {shortened(value)}"
+        elif isinstance(value, str) and not _is_unicode(value):
+            yield name, f"must be valid Unicode text, not {shortened(value)}"
+
+
+def _belongs_to_binary_mode(name: str) -> bool:
+    return name in _OF_BINARY_MODE or name.startswith(REDIS.prefix)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _is_unicode(text: str) -> bool:
+    return text.encode(errors="ignore").decode() == text

@@ -1,0 +1,16 @@
+"""Objects that stand for another one until it is used, as `request.user` and `gettext_lazy()`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.functional import LazyObject, Promise, empty
+
+
+def resolved(value: Any) -> Any:
+    """Return what a lazy object stands for, and anything else as it is."""
+    while isinstance(value, LazyObject):
+        if value._wrapped is empty:
+            value._setup()
+        value = value._wrapped
+    return str(value) if isinstance(value, Promise) else value

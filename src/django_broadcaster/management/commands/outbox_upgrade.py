@@ -1,0 +1,122 @@
+"""`manage.py outbox_upgrade`: move what processes of 0.1.1 wrote after `migrate`, or go back."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import DatabaseError
+
+from django_broadcaster.management.base import OutboxCommand
+from django_broadcaster.management.output import Progress
+from django_broadcaster.management.selection import add_database, database
+from django_broadcaster.models import OutboxEvent, Relay
+from django_broadcaster.querysets import is_served
+from django_broadcaster.relay.telling import told
+from django_broadcaster.upgrade import OldTable, Report, move_back, move_events
+
+
+class Command(OutboxCommand):
+    """Move events from the table of 0.1.1 into the outbox, or back; or drop that table."""
+
+    help = (
+        "Moves events that version 0.1.1 has written to its table outbox_events into the outbox. "
+        "migrate does the same once; run this after the last process of 0.1.1 has ended."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--back",
+            action="store_true",
+            help="move undelivered events back to outbox_events, to return to 0.1.1",
+        )
+        what.add_argument(
+            "--drop",
+            action="store_true",
+            help="drop outbox_events, which has to be empty",
+        )
+        parser.add_argument(
+            "--no-input",
+            "--noinput",
+            action="store_false",
+            dest="ask",
+            help="do not ask before the table is dropped",
+        )
+        add_database(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command; raises CommandError where it can't be done."""
+        using = database(options["database"])
+        old = OldTable(using)
+        if not old.exists():
+            if options["back"]:
+                raise CommandError(
+                    "there is no table outbox_events to move events to; install 0.1.1, run its "
+                    "migrate, and install this version again"
+                )
+            self.stdout.write("There is no table outbox_events of version 0.1.1.")
+        elif options["drop"]:
+            self._drop(old, ask=options["ask"])
+        elif options["back"]:
+            self._move_back(using)
+        else:
+            self._move(old)
+
+    def _move(self, old: OldTable) -> None:
+        counts = old.counts()
+        listed = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        self.stdout.write(f"The table outbox_events has {listed or 'no'} rows.")
+        if counts:
+            self._run("Moving events of 0.1.1", sum(counts.values()), move_events, old.using)
+
+    def _move_back(self, using: str) -> None:
+        if is_served(Relay.objects.using(using)):
+            raise CommandError("a relay is running; stop all relays and publishers first")
+        total = OutboxEvent.objects.using(using).undelivered().count()
+        report = self._run("Moving events back", total, move_back, using)
+        if report.refused:
+            raise CommandError(f"events left in the outbox: {len(report.refused):,}")
+
+    def _run(
+        self,
+        what: str,
+        total: int,
+        move: Callable[[str, Callable[[int], None]], Report],
+        using: str,
+    ) -> Report:
+        progress = Progress(self.stderr, what, total)  # type: ignore[arg-type]
+        try:
+            report = move(using, progress.advance)
+        except KeyboardInterrupt:
+            raise CommandError("interrupted; run it again to move the rest") from None
+        finally:
+            progress.end()
+        for line in report.lines():
+            self.stdout.write(line)
+        return report
+
+    def _drop(self, old: OldTable, *, ask: bool) -> None:
+        if not old.is_empty():
+            raise CommandError(
+                "outbox_events has rows; run outbox_upgrade without --drop to move them"
+            )
+        if ask and not self._confirmed():
+            raise CommandError("nothing was changed")
+        try:
+            dropped = old.drop_if_empty()
+        except DatabaseError as error:
+            raise CommandError(f"outbox_events was not dropped: {told(error)}") from error
+        if not dropped:
+            raise CommandError("outbox_events has rows that were written just now; move them first")
+        self.stdout.write("Dropped the table outbox_events.")
+
+    def _confirmed(self) -> bool:
+        try:
+            answer = input("Drop the table outbox_events of version 0.1.1? [y/N] ")
+        except (EOFError, KeyboardInterrupt):
+            return False
+        return answer.strip().lower() in ("y", "yes")

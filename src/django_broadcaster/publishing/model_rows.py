@@ -1,0 +1,119 @@
+"""Rows that an application writes through the model: `OutboxEvent.objects.create(...)`.
+
+They are judged and filled in as those of `publish_event` are, and delivered like these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connections
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.events import JSON_NULL, SPEC_VERSION, CloudEvent
+from django_broadcaster.exceptions import InvalidEvent
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.notify import notify_after_commit
+from django_broadcaster.querysets import NewRow, aware, insert_rows
+from django_broadcaster.signals import event_created, rows_inserted, rows_to_insert
+from django_broadcaster.states import OutboxEventStatus
+
+from .call import PublishCall, event_of
+from .transactions import check_transaction
+
+_FILLED = (
+    *("event_id", "source", "event_type", "subject", "data_content_type", "data_schema"),
+    *("data_binary", "sealed", "partition_key", "publisher_backend", "identity", "max_retries"),
+)
+"""Columns that are in a `NewRow` as they are in the model: text, bytes or an integer."""
+
+
+def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
+    """Judge events that are about to be inserted and fill in what a row needs.
+
+    Raises PublishError.
+    """
+    check_transaction(connections[using])
+    call = PublishCall(using, backends.default_alias)
+    for event in events:
+        _fill_in(event, call)
+
+
+def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
+    """Insert the copies for further backends, wake the relays, and send `event_created`."""
+    copies = [row for event in events for row in event.__dict__.pop("_copies", ())]
+    if copies:
+        insert_rows(connections[using], copies)
+    aliases = {event.publisher_backend for event in events}
+    for alias in sorted(aliases | {row.publisher_backend for row in copies}):
+        notify_after_commit(connections[using], alias)
+    for event in events:
+        event_created.send_robust(sender=OutboxEvent, event=event)
+
+
+def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
+    if event.spec_version != SPEC_VERSION:
+        raise InvalidEvent("spec_version", f'must be "{SPEC_VERSION}"')
+    given: Any = event.id
+    if isinstance(given, UUID):  # as the key of a row was in version 0.1
+        event.event_id = event.event_id or str(given)
+        event.id = None
+    delivery = call.delivery(event.scheduled_at, event.max_retries, event.publisher_config or None)
+    first, *copies = call.rows(
+        _event_of(event),
+        delivery,
+        backend=event.publisher_backend or None,
+        partition_key=_given(event.partition_key),
+        unique=_given(event.event_id) is not None,
+    )
+    _take(event, first)
+    if event.status == OutboxEventStatus.PENDING:
+        event.status = OutboxEventStatus(first.status)
+        event.__dict__["_copies"] = copies
+
+
+def _event_of(event: OutboxEvent) -> CloudEvent:
+    """Return the event of a row that is not complete yet; raises InvalidEvent."""
+    data = event.data if event.data_binary is None else bytes(event.data_binary)
+    time = event.time
+    if isinstance(time, datetime) and not settings.USE_TZ:
+        time = aware(time)
+    return event_of(
+        event.event_type,
+        event.source,
+        JSON_NULL if _is_null(data) else data,
+        event.subject,
+        event_id=_given(event.event_id),
+        time=time,
+        extensions=event.extensions,
+        data_content_type=event.data_content_type,
+        data_schema=event.data_schema,
+    )
+
+
+def _given(value: Any) -> Any:
+    """Return the value of a column, or None where it is empty; 0 is a value."""
+    return None if value in (None, "") else value
+
+
+def _is_null(data: Any) -> bool:
+    """Return True for `Value(None, JSONField())`, by which Django writes JSON's null."""
+    return hasattr(data, "resolve_expression") and getattr(data, "value", ...) is None
+
+
+def _take(event: OutboxEvent, row: NewRow) -> None:
+    for name in _FILLED:
+        setattr(event, name, getattr(row, name))
+    given: Any = event.partition
+    if given is None:
+        event.partition = row.partition
+    if row.data is None:  # none, binary, or encrypted
+        event.data = None
+
+
+rows_to_insert.connect(fill_in, sender=OutboxEvent, dispatch_uid="django_broadcaster.fill_in")
+rows_inserted.connect(announce, sender=OutboxEvent, dispatch_uid="django_broadcaster.announce")

@@ -1,0 +1,105 @@
+"""Delivery in a test: everything that is due, and an error for whatever failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.db import router
+from django.dispatch import Signal
+from django.utils import timezone
+
+from django_broadcaster.publishers import publisher
+from django_broadcaster.signals import (
+    batch_settled,
+    event_failed,
+    event_published,
+    event_retried,
+)
+from django_broadcaster.states import OutboxEventStatus
+
+if TYPE_CHECKING:
+    from django_broadcaster.exceptions import DeliveryError
+    from django_broadcaster.models import OutboxEvent
+
+
+def deliver_events(limit: int = 1000) -> list[OutboxEvent]:
+    """Deliver every event that is due, here and now; return those delivered, in order.
+
+    Events that handlers publish are delivered as well. `limit` is how many events may be delivered
+    before the call gives up, for handlers that publish without end.
+
+    Raises what a handler or a backend raised: the exception itself if one event failed, an
+    ExceptionGroup if several did. Raises AssertionError where events are left, as when a backend is
+    unavailable or paused, and RuntimeError inside a transaction other than a TestCase's.
+    """
+    run = _Run()
+    with run.listening():
+        while len(run.delivered) < limit:
+            run.has_settled = False
+            publisher.process_pending_events(limit)
+            if run.failures or not run.has_settled:
+                break
+    run.raise_failures()
+    _raise_for_what_is_left(run)
+    return run.delivered
+
+
+class _Run:
+    """What the relay's signals tell of one call."""
+
+    def __init__(self) -> None:
+        self.delivered: list[OutboxEvent] = []
+        self.failures: list[Exception] = []
+        self.has_settled = False
+        self.unavailable: Exception | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        receivers: list[tuple[Signal, Any]] = [
+            (event_published, self._published),
+            (event_retried, self._failed),
+            (event_failed, self._failed),
+            (batch_settled, self._settled),
+        ]
+        for signal, receiver in receivers:
+            signal.connect(receiver, weak=False)
+        try:
+            yield
+        finally:
+            for signal, receiver in receivers:
+                signal.disconnect(receiver)
+
+    def _published(self, event: OutboxEvent, **_: Any) -> None:
+        self.delivered.append(event)
+
+    def _failed(self, event: OutboxEvent, error: DeliveryError, **_: Any) -> None:
+        failure = error.unforeseen or error
+        failure.add_note(
+            f"Raised while event {event.event_type!r} ({event.event_id}) was delivered to backend "
+            f"{event.publisher_backend!r}: {error}"
+        )
+        self.failures.append(failure)
+
+    def _settled(self, report: Any, **_: Any) -> None:
+        self.has_settled = self.has_settled or bool(report.settled)
+        self.unavailable = self.unavailable or report.unavailable
+
+    def raise_failures(self) -> None:
+        if len(self.failures) == 1:
+            raise self.failures[0]
+        if self.failures:
+            raise ExceptionGroup(f"{len(self.failures)} events failed", self.failures)
+
+
+def _raise_for_what_is_left(run: _Run) -> None:
+    from django_broadcaster.models import OutboxEvent
+
+    waiting = OutboxEvent.objects.using(router.db_for_write(OutboxEvent)).filter(
+        status=OutboxEventStatus.PENDING, scheduled_at__lte=timezone.now()
+    )
+    left = [f"{event.event_type} to {event.publisher_backend!r}" for event in waiting[:10]]
+    if left:
+        why = run.unavailable or "a backend is paused or unavailable, or the limit is reached"
+        raise AssertionError(f"not delivered: {', '.join(left)} ({why})") from run.unavailable

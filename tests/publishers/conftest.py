@@ -1,0 +1,7 @@
+"""Fixtures of the relay's tests that these use, too."""
+
+from __future__ import annotations
+
+from tests.relay.conftest import join
+
+__all__ = ["join"]
