@@ -76,10 +76,11 @@ def reading(database: str) -> Iterator[list[Read]]:
 
 
 def scanned(plan: dict[str, Any]) -> Iterator[int]:
-    """Yield how many rows each scan in a plan looked at, and each join."""
+    """Yield how many rows each scan of a table in a plan looked at, and each join."""
     for child in plan.get("Plans", []):
         yield from scanned(child)
-    if plan and (not plan.get("Plans") or "Join" in plan["Node Type"]):
+    is_leaf = not plan.get("Plans") and plan.get("Node Type") not in ("Function Scan", "Result")
+    if plan and (is_leaf or "Join" in plan["Node Type"]):
         removed = sum(rows for name, rows in plan.items() if name.startswith("Rows Removed by"))
         yield int((plan["Actual Rows"] + removed) * plan["Actual Loops"])
 

@@ -206,7 +206,7 @@ def step_of(sql: str) -> str:
     """Return the step of a delivery that a statement is."""
     if "UPDATE django_broadcaster_relay" in sql:
         return "begin"
-    return "settle" if sql.startswith("UPDATE django_broadcaster_outboxevent") else "fetch"
+    return "settle" if "UPDATE django_broadcaster_outboxevent" in sql else "fetch"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import unittest
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import closing
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,9 @@ from django_broadcaster.publishers import publisher
 from django_broadcaster.relay import inline
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script, script
+from tests.support.databases import SERVERS
 from tests.support.events import publish, row, statuses
+from tests.support.waiting import wait_until
 
 from .conftest import SCRIPTED, Join, drain, turn
 
@@ -170,6 +173,74 @@ def test_what_a_relay_owns_is_left_to_it(routed: str, scripted: Script, join: Jo
     assert publisher.process_pending_events() == 0
     assert not publisher._process_single_event(event)
     assert scripted.arrived == []
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["many", "one"])
+def test_a_call_keeps_its_lease_however_long_it_takes(
+    routed: str, scripted: Script, settings: Settings, single: bool
+) -> None:
+    """A batch that takes longer than the lease is settled by its caller, and sent once."""
+    settings.OUTBOX_LEASE_SECONDS = 0.8
+    lease = Relay.objects.using(routed)
+
+    def beats() -> datetime:
+        return lease.values_list("heartbeat_at", flat=True).get()
+
+    def dawdle(messages: Sequence[Message]) -> list[None]:
+        began = beats()
+        wait_until(lambda: beats() - began > timedelta(seconds=1.6), 20, "heartbeats")
+        with DeliveryLoop(routed, "default") as relay:
+            for _ in range(3):
+                turn(relay)
+        scripted.arrived += [message.subject for message in messages]
+        return [None] * len(messages)
+
+    scripted.answer = dawdle
+    (event,) = publish("a1", using=routed)
+    if single:
+        assert publisher._process_single_event(event) is True
+    else:
+        assert publisher.process_pending_events() == 1
+    assert scripted.arrived == ["a1"]
+    assert (row("a1", routed).status, row("a1", routed).crash_count) == ("published", 0)
+    assert not lease.exists()
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["many", "one"])
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_a_session_that_ends_before_the_settle_costs_nothing(
+    routed: str, scripted: Script, single: bool
+) -> None:
+    """What the broker has acknowledged is written down on a new session, and not sent again."""
+
+    def cut(messages: Sequence[Message]) -> list[None]:
+        end_session(routed)
+        scripted.arrived += [message.subject for message in messages]
+        return [None] * len(messages)
+
+    scripted.answer = cut
+    (event,) = publish("a1", using=routed)
+    if single:
+        assert publisher._process_single_event(event) is True
+    else:
+        assert publisher.process_pending_events() == 1
+    assert statuses(routed) == {"a1": "published"}
+    assert publisher.process_pending_events() == 0
+    assert scripted.arrived == ["a1"]
+    assert not Relay.objects.using(routed).exists()
+
+
+def end_session(database: str) -> None:
+    """End the session of this thread, as an administrator would."""
+    own, end = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend(%s, 5000)"),
+        "mysql": ("SELECT CONNECTION_ID()", "KILL CONNECTION %s"),
+    }[connections[database].vendor]
+    with connections[database].cursor() as cursor:
+        cursor.execute(own)
+        (number,) = cursor.fetchone()
+    with closing(connections[database].copy()) as other, other.cursor() as cursor:
+        cursor.execute(end, [number])
 
 
 def test_a_slow_delivery_is_finished(routed: str, scripted: Script, settings: Settings) -> None:

@@ -69,6 +69,7 @@ from .test_ownership import (  # noqa: F401
     test_relays_in_a_hurry_never_own_the_same,
     test_shares_follow_who_joins_and_leaves,
 )
+from .test_plans import large, test_the_first_rows_are_read_and_no_others  # noqa: F401
 from .test_purge import test_old_events_are_purged_past_those_that_stay  # noqa: F401
 
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.core.management import call_command
 from django.db import connections
 
@@ -124,10 +125,15 @@ def service_like(name: str, prepare: str = "", serve: str = "") -> Service:
 
 
 @contextmanager
-def running(instance: launch.Instance) -> Iterator[OwnDatabase]:
-    """Prepare and start an instance, and give it with its tables."""
+def running(
+    instance: launch.Instance, env: Mapping[str, str] | None = None
+) -> Iterator[OwnDatabase]:
+    """Prepare and start an instance, with more in its environment, and give it with its tables."""
     instance.prepare()
-    instance.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        instance.start()
     server = OwnDatabase(instance)
     server.create()
     with as_alias(server.alias, server.place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -64,10 +65,20 @@ class Pool:
 
     def start(self) -> None:
         """Start it, also anew on the same port."""
+        self._configure()
+        self.instance.start()
+
+    def _configure(self) -> None:
         home, known = self.instance.home, self._server
         (home / "users").write_text('"{USER}" "{PASSWORD}"'.format(**known))
         (home / "pgbouncer.ini").write_text(INI.format(**known, port=self.instance.port, home=home))
-        self.instance.start()
+
+    def point_to(self, port: int) -> None:
+        """Send its clients to a server on another port from now on, without their noticing."""
+        self._server = {**self._server, "PORT": port}
+        self._configure()
+        assert self.instance.process is not None
+        self.instance.process.send_signal(signal.SIGHUP)
 
     def open_sessions(self) -> None:
         """Have several sessions, by as many transactions at once."""

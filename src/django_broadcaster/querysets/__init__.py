@@ -5,7 +5,8 @@ in, for rows as `new_rows` has them; `relay` what a relay does, in the SQL of `r
 the way out, and `archive` what is taken along; `segments` and `partitioning` are time partitions;
 `selection` says which events, by the comparisons of `exact`, `moves` what can be done to them, and
 `operations` has it done in the background, in `chunks`, of which there are `previews`;
-`json_columns` is what databases make of JSON, and `charsets` which text they can hold. `overview`,
+`json_columns` is what databases make of JSON, `charsets` which text they can hold, and `clock` what
+time it is for them. `overview`,
 `estimates`, `samples` and `trouble` say how backends are and were doing, and what is stuck.
 """
 
@@ -20,6 +21,7 @@ from .charsets import (
     storable,
 )
 from .chunks import Window
+from .clock import DatabaseClock, DatabaseEpoch
 from .control import pause, paused_backends, resume
 from .estimates import Count, count_or_estimate
 from .events import DatabaseNow, OutboxEventQuerySet, aware
@@ -48,8 +50,16 @@ from .purge import (
     purge_entries,
 )
 from .relay import Fetched, PendingRow, RelayRows
+from .relay_sql import TIMELINE
 from .samples import Figures, add_to_minute, minute_of
-from .segments import CannotPartition, drop_oldest, is_partitioned, keep_ahead, segments_of
+from .segments import (
+    SEQUENCE,
+    CannotPartition,
+    drop_oldest,
+    is_partitioned,
+    keep_ahead,
+    segments_of,
+)
 from .selection import EventSelection
 from .sizes import portions, size_of
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
@@ -60,9 +70,13 @@ __all__ = [
     "INDEXED",
     "MIGRATE",
     "MOVES",
+    "SEQUENCE",
+    "TIMELINE",
     "BlockedKey",
     "CannotPartition",
     "Count",
+    "DatabaseClock",
+    "DatabaseEpoch",
     "DatabaseNow",
     "EventColumns",
     "EventSelection",

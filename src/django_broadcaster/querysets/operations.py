@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from django.db import connections, models, transaction
+from django.db import DatabaseError, connections, models, transaction
 from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 
@@ -142,7 +142,7 @@ def move_chunk(
         if stored is not None and stored.position != operation.position:
             return None  # another relay was faster
         began = time.monotonic()
-        chunk = stored or next_chunk(operation, events, window)
+        chunk = _before_locked(events, stored or next_chunk(operation, events, window))
         _move(operation, events, chunk, way_out)
         operation.save(using=operations.db)
     if not chunk.is_full:
@@ -166,6 +166,27 @@ def _stored_first(
     seconds = time.monotonic() - began
     way_out.store(events.db, chunk.ids)
     return chunk._replace(seconds=seconds)
+
+
+def _before_locked(events: OutboxEventQuerySet, chunk: Chunk) -> Chunk:
+    """Return the chunk up to the first event that another transaction has locked.
+
+    A relay that waited for the lock would deliver nothing meanwhile. Raises DatabaseError if the
+    first event is locked: the operation is then tried again after a pause.
+    """
+    if not (chunk.ids and connections[events.db].features.has_select_for_update_skip_locked):
+        return chunk
+    rows = events.filter(id__in=chunk.ids).order_by("id").values_list("id", flat=True)
+    free = set(rows.select_for_update(skip_locked=True))
+    if len(free) == len(chunk.ids):
+        return chunk
+    there = set(rows)  # the others have been deleted meanwhile
+    first = next((row_id for row_id in chunk.ids if row_id in there - free), None)
+    if first is None:
+        return chunk
+    if first == chunk.ids[0]:
+        raise DatabaseError(f"another transaction has locked event {first}")
+    return chunk._replace(ids=[row_id for row_id in chunk.ids if row_id < first], end=first - 1)
 
 
 def _move(operation: Operation, events: OutboxEventQuerySet, chunk: Chunk, way_out: WayOut) -> None:

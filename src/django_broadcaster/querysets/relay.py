@@ -13,12 +13,11 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from django.utils import timezone
-
 from django_broadcaster.conf import conf
 
 from .bounded_sql import BoundedSQL
-from .relay_sql import thousands
+from .clock import DatabaseClock
+from .relay_sql import IN_ORDER, batched, thousands
 from .tables import (
     ALIVE,
     ATTEMPTS,
@@ -95,32 +94,70 @@ class Pulse(NamedTuple):
     operation: bool
 
 
+class _Pending(NamedTuple):
+    """How a fetch keeps to the index of pending rows: a hint, a condition and an order.
+
+    With stale statistics the primary key looks as good, and a fetch would walk over all delivered
+    rows; or a sort looks cheap, and a fetch would read the whole backlog.
+    """
+
+    hint: str
+    condition: str
+    order: str
+
+
 _PENDING = {
-    "postgresql": ("", "(publisher_backend, id) >= (%s, %s) AND publisher_backend <= %s"),
-    "mysql": (
+    # Its primary key can't give the order of both columns of a range.
+    "postgresql": _Pending(
+        IN_ORDER,
+        "(publisher_backend, id) >= (%s, %s) AND publisher_backend <= %s",
+        "publisher_backend, id",
+    ),
+    # It sorts if the order names a column of text, though that has one value.
+    "mysql": _Pending(
         " FORCE INDEX (broadcaster_pending)",
         "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
+        "id",
     ),
-    "sqlite": (
+    "sqlite": _Pending(
         " INDEXED BY broadcaster_pending",
         "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
+        "id",
     ),
 }
-"""How a fetch keeps to the index of pending rows, by vendor: a hint, and a condition.
 
-With stale statistics the primary key looks as good, and a fetch would walk over all delivered rows.
-PostgreSQL takes no hints, but its primary key can't give the order of both columns of a range.
-"""
+_KEYS = 50
+"""Keys of one statement on the databases where each key takes a query of its own."""
 
 
 class RelayRows(BoundedSQL):
     """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
 
-    def __init__(self, using: str, backend: str, relay_id: int) -> None:
-        super().__init__(using, relay_id)
+    def __init__(
+        self,
+        using: str,
+        backend: str,
+        relay_id: int,
+        clock: DatabaseClock | None = None,
+        timeline: str | None = None,
+    ) -> None:
+        super().__init__(using, relay_id, clock, timeline)
         self.backend = backend
+        self.ignored: Collection[int] = ()
+        """Ids of pending rows that are neither fetched nor counted: their delivery is done."""
+        self.held_keys: Collection[str] = ()
+        """Keys that wait for one of these rows: nothing of them is released."""
         self._columns = _COLUMNS.format(text="::text" if self._postgres else "")
         self._pending = _PENDING[self._connection.vendor]
+        # MariaDB would sort the events of two statuses, and any of them will do.
+        mysql = self._connection.vendor == "mysql"
+        self._by_due = "" if mysql else " ORDER BY scheduled_at, id"
+        hints = {"postgresql": IN_ORDER, "mysql": " FORCE INDEX (broadcaster_due)"}
+        self._due_hint = hints.get(self._connection.vendor, "")
+        self._any_due = (
+            f"SELECT 1 FROM {EVENTS}{self._due_hint} WHERE publisher_backend = %s "
+            "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s"
+        )
         self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
 
     # Reading
@@ -142,28 +179,42 @@ class RelayRows(BoundedSQL):
         moment more costs a fetch 5 percent, so that only a few ask for it.
         """
         source = (
-            f"FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
-            f"AND {self._pending[1]} AND {self._in(_PARTITION, partitions)} "
-            "ORDER BY publisher_backend, id LIMIT %s"
+            f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} "
+            f"AND {self._in(_PARTITION, partitions)}{self._except_ignored()} "
+            f"ORDER BY {self._pending.order} LIMIT %s"
         )
         backend = [self.backend, start, self.backend]
         found, sizes, is_cut = self._select_within(
             (*_NAMES, "scheduled_at") if timed else _NAMES,
             source,
-            [*backend, *self._values(partitions), limit],
-            order="publisher_backend, id",
+            [*backend, *self._values(partitions), *self._values_of_ignored(), limit],
+            order=self._pending.order,
             most=most,
             each=each,
         )
         due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
         return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
 
+    def _except_ignored(self) -> str:
+        """Return the condition that leaves out the rows in `ignored`, if there are any."""
+        return f" AND NOT ({self._in('id', self.ignored)})" if self.ignored else ""
+
+    def _values_of_ignored(self) -> list[Any]:
+        return self._values(self.ignored) if self.ignored else []
+
+    def pending_of(self, ids: Collection[int]) -> set[int]:
+        """Return those of these ids whose rows are pending."""
+        sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
+        rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
+        return {row_id for (row_id,) in rows}
+
     def fetch_these(
         self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
     ) -> Fetched:
         """Return those of these rows that are pending in those partitions, as `fetch` does."""
         source = (
-            f"FROM {EVENTS} WHERE {self._in('id', ids)} "
+            f"FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._stands_in('pending')} AND {self._in(_PARTITION, partitions)} ORDER BY id"
         )
         params = [*self._values(ids), *self._values(partitions)]
@@ -199,6 +250,11 @@ class RelayRows(BoundedSQL):
         """Return each blocked key, or those of `keys`, with the first of its events that waits."""
         if keys is None:
             waiting, values = self._waiting(partitions)
+        elif len(keys) > _KEYS and not self._postgres:
+            known: dict[str, int] = {}
+            for some in batched(keys, _KEYS):
+                known |= self.waiting_keys(partitions, some)
+            return known
         else:
             waiting, values = self._waiting_of(keys, partitions, 1)
         return dict(
@@ -210,11 +266,10 @@ class RelayRows(BoundedSQL):
         mine = self._in(_PARTITION, partitions)
         alive = ALIVE[self._connection.vendor]
         sql = (
-            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
-            f"AND {self._pending[1]} AND {mine} ORDER BY publisher_backend, id LIMIT 1), "
-            f"(SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s AND {mine} "
-            "ORDER BY scheduled_at, id LIMIT 1), "
+            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} AND {mine}{self._except_ignored()} "
+            f"ORDER BY {self._pending.order} LIMIT 1), "
+            f"({self._any_due} AND {mine}{self._by_due} LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
             f"(SELECT 1 FROM {RELAYS} WHERE backend = %s AND NOT {alive} LIMIT 1), "
             f"({FREE_PARTITIONS}), "
@@ -222,7 +277,7 @@ class RelayRows(BoundedSQL):
             f"(SELECT 1 FROM {OPERATIONS} WHERE state IN ('waiting', 'running') LIMIT 1)"
         )
         numbers = self._values(partitions)
-        pending = [self.backend, start, self.backend, *numbers]
+        pending = [self.backend, start, self.backend, *numbers, *self._values_of_ignored()]
         due = [self.backend, self._now(), *numbers]
         relays = [self.backend, self.backend, float(conf.LEASE_SECONDS)]
         rest = [self.backend, conf.PARTITIONS, self.backend]
@@ -261,11 +316,11 @@ class RelayRows(BoundedSQL):
     def has_due(self) -> bool:
         """Tell whether the backend has an event that is due, whoever owns its partition."""
         sql = (
-            f"SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s AND status = 'pending' "
-            f"UNION ALL SELECT 1 FROM {EVENTS} WHERE publisher_backend = %s "
-            "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s LIMIT 1"
+            f"SELECT (SELECT 1 FROM {EVENTS}{self._pending.hint} WHERE publisher_backend = %s "
+            f"AND status = 'pending' ORDER BY {self._pending.order} LIMIT 1), "
+            f"({self._any_due}{self._by_due} LIMIT 1)"
         )
-        return bool(self._select(sql, [self.backend, self.backend, self._now()]))
+        return any(self._select(sql, [self.backend, self.backend, self._now()])[0])
 
     # Settling a delivery: out of `pending`
 
@@ -274,11 +329,15 @@ class RelayRows(BoundedSQL):
         if keep:
             now = self._now()
             return self._move(ids, "pending", "published", published_at=now, updated_at=now)
-        sql = (
-            f"DELETE FROM {EVENTS} WHERE {self._in('id', ids)} "
-            f"AND {self._stands_in('pending')}{self._fence}"
-        )
-        return self._execute(sql, [*self._values(ids), self.relay_id])
+
+        def delete(ids: Collection[int]) -> int:
+            sql = (
+                f"DELETE {self._deleted}FROM {self._by_id} WHERE {self._in('id', ids)} "
+                f"AND {self._stands_in('pending')}{self._fence}"
+            )
+            return self._change(sql, [*self._values(ids), self.relay_id])
+
+        return self._skipping_locked(ids, delete)
 
     def retry(self, failures: Sequence[tuple[int, float, str, int]]) -> int:
         """Let pending rows wait for their next attempt; return how many.
@@ -286,7 +345,7 @@ class RelayRows(BoundedSQL):
         A failure is the row's id, the seconds to wait, the error's text, and the retries that it
         costs, 1 or 0.
         """
-        now = timezone.now()
+        now = self.clock.now()
         ids, dues, errors, spent = zip(
             *(
                 (row_id, self._adapt(now + timedelta(seconds=delay)), self._text(error), costs)
@@ -360,17 +419,30 @@ class RelayRows(BoundedSQL):
 
     def promote(self, partitions: Collection[int], limit: int) -> list[tuple[int, str]]:
         """Make rows pending that have become due; return their ids and keys."""
-        sql = (
-            f"SELECT id, partition_key FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('scheduled', 'retry') AND scheduled_at <= %s "
-            f"AND {self._in(_PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s"
-        )
-        rows = self._select(sql, [self.backend, self._now(), *self._values(partitions), limit])
-        ids = [row_id for row_id, _ in rows]
-        if ids:
-            self._move(ids, "scheduled", "pending")
-            self._move(ids, "retry", "pending")
+        with self._choosing() as skip_locked:
+            rows = self._due(partitions, limit, skip_locked)
+            ids = [row_id for row_id, _ in rows]
+            if ids:
+                self._move(ids, "scheduled", "pending")
+                self._move(ids, "retry", "pending")
         return rows
+
+    def _due(self, partitions: Collection[int], limit: int, lock: str) -> list[tuple[int, str]]:
+        """Return the first rows that have become due: their ids and keys."""
+        sql = (
+            f"SELECT id, partition_key, scheduled_at FROM {EVENTS}{self._due_hint} "
+            f"WHERE publisher_backend = %s AND {{status}} AND scheduled_at <= %s "
+            f"AND {self._in(_PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s{lock}"
+        )
+        params = [self.backend, self._now(), *self._values(partitions), limit]
+        if self._connection.vendor != "mysql":
+            rows = self._select(sql.format(status="status IN ('scheduled', 'retry')"), params)
+        else:  # whose index gives the order within one status
+            each = [sql.format(status=f"status = '{name}'") for name in ("scheduled", "retry")]
+            union = " UNION ALL ".join(f"({one})" for one in each)
+            last = f"{union} ORDER BY scheduled_at, id LIMIT %s"
+            rows = self._select(last, [*params, *params, limit])
+        return [(row_id, key) for row_id, key, _ in rows]
 
     def release(
         self, partitions: Collection[int], limit: int, keys: Collection[str] | None = None
@@ -378,10 +450,22 @@ class RelayRows(BoundedSQL):
         """Make blocked rows pending that stand behind nothing in retry; return ids and keys.
 
         Of each key its first rows are released. Asked for `keys`, it takes the same number of each.
+        Keys in `held_keys` are left alone.
         """
+        if keys is not None:
+            keys = [key for key in keys if key not in self.held_keys]
+            if not keys:
+                return []
+            if len(keys) > _KEYS and not self._postgres:
+                share = max(_KEYS, limit * _KEYS // len(keys))
+                parts = [self.release(partitions, share, some) for some in batched(keys, _KEYS)]
+                return sorted(row for part in parts for row in part)
         if keys is None:
             first = limit
             waiting, values = self._waiting(partitions)
+            if self.held_keys:
+                waiting += f" AND NOT ({self._in('partition_key', self.held_keys)})"
+                values += self._values(self.held_keys)
         else:
             first = max(1, limit // len(keys))
             waiting, values = self._waiting_of(keys, partitions, first)
@@ -392,28 +476,47 @@ class RelayRows(BoundedSQL):
             f"FROM ({waiting}) AS w) AS r WHERE heads = 0 AND place <= %s ORDER BY id LIMIT %s"
         )
         rows = self._select(sql, [*values, first, max(limit, len(keys or ()))])
+        move = self._moving("blocked", "pending")
+
+        def release(ids: Collection[int]) -> int:
+            free, waiting = set(ids), set()
+            for row_id, name in rows:
+                if row_id not in free:
+                    waiting.add(name)  # nothing of a key overtakes a row that is locked
+                elif name in waiting:
+                    free.discard(row_id)
+            return move(sorted(free)) if free else 0
+
         if rows:
-            self._move([row_id for row_id, _ in rows], "blocked", "pending")
+            self._skipping_locked([row_id for row_id, _ in rows], release)
         return rows
 
     def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
-        """Note that a relay died while it delivered the pending rows of a range of ids."""
+        """Note that a relay died while it delivered the pending rows of a range of ids.
+
+        Called in a transaction. Rows that another one has locked are left out: the lease of a dead
+        relay must end at once.
+        """
         sql = (
-            f"UPDATE {EVENTS} SET crash_count = crash_count + 1, updated_at = %s "
-            "WHERE publisher_backend = %s AND status = 'pending' AND id BETWEEN %s AND %s "
-            f"AND {self._in(_PARTITION, partitions)}"
+            f"SELECT id FROM {EVENTS} WHERE publisher_backend = %s AND status = 'pending' "
+            f"AND id BETWEEN %s AND %s AND {self._in(_PARTITION, partitions)} ORDER BY id"
         )
-        values = self._values(partitions)
-        return self._execute(sql, [self._now(), self.backend, first, last, *values])
+        params = [self.backend, first, last, *self._values(partitions)]
+        ids = [row_id for (row_id,) in self._select(f"{sql}{self._skip_locked}", params)]
+        if not ids:
+            return 0
+        count = f"UPDATE {self._by_id} SET crash_count = crash_count + 1, updated_at = %s "
+        where = f"WHERE {self._in('id', ids)}"
+        return self._execute(f"{count}{where}", [self._now(), *self._values(ids)])
 
     # The rows of blocked keys, as part of a statement
 
-    def _waiting(self, partitions: Collection[int]) -> tuple[str, list[Any]]:
+    def _waiting(self, partitions: Collection[int], hint: str = "") -> tuple[str, list[Any]]:
         """Return a query for the rows of all blocked keys, and its parameters."""
         sql = (
-            f"SELECT id, partition_key AS name, status FROM {EVENTS} WHERE publisher_backend = %s "
-            f"AND status IN ('retry', 'blocked') AND {self._in(_PARTITION, partitions)} "
-            "AND partition_key <> ''"
+            f"SELECT id, partition_key AS name, status FROM {EVENTS}{hint} "
+            "WHERE publisher_backend = %s AND status IN ('retry', 'blocked') "
+            f"AND {self._in(_PARTITION, partitions)} AND partition_key <> ''"
         )
         return sql, [self.backend, *self._values(partitions)]
 
@@ -425,11 +528,30 @@ class RelayRows(BoundedSQL):
         PostgreSQL may believe for a while that there is next to nothing to find, and then reads
         all blocked keys for each row that it looks at. This leaves it no choice but the index.
         """
-        sql, values = self._waiting(partitions)
         if not self._postgres:
-            return f"{sql} AND {self._in('partition_key', keys)}", [*values, *keys]
+            return self._waiting_of_each(keys, partitions, first)
+        sql, values = self._waiting(partitions, IN_ORDER)
         return (
             f"SELECT w.* FROM unnest(%s::text[]) AS k(wanted) CROSS JOIN LATERAL ({sql} "
-            "AND partition_key = k.wanted ORDER BY publisher_backend, partition_key, id LIMIT %s) "
-            "AS w"
+            f"AND partition_key = k.wanted ORDER BY publisher_backend, partition_key, id "
+            f"LIMIT %s) AS w"
         ), [list(keys), *values, first]
+
+    def _waiting_of_each(
+        self, keys: Collection[str], partitions: Collection[int], first: int
+    ) -> tuple[str, list[Any]]:
+        """Return the same where no query can ask for each of an array: a query for each key."""
+        mine = f"{_PARTITION} IN ({', '.join(str(int(number)) for number in partitions) or 'NULL'})"
+        hint, statuses = "", ["status IN ('retry', 'blocked')"]
+        if self._connection.vendor == "mysql":  # whose index begins with the status
+            hint = " FORCE INDEX (broadcaster_waiting)"
+            statuses = ["status = 'retry'", "status = 'blocked'"]
+        each = [
+            f"SELECT id, partition_key AS name, status FROM {EVENTS}{hint} "
+            f"WHERE publisher_backend = %s AND {status} AND {mine} AND partition_key = %s "
+            "ORDER BY id LIMIT %s"
+            for status in statuses
+        ]
+        sql = " UNION ALL ".join(f"SELECT * FROM ({one}) AS k" for _ in keys for one in each)
+        params = [value for key in keys for _ in each for value in (self.backend, key, first)]
+        return sql, params

@@ -8,11 +8,12 @@ them loses nothing, for a row leaves `pending` only when it is settled.
 from __future__ import annotations
 
 import logging
+import time
 from asyncio import CancelledError
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
 
@@ -29,12 +30,13 @@ from django_broadcaster.exceptions import (
     Held,
     Rejected,
 )
-from django_broadcaster.querysets import Fetched, PendingRow, RelayRows
+from django_broadcaster.querysets import DatabaseClock, Fetched, PendingRow, RelayRows
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
 
 from . import suspects
 from .fetching import Fetcher
+from .locked import LockedEvents
 from .order import BlockedKeys
 from .ownership import Lease
 from .report import Announcer, Report, Verdicts, log_failures, spends_retry
@@ -45,6 +47,10 @@ from .unsealing import unsealed
 logger = logging.getLogger("django_broadcaster.relay")
 
 NONE: frozenset[int] = frozenset()
+
+
+LOCKED_PAUSE = 0.1
+"""Seconds between attempts to settle locked events where the relay waits for them to end."""
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ class Delivery:
         self.runner = runner
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
+        self.locked = LockedEvents(rows, self.blocked)
         self.announcer = Announcer(lease.using)
         self.fetcher = Fetcher(rows)
         self._unsettled: tuple[Verdicts, int] | None = None
@@ -105,7 +112,10 @@ class Delivery:
         LeaseLost, after which what was not settled is delivered again by whoever owns it then, and
         the database's errors, after which `finish` goes on with it.
         """
+        if self.locked.are_many:
+            return Report(left=len(self.locked), exhausted=False)
         before, unseen = self.fetcher.fetch_these(partitions, again) if again else ([], NONE)
+        before = [row for row in before if row.id not in self.locked]
         room = 0 if only_again or unseen else limit - len(before)
         behind = Fetched()
         if room:
@@ -152,7 +162,7 @@ class Delivery:
         for row in fetched:
             if self.blocked.holds(row):
                 selection.hold.append(row)
-            elif has_expired(row):
+            elif has_expired(row, self.rows.clock):
                 selection.expired.append(row)
             elif not row.crash_count:
                 selection.send.append(row)
@@ -283,6 +293,23 @@ class Delivery:
         """
         self._unsettled = (verdicts, attempted)
         self.announcer.prepare(verdicts)
+        changed = self._write(verdicts)
+        if not verdicts.are_noted:
+            self._note_attempts(verdicts)
+            verdicts.are_noted = True
+        report = Report.of(verdicts, attempted)
+        if changed < report.settled or verdicts.unavailable:
+            # An operator cancelled or locked some, some stay pending, or the lease was lost.
+            self.lease.give_back()
+            self.locked.keep(verdicts)
+        self._unsettled = None
+        log_failures(verdicts, self.backend.alias, self.lease.relay_id)
+        if self.announcer.has_news:
+            self.runner.run(self.announcer.announce, verdicts)
+        return report
+
+    def _write(self, verdicts: Verdicts) -> int:
+        """Change the rows of pending events by their verdicts; return how many were changed."""
         published = [row.id for row in verdicts.published]
         held = [row.id for row in verdicts.hold]
         keep = backends.retention(self.backend.alias).keeps_published
@@ -300,18 +327,37 @@ class Delivery:
             changed += self.rows.expire([row.id for row in verdicts.expire])
         if held:
             changed += self.rows.block(held)
-        if not verdicts.are_noted:
-            self._note_attempts(verdicts)
-            verdicts.are_noted = True
-        report = Report.of(verdicts, attempted)
-        if changed < report.settled or verdicts.unavailable:
-            # An operator cancelled some meanwhile, some stay pending, or the lease was lost.
-            self.lease.give_back()
-        self._unsettled = None
-        log_failures(verdicts, self.backend.alias, self.lease.relay_id)
-        if self.announcer.has_news:
-            self.runner.run(self.announcer.announce, verdicts)
-        return report
+        return changed
+
+    def settle_locked(self) -> None:
+        """Settle the events whose rows another transaction had locked, as far as it is time to."""
+        self.locked.settle(self._write, self.lease.partitions)
+
+    def wait_for_locked(self, seconds: float) -> None:
+        """Settle the locked events before the lease ends; give up after so many seconds.
+
+        Without this they would be delivered again. Raises LeaseLost.
+        """
+        deadline = time.monotonic() + seconds
+        while self.locked and time.monotonic() < deadline:
+            self.lease.renew()
+            self.locked.settle(self._write, self.lease.partitions, at_once=True)
+            if self.locked:
+                time.sleep(LOCKED_PAUSE)
+        if self.locked:
+            logger.warning(
+                "Could not settle %d events of backend %r within %s s: another transaction still "
+                "has their rows locked; delivering them again later.",
+                len(self.locked),
+                self.backend.alias,
+                seconds,
+                extra={"backend": self.backend.alias, "relay": self.lease.relay_id},
+            )
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether the database kept a delivery from being settled."""
+        return self._unsettled is not None
 
     def finish(self) -> Report | None:
         """Settle the delivery that the database kept from being settled; None if there is none.
@@ -350,7 +396,7 @@ def message_of(row: PendingRow) -> Message:
     )
 
 
-def has_expired(row: PendingRow) -> bool:
+def has_expired(row: PendingRow, clock: DatabaseClock) -> bool:
     """Tell whether the row's event has the extension `expirytime`, and that time has passed.
 
     https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
@@ -359,7 +405,7 @@ def has_expired(row: PendingRow) -> bool:
         return False
     try:
         moment = orjson.loads(row.extensions).get("expirytime")
-        return moment is not None and in_utc(moment) <= datetime.now(UTC)
+        return moment is not None and in_utc(moment).timestamp() <= clock.timestamp()
     except (AttributeError, TypeError, ValueError, OverflowError):  # nobody can say when: sent
         return False
 

@@ -6,17 +6,27 @@ A visitor joins like a relay, takes the partitions that nobody owns, and leaves 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 
-from django.db import connections, router, transaction
+from django.db import Error, connections, router, transaction
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import LeaseLost, WrongTransaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 
+from .heartbeat import beating
+from .isolation import own_level_restored
 from .loop import DeliveryLoop
+from .report import Report
+from .telling import told
+from .trouble import Backoff, drop_connection
 
 logger = logging.getLogger("django_broadcaster.relay")
+
+SETTLE_ATTEMPTS = 5
+"""Attempts, in about six seconds, to settle what was sent before the database failed."""
 
 MOST = 10_000
 """Events of one delivery: databases have limits, and OUTBOX_BATCH_SIZE the same."""
@@ -39,24 +49,34 @@ def deliver_one(event: OutboxEvent) -> bool:
     using = event._state.db or router.db_for_write(OutboxEvent)
     _refuse_in_transaction(using)
     events = OutboxEvent.objects.using(using)
-    with DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop:
+    with (
+        own_level_restored(connections[using]),
+        DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop,
+    ):
         loop.prepare()
         if event.partition not in loop.lease.partitions or _has_earlier(event, using):
             return False
         if not events.filter(pk=event.pk, status=OutboxEventStatus.PENDING).exists():
             return False
-        try:
-            return loop.deliver_only(event.pk, event.partition).published == 1
-        except LeaseLost:
-            return False
+        with beating(loop.lease):
+            try:
+                report = _settled(loop, lambda: loop.deliver_only(event.pk, event.partition))
+            except LeaseLost:
+                return False
+        return report.published == 1
 
 
 def _deliver_some(using: str, alias: str, limit: int) -> int:
     attempted = 0
-    with DeliveryLoop(using, alias, takes_share=False) as loop:
+    with (
+        own_level_restored(connections[using]),
+        DeliveryLoop(using, alias, takes_share=False) as loop,
+        beating(loop.lease),
+    ):
         while attempted < limit:
             try:
-                report = loop.turn(min(limit - attempted, MOST))
+                size = min(limit - attempted, MOST)
+                report = _settled(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
             except LeaseLost as error:
                 # What we were too slow for is delivered by who took over.
                 extra = {"backend": alias, "relay": loop.lease.relay_id}
@@ -66,6 +86,46 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
             if not report.found_work:
                 break
     return attempted
+
+
+def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
+    """Deliver, and return what came of it; settle it on a new session if the database ended one.
+
+    Raises LeaseLost, and the database's error where nothing was sent, or nothing can be written.
+    """
+    try:
+        return deliver()
+    except Error as error:
+        failure = error
+    backoff = Backoff()
+    for _ in range(SETTLE_ATTEMPTS):
+        if not loop.delivery.is_unsettled:
+            break
+        pause = backoff.next()
+        logger.warning(
+            "Could not settle a delivery of backend %r: %s; retrying in %.1f s.",
+            loop.alias,
+            told(failure),
+            pause,
+            extra={"backend": loop.alias, "relay": loop.lease.relay_id},
+        )
+        time.sleep(pause)
+        _renew_session(loop.using)
+        loop.forget()
+        try:
+            if report := loop.finish():
+                return report
+        except Error as error:
+            failure = error
+    _renew_session(loop.using)  # to leave on
+    raise failure
+
+
+def _renew_session(using: str) -> None:
+    """Let the next statement open a new session, if this one has ended."""
+    connection = connections[using]
+    if not connection.in_atomic_block and not connection.is_usable():
+        drop_connection(using)
 
 
 def _has_earlier(event: OutboxEvent, using: str) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from threading import Event
 from types import TracebackType
 from typing import Self
 
+from django.db import connections
+
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
+from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError, LeaseLost
 from django_broadcaster.querysets import RelayRows
 from django_broadcaster.redaction import hiding, kept
 from django_broadcaster.signals import batch_settled
@@ -20,6 +23,7 @@ from .activity import Activity
 from .circuit import Circuit
 from .delivery import Delivery
 from .history import History
+from .isolation import read_committed
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
@@ -70,7 +74,7 @@ class DeliveryLoop:
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
         self._blocks = backends.blocks_when_exhausted(alias)
-        self._purge = Purge(using, alias, self.runner)
+        self._purge = Purge(using, alias, self.runner, self.lease.clock)
         self._history = History(using, alias)
         self._circuit_error: str | None = None
         self._circuit_shown: str | None = None
@@ -102,8 +106,11 @@ class DeliveryLoop:
     def rejoin(self) -> None:
         """Begin a new lease, with nothing remembered of the one before."""
         self.lease.leave()
+        read_committed(connections[self.using])
         self.lease.join()
-        self.rows = RelayRows(self.using, self.alias, self.lease.relay_id)
+        self.rows = RelayRows(
+            self.using, self.alias, self.lease.relay_id, self.lease.clock, self.lease.timeline
+        )
         self.delivery = Delivery(
             self.rows,
             self.lease,
@@ -135,20 +142,27 @@ class DeliveryLoop:
         self.prepare()
         return self.deliver(limit)
 
-    def finish(self) -> None:
-        """Settle what the database kept from being settled, while its partitions are still ours."""
+    def finish(self) -> Report | None:
+        """Settle what the database kept from being settled, while its partitions are still ours.
+
+        Returns what came of it, None if there was nothing. Raises LeaseLost.
+        """
         self.lease.require()
         began = time.perf_counter()
         report = self.delivery.finish()
         if report is not None:
             self._after(report, time.perf_counter() - began)
+        self.delivery.settle_locked()
+        return report
 
     def close(self) -> None:
         """Release what the backend holds; raises what the backend raises."""
         self.runner.run(self.backend.close)
 
     def end(self) -> None:
-        """Write down what the dashboard would miss of the last seconds."""
+        """Settle what another transaction had locked, and write down the last figures."""
+        with suppress(LeaseLost):  # then another relay delivers it
+            self.delivery.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self._history.write(looks=False)
 
     def prepare(self) -> None:

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import DatabaseError, connections, router
-from django.utils import timezone
 
 from django_broadcaster.archives import create_archive, remove
 from django_broadcaster.backends.handler import backends
@@ -20,6 +19,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import Attempt, InboxEvent, Operation, OutboxEvent, Sample
 from django_broadcaster.querysets import (
+    DatabaseClock,
     RelayRows,
     drop_oldest,
     find_dead_letters,
@@ -93,8 +93,15 @@ class Purge:
     a turn, so that deliveries never wait for long.
     """
 
-    def __init__(self, using: str, backend: str, runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        using: str,
+        backend: str,
+        runner: Runner | None = None,
+        clock: DatabaseClock | None = None,
+    ) -> None:
         self._using = using
+        self._clock = clock or DatabaseClock(using)
         self._backend = backend
         self._runner = runner or CallingThread()
         self._archive = create_archive()
@@ -137,7 +144,7 @@ class Purge:
 
     def _outbox(self, now: float) -> tuple[int, bool]:
         """Return how many events went, and whether there may be more."""
-        moment = timezone.now()
+        moment = self._clock.now()
         policy = backends.retention(self._backend)
         if self._width and is_partitioned(self._using):
             self._see_to_segments(self._width, moment)
@@ -182,7 +189,7 @@ class Purge:
         keep = span(conf.INBOX_RETENTION)
         if keep is None:
             return 0
-        before = timezone.now() - keep
+        before = self._clock.now() - keep
         # Handlers note what they had where the router writes it, which may be another database.
         places = {self._using, router.db_for_write(InboxEvent)}
         return sum(
@@ -195,7 +202,7 @@ class Purge:
         keep = span(conf.HISTORY_RETENTION)
         if keep is None:
             return 0
-        before = timezone.now() - keep
+        before = self._clock.now() - keep
         attempts = Attempt.objects.using(self._using).all()
         ended = Operation.objects.using(self._using).filter(finished_at__isnull=False)
         samples = Sample.objects.using(self._using).all()

@@ -18,6 +18,7 @@ class BlockedKeys:
     def __init__(self, rows: RelayRows) -> None:
         self._rows = rows
         self._first: dict[str, int] = {}
+        self._locked: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._first)
@@ -27,8 +28,17 @@ class BlockedKeys:
 
     def holds(self, row: PendingRow) -> bool:
         """Tell whether an earlier event of the row's key waits."""
-        first = self._first.get(row.partition_key)
-        return first is not None and first < row.id
+        waits = (self._first.get(row.partition_key), self._locked.get(row.partition_key))
+        return any(first is not None and first < row.id for first in waits)
+
+    def set_locked(self, rows: Iterable[PendingRow]) -> None:
+        """Let keys wait from these rows on, and forget others: a locked row can't say so itself."""
+        self._locked = {}
+        for row in rows:
+            if row.partition_key:
+                first = self._locked.get(row.partition_key, row.id)
+                self._locked[row.partition_key] = min(first, row.id)
+        self._rows.held_keys = self._locked.keys()
 
     def add(self, row: PendingRow) -> None:
         """Let the row's key wait from this row on; a row without a key holds nobody up."""

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import IntegrityError, connections, models, transaction
 
@@ -23,16 +24,39 @@ from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, Partition, Relay
 from django_broadcaster.notify import notify_shares
-from django_broadcaster.querysets import DatabaseNow, RelayRows, storable
+from django_broadcaster.querysets import (
+    SEQUENCE,
+    TIMELINE,
+    DatabaseClock,
+    DatabaseEpoch,
+    DatabaseNow,
+    RelayRows,
+    storable,
+)
 
 logger = logging.getLogger("django_broadcaster.relay")
 
 _HEARTBEAT = "UPDATE django_broadcaster_relay SET heartbeat_at = "
+_SEQUENCE = f"to_regclass('{SEQUENCE}')"
+# Null for who may not read the sequence.
+_SERVER = (
+    f"{TIMELINE}, CASE WHEN has_sequence_privilege({_SEQUENCE}, 'USAGE, SELECT') "
+    f"THEN pg_sequence_last_value({_SEQUENCE}) END"
+)
+"""Which server of PostgreSQL answers, and the last id that it has given out."""
+
+
+class _Server(NamedTuple):
+    timeline: str
+    last_id: int | None
+
+
 _RENEW = {
     # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
     "postgresql": (
         "WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)) "
-        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s"
+        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s "
+        f"RETURNING {_SERVER}"
     ),
     "mysql": f"{_HEARTBEAT}UTC_TIMESTAMP(6){{sets}} WHERE id = %s",
     "sqlite": f"{_HEARTBEAT}strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'){{sets}} WHERE id = %s",
@@ -40,6 +64,8 @@ _RENEW = {
 
 
 _RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
+HEARTBEATS_PER_LEASE = 4
+"""So a lease survives two heartbeats that are lost."""
 
 ERROR_SHOWN = 500
 """Characters of the error that opened a circuit that others see."""
@@ -59,12 +85,16 @@ class Lease:
         self.partitions: frozenset[int] = frozenset()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
+        self.clock = DatabaseClock(using)
+        self._server: _Server | None = None
         self._valid_until = 0.0
         self._judges_from = 0.0
 
     def join(self) -> None:
         """Begin a new lease that owns nothing yet."""
         self._make_partitions()
+        self.clock.ask()
+        self._server = self._ask_server()
         asked_at = time.monotonic()
         relay = Relay.objects.using(self.using).create(
             pk=_new_id(),
@@ -82,6 +112,18 @@ class Lease:
             # the row, and partitions would be kept for it until its lease ends.
             self._relays().filter(pk=relay.pk).update(takes_share=True)
             notify_shares(self.using, self.backend)
+
+    @property
+    def timeline(self) -> str | None:
+        """The timeline of the PostgreSQL server on which the lease began; None elsewhere."""
+        return self._server.timeline if self._server else None
+
+    def _ask_server(self) -> _Server | None:
+        if connections[self.using].vendor != "postgresql":
+            return None
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(f"SELECT {_SERVER}")
+            return _Server(*cursor.fetchone())
 
     @property
     def seconds_left(self) -> float:
@@ -140,6 +182,9 @@ class Lease:
         with connections[self.using].cursor() as cursor:
             cursor.execute(sql, [*columns.values(), relay_id])
             stands = cursor.rowcount > 0
+            answer = cursor.fetchone() if cursor.description else None
+        if stands and answer:
+            self._judge_server(_Server(*answer))
         if self.relay_id == relay_id:  # not joined anew meanwhile by the other thread
             if asked_at > self._valid_until - self.seconds / 2:
                 # The database was away for a while. The others could not write either.
@@ -147,6 +192,25 @@ class Lease:
             self._valid_until = asked_at + self.seconds if stands else 0.0
         if not stands:
             raise LeaseLost(f"the lease {relay_id} on backend {self.backend!r} was taken away")
+
+    def _judge_server(self, now: _Server) -> None:
+        """See that the server answers on which the lease began.
+
+        Behind a pooler no statement fails when a replica takes over that was behind. What the relay
+        remembers of the rows is wrong there, above all below which id all is delivered, and so may
+        its lease be. Raises LeaseLost.
+        """
+        known = self._server
+        if known is None:
+            self._server = now
+        elif now.timeline != known.timeline or (now.last_id or 0) < (known.last_id or 0):
+            self._valid_until = 0.0
+            raise LeaseLost(
+                f"another database server answers, or its ids went back; the lease "
+                f"{self.relay_id} on backend {self.backend!r} does not count there"
+            )
+        else:
+            self._server = now
 
     def require(self) -> None:
         """See that the lease stands, where the relay's own clock has doubts; raises LeaseLost."""
@@ -156,24 +220,48 @@ class Lease:
     def rebalance(self) -> bool:
         """Take or give up partitions for an even share; return whether the own ones changed.
 
-        Fences relays whose heartbeat has stopped. If the own one had stopped too, they are given
-        the time of a lease to come back first. Raises LeaseLost.
+        Fences relays whose heartbeat has stopped. If the own one had stopped too, or the database's
+        clock has jumped, they are given the time of a lease to come back first. Raises LeaseLost.
         """
+        asked_at = time.monotonic()
         stale = models.Q(heartbeat_at__lt=DatabaseNow() - _seconds(self.seconds))
         relays = self._relays().filter(backend=self.backend).order_by("pk")
-        states = {
-            pk: (is_stale, takes_share)
-            for pk, is_stale, takes_share in relays.annotate(
-                stale=models.ExpressionWrapper(stale, models.BooleanField())
-            ).values_list("pk", "stale", "takes_share")
-        }
+        found = list(
+            relays.annotate(
+                stale=models.ExpressionWrapper(stale, models.BooleanField()), epoch=DatabaseEpoch()
+            ).values_list("pk", "stale", "takes_share", "epoch")
+        )
+        states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, _ in found}
         if self.relay_id not in states:
             raise LeaseLost(f"the lease {self.relay_id} on backend {self.backend!r} was taken away")
+        self._notice_jump(float(found[0][-1]), asked_at, looks_stale=states[self.relay_id][0])
         for pk, (is_stale, _) in states.items():
             if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
                 self._fence(pk)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
         return self._settle_share(self._share(sharing))
+
+    def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
+        """Take nobody for dead for the time of a lease if the database's clock has jumped ahead.
+
+        All heartbeats from before the jump look old, also those of healthy relays. The own one
+        looks old though it was sent in time; or the clock went on faster than the monotonic one.
+        """
+        jump = self.clock.note(epoch, asked_at)
+        in_time = looks_stale and asked_at < self._valid_until
+        if not in_time and jump < self.seconds / HEARTBEATS_PER_LEASE:
+            return
+        if asked_at >= self._judges_from:
+            logger.warning(
+                "The clock of database %r jumped ahead by %.1f s; taking over from no relay of "
+                "backend %r for %s s.",
+                self.using,
+                jump,
+                self.backend,
+                self.seconds,
+                extra={"backend": self.backend, "relay": self.relay_id},
+            )
+        self._judges_from = asked_at + self.seconds
 
     def _share(self, sharing: list[int]) -> int:
         """Return how many partitions are due to this relay among the living ones."""
@@ -234,7 +322,7 @@ class Lease:
 
     def _count_crash(self, relay: Relay, partitions: Collection[int]) -> None:
         if relay.in_flight_from is not None and relay.in_flight_to is not None:
-            rows = RelayRows(self.using, self.backend, relay.pk)
+            rows = RelayRows(self.using, self.backend, relay.pk, self.clock)
             rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions)
 
     def _make_partitions(self) -> None:

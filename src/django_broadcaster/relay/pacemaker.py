@@ -12,14 +12,12 @@ from django_broadcaster.conf import conf
 from .activity import Activity
 from .backend_thread import BackendThread
 from .connections import use_own_connections
+from .ownership import HEARTBEATS_PER_LEASE
 from .telling import kind_of, told, traceback_of
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Listener
 
 logger = logging.getLogger("django_broadcaster.relay")
-
-HEARTBEATS_PER_LEASE = 4
-"""So a lease survives two heartbeats that are lost."""
 
 SLICE_SECONDS = 0.5
 """The longest that it waits for wake-ups before it looks whether the worker has ended."""

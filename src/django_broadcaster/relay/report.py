@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -40,6 +40,27 @@ class Verdicts:
     """Since when rows have been due, by id, in a delivery that is timed."""
     are_noted: bool = False
     """Whether the attempts that failed have been written down, which is not to be repeated."""
+
+    @property
+    def rows(self) -> list[PendingRow]:
+        """All rows that something is to become of."""
+        retried, given_up = [each[0] for each in self.retry], [each[0] for each in self.bury]
+        return [*self.published, *retried, *given_up, *self.hold, *self.expire]
+
+    def of_rows(self, ids: Collection[int]) -> Verdicts:
+        """Return the verdicts on these rows alone."""
+        return Verdicts(
+            published=[row for row in self.published if row.id in ids],
+            retry=[each for each in self.retry if each[0].id in ids],
+            bury=[each for each in self.bury if each[0].id in ids],
+            hold=[row for row in self.hold if row.id in ids],
+            expire=[row for row in self.expire if row.id in ids],
+        )
+
+    def add(self, others: Verdicts) -> None:
+        """Take verdicts on other rows over."""
+        for name in ("published", "retry", "bury", "hold", "expire"):
+            getattr(self, name).extend(getattr(others, name))
 
 
 @dataclass(frozen=True, slots=True)

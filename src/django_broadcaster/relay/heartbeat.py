@@ -1,0 +1,60 @@
+"""The heartbeat of a visitor, which has no pacemaker: its batch may take longer than its lease."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import Error, connections
+
+from django_broadcaster.exceptions import LeaseLost
+
+from .ownership import HEARTBEATS_PER_LEASE, Lease
+from .telling import told
+from .trouble import drop_all_connections, drop_connection
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+
+@contextmanager
+def beating(lease: Lease) -> Iterator[None]:
+    """Renew a lease from a thread with a connection of its own, for the time of the block.
+
+    A block that is left before the first heartbeat opens no connection. In the transaction of a
+    TestCase nobody else sees the lease, and no heartbeat could reach it.
+    """
+    if connections[lease.using].in_atomic_block:
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_beat, args=[lease, ended], name="outbox-heartbeat", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(lease.seconds)
+
+
+def _beat(lease: Lease, ended: threading.Event) -> None:
+    try:
+        while not ended.wait(lease.seconds / HEARTBEATS_PER_LEASE):
+            try:
+                lease.renew()
+            except LeaseLost:
+                return  # the caller's own look at the lease says so
+            except Error as error:
+                logger.warning(
+                    "Heartbeat of backend %r failed: %s; retrying in %.1f s.",
+                    lease.backend,
+                    told(error),
+                    lease.seconds / HEARTBEATS_PER_LEASE,
+                    extra={"backend": lease.backend, "relay": lease.relay_id},
+                )
+                drop_connection(lease.using)
+    finally:
+        drop_all_connections()

@@ -1,0 +1,99 @@
+"""Events that another transaction had locked as they were to be settled.
+
+An operator's transaction that has cancelled an event and stays open holds the lock of its row. What
+became of the event is kept here and written down once the lock is gone. Until then the event is not
+fetched, so it is not sent again, and its key waits where it has to.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from django_broadcaster.querysets import RelayRows
+
+from .order import BlockedKeys
+from .report import Verdicts
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+RETRY_SECONDS = 1.0
+"""Seconds between attempts to settle locked events."""
+
+MOST = 10_000
+"""Locked events from which on nothing more is delivered: each fetch has to leave them out."""
+
+
+class LockedEvents:
+    """The locked events of one lease, with what is to become of them."""
+
+    def __init__(self, rows: RelayRows, blocked: BlockedKeys) -> None:
+        self._rows = rows
+        self._blocked = blocked
+        self._verdicts = Verdicts()
+        self._next_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._rows.ignored)
+
+    def __contains__(self, row_id: object) -> bool:
+        return row_id in self._rows.ignored
+
+    @property
+    def are_many(self) -> bool:
+        """Whether there are too many for further deliveries."""
+        return len(self) >= MOST
+
+    def keep(self, verdicts: Verdicts) -> None:
+        """Keep the verdicts on those events that are still pending, because they are locked."""
+        if not self._rows.is_careful:  # no statement has waited for a lock in vain
+            return
+        locked = self._rows.pending_of([row.id for row in verdicts.rows])
+        if not locked:
+            return
+        self._verdicts.add(verdicts.of_rows(locked))
+        self._remember()
+        self._next_at = time.monotonic() + RETRY_SECONDS
+        logger.warning(
+            "Could not settle %d events of backend %r: another transaction has locked their rows; "
+            "skipping them and retrying every %.0f s.",
+            len(locked),
+            self._rows.backend,
+            RETRY_SECONDS,
+            extra={"backend": self._rows.backend, "relay": self._rows.relay_id},
+        )
+
+    def settle(
+        self,
+        write: Callable[[Verdicts], int],
+        partitions: Collection[int],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Settle those whose lock is gone, if it is time to; raises the database's errors."""
+        if not self or (time.monotonic() < self._next_at and not at_once):
+            return
+        mine = {row.id for row in self._verdicts.rows if row.partition in partitions}
+        before = self._verdicts.of_rows(mine)  # the others are delivered by whoever owns them now
+        write(before)
+        self._next_at = time.monotonic() + RETRY_SECONDS
+        locked = self._rows.pending_of(mine)
+        self._verdicts = before.of_rows(locked)
+        self._remember()
+        settled = [row for row in before.rows if row.id not in locked]
+        self._blocked.refresh(partitions, (row.partition_key for row in settled))
+        if settled:
+            logger.info(
+                "Settled %d events of backend %r that another transaction had locked; "
+                "%d are still locked.",
+                len(settled),
+                self._rows.backend,
+                len(self),
+                extra={"backend": self._rows.backend, "relay": self._rows.relay_id},
+            )
+
+    def _remember(self) -> None:
+        self._rows.ignored = frozenset(row.id for row in self._verdicts.rows)
+        waiting = [row for row, _, _ in self._verdicts.retry]
+        self._blocked.set_locked([*waiting, *self._verdicts.hold])
