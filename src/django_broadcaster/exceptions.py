@@ -170,6 +170,9 @@ class DeliveryError(BroadcasterError):
 
     retry_after: float = 0.0
 
+    sent: bool = True
+    """False where the event was not even sent, because of what came of another one."""
+
     unforeseen: Exception | None = None
     """What was raised instead of a DeliveryError, whose traceback the relay's log shows."""
 

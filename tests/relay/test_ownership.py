@@ -292,7 +292,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
 
 
 READS = {
-    *("fetch", "fetch_these", "read"),
+    *("fetch", "fetch_these", "heads", "read"),
     *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {

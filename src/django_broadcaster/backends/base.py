@@ -224,6 +224,12 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     runs_handlers: ClassVar[bool] = False
     """Whether the handlers of `event_registry` are run by it."""
 
+    may_be_away_in_part: bool = False
+    """Whether a part of the broker can be away alone, as a node of a cluster can.
+
+    Several events that fail as `BackendUnavailable` while others get through then spend no retry.
+    """
+
     default_max_message_bytes: ClassVar[int | None] = None
     """The broker's own limit for one message, where it has one."""
 

@@ -47,7 +47,7 @@ from .purge import (
     lock_final,
     purge_entries,
 )
-from .relay import Fetched, PendingRow, RelayRows
+from .relay import Fetched, Head, PendingRow, RelayRows
 from .samples import Figures, add_to_minute, minute_of
 from .segments import CannotPartition, drop_oldest, is_partitioned, keep_ahead, segments_of
 from .selection import EventSelection
@@ -68,6 +68,7 @@ __all__ = [
     "EventSelection",
     "Fetched",
     "Figures",
+    "Head",
     "NewRow",
     "OperationQuerySet",
     "OutboxEventQuerySet",

@@ -66,6 +66,13 @@ UNBOUNDED = 2**40
 """Bytes that no batch has."""
 
 
+class Head(NamedTuple):
+    """A pending row, and its key."""
+
+    id: int
+    partition_key: str
+
+
 class Fetched(NamedTuple):
     """Rows that were fetched, in order.
 
@@ -157,6 +164,24 @@ class RelayRows(BoundedSQL):
         )
         due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
         return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+
+    def heads(
+        self, partitions: Collection[int], limit: int, keys: Collection[str], ids: Collection[int]
+    ) -> list[Head]:
+        """Return the first pending rows that are neither of these keys nor these rows."""
+        avoided, values = "", []
+        for column, others in (("partition_key", keys), ("id", ids)):
+            if others:
+                avoided += f" AND NOT ({self._in(column, others)})"
+                values += self._values(others)
+        sql = (
+            f"SELECT id, partition_key FROM {EVENTS}{self._pending[0]} WHERE status = 'pending' "
+            f"AND {self._pending[1]} AND {self._in(_PARTITION, partitions)}{avoided} "
+            "ORDER BY publisher_backend, id LIMIT %s"
+        )
+        backend = [self.backend, 0, self.backend]
+        params = [*backend, *self._values(partitions), *values, limit]
+        return [Head._make(row) for row in self._select(sql, params)]
 
     def fetch_these(
         self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED

@@ -87,6 +87,7 @@ class KafkaBackend(BindingBackend):
     system: ClassVar[str] = "kafka"
     client_library = CLIENT
     binding: Binding = KAFKA
+    may_be_away_in_part = True
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic"})
 
