@@ -17,7 +17,7 @@ Any other exception counts as transient; the relay logs its traceback. Write `se
 from __future__ import annotations
 
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from inspect import signature
@@ -300,6 +300,13 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     def health_check(self) -> bool:
         """Tell cheaply whether the broker can be reached now; never raises."""
         return True
+
+    def returned(self) -> Collection[str]:
+        """Return the destinations that are back since the last call.
+
+        Events whose error named one of them by `waits_for` are due then.
+        """
+        return ()
 
     def open(self) -> None:  # not every backend has something to open
         """Get ready to publish; called once before the first batch. May raise DeliveryError."""

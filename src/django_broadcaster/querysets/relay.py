@@ -421,6 +421,12 @@ class RelayRows(BoundedSQL):
             self._move([row_id for row_id, _ in rows], "blocked", "pending")
         return rows
 
+    def hasten(self, ids: Collection[int]) -> None:
+        """Let rows in retry be due now."""
+        now, rows = self._now(), sorted(ids)
+        for start in range(0, len(rows), 1000):
+            self._move(rows[start : start + 1000], "retry", "retry", scheduled_at=now)
+
     def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
         """Note that a relay died while it delivered the pending rows of a range of ids."""
         sql = (

@@ -43,6 +43,7 @@ from .report import Announcer, Report, Verdicts, log_failures, spends_retry
 from .separate_thread import Runner
 from .telling import traceback_of
 from .unsealing import unsealed
+from .waiting import WAIT_SECONDS, Waiting
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -88,6 +89,7 @@ class Delivery:
         self.runner = runner
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
+        self.waiting = Waiting()
         self.doubts = Doubts(in_parts=backend.may_be_away_in_part)
         self.announcer = Announcer(lease.using)
         self.fetcher = Fetcher(rows)
@@ -201,6 +203,8 @@ class Delivery:
         verdicts.expire += selection.expired
         verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
         report = self.settle(verdicts, attempted=len(selection.send))
+        if due_now := self.waiting.take(self.backend.returned()):
+            self.rows.hasten(due_now)
         return replace(report, is_repeat=is_repeat), others
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
@@ -338,7 +342,11 @@ class Delivery:
         if delay is None:
             verdicts.bury.append((row, error))
         else:
-            verdicts.retry.append((row, max(delay, error.retry_after), error))
+            delay = max(delay, error.retry_after)
+            if isinstance(error, TransientError) and error.waits_for and self.waiting.has_room():
+                self.waiting.add(error.waits_for, row.id)
+                delay = max(delay, WAIT_SECONDS)
+            verdicts.retry.append((row, delay, error))
             self.blocked.add(row)
 
     def _judge_alone(self, verdicts: Verdicts, batch: Collection[int]) -> int:
@@ -407,8 +415,9 @@ class Delivery:
         return self.settle(*self._unsettled) if self._unsettled else None
 
     def _note_attempts(self, verdicts: Verdicts) -> None:
-        """Keep what went wrong, for who looks at the event later."""
-        failed = [(row, error) for row, _, error in verdicts.retry] + verdicts.bury
+        """Keep what went wrong with what was sent, for who looks at the event later."""
+        tried = [(row, error) for row, _, error in verdicts.retry if error.sent]
+        failed = tried + verdicts.bury
         if failed:
             attempts = [(row.id, row.retry_count + 1, kept(error)) for row, error in failed]
             self.rows.note_attempts(self.lease.name, attempts)

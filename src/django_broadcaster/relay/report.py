@@ -200,7 +200,11 @@ def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
 
     What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `telling`.
     """
-    failed = [(row, error, f"tried again in {delay:.1f} s") for row, delay, error in verdicts.retry]
+    failed = [
+        (row, error, f"tried again in {delay:.1f} s")
+        for row, delay, error in verdicts.retry
+        if error.sent
+    ]
     failed += [(row, error, "dead-lettered") for row, error in verdicts.bury]
     for row, error, fate in failed[:MAX_LINES]:
         unforeseen = error.unforeseen

@@ -6,7 +6,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -191,6 +191,10 @@ class WebhookBackend(BindingBackend):
         self._remember(endpoints.values())
         return self._outcomes(exchange)
 
+    def returned(self) -> Collection[str]:
+        """Return the endpoints that answer again since the last call."""
+        return self._pauses.returned()
+
     def show(self, message: Message) -> Shown:
         """Return the request without what is a secret: the path of the URL, the signature, and the
         values of the headers that are set in OPTIONS."""
@@ -343,7 +347,10 @@ class WebhookBackend(BindingBackend):
         if answer.kind is Kind.AWAY:
             left = self._pauses.seconds_left(url)
             answer = replace(answer, retry_after=max(left, answer.retry_after))
-        return error_of(answer, place_of(url), many=self.event_urls)
+        error = error_of(answer, place_of(url), many=self.event_urls)
+        if answer.kind is Kind.AWAY and not answer.sent and isinstance(error, TransientError):
+            error.waits_for = url
+        return error
 
     # --- Helpers -----------------------------------------------------------------------------
 
