@@ -283,7 +283,7 @@ def test_connection_that_the_endpoint_ends_after_its_answer_costs_nothing(
     backend = make(**options)
     sent = [to(server.url) if many else make_message() for _ in range(400)]
     for start in range(0, len(sent), 100):
-        assert backend.publish_batch(sent[start : start + 100]) == [None] * 100
+        assert backend.send_batch(sent[start : start + 100]) == [None] * 100
     assert sorted(ids(server)) == sorted(ids_of(sent)), "each came once"
 
 
@@ -292,7 +292,7 @@ def test_reused_connection_that_ends_before_the_answer_is_replaced_once(
 ) -> None:
     """The request goes once more over a new connection; one that is cut there has failed."""
     backend = make(url=server.url, max_in_flight=1)
-    assert backend.publish_batch([make_message()]) == [None]
+    assert backend.send_batch([make_message()]) == [None]
     seen: list[int] = []
 
     def cut_where_used(request: Request) -> Reply:
@@ -300,11 +300,11 @@ def test_reused_connection_that_ends_before_the_answer_is_replaced_once(
         return Reply(raw=b"", cut=True) if request.connection == 1 else Reply()
 
     server.answer = cut_where_used
-    assert backend.publish_batch([make_message()]) == [None]
+    assert backend.send_batch([make_message()]) == [None]
     assert seen == [1, 2]
     server.answer = lambda request: Reply(raw=b"", cut=True)
     before = len(server.requests)
-    assert kinds(backend.publish_batch([make_message()])) == [BackendUnavailable]
+    assert kinds(backend.send_batch([make_message()])) == [BackendUnavailable]
     assert len(server.requests) == before + 1
 
 
