@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from django_broadcaster.backends.base import Message, Outcome, Shown, as_delivery_error
 from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
+from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -187,7 +188,8 @@ class WebhookBackend(BindingBackend):
         urls = [self._url_of(message) for message in messages]
         endpoints = self._endpoints(set(urls))
         exchange = self._exchange(messages, [endpoints[url] for url in urls])
-        self._client.run(exchange.run())
+        with uninstrumented():
+            self._client.run(exchange.run())
         self._remember(endpoints.values())
         return self._outcomes(exchange)
 

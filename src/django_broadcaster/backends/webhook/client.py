@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -78,7 +79,8 @@ class Client:
         try:
             self.open()
             assert self._runner is not None
-            return self._runner.run(self._with_session(work))
+            # A runner's own context would be that of its first batch.
+            return self._runner.run(self._with_session(work), context=copy_context())
         except BaseException:
             # Were the loop kept, requests of this batch could go on in the next one.
             work.close()
