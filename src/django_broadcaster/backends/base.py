@@ -224,6 +224,9 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     runs_handlers: ClassVar[bool] = False
     """Whether the handlers of `event_registry` are run by it."""
 
+    uses_event_loop: ClassVar[bool] = False
+    """Whether it runs an asyncio event loop, which a process patched by gevent refuses."""
+
     may_be_away_in_part: bool = False
     """Whether a part of the broker can be away alone, as a node of a cluster can.
 

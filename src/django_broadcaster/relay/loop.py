@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
+from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
@@ -60,6 +61,7 @@ class DeliveryLoop:
         self.runner = runner or CallingThread()
         """Runs what is not the relay's own code: its backend, archive and signal receivers."""
         self.backend: MessageBackend = backends.create(alias)
+        refuse_greenlets(self.backend)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
         self.operations = Operations(using, self.runner)

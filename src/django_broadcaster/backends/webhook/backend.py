@@ -81,6 +81,7 @@ class WebhookBackend(BindingBackend):
 
     system: ClassVar[str] = "webhook"
     client_library = CLIENT
+    uses_event_loop = True
     binding: Binding = HTTP
 
     def __init__(
