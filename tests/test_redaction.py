@@ -15,7 +15,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.test import Client
+from django.test import Client, override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -316,6 +316,54 @@ def test_a_login_in_any_url_is_masked(settings: Settings, text: str, shown: str)
     """Also in one that stands in no setting: an event's, or one from the environment."""
     settings.OUTBOX_PUBLISHERS = {}
     assert redaction.masked(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        (
+            "shop-events-default",
+            "backend 'default' is unavailable, its events wait: shop is closed",
+        ),
+        ("events", "backend 'default' is unavailable, its events wait"),
+        ("default", "no queue 'default' for events"),
+        ("Bearer orders-and-events", "the bearer of orders and events"),
+    ],
+)
+def test_ordinary_words_are_not_masked(settings: Settings, secret: str, text: str) -> None:
+    """A password that is made of words, or is one, leaves those words in every other text."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"OPTIONS": {"password": secret}}}
+    assert redaction.masked(text) == text
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("shop-events-default", "login shop-events-default", "login ***"),
+        ("shop events/default", "login shop%20events%2Fdefault", "login ***"),
+        ("shop events/default", "login shop+events%2Fdefault", "login ***"),
+        ('shop"events', 'login "shop\\"events"', 'login "***"'),
+        ("Bearer orders-and-events", "token 'orders-and-events'", "token '***'"),
+        ("events", "refused: password='events'", "refused: password='***'"),
+        ("events", "{'sasl.password': 'events'}", "{'sasl.password': '***'}"),
+        ("events", "https://host/x?token=events&y=1", "https://host/x?token=***&y=1"),
+        ("events", "at host shop:events@host", "at host shop:***@host"),
+    ],
+)
+def test_a_secret_is_masked_as_a_whole(
+    settings: Settings, secret: str, text: str, shown: str
+) -> None:
+    """In whatever form it is written; a short one in a URL and beside the name of an option."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"OPTIONS": {"password": secret}}}
+    assert redaction.masked(text) == shown
+
+
+@given(secret=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8))
+def test_whatever_the_secret_of_the_settings_it_is_masked(secret: str) -> None:
+    """A password of eight characters or more is found in any form, inside of other words too."""
+    spelled = (secret, repr(secret), quote(secret, safe=""), f"x{secret}y", f"u:{secret}@h")
+    with override_settings(OUTBOX_PUBLISHERS={"default": {"OPTIONS": {"password": secret}}}):
+        assert secret not in redaction.masked(" ".join(spelled)).replace(redaction.MASK, "")
 
 
 def test_keys_are_secrets(settings: Settings) -> None:

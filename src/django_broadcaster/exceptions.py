@@ -170,6 +170,9 @@ class DeliveryError(BroadcasterError):
 
     retry_after: float = 0.0
 
+    sent: bool = True
+    """False where the event was not even sent, because of what came of another one."""
+
     unforeseen: Exception | None = None
     """What was raised instead of a DeliveryError, whose traceback the relay's log shows."""
 
@@ -186,10 +189,13 @@ class TransientError(DeliveryError):
     """This event was not accepted now, and may be later.
 
     `spends_retry` is False where the event is not to blame, as when it was not even sent because
-    its one endpoint of many is away. Such events wait for as long as it takes.
+    its one endpoint of many is away. Such events wait for as long as it takes. `waits_for` names
+    that destination where the event was not sent: it is tried again when the backend says that the
+    destination is back.
     """
 
     spends_retry: bool = True
+    waits_for: str = ""
 
     def __init__(self, *args: object, retry_after: float = 0.0, spends_retry: bool = True) -> None:
         super().__init__(*args, retry_after=retry_after)

@@ -7,6 +7,7 @@ each text that repeats one is shown without it, whatever the client's way of wri
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,15 @@ _NO_SECRETS: Final = frozenset({"user_credentials", "nkeys_seed"})
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"]+)@", re.IGNORECASE)
 _LEAST_WORD: Final = 4
 _PLAIN_LENGTH: Final = 8
-"""From so many characters on, a secret is found inside of a longer word, too."""
+"""From so many characters on, a secret is found wherever it stands.
+
+A shorter one may be an ordinary word. It is masked in a URL, and beside the name of an option.
+"""
+
+_NAME: Final = (
+    "(?:passw(?:or)?d|passphrase|pwd|pass|secrets?|token|credentials?|authorization|cookie|seed"
+    "|key)"
+)
 
 
 def masked(text: str) -> str:
@@ -73,8 +82,12 @@ def without(text: str, values: set[str]) -> str:
 
 def _without(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
     for pattern in patterns:
-        text = pattern.sub(MASK, text)
+        text = pattern.sub(_mask, text)
     return text
+
+
+def _mask(found: re.Match[str]) -> str:
+    return (found.groupdict().get("name") or "") + MASK
 
 
 @lru_cache(maxsize=8)
@@ -83,7 +96,16 @@ def _of_settings(_: str) -> Sequence[re.Pattern[str]]:
 
     A batch of failed events asks for them thousands of times.
     """
-    return _patterns(secrets())
+    return [_whole(secret) for secret in sorted(secrets(), key=len, reverse=True)]
+
+
+def _whole(secret: str) -> re.Pattern[str]:
+    """Return what finds a secret of the settings, and no ordinary word in its place."""
+    escaped = re.escape(secret)
+    if len(secret) < _PLAIN_LENGTH:
+        named = rf"(?P<name>{_NAME}['\"]?\s{{0,2}}[=:]\s{{0,2}}b?['\"]?){escaped}(?!\w)"
+        return re.compile(rf"{named}|(?<=:){escaped}(?=@)", re.IGNORECASE)
+    return re.compile(escaped, re.IGNORECASE)
 
 
 def _patterns(values: set[str]) -> Sequence[re.Pattern[str]]:
@@ -100,9 +122,9 @@ def _pattern(value: str) -> re.Pattern[str]:
 
 def secrets() -> set[str]:
     """Return every text by which a secret of the settings may be shown."""
-    found = {text for value in _secret_values(_with_secrets()) for text in spellings(value)}
     keys: Any = conf.ENCRYPTION_KEYS
-    return found.union(*map(spellings, keys if isinstance(keys, list | tuple) else [keys]))
+    values = [*_secret_values(_with_secrets()), keys]
+    return {form for text in _texts(values) for whole in _wholes(text) for form in _forms(whole)}
 
 
 def _with_secrets() -> tuple[object, ...]:
@@ -113,22 +135,44 @@ def _with_secrets() -> tuple[object, ...]:
 def spellings(value: object) -> set[str]:
     """Return the texts by which a value may be shown: as it is, escaped or not, and its words.
 
-    A parser's error quotes a part of what it could not read. Short numbers are left out: they are
-    limits or databases, and too common.
+    This is for values of which nothing may be shown, whatever they are: a parser's error quotes a
+    part of what it could not read.
+    """
+    found: set[str] = set()
+    for text in _texts(value):
+        rest = text.partition("://")[2] or text  # a scheme is no secret
+        found.update(re.findall(rf"\w{{{_LEAST_WORD},}}", f"{rest} {unquote(rest)}"), _forms(text))
+    return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts of a value at whatever depth.
+
+    Short numbers are left out: they are limits or databases, and too common.
     """
     if isinstance(value, Mapping):
-        return spellings(list(value.values()))
+        value = list(value.values())
     if isinstance(value, list | tuple | set | frozenset):
-        return set().union(*map(spellings, value))
-    if value is None:
-        return set()
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    if isinstance(value, bool | int | float) and len(text) < _LEAST_WORD:
-        return set()
-    rest = text.partition("://")[2] or text  # a scheme is no secret
-    words = re.findall(rf"\w{{{_LEAST_WORD},}}", f"{rest} {unquote(rest)}")
-    whole = {text, unquote(text), repr(text)[1:-1], quote(text, safe=""), quote_plus(text)}
-    return {*whole, *words} - {""}
+        for inner in value:
+            yield from _texts(inner)
+    elif value is not None:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        if text and not (isinstance(value, bool | int | float) and len(text) < _LEAST_WORD):
+            yield text
+
+
+def _wholes(text: str) -> set[str]:
+    """Return a secret, and it alone where it begins with its kind, as in `Bearer ...`."""
+    return {text, _KIND.sub("", text)}
+
+
+_KIND: Final = re.compile(r"^(?:[A-Za-z]+\s+|whs[ek]c?_)(?=\S{8})")
+
+
+def _forms(text: str) -> set[str]:
+    """Return a text as it is, escaped and unescaped."""
+    forms = {text, unquote(text), repr(text)[1:-1], json.dumps(text)[1:-1]}
+    return (forms | {quote(text, safe=""), quote_plus(text)}) - {""}
 
 
 def _secret_values(value: object) -> Iterator[object]:

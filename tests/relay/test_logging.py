@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pytest_django import Settings
 
 PAYLOAD = "4111-1111"
-PASSWORD = "hunter2"
+PASSWORD = "hunter2-please"
 URL = f"amqp://app:{PASSWORD}@broker/orders"
 ECHO = f"no good: {PAYLOAD} at {URL}"
 

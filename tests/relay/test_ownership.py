@@ -292,7 +292,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
 
 
 READS = {
-    *("fetch", "fetch_these", "read", "pending_of"),
+    *("fetch", "fetch_these", "heads", "read", "pending_of"),
     *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
@@ -301,6 +301,7 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error", 1)]),
     "bury": lambda rows, ids: rows.bury([(ids["a1"], "error")]),
     "expire": lambda rows, ids: rows.expire([ids["a1"]]),
+    "hasten": lambda rows, ids: rows.hasten([ids["b1"]]),
     "block": lambda rows, ids: rows.block([ids["a1"]]),
     "promote": lambda rows, ids: rows.promote(range(PARTITIONS), 100),
     "release": lambda rows, ids: rows.release(range(PARTITIONS), 100),

@@ -17,7 +17,7 @@ Any other exception counts as transient; the relay logs its traceback. Write `se
 from __future__ import annotations
 
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from inspect import signature
@@ -224,6 +224,15 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     runs_handlers: ClassVar[bool] = False
     """Whether the handlers of `event_registry` are run by it."""
 
+    uses_event_loop: ClassVar[bool] = False
+    """Whether it runs an asyncio event loop, which a process patched by gevent refuses."""
+
+    may_be_away_in_part: bool = False
+    """Whether a part of the broker can be away alone, as a node of a cluster can.
+
+    Several events that fail as `BackendUnavailable` while others get through then spend no retry.
+    """
+
     default_max_message_bytes: ClassVar[int | None] = None
     """The broker's own limit for one message, where it has one."""
 
@@ -294,6 +303,13 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     def health_check(self) -> bool:
         """Tell cheaply whether the broker can be reached now; never raises."""
         return True
+
+    def returned(self) -> Collection[str]:
+        """Return the destinations that are back since the last call.
+
+        Events whose error named one of them by `waits_for` are due then.
+        """
+        return ()
 
     def open(self) -> None:  # not every backend has something to open
         """Get ready to publish; called once before the first batch. May raise DeliveryError."""

@@ -49,7 +49,7 @@ from .purge import (
     lock_final,
     purge_entries,
 )
-from .relay import Fetched, PendingRow, RelayRows
+from .relay import Fetched, Head, PendingRow, RelayRows
 from .relay_sql import TIMELINE
 from .samples import Figures, add_to_minute, minute_of
 from .segments import (
@@ -82,6 +82,7 @@ __all__ = [
     "EventSelection",
     "Fetched",
     "Figures",
+    "Head",
     "NewRow",
     "OperationQuerySet",
     "OutboxEventQuerySet",

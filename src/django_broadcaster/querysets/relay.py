@@ -65,6 +65,13 @@ UNBOUNDED = 2**40
 """Bytes that no batch has."""
 
 
+class Head(NamedTuple):
+    """A pending row, and its key."""
+
+    id: int
+    partition_key: str
+
+
 class Fetched(NamedTuple):
     """Rows that were fetched, in order.
 
@@ -208,6 +215,25 @@ class RelayRows(BoundedSQL):
         sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
         rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
         return {row_id for (row_id,) in rows}
+
+    def heads(
+        self, partitions: Collection[int], limit: int, keys: Collection[str], ids: Collection[int]
+    ) -> list[Head]:
+        """Return the first pending rows that are neither of these keys nor these rows."""
+        avoided, values = "", []
+        for column, others in (("partition_key", keys), ("id", ids)):
+            if others:
+                avoided += f" AND NOT ({self._in(column, others)})"
+                values += self._values(others)
+        sql = (
+            f"SELECT id, partition_key FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} AND {self._in(_PARTITION, partitions)}{avoided}"
+            f"{self._except_ignored()} ORDER BY {self._pending.order} LIMIT %s"
+        )
+        backend = [self.backend, 0, self.backend]
+        numbers = self._values(partitions)
+        params = [*backend, *numbers, *values, *self._values_of_ignored(), limit]
+        return [Head._make(row) for row in self._select(sql, params)]
 
     def fetch_these(
         self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
@@ -490,6 +516,12 @@ class RelayRows(BoundedSQL):
         if rows:
             self._skipping_locked([row_id for row_id, _ in rows], release)
         return rows
+
+    def hasten(self, ids: Collection[int]) -> None:
+        """Let rows in retry be due now."""
+        now, rows = self._now(), sorted(ids)
+        for start in range(0, len(rows), 1000):
+            self._move(rows[start : start + 1000], "retry", "retry", scheduled_at=now)
 
     def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
         """Note that a relay died while it delivered the pending rows of a range of ids.

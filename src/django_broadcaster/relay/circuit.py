@@ -11,6 +11,9 @@ class Circuit:
 
     After a pause it is half open: one batch of at most `probe_size` events goes out to see whether
     the broker is back. `initial` and `maximum` are the first and the longest pause in seconds.
+
+    It is doubted where the broker took others right before an event failed. Then the pause is for
+    what failed, and probes of others need not wait for its end.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Circuit:
         self._clock = clock
         self._pause = 0.0
         self._opened_at = 0.0
+        self.is_doubted = False
 
     @property
     def is_closed(self) -> bool:
@@ -37,7 +41,8 @@ class Circuit:
         """Return how many events may be sent now: all, a probe, or none."""
         if self.is_closed:
             return wanted
-        return min(wanted, self.probe_size) if self.seconds_left() == 0 else 0
+        is_due = self.is_doubted or self.seconds_left() == 0
+        return min(wanted, self.probe_size) if is_due else 0
 
     def seconds_left(self) -> float:
         """Return the seconds until the next probe; 0 if it is due or the circuit is closed."""
@@ -46,11 +51,14 @@ class Circuit:
     def succeeded(self) -> None:
         """Note that the broker answered."""
         self._pause = 0.0
+        self.is_doubted = False
 
-    def failed(self, at_least: float = 0.0) -> None:
+    def failed(self, at_least: float = 0.0, *, doubted: bool = False) -> None:
         """Note that the broker is away: open, and pause longer if it was so already.
 
-        `at_least` is how many seconds the broker itself wants to be left alone.
+        `at_least` is how many seconds the broker itself wants to be left alone, and `doubted` says
+        that this may be about the events that failed alone.
         """
+        self.is_doubted = doubted and not at_least
         self._pause = max(at_least, min(self.maximum, self._pause * 2 or self.initial))
         self._opened_at = self._clock()

@@ -29,12 +29,14 @@ from django_broadcaster.exceptions import (
     DeliveryError,
     Held,
     Rejected,
+    TransientError,
 )
-from django_broadcaster.querysets import DatabaseClock, Fetched, PendingRow, RelayRows
+from django_broadcaster.querysets import DatabaseClock, Fetched, Head, PendingRow, RelayRows
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
 
 from . import suspects
+from .doubts import Doubts, Failure
 from .fetching import Fetcher
 from .locked import LockedEvents
 from .order import BlockedKeys
@@ -43,6 +45,7 @@ from .report import Announcer, Report, Verdicts, log_failures, spends_retry
 from .separate_thread import Runner
 from .telling import traceback_of
 from .unsealing import unsealed
+from .waiting import WAIT_SECONDS, Waiting
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -51,6 +54,8 @@ NONE: frozenset[int] = frozenset()
 
 LOCKED_PAUSE = 0.1
 """Seconds between attempts to settle locked events where the relay waits for them to end."""
+PICKS = 20
+"""Queries for a probe where keys have many events, besides one for each of its events."""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,8 @@ class Delivery:
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
         self.locked = LockedEvents(rows, self.blocked)
+        self.waiting = Waiting()
+        self.doubts = Doubts(in_parts=backend.may_be_away_in_part)
         self.announcer = Announcer(lease.using)
         self.fetcher = Fetcher(rows)
         self._unsettled: tuple[Verdicts, int] | None = None
@@ -128,6 +135,52 @@ class Delivery:
             exhausted=len(behind.rows) < room and not behind.is_cut,
         )
 
+    def probe(self, limit: int, partitions: Collection[int], *, repeats: bool) -> Report | None:
+        """Deliver at most `limit` events, one of each key, to see whether the broker is back.
+
+        Keys of which nothing has failed yet go first. Those that failed go only with `repeats`.
+        Return None if nothing is pending. Raises as `deliver` does.
+        """
+        heads, held = self._pick(limit, partitions, *self.doubts.tried)
+        if repeats and not (heads or held):
+            self.doubts.start_over()
+        if repeats and len(heads) < limit:
+            keys = {head.partition_key for head in heads if head.partition_key}
+            ids = {head.id for head in heads}
+            more, more_held = self._pick(limit - len(heads), partitions, keys, ids)
+            if not (heads or held or more or more_held):
+                return None
+            heads, held = heads + more, held or more_held
+        ids = {head.id for head in heads + held}
+        rows = self.fetcher.fetch_these(partitions, ids)[0] if ids else []
+        report = self._deliver(rows, {})
+        if not report.published:
+            self.doubts.note_probe(heads)
+        return report
+
+    def _pick(
+        self, limit: int, partitions: Collection[int], keys: set[str], ids: set[int]
+    ) -> tuple[list[Head], list[Head]]:
+        """Return the first event of each of some keys, and some events that a key holds back.
+
+        None is of these keys or rows, which are added to.
+        """
+        chosen: list[Head] = []
+        held: list[Head] = []
+        for _ in range(limit + PICKS):
+            room = limit - len(chosen)
+            found = self.rows.heads(partitions, room, keys, ids) if room else []
+            for head in found:
+                if head.partition_key not in keys:
+                    (held if self.blocked.holds(head) else chosen).append(head)
+                if head.partition_key:
+                    keys.add(head.partition_key)
+                else:
+                    ids.add(head.id)
+            if len(found) < room or not room:
+                break
+        return chosen, held
+
     def deliver_these(self, partitions: Collection[int], ids: Collection[int]) -> Report:
         """Deliver those of these events that are pending; raises as `deliver` does."""
         return self._deliver(self.rows.fetch_these(partitions, ids).rows, {})
@@ -141,17 +194,26 @@ class Delivery:
                 (row,) = selection.send
                 selection.send = list(self.rows.fetch_these({row.partition}, [row.id]).rows)
                 self.fetcher.take_one()  # the next one may be a suspect, too
-            report = self._send_and_settle(selection, due)
-        return replace(report, left=len(fetched) - report.settled)
+            report, others = self._send_and_settle(selection, due)
+        return replace(report, left=len(fetched) + others - report.settled)
 
-    def _send_and_settle(self, selection: Selection, due: Mapping[int, datetime]) -> Report:
+    def _send_and_settle(
+        self, selection: Selection, due: Mapping[int, datetime]
+    ) -> tuple[Report, int]:
+        """Return the report, and how many rows of it were not in the selection."""
+        selection.send = self.doubts.last(selection.send)
+        is_repeat = all(map(self.doubts.has, selection.send))
         outcomes = self.publish(selection.send)
         verdicts = self.judge(selection.send, outcomes)
+        others = self._judge_alone(verdicts, {row.id for row in selection.send})
         verdicts.due = due
         verdicts.hold += selection.hold
         verdicts.expire += selection.expired
         verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
-        return self.settle(verdicts, attempted=len(selection.send))
+        report = self.settle(verdicts, attempted=len(selection.send))
+        if due_now := self.waiting.take(self.backend.returned()):
+            self.rows.hasten(due_now)
+        return replace(report, is_repeat=is_repeat), others
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
         """Choose what to send: nothing behind a blocked key, nothing expired, a suspect alone.
@@ -182,7 +244,8 @@ class Delivery:
         """
         if not batch:
             return []
-        self.lease.begin(batch[0].id, batch[-1].id)
+        ids = [row.id for row in batch]
+        self.lease.begin(min(ids), max(ids))
         opened, shut = unsealed(batch)
         if not shut:
             return self._publish(opened)
@@ -261,6 +324,8 @@ class Delivery:
             hide(outcome)  # before anybody keeps or tells it
             if isinstance(outcome, BackendUnavailable):
                 verdicts.unavailable = outcome
+                if verdicts.first_unavailable is None and outcome.sent:
+                    verdicts.first_unavailable = row, outcome
             elif isinstance(outcome, Held) and row.partition_key in failed_keys:
                 # Behind an event that was given up, it stays pending and is next.
                 if self.blocked.holds(row):
@@ -271,19 +336,46 @@ class Delivery:
                 failed_keys.add(row.partition_key)
         return verdicts
 
-    def _judge_failure(self, verdicts: Verdicts, row: PendingRow, error: DeliveryError) -> None:
+    def _judge_failure(
+        self, verdicts: Verdicts, row: PendingRow, error: DeliveryError, rounds: int = 0
+    ) -> None:
+        """Decide when a failed event is tried again; `rounds` are failures that cost no retry."""
         delay = None
         if not isinstance(error, Rejected):
             allowed = row.max_retries if spends_retry(error) else None
-            delay = self.policy.delay(row.retry_count + 1, allowed)
+            delay = self.policy.delay(row.retry_count + 1 + rounds, allowed)
         may_wait = self.blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
         if delay is None and may_wait:
             delay = self.policy.maximum
         if delay is None:
             verdicts.bury.append((row, error))
         else:
-            verdicts.retry.append((row, max(delay, error.retry_after), error))
+            delay = max(delay, error.retry_after)
+            if isinstance(error, TransientError) and error.waits_for and self.waiting.has_room():
+                self.waiting.add(error.waits_for, row.id)
+                delay = max(delay, WAIT_SECONDS)
+            verdicts.retry.append((row, delay, error))
             self.blocked.add(row)
+
+    def _judge_alone(self, verdicts: Verdicts, batch: Collection[int]) -> int:
+        """Charge events for failing while others get through; return how many are not of the batch.
+
+        Where several events fail so, a part of the broker may be away: then none spends a retry.
+        """
+        alone = self.doubts.note(verdicts.published, verdicts.first_unavailable)
+        failures = {each.row.id: each for each in alone}
+        for row_id in verdicts.failed_ids():  # by themselves this time
+            failures.pop(row_id, None)
+        partitions = self.lease.partitions
+        # Read again: somebody may have cancelled them meanwhile.
+        rows = self.fetcher.fetch_these(partitions, failures)[0] if failures else []
+        for row in rows:
+            failure = failures[row.id]
+            rounds = failure.rounds if failure.is_part else 0
+            self._judge_failure(verdicts, row, _as_its_own(failure), rounds)
+        for row, _ in verdicts.bury:
+            self.doubts.forget(row)
+        return sum(row.id not in batch for row in rows)
 
     def settle(self, verdicts: Verdicts, attempted: int) -> Report:
         """Write the verdicts back, fenced by the lease; raises LeaseLost if it changed too little.
@@ -367,8 +459,9 @@ class Delivery:
         return self.settle(*self._unsettled) if self._unsettled else None
 
     def _note_attempts(self, verdicts: Verdicts) -> None:
-        """Keep what went wrong, for who looks at the event later."""
-        failed = [(row, error) for row, _, error in verdicts.retry] + verdicts.bury
+        """Keep what went wrong with what was sent, for who looks at the event later."""
+        tried = [(row, error) for row, _, error in verdicts.retry if error.sent]
+        failed = tried + verdicts.bury
         if failed:
             attempts = [(row.id, row.retry_count + 1, kept(error)) for row, error in failed]
             self.rows.note_attempts(self.lease.name, attempts)
@@ -426,6 +519,17 @@ def _blamed(error: BaseException) -> DeliveryError:
     if isinstance(error, Exception):
         return as_delivery_error(error)
     return as_delivery_error(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _as_its_own(failure: Failure) -> DeliveryError:
+    """Return the error of an event that fails as if the broker were away, and is alone in that."""
+    error = TransientError(
+        f"{failure.error} ({failure.count} times, while other events were delivered)",
+        retry_after=failure.error.retry_after,
+        spends_retry=not failure.is_part,
+    )
+    error.__cause__ = failure.error.__cause__
+    return error
 
 
 def _crashed(row: PendingRow) -> DeliveryError:

@@ -12,6 +12,7 @@ from typing import Self
 from django.db import connections
 
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
+from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError, LeaseLost
@@ -64,6 +65,7 @@ class DeliveryLoop:
         self.runner = runner or CallingThread()
         """Runs what is not the relay's own code: its backend, archive and signal receivers."""
         self.backend: MessageBackend = backends.create(alias)
+        refuse_greenlets(self.backend)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
         self.operations = Operations(using, self.runner)
@@ -207,9 +209,26 @@ class DeliveryLoop:
         allowed = self._allowance(limit)
         if not allowed:
             return Report()
-        report = self._deliver(allowed) if self.lease.partitions else Report()
-        if not report.attempted and not self.circuit.is_closed:
-            self._ask_broker()
+        if self.circuit.is_closed:
+            return self._deliver(allowed) if self.lease.partitions else Report()
+        return self._probe(allowed)
+
+    def _probe(self, limit: int) -> Report:
+        """See whether the broker takes events again, by a few of different keys.
+
+        Where it took others right before, those are tried that have not failed, whatever the pause.
+        """
+        began = time.perf_counter()
+        self.activity.begin("delivering")
+        is_due = self.circuit.seconds_left() == 0
+        partitions = self.lease.partitions
+        report = self.delivery.probe(limit, partitions, repeats=is_due) if partitions else None
+        if report is None:
+            if is_due:
+                self._ask_broker()
+            return Report()
+        self._found_work = report.found_work
+        self._after(report, time.perf_counter() - began)
         return report
 
     def _deliver(self, limit: int) -> Report:
@@ -296,7 +315,7 @@ class DeliveryLoop:
     def _after(self, report: Report, seconds: float) -> None:
         """Draw the conclusions of a delivery for the circuit and for the keys that waited."""
         if report.unavailable:
-            self._note_unavailable(report.unavailable)
+            self._note_failure(report.unavailable, report)
         elif report.attempted:
             self._note_available()
         self._show_circuit()
@@ -323,19 +342,34 @@ class DeliveryLoop:
             circuit_is_open=not self.circuit.is_closed,
         )
 
-    def _note_unavailable(self, error: DeliveryError) -> None:
-        if self.circuit.is_closed:
+    def _note_failure(self, error: DeliveryError, report: Report) -> None:
+        """Draw the conclusion of a failure: an outage, or doubt where others get through.
+
+        A visitor is gone before a pause is over, so it tries others at once in any case.
+        """
+        if report.published:
+            self._note_available()
+        if self.circuit.is_closed and (
+            report.published or report.is_repeat or not self._takes_share
+        ):
+            self.circuit.failed(at_least=error.retry_after, doubted=True)
+        else:
+            doubted = self.circuit.is_doubted and report.is_repeat
+            self._note_unavailable(error, doubted=doubted)
+
+    def _note_unavailable(self, error: DeliveryError, *, doubted: bool = False) -> None:
+        if self._circuit_error is None:
             logger.warning(
                 "backend %r is unavailable, its events wait: %s",
                 self.alias,
                 error,
                 extra={"backend": self.alias, "relay": self.lease.relay_id},
             )
-        self.circuit.failed(at_least=error.retry_after)
+        self.circuit.failed(at_least=error.retry_after, doubted=doubted)
         self._circuit_error = self._circuit_error or kept(error)
 
     def _note_available(self) -> None:
-        if not self.circuit.is_closed:
+        if self._circuit_error is not None:
             extra = {"backend": self.alias, "relay": self.lease.relay_id}
             logger.warning("backend %r is available again", self.alias, extra=extra)
         self.circuit.succeeded()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from django_broadcaster.querysets import PendingRow, RelayRows
+from django_broadcaster.querysets import Head, PendingRow, RelayRows
 
 
 class BlockedKeys:
@@ -26,7 +26,7 @@ class BlockedKeys:
     def __contains__(self, key: object) -> bool:
         return key in self._first
 
-    def holds(self, row: PendingRow) -> bool:
+    def holds(self, row: PendingRow | Head) -> bool:
         """Tell whether an earlier event of the row's key waits."""
         waits = (self._first.get(row.partition_key), self._locked.get(row.partition_key))
         return any(first is not None and first < row.id for first in waits)

@@ -18,6 +18,7 @@ from django_broadcaster.redaction import kept
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 
+from .doubts import Unavailable
 from .telling import told_of_event, traceback_of
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -36,6 +37,8 @@ class Verdicts:
     hold: list[PendingRow] = field(default_factory=list)
     expire: list[PendingRow] = field(default_factory=list)
     unavailable: BackendUnavailable | None = None
+    first_unavailable: Unavailable | None = None
+    """The first event that was sent and failed as if the broker were away, with its error."""
     due: Mapping[int, datetime] = field(default_factory=dict)
     """Since when rows have been due, by id, in a delivery that is timed."""
     are_noted: bool = False
@@ -62,6 +65,10 @@ class Verdicts:
         for name in ("published", "retry", "bury", "hold", "expire"):
             getattr(self, name).extend(getattr(others, name))
 
+    def failed_ids(self) -> set[int]:
+        """Return the ids of the rows whose attempt failed."""
+        return {row.id for row, _, _ in self.retry} | {row.id for row, _ in self.bury}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -71,7 +78,8 @@ class Report:
     `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
     out of their key's way, `gone` ids that were asked for and are not pending, and `unseen` those
     that a batch of this size left out. `waits` are the
-    seconds that published events had been due, in a delivery that is timed.
+    seconds that published events had been due, in a delivery that is timed. `is_repeat` says that
+    all that was sent had failed before as if the broker were away.
     """
 
     left: int = 0
@@ -84,6 +92,7 @@ class Report:
     held: int = 0
     expired: int = 0
     unavailable: BackendUnavailable | None = None
+    is_repeat: bool = False
     keys_done: frozenset[str] = frozenset()
     gone: frozenset[int] = frozenset()
     unseen: frozenset[int] = frozenset()
@@ -212,7 +221,11 @@ def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
 
     What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `telling`.
     """
-    failed = [(row, error, f"tried again in {delay:.1f} s") for row, delay, error in verdicts.retry]
+    failed = [
+        (row, error, f"tried again in {delay:.1f} s")
+        for row, delay, error in verdicts.retry
+        if error.sent
+    ]
     failed += [(row, error, "dead-lettered") for row, error in verdicts.bury]
     for row, error, fate in failed[:MAX_LINES]:
         unforeseen = error.unforeseen

@@ -273,6 +273,41 @@ def test_connection_cut_in_the_middle_of_a_batch(
     assert list(dict.fromkeys(ids(server))) == ids_of(messages)
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one endpoint", "one of many"])
+def test_connection_that_the_endpoint_ends_after_its_answer_costs_nothing(
+    make: MakeBackend, server: WebhookServer, many: bool
+) -> None:
+    """An endpoint that answers every request, and ends each connection without notice, gets all."""
+    server.answer = lambda request: Reply(200, cut=True)
+    options = {"event_urls": True, "allow_http": True} if many else {"url": server.url}
+    backend = make(**options)
+    sent = [to(server.url) if many else make_message() for _ in range(400)]
+    for start in range(0, len(sent), 100):
+        assert backend.send_batch(sent[start : start + 100]) == [None] * 100
+    assert sorted(ids(server)) == sorted(ids_of(sent)), "each came once"
+
+
+def test_reused_connection_that_ends_before_the_answer_is_replaced_once(
+    make: MakeBackend, server: WebhookServer
+) -> None:
+    """The request goes once more over a new connection; one that is cut there has failed."""
+    backend = make(url=server.url, max_in_flight=1)
+    assert backend.send_batch([make_message()]) == [None]
+    seen: list[int] = []
+
+    def cut_where_used(request: Request) -> Reply:
+        seen.append(request.connection)
+        return Reply(raw=b"", cut=True) if request.connection == 1 else Reply()
+
+    server.answer = cut_where_used
+    assert backend.send_batch([make_message()]) == [None]
+    assert seen == [1, 2]
+    server.answer = lambda request: Reply(raw=b"", cut=True)
+    before = len(server.requests)
+    assert kinds(backend.send_batch([make_message()])) == [BackendUnavailable]
+    assert len(server.requests) == before + 1
+
+
 @pytest.mark.chaos
 def test_connections_that_ended_between_batches_are_not_used(
     make: MakeBackend, server: WebhookServer

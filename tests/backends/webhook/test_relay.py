@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook
 
 from django_broadcaster import endpoints as endpoints_module
 from django_broadcaster.backends.webhook import pauses as pauses_module
-from django_broadcaster.models import OutboxEvent, WebhookEndpoint
+from django_broadcaster.models import Attempt, OutboxEvent, WebhookEndpoint
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.relay.conftest import drain, turn, working
@@ -130,6 +130,40 @@ def test_outage_of_one_of_many_costs_nothing(
 
         wait_until(arrived, WAIT, "the events that waited")
     assert names(server) == ["a1"]
+
+
+def test_events_that_wait_for_one_of_many_are_left_alone_until_it_is_back(
+    using: str, server: WebhookServer, settings: Settings
+) -> None:
+    """What was not sent is no attempt and no row is written at each pause; then all arrive."""
+    settings.OUTBOX_PUBLISHERS = backend(event_urls=True, allow_http=True, max_in_flight=8)
+    sent = [f"-{number}" for number in range(60)]
+    events = OutboxEvent.objects.using(using)
+    attempts = Attempt.objects.using(using)
+    with DeliveryLoop(using, "default") as loop:
+        with server.away():
+            publish(*sent, using=using, publisher_config={"url": server.url})
+            turn(loop)
+            tried = set(attempts.values_list("row", flat=True))
+            assert 0 < len(tried) <= 8
+            waits = dict(events.exclude(pk__in=tried).values_list("pk", "scheduled_at"))
+            before = attempts.count()
+
+            def was_tried_again() -> bool:
+                turn(loop)
+                return attempts.count() >= before + 8
+
+            wait_until(was_tried_again, WAIT, "attempts after several pauses")
+            assert dict(events.filter(pk__in=waits).values_list("pk", "scheduled_at")) == waits
+            assert set(attempts.values_list("row", flat=True)) == tried
+            assert not events.filter(retry_count__gt=0).exists()
+
+        def arrived() -> bool:
+            turn(loop)
+            return len(server.requests) == len(sent)
+
+        wait_until(arrived, WAIT, "all events once the endpoint is back")
+    assert sorted(names(server)) == sorted(sent)
 
 
 def test_retry_after_is_waited_for(using: str, server: WebhookServer, settings: Settings) -> None:

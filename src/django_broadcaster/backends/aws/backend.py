@@ -20,6 +20,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message, Outcome, Shown
 from ..batch import Batch
 from ..bindings import AWS, Binding, BindingBackend
+from ..uninstrumented import uninstrumented
 from . import entries, errors
 from .calls import Calls
 from .entries import Entry
@@ -209,7 +210,8 @@ class AWSBackend(BindingBackend):
         """
         destination = sent[0].destination
         try:
-            answer = self.call(self._client, destination, [entry.fields for entry in sent])
+            with uninstrumented():
+                answer = self.call(self._client, destination, [entry.fields for entry in sent])
             failed = {each["Id"]: each for each in answer.get("Failed", ())}
             stored = {each["Id"] for each in answer.get("Successful", ())}
         except Exception as error:

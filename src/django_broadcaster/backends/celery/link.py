@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from django_broadcaster.events import TRACEPARENT, TRACESTATE
 from django_broadcaster.exceptions import MissingClient
 
 CLIENT: Final = ("celery", "celery")
@@ -62,6 +63,7 @@ class Link:
 
     def __init__(self, app: Any, timeout: float, connect_timeout: float) -> None:
         self._app = app
+        self._trace: dict[str, str] = {}
         self._timeout = timeout
         self._returned = ""
         self.is_blocked = self._is_spent = False
@@ -163,6 +165,8 @@ class Link:
         channel = self._connection.channel()
         on_return = self._came_back if self.is_amqp else None
         self._producer = self._app.amqp.Producer(channel, auto_declare=False, on_return=on_return)
+        self._publish = self._producer.publish
+        self._producer.publish = self._publish_as_given
 
     def _set_timeout(self, seconds: float) -> None:
         self._connection.connection.transport.sock.settimeout(seconds)
@@ -177,6 +181,7 @@ class Link:
             "expires": call.expires,
             "mandatory": True if self.is_amqp else None,
         }
+        self._trace = call.headers
         self._app.send_task(
             call.task,
             call.args,
@@ -191,6 +196,16 @@ class Link:
             headers={"ignore_result": None, **call.headers},
             **{name: value for name, value in choices.items() if value is not None},
         )
+
+    def _publish_as_given(self, body: Any, *, headers: dict[str, Any], **options: Any) -> Any:
+        """Publish a message with the trace of its event.
+
+        Receivers of Celery's `before_task_publish`, as OpenTelemetry's, write one of their own.
+        """
+        if TRACEPARENT in self._trace:
+            headers.pop(TRACESTATE, None)
+            headers.update(self._trace)
+        return self._publish(body, headers=headers, **options)
 
     def _judged(self, error: Exception) -> Exception:
         """Return what an error of Celery or kombu means; closes the connection if in doubt."""

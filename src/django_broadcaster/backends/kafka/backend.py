@@ -37,6 +37,7 @@ from .client import (
     client_config,
     config_problems,
     library,
+    producer,
 )
 from .forks import begin_anew_in_child
 from .topics import escape, template_problem, topic_problem
@@ -87,6 +88,7 @@ class KafkaBackend(BindingBackend):
     system: ClassVar[str] = "kafka"
     client_library = CLIENT
     binding: Binding = KAFKA
+    may_be_away_in_part = True
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic"})
 
@@ -195,7 +197,7 @@ class KafkaBackend(BindingBackend):
                 "allow.auto.create.topics": False,
                 "error_cb": _ignore,
             }
-            client = library().Producer(config)
+            client = producer(config)
             name = self.topic if self._template.is_constant else "events"
             client.list_topics(name, timeout=min(self.timeout, HEALTH_SECONDS))
             client.close()
@@ -374,7 +376,7 @@ class KafkaBackend(BindingBackend):
         client = library()
         self._errors.clear()
         try:
-            self._producer = client.Producer(self._client_config())
+            self._producer = producer(self._client_config())
         except (client.KafkaException, TypeError, ValueError) as error:
             raise self.option_error("config", f"librdkafka does not take it: {error}") from error
         # It asks for its producer id first of all. If we asked for a topic meanwhile, it would

@@ -20,6 +20,17 @@ def library() -> Any:
     return confluent_kafka
 
 
+def producer(config: Mapping[str, Any]) -> Any:
+    """Return a producer, and none that OpenTelemetry has put in its place.
+
+    That one adds a `traceparent` of its own to each record.
+    """
+    library()
+    from confluent_kafka.cimpl import Producer
+
+    return Producer(dict(config))
+
+
 # --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------
 
 RECORD_BYTES: Final = 48_576

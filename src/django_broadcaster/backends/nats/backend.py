@@ -70,6 +70,7 @@ class NATSBackend(BindingBackend):
 
     system: ClassVar[str] = "nats"
     client_library = CLIENT
+    uses_event_loop = True
     binding: Binding = NATS
     config_keys: ClassVar[frozenset[str]] = frozenset({"subject"})
 

@@ -137,6 +137,7 @@ class RedisStreamBackend(BindingBackend):
             self._template = Template(stream_name, entries.escape)
         except ValueError as error:
             raise self.option_error("stream_name", str(error)) from error
+        self.may_be_away_in_part = cluster
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
         self._data_field = body_field or "data"

@@ -43,7 +43,8 @@ class Kind(Enum):
 class Answer:
     """What came back, or what went wrong; `retry_after` is in seconds.
 
-    `error` is the event's error where it is known already.
+    `error` is the event's error where it is known already, and `sent` is False where the answer is
+    that to another event.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Answer:
     retry_after: float = 0.0
     cause: Exception | None = None
     error: DeliveryError | None = None
+    sent: bool = True
 
 
 _KINDS: Final = {
@@ -139,5 +141,6 @@ def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
         return answer.error
     make = _ERRORS[answer.kind][many]
     error = make(f"webhook to {place}: {answer.text}", answer.retry_after)
+    error.sent = answer.sent
     error.__cause__ = answer.cause
     return error

@@ -6,7 +6,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from django_broadcaster.backends.base import Message, Outcome, Shown, as_delivery_error
 from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
+from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -80,6 +81,7 @@ class WebhookBackend(BindingBackend):
 
     system: ClassVar[str] = "webhook"
     client_library = CLIENT
+    uses_event_loop = True
     binding: Binding = HTTP
 
     def __init__(
@@ -187,9 +189,14 @@ class WebhookBackend(BindingBackend):
         urls = [self._url_of(message) for message in messages]
         endpoints = self._endpoints(set(urls))
         exchange = self._exchange(messages, [endpoints[url] for url in urls])
-        self._client.run(exchange.run())
+        with uninstrumented():
+            self._client.run(exchange.run())
         self._remember(endpoints.values())
         return self._outcomes(exchange)
+
+    def returned(self) -> Collection[str]:
+        """Return the endpoints that answer again since the last call."""
+        return self._pauses.returned()
 
     def show(self, message: Message) -> Shown:
         """Return the request without what is a secret: the path of the URL, the signature, and the
@@ -343,7 +350,10 @@ class WebhookBackend(BindingBackend):
         if answer.kind is Kind.AWAY:
             left = self._pauses.seconds_left(url)
             answer = replace(answer, retry_after=max(left, answer.retry_after))
-        return error_of(answer, place_of(url), many=self.event_urls)
+        error = error_of(answer, place_of(url), many=self.event_urls)
+        if answer.kind is Kind.AWAY and not answer.sent and isinstance(error, TransientError):
+            error.waits_for = url
+        return error
 
     # --- Helpers -----------------------------------------------------------------------------
 

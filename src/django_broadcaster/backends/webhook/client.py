@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
+import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -62,6 +64,7 @@ class Client:
         self._tls = tls
         self._runner: asyncio.Runner | None = None
         self._session: Any = None
+        self._fresh: Any = None
         self._sockets = 0
 
     def open(self) -> None:
@@ -76,7 +79,8 @@ class Client:
         try:
             self.open()
             assert self._runner is not None
-            return self._runner.run(self._with_session(work))
+            # A runner's own context would be that of its first batch.
+            return self._runner.run(self._with_session(work), context=copy_context())
         except BaseException:
             # Were the loop kept, requests of this batch could go on in the next one.
             work.close()
@@ -86,10 +90,11 @@ class Client:
     def close(self) -> None:
         """End connections, the loop and its threads."""
         runner, self._runner = self._runner, None
-        session, self._session = self._session, None
+        sessions = [each for each in (self._session, self._fresh) if each is not None]
+        self._session = self._fresh = None
         if runner is not None:
             try:
-                if session is not None:
+                for session in sessions:
                     runner.run(_close(session))
             finally:
                 runner.close()
@@ -97,17 +102,30 @@ class Client:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, *, keep: bool
     ) -> Answer:
-        """Send one request and return what came of it; `keep` its connection for another one."""
+        """Send one request and return what came of it; `keep` its connection for another one.
+
+        A server may end a connection that was kept, just as the next request is sent. Then the
+        request goes once more, over a new connection.
+        """
+        headers = headers if keep else {**headers, "Connection": "close"}
+        request = {
+            "data": body,
+            "headers": headers,
+            "allow_redirects": False,
+            "skip_auto_headers": ("Content-Type",),
+            "trace_request_ctx": (connection := _Connection()),
+        }
+        began = time.monotonic()
         try:
-            async with self._session.post(
-                _as_it_is(url),
-                data=body,
-                headers=headers if keep else {**headers, "Connection": "close"},
-                allow_redirects=False,
-                skip_auto_headers=("Content-Type",),
-            ) as response:
-                await self._read(response)
-                return answer_to(response.status, response.headers.get("Retry-After"))
+            return await self._post(self._session, url, request)
+        except Exception as error:
+            if not (connection.is_reused and _is_cut(error)):
+                return _answer_about(error)
+        left = max(0.001, self._timeouts["total"] - (time.monotonic() - began))
+        try:
+            return await self._post(
+                self._fresh_session(), url, request | {"timeout": self._timeout(total=left)}
+            )
         except Exception as error:
             return _answer_about(error)
 
@@ -123,6 +141,11 @@ class Client:
                 return verdict(response.status, response.headers, origin)
         except Exception as error:
             return about_the_endpoint(_answer_about(error))
+
+    async def _post(self, session: Any, url: str, request: Mapping[str, Any]) -> Answer:
+        async with session.post(_as_it_is(url), **request) as response:
+            await self._read(response)
+            return answer_to(response.status, response.headers.get("Retry-After"))
 
     async def _read(self, response: Any) -> None:
         """Read a body, so that its connection can be used again; the status has decided already."""
@@ -151,25 +174,57 @@ class Client:
             await _close(session)
         return result
 
-    def _new_session(self) -> Any:
+    def _fresh_session(self) -> Any:
+        """Return the session in which each request has a connection of its own."""
+        if self._fresh is None:
+            self._fresh = self._new_session(force_close=True)
+        return self._fresh
+
+    def _new_session(self, *, force_close: bool = False) -> Any:
         aiohttp = load()
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_reuse)
         connector = aiohttp.TCPConnector(
             limit=0,  # the exchange counts what is in flight
             ssl=self._context,
             socket_factory=self._socket,
+            force_close=force_close,
         )
         return aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(**self._timeouts, ceil_threshold=3600),
+            timeout=self._timeout(),
             headers=_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            trace_configs=[tracing],
             read_bufsize=min(self._max_response_bytes, 2**16),
         )
+
+    def _timeout(self, **changes: float) -> Any:
+        return load().ClientTimeout(**{**self._timeouts, **changes}, ceil_threshold=3600)
 
     def _socket(self, address_info: tuple[Any, ...]) -> Any:
         self._sockets += 1
         return self._rules.socket_for(address_info)
+
+
+class _Connection:
+    """Whether the connection of a request was used before."""
+
+    is_reused = False
+
+
+async def _note_reuse(session: Any, context: Any, parameters: Any) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.is_reused = True
+
+
+def _is_cut(error: Exception) -> bool:
+    """Return True if a connection was open and ended before an answer."""
+    aiohttp = load()
+    if isinstance(error, aiohttp.ClientConnectorError | TimeoutError):
+        return False
+    return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
 
 
 @lru_cache(maxsize=1024)

@@ -69,7 +69,8 @@ class Endpoint:
             return answer
         if self.delivered and not self.stopped:
             return answer
-        return replace(answer if answer.kind is Kind.DOUBTFUL else doubted, kind=Kind.AWAY)
+        known = answer if answer.kind is Kind.DOUBTFUL else doubted
+        return replace(known, kind=Kind.AWAY, sent=answer.sent)
 
     @property
     def failure(self) -> Answer | None:
@@ -148,11 +149,11 @@ class Exchange:
 
     def _obstacle(self, endpoint: Endpoint) -> Answer | None:
         """Return why nothing is sent to an endpoint any more, if that is so."""
-        if endpoint.stopped or self._ended:
-            return endpoint.stopped or self._ended
+        if reason := endpoint.stopped or self._ended:
+            return reason if not reason.sent else replace(reason, sent=False)
         if time.monotonic() < self._ends_at:
             return None
-        return Answer(Kind.UNSENT, "not sent, because its batch took too long")
+        return Answer(Kind.UNSENT, "not sent, because its batch took too long", sent=False)
 
 
 def _lanes(messages: Sequence[Message]) -> tuple[list[int], dict[int, int]]:

@@ -24,6 +24,7 @@ class Pauses:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._pauses: dict[str, _Pause] = {}
+        self._returned: set[str] = set()
 
     def __contains__(self, url: str) -> bool:
         """Tell whether an endpoint did not answer last time, so that one event is to try it."""
@@ -40,8 +41,15 @@ class Pauses:
         length = min(LONGEST_PAUSE, before.length * 2 if before else FIRST_PAUSE)
         seconds = max(length, at_least)
         self._pauses[url] = _Pause(length, self._clock() + seconds)
+        self._returned.discard(url)
         return seconds
 
     def succeeded(self, url: str) -> None:
         """Note that an endpoint answered."""
-        self._pauses.pop(url, None)
+        if self._pauses.pop(url, None):
+            self._returned.add(url)
+
+    def returned(self) -> set[str]:
+        """Return the endpoints that answer again since the last call."""
+        returned, self._returned = self._returned, set()
+        return returned

@@ -14,8 +14,10 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import router
 
+from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
+from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.instrumentation.watching import Watch, watching
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
 from django_broadcaster.management.sessions import refuse_other_schema
@@ -109,6 +111,7 @@ class Command(BaseCommand):
             max_iterations=options["max_iterations"] or None,
             drain=options["drain"],
         )
+        _refuse_what_cannot_run(worker_options.backends)
         several = options["processes"] > 1 and not is_supervised()
         finite = options["drain"] or worker_options.max_iterations is not None
         worker: Worker | Supervisor
@@ -205,6 +208,15 @@ def _chosen(wanted: list[str], excluded: list[str]) -> list[str]:
     if not chosen:
         raise CommandError("--exclude-backend leaves no backend to deliver to")
     return chosen
+
+
+def _refuse_what_cannot_run(aliases: Iterable[str]) -> None:
+    """Raise CommandError for a backend that can't deliver in such a process."""
+    try:
+        for alias in aliases:
+            refuse_greenlets(backends.create(alias))
+    except BackendConfigurationError as error:
+        raise CommandError(str(error)) from error
 
 
 def _listed(aliases: Iterable[str]) -> str:

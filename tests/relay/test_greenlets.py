@@ -1,0 +1,71 @@
+"""A process that gevent has patched: what can't work there is refused with a sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+from gevent import monkey
+monkey.patch_all()
+import django
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["django_broadcaster"],
+    USE_TZ=True,
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    OUTBOX_PUBLISHERS={
+        "default": {
+            "BACKEND": "django_broadcaster.backends.%s",
+            "OPTIONS": %s,
+        }
+    },
+)
+django.setup()
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.publishers import publisher
+call_command("migrate", verbosity=0)
+publisher.publish_event("order.placed", "/tests")
+try:
+    call_command("outbox_worker", max_iterations=1)
+except CommandError as error:
+    print("worker:", error)
+try:
+    publisher.process_pending_events()
+    print("delivered")
+except BackendConfigurationError as error:
+    print("visitor:", error)
+"""
+
+
+def run(backend: str, options: str) -> str:
+    """Deliver in a process that gevent has patched; return what it said."""
+    pytest.importorskip("gevent")
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT % (backend, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("WebhookBackend", '{"url": "https://host.example/"}'),
+        ("NATSBackend", '{"stream": "EVENTS"}'),
+    ],
+)
+def test_a_backend_with_an_event_loop_is_refused(backend: str, options: str) -> None:
+    """The worker and `process_pending_events` say why before anything is sent."""
+    said = run(backend, options)
+    for who in ("worker", "visitor"):
+        assert f"{who}: OUTBOX_PUBLISHERS['default']: {backend} runs an asyncio event loop" in said
+    assert "gevent has patched threads" in said
+
+
+def test_a_backend_without_an_event_loop_delivers() -> None:
+    """Others work as ever."""
+    assert "delivered" in run("DummyBackend", "{}")
