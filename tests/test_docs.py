@@ -56,6 +56,7 @@ NOT_RUN = {
     ("docs/how-to/retention.md", "it needs PostgreSQL; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "it needs PgBouncer; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "it needs PostgreSQL; tests of their own run with it"),
+    ("docs/how-to/run-the-relay.md", "it needs psycopg's pool; tests of their own run with it"),
     ("docs/how-to/secure.md", INSTALLING),
     (
         "docs/how-to/upgrade-from-0.1.md",

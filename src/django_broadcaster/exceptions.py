@@ -14,8 +14,10 @@ BroadcasterError
 │   ├── BackendUnavailable           the broker is away: no retry is spent
 │   ├── TransientError               this event, try again by the retry policy
 │   ├── Rejected                     this event can never be sent: dead-letter it now
+│   │   └── AfterCommitFailed        a handler's `on_commit` function failed: no retry repeats it
 │   └── Held                         not sent, because an earlier event of its key failed
 ├── IllegalTransition                an event can't go from its status to that one
+├── BrokenTransaction (TransactionManagementError)   a receiver broke the caller's transaction
 ├── CannotUnseal                     no key decrypts a payload that is encrypted
 ├── LeaseLost                        another relay may own our partitions now
 ├── ArchiveError                     old events could not be archived, and stay in the outbox
@@ -29,6 +31,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.db.transaction import TransactionManagementError
 
 
 class BroadcasterError(Exception):
@@ -197,6 +200,14 @@ class Rejected(DeliveryError):
     """This event can never be accepted by this broker."""
 
 
+class AfterCommitFailed(Rejected):
+    """A handler has committed, and then a function failed that it gave to `on_commit`.
+
+    The inbox has the handler's note, so it does not run again: the event becomes a dead letter at
+    once, whatever `ON_EXHAUSTED` says, and a retry of that dead letter skips the handler.
+    """
+
+
 class Held(DeliveryError):
     """This event was not sent, because an earlier one of its key failed in the same batch."""
 
@@ -208,6 +219,13 @@ class IllegalTransition(BroadcasterError):
         super().__init__(f"event {event_id} is {status} and can't become {target}")
         self.status = status
         self.target = target
+
+
+class BrokenTransaction(BroadcasterError, TransactionManagementError):
+    """A receiver of `event_created` met a database error: the transaction can't commit any more.
+
+    Neither the event nor what the caller changed is saved. The transaction has to be rolled back.
+    """
 
 
 class CannotUnseal(BroadcasterError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
@@ -36,11 +37,15 @@ F = TypeVar("F", bound=HandlerFunction)
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A registered function. `name` is its identity in the inbox: a renamed one runs again."""
+    """A registered function. `name` is its identity in the inbox: a renamed one runs again.
+
+    `atomic` says whether it runs in a transaction, together with the inbox's note of it.
+    """
 
     name: str
     function: HandlerFunction
     patterns: tuple[str, ...]
+    atomic: bool = True
 
     def matches(self, event_type: str) -> bool:
         """Return True if a pattern matches the whole event type, in its exact case."""
@@ -54,7 +59,7 @@ class EventHandlerRegistry:
         self._handlers: dict[str, Handler] = {}
 
     def register(
-        self, event_type: str | None = None, *, name: str | None = None
+        self, event_type: str | None = None, *, name: str | None = None, atomic: bool = True
     ) -> Callable[[F], F]:
         """Return a decorator that registers a handler and returns it unchanged.
 
@@ -63,9 +68,12 @@ class EventHandlerRegistry:
                 every event. A function that is registered for several runs once for an event.
             name: Identifies the handler in the inbox; the function's dotted path unless given. Of
                 functions with one path, the later ones have their event type added.
+            atomic: Whether the handler runs in a transaction that commits with the inbox's note of
+                it. With False it has none, and runs again if the process dies before the note.
 
         Raises:
-            ValueError: `event_type` is empty, or another function has the name.
+            ValueError: `event_type` is empty, another function has the name, or the function is
+                registered with another `atomic`.
             TypeError: `event_type` is no string, or calling the function would run nothing of it:
                 an async function, a generator.
         """
@@ -83,7 +91,8 @@ class EventHandlerRegistry:
                 raise TypeError("handlers are not async; wrap this one in async_to_sync()")
             if isgeneratorfunction(function):
                 raise TypeError("handlers do not yield: calling a generator runs nothing of it")
-            self._add(function, pattern, name or self._name_for(function, pattern))
+            path = name or self._name_for(function, pattern)
+            self._add(Handler(path, function, (pattern,), atomic))
             return function
 
         return decorate
@@ -122,7 +131,7 @@ class EventHandlerRegistry:
         succeeded = True
         for handler in self.handlers_for(event.event_type):
             try:
-                handler.function(event)
+                copy_context().run(handler.function, event)
             except Exception as error:  # its text may quote the event
                 logger.error("Handler %s failed with %s.", handler.name, type(error).__name__)
                 succeeded = False
@@ -147,16 +156,19 @@ class EventHandlerRegistry:
         known = self._handlers.get(path)
         return path if known is None or known.function is function else f"{path}({pattern})"
 
-    def _add(self, function: HandlerFunction, pattern: str, name: str) -> None:
+    def _add(self, handler: Handler) -> None:
+        name = handler.name
         known = self._handlers.get(name)
         if known is None:
-            self._handlers[name] = Handler(name, function, (pattern,))
-        elif known.function is function:
-            self._handlers[name] = replace(known, patterns=(*known.patterns, pattern))
-        else:
+            self._handlers[name] = handler
+        elif known.function is not handler.function:
             raise ValueError(
                 f"name: another handler {name!r} is registered already; pass name= to register()"
             )
+        elif known.atomic is not handler.atomic:
+            raise ValueError(f"atomic: handler {name!r} is registered with atomic={known.atomic}")
+        else:
+            self._handlers[name] = replace(known, patterns=(*known.patterns, *handler.patterns))
 
 
 def _is_async(function: HandlerFunction) -> bool:

@@ -1,5 +1,8 @@
 """What happened. Receivers observe: what they raise is logged and goes no further.
 
+A receiver of `event_created` that undoes or ends the caller's transaction makes the publish call
+raise `BrokenTransaction`. The relay's signals are sent on connections that are not the relay's own.
+
 The signals of an event are sent with `sender` = the class `OutboxEvent` and these arguments:
 
 ================== ======================================= ===================================

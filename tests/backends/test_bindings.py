@@ -18,6 +18,7 @@ from django_broadcaster.backends.bindings import (
     KAFKA,
     MQTT,
     NATS,
+    RABBITMQ,
     STRUCTURED_TYPE,
     Binding,
     BindingBackend,
@@ -30,8 +31,22 @@ from django_broadcaster.testing.contract import EVENTS, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.conformance import assert_same_event
 
-BINDINGS = {"kafka": KAFKA, "amqp": AMQP, "nats": NATS, "mqtt": MQTT, "http": HTTP}
-PREFIXES = {"kafka": "ce_", "amqp": "cloudEvents_", "nats": "ce-", "mqtt": "", "http": "ce-"}
+BINDINGS = {
+    "kafka": KAFKA,
+    "amqp": AMQP,
+    "rabbitmq": RABBITMQ,
+    "nats": NATS,
+    "mqtt": MQTT,
+    "http": HTTP,
+}
+PREFIXES = {
+    "kafka": "ce_",
+    "amqp": "cloudEvents_",
+    "rabbitmq": "ce-",
+    "nats": "ce-",
+    "mqtt": "",
+    "http": "ce-",
+}
 
 
 def binary(binding: Binding, **attributes: Any) -> WireMessage:

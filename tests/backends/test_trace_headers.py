@@ -107,7 +107,7 @@ def over_rabbitmq(mode: str, extensions: Mapping[str, Any]) -> Seen:
         (arrived,) = rabbitmq_server.take(url, name)
     finally:
         rabbitmq_server.remove(url, name)
-    return seen(arrived.headers, mode, arrived.body, "cloudEvents_")
+    return seen(arrived.headers, mode, arrived.body, "ce-")
 
 
 def over_nats(mode: str, extensions: Mapping[str, Any]) -> Seen:

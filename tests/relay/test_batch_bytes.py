@@ -138,6 +138,22 @@ def test_large_events_in_retry_come_again_in_bounded_batches(
     assert max(len(batch) for batch in scripted.batches) == 3
 
 
+def test_events_in_retry_and_new_ones_share_the_budget(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """Those that come again take room from those that are fetched beside them."""
+    settings.OUTBOX_BATCH_BYTES = BUDGET
+    names = publish_sizes(*[4000] * 6, using=database)
+    loop = join()
+    loop.prepare()
+    ids = list(OutboxEvent.objects.using(database).order_by("id").values_list("id", flat=True))
+    loop.watermark.start = ids[2]
+    loop.watermark.pending_again(ids[:2])
+    deliver(loop, 6)
+    assert scripted.arrived == names
+    assert [len(batch) for batch in scripted.batches] == [3, 3]
+
+
 def test_suspects_are_fetched_one_at_a_time(database: str, scripted: Script, join: Join) -> None:
     """Where each event is sent alone, the others are not read each time; then batches grow."""
     names = publish_sizes(*[300] * 34, using=database)

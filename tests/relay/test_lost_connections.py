@@ -162,11 +162,12 @@ def test_what_somebody_else_closed_is_opened_again(
 ) -> None:
     """Whatever the driver calls it then, also where closing once more is an error, it goes on."""
     publish("a1", "a2", using=database)
+    of_relay = connections[database]  # the relay runs in this thread, and its backend in another
 
     def answer(messages: Sequence[Message]) -> list[Outcome]:
         scripted.arrived += [message.subject for message in messages]
         if closed == "connection":
-            connections[database].connection.close()
+            of_relay.connection.close()
         return [None] * len(messages)
 
     def close_cursor(

@@ -385,7 +385,7 @@ def test_a_fetch_keeps_to_the_indexes_of_pending_rows(parted: str) -> None:
         return execute(sql, params, many, context)
 
     with connections[parted].execute_wrapper(explain):
-        rows = RelayRows(parted, "default", 0).fetch(list(range(64)), 0, 500)
+        rows = RelayRows(parted, "default", 0).fetch(list(range(64)), 0, 500).rows
     assert [each.subject for each in rows] == ["b1"]
     [plan] = plans
     assert plan.count("publisher_backend_id_idx") + plan.count("broadcaster_pending") >= 2, plan

@@ -48,9 +48,10 @@ class Archive(ABC):
     in_transaction: ClassVar[bool] = False
     """True for one that writes into the outbox's own database.
 
-    It is then called in the transaction that deletes, so that events are in one place, always. Any
-    other is called before that transaction and while none is open: a crash in between has it
-    called again with the same events, so it may hold some twice, and never lacks one.
+    It is then called in the transaction that deletes, so that events are in one place, always. That
+    is on the relay's own connection: it must leave the session as it was. Any other is called
+    before that transaction and while none is open: a crash in between has it called again with
+    the same events, so it may hold some twice, and never lacks one.
     """
 
     def __init__(self, **unknown: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.db import Error, transaction
@@ -17,8 +17,15 @@ from .base import Archive, Leaving
 Stored = Mapping[int, Sequence[Any]]
 """The state of events as an archive has them, by id."""
 
+Run = Callable[..., Any]
+"""Calls a function with arguments, maybe in another thread, and returns what it returns."""
 
-def remove(using: str, ids: Sequence[int], archive: Archive | None) -> int:
+
+def _run_here(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def remove(using: str, ids: Sequence[int], archive: Archive | None, *, run: Run = _run_here) -> int:
     """Delete those of these events that nobody has to deliver; return how many.
 
     One short transaction, that waits for nobody: events that somebody else has locked are left for
@@ -27,19 +34,22 @@ def remove(using: str, ids: Sequence[int], archive: Archive | None) -> int:
     """
     if not ids:
         return 0
-    return take_out(using, ids, archive, store_first(using, ids, archive))
+    return take_out(using, ids, archive, store_first(using, ids, archive, run=run))
 
 
-def store_first(using: str, ids: Sequence[int], archive: Archive | None) -> Stored | None:
+def store_first(
+    using: str, ids: Sequence[int], archive: Archive | None, *, run: Run = _run_here
+) -> Stored | None:
     """Let an archive outside of the database have events, before the transaction of `take_out`.
 
-    Returns how they were then, None where there is no such archive. Raises ArchiveError.
+    `run` calls the archive. Returns how they were then, None where there is no such archive. Raises
+    ArchiveError.
     """
     if not ids or archive is None or archive.in_transaction:
         return None
     stored = _states(using, ids)
     for portion in portions(using, OutboxEvent._meta.db_table, ids, conf.BATCH_BYTES):
-        _store(archive, Leaving(using, portion))
+        run(_store, archive, Leaving(using, portion))
     return stored
 
 

@@ -15,6 +15,7 @@ from django.db import InterfaceError, OperationalError
 
 from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import (
+    AfterCommitFailed,
     BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
@@ -113,7 +114,11 @@ class TasksBackend(MessageBackend):
                 ) from error
             failures += _failures(result, handler.name)
         if failures:
-            kind = Rejected if all(isinstance(f, Rejected) for f in failures) else TransientError
+            kind: type[DeliveryError] = TransientError
+            if any(isinstance(f, AfterCommitFailed) for f in failures):
+                kind = AfterCommitFailed  # as in `inbox.dispatch`
+            elif all(isinstance(f, Rejected) for f in failures):
+                kind = Rejected
             raise kind("; ".join(map(str, failures)))
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
@@ -159,7 +164,10 @@ def _failures(result: Any, handler: str) -> list[DeliveryError]:
     if not result.errors:
         return [TransientError(f"handler {handler}: the task failed")]
     failed = result.errors[-1]
-    kind = Rejected if issubclass(failed.exception_class, Rejected) else TransientError
+    kind: type[DeliveryError] = TransientError
+    if issubclass(failed.exception_class, Rejected):
+        is_after_commit = issubclass(failed.exception_class, AfterCommitFailed)
+        kind = AfterCommitFailed if is_after_commit else Rejected
     last_line = failed.traceback.strip().rpartition("\n")[2]
     return [kind(f"handler {handler}: {last_line}")]
 

@@ -96,7 +96,8 @@ class Relay(models.Model):
     """The lease of a running relay on its partitions of one backend.
 
     It ends when the row goes: a relay deletes its own on a clean stop, and others delete one whose
-    heartbeat stopped. `id` grows with each new lease, so it is the epoch that fences the old one.
+    heartbeat stopped. `id` is the epoch that fences the lease before: it grows with time, and no
+    other outbox has the same.
     """
 
     id = models.BigAutoField(primary_key=True)

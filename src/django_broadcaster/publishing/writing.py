@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_broadcaster.exceptions import RefusedByDatabase
+from django_broadcaster.exceptions import BrokenTransaction, RefusedByDatabase
+from django_broadcaster.idle_connections import is_in_transaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow, insert_event, insert_events, insert_rows
 from django_broadcaster.signals import event_created
+from django_broadcaster.transaction_state import NONE, Watch, state_of
 
 from .transactions import all_or_nothing, check_transaction
 
@@ -36,7 +39,7 @@ def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
     if created:
         notify_after_commit(connection, row.publisher_backend)
         if _has_receivers():
-            _tell([event])
+            _tell(connection, [event])
     return event
 
 
@@ -49,7 +52,7 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
         if not _has_receivers():
             return insert_rows(connection, rows)
         created = insert_events(OutboxEvent, connection, rows)
-    _tell(created)
+    _tell(connection, created)
     return len(created)
 
 
@@ -71,9 +74,40 @@ def _explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
         ) from error
 
 
-def _tell(events: Sequence[OutboxEvent]) -> None:
-    for event in events:
-        event_created.send_robust(sender=OutboxEvent, event=event)
+def _tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
+    """Send `event_created`; raises BrokenTransaction if receivers undo the open transaction."""
+    if not is_in_transaction(connection):
+        _send(events)
+        return
+    with Watch(connection) as watch:
+        failure = _send(events)
+    if watch.is_broken or (watch.may_have_ended and not _stand(connection, events)):
+        if connection.in_atomic_block:
+            connection.needs_rollback = True  # also where the caller hides the error
+        raise BrokenTransaction(
+            "a receiver of event_created met a database error or ended the transaction, so neither "
+            "the event nor the caller's changes can be saved; in the receiver, wrap what may fail "
+            f"in transaction.atomic() (its error: {failure!r})"
+        ) from failure
+
+
+def _send(events: Sequence[OutboxEvent]) -> Exception | None:
+    """Send the signal for each event; return the first error of a receiver."""
+    errors = (
+        answer
+        for event in events
+        for _, answer in event_created.send_robust(sender=OutboxEvent, event=event)
+        if isinstance(answer, Exception)
+    )
+    return next(iter(list(errors)), None)
+
+
+def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:
+    """Return True if the transaction in which the events were written is still open."""
+    if not events:
+        return True
+    rows = OutboxEvent.objects.using(connection.alias).filter(pk=events[0].pk)
+    return state_of(connection) != NONE and rows.exists()
 
 
 def _has_receivers() -> bool:

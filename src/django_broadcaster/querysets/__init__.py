@@ -61,7 +61,7 @@ from .segments import (
     segments_of,
 )
 from .selection import EventSelection
-from .sizes import portions
+from .sizes import portions, size_of
 from .trouble import BlockedKey, SameError, blocked_keys, same_errors
 
 __all__ = [
@@ -137,6 +137,7 @@ __all__ = [
     "resume",
     "same_errors",
     "segments_of",
+    "size_of",
     "span_of",
     "statement_bytes",
     "storable",

@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from django.db import Error, connections
+from django.db import Error
 
 from django_broadcaster.exceptions import LeaseLost
 
+from .connections import use_own_connections
 from .health import LoopState
 from .loop import DeliveryLoop
 from .report import Report
+from .separate_thread import SeparateThread
 from .telling import kind_of, told, traceback_of
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
 from .wakeup import Poll
@@ -52,7 +54,8 @@ class BackendThread(threading.Thread):
         self._options = options
         self._stopping = threading.Event()
         self._poll = Poll(options.interval)
-        self._loop = DeliveryLoop(options.database, alias)
+        self._runner = SeparateThread(f"relay-{alias}-code")
+        self._loop = DeliveryLoop(options.database, alias, runner=self._runner)
         self._joined = False
         self._has_died = False
         self._trouble = ""
@@ -61,6 +64,7 @@ class BackendThread(threading.Thread):
     def run(self) -> None:
         """Turn the loop until told to stop, out of iterations, or drained."""
         try:
+            use_own_connections()
             self._turn_on()
         except BaseException as error:
             # Nothing is known that gets here. It must not be silent, nor keep the partitions: the
@@ -139,13 +143,13 @@ class BackendThread(threading.Thread):
     def abandon(self, timeout: float) -> None:
         """Give a batch back that did not end in time; runs in a thread of its own."""
         self._log(logging.ERROR, f"its batch did not end in {timeout} s and is given back")
+        use_own_connections()
         self._leave()
         drop_all_connections()
 
     def _turn(self) -> Report | None:
         """Take one turn; return None if it broke off, after the pause that is due then."""
         try:
-            _drop_broken_connections()
             if not self._joined:
                 self._loop.activity.begin("joining")
                 self._loop.rejoin()
@@ -205,7 +209,7 @@ class BackendThread(threading.Thread):
     def _end(self) -> None:
         self._loop.activity.begin("stopping")
         try:
-            self._loop.backend.close()
+            self._loop.close()
         except Exception as error:
             self._log(logging.WARNING, f"its backend did not close: {told(error)}", exc_info=error)
         if self._joined and (failure := self._insist(self._loop.finish)):
@@ -213,6 +217,7 @@ class BackendThread(threading.Thread):
         if self._joined:
             self._insist(self._loop.end)
         self._leave()
+        self._runner.end()
         drop_all_connections()
 
     def _leave(self) -> None:
@@ -241,13 +246,3 @@ class BackendThread(threading.Thread):
         extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
         trace = traceback_of(exc_info) if exc_info else None
         logger.log(level, "backend %r: %s", self.alias, problem, extra=extra, exc_info=trace)
-
-
-def _drop_broken_connections() -> None:
-    """Let handlers have a new connection to a database of theirs that was away.
-
-    Requests get that from Django when they begin and end; a thread has to see to it.
-    """
-    for connection in connections.all(initialized_only=True):
-        if connection.errors_occurred:
-            connection.close_if_unusable_or_obsolete()

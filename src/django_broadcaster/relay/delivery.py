@@ -23,6 +23,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events.timestamps import in_utc
 from django_broadcaster.exceptions import (
+    AfterCommitFailed,
     BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
@@ -39,6 +40,7 @@ from .locked import LockedEvents
 from .order import BlockedKeys
 from .ownership import Lease
 from .report import Announcer, Report, Verdicts, log_failures, spends_retry
+from .separate_thread import Runner
 from .telling import traceback_of
 from .unsealing import unsealed
 
@@ -75,6 +77,7 @@ class Delivery:
         lease: Lease,
         backend: MessageBackend,
         policy: RetryPolicy,
+        runner: Runner,
         *,
         blocks_when_exhausted: bool,
     ) -> None:
@@ -82,6 +85,7 @@ class Delivery:
         self.lease = lease
         self.backend = backend
         self.policy = policy
+        self.runner = runner
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
         self.locked = LockedEvents(rows, self.blocked)
@@ -113,7 +117,9 @@ class Delivery:
         before, unseen = self.fetcher.fetch_these(partitions, again) if again else ([], NONE)
         before = [row for row in before if row.id not in self.locked]
         room = 0 if only_again or unseen else limit - len(before)
-        behind = self.fetcher.fetch(partitions, start, room, timed=timed) if room else Fetched()
+        behind = Fetched()
+        if room:
+            behind = self.fetcher.fetch(partitions, start, room, beside=before, timed=timed)
         return replace(
             self._deliver([*before, *behind.rows], behind.due),
             gone=frozenset(again) - unseen - {row.id for row in before},
@@ -207,7 +213,7 @@ class Delivery:
         messages = [message_of(row) for row in batch]
         with tracing.sending(self.backend, messages) as note:
             with hiding():
-                outcomes = self.backend.send_batch(messages)
+                outcomes = self.runner.run(self.backend.send_batch, messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
             outcomes = [each if each is None else _as_error(each) for each in outcomes]
@@ -270,7 +276,8 @@ class Delivery:
         if not isinstance(error, Rejected):
             allowed = row.max_retries if spends_retry(error) else None
             delay = self.policy.delay(row.retry_count + 1, allowed)
-        if delay is None and self.blocks_when_exhausted:
+        may_wait = self.blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
+        if delay is None and may_wait:
             delay = self.policy.maximum
         if delay is None:
             verdicts.bury.append((row, error))
@@ -297,7 +304,8 @@ class Delivery:
             self.locked.keep(verdicts)
         self._unsettled = None
         log_failures(verdicts, self.backend.alias, self.lease.relay_id)
-        self.announcer.announce(verdicts)
+        if self.announcer.has_news:
+            self.runner.run(self.announcer.announce, verdicts)
         return report
 
     def _write(self, verdicts: Verdicts) -> int:

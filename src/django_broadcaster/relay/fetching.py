@@ -6,10 +6,10 @@ So one that is killed for the memory that it takes gets something delivered each
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from django_broadcaster.conf import conf
-from django_broadcaster.querysets import Fetched, PendingRow, RelayRows
+from django_broadcaster.querysets import Fetched, PendingRow, RelayRows, size_of
 
 FIRST_BYTES = 1_000_000
 """Bytes of the first batch."""
@@ -36,10 +36,20 @@ class Fetcher:
         self._limit = 1
 
     def fetch(
-        self, partitions: Collection[int], start: int, limit: int, *, timed: bool = False
+        self,
+        partitions: Collection[int],
+        start: int,
+        limit: int,
+        *,
+        beside: Sequence[PendingRow] = (),
+        timed: bool = False,
     ) -> Fetched:
-        """Return pending rows of those partitions from id `start` on, in order of their ids."""
-        wanted, limit, most = limit, min(limit, self._limit), self._most
+        """Return pending rows of those partitions from id `start` on, in order of their ids.
+
+        They take no more bytes than those `beside` them leave.
+        """
+        most = max(1, self._most - sum(map(size_of, beside)))
+        wanted, limit = limit, min(limit, self._limit)
         each = max(1, most // limit)  # so many of that size are no more than `most`
         fetch = self._rows.fetch
         found = None
@@ -48,7 +58,7 @@ class Fetcher:
         if found is None or (found.is_cut and not found.rows):
             found = fetch(partitions, start, limit, most=most, timed=timed)
         self._has_large = found.is_cut or found.largest > each
-        self._note(found)
+        self._note(found, len(beside))
         more = limit < wanted and len(found.rows) == limit
         return found._replace(is_cut=True) if more else found
 
@@ -70,10 +80,10 @@ class Fetcher:
     def _most(self) -> int:
         return min(self._bytes, conf.BATCH_BYTES)
 
-    def _note(self, found: Fetched) -> None:
+    def _note(self, found: Fetched, beside: int = 0) -> None:
         """Decide by what was found how much the next fetch may take."""
         if found.is_cut:
-            self._limit = 2 * max(1, len(found.rows))
+            self._limit = 2 * max(1, len(found.rows) + beside)
         elif found.rows:
             self._limit = min(MOST_ROWS, 2 * self._limit)
         if found.rows:

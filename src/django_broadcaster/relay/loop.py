@@ -28,6 +28,7 @@ from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
 from .report import Report, log_delivery
+from .separate_thread import CallingThread, Runner
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -50,13 +51,22 @@ class DeliveryLoop:
     anew, and the database's errors, after which `forget` is enough to go on.
     """
 
-    def __init__(self, using: str, alias: str, *, takes_share: bool = True) -> None:
+    def __init__(
+        self,
+        using: str,
+        alias: str,
+        *,
+        takes_share: bool = True,
+        runner: Runner | None = None,
+    ) -> None:
         self.using = using
         self.alias = alias
+        self.runner = runner or CallingThread()
+        """Runs what is not the relay's own code: its backend, archive and signal receivers."""
         self.backend: MessageBackend = backends.create(alias)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
-        self.operations = Operations(using)
+        self.operations = Operations(using, self.runner)
         self._takes_share = takes_share
         self.activity = Activity()
         self.backend.on_progress = self.activity.go_on
@@ -64,7 +74,7 @@ class DeliveryLoop:
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
         self._blocks = backends.blocks_when_exhausted(alias)
-        self._purge = Purge(using, alias, self.lease.clock)
+        self._purge = Purge(using, alias, self.runner, self.lease.clock)
         self._history = History(using, alias)
         self._circuit_error: str | None = None
         self._circuit_shown: str | None = None
@@ -88,7 +98,7 @@ class DeliveryLoop:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.backend.close()
+            self.close()
             self.end()
         finally:
             self.lease.leave()
@@ -106,6 +116,7 @@ class DeliveryLoop:
             self.lease,
             self.backend,
             self._policy,
+            self.runner,
             blocks_when_exhausted=self._blocks,
         )
         self.watermark = Watermark(self.rows)
@@ -143,6 +154,10 @@ class DeliveryLoop:
             self._after(report, time.perf_counter() - began)
         self.delivery.settle_locked()
         return report
+
+    def close(self) -> None:
+        """Release what the backend holds; raises what the backend raises."""
+        self.runner.run(self.backend.close)
 
     def end(self) -> None:
         """Settle what another transaction had locked, and write down the last figures."""
@@ -296,7 +311,10 @@ class DeliveryLoop:
             release_unblocked(self.rows, self.lease, blocked, self.watermark, done)
 
     def _announce(self, report: Report, seconds: float) -> None:
-        batch_settled.send_robust(
+        if not batch_settled.has_listeners(DeliveryLoop):
+            return
+        self.runner.run(
+            batch_settled.send_robust,
             sender=DeliveryLoop,
             backend=self.alias,
             relay=self.lease.relay_id,
@@ -329,7 +347,7 @@ class DeliveryLoop:
         What waited may have been cancelled, or belong to another relay by now.
         """
         self.activity.begin("asking whether the broker is back")
-        if self.backend.health_check():
+        if self.runner.run(self.backend.health_check):
             self._note_available()
         else:
             self.circuit.failed()
@@ -351,7 +369,7 @@ class DeliveryLoop:
         self.activity.begin("connecting to the broker")
         try:
             with hiding():
-                self.backend.open()
+                self.runner.run(self.backend.open)
         except BackendConfigurationError:
             raise
         except Exception as error:

@@ -34,6 +34,7 @@ from django_broadcaster.states import OutboxEventStatus
 
 from .order import BlockedKeys
 from .ownership import Lease
+from .separate_thread import CallingThread, Runner
 from .telling import told
 from .watermark import Watermark
 
@@ -92,10 +93,17 @@ class Purge:
     a turn, so that deliveries never wait for long.
     """
 
-    def __init__(self, using: str, backend: str, clock: DatabaseClock | None = None) -> None:
+    def __init__(
+        self,
+        using: str,
+        backend: str,
+        runner: Runner | None = None,
+        clock: DatabaseClock | None = None,
+    ) -> None:
         self._using = using
         self._clock = clock or DatabaseClock(using)
         self._backend = backend
+        self._runner = runner or CallingThread()
         self._archive = create_archive()
         self._width = span(conf.TIME_PARTITIONS)
         self._delivered = _Walk()
@@ -157,7 +165,7 @@ class Purge:
             steps.append((self._dead_letters, dead))
         for walk, find in steps:
             for old in walk.chunks(find, now):
-                gone += remove(self._using, old, self._archive)
+                gone += remove(self._using, old, self._archive, run=self._runner.run)
                 walk.move_on()
                 if time.monotonic() >= deadline:
                     return gone, True

@@ -18,6 +18,7 @@ from django_broadcaster.models import Operation, OutboxEvent
 from django_broadcaster.querysets import Window, move_chunk, note_failure
 from django_broadcaster.signals import operation_ended
 
+from .separate_thread import CallingThread, Runner
 from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -35,7 +36,8 @@ IDLE_REST = 1
 class _WayOut:
     """Purged events leave through the archive, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._archive = create_archive()
         self._stored: Stored | None = None
 
@@ -44,7 +46,7 @@ class _WayOut:
         return self._archive is not None and not self._archive.in_transaction
 
     def store(self, using: str, ids: Sequence[int]) -> None:
-        self._stored = store_first(using, ids, self._archive)
+        self._stored = store_first(using, ids, self._archive, run=self._runner.run)
 
     def take_out(self, using: str, ids: Sequence[int]) -> int:
         return take_out(using, ids, self._archive, self._stored)
@@ -53,14 +55,15 @@ class _WayOut:
 class Operations:
     """The part of one relay in the operations of an outbox."""
 
-    def __init__(self, using: str) -> None:
+    def __init__(self, using: str, runner: Runner | None = None) -> None:
+        self._runner = runner or CallingThread()
         self.is_moving = False
         """Whether the last look found something to do."""
         self._using = using  # not its connection: each thread has one, and this may be another's
         self._operations = Operation.objects.using(using)
         self._events = OutboxEvent.objects.using(using)
         self._window = Window()
-        self._way_out = _WayOut()
+        self._way_out = _WayOut(self._runner)
         self._next_at = 0.0
 
     @property
@@ -98,21 +101,22 @@ class Operations:
         if operation is None:
             return False
         if not operation.is_active:
-            _tell(operation)
+            self._tell(operation)
         return not operation.failures
 
     def _failed(self, pk: int, error: Exception, *, for_good: bool) -> Operation | None:
         logger.warning("operation %d: its next events can't be moved: %s", pk, told(error))
         return note_failure(self._operations, pk, error, for_good=for_good)
 
-
-def _tell(operation: Operation) -> None:
-    logger.info(
-        "operation %d (%s) is %s: %d of %d events",
-        operation.pk,
-        operation,
-        operation.state,
-        operation.done,
-        operation.total,
-    )
-    operation_ended.send_robust(sender=Operation, operation=operation)
+    def _tell(self, operation: Operation) -> None:
+        logger.info(
+            "operation %d (%s) is %s: %d of %d events",
+            operation.pk,
+            operation,
+            operation.state,
+            operation.done,
+            operation.total,
+        )
+        if operation_ended.has_listeners(Operation):
+            send = operation_ended.send_robust
+            self._runner.run(send, sender=Operation, operation=operation)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Collection, Iterable
@@ -65,6 +66,8 @@ _RENEW = {
 HEARTBEATS_PER_LEASE = 4
 """So a lease survives two heartbeats that are lost."""
 
+_RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
+
 ERROR_SHOWN = 500
 """Characters of the error that opened a circuit that others see."""
 
@@ -95,6 +98,7 @@ class Lease:
         self._server = self._ask_server()
         asked_at = time.monotonic()
         relay = Relay.objects.using(self.using).create(
+            pk=_new_id(),
             name=self.name,
             backend=self.backend,
             takes_share=False,
@@ -358,6 +362,15 @@ class Lease:
     def _partitions(self) -> models.QuerySet[Partition]:
         rows = Partition.objects.using(self.using).filter(backend=self.backend)
         return rows.filter(number__lt=conf.PARTITIONS)
+
+
+def _new_id() -> int:
+    """Return the id of a new lease: greater than earlier ones, and found in no other outbox.
+
+    Each statement that settles names the lease. Were ids counted, two outboxes would have the same
+    ones, and a relay whose session was led to another schema would settle the events there.
+    """
+    return time.time_ns() // 1000 << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
 
 
 def _seconds(seconds: float) -> models.Value:

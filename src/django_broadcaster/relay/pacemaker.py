@@ -11,6 +11,7 @@ from django_broadcaster.conf import conf
 
 from .activity import Activity
 from .backend_thread import BackendThread
+from .connections import use_own_connections
 from .ownership import HEARTBEATS_PER_LEASE
 from .telling import kind_of, told, traceback_of
 from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
@@ -44,6 +45,7 @@ class Pacemaker(threading.Thread):
     def run(self) -> None:
         """Beat and listen; whatever goes wrong is logged and tried again."""
         try:
+            use_own_connections()
             while not self._ended.is_set():
                 self._go_on()
         except BaseException as error:

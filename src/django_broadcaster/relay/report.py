@@ -141,10 +141,13 @@ class Announcer:
         if ids:
             self._events |= OutboxEvent.objects.using(self._using).in_bulk(ids)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether events were read that receivers wait for."""
+        return bool(self._events)
+
     def announce(self, verdicts: Verdicts) -> None:
         """Send the signals of the events that were read."""
-        if not self._events:
-            return
         now = timezone.now()
         for event in self._known(verdicts.published):
             event.status, event.published_at = OutboxEventStatus.PUBLISHED, now

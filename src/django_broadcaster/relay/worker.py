@@ -8,9 +8,11 @@ import threading
 import time
 
 from django_broadcaster.conf import conf
+from django_broadcaster.idle_connections import return_to_pools
 from django_broadcaster.signals import relay_started
 
 from .backend_thread import BackendThread, WorkerOptions
+from .connections import warn_of_small_pool
 from .garbage import seldom_collected
 from .health import RelayState
 from .pacemaker import Pacemaker
@@ -55,6 +57,8 @@ class Worker:
         relay_started.send_robust(
             sender=Worker, database=options.database, backends=options.backends
         )
+        warn_of_small_pool(options.database, options.backends)
+        return_to_pools()  # this thread only waits from here on
         with seldom_collected():
             return self._run()
 

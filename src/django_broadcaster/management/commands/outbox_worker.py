@@ -109,7 +109,6 @@ class Command(BaseCommand):
             max_iterations=options["max_iterations"] or None,
             drain=options["drain"],
         )
-        refuse_other_schema(worker_options.database)
         several = options["processes"] > 1 and not is_supervised()
         finite = options["drain"] or worker_options.max_iterations is not None
         worker: Worker | Supervisor
@@ -119,6 +118,7 @@ class Command(BaseCommand):
             worker = Worker(worker_options)
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
+            refuse_other_schema(worker_options.database)
             # A run that ends by itself is for cron, which mails whatever is printed.
             if options["verbosity"] and not finite and not is_supervised():
                 self._say(_greeting(worker_options))
@@ -137,8 +137,7 @@ class Command(BaseCommand):
 
 
 def _greeting(options: WorkerOptions) -> str:
-    classes = {alias: conf.PUBLISHERS[alias]["BACKEND"] for alias in options.backends}
-    named = (f"{alias} ({path.rpartition('.')[2]})" for alias, path in classes.items())
+    named = (f"{alias} ({backends[alias].get_name()})" for alias in options.backends)
     return f"delivering from database {options.database!r} to {', '.join(named)}; Ctrl-C stops"
 
 

@@ -1,0 +1,84 @@
+"""The note of the inbox that one handler has had one event."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+from django.db import OperationalError, connections
+from django.db.models.constants import OnConflict
+from django.utils import timezone
+
+from .events import CloudEvent
+from .models import InboxEvent
+from .querysets import storable
+from .registry import Handler
+
+_RESTARTS = frozenset({
+    "40001",  # PostgreSQL: serialization failure
+    "40P01",  # PostgreSQL: deadlock
+    1020,  # MariaDB: the record has changed since the snapshot
+    1213,  # MariaDB and MySQL: deadlock
+})  # fmt: skip
+
+
+class NoteConflict(OperationalError):
+    """Another transaction wrote the same note, so this one has to start again to see it."""
+
+
+class Note:
+    """A row of `InboxEvent` in the database `using`; writes nothing by itself."""
+
+    def __init__(self, event: CloudEvent, handler: Handler, using: str) -> None:
+        self.using = using
+        self._connection = connections[using]
+        ops = self._connection.ops
+        whole = (handler.name, event.source, event.id)
+        self._row = {
+            "identity": sha256("\0".join(whole).encode()).hexdigest(),
+            # For the reader; an event of another maker may have longer ones than the columns.
+            "handler": storable(handler.name, self._connection)[:255],
+            "source": storable(event.source, self._connection)[:512],
+            "event_id": storable(event.id, self._connection)[:255],
+            "processed_at": ops.adapt_datetimefield_value(timezone.now()),
+        }
+        self._table = ops.quote_name(InboxEvent._meta.db_table)
+
+    def write(self) -> bool:
+        """Insert the row; return False if it is there already. Raises NoteConflict."""
+        ops = self._connection.ops
+        names = ", ".join(ops.quote_name(name) for name in self._row)
+        insert = ops.insert_statement(on_conflict=OnConflict.IGNORE)
+        suffix = ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], [])
+        marks = ", ".join(["%s"] * len(self._row))
+        sql = f"{insert} {self._table} ({names}) VALUES ({marks}) {suffix}"
+        try:
+            return self._execute(sql, list(self._row.values())) == 1
+        except OperationalError as error:
+            if _code(error) in _RESTARTS:
+                raise NoteConflict(*error.args) from error
+            raise
+
+    def exists(self) -> bool:
+        """Return True if the row is there, as the connection sees it now."""
+        sql = f"SELECT 1 FROM {self._table} WHERE identity = %s"
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, [self._row["identity"]])
+            return cursor.fetchone() is not None
+
+    def delete(self) -> None:
+        """Delete the row if it is the one that `write` inserted."""
+        sql = f"DELETE FROM {self._table} WHERE identity = %s AND processed_at = %s"
+        self._execute(sql, [self._row["identity"], self._row["processed_at"]])
+
+    def _execute(self, sql: str, params: list[Any]) -> int:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return int(cursor.rowcount)
+
+
+def _code(error: OperationalError) -> object:
+    """Return the error code of the database: text on PostgreSQL, a number on MariaDB."""
+    cause = error.__cause__
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    return code or (error.args[0] if error.args else None)

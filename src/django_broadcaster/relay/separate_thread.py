@@ -1,0 +1,158 @@
+"""Where the code runs that is not the relay's: handlers, backends, archives, signal receivers.
+
+Such code may leave its database connections in any state, and close them. Were they those of the
+relay, the relay would settle in whatever schema a handler left behind. Django's connections belong
+to threads, so a relay hands such code to a thread of its own, once for a batch, and waits.
+
+A call runs in a copy of the caller's context: a tracer's span goes with it, and what the code sets
+(language, time zone, context variables) ends with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from django.db import connections
+
+from django_broadcaster.idle_connections import check_connections, return_to_pools
+from django_broadcaster.transaction_state import ABORTED, OPEN, state_of
+
+from .trouble import drop_all_connections, drop_connection
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 1.0
+"""Seconds between looks whether the thread that is waited for still lives."""
+
+
+END_SECONDS = 2.0
+"""Seconds that the thread gets to close its connections."""
+
+
+class Runner(Protocol):
+    """Runs code that is not the relay's."""
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call the function and return what it returns; raises what it raises."""
+
+    def end(self) -> None:
+        """Release what the runner holds; it may be used again."""
+
+
+class CallingThread:
+    """Runs code where it is called, on the connections of the caller.
+
+    `process_pending_events` does this: in a test case, handlers have to see its transaction.
+    """
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call the function in a copy of the context."""
+        return copy_context().run(function, *args, **kwargs)
+
+    def end(self) -> None:
+        """Do nothing: the connections are the caller's."""
+
+
+class SeparateThread:
+    """Runs code in one thread, which starts with the first call and has its own connections.
+
+    After each call, connections go back to their pools, and what the code left in a transaction is
+    closed. Only one thread may call `run`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call the function there and wait for it; raises RuntimeError if the thread died."""
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            thread = self._thread = self._start()
+        call = _Call(copy_context(), lambda: function(*args, **kwargs))
+        self._calls.put(call)
+        while not call.is_done.wait(LOOK_SECONDS):
+            if not thread.is_alive() and not call.is_done.is_set():
+                raise RuntimeError(f"The thread {self._name!r} crashed.")
+        try:
+            if call.error is not None:
+                raise call.error
+            result: T = call.result
+            return result
+        finally:
+            del call  # its error refers to this frame
+
+    def end(self) -> None:
+        """Let the thread end, which closes its connections; does not wait long for a call in it."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._calls.put(None)
+            self._calls = SimpleQueue()
+            thread.join(END_SECONDS)
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=_work, args=[self._calls], name=self._name, daemon=True)
+        thread.start()
+        return thread
+
+
+class _Call:
+    """One call, and what came of it."""
+
+    __slots__ = ("_context", "_function", "error", "is_done", "result")
+
+    def __init__(self, context: Context, function: Callable[[], Any]) -> None:
+        self._context = context
+        self._function = function
+        self.is_done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def make(self) -> None:
+        try:
+            _renew_connections()
+            self.result = self._context.run(self._function)
+        except BaseException as error:  # the thread that waits decides what is to be done about it
+            self.error = error
+        finally:
+            try:
+                _leave_transactions()
+                return_to_pools()
+            except Exception as error:
+                self.error = self.error or error
+            self.is_done.set()
+
+
+def _work(calls: SimpleQueue[_Call | None]) -> None:
+    try:
+        while (call := calls.get()) is not None:
+            call.make()
+            del call
+    finally:
+        drop_all_connections()
+
+
+def _renew_connections() -> None:
+    """Close connections that are broken, changed or too old, as Django does between requests.
+
+    `CONN_MAX_AGE = 0` closes one when a request ends. There is none here: they are kept, unless
+    they are of a pool.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.settings_dict["CONN_MAX_AGE"]:
+            connection.close_at = None
+        connection.close_if_unusable_or_obsolete()
+    check_connections()
+
+
+def _leave_transactions() -> None:
+    """Let go of connections that the code left in the middle of a transaction."""
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block or state_of(connection) in (OPEN, ABORTED):
+            drop_connection(connection.alias)
+            del connections[connection.alias]
