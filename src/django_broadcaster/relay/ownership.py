@@ -63,10 +63,9 @@ _RENEW = {
 }
 
 
+_RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
 HEARTBEATS_PER_LEASE = 4
 """So a lease survives two heartbeats that are lost."""
-
-_RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
 
 ERROR_SHOWN = 500
 """Characters of the error that opened a circuit that others see."""
