@@ -14,7 +14,7 @@ def preloaded(offset: str) -> dict[str, str]:
 
 
 def preloaded_from(file: Path) -> dict[str, str]:
-    """Return the environment of a program whose offset a file says, anew at each look."""
+    """Return the environment of a program that reads its offset from a file each time."""
     return {
         "LD_PRELOAD": _library(),
         "FAKETIME_TIMESTAMP_FILE": str(file),
