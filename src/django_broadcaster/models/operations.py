@@ -51,7 +51,7 @@ class Operation(models.Model):
     error = models.TextField(blank=True, default="")
 
     # Typed as the queryset whose methods it has: pyright does not follow `as_manager`.
-    objects: ClassVar[OperationQuerySet] = OperationQuerySet.as_manager()
+    objects: ClassVar[OperationQuerySet] = OperationQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         verbose_name = _("operation")
