@@ -14,7 +14,7 @@ import pytest
 from tools import services
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "tests" / "typing" / "sample.py"
+SAMPLE = ROOT / "tests" / "type_samples" / "sample.py"
 WRONG = 'OutboxEvent.objects.undeliverd()\npublisher.publish_event(1, "/s")\n'
 
 
