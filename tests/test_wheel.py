@@ -8,10 +8,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 from tempfile import gettempdir
 
 import pytest
+
+from tools.project_links import VARIABLE, readme, repository_of, urls, web_address
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "django_broadcaster"
@@ -92,6 +96,69 @@ def project(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "shop" / "event_handlers.py").write_text(HANDLERS)
     _run([python, "manage.py", "migrate"], folder)
     return folder
+
+
+def _metadata(wheel: Path) -> Message:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return message_from_bytes(archive.read(name))
+
+
+def test_the_wheel_says_where_the_project_is(wheel: Path) -> None:
+    """It has project URLs, none of them a placeholder, and the README's links work on PyPI."""
+    metadata = _metadata(wheel)
+    urls = metadata.get_all("Project-URL", [])
+    assert urls
+    assert all(re.fullmatch(r"[A-Z][a-z]+, https://[\w./-]+", url) for url in urls), urls
+    page = str(metadata.get_payload())
+    assert page.startswith("# django-broadcaster")
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", page) == []
+
+
+@pytest.mark.parametrize(
+    ("remote", "repository"),
+    [
+        ("https://example.com/shop/broadcaster.git", "https://example.com/shop/broadcaster"),
+        ("https://me:secret@example.com/shop/broadcaster", "https://example.com/shop/broadcaster"),
+        ("ssh://git@example.com:22/shop/broadcaster", "https://example.com/shop/broadcaster"),
+        ("git@example.com:shop/broadcaster.git", "https://example.com/shop/broadcaster"),
+        ("/home/me/broadcaster", None),
+        ("file:///home/me/broadcaster", None),
+        ("", None),
+    ],
+)
+def test_the_address_of_the_repository_is_that_of_its_remote(
+    remote: str, repository: str | None
+) -> None:
+    """A browser's address, without a password; a folder of a machine is none."""
+    assert web_address(remote) == repository
+
+
+def test_links_of_the_readme_lead_into_the_repository() -> None:
+    """They name the version, so that the page on PyPI stays what it was; or are text alone."""
+    text = "[Guide](docs/a.md), [part](#part), [Django](https://example.com), `[a](b)`"
+    assert readme(text, "https://example.com/b", "1.2") == (
+        "[Guide](https://example.com/b/blob/v1.2/docs/a.md), [part](#part), "
+        "[Django](https://example.com), `[a](https://example.com/b/blob/v1.2/b)`"
+    )
+    assert readme(text, None, "1.2").startswith("Guide, [part](#part), [Django](https")
+
+
+def test_a_build_knows_the_address_from_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable goes before the remote, and a source distribution has it in its metadata."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert repository_of(tmp_path) is None
+    (tmp_path / "PKG-INFO").write_text("Name: a\nProject-URL: Repository, https://example.com/s\n")
+    assert repository_of(tmp_path) == "https://example.com/s"
+    _run(["git", "init", "--quiet", str(tmp_path)])
+    _run(["git", "-C", str(tmp_path), "remote", "add", "origin", "git@example.com:o/r.git"])
+    assert repository_of(tmp_path) == "https://example.com/o/r"
+    monkeypatch.setenv(VARIABLE, "https://example.com/v")
+    assert repository_of(tmp_path) == "https://example.com/v"
+    assert urls("https://example.com/v")["Repository"] == "https://example.com/v"
 
 
 def test_the_wheel_has_everything_and_no_more(wheel: Path) -> None:

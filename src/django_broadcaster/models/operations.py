@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -48,7 +50,8 @@ class Operation(models.Model):
     not_before = models.DateTimeField(null=True, blank=True)
     error = models.TextField(blank=True, default="")
 
-    objects = OperationQuerySet.as_manager()
+    # Typed as the queryset whose methods it has: pyright does not follow `as_manager`.
+    objects: ClassVar[OperationQuerySet] = OperationQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         verbose_name = _("operation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models, router, transaction
 from django.utils import timezone
@@ -81,7 +81,8 @@ class OutboxEvent(models.Model):
         help_text=_("Id of the last operation in the background that moved the event."),
     )
 
-    objects = OutboxEventQuerySet.as_manager()
+    # Typed as the queryset whose methods it has: pyright does not follow `as_manager`.
+    objects: ClassVar[OutboxEventQuerySet] = OutboxEventQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         verbose_name = _("outbox event")

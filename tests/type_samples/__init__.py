@@ -1,0 +1,1 @@
+"""How type checkers see the documented API."""
