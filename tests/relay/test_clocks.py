@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.relay.ownership import Lease
 from tests.support.databases import SERVERS
 from tests.support.events import publish, row, statuses
@@ -105,7 +105,7 @@ def jumping(jumping_server: Jumping, committing: None) -> Iterator[Jumping]:
     """The same with an empty outbox, and on time."""
     jumping_server.set(0)
     yield jumping_server
-    for model in (OutboxEvent, Partition, Relay):
+    for model in (OutboxEvent, OutboxPartition, OutboxRelay):
         model._base_manager.using("own").all()._raw_delete("own")
 
 
@@ -128,7 +128,7 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
     for lease in leases:
         lease.renew()
         lease.rebalance()
-        assert set(Relay.objects.using("own").values_list("pk", flat=True)) == known
+        assert set(OutboxRelay.objects.using("own").values_list("pk", flat=True)) == known
     assert "jumped ahead by" in caplog.text
     assert row("a1", "own").crash_count == 0
 
@@ -136,11 +136,11 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
         for lease in (first, second):
             lease.renew()
             lease.rebalance()
-        return third.relay_id not in Relay.objects.using("own").values_list("pk", flat=True)
+        return third.relay_id not in OutboxRelay.objects.using("own").values_list("pk", flat=True)
 
     wait_until(is_replaced, 20, "the end of the dead one's lease")
     assert {first.relay_id, second.relay_id} <= set(
-        Relay.objects.using("own").values_list("pk", flat=True)
+        OutboxRelay.objects.using("own").values_list("pk", flat=True)
     )
     for lease in (first, second):
         lease.leave()
@@ -152,7 +152,7 @@ def test_relays_go_on_over_a_jump(jumping: Jumping, stream: Stream, workers: Wor
         workers.start("own", OUTBOX_PUBLISHERS=stream.publishers(REDIS), OUTBOX_LEASE_SECONDS=3)
         for _ in range(3)
     ]
-    relays = Relay.objects.using("own")
+    relays = OutboxRelay.objects.using("own")
     names = [f"{key}1" for key in "abcdefghijkl"]
     wait_until(lambda: relays.filter(partitions__isnull=False).distinct().count() == 3, 30, "three")
     known = set(relays.values_list("pk", flat=True))

@@ -12,7 +12,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.exceptions import TransientError
-from django_broadcaster.models import Operation, OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import relay_sql
 from django_broadcaster.relay import locked
@@ -232,12 +232,12 @@ def test_a_dead_relay_is_replaced_while_its_event_is_locked(
         lease.join()
     dead.rebalance()
     dead.begin(row("a1", database).pk, row("b1", database).pk)
-    Relay.objects.using(database).filter(pk=dead.relay_id).update(
+    OutboxRelay.objects.using(database).filter(pk=dead.relay_id).update(
         heartbeat_at=timezone.now() - timedelta(hours=1)
     )
     holder.change(["a1"])
     alive.rebalance()
-    assert not Relay.objects.using(database).filter(pk=dead.relay_id).exists()
+    assert not OutboxRelay.objects.using(database).filter(pk=dead.relay_id).exists()
     assert [row(name, database).crash_count for name in ("a1", "b1")] in ([0, 0], [0, 1])
     alive.leave()
 
@@ -272,7 +272,7 @@ def test_an_operation_moves_what_is_before_a_locked_event(
     operation.refresh_from_db()
     assert f"locked event {row('c1', database).pk}" in operation.error
     holder.rollback()
-    Operation.objects.using(database).update(not_before=None)
+    OutboxOperation.objects.using(database).update(not_before=None)
     work_off(database)
     operation.refresh_from_db()
     assert (operation.state, operation.done) == ("done", 4)

@@ -9,7 +9,7 @@ import pytest
 
 from django_broadcaster.backends import Message, Outcome
 from django_broadcaster.exceptions import BackendUnavailable
-from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay import doubts
 from django_broadcaster.relay.loop import DeliveryLoop
@@ -61,7 +61,7 @@ def at_once(script: Script) -> Any:
 
 def attempts(name: str, using: str) -> list[int]:
     """Return the numbers of the attempts of an event that failed, in order."""
-    rows = Attempt.objects.using(using).filter(row=row(name, using).pk).order_by("id")
+    rows = OutboxAttempt.objects.using(using).filter(row=row(name, using).pk).order_by("id")
     return list(rows.values_list("number", flat=True))
 
 

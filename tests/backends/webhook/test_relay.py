@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook
 
 from django_broadcaster import endpoints as endpoints_module
 from django_broadcaster.backends.webhook import pauses as pauses_module
-from django_broadcaster.models import Attempt, OutboxEvent, WebhookEndpoint
+from django_broadcaster.models import OutboxAttempt, OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.relay.conftest import drain, turn, working
@@ -139,7 +139,7 @@ def test_events_that_wait_for_one_of_many_are_left_alone_until_it_is_back(
     settings.OUTBOX_PUBLISHERS = backend(event_urls=True, allow_http=True, max_in_flight=8)
     sent = [f"-{number}" for number in range(60)]
     events = OutboxEvent.objects.using(using)
-    attempts = Attempt.objects.using(using)
+    attempts = OutboxAttempt.objects.using(using)
     with DeliveryLoop(using, "default") as loop:
         with server.away():
             publish(*sent, using=using, publisher_config={"url": server.url})
@@ -191,7 +191,7 @@ def test_gone_makes_dead_letters_that_can_be_replayed(
         assert set(statuses(using).values()) == {"failed"}
         assert "410 Gone" in row("a3", using).last_error
         server.answer = lambda request: Reply()
-        WebhookEndpoint.objects.using(using).all().delete()
+        OutboxWebhookEndpoint.objects.using(using).all().delete()
         assert OutboxEvent.objects.using(using).dead_letters().replay() == 3
         drain(loop)
     assert names(server)[1:] == ["a1", "a2", "a3"]
