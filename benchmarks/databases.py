@@ -17,7 +17,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
-from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay
+from django_broadcaster.models import InboxEvent, OutboxEvent, OutboxPartition, OutboxRelay
 from tools import services
 
 from . import bare, outbox, relays
@@ -104,7 +104,7 @@ def _prepare(alias: str) -> None:
 
 
 def _empty(alias: str) -> None:
-    for model in (OutboxEvent, Partition, Relay, InboxEvent):
+    for model in (OutboxEvent, OutboxPartition, OutboxRelay, InboxEvent):
         model._base_manager.using(alias).all()._raw_delete(alias)  # type: ignore[attr-defined]
 
 

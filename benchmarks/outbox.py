@@ -32,8 +32,8 @@ def empty() -> None:
     """Empty every table."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "TRUNCATE django_broadcaster_outboxevent, django_broadcaster_partition, "
-            "django_broadcaster_relay, django_broadcaster_inboxevent RESTART IDENTITY"
+            "TRUNCATE django_broadcaster_outboxevent, django_broadcaster_outboxpartition, "
+            "django_broadcaster_outboxrelay, django_broadcaster_inboxevent RESTART IDENTITY"
         )
 
 
@@ -102,7 +102,7 @@ def held_snapshot() -> Iterator[None]:
     """Hold a snapshot in another session, which keeps every dead row from being cleaned up."""
     with psycopg.connect(**address()) as other:
         other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        other.execute("SELECT count(*) FROM django_broadcaster_relay")
+        other.execute("SELECT count(*) FROM django_broadcaster_outboxrelay")
         yield
 
 

@@ -88,7 +88,7 @@ def _sharing() -> int:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT CASE WHEN bool_and(relay_id IS NOT NULL) THEN count(DISTINCT relay_id) "
-            "ELSE 0 END FROM django_broadcaster_partition"
+            "ELSE 0 END FROM django_broadcaster_outboxpartition"
         )
         return int(cursor.fetchone()[0])
 

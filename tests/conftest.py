@@ -12,23 +12,32 @@ from django.test import Client
 from django.test.utils import setup_databases, teardown_databases
 
 from django_broadcaster.models import (
-    ArchivedEvent,
-    Attempt,
-    BackendState,
     InboxEvent,
-    Operation,
+    OutboxArchivedEvent,
+    OutboxAttempt,
+    OutboxBackendState,
     OutboxEvent,
-    Partition,
-    Relay,
-    Sample,
-    WebhookEndpoint,
+    OutboxOperation,
+    OutboxPartition,
+    OutboxRelay,
+    OutboxSample,
+    OutboxWebhookEndpoint,
 )
 from tests.app.models import Order
 from tests.support.databases import DATABASES
 
 TABLES = (
-    *(OutboxEvent, ArchivedEvent, Partition, Relay, InboxEvent, Attempt, BackendState, Sample),
-    *(WebhookEndpoint, Operation, Order),
+    *(
+        OutboxEvent,
+        OutboxArchivedEvent,
+        OutboxPartition,
+        OutboxRelay,
+        InboxEvent,
+        OutboxAttempt,
+        OutboxBackendState,
+        OutboxSample,
+    ),
+    *(OutboxWebhookEndpoint, OutboxOperation, Order),
 )
 
 

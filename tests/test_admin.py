@@ -15,7 +15,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_broadcaster.admin import base, outbox
-from django_broadcaster.models import InboxEvent, OutboxEvent, Partition, Relay, WebhookEndpoint
+from django_broadcaster.models import (
+    InboxEvent,
+    OutboxEvent,
+    OutboxPartition,
+    OutboxRelay,
+    OutboxWebhookEndpoint,
+)
 from django_broadcaster.states import OutboxEventStatus
 from tests.support.events import insert
 from tests.support.staff import permit
@@ -26,7 +32,7 @@ S = OutboxEventStatus
 SCRIPT = "<script>alert(1)</script>"
 LIST = "admin:django_broadcaster_{}_changelist"
 DETAIL = "admin:django_broadcaster_{}_change"
-MODELS = ["outboxevent", "relay", "inboxevent", "webhookendpoint"]
+MODELS = ["outboxevent", "outboxrelay", "inboxevent", "outboxwebhookendpoint"]
 
 
 def make_event(number: int = 1, **values: Any) -> OutboxEvent:
@@ -45,10 +51,10 @@ def make_event(number: int = 1, **values: Any) -> OutboxEvent:
     return event
 
 
-def make_relay(number: int = 1, age: timedelta = timedelta(0)) -> Relay:
+def make_relay(number: int = 1, age: timedelta = timedelta(0)) -> OutboxRelay:
     """Write a relay that owns two partitions, whose last heartbeat is so long ago."""
     now = timezone.now()
-    relay = Relay.objects.create(
+    relay = OutboxRelay.objects.create(
         name=f"host-{number}",
         backend="default",
         started_at=now,
@@ -57,7 +63,7 @@ def make_relay(number: int = 1, age: timedelta = timedelta(0)) -> Relay:
         in_flight_to=19,
     )
     for bucket in (2 * number, 2 * number + 1):
-        Partition.objects.create(backend="default", number=bucket, relay=relay)
+        OutboxPartition.objects.create(backend="default", number=bucket, relay=relay)
     return relay
 
 
@@ -68,7 +74,7 @@ def make_inbox_event(number: int = 1) -> InboxEvent:
     )
 
 
-def make_endpoint(number: int = 1, **values: Any) -> WebhookEndpoint:
+def make_endpoint(number: int = 1, **values: Any) -> OutboxWebhookEndpoint:
     """Write a webhook endpoint that fails."""
     columns = {
         "identity": f"{number:064}",
@@ -76,14 +82,14 @@ def make_endpoint(number: int = 1, **values: Any) -> WebhookEndpoint:
         "url": f"https://hooks.example/{number}",
         "last_error": "answered 500 Internal Server Error",
     }
-    return WebhookEndpoint.objects.create(**{**columns, **values})
+    return OutboxWebhookEndpoint.objects.create(**{**columns, **values})
 
 
 MAKE = {
     "outboxevent": make_event,
-    "relay": make_relay,
+    "outboxrelay": make_relay,
     "inboxevent": make_inbox_event,
-    "webhookendpoint": make_endpoint,
+    "outboxwebhookendpoint": make_endpoint,
 }
 
 
@@ -509,7 +515,7 @@ def test_relay_shows_partitions_and_heartbeat(admin_client: Client) -> None:
     make_relay(1)
     make_relay(2, age=timedelta(minutes=2))
 
-    page = admin_client.get(reverse(LIST.format("relay"))).content.decode()
+    page = admin_client.get(reverse(LIST.format("outboxrelay"))).content.decode()
 
     assert page.count('<td class="field-partition_count">2</td>') == 2
     assert page.count("broadcaster-label-alive") == 1
@@ -531,10 +537,10 @@ def test_inbox_is_searched(admin_client: Client) -> None:
 # Webhook endpoints in trouble
 
 
-def enable(client: Client, *endpoints: WebhookEndpoint) -> str:
+def enable(client: Client, *endpoints: OutboxWebhookEndpoint) -> str:
     """Run the action on endpoints and return what the admin then says."""
     form = {"action": "enable", "_selected_action": [each.pk for each in endpoints]}
-    response = client.post(reverse(LIST.format("webhookendpoint")), form, follow=True)
+    response = client.post(reverse(LIST.format("outboxwebhookendpoint")), form, follow=True)
     assert response.status_code == 200
     return " ".join(str(message) for message in response.context["messages"])
 
@@ -543,7 +549,7 @@ def test_endpoint_shows_what_is_wrong_with_it(admin_client: Client) -> None:
     """The list tells which are disabled, since when each fails, and why; and filters by it."""
     make_endpoint(1, disabled_at=timezone.now(), last_error=f"answered 410 {SCRIPT}")
     make_endpoint(2)
-    url = reverse(LIST.format("webhookendpoint"))
+    url = reverse(LIST.format("outboxwebhookendpoint"))
 
     page = admin_client.get(url).content.decode()
     only_disabled = admin_client.get(url, {"disabled_at__isempty": "0"}).content.decode()
@@ -558,15 +564,15 @@ def test_endpoint_shows_what_is_wrong_with_it(admin_client: Client) -> None:
 def test_endpoints_are_enabled_with_a_permission(client: Client, staff: User) -> None:
     """Who has it forgets the trouble of those that are selected, and that is logged."""
     first, second = make_endpoint(1, disabled_at=timezone.now()), make_endpoint(2)
-    permit(staff, "view_webhookendpoint")
+    permit(staff, "view_outboxwebhookendpoint")
     enable(client, first)
-    assert WebhookEndpoint.objects.count() == 2
+    assert OutboxWebhookEndpoint.objects.count() == 2
 
     permit(staff, "enable_webhookendpoint")
     said = enable(client, first)
 
     assert "Enabled again: 1." in said
-    assert list(WebhookEndpoint.objects.all()) == [second]
+    assert list(OutboxWebhookEndpoint.objects.all()) == [second]
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_id) == (staff, str(first.pk))
     assert entry.object_repr == "https://hooks.example/*** of hooks"  # the path may be a key

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.test import override_settings
 
@@ -36,3 +37,11 @@ def test_event_handlers_of_each_app_are_found(
         event_registry.unregister(f"{APP}.event_handlers.greet")
         for module in (APP, f"{APP}.event_handlers"):
             sys.modules.pop(module, None)
+
+
+def test_names_of_models_say_whose_they_are() -> None:
+    """`manage.py shell` imports all models by name: none of ours hides a project's `Relay`."""
+    models = apps.get_app_config("django_broadcaster").get_models()
+    names = [model.__name__ for model in models]
+    assert len(names) > 9
+    assert [name for name in names if not name.startswith(("Outbox", "Inbox"))] == []

@@ -15,13 +15,13 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import InvalidEvent, Rejected, TransientError
 from django_broadcaster.inbox import process
 from django_broadcaster.models import (
-    Attempt,
-    BackendState,
     InboxEvent,
+    OutboxAttempt,
+    OutboxBackendState,
     OutboxEvent,
-    Partition,
-    Relay,
-    WebhookEndpoint,
+    OutboxPartition,
+    OutboxRelay,
+    OutboxWebhookEndpoint,
 )
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import Handler
@@ -75,8 +75,15 @@ def narrow(
     narrow_database: tuple[str, str], committing: None, settings: Settings
 ) -> Iterator[tuple[str, str]]:
     """That database, empty, as the one of everything that names none."""
-    models: tuple[Any, ...] = (OutboxEvent, Partition, Relay, Attempt, InboxEvent, BackendState)
-    for model in (*models, WebhookEndpoint):
+    models: tuple[Any, ...] = (
+        OutboxEvent,
+        OutboxPartition,
+        OutboxRelay,
+        OutboxAttempt,
+        InboxEvent,
+        OutboxBackendState,
+    )
+    for model in (*models, OutboxWebhookEndpoint):
         model._base_manager.using(ALIAS).all()._raw_delete(ALIAS)
     settings.DATABASE_ROUTERS = [OneDatabase(ALIAS)]
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": "tests.support.backends.ScriptedBackend"}}
@@ -103,7 +110,7 @@ def test_an_error_that_the_database_cannot_hold_keeps_nobody_waiting(
     assert script().arrived == ["good"]
     row = OutboxEvent.objects.get(subject="bad")
     assert row.status == "failed"
-    for kept in (row.last_error, Attempt.objects.get(row=row.pk).error):
+    for kept in (row.last_error, OutboxAttempt.objects.get(row=row.pk).error):
         assert "12" in kept
         assert r"\U0001f600" in kept
 
@@ -116,7 +123,7 @@ def test_a_retry_and_an_open_circuit_keep_such_an_error(narrow: tuple[str, str])
     with DeliveryLoop(ALIAS, "default") as loop:
         turn(loop)
         turn(loop)  # which writes down what the one before met
-        assert r"\U0001f600" in Relay.objects.get().circuit_error
+        assert r"\U0001f600" in OutboxRelay.objects.get().circuit_error
         script().on_open = None
         loop.circuit.succeeded()
         loop.turn(10)

@@ -14,7 +14,7 @@ from django.test import Client
 
 from django_broadcaster.backends import locmem
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.models import OutboxEvent, WebhookEndpoint
+from django_broadcaster.models import OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.presentation import presented
 from django_broadcaster.publishers import publisher
 from tests.support.events import insert
@@ -174,11 +174,11 @@ def test_an_invalid_row_is_not_quoted_past_the_redactor(
 
 def test_a_login_of_an_endpoint_is_not_shown(client: Client) -> None:
     """The admin names an endpoint by its URL, without user and password."""
-    endpoint = WebhookEndpoint.objects.create(
+    endpoint = OutboxWebhookEndpoint.objects.create(
         identity="1", backend="hooks", url=f"https://shop:{SECRET}@example.com/hook"
     )
     for page in ("", f"{endpoint.pk}/change/"):
-        text = client.get(f"/admin/django_broadcaster/webhookendpoint/{page}").text
+        text = client.get(f"/admin/django_broadcaster/outboxwebhookendpoint/{page}").text
         assert "https://***@example.com/hook" in text
         assert SECRET not in text
 

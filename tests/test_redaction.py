@@ -28,7 +28,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.signals import event_failed, event_retried
 from tests.support import mosquitto_server, nats_server, rabbitmq_server, redis_server
@@ -216,7 +216,7 @@ def test_a_secret_is_nowhere(
     event_retried.disconnect(listen)
     event_failed.disconnect(listen)
     seen += OutboxEvent.objects.values_list("last_error", flat=True)
-    seen += Attempt.objects.values_list("error", flat=True)
+    seen += OutboxAttempt.objects.values_list("error", flat=True)
     seen.append(admin.get(f"/admin/django_broadcaster/outboxevent/{event_id}/change/").text)
     output = StringIO()
     call_command("outbox_inspect", event_id, stdout=output)

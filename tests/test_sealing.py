@@ -31,7 +31,7 @@ from django_broadcaster.exceptions import (
     MissingClient,
     PayloadTooLarge,
 )
-from django_broadcaster.models import ArchivedEvent, OutboxEvent
+from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import RelayRows, as_stored
 from django_broadcaster.registry import event_registry
@@ -367,7 +367,7 @@ def test_a_table_of_archived_events_stays_encrypted(database: str, keys: Setting
     keys.OUTBOX_ENCRYPTION_KEYS = [SECOND]
     publish(database)
     purge(database)
-    archived = ArchivedEvent.objects.using(database).get()
+    archived = OutboxArchivedEvent.objects.using(database).get()
     assert archived.data is None
     assert archived.cloud_event.data == {"card": SECRET}
     keys.OUTBOX_ENCRYPTION_KEYS = [FIRST, SECOND]

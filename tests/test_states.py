@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from django_broadcaster import states
 from django_broadcaster.archives import remove
-from django_broadcaster.models import OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.querysets import OutboxEventQuerySet, RelayRows
 from django_broadcaster.states import (
     FINAL,
@@ -149,7 +149,7 @@ BY_OTHERS: dict[str, tuple[Move, dict[str, str]]] = {
 def rows(database: str) -> Rows:
     """One event in every status, each of its own key, with a relay that owns them."""
     now = timezone.now()
-    relay = Relay.objects.using(database).create(
+    relay = OutboxRelay.objects.using(database).create(
         name="relay", backend="default", started_at=now, heartbeat_at=now
     )
     for status in ALL:
@@ -205,8 +205,8 @@ def test_every_change_of_a_row_is_dated(rows: Rows, move: str) -> None:
 
 @pytest.mark.parametrize("move", BY_RELAYS)
 def test_relay_without_its_lease_moves_nothing(rows: Rows, move: str) -> None:
-    """Every change of a relay is fenced: without its row of `Relay` it changes no event."""
-    Relay.objects.using(rows.events.db).all().delete()
+    """Every change of a relay is fenced: without its row of `OutboxRelay` it changes no event."""
+    OutboxRelay.objects.using(rows.events.db).all().delete()
     BY_RELAYS[move][0](rows)
     assert changes(rows) == {}
 

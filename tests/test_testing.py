@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from django_broadcaster.backends import locmem
 from django_broadcaster.exceptions import Rejected
-from django_broadcaster.models import BackendState, OutboxEvent
+from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import (
@@ -189,10 +189,10 @@ def test_delivery_raises_what_the_backend_refused() -> None:
 def test_delivery_raises_for_what_is_left() -> None:
     """Events of a backend that is paused or away are named instead of forgotten."""
     place("1")
-    BackendState.objects.create(backend="default", paused_at=timezone.now())
+    OutboxBackendState.objects.create(backend="default", paused_at=timezone.now())
     with pytest.raises(AssertionError, match=r"order.placed to 'default' \(a backend"):
         deliver_events()
-    BackendState.objects.all().delete()
+    OutboxBackendState.objects.all().delete()
     away = {
         "BACKEND": "django_broadcaster.backends.RedisStreamBackend",
         "OPTIONS": {"url": "redis://127.0.0.1:1/0"},

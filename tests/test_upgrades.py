@@ -20,7 +20,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.models.fields import NOT_PROVIDED
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent, Partition
+from django_broadcaster.models import OutboxEvent, OutboxPartition
 from django_broadcaster.schema import AddIndexConcurrently, PartialIndex, SetTableStorage
 from tests.relay.conftest import stream, workers
 from tests.support.events import first_arrivals, publish, publish_many
@@ -132,12 +132,20 @@ INDEX = PartialIndex(name="i", fields=["id"], where="status = 'failed'")
 @pytest.mark.parametrize(
     ("operation", "atomic", "words"),
     [
-        (AddField("relay", "x", models.IntegerField(default=0)), True, "db_default"),
-        (AddField("relay", "x", models.IntegerField(null=True, db_index=True)), True, "index"),
+        (AddField("outboxrelay", "x", models.IntegerField(default=0)), True, "db_default"),
+        (
+            AddField("outboxrelay", "x", models.IntegerField(null=True, db_index=True)),
+            True,
+            "index",
+        ),
         (migrations.RemoveField("outboxevent", "subject"), True, "RemoveField"),
         (migrations.RenameField("outboxevent", "subject", "topic"), True, "RenameField"),
-        (migrations.DeleteModel("Attempt"), True, "DeleteModel"),
-        (migrations.AddIndex("relay", models.Index(fields=["id"], name="i")), True, "AddIndex"),
+        (migrations.DeleteModel("OutboxAttempt"), True, "DeleteModel"),
+        (
+            migrations.AddIndex("outboxrelay", models.Index(fields=["id"], name="i")),
+            True,
+            "AddIndex",
+        ),
         (AddIndexConcurrently("outboxevent", INDEX), True, "atomic = False"),
         (migrations.RunSQL("SELECT 1"), True, "RunSQL"),
         (AlterField("outboxevent", "subject", models.CharField(max_length=9)), True, "more"),
@@ -145,7 +153,7 @@ INDEX = PartialIndex(name="i", fields=["id"], where="status = 'failed'")
         (AlterField("outboxevent", "subject", models.TextField()), True, "type"),
         (AlterField("outboxevent", "subject", models.CharField(max_length=999)), True, None),
         (AddField("outboxevent", "x", models.IntegerField(null=True)), True, None),
-        (AddField("relay", "x", models.IntegerField(db_default=0)), True, None),
+        (AddField("outboxrelay", "x", models.IntegerField(db_default=0)), True, None),
         (AddField("brand_new", "x", models.IntegerField()), True, None),
         (AddIndexConcurrently("outboxevent", INDEX), False, None),
     ],
@@ -168,18 +176,19 @@ def test_rows_can_be_written_as_the_version_before_wrote_them(database: str) -> 
     values: dict[str, dict[str, Any]] = {
         "OutboxEvent": {"event_id": "1", "source": "/s", "event_type": "t", "partition": 0,
                         "publisher_backend": "default"},
-        "Relay": {"name": "old", "backend": "default", "started_at": now, "heartbeat_at": now},
-        "Partition": {"backend": "default", "number": 0},
+        "OutboxRelay": {"name": "old", "backend": "default", "started_at": now,
+                        "heartbeat_at": now},
+        "OutboxPartition": {"backend": "default", "number": 0},
         "InboxEvent": {"identity": "1", "handler": "h", "source": "/s", "event_id": "1"},
-        "Attempt": {"row": 1, "number": 1, "attempted_at": now, "relay": "old", "error": "e"},
-        "BackendState": {"backend": "old"},
-        "ArchivedEvent": {"row": 1, "event_id": "1", "source": "/s", "event_type": "t",
-                          "publisher_backend": "default", "status": "published",
-                          "scheduled_at": now, "created_at": now},
-        "Operation": {"kind": "retry", "start": 1, "position": 1, "last": 2, "total": 1,
-                      "total_is_exact": True},
-        "Sample": {"backend": "old", "minute": 1},
-        "WebhookEndpoint": {"identity": "1", "backend": "default", "url": "https://a.example"},
+        "OutboxAttempt": {"row": 1, "number": 1, "attempted_at": now, "relay": "old", "error": "e"},
+        "OutboxBackendState": {"backend": "old"},
+        "OutboxArchivedEvent": {"row": 1, "event_id": "1", "source": "/s", "event_type": "t",
+                                "publisher_backend": "default", "status": "published",
+                                "scheduled_at": now, "created_at": now},
+        "OutboxOperation": {"kind": "retry", "start": 1, "position": 1, "last": 2, "total": 1,
+                            "total_is_exact": True},
+        "OutboxSample": {"backend": "old", "minute": 1},
+        "OutboxWebhookEndpoint": {"identity": "1", "backend": "default", "url": "https://a.example"},
     }  # fmt: skip
     models_of_then = state.apps.get_app_config(APP).get_models()
     of_then = {each.__name__: each for each in models_of_then if not each._meta.proxy}
@@ -238,7 +247,7 @@ def publish_as_before(before: Path, database: str) -> list[str]:
 
 def share(database: str) -> list[int]:
     """Return how many partitions each relay has."""
-    owned = Partition.objects.using(database).exclude(relay=None)
+    owned = OutboxPartition.objects.using(database).exclude(relay=None)
     counted = owned.values("relay").annotate(number=models.Count("pk"))
     return sorted(row["number"] for row in counted)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
-from django_broadcaster.models import OutboxEvent, OutboxEventStatus, Relay
+from django_broadcaster.models import OutboxEvent, OutboxEventStatus, OutboxRelay
 
 from .arrivals import Destination
 from .relay import RelayFailed, RelayProcess
@@ -138,7 +138,7 @@ def dead_letters() -> list[str]:
 
 def events_in_flight() -> int:
     """Return how many undelivered events stand in the delivery that the relay last started."""
-    relay = Relay.objects.filter(in_flight_from__isnull=False).order_by("-id").first()
+    relay = OutboxRelay.objects.filter(in_flight_from__isnull=False).order_by("-id").first()
     if relay is None:
         return 0
     span = (relay.in_flight_from, relay.in_flight_to)

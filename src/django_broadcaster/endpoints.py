@@ -16,7 +16,7 @@ from typing import Any, Final
 from django.db import connections, router
 from django.utils import timezone
 
-from .models import WebhookEndpoint
+from .models import OutboxWebhookEndpoint
 from .querysets import storable
 from .redaction import masked
 from .signals import endpoint_disabled
@@ -33,12 +33,13 @@ _LONGEST_URL: Final = 2000
 class Endpoints:
     """The endpoints of one backend, with what is written about them.
 
-    Everything raises the database's errors. Rows are where the router writes `WebhookEndpoint`.
+    Everything raises the database's errors. Rows are where the router writes
+    `OutboxWebhookEndpoint`.
     """
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._rows: dict[str, WebhookEndpoint | None] = {}
+        self._rows: dict[str, OutboxWebhookEndpoint | None] = {}
         self._read_at = 0.0
 
     def look(self, urls: Collection[str]) -> None:
@@ -51,7 +52,7 @@ class Endpoints:
         self._rows = {url: found.get(identity) for identity, url in identities.items()}
         self._read_at = time.monotonic()
 
-    def disabled(self, url: str) -> WebhookEndpoint | None:
+    def disabled(self, url: str) -> OutboxWebhookEndpoint | None:
         """Return the row of an endpoint that is disabled."""
         row = self._rows.get(url)
         return row if row is not None and row.disabled_at is not None else None
@@ -87,11 +88,11 @@ class Endpoints:
             error,
             extra={"backend": self._backend},
         )
-        endpoint_disabled.send_robust(sender=WebhookEndpoint, endpoint=row)
+        endpoint_disabled.send_robust(sender=OutboxWebhookEndpoint, endpoint=row)
 
     def _note(self, url: str, error: str) -> None:
         """Write a row where there is none; other relays may do the same at this moment."""
-        row = WebhookEndpoint(
+        row = OutboxWebhookEndpoint(
             identity=self._identity(url),
             backend=self._backend,
             url=self._text(url)[:_LONGEST_URL],
@@ -101,10 +102,10 @@ class Endpoints:
         self._read_at = 0.0
 
     def _text(self, text: str) -> str:
-        return storable(text, connections[router.db_for_write(WebhookEndpoint)])
+        return storable(text, connections[router.db_for_write(OutboxWebhookEndpoint)])
 
     def _identity(self, url: str) -> str:
         return sha256(f"{self._backend}\0{url}".encode()).hexdigest()
 
     def _all(self) -> Any:
-        return WebhookEndpoint._base_manager.using(router.db_for_write(WebhookEndpoint))
+        return OutboxWebhookEndpoint._base_manager.using(router.db_for_write(OutboxWebhookEndpoint))

@@ -27,11 +27,12 @@ before it begins, with `sender` = the class `Worker`, `database` and `backends` 
 `event` is the `OutboxEvent` as the database holds it then. The relay reads it back only when a
 signal has a receiver, so an unused signal costs nothing.
 
-`endpoint_disabled` is sent with `sender` = the class `WebhookEndpoint` and the argument `endpoint`,
-an instance of it, by the relay that disabled a webhook's endpoint, after its row says so.
+`endpoint_disabled` is sent with `sender` = the class `OutboxWebhookEndpoint` and the argument
+`endpoint`, an instance of it, by the relay that disabled a webhook's endpoint, after its row says
+so.
 
-`operation_ended` is sent with `sender` = the class `Operation` and the argument `operation`, an
-instance of it, by the relay with which an operation was done or failed, after its row says so.
+`operation_ended` is sent with `sender` = the class `OutboxOperation` and the argument `operation`,
+an instance of it, by the relay with which an operation was done or failed, after its row says so.
 """
 
 from django.dispatch import Signal

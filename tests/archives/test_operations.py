@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from django_broadcaster.archives import read_archive
-from django_broadcaster.models import ArchivedEvent, Operation, OutboxEvent
+from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent, OutboxOperation
 from django_broadcaster.querysets import chunks
 from django_broadcaster.querysets import operations as rows
 from django_broadcaster.relay.operations import Operations
@@ -38,7 +38,7 @@ def kept(database: str, settings: Settings, tmp_path: Path, request: pytest.Fixt
         if is_file:
             files = (tmp_path / "archive").glob("*")
             return sorted(line.event.subject or "" for file in files for line in read_archive(file))
-        table = ArchivedEvent.objects.using(database).order_by("subject")
+        table = OutboxArchivedEvent.objects.using(database).order_by("subject")
         return list(table.values_list("subject", flat=True))
 
     return names
@@ -95,7 +95,7 @@ def test_an_archive_that_fails_keeps_the_events(
     relay = Operations(database)
     for _ in range(rows.ATTEMPTS):
         assert not step(relay)
-        Operation.objects.using(database).update(not_before=None)
+        OutboxOperation.objects.using(database).update(not_before=None)
     operation.refresh_from_db()
     assert (operation.state, operation.done) == ("failed", 0)
     assert operation.error.startswith("ArchiveError: FileArchive: ")

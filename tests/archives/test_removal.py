@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from django_broadcaster.archives import Leaving, TableArchive, remove
 from django_broadcaster.exceptions import ArchiveError
-from django_broadcaster.models import ArchivedEvent, OutboxEvent
+from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.querysets import StoredRow, read_stored
 from tests.support.archives import WatchingArchive, grow_old
 from tests.support.events import publish, statuses
@@ -124,7 +124,7 @@ def test_nothing_leaves_that_has_to_be_delivered(database: str) -> None:
     rows.filter(subject="a3").update(status="scheduled")
     assert remove(database, ids_of(database), TableArchive()) == 0
     assert len(statuses(database)) == 3
-    assert not ArchivedEvent.objects.using(database).exists()
+    assert not OutboxArchivedEvent.objects.using(database).exists()
 
 
 # The table
@@ -141,7 +141,7 @@ def test_the_table_takes_over_all_that_can_be_read(database: str) -> None:
     stored = {row.id: row for row in read_stored(database, ids_of(database))}
     assert remove(database, ids_of(database), TableArchive()) == len(events)
     assert statuses(database) == {}
-    found = ArchivedEvent.objects.using(database).order_by("row")
+    found = OutboxArchivedEvent.objects.using(database).order_by("row")
     assert {row.row: row.cloud_event for row in found} == before
     for row in found:
         for name in set(StoredRow._fields) - {"id", "extensions", "data", "publisher_config"}:
@@ -158,7 +158,7 @@ def test_the_archives_have_every_column_that_matters() -> None:
     left_out |= {"spec_version", "updated_at"}
     columns = {field.column for field in OutboxEvent._meta.fields} - left_out
     assert columns == set(StoredRow._fields)
-    table = {field.column for field in ArchivedEvent._meta.fields}
+    table = {field.column for field in OutboxArchivedEvent._meta.fields}
     assert table == columns | {"row", "archived_at"}
 
 
@@ -175,7 +175,7 @@ def test_an_event_is_in_one_of_the_two_tables(database: str) -> None:
     with pytest.raises(IntegrityError):
         remove(database, ids_of(database), Failing())
     assert statuses(database) == {"a1": "published"}
-    assert not ArchivedEvent.objects.using(database).exists()
+    assert not OutboxArchivedEvent.objects.using(database).exists()
     with transaction.atomic(using=database):
         assert remove(database, ids_of(database), TableArchive()) == 1
-    assert ArchivedEvent.objects.using(database).count() == 1
+    assert OutboxArchivedEvent.objects.using(database).count() == 1

@@ -21,7 +21,13 @@ from django.db import Error, connections
 from django.utils import timezone
 
 from django_broadcaster.management.commands import outbox_status, outbox_tail
-from django_broadcaster.models import Attempt, BackendState, Operation, OutboxEvent, Relay
+from django_broadcaster.models import (
+    OutboxAttempt,
+    OutboxBackendState,
+    OutboxEvent,
+    OutboxOperation,
+    OutboxRelay,
+)
 from django_broadcaster.querysets import MIGRATE, lacks_migration, overviews
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.telling import told
@@ -110,7 +116,7 @@ def test_status_tells_of_an_event_that_keeps_failing(database: str) -> None:
 def test_status_says_that_a_broker_is_away(database: str) -> None:
     """Since when, and why; a relay that is dead is neither counted nor believed."""
     with DeliveryLoop(database, "default"):
-        relay = Relay.objects.using(database)
+        relay = OutboxRelay.objects.using(database)
         since = timezone.now() - timedelta(seconds=90)
         relay.update(circuit_open_since=since, circuit_error="[Errno 111] refused")
         said = run("status", "--database", database)
@@ -142,7 +148,7 @@ def test_a_missing_migration_is_called_by_its_name(
 ) -> None:
     """One line that names the command to run, and no traceback of a database's error."""
     monkeypatch.setattr("django_broadcaster.querysets.overview.EVENTS", "django_broadcaster_gone")
-    monkeypatch.setattr(Operation._meta, "db_table", "django_broadcaster_gone")
+    monkeypatch.setattr(OutboxOperation._meta, "db_table", "django_broadcaster_gone")
     if command == "health":
         out = io.StringIO()
         with pytest.raises(SystemExit):
@@ -165,7 +171,7 @@ def test_a_missing_migration_is_called_by_its_name(
 def test_what_is_missing_is_told_from_other_trouble(database: str, sql: str) -> None:
     """A table or a column that is not there means a migration; a wrong statement does not."""
     with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
-        cursor.execute(sql.replace("{}", "django_broadcaster_relay"))
+        cursor.execute(sql.replace("{}", "django_broadcaster_outboxrelay"))
     assert lacks_migration(caught.value)
     assert MIGRATE in told(caught.value)
     with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
@@ -253,7 +259,7 @@ def test_pause_and_resume_say_what_they_did(database: str) -> None:
         for command in ("pause", "pause", "resume", "resume")
     ]
     assert results == ["paused", "paused already", "resumed", "not paused"]
-    state = BackendState.objects.using(database).get()
+    state = OutboxBackendState.objects.using(database).get()
     assert (state.paused_at, state.paused_by) == (None, "")
 
 
@@ -268,7 +274,7 @@ def test_an_unknown_backend_is_named(command: str) -> None:
 def test_inspect_shows_one_event(database: str) -> None:
     """Its columns and its failed attempts, and its payload only if asked for."""
     (event,) = publish("a1", using=database)
-    Attempt.objects.using(database).create(
+    OutboxAttempt.objects.using(database).create(
         row=event.pk, number=1, attempted_at=timezone.now(), relay="host:7", error="Busy: later"
     )
     found = as_json("inspect", str(event.pk), "--database", database)
@@ -538,7 +544,7 @@ def test_a_terminal_is_told_nothing_by_an_error(database: str) -> None:
     """What a broker answered is shown with its control characters escaped, as JSON as well."""
     hostile = "\x1b]0;owned\x07 \x9b2J\r\nall is well \u202e"
     (row,) = publish("a1", using=database)
-    Attempt.objects.using(database).create(
+    OutboxAttempt.objects.using(database).create(
         row=row.pk, number=1, attempted_at=timezone.now(), relay=hostile, error=hostile
     )
     OutboxEvent.objects.using(database).update(status="failed", last_error=hostile)

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from django_broadcaster.management import moving
 from django_broadcaster.management.output import Progress
-from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish, statuses
 from tests.support.operations import AFTER, STATES, work_off
@@ -238,7 +238,7 @@ def test_progress_elsewhere_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> N
 def test_in_the_background_only_the_request_is_written(events: str) -> None:
     """The command changes no event: it prints the id of an operation, which a relay works off."""
     printed = run("replay", "--key", "f", "--background", "--by", "Ada", "--database", events)
-    operation = Operation.objects.using(events).get()
+    operation = OutboxOperation.objects.using(events).get()
     assert printed == f"operation {operation.pk}: 1 events to replay\n"
     assert (operation.kind, operation.requested_by) == ("replay", "Ada")
     assert operation.selection == {"key": "f"}
@@ -259,7 +259,7 @@ def test_the_background_does_the_same_as_the_command(events: str, command: str) 
 def test_a_request_can_be_had_as_json(events: str) -> None:
     """A program reads the operation's id."""
     printed = json.loads(run("purge", "--all", "--background", "--json", "--database", events))
-    operation = Operation.objects.using(events).get()
+    operation = OutboxOperation.objects.using(events).get()
     assert printed == {"operation": operation.pk, "selected": 3, "is_exact": True}
     assert "@" in operation.requested_by
 
@@ -294,7 +294,7 @@ def test_a_wrong_request_is_named(arguments: list[str], words: str, committing: 
     """Nothing is written down for a request that is not clear."""
     with pytest.raises(CommandError, match=words):
         run("cancel", *arguments, "--background")
-    assert not Operation.objects.exists()
+    assert not OutboxOperation.objects.exists()
 
 
 def test_operations_are_listed(events: str) -> None:
@@ -302,7 +302,7 @@ def test_operations_are_listed(events: str) -> None:
     run("cancel", "--key", "a", "--background", "--by", "Ada", "--database", events)
     work_off(events)
     run("replay", "--all", "--background", "--by", "Grace", "--database", events)
-    newest, oldest = Operation.objects.using(events).order_by("-id")
+    newest, oldest = OutboxOperation.objects.using(events).order_by("-id")
     lines = run("operations", "--database", events).splitlines()
     assert lines[1].split() == [
         *(str(newest.pk), "replay:", "all", "events", "waiting"),
@@ -327,11 +327,11 @@ def test_the_status_lists_what_is_under_way(events: str) -> None:
 def test_operations_are_stopped_by_id(events: str) -> None:
     """What is stopped says by whom, and nothing more is moved."""
     run("cancel", "--all", "--background", "--database", events)
-    pk = str(Operation.objects.using(events).get().pk)
+    pk = str(OutboxOperation.objects.using(events).get().pk)
     assert "stopped" in run("operations", pk, "--stop", "--by", "Grace", "--database", events)
     work_off(events)
     assert statuses(events) == STATES
-    assert Operation.objects.using(events).get().stopped_by == "Grace"
+    assert OutboxOperation.objects.using(events).get().stopped_by == "Grace"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from django_broadcaster.models import OutboxEvent, Partition
+from django_broadcaster.models import OutboxEvent, OutboxPartition
 from tests.support.events import publish_many
 
 TABLE = OutboxEvent._meta.db_table
@@ -122,7 +122,7 @@ def test_a_command_about_few_events_finds_them_by_an_index(large: str, name: str
 def test_a_backend_that_was_taken_out_is_known_by_its_partitions(large: str) -> None:
     """Its delivered events can be replayed, and no statement looks for one of them to know it."""
     OutboxEvent.objects.using(large).update(publisher_backend="gone")
-    Partition.objects.using(large).create(backend="gone", number=0)
+    OutboxPartition.objects.using(large).create(backend="gone", number=0)
     out = StringIO()
     call_command("outbox_replay", "--backend", "gone", "--dry-run", database=large, stdout=out)
     assert out.getvalue() == f"{ROWS:,} events to replay\n"

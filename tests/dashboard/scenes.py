@@ -8,7 +8,13 @@ from typing import Any
 
 from django.utils import timezone
 
-from django_broadcaster.models import Attempt, OutboxEvent, Partition, Relay, Sample
+from django_broadcaster.models import (
+    OutboxAttempt,
+    OutboxEvent,
+    OutboxPartition,
+    OutboxRelay,
+    OutboxSample,
+)
 from django_broadcaster.querysets import minute_of
 from django_broadcaster.states import OutboxEventStatus as S
 from tests.support.events import insert
@@ -70,7 +76,7 @@ def _events(now: datetime) -> None:
     insert(*rows)
     head = OutboxEvent.objects.get(status=S.RETRY, partition_key="customer-17")
     for number in (1, 2):
-        Attempt.objects.create(
+        OutboxAttempt.objects.create(
             row=head.pk,
             number=number,
             attempted_at=ago(340 - 60 * number),
@@ -85,7 +91,7 @@ def _relays(now: datetime) -> None:
         [("web-1:4021", "default"), ("web-2:3877", "default"), ("web-1:4021", "invoices")]
     ):
         away = backend == "invoices"
-        relay = Relay.objects.create(
+        relay = OutboxRelay.objects.create(
             name=name,
             backend=backend,
             started_at=now - timedelta(hours=5, minutes=12),
@@ -96,25 +102,25 @@ def _relays(now: datetime) -> None:
             circuit_error=error if away else "",
         )
         mine = range(64) if away else range(32 * number, 32 * number + 32)
-        Partition.objects.bulk_create(
-            Partition(backend=backend, number=n, relay=relay) for n in mine
+        OutboxPartition.objects.bulk_create(
+            OutboxPartition(backend=backend, number=n, relay=relay) for n in mine
         )
 
 
 def _minutes(now: datetime) -> None:
     last = minute_of(now)
     # The minute that has begun, too: it may be over when a test asks for the last whole one.
-    Sample.objects.bulk_create(
+    OutboxSample.objects.bulk_create(
         sample for back in range(61) for sample in _minute(last - back, max(back, 1))
     )
 
 
-def _minute(minute: int, back: int) -> list[Sample]:
+def _minute(minute: int, back: int) -> list[OutboxSample]:
     """Return the minute of both backends that is so many before the last."""
     wave = 1 + math.sin(back / 7) / 2
     slow = 4 if 20 < back < 26 else 1
     away = back <= 4
-    default = Sample(
+    default = OutboxSample(
         backend="default",
         minute=minute,
         published=int(3100 * wave),
@@ -126,7 +132,7 @@ def _minute(minute: int, back: int) -> list[Sample]:
         backlog=int(40 * wave * slow),
         oldest_age=int(450 * wave * slow),
     )
-    invoices = Sample(
+    invoices = OutboxSample(
         backend="invoices",
         minute=minute,
         published=0 if away else int(700 * wave),

@@ -15,7 +15,7 @@ from django.contrib.admin.models import LogEntry
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from django_broadcaster.models import BackendState, OutboxEvent, Relay
+from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
 from django_broadcaster.states import OutboxEventStatus as S
 from tests.support.waiting import wait_until
 
@@ -92,8 +92,8 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
     desk.evaluate("window.isTheSame = true")
 
     OutboxEvent.objects.filter(publisher_backend="invoices").delete()
-    Relay.objects.filter(backend="invoices").update(circuit_open_since=None, circuit_error="")
-    Relay.objects.filter(name="web-2:3877").delete()
+    OutboxRelay.objects.filter(backend="invoices").update(circuit_open_since=None, circuit_error="")
+    OutboxRelay.objects.filter(name="web-2:3877").delete()
 
     expect(figure(desk, "invoices", "status")).to_have_text("up to date")
     expect(figure(desk, "invoices", "backlog")).to_have_text("0")
@@ -183,20 +183,20 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     arrive(desk, "/pause/")
     desk.get_by_role("link", name="No, go back").click()
     arrive(desk, "/change/")
-    assert not BackendState.objects.filter(paused_at__isnull=False).exists()
+    assert not OutboxBackendState.objects.filter(paused_at__isnull=False).exists()
     desk.get_by_role("link", name="Pause default").click()
     desk.get_by_label("Why").fill("the broker moves")
     desk.get_by_role("button", name="Pause default").click()
     expect(desk.locator(".messagelist")).to_contain_text("Backend default is paused")
     expect(figure(desk, "default", "status")).to_have_text("paused")
     expect(figure(desk, "default", "trouble")).to_contain_text("by ada: the broker moves")
-    assert BackendState.objects.get().paused_at is not None
+    assert OutboxBackendState.objects.get().paused_at is not None
     desk.get_by_role("link", name="Resume default").click()
     arrive(desk, "/resume/")
     desk.get_by_role("button", name="Resume default").click()
     expect(figure(desk, "default", "status")).to_have_text("delivering")
     expect(desk.locator(".broadcaster-log li")).to_have_count(2)
-    assert BackendState.objects.get().paused_at is None
+    assert OutboxBackendState.objects.get().paused_at is None
     assert LogEntry.objects.filter(object_id="default").count() == 2
 
 
@@ -220,7 +220,7 @@ def test_everything_can_be_done_with_the_keyboard(desk: Page, site: str) -> None
     desk.keyboard.type("by hand")
     desk.keyboard.press("Enter")
     expect(figure(desk, "invoices", "status")).to_have_text("paused")
-    assert BackendState.objects.get(backend="invoices").paused_by == "ada: by hand"
+    assert OutboxBackendState.objects.get(backend="invoices").paused_by == "ada: by hand"
 
 
 NAME = """() => {
@@ -253,7 +253,7 @@ def polled(desk: Page, path: str) -> None:
 def test_pages_are_accessible(examined: Page, site: str, mode: Any, size: Any) -> None:
     """axe-core finds nothing wrong with any page, and none is wider than the screen."""
     scenes.busy_shop()
-    BackendState.objects.create(backend="default", paused_at=timezone.now(), paused_by="Ada")
+    OutboxBackendState.objects.create(backend="default", paused_at=timezone.now(), paused_by="Ada")
     examined.emulate_media(color_scheme=mode)
     examined.set_viewport_size(size)
     found = {}
@@ -282,7 +282,7 @@ def test_a_hostile_outbox_is_text(desk: Page, site: str) -> None:
     now = timezone.now()
     scenes.write(1, status=S.RETRY, partition_key=attack, last_error=attack).save()
     scenes.write(2, status=S.FAILED, last_error=attack).save()
-    Relay.objects.create(
+    OutboxRelay.objects.create(
         name=attack,
         backend="default",
         started_at=now,

@@ -102,7 +102,7 @@ def test_no_view_reads_the_outbox(
     client.force_login(operator)
     found: dict[str, int] = {}
     for name, (arguments, _) in VIEWS.items():
-        address = reverse(f"admin:django_broadcaster_dashboard_{name}", args=arguments)
+        address = reverse(f"admin:django_broadcaster_outboxdashboard_{name}", args=arguments)
         found[name] = rows_read(millions, client, address)
     event = OutboxEvent.objects.filter(status="retry").order_by("id")[:1].get()
     page = reverse("admin:django_broadcaster_outboxevent_change", args=[event.pk])
@@ -110,7 +110,9 @@ def test_no_view_reads_the_outbox(
     assert {name: rows for name, rows in found.items() if rows > VIEWS[name][1]} == {}
     assert found["state"] > 4 * BOUND, "the rows are not there"
     assert found["trouble"] > NEWEST
-    counts = json.loads(client.get(reverse("admin:django_broadcaster_dashboard_state")).content)
+    counts = json.loads(
+        client.get(reverse("admin:django_broadcaster_outboxdashboard_state")).content
+    )
     number, kind = counts["backends"][0]["counts"]["pending"]
     assert kind == "estimate"
     assert number == pytest.approx(ROWS * 0.2 * 0.9, rel=0.1)

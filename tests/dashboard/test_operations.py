@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.timezone import make_aware
 
-from django_broadcaster.models import Operation, OutboxEvent, Partition
+from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxPartition
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import insert
 from tests.support.operations import request, work_off
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db
 
-ADD = "admin:django_broadcaster_operation_add"
-LIST = "admin:django_broadcaster_operation_changelist"
+ADD = "admin:django_broadcaster_outboxoperation_add"
+LIST = "admin:django_broadcaster_outboxoperation_changelist"
 EVENTS = "admin:django_broadcaster_outboxevent_changelist"
 PERMISSIONS = {
     "retry": "replay_outboxevent",
@@ -55,12 +55,12 @@ def make(number: int, status: str = "failed", **values: Any) -> OutboxEvent:
     return event
 
 
-def url(name: str, operation: Operation) -> str:
+def url(name: str, operation: OutboxOperation) -> str:
     """Return the address of a page of an operation."""
-    return reverse(f"admin:django_broadcaster_operation_{name}", args=[operation.pk])
+    return reverse(f"admin:django_broadcaster_outboxoperation_{name}", args=[operation.pk])
 
 
-def pages(operation: Operation) -> list[str]:
+def pages(operation: OutboxOperation) -> list[str]:
     """Return the addresses of all pages."""
     names = ("change", "progress", "stop", "history")
     return [reverse(LIST), reverse(ADD), *(url(name, operation) for name in names)]
@@ -92,12 +92,12 @@ def test_staff_without_permission_is_refused(client: Client, staff: User) -> Non
         assert client.post(address, data).status_code == refused
     operation.refresh_from_db()
     assert operation.state == "waiting"
-    assert Operation.objects.count() == 1
+    assert OutboxOperation.objects.count() == 1
 
 
 def test_who_may_view_operations_may_do_no_more(client: Client, staff: User) -> None:
     """The permission to view shows the list and each operation, without a button."""
-    permit(staff, "view_operation", "view_outboxevent")
+    permit(staff, "view_outboxoperation", "view_outboxevent")
     operation = request("cancel", "default")
     assert client.get(reverse(LIST)).status_code == 200
     page = client.get(url("change", operation))
@@ -122,7 +122,7 @@ def test_each_kind_has_its_permission(client: Client, staff: User, kind: str, he
     form = {"kind": kind, "everything": "on", "confirm": "yes"}
     answer = client.post(reverse(ADD), form)
     assert answer.status_code == (302 if may else 200)
-    assert Operation.objects.filter(requested_by="staff").exists() is may
+    assert OutboxOperation.objects.filter(requested_by="staff").exists() is may
 
     assert client.post(url("stop", other)).status_code == (302 if may else 403)
     other.refresh_from_db()
@@ -138,10 +138,10 @@ def test_who_may_not_view_events_may_request_nothing(client: Client, staff: User
 def test_nothing_is_edited_or_deleted(admin_client: Client) -> None:
     """Not even a superuser edits or deletes an operation."""
     operation = request("cancel", "default")
-    before = Operation.objects.values().get()
+    before = OutboxOperation.objects.values().get()
     admin_client.post(url("change", operation), {"state": "done"})
     assert admin_client.post(url("delete", operation), {"post": "yes"}).status_code == 403
-    assert Operation.objects.values().get() == before
+    assert OutboxOperation.objects.values().get() == before
 
 
 def test_a_request_needs_the_token(admin_user: User) -> None:
@@ -152,7 +152,7 @@ def test_a_request_needs_the_token(admin_user: User) -> None:
     form = {"kind": "purge", "everything": "on", "confirm": "yes"}
     assert client.post(reverse(ADD), form).status_code == 403
     assert client.post(url("stop", operation)).status_code == 403
-    assert Operation.objects.get().state == "waiting"
+    assert OutboxOperation.objects.get().state == "waiting"
 
 
 # The form and its confirmation
@@ -163,7 +163,7 @@ def test_nothing_is_requested_before_it_is_confirmed(admin_client: Client) -> No
     events = [make(number, partition_key="acme") for number in range(12)]
     make(99, status="pending")
     page = admin_client.post(reverse(ADD), {"kind": "replay", "event_type": "order.*"})
-    assert not Operation.objects.exists()
+    assert not OutboxOperation.objects.exists()
     assert page.context["counted"] == "12 events"
     assert [event.pk for event in page.context["sample"]] == [event.pk for event in events[:10]]
     text = page.content.decode()
@@ -190,7 +190,7 @@ def test_what_is_confirmed_is_requested_and_logged(admin_client: Client, admin_u
     page = admin_client.post(reverse(ADD), form)
     hidden = page.context["form"].data
     answer = admin_client.post(reverse(ADD), {**hidden.dict(), "confirm": "yes"})
-    operation = Operation.objects.get()
+    operation = OutboxOperation.objects.get()
     assert answer["Location"] == url("change", operation)
     assert operation.selection == {
         "backend": "default",
@@ -261,12 +261,12 @@ def test_what_is_wrong_is_said_at_its_field(
     page = admin_client.post(reverse(ADD), {**form, "confirm": "yes"})
     assert words in " ".join(page.context["form"].errors[field])
     assert list(page.context["form"].errors) == [field]
-    assert not Operation.objects.exists()
+    assert not OutboxOperation.objects.exists()
 
 
 def test_a_backend_that_is_not_configured_any_more_can_be_chosen(admin_client: Client) -> None:
     """Its events are still there, and somebody has to get rid of them."""
-    Partition.objects.create(backend="retired", number=0)
+    OutboxPartition.objects.create(backend="retired", number=0)
     make(1, publisher_backend="retired", status="pending")
     page = admin_client.post(reverse(ADD), {"kind": "cancel", "backend": "retired"})
     assert page.context["counted"] == "1 event"
@@ -278,8 +278,8 @@ def test_hostile_values_are_escaped(admin_client: Client) -> None:
     form = {"kind": "replay", "key": HOSTILE}
     confirmation = admin_client.post(reverse(ADD), form)
     admin_client.post(reverse(ADD), {**form, "confirm": "yes"})
-    operation = Operation.objects.get()
-    Operation.objects.update(
+    operation = OutboxOperation.objects.get()
+    OutboxOperation.objects.update(
         error=HOSTILE, requested_by=HOSTILE, stopped_by=HOSTILE, state="failed"
     )
     pages = [
@@ -402,13 +402,15 @@ def test_progress_is_json_that_nobody_keeps(admin_client: Client) -> None:
 def test_a_step_that_failed_is_shown(admin_client: Client) -> None:
     """While it is tried again, and when it is given up, the error stands there."""
     operation = request("replay", "default")
-    Operation.objects.update(state="running", failures=2, error="OperationalError: no space left")
+    OutboxOperation.objects.update(
+        state="running", failures=2, error="OperationalError: no space left"
+    )
     with DeliveryLoop("default", "default"):
         note = admin_client.get(url("progress", operation)).json()["note"]
     assert note == (
         "The last step failed 2 times and is tried again: OperationalError: no space left"
     )
-    Operation.objects.update(state="failed", failures=5)
+    OutboxOperation.objects.update(state="failed", failures=5)
     assert "no space left" in admin_client.get(url("change", operation)).content.decode()
 
 
@@ -447,7 +449,7 @@ def test_an_operation_that_is_gone_is_not_found(admin_client: Client, pk: str) -
 def test_the_end_of_a_users_operation_survives_the_user(admin_user: User) -> None:
     """An operation whose user is gone ends as any other, without an entry in the log."""
     make(1)
-    operations = Operation.objects.all()
+    operations = OutboxOperation.objects.all()
     request("replay", "default")
     operations.update(user_pk="123456")
     work_off("default")

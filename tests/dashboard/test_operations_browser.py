@@ -12,7 +12,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from playwright.sync_api import Page, expect
 
-from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.querysets import chunks
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.states import OutboxEventStatus as S
@@ -55,7 +55,7 @@ def test_a_replay_from_the_form_to_its_end(desk: Page, site: str, dead_letters: 
     desk.get_by_role("button", name="Look at the events").click()
     expect(desk.get_by_role("heading", name="Replay 24 events?")).to_be_visible()
     expect(desk.locator("#content table tbody tr")).to_have_count(10)
-    assert not Operation.objects.exists()
+    assert not OutboxOperation.objects.exists()
     desk.get_by_role("button", name="Replay, in the background").click()
 
     bar, percent = desk.get_by_role("progressbar"), desk.locator("[data-percent]")
@@ -98,7 +98,9 @@ def test_a_failure_is_shown_without_a_reload(desk: Page, site: str, dead_letters
     """When an operation is given up, its page says why."""
     operation = request("purge", "default")
     desk.goto(f"{site}{LIST}{operation.pk}/change/")
-    Operation.objects.update(state="failed", error="OperationalError: no space left on device")
+    OutboxOperation.objects.update(
+        state="failed", error="OperationalError: no space left on device"
+    )
     expect(desk.locator(".broadcaster-text")).to_have_text(
         "OperationalError: no space left on device"
     )
@@ -180,7 +182,7 @@ def test_pages_are_accessible(
     step(DeliveryLoop("default", "default").operations)
     expect(examined.locator("[data-state]")).to_have_text("running")
     look("running")
-    Operation.objects.update(state="failed", error=ERROR)
+    OutboxOperation.objects.update(state="failed", error=ERROR)
     expect(examined.locator("[data-state]")).to_have_text("failed")
     expect(examined.locator(".broadcaster-text")).to_be_visible()
     look("failed")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from django_broadcaster.dashboard import history as history_module
 from django_broadcaster.dashboard.history import history
-from django_broadcaster.models import OutboxEvent, Sample
+from django_broadcaster.models import OutboxEvent, OutboxSample
 from django_broadcaster.querysets import (
     blocked_keys,
     count_or_estimate,
@@ -133,8 +133,8 @@ def test_a_rate_is_of_whole_minutes(
     """The minute that has begun is in no rate: a constant stream is a straight line to its end."""
     now = minute_of(timezone.now()) // 30 * 30 + 1
     monkeypatch.setattr(history_module, "minute_of", lambda _: now)
-    Sample.objects.using(database).bulk_create(
-        Sample(backend="default", minute=minute, published=6000)
+    OutboxSample.objects.using(database).bulk_create(
+        OutboxSample(backend="default", minute=minute, published=6000)
         for minute in range(now - 59, now + 1)
     )
     rates = history(database, ["default"], hours)["series"]["default"]["published"]
@@ -147,7 +147,7 @@ def test_minutes_are_put_together(database: str, hours: int) -> None:
     now = minute_of(timezone.now())
     start = now - now % 30 - 30
     for minute, longest in ((start, 10), (start + 1, 30)):
-        Sample.objects.using(database).create(
+        OutboxSample.objects.using(database).create(
             backend="default",
             minute=minute,
             published=60,

@@ -19,7 +19,13 @@ from django.utils import timezone
 from django_broadcaster.dashboard import event_page, trouble
 from django_broadcaster.dashboard import state as state_module
 from django_broadcaster.dashboard.state import ranges
-from django_broadcaster.models import Attempt, BackendState, OutboxEvent, Relay, Sample
+from django_broadcaster.models import (
+    OutboxAttempt,
+    OutboxBackendState,
+    OutboxEvent,
+    OutboxRelay,
+    OutboxSample,
+)
 from django_broadcaster.querysets import SameError, minute_of
 from django_broadcaster.states import OutboxEventStatus as S
 from tests.support.events import insert
@@ -45,7 +51,7 @@ SWITCHES = {"pause": ["default"], "resume": ["default"]}
 
 def url(name: str, *arguments: str) -> str:
     """Return the address of one of the dashboard's views."""
-    return reverse(f"admin:django_broadcaster_dashboard_{name}", args=arguments)
+    return reverse(f"admin:django_broadcaster_outboxdashboard_{name}", args=arguments)
 
 
 def ask(client: Client, name: str, *arguments: str, **query: str) -> Any:
@@ -78,7 +84,7 @@ def test_a_user_who_is_no_staff_is_sent_to_the_login(client: Client, name: str) 
 @pytest.mark.parametrize("name", {**PAGES, **SWITCHES})
 def test_staff_without_permission_sees_nothing(client: Client, staff: User, name: str) -> None:
     """Who may not view outbox events is refused by every view, whatever else he may do."""
-    permit(staff, "pause_backend", "view_relay")
+    permit(staff, "pause_backend", "view_outboxrelay")
     assert client.get(url(name, *{**PAGES, **SWITCHES}[name])).status_code == 403
 
 
@@ -96,12 +102,12 @@ def test_view_permission_is_not_enough_for_a_switch(
 ) -> None:
     """Who may only look can neither ask for a switch nor throw it, and is offered none."""
     permit(staff, "view_outboxevent", "change_outboxevent")
-    BackendState.objects.create(
+    OutboxBackendState.objects.create(
         backend="default", paused_at=timezone.now() if name == "resume" else None
     )
-    before = BackendState.objects.values().get()
+    before = OutboxBackendState.objects.values().get()
     assert getattr(client, method)(url(name, "default")).status_code == 403
-    assert BackendState.objects.values().get() == before
+    assert OutboxBackendState.objects.values().get() == before
     assert not LogEntry.objects.exists()
     assert url(name, "default") not in client.get(url("changelist")).content.decode()
 
@@ -112,7 +118,7 @@ def test_the_entry_is_there_for_those_who_may_look(client: Client, staff: User) 
         reverse("admin:index"),
         reverse("admin:django_broadcaster_outboxevent_changelist"),
     )
-    permit(staff, "view_relay")
+    permit(staff, "view_outboxrelay")
     assert url("changelist") not in client.get(index).content.decode()
     permit(staff, "view_outboxevent")
     assert url("changelist") in client.get(index).content.decode()
@@ -126,7 +132,7 @@ def test_unknown_backend_is_not_found(admin_client: Client) -> None:
     assert admin_client.post(url("pause", "nobody")).status_code == 404
     for name in ("state", "history"):
         assert admin_client.get(url(name), {"backend": "nobody"}).status_code == 404
-    assert not BackendState.objects.exists()
+    assert not OutboxBackendState.objects.exists()
 
 
 @pytest.mark.parametrize("alias", ["eu/orders", "a b", "50%", "_5F", "größer", 'x"><script>'])
@@ -139,7 +145,7 @@ def test_any_alias_has_a_page(admin_client: Client, settings: Settings, alias: s
         assert admin_client.get(url(name, quote(alias))).status_code == 200
     assert [each["alias"] for each in ask(admin_client, "state")["backends"]] == [alias]
     admin_client.post(url("pause", quote(alias)))
-    assert BackendState.objects.get().backend == alias
+    assert OutboxBackendState.objects.get().backend == alias
 
 
 # What it says
@@ -183,8 +189,8 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
     assert status() == "unserved"
     scenes.busy_shop()
     assert status() == "away"
-    relay = Relay.objects.get(backend="invoices")
-    Relay.objects.filter(pk=relay.pk).update(circuit_open_since=None)
+    relay = OutboxRelay.objects.get(backend="invoices")
+    OutboxRelay.objects.filter(pk=relay.pk).update(circuit_open_since=None)
     assert status() == "busy"
     stuck = scenes.write(900, publisher_backend="invoices", status=S.RETRY)
     stuck.created_at = timezone.now() - timedelta(hours=2)
@@ -193,11 +199,13 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
     relay.partitions.filter(number=5).update(relay=None)
     assert status() == "unserved"
     relay.partitions.create(backend="invoices", number=99)
-    Relay.objects.filter(pk=relay.pk).update(heartbeat_at=timezone.now() - timedelta(minutes=5))
+    OutboxRelay.objects.filter(pk=relay.pk).update(
+        heartbeat_at=timezone.now() - timedelta(minutes=5)
+    )
     (silent,) = ask(admin_client, "state", backend="invoices")["relays"]
     assert silent["stale"]
     assert status() == "unserved"
-    BackendState.objects.create(backend="invoices", paused_at=timezone.now(), paused_by="Ada")
+    OutboxBackendState.objects.create(backend="invoices", paused_at=timezone.now(), paused_by="Ada")
     assert status() == "paused"
 
 
@@ -217,10 +225,10 @@ def test_a_backend_that_was_taken_out_is_shown_while_it_has_events(admin_client:
 def test_a_dead_relay_is_no_news_of_the_broker(admin_client: Client) -> None:
     """It was killed while its broker was away; the relay that goes on has found it back."""
     scenes.busy_shop()
-    dead = Relay.objects.get(backend="invoices")
+    dead = OutboxRelay.objects.get(backend="invoices")
     now = timezone.now()
-    Relay.objects.filter(pk=dead.pk).update(heartbeat_at=now - timedelta(minutes=5))
-    living = Relay.objects.create(
+    OutboxRelay.objects.filter(pk=dead.pk).update(heartbeat_at=now - timedelta(minutes=5))
+    living = OutboxRelay.objects.create(
         name="web-3:77", backend="invoices", started_at=now, heartbeat_at=now
     )
     dead.partitions.update(relay=living)
@@ -287,7 +295,7 @@ def test_ranges(numbers: list[int], text: str) -> None:
 def test_history_is_per_second_and_in_seconds(admin_client: Client) -> None:
     """A minute's counts are rates, its latency a mean, and where nothing is known is a gap."""
     last = minute_of(timezone.now()) - 1
-    Sample.objects.create(
+    OutboxSample.objects.create(
         backend="default",
         minute=last,
         published=120,
@@ -321,8 +329,8 @@ def test_history_is_per_second_and_in_seconds(admin_client: Client) -> None:
 def test_history_has_few_points_however_long(admin_client: Client, hours: str, points: int) -> None:
     """Minutes are put together where there are many; it is one statement, whatever the range."""
     now = minute_of(timezone.now())
-    Sample.objects.bulk_create(
-        Sample(backend="default", minute=now - back, published=60, timed=1, waited=10)
+    OutboxSample.objects.bulk_create(
+        OutboxSample(backend="default", minute=now - back, published=60, timed=1, waited=10)
         for back in range(1, int(hours) * 60)
     )
     with CaptureQueriesContext(connection) as queries:
@@ -407,18 +415,18 @@ def test_pause_and_resume_ask_first_and_are_logged(client: Client, staff: User) 
     """A look at the question changes nothing; an answer does, says so, and is in the history."""
     permit(staff, "view_outboxevent", "pause_backend")
     assert "Pause default" in client.get(url("pause", "default")).content.decode()
-    assert not BackendState.objects.exists()
+    assert not OutboxBackendState.objects.exists()
 
     page = client.post(url("pause", "default"), {"reason": "broker\0 moves"}, follow=True)
-    state = BackendState.objects.get()
+    state = OutboxBackendState.objects.get()
     assert (state.backend, state.paused_by) == ("default", "staff: broker moves")
     assert "default is paused" in str(next(iter(page.context["messages"])))
     assert "Paused: broker moves" in page.content.decode()
 
     client.get(url("resume", "default"))
-    assert BackendState.objects.get().paused_at is not None
+    assert OutboxBackendState.objects.get().paused_at is not None
     client.post(url("resume", "default"))
-    assert BackendState.objects.get().paused_at is None
+    assert OutboxBackendState.objects.get().paused_at is None
     entries = LogEntry.objects.order_by("pk").values_list("user", "object_id", "change_message")
     assert list(entries) == [
         (staff.pk, "default", "Paused: broker moves"),
@@ -430,12 +438,14 @@ def test_pause_and_resume_ask_first_and_are_logged(client: Client, staff: User) 
 def test_a_switch_that_is_thrown_already_is_not_logged(admin_client: Client, name: str) -> None:
     """What has no effect says so, and leaves no entry."""
     if name == "pause":
-        BackendState.objects.create(backend="default", paused_at=timezone.now(), paused_by="Bob")
+        OutboxBackendState.objects.create(
+            backend="default", paused_at=timezone.now(), paused_by="Bob"
+        )
     page = admin_client.post(url(name, "default"), follow=True)
     [message] = page.context["messages"]
     assert message.level_tag == "warning"
     assert not LogEntry.objects.exists()
-    assert not BackendState.objects.exclude(paused_by="Bob").exists()
+    assert not OutboxBackendState.objects.exclude(paused_by="Bob").exists()
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -444,7 +454,7 @@ def test_a_switch_needs_the_token_of_its_form(admin_user: User, name: str) -> No
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin_user)
     assert client.post(url(name, "default")).status_code == 403
-    assert not BackendState.objects.exists()
+    assert not OutboxBackendState.objects.exists()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -477,14 +487,16 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
     event = scenes.write(1, status=S.FAILED, created_at=start, last_error="Rejected: no")
     event.save()
     for number in (1, 2):
-        Attempt.objects.create(
+        OutboxAttempt.objects.create(
             row=event.pk,
             number=number,
             attempted_at=start + timedelta(minutes=number),
             relay="web-1:17",
             error=f"TransientError: try {number} {SCRIPT}",
         )
-    Attempt.objects.create(row=event.pk + 1, number=9, attempted_at=start, relay="x", error="other")
+    OutboxAttempt.objects.create(
+        row=event.pk + 1, number=9, attempted_at=start, relay="x", error="other"
+    )
     events = reverse("admin:django_broadcaster_outboxevent_changelist")
     admin_client.post(events, {"action": "retry", "_selected_action": [event.pk]})
     OutboxEvent.objects.filter(pk=event.pk).update(status=S.PUBLISHED, published_at=timezone.now())

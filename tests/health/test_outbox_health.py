@@ -14,7 +14,7 @@ from django.test import RequestFactory
 from django.utils import timezone
 
 from django_broadcaster.instrumentation.health import health
-from django_broadcaster.models import BackendState, OutboxEvent, Relay
+from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
 from django_broadcaster.querysets import pause
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish
@@ -69,7 +69,7 @@ def test_a_relay_whose_heart_stopped_does_not_count(routed: str) -> None:
     with DeliveryLoop(routed, "default") as loop:
         loop.turn(10)
         stale = timezone.now() - timedelta(seconds=60)
-        Relay.objects.using(routed).update(heartbeat_at=stale)
+        OutboxRelay.objects.using(routed).update(heartbeat_at=stale)
         status, found = asked()
         assert status == 1
         relays = found["relays", "default"]
@@ -130,7 +130,9 @@ def test_a_paused_backend_is_well(routed: str) -> None:
     Who that was, and why, is not told to whoever asks.
     """
     late(routed)
-    pause(BackendState.objects.using(routed).all(), "default", by="ada: the customer Acme sues")
+    pause(
+        OutboxBackendState.objects.using(routed).all(), "default", by="ada: the customer Acme sues"
+    )
     for status, found in (asked(), seen()):
         assert status in (0, 200)
         assert found["relays", "default"]["detail"] == "0, paused"
@@ -153,7 +155,7 @@ def test_a_database_that_can_not_be_asked_is_said(
     """The view answers all the same, and the command's status is 2: nobody knows."""
     connection = connections["default"]
     if connection.vendor == "sqlite":
-        monkeypatch.setattr(Relay._meta, "db_table", "gone")
+        monkeypatch.setattr(OutboxRelay._meta, "db_table", "gone")
     else:
         connection.close()
         monkeypatch.setitem(connection.settings_dict, "PORT", str(free_port()))

@@ -15,7 +15,7 @@ from django.db import connections, transaction
 from django_broadcaster.backends import Message
 from django_broadcaster.backends.base import MessageBackend
 from django_broadcaster.exceptions import BackendUnavailable
-from django_broadcaster.models import BackendState
+from django_broadcaster.models import OutboxBackendState
 from django_broadcaster.querysets import pause
 from django_broadcaster.relay.activity import Activity
 from django_broadcaster.relay.backend_thread import BackendThread
@@ -192,7 +192,7 @@ def test_a_broker_that_is_away_is_waited_for(database: str, scripted: Script) ->
 
 def test_a_paused_backend_is_well(database: str, scripted: Script) -> None:
     """An operator's pause is no trouble of the relay's."""
-    pause(BackendState.objects.using(database).all(), "default")
+    pause(OutboxBackendState.objects.using(database).all(), "default")
     with working(database) as worker:
         loop = worker.worker._threads[0]._loop
         wait_until(lambda: loop.is_paused, 20, "the pause to be seen")
@@ -259,7 +259,7 @@ def test_a_database_that_hangs_is_a_stall(database: str, scripted: Script) -> No
         wait_until(lambda: health_of(worker).is_ready, 20, "it to be joined")
         with transaction.atomic(using=database):
             with connections[database].cursor() as cursor:
-                cursor.execute("LOCK TABLE django_broadcaster_relay IN ACCESS EXCLUSIVE MODE")
+                cursor.execute("LOCK TABLE django_broadcaster_outboxrelay IN ACCESS EXCLUSIVE MODE")
             publish("a1", using=database)
             deadline = time.monotonic() + 20
             while health_of(worker).is_live:

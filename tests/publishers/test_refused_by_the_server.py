@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import (
     StatementTooLong,
     TransientError,
 )
-from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.relay.conftest import drain
@@ -44,7 +44,7 @@ def strict_server(
 def strict(strict_server: OwnDatabase, committing: None, settings: Any) -> Iterator[str]:
     """The alias of its outbox, which is empty."""
     strict_server.execute("TRUNCATE TABLE django_broadcaster_outboxevent")
-    strict_server.execute("TRUNCATE TABLE django_broadcaster_attempt")
+    strict_server.execute("TRUNCATE TABLE django_broadcaster_outboxattempt")
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": "tests.support.backends.ScriptedBackend"}}
     settings.OUTBOX_RETRY = {"initial": 600, "maximum": 600}
     forget_scripts()
@@ -93,7 +93,7 @@ def test_many_long_errors_are_settled(strict: str) -> None:
     with DeliveryLoop(strict, "default") as loop:
         drain(loop, 1000)
     assert OutboxEvent.objects.using(strict).filter(status="retry").count() == 1000
-    assert Attempt.objects.using(strict).count() == 1000
+    assert OutboxAttempt.objects.using(strict).count() == 1000
 
 
 def test_an_isolation_level_that_the_server_refuses_is_named(strict_server: OwnDatabase) -> None:

@@ -11,7 +11,7 @@ from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from tests.support.backends import Gate
 from tests.support.events import count, first_arrivals, publish, publish_many, row
 from tests.support.redis_server import redis_server
@@ -87,7 +87,7 @@ def test_a_frozen_relay_changes_nothing_it_has_lost(
     stalled = workers.start(database, *arguments, **settings)
     wait_until(gate.arrived.exists, 20, "a batch to be published and not settled")
     stalled.freeze()
-    (lost,) = Relay.objects.using(database).values_list("pk", flat=True)
+    (lost,) = OutboxRelay.objects.using(database).values_list("pk", flat=True)
 
     other = workers.start(database, "--drain", *arguments, **settings)
     assert other.end() == 0
@@ -95,7 +95,7 @@ def test_a_frozen_relay_changes_nothing_it_has_lost(
     gate.open()
     stalled.thaw()
     wait_until(
-        lambda: Partition.objects.using(database).filter(relay__pk__gt=lost).exists(),
+        lambda: OutboxPartition.objects.using(database).filter(relay__pk__gt=lost).exists(),
         20,
         "the relay to join again",
     )
@@ -121,20 +121,20 @@ def test_a_signal_ends_a_relay_under_load(
 
     assert worker.end() == 0
     assert count("published", database) == len(stream) > 0
-    assert not Relay.objects.using(database).exists()
-    assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
+    assert not OutboxRelay.objects.using(database).exists()
+    assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
 def has_begun(worker: Worker) -> bool:
     """Tell whether a process has joined as a relay."""
-    return Relay.objects.filter(name__endswith=f":{worker.pid}").exists()
+    return OutboxRelay.objects.filter(name__endswith=f":{worker.pid}").exists()
 
 
 def nobody_owns_anything(database: str) -> bool:
     """Tell whether all leases have been ended, with their partitions."""
-    relays = Relay.objects.using(database).exists()
+    relays = OutboxRelay.objects.using(database).exists()
     return not relays and not (
-        Partition.objects.using(database).filter(relay__isnull=False).exists()
+        OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import Error, connections, transaction
 
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.relay import wakeup
 from tests.app.models import Order
 from tests.support.backends import Script
@@ -59,7 +59,7 @@ def own_server(
 def own(own_server: OwnDatabase, committing: None) -> OwnDatabase:
     """A server of the test's own whose outbox is empty."""
     own_server.execute("TRUNCATE TABLE django_broadcaster_outboxevent")  # it is small again, too
-    for model in (Partition, Relay):
+    for model in (OutboxPartition, OutboxRelay):
         model._base_manager.using("own").all()._raw_delete("own")
     return own_server
 
@@ -182,8 +182,8 @@ def test_an_outage_is_not_taken_for_the_death_of_the_others(
 
 def shares() -> list[int]:
     """Return how many partitions each relay owns."""
-    relays = Relay.objects.using("own").all()
-    return [Partition.objects.using("own").filter(relay=relay).count() for relay in relays]
+    relays = OutboxRelay.objects.using("own").all()
+    return [OutboxPartition.objects.using("own").filter(relay=relay).count() for relay in relays]
 
 
 def test_a_relay_whose_sessions_have_ended_is_woken_again(

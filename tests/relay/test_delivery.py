@@ -24,7 +24,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.models import Attempt, InboxEvent, OutboxEvent, Relay
+from django_broadcaster.models import InboxEvent, OutboxAttempt, OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import loop as loop_module
@@ -197,14 +197,14 @@ def test_a_large_batch_that_fails_is_settled(database: str, scripted: Script, jo
     loop = join()
     loop.prepare()
     report = loop.deliver(count)
-    assert (report.retried, Attempt.objects.using(database).count()) == (count, count)
+    assert (report.retried, OutboxAttempt.objects.using(database).count()) == (count, count)
     waiting = events(database).filter(status="retry", retry_count=1)
     assert waiting.filter(last_error="TransientError: not yet").count() == count
 
 
 def step_of(sql: str) -> str:
     """Return the step of a delivery that a statement is."""
-    if "UPDATE django_broadcaster_relay" in sql:
+    if "UPDATE django_broadcaster_outboxrelay" in sql:
         return "begin"
     return "settle" if sql.startswith("UPDATE django_broadcaster_outboxevent") else "fetch"
 
@@ -580,7 +580,7 @@ def test_a_broker_that_is_back_is_noticed_where_nothing_is_to_be_sent(
     wait_until(is_back, 5, "the circuit to close")
     assert not answers
     turn(loop)  # nobody is asked again
-    assert Relay.objects.using(database).get().circuit_open_since is None
+    assert OutboxRelay.objects.using(database).get().circuit_open_since is None
 
 
 def test_a_broker_that_goes_away_in_a_batch_keeps_what_it_took(
@@ -642,12 +642,12 @@ def test_a_broker_that_is_back_is_so_without_an_event_to_send(
     loop = join()
     for _ in range(2):
         turn(loop)
-    assert Relay.objects.using(database).get().circuit_open_since is not None
+    assert OutboxRelay.objects.using(database).get().circuit_open_since is not None
     scripted.heal()
     loop.circuit._pause = 1e-9  # the pause is over
     turn(loop)
     assert loop.circuit.is_closed
-    assert Relay.objects.using(database).get().circuit_open_since is None
+    assert OutboxRelay.objects.using(database).get().circuit_open_since is None
 
 
 def test_a_missing_client_blames_no_event(database: str, scripted: Script, join: Join) -> None:

@@ -12,7 +12,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxRelay
 from tests.support.backends import Script, recorded
 from tests.support.events import count, first_arrivals, publish
 from tests.support.waiting import wait_until
@@ -64,9 +64,9 @@ def changes_by(worker: Worker) -> list[Change]:
         return [Change(*row) for row in cursor.fetchall()]
 
 
-def lease_of(worker: Worker) -> Relay | None:
+def lease_of(worker: Worker) -> OutboxRelay | None:
     """Return the lease of a process, if it has one."""
-    return Relay.objects.filter(name__endswith=f":{worker.pid}").first()
+    return OutboxRelay.objects.filter(name__endswith=f":{worker.pid}").first()
 
 
 def database_now() -> datetime:
@@ -168,11 +168,11 @@ def test_a_take_over_that_hangs_holds_up_nobody_else(
         turn(loop)
     shared = alive.lease.partitions
     long_ago = timezone.now() - timedelta(hours=1)
-    Relay.objects.using(database).filter(pk=dead.lease.relay_id).update(heartbeat_at=long_ago)
+    OutboxRelay.objects.using(database).filter(pk=dead.lease.relay_id).update(heartbeat_at=long_ago)
     with closing(connection.copy()) as other, other.cursor() as cursor:
         other.set_autocommit(False)
         cursor.execute(
-            "SELECT id FROM django_broadcaster_relay WHERE id = %s FOR UPDATE",
+            "SELECT id FROM django_broadcaster_outboxrelay WHERE id = %s FOR UPDATE",
             [dead.lease.relay_id],
         )
         with limited_waiting(database):

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from django.db import connections
 
-from django_broadcaster.models import Partition, Relay
+from django_broadcaster.models import OutboxPartition, OutboxRelay
 from django_broadcaster.relay import loop as loop_module
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script
@@ -28,7 +28,7 @@ SHUTDOWN_TIMEOUT = 10.0
 
 def share_of(worker: Worker, database: str) -> int:
     """Return how many partitions a process owns."""
-    owned = Partition.objects.using(database).filter(relay__name__endswith=f":{worker.pid}")
+    owned = OutboxPartition.objects.using(database).filter(relay__name__endswith=f":{worker.pid}")
     return owned.count()
 
 
@@ -81,7 +81,7 @@ def test_relays_that_come_and_go_deliver_once_and_in_order(
     arrived = stream.names()
     assert first_arrivals(arrived) == first_arrivals(writers.committed)
     assert len(arrived) == len(writers.committed)
-    assert not Relay.objects.using(database).exists()
+    assert not OutboxRelay.objects.using(database).exists()
 
 
 @pytest.mark.chaos
@@ -126,7 +126,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def owned(relay: DeliveryLoop | None, database: str) -> int:
     """Return how many partitions a relay owns, or, for None, how many have an owner."""
-    partitions = Partition.objects.using(database).filter(relay__isnull=False)
+    partitions = OutboxPartition.objects.using(database).filter(relay__isnull=False)
     if relay is not None:
         partitions = partitions.filter(relay=relay.lease.relay_id)
     return partitions.count()

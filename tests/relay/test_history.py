@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
-from django_broadcaster.models import BackendState, OutboxEvent, Relay, Sample
+from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay, OutboxSample
 from django_broadcaster.querysets import Figures, add_to_minute, minute_of, pause
 from django_broadcaster.querysets.tables import SAMPLES
 from django_broadcaster.relay import history
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def figures(database: str) -> dict[str, int]:
     """Return the sum of the counts of all minutes."""
     names = ("published", "retried", "failed", "timed", "waited", "longest")
-    rows = list(Sample.objects.using(database).values(*names))
+    rows = list(OutboxSample.objects.using(database).values(*names))
     return {name: sum(row[name] for row in rows) for name in names}
 
 
@@ -51,7 +51,7 @@ def test_what_came_of_deliveries_is_added_up(database: str, scripted: Script, jo
 
 def test_relays_add_to_the_same_minute(database: str) -> None:
     """Counts are added, the longest wait stands, and a look that was not taken changes nothing."""
-    samples = Sample.objects.using(database).all()
+    samples = OutboxSample.objects.using(database).all()
     add_to_minute(samples, "default", 7, Figures(published=2, waited=30, timed=2, longest=20))
     add_to_minute(samples, "default", 7, Figures(backlog=5, oldest_age=900, circuit_open=True))
     add_to_minute(samples, "default", 7, Figures(published=3, waited=9, timed=1, longest=9))
@@ -129,28 +129,28 @@ def test_the_owner_of_the_first_partition_says_what_waits(
     database: str, scripted: Script, join: Join
 ) -> None:
     """The backlog and the age of its oldest event are noted, and by no second relay."""
-    pause(BackendState.objects.using(database).all(), "default")
+    pause(OutboxBackendState.objects.using(database).all(), "default")
     publish("a1", "b1", "c1", using=database)
     publish("d1", using=database, scheduled_at=timezone.now() + timedelta(hours=1))
     since = timezone.now() - timedelta(minutes=2)
     OutboxEvent.objects.using(database).filter(subject="a1").update(scheduled_at=since)
     visitor = join(takes_share=False)
     turn(visitor)
-    row = Sample.objects.using(database).get()
+    row = OutboxSample.objects.using(database).get()
     assert row.backlog == 3
     assert row.oldest_age is not None
     assert 120_000 <= row.oldest_age < 150_000
-    Sample.objects.using(database).all().delete()
+    OutboxSample.objects.using(database).all().delete()
     other = join()
     turn(other)
     other.end()
-    assert not Sample.objects.using(database).exists()
+    assert not OutboxSample.objects.using(database).exists()
 
 
 def test_old_minutes_go(database: str, scripted: Script, join: Join, settings: Settings) -> None:
     """HISTORY_RETENTION prunes the minutes, and no younger ones."""
     settings.OUTBOX_HISTORY_RETENTION = 3600
-    samples, now = Sample.objects.using(database), minute_of(timezone.now())
+    samples, now = OutboxSample.objects.using(database), minute_of(timezone.now())
     for age in (90, 61, 58, 10):
         samples.create(backend="default", minute=now - age, published=1)
     turn(join())
@@ -167,7 +167,7 @@ def test_an_open_circuit_can_be_seen(
     publish("a1", using=database)
     loop = join()
     turn(loop)
-    relay = Relay.objects.using(database).get()
+    relay = OutboxRelay.objects.using(database).get()
     assert relay.circuit_open_since is not None
     assert relay.circuit_error == "BackendUnavailable: rabbit-1: connection refused"
     wait_until(lambda: loop.turn(100).published, 10, "the delivery")
@@ -188,10 +188,10 @@ def test_a_broker_that_can_not_be_connected_to_can_be_seen(
     loop = join()
     turn(loop)
     turn(loop)
-    assert len(Relay.objects.using(database).get().circuit_error) == 500
+    assert len(OutboxRelay.objects.using(database).get().circuit_error) == 500
     loop._history._next_write = 0.0
     turn(loop)
-    assert Sample.objects.using(database).filter(circuit_open=True).exists()
+    assert OutboxSample.objects.using(database).filter(circuit_open=True).exists()
 
 
 @contextmanager

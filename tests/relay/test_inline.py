@@ -20,7 +20,7 @@ from django_broadcaster.exceptions import (
     TransientError,
     WrongTransaction,
 )
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay import inline
 from django_broadcaster.relay.loop import DeliveryLoop
@@ -40,8 +40,8 @@ def test_pending_events_are_delivered_here_and_now(routed: str, scripted: Script
     assert scripted.arrived == ["a1", "b1", "a2"]
     assert set(statuses(routed).values()) == {"published"}
     assert publisher.process_pending_events() == 0
-    assert not Relay.objects.using(routed).exists()
-    assert not Partition.objects.using(routed).filter(relay__isnull=False).exists()
+    assert not OutboxRelay.objects.using(routed).exists()
+    assert not OutboxPartition.objects.using(routed).filter(relay__isnull=False).exists()
 
 
 def test_no_more_than_the_batch_size_is_attempted(routed: str, scripted: Script) -> None:
@@ -190,7 +190,7 @@ def test_a_visitor_that_was_too_slow_stops(routed: str, scripted: Script) -> Non
     """A visitor that a relay took over from starts nothing more, and does not raise."""
 
     def overtaken(messages: Sequence[Message]) -> list[None]:
-        Relay.objects.using(routed).update(heartbeat_at=timezone.now() - timedelta(hours=1))
+        OutboxRelay.objects.using(routed).update(heartbeat_at=timezone.now() - timedelta(hours=1))
         scripted.answer = None
         with DeliveryLoop(routed, "default") as relay:
             drain(relay)

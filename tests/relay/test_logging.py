@@ -24,7 +24,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.report import MAX_LINES
@@ -211,7 +211,7 @@ def test_no_payload_is_logged(
     kept = row("a1", database).last_error
     assert PAYLOAD in kept
     assert PASSWORD not in kept
-    attempt = Attempt.objects.using(database).get()
+    attempt = OutboxAttempt.objects.using(database).get()
     assert PAYLOAD in attempt.error
     assert PASSWORD not in attempt.error
 

@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_broadcaster import notify
 from django_broadcaster.backends import Message, Outcome
 from django_broadcaster.exceptions import Rejected, TransientError
-from django_broadcaster.models import OutboxEvent, Partition
+from django_broadcaster.models import OutboxEvent, OutboxPartition
 from django_broadcaster.relay import backend_thread, loop, trouble
 from django_broadcaster.relay.backend_thread import BackendThread, WorkerOptions
 from tests.support.backends import Script
@@ -151,7 +151,7 @@ def test_a_connection_that_ends_at_any_statement(
         assert states(database) == OUTCOME, sorted(struck)
         assert sorted(scripted.arrived) == ["-1", "a1", "a2", "b1", "c2"], sorted(struck)
         assert scripted.arrived.index("a1") < scripted.arrived.index("a2"), sorted(struck)
-        assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
+        assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
     assert len(struck) > 25
     assert "Traceback" not in caplog.text
 

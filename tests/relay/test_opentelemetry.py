@@ -30,7 +30,7 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.inbox import process
 from django_broadcaster.instrumentation.opentelemetry import instrument, uninstrument
 from django_broadcaster.instrumentation.opentelemetry.spans import MAX_FAILURES, MAX_LINKS
-from django_broadcaster.models import BackendState, OutboxEvent
+from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import pause
 from django_broadcaster.registry import Handler, event_registry
@@ -491,7 +491,7 @@ def test_a_relay_shows_the_outbox(routed: str, telemetry: Telemetry, settings: S
     """The same figures as for Prometheus, from the process of a relay, by one look at each."""
     settings.OUTBOX_PUBLISHERS = {"default": DUMMY}
     publish("a1", "b1", using=routed)
-    pause(BackendState.objects.using(routed).all(), "default")
+    pause(OutboxBackendState.objects.using(routed).all(), "default")
     assert "outbox.up" not in telemetry.metrics()
     with working(routed):
         wait_until(lambda: "outbox.up" in telemetry.metrics(), 10, "the relay to begin")

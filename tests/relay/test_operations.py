@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_broadcaster.exceptions import Rejected
-from django_broadcaster.models import BackendState, Operation, OutboxEvent
+from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxOperation
 from django_broadcaster.querysets import (
     EventSelection,
     Window,
@@ -368,9 +368,9 @@ def test_two_relays_move_each_event_once(database: str, monkeypatch: pytest.Monk
     assert count("cancelled", database) == 600
 
 
-def operation_of(operation: Operation) -> Operation:
+def operation_of(operation: OutboxOperation) -> OutboxOperation:
     """Return it as it is now."""
-    return Operation.objects.using(operation._state.db).get(pk=operation.pk)
+    return OutboxOperation.objects.using(operation._state.db).get(pk=operation.pk)
 
 
 # Stopped, failed, ended
@@ -380,7 +380,7 @@ def test_a_stop_leaves_it_where_it_is(database: str, chunks_of_two: None) -> Non
     """Nothing is moved after a stop, what was moved stays moved, and the next one has its turn."""
     publish("a1", "a2", "a3", "a4", using=database)
     operation, behind = request("cancel", database), request("purge", database)
-    operations = Operation.objects.using(database)
+    operations = OutboxOperation.objects.using(database)
     step(Operations(database))
     assert operations.stop(operation.pk, by="Grace")
     work_off(database)
@@ -423,7 +423,7 @@ def test_what_the_database_refuses_again_and_again_has_failed(
         assert step(relay)
         for attempt in range(1, rows.ATTEMPTS + 1):
             assert operation_of(operation).state == "running"
-            Operation.objects.using(database).filter(pk=operation.pk).update(not_before=None)
+            OutboxOperation.objects.using(database).filter(pk=operation.pk).update(not_before=None)
             assert not step(relay)
             assert operation_of(operation).failures == attempt
             if attempt < rows.ATTEMPTS:  # before the pause is over nothing is tried
@@ -443,7 +443,7 @@ def test_an_error_shows_no_secret(database: str, settings: Settings) -> None:
     settings.OUTBOX_PUBLISHERS = {"default": {**entry, "OPTIONS": {"password": "correct horse"}}}
     operation = request("cancel", database)
     error = DatabaseError("can't log in as ada with correct horse")
-    rows.note_failure(Operation.objects.using(database), operation.pk, error, for_good=True)
+    rows.note_failure(OutboxOperation.objects.using(database), operation.pk, error, for_good=True)
     operation.refresh_from_db()
     assert operation.error == "DatabaseError: can't log in as ada with ***"
 
@@ -456,7 +456,7 @@ def test_trouble_that_passes_is_forgotten(database: str) -> None:
     relay = Operations(database)
     with referred_to(database, events(database).get().pk):
         assert not step(relay)
-    Operation.objects.using(database).filter(pk=operation.pk).update(not_before=None)
+    OutboxOperation.objects.using(database).filter(pk=operation.pk).update(not_before=None)
     assert step(relay)
     operation.refresh_from_db()
     assert (operation.state, operation.done, operation.failures) == ("done", 1, 0)
@@ -507,7 +507,7 @@ def test_an_operation_of_a_newer_version_fails_untouched(
     """A relay that does not understand it all moves nothing, and says what it is that it lacks."""
     publish("a1", using=database)
     operation = request("cancel", database)
-    Operation.objects.using(database).filter(pk=operation.pk).update(**changes)
+    OutboxOperation.objects.using(database).filter(pk=operation.pk).update(**changes)
     assert not step(Operations(database))
     operation.refresh_from_db()
     assert operation.state == "failed"
@@ -519,7 +519,7 @@ def test_the_end_of_an_operation_is_announced(database: str, chunks_of_two: None
     """A receiver hears of it once, when its row says so."""
     heard = []
 
-    def hear(operation: Operation, **_: Any) -> None:
+    def hear(operation: OutboxOperation, **_: Any) -> None:
         heard.append((operation.pk, operation_of(operation).state))
 
     operation_ended.connect(hear)
@@ -537,7 +537,7 @@ def test_what_has_ended_is_kept_for_a_while(database: str) -> None:
     publish("a1", using=database)
     old, young, open_ = (request("cancel", database) for _ in range(3))
     long_ago = timezone.now() - timedelta(days=8)
-    operations = Operation.objects.using(database)
+    operations = OutboxOperation.objects.using(database)
     operations.filter(pk=old.pk).update(state="done", finished_at=long_ago)
     operations.filter(pk=young.pk).update(state="done", finished_at=timezone.now())
     operations.filter(pk=open_.pk).update(requested_at=long_ago)
@@ -587,7 +587,7 @@ def test_a_pause_of_the_backend_does_not_hold_it_up(
 ) -> None:
     """Operations go on while nothing is delivered."""
     publish("a1", using=database)
-    pause(BackendState.objects.using(database).all(), "default")
+    pause(OutboxBackendState.objects.using(database).all(), "default")
     request("cancel", database)
     turn(join())
     assert statuses(database) == {"a1": "cancelled"}

@@ -16,7 +16,7 @@ from django.db import connections, transaction
 
 from django_broadcaster.backends import Message, Outcome
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.models import OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import RelayRows
 from django_broadcaster.registry import event_registry
@@ -104,14 +104,14 @@ class OtherOutbox:
 
     def relays(self) -> list[int]:
         """Return the ids of its leases."""
-        sql = f"SELECT id FROM {self.name}.django_broadcaster_relay ORDER BY id"  # noqa: S608
+        sql = f"SELECT id FROM {self.name}.django_broadcaster_outboxrelay ORDER BY id"  # noqa: S608
         return [pk for (pk,) in execute(self._database, sql)]
 
     def add_relay(self, pk: int) -> None:
         """Add a lease with that id."""
         columns = "id, name, backend, takes_share, started_at, heartbeat_at, circuit_error"
         values = f"{pk}, 'other', 'default', true, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, ''"
-        table = f"{self.name}.django_broadcaster_relay"
+        table = f"{self.name}.django_broadcaster_outboxrelay"
         sql = f"INSERT INTO {table} ({columns}) VALUES ({values})"  # noqa: S608
         execute(self._database, sql)
 
@@ -161,7 +161,7 @@ def test_visitor_that_a_handler_leads_to_another_outbox_settles_nothing_there(
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": LOCAL}}
     publish("a1", "a2", using=routed)
     other.copy_events()
-    last = Relay.objects.using(routed).create(
+    last = OutboxRelay.objects.using(routed).create(
         name="last",
         backend="gone",
         started_at="2026-01-01T00:00Z",

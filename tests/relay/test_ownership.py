@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import LeaseLost
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.querysets import RelayRows, overviews
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.ownership import Lease
@@ -63,7 +63,11 @@ def settle(*leases: Lease) -> list[int]:
 def let_go_stale(lease: Lease) -> None:
     """Let the lease's heartbeat be older than it may be."""
     long_ago = timezone.now() - timedelta(hours=1)
-    assert Relay.objects.using(lease.using).filter(pk=lease.relay_id).update(heartbeat_at=long_ago)
+    assert (
+        OutboxRelay.objects.using(lease.using)
+        .filter(pk=lease.relay_id)
+        .update(heartbeat_at=long_ago)
+    )
 
 
 # Sharing
@@ -89,7 +93,7 @@ def test_shares_follow_who_joins_and_leaves(database: str, lease: Callable[..., 
     assert settle(first, second, third) == [22, 21, 21]
     second.leave()
     assert second.partitions == frozenset()
-    assert Partition.objects.using(database).filter(relay__isnull=True).count() == 21
+    assert OutboxPartition.objects.using(database).filter(relay__isnull=True).count() == 21
     assert settle(first, third) == [32, 32]
 
 
@@ -211,8 +215,8 @@ def test_relays_in_a_hurry_never_own_the_same(database: str) -> None:
     for thread in threads:
         thread.join(60)
     assert problems == []
-    assert not Relay.objects.using(database).exists()
-    assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
+    assert not OutboxRelay.objects.using(database).exists()
+    assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
 # Fencing
@@ -224,7 +228,9 @@ def test_a_stale_lease_is_taken_over(database: str, lease: Callable[..., Lease])
     settle(dead, alive)
     let_go_stale(dead)
     assert settle(alive) == [64]
-    assert list(Relay.objects.using(database).values_list("pk", flat=True)) == [alive.relay_id]
+    assert list(OutboxRelay.objects.using(database).values_list("pk", flat=True)) == [
+        alive.relay_id
+    ]
 
 
 def test_a_heartbeat_keeps_a_lease(database: str, lease: Callable[..., Lease]) -> None:
@@ -284,11 +290,11 @@ def test_a_lease_that_was_taken_away_says_so(database: str, lease: Callable[...,
 def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lease]) -> None:
     """A relay whose row has gone can't own a partition, not even one that it finds free."""
     lost = lease()
-    Relay.objects.using(database).filter(pk=lost.relay_id).delete()
-    free = list(Partition.objects.using(database).values_list("number", flat=True))
+    OutboxRelay.objects.using(database).filter(pk=lost.relay_id).delete()
+    free = list(OutboxPartition.objects.using(database).values_list("number", flat=True))
     with pytest.raises(LeaseLost):
         lost._own(free, lost.relay_id, None)
-    assert not Partition.objects.using(database).filter(relay__isnull=False).exists()
+    assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
 READS = {

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from django_broadcaster.exceptions import Rejected, TransientError
-from django_broadcaster.models import Attempt, BackendState
+from django_broadcaster.models import OutboxAttempt, OutboxBackendState
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import pause, resume
 from django_broadcaster.relay.loop import DeliveryLoop
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def test_a_paused_backend_delivers_nothing(database: str, scripted: Script, join: Join) -> None:
     """Its events stay pending and spend nothing, and go when it is resumed."""
-    states = BackendState.objects.using(database).all()
+    states = OutboxBackendState.objects.using(database).all()
     loop = join()
     publish("a1", using=database)
     assert pause(states, "default", "Ada")
@@ -42,7 +42,7 @@ def test_an_idle_relay_notices_a_pause_and_its_end(
     database: str, scripted: Script, settings: Settings
 ) -> None:
     """A relay that has nothing to do looks for it with its one statement."""
-    states = BackendState.objects.using(database).all()
+    states = OutboxBackendState.objects.using(database).all()
     with working(database):
         publish("a1", using=database)
         wait_until(lambda: scripted.arrived == ["a1"], 10, "a delivery")
@@ -62,12 +62,12 @@ def test_a_paused_relay_costs_no_more_than_an_idle_one(
 ) -> None:
     """With events waiting behind a pause a look is one statement, too."""
     loop = join()
-    pause(BackendState.objects.using(database).all(), "default")
+    pause(OutboxBackendState.objects.using(database).all(), "default")
     turn(loop)
     loop._stirs()  # it learns how many relays there are
     publish("a1", using=database)
     assert not loop._stirs()
-    resume(BackendState.objects.using(database).all(), "default")
+    resume(OutboxBackendState.objects.using(database).all(), "default")
     assert loop._stirs()
 
 
@@ -76,7 +76,7 @@ def test_other_backends_go_on(database: str, scripted: Script, settings: Setting
     settings.OUTBOX_PUBLISHERS = {
         alias: {"BACKEND": "tests.support.backends.ScriptedBackend"} for alias in ("default", "b")
     }
-    pause(BackendState.objects.using(database).all(), "b")
+    pause(OutboxBackendState.objects.using(database).all(), "b")
     publish("a1", using=database, backend="default")
     publish("b1", using=database, backend="b")
     for alias in ("default", "b"):
@@ -87,7 +87,7 @@ def test_other_backends_go_on(database: str, scripted: Script, settings: Setting
 
 def test_a_drain_of_a_paused_backend_fails(database: str, scripted: Script) -> None:
     """What a cron job was to deliver is left, so it must not look like success."""
-    pause(BackendState.objects.using(database).all(), "default")
+    pause(OutboxBackendState.objects.using(database).all(), "default")
     publish("a1", using=database)
     with working(database, drain=True) as worker:
         worker.end()
@@ -96,7 +96,7 @@ def test_a_drain_of_a_paused_backend_fails(database: str, scripted: Script) -> N
 
 def test_the_callers_own_delivery_is_paused_too(routed: str, scripted: Script) -> None:
     """`process_pending_events` keeps to what the operator said."""
-    pause(BackendState.objects.using(routed).all(), "default")
+    pause(OutboxBackendState.objects.using(routed).all(), "default")
     publish("a1", using=routed)
     assert publisher.process_pending_events() == 0
     assert statuses(routed) == {"a1": "pending"}
@@ -112,7 +112,7 @@ def test_failed_attempts_are_remembered(database: str, scripted: Script, join: J
     event.refresh_from_db()
     event.__class__.objects.using(database).filter(subject="a1").hasten()
     drain(loop)
-    found = Attempt.objects.using(database).order_by("id")
+    found = OutboxAttempt.objects.using(database).order_by("id")
     assert [(each.row - event.pk, each.number, each.error) for each in found] == [
         (0, 1, "TransientError: busy"),
         (1, 1, "Rejected: never"),
@@ -134,8 +134,8 @@ def test_old_attempts_are_purged(
     settings.OUTBOX_HISTORY_RETENTION = keep
     now = timezone.now()
     for age in (timedelta(days=2), timedelta(hours=1)):
-        Attempt.objects.using(database).create(
+        OutboxAttempt.objects.using(database).create(
             row=1, number=1, attempted_at=now - age, relay="", error=""
         )
     turn(join())
-    assert Attempt.objects.using(database).count() == left
+    assert OutboxAttempt.objects.using(database).count() == left

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.instrumentation import prometheus
-from django_broadcaster.models import BackendState, OutboxEvent
+from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.querysets import pause
 from tests.support.backends import Script
 from tests.support.events import publish, publish_many
@@ -82,7 +82,7 @@ def test_a_relay_counts_what_it_does(
 def test_the_view_shows_the_outbox(routed: str, settings: Settings) -> None:
     """What waits, for how long, who delivers, and what is paused, without a relay."""
     publish("a1", "b1", using=routed)
-    pause(BackendState.objects.using(routed).all(), "default")
+    pause(OutboxBackendState.objects.using(routed).all(), "default")
     response = prometheus.metrics(RequestFactory().get("/metrics"))
     assert response["Content-Type"].startswith("text/plain")
     found = parsed(response.content.decode())

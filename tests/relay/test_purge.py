@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from django_broadcaster.archives import Leaving
 from django_broadcaster.exceptions import ArchiveConfigurationError, Rejected
-from django_broadcaster.models import ArchivedEvent, InboxEvent, OutboxEvent
+from django_broadcaster.models import InboxEvent, OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.relay import maintenance
 from tests.support.archives import LONG_AGO, WatchingArchive, archived_names, grow_old
 from tests.support.backends import Script, script
@@ -341,7 +341,7 @@ def test_old_events_go_into_the_table(
     grow_old(database, ["a1"])
     turn(join())
     assert statuses(database) == {"a2": "published"}
-    assert ArchivedEvent.objects.using(database).get().subject == "a1"
+    assert OutboxArchivedEvent.objects.using(database).get().subject == "a1"
 
 
 def test_what_is_deleted_as_it_is_published_is_not_archived(
@@ -352,7 +352,7 @@ def test_what_is_deleted_as_it_is_published_is_not_archived(
     publish("a1", using=database)
     drain(join())
     assert statuses(database) == {}
-    assert not ArchivedEvent.objects.using(database).exists()
+    assert not OutboxArchivedEvent.objects.using(database).exists()
 
 
 def test_an_archive_that_fails_stops_no_delivery(

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendUnavailable, MissingClient
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import backend_thread
 from django_broadcaster.relay.loop import DeliveryLoop
@@ -43,7 +43,7 @@ RECORDING = "tests.support.backends.RecordingBackend"
 
 def owned(database: str) -> int:
     """Return how many partitions have an owner."""
-    return Partition.objects.using(database).filter(relay__isnull=False).count()
+    return OutboxPartition.objects.using(database).filter(relay__isnull=False).count()
 
 
 def all_published(database: str) -> bool:
@@ -281,7 +281,7 @@ def test_a_lease_lasts_as_long_as_its_relay(
     publish("a1", using=database)
     with working(database) as worker:
         assert arrived.wait(10)
-        relay = Relay.objects.using(database).get()
+        relay = OutboxRelay.objects.using(database).get()
         late = timezone.now() + timedelta(seconds=1)
         with DeliveryLoop(database, "default", takes_share=False) as other:
 
@@ -348,7 +348,7 @@ def test_a_dead_backend_touches_no_other(
         go_on.set()
     assert scripted.arrived == [f"a{number}" for number in range(1, 6)]
     assert owned(database) == 0
-    assert not Relay.objects.using(database).exists()
+    assert not OutboxRelay.objects.using(database).exists()
 
 
 class Death(BaseException):
@@ -372,7 +372,7 @@ def test_an_event_that_would_end_its_thread_is_put_aside(database: str, scripted
         wait_until(lambda: statuses(database) == {**others, "p1": "failed"}, 20, "the others")
         worker.stop()
     assert worker.succeeded
-    assert Relay.objects.using(database).count() == 0
+    assert OutboxRelay.objects.using(database).count() == 0
 
 
 @pytest.mark.parametrize("dying", ["backend", "pacemaker"])
@@ -432,7 +432,9 @@ def test_processes_whose_supervisor_was_killed_end(database: str, workers: Worke
     worker = workers.start(database, "--processes", "2", "--database", database)
     wait_until(lambda: owned(database) == 64, 60, "the processes at work")
     worker.kill()
-    wait_until(lambda: not Relay.objects.using(database).exists(), 10, "the end of the processes")
+    wait_until(
+        lambda: not OutboxRelay.objects.using(database).exists(), 10, "the end of the processes"
+    )
     assert "the process that supervised this relay has gone" in worker.output
 
 

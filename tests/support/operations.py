@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.querysets import EventSelection
 from django_broadcaster.relay.operations import Operations
 
@@ -30,11 +30,11 @@ AFTER: dict[str, dict[str, str | None]] = {
 """Where each of them stands once it was moved; None: it is gone. The others stay."""
 
 
-def request(kind: str, using: str, by: str = "Ada", **conditions: Any) -> Operation:
+def request(kind: str, using: str, by: str = "Ada", **conditions: Any) -> OutboxOperation:
     """Request one, for all events or those of the conditions."""
     selection = EventSelection(**conditions)
     events = OutboxEvent.objects.using(using)
-    return Operation.objects.using(using).request(events, kind, selection, by=by)
+    return OutboxOperation.objects.using(using).request(events, kind, selection, by=by)
 
 
 def step(relay: Operations) -> bool:

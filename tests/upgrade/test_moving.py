@@ -22,7 +22,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends import locmem
-from django_broadcaster.models import OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import identity_of
 from django_broadcaster.upgrade import OldTable, move_back, move_events
@@ -501,7 +501,7 @@ def test_what_0_1_1_can_not_hold_does_not_go_back(database: str, old_events: Any
 def test_nothing_goes_back_under_a_running_relay(database: str, old_events: Any) -> None:
     """It would deliver events that 0.1.1 delivers as well."""
     now = timezone.now()
-    Relay.objects.using(database).create(
+    OutboxRelay.objects.using(database).create(
         name="r", backend="redis", started_at=now, heartbeat_at=now
     )
     with pytest.raises(CommandError, match="a relay is running"):

@@ -9,12 +9,12 @@ from django.http import HttpRequest
 from django.urls import URLPattern
 
 from django_broadcaster.dashboard.views import VIEW, DashboardViews
-from django_broadcaster.models import Dashboard
+from django_broadcaster.models import OutboxDashboard
 
 from .base import ReadOnlyAdmin
 
 
-@admin.register(Dashboard)
+@admin.register(OutboxDashboard)
 class DashboardAdmin(ReadOnlyAdmin):
     """Lists the dashboard in the index for those who may view outbox events, and leads to it."""
 

@@ -13,13 +13,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from django_broadcaster.dashboard.display import label, moment
-from django_broadcaster.models import WebhookEndpoint
+from django_broadcaster.models import OutboxWebhookEndpoint
 from django_broadcaster.redaction import masked
 
 from .base import ReadOnlyAdmin
 
 
-@admin.register(WebhookEndpoint)
+@admin.register(OutboxWebhookEndpoint)
 class WebhookEndpointAdmin(ReadOnlyAdmin):
     """The webhook endpoints in trouble. Enabling one has a permission of its own."""
 
@@ -35,10 +35,10 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
         return request.user.has_perm("django_broadcaster.enable_webhookendpoint")
 
     @admin.action(description=_("Enable again"), permissions=["enable"])
-    def enable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:
+    def enable(self, request: HttpRequest, queryset: QuerySet[OutboxWebhookEndpoint]) -> None:
         """Forget the trouble of the endpoints: relays send to them again within seconds."""
         user: Any = request.user  # not anonymous: the admin has seen to it
-        with transaction.atomic(using=router.db_for_write(WebhookEndpoint)):
+        with transaction.atomic(using=router.db_for_write(OutboxWebhookEndpoint)):
             endpoints: Any = list(queryset)
             LogEntry.objects.log_actions(
                 user.pk, endpoints, DELETION, change_message="Enabled again."
@@ -48,28 +48,28 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
         self.message_user(request, text % {"count": count})
 
     @admin.display(description=_("URL"))
-    def address(self, endpoint: WebhookEndpoint) -> str:
+    def address(self, endpoint: OutboxWebhookEndpoint) -> str:
         """Return its URL, without a login."""
         return masked(endpoint.url)
 
     @admin.display(description=_("state"))
-    def state(self, endpoint: WebhookEndpoint) -> SafeString:
+    def state(self, endpoint: OutboxWebhookEndpoint) -> SafeString:
         """Return whether it is disabled, in a colour."""
         if endpoint.disabled_at is None:
             return label("retry", _("failing"))
         return label("failed", _("disabled"))
 
     @admin.display(description=_("failing since"))
-    def failing(self, endpoint: WebhookEndpoint) -> str:
+    def failing(self, endpoint: OutboxWebhookEndpoint) -> str:
         """Return when its first failure was."""
         return moment(endpoint.failing_since)
 
     @admin.display(description=_("disabled at"))
-    def disabled(self, endpoint: WebhookEndpoint) -> str:
+    def disabled(self, endpoint: OutboxWebhookEndpoint) -> str:
         """Return when it was disabled."""
         return moment(endpoint.disabled_at)
 
     @admin.display(description=_("last error"))
-    def error_start(self, endpoint: WebhookEndpoint) -> str:
+    def error_start(self, endpoint: OutboxWebhookEndpoint) -> str:
         """Return the beginning of its error."""
         return endpoint.last_error[:80]

@@ -14,12 +14,12 @@ from django.views.decorators.http import require_GET
 
 from django_broadcaster.dashboard.display import label, moment
 from django_broadcaster.dashboard.operations_views import OperationViews, kinds_for, may_view
-from django_broadcaster.models import Operation
+from django_broadcaster.models import OutboxOperation
 
 from .base import ReadOnlyAdmin
 
 
-@admin.register(Operation)
+@admin.register(OutboxOperation)
 class OperationAdmin(ReadOnlyAdmin):
     """Operations in the background: their list, and the pages to request, follow and stop one."""
 
@@ -37,7 +37,7 @@ class OperationAdmin(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         """Return the URLs of the admin's own pages, and of those that an operation has besides."""
-        name = "django_broadcaster_operation_{}"
+        name = "django_broadcaster_outboxoperation_{}"
         views = {"progress": require_GET(self._views.progress), "stop": self._views.stop}
         more = [
             path(f"<pk>/{each}/", self.admin_site.admin_view(view), name=name.format(each))
@@ -66,27 +66,27 @@ class OperationAdmin(ReadOnlyAdmin):
         return self._views.detail(request, object_id)
 
     @admin.display(description=_("what"), ordering="kind")
-    def what(self, operation: Operation) -> str:
+    def what(self, operation: OutboxOperation) -> str:
         """Return what is done."""
         return operation.get_kind_display()
 
     @admin.display(description=_("which events"))
-    def about(self, operation: Operation) -> str:
+    def about(self, operation: OutboxOperation) -> str:
         """Return the selection in words."""
         return operation.described
 
     @admin.display(description=_("state"))
-    def state_label(self, operation: Operation) -> SafeString:
+    def state_label(self, operation: OutboxOperation) -> SafeString:
         """Return the state in its colour."""
         return label(operation.state, operation.get_state_display())
 
     @admin.display(description=_("progress"))
-    def progress(self, operation: Operation) -> str:
+    def progress(self, operation: OutboxOperation) -> str:
         """Return how far it is."""
         about = "" if operation.total_is_exact else "~"
         return f"{operation.done:,} / {about}{operation.total:,}"
 
     @admin.display(description=_("requested"))
-    def requested(self, operation: Operation) -> str:
+    def requested(self, operation: OutboxOperation) -> str:
         """Return when it was requested."""
         return moment(operation.requested_at)

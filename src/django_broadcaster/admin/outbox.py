@@ -25,7 +25,7 @@ from django_broadcaster.dashboard import event_page
 from django_broadcaster.dashboard.display import NOTHING, label, moment, text_block
 from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
-from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.querysets import MOVES, OutboxEventQuerySet, with_leftovers
 from django_broadcaster.states import OperationKind
 
@@ -168,10 +168,10 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         if event.operation is None:
             return NOTHING
         text = _("operation %(id)d") % {"id": event.operation}
-        if not self.admin_site.is_registered(Operation):
+        if not self.admin_site.is_registered(OutboxOperation):
             return text
         url = reverse(
-            "admin:django_broadcaster_operation_change",
+            "admin:django_broadcaster_outboxoperation_change",
             args=[event.operation],
             current_app=self.admin_site.name,
         )
@@ -221,12 +221,14 @@ class OutboxEventAdmin(ReadOnlyAdmin):
 
     def has_operation_permission(self, request: HttpRequest) -> bool:
         """Whether there is anything that the user may have done in the background, and a form."""
-        return self.admin_site.is_registered(Operation) and bool(kinds_for(request.user))
+        return self.admin_site.is_registered(OutboxOperation) and bool(kinds_for(request.user))
 
     @admin.action(description=IN_BACKGROUND, permissions=["operation"])
     def in_background(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> Any:
         """Bring the filter of the list to the form of an operation."""
-        url = reverse("admin:django_broadcaster_operation_add", current_app=self.admin_site.name)
+        url = reverse(
+            "admin:django_broadcaster_outboxoperation_add", current_app=self.admin_site.name
+        )
         return HttpResponseRedirect(f"{url}?{form_query(request.GET)}")
 
     def changelist_view(self, request: HttpRequest, *args: Any, **more: Any) -> Any:

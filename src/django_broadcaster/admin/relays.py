@@ -13,13 +13,13 @@ from django.utils.translation import gettext_lazy as _
 
 from django_broadcaster.conf import conf
 from django_broadcaster.dashboard.display import NOTHING, label
-from django_broadcaster.models import Relay
+from django_broadcaster.models import OutboxRelay
 from django_broadcaster.querysets import DatabaseNow
 
 from .base import ReadOnlyAdmin
 
 
-@admin.register(Relay)
+@admin.register(OutboxRelay)
 class RelayAdmin(ReadOnlyAdmin):
     """The relays that hold a lease now."""
 
@@ -31,10 +31,10 @@ class RelayAdmin(ReadOnlyAdmin):
     readonly_fields = ("partition_count", "heartbeat_age", "in_flight")
     search_fields = ("name",)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Relay]:
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxRelay]:
         """Return the relays with their partitions counted and the age of their heartbeats."""
         age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
-        queryset: QuerySet[Relay] = super().get_queryset(request)
+        queryset: QuerySet[OutboxRelay] = super().get_queryset(request)
         return queryset.annotate(owned=Count("partitions"), age=age)
 
     @admin.display(description=_("partitions"))
@@ -51,7 +51,7 @@ class RelayAdmin(ReadOnlyAdmin):
         return label(state, _("%(seconds).1f s ago") % {"seconds": max(seconds, 0)})
 
     @admin.display(description=_("in flight"))
-    def in_flight(self, relay: Relay) -> str:
+    def in_flight(self, relay: OutboxRelay) -> str:
         """Return the range of ids that the relay's last delivery took."""
         if relay.in_flight_from is None:
             return NOTHING

@@ -1,4 +1,4 @@
-"""An archive in the outbox's own database: the table of `ArchivedEvent`."""
+"""An archive in the outbox's own database: the table of `OutboxArchivedEvent`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import Archive, Leaving
 
 
 class TableArchive(Archive):
-    """Moves events into the table of `ArchivedEvent`, in the transaction that deletes them.
+    """Moves events into the table of `OutboxArchivedEvent`, in the transaction that deletes them.
 
     An event is in the one table or in the other, whatever dies. Nothing purges this table: it has
     no index that deliveries would have to keep up, so it may grow; delete from it as you like.

@@ -20,7 +20,7 @@ from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events import CloudEvent, encode_data
-from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.presentation import presented
 from django_broadcaster.querysets import RelayRows, aware
 from django_broadcaster.redaction import masked, place_of
@@ -63,7 +63,7 @@ def life(event: OutboxEvent) -> SafeString:
 
 def _steps(event: OutboxEvent) -> Iterator[Step]:
     yield Step(event.created_at, _("Published to the outbox"), "created")
-    attempts = Attempt.objects.using(event._state.db).filter(row=event.pk).order_by("-id")
+    attempts = OutboxAttempt.objects.using(event._state.db).filter(row=event.pk).order_by("-id")
     for attempt in attempts[:MOST_ATTEMPTS]:
         what = _("Attempt %(number)d failed") % {"number": attempt.number}
         yield Step(attempt.attempted_at, what, "failed", attempt.relay, attempt.error)

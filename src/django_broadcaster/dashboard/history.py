@@ -9,7 +9,7 @@ from django.db.models import Case, F, IntegerField, Max, Q, Sum, Value, When
 from django.db.models.functions import Mod
 from django.utils import timezone
 
-from django_broadcaster.models import Sample
+from django_broadcaster.models import OutboxSample
 from django_broadcaster.querysets import minute_of
 
 STEPS: Mapping[int, int] = {1: 1, 6: 2, 24: 5, 168: 30}
@@ -41,7 +41,7 @@ def history(using: str, aliases: Collection[str], hours: int) -> dict[str, Any]:
 
 
 def _rows(using: str, aliases: Collection[str], start: int, step: int, now: int) -> Any:
-    rows = Sample.objects.using(using).filter(backend__in=aliases, minute__gte=start)
+    rows = OutboxSample.objects.using(using).filter(backend__in=aliases, minute__gte=start)
     rows = rows.annotate(slot=F("minute") - Mod("minute", Value(step), output_field=IntegerField()))
     is_open = Case(When(circuit_open=True, then=1), default=0, output_field=IntegerField())
     return rows.values("backend", "slot").annotate(

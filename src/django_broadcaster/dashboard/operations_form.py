@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.models import Partition
+from django_broadcaster.models import OutboxPartition
 from django_broadcaster.querysets import MOVES, EventSelection
 from django_broadcaster.states import OperationKind, OutboxEventStatus
 
@@ -142,7 +142,7 @@ class OperationForm(forms.Form):
 def _aliases(using: str) -> list[str]:
     """Return the configured backends, then those whose events may still be there."""
     configured = list(backends.aliases())
-    known = Partition.objects.using(using).values_list("backend", flat=True).distinct()
+    known = OutboxPartition.objects.using(using).values_list("backend", flat=True).distinct()
     return [*configured, *sorted(set(known) - set(configured))]
 
 

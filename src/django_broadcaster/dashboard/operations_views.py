@@ -18,7 +18,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from django_broadcaster.models import Operation, OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.querysets import estimate_of, first_of, is_served, span_of
 from django_broadcaster.states import OperationKind, OperationState
 
@@ -50,13 +50,13 @@ def kinds_for(user: Any) -> list[str]:
 
 def may_view(user: Any) -> bool:
     """Tell whether a user may see operations: as any of the staff with that, or as who requests."""
-    return bool(user.has_perm(f"{APP}.view_operation") or kinds_for(user))
+    return bool(user.has_perm(f"{APP}.view_outboxoperation") or kinds_for(user))
 
 
 class OperationViews(AdminPages):
     """The views for one admin site, which sees to it that users are staff."""
 
-    model = Operation
+    model = OutboxOperation
     folder = "operations"
 
     # A new one
@@ -103,7 +103,7 @@ class OperationViews(AdminPages):
             "is_exact": estimate.is_exact,
             "sample": events.filter(pk__in=ids).only(*columns).order_by("id"),
             "has_more": estimate.events > len(ids),
-            "is_served": is_served(Relay.objects.using(using)),
+            "is_served": is_served(OutboxRelay.objects.using(using)),
         }
         title = _("%(kind)s %(events)s?") % {
             "kind": OperationKind(kind).label.capitalize(),
@@ -114,7 +114,7 @@ class OperationViews(AdminPages):
     def _request(self, request: HttpRequest, form: OperationForm, using: str) -> HttpResponseBase:
         user: Any = request.user  # not anonymous: the admin has seen to it
         with transaction.atomic(using=using):
-            operation = Operation.objects.using(using).request(
+            operation = OutboxOperation.objects.using(using).request(
                 OutboxEvent.objects.using(using),
                 form.cleaned_data["kind"],
                 form.selection,
@@ -152,7 +152,9 @@ class OperationViews(AdminPages):
             user: Any = request.user  # not anonymous: the admin has seen to it
             using = operation._state.db
             with transaction.atomic(using=using):
-                stopped = Operation.objects.using(using).stop(operation.pk, by=user.get_username())
+                stopped = OutboxOperation.objects.using(using).stop(
+                    operation.pk, by=user.get_username()
+                )
                 operation.refresh_from_db()
                 if stopped:
                     log_stop(user, operation)
@@ -162,16 +164,16 @@ class OperationViews(AdminPages):
                 messages.warning(request, _("It had ended already."))
         return HttpResponseRedirect(self._url("change", operation.pk))
 
-    def _found(self, request: HttpRequest, pk: str) -> Operation:
+    def _found(self, request: HttpRequest, pk: str) -> OutboxOperation:
         if not may_view(request.user):
             raise PermissionDenied
-        operations = Operation.objects.using(router.db_for_write(Operation))
+        operations = OutboxOperation.objects.using(router.db_for_write(OutboxOperation))
         found = operations.filter(pk=pk).first() if pk.isdecimal() and len(pk) < 19 else None
         if found is None:
             raise Http404(f"there is no operation {pk!r}; it may have been purged")
         return found
 
-    def _progress(self, operation: Operation) -> dict[str, Any]:
+    def _progress(self, operation: OutboxOperation) -> dict[str, Any]:
         state = OperationState(operation.state)
         return {
             "is_active": operation.is_active,
@@ -211,7 +213,7 @@ def _moment_of(text: str) -> datetime | None:
         return None
 
 
-def _summary(operation: Operation) -> str:
+def _summary(operation: OutboxOperation) -> str:
     total = counted(operation.total, is_exact=operation.total_is_exact)
     parts = [_("%(done)s of %(total)s") % {"done": f"{operation.done:,}", "total": total}]
     if operation.left_alone:
@@ -226,19 +228,19 @@ def _summary(operation: Operation) -> str:
     return "; ".join(parts)
 
 
-def _note(operation: Operation) -> str:
+def _note(operation: OutboxOperation) -> str:
     """Return what somebody should know who waits for the operation."""
     if not operation.is_active:
         return ""
     using = operation._state.db or "default"
-    if not is_served(Relay.objects.using(using)):
+    if not is_served(OutboxRelay.objects.using(using)):
         return _("No relay runs. It goes on as soon as one does.")
     if operation.failures:
         return _("The last step failed %(times)d times and is tried again: %(error)s") % {
             "times": operation.failures,
             "error": operation.error,
         }
-    ahead = Operation.objects.using(using).active().filter(pk__lt=operation.pk).count()
+    ahead = OutboxOperation.objects.using(using).active().filter(pk__lt=operation.pk).count()
     if not ahead:
         return ""
     text = ngettext(
@@ -249,7 +251,7 @@ def _note(operation: Operation) -> str:
     return text % {"ahead": ahead}
 
 
-def _log(operation: Operation) -> Any:
+def _log(operation: OutboxOperation) -> Any:
     kind = ContentType.objects.get_for_model(operation)
     entries = LogEntry.objects.filter(content_type=kind, object_id=str(operation.pk))
     return entries.select_related("user").order_by("-pk")[:LOG_ENTRIES]

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.models import Partition, Relay, Sample
+from django_broadcaster.models import OutboxPartition, OutboxRelay, OutboxSample
 from django_broadcaster.querysets import (
     Count,
     DatabaseNow,
@@ -60,7 +60,7 @@ def seconds(moment: datetime | None) -> float | None:
 
 
 def _backend(
-    using: str, found: Overview, relays: Sequence[dict[str, Any]], minute: Sample | None
+    using: str, found: Overview, relays: Sequence[dict[str, Any]], minute: OutboxSample | None
 ) -> dict[str, Any]:
     counts = {status: count_or_estimate(using, found, status) for status in STATUSES}
     alive = [relay for relay in relays if not relay["stale"]]
@@ -121,9 +121,11 @@ def _sum(counts: Sequence[Count]) -> Count:
 def _relays(using: str, aliases: Collection[str]) -> list[dict[str, Any]]:
     """Return the relays that have a lease; which of them are silent, by the database's clock."""
     age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
-    rows = Relay.objects.using(using).filter(backend__in=aliases).annotate(age=age)
+    rows = OutboxRelay.objects.using(using).filter(backend__in=aliases).annotate(age=age)
     owned: defaultdict[int, list[int]] = defaultdict(list)
-    partitions = Partition.objects.using(using).filter(backend__in=aliases, relay__isnull=False)
+    partitions = OutboxPartition.objects.using(using).filter(
+        backend__in=aliases, relay__isnull=False
+    )
     for relay_id, number in partitions.order_by("number").values_list("relay_id", "number"):
         owned[relay_id].append(number)
     return [
@@ -156,11 +158,11 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join("–".join(map(str, part)) for part in parts)  # noqa: RUF001  # a range
 
 
-def _last_minutes(using: str, aliases: Collection[str]) -> dict[str, Sample]:
+def _last_minutes(using: str, aliases: Collection[str]) -> dict[str, OutboxSample]:
     """Return the last whole minute of each backend that has said something in it, or in the one
     before: what a relay does is written some seconds later."""
     now = minute_of(timezone.now())
-    rows = Sample.objects.using(using).filter(
+    rows = OutboxSample.objects.using(using).filter(
         backend__in=aliases, minute__gte=now - 2, minute__lt=now
     )
     return {row.backend: row for row in rows.order_by("minute")}

@@ -24,7 +24,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.models import BackendState, Dashboard, OutboxEvent
+from django_broadcaster.models import OutboxBackendState, OutboxDashboard, OutboxEvent
 from django_broadcaster.querysets import pause, resume, with_leftovers
 from django_broadcaster.states import OutboxEventStatus
 
@@ -35,7 +35,7 @@ from .trouble import BEHIND, KEYS, NEWEST, trouble
 
 VIEW = "django_broadcaster.view_outboxevent"
 PAUSE = "django_broadcaster.pause_backend"
-NAME = "django_broadcaster_dashboard_{}"
+NAME = "django_broadcaster_outboxdashboard_{}"
 LOG_ENTRIES = 10
 LONGEST_REASON = 150
 
@@ -45,7 +45,7 @@ View = Callable[..., HttpResponseBase]
 class DashboardViews(AdminPages):
     """The views for one admin site. Who may not view outbox events is refused by all of them."""
 
-    model = Dashboard
+    model = OutboxDashboard
     folder = "dashboard"
 
     def urls(self) -> list[URLPattern]:
@@ -118,13 +118,13 @@ class DashboardViews(AdminPages):
             titles = {"pause": _("Pause %(backend)s"), "resume": _("Resume %(backend)s")}
             more = {"alias": alias, "action": action, "LONGEST_REASON": LONGEST_REASON}
             return self._page(request, "switch", titles[action] % {"backend": alias}, more)
-        using = router.db_for_write(BackendState)
+        using = router.db_for_write(OutboxBackendState)
         with transaction.atomic(using=using):
-            changed, logged = do(BackendState.objects.using(using))
+            changed, logged = do(OutboxBackendState.objects.using(using))
             if changed:
                 user: Any = request.user  # not anonymous: the admin has seen to it
                 LogEntry.objects.log_actions(
-                    user.pk, [Dashboard(backend=alias)], CHANGE, change_message=logged
+                    user.pk, [OutboxDashboard(backend=alias)], CHANGE, change_message=logged
                 )
         said = {
             ("pause", True): _("Backend %(backend)s is paused. Relays see it within a second."),
@@ -200,6 +200,6 @@ def _answer(request: HttpRequest, value: Any) -> HttpResponseBase:
 
 def _log(alias: str) -> Any:
     """Return the latest that operators did to a backend."""
-    kind = ContentType.objects.get_for_model(Dashboard, for_concrete_model=False)
+    kind = ContentType.objects.get_for_model(OutboxDashboard, for_concrete_model=False)
     entries = LogEntry.objects.filter(content_type=kind, object_id=alias)
     return entries.select_related("user").order_by("-pk")[:LOG_ENTRIES]

@@ -26,7 +26,7 @@ from django.http import HttpRequest, JsonResponse
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.querysets import (
     MIGRATE,
     DatabaseNow,
@@ -116,14 +116,18 @@ def _backend(each: Overview, relays: int, free: int, bounds: _Bounds) -> Iterato
 
 def _living(using: str, aliases: Collection[str]) -> dict[str, int]:
     """Return how many relays of each backend have a fresh heartbeat, by the database's clock."""
-    relays = Relay.objects.using(using).filter(backend__in=aliases, heartbeat_at__gte=_oldest())
+    relays = OutboxRelay.objects.using(using).filter(
+        backend__in=aliases, heartbeat_at__gte=_oldest()
+    )
     return _counted(relays.filter(takes_share=True))
 
 
 def _without_relay(using: str, aliases: Collection[str]) -> dict[str, int]:
     """Return how many partitions of each backend belong to no living relay."""
     unowned = models.Q(relay=None) | models.Q(relay__heartbeat_at__lt=_oldest())
-    rows = Partition.objects.using(using).filter(backend__in=aliases, number__lt=conf.PARTITIONS)
+    rows = OutboxPartition.objects.using(using).filter(
+        backend__in=aliases, number__lt=conf.PARTITIONS
+    )
     return _counted(rows.filter(unowned))
 
 
@@ -132,6 +136,8 @@ def _oldest() -> models.Expression:
     return DatabaseNow() - seconds
 
 
-def _counted(rows: models.QuerySet[Relay] | models.QuerySet[Partition]) -> dict[str, int]:
+def _counted(
+    rows: models.QuerySet[OutboxRelay] | models.QuerySet[OutboxPartition],
+) -> dict[str, int]:
     counted = rows.order_by().values_list("backend").annotate(models.Count("pk"))
     return dict(counted)

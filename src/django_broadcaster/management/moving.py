@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.models import Operation, OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.querysets import (
     MOVES,
     EventSelection,
@@ -115,7 +115,7 @@ class MovingCommand(OutboxCommand):
             raise CommandError(f"--background takes up to {MOST_IDS:,} ids: select by conditions")
         if options["ask"] and not selection.ids:
             self._confirm(str(selection))
-        operation = Operation.objects.using(events.db).request(
+        operation = OutboxOperation.objects.using(events.db).request(
             events, self.verb, selection, by=whoami() if options["by"] is None else options["by"]
         )
         if options["json"]:
@@ -130,7 +130,7 @@ class MovingCommand(OutboxCommand):
         self.stdout.write(
             f"operation {operation.pk}: {about}{operation.total:,} events to {self.verb}"
         )
-        if not is_served(Relay.objects.using(events.db)):
+        if not is_served(OutboxRelay.objects.using(events.db)):
             self.stderr.write("no relay runs: the operation waits for one")
 
     def _confirm(self, what: str) -> None:

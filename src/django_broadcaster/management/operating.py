@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_broadcaster.models import Operation
+from django_broadcaster.models import OutboxOperation
 
 SHOWN = 20
 """Operations that a list has at the most."""
 
 
-def as_values(operation: Operation) -> dict[str, Any]:
+def as_values(operation: OutboxOperation) -> dict[str, Any]:
     """Return an operation for JSON."""
     names = ("requested_by", "requested_at", "started_at", "finished_at", "stopped_by", "error")
     return {
@@ -27,7 +27,7 @@ def as_values(operation: Operation) -> dict[str, Any]:
     }
 
 
-def as_row(operation: Operation) -> dict[str, Any]:
+def as_row(operation: OutboxOperation) -> dict[str, Any]:
     """Return an operation for a table."""
     about = "" if operation.total_is_exact else "~"
     return {

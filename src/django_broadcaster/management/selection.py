@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.models import OutboxEvent, Partition
+from django_broadcaster.models import OutboxEvent, OutboxPartition
 from django_broadcaster.querysets import EventSelection, with_leftovers
 from django_broadcaster.states import OutboxEventStatus
 
@@ -90,7 +90,7 @@ def _is_known(alias: str | None, using: str) -> bool:
     """Return True for a backend that is configured, was once served by a relay, or has events."""
     if alias is None or alias in backends.aliases():
         return True
-    served = Partition.objects.using(using).filter(backend=alias)
+    served = OutboxPartition.objects.using(using).filter(backend=alias)
     return served.exists() or alias in with_leftovers(using, [])
 
 

@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name="ArchivedEvent",
+            name="OutboxArchivedEvent",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("row", models.BigIntegerField()),
@@ -95,7 +95,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Attempt",
+            name="OutboxAttempt",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("row", models.BigIntegerField(db_index=True)),
@@ -110,7 +110,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="BackendState",
+            name="OutboxBackendState",
             fields=[
                 (
                     "backend",
@@ -133,7 +133,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Relay",
+            name="OutboxRelay",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 (
@@ -179,7 +179,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Dashboard",
+            name="OutboxDashboard",
             fields=[],
             options={
                 "verbose_name": "dashboard",
@@ -189,7 +189,7 @@ class Migration(migrations.Migration):
                 "indexes": [],
                 "constraints": [],
             },
-            bases=("django_broadcaster.backendstate",),
+            bases=("django_broadcaster.outboxbackendstate",),
         ),
         migrations.CreateModel(
             name="InboxEvent",
@@ -210,7 +210,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Operation",
+            name="OutboxOperation",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 (
@@ -462,7 +462,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Sample",
+            name="OutboxSample",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("backend", django_broadcaster.schema.ExactCharField(max_length=64)),
@@ -501,7 +501,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="WebhookEndpoint",
+            name="OutboxWebhookEndpoint",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 (
@@ -534,7 +534,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Partition",
+            name="OutboxPartition",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("backend", django_broadcaster.schema.ExactCharField(max_length=64)),
@@ -546,7 +546,7 @@ class Migration(migrations.Migration):
                         null=True,
                         on_delete=django.db.models.deletion.SET_NULL,
                         related_name="partitions",
-                        to="django_broadcaster.relay",
+                        to="django_broadcaster.outboxrelay",
                     ),
                 ),
             ],

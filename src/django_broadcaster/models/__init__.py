@@ -1,23 +1,30 @@
 """The tables: events waiting to be sent, who delivers them, and events already handled."""
 
 from ..states import OutboxEventStatus
-from .endpoints import WebhookEndpoint
+from .endpoints import OutboxWebhookEndpoint
 from .inbox import InboxEvent
-from .operations import Operation
-from .outbox import ArchivedEvent, OutboxEvent
-from .relays import Attempt, BackendState, Dashboard, Partition, Relay, Sample
+from .operations import OutboxOperation
+from .outbox import OutboxArchivedEvent, OutboxEvent
+from .relays import (
+    OutboxAttempt,
+    OutboxBackendState,
+    OutboxDashboard,
+    OutboxPartition,
+    OutboxRelay,
+    OutboxSample,
+)
 
 __all__ = [
-    "ArchivedEvent",
-    "Attempt",
-    "BackendState",
-    "Dashboard",
     "InboxEvent",
-    "Operation",
+    "OutboxArchivedEvent",
+    "OutboxAttempt",
+    "OutboxBackendState",
+    "OutboxDashboard",
     "OutboxEvent",
     "OutboxEventStatus",
-    "Partition",
-    "Relay",
-    "Sample",
-    "WebhookEndpoint",
+    "OutboxOperation",
+    "OutboxPartition",
+    "OutboxRelay",
+    "OutboxSample",
+    "OutboxWebhookEndpoint",
 ]

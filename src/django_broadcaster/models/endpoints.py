@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from ..redaction import masked, place_of
 
 
-class WebhookEndpoint(models.Model):
+class OutboxWebhookEndpoint(models.Model):
     """A webhook endpoint in trouble. One that works has no row, so to delete it is to enable it."""
 
     id = models.BigAutoField(primary_key=True)

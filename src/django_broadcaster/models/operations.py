@@ -13,7 +13,7 @@ from ..schema import PartialIndex
 from ..states import ACTIVE, OperationKind, OperationState
 
 
-class Operation(models.Model):
+class OutboxOperation(models.Model):
     """Something that the relays do to many events in the background, and how far it is.
 
     `selection` is an `EventSelection` as JSON. Of the ids behind `start` up to `last`, which was

@@ -235,7 +235,7 @@ class OutboxEvent(models.Model):
         return self.cloud_event.to_dict()
 
 
-class ArchivedEvent(models.Model):
+class OutboxArchivedEvent(models.Model):
     """An event that `TableArchive` took over from the outbox; `row` was its id there."""
 
     id = models.BigAutoField(primary_key=True)
@@ -280,7 +280,7 @@ class ArchivedEvent(models.Model):
         return self.cloud_event.to_dict()
 
 
-def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
+def _cloud_event_of(row: OutboxEvent | OutboxArchivedEvent) -> CloudEvent:
     extensions = dict(row.extensions)
     if row.partition_key:
         extensions["partitionkey"] = row.partition_key
@@ -297,7 +297,7 @@ def _cloud_event_of(row: OutboxEvent | ArchivedEvent) -> CloudEvent:
     )
 
 
-def _payload_of(row: OutboxEvent | ArchivedEvent) -> Any:
+def _payload_of(row: OutboxEvent | OutboxArchivedEvent) -> Any:
     if row.sealed is not None:
         text, binary = unseal(row.sealed)
         return binary if text is None else _decoded(text)
@@ -311,7 +311,7 @@ def _decoded(text: str) -> Any:
     return JSON_NULL if data is None else data
 
 
-def _has_null(row: OutboxEvent | ArchivedEvent) -> bool:
+def _has_null(row: OutboxEvent | OutboxArchivedEvent) -> bool:
     """Tell JSON's null from no data: Django reads both as None."""
     if not is_json_type(row.data_content_type):
         return False

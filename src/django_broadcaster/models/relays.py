@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from ..schema import ExactCharField
 
 
-class BackendState(models.Model):
+class OutboxBackendState(models.Model):
     """What an operator has said about a backend; without a row it delivers."""
 
     backend = ExactCharField(max_length=64, primary_key=True)
@@ -26,7 +26,7 @@ class BackendState(models.Model):
         return self.backend
 
 
-class Dashboard(BackendState):
+class OutboxDashboard(OutboxBackendState):
     """The backends once more, as what the admin's index lists the dashboard under."""
 
     class Meta:
@@ -36,7 +36,7 @@ class Dashboard(BackendState):
         verbose_name_plural = _("dashboard")
 
 
-class Sample(models.Model):
+class OutboxSample(models.Model):
     """One minute of a backend, which its relays add up: what the dashboard draws.
 
     The counts are of attempts by outcome. `timed` deliveries took `waited` milliseconds in all and
@@ -74,7 +74,7 @@ class Sample(models.Model):
         return f"minute {self.minute} of {self.backend}"
 
 
-class Attempt(models.Model):
+class OutboxAttempt(models.Model):
     """An attempt to deliver an event that failed; `row` is the event's id in the outbox."""
 
     id = models.BigAutoField(primary_key=True)
@@ -92,7 +92,7 @@ class Attempt(models.Model):
         return f"attempt {self.number} of event {self.row}"
 
 
-class Relay(models.Model):
+class OutboxRelay(models.Model):
     """The lease of a running relay on its partitions of one backend.
 
     It ends when the row goes: a relay deletes its own on a clean stop, and others delete one whose
@@ -127,14 +127,14 @@ class Relay(models.Model):
         return f"{self.name} for {self.backend}"
 
 
-class Partition(models.Model):
+class OutboxPartition(models.Model):
     """A hash bucket of keys of one backend, and the relay that owns it now."""
 
     id = models.BigAutoField(primary_key=True)
     backend = ExactCharField(max_length=64)
     number = models.PositiveSmallIntegerField()
     relay = models.ForeignKey(
-        Relay, null=True, blank=True, on_delete=models.SET_NULL, related_name="partitions"
+        OutboxRelay, null=True, blank=True, on_delete=models.SET_NULL, related_name="partitions"
     )
 
     class Meta:

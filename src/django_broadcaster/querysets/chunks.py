@@ -14,7 +14,7 @@ from .moves import MOVES
 from .selection import EventSelection
 
 if TYPE_CHECKING:
-    from django_broadcaster.models import Operation
+    from django_broadcaster.models import OutboxOperation
 
 CHUNK = 1000
 """Events that one transaction moves at the most."""
@@ -59,7 +59,7 @@ class Chunk(NamedTuple):
         return len(self.ids) == CHUNK
 
 
-def next_chunk(operation: Operation, events: OutboxEventQuerySet, window: Window) -> Chunk:
+def next_chunk(operation: OutboxOperation, events: OutboxEventQuerySet, window: Window) -> Chunk:
     """Return the next events of an operation; raises ValueError for one of a newer version."""
     if operation.kind not in MOVES:
         raise ValueError(f"kind: {operation.kind!r} is unknown to this version")

@@ -8,9 +8,9 @@ from django.db import models
 from django.utils import timezone
 
 if TYPE_CHECKING:
-    from django_broadcaster.models import BackendState
+    from django_broadcaster.models import OutboxBackendState
 
-    States = models.QuerySet[BackendState]
+    States = models.QuerySet[OutboxBackendState]
 
 
 def pause(states: States, backend: str, by: str = "") -> bool:

@@ -33,13 +33,13 @@ from .previews import estimate_of, span_of
 from .selection import EventSelection
 
 if TYPE_CHECKING:
-    from django_broadcaster.models import Operation, Relay
+    from django_broadcaster.models import OutboxOperation, OutboxRelay
 
 ATTEMPTS = 5
 """How often in a row the database may refuse a chunk before the operation has failed."""
 
 
-class OperationQuerySet(models.QuerySet["Operation"]):
+class OperationQuerySet(models.QuerySet["OutboxOperation"]):
     """Operations, and what can be done to them."""
 
     def active(self) -> OperationQuerySet:
@@ -54,7 +54,7 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         *,
         by: str,
         user_pk: str = "",
-    ) -> Operation:
+    ) -> OutboxOperation:
         """Have the relays move the events of a selection that stand in the outbox now.
 
         Events that are published from now on are not touched: an operation has an end.
@@ -90,7 +90,7 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         first = self.active().only("id", "not_before").first()
         return first.pk if first is not None and first.is_due else None
 
-    def locked(self, pk: int) -> Operation | None:
+    def locked(self, pk: int) -> OutboxOperation | None:
         """Lock an operation in a transaction; None if it has ended, or another relay is at it."""
         mine = self.active().filter(pk=pk)
         features = connections[self.db].features
@@ -101,7 +101,7 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         return mine.first()
 
 
-def is_served(relays: models.QuerySet[Relay]) -> bool:
+def is_served(relays: models.QuerySet[OutboxRelay]) -> bool:
     """Tell whether a relay runs that works on operations."""
     age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
     lease = timedelta(seconds=conf.LEASE_SECONDS)
@@ -128,7 +128,7 @@ def move_chunk(
     events: OutboxEventQuerySet,
     window: Window,
     way_out: WayOut,
-) -> Operation | None:
+) -> OutboxOperation | None:
     """Move the next events of an operation, and return it; None as `locked` does.
 
     Raises ValueError for an operation of a newer version, the database's errors, and what the way
@@ -168,7 +168,9 @@ def _stored_first(
     return chunk._replace(seconds=seconds)
 
 
-def _move(operation: Operation, events: OutboxEventQuerySet, chunk: Chunk, way_out: WayOut) -> None:
+def _move(
+    operation: OutboxOperation, events: OutboxEventQuerySet, chunk: Chunk, way_out: WayOut
+) -> None:
     now = timezone.now()
     # Never earlier than the chunk before, which a relay with another clock may have moved: events
     # of a key are due in the order of their ids.
@@ -191,7 +193,7 @@ def _move(operation: Operation, events: OutboxEventQuerySet, chunk: Chunk, way_o
 
 def note_failure(
     operations: OperationQuerySet, pk: int, error: BaseException, *, for_good: bool
-) -> Operation | None:
+) -> OutboxOperation | None:
     """Note that the chunk of an operation failed, and return the operation.
 
     It is tried again after a pause that grows, or has failed: `for_good`, or after so many times.

@@ -129,7 +129,7 @@ def first_of(
     few = few_of(events, kind, selection, span)
     if few is not None:
         return few[:limit]
-    look = events.model._meta.apps.get_model("django_broadcaster", "Operation")(
+    look = events.model._meta.apps.get_model("django_broadcaster", "OutboxOperation")(
         kind=kind, selection=selection.as_json(), position=span.start, last=span.last
     )
     window, found = Window(), list[int]()

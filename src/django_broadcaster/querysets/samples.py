@@ -12,14 +12,14 @@ from django.db.models.functions import Greatest
 from .events import aware
 
 if TYPE_CHECKING:
-    from django_broadcaster.models import Sample
+    from django_broadcaster.models import OutboxSample
 
-    Samples = models.QuerySet[Sample]
+    Samples = models.QuerySet[OutboxSample]
 
 
 @dataclass(slots=True)
 class Figures:
-    """What a relay adds to a minute; see `Sample`. None where it did not look."""
+    """What a relay adds to a minute; see `OutboxSample`. None where it did not look."""
 
     published: int = 0
     retried: int = 0

@@ -2,14 +2,14 @@
 
 PREFIX = "django_broadcaster_"
 EVENTS = "django_broadcaster_outboxevent"
-RELAYS = "django_broadcaster_relay"
-PARTITIONS = "django_broadcaster_partition"
+RELAYS = "django_broadcaster_outboxrelay"
+PARTITIONS = "django_broadcaster_outboxpartition"
 JSON_COLUMNS = ("extensions", "data", "publisher_config")
-BACKENDS = "django_broadcaster_backendstate"
-ATTEMPTS = "django_broadcaster_attempt"
-ARCHIVE = "django_broadcaster_archivedevent"
-OPERATIONS = "django_broadcaster_operation"
-SAMPLES = "django_broadcaster_sample"
+BACKENDS = "django_broadcaster_outboxbackendstate"
+ATTEMPTS = "django_broadcaster_outboxattempt"
+ARCHIVE = "django_broadcaster_outboxarchivedevent"
+OPERATIONS = "django_broadcaster_outboxoperation"
+SAMPLES = "django_broadcaster_outboxsample"
 
 FREE_PARTITIONS = (
     f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s AND relay_id IS NULL"

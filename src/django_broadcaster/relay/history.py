@@ -12,7 +12,7 @@ import time
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from django_broadcaster.models import Sample
+from django_broadcaster.models import OutboxSample
 from django_broadcaster.querysets import (
     Figures,
     add_to_minute,
@@ -84,7 +84,7 @@ class History:
             if looks:
                 self._look()
             if self._figures:
-                samples = Sample.objects.using(self._using)
+                samples = OutboxSample.objects.using(self._using)
                 add_to_minute(samples, self._backend, minute_of(timezone.now()), self._figures)
             self._figures = Figures()
         except DatabaseError as error:

@@ -18,7 +18,13 @@ from django_broadcaster.archives import create_archive, remove
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveError
-from django_broadcaster.models import Attempt, InboxEvent, Operation, OutboxEvent, Sample
+from django_broadcaster.models import (
+    InboxEvent,
+    OutboxAttempt,
+    OutboxEvent,
+    OutboxOperation,
+    OutboxSample,
+)
 from django_broadcaster.querysets import (
     RelayRows,
     drop_oldest,
@@ -196,9 +202,9 @@ class Purge:
         if keep is None:
             return 0
         before = timezone.now() - keep
-        attempts = Attempt.objects.using(self._using).all()
-        ended = Operation.objects.using(self._using).filter(finished_at__isnull=False)
-        samples = Sample.objects.using(self._using).all()
+        attempts = OutboxAttempt.objects.using(self._using).all()
+        ended = OutboxOperation.objects.using(self._using).filter(finished_at__isnull=False)
+        samples = OutboxSample.objects.using(self._using).all()
         return (
             purge_entries(attempts, "attempted_at", before, CHUNK)
             + purge_entries(ended, "finished_at", before, CHUNK)

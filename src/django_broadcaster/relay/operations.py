@@ -14,7 +14,7 @@ from django.db import Error, connections
 
 from django_broadcaster.archives import Stored, create_archive, store_first, take_out
 from django_broadcaster.exceptions import ArchiveError
-from django_broadcaster.models import Operation, OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.querysets import Window, move_chunk, note_failure
 from django_broadcaster.signals import operation_ended
 
@@ -60,7 +60,7 @@ class Operations:
         self.is_moving = False
         """Whether the last look found something to do."""
         self._using = using  # not its connection: each thread has one, and this may be another's
-        self._operations = Operation.objects.using(using)
+        self._operations = OutboxOperation.objects.using(using)
         self._events = OutboxEvent.objects.using(using)
         self._window = Window()
         self._way_out = _WayOut(self._runner)
@@ -104,11 +104,11 @@ class Operations:
             self._tell(operation)
         return not operation.failures
 
-    def _failed(self, pk: int, error: Exception, *, for_good: bool) -> Operation | None:
+    def _failed(self, pk: int, error: Exception, *, for_good: bool) -> OutboxOperation | None:
         logger.warning("operation %d: its next events can't be moved: %s", pk, told(error))
         return note_failure(self._operations, pk, error, for_good=for_good)
 
-    def _tell(self, operation: Operation) -> None:
+    def _tell(self, operation: OutboxOperation) -> None:
         logger.info(
             "operation %d (%s) is %s: %d of %d events",
             operation.pk,
@@ -117,6 +117,6 @@ class Operations:
             operation.done,
             operation.total,
         )
-        if operation_ended.has_listeners(Operation):
+        if operation_ended.has_listeners(OutboxOperation):
             send = operation_ended.send_robust
-            self._runner.run(send, sender=Operation, operation=operation)
+            self._runner.run(send, sender=OutboxOperation, operation=operation)

@@ -1,6 +1,6 @@
 """Who delivers what: a lease on a share of a backend's partitions.
 
-A lease is a row of `Relay`. It lasts while the relay's heartbeat, on the database's clock, is
+A lease is a row of `OutboxRelay`. It lasts while the relay's heartbeat, on the database's clock, is
 fresh. Partitions leave a living relay only by its own hand, between two batches, so they can be
 taken from it in one way alone: by deleting its row. That is why one test fences everything that a
 relay writes: does my row still stand? Its id is the epoch, as a relay that lost its lease joins
@@ -21,13 +21,13 @@ from django.db import IntegrityError, connections, models, transaction
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
-from django_broadcaster.models import OutboxEvent, Partition, Relay
+from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.notify import notify_shares
 from django_broadcaster.querysets import DatabaseNow, RelayRows, storable
 
 logger = logging.getLogger("django_broadcaster.relay")
 
-_HEARTBEAT = "UPDATE django_broadcaster_relay SET heartbeat_at = "
+_HEARTBEAT = "UPDATE django_broadcaster_outboxrelay SET heartbeat_at = "
 _RENEW = {
     # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
     "postgresql": (
@@ -66,7 +66,7 @@ class Lease:
         """Begin a new lease that owns nothing yet."""
         self._make_partitions()
         asked_at = time.monotonic()
-        relay = Relay.objects.using(self.using).create(
+        relay = OutboxRelay.objects.using(self.using).create(
             pk=_new_id(),
             name=self.name,
             backend=self.backend,
@@ -232,24 +232,24 @@ class Lease:
             extra={"backend": self.backend, "relay": relay_id},
         )
 
-    def _count_crash(self, relay: Relay, partitions: Collection[int]) -> None:
+    def _count_crash(self, relay: OutboxRelay, partitions: Collection[int]) -> None:
         if relay.in_flight_from is not None and relay.in_flight_to is not None:
             rows = RelayRows(self.using, self.backend, relay.pk)
             rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions)
 
     def _make_partitions(self) -> None:
-        """Create the backend's rows of `Partition` that are missing."""
-        rows = Partition.objects.using(self.using).filter(backend=self.backend)
+        """Create the backend's rows of `OutboxPartition` that are missing."""
+        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
         known = set(rows.values_list("number", flat=True))
         if max(known, default=0) >= conf.PARTITIONS:
             self._tell_stranded()
         missing = [
-            Partition(backend=self.backend, number=number)
+            OutboxPartition(backend=self.backend, number=number)
             for number in range(conf.PARTITIONS)
             if number not in known
         ]
         if missing:
-            Partition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
+            OutboxPartition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
 
     def _tell_stranded(self) -> None:
         """Say which events no relay delivers since there are fewer partitions than before."""
@@ -267,11 +267,11 @@ class Lease:
     def _may_skip_locked(self) -> bool:
         return bool(connections[self.using].features.has_select_for_update_skip_locked)
 
-    def _relays(self) -> models.QuerySet[Relay]:
-        return Relay.objects.using(self.using)
+    def _relays(self) -> models.QuerySet[OutboxRelay]:
+        return OutboxRelay.objects.using(self.using)
 
-    def _partitions(self) -> models.QuerySet[Partition]:
-        rows = Partition.objects.using(self.using).filter(backend=self.backend)
+    def _partitions(self) -> models.QuerySet[OutboxPartition]:
+        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
         return rows.filter(number__lt=conf.PARTITIONS)
 
 

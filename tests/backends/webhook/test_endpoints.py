@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_broadcaster import endpoints as endpoints_module
 from django_broadcaster.backends import WebhookBackend
 from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
-from django_broadcaster.models import WebhookEndpoint
+from django_broadcaster.models import OutboxWebhookEndpoint
 from django_broadcaster.signals import endpoint_disabled
 from tests.support.batches import kinds, numbers
 from tests.support.redis_server import free_port
@@ -38,12 +38,12 @@ def _always_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def disabled() -> Iterator[list[WebhookEndpoint]]:
+def disabled() -> Iterator[list[OutboxWebhookEndpoint]]:
     """The endpoints for which the signal was sent."""
-    heard: list[WebhookEndpoint] = []
+    heard: list[OutboxWebhookEndpoint] = []
 
-    def listen(sender: type, endpoint: WebhookEndpoint, **_: Any) -> None:
-        assert sender is WebhookEndpoint
+    def listen(sender: type, endpoint: OutboxWebhookEndpoint, **_: Any) -> None:
+        assert sender is OutboxWebhookEndpoint
         heard.append(endpoint)
 
     endpoint_disabled.connect(listen)
@@ -59,7 +59,7 @@ def many(make: MakeBackend) -> Callable[..., WebhookBackend]:
 
 def age(seconds: float) -> None:
     """Let the trouble of every endpoint have begun so long ago."""
-    WebhookEndpoint.objects.update(failing_since=timezone.now() - timedelta(seconds=seconds))
+    OutboxWebhookEndpoint.objects.update(failing_since=timezone.now() - timedelta(seconds=seconds))
 
 
 def test_endpoint_that_works_has_no_row(many: Any, server: WebhookServer) -> None:
@@ -68,7 +68,7 @@ def test_endpoint_that_works_has_no_row(many: Any, server: WebhookServer) -> Non
     with CaptureQueriesContext(connection) as queries:
         assert backend.send_batch([to(server.url) for _ in range(50)]) == [None] * 50
     assert len(queries) == 1
-    assert not WebhookEndpoint.objects.exists()
+    assert not OutboxWebhookEndpoint.objects.exists()
 
 
 def test_looks_are_as_rare_as_they_may_be(
@@ -85,7 +85,7 @@ def test_looks_are_as_rare_as_they_may_be(
 
 @pytest.mark.parametrize("only", [True, False])
 def test_gone_disables_the_endpoint(
-    make: MakeBackend, server: WebhookServer, disabled: list[WebhookEndpoint], only: bool
+    make: MakeBackend, server: WebhookServer, disabled: list[OutboxWebhookEndpoint], only: bool
 ) -> None:
     """Behind a 410 nothing more is sent, by no relay; with an only endpoint its events wait."""
     server.answer = lambda request: Reply(410)
@@ -126,12 +126,12 @@ def test_endpoint_that_is_enabled_gets_its_events(many: Any, server: WebhookServ
     backend = many()
     backend.send_batch([to(server.url)])
     server.answer = lambda request: Reply()
-    WebhookEndpoint.objects.all().delete()
+    OutboxWebhookEndpoint.objects.all().delete()
     assert backend.send_batch([to(server.url)]) == [None]
 
 
 def test_endpoint_is_disabled_after_a_time_of_failures(
-    many: Any, server: WebhookServer, disabled: list[WebhookEndpoint]
+    many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:
     """It counts from the first failure behind the last success, over restarts of the relay."""
     server.answer = lambda request: Reply(500)
@@ -152,7 +152,7 @@ def test_endpoint_is_disabled_after_a_time_of_failures(
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 429, 500, 502, 503, 0])
 def test_every_failure_of_an_endpoint_counts(
-    many: Any, server: WebhookServer, disabled: list[WebhookEndpoint], status: int
+    many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint], status: int
 ) -> None:
     """Whatever it answers but a 2xx, or if it answers nothing at all."""
     server.answer = lambda request: Reply(status)
@@ -168,10 +168,10 @@ def test_success_ends_the_trouble(many: Any, server: WebhookServer) -> None:
     backend = many()
     server.answer = lambda request: Reply(500)
     backend.send_batch([to(server.url)])
-    assert WebhookEndpoint.objects.count() == 1
+    assert OutboxWebhookEndpoint.objects.count() == 1
     server.answer = lambda request: Reply(500 if b'"bad"' in request.body else 204)
     backend.send_batch([to(server.url, data="bad"), to(server.url, data="good")])
-    assert not WebhookEndpoint.objects.exists()
+    assert not OutboxWebhookEndpoint.objects.exists()
 
 
 def test_failure_of_an_event_is_no_trouble_of_its_endpoint(
@@ -180,11 +180,11 @@ def test_failure_of_an_event_is_no_trouble_of_its_endpoint(
     """An event that the endpoint finds too large says nothing about the endpoint."""
     server.answer = lambda request: Reply(413)
     assert kinds(many().send_batch([to(server.url)])) == [Rejected]
-    assert not WebhookEndpoint.objects.exists()
+    assert not OutboxWebhookEndpoint.objects.exists()
 
 
 def test_only_endpoint_is_disabled_by_no_time(
-    make: MakeBackend, server: WebhookServer, disabled: list[WebhookEndpoint]
+    make: MakeBackend, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:
     """An outage costs nothing, however long; unless the settings say how long."""
     with server.away():
@@ -197,7 +197,7 @@ def test_only_endpoint_is_disabled_by_no_time(
 
 
 def test_two_relays_that_disable_at_once_send_one_signal(
-    many: Any, server: WebhookServer, disabled: list[WebhookEndpoint]
+    many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:
     """Of two that have read the same, one is the first."""
     first, second = many(), many()
@@ -206,7 +206,7 @@ def test_two_relays_that_disable_at_once_send_one_signal(
     for backend in (first, second):
         backend._book.disable(server.url, "answered 410 Gone")
     assert len(disabled) == 1
-    assert WebhookEndpoint.objects.count() == 1
+    assert OutboxWebhookEndpoint.objects.count() == 1
 
 
 def test_receiver_that_raises_stops_nothing(
@@ -223,7 +223,7 @@ def test_receiver_that_raises_stops_nothing(
         assert kinds(many().send_batch([to(f"{server.url}/path-key")])) == [Rejected]
     finally:
         endpoint_disabled.disconnect(fail)
-    row = WebhookEndpoint.objects.get()
+    row = OutboxWebhookEndpoint.objects.get()
     assert row.disabled_at is not None
     assert f"webhook endpoint {row.pk} of backend 'default' is disabled" in caplog.text
     assert "path-key" not in caplog.text

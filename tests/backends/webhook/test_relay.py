@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook
 
 from django_broadcaster import endpoints as endpoints_module
 from django_broadcaster.backends.webhook import pauses as pauses_module
-from django_broadcaster.models import OutboxEvent, WebhookEndpoint
+from django_broadcaster.models import OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.relay.conftest import drain, turn, working
@@ -157,7 +157,7 @@ def test_gone_makes_dead_letters_that_can_be_replayed(
         assert set(statuses(using).values()) == {"failed"}
         assert "410 Gone" in row("a3", using).last_error
         server.answer = lambda request: Reply()
-        WebhookEndpoint.objects.using(using).all().delete()
+        OutboxWebhookEndpoint.objects.using(using).all().delete()
         assert OutboxEvent.objects.using(using).dead_letters().replay() == 3
         drain(loop)
     assert names(server)[1:] == ["a1", "a2", "a3"]

@@ -20,7 +20,7 @@ from django_broadcaster.backends.base import Message
 from .answers import Answer, Kind
 from .signatures import Signer
 
-Attempt = Callable[[int], Awaitable[Answer]]
+OutboxAttempt = Callable[[int], Awaitable[Answer]]
 
 ABOUT_THE_ENDPOINT: Final = frozenset({Kind.AWAY, Kind.FORBIDDEN, Kind.GONE})
 ABOUT_THE_ONLY_ENDPOINT: Final = ABOUT_THE_ENDPOINT | {Kind.MISPLACED}
@@ -91,7 +91,7 @@ class Exchange:
 
     messages: Sequence[Message]
     endpoints: Sequence[Endpoint]
-    attempt: Attempt
+    attempt: OutboxAttempt
     stopping: frozenset[Kind]
     max_in_flight: int
     seconds: float

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import HIGHEST, add_database, database
-from django_broadcaster.models import Attempt, OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.presentation import presented
 from django_broadcaster.querysets import equals
 
@@ -49,7 +49,7 @@ class Command(OutboxCommand):
         """Run the command; raises CommandError for an id that there is not."""
         using = database(options["database"])
         event = _found(using, options["id"])
-        attempts = Attempt.objects.using(using).filter(row=event.pk).order_by("id")
+        attempts = OutboxAttempt.objects.using(using).filter(row=event.pk).order_by("id")
         fields = ("number", "attempted_at", "relay", "error")
         found: dict[str, Any] = {
             "event": {name: getattr(event, name) for name in SHOWN},

@@ -11,7 +11,7 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row, as_values
 from django_broadcaster.management.output import as_json, as_table, whoami
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
-from django_broadcaster.models import Operation
+from django_broadcaster.models import OutboxOperation
 
 
 class Command(OutboxCommand):
@@ -34,14 +34,14 @@ class Command(OutboxCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; raises CommandError for an id that there is not."""
-        operations = Operation.objects.using(database(options["database"]))
+        operations = OutboxOperation.objects.using(database(options["database"]))
         found = self._found(operations, options)
         if options["json"]:
             self.stdout.write(as_json([as_values(each) for each in found]))
         else:
             self.stdout.write(as_table([as_row(each) for each in found]))
 
-    def _found(self, operations: Any, options: dict[str, Any]) -> list[Operation]:
+    def _found(self, operations: Any, options: dict[str, Any]) -> list[OutboxOperation]:
         ids = options["ids"]
         if not ids:
             if options["stop"]:

@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
-from django_broadcaster.models import ArchivedEvent, OutboxEvent
+from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.querysets import portions
 from django_broadcaster.sealing import is_on, reseal
 
@@ -53,7 +53,7 @@ class Command(OutboxCommand):
         using = database(options["database"])
         events = OutboxEvent.objects.using(using).filter(id__gte=options["start"])
         changed, unreadable = self._reencrypt_all(events, "event")
-        archived = ArchivedEvent.objects.using(using).all()
+        archived = OutboxArchivedEvent.objects.using(using).all()
         changed_there, unreadable_there = self._reencrypt_all(archived, "archived event")
         self._report(
             changed + changed_there, unreadable + unreadable_there, as_text=not options["json"]

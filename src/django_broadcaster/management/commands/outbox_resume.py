@@ -8,7 +8,7 @@ from typing import Any
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
-from django_broadcaster.models import BackendState
+from django_broadcaster.models import OutboxBackendState
 from django_broadcaster.querysets import resume
 
 
@@ -27,7 +27,7 @@ class Command(OutboxCommand):
         """Run the command; raises CommandError for an alias that is not configured."""
         for alias in options["backends"]:
             check_backend(alias)
-        states = BackendState.objects.using(database(options["database"]))
+        states = OutboxBackendState.objects.using(database(options["database"]))
         rows = [
             {"backend": alias, "now": "resumed" if resume(states, alias) else "not paused"}
             for alias in options["backends"]

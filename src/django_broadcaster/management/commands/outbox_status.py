@@ -12,7 +12,7 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table, printable
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
-from django_broadcaster.models import Operation
+from django_broadcaster.models import OutboxOperation
 from django_broadcaster.querysets import Overview, overviews, with_leftovers
 
 LATE = 3
@@ -73,7 +73,7 @@ class Command(OutboxCommand):
 
     def _list_operations(self, using: str) -> None:
         """List what the relays do in the background; JSON has it from `outbox_operations`."""
-        active = list(Operation.objects.using(using).active()[:SHOWN])
+        active = list(OutboxOperation.objects.using(using).active()[:SHOWN])
         if active:
             self.stdout.write("\n" + as_table([as_row(each) for each in active]))
 

@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress
 from django_broadcaster.management.selection import add_database, database
-from django_broadcaster.models import OutboxEvent, Relay
+from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.querysets import is_served
 from django_broadcaster.relay.telling import told
 from django_broadcaster.upgrade import OldTable, Report, move_back, move_events
@@ -74,7 +74,7 @@ class Command(OutboxCommand):
             self._run("Moving events of 0.1.1", sum(counts.values()), move_events, old.using)
 
     def _move_back(self, using: str) -> None:
-        if is_served(Relay.objects.using(using)):
+        if is_served(OutboxRelay.objects.using(using)):
             raise CommandError("a relay is running; stop all relays and publishers first")
         total = OutboxEvent.objects.using(using).undelivered().count()
         report = self._run("Moving events back", total, move_back, using)
