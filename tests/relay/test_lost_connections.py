@@ -213,5 +213,5 @@ def test_a_commit_is_one_although_nobody_can_be_woken(
     connections["default"].close()
     assert states("default") == {"a1": ("pending", 0)}
     assert calls == ["another"]
-    assert "could not be woken" in caplog.text
+    assert "Could not wake the relay" in caplog.text
     assert "Traceback" not in caplog.text
