@@ -55,7 +55,7 @@ class RabbitMQBackend(BindingBackend):
     mandatory: whether an event that no queue takes is rejected; else the server drops it.
     content_mode: "structured" or "binary".
     header_prefix: how the headers of binary mode begin: "ce-", as readers made for RabbitMQ expect,
-        or "cloudEvents_", as the binding for AMQP 1.0 has it.
+        or `cloudEvents_`, as the binding for AMQP 1.0 has it.
     timeout, connect_timeout: seconds without an answer after which the server counts as away.
     heartbeat: seconds; 0, the default, asks for none: an idle relay could not send any, and the
         server would disconnect it. TCP's own keepalive finds a peer that is gone.
