@@ -36,10 +36,10 @@ def addresses() -> dict[str, str]:
     """Return every page of the dashboard by its name."""
     head = OutboxEvent.objects.get(status=S.RETRY, partition_key="customer-17")
     return {
-        "overview": f"{ROOT}dashboard/",
-        "backend": f"{ROOT}dashboard/default/change/",
-        "pause": f"{ROOT}dashboard/default/pause/",
-        "resume": f"{ROOT}dashboard/default/resume/",
+        "overview": f"{ROOT}outboxdashboard/",
+        "backend": f"{ROOT}outboxdashboard/default/change/",
+        "pause": f"{ROOT}outboxdashboard/default/pause/",
+        "resume": f"{ROOT}outboxdashboard/default/resume/",
         "event": f"{ROOT}outboxevent/{head.pk}/change/",
     }
 
@@ -142,17 +142,17 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
     freshness = desk.locator("[data-freshness]")
-    desk.route("**/dashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense"))
+    desk.route("**/outboxdashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense"))
     expect(freshness).to_contain_text("Not live")
-    desk.unroute("**/dashboard/state/**")
+    desk.unroute("**/outboxdashboard/state/**")
     expect(freshness).to_have_text("Live", timeout=20_000)
-    desk.route("**/dashboard/history/**", lambda route: route.fulfill(status=200, body="x"))
+    desk.route("**/outboxdashboard/history/**", lambda route: route.fulfill(status=200, body="x"))
     expect(freshness).to_contain_text("Not live", timeout=20_000)
     for _ in range(2):  # that the state comes does not make it live
-        with desk.expect_response("**/dashboard/state/**"):
+        with desk.expect_response("**/outboxdashboard/state/**"):
             pass
     expect(freshness).to_contain_text("Not live")
-    desk.unroute("**/dashboard/history/**")
+    desk.unroute("**/outboxdashboard/history/**")
     expect(freshness).to_have_text("Live", timeout=60_000)
     desk.context.clear_cookies()
     expect(freshness).to_have_text("Not live: you are not logged in any more; reload the page")
@@ -267,10 +267,10 @@ def test_pages_are_accessible(examined: Page, site: str, mode: Any, size: Any) -
 
 def test_an_empty_outbox_has_a_page(examined: Page, site: str) -> None:
     """Before anything was published or a relay ran, the page says what is missing."""
-    visit(examined, site, f"{ROOT}dashboard/")
+    visit(examined, site, f"{ROOT}outboxdashboard/")
     expect(figure(examined, "default", "status")).to_have_text("no relay runs")
     expect(examined.locator('[data-none="relays"]')).to_be_visible()
-    visit(examined, site, f"{ROOT}dashboard/default/change/")
+    visit(examined, site, f"{ROOT}outboxdashboard/default/change/")
     expect(examined.locator('[data-none="keys"]')).to_be_visible()
     expect(examined.locator('[data-none="errors"]')).to_be_visible()
     assert violations(examined) == []
@@ -290,7 +290,7 @@ def test_a_hostile_outbox_is_text(desk: Page, site: str) -> None:
         circuit_open_since=now,
         circuit_error=attack,
     )
-    visit(desk, site, f"{ROOT}dashboard/default/change/")
+    visit(desk, site, f"{ROOT}outboxdashboard/default/change/")
     for name in ("keys", "errors", "relays"):
         expect(desk.locator(f'[data-table="{name}"]')).to_contain_text("<img src=x")
     assert desk.locator("#content-main img, #content-main b").count() == 0

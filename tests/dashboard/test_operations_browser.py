@@ -24,7 +24,7 @@ from .test_browser import DESK, PHONE, ROOT, polled, tab_to, violations
 
 pytestmark = pytest.mark.slow
 
-LIST = f"{ROOT}operation/"
+LIST = f"{ROOT}outboxoperation/"
 ADD = f"{LIST}add/"
 ERROR = "Rejected: schema order/v3 refuses the field 'total'"
 
