@@ -317,6 +317,7 @@ class Delivery:
         """Decide by each outcome what becomes of its row."""
         verdicts = Verdicts()
         failed_keys: set[str] = set()
+        self.waiting.begin()
         for row, outcome in zip(batch, outcomes, strict=True):
             if outcome is None:
                 verdicts.published.append(row)
@@ -351,8 +352,8 @@ class Delivery:
             verdicts.bury.append((row, error))
         else:
             delay = max(delay, error.retry_after)
-            if isinstance(error, TransientError) and error.waits_for and self.waiting.has_room():
-                self.waiting.add(error.waits_for, row.id)
+            waits_for = error.waits_for if isinstance(error, TransientError) else ""
+            if waits_for and self.waiting.add(waits_for, row.id):
                 delay = max(delay, WAIT_SECONDS)
             verdicts.retry.append((row, delay, error))
             self.blocked.add(row)

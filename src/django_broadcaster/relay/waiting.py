@@ -8,6 +8,7 @@ ids are remembered here: when the destination is back, they are due at once.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -18,21 +19,30 @@ MOST: Final = 100_000
 """Ids that are remembered, of eight bytes each. Events beyond that come due with those tried."""
 
 
+PROBES: Final = 4
+"""Unsent events of a batch that try each destination after its pause: someone always does."""
+
+
 class Waiting:
     """The ids of events that were put off unsent, by destination."""
 
     def __init__(self) -> None:
         self._ids: dict[str, array[int]] = {}
         self._count = 0
+        self._unsent: Counter[str] = Counter()
 
-    def has_room(self) -> bool:
-        """Return True if another event may wait."""
-        return self._count < MOST
+    def begin(self) -> None:
+        """Note that a batch begins."""
+        self._unsent.clear()
 
-    def add(self, destination: str, row_id: int) -> None:
-        """Note that an event waits for a destination."""
+    def add(self, destination: str, row_id: int) -> bool:
+        """Note an unsent event; return False if it is to try the destination after its pause."""
+        self._unsent[destination] += 1
+        if self._unsent[destination] <= PROBES or self._count >= MOST:
+            return False
         self._ids.setdefault(destination, array("q")).append(row_id)
         self._count += 1
+        return True
 
     def take(self, destinations: Iterable[str]) -> Collection[int]:
         """Return the ids of the events that waited for destinations, and forget them."""
