@@ -142,7 +142,9 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
     freshness = desk.locator("[data-freshness]")
-    desk.route("**/outboxdashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense"))
+    desk.route(
+        "**/outboxdashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense")
+    )
     expect(freshness).to_contain_text("Not live")
     desk.unroute("**/outboxdashboard/state/**")
     expect(freshness).to_have_text("Live", timeout=20_000)

@@ -40,13 +40,13 @@ SECONDS = 20.0
 LOCAL = "django_broadcaster.backends.LocalBackend"
 TABLES = (
     "outboxevent",
-    "relay",
-    "partition",
+    "outboxrelay",
+    "outboxpartition",
     "inboxevent",
-    "attempt",
-    "backendstate",
-    "sample",
-    "operation",
+    "outboxattempt",
+    "outboxbackendstate",
+    "outboxsample",
+    "outboxoperation",
 )
 
 
