@@ -29,10 +29,10 @@ def test_the_pictures_of_the_docs_can_be_made(desk: Page, site: str, tmp_path: P
     head = OutboxEvent.objects.get(status="retry", partition_key="customer-17").pk
     root = f"{site}/admin/django_broadcaster/"
     views: list[tuple[str, str, str, Any]] = [
-        ("overview", f"{root}dashboard/", "light", DESK),
-        ("backend", f"{root}dashboard/default/change/", "dark", DESK),
+        ("overview", f"{root}outboxdashboard/", "light", DESK),
+        ("backend", f"{root}outboxdashboard/default/change/", "dark", DESK),
         ("event", f"{root}outboxevent/{head}/change/", "light", DESK),
-        ("phone", f"{root}dashboard/invoices/change/", "light", PHONE),
+        ("phone", f"{root}outboxdashboard/invoices/change/", "light", PHONE),
     ]
     for name, address, mode, size in views:
         desk.set_viewport_size(size)

@@ -122,7 +122,7 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
         for lease in leases:
             lease.rebalance()
     (event,) = publish("a1", using="own")
-    third.begin(event.pk, event.pk)
+    third.begin([event.pk])
     known = {lease.relay_id for lease in leases}
     jumping.set(60)
     for lease in leases:

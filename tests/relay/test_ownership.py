@@ -276,7 +276,7 @@ def test_a_lease_that_was_taken_away_says_so(database: str, lease: Callable[...,
     settle(lost)
     let_go_stale(lost)
     settle(lease())
-    looks = [lost.renew, lost.give_back, lost.rebalance, lost.require, lambda: lost.begin(1, 2)]
+    looks = [lost.renew, lost.give_back, lost.rebalance, lost.require, lambda: lost.begin([1, 2])]
     for look in looks:
         with pytest.raises(LeaseLost):
             look()
@@ -429,7 +429,7 @@ def test_a_crash_is_laid_to_what_was_in_flight(database: str, lease: Callable[..
     events = publish(*(f"{key}1" for key in "abcdefghijkl"), using=database)
     events[5].status = "published"
     events[5].save()
-    dead.begin(events[2].pk, events[9].pk)
+    dead.begin([event.pk for event in events[2:10]])
     let_go_stale(dead)
     suspects = {
         event.subject
@@ -465,7 +465,7 @@ def test_a_crash_is_counted_once(
     alive = lease()
     settle(alive)
     (event,) = publish("a1", using=database)
-    alive.begin(event.pk, event.pk)
+    alive.begin([event.pk])
     with monkeypatch.context() as patch:
         patch.setattr(alive, "give_back", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -483,7 +483,7 @@ def test_a_relay_that_died_idle_makes_no_suspects(
     publish("a1", using=database)
     drain(idle)
     publish("a2", using=database)
-    idle.lease.begin(row("a2", database).pk, row("a2", database).pk)
+    idle.lease.begin([row("a2", database).pk])
     idle.lease.give_back()
     let_go_stale(idle.lease)
     settle(lease())

@@ -158,6 +158,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("in_flight_to", models.BigIntegerField(blank=True, null=True)),
+                ("in_flight_ids", models.TextField(blank=True, editable=False, null=True)),
                 (
                     "circuit_open_since",
                     models.DateTimeField(

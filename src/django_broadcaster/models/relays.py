@@ -112,6 +112,9 @@ class OutboxRelay(models.Model):
         null=True, blank=True, help_text=_("First event of the last delivery that it started.")
     )
     in_flight_to = models.BigIntegerField(null=True, blank=True)
+    in_flight_ids = models.TextField(  # noqa: DJ001  # only NULL says that the range is meant
+        null=True, blank=True, editable=False
+    )
     circuit_open_since = models.DateTimeField(
         null=True, blank=True, help_text=_("Since when the broker counts as away for it.")
     )

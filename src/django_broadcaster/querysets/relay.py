@@ -523,17 +523,23 @@ class RelayRows(BoundedSQL):
         for start in range(0, len(rows), 1000):
             self._move(rows[start : start + 1000], "retry", "retry", scheduled_at=now)
 
-    def count_crash(self, first: int, last: int, partitions: Collection[int]) -> int:
+    def count_crash(
+        self, first: int, last: int, partitions: Collection[int], only: Collection[int] = ()
+    ) -> int:
         """Note that a relay died while it delivered the pending rows of a range of ids.
+
+        With `only`, these ids alone.
 
         Called in a transaction. Rows that another one has locked are left out: the lease of a dead
         relay must end at once.
         """
+        these = f" AND {self._in('id', only)}" if only else ""
         sql = (
             f"SELECT id FROM {EVENTS} WHERE publisher_backend = %s AND status = 'pending' "
-            f"AND id BETWEEN %s AND %s AND {self._in(_PARTITION, partitions)} ORDER BY id"
+            f"AND id BETWEEN %s AND %s AND {self._in(_PARTITION, partitions)}{these} ORDER BY id"
         )
-        params = [self.backend, first, last, *self._values(partitions)]
+        numbers = self._values(partitions)
+        params = [self.backend, first, last, *numbers, *(self._values(only) if only else ())]
         ids = [row_id for (row_id,) in self._select(f"{sql}{self._skip_locked}", params)]
         if not ids:
             return 0

@@ -99,6 +99,7 @@ class Delivery:
         self.announcer = Announcer(lease.using)
         self.fetcher = Fetcher(rows)
         self._unsettled: tuple[Verdicts, int] | None = None
+        self._handed = 0
 
     def deliver(
         self,
@@ -203,6 +204,7 @@ class Delivery:
         """Return the report, and how many rows of it were not in the selection."""
         selection.send = self.doubts.last(selection.send)
         is_repeat = all(map(self.doubts.has, selection.send))
+        self._handed = 0
         outcomes = self.publish(selection.send)
         verdicts = self.judge(selection.send, outcomes)
         others = self._judge_alone(verdicts, {row.id for row in selection.send})
@@ -213,7 +215,7 @@ class Delivery:
         report = self.settle(verdicts, attempted=len(selection.send))
         if due_now := self.waiting.take(self.backend.returned()):
             self.rows.hasten(due_now)
-        return replace(report, is_repeat=is_repeat), others
+        return replace(report, is_repeat=is_repeat, handed=self._handed), others
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
         """Choose what to send: nothing behind a blocked key, nothing expired, a suspect alone.
@@ -244,9 +246,9 @@ class Delivery:
         """
         if not batch:
             return []
-        ids = [row.id for row in batch]
-        self.lease.begin(min(ids), max(ids))
+        self.lease.begin([row.id for row in batch])
         opened, shut = unsealed(batch)
+        self._handed = len(opened)
         if not shut:
             return self._publish(opened)
         outcomes = iter(self._publish(opened))

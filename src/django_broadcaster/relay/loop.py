@@ -316,7 +316,7 @@ class DeliveryLoop:
         """Draw the conclusions of a delivery for the circuit and for the keys that waited."""
         if report.unavailable:
             self._note_failure(report.unavailable, report)
-        elif report.attempted:
+        elif report.handed:
             self._note_available()
         self._show_circuit()
         if report.found_work:

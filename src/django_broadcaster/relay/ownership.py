@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -64,6 +64,9 @@ _RENEW = {
 
 
 _RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
+MOST_APART = 100
+"""The most events of a delivery whose ids are recorded one by one."""
+
 HEARTBEATS_PER_LEASE = 4
 """So a lease survives two heartbeats that are lost."""
 
@@ -87,6 +90,7 @@ class Lease:
         self.relay_id = 0
         self.clock = DatabaseClock(using)
         self._server: _Server | None = None
+        self._records_ids = False
         self._valid_until = 0.0
         self._judges_from = 0.0
 
@@ -146,16 +150,25 @@ class Lease:
         """Send a heartbeat; raises LeaseLost."""
         self._renew({})
 
-    def begin(self, first: int, last: int) -> None:
-        """Record the ids of a delivery before it starts, so that a crash can be laid to it.
+    def begin(self, ids: Collection[int]) -> None:
+        """Record the ids of a delivery before it starts, so that a crash counts for these events.
 
-        Raises LeaseLost, which makes it the last look before a broker is spoken to.
+        A few that lie apart, as those of a probe do, are recorded one by one: a range would have
+        the events between them as well. Raises LeaseLost, which makes it the last look before a
+        broker is spoken to.
         """
-        self._renew({"in_flight_from": first, "in_flight_to": last})
+        first, last = min(ids), max(ids)
+        columns: dict[str, int | str | None] = {"in_flight_from": first, "in_flight_to": last}
+        apart = len(ids) <= MOST_APART and last - first >= len(ids)
+        if apart or self._records_ids:
+            columns["in_flight_ids"] = ",".join(map(str, ids)) if apart else None
+        self._records_ids = apart
+        self._renew(columns)
 
     def give_back(self) -> None:
         """Record that nothing of the last delivery is in flight any more; raises LeaseLost."""
-        self._renew({"in_flight_from": None, "in_flight_to": None})
+        self._renew(dict.fromkeys(("in_flight_from", "in_flight_to", "in_flight_ids")))
+        self._records_ids = False
 
     def own_up(self) -> None:
         """Lay what broke off the last delivery to what was in flight, as a relay's death is.
@@ -175,8 +188,9 @@ class Lease:
             circuit_error=storable(error or "", connections[self.using])[:ERROR_SHOWN],
         )
 
-    def _renew(self, columns: dict[str, int | None]) -> None:
-        asked_at, relay_id = time.monotonic(), self.relay_id
+    def _renew(self, columns: Mapping[str, int | str | None]) -> None:
+        # Known before the question: two threads ask, and answers may be judged out of turn.
+        asked_at, relay_id, known = time.monotonic(), self.relay_id, self._server
         sets = "".join(f", {name} = %s" for name in columns)
         sql = _RENEW[connections[self.using].vendor].format(sets=sets)
         with connections[self.using].cursor() as cursor:
@@ -184,7 +198,7 @@ class Lease:
             stands = cursor.rowcount > 0
             answer = cursor.fetchone() if cursor.description else None
         if stands and answer:
-            self._judge_server(_Server(*answer))
+            self._judge_server(_Server(*answer), known)
         if self.relay_id == relay_id:  # not joined anew meanwhile by the other thread
             if asked_at > self._valid_until - self.seconds / 2:
                 # The database was away for a while. The others could not write either.
@@ -193,14 +207,13 @@ class Lease:
         if not stands:
             raise LeaseLost(f"the lease {relay_id} on backend {self.backend!r} was taken away")
 
-    def _judge_server(self, now: _Server) -> None:
+    def _judge_server(self, now: _Server, known: _Server | None) -> None:
         """See that the server answers on which the lease began.
 
         Behind a pooler no statement fails when a replica takes over that was behind. What the relay
         remembers of the rows is wrong there, above all below which id all is delivered, and so may
         its lease be. Raises LeaseLost.
         """
-        known = self._server
         if known is None:
             self._server = now
         elif now.timeline != known.timeline or (now.last_id or 0) < (known.last_id or 0):
@@ -323,7 +336,8 @@ class Lease:
     def _count_crash(self, relay: OutboxRelay, partitions: Collection[int]) -> None:
         if relay.in_flight_from is not None and relay.in_flight_to is not None:
             rows = RelayRows(self.using, self.backend, relay.pk, self.clock)
-            rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions)
+            ids = [int(each) for each in (relay.in_flight_ids or "").split(",") if each]
+            rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions, ids)
 
     def _make_partitions(self) -> None:
         """Create the backend's rows of `OutboxPartition` that are missing."""

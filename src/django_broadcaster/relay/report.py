@@ -60,6 +60,16 @@ class Verdicts:
             expire=[row for row in self.expire if row.id in ids],
         )
 
+    def without_payloads(self) -> Verdicts:
+        """Return the same verdicts on rows whose payloads are left out."""
+        return Verdicts(
+            published=[_bare(row) for row in self.published],
+            retry=[(_bare(row), delay, error) for row, delay, error in self.retry],
+            bury=[(_bare(row), error) for row, error in self.bury],
+            hold=[_bare(row) for row in self.hold],
+            expire=[_bare(row) for row in self.expire],
+        )
+
     def add(self, others: Verdicts) -> None:
         """Take verdicts on other rows over."""
         for name in ("published", "retry", "bury", "hold", "expire"):
@@ -70,6 +80,10 @@ class Verdicts:
         return {row.id for row, _, _ in self.retry} | {row.id for row, _ in self.bury}
 
 
+def _bare(row: PendingRow) -> PendingRow:
+    return row._replace(data=None, data_binary=None, sealed=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """A delivery in figures.
@@ -77,15 +91,16 @@ class Report:
     `left` counts fetched rows that are still pending, `last` is the last id that was fetched, and
     `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
     out of their key's way, `gone` ids that were asked for and are not pending, and `unseen` those
-    that a batch of this size left out. `waits` are the
-    seconds that published events had been due, in a delivery that is timed. `is_repeat` says that
-    all that was sent had failed before as if the broker were away.
+    that a batch of this size left out. `waits` are the seconds that published events had been due,
+    in a delivery that is timed. `is_repeat` says that all that was sent had failed before as if the
+    broker were away. `handed` counts the events that reached the backend: not those without a key.
     """
 
     left: int = 0
     last: int = 0
     exhausted: bool = True
     attempted: int = 0
+    handed: int = 0
     published: int = 0
     retried: int = 0
     failed: int = 0
