@@ -22,9 +22,11 @@ from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends import locmem
+from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import identity_of
+from django_broadcaster.registry import event_registry
 from django_broadcaster.upgrade import OldTable, move_back, move_events
 from tests.relay.test_time_partitions import parted, plain
 from tests.support.databases import SERVERS
@@ -42,6 +44,8 @@ __all__ = ["parted", "plain"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 HOUR = timedelta(hours=1)
+DUMMY = "django_broadcaster.backends.DummyBackend"
+LOCAL = "django_broadcaster.backends.LocalBackend"
 REDIS = "django_broadcaster.backends.RedisStreamBackend"
 
 
@@ -163,18 +167,88 @@ def test_an_event_that_is_there_already_is_not_written_again(
 def test_events_without_a_backend_go_to_the_default(
     database: str, old_events: Any, settings: Settings
 ) -> None:
-    """It is `default`, or else the first; an alias that is not configured is kept and reported."""
+    """It is 0.1.1's: the first of Redis. An alias that is not configured is kept and reported."""
     make(old_events, "none")
     make(old_events, "gone", publisher_backend="gone")
     report = move_events(database)
-    settings.OUTBOX_PUBLISHERS = {"redis": {"BACKEND": REDIS}, "default": {"BACKEND": REDIS}}
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": DUMMY},
+        "redis": {"BACKEND": REDIS},
+        "audit": {"BACKEND": REDIS},
+    }
     make(old_events, "later")
+    assert move_events(database).default_alias == "redis"
+    settings.OUTBOX_PUBLISHERS = {"dummy": {"BACKEND": DUMMY}, "default": {"BACKEND": DUMMY}}
+    make(old_events, "no Redis")
     assert move_events(database).default_alias == "default"
     aliases = {subject: row.publisher_backend for subject, row in outbox(database).items()}
-    assert aliases == {"none": "redis", "gone": "gone", "later": "default"}
+    assert aliases == {"none": "redis", "gone": "gone", "later": "redis", "no Redis": "default"}
     lines = "\n".join(report.lines())
     assert "Without a backend: 1. These go to 'redis'." in lines
     assert "For the backend 'gone', which OUTBOX_PUBLISHERS lacks: 1." in lines
+
+
+def test_a_backend_that_was_put_in_is_the_default_without_a_configured_one(
+    database: str, old_events: Any, settings: Settings
+) -> None:
+    """0.1.1 sent everything to it, so that is where an event without a backend still has to go."""
+    del settings.OUTBOX_PUBLISHERS
+    backends.put("mine", locmem.LocMemBackend(alias="mine"))
+    try:
+        make(old_events, "a")
+        move_events(database)
+    finally:
+        backends.remove("mine")
+    row = outbox(database)["a"]
+    assert (row.publisher_backend, row.status) == ("mine", "pending")
+
+
+@pytest.mark.parametrize(
+    ("publishers_now", "alias"),
+    [
+        (None, "default"),
+        ({"local": {"BACKEND": LOCAL}}, "local"),
+    ],
+    ids=["OUTBOX_PUBLISHERS unset", "a local backend"],
+)
+def test_handlers_that_0_1_1_has_run_do_not_run_again(
+    database: str,
+    old_events: Any,
+    settings: Settings,
+    publishers_now: dict[str, Any] | None,
+    alias: str,
+) -> None:
+    """A project with handlers alone never ran a worker: its events are all pending, and done."""
+    settings.DATABASE_ROUTERS = [OneDatabase(database)]
+    settings.OUTBOX_PUBLISHERS = publishers_now
+    if publishers_now is None:
+        del settings.OUTBOX_PUBLISHERS
+    ran: list[str] = []
+
+    def note(event: Any) -> None:
+        ran.append(event.subject)
+
+    event_registry.register("order.placed", name="note")(note)
+    try:
+        for status in ("pending", "processing", "retry"):
+            make(old_events, status, status=status)
+        make(old_events, "later", scheduled_at=timezone.now() + HOUR)
+        make(old_events, "named", publisher_backend=alias)
+        make(old_events, "invalid", source="order service")
+        make(old_events, "failed", status="failed")
+        report = move_events(database)
+        publisher.process_pending_events()
+    finally:
+        event_registry.unregister("note")
+    assert ran == []
+    assert report.moved == {"published": 6, "failed": 1}
+    rows = outbox(database)
+    assert {row.publisher_backend for row in rows.values()} == {alias}
+    assert rows.pop("failed").status == "failed"
+    for row in rows.values():
+        assert row.published_at is not None
+        assert "its handlers have run in 0.1.1" in row.last_error
+    assert f"For the backend {alias!r}, which runs handlers: 6." in "\n".join(report.lines())
 
 
 INVALID: dict[str, tuple[dict[str, Any], str]] = {

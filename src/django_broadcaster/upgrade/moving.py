@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final
 
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from django_broadcaster import sealing
-from django_broadcaster.backends.handler import HANDLERS, backends
+from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 
-from .old_table import Key, OldRow, OldTable
+from .aliases import default_of_0_1_1, runs_handlers
+from .old_table import DELIVERED, Key, OldRow, OldTable
 from .report import Report
 from .rows import Row, Target, Undelivered, new_row, old_values
 from .writing import OUTBOX, Writer
@@ -38,8 +40,7 @@ def move_events(using: str, progress: Progress = lambda count: None) -> Report:
         progress: Receives the number of rows of each batch.
     """
     old = OldTable(using)
-    # As a publish call without a route; routes are newer than these events.
-    report = Report(default_alias=backends.default_alias() or "default")
+    report = Report(default_alias=default_of_0_1_1())
     if not old.exists() or old.is_empty():
         return report
     old.prepare()
@@ -56,6 +57,7 @@ class _Mover:
         self._old = old
         self._report = report
         self._aliases = backends.aliases()
+        self._runs_handlers = cache(runs_handlers)
         self._connection = old.connection
         self._writer = Writer(old.connection)
 
@@ -81,7 +83,9 @@ class _Mover:
 
     def _target(self) -> Target:
         now = self._connection.ops.adapt_datetimefield_value(timezone.now())
-        return Target(self._report.default_alias, conf.PARTITIONS, sealing.is_on(), now)
+        return Target(
+            self._report.default_alias, self._runs_handlers, conf.PARTITIONS, sealing.is_on(), now
+        )
 
     def _written(self, made: list[tuple[OldRow, Row, bool]]) -> list[tuple[OldRow, Row, bool]]:
         """Insert rows; return those that the database took."""
@@ -116,6 +120,8 @@ class _Mover:
         report = self._report
         report.moved[row.status] += 1
         report.invalid += became_invalid
+        if row.status == "published" and old.status not in DELIVERED:
+            report.handled[row.publisher_backend] += 1
         if row.status in ("pending", "scheduled"):
             report.default += not old.publisher_backend
             if row.publisher_backend not in self._aliases:
@@ -194,6 +200,7 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
 
 
 def _values_back(row: Undelivered) -> tuple[list[Any] | None, str]:
-    if row.publisher_backend == HANDLERS and HANDLERS not in conf.PUBLISHERS:
-        return None, f"its handlers have not run; run outbox_worker --drain --backend {HANDLERS}"
+    alias = row.publisher_backend
+    if runs_handlers(alias):
+        return None, f"its handlers have not run; run outbox_worker --drain --backend {alias}"
     return old_values(row)

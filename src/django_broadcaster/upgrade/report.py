@@ -19,6 +19,7 @@ class Report:
         default: Undelivered events that named no backend.
         default_alias: The backend that these go to.
         unknown: Undelivered events by alias, for aliases that OUTBOX_PUBLISHERS lacks.
+        handled: Undelivered events by alias, for aliases that run handlers; 0.1.1 has run these.
         refused: Events that could not move, with the reason.
         left: Rows in the table that they come from.
     """
@@ -28,6 +29,7 @@ class Report:
     invalid: int = 0
     default: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
+    handled: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str]] = field(default_factory=list)
     left: int = 0
 
@@ -41,6 +43,11 @@ class Report:
             yield (
                 f"For the backend {alias!r}, which OUTBOX_PUBLISHERS lacks: {count:,}. "
                 "These wait until it is there."
+            )
+        for alias, count in sorted(self.handled.items()):
+            yield (
+                f"For the backend {alias!r}, which runs handlers: {count:,}. 0.1.1 has run the "
+                "handlers, so these are published."
             )
         if self.invalid:
             yield (

@@ -69,6 +69,7 @@ _LENGTHS: Final = {
     "data_schema": 2000,
     "publisher_backend": 64,
 }
+HANDLED: Final = "its handlers have run in 0.1.1, and it has no other backend"
 _STATUSES: Final = ("pending", "processing", "retry", "published", "failed")
 _EMPTY: Final = ("null", "[]", "{}", '""', "0", "0.0", "false")
 """JSON of what 0.1.1 took for no `publisher_config`."""
@@ -85,9 +86,13 @@ _OPTIONAL_CHECKS: Final[tuple[tuple[str, Callable[[object], str]], ...]] = (
 
 
 class Target(NamedTuple):
-    """What all rows of a move have in common; `now` is as the driver takes it."""
+    """What all rows of a move have in common; `now` is as the driver takes it.
+
+    `runs_handlers` tells it of an alias: 0.1.1 has run the handlers of every event already.
+    """
 
     default_alias: str
+    runs_handlers: Callable[[str], bool]
     partitions: int
     seals: bool
     now: Any
@@ -107,8 +112,12 @@ def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
         config = "{}"
     status, error, became_invalid = old.status, old.last_error, False
     ended_at = old.updated_at if status == "failed" else None
+    published_at = (old.published_at or old.updated_at) if status == "published" else None
     if status in ("published", "failed"):
         problems = too_long
+    elif target.runs_handlers(alias):
+        problems = [*too_long, HANDLED]
+        status, published_at = "published", target.now
     else:
         problems = [*too_long, *_problems(old)]
         status = "scheduled" if old.is_later else "pending"
@@ -138,7 +147,7 @@ def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
         scheduled_at=old.scheduled_at,
         created_at=old.created_at,
         updated_at=old.updated_at,
-        published_at=(old.published_at or old.updated_at) if status == "published" else None,
+        published_at=published_at,
         ended_at=ended_at,
         retry_count=old.retry_count,
         max_retries=min(old.max_retries, MOST_RETRIES),
