@@ -572,6 +572,44 @@ def test_what_0_1_1_can_not_hold_does_not_go_back(database: str, old_events: Any
     assert OutboxEvent.objects.using(database).count() == 4
 
 
+@pytest.mark.parametrize(
+    ("publishers_now", "alias"),
+    [
+        ({"default": {"BACKEND": LOCAL}}, "default"),
+        ({"handlers": {"BACKEND": LOCAL}}, "handlers"),
+        ({"redis": {"BACKEND": REDIS}}, "handlers"),
+    ],
+    ids=["configured", "configured as handlers", "added"],
+)
+def test_events_whose_handlers_have_not_run_do_not_go_back(
+    database: str,
+    old_events: Any,
+    settings: Settings,
+    publishers_now: dict[str, Any],
+    alias: str,
+) -> None:
+    """0.1.1 would not run them, so they stay, whatever the alias that runs handlers is called."""
+    settings.OUTBOX_PUBLISHERS = publishers_now
+    settings.OUTBOX_ROUTES = None
+    event_registry.register("t", name="note")(str)
+    try:
+        with transaction.atomic(using=database):
+            event = publisher.publish_event("t", "s", backend=alias, using=database)
+        with pytest.raises(CommandError, match="events left in the outbox: 1"):
+            call_command(
+                "outbox_upgrade",
+                "--back",
+                database=database,
+                stdout=(out := StringIO()),
+                stderr=StringIO(),
+            )
+    finally:
+        event_registry.unregister("note")
+    assert f"run outbox_worker --drain --backend {alias}" in out.getvalue()
+    assert OutboxEvent.objects.using(database).filter(pk=event.pk).exists()
+    assert not old_events.exists()
+
+
 def test_nothing_goes_back_under_a_running_relay(database: str, old_events: Any) -> None:
     """It would deliver events that 0.1.1 delivers as well."""
     now = timezone.now()
