@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from importlib import import_module
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 from cryptography.fernet import Fernet
+from django.apps import apps
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connections, transaction
@@ -618,6 +620,38 @@ def test_nothing_goes_back_under_a_running_relay(database: str, old_events: Any)
     )
     with pytest.raises(CommandError, match="a relay is running"):
         call_command("outbox_upgrade", "--back", database=database)
+
+
+def migrate_backwards(database: str) -> None:
+    """Do what `migrate django_broadcaster zero` does before it drops the tables."""
+    migration = import_module("django_broadcaster.migrations.0002_events_of_0_1")
+    migration.restore(apps, connections[database].schema_editor())
+
+
+def test_migrating_backwards_without_the_old_table_loses_no_event(
+    database: str, old_events: Any
+) -> None:
+    """It stops before the tables are dropped, until no undelivered event is left."""
+    with transaction.atomic(using=database):
+        publisher.publish_event("t", "s", backend="redis", using=database)
+    call_command("outbox_upgrade", "--drop", "--no-input", database=database, stdout=StringIO())
+    with pytest.raises(RuntimeError, match="undelivered events would be lost: 1"):
+        migrate_backwards(database)
+    OutboxEvent.objects.using(database).cancel()
+    migrate_backwards(database)
+
+
+def test_migrating_backwards_stops_under_a_running_relay(database: str, old_events: Any) -> None:
+    """It would deliver events that 0.1.1 delivers as well, and then miss its tables."""
+    make(old_events, "a")
+    move_events(database)
+    now = timezone.now()
+    OutboxRelay.objects.using(database).create(
+        name="r", backend="redis", started_at=now, heartbeat_at=now
+    )
+    with pytest.raises(RuntimeError, match="a relay is running"):
+        migrate_backwards(database)
+    assert list(outbox(database)) == ["a"]
 
 
 def test_the_old_table_is_dropped_when_it_is_empty(database: str, old_events: Any) -> None:

@@ -5,7 +5,14 @@ from typing import Any
 from django.db import migrations
 
 from django_broadcaster.management.output import Progress
-from django_broadcaster.upgrade import OldTable, move_back, move_events, stdout_of_migrate
+from django_broadcaster.querysets import is_served
+from django_broadcaster.upgrade import (
+    UNDELIVERED,
+    OldTable,
+    move_back,
+    move_events,
+    stdout_of_migrate,
+)
 
 APP = "django_broadcaster"
 
@@ -29,9 +36,22 @@ def move(apps: Any, schema_editor: Any) -> None:
 
 
 def restore(apps: Any, schema_editor: Any) -> None:
-    """Move undelivered events back; raise RuntimeError for those that 0.1.1 can't hold."""
+    """Move undelivered events back.
+
+    Raises RuntimeError if a relay is running, or if an undelivered event can't go back: the tables
+    are dropped next.
+    """
     using = schema_editor.connection.alias
+    if is_served(apps.get_model(APP, "OutboxRelay")._base_manager.using(using)):
+        raise RuntimeError("a relay is running; stop all relays and publishers first")
     if not OldTable(using).exists():
+        events = apps.get_model(APP, "OutboxEvent")._base_manager.using(using)
+        if count := events.filter(status__in=UNDELIVERED).count():
+            raise RuntimeError(
+                f"undelivered events would be lost: {count:,}. Run outbox_worker --drain to "
+                "deliver them, or outbox_cancel to discard them. To move them to 0.1.1, install it, "
+                "run its migrate, and install this version again"
+            )
         return
     report = move_back(using)
     if report.refused:

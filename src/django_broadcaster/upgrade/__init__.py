@@ -7,12 +7,13 @@ deletes them from the other, so that an event is in exactly one of them, whateve
 A migration runs this code, so it knows the columns of its time by name and uses no model.
 """
 
-from .moving import move_back, move_events
+from .moving import UNDELIVERED, move_back, move_events
 from .old_table import OldTable
 from .report import Report
 from .telling import remember_output, stdout_of_migrate
 
 __all__ = [
+    "UNDELIVERED",
     "OldTable",
     "Report",
     "move_back",

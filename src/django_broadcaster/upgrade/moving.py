@@ -26,6 +26,9 @@ BATCH: Final = 500
 STATEMENT_CHARACTERS: Final = 2_000_000
 """Of the payloads in one statement; MariaDB takes 16 MB by default."""
 
+UNDELIVERED: Final = ("pending", "processing", "scheduled", "retry", "blocked")
+"""Statuses of events of the outbox that are still to be delivered."""
+
 Progress = Callable[[int], None]
 
 
@@ -169,13 +172,13 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
     lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
     sql = (
         f"SELECT {columns} FROM {OUTBOX} WHERE id > %s "
-        "AND status IN ('pending', 'processing', 'scheduled', 'retry', 'blocked') "
+        f"AND status IN ({', '.join(['%s'] * len(UNDELIVERED))}) "
         f"ORDER BY id LIMIT %s{lock}"
     )
     moved: Counter[str] = Counter()
     with transaction.atomic(using=old.using), connection.cursor() as cursor:
         old.begin_writing()
-        cursor.execute(sql, [last, BATCH])
+        cursor.execute(sql, [last, *UNDELIVERED, BATCH])
         rows = [Undelivered._make(row) for row in cursor.fetchall()]
         made = [(row, *_values_back(row)) for row in rows]
         taken = old.known([values[0] for _, values, _ in made if values])
