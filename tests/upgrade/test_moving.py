@@ -12,7 +12,7 @@ from datetime import timedelta
 from importlib import import_module
 from io import StringIO
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from cryptography.fernet import Fernet
@@ -572,6 +572,20 @@ def test_what_0_1_1_can_not_hold_does_not_go_back(database: str, old_events: Any
         assert reason in out.getvalue()
     assert old_events.count() == 1
     assert OutboxEvent.objects.using(database).count() == 4
+
+
+def test_ids_that_0_1_1_would_write_in_another_way_do_not_go_back(
+    database: str, old_events: Any
+) -> None:
+    """Consumers know an event by the text of its id, which 0.1.1 always writes in one way."""
+    kept = [str(uuid4()).upper(), uuid4().hex, f"urn:uuid:{uuid4()}"]
+    with transaction.atomic(using=database):
+        for event_id in kept:
+            publisher.publish_event("t", "s", event_id=event_id, backend="redis", using=database)
+    report = move_back(database)
+    assert [event_id for event_id, _ in report.refused] == kept
+    assert all("0.1.1 would write its id as" in reason for _, reason in report.refused)
+    assert not old_events.exists()
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def restore(apps: Any, schema_editor: Any) -> None:
         if count := events.filter(status__in=UNDELIVERED).count():
             raise RuntimeError(
                 f"undelivered events would be lost: {count:,}. Run outbox_worker --drain to "
-                "deliver them, or outbox_cancel to discard them. To move them to 0.1.1, install it, "
-                "run its migrate, and install this version again"
+                "deliver them, or outbox_cancel to discard them. To move them to 0.1.1, install "
+                "it, run its migrate, and install this version again"
             )
         return
     report = move_back(using)

@@ -151,7 +151,7 @@ def move_back(using: str, progress: Progress = lambda count: None) -> Report:
     """Move undelivered events of the outbox back into the table of 0.1.1; return what was done.
 
     No relay may run meanwhile. What 0.1.1 can't hold stays in the outbox, and the report says why.
-    Partition keys are dropped: 0.1.1 knows none.
+    Partition keys are dropped: 0.1.1 knows none. It sends `created_at` as the time of an event.
     """
     old = OldTable(using)
     report = Report()

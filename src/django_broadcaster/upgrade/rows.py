@@ -227,12 +227,14 @@ def old_values(row: Undelivered) -> tuple[list[Any] | None, str]:
     """Return the values of `COLUMNS` for an event of the outbox, or None and why there are none."""
     data = row.data
     try:
-        event_id = UUID(row.event_id).hex
+        event_id = UUID(row.event_id)
         if row.sealed is not None:
             data, binary = sealing.unseal(row.sealed)
             row = row._replace(data_binary=binary)
     except ValueError:
         return None, "0.1.1 needs a UUID as its id"
+    if str(event_id) != row.event_id:
+        return None, f"0.1.1 would write its id as {event_id}"
     if row.data_binary is not None:
         return None, "0.1.1 has no binary data"
     if row.extensions.strip() != "{}":
@@ -242,5 +244,5 @@ def old_values(row: Undelivered) -> tuple[list[Any] | None, str]:
             return None, f"0.1.1 allows {most} characters for {name}"
     values = {name: getattr(row, name, None) for name in COLUMNS}
     status = "retry" if row.status == "retry" else "pending"
-    values.update(id=event_id, data=data, status=status, published_at=None)
+    values.update(id=event_id.hex, data=data, status=status, published_at=None)
     return [values[name] for name in COLUMNS], ""
