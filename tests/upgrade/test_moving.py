@@ -29,7 +29,7 @@ from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import identity_of
 from django_broadcaster.registry import event_registry
-from django_broadcaster.upgrade import OldTable, move_back, move_events
+from django_broadcaster.upgrade import OldTable, ReferencedError, move_back, move_events
 from tests.relay.test_time_partitions import parted, plain
 from tests.support.databases import SERVERS
 from tests.support.routing import OneDatabase
@@ -420,6 +420,42 @@ def test_rows_move_into_an_outbox_in_partitions(parted: str) -> None:
         move_events(parted)
         assert list(outbox(parted)) == ["a", "b"]
         assert not old_events.exists()
+
+
+@pytest.mark.parametrize("on_delete", ["", " ON DELETE CASCADE"], ids=["plain", "cascade"])
+def test_rows_that_a_foreign_key_refers_to_do_not_move(
+    database: str, old_events: Any, on_delete: str
+) -> None:
+    """The error names the project's table, which loses no row; without the key, events move."""
+    event = make(old_events, "a")
+    make(old_events, "b")
+    kind = {"postgresql": "uuid", "mysql": "char(32)", "sqlite": "char(32)"}
+    with connections[database].cursor() as cursor:
+        if connections[database].vendor == "mysql":
+            cursor.execute("SHOW COLUMNS FROM outbox_events LIKE 'id'")
+            kind["mysql"] = cursor.fetchone()[1]
+        cursor.execute(
+            f"CREATE TABLE tests_notice (event_id {kind[connections[database].vendor]}, "
+            "CONSTRAINT tests_refers FOREIGN KEY (event_id) REFERENCES outbox_events (id)"
+            f"{on_delete})"
+        )
+        try:
+            cursor.execute(
+                "INSERT INTO tests_notice SELECT id FROM outbox_events WHERE subject = 'a'"
+            )
+            with pytest.raises(ReferencedError, match="a foreign key of tests_notice refers to"):
+                move_events(database)
+            with pytest.raises(CommandError, match="tests_notice"):
+                call_command(
+                    "outbox_upgrade", database=database, stdout=StringIO(), stderr=StringIO()
+                )
+            cursor.execute("SELECT COUNT(*) FROM tests_notice")
+            assert cursor.fetchone() == (1,)
+            assert (old_events.count(), outbox(database)) == (2, {})
+        finally:
+            cursor.execute("DROP TABLE tests_notice")
+    move_events(database)
+    assert outbox(database)["a"].event_id == str(event.pk)
 
 
 @contextmanager

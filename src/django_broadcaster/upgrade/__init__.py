@@ -8,13 +8,14 @@ A migration runs this code, so it knows the columns of its time by name and uses
 """
 
 from .moving import UNDELIVERED, move_back, move_events
-from .old_table import OldTable
+from .old_table import OldTable, ReferencedError
 from .report import Report
 from .telling import remember_output, stdout_of_migrate
 
 __all__ = [
     "UNDELIVERED",
     "OldTable",
+    "ReferencedError",
     "Report",
     "move_back",
     "move_events",

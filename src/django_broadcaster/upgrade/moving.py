@@ -41,11 +41,15 @@ def move_events(using: str, progress: Progress = lambda count: None) -> Report:
     Args:
         using: Alias of the database.
         progress: Receives the number of rows of each batch.
+
+    Raises:
+        ReferencedError: Another table refers to the table of 0.1.1; nothing was moved.
     """
     old = OldTable(using)
     report = Report(default_alias=default_of_0_1_1())
     if not old.exists() or old.is_empty():
         return report
+    old.check_references()
     old.prepare()
     for delivered in (False, True):
         _Mover(old, report).move(delivered=delivered, progress=progress)

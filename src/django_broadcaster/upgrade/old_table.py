@@ -59,6 +59,17 @@ class Key(NamedTuple):
     size: int
 
 
+class ReferencedError(RuntimeError):
+    """Tables refer to the table of 0.1.1 by a foreign key, so its rows can't move."""
+
+    def __init__(self, tables: Sequence[str]) -> None:
+        """Name the tables."""
+        super().__init__(
+            f"can't move events: a foreign key of {', '.join(tables)} refers to {TABLE}. Install "
+            "0.1.1 again, make the ForeignKey a UUIDField in a migration of your app, and apply it"
+        )
+
+
 class OldTable:
     """The table of 0.1.1 in one database."""
 
@@ -111,6 +122,22 @@ class OldTable:
         if names:
             words = "FORCE INDEX ({})" if self._vendor == "mysql" else "INDEXED BY {}"
             self._hint = f" {words.format(self.connection.ops.quote_name(names[0]))}"
+
+    def check_references(self) -> None:
+        """Raise ReferencedError if another table refers to this one by a foreign key.
+
+        The database would refuse to delete the rows, or would delete those that refer to them.
+        """
+        introspection = self.connection.introspection
+        with self.connection.cursor() as cursor:
+            referring = [
+                name
+                for name in introspection.table_names(cursor)
+                for relation in introspection.get_relations(cursor, name).values()
+                if relation[1] == TABLE
+            ]
+        if referring:
+            raise ReferencedError(sorted({*referring}))
 
     def begin_writing(self) -> None:
         """Let the transaction write from its start on, where reading first could end it.

@@ -15,7 +15,7 @@ from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.querysets import is_served
 from django_broadcaster.relay.telling import told
-from django_broadcaster.upgrade import OldTable, Report, move_back, move_events
+from django_broadcaster.upgrade import OldTable, ReferencedError, Report, move_back, move_events
 
 
 class Command(OutboxCommand):
@@ -93,6 +93,8 @@ class Command(OutboxCommand):
             report = move(using, progress.advance)
         except KeyboardInterrupt:
             raise CommandError("interrupted; run it again to move the rest") from None
+        except ReferencedError as error:
+            raise CommandError(str(error)) from error
         finally:
             progress.end()
         for line in report.lines():
