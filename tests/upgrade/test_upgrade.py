@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 from .projects import Project, project_on
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PLACE = """
 from django.test import Client
