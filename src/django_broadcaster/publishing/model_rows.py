@@ -19,11 +19,12 @@ from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow, aware, insert_rows
-from django_broadcaster.signals import event_created, rows_inserted, rows_to_insert
+from django_broadcaster.signals import rows_inserted, rows_to_insert
 from django_broadcaster.states import OutboxEventStatus
 
 from .call import PublishCall, event_of
 from .transactions import check_transaction
+from .writing import has_receivers, tell
 
 _FILLED = (
     *("event_id", "source", "event_type", "subject", "data_content_type", "data_schema"),
@@ -44,15 +45,18 @@ def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
 
 
 def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
-    """Insert the copies for further backends, wake the relays, and send `event_created`."""
+    """Insert the copies for further backends, wake the relays, and send `event_created`.
+
+    Raises BrokenTransaction if a receiver undoes the transaction.
+    """
     copies = [row for event in events for row in event.__dict__.pop("_copies", ())]
     if copies:
         insert_rows(connections[using], copies)
     aliases = {event.publisher_backend for event in events}
     for alias in sorted(aliases | {row.publisher_backend for row in copies}):
         notify_after_commit(connections[using], alias)
-    for event in events:
-        event_created.send_robust(sender=OutboxEvent, event=event)
+    if has_receivers():
+        tell(connections[using], events)
 
 
 def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
