@@ -12,9 +12,12 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connections
+from django.db.models import JSONField, Value
 
+from django_broadcaster import sealing
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import JSON_NULL, SPEC_VERSION, CloudEvent
+from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.notify import notify_after_commit
@@ -81,7 +84,8 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
 
 
 def _event_of(event: OutboxEvent) -> CloudEvent:
-    """Return the event of a row that is not complete yet; raises InvalidEvent."""
+    """Return the event of a row that is not complete yet; raises InvalidEvent or CannotUnseal."""
+    _unseal(event)
     data = event.data if event.data_binary is None else bytes(event.data_binary)
     time = event.time
     if isinstance(time, datetime) and not settings.USE_TZ:
@@ -97,6 +101,19 @@ def _event_of(event: OutboxEvent) -> CloudEvent:
         data_content_type=event.data_content_type,
         data_schema=event.data_schema,
     )
+
+
+def _unseal(event: OutboxEvent) -> None:
+    """Put the data of a sealed row back, to be sealed again; raises CannotUnseal.
+
+    A row is sealed before its INSERT, which may fail and be repeated, and it may be copied.
+    """
+    if event.sealed is None or event.data is not None or event.data_binary is not None:
+        return
+    text, event.data_binary = sealing.unseal(event.sealed)
+    if text is not None:
+        data = parse_json(text)
+        event.data = Value(None, JSONField()) if data is None else data
 
 
 def _given(value: Any) -> Any:
