@@ -19,6 +19,7 @@ from django_broadcaster.backends import (
 )
 from django_broadcaster.backends.event_backend import EventBackend
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -201,6 +202,48 @@ def test_backend_that_is_not_healthy_spends_no_retry(
     assert join().turn(100).unavailable
     event = OutboxEvent.objects.using(database).get()
     assert (event.status, event.retry_count) == ("pending", 0)
+
+
+class Quoting(Shelf):
+    """Fails with the event in its words."""
+
+    def publish(self, event: OutboxEvent) -> Any:
+        """Raise, or return something that is false and shows the event."""
+        if event.subject == "a1":
+            raise ValueError(f"can't send {event.data}")
+        return Falsy(event.data)
+
+
+class Falsy(dict[str, Any]):
+    """Is false, and shows what it has."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("is_healthy", [True, False])
+@pytest.mark.parametrize("subject", ["a1", "b1"], ids=["raises", "returns"])
+def test_error_that_quotes_the_event_is_not_logged(
+    database: str,
+    settings: Settings,
+    join: Join,
+    caplog: pytest.LogCaptureFixture,
+    subject: str,
+    is_healthy: bool,
+) -> None:
+    """The log has the class of the error, or of what was returned, in place of its text."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": f"{HERE}.Quoting"}}
+    Shelf.is_healthy = is_healthy
+    event = CloudEvent("order.placed", "/shop", {"card": "4711-0815"}, subject)
+    publisher.publish_cloud_event(event, using=database)
+    caplog.set_level("DEBUG")
+    join().turn(100)
+    assert caplog.records
+    assert "4711-0815" not in caplog.text
+    if is_healthy:
+        assert "ValueError" in caplog.text or "TransientError" in caplog.text
+    else:
+        assert "health_check() failed" in caplog.text
 
 
 def test_instance_that_is_put_in_by_hand_is_used(database: str, join: Join) -> None:

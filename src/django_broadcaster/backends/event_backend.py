@@ -29,15 +29,22 @@ class EventBackend(MessageBackend):
         """Publish one event; raises TransientError, or BackendUnavailable."""
         try:
             done = self.wrapped.publish(_event_of(message, self.alias))
+        except BackendUnavailable:  # its text is about the destination
+            raise
         except Exception as error:
             if not self.health_check():
-                raise BackendUnavailable(f"{type(error).__name__}: {error}") from error
+                # Only its class: the log has the text, and that of the error may quote the event.
+                raise BackendUnavailable(
+                    f"{self.get_name()}.publish() raised {type(error).__name__}, "
+                    "and health_check() failed"
+                ) from error
             raise
         if not done:
             name = self.get_name()
             if not self.health_check():
-                raise BackendUnavailable(f"{name}.health_check() returned False")
-            raise TransientError(f"{name}.publish() returned {done!r} instead of True")
+                raise BackendUnavailable(f"{name}.health_check() failed")
+            returned = "False" if done is False else type(done).__name__
+            raise TransientError(f"{name}.publish() returned {returned} instead of True")
 
     def health_check(self) -> bool:
         """Return what the backend says; False if it raises."""
