@@ -262,6 +262,31 @@ def test_instance_that_is_put_in_by_hand_is_used(database: str, join: Join) -> N
         publisher._backends["my_custom"]
 
 
+@pytest.mark.parametrize("backend", [Shelf, LocMemBackend])
+def test_instance_has_one_alias(backend: type[PublisherBackend]) -> None:
+    """Each alias has a relay thread of its own, so that a shared instance is refused."""
+    mine = backend({})
+    publisher._backends["my_custom"] = mine
+    publisher._backends["my_custom"] = mine
+    with pytest.raises(BackendConfigurationError, match="'default'.*in use for the alias 'my_cus"):
+        publisher._backends["default"] = mine
+    assert publisher._backends["default"] is not mine
+
+
+def test_instance_takes_the_place_of_the_built_in_default(
+    database: str, settings: Settings
+) -> None:
+    """Without OUTBOX_PUBLISHERS, events go to the backend that a project puts in, as in 0.1."""
+    del settings.OUTBOX_PUBLISHERS
+    assert set(publisher._backends) == {"default"}
+    publisher._backends["my_custom"] = Shelf({})
+    assert set(publisher._backends) == {"my_custom"}
+    (event,) = publish("a1", using=database)
+    assert event.publisher_backend == "my_custom"
+    del publisher._backends["my_custom"]
+    assert set(publisher._backends) == {"default"}
+
+
 def test_instance_takes_the_place_of_a_configured_one(settings: Settings) -> None:
     """It stays when settings change, and the configured one is back when it is taken out."""
     mine = LocMemBackend({})

@@ -120,6 +120,22 @@ def test_backend_put_in_by_hand_may_run_them(database: str, handled: list[CloudE
         del publisher._backends["mine"]
 
 
+def test_handlers_run_beside_the_only_backend_put_in_by_hand(
+    database: str, handled: list[CloudEvent], settings: Settings, join: Join
+) -> None:
+    """Without OUTBOX_PUBLISHERS, a backend that is put in takes no handler its events."""
+    del settings.OUTBOX_PUBLISHERS
+    publisher._backends["mine"] = locmem.LocMemBackend({"alias": "mine"})
+    try:
+        assert backends.aliases() == ("mine", HANDLERS)
+        publish("a1", using=database)
+        for alias in backends.aliases():
+            drain(join(alias))
+    finally:
+        del publisher._backends["mine"]
+    assert len(handled) == len(locmem.outbox("mine")) == 1
+
+
 def test_project_without_handlers_has_no_such_alias(handled: list[CloudEvent]) -> None:
     """Whoever only publishes has no further backend to look after."""
     assert backends.aliases() == ("redis", HANDLERS)
