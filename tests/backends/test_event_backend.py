@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 import redis
+from asgiref.sync import async_to_sync
+from django.utils import timezone
 
 from django_broadcaster.backends import (
     LocMemBackend,
@@ -116,6 +121,57 @@ def test_event_has_the_documented_attributes() -> None:
     assert event.created_at == message.time
     assert event.to_cloud_event()["id"] == "5b0c"
     assert str(event) == "order.placed - 5b0c"
+
+
+class Meddling(Shelf):
+    """Does something to the event that it is given, by its subject."""
+
+    def publish(self, event: OutboxEvent) -> bool:
+        """Call what a row of the outbox has."""
+        CALLS[event.subject](event)
+        return super().publish(event)
+
+
+CALLS: dict[str, Callable[[OutboxEvent], object]] = {
+    "save": lambda event: event.save(),
+    "some": lambda event: event.save(update_fields=["publisher_config"]),
+    "asave": lambda event: async_to_sync(event.asave)(),
+    "delete": lambda event: event.delete(),
+    "refresh": lambda event: event.refresh_from_db(),
+    "failed": lambda event: event.mark_as_failed("bad address"),
+    "published": lambda event: event.mark_as_published(),
+    "retry": lambda event: event.increment_retry("once more"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_event_that_a_backend_is_given_reaches_no_row(
+    database: str, settings: Settings, join: Join, call: str
+) -> None:
+    """A backend's call that would change a row fails the attempt, and changes no other row."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": f"{HERE}.Meddling"}}
+    later = timezone.now() + timedelta(days=1)
+    other = publisher.publish_event("invoice.sent", "/shop", scheduled_at=later, using=database)
+    publisher.publish_event(
+        "a", "/shop", None, call, event_id=other.pk, max_retries=0, using=database
+    )
+    rows = OutboxEvent.objects.using(database)
+    before = rows.filter(pk=other.pk).values().get()
+    drain(join())
+    assert rows.filter(pk=other.pk).values().get() == before
+    event = rows.get(subject=call)
+    assert event.status == "failed"
+    assert "the relay updates its row" in event.last_error
+    assert rows.count() == 2
+
+
+def test_event_that_a_backend_is_given_can_be_copied() -> None:
+    """It can be sent to another process, or be copied."""
+    EventBackend(wrapped=Shelf({}), alias="audit").send(make_message(id="5b0c"))
+    (event,) = Shelf.kept
+    pickled = pickle.loads(pickle.dumps(event))  # noqa: S301
+    for copied in (deepcopy(event), pickled):
+        assert copied.to_cloud_event() == event.to_cloud_event()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +324,7 @@ def test_instance_has_one_alias(backend: type[PublisherBackend]) -> None:
     mine = backend({})
     publisher._backends["my_custom"] = mine
     publisher._backends["my_custom"] = mine
-    with pytest.raises(BackendConfigurationError, match="'default'.*in use for the alias 'my_cus"):
+    with pytest.raises(BackendConfigurationError, match="in use for the alias 'my_custom'"):
         publisher._backends["default"] = mine
     assert publisher._backends["default"] is not mine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
 
@@ -61,8 +61,22 @@ class EventBackend(MessageBackend):
         """Accept every `publisher_config`: its keys are the backend's own affair."""
 
 
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError(
+        "publish() must not save, mark, delete or refresh the event that it is given: the relay "
+        "updates its row by what publish() returns or raises"
+    )
+
+
+_REFUSED = dict.fromkeys(("save", "save_base", "delete", "refresh_from_db", "_move"), _refuse)
+"""Methods that would reach for the row whose key is the id of the CloudEvent: another one."""
+
+
 def _event_of(message: Message, alias: str) -> OutboxEvent:
-    """Return the event as its row has it; `id` is the id of the CloudEvent, as in version 0.1."""
+    """Return the event as its row has it; `id` is the id of the CloudEvent, as in version 0.1.
+
+    Its methods that would read or change a row raise RuntimeError.
+    """
     # Models can't be imported before `django.setup()`.
     from django_broadcaster.models import OutboxEvent
 
@@ -85,5 +99,6 @@ def _event_of(message: Message, alias: str) -> OutboxEvent:
         created_at=message.time or datetime.now(UTC),
         retry_count=message.attempt - 1,
     )
+    event.__dict__.update(_REFUSED)
     event.__dict__["has_json_null"] = message.data_json == "null"
     return event
