@@ -28,7 +28,7 @@ class EventBackend(MessageBackend):
     def send(self, message: Message) -> None:
         """Publish one event; raises TransientError, or BackendUnavailable."""
         try:
-            done = self.wrapped.publish(_event_of(message, self.alias))
+            done: object = self.wrapped.publish(_event_of(message, self.alias))
         except BackendUnavailable:  # its text is about the destination
             raise
         except Exception as error:

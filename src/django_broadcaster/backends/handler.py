@@ -90,6 +90,10 @@ class BackendHandler:
             return None
         return HANDLERS if event_registry.handlers_for(event_type) else None
 
+    def adds(self, alias: str) -> bool:
+        """Return True if no setting names the alias: it was added for an event's handlers."""
+        return alias == HANDLERS and bool(self._adds_handlers())
+
     def _configured(self) -> Mapping[str, Mapping[str, Any]]:
         if self._by_hand and not hasattr(settings, "OUTBOX_PUBLISHERS"):
             return {}

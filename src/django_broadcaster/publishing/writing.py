@@ -106,9 +106,9 @@ def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:
     """Return True if the transaction in which the events were written is still open."""
     if not events:
         return True
-    first = events[0]
+    key: Any = events[0].pk
     # Some databases do not return the keys of rows that `bulk_create` inserts.
-    known = {"event_id": first.event_id} if first.pk is None else {"pk": first.pk}
+    known = {"event_id": events[0].event_id} if key is None else {"pk": key}
     rows = OutboxEvent.objects.using(connection.alias).filter(**known)
     return state_of(connection) != NONE and rows.exists()
 
