@@ -65,9 +65,9 @@ def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
 def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
     if event.spec_version != SPEC_VERSION:
         raise InvalidEvent("spec_version", f'must be "{SPEC_VERSION}"')
-    given: Any = event.id
-    if isinstance(given, UUID):  # as the key of a row was in version 0.1
-        event.event_id = event.event_id or str(given)
+    given = _uuid_of(event.id)
+    if given:  # as the key of a row was in version 0.1
+        event.event_id = event.event_id or given
         event.id = None
     delivery = call.delivery(event.scheduled_at, event.max_retries, event.publisher_config or None)
     first, *copies = call.rows(
@@ -114,6 +114,16 @@ def _unseal(event: OutboxEvent) -> None:
     if text is not None:
         data = parse_json(text)
         event.data = Value(None, JSONField()) if data is None else data
+
+
+def _uuid_of(key: Any) -> str:
+    """Return the text of a key that is a UUID, as an instance or as text; "" for all else."""
+    if isinstance(key, UUID):
+        return str(key)
+    try:
+        return str(UUID(key)) if isinstance(key, str) and not key.isdecimal() else ""
+    except ValueError:
+        return ""
 
 
 def _given(value: Any) -> Any:
