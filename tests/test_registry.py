@@ -253,15 +253,53 @@ def undecorated(function: Any) -> Any:
     return wrapper
 
 
-def test_functions_of_one_path_are_told_apart_by_their_type(registry: EventHandlerRegistry) -> None:
-    """A decorator without `functools.wraps` gives all handlers one path, and each is registered."""
+WRAPPER = f"{__name__}.undecorated.<locals>.wrapper"
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["as written", "the other way"])
+def test_functions_of_one_path_are_told_apart_by_their_type(
+    registry: EventHandlerRegistry, order: int
+) -> None:
+    """A decorator without `functools.wraps` gives all handlers one path, and each is registered.
+
+    Their names do not depend on the order in which they are imported.
+    """
     one, two = undecorated(greet), undecorated(bill)
-    registry.register("order.placed")(one)
-    registry.register("order.paid")(two)
-    path = f"{__name__}.undecorated.<locals>.wrapper"
-    assert [handler.name for handler in registry] == [path, f"{path}(order.paid)"]
+    for event_type, function in [("order.placed", one), ("order.paid", two)][::order]:
+        registry.register(event_type)(function)
+    assert {handler.name: handler.function for handler in registry} == {
+        f"{WRAPPER}(order.placed)": one,
+        f"{WRAPPER}(order.paid)": two,
+    }
+    assert [handler.function for handler in registry] == [one, two][::order]
     with pytest.raises(ValueError, match=r"pass name= to register\(\)"):
         registry.register("order.paid")(undecorated(greet))
+
+
+def test_functions_of_one_path_and_one_type_need_names(registry: EventHandlerRegistry) -> None:
+    """Nothing but the order of their import would tell them apart; the first one is kept."""
+    one = undecorated(greet)
+    registry.register()(one)
+    with pytest.raises(ValueError, match=r"pass name= to register\(\)"):
+        registry.register()(undecorated(bill))
+    assert [(handler.name, handler.function) for handler in registry] == [(WRAPPER, one)]
+    registry.register(name="bill")(undecorated(bill))
+    assert [handler.name for handler in registry] == [WRAPPER, "bill"]
+
+
+def test_function_of_a_shared_path_and_several_types_runs_once(
+    registry: EventHandlerRegistry,
+) -> None:
+    """It stays one handler, by the name of its first type, whenever the other one is registered."""
+    one, two = undecorated(greet), undecorated(bill)
+    registry.register("order.*")(one)
+    registry.register("invoice.sent")(two)
+    registry.register("*.placed")(one)
+    assert functions(registry, "order.placed") == [one]
+    assert [handler.name for handler in registry] == [
+        f"{WRAPPER}(order.*)",
+        f"{WRAPPER}(invoice.sent)",
+    ]
 
 
 def test_signals_can_be_imported_from_the_registry() -> None:

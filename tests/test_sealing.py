@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
+from django.db.models import JSONField, Value
 from django.test import override_settings
 from django.utils import timezone
 from hypothesis import HealthCheck, given
@@ -125,6 +126,52 @@ def test_data_come_back_as_they_were(database: str, keys: Settings, data: Any) -
     found = OutboxEvent.objects.using(database).get()
     assert found.sealed is not None
     assert found.cloud_event == event
+
+
+def refuse_inserts(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+    """Fail as a database does that is locked."""
+    if sql.startswith("INSERT"):
+        raise OperationalError("locked")
+    return execute(sql, *rest)
+
+
+@pytest.mark.parametrize("data", PAYLOADS, ids=repr)
+def test_a_row_whose_insert_failed_can_be_saved_again(
+    database: str, keys: Settings, data: Any
+) -> None:
+    """The instance keeps its data, encrypted, until an INSERT succeeds."""
+    first = CloudEvent(event_type="order.paid", source="/shop", data=data)
+    column = Value(None, JSONField()) if data is JSON_NULL else data
+    column = {"data_binary": data} if isinstance(data, bytes) else {"data": column}
+    row = OutboxEvent(event_type="order.paid", source="/shop", **column)
+    with (
+        connections[database].execute_wrapper(refuse_inserts),
+        pytest.raises(OperationalError, match="locked"),
+    ):
+        row.save(using=database)
+    row.save(using=database)
+    found = OutboxEvent.objects.using(database).get()
+    assert found.sealed is not None
+    assert (found.data, found.data_binary) == (None, None)
+    assert found.cloud_event.data == first.data
+
+
+@pytest.mark.parametrize("seals", [True, False], ids=["sealed", "plain"])
+@pytest.mark.parametrize("data", PAYLOADS, ids=repr)
+def test_a_sealed_row_can_be_copied(
+    database: str, keys: Settings, data: Any, seals: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy has the data of the first row, encrypted if payloads are encrypted now."""
+    event = CloudEvent(event_type="order.paid", source="/shop", data=data)
+    publisher.publish_cloud_event(event, using=database)
+    row = OutboxEvent.objects.using(database).get()
+    row.pk, row.event_id, row._state.adding = None, "", True
+    monkeypatch.setattr(sealing, "is_on", lambda: seals)
+    row.save(using=database)
+    copy = OutboxEvent.objects.using(database).order_by("-id")[0]
+    assert (copy.sealed is not None) is seals
+    assert copy.event_id not in ("", event.id)
+    assert copy.cloud_event.data == event.data
 
 
 def test_an_event_without_data_has_nothing_to_encrypt(database: str, keys: Settings) -> None:

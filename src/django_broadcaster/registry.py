@@ -39,13 +39,15 @@ F = TypeVar("F", bound=HandlerFunction)
 class Handler:
     """A registered function. `name` is its identity in the inbox: a renamed one runs again.
 
-    `atomic` says whether it runs in a transaction, together with the inbox's note of it.
+    `atomic` says whether it runs in a transaction, together with the inbox's note of it. `path` is
+    the dotted path that the name was made of, or empty for a name that was given.
     """
 
     name: str
     function: HandlerFunction
     patterns: tuple[str, ...]
     atomic: bool = True
+    path: str = ""
 
     def matches(self, event_type: str) -> bool:
         """Return True if a pattern matches the whole event type, in its exact case."""
@@ -66,8 +68,8 @@ class EventHandlerRegistry:
         Args:
             event_type: An event type or a shell-style pattern: `order.placed`, `order.*`. None for
                 every event. A function that is registered for several runs once for an event.
-            name: Identifies the handler in the inbox; the function's dotted path unless given. Of
-                functions with one path, the later ones have their event type added.
+            name: Identifies the handler in the inbox; the function's dotted path unless given. If
+                functions share a path, each has its first event type added: `path(order.placed)`.
             atomic: Whether the handler runs in a transaction that commits with the inbox's note of
                 it. With False it has none, and runs again if the process dies before the note.
 
@@ -91,8 +93,9 @@ class EventHandlerRegistry:
                 raise TypeError("handlers are not async; wrap this one in async_to_sync()")
             if isgeneratorfunction(function):
                 raise TypeError("handlers do not yield: calling a generator runs nothing of it")
-            path = name or self._name_for(function, pattern)
-            self._add(Handler(path, function, (pattern,), atomic))
+            path = "" if name else _path_of(function)
+            known_as = name or self._name_for(function, path, pattern)
+            self._add(Handler(known_as, function, (pattern,), atomic, path))
             return function
 
         return decorate
@@ -147,14 +150,33 @@ class EventHandlerRegistry:
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def _name_for(self, function: HandlerFunction, pattern: str) -> str:
+    def _name_for(self, function: HandlerFunction, path: str, pattern: str) -> str:
         """Return a function's path; with the pattern, if another function has the path.
 
-        Decorators without `functools.wraps` give all functions the path of one.
+        Decorators without `functools.wraps` give all functions the path of one. The names must not
+        depend on which function is imported first, so that the other one gets its pattern, too.
+        Raises ValueError if the pattern is that of the other one.
         """
-        path = _path_of(function)
-        known = self._handlers.get(path)
-        return path if known is None or known.function is function else f"{path}({pattern})"
+        same = [each for each in self if path in (each.path, each.name)]
+        for handler in same:
+            if handler.function is function:
+                return handler.name
+        if not same:
+            return path
+        name = f"{path}({pattern})"
+        for handler in same:
+            if handler.name == handler.path:
+                new_name = f"{path}({handler.patterns[0]})"
+                if new_name == name or new_name in self._handlers:
+                    raise _taken(new_name)
+                self._rename(handler, new_name)
+        return name
+
+    def _rename(self, handler: Handler, name: str) -> None:
+        """Give a handler another name; it keeps its place in the order."""
+        renamed = replace(handler, name=name)
+        handlers = (renamed if each is handler else each for each in self)
+        self._handlers = {each.name: each for each in handlers}
 
     def _add(self, handler: Handler) -> None:
         name = handler.name
@@ -162,13 +184,17 @@ class EventHandlerRegistry:
         if known is None:
             self._handlers[name] = handler
         elif known.function is not handler.function:
-            raise ValueError(
-                f"name: another handler {name!r} is registered already; pass name= to register()"
-            )
+            raise _taken(name)
         elif known.atomic is not handler.atomic:
             raise ValueError(f"atomic: handler {name!r} is registered with atomic={known.atomic}")
         else:
             self._handlers[name] = replace(known, patterns=(*known.patterns, *handler.patterns))
+
+
+def _taken(name: str) -> ValueError:
+    return ValueError(
+        f"name: another handler {name!r} is registered already; pass name= to register()"
+    )
 
 
 def _is_async(function: HandlerFunction) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 import redis
+from asgiref.sync import async_to_sync
+from django.utils import timezone
 
 from django_broadcaster.backends import (
     LocMemBackend,
@@ -19,6 +24,7 @@ from django_broadcaster.backends import (
 )
 from django_broadcaster.backends.event_backend import EventBackend
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -117,6 +123,57 @@ def test_event_has_the_documented_attributes() -> None:
     assert str(event) == "order.placed - 5b0c"
 
 
+class Meddling(Shelf):
+    """Does something to the event that it is given, by its subject."""
+
+    def publish(self, event: OutboxEvent) -> bool:
+        """Call what a row of the outbox has."""
+        CALLS[event.subject](event)
+        return super().publish(event)
+
+
+CALLS: dict[str, Callable[[OutboxEvent], object]] = {
+    "save": lambda event: event.save(),
+    "some": lambda event: event.save(update_fields=["publisher_config"]),
+    "asave": lambda event: async_to_sync(event.asave)(),
+    "delete": lambda event: event.delete(),
+    "refresh": lambda event: event.refresh_from_db(),
+    "failed": lambda event: event.mark_as_failed("bad address"),
+    "published": lambda event: event.mark_as_published(),
+    "retry": lambda event: event.increment_retry("once more"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_event_that_a_backend_is_given_reaches_no_row(
+    database: str, settings: Settings, join: Join, call: str
+) -> None:
+    """A backend's call that would change a row fails the attempt, and changes no other row."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": f"{HERE}.Meddling"}}
+    later = timezone.now() + timedelta(days=1)
+    other = publisher.publish_event("invoice.sent", "/shop", scheduled_at=later, using=database)
+    publisher.publish_event(
+        "a", "/shop", None, call, event_id=other.pk, max_retries=0, using=database
+    )
+    rows = OutboxEvent.objects.using(database)
+    before = rows.filter(pk=other.pk).values().get()
+    drain(join())
+    assert rows.filter(pk=other.pk).values().get() == before
+    event = rows.get(subject=call)
+    assert event.status == "failed"
+    assert "the relay updates its row" in event.last_error
+    assert rows.count() == 2
+
+
+def test_event_that_a_backend_is_given_can_be_copied() -> None:
+    """It can be sent to another process, or be copied."""
+    EventBackend(wrapped=Shelf({}), alias="audit").send(make_message(id="5b0c"))
+    (event,) = Shelf.kept
+    pickled = pickle.loads(pickle.dumps(event))  # noqa: S301
+    for copied in (deepcopy(event), pickled):
+        assert copied.to_cloud_event() == event.to_cloud_event()
+
+
 @pytest.mark.parametrize(
     ("answer", "is_healthy", "kind"),
     [
@@ -203,6 +260,48 @@ def test_backend_that_is_not_healthy_spends_no_retry(
     assert (event.status, event.retry_count) == ("pending", 0)
 
 
+class Quoting(Shelf):
+    """Fails with the event in its words."""
+
+    def publish(self, event: OutboxEvent) -> Any:
+        """Raise, or return something that is false and shows the event."""
+        if event.subject == "a1":
+            raise ValueError(f"can't send {event.data}")
+        return Falsy(event.data)
+
+
+class Falsy(dict[str, Any]):
+    """Is false, and shows what it has."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("is_healthy", [True, False])
+@pytest.mark.parametrize("subject", ["a1", "b1"], ids=["raises", "returns"])
+def test_error_that_quotes_the_event_is_not_logged(
+    database: str,
+    settings: Settings,
+    join: Join,
+    caplog: pytest.LogCaptureFixture,
+    subject: str,
+    is_healthy: bool,
+) -> None:
+    """The log has the class of the error, or of what was returned, in place of its text."""
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": f"{HERE}.Quoting"}}
+    Shelf.is_healthy = is_healthy
+    event = CloudEvent("order.placed", "/shop", {"card": "4711-0815"}, subject)
+    publisher.publish_cloud_event(event, using=database)
+    caplog.set_level("DEBUG")
+    join().turn(100)
+    assert caplog.records
+    assert "4711-0815" not in caplog.text
+    if is_healthy:
+        assert "ValueError" in caplog.text or "TransientError" in caplog.text
+    else:
+        assert "health_check() failed" in caplog.text
+
+
 def test_instance_that_is_put_in_by_hand_is_used(database: str, join: Join) -> None:
     """`publisher._backends[alias] = instance` makes an alias to publish to and deliver by."""
     mine = Shelf({})
@@ -217,6 +316,31 @@ def test_instance_that_is_put_in_by_hand_is_used(database: str, join: Join) -> N
     assert "my_custom" not in publisher._backends
     with pytest.raises(KeyError):
         publisher._backends["my_custom"]
+
+
+@pytest.mark.parametrize("backend", [Shelf, LocMemBackend])
+def test_instance_has_one_alias(backend: type[PublisherBackend]) -> None:
+    """Each alias has a relay thread of its own, so that a shared instance is refused."""
+    mine = backend({})
+    publisher._backends["my_custom"] = mine
+    publisher._backends["my_custom"] = mine
+    with pytest.raises(BackendConfigurationError, match="in use for the alias 'my_custom'"):
+        publisher._backends["default"] = mine
+    assert publisher._backends["default"] is not mine
+
+
+def test_instance_takes_the_place_of_the_built_in_default(
+    database: str, settings: Settings
+) -> None:
+    """Without OUTBOX_PUBLISHERS, events go to the backend that a project puts in, as in 0.1."""
+    del settings.OUTBOX_PUBLISHERS
+    assert set(publisher._backends) == {"default"}
+    publisher._backends["my_custom"] = Shelf({})
+    assert set(publisher._backends) == {"my_custom"}
+    (event,) = publish("a1", using=database)
+    assert event.publisher_backend == "my_custom"
+    del publisher._backends["my_custom"]
+    assert set(publisher._backends) == {"default"}
 
 
 def test_instance_takes_the_place_of_a_configured_one(settings: Settings) -> None:

@@ -34,7 +34,25 @@ def _generated(database: str) -> object:
     return publisher.publish_events(events, using=database)
 
 
-@pytest.fixture(params=[_one, _many, _generated], ids=["one", "many", "generated"])
+def _created(database: str) -> object:
+    return OutboxEvent.objects.using(database).create(event_type="order.placed", source="/shop")
+
+
+def _created_in_bulk(database: str) -> object:
+    events = [OutboxEvent(event_type="order.placed", source="/shop") for _ in range(2)]
+    return OutboxEvent.objects.using(database).bulk_create(events)
+
+
+WAYS = {
+    "one": _one,
+    "many": _many,
+    "generated": _generated,
+    "create": _created,
+    "bulk_create": _created_in_bulk,
+}
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
 def publish(request: pytest.FixtureRequest) -> Publish:
     """A way to publish."""
     found: Publish = request.param
@@ -165,3 +183,23 @@ def test_receiver_that_fails_outside_of_a_transaction(database: str) -> None:
     with receiving(receive):
         _one(database)
     assert saved(database) == (0, 1)
+
+
+@pytest.mark.parametrize("create", [_created, _created_in_bulk], ids=["create", "bulk_create"])
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_row_of_the_model_that_a_receiver_undoes_outside_of_a_transaction(
+    database: str, create: Publish
+) -> None:
+    """The row is written in a transaction of its own: it is saved, or the call raises."""
+
+    def receive(**_: Any) -> None:
+        execute(database, "SELECT * FROM no_such_table")
+
+    with receiving(receive):
+        if connections[database].vendor == "postgresql":
+            with pytest.raises(BrokenTransaction):
+                create(database)
+            assert saved(database) == (0, 0)
+        else:
+            create(database)
+            assert saved(database)[1] > 0

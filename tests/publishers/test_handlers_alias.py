@@ -11,6 +11,7 @@ from django.db import transaction
 from django_broadcaster.backends import LocalBackend, locmem
 from django_broadcaster.backends.handler import HANDLERS, backends
 from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 BACKENDS = "django_broadcaster.backends"
 LOCMEM = f"{BACKENDS}.LocMemBackend"
+DICTIONARY = "tests.backends.test_event_backend.Shelf"
 
 
 @pytest.fixture
@@ -65,6 +67,37 @@ def test_event_with_handlers_goes_to_its_broker_and_to_them(
         drain(join(alias))
     assert len(handled) == len(locmem.outbox("redis")) == 1
     assert handled[0].id == locmem.outbox("redis")[0].event_id
+
+
+@pytest.mark.parametrize("way", ["one", "many", "model"])
+def test_options_of_an_event_are_for_its_broker(
+    database: str, handled: list[CloudEvent], settings: Settings, join: Join, way: str
+) -> None:
+    """The row for the handlers has no `publisher_config`, which their backend would refuse."""
+    settings.OUTBOX_PUBLISHERS = {"audit": {"BACKEND": DICTIONARY}}
+    event = {"event_type": "order.placed", "source": "/shop", "publisher_config": {"region": "eu"}}
+    if way == "one":
+        publisher.publish_event(**event, backend="audit", using=database)  # type: ignore[arg-type]
+    elif way == "many":
+        publisher.publish_events([event], backend="audit", using=database)
+    else:
+        event["publisher_backend"] = "audit"
+        OutboxEvent.objects.using(database).create(**event)
+    rows = OutboxEvent.objects.using(database).order_by("id")
+    assert list(rows.values_list("publisher_backend", "publisher_config")) == [
+        ("audit", {"region": "eu"}),
+        (HANDLERS, {}),
+    ]
+    drain(join(HANDLERS))
+    assert len(handled) == 1
+
+
+def test_options_of_an_event_for_handlers_alone_are_refused(
+    database: str, handled: list[CloudEvent]
+) -> None:
+    """A call that names the alias of handlers is judged by it."""
+    with pytest.raises(InvalidPublisherConfig):
+        publish("a1", using=database, backend=HANDLERS, publisher_config={"region": "eu"})
 
 
 def test_rolled_back_event_reaches_no_handler(
@@ -118,6 +151,22 @@ def test_backend_put_in_by_hand_may_run_them(database: str, handled: list[CloudE
         assert aliases(database) == ["redis"]
     finally:
         del publisher._backends["mine"]
+
+
+def test_handlers_run_beside_the_only_backend_put_in_by_hand(
+    database: str, handled: list[CloudEvent], settings: Settings, join: Join
+) -> None:
+    """Without OUTBOX_PUBLISHERS, a backend that is put in takes no handler its events."""
+    del settings.OUTBOX_PUBLISHERS
+    publisher._backends["mine"] = locmem.LocMemBackend({"alias": "mine"})
+    try:
+        assert backends.aliases() == ("mine", HANDLERS)
+        publish("a1", using=database)
+        for alias in backends.aliases():
+            drain(join(alias))
+    finally:
+        del publisher._backends["mine"]
+    assert len(handled) == len(locmem.outbox("mine")) == 1
 
 
 def test_project_without_handlers_has_no_such_alias(handled: list[CloudEvent]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -33,6 +34,7 @@ from tests.app.models import Order
 from tests.publishers.statements import statements
 from tests.relay.conftest import Join, drain
 from tests.support.events import publish
+from tests.support.routing import OneDatabase
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -180,13 +182,35 @@ def test_invalid_row_is_refused_before_any_statement(
     assert not OutboxEvent.objects.using(database).exists()
 
 
-def test_key_of_version_0_1_is_the_id_of_the_event(database: str) -> None:
-    """A UUID that is given as `id` becomes the event's id."""
-    given = uuid4()
+@pytest.mark.parametrize("kind", [UUID, str])
+def test_key_of_version_0_1_is_the_id_of_the_event(
+    database: str, kind: Callable[[str], Any]
+) -> None:
+    """A UUID that is given as `id`, or its text, becomes the event's id."""
+    given = kind(str(uuid4()))
     event = OutboxEvent(id=given, event_type="order.placed", source="shop")
     event.save(using=database)
     assert isinstance(event.pk, int)
     assert event.event_id == str(given)
+
+
+class ReplicaRouter(OneDatabase):
+    """Reads elsewhere than it writes."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        """Return the alias of a replica, which is away."""
+        return "replica"
+
+
+def test_rows_are_written_where_the_router_writes(database: str, settings: Settings) -> None:
+    """`bulk_create` asks no replica, neither for the rows nor for those of further backends."""
+    settings.DATABASE_ROUTERS = [ReplicaRouter(database)]
+    settings.OUTBOX_PUBLISHERS = {"a": {"BACKEND": LOCMEM}, "b": {"BACKEND": LOCMEM}}
+    settings.OUTBOX_ROUTES = {"*": ["a", "b"]}
+    with transaction.atomic(using=database):
+        OutboxEvent.objects.bulk_create([OutboxEvent(event_type="order.placed", source="shop")])
+    rows = OutboxEvent.objects.using(database).order_by("id")
+    assert list(rows.values_list("publisher_backend", flat=True)) == ["a", "b"]
 
 
 def test_same_event_twice_is_refused(database: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
 
@@ -28,16 +28,23 @@ class EventBackend(MessageBackend):
     def send(self, message: Message) -> None:
         """Publish one event; raises TransientError, or BackendUnavailable."""
         try:
-            done = self.wrapped.publish(_event_of(message, self.alias))
+            done: object = self.wrapped.publish(_event_of(message, self.alias))
+        except BackendUnavailable:  # its text is about the destination
+            raise
         except Exception as error:
             if not self.health_check():
-                raise BackendUnavailable(f"{type(error).__name__}: {error}") from error
+                # Only its class: the log has the text, and that of the error may quote the event.
+                raise BackendUnavailable(
+                    f"{self.get_name()}.publish() raised {type(error).__name__}, "
+                    "and health_check() failed"
+                ) from error
             raise
         if not done:
             name = self.get_name()
             if not self.health_check():
-                raise BackendUnavailable(f"{name}.health_check() returned False")
-            raise TransientError(f"{name}.publish() returned {done!r} instead of True")
+                raise BackendUnavailable(f"{name}.health_check() failed")
+            returned = "False" if done is False else type(done).__name__
+            raise TransientError(f"{name}.publish() returned {returned} instead of True")
 
     def health_check(self) -> bool:
         """Return what the backend says; False if it raises."""
@@ -54,8 +61,22 @@ class EventBackend(MessageBackend):
         """Accept every `publisher_config`: its keys are the backend's own affair."""
 
 
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError(
+        "publish() must not save, mark, delete or refresh the event that it is given: the relay "
+        "updates its row by what publish() returns or raises"
+    )
+
+
+_REFUSED = dict.fromkeys(("save", "save_base", "delete", "refresh_from_db", "_move"), _refuse)
+"""Methods that would reach for the row whose key is the id of the CloudEvent: another one."""
+
+
 def _event_of(message: Message, alias: str) -> OutboxEvent:
-    """Return the event as its row has it; `id` is the id of the CloudEvent, as in version 0.1."""
+    """Return the event as its row has it; `id` is the id of the CloudEvent, as in version 0.1.
+
+    Its methods that would read or change a row raise RuntimeError.
+    """
     # Models can't be imported before `django.setup()`.
     from django_broadcaster.models import OutboxEvent
 
@@ -78,5 +99,6 @@ def _event_of(message: Message, alias: str) -> OutboxEvent:
         created_at=message.time or datetime.now(UTC),
         retry_count=message.attempt - 1,
     )
+    event.__dict__.update(_REFUSED)
     event.__dict__["has_json_null"] = message.data_json == "null"
     return event

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from django.conf import settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
@@ -36,7 +37,7 @@ class BackendHandler:
 
     Three kinds of aliases are known: those of OUTBOX_PUBLISHERS, those whose backend was `put` in
     by hand, and `handlers`, if handlers are registered, no backend runs them, and OUTBOX_ROUTES is
-    not set.
+    not set. The default of OUTBOX_PUBLISHERS is for a project that puts in none.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,16 @@ class BackendHandler:
         return "default" if "default" in aliases else next(iter(aliases), None)
 
     def put(self, alias: str, backend: PublisherBackend) -> None:
-        """Use this instance for an alias, configured or not, until it is removed."""
+        """Use this instance for an alias, configured or not, until it is removed.
+
+        Raises BackendConfigurationError if it is in use for another alias.
+        """
+        for other, known in self._made.items():
+            if other != alias and (backend is known or backend is getattr(known, "wrapped", None)):
+                raise BackendConfigurationError(
+                    f"backend {alias!r}: the instance is in use for the alias {other!r}; "
+                    "make an instance for each alias"
+                )
         self._by_hand[alias] = self._made[alias] = _of_messages(backend, alias)
         self._runs_handlers = None
 
@@ -80,10 +90,19 @@ class BackendHandler:
             return None
         return HANDLERS if event_registry.handlers_for(event_type) else None
 
+    def adds(self, alias: str) -> bool:
+        """Return True if no setting names the alias: it was added for an event's handlers."""
+        return alias == HANDLERS and bool(self._adds_handlers())
+
+    def _configured(self) -> Mapping[str, Mapping[str, Any]]:
+        if self._by_hand and not hasattr(settings, "OUTBOX_PUBLISHERS"):
+            return {}
+        return conf.PUBLISHERS
+
     def _entries(self) -> Mapping[str, Mapping[str, Any]]:
         if not self._by_hand and not (event_registry and self._adds_handlers()):
             return conf.PUBLISHERS
-        entries = {**conf.PUBLISHERS}
+        entries = {**self._configured()}
         for alias in self._by_hand:
             entries.setdefault(alias, {})
         if self._adds_handlers():
@@ -91,10 +110,13 @@ class BackendHandler:
         return entries
 
     def _adds_handlers(self) -> bool:
-        if conf.ROUTES is not None or HANDLERS in conf.PUBLISHERS or not event_registry:
+        if conf.ROUTES is not None or not event_registry:
+            return False
+        configured = self._configured()
+        if HANDLERS in configured:
             return False
         if self._runs_handlers is None:
-            self._runs_handlers = any(map(_is_consumer, conf.PUBLISHERS.values())) or any(
+            self._runs_handlers = any(map(_is_consumer, configured.values())) or any(
                 backend.runs_handlers for backend in self._by_hand.values()
             )
         return not self._runs_handlers

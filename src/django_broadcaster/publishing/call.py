@@ -117,18 +117,27 @@ class PublishCall:
             event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
         check_depth(event.data, columns.data, self.connection)
-        for alias in aliases:
-            check_accepted(alias, columns, delivery.config, self.connection)
+        deliveries = _of_each(aliases, delivery)
+        for alias, each in zip(aliases, deliveries, strict=True):
+            check_accepted(alias, columns, each.config, self.connection)
         if self._seals:
             columns = sealed(columns, self.connection)
         if self._may_lack_characters:
             check_characters(columns, self.connection)
         check_statement(columns, delivery.config_json, self.connection)
         rows = []
-        for alias in aliases:
+        for alias, each in zip(aliases, deliveries, strict=True):
             identity = identity_of(event.source, event.id, alias) if unique else None
-            rows.append(NewRow._make((*columns, *delivery[1:], self._now, alias, identity)))
+            rows.append(NewRow._make((*columns, *each[1:], self._now, alias, identity)))
         return rows
+
+
+def _of_each(aliases: list[str], delivery: Delivery) -> list[Delivery]:
+    """Return the delivery by each alias: `publisher_config` is not for one that was added."""
+    if not delivery.config or not any(map(backends.adds, aliases[1:])):
+        return [delivery] * len(aliases)
+    plain = delivery._replace(config=None, config_json="{}")
+    return [delivery, *(plain if backends.adds(alias) else delivery for alias in aliases[1:])]
 
 
 def _alias(using: object) -> str | None:

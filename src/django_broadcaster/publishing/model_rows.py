@@ -12,18 +12,22 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connections
+from django.db.models import JSONField, Value
 
+from django_broadcaster import sealing
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import JSON_NULL, SPEC_VERSION, CloudEvent
+from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.querysets import NewRow, aware, insert_rows
-from django_broadcaster.signals import event_created, rows_inserted, rows_to_insert
+from django_broadcaster.signals import rows_inserted, rows_to_insert
 from django_broadcaster.states import OutboxEventStatus
 
 from .call import PublishCall, event_of
 from .transactions import check_transaction
+from .writing import has_receivers, tell
 
 _FILLED = (
     *("event_id", "source", "event_type", "subject", "data_content_type", "data_schema"),
@@ -44,23 +48,26 @@ def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
 
 
 def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
-    """Insert the copies for further backends, wake the relays, and send `event_created`."""
+    """Insert the copies for further backends, wake the relays, and send `event_created`.
+
+    Raises BrokenTransaction if a receiver undoes the transaction.
+    """
     copies = [row for event in events for row in event.__dict__.pop("_copies", ())]
     if copies:
         insert_rows(connections[using], copies)
     aliases = {event.publisher_backend for event in events}
     for alias in sorted(aliases | {row.publisher_backend for row in copies}):
         notify_after_commit(connections[using], alias)
-    for event in events:
-        event_created.send_robust(sender=OutboxEvent, event=event)
+    if has_receivers():
+        tell(connections[using], events)
 
 
 def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
     if event.spec_version != SPEC_VERSION:
         raise InvalidEvent("spec_version", f'must be "{SPEC_VERSION}"')
-    given: Any = event.id
-    if isinstance(given, UUID):  # as the key of a row was in version 0.1
-        event.event_id = event.event_id or str(given)
+    given = _uuid_of(event.id)
+    if given:  # as the key of a row was in version 0.1
+        event.event_id = event.event_id or given
         event.id = None
     delivery = call.delivery(event.scheduled_at, event.max_retries, event.publisher_config or None)
     first, *copies = call.rows(
@@ -77,7 +84,8 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
 
 
 def _event_of(event: OutboxEvent) -> CloudEvent:
-    """Return the event of a row that is not complete yet; raises InvalidEvent."""
+    """Return the event of a row that is not complete yet; raises InvalidEvent or CannotUnseal."""
+    _unseal(event)
     data = event.data if event.data_binary is None else bytes(event.data_binary)
     time = event.time
     if isinstance(time, datetime) and not settings.USE_TZ:
@@ -93,6 +101,29 @@ def _event_of(event: OutboxEvent) -> CloudEvent:
         data_content_type=event.data_content_type,
         data_schema=event.data_schema,
     )
+
+
+def _unseal(event: OutboxEvent) -> None:
+    """Put the data of a sealed row back, to be sealed again; raises CannotUnseal.
+
+    A row is sealed before its INSERT, which may fail and be repeated, and it may be copied.
+    """
+    if event.sealed is None or event.data is not None or event.data_binary is not None:
+        return
+    text, event.data_binary = sealing.unseal(event.sealed)
+    if text is not None:
+        data = parse_json(text)
+        event.data = Value(None, JSONField()) if data is None else data
+
+
+def _uuid_of(key: Any) -> str:
+    """Return the text of a key that is a UUID, as an instance or as text; "" for all else."""
+    if isinstance(key, UUID):
+        return str(key)
+    try:
+        return str(UUID(key)) if isinstance(key, str) and not key.isdecimal() else ""
+    except ValueError:
+        return ""
 
 
 def _given(value: Any) -> Any:

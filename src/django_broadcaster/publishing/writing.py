@@ -38,8 +38,8 @@ def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
         event, created = insert_event(OutboxEvent, connection, row)
     if created:
         notify_after_commit(connection, row.publisher_backend)
-        if _has_receivers():
-            _tell(connection, [event])
+        if has_receivers():
+            tell(connection, [event])
     return event
 
 
@@ -49,10 +49,10 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     Without receivers of `event_created` no instances are made, which would cost more than all else.
     """
     with _explained(connection):
-        if not _has_receivers():
+        if not has_receivers():
             return insert_rows(connection, rows)
         created = insert_events(OutboxEvent, connection, rows)
-    _tell(connection, created)
+    tell(connection, created)
     return len(created)
 
 
@@ -74,7 +74,7 @@ def _explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
         ) from error
 
 
-def _tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
+def tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
     """Send `event_created`; raises BrokenTransaction if receivers undo the open transaction."""
     if not is_in_transaction(connection):
         _send(events)
@@ -106,10 +106,14 @@ def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:
     """Return True if the transaction in which the events were written is still open."""
     if not events:
         return True
-    rows = OutboxEvent.objects.using(connection.alias).filter(pk=events[0].pk)
+    key: Any = events[0].pk
+    # Some databases do not return the keys of rows that `bulk_create` inserts.
+    known = {"event_id": events[0].event_id} if key is None else {"pk": key}
+    rows = OutboxEvent.objects.using(connection.alias).filter(**known)
     return state_of(connection) != NONE and rows.exists()
 
 
-def _has_receivers() -> bool:
+def has_receivers() -> bool:
+    """Return True if `event_created` has receivers of outbox events."""
     # The list is nearly always empty, and to ask for listeners takes ten times as long.
     return bool(event_created.receivers) and event_created.has_listeners(OutboxEvent)

@@ -39,11 +39,13 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         Raises PublishError.
         """
         events = list(objs)
+        self._for_write = True  # or `db` is where a router reads
+        using = self.db
         # Before the transaction: an error must leave the caller's own usable.
-        rows_to_insert.send(self.model, events=events, using=self.db)
-        with transaction.atomic(using=self.db, savepoint=False):
+        rows_to_insert.send(self.model, events=events, using=using)
+        with transaction.atomic(using=using, savepoint=False):
             created = super().bulk_create(events, *args, **kwargs)
-            rows_inserted.send(self.model, events=events, using=self.db)
+            rows_inserted.send(self.model, events=events, using=using)
         return created
 
     def undelivered(self) -> OutboxEventQuerySet:
