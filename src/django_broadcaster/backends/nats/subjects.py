@@ -12,6 +12,8 @@ from string import Formatter
 from typing import Final
 from urllib.parse import quote
 
+from ..text import is_utf8
+
 LONGEST_VALUE: Final = 250
 """Bytes that one attribute may take in a subject; the server's limit is for a whole line, 4096."""
 
@@ -71,7 +73,7 @@ def subject_problem(subject: object) -> str | None:
         return f"must be words with dots between them, without spaces and wildcards: {subject!r}"
     if len(subject.encode(errors="replace")) > LONGEST_SUBJECT:
         return f"must not be longer than {LONGEST_SUBJECT} bytes"
-    if subject.encode(errors="ignore").decode() != subject:
+    if not is_utf8(subject):
         return f"must be text that UTF-8 can hold, not {subject!r}"
     return None
 

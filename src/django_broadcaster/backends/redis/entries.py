@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from ..base import Message
 from ..bindings import WireMessage
+from ..text import is_utf8
 from .fields import Further
 
 LONGEST_VALUE: Final = 250
@@ -156,7 +157,7 @@ def _token(text: str) -> str:
 def stream_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the key and what is wrong with it, of `stream_name` and `max_len` where given."""
     name = options.get("stream_name", "events")
-    if not isinstance(name, str) or not name or name.encode(errors="ignore").decode() != name:
+    if not isinstance(name, str) or not name or not is_utf8(name):
         yield "stream_name", f"must be text and not empty, not {name!r}"
     length = options.get("max_len")
     if length is not None and (type(length) is not int or not 0 < length < 2**63):
