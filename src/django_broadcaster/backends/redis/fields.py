@@ -59,7 +59,7 @@ def _names(names: tuple[str, ...]) -> list[bytes]:
 def body_problem(name: object) -> str | None:
     """Return what is wrong with the name of the field that has the body, or None."""
     if not isinstance(name, str) or not name or not is_utf8(name):
-        return f"must be text and not empty, not {name!r}"
+        return f"must be text and not empty, not {shortened(name)}"
     others = DOCUMENTED - {"cloud_event"} | {"content_type"}
     if name in others or name.startswith(REDIS.prefix):
         return f"must differ from the other fields, not {name!r}"
