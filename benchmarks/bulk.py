@@ -68,7 +68,7 @@ def _keywords(number: int) -> dict[str, Any]:
 
 def _cloud_event(number: int) -> CloudEvent:
     return CloudEvent(
-        type="order.placed",
+        event_type="order.placed",
         source="/bench/orders",
         data=outbox.data(number),
         extensions={"partitionkey": f"key-{number % 1000}"},

@@ -126,7 +126,7 @@ class Conf:
         "draws are kept; None for ever.",
     )
     BATCH_SIZE: Setting[int] = WorkerSetting(
-        500, "Events that one delivery takes at the most.", former.batch_size
+        500, "Events that one delivery takes at most.", former.batch_size
     )
     BATCH_BYTES: Setting[int] = Setting(
         16_000_000,

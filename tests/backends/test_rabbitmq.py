@@ -231,6 +231,16 @@ def test_wrong_property_rejects_its_event_alone(
     assert kinds(backend.send_batch(messages)) == [None, Rejected, None]
 
 
+@pytest.mark.parametrize("key", ["priority", "expiration", "correlation_id", "headers"])
+def test_refused_property_is_shown_shortened(make: MakeBackend, key: str) -> None:
+    """The error about a property shows the beginning and the end of a long value only."""
+    value = ["long"] * 1000
+    with pytest.raises(InvalidPublisherConfig) as refused:
+        make(exchange="").validate_config({key: value})
+    assert key in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
 def test_property_that_the_server_refuses_rejects_its_event_alone(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,7 +294,7 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         self.send(message)
 
     def show(self, message: Message) -> Shown:
-        """Return what `publish` would send, without a connection; raises Rejected as it would.
+        """Return what `send` would send, without a connection; raises Rejected as it would.
 
         For the page of an event in the admin. Leave passwords, tokens and signatures out.
         """

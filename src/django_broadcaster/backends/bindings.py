@@ -37,7 +37,6 @@ ContentMode = Literal["structured", "binary"]
 CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
 
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
-BATCH_TYPE: Final = "application/cloudevents-batch+json"
 
 _EVENT_TYPES: Final = "application/cloudevents"
 """The beginning of every media type of CloudEvents, batches and other formats included."""

@@ -7,7 +7,7 @@ E001      `OUTBOX_PUBLISHERS` is not a dict with at least one backend
 E002      an alias in it is not a string of 1 to 64 characters
 E003      the value of an alias is not a dict
 E004      an entry has an unknown key
-E005      `BACKEND` is missing, can't be imported, or is not a `MessageBackend`
+E005      `BACKEND` is missing, can't be imported, or is not a `PublisherBackend`
 E006      the backend refuses its `OPTIONS`
 E007      `RETRY` of an entry is not a retry policy
 E008      `ON_EXHAUSTED` is not one of its words

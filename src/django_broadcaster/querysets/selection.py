@@ -32,11 +32,6 @@ class EventSelection:
     until: datetime | None = None
     error: str = ""
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether there is no condition at all."""
-        return not self.as_json()
-
     def conditions(self) -> list[Any]:
         """Return what a queryset of events is filtered by."""
         lookups: dict[str, Any] = {

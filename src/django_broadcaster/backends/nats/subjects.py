@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
+from reprlib import repr as shortened
 from string import Formatter
 from typing import Final
 from urllib.parse import quote
+
+from ..text import is_utf8
 
 LONGEST_VALUE: Final = 250
 """Bytes that one attribute may take in a subject; the server's limit is for a whole line, 4096."""
@@ -66,13 +69,13 @@ def template_problem(template: str) -> str | None:
 def subject_problem(subject: object) -> str | None:
     """Return what is wrong with a subject to publish to, if anything."""
     if not isinstance(subject, str) or not subject:
-        return f"must be text and not empty, not {subject!r}"
+        return f"must be text and not empty, not {shortened(subject)}"
     if _FORBIDDEN.search(subject) or not all(subject.split(".")):
         return f"must be words with dots between them, without spaces and wildcards: {subject!r}"
     if len(subject.encode(errors="replace")) > LONGEST_SUBJECT:
         return f"must not be longer than {LONGEST_SUBJECT} bytes"
-    if subject.encode(errors="ignore").decode() != subject:
-        return f"must be text that UTF-8 can hold, not {subject!r}"
+    if not is_utf8(subject):
+        return f"must be text that UTF-8 can hold, not {shortened(subject)}"
     return None
 
 

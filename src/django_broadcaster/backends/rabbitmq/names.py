@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from reprlib import repr as shortened
 from typing import Final
 from urllib.parse import quote
 
 from ..base import Message
 from ..templates import Template
+from ..text import is_utf8
 from .link import SHORT_BYTES
 
 
@@ -56,8 +58,8 @@ def is_short(text: str) -> bool:
 
 def name_problem(name: object) -> str:
     """Return what is wrong with a name, or nothing; it may be empty."""
-    if not isinstance(name, str) or name.encode(errors="ignore").decode() != name:
-        return f"must be text, not {name!r}"
+    if not isinstance(name, str) or not is_utf8(name):
+        return f"must be text, not {shortened(name)}"
     if not is_short(name) or any(ord(char) < 0x20 or char == "\x7f" for char in name):
         return f"must have at most {SHORT_BYTES} bytes and no control characters"
     return ""

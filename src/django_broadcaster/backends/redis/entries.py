@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
+from reprlib import repr as shortened
 from typing import Any, Final
 from urllib.parse import quote
 
 from ..base import Message
 from ..bindings import WireMessage
+from ..text import is_utf8
 from .fields import Further
 
 LONGEST_VALUE: Final = 250
@@ -156,8 +158,8 @@ def _token(text: str) -> str:
 def stream_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the key and what is wrong with it, of `stream_name` and `max_len` where given."""
     name = options.get("stream_name", "events")
-    if not isinstance(name, str) or not name or name.encode(errors="ignore").decode() != name:
-        yield "stream_name", f"must be text and not empty, not {name!r}"
+    if not isinstance(name, str) or not name or not is_utf8(name):
+        yield "stream_name", f"must be text and not empty, not {shortened(name)}"
     length = options.get("max_len")
     if length is not None and (type(length) is not int or not 0 < length < 2**63):
-        yield "max_len", f"must be a whole number from 1 on, or None, not {length!r}"
+        yield "max_len", f"must be a whole number from 1 on, or None, not {shortened(length)}"

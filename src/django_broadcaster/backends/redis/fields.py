@@ -11,6 +11,7 @@ from reprlib import repr as shortened
 from typing import Any, Final, NamedTuple
 
 from ..bindings import REDIS
+from ..text import is_utf8
 
 OPTIONS: Final = frozenset({"stream_name", "max_len"})
 """The keys of `publisher_config` that say where an entry goes, and are no fields of it."""
@@ -57,8 +58,8 @@ def _names(names: tuple[str, ...]) -> list[bytes]:
 
 def body_problem(name: object) -> str | None:
     """Return what is wrong with the name of the field that has the body, or None."""
-    if not isinstance(name, str) or not name or not _is_unicode(name):
-        return f"must be text and not empty, not {name!r}"
+    if not isinstance(name, str) or not name or not is_utf8(name):
+        return f"must be text and not empty, not {shortened(name)}"
     others = DOCUMENTED - {"cloud_event"} | {"content_type"}
     if name in others or name.startswith(REDIS.prefix):
         return f"must differ from the other fields, not {name!r}"
@@ -75,13 +76,13 @@ def problems(
     for name, value in config.items():
         if name in OPTIONS:
             continue
-        if not isinstance(name, str) or not _is_unicode(name):
+        if not isinstance(name, str) or not is_utf8(name):
             yield name, "must be text to be the name of a field"
         elif name in DOCUMENTED or name == body_field or (binary and _belongs_to_binary_mode(name)):
             yield name, "is a field of every entry; choose another name"
         elif not isinstance(value, str | int | float):
             yield name, f"must be text, a number or a bool, not {shortened(value)}"
-        elif isinstance(value, str) and not _is_unicode(value):
+        elif isinstance(value, str) and not is_utf8(value):
             yield name, f"must be valid Unicode text, not {shortened(value)}"
 
 
@@ -93,7 +94,3 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
-
-
-def _is_unicode(text: str) -> bool:
-    return text.encode(errors="ignore").decode() == text
