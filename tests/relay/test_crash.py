@@ -180,7 +180,10 @@ def test_a_broker_that_is_killed_costs_nothing(
         worker = workers.start(
             "default",
             *("--batch-size", "10", "--interval", "0.05"),
-            OUTBOX_PUBLISHERS={"default": {"BACKEND": REDIS, "OPTIONS": {"url": server.url}}},
+            # Untrimmed: a server whose file was cut off in a transaction trims too much afterwards.
+            OUTBOX_PUBLISHERS={
+                "default": {"BACKEND": REDIS, "OPTIONS": {"url": server.url, "max_len": None}}
+            },
             OUTBOX_CIRCUIT={"initial": 0.05, "maximum": 0.1},
         )
         for kills in (1, 2, 3):

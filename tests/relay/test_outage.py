@@ -47,7 +47,7 @@ def test_an_outage_under_load_costs_nothing(
         redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server,
         writing("default", max_retries=0) as writers,
     ):
-        options = {"url": server.url, "socket_timeout": 0.5, "connect_timeout": 0.5}
+        options = {"url": server.url, "max_len": None, "socket_timeout": 0.5, "connect_timeout": 0.5}
         worker = workers.start(
             "default",
             OUTBOX_PUBLISHERS={"default": {"BACKEND": REDIS, "OPTIONS": options}},
@@ -92,7 +92,8 @@ def test_a_half_open_circuit_sends_one_small_batch(
     settings.OUTBOX_CIRCUIT = {"initial": 0.1, "maximum": 0.1, "probe_size": 7}
     backlog, batch = 2007, 500
     with redis_server(tmp_path) as server:
-        settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": REDIS, "OPTIONS": {"url": server.url}}}
+        options = {"url": server.url, "max_len": None}
+        settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": REDIS, "OPTIONS": options}}
         server.command("CONFIG", "SET", "min-replicas-to-write", 1)
         publish_many(backlog, "default", keys=100)
         with working("default", batch_size=batch):

@@ -46,7 +46,7 @@ def server(running: RedisServer) -> RedisServer:
 def on_exhausted(request: pytest.FixtureRequest, server: RedisServer, settings: Settings) -> str:
     """Run a test with each ON_EXHAUSTED of the backend; the value is the word."""
     word = str(request.param)
-    options = {"url": server.url, "stream_name": "events"}
+    options = {"url": server.url, "stream_name": "events", "max_len": None}
     entry = {"BACKEND": REDIS, "OPTIONS": options, "ON_EXHAUSTED": word}
     settings.OUTBOX_PUBLISHERS = {"default": entry}
     return word
