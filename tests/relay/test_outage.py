@@ -47,7 +47,12 @@ def test_an_outage_under_load_costs_nothing(
         redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server,
         writing("default", max_retries=0) as writers,
     ):
-        options = {"url": server.url, "max_len": None, "socket_timeout": 0.5, "connect_timeout": 0.5}
+        options = {
+            "url": server.url,
+            "max_len": None,
+            "socket_timeout": 0.5,
+            "connect_timeout": 0.5,
+        }
         worker = workers.start(
             "default",
             OUTBOX_PUBLISHERS={"default": {"BACKEND": REDIS, "OPTIONS": options}},
