@@ -20,14 +20,22 @@ WRONG = 'OutboxEvent.objects.undeliverd()\npublisher.publish_event(1, "/s")\n'
 
 def checked(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a type checker, which a laptop need not have."""
-    if shutil.which(command[0]) is None:
+    beside = Path(sys.executable).with_name(command[0])
+    program = str(beside) if beside.exists() else shutil.which(command[0])
+    if program is None:
         if services.in_ci():
             pytest.fail(f"{command[0]} is not installed")
         pytest.skip(f"{command[0]} is not installed")
     # Without what pytest-django told this process: mypy's plugin sets Django up by itself.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO")}
     return subprocess.run(
-        command, cwd=ROOT, env=outside, capture_output=True, text=True, check=False, timeout=300
+        [program, *command[1:]],
+        cwd=ROOT,
+        env=outside,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
 
 

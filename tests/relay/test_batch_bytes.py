@@ -198,6 +198,7 @@ def peak_megabytes(database: str, **settings: Any) -> float:
     return usage.ru_maxrss / (1 << 10)
 
 
+@pytest.mark.chaos  # for the time that it takes
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory in Linux's units")
 def test_the_memory_of_a_relay_is_bounded(committing: None, database: str) -> None:
     """A backlog of 120 MB is drained with a few times the budget of 4 MB."""

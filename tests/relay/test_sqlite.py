@@ -27,6 +27,7 @@ DOCUMENTED = {"transaction_mode": "IMMEDIATE"}
 TRANSACTIONS = 100
 
 
+@pytest.mark.chaos  # for the time that it takes
 @pytest.mark.parametrize("options", [DOCUMENTED, {}], ids=["documented", "default"])
 def test_transactions_that_read_before_they_write_beside_a_relay(
     committing: None, scripted: Script, settings: Settings, tmp_path: Path, options: dict[str, str]
