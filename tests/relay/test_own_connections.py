@@ -14,12 +14,13 @@ import pytest
 from django.db import connection as default
 from django.db import connections, transaction
 
-from django_broadcaster.backends import Message, Outcome
+from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import RelayRows
 from django_broadcaster.registry import event_registry
+from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.separate_thread import SeparateThread
 from django_broadcaster.signals import batch_settled, event_published
 from tests.app.models import Order
@@ -345,3 +346,24 @@ def test_large_pool_needs_no_warning(pooled: str, caplog: pytest.LogCaptureFixtu
     with working(pooled, "default"):
         pass
     assert "pool" not in caplog.text
+
+
+class ThreadNoting(RedisStreamBackend):
+    """A backend of a project, which may run anything."""
+
+
+@pytest.mark.parametrize(("kind", "is_relays"), [(RedisStreamBackend, True), (ThreadNoting, False)])
+def test_only_backends_that_run_no_code_of_a_project_share_the_relays_thread(
+    database: str, settings: Settings, kind: type[RedisStreamBackend], is_relays: bool
+) -> None:
+    """A handover a batch is saved for these; a subclass of one counts as the project's code."""
+    publishers = {"default": {"BACKEND": f"{kind.__module__}.{kind.__qualname__}"}}
+    settings.OUTBOX_PUBLISHERS = publishers
+    thread = SeparateThread("foreign")
+    loop = DeliveryLoop(database, "default", runner=thread)
+    try:
+        found = loop.backend_runner.run(threading.current_thread)
+        assert (found is threading.current_thread()) is is_relays
+        assert loop.runner.run(threading.current_thread) is not threading.current_thread()
+    finally:
+        thread.end()

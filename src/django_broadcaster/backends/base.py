@@ -233,6 +233,13 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     Several events that fail as `BackendUnavailable` while others get through then spend no retry.
     """
 
+    runs_alone: ClassVar[bool] = False
+    """Whether its methods run no code of a project, such as handlers or functions in options.
+
+    Then the relay calls it in its own thread, which saves a handover a batch. It holds for the
+    class that says so, and not for subclasses.
+    """
+
     default_max_message_bytes: ClassVar[int | None] = None
     """The broker's own limit for one message, where it has one."""
 

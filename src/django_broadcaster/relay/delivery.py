@@ -83,6 +83,7 @@ class Delivery:
         backend: MessageBackend,
         policy: RetryPolicy,
         runner: Runner,
+        backend_runner: Runner,
         *,
         blocks_when_exhausted: bool,
     ) -> None:
@@ -91,6 +92,7 @@ class Delivery:
         self.backend = backend
         self.policy = policy
         self.runner = runner
+        self.backend_runner = backend_runner
         self.blocks_when_exhausted = blocks_when_exhausted
         self.blocked = BlockedKeys(rows)
         self.locked = LockedEvents(rows, self.blocked)
@@ -278,7 +280,7 @@ class Delivery:
         messages = [message_of(row) for row in batch]
         with tracing.sending(self.backend, messages) as note:
             with hiding():
-                outcomes = self.runner.run(self.backend.send_batch, messages)
+                outcomes = self.backend_runner.run(self.backend.send_batch, messages)
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"the backend gave {len(outcomes)} outcomes for {len(batch)}")
             outcomes = [each if each is None else _as_error(each) for each in outcomes]

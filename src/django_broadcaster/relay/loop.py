@@ -65,6 +65,8 @@ class DeliveryLoop:
         self.runner = runner or CallingThread()
         """Runs what is not the relay's own code: its backend, archive and signal receivers."""
         self.backend: MessageBackend = backends.create(alias)
+        runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
+        self.backend_runner = CallingThread() if runs_alone else self.runner
         refuse_greenlets(self.backend)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
@@ -119,6 +121,7 @@ class DeliveryLoop:
             self.backend,
             self._policy,
             self.runner,
+            self.backend_runner,
             blocks_when_exhausted=self._blocks,
         )
         self.watermark = Watermark(self.rows)
@@ -159,7 +162,7 @@ class DeliveryLoop:
 
     def close(self) -> None:
         """Release what the backend holds; raises what the backend raises."""
-        self.runner.run(self.backend.close)
+        self.backend_runner.run(self.backend.close)
 
     def end(self) -> None:
         """Settle what another transaction had locked, and write down the last figures."""
@@ -381,7 +384,7 @@ class DeliveryLoop:
         What waited may have been cancelled, or belong to another relay by now.
         """
         self.activity.begin("asking whether the broker is back")
-        if self.runner.run(self.backend.health_check):
+        if self.backend_runner.run(self.backend.health_check):
             self._note_available()
         else:
             self.circuit.failed()
@@ -403,7 +406,7 @@ class DeliveryLoop:
         self.activity.begin("connecting to the broker")
         try:
             with hiding():
-                self.runner.run(self.backend.open)
+                self.backend_runner.run(self.backend.open)
         except BackendConfigurationError:
             raise
         except Exception as error:

@@ -77,6 +77,7 @@ class MQTTBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "mqtt"
+    runs_alone = True
     client_library = CLIENT
     binding: Binding = MQTT
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic", "retain"})

@@ -69,6 +69,7 @@ class NATSBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "nats"
+    runs_alone = True
     client_library = CLIENT
     uses_event_loop = True
     binding: Binding = NATS

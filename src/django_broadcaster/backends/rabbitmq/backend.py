@@ -69,6 +69,7 @@ class RabbitMQBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "rabbitmq"
+    runs_alone = True
     client_library = CLIENT
     binding: Binding = RABBITMQ
     config_keys: ClassVar[frozenset[str]] = _PLACES | PROPERTIES

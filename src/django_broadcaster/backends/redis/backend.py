@@ -63,6 +63,7 @@ class RedisStreamBackend(BindingBackend):
     """
 
     system: ClassVar[str] = "redis"
+    runs_alone = True
     client_library = CLIENT
     binding: Binding = REDIS
     config_keys: ClassVar[frozenset[str]] = fields.OPTIONS
