@@ -517,11 +517,22 @@ class RelayRows(BoundedSQL):
             self._skipping_locked([row_id for row_id, _ in rows], release)
         return rows
 
-    def hasten(self, ids: Collection[int]) -> None:
-        """Let rows in retry be due now."""
-        now, rows = self._now(), sorted(ids)
-        for start in range(0, len(rows), 1000):
-            self._move(rows[start : start + 1000], "retry", "retry", scheduled_at=now)
+    def hasten(self, ids: Collection[int]) -> set[int]:
+        """Make rows in retry due now; return the ids of those that another transaction locked."""
+        now, locked = self._now(), set()
+        for some in batched(sorted(ids), 1000):
+            moved = self._move(some, "retry", "retry", scheduled_at=now)
+            if moved < len(some) and self.is_careful:
+                locked |= self._due_after(now, some)
+        return locked
+
+    def _due_after(self, moment: Any, ids: Collection[int]) -> set[int]:
+        """Return those of these ids whose rows are in retry and due later than a moment."""
+        sql = (
+            f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
+            f"AND {self._stands_in('retry')} AND scheduled_at > %s"
+        )
+        return {row_id for (row_id,) in self._select(sql, [*self._values(ids), moment])}
 
     def count_crash(
         self, first: int, last: int, partitions: Collection[int], only: Collection[int] = ()

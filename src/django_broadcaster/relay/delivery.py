@@ -51,6 +51,8 @@ logger = logging.getLogger("django_broadcaster.relay")
 
 NONE: frozenset[int] = frozenset()
 
+HASTEN_SECONDS = 1.0
+"""Seconds between attempts to make events due whose rows another transaction has locked."""
 
 LOCKED_PAUSE = 0.1
 """Seconds between attempts to settle locked events where the relay waits for them to end."""
@@ -102,6 +104,7 @@ class Delivery:
         self.fetcher = Fetcher(rows)
         self._unsettled: tuple[Verdicts, int] | None = None
         self._handed = 0
+        self._hastens_at = 0.0
 
     def deliver(
         self,
@@ -215,8 +218,6 @@ class Delivery:
         verdicts.expire += selection.expired
         verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
         report = self.settle(verdicts, attempted=len(selection.send))
-        if due_now := self.waiting.take(self.backend.returned()):
-            self.rows.hasten(due_now)
         return replace(report, is_repeat=is_repeat, handed=self._handed), others
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
@@ -425,6 +426,14 @@ class Delivery:
         if held:
             changed += self.rows.block(held)
         return changed
+
+    def hasten_returned(self) -> None:
+        """Make events due that wait for a destination that is back; retry where a row is locked."""
+        self.waiting.note_returned(self.backend.returned())
+        if self.waiting.due and time.monotonic() >= self._hastens_at:
+            self.locked.hasten(self.waiting.due)
+            self.waiting.due = self.rows.hasten(self.waiting.due)
+            self._hastens_at = time.monotonic() + HASTEN_SECONDS if self.waiting.due else 0.0
 
     def settle_locked(self) -> None:
         """Settle the events whose rows another transaction had locked, as far as it is time to."""

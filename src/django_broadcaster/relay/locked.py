@@ -64,6 +64,13 @@ class LockedEvents:
             extra={"backend": self._rows.backend, "relay": self._rows.relay_id},
         )
 
+    def hasten(self, ids: Collection[int]) -> None:
+        """Retry these events at once when their lock is gone."""
+        self._verdicts.retry = [
+            (row, 0.0 if row.id in ids else delay, error)
+            for row, delay, error in self._verdicts.retry
+        ]
+
     def settle(
         self,
         write: Callable[[Verdicts], int],

@@ -158,6 +158,7 @@ class DeliveryLoop:
         if report is not None:
             self._after(report, time.perf_counter() - began)
         self.delivery.settle_locked()
+        self.delivery.hasten_returned()
         return report
 
     def close(self) -> None:
@@ -167,6 +168,7 @@ class DeliveryLoop:
     def end(self) -> None:
         """Settle what another transaction had locked, and write down the last figures."""
         with suppress(LeaseLost):  # then another relay delivers it
+            self.delivery.hasten_returned()
             self.delivery.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self._history.write(looks=False)
 
