@@ -63,7 +63,7 @@ def test_an_event_that_was_locked_when_its_destination_returned_is_due_at_once(
 def test_an_event_whose_delay_was_not_written_yet_is_due_at_once(
     database: str, scripted: Script, join: Join, holder: Holder
 ) -> None:
-    """An event was locked when its failure was to be settled; its destination returned meanwhile."""
+    """It was locked when its failure was to be settled, and its destination returned meanwhile."""
     for name in NAMES:
         scripted.fail(name, away(), times=1)
     publish(*NAMES, using=database)

@@ -298,7 +298,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
 
 
 READS = {
-    *("fetch", "fetch_these", "heads", "read", "pending_of"),
+    *("fetch", "fetch_these", "heads", "read", "pending_of", "last_id"),
     *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {

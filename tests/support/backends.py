@@ -25,8 +25,9 @@ class Script:
     """What the `ScriptedBackend` of one alias is to do, and what was asked of it.
 
     `arrived` are the names of the events that it acknowledged, in order; `batches` the names in
-    each batch that it was given. `returned` are destinations that are back. `answer` takes the place of `send_batch`, where it is set;
-    `on_open` and `on_close` are called by `open` and `close`.
+    each batch that it was given. `returned` are destinations that are back. `answer` takes the
+    place of `send_batch`, where it is set; `on_open` and `on_close` are called by
+    `open` and `close`.
     """
 
     def __init__(self) -> None:

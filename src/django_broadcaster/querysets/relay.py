@@ -217,9 +217,14 @@ class RelayRows(BoundedSQL):
         return {row_id for (row_id,) in rows}
 
     def heads(
-        self, partitions: Collection[int], limit: int, keys: Collection[str], ids: Collection[int]
+        self,
+        partitions: Collection[int],
+        start: int,
+        limit: int,
+        keys: Collection[str],
+        ids: Collection[int],
     ) -> list[Head]:
-        """Return the first pending rows that are neither of these keys nor these rows."""
+        """Return the first pending rows from id `start` on, without these keys and these rows."""
         avoided, values = "", []
         for column, others in (("partition_key", keys), ("id", ids)):
             if others:
@@ -230,10 +235,14 @@ class RelayRows(BoundedSQL):
             f"AND {self._pending.condition} AND {self._in(_PARTITION, partitions)}{avoided}"
             f"{self._except_ignored()} ORDER BY {self._pending.order} LIMIT %s"
         )
-        backend = [self.backend, 0, self.backend]
+        backend = [self.backend, start, self.backend]
         numbers = self._values(partitions)
         params = [*backend, *numbers, *values, *self._values_of_ignored(), limit]
         return [Head._make(row) for row in self._select(sql, params)]
+
+    def last_id(self) -> int:
+        """Return the highest id in the outbox; 0 if it is empty."""
+        return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
 
     def fetch_these(
         self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED

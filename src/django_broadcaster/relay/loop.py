@@ -133,6 +133,7 @@ class DeliveryLoop:
         self._next_tick = self._next_reread = 0.0
         self._is_current = False
         self.watermark.reset()
+        self.delivery.doubts.look_again()
 
     def turn(self, limit: int, *, idle: bool = False) -> Report:
         """Do what is due, deliver at most `limit` events, and say what came of it.
@@ -286,6 +287,8 @@ class DeliveryLoop:
         self._history.run(
             looks=0 in self.lease.partitions, circuit_is_open=not self.circuit.is_closed
         )
+        if changed or more:
+            self.delivery.doubts.look_again()
         now = time.monotonic()
         self._next_tick = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:
@@ -313,7 +316,8 @@ class DeliveryLoop:
         if not blocked or began < self._next_reread:
             return
         blocked.reload(self.lease.partitions)
-        release_unblocked(self.rows, self.lease, blocked, self.watermark)
+        if release_unblocked(self.rows, self.lease, blocked, self.watermark):
+            self.delivery.doubts.look_again()
         now = time.monotonic()
         self._next_reread = now + max(TICK_SECONDS, REREAD_SHARE * (now - began))
 
@@ -331,8 +335,8 @@ class DeliveryLoop:
             self._announce(report, seconds)
         blocked = self.delivery.blocked
         done = [key for key in report.keys_done if key in blocked]
-        if done:
-            release_unblocked(self.rows, self.lease, blocked, self.watermark, done)
+        if done and release_unblocked(self.rows, self.lease, blocked, self.watermark, done):
+            self.delivery.doubts.look_again()
 
     def _announce(self, report: Report, seconds: float) -> None:
         if not batch_settled.has_listeners(DeliveryLoop):
