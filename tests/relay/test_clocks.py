@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.relay.ownership import Lease
+from django_broadcaster.relay.lease import Lease
 from tests.support.databases import SERVERS
 from tests.support.events import publish, row, statuses
 from tests.support.fake_time import preloaded, preloaded_from

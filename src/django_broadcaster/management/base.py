@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, InterfaceError, OperationalError
 
 from django_broadcaster.querysets import MIGRATE, lacks_migration
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
 
 
 class OutboxCommand(BaseCommand):
@@ -32,7 +32,7 @@ class OutboxCommand(BaseCommand):
             if lacks_migration(error):
                 raise CommandError(MIGRATE) from error
             if isinstance(error, OperationalError | InterfaceError):
-                raise CommandError(f"the database can't be asked: {told(error)}") from error
+                raise CommandError(f"the database can't be asked: {loggable(error)}") from error
             raise
 
 

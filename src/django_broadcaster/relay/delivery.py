@@ -35,16 +35,17 @@ from django_broadcaster.querysets import DatabaseClock, Fetched, Head, PendingRo
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
 
-from . import suspects
+from . import poison
+from .announcing import Announcer, log_failures
+from .blocked_keys import BlockedKeys
+from .decryption import decrypted
 from .doubts import Doubts, Failure
 from .fetching import Fetcher
+from .lease import Lease
 from .locked import LockedEvents
-from .order import BlockedKeys
-from .ownership import Lease
-from .report import Announcer, Report, Verdicts, log_failures, spends_retry
+from .log_safety import loggable_traceback
 from .separate_thread import Runner
-from .telling import traceback_of
-from .unsealing import unsealed
+from .verdicts import Report, Verdicts, spends_retry
 from .waiting import WAIT_SECONDS, Waiting
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -228,7 +229,7 @@ class Delivery:
         if not fetched:
             return Report()
         selection = self.select(fetched)
-        with suspects.alone() if selection.has_suspect else nullcontext():
+        with poison.alone() if selection.has_suspect else nullcontext():
             if selection.has_suspect:  # which somebody may have cancelled while it waited
                 (row,) = selection.send
                 selection.send = list(self.rows.fetch_these({row.partition}, [row.id]).rows)
@@ -283,7 +284,7 @@ class Delivery:
         if not batch:
             return []
         self.lease.begin([row.id for row in batch])
-        opened, shut = unsealed(batch)
+        opened, shut = decrypted(batch)
         self._handed = len(opened)
         if not shut:
             return self._publish(opened)
@@ -306,7 +307,7 @@ class Delivery:
                 "backend %r broke on a batch, whose events are sent again one by one",
                 self.backend.alias,
                 extra={"backend": self.backend.alias, "relay": self.lease.relay_id},
-                exc_info=traceback_of(error),
+                exc_info=loggable_traceback(error),
             )
             return self._send_singly(batch)
 

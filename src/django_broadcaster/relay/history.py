@@ -22,8 +22,8 @@ from django_broadcaster.querysets import (
 )
 from django_broadcaster.states import OutboxEventStatus
 
-from .report import Report
-from .telling import told
+from .log_safety import loggable
+from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -93,7 +93,7 @@ class History:
             logger.warning(
                 "backend %r: the dashboard misses some figures: %s",
                 self._backend,
-                told(error),
+                loggable(error),
                 extra={"backend": self._backend},
             )
 

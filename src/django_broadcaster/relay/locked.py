@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 
 from django_broadcaster.querysets import RelayRows
 
-from .order import BlockedKeys
-from .report import Verdicts
+from .blocked_keys import BlockedKeys
+from .verdicts import Verdicts
 
 logger = logging.getLogger("django_broadcaster.relay")
 

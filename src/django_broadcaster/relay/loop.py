@@ -20,16 +20,17 @@ from django_broadcaster.querysets import RelayRows
 from django_broadcaster.redaction import hiding, kept
 from django_broadcaster.signals import batch_settled
 
-from .activity import Activity
+from .announcing import log_delivery
 from .circuit import Circuit
 from .delivery import Delivery
+from .health import Activity
 from .history import History
 from .isolation import read_committed
+from .lease import Lease
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
-from .ownership import Lease
-from .report import Report, log_delivery
 from .separate_thread import CallingThread, Runner
+from .verdicts import Report
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")

@@ -14,7 +14,7 @@ from django_broadcaster.management.output import Progress
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.querysets import is_served
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.upgrade import OldTable, ReferencedError, Report, move_back, move_events
 
 
@@ -111,7 +111,7 @@ class Command(OutboxCommand):
         try:
             dropped = old.drop_if_empty()
         except DatabaseError as error:
-            raise CommandError(f"outbox_events was not dropped: {told(error)}") from error
+            raise CommandError(f"outbox_events was not dropped: {loggable(error)}") from error
         if not dropped:
             raise CommandError("outbox_events has rows that were written just now; move them first")
         self.stdout.write("Dropped the table outbox_events.")
