@@ -37,8 +37,8 @@ from django_broadcaster.publishers import publisher
 from django_broadcaster.querysets import RelayRows, as_stored
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.decryption import decrypted
-from django_broadcaster.relay.delivery import message_of
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.relay.messages import message_of
 from tests.events.strategies import EVENTS
 from tests.publishers.statements import statements
 from tests.support.events import statuses

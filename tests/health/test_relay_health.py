@@ -174,7 +174,7 @@ def test_a_batch_of_many_slow_events_is_no_stall(database: str, scripted: Script
     with working(database) as worker:
         loop = worker.worker._threads[0]._loop
         loop.activity.begin("delivering", pause=-60.0)
-        loop.backend.on_progress()
+        loop.broker.backend.on_progress()
         assert loop.activity.silence < 60.0
 
 

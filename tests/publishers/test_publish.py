@@ -30,7 +30,7 @@ from django_broadcaster.exceptions import UnknownBackend, WrongTransaction
 from django_broadcaster.models import OutboxEvent, OutboxEventStatus
 from django_broadcaster.publishers import OutboxPublisher, publisher
 from django_broadcaster.querysets import RelayRows
-from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.relay.messages import message_of
 from django_broadcaster.signals import event_created
 from tests.app.models import Order
 from tests.events.strategies import EVENTS

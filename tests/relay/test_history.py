@@ -100,7 +100,7 @@ def test_latency_is_from_due_to_settled(
     loop = join()
     turn(loop)
     monkeypatch.setattr(history, "TIME_SECONDS", 0.0)
-    loop._history._next_time = 0.0
+    loop.rounds.history._next_time = 0.0
     publish("a1", "a2", using=database)
     since = timezone.now() - timedelta(seconds=5)
     OutboxEvent.objects.using(database).filter(subject="a1").update(scheduled_at=since)
@@ -189,7 +189,7 @@ def test_a_broker_that_can_not_be_connected_to_can_be_seen(
     turn(loop)
     turn(loop)
     assert len(OutboxRelay.objects.using(database).get().circuit_error) == 500
-    loop._history._next_write = 0.0
+    loop.rounds.history._next_write = 0.0
     turn(loop)
     assert OutboxSample.objects.using(database).filter(circuit_open=True).exists()
 

@@ -560,7 +560,7 @@ def test_dead_letters_of_a_key_come_again_in_publish_order(
     assert set(statuses(database).values()) == {"failed"}
     request("replay", database, status="failed")
     for _ in range(20):
-        loop.operations._next_at = 0.0
+        loop.rounds.operations._next_at = 0.0
         turn(loop, limit=3)
     assert scripted.arrived == names
 
@@ -737,11 +737,11 @@ def test_the_loop_leaves_it_to_the_owner_of_the_first_partition(
     events(database).update(status="failed")
     operation = request("purge", database)
     for loop in (first, second):
-        loop.operations._next_at = 0.0
+        loop.rounds.operations._next_at = 0.0
         if 0 not in loop.lease.partitions:
             turn(loop)
             assert operation_of(operation).state == "waiting"
     owner = first if 0 in first.lease.partitions else second
-    owner.operations._next_at = 0.0
+    owner.rounds.operations._next_at = 0.0
     turn(owner)
     assert operation_of(operation).state == "done"

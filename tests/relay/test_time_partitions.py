@@ -247,7 +247,7 @@ def test_an_old_segment_is_dropped_by_the_relay(
     rows.filter(subject="c1").update(created_at=long_ago, status="scheduled", scheduled_at=long_ago)
     rows.filter(subject="z1").update(created_at=timezone.now() - timedelta(days=8))
     ids = {name: row(name, parted).pk for name in ("b1", "c1")}
-    loop._purge._next_at = 0.0
+    loop.rounds._purge._next_at = 0.0
     turn(loop)
     assert oldest.name not in [segment.name for segment in segments_of(parted)]
     assert ask(parted, "SELECT to_regclass(%s)", oldest.name) == [(None,)]

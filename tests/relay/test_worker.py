@@ -453,7 +453,7 @@ def test_a_backend_that_fails_to_close_frees_its_partitions(
         worker.stop()
     assert owned(database) == 0
     loop = DeliveryLoop(database, "default")
-    loop.rejoin()
+    loop.join()
     turn(loop)
     assert owned(database) == 64
     with pytest.raises(OSError, match="broken pipe"):

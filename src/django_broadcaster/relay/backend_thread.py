@@ -124,7 +124,7 @@ class BackendThread(threading.Thread):
 
     def look_at_share(self) -> None:
         """See now which partitions are due to it: a relay has come or gone."""
-        self._loop.share_changed.set()
+        self._loop.rounds.are_wanted.set()
         self.wake()
 
     def stop(self) -> None:
@@ -152,7 +152,7 @@ class BackendThread(threading.Thread):
         try:
             if not self._joined:
                 self._loop.activity.begin("joining")
-                self._loop.rejoin()
+                self._loop.join()
                 self._joined = True
             report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
         except LeaseLost as error:
@@ -166,7 +166,7 @@ class BackendThread(threading.Thread):
         self._trouble = ""
         if report.found_work:
             self._poll.reset()
-        elif self._loop.is_operating:
+        elif self._loop.rounds.is_operating:
             self._poll.stay_awake()
         return report
 
@@ -190,7 +190,7 @@ class BackendThread(threading.Thread):
 
     def _is_drained(self) -> bool:
         """Tell whether there is nothing left to wait for; a broker that is away is no success."""
-        if self._loop.is_operating:
+        if self._loop.rounds.is_operating:
             return False
         if not self._loop.circuit.is_closed:
             self._log(logging.ERROR, "it is unavailable, events are left")
@@ -201,7 +201,7 @@ class BackendThread(threading.Thread):
             self.succeeded = False
             return True
         try:
-            return not self._loop.has_due()
+            return not self._loop.held.rows.has_due()
         except Error as error:
             self._recover(error)
             return False
@@ -209,12 +209,12 @@ class BackendThread(threading.Thread):
     def _end(self) -> None:
         self._loop.activity.begin("stopping")
         try:
-            self._loop.close()
+            self._loop.broker.close()
         except Exception as error:
             self._log(
                 logging.WARNING, f"its backend did not close: {loggable(error)}", exc_info=error
             )
-        if self._joined and (failure := self._insist(self._loop.finish)):
+        if self._joined and (failure := self._insist(self._loop.settle_rest)):
             self._log(logging.WARNING, f"its last batch may be sent again: {loggable(failure)}")
         if self._joined:
             self._insist(self._loop.end)

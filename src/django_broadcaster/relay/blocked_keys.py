@@ -40,11 +40,12 @@ class BlockedKeys:
                 self._locked[row.partition_key] = min(first, row.id)
         self._rows.held_keys = self._locked.keys()
 
-    def add(self, row: PendingRow) -> None:
-        """Let the row's key wait from this row on; a row without a key holds nobody up."""
-        if row.partition_key:
-            first = self._first.get(row.partition_key, row.id)
-            self._first[row.partition_key] = min(first, row.id)
+    def add(self, rows: Iterable[PendingRow]) -> None:
+        """Let the keys of rows wait from these rows on; rows without a key hold no other."""
+        for row in rows:
+            if row.partition_key:
+                first = self._first.get(row.partition_key, row.id)
+                self._first[row.partition_key] = min(first, row.id)
 
     def reload(self, partitions: Collection[int]) -> None:
         """Read all of it anew: after a change of ownership, and for what an operator changed."""

@@ -27,6 +27,12 @@ SPACING_SECONDS: Final = 0.5
 PART: Final = 3
 """So many events that fail alone at the same time are a part of the broker that is away."""
 
+LOOK_SECONDS: Final = 0.5
+"""Seconds between looks at all pending events, while every one of them was tried."""
+
+LOOK_SHARE: Final = 100
+"""How many times as long as such a look took goes by until the next."""
+
 MOST: Final = 1000
 """How many events are remembered; the oldest are forgotten."""
 
@@ -87,8 +93,8 @@ class Doubts:
         self._doubts: dict[int, _Doubt] = {}
         self._ranks: dict[str | int, int] = {}
         self._tried: dict[int, str] = {}
-        self.passed = 0
-        """Below this id every pending row was tried, except for transactions that commit late."""
+        self._start = 0
+        self._looks_at_all_at = 0.0
         self._failures = 0
 
     # --- What to send ------------------------------------------------------------------------
@@ -106,7 +112,17 @@ class Doubts:
 
     def look_again(self) -> None:
         """Let the next probe look at all pending events."""
-        self.passed = 0
+        self._start = 0
+
+    @property
+    def start(self) -> int:
+        """The id from which on a probe looks for events; 0 if it looks at all of them."""
+        return self._start if self._clock() < self._looks_at_all_at else 0
+
+    def note_none_up_to(self, last: int, *, seconds: float) -> None:
+        """Note that a look at all events, which took so long, found none that was not tried."""
+        self._start = last + 1
+        self._looks_at_all_at = self._clock() + max(LOOK_SECONDS, LOOK_SHARE * seconds)
 
     def has(self, row: PendingRow) -> bool:
         """Return True if the row, or another one of its key, failed."""

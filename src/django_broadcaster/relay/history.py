@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from django.db import DatabaseError, connections
 from django.utils import timezone
@@ -40,10 +41,13 @@ WAITING = (OutboxEventStatus.PENDING, OutboxEventStatus.RETRY, OutboxEventStatus
 class History:
     """The figures of one backend that this relay has not yet written."""
 
-    def __init__(self, using: str, backend: str) -> None:
+    def __init__(
+        self, using: str, backend: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._using = using
         self._backend = backend
         self._figures = Figures()
+        self._clock = clock
         self._next_write = 0.0
         self._next_time = 0.0
 
@@ -54,7 +58,7 @@ class History:
 
     def wants_times(self) -> bool:
         """Tell whether the next delivery is to be timed."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next_time:
             return False
         self._next_time = now + TIME_SECONDS
@@ -74,8 +78,8 @@ class History:
     def run(self, *, looks: bool, circuit_is_open: bool) -> None:
         """Write, if it is time to; the one that `looks` also says what stands in the outbox."""
         self._figures.circuit_open |= circuit_is_open
-        if time.monotonic() >= self._next_write:
-            self._next_write = time.monotonic() + WRITE_SECONDS
+        if self._clock() >= self._next_write:
+            self._next_write = self._clock() + WRITE_SECONDS
             self.write(looks=looks)
 
     def write(self, *, looks: bool) -> None:

@@ -100,7 +100,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         failure = error
     backoff = Backoff()
     for _ in range(SETTLE_ATTEMPTS):
-        if not loop.delivery.is_unsettled:
+        if not loop.is_unsettled:
             break
         pause = backoff.next()
         logger.warning(
@@ -114,7 +114,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         _renew_session(loop.using)
         loop.forget()
         try:
-            if report := loop.finish():
+            if report := loop.settle_rest():
                 return report
         except Error as error:
             failure = error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from django.db import Error, connections
 
@@ -55,7 +55,12 @@ class _WayOut:
 class Operations:
     """The part of one relay in the operations of an outbox."""
 
-    def __init__(self, using: str, runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        using: str,
+        runner: Runner | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runner = runner or CallingThread()
         self.is_moving = False
         """Whether the last look found something to do."""
@@ -64,12 +69,13 @@ class Operations:
         self._events = OutboxEvent.objects.using(using)
         self._window = Window()
         self._way_out = _WayOut(self._runner)
+        self._clock = clock
         self._next_at = 0.0
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to look for an operation, or to move its next events."""
-        return time.monotonic() >= self._next_at
+        return self._clock() >= self._next_at
 
     def run(self, *, idle: bool = False) -> None:
         """Move a chunk, if there is an operation and it is time; raises if the database is away.
@@ -78,12 +84,12 @@ class Operations:
         """
         if not self.is_due:
             return
-        began = time.monotonic()
+        began = self._clock()
         self._next_at = began + LOOK_SECONDS
         pk = self._operations.next_due()
         self.is_moving = pk is not None and self._step(pk)
         if self.is_moving:
-            now = time.monotonic()
+            now = self._clock()
             self._next_at = now + (IDLE_REST if idle else REST) * (now - began)
 
     def _step(self, pk: int) -> bool:

@@ -8,7 +8,6 @@ ids are remembered here: when the destination is back, they are due at once.
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -29,22 +28,18 @@ class Waiting:
     def __init__(self) -> None:
         self._ids: dict[str, array[int]] = {}
         self._count = 0
-        self._unsent: Counter[str] = Counter()
         self.due: set[int] = set()
         """Ids of events whose destination is back, and that have not been made due yet."""
 
-    def begin(self) -> None:
-        """Note that a batch begins."""
-        self._unsent.clear()
+    def has_room_for(self, count: int) -> bool:
+        """Return True if so many more events can be remembered."""
+        return self._count + count <= MOST
 
-    def add(self, destination: str, row_id: int) -> bool:
-        """Note an unsent event; return False if it is to try the destination after its pause."""
-        self._unsent[destination] += 1
-        if self._unsent[destination] <= PROBES or self._count >= MOST:
-            return False
-        self._ids.setdefault(destination, array("q")).append(row_id)
-        self._count += 1
-        return True
+    def add(self, events: Iterable[tuple[str, int]]) -> None:
+        """Remember events that wait: the destination and the id of each."""
+        for destination, row_id in events:
+            self._ids.setdefault(destination, array("q")).append(row_id)
+            self._count += 1
 
     def note_returned(self, destinations: Iterable[str]) -> None:
         """Note that destinations are back: the events that waited for them are due."""

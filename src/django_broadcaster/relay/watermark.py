@@ -28,6 +28,7 @@ from heapq import nsmallest
 
 from django_broadcaster.querysets import RelayRows
 
+from .batch import Batch
 from .verdicts import Report
 
 WORTH_LOOKING = 2000
@@ -94,20 +95,22 @@ class Watermark:
         else:
             self._waits_for &= writers
 
-    def note(self, report: Report, again: Collection[int]) -> None:
-        """Move on by what the fetch after `look` has found and delivered, `again` being of it."""
-        self._again -= report.gone
+    def note(self, batch: Batch, report: Report) -> None:
+        """Move on by what the fetch after `look` has found and delivered."""
+        asked = set(batch.again) - batch.unseen
         if report.left:
+            if asked:  # those that are not pending any more
+                self._again -= asked.difference(row.id for row in batch.rows)
             self._distrust()
             return
-        self._again.difference_update(set(again) - report.unseen)
+        self._again -= asked
         if self._candidate is not None and not self._waits_for:
             # This fetch saw all that could ever be below the candidate, as far as it went.
-            end = self._candidate if report.exhausted else min(self._candidate, report.last)
+            end = self._candidate if batch.exhausted else min(self._candidate, batch.last)
             self.start = max(self.start, end + 1)
             self._candidate = None
             self._passed = 0
-        self._delivered = max(self._delivered, report.last)
+        self._delivered = max(self._delivered, batch.last)
         self._passed += report.settled
 
     def _distrust(self) -> None:

@@ -1,13 +1,13 @@
-"""What a relay does for its partitions besides delivering: promote, release, purge.
+"""Purging: old events of a backend, old entries of other tables, and time partitions.
 
-Each step is small and bounded, so that it never keeps deliveries waiting for long.
+Each step is small and bounded, so that deliveries never wait for long.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -26,7 +26,6 @@ from django_broadcaster.models import (
 )
 from django_broadcaster.querysets import (
     DatabaseClock,
-    RelayRows,
     drop_oldest,
     find_dead_letters,
     find_delivered,
@@ -38,11 +37,8 @@ from django_broadcaster.querysets import (
 from django_broadcaster.retention import span
 from django_broadcaster.states import OutboxEventStatus
 
-from .blocked_keys import BlockedKeys
-from .lease import Lease
 from .log_safety import loggable
 from .separate_thread import CallingThread, Runner
-from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -62,36 +58,6 @@ Find = Callable[[int, int], tuple[list[int], int | None]]
 """Finds old events behind an id among so many rows; returns theirs, and the id to go on from."""
 
 
-def promote_due(rows: RelayRows, lease: Lease, blocked: BlockedKeys, watermark: Watermark) -> int:
-    """Make events pending whose time has come; return how many.
-
-    The first waiting event of a blocked key goes alone: those behind it stay blocked until it is
-    out of their way.
-    """
-    promoted = rows.promote(lease.partitions, CHUNK)
-    blocked.refresh(lease.partitions, (key for _, key in promoted))
-    watermark.pending_again([row_id for row_id, _ in promoted])
-    return len(promoted)
-
-
-def release_unblocked(
-    rows: RelayRows,
-    lease: Lease,
-    blocked: BlockedKeys,
-    watermark: Watermark,
-    keys: Collection[str] | None = None,
-) -> int:
-    """Make events pending whose key, of `keys` or any, waits for nothing any more; return how many.
-
-    Asked for the keys that a delivery finished an event of, it lets those behind go on. Asked for
-    all from time to time, it finds the keys whose first event an operator cancelled.
-    """
-    released = rows.release(lease.partitions, CHUNK, keys)
-    blocked.refresh(lease.partitions, keys or (key for _, key in released))
-    watermark.pending_again([row_id for row_id, _ in released])
-    return len(released)
-
-
 class Purge:
     """Takes old events of a backend out of the outbox, and deletes old entries of other tables.
 
@@ -105,6 +71,7 @@ class Purge:
         backend: str,
         runner: Runner | None = None,
         clock: DatabaseClock | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._using = using
         self._clock = clock or DatabaseClock(using)
@@ -114,16 +81,17 @@ class Purge:
         self._width = span(conf.TIME_PARTITIONS)
         self._delivered = _Walk()
         self._dead_letters = _Walk()
+        self._monotonic = monotonic
         self._next_at = 0.0
 
     @property
     def is_behind(self) -> bool:
         """Whether there may be more to purge than one turn had time for."""
-        return self._next_at <= time.monotonic()
+        return self._next_at <= self._monotonic()
 
     def run(self) -> int:
         """Take some chunks out if it is time to; return how many rows went."""
-        now = time.monotonic()
+        now = self._monotonic()
         if not self.is_behind:
             return 0
         self._next_at = now + IDLE_SECONDS
@@ -173,7 +141,7 @@ class Purge:
             for old in walk.chunks(find, now):
                 gone += remove(self._using, old, self._archive, run=self._runner.run)
                 walk.move_on()
-                if time.monotonic() >= deadline:
+                if self._monotonic() >= deadline:
                     return gone, True
         return gone, False
 
