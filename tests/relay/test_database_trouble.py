@@ -78,7 +78,7 @@ def some_more(stream: Stream, events: int = 100) -> None:
 
 def kept_calm(*workers: Worker) -> bool:
     """Tell whether relays run, met nothing that they did not foresee, and kept their leases."""
-    words = ("Traceback", "its thread ends", "joining again", "took over")
+    words = ("Traceback", "its thread ends", "joining again", "Took over")
     return all(
         worker.runs and not any(word in worker.output for word in words) for worker in workers
     )

@@ -54,7 +54,7 @@ def test_death_in_a_probe_is_laid_to_its_events_alone(
 
     wait_until(is_interrupted, 20, "a probe of two keys")
     loop.forget()
-    loop.lease.own_up()
+    loop.lease.count_crash()
     suspects = OutboxEvent.objects.using(database).filter(crash_count__gt=0).order_by("id")
     assert [event.subject for event in suspects] == ["a0", "b1"]
     scripted.heal()

@@ -30,8 +30,8 @@ from django_broadcaster.querysets import (
 )
 from django_broadcaster.querysets import operations as rows
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.maintenance import Purge
 from django_broadcaster.relay.operations import Operations
+from django_broadcaster.relay.purging import Purge
 from django_broadcaster.signals import operation_ended
 from tests.support.backends import Script
 from tests.support.events import count, publish, publish_many, statuses

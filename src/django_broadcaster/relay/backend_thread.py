@@ -185,7 +185,7 @@ class BackendThread(threading.Thread):
         if self._joined:
             self._loop.forget()
         if self._joined and not isinstance(error, Exception):
-            self._insist(self._loop.lease.own_up)
+            self._insist(self._loop.lease.count_crash)
         self._stopping.wait(pause)
 
     def _is_drained(self) -> bool:

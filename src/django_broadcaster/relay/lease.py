@@ -14,15 +14,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from django.db import IntegrityError, connections, models, transaction
+from django.db import connections, models, transaction
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
-from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
+from django_broadcaster.models import OutboxRelay
 from django_broadcaster.notify import notify_shares
 from django_broadcaster.querysets import (
     SEQUENCE,
@@ -30,9 +29,11 @@ from django_broadcaster.querysets import (
     DatabaseClock,
     DatabaseEpoch,
     DatabaseNow,
-    RelayRows,
     storable,
 )
+
+from .fencing import count_crash, duration, fence
+from .partition_table import PartitionTable
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -89,6 +90,7 @@ class Lease:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
         self.clock = DatabaseClock(using)
+        self._table = PartitionTable(using, backend)
         self._server: _Server | None = None
         self._records_ids = False
         self._valid_until = 0.0
@@ -96,7 +98,7 @@ class Lease:
 
     def join(self) -> None:
         """Begin a new lease that owns nothing yet."""
-        self._make_partitions()
+        self._table.create_missing()
         self.clock.ask()
         self._server = self._ask_server()
         asked_at = time.monotonic()
@@ -139,7 +141,7 @@ class Lease:
         if not self.relay_id:
             return
         with transaction.atomic(using=self.using):
-            freed = self._partitions().filter(relay_id=self.relay_id).update(relay=None)
+            freed = self._table.free_all_of(self.relay_id)
             self._relays().filter(pk=self.relay_id).delete()
             if freed:
                 notify_shares(self.using, self.backend)
@@ -170,15 +172,12 @@ class Lease:
         self._renew(dict.fromkeys(("in_flight_from", "in_flight_to", "in_flight_ids")))
         self._records_ids = False
 
-    def own_up(self) -> None:
-        """Lay what broke off the last delivery to what was in flight, as a relay's death is.
-
-        Raises LeaseLost.
-        """
+    def count_crash(self) -> None:
+        """Count a crash for each event in flight, as if the relay had died; raises LeaseLost."""
         with transaction.atomic(using=self.using):  # or a second try would count it twice
             relay = self._relays().filter(pk=self.relay_id).first()
             if relay is not None:
-                self._count_crash(relay, self.partitions)
+                count_crash(relay, self.partitions, self.using, self.clock)
             self.give_back()
 
     def show_circuit(self, error: str | None) -> None:
@@ -237,7 +236,7 @@ class Lease:
         clock has jumped, they are given the time of a lease to come back first. Raises LeaseLost.
         """
         asked_at = time.monotonic()
-        stale = models.Q(heartbeat_at__lt=DatabaseNow() - _seconds(self.seconds))
+        stale = models.Q(heartbeat_at__lt=DatabaseNow() - duration(self.seconds))
         relays = self._relays().filter(backend=self.backend).order_by("pk")
         found = list(
             relays.annotate(
@@ -250,9 +249,11 @@ class Lease:
         self._notice_jump(float(found[0][-1]), asked_at, looks_stale=states[self.relay_id][0])
         for pk, (is_stale, _) in states.items():
             if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
-                self._fence(pk)
+                fence(pk, self._table, self.seconds, self.clock)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
-        return self._settle_share(self._share(sharing))
+        before = self.partitions
+        self.partitions = self._table.take_share(self.relay_id, self._share(sharing))
+        return self.partitions != before
 
     def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
         """Take nobody for dead for the time of a lease if the database's clock has jumped ahead.
@@ -286,96 +287,8 @@ class Lease:
         each, rest = divmod(conf.PARTITIONS, len(sharing))
         return each + (sharing.index(self.relay_id) < rest)
 
-    def _settle_share(self, share: int) -> bool:
-        before = self.partitions
-        owners: dict[int, int | None] = dict(self._partitions().values_list("number", "relay_id"))
-        owned = sorted(number for number, owner in owners.items() if owner == self.relay_id)
-        if len(owned) > share:
-            given_up, owned = owned[share:], owned[:share]
-            self._own(given_up, None, self.relay_id)
-            notify_shares(self.using, self.backend)
-        elif len(owned) < share:
-            free = sorted(number for number, owner in owners.items() if owner is None)
-            if free:
-                self._own(free[: share - len(owned)], self.relay_id, None)
-                mine = self._partitions().filter(relay_id=self.relay_id)
-                owned = list(mine.values_list("number", flat=True))
-        self.partitions = frozenset(owned)
-        return self.partitions != before
-
-    def _own(self, numbers: Iterable[int], owner: int | None, before: int | None) -> None:
-        """Change the owner of partitions, but of those only that `before` still owns."""
-        rows = self._partitions().filter(number__in=list(numbers))
-        rows = rows.filter(relay__isnull=True) if before is None else rows.filter(relay=before)
-        try:
-            rows.update(relay=owner)
-        except IntegrityError as error:  # the row of Relay that it points to has gone
-            raise LeaseLost(f"the lease {self.relay_id} was taken away") from error
-
-    def _fence(self, relay_id: int) -> None:
-        """End the lease of a relay whose heartbeat stopped, and note what it was delivering."""
-        with transaction.atomic(using=self.using):
-            stale = DatabaseNow() - _seconds(self.seconds)
-            locked = self._relays().select_for_update(skip_locked=self._may_skip_locked)
-            relay = locked.filter(pk=relay_id, heartbeat_at__lt=stale).first()
-            if relay is None:  # alive after all, or another relay is at it, which may hang there
-                return
-            theirs = self._partitions().filter(relay=relay)
-            numbers = list(theirs.values_list("number", flat=True))
-            self._count_crash(relay, numbers)
-            theirs.update(relay=None)
-            relay.delete()
-            notify_shares(self.using, self.backend)
-        logger.warning(
-            "took over from relay %s of backend %r: no heartbeat for %s seconds",
-            relay.name,
-            self.backend,
-            self.seconds,
-            extra={"backend": self.backend, "relay": relay_id},
-        )
-
-    def _count_crash(self, relay: OutboxRelay, partitions: Collection[int]) -> None:
-        if relay.in_flight_from is not None and relay.in_flight_to is not None:
-            rows = RelayRows(self.using, self.backend, relay.pk, self.clock)
-            ids = [int(each) for each in (relay.in_flight_ids or "").split(",") if each]
-            rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions, ids)
-
-    def _make_partitions(self) -> None:
-        """Create the backend's rows of `OutboxPartition` that are missing."""
-        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
-        known = set(rows.values_list("number", flat=True))
-        if max(known, default=0) >= conf.PARTITIONS:
-            self._tell_stranded()
-        missing = [
-            OutboxPartition(backend=self.backend, number=number)
-            for number in range(conf.PARTITIONS)
-            if number not in known
-        ]
-        if missing:
-            OutboxPartition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
-
-    def _tell_stranded(self) -> None:
-        """Say which events no relay delivers since there are fewer partitions than before."""
-        events = OutboxEvent.objects.using(self.using).undelivered()
-        if events.filter(publisher_backend=self.backend, partition__gte=conf.PARTITIONS).exists():
-            logger.error(
-                "backend %r: events wait in partitions from %d on, which no relay delivers since "
-                "OUTBOX_PARTITIONS is lower than before; set it back until they are gone",
-                self.backend,
-                conf.PARTITIONS,
-                extra={"backend": self.backend},
-            )
-
-    @property
-    def _may_skip_locked(self) -> bool:
-        return bool(connections[self.using].features.has_select_for_update_skip_locked)
-
     def _relays(self) -> models.QuerySet[OutboxRelay]:
         return OutboxRelay.objects.using(self.using)
-
-    def _partitions(self) -> models.QuerySet[OutboxPartition]:
-        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
-        return rows.filter(number__lt=conf.PARTITIONS)
 
 
 def _new_id() -> int:
@@ -385,7 +298,3 @@ def _new_id() -> int:
     ones, and a relay whose session was led to another schema would settle the events there.
     """
     return time.time_ns() // 1000 << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
-
-
-def _seconds(seconds: float) -> models.Value:
-    return models.Value(timedelta(seconds=seconds), models.DurationField())
