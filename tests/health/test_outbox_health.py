@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from django_broadcaster.instrumentation.health import health
 from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
-from django_broadcaster.querysets import pause
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import pause
 from tests.support.events import publish
 from tools.launch import free_port
 

@@ -14,10 +14,10 @@ from django.db import connections
 
 from django_broadcaster.backends import Message
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import PendingRow
 from django_broadcaster.relay import suspects
 from django_broadcaster.relay.delivery import Delivery, Selection
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import PendingRow
 from tests.app.models import Order
 from tests.support.backends import POISON, Answer, Script, recorded, script
 from tests.support.events import count, publish, row, statuses

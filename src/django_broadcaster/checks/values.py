@@ -13,10 +13,10 @@ from django.utils.module_loading import import_string
 
 from .. import former
 from ..conf import all_settings, conf
+from ..encryption import key_problem
 from ..events import load_encoder
 from ..exceptions import MissingClient
 from ..publishing import MAX_RETRIES
-from ..sealing import key_problem
 from .shared import (
     LONGEST,
     TAG,
