@@ -159,7 +159,7 @@ class EventHandlerRegistry:
         """
         same = [each for each in self if path in (each.path, each.name)]
         for handler in same:
-            if handler.function is function:
+            if handler.function == function:  # each access makes a bound method anew
                 return handler.name
         if not same:
             return path
@@ -183,7 +183,7 @@ class EventHandlerRegistry:
         known = self._handlers.get(name)
         if known is None:
             self._handlers[name] = handler
-        elif known.function is not handler.function:
+        elif known.function != handler.function:
             raise _taken(name)
         elif known.atomic is not handler.atomic:
             raise ValueError(f"atomic: handler {name!r} is registered with atomic={known.atomic}")
