@@ -86,7 +86,7 @@ class Shop:
 def test_bound_method_of_several_patterns_runs_once(
     registry: EventHandlerRegistry, name: str | None
 ) -> None:
-    """Each access makes another bound method, which is the same handler unless of another object."""
+    """Each access makes another bound method; those of one object are one handler."""
     shop, other = Shop(), Shop()
     for pattern in ("order.*", "*.placed"):
         registry.register(pattern, name=name)(shop.ship)
