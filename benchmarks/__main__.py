@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "publish": publishing.publish,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
+    "never-analysed": draining.never_analysed,
     "held-xmin": draining.held_xmin,
     "backlog": draining.backlog,
     "scheduled": draining.scheduled,

@@ -55,6 +55,20 @@ def scheduled(runs: int, events: int) -> list[Figure]:
     return [_beside_other_rows("scheduled", 1_000_000, "scheduled", 7, runs, events)]
 
 
+def never_analysed(runs: int, events: int) -> list[Figure]:
+    """A backlog that the database has no statistics of, beside one that it has just analysed."""
+    return [
+        compare(
+            name,
+            lambda when_empty=when_empty: _drain_new(events, analyse_empty=when_empty),  # type: ignore[misc]
+            lambda: _drain_new(events, analyse=True),
+            wanted=">= 0.90",
+            runs=runs,
+        )
+        for name, when_empty in (("never analysed", False), ("analysed when empty", True))
+    ]
+
+
 def held_xmin(runs: int, events: int) -> list[Figure]:
     """Compare the last of 300,000 events with the first while a session holds a snapshot."""
     windows = [_windows_under_snapshot(300_000) for _ in range(runs)]
@@ -66,6 +80,20 @@ def held_xmin(runs: int, events: int) -> list[Figure]:
 def _on_backlog(events: int, drain: outbox.Drain, *, keys: int = 1000) -> float:
     relays.empty_stream()
     return outbox.on_backlog(events, drain, keys=keys)
+
+
+def _drain_new(events: int, *, analyse_empty: bool = False, analyse: bool = False) -> float:
+    """Drain a backlog in a table without statistics, unless it is analysed before or after."""
+    outbox.empty()
+    relays.empty_stream()
+    with outbox.without_statistics():
+        if analyse_empty:
+            outbox.analyse()
+        outbox.fill(events, maintain=False)
+        if analyse:
+            outbox.analyse()
+        outbox.quieten()
+        return relays.drain()
 
 
 def _drain_and_delete() -> float:

@@ -80,6 +80,33 @@ def on_backlog(events: int, drain: Drain, *, keys: int = 1000) -> float:
     return drain()
 
 
+@contextmanager
+def without_statistics() -> Iterator[None]:
+    """Make the database forget its statistics of the events; autovacuum takes none meanwhile."""
+    table = "django_broadcaster_outboxevent"
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
+
+
+def analyse() -> None:
+    """Let the database take its statistics of the events."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE django_broadcaster_outboxevent")
+
+
+def quieten() -> None:
+    """Leave rows that were written lately as they are after the first read, and the disk quiet."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM django_broadcaster_outboxevent")
+        cursor.execute("CHECKPOINT")
+
+
 def data(number: int) -> dict[str, Any]:
     """Return the data of one event, about 300 bytes as JSON."""
     return {

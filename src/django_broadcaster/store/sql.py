@@ -19,9 +19,14 @@ OPERATIONS = "django_broadcaster_outboxoperation"
 SAMPLES = "django_broadcaster_outboxsample"
 
 FREE_PARTITIONS = (
-    f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s AND relay_id IS NULL"
+    f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s "
+    "AND COALESCE(relay_id, 0) = 0"
 )
-"""How many of a backend's partitions, below OUTBOX_PARTITIONS, belong to no relay."""
+"""How many of a backend's partitions, below OUTBOX_PARTITIONS, belong to no relay.
+
+PostgreSQL may not use the index on `relay_id`: until a vacuum, it holds every earlier version of
+every partition that was free.
+"""
 
 ALIVE = {
     "postgresql": "heartbeat_at >= statement_timestamp() - %s * interval '1 second'",
