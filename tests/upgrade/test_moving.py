@@ -734,11 +734,11 @@ def test_a_check_says_that_rows_are_left(database: str, old_events: Any) -> None
     def found() -> list[str | None]:
         return [each.id for each in run_checks(tags=["database"], databases=[database])]
 
-    assert "django_broadcaster.W070" not in found()
+    assert "django_broadcaster.W008" not in found()
     make(old_events, "a")
-    assert "django_broadcaster.W070" in found()
+    assert "django_broadcaster.W008" in found()
     move_events(database)
-    assert "django_broadcaster.W070" not in found()
+    assert "django_broadcaster.W008" not in found()
 
 
 def test_a_table_of_another_app_is_left_alone(database: str) -> None:
