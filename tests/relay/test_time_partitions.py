@@ -441,13 +441,13 @@ def test_the_setting_and_the_table_are_compared(plain: str, settings: Settings) 
     assert found() == []
     settings.OUTBOX_TIME_PARTITIONS = DAY
     [(number, hint)] = found()
-    assert number == "django_broadcaster.E043"
+    assert number == "django_broadcaster.E035"
     assert "outbox_partition" in str(hint)
     partition_outbox(plain, DAY, timezone.now())
     assert found() == []
     settings.OUTBOX_TIME_PARTITIONS = None
     [(number, hint)] = found()
-    assert number == "django_broadcaster.E043"
+    assert number == "django_broadcaster.E035"
     assert "OUTBOX_TIME_PARTITIONS" in str(hint)
 
 
