@@ -10,10 +10,10 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import PendingRow
 from django_broadcaster.redaction import kept
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import PendingRow
 
 from .log_safety import loggable_event_error, loggable_traceback
 from .verdicts import Report, Verdicts, spends_retry

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from django_broadcaster.backends.base import Outcome
-from django_broadcaster.querysets import PendingRow
+from django_broadcaster.store import PendingRow
 
 from .verdicts import Report, Verdicts
 

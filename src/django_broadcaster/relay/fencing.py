@@ -9,8 +9,9 @@ from datetime import timedelta
 from django.db import connections, models, transaction
 
 from django_broadcaster.models import OutboxRelay
+from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_shares
-from django_broadcaster.querysets import DatabaseClock, DatabaseNow, RelayRows
+from django_broadcaster.store import DatabaseClock, RelayRows
 
 from .partition_table import PartitionTable
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from time import monotonic
 
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.store import RelayRows
 
 from .blocked_keys import BlockedKeys
 from .doubts import Doubts

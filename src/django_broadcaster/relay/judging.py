@@ -13,9 +13,9 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.querysets import PendingRow
 from django_broadcaster.redaction import hide
 from django_broadcaster.retry import RetryPolicy
+from django_broadcaster.store import PendingRow
 
 from .batch import Batch
 from .doubts import Failure

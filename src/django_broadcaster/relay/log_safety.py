@@ -18,7 +18,7 @@ from django_broadcaster.exceptions import (
     BroadcasterError,
     DeliveryError,
 )
-from django_broadcaster.querysets import MIGRATE, lacks_migration
+from django_broadcaster.store import MIGRATE, lacks_migration
 
 from .decryption import NotDecryptable
 

@@ -6,7 +6,7 @@ import orjson
 
 from django_broadcaster.backends.base import Message
 from django_broadcaster.events.timestamps import in_utc
-from django_broadcaster.querysets import DatabaseClock, PendingRow
+from django_broadcaster.store import DatabaseClock, PendingRow
 
 
 def message_of(row: PendingRow) -> Message:

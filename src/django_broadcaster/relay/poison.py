@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import Rejected
-from django_broadcaster.querysets import PendingRow
+from django_broadcaster.store import PendingRow
 
 PATIENCE_SECONDS = 10.0
 """How long a suspect may keep those of other backends waiting. One that hangs does it once."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from django_broadcaster.querysets import Head, PendingRow
+from django_broadcaster.store import Head, PendingRow
 
 from .batch import Batch
 from .holdings import Holdings

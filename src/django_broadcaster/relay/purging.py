@@ -24,7 +24,9 @@ from django_broadcaster.models import (
     OutboxOperation,
     OutboxSample,
 )
-from django_broadcaster.querysets import (
+from django_broadcaster.retention import span
+from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import (
     DatabaseClock,
     drop_oldest,
     find_dead_letters,
@@ -34,8 +36,6 @@ from django_broadcaster.querysets import (
     minute_of,
     purge_entries,
 )
-from django_broadcaster.retention import span
-from django_broadcaster.states import OutboxEventStatus
 
 from .log_safety import loggable
 from .separate_thread import CallingThread, Runner

@@ -15,8 +15,8 @@ from django_broadcaster.exceptions import (
     DeliveryError,
     Held,
 )
-from django_broadcaster.querysets import PendingRow
 from django_broadcaster.redaction import hiding
+from django_broadcaster.store import PendingRow
 
 from .batch import Batch
 from .decryption import decrypted

@@ -5,7 +5,7 @@ The third source is in `probing`.
 
 from __future__ import annotations
 
-from django_broadcaster.querysets import Fetched
+from django_broadcaster.store import Fetched
 
 from .batch import NONE, Batch
 from .holdings import Holdings

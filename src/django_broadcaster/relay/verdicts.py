@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
-from django_broadcaster.querysets import PendingRow
+from django_broadcaster.store import PendingRow
 
 from .doubts import Unavailable
 
