@@ -32,6 +32,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from tests.app.models import Order
 from tests.support.backends import Answer, Script, script
+from tests.support.clock import Clock
 from tests.support.events import first_arrivals, publish, publish_many, row, statuses
 from tests.support.waiting import wait_until
 
@@ -631,7 +632,7 @@ def test_a_backend_that_cannot_be_opened_is_away(
 
 
 def test_a_broker_that_is_back_is_so_without_an_event_to_send(
-    database: str, scripted: Script, join: Join
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """Where nothing is published for a day, it must not count as away for a day."""
 
@@ -644,7 +645,7 @@ def test_a_broker_that_is_back_is_so_without_an_event_to_send(
         turn(loop)
     assert OutboxRelay.objects.using(database).get().circuit_open_since is not None
     scripted.heal()
-    loop.circuit._ends_at = 0.0  # the pause is over
+    clock.advance(60)
     turn(loop)
     assert loop.circuit.is_closed
     assert OutboxRelay.objects.using(database).get().circuit_open_since is None

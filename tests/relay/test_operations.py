@@ -26,6 +26,7 @@ from django_broadcaster.signals import operation_ended
 from django_broadcaster.store import Window, chunks, estimate_of, first_of, pause, previews, span_of
 from django_broadcaster.store import operations as rows
 from tests.support.backends import Script
+from tests.support.clock import Clock
 from tests.support.events import count, publish, publish_many, statuses
 from tests.support.operations import AFTER, STATES, request, step, work_off
 from tests.support.waiting import wait_until
@@ -540,7 +541,7 @@ def test_what_has_ended_is_kept_for_a_while(database: str) -> None:
 
 
 def test_dead_letters_of_a_key_come_again_in_publish_order(
-    database: str, scripted: Script, join: Join, chunks_of_two: None
+    database: str, scripted: Script, join: Join, chunks_of_two: None, clock: Clock
 ) -> None:
     """Replayed chunk by chunk while the relay delivers, they arrive in the order of their key."""
     names = [f"a{number}" for number in range(1, 10)]
@@ -552,7 +553,7 @@ def test_dead_letters_of_a_key_come_again_in_publish_order(
     assert set(statuses(database).values()) == {"failed"}
     request("replay", database, status="failed")
     for _ in range(20):
-        loop.rounds.operations._next_at = 0.0
+        clock.advance(60)
         turn(loop, limit=3)
     assert scripted.arrived == names
 
@@ -715,7 +716,7 @@ def test_a_database_that_is_away_costs_no_attempt(
 
 
 def test_the_loop_leaves_it_to_the_owner_of_the_first_partition(
-    database: str, scripted: Script, join: Join
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """One relay of a backend looks for operations, so that many relays do not ask all the time."""
     first = join()
@@ -729,11 +730,11 @@ def test_the_loop_leaves_it_to_the_owner_of_the_first_partition(
     events(database).update(status="failed")
     operation = request("purge", database)
     for loop in (first, second):
-        loop.rounds.operations._next_at = 0.0
+        clock.advance(60)
         if 0 not in loop.lease.partitions:
             turn(loop)
             assert operation_of(operation).state == "waiting"
     owner = first if 0 in first.lease.partitions else second
-    owner.rounds.operations._next_at = 0.0
+    clock.advance(60)
     turn(owner)
     assert operation_of(operation).state == "done"

@@ -19,6 +19,7 @@ from django_broadcaster.models import InboxEvent, OutboxArchivedEvent, OutboxEve
 from django_broadcaster.relay import purging
 from tests.support.archives import LONG_AGO, WatchingArchive, archived_names, grow_old
 from tests.support.backends import Script, script
+from tests.support.clock import Clock
 from tests.support.events import count, publish, publish_many, row, statuses
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
@@ -53,7 +54,7 @@ def test_old_events_are_purged_past_those_that_stay(
 
 
 def test_the_purge_rests_and_starts_again(
-    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """A purge that found nothing rests for a while, and looks again later."""
     publish("a1", using=database)
@@ -62,7 +63,7 @@ def test_the_purge_rests_and_starts_again(
     grow_old(database, ["a1"])
     turn(loop)
     assert row("a1", database).status == "published", "it rests"
-    monkeypatch.setattr(loop.rounds._purge, "_next_at", 0.0)
+    clock.advance(60)
     turn(loop)
     assert statuses(database) == {}
 
@@ -220,7 +221,7 @@ def test_retention_as_in_version_0_1_purges_both(
 
 
 def test_a_dead_letter_is_young_however_long_it_waited(
-    database: str, scripted: Script, join: Join, settings: Settings
+    database: str, scripted: Script, join: Join, settings: Settings, clock: Clock
 ) -> None:
     """Its time begins when it is given up, cancelled or expires, and anew after a replay."""
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": SCRIPTED, "RETENTION": {"failed": 3600}}}
@@ -236,7 +237,7 @@ def test_a_dead_letter_is_young_however_long_it_waited(
         ended_at = row(name, database).ended_at
         assert ended_at is not None
         assert timezone.now() - ended_at < timedelta(minutes=1)
-    loop.rounds._purge._next_at = 0.0
+    clock.advance(60)
     turn(loop)
     assert statuses(database) == {"a1": "failed", "b1": "cancelled", "c1": "cancelled"}
     assert rows.filter(subject="a1").replay() == 1
@@ -244,7 +245,7 @@ def test_a_dead_letter_is_young_however_long_it_waited(
 
 
 def test_each_backend_has_its_own_time(
-    database: str, scripted: Script, join: Join, settings: Settings
+    database: str, scripted: Script, join: Join, settings: Settings, clock: Clock
 ) -> None:
     """One deletes at once, one after a day, one never; each purges its own events only."""
     entries: dict[str, dict[str, Any]] = {
@@ -261,7 +262,7 @@ def test_each_backend_has_its_own_time(
     assert set(statuses(database)) == {"day1", "day2", "ever1", "ever2"}
     grow_old(database, ["day1", "ever1"])
     for loop in loops.values():
-        loop.rounds._purge._next_at = 0.0
+        clock.advance(60)
         turn(loop)
     assert set(statuses(database)) == {"day2", "ever1", "ever2"}
 
@@ -356,7 +357,7 @@ def test_what_is_deleted_as_it_is_published_is_not_archived(
 
 
 def test_an_archive_that_fails_stops_no_delivery(
-    database: str, scripted: Script, join: Join, settings: Settings, caplog: Any
+    database: str, scripted: Script, join: Join, settings: Settings, caplog: Any, clock: Clock
 ) -> None:
     """Old events stay, which is logged; new ones are delivered; later it is tried again."""
     settings.OUTBOX_ARCHIVE = {"BACKEND": WATCHING}
@@ -376,7 +377,7 @@ def test_an_archive_that_fails_stops_no_delivery(
     assert "its old events stay, unarchived: WatchingArchive: no space left" in caplog.text
     store = staticmethod(lambda leaving: stored.extend(leaving.ids))
     WatchingArchive.on_store = store  # type: ignore[assignment]
-    loop.rounds._purge._next_at = 0.0
+    clock.advance(60)
     turn(loop)
     assert len(stored) == 1
     assert statuses(database) == {"b1": "published"}
