@@ -215,6 +215,6 @@ def test_deliveries_go_on_without_a_history(
         turn(loop)
         loop.end()
     assert scripted.arrived == ["a1"]
-    assert "the dashboard misses some figures" in caplog.text
+    assert "Could not write the dashboard's figures" in caplog.text
     loop.end()
     assert figures(database)["published"] == 1

@@ -133,7 +133,7 @@ def test_events_that_fewer_partitions_leave_behind_are_not_silent(
     drain(few)
     left = set(statuses(database)) - set(scripted.arrived)
     assert left
-    assert "events wait in partitions from 2 on" in caplog.text
+    assert "in partitions from 2 on" in caplog.text
     (overview,) = overviews(database, ["default"])
     assert overview.free_partitions == 0
     assert few.rows.pulse(few.lease.partitions, 0).free_partitions == 0

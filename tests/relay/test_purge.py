@@ -374,7 +374,7 @@ def test_an_archive_that_fails_stops_no_delivery(
     turn(loop)
     assert scripted.arrived == ["b1"]
     assert statuses(database) == {"a1": "published", "b1": "published"}
-    assert "its old events stay, unarchived: WatchingArchive: no space left" in caplog.text
+    assert "Could not archive old events: WatchingArchive: no space left" in caplog.text
     store = staticmethod(lambda leaving: stored.extend(leaving.ids))
     WatchingArchive.on_store = store  # type: ignore[assignment]
     clock.advance(60)

@@ -41,7 +41,8 @@ class Broker:
         self._lease = lease
         self._activity = activity
         self._is_open = False
-        self._error: str | None = None
+        self.error: str | None = None
+        """Why the broker is unavailable; None if it is available."""
         self._shown: str | None = None
 
     def allowance(self, limit: int) -> int:
@@ -69,9 +70,9 @@ class Broker:
 
     def show(self) -> None:
         """Show the circuit to the dashboard: one statement when it opens, one when it closes."""
-        if self._error != self._shown:
-            self._lease.show_circuit(self._error)
-            self._shown = self._error
+        if self.error != self._shown:
+            self._lease.show_circuit(self.error)
+            self._shown = self.error
 
     def forget_shown(self) -> None:
         """Show the circuit again: the lease is a new one."""
@@ -111,7 +112,7 @@ class Broker:
             self._note_unavailable(error, doubted=doubted)
 
     def _note_unavailable(self, error: DeliveryError, *, doubted: bool = False) -> None:
-        if self._error is None:
+        if self.error is None:
             logger.warning(
                 "Backend %r is unavailable: %s; its events wait.",
                 self._lease.backend,
@@ -119,13 +120,13 @@ class Broker:
                 extra=self._extra,
             )
         self.circuit.failed(at_least=error.retry_after, doubted=doubted)
-        self._error = self._error or kept(error)
+        self.error = self.error or kept(error)
 
     def _note_available(self) -> None:
-        if self._error is not None:
+        if self.error is not None:
             logger.warning("Backend %r is available again.", self._lease.backend, extra=self._extra)
         self.circuit.succeeded()
-        self._error = None
+        self.error = None
 
     @property
     def _extra(self) -> dict[str, object]:

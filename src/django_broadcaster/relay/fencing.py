@@ -19,7 +19,7 @@ logger = logging.getLogger("django_broadcaster.relay")
 
 
 def fence(relay_id: int, table: PartitionTable, seconds: float, clock: DatabaseClock) -> None:
-    """End the lease of a relay without a heartbeat for so long, and count the crash.
+    """End the lease of a relay without a heartbeat for `seconds`, and count the crash.
 
     A relay that sends a heartbeat meanwhile keeps its lease. If another relay is fencing it, and
     may hang there, nothing is done.
@@ -57,5 +57,5 @@ def count_crash(
 
 
 def duration(seconds: float) -> models.Value:
-    """Return so many seconds as a value in a query."""
+    """Return a number of seconds as a value in a query."""
     return models.Value(timedelta(seconds=seconds), models.DurationField())

@@ -1,6 +1,7 @@
-"""What one lease holds: the rows of its partitions, and what the relay remembers of them.
+"""The holdings of one lease: the rows of its partitions, and what the relay remembers of them.
 
-Joining makes it. It ends with the lease: the next owner of the partitions reads the rows again.
+A relay makes them when it joins. They end with the lease: the next owner of the partitions reads
+the rows again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ HASTEN_SECONDS = 1.0
 
 
 class Holdings:
-    """The rows of a lease's partitions, which keys wait, which rows are locked, where to fetch."""
+    """The rows of a lease's partitions, and the keys and rows that have to wait."""
 
     def __init__(
         self, lease: Lease, *, in_parts: bool = False, clock: Callable[[], float] = monotonic

@@ -162,7 +162,7 @@ class DeliveryLoop:
 
     @property
     def held(self) -> Holdings:
-        """What the lease holds; raises LeaseLost before the first `join`."""
+        """The holdings of the lease; raises LeaseLost before the first `join`."""
         return self._joined.held
 
     @property

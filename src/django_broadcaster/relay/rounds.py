@@ -1,4 +1,4 @@
-"""What a relay does besides delivering, twice a second: rebalance, promote, release, purge."""
+"""A relay's work besides deliveries, twice a second: rebalance, promote, release, purge."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from .separate_thread import Runner
 logger = logging.getLogger("django_broadcaster.relay")
 
 _FAILURES = (Exception, SystemExit, CancelledError)
-"""What a failed attempt may raise: a handler that exits must not end the relay."""
+"""Errors that an attempt may raise: a handler that exits must not end the relay."""
 
 
 class Sender:

@@ -78,7 +78,7 @@ class Settler:
         self._held.locked.settle(self._write, self._held.partitions)
 
     def wait_for_locked(self, seconds: float) -> None:
-        """Settle the locked events before the lease ends; give up after so many seconds.
+        """Settle the locked events before the lease ends; give up after `seconds`.
 
         Otherwise they would be delivered again. Raises LeaseLost.
         """

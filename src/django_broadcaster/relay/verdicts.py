@@ -1,4 +1,4 @@
-"""What becomes of the rows of a delivery, and the delivery in figures."""
+"""The verdicts on the rows of a delivery, and the delivery in figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .doubts import Unavailable
 
 @dataclass(slots=True)
 class Verdicts:
-    """What becomes of the rows of a delivery. Rows that are in no list stay pending."""
+    """The verdicts on the rows of a delivery. Rows that are in no list stay pending."""
 
     published: list[PendingRow] = field(default_factory=list)
     retry: list[tuple[PendingRow, float, DeliveryError]] = field(default_factory=list)
