@@ -29,7 +29,7 @@ from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
 from .ownership import Lease
 from .report import Report, log_delivery
-from .separate_thread import CallingThread, Runner
+from .separate_thread import CallingThread, InTurn, Runner
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -66,14 +66,19 @@ class DeliveryLoop:
         """Runs what is not the relay's own code: its backend, archive and signal receivers."""
         self.backend: MessageBackend = backends.create(alias)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
-        self.backend_runner = CallingThread() if runs_alone else self.runner
+        self.backend_runner: Runner = CallingThread() if runs_alone else self.runner
         refuse_greenlets(self.backend)
         self.circuit = Circuit(**conf.CIRCUIT)  # type: ignore[arg-type]  # judged by checks.py
         self.lease = Lease(using, alias, takes_share=takes_share)
         self.operations = Operations(using, self.runner)
         self._takes_share = takes_share
         self.activity = Activity()
-        self.backend.on_progress = self.activity.go_on
+        lock = backends.lock_of(alias)
+        if lock is None:
+            self._watch_backend()
+        else:
+            self.backend_runner = InTurn(self.backend_runner, lock, self._watch_backend)
+        self._closes_backend = takes_share or lock is None  # a visitor leaves it to the others
         self.share_changed = Event()
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)
@@ -162,7 +167,11 @@ class DeliveryLoop:
 
     def close(self) -> None:
         """Release what the backend holds; raises what the backend raises."""
-        self.backend_runner.run(self.backend.close)
+        if self._closes_backend:
+            self.backend_runner.run(self.backend.close)
+
+    def _watch_backend(self) -> None:
+        self.backend.on_progress = self.activity.go_on
 
     def end(self) -> None:
         """Settle what another transaction had locked, and write down the last figures."""
