@@ -12,7 +12,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxEvent, OutboxPartition
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.store import RelayRows
 from tests.support.archives import grow_old
 from tests.support.events import publish_many
 
