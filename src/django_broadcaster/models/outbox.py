@@ -314,7 +314,7 @@ def _decoded(text: str) -> Any:
 
 def _has_null(row: OutboxEvent | OutboxArchivedEvent) -> bool:
     """Tell JSON's null from no data: Django reads both as None."""
-    if row.pk is None or not is_json_type(row.data_content_type):
+    if not row.pk or not is_json_type(row.data_content_type):
         return False
     if "has_json_null" in row.__dict__:  # an event that a backend was given
         return bool(row.__dict__["has_json_null"])
