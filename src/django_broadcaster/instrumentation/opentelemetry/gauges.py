@@ -1,4 +1,4 @@
-"""What stands in the outbox, as gauges that the processes of relays show."""
+"""The gauges of the outbox, in the processes of relays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from django_broadcaster.querysets import Overview
 
 KEEP_SECONDS: Final = 1.0
-"""How long an answer of the database serves: the gauges are read one right after the other."""
+"""The time that a result is reused: the gauges are read one after the other."""
 
 
 class Gauges:
-    """Begins with the first relay of the process; asks the database each time that it is read."""
+    """Gauges that start with the first relay of the process and query the database when read."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -30,7 +30,7 @@ class Gauges:
         self._has_ended = False
 
     def begin(self, *, database: str, **_: Any) -> None:
-        """Make the gauges, for the outbox in that database; a receiver of `relay_started`."""
+        """Create the gauges for the outbox in a database; a receiver of `relay_started`."""
         from django_broadcaster.instrumentation.outbox import FIGURES, UP
 
         with self._lock:
@@ -47,7 +47,7 @@ class Gauges:
             )
 
     def end(self) -> None:
-        """Show nothing more: what was made can't be taken back from a meter."""
+        """Stop observing; a meter cannot remove its gauges."""
         self._has_ended = True
 
     def _up(self, _: CallbackOptions) -> Iterable[Observation]:
@@ -75,7 +75,7 @@ class Gauges:
 
 
 def _ask(using: str | None) -> list[Overview] | None:
-    """Look at the outbox; leave no connection behind in the thread of whoever reads the metrics."""
+    """Read the outbox, and close the database connections that this opened in the thread."""
     from django_broadcaster.instrumentation.outbox import look
 
     before = set(connections.all(initialized_only=True))
