@@ -223,7 +223,7 @@ def character_set_messages(alias: str = ALIAS) -> list[CheckMessage]:
 
 
 def _forget() -> None:
-    from django_broadcaster.querysets import charsets
+    from django_broadcaster.store import charsets
 
     charsets._asked.clear()
 

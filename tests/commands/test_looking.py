@@ -28,9 +28,9 @@ from django_broadcaster.models import (
     OutboxOperation,
     OutboxRelay,
 )
-from django_broadcaster.querysets import MIGRATE, lacks_migration, overviews
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.telling import told
+from django_broadcaster.store import MIGRATE, lacks_migration, overviews
 from tests.support.events import publish
 from tests.support.waiting import wait_until
 from tests.support.workers import MANAGE, Workers, environment, starting_workers
@@ -147,7 +147,7 @@ def test_a_missing_migration_is_called_by_its_name(
     database: str, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """One line that names the command to run, and no traceback of a database's error."""
-    monkeypatch.setattr("django_broadcaster.querysets.overview.EVENTS", "django_broadcaster_gone")
+    monkeypatch.setattr("django_broadcaster.store.overview.EVENTS", "django_broadcaster_gone")
     monkeypatch.setattr(OutboxOperation._meta, "db_table", "django_broadcaster_gone")
     if command == "health":
         out = io.StringIO()
@@ -198,7 +198,7 @@ def test_status_is_a_table_for_people(database: str, settings: Settings) -> None
 
 def test_large_counts_stop(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are counted exactly are shown as that many and more."""
-    monkeypatch.setattr("django_broadcaster.querysets.overview.EXACT", 2)
+    monkeypatch.setattr("django_broadcaster.store.overview.EXACT", 2)
     publish("a1", "b1", "c1", using=database)
     assert " 2+ " in run("status", "--database", database)
 

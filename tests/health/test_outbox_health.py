@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from django_broadcaster.instrumentation.health import health
 from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
-from django_broadcaster.querysets import pause
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import pause
 from tests.support.events import publish
 from tools.launch import free_port
 
@@ -191,9 +191,7 @@ def test_wrong_settings_are_no_failed_check(routed: str, settings: Settings, wro
     """A probe skips the checks of the settings, and must not take a traceback for unwell."""
     for name, value in wrong.items():
         setattr(settings, name, value)
-    with pytest.raises(
-        CommandError, match=r"Invalid settings .*; run manage\.py"
-    ) as caught:
+    with pytest.raises(CommandError, match=r"Invalid settings .*; run manage\.py") as caught:
         call_command("outbox_health")
     assert caught.value.returncode == 2
 

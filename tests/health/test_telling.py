@@ -19,9 +19,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_broadcaster.instrumentation import health_file
-from django_broadcaster.instrumentation import serving as server
+from django_broadcaster.instrumentation import http_server as server
 from django_broadcaster.instrumentation.health_file import HealthFile
-from django_broadcaster.instrumentation.reporting import reporting
+from django_broadcaster.instrumentation.reporter import reporting
 from django_broadcaster.instrumentation.systemd import Systemd
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.health import LIVE, Check, Health
@@ -289,7 +289,10 @@ def test_a_file_that_can_not_be_written_stops_nothing(
         (["--health-file", "/nowhere/health"], "does not exist or is not writable"),
         (["--health-port", "busy"], "Could not start metrics or health checks"),
         (["--health-port", "0"], "must be a whole number from 1 to 65535"),
-        (["--health-port", "9462", "--listen", "nowhere.invalid"], "Could not start metrics or health checks"),
+        (
+            ["--health-port", "9462", "--listen", "nowhere.invalid"],
+            "Could not start metrics or health checks",
+        ),
         (["--listen", "127.0.0.1"], "--listen needs --metrics-port or --health-port"),
     ],
 )

@@ -14,8 +14,8 @@ import pytest
 from django.db import Error, connections, transaction
 
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.querysets import relay_sql
 from django_broadcaster.relay import wakeup
+from django_broadcaster.store import relay_sql
 from tests.app.models import Order
 from tests.support.backends import Script
 from tests.support.databases import SERVERS

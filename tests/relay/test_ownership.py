@@ -16,9 +16,9 @@ from django.utils import timezone
 from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.querysets import RelayRows, overviews
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.ownership import Lease
+from django_broadcaster.store import RelayRows, overviews
 from tests.support.backends import Script
 from tests.support.events import first_arrivals, publish, row, statuses
 from tests.support.waiting import wait_until

@@ -16,7 +16,7 @@ from typing import Any
 
 from django_broadcaster.backends import Message, MessageBackend, Outcome, RedisStreamBackend
 from django_broadcaster.backends.base import send_one_by_one
-from django_broadcaster.backends.local import LocalBackend
+from django_broadcaster.consumers.local import LocalBackend
 
 Answer = Callable[[Sequence[Message]], Any]
 

@@ -27,8 +27,8 @@ from django_broadcaster.backends import locmem
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import identity_of
 from django_broadcaster.registry import event_registry
+from django_broadcaster.store import identity_of
 from django_broadcaster.upgrade import OldTable, ReferencedError, move_back, move_events
 from tests.relay.test_time_partitions import parted, plain
 from tests.support.databases import SERVERS

@@ -9,9 +9,15 @@ from typing import Any
 from django.core.checks import CheckMessage
 from django.db import connections
 
+from django_broadcaster.store import (
+    client_charset,
+    is_partitioned,
+    narrow_columns,
+    postgres_encoding,
+)
+
 from ..conf import conf
-from ..querysets import client_charset, is_partitioned, narrow_columns, postgres_encoding
-from ..querysets.tables import EVENTS
+from ..store.sql import EVENTS
 from ..upgrade import OldTable
 from .shared import Messages, error, warning
 

@@ -12,9 +12,9 @@ from django.utils.module_loading import import_string
 
 from .. import former
 from ..conf import all_settings, conf
+from ..encryption import key_problem
 from ..events import load_encoder
 from ..exceptions import MissingClient
-from ..sealing import key_problem
 from .shared import TAG, Messages, error, kind, literal, nearest, warning
 
 PREFIX = "OUTBOX_"

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, InterfaceError, OperationalError
 
-from django_broadcaster.querysets import MIGRATE, lacks_migration
 from django_broadcaster.relay.telling import told
+from django_broadcaster.store import MIGRATE, lacks_migration
 
 
 class OutboxCommand(BaseCommand):

@@ -12,14 +12,10 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
-from django_broadcaster.querysets import (
-    MOVES,
-    EventSelection,
-    OutboxEventQuerySet,
-    few_of,
-    is_served,
-)
+from django_broadcaster.models import OutboxEvent, OutboxRelay
+from django_broadcaster.models.managers import OutboxEventQuerySet
+from django_broadcaster.models.selection import EventSelection
+from django_broadcaster.store import MOVES, few_of, is_served, request_operation
 
 from .output import Progress, as_json, whoami
 from .selection import add_selection, database, selected
@@ -120,7 +116,7 @@ class MovingCommand(OutboxCommand):
             )
         if options["ask"] and not selection.ids:
             self._confirm(str(selection))
-        operation = OutboxOperation.objects.using(events.db).request(
+        operation = request_operation(
             events, self.verb, selection, by=whoami() if options["by"] is None else options["by"]
         )
         if options["json"]:

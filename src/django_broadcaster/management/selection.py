@@ -16,8 +16,9 @@ from django.utils.dateparse import parse_datetime
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxEvent, OutboxPartition
-from django_broadcaster.querysets import EventSelection, with_leftovers
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import with_leftovers
 
 HIGHEST = 2**63 - 1
 """The highest id that a database can store."""

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import envelope, is_deeper
 from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge, StatementTooLong
-from django_broadcaster.querysets import (
+from django_broadcaster.store import (
     EventColumns,
     first_unstorable,
     growth,

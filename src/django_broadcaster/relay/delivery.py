@@ -31,9 +31,9 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.querysets import DatabaseClock, Fetched, Head, PendingRow, RelayRows
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
+from django_broadcaster.store import DatabaseClock, Fetched, Head, PendingRow, RelayRows
 
 from . import suspects
 from .doubts import Doubts, Failure

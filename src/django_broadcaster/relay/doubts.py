@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django_broadcaster.exceptions import BackendUnavailable
-from django_broadcaster.querysets import Head, PendingRow
+from django_broadcaster.store import Head, PendingRow
 
 STRIKES: Final = 3
 """How often an event fails, with deliveries of others after each failure, before it is charged."""

@@ -13,14 +13,8 @@ from django.db import DatabaseError, connections
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxSample
-from django_broadcaster.querysets import (
-    Figures,
-    add_to_minute,
-    count_or_estimate,
-    minute_of,
-    overviews,
-)
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import Figures, add_to_minute, count_or_estimate, minute_of, overviews
 
 from .report import Report
 from .telling import told

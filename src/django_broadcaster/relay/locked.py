@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.store import RelayRows
 
 from .order import BlockedKeys
 from .report import Verdicts

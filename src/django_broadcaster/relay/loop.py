@@ -16,9 +16,9 @@ from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError, LeaseLost
-from django_broadcaster.querysets import RelayRows
 from django_broadcaster.redaction import hiding, kept
 from django_broadcaster.signals import batch_settled
+from django_broadcaster.store import RelayRows
 
 from .activity import Activity
 from .circuit import Circuit

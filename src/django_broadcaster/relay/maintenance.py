@@ -24,7 +24,9 @@ from django_broadcaster.models import (
     OutboxOperation,
     OutboxSample,
 )
-from django_broadcaster.querysets import (
+from django_broadcaster.retention import span
+from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import (
     DatabaseClock,
     RelayRows,
     drop_oldest,
@@ -35,8 +37,6 @@ from django_broadcaster.querysets import (
     minute_of,
     purge_entries,
 )
-from django_broadcaster.retention import span
-from django_broadcaster.states import OutboxEventStatus
 
 from .order import BlockedKeys
 from .ownership import Lease

@@ -15,8 +15,8 @@ from django.db import Error, connections
 from django_broadcaster.archives import Stored, create_archive, store_first, take_out
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import Window, move_chunk, note_failure
 from django_broadcaster.signals import operation_ended
+from django_broadcaster.store import Window, move_chunk, note_failure
 
 from .separate_thread import CallingThread, Runner
 from .telling import told

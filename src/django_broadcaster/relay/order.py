@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from django_broadcaster.querysets import Head, PendingRow, RelayRows
+from django_broadcaster.store import Head, PendingRow, RelayRows
 
 
 class BlockedKeys:

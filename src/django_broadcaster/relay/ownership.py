@@ -23,13 +23,13 @@ from django.db import IntegrityError, connections, models, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
+from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_shares
-from django_broadcaster.querysets import (
+from django_broadcaster.store import (
     SEQUENCE,
     TIMELINE,
     DatabaseClock,
     DatabaseEpoch,
-    DatabaseNow,
     RelayRows,
     storable,
 )

@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import PendingRow
 from django_broadcaster.redaction import kept
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import PendingRow
 
 from .doubts import Unavailable
 from .telling import told_of_event, traceback_of

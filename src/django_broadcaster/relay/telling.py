@@ -13,7 +13,7 @@ from types import TracebackType
 from django.db import Error
 
 from django_broadcaster.exceptions import ArchiveError, BroadcasterError, DeliveryError
-from django_broadcaster.querysets import MIGRATE, lacks_migration
+from django_broadcaster.store import MIGRATE, lacks_migration
 
 from .unsealing import StillSealed
 

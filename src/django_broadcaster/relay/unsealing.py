@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from django_broadcaster.encryption import unseal
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     CannotUnseal,
@@ -17,8 +18,7 @@ from django_broadcaster.exceptions import (
     Held,
     TransientError,
 )
-from django_broadcaster.querysets import PendingRow
-from django_broadcaster.sealing import unseal
+from django_broadcaster.store import PendingRow
 
 WAIT_SECONDS = 30.0
 """How long such an event waits: no attempt makes the wait longer, and each leaves a row behind.

@@ -26,7 +26,7 @@ import time
 from collections.abc import Collection
 from heapq import nsmallest
 
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.store import RelayRows
 
 from .report import Report
 

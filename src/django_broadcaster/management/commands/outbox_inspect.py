@@ -12,8 +12,8 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
+from django_broadcaster.models.exact_text import equals
 from django_broadcaster.presentation import presented
-from django_broadcaster.querysets import equals
 
 SHOWN = (
     *("id", "event_id", "source", "event_type", "subject", "partition_key", "partition"),

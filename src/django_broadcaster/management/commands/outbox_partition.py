@@ -13,9 +13,9 @@ from django_broadcaster.conf import conf
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_table
 from django_broadcaster.management.selection import add_database, database
-from django_broadcaster.querysets import partition_outbox, segments_of
 from django_broadcaster.relay.telling import told
 from django_broadcaster.retention import span
+from django_broadcaster.store import partition_outbox, segments_of
 
 
 class Command(OutboxCommand):

@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 from django_broadcaster.archives import Archive, create_archive, remove
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.management.moving import MovingCommand
-from django_broadcaster.querysets import OutboxEventQuerySet
+from django_broadcaster.models.managers import OutboxEventQuerySet
 from django_broadcaster.redaction import masked
 from django_broadcaster.states import FINAL
 

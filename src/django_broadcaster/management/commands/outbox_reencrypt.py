@@ -11,13 +11,13 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
+from django_broadcaster.encryption import is_on, reseal
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
-from django_broadcaster.querysets import portions
-from django_broadcaster.sealing import is_on, reseal
+from django_broadcaster.store import portions
 
 CHUNK = 500
 """Payloads read at a time. Each row is written by itself, so that relays wait for one at most."""

@@ -9,7 +9,7 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxBackendState
-from django_broadcaster.querysets import resume
+from django_broadcaster.store import resume
 
 
 class Command(OutboxCommand):

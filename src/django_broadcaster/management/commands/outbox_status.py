@@ -13,7 +13,7 @@ from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table, printable
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.models import OutboxOperation
-from django_broadcaster.querysets import Overview, overviews, with_leftovers
+from django_broadcaster.store import Overview, overviews, with_leftovers
 
 LATE = 3
 """The exit status if `--max-lag` or `--max-retry-age` is exceeded."""

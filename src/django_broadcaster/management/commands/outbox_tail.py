@@ -21,8 +21,10 @@ from django_broadcaster.management.selection import (
     whole,
 )
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import INDEXED, EventSelection, OutboxEventQuerySet
+from django_broadcaster.models.managers import OutboxEventQuerySet
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import INDEXED
 
 POLL_SECONDS = 0.5
 LATE_IDS = 1000

@@ -13,8 +13,8 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
-from django_broadcaster.querysets import is_served
 from django_broadcaster.relay.telling import told
+from django_broadcaster.store import is_served
 from django_broadcaster.upgrade import OldTable, ReferencedError, Report, move_back, move_events
 
 

@@ -18,7 +18,7 @@ from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError
-from django_broadcaster.instrumentation.watching import Watch, watching
+from django_broadcaster.instrumentation.monitors import Watch, watching
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
 from django_broadcaster.management.sessions import refuse_other_schema
 from django_broadcaster.models import OutboxEvent
@@ -51,7 +51,7 @@ class Command(BaseCommand):
             metavar="N",
             type=whole(0, HIGHEST),
             default=0,
-            help="stop after N polls for each backend; 0 is no limit (default: 0)",
+            help="stop after N polls for each backend; 0 means no limit (default: 0)",
         )
         parser.add_argument(
             "--backend",
