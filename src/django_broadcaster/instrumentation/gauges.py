@@ -30,7 +30,7 @@ class Figure(NamedTuple):
     read: Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]
 
 
-def look(using: str | None = None) -> list[Overview] | None:
+def current_overviews(using: str | None = None) -> list[Overview] | None:
     """Return the overview of every backend, or None if the database is unavailable."""
     try:
         using = using or router.db_for_read(OutboxEvent)

@@ -52,7 +52,7 @@ class Gauges:
 
     def _up(self, _: CallbackOptions) -> Iterable[Observation]:
         if not self._has_ended:
-            yield Observation(int(self._look() is not None))
+            yield Observation(int(self._current() is not None))
 
     def _callback(self, figure: Figure) -> Callable[[CallbackOptions], Iterable[Observation]]:
         from django_broadcaster.instrumentation.gauges import labelled
@@ -60,13 +60,13 @@ class Gauges:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             if self._has_ended:
                 return
-            for overview in self._look() or ():
+            for overview in self._current() or ():
                 for labels, value in labelled(figure, overview):
                     yield Observation(value, labels)
 
         return observe
 
-    def _look(self) -> list[Overview] | None:
+    def _current(self) -> list[Overview] | None:
         with self._lock:
             if time.monotonic() >= self._expires:
                 self._found = _ask(self._using)
@@ -76,11 +76,11 @@ class Gauges:
 
 def _ask(using: str | None) -> list[Overview] | None:
     """Read the outbox, and close the database connections that this opened in the thread."""
-    from django_broadcaster.instrumentation.gauges import look
+    from django_broadcaster.instrumentation.gauges import current_overviews
 
     before = set(connections.all(initialized_only=True))
     try:
-        return look(using)
+        return current_overviews(using)
     finally:
         for connection in connections.all(initialized_only=True):
             if connection not in before:
