@@ -28,8 +28,8 @@ from django_broadcaster.models import (
     OutboxOperation,
     OutboxRelay,
 )
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.telling import told
 from django_broadcaster.store import MIGRATE, lacks_migration, overviews
 from tests.support.events import publish
 from tests.support.waiting import wait_until
@@ -173,7 +173,7 @@ def test_what_is_missing_is_told_from_other_trouble(database: str, sql: str) -> 
     with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
         cursor.execute(sql.replace("{}", "django_broadcaster_outboxrelay"))
     assert lacks_migration(caught.value)
-    assert MIGRATE in told(caught.value)
+    assert MIGRATE in loggable(caught.value)
     with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
         cursor.execute("SELEKT 1")
     assert not lacks_migration(caught.value)

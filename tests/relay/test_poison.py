@@ -14,7 +14,7 @@ from django.db import connections
 
 from django_broadcaster.backends import Message
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.relay import suspects
+from django_broadcaster.relay import poison
 from django_broadcaster.relay.delivery import Delivery, Selection
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.store import PendingRow
@@ -124,7 +124,7 @@ def test_a_suspect_that_hangs_keeps_other_backends_waiting_once(
     committing: None, scripted: Script, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not each of their suspects anew: after a death there may be a whole batch of them."""
-    monkeypatch.setattr(suspects, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(poison, "PATIENCE_SECONDS", 2.0)
     settings.OUTBOX_PUBLISHERS = {alias: {"BACKEND": SCRIPTED} for alias in ("default", "other")}
     hangs, ends = threading.Event(), threading.Event()
 
@@ -165,7 +165,7 @@ def test_a_suspect_that_was_cancelled_while_it_waited_is_not_sent(
 
     monkeypatch.setattr(Delivery, "select", selected)
     thread = threading.Thread(target=take_a_turn, args=["default"])
-    with suspects.alone():
+    with poison.alone():
         thread.start()
         assert waits.wait(20)
         OutboxEvent.objects.all().cancel()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, InterfaceError, OperationalError
 
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.store import MIGRATE, lacks_migration
 
 
@@ -34,7 +34,7 @@ class OutboxCommand(BaseCommand):
             if lacks_migration(error):
                 raise CommandError(MIGRATE) from error
             if isinstance(error, OperationalError | InterfaceError):
-                raise CommandError(f"Database query failed: {told(error)}") from error
+                raise CommandError(f"Database query failed: {loggable(error)}") from error
             raise
 
 

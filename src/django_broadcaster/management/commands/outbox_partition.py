@@ -13,7 +13,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_table
 from django_broadcaster.management.selection import add_database, database
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.retention import span
 from django_broadcaster.store import partition_outbox, segments_of
 
@@ -41,5 +41,5 @@ class Command(OutboxCommand):
         try:
             partition_outbox(using, width, timezone.now())
         except DatabaseError as error:
-            raise CommandError(f"Could not partition the outbox: {told(error)}") from error
+            raise CommandError(f"Could not partition the outbox: {loggable(error)}") from error
         self.stdout.write(as_table([segment._asdict() for segment in segments_of(using)]))

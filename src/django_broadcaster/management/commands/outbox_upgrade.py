@@ -13,7 +13,7 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.store import is_served
 from django_broadcaster.upgrade import OldTable, ReferencedError, Report, move_back, move_events
 
@@ -115,7 +115,7 @@ class Command(OutboxCommand):
         try:
             dropped = old.drop_if_empty()
         except DatabaseError as error:
-            raise CommandError(f"Could not drop outbox_events: {told(error)}") from error
+            raise CommandError(f"Could not drop outbox_events: {loggable(error)}") from error
         if not dropped:
             raise CommandError(
                 "outbox_events got new rows meanwhile. Run outbox_upgrade to move them."

@@ -25,46 +25,8 @@ from django_broadcaster.notify import CHANNEL, SHARES_CHANNEL, send
 
 logger = logging.getLogger("django_broadcaster.relay")
 
-FIRST_PAUSE = 0.001
-"""Seconds of the first pause after work ran out; each further one is twice as long."""
-
-AWAKE_PAUSE = 0.02
-"""Seconds that pauses hardly exceed while there is work besides deliveries."""
-
 PROBE_SECONDS = 1.0
 """How long a listener waits for its own NOTIFY before it takes it that none gets through."""
-
-
-class Poll:
-    """Adaptive polling: soon after work, then ever less often, down to once per `interval` seconds.
-
-    `wake` ends a pause at once.
-    """
-
-    def __init__(self, interval: float) -> None:
-        self.wake = Event()
-        self._interval = interval
-        self._pause = 0.0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the pauses are as long as they get: there was nothing for a while."""
-        return self._pause >= self._interval
-
-    def reset(self) -> None:
-        """Note that there was work."""
-        self._pause = 0.0
-
-    def stay_awake(self) -> None:
-        """Keep the pauses short: there is work, though nothing to deliver."""
-        self._pause = min(self._pause, AWAKE_PAUSE)
-
-    def wait(self) -> None:
-        """Pause, longer than last time, or until woken."""
-        self._pause = min(self._interval, self._pause * 2 or FIRST_PAUSE)
-        if self.wake.wait(self._pause):
-            self.wake.clear()
-            self._pause = 0.0
 
 
 class Heard(NamedTuple):

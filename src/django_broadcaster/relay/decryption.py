@@ -27,14 +27,14 @@ A relay has to be started anew for other keys, so a shorter wait would gain litt
 """
 
 
-class StillSealed(TransientError):
+class NotDecryptable(TransientError):
     """The relay can't decrypt this event. Its text is ours, about settings: the log may tell it."""
 
     def __init__(self, why: Exception) -> None:
         super().__init__(str(why), retry_after=WAIT_SECONDS, spends_retry=False)
 
 
-def unsealed(
+def decrypted(
     batch: Sequence[PendingRow],
 ) -> tuple[Sequence[PendingRow], dict[int, DeliveryError]]:
     """Return the rows with their data in the clear, and by id what keeps the others back."""
@@ -48,15 +48,15 @@ def unsealed(
             shut[row.id] = Held("an earlier event of its key can't be decrypted")
             continue
         try:
-            opened.append(_unsealed(row))
+            opened.append(_decrypted(row))
         except (CannotUnseal, BackendConfigurationError) as error:
-            shut[row.id] = StillSealed(error)
+            shut[row.id] = NotDecryptable(error)
             if row.partition_key:
                 shut_keys.add(row.partition_key)
     return opened, shut
 
 
-def _unsealed(row: PendingRow) -> PendingRow:
+def _decrypted(row: PendingRow) -> PendingRow:
     if row.sealed is None:
         return row
     data, data_binary = unseal(row.sealed)

@@ -260,7 +260,8 @@ class Lease:
         All heartbeats from before the jump look old, also those of healthy relays. The own one
         looks old though it was sent in time; or the clock went on faster than the monotonic one.
         """
-        jump = self.clock.note(epoch, asked_at)
+        self.clock.note(epoch, asked_at)
+        jump = self.clock.take_jump()
         in_time = looks_stale and asked_at < self._valid_until
         if not in_time and jump < self.seconds / HEARTBEATS_PER_LEASE:
             return

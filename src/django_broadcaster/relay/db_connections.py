@@ -15,6 +15,8 @@ from django.db import connections
 
 from django_broadcaster.idle_connections import has_pool
 
+from .log_safety import loggable
+
 logger = logging.getLogger("django_broadcaster.relay")
 
 
@@ -48,3 +50,18 @@ def warn_of_small_pool(using: str, backends: Sequence[str]) -> None:
             len(backends),
             len(backends),
         )
+
+
+def drop_connection(using: str) -> None:
+    """Close the thread's connection, whatever its state; the next statement opens a new one."""
+    try:
+        connections[using].close()
+    except Exception as error:
+        # Django has let go of it all the same. What asks for a new one must not end here.
+        logger.debug("the connection to %r did not close: %s", using, loggable(error))
+
+
+def drop_all_connections() -> None:
+    """Close the connections of a thread that ends."""
+    for alias in [connection.alias for connection in connections.all(initialized_only=True)]:
+        drop_connection(alias)
