@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
     "house_docstrings",
-    "live_tables",
+    "generated",
 ]
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"

@@ -35,9 +35,9 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
-from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.relay.decryption import decrypted
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.unsealing import unsealed
+from django_broadcaster.relay.messages import message_of
 from django_broadcaster.store import RelayRows, as_stored
 from tests.events.strategies import EVENTS
 from tests.publishers.statements import statements
@@ -80,7 +80,7 @@ def raw(database: str) -> list[tuple[Any, ...]]:
 def pending(database: str) -> list[Message]:
     """What a relay would hand to a backend."""
     rows = RelayRows(database, "default", 0).fetch(range(64), 0, 1000).rows
-    opened, shut = unsealed(rows)
+    opened, shut = decrypted(rows)
     assert not shut
     return [message_of(row) for row in opened]
 
@@ -386,7 +386,7 @@ def test_what_no_key_decrypts_is_named(database: str, keys: Settings) -> None:
     publish(database, "old")
     keys.OUTBOX_ENCRYPTION_KEYS = [FIRST, SECOND]
     before = raw(database)
-    with pytest.raises(CommandError, match=rf"no key decrypts 1 events \(event {lost.pk}\)"):
+    with pytest.raises(CommandError, match=rf"Could not decrypt 1 events \(event {lost.pk}\)"):
         reencrypt(database)
     after = raw(database)
     assert bytes(after[0][2]) == bytes(before[0][2])
@@ -395,7 +395,7 @@ def test_what_no_key_decrypts_is_named(database: str, keys: Settings) -> None:
 
 def test_the_command_needs_a_key(database: str) -> None:
     """Without one there is nothing to encrypt with."""
-    with pytest.raises(CommandError, match="OUTBOX_ENCRYPTION_KEYS is empty"):
+    with pytest.raises(CommandError, match="OUTBOX_ENCRYPTION_KEYS must have"):
         reencrypt(database)
 
 

@@ -44,7 +44,6 @@ NOT_YET = (
     "src/django_broadcaster/publishing/",
     "src/django_broadcaster/redaction.py",
     "src/django_broadcaster/registry.py",
-    "src/django_broadcaster/relay/",
     "src/django_broadcaster/retry.py",
     "src/django_broadcaster/schema.py",
     "src/django_broadcaster/signals.py",

@@ -16,8 +16,8 @@ from django.utils import timezone
 from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
+from django_broadcaster.relay.lease import Lease
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.ownership import Lease
 from django_broadcaster.store import RelayRows, overviews
 from tests.support.backends import Script
 from tests.support.events import first_arrivals, publish, row, statuses
@@ -133,7 +133,7 @@ def test_events_that_fewer_partitions_leave_behind_are_not_silent(
     drain(few)
     left = set(statuses(database)) - set(scripted.arrived)
     assert left
-    assert "events wait in partitions from 2 on" in caplog.text
+    assert "in partitions from 2 on" in caplog.text
     (overview,) = overviews(database, ["default"])
     assert overview.free_partitions == 0
     assert few.rows.pulse(few.lease.partitions, 0).free_partitions == 0
@@ -293,12 +293,12 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
     OutboxRelay.objects.using(database).filter(pk=lost.relay_id).delete()
     free = list(OutboxPartition.objects.using(database).values_list("number", flat=True))
     with pytest.raises(LeaseLost):
-        lost._own(free, lost.relay_id, None)
+        lost._table.change_owner(free, lost.relay_id, None)
     assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
 READS = {
-    *("fetch", "fetch_these", "heads", "read", "pending_of"),
+    *("fetch", "fetch_these", "heads", "read", "pending_of", "last_id"),
     *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
@@ -469,9 +469,9 @@ def test_a_crash_is_counted_once(
     with monkeypatch.context() as patch:
         patch.setattr(alive, "give_back", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            alive.own_up()
+            alive.count_crash()
     assert crash_counts(database) == {"a1": 0}
-    alive.own_up()
+    alive.count_crash()
     assert crash_counts(database) == {"a1": 1}
 
 

@@ -54,7 +54,7 @@ def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> 
         raise InvalidEvent(
             found.column,
             f"has the character U+{ord(found.character):04X}, which the database's character set "
-            f"{found.charset} does not have; see the system check django_broadcaster.W011",
+            f"{found.charset} does not have; see the system check django_broadcaster.W006",
         )
 
 

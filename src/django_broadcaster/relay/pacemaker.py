@@ -1,4 +1,4 @@
-"""One thread for all backends of a worker: sends their heartbeats, and passes wake-ups on."""
+"""One thread for all backends of a worker: it sends their heartbeats and forwards wake-ups."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import threading
 import time
 from collections.abc import Sequence
 
+from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 
-from .activity import Activity
 from .backend_thread import BackendThread
-from .connections import use_own_connections
-from .ownership import HEARTBEATS_PER_LEASE
-from .telling import kind_of, told, traceback_of
-from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
-from .wakeup import Listener
+from .db_connections import drop_all_connections, drop_connection, use_own_connections
+from .health import Activity
+from .lease import HEARTBEATS_PER_LEASE
+from .listener import Listener
+from .log_safety import class_names, explains_itself, loggable, loggable_traceback
 
 logger = logging.getLogger("django_broadcaster.relay")
 
 SLICE_SECONDS = 0.5
-"""The longest that it waits for wake-ups before it looks whether the worker has ended."""
+"""The longest wait for wake-ups before the thread checks whether the worker has ended."""
 
 
 class Pacemaker(threading.Thread):
-    """Beats until `end`, however long the deliveries take.
+    """Sends heartbeats until `end`, however long the deliveries take.
 
-    It has a connection of its own, so that a slow broker can't cost a relay its lease.
+    The thread has its own connection, so a relay does not lose its lease because of a slow broker.
     """
 
     def __init__(self, using: str, threads: Sequence[BackendThread]) -> None:
@@ -35,29 +35,31 @@ class Pacemaker(threading.Thread):
         self._threads = threads
         self._ended = threading.Event()
         self.has_died = False
-        """Whether it ended by what it could not live through."""
+        """Whether the thread ended because of an error."""
         self._listener = Listener(using)
         self._next_beat = 0.0
         self.activity = Activity()
-        # No longer than between two beats: it must not be the pause that costs the lease.
+        # No longer than between two heartbeats, so that the pause does not cost the lease.
         self._backoff = Backoff(conf.LEASE_SECONDS / HEARTBEATS_PER_LEASE)
 
     def run(self) -> None:
-        """Beat and listen; whatever goes wrong is logged and tried again."""
+        """Send heartbeats and listen; any error is logged, and the thread retries."""
         try:
             use_own_connections()
             while not self._ended.is_set():
                 self._go_on()
         except BaseException as error:
-            self.has_died = True  # which the worker sees, and ends
+            self.has_died = True  # which makes the worker stop
             logger.critical(
-                "the relay's pacemaker ends: %s", kind_of(error), exc_info=traceback_of(error)
+                "The heartbeat thread crashed: %s; stopping the relay.",
+                class_names(error),
+                exc_info=loggable_traceback(error),
             )
         finally:
             drop_all_connections()
 
     def _go_on(self) -> None:
-        self.activity.begin("beating", pause=SLICE_SECONDS)
+        self.activity.begin("sending heartbeats", pause=SLICE_SECONDS)
         try:
             self._beat()
             self._listen()
@@ -67,21 +69,21 @@ class Pacemaker(threading.Thread):
             self._backoff.reset()
 
     def end(self) -> None:
-        """Stop beating; waits for the last beat to finish."""
+        """Stop; waits for the last heartbeat."""
         self._ended.set()
         self.join(2 * SLICE_SECONDS)
 
     def _recover(self, error: BaseException) -> None:
-        """Pause, and begin with a new connection."""
+        """Log an error, pause, and continue with a new connection."""
         pause = self._backoff.next()
         self.activity.begin("recovering", pause=pause)
-        foreseen = is_foreseen(error)
+        foreseen = explains_itself(error)
         logger.log(
             logging.WARNING if foreseen else logging.ERROR,
-            "the relay's pacemaker missed a beat, going on in %.1f s: %s",
+            "Heartbeat failed: %s; retrying in %.1f s.",
+            loggable(error),
             pause,
-            told(error),
-            exc_info=None if foreseen else traceback_of(error),
+            exc_info=None if foreseen else loggable_traceback(error),
         )
         drop_connection(self._using)
         self._listener.reset()

@@ -42,6 +42,7 @@ class DatabaseClock:
         self._using = using
         self._is_own = connections[using].vendor not in _EPOCH
         self._epoch = 0.0
+        self._jump = 0.0
         self._asked_at = -MAX_AGE
 
     def ask(self) -> None:
@@ -54,16 +55,20 @@ class DatabaseClock:
             epoch = float(cursor.fetchone()[0])
         self.note(epoch, asked_at)
 
-    def note(self, epoch: float, asked_at: float) -> float:
-        """Note what another statement said that was sent at a moment of the monotonic clock.
-
-        Returns the seconds by which the database's clock has jumped ahead since the last answer;
-        an answer that took long counts as a jump.
-        """
+    def note(self, epoch: float, asked_at: float) -> None:
+        """Note what another statement said that was sent at a moment of the monotonic clock."""
         if self._is_own:
-            return 0.0
-        jump = epoch - (self._epoch + (asked_at - self._asked_at)) if self._epoch else 0.0
+            return
+        if self._epoch:
+            self._jump += max(0.0, epoch - (self._epoch + (asked_at - self._asked_at)))
         self._epoch, self._asked_at = epoch, asked_at
+
+    def take_jump(self) -> float:
+        """Return the seconds by which the database's clock jumped ahead since the last call.
+
+        An answer that took long counts as a jump.
+        """
+        jump, self._jump = self._jump, 0.0
         return jump
 
     @property

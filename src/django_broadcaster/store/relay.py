@@ -217,9 +217,14 @@ class RelayRows(BoundedSQL):
         return {row_id for (row_id,) in rows}
 
     def heads(
-        self, partitions: Collection[int], limit: int, keys: Collection[str], ids: Collection[int]
+        self,
+        partitions: Collection[int],
+        start: int,
+        limit: int,
+        keys: Collection[str],
+        ids: Collection[int],
     ) -> list[Head]:
-        """Return the first pending rows that are neither of these keys nor these rows."""
+        """Return the first pending rows from id `start` on, without these keys and these rows."""
         avoided, values = "", []
         for column, others in (("partition_key", keys), ("id", ids)):
             if others:
@@ -230,10 +235,14 @@ class RelayRows(BoundedSQL):
             f"AND {self._pending.condition} AND {self._in(_PARTITION, partitions)}{avoided}"
             f"{self._except_ignored()} ORDER BY {self._pending.order} LIMIT %s"
         )
-        backend = [self.backend, 0, self.backend]
+        backend = [self.backend, start, self.backend]
         numbers = self._values(partitions)
         params = [*backend, *numbers, *values, *self._values_of_ignored(), limit]
         return [Head._make(row) for row in self._select(sql, params)]
+
+    def last_id(self) -> int:
+        """Return the highest id in the outbox; 0 if it is empty."""
+        return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
 
     def fetch_these(
         self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
@@ -517,11 +526,22 @@ class RelayRows(BoundedSQL):
             self._skipping_locked([row_id for row_id, _ in rows], release)
         return rows
 
-    def hasten(self, ids: Collection[int]) -> None:
-        """Let rows in retry be due now."""
-        now, rows = self._now(), sorted(ids)
-        for start in range(0, len(rows), 1000):
-            self._move(rows[start : start + 1000], "retry", "retry", scheduled_at=now)
+    def hasten(self, ids: Collection[int]) -> set[int]:
+        """Make rows in retry due now; return the ids of those that another transaction locked."""
+        now, locked = self._now(), set()
+        for some in batched(sorted(ids), 1000):
+            moved = self._move(some, "retry", "retry", scheduled_at=now)
+            if moved < len(some) and self.is_careful:
+                locked |= self._due_after(now, some)
+        return locked
+
+    def _due_after(self, moment: Any, ids: Collection[int]) -> set[int]:
+        """Return those of these ids whose rows are in retry and due later than a moment."""
+        sql = (
+            f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
+            f"AND {self._stands_in('retry')} AND scheduled_at > %s"
+        )
+        return {row_id for (row_id,) in self._select(sql, [*self._values(ids), moment])}
 
     def count_crash(
         self, first: int, last: int, partitions: Collection[int], only: Collection[int] = ()

@@ -1,0 +1,303 @@
+"""A lease: a relay's right to deliver the events of some partitions of a backend.
+
+A lease is a row of `OutboxRelay`. It is valid while the relay's heartbeat, on the database's clock,
+is fresh. A relay that is alive gives up partitions itself, between two batches. Others can take
+them only by deleting its row. So one condition fences everything that a relay writes: its row still
+exists. The row's id is the epoch, because a relay that lost its lease joins again with a new id. No
+lock and no transaction is held during a call to a broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from django.db import connections, models, transaction
+
+from django_broadcaster.conf import conf
+from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.models import OutboxRelay
+from django_broadcaster.models.managers import DatabaseNow
+from django_broadcaster.notify import notify_shares
+from django_broadcaster.store import (
+    SEQUENCE,
+    TIMELINE,
+    DatabaseClock,
+    DatabaseEpoch,
+    storable,
+)
+
+from .fencing import count_crash, duration, fence
+from .partition_table import PartitionTable
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+_HEARTBEAT = "UPDATE django_broadcaster_outboxrelay SET heartbeat_at = "
+_SEQUENCE = f"to_regclass('{SEQUENCE}')"
+# Null for a user without the right to read the sequence.
+_SERVER = (
+    f"{TIMELINE}, CASE WHEN has_sequence_privilege({_SEQUENCE}, 'USAGE, SELECT') "
+    f"THEN pg_sequence_last_value({_SEQUENCE}) END"
+)
+"""Which server of PostgreSQL answers, and the last id that it has given out."""
+
+
+class _Server(NamedTuple):
+    timeline: str
+    last_id: int | None
+
+
+_RENEW = {
+    # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
+    "postgresql": (
+        "WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)) "
+        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s "
+        f"RETURNING {_SERVER}"
+    ),
+    "mysql": f"{_HEARTBEAT}UTC_TIMESTAMP(6){{sets}} WHERE id = %s",
+    "sqlite": f"{_HEARTBEAT}strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'){{sets}} WHERE id = %s",
+}
+
+
+_RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
+MOST_APART = 100
+"""The most events of a delivery whose ids are recorded individually."""
+
+HEARTBEATS_PER_LEASE = 4
+"""A lease survives two heartbeats that are lost."""
+
+ERROR_SHOWN = 500
+"""Characters that are stored of the error that opened a circuit."""
+
+
+class Lease:
+    """A relay's lease on partitions of one backend. A second thread may call `renew` alone.
+
+    `takes_share` is False for a visitor, which takes partitions that no relay owns and is not
+    counted in the shares.
+    """
+
+    def __init__(self, using: str, backend: str, *, takes_share: bool = True) -> None:
+        self.using = using
+        self.backend = backend
+        self.takes_share = takes_share
+        self.seconds = float(conf.LEASE_SECONDS)
+        self.partitions: frozenset[int] = frozenset()
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.relay_id = 0
+        self.clock = DatabaseClock(using)
+        self._table = PartitionTable(using, backend)
+        self._server: _Server | None = None
+        self._records_ids = False
+        self._valid_until = 0.0
+        self._judges_from = 0.0
+
+    def join(self) -> None:
+        """Begin a new lease that owns nothing yet."""
+        self._table.create_missing()
+        self.clock.ask()
+        self._server = self._ask_server()
+        asked_at = time.monotonic()
+        relay = OutboxRelay.objects.using(self.using).create(
+            pk=_new_id(),
+            name=self.name,
+            backend=self.backend,
+            takes_share=False,
+            started_at=DatabaseNow(),
+            heartbeat_at=DatabaseNow(),
+        )
+        self.relay_id = relay.pk
+        self.partitions = frozenset()
+        self._valid_until = asked_at + self.seconds
+        if self.takes_share:
+            # In two steps: if the answer to the first is lost, the row is unknown to this relay,
+            # and no partitions are kept for it.
+            self._relays().filter(pk=relay.pk).update(takes_share=True)
+            notify_shares(self.using, self.backend)
+
+    @property
+    def timeline(self) -> str | None:
+        """The timeline of the PostgreSQL server on which the lease began; None elsewhere."""
+        return self._server.timeline if self._server else None
+
+    def _ask_server(self) -> _Server | None:
+        if connections[self.using].vendor != "postgresql":
+            return None
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(f"SELECT {_SERVER}")
+            return _Server(*cursor.fetchone())
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the lease expires without another heartbeat; 0 or less if it may have."""
+        return self._valid_until - time.monotonic()
+
+    def leave(self) -> None:
+        """End the lease, if there is one; its partitions are free at once."""
+        if not self.relay_id:
+            return
+        with transaction.atomic(using=self.using):
+            freed = self._table.free_all_of(self.relay_id)
+            self._relays().filter(pk=self.relay_id).delete()
+            if freed:
+                notify_shares(self.using, self.backend)
+        self.partitions = frozenset()
+        self._valid_until = 0.0
+
+    def renew(self) -> None:
+        """Send a heartbeat; raises LeaseLost."""
+        self._renew({})
+
+    def begin(self, ids: Collection[int]) -> None:
+        """Record the ids of a delivery before it starts, so that a crash counts for these events.
+
+        A few ids that are not consecutive, as those of a probe, are recorded individually: a range
+        would include the events between them. Raises LeaseLost: this is the last check before
+        the call to the broker.
+        """
+        first, last = min(ids), max(ids)
+        columns: dict[str, int | str | None] = {"in_flight_from": first, "in_flight_to": last}
+        apart = len(ids) <= MOST_APART and last - first >= len(ids)
+        if apart or self._records_ids:
+            columns["in_flight_ids"] = ",".join(map(str, ids)) if apart else None
+        self._records_ids = apart
+        self._renew(columns)
+
+    def give_back(self) -> None:
+        """Record that nothing is in flight any more; raises LeaseLost."""
+        self._renew(dict.fromkeys(("in_flight_from", "in_flight_to", "in_flight_ids")))
+        self._records_ids = False
+
+    def count_crash(self) -> None:
+        """Count a crash for each event in flight, as if the relay had died; raises LeaseLost."""
+        with transaction.atomic(using=self.using):  # or a second try would count it twice
+            relay = self._relays().filter(pk=self.relay_id).first()
+            if relay is not None:
+                count_crash(relay, self.partitions, self.using, self.clock)
+            self.give_back()
+
+    def show_circuit(self, error: str | None) -> None:
+        """Store the error because of which the broker is unavailable; None if it is available."""
+        self._relays().filter(pk=self.relay_id).update(
+            circuit_open_since=None if error is None else DatabaseNow(),
+            circuit_error=storable(error or "", connections[self.using])[:ERROR_SHOWN],
+        )
+
+    def _renew(self, columns: Mapping[str, int | str | None]) -> None:
+        # Read before the statement: two threads send it, and their answers may cross.
+        asked_at, relay_id, known = time.monotonic(), self.relay_id, self._server
+        sets = "".join(f", {name} = %s" for name in columns)
+        sql = _RENEW[connections[self.using].vendor].format(sets=sets)
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(sql, [*columns.values(), relay_id])
+            stands = cursor.rowcount > 0
+            answer = cursor.fetchone() if cursor.description else None
+        if stands and answer:
+            self._judge_server(_Server(*answer), known)
+        if self.relay_id == relay_id:  # the other thread has not joined again meanwhile
+            if asked_at > self._valid_until - self.seconds / 2:
+                # The database was unavailable for a while, also for the other relays.
+                self._judges_from = asked_at + self.seconds
+            self._valid_until = asked_at + self.seconds if stands else 0.0
+        if not stands:
+            raise LeaseLost(f"the lease {relay_id} of backend {self.backend!r} was taken away")
+
+    def _judge_server(self, now: _Server, known: _Server | None) -> None:
+        """Raise LeaseLost if another server answers than the one on which the lease began.
+
+        Behind a pooler no statement fails if a replica takes over that lagged. There the lease may
+        not exist, and what the relay remembers of the rows is wrong, above all the watermark.
+        """
+        if known is None:
+            self._server = now
+        elif now.timeline != known.timeline or (now.last_id or 0) < (known.last_id or 0):
+            self._valid_until = 0.0
+            raise LeaseLost(
+                f"another database server answers, or its ids went back, so the lease "
+                f"{self.relay_id} of backend {self.backend!r} is not valid there"
+            )
+        else:
+            self._server = now
+
+    def require(self) -> None:
+        """Renew the lease if it may have expired by the relay's own clock; raises LeaseLost."""
+        if time.monotonic() >= self._valid_until:
+            self.renew()
+
+    def rebalance(self) -> bool:
+        """Take or give up partitions for an even share; return True if the own ones changed.
+
+        Relays whose heartbeat stopped are fenced. If the own heartbeat had stopped too, or the
+        database's clock jumped, they get the time of a lease first. Raises LeaseLost.
+        """
+        asked_at = time.monotonic()
+        stale = models.Q(heartbeat_at__lt=DatabaseNow() - duration(self.seconds))
+        relays = self._relays().filter(backend=self.backend).order_by("pk")
+        found = list(
+            relays.annotate(
+                stale=models.ExpressionWrapper(stale, models.BooleanField()), epoch=DatabaseEpoch()
+            ).values_list("pk", "stale", "takes_share", "epoch")
+        )
+        states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, _ in found}
+        if self.relay_id not in states:
+            raise LeaseLost(f"the lease {self.relay_id} of backend {self.backend!r} was taken away")
+        self._notice_jump(float(found[0][-1]), asked_at, looks_stale=states[self.relay_id][0])
+        for pk, (is_stale, _) in states.items():
+            if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
+                fence(pk, self._table, self.seconds, self.clock)
+        sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
+        before = self.partitions
+        self.partitions = self._table.take_share(self.relay_id, self._share(sharing))
+        return self.partitions != before
+
+    def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
+        """Fence no relay for the time of a lease if the database's clock jumped ahead.
+
+        Heartbeats from before the jump look old, also those of healthy relays. A jump shows in two
+        ways: the own heartbeat looks old though it was sent in time, or the database's clock
+        advanced by more than the monotonic one.
+        """
+        self.clock.note(epoch, asked_at)
+        jump = self.clock.take_jump()
+        in_time = looks_stale and asked_at < self._valid_until
+        if not in_time and jump < self.seconds / HEARTBEATS_PER_LEASE:
+            return
+        if asked_at >= self._judges_from:
+            logger.warning(
+                "The clock of database %r jumped ahead by %.1f s; taking over from no relay of "
+                "backend %r for %s s.",
+                self.using,
+                jump,
+                self.backend,
+                self.seconds,
+                extra={"backend": self.backend, "relay": self.relay_id},
+            )
+        self._judges_from = asked_at + self.seconds
+
+    def _share(self, sharing: list[int]) -> int:
+        """Return this relay's share of the partitions, among the relays that are alive."""
+        if not self.takes_share:
+            return conf.PARTITIONS
+        if (
+            self.relay_id not in sharing
+        ):  # the own heartbeat is late, but the lease was not taken away
+            return len(self.partitions)
+        each, rest = divmod(conf.PARTITIONS, len(sharing))
+        return each + (sharing.index(self.relay_id) < rest)
+
+    def _relays(self) -> models.QuerySet[OutboxRelay]:
+        return OutboxRelay.objects.using(self.using)
+
+
+def _new_id() -> int:
+    """Return the id of a new lease: greater than earlier ones, and found in no other outbox.
+
+    Each statement that settles names the lease. If ids were counted, two outboxes would have the
+    same ones, and a relay whose session was switched to another schema would settle events there.
+    """
+    return time.time_ns() // 1000 << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)

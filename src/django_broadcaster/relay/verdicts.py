@@ -1,0 +1,149 @@
+"""The verdicts on the rows of a delivery, and the delivery in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Self
+
+from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
+from django_broadcaster.store import PendingRow
+
+from .doubts import Unavailable
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """The verdicts on the rows of a delivery. Rows that are in no list stay pending."""
+
+    published: list[PendingRow] = field(default_factory=list)
+    retry: list[tuple[PendingRow, float, DeliveryError]] = field(default_factory=list)
+    bury: list[tuple[PendingRow, DeliveryError]] = field(default_factory=list)
+    hold: list[PendingRow] = field(default_factory=list)
+    expire: list[PendingRow] = field(default_factory=list)
+    put_off: list[tuple[str, int]] = field(default_factory=list)
+    """Ids of rows to retry that were not sent, each after its destination that is unavailable."""
+    unavailable: BackendUnavailable | None = None
+    first_unavailable: Unavailable | None = None
+    """The first event that was sent and failed as if the broker were unavailable, with its error"""
+
+    @property
+    def rows(self) -> list[PendingRow]:
+        """All rows of which something becomes."""
+        retried, buried = [each[0] for each in self.retry], [each[0] for each in self.bury]
+        return [*self.published, *retried, *buried, *self.hold, *self.expire]
+
+    def of_rows(self, ids: Collection[int]) -> Verdicts:
+        """Return the verdicts on these rows alone."""
+        return Verdicts(
+            published=[row for row in self.published if row.id in ids],
+            retry=[each for each in self.retry if each[0].id in ids],
+            bury=[each for each in self.bury if each[0].id in ids],
+            hold=[row for row in self.hold if row.id in ids],
+            expire=[row for row in self.expire if row.id in ids],
+        )
+
+    def without_payloads(self) -> Verdicts:
+        """Return the same verdicts on rows without their payloads."""
+        return Verdicts(
+            published=[_bare(row) for row in self.published],
+            retry=[(_bare(row), delay, error) for row, delay, error in self.retry],
+            bury=[(_bare(row), error) for row, error in self.bury],
+            hold=[_bare(row) for row in self.hold],
+            expire=[_bare(row) for row in self.expire],
+        )
+
+    def with_others(self, others: Verdicts) -> Verdicts:
+        """Return these verdicts and those on other rows."""
+        return Verdicts(
+            published=self.published + others.published,
+            retry=self.retry + others.retry,
+            bury=self.bury + others.bury,
+            hold=self.hold + others.hold,
+            expire=self.expire + others.expire,
+        )
+
+    def failed_ids(self) -> set[int]:
+        """Return the ids of the rows whose attempt failed."""
+        return {row.id for row, _, _ in self.retry} | {row.id for row, _ in self.bury}
+
+
+def _bare(row: PendingRow) -> PendingRow:
+    return row._replace(data=None, data_binary=None, sealed=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A delivery in figures.
+
+    `left` counts rows that are still pending. `handed` counts the events that the backend was
+    given: not those that can't be decrypted. `keys_done` are the keys of events that their keys no
+    longer wait for. `waits` are the seconds that published events had been due, in a delivery that
+    is timed. `is_repeat` is True if all that was sent had failed before as if the broker were
+    unavailable.
+    """
+
+    left: int = 0
+    attempted: int = 0
+    handed: int = 0
+    published: int = 0
+    retried: int = 0
+    failed: int = 0
+    held: int = 0
+    expired: int = 0
+    unavailable: BackendUnavailable | None = None
+    is_repeat: bool = False
+    keys_done: frozenset[str] = frozenset()
+    waits: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        verdicts: Verdicts,
+        *,
+        fetched: int,
+        attempted: int,
+        handed: int,
+        is_repeat: bool,
+        due: Mapping[int, datetime],
+    ) -> Self:
+        """Return the figures of a delivery; `due` is since when rows had been due, by id."""
+        done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.bury)]
+        return cls(
+            left=fetched - len(done) - len(verdicts.retry) - len(verdicts.hold),
+            attempted=attempted,
+            handed=handed,
+            published=len(verdicts.published),
+            retried=len(verdicts.retry),
+            failed=len(verdicts.bury),
+            held=len(verdicts.hold),
+            expired=len(verdicts.expire),
+            unavailable=verdicts.unavailable,
+            is_repeat=is_repeat,
+            keys_done=frozenset(row.partition_key for row in done),
+            waits=_waits(verdicts, due),
+        )
+
+    @property
+    def settled(self) -> int:
+        """How many rows left `pending`."""
+        return self.published + self.retried + self.failed + self.held + self.expired
+
+    @property
+    def found_work(self) -> bool:
+        """Whether there was anything to deliver."""
+        return bool(self.attempted or self.settled)
+
+
+def _waits(verdicts: Verdicts, due: Mapping[int, datetime]) -> tuple[float, ...]:
+    if not due:
+        return ()
+    now = datetime.now(UTC)
+    since = (due.get(row.id) for row in verdicts.published)
+    return tuple(max(0.0, (now - moment).total_seconds()) for moment in since if moment)
+
+
+def spends_retry(error: DeliveryError) -> bool:
+    """Return True if a failed attempt counts as one of the event's retries."""
+    return not isinstance(error, TransientError) or error.spends_retry
