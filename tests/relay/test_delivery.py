@@ -257,7 +257,7 @@ def test_a_key_that_is_free_again_waits_for_no_other(
 ) -> None:
     """However many events another key has that is freed in the same delivery."""
     for name in ("a0", "s0"):
-        scripted.fail(name, TransientError("busy"), times=1)
+        scripted.fail(name, TransientError("busy", retry_after=3600), times=1)
     publish("a0", "s0", using=database)
     publish(*(f"a{number}" for number in range(1, 1101)), "s1", using=database)
     loop = join()

@@ -16,7 +16,7 @@ from django_broadcaster.redaction import hiding, kept
 from .circuit import Circuit
 from .health import Activity
 from .lease import Lease
-from .separate_thread import CallingThread, Runner
+from .separate_thread import CallingThread, InTurn, Runner
 from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -32,14 +32,19 @@ class Broker:
         activity: Activity,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.backend: MessageBackend = backends.create(lease.backend)
-        refuse_greenlets(self.backend)
-        self.backend.on_progress = activity.go_on
-        runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
-        self.runner = CallingThread() if runs_alone else runner
-        self.circuit = Circuit(**conf.CIRCUIT, clock=clock)  # type: ignore[arg-type]  # judged by checks.py
         self._lease = lease
         self._activity = activity
+        self.backend: MessageBackend = backends.create(lease.backend)
+        refuse_greenlets(self.backend)
+        runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
+        self.runner: Runner = CallingThread() if runs_alone else runner
+        lock = backends.lock_of(lease.backend)
+        self._closes = lock is None or lease.takes_share  # a visitor leaves it open for the others
+        if lock is None:
+            self._attach()
+        else:
+            self.runner = InTurn(self.runner, lock, self._attach)
+        self.circuit = Circuit(**conf.CIRCUIT, clock=clock)  # type: ignore[arg-type]  # judged by checks.py
         self._is_open = False
         self.error: str | None = None
         """Why the broker is unavailable; None if it is available."""
@@ -80,7 +85,12 @@ class Broker:
 
     def close(self) -> None:
         """Release what the backend holds; raises what the backend raises."""
-        self.runner.run(self.backend.close)
+        if self._closes:
+            self.runner.run(self.backend.close)
+
+    def _attach(self) -> None:
+        """Let the backend report to this relay that it makes progress."""
+        self.backend.on_progress = self._activity.go_on
 
     def _open(self) -> bool:
         self._activity.begin("connecting to the broker")

@@ -47,7 +47,7 @@ def deliver_pending(batch_size: int) -> int:
 
 def deliver_one(event: OutboxEvent) -> bool:
     """Deliver one event if it is its turn; return whether it was acknowledged now."""
-    using = event._state.db or router.db_for_write(OutboxEvent)
+    using = router.db_for_write(OutboxEvent, instance=event)
     _refuse_in_transaction(using)
     events = OutboxEvent.objects.using(using)
     with (

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import SimpleQueue
+from threading import RLock
 from typing import Any, Protocol, TypeVar
 
 from django.db import connections
@@ -55,6 +56,29 @@ class CallingThread:
 
     def end(self) -> None:
         """Do nothing: the connections are the caller's."""
+
+
+class InTurn:
+    """Runs calls of a backend that other deliveries of the process use as well, one at a time."""
+
+    def __init__(self, runner: Runner, lock: RLock, prepare: Callable[[], object]) -> None:
+        self._runner = runner
+        self._lock = lock
+        self._prepare = prepare
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Prepare the backend for this delivery, and call the function, once it is its turn."""
+
+        def call() -> T:
+            with self._lock:
+                self._prepare()
+                return function(*args, **kwargs)
+
+        return self._runner.run(call)
+
+    def end(self) -> None:
+        """Release what the runner holds."""
+        self._runner.end()
 
 
 class SeparateThread:
