@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ..base import Message
 from ..templates import Template
 from ..text import is_utf8
-from .link import SHORT_BYTES
+from .connection import SHORT_BYTES
 
 
 def escape_exchange(_: str, value: str) -> str:

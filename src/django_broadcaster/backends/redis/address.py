@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import MissingClient
 
-from .replies import unavailable
+from .errors import unavailable
 
 CLIENT: Final = ("redis", "redis")
 """The client library, and the extra that it comes with."""

@@ -14,15 +14,16 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome, Shown, as_delivery_error
-from ..batch import Batch
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
+from ..outcomes import Batch
 from ..templates import Template
 from . import entries, fields
 from .address import CLIENT, Address, Node
 from .cluster import Cluster, OneServer, Servers
-from .delivery import Delivery
-from .link import Entry, Link
-from .replies import failure, parse
+from .connection import Entry, Link
+from .errors import failure, parse
+from .names import escape, stream_problems
+from .sender import Delivery
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for a connection, and again for the answer."""
@@ -135,7 +136,7 @@ class RedisStreamBackend(BindingBackend):
         for option, problem in self._problems():
             raise self.option_error(option, problem)
         try:
-            self._template = Template(stream_name, entries.escape)
+            self._template = Template(stream_name, escape)
         except ValueError as error:
             raise self.option_error("stream_name", str(error)) from error
         self.may_be_away_in_part = cluster
@@ -215,7 +216,7 @@ class RedisStreamBackend(BindingBackend):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
     def _config_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
-        yield from entries.stream_problems(config)
+        yield from stream_problems(config)
         yield from self._field_problems(config)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
         if largest > limit:
@@ -338,9 +339,7 @@ class RedisStreamBackend(BindingBackend):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Yield the option and what is wrong with it."""
-        yield from entries.stream_problems(
-            {"stream_name": self.stream_name, "max_len": self.max_len}
-        )
+        yield from stream_problems({"stream_name": self.stream_name, "max_len": self.max_len})
         if self.body_field is not None and (problem := fields.body_problem(self.body_field)):
             yield "body_field", problem
         for option in ("connect_timeout", "socket_timeout"):
