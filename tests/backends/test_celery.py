@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import CeleryBackend, MessageBackend
 from django_broadcaster.backends.celery import task_id
-from django_broadcaster.backends.celery.backend import escape
+from django_broadcaster.backends.celery.names import escape
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,

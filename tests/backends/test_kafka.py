@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import KafkaBackend, Message, MessageBackend
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.backends.kafka.topics import escape
+from django_broadcaster.backends.kafka.names import escape
 from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,

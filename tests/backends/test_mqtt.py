@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, MQTTBackend
-from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.backends.lines import Lines
-from django_broadcaster.backends.mqtt.flight import TURN
-from django_broadcaster.backends.mqtt.link import Link
+from django_broadcaster.backends.in_flight import Lines
+from django_broadcaster.backends.mqtt.connection import Link
+from django_broadcaster.backends.mqtt.names import escape
 from django_broadcaster.backends.mqtt.packets import Letter, Packet, Reader, properties, variable
-from django_broadcaster.backends.mqtt.topics import escape
+from django_broadcaster.backends.mqtt.sender import TURN
+from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from django_broadcaster.backends import Message, MQTTBackend
-from django_broadcaster.backends.mqtt import flight
+from django_broadcaster.backends.mqtt import sender as flight
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,

@@ -616,7 +616,7 @@ def test_server_that_was_restarted_while_nobody_published_costs_nothing(
     make: MakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first batch after a rest finds out that the connection is gone, and gets through."""
-    monkeypatch.setattr("django_broadcaster.backends.nats.link.RESTED_SECONDS", 0.0)
+    monkeypatch.setattr("django_broadcaster.backends.nats.connection.RESTED_SECONDS", 0.0)
     with nats_server(tmp_path) as server:
         backend = make(servers=server.url, create_stream=True)
         messages = numbers(6, "a")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_broadcaster.backends.nats.subjects import (
+from django_broadcaster.backends.nats.names import (
     LONGEST_SUBJECT,
     LONGEST_VALUE,
     any_overlaps,

@@ -552,7 +552,7 @@ def test_batch_costs_few_writes(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch, keys: int, turns: int
 ) -> None:
     """A batch is written at once: as often as its busiest key has events, and one scout before."""
-    from django_broadcaster.backends.rabbitmq.link import Link
+    from django_broadcaster.backends.rabbitmq.connection import Link
 
     messages = numbers(500)
     for number, message in enumerate(messages):

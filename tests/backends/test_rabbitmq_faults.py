@@ -123,7 +123,7 @@ def test_refusal_in_the_middle_of_many_is_found(
     make: MakeBackend, server: RabbitMQServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing hints at the event to blame, the next try finds it; no key overtakes itself."""
-    from django_broadcaster.backends.rabbitmq import flight
+    from django_broadcaster.backends.rabbitmq import sender as flight
 
     monkeypatch.setattr(flight, "UNPROVEN_BYTES", 10 * LARGEST)
     backend = make()

@@ -20,8 +20,8 @@ import redis
 
 from django_broadcaster.backends import Message, RedisStreamBackend
 from django_broadcaster.backends.redis import backend as module
+from django_broadcaster.backends.redis import connection as link
 from django_broadcaster.backends.redis import entries as packed
-from django_broadcaster.backends.redis import link
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from django_broadcaster.backends.webhook import client as client_module
+from django_broadcaster.backends.webhook import connection as client_module
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,

@@ -16,13 +16,13 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome, Shown
-from ..batch import Batch
 from ..bindings import AWS, Binding, BindingBackend
 from ..options import OptionReader
+from ..outcomes import Batch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
-from .calls import Calls
 from .entries import Entry
+from .sender import Calls
 
 CLIENT: Final = ("boto3", "aws")
 """The client library, and the extra that it comes with."""
@@ -129,7 +129,7 @@ class AWSBackend(BindingBackend):
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send events in calls of ten; one outcome for each, None once it is stored.
 
-        The order of a key is kept where the destination has one (FIFO): see `calls`. What had no
+        The order of a key is kept where the destination has one (FIFO): see `sender`. What had no
         answer may have arrived: it is unavailable, and sent again. FIFO destinations drop it then.
         """
         batch = Batch(messages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import quote
 from uuid import UUID, uuid5
 
 from django.utils.module_loading import import_string
@@ -23,13 +22,11 @@ from ..base import Message, MessageBackend, Shown
 from ..bindings import trace_headers
 from ..expiry import AMQP_LONGEST, seconds_left
 from ..templates import Template
-from .link import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
+from .connection import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
+from .names import escape, name_problem, priority_problem
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for a connection, and again for each answer."""
-
-PRIORITIES: Final = range(256)
-"""What AMQP can carry; on Redis Celery knows 0 to 9."""
 
 # Celery's own tasks, such as celery.map, take the name of another one to call.
 _RESERVED: Final = "celery."
@@ -135,7 +132,7 @@ class CeleryBackend(MessageBackend):
         """Judge the values, too; raises InvalidPublisherConfig naming the key."""
         super().validate_config(config)
         for key, value in config.items():
-            if problem := _priority_problem(value) if key == "priority" else _name_problem(value):
+            if problem := priority_problem(value) if key == "priority" else name_problem(value):
                 raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
     def show(self, message: Message) -> Shown:
@@ -249,9 +246,9 @@ class CeleryBackend(MessageBackend):
             yield "app", "must be the dotted path of a Celery app, as 'mysite.celery.app'"
         if self.arguments not in ("event", "data"):
             yield "arguments", f"must be 'event' or 'data', not {self.arguments!r}"
-        if self.queue is not None and (problem := _name_problem(self.queue)):
+        if self.queue is not None and (problem := name_problem(self.queue)):
             yield "queue", problem
-        if self.priority is not None and (problem := _priority_problem(self.priority)):
+        if self.priority is not None and (problem := priority_problem(self.priority)):
             yield "priority", problem
         for option in ("timeout", "connect_timeout"):
             value = getattr(self, option)
@@ -265,28 +262,3 @@ def task_id(source: str, event_id: str, backend: str) -> str:
     `backend` is the alias: an event that goes to two Celery backends becomes two tasks.
     """
     return str(uuid5(_NAMESPACE, "\0".join((backend, source, event_id))))
-
-
-def escape(field: str, value: str) -> str:
-    """Return a field of a task's name, in which a dot divides words.
-
-    The words of a `type` stay words. Any other field is one word. What is no letter or digit of
-    ASCII nor one of `-_~` is percent-encoded.
-    """
-    encoded = quote(value, safe="")
-    return encoded if field == "type" else encoded.replace(".", "%2E")
-
-
-def _name_problem(name: object) -> str:
-    """Return what is wrong with a name, or nothing."""
-    if not isinstance(name, str) or not name or not name.isprintable():
-        return f"must be text without control characters, and not empty, not {name!r}"
-    if len(name.encode()) > 255:
-        return "must have at most 255 bytes"
-    return ""
-
-
-def _priority_problem(value: object) -> str:
-    if type(value) is not int or value not in PRIORITIES:
-        return f"must be a whole number from 0 to {PRIORITIES[-1]}, not {value!r}"
-    return ""

@@ -21,27 +21,24 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome
-from ..batch import Batch
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
+from ..outcomes import Batch
 from ..templates import Template
-from .client import (
-    BEING_MADE,
+from .connection import (
     CLIENT,
     DEFAULTS,
     FRAMING_BYTES,
     HEADER_FRAMING_BYTES,
-    HOPELESS,
     RECORD_BYTES,
-    Blame,
-    blame,
     client_config,
     config_problems,
     library,
     producer,
 )
+from .errors import BEING_MADE, HOPELESS, Blame, blame
 from .forks import begin_anew_in_child
-from .topics import escape, template_problem, topic_problem
-from .waves import Failure, Judge, Planner, Record, Reports, stopped
+from .names import escape, template_problem, topic_problem
+from .sender import Failure, Judge, Planner, Record, Reports, stopped
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for an answer."""
@@ -75,7 +72,7 @@ class KafkaBackend(BindingBackend):
     again after a lost answer is stored once (`enable.idempotence`).
 
     Order: events are sent in waves of which Kafka takes all that is for one partition or nothing
-    (`waves.py`). Three things make that sure: librdkafka sends nothing before a wave is
+    (`sender.py`). Three things make that sure: librdkafka sends nothing before a wave is
     complete (`linger.ms`), it knows a topic's partitions before the first event for it, and it
     gives up on no event by itself (`message.timeout.ms`): at the timeout everything is given back
     at once, and the producer with its connections is thrown away. What was under way then may

@@ -19,14 +19,14 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome
-from ..batch import Batch
 from ..bindings import MQTT, STRUCTURED_TYPE, Binding, BindingBackend
 from ..expiry import EXPIRYTIME, seconds_left
+from ..outcomes import Batch
 from ..templates import Template
-from .flight import Experience, Flight
-from .link import CLIENT, Link, LinkLost, connect, library, tls_context
+from .connection import CLIENT, Link, LinkLost, connect, library, tls_context
+from .names import escape, template_problem, topic_problem
 from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
-from .topics import escape, template_problem, topic_problem
+from .sender import Experience, Flight
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for a connection, and again for the answer."""
@@ -73,7 +73,7 @@ class MQTTBackend(BindingBackend):
     `publisher_config` of an event may have `topic`, as plain text, and `retain`.
 
     A batch takes about as many round trips as its busiest key has events, and no fewer than its
-    size divided by the server's Receive Maximum: see `flight`.
+    size divided by the server's Receive Maximum: see `sender`.
     """
 
     system: ClassVar[str] = "mqtt"
@@ -139,7 +139,7 @@ class MQTTBackend(BindingBackend):
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Publish events; one outcome for each, None once the server has acknowledged it.
 
-        The order of a key is kept: see `flight`. What was on its way as the connection broke
+        The order of a key is kept: see `sender`. What was on its way as the connection broke
         may have arrived: it is unavailable, and sent again it makes duplicates.
         """
         batch = Batch(messages)

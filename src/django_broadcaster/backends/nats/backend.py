@@ -29,9 +29,9 @@ from ..bindings import (
 )
 from ..expiry import seconds_left
 from ..templates import Template
-from .link import CLIENT, Link, Outgoing
-from .subjects import any_overlaps, escape, subject_problem, template_problem, wildcard
-from .window import Window
+from .connection import CLIENT, Link, Outgoing
+from .names import any_overlaps, escape, subject_problem, template_problem, wildcard
+from .sender import Window
 
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
@@ -65,7 +65,7 @@ class NATSBackend(BindingBackend):
     `publisher_config` of an event may have `subject`, which is no template.
 
     A batch of many keys is about one round trip. The events of one key go one after the other, each
-    when the one before is acknowledged: see `window`.
+    when the one before is acknowledged: see `sender`.
     """
 
     system: ClassVar[str] = "nats"

@@ -14,16 +14,16 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome
-from ..batch import Batch
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..expiry import EXPIRYTIME
 from ..names import Template
 from ..options import OptionReader
+from ..outcomes import Batch
 from .address import read_address
-from .flight import BLOCKED, Experience, Flight
-from .link import CLIENT, SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
+from .connection import CLIENT, SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
 from .names import ESCAPES, is_fixed, is_short, name_of, read_name
 from .properties import PROPERTIES, expiration_of, read_properties
+from .sender import BLOCKED, Experience, Flight
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for each answer."""
@@ -69,7 +69,7 @@ class RabbitMQBackend(BindingBackend):
     and `headers` (a dictionary of text, whole numbers and booleans), `x-delay` among them. An event
     with an `expirytime` expires then, in the queue, too.
 
-    A batch takes about as many round trips as its busiest key has events: see `flight`.
+    A batch takes about as many round trips as its busiest key has events: see `sender`.
     """
 
     system: ClassVar[str] = "rabbitmq"
@@ -165,7 +165,7 @@ class RabbitMQBackend(BindingBackend):
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Publish events; one outcome for each, None once the server has confirmed it.
 
-        The order of a key is kept: see `flight`. What was on its way as the connection broke
+        The order of a key is kept: see `sender`. What was on its way as the connection broke
         may have arrived: it is unavailable, and sent again it makes duplicates.
         """
         batch = Batch(messages)

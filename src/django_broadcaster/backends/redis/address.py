@@ -11,7 +11,7 @@ from django_broadcaster.exceptions import MissingClient
 
 from ..credentials import TLS, Login
 from ..options import OptionReader
-from .replies import unavailable
+from .errors import unavailable
 
 CLIENT: Final = ("redis", "redis")
 """The client library, and the extra that it comes with."""

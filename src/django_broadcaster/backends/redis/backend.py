@@ -13,15 +13,15 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome, Shown, as_delivery_error
-from ..batch import Batch
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..names import escape_stream
+from ..outcomes import Batch
 from . import entries, fields
 from .address import CLIENT, Node, read_address
 from .cluster import Cluster, OneServer, Servers
-from .delivery import Delivery
-from .link import Entry, Link
-from .replies import failure, parse
+from .connection import Entry, Link
+from .errors import failure, parse
+from .sender import Delivery
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for a connection, and again for the answer."""
@@ -29,6 +29,9 @@ HEALTH_SECONDS = 1.0
 EXCHANGE_BYTES: Final = 8 * 2**20
 """Where a batch is split into several transactions: the server holds one in memory until EXEC, and
 cuts the connection of a client that makes it hold too much (`client-query-buffer-limit`)."""
+
+LONGEST: Final = 2**63 - 1
+"""The most that Redis takes for the length of a stream."""
 
 
 class RedisStreamBackend(BindingBackend):
@@ -104,7 +107,7 @@ class RedisStreamBackend(BindingBackend):
         super().__init__(**options)
         self.stream_name = stream_name
         self._template = self.read.template("stream_name", stream_name, escape_stream)
-        self.max_len = entries.read_max_len(self.read, max_len)
+        self.max_len = self.read.integer("max_len", max_len, 1, LONGEST, optional=True)
         self.body_field = fields.read_body_field(self.read, body_field)
         self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
         self.socket_timeout = self.read.seconds("socket_timeout", socket_timeout)
@@ -200,7 +203,7 @@ class RedisStreamBackend(BindingBackend):
         """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
         if "stream_name" in config:
             self.read_config.text("stream_name", config["stream_name"])
-        entries.read_max_len(self.read_config, config.get("max_len"))
+        self.read_config.integer("max_len", config.get("max_len"), 1, LONGEST, optional=True)
         for key, problem in self._field_problems(config):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0

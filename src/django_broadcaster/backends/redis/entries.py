@@ -1,4 +1,4 @@
-"""Events as XADD commands, packed as they go over the wire, and the names of streams.
+"""Events as XADD commands, packed as they go over the wire.
 
 https://redis.io/docs/latest/develop/reference/protocol-spec/
 
@@ -10,11 +10,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
-from typing import Final, TypeVar
+from typing import Final
 
 from ..base import Message
 from ..bindings import WireMessage
-from ..options import OptionReader
 from .fields import Further
 
 _STRUCTURED: Final = (  # after its head
@@ -22,8 +21,6 @@ _STRUCTURED: Final = (  # after its head
     b"$9\r\ntimestamp\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 )
 _PAIRS: Final = 5
-
-T = TypeVar("T")
 
 
 @lru_cache(maxsize=4096)
@@ -119,8 +116,3 @@ def timestamp(time: datetime | None) -> bytes:
     if time.tzinfo not in (UTC, None):
         time = time.astimezone(UTC)
     return (time.isoformat().removesuffix("+00:00") + "Z").encode()
-
-
-def read_max_len(read: OptionReader, value: T) -> T:
-    """Read the number of entries that a stream keeps; raises the reader's error."""
-    return read.integer("max_len", value, 1, 2**63 - 1, optional=True)

@@ -16,8 +16,8 @@ from django.db import DatabaseError, InterfaceError
 from django.utils.module_loading import import_string
 
 from django_broadcaster.backends.base import Message, Outcome, Shown, as_delivery_error
-from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
+from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
     BackendUnavailable,
@@ -28,11 +28,11 @@ from django_broadcaster.exceptions import (
 )
 
 from . import options as checked
-from .answers import Answer, Kind, error_of
-from .client import CLIENT, IDLE_CONNECTIONS, Client, load
-from .exchange import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
+from .connection import CLIENT, IDLE_CONNECTIONS, Client, load
+from .errors import Answer, Kind, error_of
 from .handshakes import REQUEST_ORIGIN, Handshakes
 from .pauses import Pauses
+from .sender import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
 from .signatures import Signer
 from .urls import place_of, problem_of, target_of
 

@@ -2,7 +2,7 @@
 
 A server may refuse any message by itself: a full queue refuses one and takes the next, when a
 consumer has made room between them. So of one key only one message is on its way at a time
-(`lines`).
+(`in_flight`).
 
 A message over a server's limits, or for an exchange that is not there, makes the server close the
 channel. It ignores all that was behind that message, and does not say what became of those before.
@@ -20,9 +20,9 @@ from typing import Final, Protocol
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, Rejected
 
 from ..base import Message, as_delivery_error
-from ..batch import Batch
-from ..lines import Lines
-from .link import ChannelRefused, Letter, Link, LinkLost
+from ..in_flight import Lines
+from ..outcomes import Batch
+from .connection import ChannelRefused, Letter, Link, LinkLost
 
 FLIGHT_BYTES: Final = 4 * 2**20
 """How much is on its way at a time, at the most: what was sent and not yet confirmed."""

@@ -7,8 +7,8 @@ a leader, nobody answers for a moment, and the new leader takes what comes then.
 seen beforehand. The server's own condition for a key's messages would be the sequence number of the
 one before, which is not known until it is acknowledged.
 
-So no message is sent before the earlier one of its key is acknowledged (`lines`). Keys do not wait
-for each other: a batch of many keys is one round trip, one of a single key as many as it has
+So no message is sent before the earlier one of its key is acknowledged (`in_flight`). Keys do not
+wait for each other: a batch of many keys is one round trip, one of a single key as many as it has
 events.
 """
 
@@ -28,10 +28,10 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome, as_delivery_error
-from ..batch import Batch
-from ..lines import Lines
-from .link import Link, Outgoing
-from .subjects import any_overlaps
+from ..in_flight import Lines
+from ..outcomes import Batch
+from .connection import Link, Outgoing
+from .names import any_overlaps
 
 IN_FLIGHT: Final = 2000
 """Messages without an answer, at the most: a server refuses who sends far ahead of its disk."""

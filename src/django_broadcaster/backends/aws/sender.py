@@ -18,8 +18,8 @@ from typing import Final
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, Outcome, as_delivery_error
-from ..batch import Batch
-from ..lines import Lines
+from ..in_flight import Lines
+from ..outcomes import Batch
 from .entries import Entry
 
 CALL_ENTRIES: Final = 10

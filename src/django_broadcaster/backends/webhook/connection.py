@@ -21,7 +21,7 @@ from django_broadcaster import __version__
 from django_broadcaster.exceptions import MissingClient
 
 from .addresses import AddressRefused, AddressRules
-from .answers import Answer, Kind, answer_to
+from .errors import Answer, Kind, answer_to
 from .handshakes import REQUEST_ORIGIN, about_the_endpoint, verdict
 
 CLIENT: Final = ("aiohttp", "webhook")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
-from .batch import Batch
+from .outcomes import Batch
 
 
 class Lines:

@@ -2,8 +2,8 @@
 
 A server takes the messages of one connection in the order in which they come, but it may refuse any
 of them by itself and take the next one: a topic is not permitted, a quota is used up and then is
-not. So of one key only one message is on its way at a time (`lines`), and never more in all than
-the server's Receive Maximum.
+not. So of one key only one message is on its way at a time (`in_flight`), and never more in all
+than the server's Receive Maximum.
 
 Some servers answer a message that they do not take by ending the connection, and what else was on
 its way is lost with it. Whichever was on its way then is a *suspect*: it is sent again behind all
@@ -21,9 +21,9 @@ from typing import Final, Protocol
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
 
 from ..base import Message, as_delivery_error
-from ..batch import Batch
-from ..lines import Lines
-from .link import Link, LinkLost, reason_text
+from ..in_flight import Lines
+from ..outcomes import Batch
+from .connection import Link, LinkLost, reason_text
 from .packets import PUBACK, Letter, Packet
 
 FLIGHT_MESSAGES: Final = 1000
