@@ -34,11 +34,9 @@ def measure(runs: int, events: int) -> list[Figure]:
     name = f"broadcaster-bench-{uuid4().hex}"
     options = {"url": services.address("rabbitmq"), "exchange": name, "queue": name}
     setting = {"BACKEND": "django_broadcaster.backends.RabbitMQBackend", "OPTIONS": options}
-    address = Address(
-        url=options["url"], userid=None, password=None, login_method="PLAIN", ssl=None
-    )
     with closing(RabbitMQBackend(alias="bench", **options)) as backend:
         backend.open()  # declares
+        address = backend._address
 
     def fresh() -> None:
         outbox.empty()

@@ -6,9 +6,9 @@ Every backend that connects to a server takes these three, and puts them into it
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Final
 
 TLS_KEYS: Final = frozenset({"ca_file", "cert_file", "check_hostname", "key_file", "verify"})
@@ -24,6 +24,13 @@ class Login:
 
     def __bool__(self) -> bool:
         return self.username is not None or self.password is not None
+
+    def as_header(self) -> dict[str, str]:
+        """Return the header of HTTP's Basic authentication; none if nothing is set."""
+        if not self:
+            return {}
+        pair = f"{self.username or ''}:{self.password or ''}".encode()
+        return {"Authorization": f"Basic {b64encode(pair).decode()}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +52,7 @@ class TLS:
     key_file: str | None = None
     verify: bool = True
     check_hostname: bool = True
-    extra: Mapping[str, Any] = MappingProxyType({})
+    extra: Mapping[str, Any] = field(default_factory=dict)
     own_context: ssl.SSLContext | None = None
 
     @property
@@ -53,8 +60,11 @@ class TLS:
         """Whether the name in the server's certificate counts."""
         return self.verify and self.check_hostname
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, key_password: str | None = None) -> ssl.SSLContext:
         """Return a context for a client.
+
+        Args:
+            key_password: What the private key is encrypted with.
 
         Raises:
             OSError: A file can't be read, or is no certificate or key.
@@ -65,5 +75,5 @@ class TLS:
         context.check_hostname = self.checks_hostname
         context.verify_mode = ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            context.load_cert_chain(self.cert_file, self.key_file, key_password)
         return context

@@ -30,6 +30,7 @@ class HasFields(Protocol):
 
     @property
     def type(self) -> str: ...
+
     source: str
     subject: str
     partition_key: str

@@ -56,9 +56,7 @@ class OptionReader:
         if problem:
             self.refuse(name, problem)
 
-    def require(
-        self, name: str, value: T, holds: bool, rule: str, *, optional: bool = False
-    ) -> T:
+    def require(self, name: str, value: T, holds: bool, rule: str, *, optional: bool = False) -> T:
         """Return the value if the rule holds; else raise "must be `rule`, not `value`"."""
         if not holds and not (optional and value is None):
             rule += ", or None" if optional else ""
@@ -89,9 +87,7 @@ class OptionReader:
                 name, value, holds, "a positive number of seconds", optional=optional
             )
         rule = f"a number of seconds from {least} to {most}"
-        return self.require(
-            name, value, holds and least <= number <= most, rule, optional=optional
-        )
+        return self.require(name, value, holds and least <= number <= most, rule, optional=optional)
 
     def integer(
         self,
@@ -156,14 +152,14 @@ class OptionReader:
         escape: Escape,
         problem: Callable[[str], str | None] | None = None,
     ) -> Template:
-        """Read a template of names; `problem` says what is wrong with its own text."""
+        """Read a template of names; `problem` says what is wrong with a name that it makes."""
         self.text(name, value)
         try:
             template = Template(value, escape)
         except ValueError as error:
             self.refuse(name, str(error))
         if problem is not None:
-            self.check(name, problem(value))
+            self.check(name, problem(template.filled(lambda _: "x")))
         return template
 
     def url(
@@ -177,12 +173,13 @@ class OptionReader:
     ) -> SplitResult:
         """Read the URL of a server, and return its parts; no error shows any of it."""
         beginnings = [f"{scheme}://" for scheme in schemes]
-        if not isinstance(value, str):
-            self.require(name, type(value), False, f"a URL such as {beginnings[0]}host")
+        if not isinstance(value, str) or not value:
+            shown = value if value in (None, "") else type(value)
+            self.require(name, shown, False, f"a URL such as {beginnings[0]}host")
         try:
-            parts = urlsplit(value)
+            parts: SplitResult = urlsplit(value)
             # Behind an unescaped /, ? or # in a password stands no host, and it would be shown.
-            hides_host = parts.scheme != "unix" and "@" in "".join(parts[2:])
+            hides_host = parts.scheme != "unix" and credentials and "@" in "".join(parts[2:])
             well_formed = parts.port != 0 and not hides_host
         except ValueError:
             well_formed = False
@@ -253,16 +250,24 @@ class OptionReader:
         urls: Mapping[str, Sequence[SplitResult]] | None = None,
         *,
         most: int | None = None,
+        needs: Collection[str] = (),
     ) -> Login:
         """Read `username` and `password`, else those in a URL; empty text is not set.
 
         Args:
             urls: By the name of their option, URLs that may have credentials of their own.
             most: The longest that either may be, in bytes.
+            needs: Those of the two that must be given if the other one is.
         """
         self.text("username", username, most, empty=True, optional=True)
         self.text("password", password, most, empty=True, optional=True)
         login = Login(username or None, password or None)
+        for option, value, other in (
+            ("username", login.username, "password"),
+            ("password", login.password, "username"),
+        ):
+            if login and option in needs and value is None:
+                self.refuse(option, f"must be given if {other!r} is")
         for option, parts in (urls or {}).items():
             within = [each for each in parts if "@" in each.netloc]
             if within and login:
@@ -288,7 +293,7 @@ class OptionReader:
             context: Whether it may be an `ssl.SSLContext`.
             by_url: Whether the scheme of a URL asks for TLS.
         """
-        if isinstance(value, bool):
+        if value is None or isinstance(value, bool):
             return TLS() if value or by_url else None
         if context and isinstance(value, SSLContext):
             return TLS(own_context=value)

@@ -23,6 +23,7 @@ from django_broadcaster.signals import batch_settled
 from .activity import Activity
 from .circuit import Circuit
 from .delivery import Delivery
+from .endpoint_book import attach_endpoints
 from .history import History
 from .isolation import read_committed
 from .maintenance import Purge, promote_due, release_unblocked
@@ -74,6 +75,7 @@ class DeliveryLoop:
         self._takes_share = takes_share
         self.activity = Activity()
         self.backend.on_progress = self.activity.go_on
+        attach_endpoints(self.backend)
         self.share_changed = Event()
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)

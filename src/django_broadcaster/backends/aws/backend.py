@@ -303,9 +303,7 @@ class AWSBackend(BindingBackend):
             self.read.within("client").url(
                 "endpoint_url", given["endpoint_url"], SCHEMES, credentials=False
             )
-        login = self.read.login(username, password)
-        self.read.together("username", login.username, "password", login.password)
-        self.read.together("password", login.password, "username", login.username)
+        login = self.read.login(username, password, needs=("username", "password"))
         ours: dict[str, tuple[str, Any]] = {
             "aws_access_key_id": ("username", login.username),
             "aws_secret_access_key": ("password", login.password),
