@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ..base import Message
 from ..templates import Template
 from ..text import is_utf8
-from .connection import SHORT_BYTES
+from .frames import SHORT_BYTES
 
 
 def escape_exchange(_: str, value: str) -> str:
