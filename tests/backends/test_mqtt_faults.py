@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from django_broadcaster.backends import Message, MQTTBackend
-from django_broadcaster.backends.mqtt import sender as flight
+from django_broadcaster.backends.mqtt import sender
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -173,7 +173,7 @@ def test_connection_that_was_silent_is_not_trusted(
     with ScriptedMQTT(puback) as scripted:
         backend = make(scripted)
         assert backend.send_batch(numbers(1)) == [None]
-        backend.link()._last_word -= silent
+        backend.connection()._last_word -= silent
         assert backend.send_batch(numbers(1)) == [None]
         assert (scripted.logins, scripted.pings) == (logins, silent == 5.0)
 
@@ -252,7 +252,7 @@ def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_pat
     message = make_message(data="x" * 1000)
     with mosquitto_server(tmp_path) as server:
         backend = make(server)
-        size = backend.letter(message, backend.link()).size
+        size = backend.outgoing(message, backend.connection()).size
     for limit, kind in ((size, None), (size - 1, Rejected)):
         with mosquitto_server(tmp_path, f"max_packet_size {limit}") as server:
             assert kinds(make(server).send_batch([message])) == [kind]
@@ -414,7 +414,7 @@ def test_server_that_hangs_up_without_a_word_over_one_event(make: MakeBackend) -
         behind = numbers(2, "a")
         first = backend.send_batch([poison, *behind, *numbers(5)])
         assert kinds(first[:3]) == [BackendUnavailable] * 3
-        for expected in [BackendUnavailable] * (flight.STRIKES - 1) + [TransientError]:
+        for expected in [BackendUnavailable] * (sender.STRIKES - 1) + [TransientError]:
             held = BackendUnavailable if expected is BackendUnavailable else Held
             outcomes = backend.send_batch([poison, *behind, *numbers(5)])
             assert kinds(outcomes) == [expected, held, held, *[None] * 5]

@@ -552,20 +552,20 @@ def test_batch_costs_few_writes(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch, keys: int, turns: int
 ) -> None:
     """A batch is written at once: as often as its busiest key has events, and one scout before."""
-    from django_broadcaster.backends.rabbitmq.connection import Link
+    from django_broadcaster.backends.rabbitmq.connection import Connection
 
     messages = numbers(500)
     for number, message in enumerate(messages):
         message.partition_key = f"key-{number % keys}" if keys else ""
     backend = make(exchange=name, queue=name)
     sent: list[int] = []
-    send = Link.send
+    send = Connection.send
 
-    def counted(self: Link, letters: list[Any], **options: Any) -> None:
-        sent.append(len(letters))
-        send(self, letters, **options)
+    def counted(self: Connection, messages: list[Any], **options: Any) -> None:
+        sent.append(len(messages))
+        send(self, messages, **options)
 
-    monkeypatch.setattr(Link, "send", counted)
+    monkeypatch.setattr(Connection, "send", counted)
     assert backend.send_batch(messages) == [None] * 500
     assert sum(sent) == 500
     assert sent[0] == 1

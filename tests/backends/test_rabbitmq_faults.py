@@ -122,9 +122,9 @@ def test_refusal_in_the_middle_of_many_is_found(
     make: MakeBackend, server: RabbitMQServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing hints at the event to blame, the next try finds it; no key overtakes itself."""
-    from django_broadcaster.backends.rabbitmq import sender as flight
+    from django_broadcaster.backends.rabbitmq import sender
 
-    monkeypatch.setattr(flight, "UNPROVEN_BYTES", 10 * LARGEST)
+    monkeypatch.setattr(sender, "UNPROVEN_BYTES", 10 * LARGEST)
     backend = make()
     backend._experience.proven = 10 * LARGEST
     messages = numbers(50, "a") + numbers(50) + numbers(10, "b")
@@ -466,9 +466,11 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     idle = make()
     for each in (backend, idle):
         assert each.send_batch(numbers(1)) == [None]
-    link = backend._link
-    assert link is not None
-    wait_until(partial(_is_hung_up, link.connection.sock), WAIT, "the server misses the heartbeat")
+    connection = backend._connection
+    assert connection is not None
+    wait_until(
+        partial(_is_hung_up, connection.connection.sock), WAIT, "the server misses the heartbeat"
+    )
     server.node.control("close_all_connections", "a test")
     for each in (backend, idle):
         assert each.send_batch(numbers(3)) == [None] * 3

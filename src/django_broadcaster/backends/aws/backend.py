@@ -22,7 +22,7 @@ from ..outcomes import Batch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
 from .entries import Entry
-from .sender import Calls
+from .sender import Sender
 
 CLIENT: Final = ("boto3", "aws")
 """The client library, and the extra that it comes with."""
@@ -135,7 +135,7 @@ class AWSBackend(BindingBackend):
         batch = Batch(messages)
         try:
             self._get_ready()
-            Calls(
+            Sender(
                 batch,
                 ordered=any(_is_fifo(self._destination_of(message)) for message in messages),
                 max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),

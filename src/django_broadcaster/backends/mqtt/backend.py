@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import ceil
+from collections.abc import Mapping
+from math import ceil, inf
 from secrets import token_hex
 from ssl import SSLContext
 from typing import Any, ClassVar, Final
@@ -13,24 +13,20 @@ from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
     Rejected,
-    TransientError,
 )
 
-from ..base import Message, Outcome
+from ..base import Message
 from ..bindings import MQTT, STRUCTURED_TYPE, Binding, BindingBackend
+from ..connected import ConnectedBackend
+from ..errors import describe, mapped, unavailable
 from ..expiry import EXPIRYTIME, seconds_left
 from ..names import escape_level
 from ..outcomes import Batch
-from .connection import CLIENT, Link, LinkLost, connect, library
+from .connection import CLIENT, Connection, connect
+from .errors import ERRORS, ConnectionLost
 from .names import topic_problem
-from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Letter, is_text, properties
-from .sender import Experience, Flight
-
-HEALTH_SECONDS = 1.0
-"""The longest that a health check waits for a connection, and again for the answer."""
-
-FRESH_SECONDS: Final = 1.0
-"""How long a connection may have been silent and is trusted without being asked."""
+from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Outgoing, is_text, properties
+from .sender import Experience, Sender
 
 SHOWN_CHARACTERS: Final = 200
 """How much of a topic an error shows."""
@@ -41,12 +37,8 @@ EXTRA_TLS: Final = frozenset({"alpn_protocols", "ciphers", "keyfile_password"})
 _SPECIAL: Final = frozenset({TRACEPARENT, EXPIRYTIME})
 """Extensions that are more than a part of the event: they become properties, too."""
 
-_MISPLACED = frozenset({0x87, 0x90})  # not authorized, topic name invalid
-_REJECTED = frozenset({0x81, 0x82, 0x90, 0x95, 0x99})  # malformed, too large, ...: see BLAMING
-_QUOTA_EXCEEDED = 0x97
 
-
-class MQTTBackend(BindingBackend):
+class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to topics of an MQTT 5 server, with QoS 1.
 
     host, port: the server; the port is 1883, or 8883 with TLS, if none is given.
@@ -114,52 +106,35 @@ class MQTTBackend(BindingBackend):
         constant = self._template.constant
         self._own_topic = None if constant is None else constant.encode()
         self._structured = properties(STRUCTURED_TYPE, {})
-        self._link: Link | None = None
         self._experience = Experience()
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect; raises BackendUnavailable or MissingClient."""
-        self.close()
-        self.link()
+    def connect(self, within: float = inf) -> Connection:
+        """Return an open connection; raises BackendUnavailable or MissingClient."""
+        with mapped(self.unavailable):
+            connection = connect(
+                host=self.host,
+                port=self.port,
+                client_id=f"{self.client_id}-{token_hex(8)}" if self.client_id else "",
+                login=self._login,
+                tls=self._tls,
+                keepalive=self.keepalive,
+                timeout=min(self.timeout, within),
+            )
+            problem = ""
+            if not connection.takes_qos_1:
+                problem = "the server takes no messages of QoS 1"
+            elif self.retain and not connection.takes_retained:
+                problem = "the server retains no messages"
+            if problem:
+                connection.close()
+                raise ConnectionLost(problem)
+            return connection
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
-
-    drop = close
-
-    def send(self, message: Message) -> None:
-        """Publish one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish events; one outcome for each, None once the server has acknowledged it.
-
-        The order of a key is kept: see `sender`. What was on its way as the connection broke
-        may have arrived: it is unavailable, and sent again it makes duplicates.
-        """
-        batch = Batch(messages)
-        try:
-            self._look_after_link()
-            Flight(batch, self, self._experience).run()
-        except BaseException:
-            self.close()
-            raise
-        return batch.outcomes
-
-    def health_check(self) -> bool:
-        """Log in over a connection of its own, within about `HEALTH_SECONDS`."""
-        try:
-            self._connect(min(self.timeout, HEALTH_SECONDS)).close()
-        except Exception:
-            return False
-        return True
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Publish the messages of a batch; the order of a key is kept: see `sender`."""
+        Sender(batch, self, self._experience).run()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
@@ -176,9 +151,9 @@ class MQTTBackend(BindingBackend):
         expiry = _expiry_interval(message)
         return shown if expiry is None else {**shown, "expiry_seconds": expiry}
 
-    # --- What a flight asks for --------------------------------------------------------------
+    # --- What the sender asks for --------------------------------------------------------------
 
-    def letter(self, message: Message, link: Link) -> Letter:
+    def outgoing(self, message: Message, connection: Connection) -> Outgoing:
         """Return the message for the wire; raises Rejected for one that can't be sent."""
         packed, payload = self._content(message)
         if self.max_message_bytes is not None and len(payload) > self.max_message_bytes:
@@ -191,15 +166,15 @@ class MQTTBackend(BindingBackend):
             topic, is_own = self._topic(message), False
         if message.config:
             retain = message.config.get("retain", retain)
-        letter = Letter(topic, packed, payload, retain=retain, is_own=is_own)
-        if letter.size > link.longest:
+        outgoing = Outgoing(topic, packed, payload, retain=retain, is_own=is_own)
+        if outgoing.size > connection.longest:
             raise Rejected(
-                f"the message takes {letter.size} bytes with its properties, over the server's "
-                f"limit of {link.longest} for one packet"
+                f"the message takes {outgoing.size} bytes with its properties, over the server's "
+                f"limit of {connection.longest} for one packet"
             )
-        if retain and not link.takes_retained:
+        if retain and not connection.takes_retained:
             raise Rejected("the server retains no messages")
-        return letter
+        return outgoing
 
     def _content(self, message: Message) -> tuple[bytes, bytes]:
         """Return the properties and the payload."""
@@ -218,74 +193,16 @@ class MQTTBackend(BindingBackend):
             raise Rejected(f"its topic {problem}")
         return topic.encode()
 
-    def link(self) -> Link:
-        """Return the connection, a new one if there is none; raises BackendUnavailable."""
-        if self._link is None:
-            try:
-                self._link = self._connect(self.timeout)
-            except LinkLost as error:
-                raise self.unavailable(error) from error
-        return self._link
-
-    def refusal(self, letter: Letter, code: int, text: str) -> DeliveryError:
-        """Return what a reason code of MQTT 5 means for a message.
-
-        Where its topic is the only one that the backend has, every event would be refused for it,
-        and none is to blame: they wait until it is put right. One that is made from an event, or
-        that the event asked for, must not stop the others.
-        """
-        topic = letter.topic.decode()[:SHOWN_CHARACTERS]
+    def refusal(self, outgoing: Outgoing, code: int, text: str) -> DeliveryError:
+        """Return what a reason code of MQTT 5 means for a message."""
+        topic = outgoing.topic.decode()[:SHOWN_CHARACTERS]
         problem = f"{self._place}: topic {topic!r}: {text}"
-        if code == _QUOTA_EXCEEDED or (code in _MISPLACED and letter.is_own):
-            return BackendUnavailable(problem)
-        return Rejected(problem) if code in _REJECTED else TransientError(problem)
+        return ERRORS.blame(code).error(problem, shared=outgoing.is_own)
 
-    def unavailable(self, error: LinkLost) -> BackendUnavailable:
+    def unavailable(self, error: Exception) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""
-        failure = BackendUnavailable(f"{self._place}: {error}")
-        failure.__cause__ = error
-        return failure
-
-    # --- The connection ----------------------------------------------------------------------
-
-    def _look_after_link(self) -> None:
-        """Leave a connection that the server closed meanwhile, or that is the parent process's.
-
-        Nothing is on its way now, so nothing is lost with it. Nobody pings while there is nothing
-        to send, so a silent one may be gone without a word.
-        """
-        link = self._link
-        if link is None:
-            return
-        if link.is_inherited or 0 < link.keepalive <= link.idle:
-            self.close()
-            return
-        try:
-            link.freshen(FRESH_SECONDS)
-        except LinkLost:
-            self.close()
-
-    def _connect(self, timeout: float) -> Link:
-        """Return an open connection; raises LinkLost or MissingClient."""
-        library()
-        link = connect(
-            host=self.host,
-            port=self.port,
-            client_id=f"{self.client_id}-{token_hex(8)}" if self.client_id else "",
-            login=self._login,
-            tls=self._tls,
-            keepalive=self.keepalive,
-            timeout=timeout,
-        )
-        problem = ""
-        if not link.takes_qos_1:
-            problem = "the server takes no messages of QoS 1"
-        elif self.retain and not link.takes_retained:
-            problem = "the server retains no messages"
-        if problem:
-            link.close()
-            raise LinkLost(problem)
-        return link
+        problem = str(error) if isinstance(error, ConnectionLost) else describe(error)
+        return unavailable(f"{self._place}: {problem}", error)
 
     @property
     def _place(self) -> str:

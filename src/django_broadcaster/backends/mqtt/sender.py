@@ -13,23 +13,26 @@ refused one right before, as Mosquitto 2.0 does, the blame is certain without th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, TransientError
 
 from ..base import Message, as_delivery_error
-from ..in_flight import Lines
+from ..in_flight import InFlight
 from ..outcomes import Batch
-from .connection import Link, LinkLost, reason_text
-from .packets import PUBACK, Letter, Packet
+from .connection import Connection
+from .errors import BLAMING, REFUSED, ConnectionLost, reason_text
+from .packets import PUBACK, Outgoing, Packet
 
-FLIGHT_MESSAGES: Final = 1000
+if TYPE_CHECKING:
+    from .backend import MQTTBackend
+
+IN_FLIGHT: Final = 1000
 """Messages on their way at a time, at the most, whatever the server allows."""
 
-FLIGHT_BYTES: Final = 4 * 2**20
+IN_FLIGHT_BYTES: Final = 4 * 2**20
 """The same in bytes."""
 
 TURN: Final = 100
@@ -41,34 +44,6 @@ server was there for others each time, so it is not simply away."""
 
 SUSPECTS: Final = 10_000
 """How many suspects are remembered."""
-
-REFUSED: Final = 0x80
-"""Reason codes from here on say that a message was not taken."""
-
-BLAMING: Final = frozenset({0x81, 0x82, 0x87, 0x90, 0x95, 0x99})
-"""Reasons to end a connection that are about a message: malformed, against the protocol, not
-authorized, topic name invalid, too large, payload format invalid."""
-
-
-class Office(Protocol):
-    """What a flight asks of its backend."""
-
-    on_progress: Callable[[], object]
-
-    def letter(self, message: Message, link: Link) -> Letter:
-        """Return what to send; raises Rejected for what can't be."""
-
-    def link(self) -> Link:
-        """Return an open connection; raises BackendUnavailable."""
-
-    def drop(self) -> None:
-        """Forget the connection."""
-
-    def refusal(self, letter: Letter, code: int, text: str) -> DeliveryError:
-        """Return what it means that the server did not take a message."""
-
-    def unavailable(self, error: LinkLost) -> BackendUnavailable:
-        """Return the error for a server that is away."""
 
 
 @dataclass
@@ -104,149 +79,144 @@ def _identity(message: Message) -> tuple[str, str]:
     return message.source, message.event_id
 
 
-class Flight:
-    """Delivers one batch; `batch.outcomes` are complete when `run` returns."""
+class Sender:
+    """Sends one batch; `batch.outcomes` are complete when `run` returns."""
 
-    def __init__(self, batch: Batch, office: Office, experience: Experience) -> None:
+    def __init__(self, batch: Batch, backend: MQTTBackend, experience: Experience) -> None:
         self._messages = batch.messages
-        self._office = office
+        self._backend = backend
         self._experience = experience
-        self._lines = Lines(batch, office.on_progress)
+        self._in_flight = InFlight[Outgoing](batch, backend.on_progress, max_bytes=IN_FLIGHT_BYTES)
         self._suspects: list[int] = []  # their turn comes last
-        self._sent: dict[int, tuple[int, Letter]] = {}  # by packet identifier: the index
-        self._bytes = 0
-        self._letters: dict[int, Letter] = {}  # packed ahead
-        self._link: Link | None = None
-        self._stop: BackendUnavailable | None = None
+        self._packed: dict[int, Outgoing] = {}  # packed ahead, by index
+        self._connection: Connection | None = None
 
     def run(self) -> None:
         """Send, and wait for what becomes of each message."""
-        while self._fly():
+        while self._turn():
             pass
-        if self._stop is not None:
-            self._lines.give_up(self._stop)
+        self._in_flight.finish()
 
     # --- Steps -------------------------------------------------------------------------------
 
-    def _fly(self) -> bool:
-        """Send what may go now, and wait for answers; False when there is no more to do."""
+    def _turn(self) -> bool:
+        """Send what may go now, and wait for answers; return False when there is no more to do."""
         try:
             if self._has_more():
-                self._link = self._office.link()
-                self._send(self._link)
-            if self._sent and self._link is not None:
-                for packet in self._link.receive():
+                self._connection = self._backend.connection()
+                self._send(self._connection)
+            if self._in_flight.sent and self._connection is not None:
+                for packet in self._connection.receive():
                     if packet.kind == PUBACK:
-                        self._answered(packet, self._link)
+                        self._answered(packet, self._connection)
         except BackendUnavailable as error:
-            self._stop = self._stop or error
-        except LinkLost as error:
+            self._stop(error)
+        except ConnectionLost as error:
             self._lost(error)
-        return bool(self._sent) or self._has_more()
+        return bool(self._in_flight.sent) or self._has_more()
 
     def _has_more(self) -> bool:
-        return self._stop is None and bool(self._lines.ready or self._suspects)
+        return self._in_flight.stop is None and bool(self._in_flight.ready or self._suspects)
 
-    def _send(self, link: Link) -> None:
-        """Send as much as may be on its way, in turns: the server begins before all is packed."""
-        window = min(link.window, FLIGHT_MESSAGES)
-        while packets := self._take(link, window):
-            link.send(b"".join(packets))
-        self._pack_ahead(link, window)
+    def _send(self, connection: Connection) -> None:
+        """Send as much as may be in flight, in turns: the server begins before all is packed."""
+        self._in_flight.max_messages = min(connection.window, IN_FLIGHT)
+        while packets := self._take(connection):
+            connection.send(b"".join(packets))
+        self._pack_ahead(connection)
 
-    def _take(self, link: Link, window: int) -> list[bytes]:
-        """Return the packets of one turn, none if no more may be on its way."""
+    def _take(self, connection: Connection) -> list[bytes]:
+        """Return the packets of one turn, none if no more may be in flight."""
         packets: list[bytes] = []
-        ready = self._lines.ready
-        room = min(window - len(self._sent), TURN)
-        while ready and len(packets) < room and self._bytes < FLIGHT_BYTES:
+        in_flight, ready = self._in_flight, self._in_flight.ready
+        while ready and len(packets) < TURN and not in_flight.is_full:
             index = ready.popleft()
             if self._experience.suspects and self._experience.is_suspect(self._messages[index]):
                 self._suspects.append(index)
-            elif packet := self._pack(index, link):
+            elif packet := self._pack(index, connection):
                 packets.append(packet)
-        if self._suspects and not self._sent and not ready:
-            packets.append(self._pack(self._suspects.pop(0), link))
+        if self._suspects and not in_flight.sent and not ready:
+            packets.append(self._pack(self._suspects.pop(0), connection))
         return packets
 
-    def _pack(self, index: int, link: Link) -> bytes:
+    def _pack(self, index: int, connection: Connection) -> bytes:
         """Return the packet to write, empty if the message can't be sent."""
-        letter = self._letters.pop(index, None)
+        outgoing = self._packed.pop(index, None)
         try:
-            letter = letter or self._office.letter(self._messages[index], link)
+            outgoing = outgoing or self._backend.outgoing(self._messages[index], connection)
         except Exception as error:
             self._fail(index, as_delivery_error(error))
             return b""
-        identifier = link.next_identifier(self._sent)
-        self._sent[identifier] = (index, letter)
-        self._bytes += letter.size
-        return letter.packet(identifier)
+        identifier = connection.next_identifier(self._in_flight.sent)
+        self._in_flight.add(identifier, index, outgoing)
+        return outgoing.packet(identifier)
 
-    def _pack_ahead(self, link: Link, count: int) -> None:
-        """Pack what is sent next while the server is at work on what it has got."""
+    def _pack_ahead(self, connection: Connection) -> None:
+        """Pack what is sent next while the server works on what it has got."""
         size = 0
-        for index in islice(self._lines.ready, count):
-            if index not in self._letters:
+        for index in islice(self._in_flight.ready, self._in_flight.max_messages):
+            if index not in self._packed:
                 try:
-                    letter = self._office.letter(self._messages[index], link)
+                    outgoing = self._backend.outgoing(self._messages[index], connection)
                 except Exception:
                     return  # it fails in its turn
-                self._letters[index] = letter
-                size += letter.size
-                if size > FLIGHT_BYTES:
+                self._packed[index] = outgoing
+                size += outgoing.size
+                if size > IN_FLIGHT_BYTES:
                     return
 
     # --- Outcomes ----------------------------------------------------------------------------
 
-    def _answered(self, packet: Packet, link: Link) -> None:
+    def _answered(self, packet: Packet, connection: Connection) -> None:
         """Note a PUBACK (section 3.4): an identifier, then a reason code unless that is 0."""
         body = packet.body
-        landed = self._sent.pop(int.from_bytes(body[:2]), None)
+        landed = self._in_flight.pop(int.from_bytes(body[:2]))
         if landed is None:
             return
-        index, letter = landed
-        self._bytes -= letter.size
+        index, outgoing = landed
         code = body[2] if len(body) > 2 else 0
-        link.has_refused = code >= REFUSED
-        if link.has_refused:
+        connection.has_refused = code >= REFUSED
+        if connection.has_refused:
             text = f"the server did not take it: {reason_text('PUBACK', code, body[3:])}"
-            self._fail(index, self._office.refusal(letter, code, text))
+            self._fail(index, self._backend.refusal(outgoing, code, text))
             return
-        link.acknowledged += 1
+        connection.acknowledged += 1
         self._experience.served = True
         self._experience.settled(self._messages[index])
-        self._lines.landed(index)
+        self._in_flight.landed(index)
 
-    def _lost(self, error: LinkLost) -> None:
-        """Note that the connection ended; over another one it goes on if it is known why.
+    def _lost(self, error: ConnectionLost) -> None:
+        """Note that the connection ended; the batch goes on over another one if it is known why.
 
-        What was on its way goes again then, by which it may be there twice, as after any loss.
+        What was in flight goes again then, and may be stored twice, as after any loss.
         """
-        link, self._link = self._link, None
-        lost, self._sent, self._bytes = list(self._sent.values()), {}, 0
-        self._office.drop()
-        if error.hung_up and error.code is None and link is not None and link.has_refused:
-            self._lines.again([index for index, _ in lost])
+        connection, self._connection = self._connection, None
+        lost = self._in_flight.lose()
+        indexes = [index for index, _ in lost]
+        self._backend.drop()
+        refused = connection is not None and connection.has_refused
+        if error.hung_up and error.code is None and refused:
+            self._in_flight.again(indexes)
         elif error.code in BLAMING and self._experience.served:
             self._blame(lost, error.code, str(error))
         else:
-            self._stop = self._stop or self._office.unavailable(error)
+            self._stop(self._backend.unavailable(error))
             if error.hung_up and error.code in {None, *BLAMING}:
-                served = link is not None and link.acknowledged > 0
-                self._strike([index for index, _ in lost], served, str(error))
+                served = connection is not None and connection.acknowledged > 0
+                self._strike(indexes, served, str(error))
 
-    def _blame(self, lost: list[tuple[int, Letter]], code: int, text: str) -> None:
+    def _blame(self, lost: list[tuple[int, Outgoing]], code: int, text: str) -> None:
         """Find the message over which the server hung up."""
         if len(lost) == 1:
-            ((index, letter),) = lost
-            self._fail(index, self._office.refusal(letter, code, text))
+            ((index, outgoing),) = lost
+            self._fail(index, self._backend.refusal(outgoing, code, text))
             return
         for index, _ in lost:
             self._experience.suspect(self._messages[index])
-        self._lines.again([index for index, _ in lost])
+        self._in_flight.again([index for index, _ in lost])
 
     def _strike(self, lost: list[int], served: bool, text: str) -> None:
-        """Note who was on its way as the server hung up without a word."""
+        """Note which messages were in flight when the server hung up without a reason."""
         alone = served and len(lost) == 1
         for index in lost:
             strikes = self._experience.suspect(self._messages[index], strike=alone)
@@ -255,8 +225,9 @@ class Flight:
                 self._fail(index, TransientError(problem))
 
     def _fail(self, index: int, failure: DeliveryError) -> None:
-        if isinstance(failure, BackendUnavailable):
-            self._stop = self._stop or failure
-            return
-        self._experience.settled(self._messages[index])
-        self._lines.failed(index, failure)
+        if not isinstance(failure, BackendUnavailable):
+            self._experience.settled(self._messages[index])
+        self._in_flight.settle(index, failure)
+
+    def _stop(self, error: BackendUnavailable) -> None:
+        self._in_flight.stop = self._in_flight.stop or error

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from math import ceil
+from math import ceil, inf
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import SplitResult, urlsplit
@@ -17,7 +16,7 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 
-from ..base import Message, Outcome, Shown
+from ..base import Message, Shown
 from ..bindings import (
     NATS,
     STRUCTURED_TYPE,
@@ -25,18 +24,17 @@ from ..bindings import (
     BindingBackend,
     WireMessage,
 )
+from ..connected import ConnectedBackend
 from ..credentials import TLS, Login
 from ..expiry import seconds_left
 from ..names import escape_subject, percent_encoded
-from .connection import CLIENT, Link, Outgoing
+from ..outcomes import Batch
+from .connection import CLIENT, Connection, Outgoing
 from .names import any_overlaps, length_problem, subject_problem, wildcard
-from .sender import Window
+from .sender import Sender
 
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
-
-HEALTH_SECONDS = 1.0
-"""The longest that a health check waits."""
 
 LONGEST_TTL: Final = 2**31
 """Seconds: what expires later than that is sent without a time to live."""
@@ -44,10 +42,8 @@ LONGEST_TTL: Final = 2**31
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _ENCRYPTED = frozenset({"tls", "wss"})
 
-_not_ours: list[Link] = []  # what is kept here is not finalised
 
-
-class NATSBackend(BindingBackend):
+class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to a stream of JetStream.
 
     servers: one URL or several of one cluster (`nats://`, `tls://`; with aiohttp `ws://`, `wss://`).
@@ -143,71 +139,50 @@ class NATSBackend(BindingBackend):
         self.read.together("tls_hostname", tls_hostname, "tls", self._tls)
         self.read.together("tls_handshake_first", tls_handshake_first, "tls", self._tls)
         self._first_headers = f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
-        self._link: Link | None = None
-        self._process = 0
         self._limit = sys.maxsize  # until the server has said
         self._takes_ttl = False
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and see that the stream is there and takes our subjects, or make it.
-
-        Raises BackendUnavailable.
-        """
-        self.close()
-        link = self._new_link(self.timeout)
+    def connect(self, within: float = inf) -> Connection:
+        """Return an open connection; raises BackendUnavailable or MissingClient."""
+        given = {**self._client_options, "servers": list(self.servers)}
+        options: dict[str, Any] = {
+            name: value for name, value in given.items() if value not in (None, False)
+        }
+        if self._tls is not None:
+            options["tls"] = self._tls_context(self._tls)
+        connection = Connection(
+            options,
+            place=self._place,
+            timeout=min(self.timeout, within),
+            encrypted=self._tls is not None,
+        )
         try:
-            link.open()
-            link.run(self._check_stream(link))
+            connection.open()
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        self._link, self._process = link, os.getpid()
+        return connection
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        link, self._link = self._link, None
-        if link is not None and self._process != os.getpid():
-            _not_ours.append(link)  # it came with a fork: closing it would disturb its owner
-        elif link is not None:
-            link.close()
+    def prepare(self, connection: Connection) -> None:
+        """See that the stream is there and takes our subjects, or make it."""
+        connection.run(self._check_stream(connection))
 
-    def send(self, message: Message) -> None:
-        """Publish one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Publish the messages of a batch.
 
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish events; one outcome for each. Raises BackendUnavailable or MissingClient.
-
-        What has no answer when the connection is lost, or the time is up, may be stored all the
-        same. Sent again within the stream's duplicate window, it is dropped and acknowledged.
+        What is sent again within the stream's duplicate window is dropped and acknowledged.
         """
-        if not messages:
-            return []
-        link = self._fresh_link()
         try:
-            return link.run(self._deliver(link, messages))
-        except BaseException:
-            self.close()
-            raise
+            connection.run(self._send(batch, connection))
         finally:
-            if link.is_lost:
-                self.close()
+            if connection.is_lost:
+                self.drop()
 
-    def health_check(self) -> bool:
-        """Connect and disconnect, within about `HEALTH_SECONDS`."""
-        try:
-            link = self._new_link(min(self.timeout, HEALTH_SECONDS))
-            try:
-                link.open()
-            finally:
-                link.close()
-        except Exception:
-            return False
-        return True
+    async def _send(self, batch: Batch, connection: Connection) -> None:
+        sender = Sender(batch, connection, self.stream, self._outgoing, self.on_progress)
+        await sender.run()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Raise InvalidPublisherConfig for an unknown key or a wrong subject."""
@@ -225,10 +200,6 @@ class NATSBackend(BindingBackend):
         headers = dict(line.split(": ", 1) for line in lines if ": " in line)
         destination = {"stream": self.stream, "subject": sent.subject}
         return Shown(destination, headers, self.encode(message).body)
-
-    async def _deliver(self, link: Link, messages: Sequence[Message]) -> list[Outcome]:
-        window = Window(link, self.stream, messages, self._outgoing, self.on_progress)
-        return await window.deliver()
 
     def _outgoing(self, message: Message) -> Outgoing:
         """Return the message in NATS' terms; raises Rejected for one that is too large."""
@@ -269,66 +240,39 @@ class NATSBackend(BindingBackend):
 
     # --- The connection ----------------------------------------------------------------------
 
-    def _fresh_link(self) -> Link:
-        """Return a connection that was alive a moment ago, and is this process's own."""
-        if self._link is not None and self._process != os.getpid():
-            self.close()
-        if self._link is not None:
-            try:
-                self._link.run(self._link.freshen())
-            except BackendUnavailable:
-                self.close()
-            except BaseException:
-                self.close()
-                raise
-        if self._link is None:
-            self.open()
-        assert self._link is not None
-        return self._link
-
-    def _new_link(self, timeout: float) -> Link:
-        given = {**self._client_options, "servers": list(self.servers)}
-        options: dict[str, Any] = {
-            name: value for name, value in given.items() if value not in (None, False)
-        }
-        if self._tls is not None:
-            options["tls"] = self._tls_context(self._tls)
-        encrypted = self._tls is not None
-        return Link(options, place=self._place, timeout=timeout, encrypted=encrypted)
-
     def _tls_context(self, tls: TLS) -> SSLContext:
         try:
             return tls.context()
         except OSError as error:
             raise BackendUnavailable(f"NATS at {self._place}: TLS: {error}") from error
 
-    async def _check_stream(self, link: Link) -> None:
+    async def _check_stream(self, connection: Connection) -> None:
         """See that the stream stores what we publish, and learn its limits."""
         subjects = self._wildcard
-        stream = await link.stream_info(self.stream)
+        stream = await connection.stream_info(self.stream)
         if stream is None and self.create_stream:
             wanted = {**self.stream_config, "name": self.stream, "subjects": [subjects]}
-            stream = await self._make_stream(link, wanted)
+            stream = await self._make_stream(connection, wanted)
         if stream is None:
-            raise link.unavailable(
+            raise connection.unavailable(
                 f"no stream {self.stream!r}; make it, or set the option 'create_stream' to True"
             )
         config = stream.config
         taken = config.subjects or []
         if not any_overlaps(taken, subjects):
-            raise link.unavailable(
+            raise connection.unavailable(
                 f"stream {self.stream!r} takes {taken}, and nothing that goes to {self.subject!r}"
             )
         if config.no_ack or config.sealed:
             problem = "acknowledges nothing (no_ack)" if config.no_ack else "is sealed"
-            raise link.unavailable(f"stream {self.stream!r} {problem}")
+            raise connection.unavailable(f"stream {self.stream!r} {problem}")
         self._takes_ttl = bool(getattr(config, "allow_msg_ttl", False))
-        limits = (link.max_payload, config.max_msg_size, config.max_bytes)
+        limits = (connection.max_payload, config.max_msg_size, config.max_bytes)
         self._limit = min(limit for limit in limits if limit and limit > 0)
 
-    async def _make_stream(self, link: Link, wanted: Mapping[str, Any]) -> StreamInfo:
+    async def _make_stream(self, connection: Connection, wanted: Mapping[str, Any]) -> StreamInfo:
         try:
-            return await link.add_stream(wanted)
+            return await connection.add_stream(wanted)
         except TypeError as error:
             problem = f"is nothing that nats-py's StreamConfig takes: {error}"
             raise self.option_error("stream_config", problem) from error

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from ..base import Message
 from ..names import Escape, Template, escape_word, escape_words
 from ..options import OptionReader
-from .connection import SHORT_BYTES
+from .frames import SHORT_BYTES
 
 T = TypeVar("T")
 
