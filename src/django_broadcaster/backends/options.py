@@ -18,6 +18,14 @@ from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from django_broadcaster.redaction import SECRET_NAME
+from django_broadcaster.setting_rules import (
+    BOOLEAN,
+    POSITIVE_SECONDS,
+    Rule,
+    is_number,
+    is_whole,
+    whole,
+)
 
 from .credentials import TLS, TLS_KEYS, Login
 from .names import Escape, Template
@@ -25,7 +33,9 @@ from .text import is_utf8
 
 T = TypeVar("T")
 
-PORTS: Final = (1, 2**16 - 1)
+PORT: Final = Rule(
+    "a port number from 1 to 65535", lambda value: is_whole(value, 1) and value < 2**16
+)
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 60
@@ -63,6 +73,9 @@ class OptionReader:
             self.refuse(name, f"must be {rule}{_not(name, value)}")
         return value
 
+    def _judge(self, name: str, value: T, rule: Rule, *, optional: bool = False) -> T:
+        return self.require(name, value, rule.accepts(value), rule.wanted, optional=optional)
+
     def within(self, name: str) -> OptionReader:
         """Return a reader for the keys of an option that is a dictionary."""
         return OptionReader(lambda key, problem: self._error(name, f"{key!r} {problem}"))
@@ -79,15 +92,11 @@ class OptionReader:
         optional: bool = False,
     ) -> T:
         """Read a duration: any above 0 or, with `least`, from `least` to `most` seconds."""
-        number: Any = value
-        holds = isinstance(number, int | float) and not isinstance(number, bool)
-        if least is None:
-            holds = holds and 0 < number < math.inf
-            return self.require(
-                name, value, holds, "a positive number of seconds", optional=optional
-            )
-        rule = f"a number of seconds from {least} to {most}"
-        return self.require(name, value, holds and least <= number <= most, rule, optional=optional)
+        rule = POSITIVE_SECONDS
+        if least is not None:
+            wanted = f"a number of seconds from {least} to {most}"
+            rule = Rule(wanted, lambda number: is_number(number) and least <= number <= most)
+        return self._judge(name, value, rule, optional=optional)
 
     def integer(
         self,
@@ -100,23 +109,15 @@ class OptionReader:
         optional: bool = False,
     ) -> T:
         """Read a whole number from `least` to `most`, which may be open."""
-        number: Any = value
-        rule = f"a whole number {unit and f'of {unit} '}from {least} " + (
-            "upwards" if most is None else f"to {most}"
-        )
-        holds = type(number) is int and least <= number and (most is None or number <= most)
-        return self.require(name, value, holds, rule, optional=optional)
+        return self._judge(name, value, whole(unit, least, most), optional=optional)
 
     def port(self, name: str, value: T, *, optional: bool = False) -> T:
         """Read the number of a port."""
-        number: Any = value
-        holds = type(number) is int and PORTS[0] <= number <= PORTS[1]
-        rule = f"a port number from {PORTS[0]} to {PORTS[1]}"
-        return self.require(name, value, holds, rule, optional=optional)
+        return self._judge(name, value, PORT, optional=optional)
 
     def flag(self, name: str, value: T) -> T:
         """Read True or False."""
-        return self.require(name, value, isinstance(value, bool), "True or False")
+        return self._judge(name, value, BOOLEAN)
 
     def choice(self, name: str, value: T, choices: Iterable[object]) -> T:
         """Read one of a few values."""
@@ -336,9 +337,7 @@ def _is_address(value: object) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
     host, port = value
-    return bool(isinstance(host, str) and host and type(port) is int) and (
-        PORTS[0] <= port <= PORTS[1]
-    )
+    return isinstance(host, str) and host != "" and PORT.accepts(port)
 
 
 def _is_unset(value: object) -> bool:
