@@ -319,7 +319,7 @@ def _not(name: str, value: object) -> str:
         return f", not {value.__name__}"
     if value is None or isinstance(value, bool | int | float):
         return f", not {value!r}"
-    if isinstance(value, str) and not SECRET_NAME.search(name):
+    if isinstance(value, str) and not SECRET_NAME.search(name) and "@" not in value:
         return f", not {_repr.repr(value)}"
     return "" if isinstance(value, str) else f", not {type(value).__name__}"
 

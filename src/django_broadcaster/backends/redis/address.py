@@ -158,6 +158,7 @@ def read_address(
         ("sentinel_username", sentinel_username),
         ("sentinel_password", sentinel_password),
     ):
+        read.text(option, value, optional=True)
         read.together(option, value, "sentinels", sentinels)
     read.apart("sentinels", sentinels, "url", url)
     read.apart("sentinels", sentinels, "host", place)

@@ -126,6 +126,7 @@ class WebhookBackend(BindingBackend):
         if login and event_urls:
             read.refuse("username", "can't be combined with 'event_urls'")
         read.apart("secrets", secrets, "secrets_for", secrets_for)
+        read.flag("handshake", handshake)
         read.together("handshake", handshake, "request_origin", request_origin)
         read.seconds("disable_after", disable_after, optional=True)
         default = FIVE_DAYS if event_urls else math.inf
@@ -137,7 +138,7 @@ class WebhookBackend(BindingBackend):
             signer=read_secrets(read, secrets),
             secrets_for=read.function("secrets_for", secrets_for, optional=True),
             request_origin=read_origin(read, request_origin),
-            handshake=read.flag("handshake", handshake),
+            handshake=handshake,
             timeout=read.seconds("timeout", timeout),
             connect_timeout=read.seconds("connect_timeout", connect_timeout),
             max_in_flight=read.integer("max_in_flight", max_in_flight, 1),
