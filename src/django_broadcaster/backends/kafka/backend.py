@@ -114,12 +114,9 @@ class KafkaBackend(BindingBackend):
         self.timeout = self.read.seconds("timeout", timeout)
         self.timestamp = self.read.choice("timestamp", timestamp, ("sent", "event"))
         self._servers = self._read_servers(bootstrap_servers)
-        self._config = read_config(
-            self.read,
-            config,
-            login=self.read.login(username, password),
-            tls=self.read.tls(tls),
-        )
+        self._tls = self.read.tls(tls)
+        login = self.read.login(username, password)
+        self._config = read_config(self.read, config, login=login, tls=self._tls)
         self._limit = self.max_message_bytes or 0
         sizes = {**DEFAULTS, **self._config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
@@ -373,9 +370,19 @@ class KafkaBackend(BindingBackend):
     # --- The client --------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Start a producer, which connects by itself; raises BackendConfigurationError."""
+        """Start a producer, which connects by itself.
+
+        Raises:
+            BackendUnavailable: A file of `tls` can't be read.
+            BackendConfigurationError: librdkafka does not accept its settings.
+        """
         client = library()
         self._errors.clear()
+        try:
+            if self._tls is not None:
+                self._tls.check_files()
+        except OSError as error:
+            raise BackendUnavailable(f"Kafka at {self._servers}: TLS: {error}") from error
         try:
             self._producer = producer(self._client_config())
         except (client.KafkaException, TypeError, ValueError) as error:
