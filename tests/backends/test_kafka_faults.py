@@ -442,10 +442,11 @@ def test_interrupted_batch_leaves_nothing_behind(
             self.producer.flush(0.1)
             raise KeyboardInterrupt
 
-    backend._producer = Interrupting(backend._producer)
+    connection = backend.connection()
+    connection.producer = Interrupting(connection.producer)
     with pytest.raises(KeyboardInterrupt):
         backend.send_batch(messages)
-    assert backend._producer is None
+    assert backend._connection is None
     server.resume()
     assert backend.send_batch(messages) == [None] * 10
     assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
