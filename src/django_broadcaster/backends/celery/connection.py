@@ -118,9 +118,12 @@ class Connection(HeldConnection):
         """Close the sockets of a connection that is the parent process's."""
         if self.is_amqp:
             amqp.close_socket(self._connection.connection)
-        elif pool := getattr(self._producer.channel, "_pool", None):
-            for each in pool._available_connections:
-                each.disconnect()  # redis-py tells the server nothing in another process
+            return
+        channel = self._producer.channel
+        for pool in (getattr(channel, "_pool", None), getattr(channel, "_async_pool", None)):
+            for each in getattr(pool, "_available_connections", ()):
+                with suppress(Exception):
+                    each.disconnect()  # redis-py tells the server nothing in another process
 
     def unavailable(self, problem: str) -> BackendUnavailable:
         """Return the error for a broker that is away, or refuses everyone."""

@@ -60,7 +60,7 @@ class Connection(HeldConnection):
 
     def __init__(self, config: Mapping[str, Any], *, place: str, timeout: float) -> None:
         self._client = client_module(CLIENT)
-        self._place, self._timeout = place, timeout
+        self._place, self.timeout = place, timeout
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self.known: set[str] = set()
         self.producer = producer({**config, "error_cb": self._errors.append})
@@ -82,7 +82,7 @@ class Connection(HeldConnection):
         """
         while True:
             with mapped(lambda error: self.unavailable(error.args[0] if error.args else error)):
-                found = self.producer.list_topics(name, timeout=self._timeout)
+                found = self.producer.list_topics(name, timeout=self.timeout)
             problem = found.topics[name].error
             if problem is None:
                 self.known.add(name)
@@ -121,7 +121,7 @@ class Connection(HeldConnection):
                     reports[place] = Failure(error.args[0], None)
                     if key is not None:
                         passed.add(key)
-            if self.producer.flush(self._timeout):
+            if self.producer.flush(self.timeout):
                 self.producer.purge()
                 self.producer.flush(PURGE_SECONDS)
         except Exception as error:
@@ -138,7 +138,7 @@ class Connection(HeldConnection):
 
     def lost(self) -> BackendUnavailable:
         """Return the failure of a record whose fate is not known."""
-        return self.unavailable(f"no answer within {self._timeout} s")
+        return self.unavailable(f"no answer within {self.timeout} s")
 
 
 def producer(config: Mapping[str, Any]) -> Any:
