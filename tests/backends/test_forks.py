@@ -103,8 +103,8 @@ SERVERS: dict[str, tuple[str, Server]] = {
 }
 
 NOT_COUNTED = {"KafkaBackend", "SQSBackend", "WebhookBackend"}
-"""The first two clients do not show their sockets, which stay open in a child, and unused. Endpoints
-run in this process, so their ends of the connections are open here, too."""
+"""The first two clients do not show their sockets, which stay open in a child, and unused. Webhook
+endpoints run in this process, so their ends of the connections are open here, too."""
 
 
 def _connections() -> set[str]:

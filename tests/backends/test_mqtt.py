@@ -25,9 +25,9 @@ from django_broadcaster.backends import Message, MessageBackend, MQTTBackend
 from django_broadcaster.backends.bindings import canonical
 from django_broadcaster.backends.in_flight import KeyOrder
 from django_broadcaster.backends.mqtt.connection import Connection
-from django_broadcaster.backends.mqtt.names import escape
 from django_broadcaster.backends.mqtt.packets import Outgoing, Packet, Reader, properties, variable
 from django_broadcaster.backends.mqtt.sender import TURN
+from django_broadcaster.backends.names import escape_level
 from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
@@ -338,8 +338,8 @@ def test_topic_is_made_from_the_event(make: MakeBackend, root: str, reader: Subs
 def test_topic_cannot_be_broken_out_of(value: str) -> None:
     """A field has no level of its own, no wildcard, no `$`, no space and no control character."""
     text = value.encode(errors="replace").decode()
-    assert re.fullmatch(r"[\w.~%-]+", escape("type", text), re.ASCII)
-    assert escape("key", text) != "_"
+    assert re.fullmatch(r"[\w.~%-]+", escape_level("type", text), re.ASCII)
+    assert escape_level("key", text) != "_"
 
 
 def test_topic_that_is_too_long_is_rejected_alone(
@@ -511,7 +511,7 @@ def test_reader_refuses_what_is_no_mqtt() -> None:
         ({"username": "me", "password": "secret" * 20_000}, "password"),
         ({"tls": "yes"}, "tls"),
         ({"tls": {"ca_cert": "ca.pem"}}, "tls"),
-        ({"tls": {"keyfile": "key.pem"}}, "tls"),
+        ({"tls": {"key_file": "key.pem"}}, "tls"),
         ({"keepalive": -1}, "keepalive"),
         ({"keepalive": 65536}, "keepalive"),
         ({"keepalive": 1.5}, "keepalive"),

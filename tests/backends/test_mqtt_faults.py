@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from ssl import CERT_NONE
 from typing import Any
 
 import pytest
@@ -524,11 +523,11 @@ def tls_server(tmp_path: Path, certificates: Path) -> Iterator[MosquittoServer]:
 
 
 def client_files(folder: Path, ca: str = "ca") -> dict[str, Any]:
-    """What paho's `tls_set` would be given."""
+    """The dictionary that `tls` may be."""
     return {
-        "ca_certs": str(folder / f"{ca}.pem"),
-        "certfile": str(folder / "client.pem"),
-        "keyfile": str(folder / "client.key"),
+        "ca_file": str(folder / f"{ca}.pem"),
+        "cert_file": str(folder / "client.pem"),
+        "key_file": str(folder / "client.key"),
     }
 
 
@@ -538,8 +537,8 @@ def test_tls_with_certificates_on_both_sides(
     """Messages large and small go over an encrypted connection, also to an unverified server."""
     files = client_files(certificates)
     messages = [*numbers(100), make_message(data="x" * 3_000_000), *numbers(50, "key")]
-    unverified = {**files, "cert_reqs": CERT_NONE}
-    for tls in (files, {**files, "insecure": True}, unverified):
+    unverified = {**files, "verify": False}
+    for tls in (files, {**files, "check_hostname": False}, unverified):
         backend = make(tls_server, tls=tls)
         assert backend.send_batch(messages) == [None] * 151
         assert backend.health_check() is True
@@ -553,8 +552,8 @@ def test_wrong_tls_is_unavailable(
     wrong: list[dict[str, Any]] = [
         {"tls": client_files(certificates, "other")},
         {"tls": files, "host": "localhost"},
-        {"tls": {"ca_certs": files["ca_certs"]}},
-        {"tls": {**files, "ca_certs": str(certificates / "none.pem")}},
+        {"tls": {"ca_file": files["ca_file"]}},
+        {"tls": {**files, "ca_file": str(certificates / "none.pem")}},
         {"tls": True},
         {},
     ]

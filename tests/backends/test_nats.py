@@ -418,7 +418,7 @@ def test_stream_config_that_nats_py_does_not_know_is_named(make: MakeBackend, na
         ({"tls": "yes"}, "'tls'"),
         ({"tls_hostname": "nats.example"}, "'tls_hostname'"),
         ({"tls_handshake_first": True}, "'tls_handshake_first'"),
-        ({"user": "me"}, "'user'"),
+        ({"username": "me"}, "'password'"),
         ({"content_mode": "batched"}, "'content_mode'"),
     ],
 )

@@ -208,7 +208,7 @@ authorization {{ users = [
 ] }}
 """
 ASK = '"$JS.API.STREAM.INFO.EVENTS"'
-APP = {"user": "app", "password": "correct"}
+APP = {"username": "app", "password": "correct"}
 
 
 def as_admin(server: NatsServer) -> str:
@@ -279,8 +279,12 @@ OTHER_SEED = nkeys.encode_seed(bytes(range(1, 33)), nkeys.PREFIX_BYTE_USER).deco
     [
         (
             "authorization { user: app, password: correct }",
-            {"user": "app", "password": "correct"},
-            [{}, {"user": "app", "password": "wrong"}, {"user": "no", "password": "correct"}],
+            {"username": "app", "password": "correct"},
+            [
+                {},
+                {"username": "app", "password": "wrong"},
+                {"username": "no", "password": "correct"},
+            ],
         ),
         ("authorization { token: correct }", {"token": "correct"}, [{"token": "wrong"}]),
         (
@@ -383,7 +387,7 @@ def test_password_is_not_sent_in_plain_text(make: MakeBackend, wanted: str) -> N
         options: dict[str, Any] = {"servers": server.url, "tls": True}
         if wanted == "scheme":
             options = {"servers": server.url.replace("nats:", "tls:")}
-        backend = make(user="app", password="secret", **options)
+        backend = make(username="app", password="secret", **options)
         with pytest.raises(BackendUnavailable, match="secure connection"):
             backend.send(*numbers(1))
         assert server.connects == []

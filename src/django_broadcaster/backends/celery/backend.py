@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import inf
 from typing import Any, ClassVar, Final, Literal
 from uuid import UUID, uuid5
@@ -11,18 +11,18 @@ from uuid import UUID, uuid5
 from django.utils.module_loading import import_string
 
 from django_broadcaster.events.json_format import parse_json
-from django_broadcaster.exceptions import InvalidPublisherConfig, Rejected
+from django_broadcaster.exceptions import Rejected
 
 from ..base import Message, Shown, send_one_by_one
 from ..bindings import trace_headers
 from ..connected import ConnectedBackend
 from ..errors import client_module
 from ..expiry import AMQP_LONGEST, seconds_left
+from ..names import escape_words
 from ..outcomes import Batch
-from ..templates import Template
 from .connection import CLIENT, Call, Connection
 from .errors import CallRefused
-from .names import escape, name_problem, priority_problem
+from .names import PRIORITIES, read_name
 
 # Celery's own tasks, such as celery.map, take the name of another one to call.
 _RESERVED: Final = "celery."
@@ -70,15 +70,16 @@ class CeleryBackend(ConnectedBackend[Connection]):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.app_path, self.arguments = app, arguments
-        self.queue, self.priority = queue, priority
-        self.timeout, self.connect_timeout = timeout, connect_timeout
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        try:
-            self._task = Template(task, escape)
-        except ValueError as error:
-            raise self.option_error("task", str(error)) from None
+        path: object = app
+        holds = isinstance(path, str) and "." in path.replace(":", ".")
+        rule = "the dotted path of a Celery app, such as 'mysite.celery.app'"
+        self.app_path = self.read.require("app", app, holds, rule)
+        self._task = self.read.template("task", task, escape_words)
+        self.arguments = self.read.choice("arguments", arguments, ("event", "data"))
+        self.queue = read_name(self.read, "queue", queue, optional=True)
+        self.priority = self.read.integer("priority", priority, *PRIORITIES, optional=True)
+        self.timeout = self.read.seconds("timeout", timeout)
+        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
 
     # --- The contract ------------------------------------------------------------------------
 
@@ -100,11 +101,13 @@ class CeleryBackend(ConnectedBackend[Connection]):
         return not is_blocked and super().health_check()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge the values, too; raises InvalidPublisherConfig naming the key."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
         super().validate_config(config)
         for key, value in config.items():
-            if problem := priority_problem(value) if key == "priority" else name_problem(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+            if key == "priority":
+                self.read_config.integer(key, value, *PRIORITIES)
+            else:
+                read_name(self.read_config, key, value)
 
     def show(self, message: Message) -> Shown:
         """Return the task that is called, and its arguments as JSON."""
@@ -183,24 +186,6 @@ class CeleryBackend(ConnectedBackend[Connection]):
         if not isinstance(found, celery.Celery):
             raise self.option_error("app", f"{path!r} is no Celery app")
         return found
-
-    # --- Options -----------------------------------------------------------------------------
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        path: object = self.app_path
-        if not isinstance(path, str) or "." not in path.replace(":", "."):
-            yield "app", "must be the dotted path of a Celery app, as 'mysite.celery.app'"
-        if self.arguments not in ("event", "data"):
-            yield "arguments", f"must be 'event' or 'data', not {self.arguments!r}"
-        if self.queue is not None and (problem := name_problem(self.queue)):
-            yield "queue", problem
-        if self.priority is not None and (problem := priority_problem(self.priority)):
-            yield "priority", problem
-        for option in ("timeout", "connect_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
 
 
 def task_id(source: str, event_id: str, backend: str) -> str:

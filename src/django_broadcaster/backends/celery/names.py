@@ -1,34 +1,22 @@
-"""Names of tasks and queues: made from the event and escaped, and what is wrong with one."""
+"""What a task, a queue or a routing key may be called."""
 
 from __future__ import annotations
 
-from typing import Final
-from urllib.parse import quote
+from typing import Final, TypeVar
 
-PRIORITIES: Final = range(256)
+from ..options import OptionReader
+
+T = TypeVar("T")
+
+PRIORITIES: Final = (0, 255)
 """What AMQP can carry; on Redis Celery knows 0 to 9."""
 
-
-def escape(field: str, value: str) -> str:
-    """Return a field of a task's name, in which a dot divides words.
-
-    The words of a `type` stay words. Any other field is one word. What is no letter or digit of
-    ASCII nor one of `-_~` is percent-encoded.
-    """
-    encoded = quote(value, safe="")
-    return encoded if field == "type" else encoded.replace(".", "%2E")
+_LONGEST: Final = 255
 
 
-def name_problem(name: object) -> str:
-    """Return what is wrong with a name, or nothing."""
-    if not isinstance(name, str) or not name or not name.isprintable():
-        return f"must be text without control characters, and not empty, not {name!r}"
-    if len(name.encode()) > 255:
-        return "must have at most 255 bytes"
-    return ""
-
-
-def priority_problem(value: object) -> str:
-    if type(value) is not int or value not in PRIORITIES:
-        return f"must be a whole number from 0 to {PRIORITIES[-1]}, not {value!r}"
-    return ""
+def read_name(read: OptionReader, option: str, name: T, *, optional: bool = False) -> T:
+    """Read a name; raises the reader's error."""
+    read.text(option, name, _LONGEST, optional=optional)
+    if isinstance(name, str) and not name.isprintable():
+        read.refuse(option, f"must have no control characters, not {name!r}")
+    return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -12,7 +12,9 @@ from typing import Any, Final, NamedTuple
 from django_broadcaster.exceptions import BackendUnavailable
 
 from ..connected import HeldConnection
+from ..credentials import TLS, Login
 from ..errors import client_module, mapped, unavailable
+from ..options import OptionReader
 from .errors import BEING_MADE, describe
 
 CLIENT: Final = ("confluent_kafka", "kafka")
@@ -206,21 +208,57 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 
 
-def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with `config`: what contradicts a promise of the backend.
+def read_config(
+    read: OptionReader, config: Mapping[str, Any] | None, *, login: Login, tls: TLS | None
+) -> dict[str, Any]:
+    """Return librdkafka's settings as the options say; raises BackendConfigurationError.
 
-    Whether librdkafka knows a key, and takes its value, it says itself when it is started.
+    What contradicts a promise of the backend is refused. Whether librdkafka knows a key, and takes
+    its value, it says itself when it is started.
     """
-    for key, value in config.items():
+    read.mapping("config", config, optional=True)
+    given = dict(config or {})
+    within = read.within("config")
+    for key, value in given.items():
         text = str(value).lower()
         if key in _REFUSED:
-            yield f"{key!r} can't be set: {_REFUSED[key]}"
+            within.refuse(key, f"can't be set: {_REFUSED[key]}")
         elif key in _MUST_BE and text not in _MUST_BE[key]:
-            yield f"{key!r} must be {_MUST_BE[key][0]!r}, or left out: events would get lost"
+            within.refuse(key, f"must be {_MUST_BE[key][0]!r}, or left out: events would get lost")
         elif key == "partitioner" and text == "random":
-            yield "'partitioner' can't be 'random': the events of a key would have no order"
+            within.refuse(key, "can't be 'random': the events of a key would have no order")
         elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
-            yield f"{key!r} must be a whole number, not {value!r}"
+            within.refuse(key, f"must be a whole number, not {value!r}")
+    for option, ours in (("username", _login(login)), ("tls", _tls(tls))):
+        for key in ours.keys() & given.keys():
+            read.refuse(option, f"can't be combined with {key!r} in 'config'")
+        given |= ours
+    if login or tls:
+        protocol = ("sasl_" if login else "") + ("ssl" if tls else "plaintext")
+        if given.setdefault("security.protocol", protocol).lower() != protocol:
+            within.refuse("security.protocol", f"must be {protocol!r}, or left out")
+    if login and not given.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
+        given["sasl.mechanisms"] = "PLAIN"
+    return given
+
+
+def _login(login: Login) -> dict[str, Any]:
+    if not login:
+        return {}
+    return {"sasl.username": login.username or "", "sasl.password": login.password or ""}
+
+
+def _tls(tls: TLS | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    settings = {
+        "ssl.ca.location": tls.ca_file,
+        "ssl.certificate.location": tls.cert_file,
+        "ssl.key.location": tls.key_file or tls.cert_file,
+        "enable.ssl.certificate.verification": None if tls.verify else False,
+        "ssl.endpoint.identification.algorithm": None if tls.checks_hostname else "none",
+    }
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def client_config(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from math import ceil, inf
 from secrets import token_hex
 from ssl import SSLContext
@@ -13,7 +12,6 @@ from django_broadcaster.events import TRACEPARENT
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
 )
 
@@ -22,21 +20,19 @@ from ..bindings import MQTT, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import ConnectedBackend
 from ..errors import describe, mapped, unavailable
 from ..expiry import EXPIRYTIME, seconds_left
+from ..names import escape_level
 from ..outcomes import Batch
-from ..templates import Template
-from .connection import CLIENT, Connection, connect, tls_context
+from .connection import CLIENT, Connection, connect
 from .errors import ERRORS, ConnectionLost
-from .names import escape, template_problem, topic_problem
+from .names import topic_problem
 from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Outgoing, is_text, properties
 from .sender import Experience, Sender
 
 SHOWN_CHARACTERS: Final = 200
 """How much of a topic an error shows."""
 
-TLS_OPTIONS: Final = frozenset({
-    "alpn_protocols", "ca_certs", "cert_reqs", "certfile", "ciphers", "insecure", "keyfile",
-    "keyfile_password",
-})  # fmt: skip
+EXTRA_TLS: Final = frozenset({"alpn_protocols", "ciphers", "keyfile_password"})
+"""The keys of `tls` that are paho's own."""
 
 _SPECIAL: Final = frozenset({TRACEPARENT, EXPIRYTIME})
 """Extensions that are more than a part of the event: they become properties, too."""
@@ -50,13 +46,13 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     content_mode: "structured", the whole event in the payload, or "binary", its attributes as user
         properties.
     retain: whether the server keeps the last message of each topic for those who subscribe later.
-    username, password: where the server wants them.
+    username, password: the credentials.
     client_id: what the client identifier of each connection begins with; a random part follows,
         because a server cuts off a client when another one comes with the same identifier. Without
         it the server chooses one.
-    tls: True for an encrypted connection, a dictionary of what paho's `tls_set` takes (`ca_certs`,
-        `certfile`, `keyfile`, `keyfile_password`, `cert_reqs`, `ciphers`, `alpn_protocols`, and
-        `insecure` for its `tls_insecure_set`), or an `ssl.SSLContext` of your own.
+    tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
+        `verify`, `check_hostname` and what paho calls `keyfile_password`, `ciphers` and
+        `alpn_protocols`, or an `ssl.SSLContext`.
     keepalive: seconds after which the server gives up a silent connection; 0 for never. A server's
         own value goes first.
     timeout: seconds to wait for a connection, again for its login, and then whenever nothing is
@@ -94,15 +90,21 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.host, self.topic, self.retain = host, topic, retain
-        self.port = (8883 if tls is not False else 1883) if port is None else port
-        self.client_id, self.keepalive, self.timeout = client_id, keepalive, timeout
-        self._login = {"username": username, "password": password}
-        self._tls = tls
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        self._template = Template(topic, escape)
-        self._own_topic = topic.format().encode() if self._template.is_constant else None
+        self.host = self.read.text("host", host)
+        self.client_id = self.read.text("client_id", client_id, empty=True)
+        for option, value in (("host", host), ("client_id", client_id)):
+            if not is_text(value):
+                self.read.refuse(option, f"must have no control characters, not {value!r}")
+        self._login = self.read.login(username, password, most=LONGEST_TEXT, needs=("username",))
+        self._tls = self.read.tls(tls, extra=EXTRA_TLS, context=True)
+        self.read.port("port", port, optional=True)
+        self.port = port or (1883 if self._tls is None else 8883)
+        self._template = self.read.template("topic", topic, escape_level, topic_problem)
+        self.retain = self.read.flag("retain", retain)
+        self.keepalive = self.read.integer("keepalive", keepalive, 0, 2**16 - 1, unit="seconds")
+        self.timeout = self.read.seconds("timeout", timeout)
+        constant = self._template.constant
+        self._own_topic = None if constant is None else constant.encode()
         self._structured = properties(STRUCTURED_TYPE, {})
         self._experience = Experience()
 
@@ -110,21 +112,15 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
 
     def connect(self, within: float = inf) -> Connection:
         """Return an open connection; raises BackendUnavailable or MissingClient."""
-        tls = self._tls
-        context = None
-        if isinstance(tls, SSLContext):
-            context = partial(_same, tls)
-        elif tls is not False:
-            context = partial(tls_context, **(tls if isinstance(tls, Mapping) else {}))
         with mapped(self.unavailable):
             connection = connect(
                 host=self.host,
                 port=self.port,
                 client_id=f"{self.client_id}-{token_hex(8)}" if self.client_id else "",
-                tls=context,
+                login=self._login,
+                tls=self._tls,
                 keepalive=self.keepalive,
                 timeout=min(self.timeout, within),
-                **self._login,
             )
             problem = ""
             if not connection.takes_qos_1:
@@ -141,12 +137,12 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         Sender(batch, self, self._experience).run()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge `topic` and `retain`, too; raises InvalidPublisherConfig."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
         super().validate_config(config)
-        if "topic" in config and (problem := topic_problem(config["topic"])):
-            raise InvalidPublisherConfig(f"'topic' {problem}", self.alias)
-        if not isinstance(config.get("retain", False), bool):
-            raise InvalidPublisherConfig("'retain' must be True or False", self.alias)
+        if "topic" in config:
+            self.read_config.text("topic", config["topic"])
+            self.read_config.check("topic", topic_problem(config["topic"]))
+        self.read_config.flag("retain", config.get("retain", False))
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
@@ -212,60 +208,8 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     def _place(self) -> str:
         return f"MQTT server at {self.host}:{self.port}"
 
-    # --- Options -----------------------------------------------------------------------------
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        for option in ("host", "client_id"):
-            value: object = getattr(self, option)
-            if not isinstance(value, str) or not is_text(value) or (option == "host" and not value):
-                yield option, f"must be text, not {value!r}"
-        if type(self.port) is not int or not 0 < self.port < 2**16:
-            yield "port", f"must be a number from 1 to 65535, not {self.port!r}"
-        try:
-            Template(self.topic, escape)
-        except ValueError as error:
-            yield "topic", str(error)
-        else:
-            if problem := template_problem(self.topic):
-                yield "topic", problem
-        retain: object = self.retain
-        if not isinstance(retain, bool):
-            yield "retain", "must be True or False"
-        yield from self._login_problems()
-        yield from _tls_problems(self._tls)
-        if type(self.keepalive) is not int or not 0 <= self.keepalive < 2**16:
-            yield "keepalive", f"must be whole seconds from 0 to 65535, not {self.keepalive!r}"
-        timeout: object = self.timeout
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-            yield "timeout", f"must be seconds above 0, not {timeout!r}"
-
-    def _login_problems(self) -> Iterator[tuple[str, str]]:
-        for option, value in self._login.items():  # the problem must not show a password
-            given: object = value
-            if given is None:
-                continue
-            if not isinstance(given, str) or len(given.encode(errors="replace")) > LONGEST_TEXT:
-                yield option, f"must be text of at most {LONGEST_TEXT} bytes"
-        if self._login["password"] is not None and self._login["username"] is None:
-            yield "username", "must be given where 'password' is"
-
-
-def _tls_problems(tls: object) -> Iterator[tuple[str, str]]:
-    if isinstance(tls, bool | SSLContext):
-        return
-    if not isinstance(tls, Mapping) or not tls.keys() <= TLS_OPTIONS:
-        known = ", ".join(sorted(TLS_OPTIONS))
-        yield "tls", f"must be True, False, an ssl.SSLContext, or a dictionary of {known}"
-    elif "keyfile" in tls and "certfile" not in tls:
-        yield "tls", "has a 'keyfile' and no 'certfile'"
-
 
 def _expiry_interval(message: Message) -> int | None:
     """Return the Message Expiry Interval in seconds, None for none."""
     left = seconds_left(message, LONGEST_EXPIRY)
     return None if left is None else max(1, ceil(left))
-
-
-def _same(context: SSLContext) -> SSLContext:
-    return context

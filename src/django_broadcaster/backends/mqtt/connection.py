@@ -11,11 +11,12 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ..connected import HeldConnection
+from ..credentials import TLS, Login
 from ..errors import client_module, describe
 from .errors import ConnectionLost, disconnected, server_words
 from .packets import (
@@ -192,9 +193,8 @@ def connect(
     host: str,
     port: int,
     client_id: str,
-    username: str | None,
-    password: str | None,
-    tls: Callable[[], ssl.SSLContext] | None,
+    login: Login,
+    tls: TLS | None,
     keepalive: int,
     timeout: float,
 ) -> Connection:
@@ -210,9 +210,9 @@ def connect(
     answers: list[tuple[Any, Any]] = []
     client.on_connect = lambda _client, _data, _flags, *answer: answers.append(answer)
     try:
-        client.username_pw_set(username, password)
+        client.username_pw_set(login.username, login.password)
         if tls is not None:
-            client.tls_set_context(tls())
+            client.tls_set_context(_context(tls))
         client.connect(host, port, keepalive, clean_start=True)
         reason, answer = _answer(client, answers, timeout)
         if reason.is_failure:
@@ -249,28 +249,17 @@ def _answer(client: Client, answers: list[tuple[Any, Any]], timeout: float) -> t
     return answers[0]
 
 
-def tls_context(
-    *,
-    ca_certs: str | None = None,
-    certfile: str | None = None,
-    keyfile: str | None = None,
-    keyfile_password: str | None = None,
-    cert_reqs: ssl.VerifyMode = ssl.CERT_REQUIRED,
-    ciphers: str | None = None,
-    alpn_protocols: list[str] | None = None,
-    insecure: bool = False,
-) -> ssl.SSLContext:
-    """Return a context from what paho's `tls_set` and `tls_insecure_set` would be given."""
-    context = ssl.create_default_context(cafile=ca_certs)
+def _context(tls: TLS) -> ssl.SSLContext:
+    """Return the context for a connection; raises OSError or ValueError."""
+    if tls.own_context is not None:
+        return tls.own_context
+    extra = tls.extra
+    context = tls.context(key_password=extra.get("keyfile_password"))
     context.sslsocket_class = _Socket
-    context.check_hostname = not insecure and cert_reqs != ssl.CERT_NONE
-    context.verify_mode = cert_reqs
-    if certfile is not None:
-        context.load_cert_chain(certfile, keyfile, keyfile_password)
-    if ciphers is not None:
-        context.set_ciphers(ciphers)
-    if alpn_protocols is not None:
-        context.set_alpn_protocols(alpn_protocols)
+    if "ciphers" in extra:
+        context.set_ciphers(extra["ciphers"])
+    if "alpn_protocols" in extra:
+        context.set_alpn_protocols(extra["alpn_protocols"])
     return context
 
 

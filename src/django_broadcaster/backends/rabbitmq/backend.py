@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from math import inf
 from typing import Any, ClassVar, Final
@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
 )
 
@@ -19,14 +18,15 @@ from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..connected import ConnectedBackend
 from ..errors import Blame, mapped, unavailable
 from ..expiry import EXPIRYTIME
+from ..names import Template
+from ..options import OptionReader
 from ..outcomes import Batch
-from ..templates import Template
-from .address import Address
+from .address import read_address
 from .connection import CLIENT, Connection
 from .errors import ERRORS, ChannelRefused
 from .frames import SHORT_BYTES, Outgoing
-from .names import ESCAPES, is_fixed, is_short, name_of, name_problem
-from .properties import PROPERTIES, expiration_of, property_problem
+from .names import ESCAPES, is_fixed, is_short, name_of, read_name
+from .properties import PROPERTIES, expiration_of, read_properties
 from .sender import Experience, Sender
 
 EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
@@ -34,15 +34,19 @@ EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
 BINDINGS: Final = {binding.prefix: binding for binding in (RABBITMQ, AMQP)}
 
 _PLACES: Final = frozenset({"exchange", "routing_key"})
+_OF_A_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
 
 
 class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to an exchange.
 
-    url: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
-    userid, password: where the URL has none; both are "guest" otherwise.
+    url: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; the server on this machine
+        if it is not given.
+    username, password: the credentials, unless the URL has them; both are "guest" by default.
+    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
+        `verify`, `check_hostname`, and what py-amqp calls `ciphers`, `server_hostname`,
+        `ssl_version`, `tls_minimum_version` and `tls_maximum_version`.
     login_method: "PLAIN", "AMQPLAIN", or "EXTERNAL" for a login by the client's certificate.
-    ssl: py-amqp's own options for TLS: `ca_certs`, `certfile`, `keyfile`, `cert_reqs`, ...
     exchange, routing_key: templates (`{type}`, `{source}`, `{subject}`, `{key}`), for events whose
         `publisher_config` names no other. An exchange "" is the default one, whose routing key is
         the name of a queue: `queue`, if `routing_key` is not given.
@@ -81,11 +85,11 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     def __init__(
         self,
         *,
-        url: str = "amqp://localhost",
-        userid: str | None = None,
+        url: str | None = None,
+        username: str | None = None,
         password: str | None = None,
         login_method: str = "PLAIN",
-        ssl: Mapping[str, Any] | None = None,
+        tls: bool | Mapping[str, Any] = False,
         exchange: str = "events",
         exchange_type: str = "topic",
         exchange_arguments: Mapping[str, Any] | None = None,
@@ -103,22 +107,39 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        read = self.read
+        self._address = read_address(
+            read,
+            url=url,
+            username=username,
+            password=password,
+            login_method=login_method,
+            tls=tls,
+        )
         if routing_key is None:
             routing_key = queue or "" if exchange == "" else "{type}"
-        self.exchange, self.routing_key, self.queue = exchange, routing_key, queue
-        self.exchange_type, self.exchange_arguments = exchange_type, exchange_arguments
-        self.queue_arguments, self.header_prefix = queue_arguments, header_prefix
-        self.durable, self.declare, self.mandatory = durable, declare, mandatory
-        self.timeout, self.connect_timeout, self.heartbeat = timeout, connect_timeout, heartbeat
-        self._address = Address(
-            url=url, userid=userid, password=password, login_method=login_method, ssl=ssl
-        )
-        for option, problem in self._problems(binding_key):
-            raise self.option_error(option, problem)
-        self.binding = BINDINGS[header_prefix]
-        self._exchange = self._template("exchange", exchange)
+        self.queue = read_name(read, "queue", queue, optional=True)
+        self.exchange, self._exchange = exchange, self._template("exchange", exchange)
+        self.routing_key = routing_key
         self._routing_key = self._template("routing_key", routing_key)
+        self.exchange_type = read.require(
+            "exchange_type",
+            exchange_type,
+            str(exchange_type) in EXCHANGE_TYPES or str(exchange_type).startswith("x-"),
+            "'direct', 'fanout', 'headers', 'topic' or a name that begins with 'x-'",
+        )
+        self.exchange_arguments = read.mapping(
+            "exchange_arguments", exchange_arguments, optional=True
+        )
+        self.queue_arguments = read.mapping("queue_arguments", queue_arguments, optional=True)
+        self.durable = read.flag("durable", durable)
+        self.declare = read.flag("declare", declare)
+        self.mandatory = read.flag("mandatory", mandatory)
         self.binding_key = self._binding_key(binding_key)
+        self.binding = BINDINGS[read.choice("header_prefix", header_prefix, BINDINGS)]
+        self.timeout = read.seconds("timeout", timeout)
+        self.connect_timeout = read.seconds("connect_timeout", connect_timeout)
+        self.heartbeat = read.integer("heartbeat", heartbeat, 0, 2**16 - 1, unit="seconds")
         self._sender: Sender | None = None
         self._experience = Experience()
 
@@ -165,10 +186,9 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge the values, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
-        for key, value in config.items():
-            judge = partial(property_problem, key) if key in PROPERTIES else name_problem
-            if problem := judge(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        for key in config.keys() & _PLACES:
+            read_name(self.read_config, key, config[key], empty=True)
+        read_properties(self.read_config, config)
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
@@ -217,9 +237,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         A publish call refuses those; a row that was changed afterwards may have them.
         """
         config = message.config
-        for key in config.keys() & PROPERTIES:
-            if problem := property_problem(key, config[key]):
-                raise Rejected(f"publisher_config: {key!r} {problem}")
+        read_properties(_OF_A_ROW, config)
         outgoing.priority = config.get("priority")
         outgoing.correlation_id = config.get("correlation_id", "")
         outgoing.headers = {**config.get("headers", {}), **outgoing.headers}
@@ -295,12 +313,11 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
 
     def _template(self, option: str, text: str) -> Template | None:
         """Return the template of a name, or None for the empty name; both may be empty."""
-        try:
-            return None if text == "" else Template(text, ESCAPES[option])
-        except ValueError as error:
-            raise self.option_error(option, str(error)) from None
+        read_name(self.read, option, text, empty=True)
+        return None if text == "" else self.read.template(option, text, ESCAPES[option])
 
     def _binding_key(self, given: str | None) -> str:
+        read_name(self.read, "binding_key", given, empty=True, optional=True)
         if given is not None:
             return given
         if is_fixed(self._routing_key):
@@ -308,39 +325,9 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         if self.exchange_type == "topic":
             return "#"
         if self.exchange_type == "direct" and self.queue is not None and self.declare:
-            raise self.option_error(
-                "binding_key", "must be given: a direct exchange, and a routing key with fields"
-            )
+            problem = "must be given for a direct exchange and a routing key with fields"
+            self.read.refuse("binding_key", problem)
         return ""
-
-    def _problems(self, binding_key: object) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        yield from self._address.problems()
-        names = {"binding_key": binding_key, "queue": self.queue}
-        for option in ("exchange", "routing_key", *(name for name in names if names[name])):
-            if problem := name_problem(names.get(option, getattr(self, option, None))):
-                yield option, problem
-        if self.queue == "":
-            yield "queue", "must be the name of a queue, or None"
-        kinds = EXCHANGE_TYPES
-        if self.exchange_type not in kinds and not str(self.exchange_type).startswith("x-"):
-            yield "exchange_type", f"must be one of {', '.join(sorted(kinds))}, or begin with x-"
-        for option in ("exchange_arguments", "queue_arguments"):
-            arguments: object = getattr(self, option)
-            if arguments is not None and not isinstance(arguments, Mapping):
-                yield option, "must be a dictionary"
-        if self.header_prefix not in BINDINGS:
-            known = " or ".join(map(repr, BINDINGS))
-            yield "header_prefix", f"must be {known}, not {self.header_prefix!r}"
-        for option in ("durable", "declare", "mandatory"):
-            if not isinstance(getattr(self, option), bool):
-                yield option, "must be True or False"
-        for option in ("timeout", "connect_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-        if type(self.heartbeat) is not int or not 0 <= self.heartbeat < 2**16:
-            yield "heartbeat", f"must be whole seconds from 0 on, not {self.heartbeat!r}"
 
 
 def _bind(queue: str, exchange: str, binding_key: str, channel: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
-from ssl import VerifyMode
 from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
@@ -16,26 +15,30 @@ from django_broadcaster.exceptions import (
 from ..base import Message, Shown, as_delivery_error
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import ConnectedBackend
+from ..names import escape_stream
 from ..outcomes import Batch
-from ..templates import Template
 from . import entries, fields
-from .address import CLIENT, Address, Node
+from .address import CLIENT, Node, read_address
 from .cluster import Cluster, OneServer, Servers
 from .connection import Connection, Entry
 from .errors import failure, parse
-from .names import escape, stream_problems
 from .sender import Sender
 
 EXCHANGE_BYTES: Final = 8 * 2**20
 """Where a batch is split into several transactions: the server holds one in memory until EXEC, and
 cuts the connection of a client that makes it hold too much (`client-query-buffer-limit`)."""
 
+LONGEST: Final = 2**63 - 1
+"""The most that Redis takes for the length of a stream."""
+
 
 class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
     """Appends events to a stream.
 
     host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
-    username, password: where the server wants them, and the URL has none.
+    username, password: the credentials, unless the URL has them.
+    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
+        `verify` and `check_hostname`; for sentinels as well as for the servers.
     stream_name: the key of the stream, for events whose `publisher_config` names no other. It is a
         template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
     max_len: about how many entries the stream keeps (`MAXLEN ~`), read or not; None trims nothing.
@@ -44,13 +47,12 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         unless given. Dapr and FastStream read `data`.
     sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
     sentinel_master: the name that they know it by.
-    sentinel_username, sentinel_password: for the sentinels, where they want them.
+    sentinel_username, sentinel_password: the credentials for the sentinels.
     cluster: True if the server is a node of a cluster; the others are learned from it.
     startup_nodes: `[(host, port), ...]`, more nodes to ask where that one is away.
     wait_replicas: how many replicas must have an event, too, before it counts as delivered.
     connect_timeout: seconds to wait for a connection.
     socket_timeout: seconds to wait for the server, each time that data is sent or read.
-    ssl, ssl_*: TLS, in redis-py's own terms; for sentinels as well as for the servers.
 
     `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its other
     items become further fields of the entry.
@@ -81,6 +83,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         db: int = 0,
         username: str | None = None,
         password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
         url: str | None = None,
         stream_name: str = "events",
         max_len: int | None = 10_000,
@@ -94,49 +97,35 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         wait_replicas: int = 0,
         connect_timeout: float = 5.0,
         socket_timeout: float = 5.0,
-        ssl: bool = False,
-        ssl_ca_certs: str | None = None,
-        ssl_certfile: str | None = None,
-        ssl_keyfile: str | None = None,
-        ssl_cert_reqs: str | VerifyMode = "required",
-        ssl_check_hostname: bool = True,
         **options: Any,
     ) -> None:
         if config is not None:  # the documented form, which subclasses call
             RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
             return
         super().__init__(**options)
-        self.stream_name, self.max_len, self.body_field = stream_name, max_len, body_field
-        self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
-        self.wait_replicas = wait_replicas
-        self._address = Address(
+        self.stream_name = stream_name
+        self._template = self.read.template("stream_name", stream_name, escape_stream)
+        self.max_len = self.read.integer("max_len", max_len, 1, LONGEST, optional=True)
+        self.body_field = fields.read_body_field(self.read, body_field)
+        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
+        self.socket_timeout = self.read.seconds("socket_timeout", socket_timeout)
+        self.wait_replicas = self.read.integer("wait_replicas", wait_replicas, 0)
+        self._address = read_address(
+            self.read,
             host=host,
             port=port,
             db=db,
             url=url,
             username=username,
             password=password,
+            tls=tls,
             sentinels=sentinels,
             sentinel_master=sentinel_master,
             sentinel_username=sentinel_username,
             sentinel_password=sentinel_password,
             cluster=cluster,
             startup_nodes=startup_nodes,
-            ssl=ssl,
-            tls={
-                "ssl_ca_certs": ssl_ca_certs,
-                "ssl_certfile": ssl_certfile,
-                "ssl_keyfile": ssl_keyfile,
-                "ssl_cert_reqs": ssl_cert_reqs,
-                "ssl_check_hostname": ssl_check_hostname,
-            },
         )
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        try:
-            self._template = Template(stream_name, escape)
-        except ValueError as error:
-            raise self.option_error("stream_name", str(error)) from error
         self.may_be_away_in_part = cluster
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
@@ -184,15 +173,15 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
-        for key, problem in self._config_problems(config):
+        if "stream_name" in config:
+            self.read_config.text("stream_name", config["stream_name"])
+        self.read_config.integer("max_len", config.get("max_len"), 1, LONGEST, optional=True)
+        for key, problem in self._field_problems(config):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
-
-    def _config_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
-        yield from stream_problems(config)
-        yield from self._field_problems(config)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
         if largest > limit:
-            yield "publisher_config", f"has a field of {largest} bytes, over the limit of {limit}"
+            problem = f"has a field of {largest} bytes, over the limit of {limit}"
+            self.read_config.refuse("publisher_config", problem)
 
     def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
         binary = self.content_mode == "binary"
@@ -294,18 +283,3 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         named = message.config.get("stream_name")
         stream = named or self._constant or self._template.render(message)
         return failure(error, place, stream, shared=stream == self._constant)
-
-    # --- Options -----------------------------------------------------------------------------
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        yield from stream_problems({"stream_name": self.stream_name, "max_len": self.max_len})
-        if self.body_field is not None and (problem := fields.body_problem(self.body_field)):
-            yield "body_field", problem
-        for option in ("connect_timeout", "socket_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
-            yield "wait_replicas", f"must be a whole number from 0 on, not {self.wait_replicas!r}"
-        yield from self._address.problems()

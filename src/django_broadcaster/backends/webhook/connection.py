@@ -8,7 +8,6 @@ the name all the same.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from django_broadcaster import __version__
+from django_broadcaster.backends.credentials import TLS
 
 from ..connected import HeldConnection
 from ..errors import client_module
@@ -44,7 +44,7 @@ class Connection(HeldConnection):
 
     timeout, connect_timeout: seconds for a request as a whole, and to connect to one address.
     max_response_bytes: how much of a body is read before the connection is given up.
-    tls: `cafile`, `certfile` and `keyfile`, each a path or None.
+    tls: whom to trust, and with what certificate to connect.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Connection(HeldConnection):
         timeout: float,
         connect_timeout: float,
         max_response_bytes: int,
-        tls: Mapping[str, str | None],
+        tls: TLS,
     ) -> None:
         self._rules = rules
         self._timeouts = {"total": timeout, "sock_connect": connect_timeout}
         self._max_response_bytes = max_response_bytes
         load()
-        self._context = _tls_context(**tls)
+        self._context = tls.context()
         self._loop = EventLoop(ThreadPoolExecutor(_RESOLVERS, "webhook-resolver"))
         self._session: Any = None
         self._fresh: Any = None
@@ -222,15 +222,6 @@ def _as_it_is(url: str) -> Any:
 async def _close(session: Any) -> None:
     await session.close()
     await asyncio.sleep(0)  # transports say goodbye in the turn after
-
-
-def _tls_context(
-    *, cafile: str | None, certfile: str | None, keyfile: str | None
-) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=cafile)
-    if certfile is not None:
-        context.load_cert_chain(certfile, keyfile)
-    return context
 
 
 def load() -> Any:
