@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -431,10 +432,7 @@ class BackendFaultContract:
     ) -> None:
         outcomes = self._send(backend, messages)
         assert _kinds(outcomes) == [BackendUnavailable] * len(messages)
-        error: BaseException | None = outcomes[0]
-        while error is not None:
-            assert self.secret not in f"{error} {error!r}"
-            error = error.__cause__
+        assert self.secret not in "".join(traceback.format_exception(outcomes[0]))
         if fault is not None and fault not in self.healthy_despite:
             assert backend.health_check() is False
 
