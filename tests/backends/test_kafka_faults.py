@@ -194,7 +194,7 @@ class TestFaults(BackendFaultContract):
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:
         cluster = self.use_mock()
-        backend = self.new_backend()
+        backend = self.new_backend(timeout=1.0)
         backend.open()
         code = {"too few replicas": NOT_ENOUGH_REPLICAS, "disk full": STORAGE_ERROR}[case]
         cluster.fail(*[code] * 200)

@@ -267,7 +267,7 @@ class BackendFaultContract:
             began = time.monotonic()
             for backend in (opened, opened, fresh):
                 assert _kinds(self._send(backend, frozen)) == [BackendUnavailable] * 20
-            assert opened.health_check() is False
+            self._assert_unhealthy(opened, Fault.FROZEN)
             assert time.monotonic() - began < self.patience
         self._deliver(opened, frozen)
         self._deliver(fresh, later)
@@ -330,7 +330,8 @@ class BackendFaultContract:
     def test_wrong_credentials_are_unavailable(self, case: str) -> None:
         """Wrong credentials cost no event, and no error contains them."""
         with self.credentials(case) as backend:
-            self._assert_all_wait(backend, _messages(2), Fault.CREDENTIALS)
+            self._assert_all_wait(backend, _messages(2))
+            self._assert_unhealthy(backend, Fault.CREDENTIALS)
 
     @_about(Fault.CREDENTIALS)
     def test_right_credentials_deliver(self) -> None:
@@ -342,7 +343,8 @@ class BackendFaultContract:
     def test_wrong_tls_is_unavailable(self, case: str) -> None:
         """TLS that fails costs no event, and a connection without TLS never replaces it."""
         with self.tls(case) as backend:
-            self._assert_all_wait(backend, _messages(2), Fault.TLS)
+            self._assert_all_wait(backend, _messages(2))
+            self._assert_unhealthy(backend, Fault.TLS)
 
     @_about(Fault.TLS)
     def test_right_tls_delivers(self) -> None:
@@ -427,13 +429,13 @@ class BackendFaultContract:
         held = (Held,) if TransientError in self.outage_errors else ()
         return (*self.outage_errors, *held)
 
-    def _assert_all_wait(
-        self, backend: MessageBackend, messages: Sequence[Message], fault: Fault | None = None
-    ) -> None:
+    def _assert_all_wait(self, backend: MessageBackend, messages: Sequence[Message]) -> None:
         outcomes = self._send(backend, messages)
         assert _kinds(outcomes) == [BackendUnavailable] * len(messages)
         assert self.secret not in "".join(traceback.format_exception(outcomes[0]))
-        if fault is not None and fault not in self.healthy_despite:
+
+    def _assert_unhealthy(self, backend: MessageBackend, fault: Fault) -> None:
+        if fault not in self.healthy_despite:
             assert backend.health_check() is False
 
     def _assert_works(self, backend: MessageBackend, messages: Sequence[Message]) -> None:
