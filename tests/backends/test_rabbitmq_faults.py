@@ -28,6 +28,7 @@ from tests.support.batches import assert_first_times, kinds, numbers
 from tests.support.rabbitmq_server import (
     RabbitMQServer,
     channel,
+    full_queue,
     rabbitmq_server,
     remove,
     take,
@@ -211,10 +212,8 @@ class TestFaults(BackendFaultContract):
     def full(self, case: str) -> Iterator[MessageBackend]:
         backend = self.new_backend(routing_key="all", **self.timeout_options)
         backend.open()
-        policy = '{"max-length": 3, "overflow": "reject-publish"}'
-        self.server.node.control("set_policy", "full", f"^{self.name}$", policy)
-        yield backend
-        self.server.node.control("clear_policy", "full")
+        with full_queue(self.server, self.name):
+            yield backend
 
 
 # --- The server refuses ------------------------------------------------------------------------
