@@ -61,11 +61,12 @@ test-matrix: $(READY) ## Run it on every supported pair of Python and Django
 test-chaos: $(READY) ## Run the tests that kill, stall and cut off
 	@$(PYTEST) -m chaos $(ARGS)
 
-lint: $(READY) ## Check style, types and the import layers
+lint: $(READY) ## Check style, types, the import layers and the language
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+	$(PY) tools/language.py
 
 format: $(READY) ## Put the code in the project's style
 	$(PY) -m ruff check --fix

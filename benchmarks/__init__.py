@@ -1,5 +1,5 @@
-"""How fast it is, beside how fast it could be: `python -m benchmarks NAME`.
+"""Measure the package beside bare loops: `python -m benchmarks NAME`.
 
-Every figure is the median of several runs and a ratio to a bare loop, which does the same work
-with the database's and the broker's clients and nothing else, measured in turns with it.
+Each figure is the median of several runs, with the ratio to a bare loop that runs in turns with it.
+A bare loop does the same work with the clients of the database and the broker, and nothing else.
 """

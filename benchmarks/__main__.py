@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--json]`: measures, and prints a table or JSON."""
+"""Measure and print a table or JSON: `python -m benchmarks [NAME ...] [--json]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import django
 
 django.setup()
 
-# Below the line that makes the models importable.
+# These import models, which need the setup above.
 from benchmarks import (
     blocked,
     brokers,
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "publish": publishing.publish,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
+    "never-analysed": draining.never_analysed,
     "held-xmin": draining.held_xmin,
     "backlog": draining.backlog,
     "scheduled": draining.scheduled,
@@ -47,18 +48,18 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
 
 
 def main() -> int:
-    """Run the benchmarks that were asked for."""
+    """Run the benchmarks of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--runs", type=int, default=5, help="runs that a median is of (5)")
-    parser.add_argument("--events", type=int, default=100_000, help="events of a backlog (100,000)")
-    parser.add_argument("--write", metavar="FILE", help="write the table as a page of the docs")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each benchmark (5)")
+    parser.add_argument("--events", type=int, default=100_000, help="events in a backlog (100,000)")
+    parser.add_argument("--write", metavar="FILE", help="write the table to a page of the docs")
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(
-            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+            f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}"
         )
     outbox.prepare()
     figures: list[Figure] = []

@@ -1,4 +1,4 @@
-"""Bare loops: the same work as a relay's with nothing around it. They are the limit.
+"""Bare loops: the same work as ours with the clients alone. They are the limit.
 
 A bare loop keeps no promise but delivery: no lease, no order after a failure, no retry, no stop.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 import orjson
 import psycopg
@@ -21,6 +22,11 @@ from tools import services
 from . import outbox
 
 BATCH = 1000
+
+
+Send = Callable[[Sequence[Any]], object]
+"""Sends rows and returns once the broker has all of them."""
+
 _FETCH = """
     SELECT id, event_id, source, event_type, subject, time, data_content_type, data::text,
            partition_key
@@ -31,95 +37,180 @@ _UPDATE = """
     UPDATE django_broadcaster_outboxevent SET status = 'published', published_at = now()
     WHERE id = ANY(%s)
 """
-Send = Callable[[redis.Redis, list[tuple]], None]
 _DELETE = "DELETE FROM django_broadcaster_outboxevent WHERE id = ANY(%s)"
 
 
-def drain(*, delete: bool = False, send: Send | None = None) -> float:
-    """Send every pending event to the stream; return events a second."""
-    send = send or in_json
-    settle = _DELETE if delete else _UPDATE
-    client = redis.Redis.from_url(services.address("redis"))
-    count, last = 0, 0
+# A backlog
+
+
+def drain(send: Send, *, delete: bool = False) -> float:
+    """Send every pending event, 1,000 at a time; return events a second."""
     with psycopg.connect(**outbox.address()) as connection:
         cursor = psycopg.Cursor(connection)
         cursor.format = pq.Format.BINARY
-        began = time.perf_counter()
-        while True:
-            rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
-            if not rows:
-                break
-            send(client, rows)
-            cursor.execute(settle, [[row[0] for row in rows]])
+
+        def settle(ids: list[int]) -> None:
+            cursor.execute(_DELETE if delete else _UPDATE, [ids])
             connection.commit()
-            count += len(rows)
-            last = rows[-1][0]
-        elapsed = time.perf_counter() - began
-    client.close()
-    return count / elapsed
+
+        return loop(lambda last: cursor.execute(_FETCH, [last, BATCH]).fetchall(), send, settle)
 
 
-def in_json(client: redis.Redis, rows: list[tuple]) -> None:
-    """Append rows of `_FETCH` to the stream, in one pipeline."""
+def loop(
+    fetch: Callable[[int], Sequence[Any]], send: Send, settle: Callable[[list[int]], object]
+) -> float:
+    """Fetch the rows after an id, send and settle them until none is left; return events a second.
+
+    The id is the first value of a row.
+    """
+    count = last = 0
+    began = time.perf_counter()
+    while rows := fetch(last):
+        send(rows)
+        settle([row[0] for row in rows])
+        count += len(rows)
+        last = rows[-1][0]
+    return count / (time.perf_counter() - began)
+
+
+def members(row: Sequence[Any]) -> dict[str, Any]:
+    """Return the members of a row's event in the CloudEvents JSON format, its data encoded."""
+    _, event_id, source, event_type, subject, moment, content_type, data, key = row
+    return {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": source,
+        "type": event_type,
+        "subject": subject,
+        "time": moment,
+        "datacontenttype": content_type,
+        "partitionkey": key,
+        "data": orjson.Fragment(data),
+    }
+
+
+def envelope(row: Sequence[Any]) -> bytes:
+    """Return a row's event in the CloudEvents JSON format."""
+    return orjson.dumps(members(row))
+
+
+# Redis Streams, by redis-py's pipeline
+
+Entry = Callable[[Sequence[Any]], dict[str, Any]]
+
+
+def drain_to_stream(entry: Entry | None = None, *, delete: bool = False) -> float:
+    """Append every pending event to the stream; return events a second."""
+    with redis.Redis.from_url(services.address("redis")) as client:
+        return drain(lambda rows: append(client, rows, entry), delete=delete)
+
+
+def append(client: redis.Redis, rows: Sequence[Any], entry: Entry | None = None) -> None:
+    """Append rows to the stream in one pipeline, by default in structured mode."""
+    make = entry or structured
     pipeline = client.pipeline(transaction=False)
-    for _, event_id, source, event_type, subject, moment, content_type, data, key in rows:
-        envelope = orjson.dumps(
-            {
-                "specversion": "1.0",
-                "id": event_id,
-                "source": source,
-                "type": event_type,
-                "subject": subject,
-                "time": moment,
-                "datacontenttype": content_type,
-                "partitionkey": key,
-                "data": orjson.Fragment(data),
-            }
-        )
-        pipeline.xadd(
-            settings.STREAM,
-            {
-                "event_id": event_id,
-                "event_type": event_type,
-                "source": source,
-                "timestamp": moment.isoformat(),
-                "cloud_event": envelope,
-            },
-        )
+    for row in rows:
+        pipeline.xadd(settings.STREAM, make(row))
     pipeline.execute()
+
+
+def structured(row: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields of an entry in structured mode."""
+    _, event_id, source, event_type, _, moment, *_ = row
+    return {
+        "event_id": event_id,
+        "event_type": event_type,
+        "source": source,
+        "timestamp": moment.isoformat(),
+        "cloud_event": envelope(row),
+    }
+
+
+def binary(row: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields of an entry in binary mode."""
+    _, event_id, source, event_type, subject, moment, content_type, data, key = row
+    time = moment.isoformat()
+    return {
+        "event_id": event_id,
+        "event_type": event_type,
+        "source": source,
+        "timestamp": time,
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": source,
+        "ce_type": event_type,
+        "ce_subject": subject,
+        "ce_time": time,
+        "ce_partitionkey": key,
+        "content_type": content_type,
+        "data": data,
+    }
 
 
 @contextmanager
 def listen_loop() -> Iterator[None]:
-    """Deliver each event as it is notified of, until the block ends; in a process of its own."""
-    process = multiprocessing.get_context("spawn").Process(target=_listen, daemon=True)
+    """Deliver events to the stream on each NOTIFY until the block ends, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_listen, args=[ready], daemon=True)
     process.start()
-    time.sleep(2)
     try:
+        if not ready.wait(60):
+            raise TimeoutError("the bare loop did not start within 60 s")
         yield
     finally:
         process.terminate()
         process.join(10)
 
 
-def _listen() -> None:
+def _listen(ready: Any) -> None:
     import django
 
     django.setup()
     client = redis.Redis.from_url(services.address("redis"))
-    with psycopg.connect(**outbox.address(), autocommit=True) as listener:
+    with (
+        psycopg.connect(**outbox.address(), autocommit=True) as listener,
+        psycopg.connect(**outbox.address()) as connection,
+    ):
         listener.execute("LISTEN django_broadcaster")
-        with psycopg.connect(**outbox.address()) as connection:
-            cursor = psycopg.Cursor(connection)
-            cursor.format = pq.Format.BINARY
-            last = 0
-            while True:
-                rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
-                if rows:
-                    in_json(client, rows)
-                    cursor.execute(_UPDATE, [[row[0] for row in rows]])
-                    last = rows[-1][0]
-                connection.commit()
-                if not rows:
-                    for _ in listener.notifies(timeout=0.1, stop_after=1):
-                        pass
+        ready.set()
+        cursor = psycopg.Cursor(connection)
+        cursor.format = pq.Format.BINARY
+        last = 0
+        while True:
+            rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
+            if rows:
+                append(client, rows)
+                cursor.execute(_UPDATE, [[row[0] for row in rows]])
+                last = rows[-1][0]
+            connection.commit()
+            if not rows:
+                for _ in listener.notifies(timeout=0.1, stop_after=1):
+                    pass
+
+
+# Writing
+
+
+class MinimalTable:
+    """A table with an event's id, type and payload, and nothing else; a context manager."""
+
+    def __enter__(self) -> Self:
+        self._connection = psycopg.connect(**outbox.address(), autocommit=True)
+        self._connection.execute("DROP TABLE IF EXISTS bench_minimal")
+        self._connection.execute(
+            "CREATE TABLE bench_minimal (id bigserial PRIMARY KEY, type text, payload jsonb)"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.execute("DROP TABLE bench_minimal")
+        self._connection.close()
+
+    def insert(self, event_type: str, data: dict[str, Any]) -> None:
+        """Write one row in a transaction of its own."""
+        with self._connection.transaction():
+            self._connection.execute(
+                "INSERT INTO bench_minimal (type, payload) VALUES (%s, %s)",
+                [event_type, orjson.dumps(data).decode()],
+            )

@@ -1,4 +1,4 @@
-"""Benchmarks of a relay some of whose keys fail: the others are to go on at full speed."""
+"""Benchmarks of a relay some of whose keys fail; the others must stay at full speed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FAILING = "key-500"
 
 
 class OneKeyFails(RedisStreamBackend):
-    """Delivers everything but the events of one key."""
+    """Delivers all events except those of one key."""
 
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Send all others; the first event of the key fails and the rest of them is held."""
+        """Send the other keys; fail the first event of the key and hold its later ones."""
         good = [message for message in messages if message.partition_key != FAILING]
         sent = iter(super().send_batch(good))
         outcomes: list[Outcome] = []
@@ -31,13 +31,15 @@ class OneKeyFails(RedisStreamBackend):
             if message.partition_key != FAILING:
                 outcomes.append(next(sent))
             else:
-                outcomes.append(Held("behind it") if failed else TransientError("it always fails"))
+                outcomes.append(
+                    Held("after the failed event") if failed else TransientError("always fails")
+                )
                 failed = True
         return outcomes
 
 
 def blocked(runs: int, events: int) -> list[Figure]:
-    """1 of 1,000 keys failing, and 10,000 other keys in retry, beside none."""
+    """Compare a relay with 1 failing key of 1,000, and with 10,000 keys in retry, with neither."""
     return [
         compare(
             "1 key of 1,000 failing",
@@ -68,7 +70,7 @@ def _drain(events: int, waiting: int = 0) -> float:
 def _one_fails(events: int) -> float:
     """Return the rate at which the events of the other keys are delivered.
 
-    The relay is not asked to drain: what fails is due again from time to time.
+    The retry delay is an hour, so that the drain ends before the failed event is due again.
     """
     publishers = {
         "default": {
@@ -85,7 +87,7 @@ def _one_fails(events: int) -> float:
 
 
 def _add_waiting(count: int) -> None:
-    """Add one event in retry for each of so many other keys, due in an hour."""
+    """Add one event in retry for each of `count` other keys, due in an hour."""
     outbox.fill(count, keys=count, maintain=False)
     with connection.cursor() as cursor:
         cursor.execute(

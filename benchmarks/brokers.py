@@ -1,4 +1,4 @@
-"""Benchmarks of every backend's relay, each beside a bare loop with the same client."""
+"""Benchmarks of the relay to each broker, beside a bare loop with the same client."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MODULES = {
     brokers_sqs: 10_000,
     brokers_celery: 2_000,
 }
-"""What is measured, each with the most events of a run: some are a hundred times slower."""
+"""The benchmarks with their highest number of events: some are a hundred times slower."""
 
 
 def brokers(runs: int, events: int) -> list[Figure]:
-    """One relay for each broker."""
+    """Compare one relay to each broker with its bare loop."""
     figures = []
     for module, most in MODULES.items():
         found = module.measure(runs, min(events, most))

@@ -1,17 +1,15 @@
-"""Benchmark of the MQTT backend: a whole relay beside bare loops with the same client.
+"""The relay to an MQTT server beside two bare loops with the same client.
 
-Both bare loops have as many messages on their way as the server's Receive Maximum allows, as if no
-key had an order. One packs them by hand and writes to paho-mqtt's socket, the other calls paho's
-`publish`, which costs 80 microseconds of processor a message where packing costs one. The second is
-the bare loop with the same client, which the figure to reach is about; the first shows what is left
-to gain. Nobody subscribes, so that the server has as little to do as can be.
+Both bare loops have as many unacknowledged messages as the server's Receive Maximum allows, without
+an order. One calls paho's `publish`, which takes 80 microseconds of processor a message; the ratio
+to reach is about this one. The other packs messages by hand and writes to paho-mqtt's socket, which
+takes one microsecond; it shows what is left to gain. The topic has no subscriber.
 """
 
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from struct import pack
@@ -19,60 +17,44 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import orjson
-import psycopg
-from django.test.utils import override_settings
 from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from psycopg import pq
 
 from tools import services
 
-from . import outbox, relays
-from .bare import _FETCH, _UPDATE, BATCH
+from . import bare, outbox, relays
 from .measure import Figure, compare
 
-Send = Callable[[paho.Client, int, bytes, list[tuple[Any, ...]]], None]
+Send = Callable[[paho.Client, int, bytes, Sequence[Any]], None]
 
 _CONTENT_TYPE = b"\x03\x00\x1capplication/cloudevents+json"
 
 
 def measure(runs: int, events: int) -> list[Figure]:
-    """One relay to an MQTT server, 1,000 keys, all messages acknowledged, beside the bare loop."""
+    """Compare one relay, 1,000 keys, every message acknowledged, with both bare loops."""
     url = urlsplit(services.address("mqtt"))
     place = url.hostname or "127.0.0.1", url.port or 1883
     topic = f"broadcaster-bench/{uuid4().hex}"
-    options = {"host": place[0], "port": place[1], "topic": topic}
-    setting = {"BACKEND": "django_broadcaster.backends.MQTTBackend", "OPTIONS": options}
-
-    def on_backlog(measure: Callable[[], float]) -> Callable[[], float]:
-        def measured() -> float:
-            outbox.empty()
-            outbox.fill(events)
-            return measure()
-
-        return measured
-
-    with override_settings(OUTBOX_PUBLISHERS={"default": setting}):
-        return [
-            compare(
-                f"relay, MQTT, beside {name}",
-                on_backlog(relays.drain),
-                on_backlog(partial(_drain, place, topic.encode(), send)),
-                wanted=wanted,
-                runs=runs,
-            )
-            for name, send, wanted in (
-                ("paho's publish", _publish, ">= 0.75"),
-                ("packets by hand", _send, ""),
-            )
-        ]
+    relay = partial(relays.drain_to, "MQTTBackend", host=place[0], port=place[1], topic=topic)
+    return [
+        compare(
+            f"relay, MQTT, beside {name}",
+            partial(outbox.on_backlog, events, relay),
+            partial(outbox.on_backlog, events, partial(_bare, place, topic.encode(), send)),
+            wanted=wanted,
+            runs=runs,
+        )
+        for name, send, wanted in (
+            ("paho's publish", _publish, ">= 0.75"),
+            ("packets by hand", _send, ""),
+        )
+    ]
 
 
 @contextmanager
 def _connection(place: tuple[str, int]) -> Iterator[tuple[paho.Client, int]]:
-    """A client behind its login, and how many messages may be on their way."""
+    """Connect; yield a client and how many unacknowledged messages the server allows."""
     client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.max_inflight_messages_set(2**16 - 1)  # the loops keep to the server's number
     answers: list[Any] = []
@@ -85,36 +67,25 @@ def _connection(place: tuple[str, int]) -> Iterator[tuple[paho.Client, int]]:
     client.disconnect()
 
 
-def _drain(place: tuple[str, int], topic: bytes, send: Send) -> float:
+def _bare(place: tuple[str, int], topic: bytes, send: Send) -> float:
     """Send every pending event to the topic; return events a second."""
-    count, last = 0, 0
-    with _connection(place) as (client, window), psycopg.connect(**outbox.address()) as database:
-        cursor = psycopg.Cursor(database)
-        cursor.format = pq.Format.BINARY
-        began = time.perf_counter()
-        while rows := cursor.execute(_FETCH, [last, BATCH]).fetchall():
-            send(client, window, topic, rows)
-            cursor.execute(_UPDATE, [[row[0] for row in rows]])
-            database.commit()
-            count += len(rows)
-            last = rows[-1][0]
-        elapsed = time.perf_counter() - began
-    return count / elapsed
+    with _connection(place) as (client, window):
+        return bare.drain(partial(send, client, window, topic))
 
 
-def _publish(client: paho.Client, window: int, topic: bytes, rows: list[tuple[Any, ...]]) -> None:
+def _publish(client: paho.Client, window: int, topic: bytes, rows: Sequence[Any]) -> None:
     """Call paho's `publish`, and wait for all acknowledgements."""
-    on_their_way: set[int] = set()
-    client.on_publish = lambda _client, _data, identifier, *_: on_their_way.discard(identifier)
+    unacknowledged: set[int] = set()
+    client.on_publish = lambda _client, _data, identifier, *_: unacknowledged.discard(identifier)
     properties = Properties(PacketTypes.PUBLISH)
     properties.ContentType = "application/cloudevents+json"
     name = topic.decode()
     for row in rows:
-        while len(on_their_way) >= window:
+        while len(unacknowledged) >= window:
             _wait(client)
-        info = client.publish(name, _envelope(row), qos=1, properties=properties)
-        on_their_way.add(info.mid)
-    while on_their_way:
+        info = client.publish(name, bare.envelope(row), qos=1, properties=properties)
+        unacknowledged.add(info.mid)
+    while unacknowledged:
         _wait(client)
 
 
@@ -128,7 +99,7 @@ def _answer_at_once(sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def _send(client: paho.Client, window: int, topic: bytes, rows: list[tuple[Any, ...]]) -> None:
+def _send(client: paho.Client, window: int, topic: bytes, rows: Sequence[Any]) -> None:
     """Send packets, and wait for all acknowledgements, each of which is to be a success."""
     sock: Any = client.socket()
     sock.setblocking(True)
@@ -151,25 +122,8 @@ def _send(client: paho.Client, window: int, topic: bytes, rows: list[tuple[Any, 
         rest = data[start:]
 
 
-def _packet(identifier: int, topic: bytes, row: tuple[Any, ...]) -> bytes:
-    body = _envelope(row)
+def _packet(identifier: int, topic: bytes, row: Sequence[Any]) -> bytes:
+    body = bare.envelope(row)
     head = pack(f">H{len(topic)}sHB", len(topic), topic, identifier, len(_CONTENT_TYPE))
     size = len(head) + len(_CONTENT_TYPE) + len(body)  # of a size from 128 to 16,383 bytes
     return b"".join((b"\x32", bytes((size & 0x7F | 0x80, size >> 7)), head, _CONTENT_TYPE, body))
-
-
-def _envelope(row: tuple[Any, ...]) -> bytes:
-    _, event_id, source, event_type, subject, moment, content_type, data, key = row
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": source,
-            "type": event_type,
-            "subject": subject,
-            "time": moment,
-            "datacontenttype": content_type,
-            "partitionkey": key,
-            "data": orjson.Fragment(data),
-        }
-    )

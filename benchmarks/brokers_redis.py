@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
-import redis
 from django.conf import settings
-from django.test.utils import override_settings
 
 from tools import services
 
@@ -15,69 +13,30 @@ from .measure import Figure, compare
 
 
 def measure(runs: int, events: int) -> list[Figure]:
-    """One relay, 1,000 keys, in each content mode; the bare loop makes the same entries."""
-    return [
-        compare(
-            f"relay, Redis, {mode}",
-            _on_backlog(lambda mode=mode: _relay(mode), events),
-            _on_backlog(lambda send=send: bare.drain(send=send), events),
-            wanted=">= 0.75",
-            runs=runs,
-        )
-        for mode, send in {"structured": bare.in_json, "binary": _in_fields}.items()
-    ]
-
-
-def _on_backlog(measure: Callable[[], float], events: int) -> Callable[[], float]:
-    """Return the measurement, with a fresh backlog and an empty stream before it."""
-
-    def on_backlog() -> float:
-        outbox.empty()
-        relays.empty_stream()
-        outbox.fill(events)
-        rate = measure()
-        with redis.Redis.from_url(services.address("redis")) as client:
-            stored = client.xlen(settings.STREAM)
-        if stored != events:
-            raise RuntimeError(f"{stored} of {events} events are in the stream")
-        return rate
-
-    return on_backlog
-
-
-def _relay(mode: str) -> float:
+    """Compare one relay in each content mode, 1,000 keys; the bare loop makes the same entries."""
     options = {
         "url": services.address("redis"),
         "stream_name": settings.STREAM,
         "max_len": None,
-        "content_mode": mode,
     }
-    backend = "django_broadcaster.backends.RedisStreamBackend"
-    with override_settings(OUTBOX_PUBLISHERS={"default": {"BACKEND": backend, "OPTIONS": options}}):
-        return relays.drain()
-
-
-def _in_fields(client: redis.Redis, rows: list[tuple]) -> None:
-    """Append rows of the bare loop to the stream in binary mode, in one pipeline."""
-    pipeline = client.pipeline(transaction=False)
-    for _, event_id, source, event_type, subject, moment, content_type, data, key in rows:
-        time = moment.isoformat()
-        pipeline.xadd(
-            settings.STREAM,
-            {
-                "event_id": event_id,
-                "event_type": event_type,
-                "source": source,
-                "timestamp": time,
-                "ce_specversion": "1.0",
-                "ce_id": event_id,
-                "ce_source": source,
-                "ce_type": event_type,
-                "ce_subject": subject,
-                "ce_time": time,
-                "ce_partitionkey": key,
-                "content_type": content_type,
-                "data": data,
-            },
+    relay = partial(relays.drain_to, "RedisStreamBackend", **options)
+    return [
+        compare(
+            f"relay, Redis, {mode}",
+            partial(_on_backlog, events, partial(relay, content_mode=mode)),
+            partial(_on_backlog, events, partial(bare.drain_to_stream, entry)),
+            wanted=">= 0.75",
+            runs=runs,
         )
-    pipeline.execute()
+        for mode, entry in {"structured": bare.structured, "binary": bare.binary}.items()
+    ]
+
+
+def _on_backlog(events: int, drain: outbox.Drain) -> float:
+    relays.empty_stream()
+    rate = outbox.on_backlog(events, drain)
+    with relays.client() as client:
+        stored = client.xlen(settings.STREAM)
+    if stored != events:
+        raise RuntimeError(f"{stored} of {events} events are in the stream")
+    return rate

@@ -26,10 +26,10 @@ WANTED = ">= 5"
 
 
 def bulk(runs: int, events: int) -> list[Figure]:
-    """`publish_events` in an open transaction, beside `bulk_create` in batches of the same size.
+    """Compare `publish_events` in an open transaction with `bulk_create` in batches of that size.
 
-    Both begin with the same dictionaries or CloudEvents. Nothing is checked by `bulk_create`; it
-    is given instances, which are made on the way, as an application has to make them too.
+    Both get the same dictionaries or CloudEvents. `bulk_create` validates nothing. Making its
+    instances counts, because an application has to make them, too.
     """
     count = min(events, EVENTS)
     dictionaries = [_keywords(number) for number in range(count)]

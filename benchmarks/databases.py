@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from typing import Any
 from zlib import crc32
 
-import redis
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
@@ -18,7 +16,6 @@ from django.utils import timezone
 
 from django_broadcaster.conf import conf
 from django_broadcaster.models import InboxEvent, OutboxEvent, OutboxPartition, OutboxRelay
-from tools import services
 
 from . import bare, outbox, relays
 from .measure import Figure, compare
@@ -37,7 +34,7 @@ _HINTS = {
 
 
 def databases(runs: int, events: int) -> list[Figure]:
-    """One relay on each database that is there, beside a bare loop with its driver."""
+    """Compare one relay on each available database with a bare loop with its driver."""
     return [
         _one(alias, runs, min(events, 20_000)) for alias in settings.DATABASES if alias != "default"
     ]
@@ -68,28 +65,26 @@ def _bare(alias: str) -> float:
     connection.ensure_connection()
     raw, mark = connection.connection, "?" if connection.vendor == "sqlite" else "%s"
     fetch = _FETCH.format(hint=_HINTS[connection.vendor], mark=mark)
-    count, last = 0, 0
-    client = redis.Redis.from_url(services.address("redis"))
-    with closing(raw.cursor()) as cursor, client:
-        began = time.perf_counter()
-        while True:
+    with closing(raw.cursor()) as cursor, relays.client() as client:
+
+        def fetch_after(last: int) -> Any:
             cursor.execute(fetch, (last, bare.BATCH))
-            rows = cursor.fetchall()
-            if not rows:
-                break
-            bare.in_json(client, [_parsed(row) for row in rows])
-            ids = ", ".join(str(row[0]) for row in rows)
+            return cursor.fetchall()
+
+        def send(rows: Any) -> None:
+            bare.append(client, [_parsed(row) for row in rows])
+
+        def settle(ids: list[int]) -> None:
             now = connection.ops.adapt_datetimefield_value(timezone.now())
-            cursor.execute(_SETTLE.format(mark=mark, ids=ids), (now,))
+            cursor.execute(_SETTLE.format(mark=mark, ids=", ".join(map(str, ids))), (now,))
             if connection.vendor == "mysql":
                 raw.commit()
-            count += len(rows)
-            last = rows[-1][0]
-        return count / (time.perf_counter() - began)
+
+        return bare.loop(fetch_after, send, settle)
 
 
 def _parsed(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the row with its time as a datetime; MySQL's driver has made one already."""
+    """Return the row with its time as a datetime, which MySQL's driver returns by itself."""
     moment = datetime.fromisoformat(row[5]) if isinstance(row[5], str) else row[5]
     return (*row[:5], moment, *row[6:])
 

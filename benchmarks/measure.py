@@ -1,4 +1,4 @@
-"""Runs something of ours and its bare loop in turns, and sums up."""
+"""Run a measurement and its bare loop in turns, and compute the figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 class Figure:
     """One line of the table: `ours` and `bare` are medians in `unit`, `ratio` the median of runs.
 
-    `wanted` says what the ratio is to reach, such as `>= 0.80`; empty where nothing was set.
+    `wanted` is the goal for the ratio, such as `>= 0.80`; empty without a goal.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the ratio is what was wanted; None where nothing was."""
+        """Whether the ratio reaches the goal; None without a goal."""
         if not self.wanted:
             return None
         sign, bound = self.wanted.split()
@@ -43,10 +43,10 @@ def compare(
     wanted: str = "",
     runs: int = 5,
 ) -> Figure:
-    """Measure both in turns, `runs` times, so that a busy machine is busy for both."""
+    """Measure both in turns, `runs` times, so that other load affects both."""
     pairs = []
     for run in range(runs):
-        # The one that goes second finds warmer caches, so they take turns at that too.
+        # The second one finds warmer caches, so the order alternates.
         pair = (ours(), bare()) if run % 2 else tuple(reversed((bare(), ours())))
         pairs.append(pair)
     return Figure(

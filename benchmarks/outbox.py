@@ -1,8 +1,8 @@
-"""An outbox filled with events to measure by: about 300 bytes of JSON data, 1,000 keys."""
+"""The outbox under measurement: events with about 300 bytes of JSON data, 1,000 keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -17,9 +17,12 @@ from django_broadcaster.conf import conf
 
 PAD = "x" * 220
 
+Drain = Callable[[], float]
+"""Delivers every pending event; returns events a second."""
+
 
 def prepare() -> None:
-    """Make the benchmarks' own database, with its tables."""
+    """Create the benchmarks' own database and its tables."""
     name = connection.settings_dict["NAME"]
     with connection._nodb_cursor() as cursor:  # type: ignore[attr-defined]
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
@@ -40,9 +43,9 @@ def empty() -> None:
 def fill(
     count: int, *, keys: int = 1000, status: str = "pending", days: int = 0, maintain: bool = True
 ) -> None:
-    """Add events in one statement, `days` from now where they are scheduled.
+    """Add events in one statement, scheduled `days` from now.
 
-    `maintain` leaves the table vacuumed and the disk quiet, for what is measured next.
+    With `maintain`, vacuum the table and write a checkpoint, so that neither runs meanwhile.
     """
     _key_table(keys)
     with connection.cursor() as cursor:
@@ -68,6 +71,40 @@ def fill(
         if maintain:
             cursor.execute("VACUUM ANALYZE django_broadcaster_outboxevent")
             cursor.execute("CHECKPOINT")
+
+
+def on_backlog(events: int, drain: Drain, *, keys: int = 1000) -> float:
+    """Fill an empty outbox, drain it, and return the rate."""
+    empty()
+    fill(events, keys=keys)
+    return drain()
+
+
+@contextmanager
+def without_statistics() -> Iterator[None]:
+    """Make the database forget its statistics of the events; autovacuum takes none meanwhile."""
+    table = "django_broadcaster_outboxevent"
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
+
+
+def analyse() -> None:
+    """Let the database take its statistics of the events."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE django_broadcaster_outboxevent")
+
+
+def quieten() -> None:
+    """Leave rows that were written lately as they are after the first read, and the disk quiet."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM django_broadcaster_outboxevent")
+        cursor.execute("CHECKPOINT")
 
 
 def data(number: int) -> dict[str, Any]:
@@ -99,7 +136,7 @@ def _key_table(keys: int) -> None:
 
 @contextmanager
 def held_snapshot() -> Iterator[None]:
-    """Hold a snapshot in another session, which keeps every dead row from being cleaned up."""
+    """Hold a snapshot in another session, which prevents the removal of dead rows."""
     with psycopg.connect(**address()) as other:
         other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         other.execute("SELECT count(*) FROM django_broadcaster_outboxrelay")
@@ -118,7 +155,7 @@ def window_times(window: int) -> list[datetime]:
 
 
 def address() -> dict[str, Any]:
-    """Return where the benchmarks' database is, for psycopg."""
+    """Return the arguments with which psycopg connects to the benchmarks' database."""
     parts = settings.DATABASES["default"]
     return {
         "host": parts["HOST"],

@@ -1,4 +1,4 @@
-"""The relay under measurement: in this process, or as processes of its own."""
+"""The relay under measurement, in this process or in processes of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import redis
 from django.conf import settings
 from django.db import connection
+from django.test.utils import override_settings
 
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
@@ -26,9 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def drain(database: str = "default") -> float:
     """Deliver every pending event with one relay in this process; return events a second.
 
-    It is the whole worker: threads, lease, heartbeat, circuit. The time runs from its first fetch
-    to the settling of its last batch: to start, to connect and to end are no part of a delivery,
-    and the bare loops beside it count from their first fetch too.
+    The whole worker runs: threads, lease, heartbeat, circuit. The time runs from its first fetch
+    to the settling of its last batch, without its start and its end, as that of the bare loops.
     """
     count = outbox.left(database)
     options = WorkerOptions(
@@ -52,19 +52,26 @@ def drain(database: str = "default") -> float:
     finally:
         batch_settled.disconnect(note)
     if not ended_well or outbox.left(database):
-        raise RuntimeError("the relay did not deliver everything")
+        raise RuntimeError("The relay did not deliver every event.")
     return count / (settled_at - began)
 
 
+def drain_to(backend: str, **options: object) -> float:
+    """Deliver every pending event with one relay to a backend of the package, as `drain` does."""
+    entry = {"BACKEND": f"django_broadcaster.backends.{backend}", "OPTIONS": options}
+    with override_settings(OUTBOX_PUBLISHERS={"default": entry}):
+        return drain()
+
+
 def start(count: int = 1, *arguments: str) -> list[subprocess.Popen[bytes]]:
-    """Start workers as processes."""
+    """Start `count` workers as processes."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "benchmarks.settings"}
     command = [sys.executable, "-m", "django", "outbox_worker", *arguments]
     return [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(count)]
 
 
 def stop(workers: list[subprocess.Popen[bytes]]) -> None:
-    """End workers, politely."""
+    """Stop workers with SIGTERM and wait for them."""
     for worker in workers:
         worker.terminate()
     for worker in workers:
@@ -72,19 +79,19 @@ def stop(workers: list[subprocess.Popen[bytes]]) -> None:
 
 
 def wait_for_leases(count: int) -> None:
-    """Wait until so many relays share the partitions."""
+    """Wait until `count` relays share the partitions."""
     _wait(lambda: _sharing() == count, "the relays to share the partitions")
 
 
 def wait_for_entries(count: int) -> float:
-    """Wait until so many events were delivered; return the time of it."""
+    """Wait until `count` events are delivered; return the time."""
     with client() as broker:
         _wait(lambda: broker.xlen(settings.STREAM) >= count, f"{count} events to be delivered")
     return time.perf_counter()
 
 
 def _sharing() -> int:
-    """Return how many relays own partitions, none being free."""
+    """Return how many relays own partitions, 0 while one is free."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT CASE WHEN bool_and(relay_id IS NOT NULL) THEN count(DISTINCT relay_id) "
@@ -102,11 +109,11 @@ def _wait(condition: Callable[[], bool], what: str, seconds: float = 300) -> Non
 
 
 def client() -> redis.Redis:
-    """Return a client of the broker."""
+    """Return a client of Redis."""
     return redis.Redis.from_url(services.address("redis"))
 
 
 def empty_stream() -> None:
-    """Forget what was delivered."""
+    """Delete the stream."""
     with client() as broker:
         broker.delete(settings.STREAM)

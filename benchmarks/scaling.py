@@ -1,4 +1,4 @@
-"""Benchmarks of more than one relay, and of one on a long backlog."""
+"""Benchmarks of two relays, and of one with a long backlog."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .measure import Figure, compare
 
 
 def scale(runs: int, events: int) -> list[Figure]:
-    """Two processes beside one, and the memory of one on a backlog of a million."""
+    """Compare two processes with one, and measure the memory of one with a million events."""
     return [
         compare(
             "two processes",
@@ -23,9 +23,9 @@ def scale(runs: int, events: int) -> list[Figure]:
 
 
 def _drain(count: int, events: int) -> float:
-    """Return the rate of so many processes between a tenth and nine tenths of the backlog.
+    """Return the rate of `count` processes between a tenth and nine tenths of the backlog.
 
-    They are started before the backlog is there, so that none has it to itself meanwhile.
+    The processes start before the backlog exists, so that none begins alone.
     """
     outbox.empty()
     relays.empty_stream()
@@ -42,7 +42,7 @@ def _drain(count: int, events: int) -> float:
 
 
 def _memory() -> list[Figure]:
-    """Megabytes of a relay after a tenth of a backlog of a million, and at its end."""
+    """Measure the megabytes of a relay after a tenth of a million events, and after all."""
     total = 1_000_000
     outbox.empty()
     relays.empty_stream()

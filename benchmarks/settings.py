@@ -37,7 +37,7 @@ def _sqlite() -> dict[str, Any]:
     }
 
 
-SECRET_KEY = "benchmarks"  # noqa: S105  # it protects nothing
+SECRET_KEY = "benchmarks"  # noqa: S105  # protects nothing
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["django_broadcaster"]

@@ -1,8 +1,8 @@
-"""A server that reads SendMessageBatch and acknowledges each message; it keeps none.
+"""A server that acknowledges each message of SendMessageBatch and keeps none.
 
     python -m benchmarks.sqs_sink
 
-prints its port, and answers until it is killed.
+prints its port and answers until it is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 def serve() -> None:
-    """Print the port, and answer until killed."""
+    """Print the port and answer until killed."""
     socketserver.ThreadingTCPServer.daemon_threads = True
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler) as server:
         print(server.server_address[1], flush=True)

@@ -1,4 +1,4 @@
-"""The figures for people: a table in Markdown, and a page of the docs."""
+"""The figures as a table in Markdown and as a page of the docs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .measure import Figure
 
 _PAGE = """# Benchmarks
 
-Made by `make bench` on two cores: {machine}.
+`make bench` made these figures on two cores: {machine}.
 
 Every ratio is the median of the ratios of several runs, in which the relay and a bare loop took
-turns; another machine gives other absolute figures. The bare loops are in `benchmarks/bare.py`: the
-same work with the clients alone, and no promise kept. `backlog`, `scheduled`, `held-xmin` and the
-last lines compare a relay with itself: under a burden and without.
+turns. Another machine gives other absolute figures. The bare loops are in `benchmarks/bare.py`.
+They do the same work with the clients alone and keep no promise. `backlog`, `scheduled`,
+`held-xmin` and the last lines compare a relay under load with itself.
 
 {table}
 """
@@ -37,7 +37,7 @@ def as_table(figures: Sequence[Figure]) -> str:
 
 
 def write_page(path: str, figures: Sequence[Figure]) -> None:
-    """Write the page of the docs that holds the table."""
+    """Write the page of the docs with the table."""
     with connection.cursor() as cursor:
         cursor.execute("SHOW server_version")
         server = cursor.fetchone()[0].split()[0]

@@ -1,4 +1,4 @@
-"""An endpoint to measure webhooks by, in a process of its own: so nothing else is imported here."""
+"""An endpoint that accepts every webhook, in a process of its own, which imports little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 @contextmanager
 def endpoint() -> Iterator[str]:
-    """Run an endpoint that takes everything, in a process of its own; the value is its URL."""
+    """Run an endpoint that accepts every request, in a process of its own; yield its URL."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there,), daemon=True)
@@ -34,18 +34,18 @@ def _serve(ready: Connection) -> None:
 
 
 class _Endpoint(asyncio.Protocol):
-    """Answers 204 to each request, as soon as all of it is there."""
+    """Answers 204 to each request once all of it has arrived."""
 
     def __init__(self) -> None:
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Keep the transport for the answers."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is complete."""
+        """Answer each complete request."""
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
             head = self._received[:end].lower()

@@ -17,7 +17,7 @@ from django_broadcaster import __version__  # noqa: E402  # after django.setup()
 
 project = "django-broadcaster"
 author = "django-broadcaster contributors"
-copyright = f"2025, {author}"
+copyright = author
 version = release = __version__
 
 extensions = [
@@ -25,10 +25,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
     "house_docstrings",
-    "live_tables",
+    "generated",
 ]
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"
+# An option is pasted as it is shown: `--file`, not an en dash.
+smartquotes = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -51,6 +53,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+html_favicon = "_static/favicon.svg"
 html_title = f"django-broadcaster {release}"
 html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "

@@ -17,7 +17,8 @@ from django.urls import Resolver404, path, resolve, reverse
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import EventSelection
+from django_broadcaster.models.selection import EventSelection
+from django_broadcaster.store import request_operation
 from tests.support.events import insert
 
 pytestmark = pytest.mark.django_db
@@ -80,8 +81,8 @@ def test_every_page_of_a_site_with_some_models(site: admin.AdminSite, admin_clie
     )
     event.partition, event.operation = 0, 1
     insert(event)
-    operation = OPERATION._default_manager.request(  # type: ignore[attr-defined]
-        OutboxEvent.objects.all(), "cancel", EventSelection(), by="root"
+    operation = request_operation(
+        OutboxEvent.objects.using("default"), "cancel", EventSelection(), by="root"
     )
     index = visited(admin_client, reverse("admin:index"))
     visited(admin_client, reverse("admin:app_list", args=["django_broadcaster"]))

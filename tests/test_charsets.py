@@ -146,7 +146,7 @@ def test_an_event_is_stored_as_it_is_or_refused(
         if holds:
             publish(**arguments)
         else:
-            with pytest.raises(InvalidEvent, match="W011") as refused:
+            with pytest.raises(InvalidEvent, match="W006") as refused:
                 publish(**arguments)
             assert refused.value.field == field
         publish(subject="Zoë", event_id="another")
@@ -219,11 +219,11 @@ def test_the_check_names_the_fix(narrow: tuple[str, str]) -> None:
 def character_set_messages(alias: str = ALIAS) -> list[CheckMessage]:
     """Return what the check says about the database."""
     found = run_checks(tags=["database"], databases=[alias])
-    return [each for each in found if each.id == "django_broadcaster.W011"]
+    return [each for each in found if each.id == "django_broadcaster.W006"]
 
 
 def _forget() -> None:
-    from django_broadcaster.querysets import charsets
+    from django_broadcaster.store import charsets
 
     charsets._asked.clear()
 

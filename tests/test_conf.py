@@ -112,7 +112,7 @@ def test_setting_is_named_after_its_attribute() -> None:
     """`OUTBOX_` and the attribute's name make the name of the setting."""
 
     class Own:
-        COLOUR: Setting[str] = Setting("red", "A colour.")
+        COLOUR: Setting[str] = Setting("red", "A colour.", id="E999")
 
     assert Own().COLOUR == "red"
     with override_settings(OUTBOX_COLOUR="blue"):

@@ -20,7 +20,7 @@ from django.core.management import get_commands, load_command_class
 from prometheus_client import CollectorRegistry
 
 from django_broadcaster.conf import conf
-from django_broadcaster.instrumentation import outbox, prometheus
+from django_broadcaster.instrumentation import gauges, prometheus
 from django_broadcaster.relay.worker import GIVE_BACK_SECONDS
 from tests.support.redis_server import missing
 from tools.launch import CannotStart, apt_install
@@ -219,4 +219,4 @@ def test_the_autoscaler_reads_a_metric_that_there_is(known: set[str]) -> None:
     (metric,) = manifests()["HorizontalPodAutoscaler"]["spec"]["metrics"]
     named = metric["external"]["metric"]
     assert named["name"] in known
-    assert named["selector"]["matchLabels"]["status"] in outbox.STATUSES
+    assert named["selector"]["matchLabels"]["status"] in gauges.STATUSES

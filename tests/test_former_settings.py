@@ -147,7 +147,7 @@ def test_what_the_check_says_to_write_means_the_same(former: dict[str, Any]) -> 
         before = seen()
         (message,) = run_checks(tags=[checks.TAG])
     assert message.id in ("django_broadcaster.I001", "django_broadcaster.I002")
-    written = re.fullmatch(r"Write (.*?)( instead of it)?\.", message.hint or "")
+    written = re.fullmatch(r"Set (.*?)( instead)?\.", message.hint or "")
     assert written
     code = re.sub(r", (?=OUTBOX_)", "\n", written[1])
     today: dict[str, Any] = {"timedelta": timedelta}

@@ -75,6 +75,28 @@ def test_function_of_several_patterns_runs_once(registry: EventHandlerRegistry) 
     assert len(registry) == 1
 
 
+class Shop:
+    """A service whose method is a handler."""
+
+    def ship(self, event: CloudEvent) -> None:
+        """Handle an event."""
+
+
+@pytest.mark.parametrize("name", [None, "ship"])
+def test_bound_method_of_several_patterns_runs_once(
+    registry: EventHandlerRegistry, name: str | None
+) -> None:
+    """Each access makes another bound method; those of one object are one handler."""
+    shop, other = Shop(), Shop()
+    for pattern in ("order.*", "*.placed"):
+        registry.register(pattern, name=name)(shop.ship)
+    assert functions(registry, "order.placed") == [shop.ship]
+    registry.register("order.*", name="other")(other.ship)
+    assert functions(registry, "order.placed") == [shop.ship, other.ship]
+    registry.unregister(name or f"{__name__}.Shop.ship")
+    assert functions(registry, "order.placed") == [other.ship]
+
+
 def test_decorator_returns_the_function_itself(registry: EventHandlerRegistry) -> None:
     """A handler can still be called, and imported, as what it was."""
     assert registry.register("order.*")(greet) is greet

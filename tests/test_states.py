@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_broadcaster import states
 from django_broadcaster.archives import remove
 from django_broadcaster.models import OutboxEvent, OutboxRelay
-from django_broadcaster.querysets import OutboxEventQuerySet, RelayRows
+from django_broadcaster.models.managers import OutboxEventQuerySet
 from django_broadcaster.states import (
     FINAL,
     TRANSITIONS,
@@ -20,6 +20,7 @@ from django_broadcaster.states import (
     OutboxEventStatus,
     sources_of,
 )
+from django_broadcaster.store import RelayRows
 
 DIAGRAM = {
     "pending": {"published", "failed", "cancelled", "retry", "blocked"},

@@ -1,7 +1,7 @@
-"""Every setting, its default and its meaning; read at access, so `override_settings` works.
+"""Every setting: its default, its meaning, the rule for its value, and the ids of its checks.
 
-Durations are in seconds unless a `timedelta` is named. The system checks judge the values, and
-`former.py` knows what the settings of version 0.1 mean.
+The checks, and the reference page of settings, are made from these declarations. Values are read at
+access, so `override_settings` works. `former.py` translates the settings of version 0.1.
 """
 
 from __future__ import annotations
@@ -14,23 +14,43 @@ from django.conf import settings
 from django.utils.functional import empty
 
 from . import former
+from .setting_rules import BOOLEAN, DURATION, POSITIVE_SECONDS, Rule, seconds_from, whole
 
 T = TypeVar("T")
 
 _attributes = vars(settings)
-"""Where `settings` keeps what it wraps, which tells at once that it lacks a name.
+"""The attributes of `settings`, where `_wrapped` is the object with the project's values.
 
-`settings` itself raises and catches two errors for it, and nearly every setting is one that a
-project lacks: a few of them would be a tenth of what a publish call costs.
+For a name that a project lacks, `settings` itself raises and catches two errors. Most projects lack
+most of these names, and a few such reads would be a tenth of the cost of a publish call.
 """
 
 
 class Setting(Generic[T]):
-    """One Django setting with a default; the attribute `X` of `conf` reads `OUTBOX_X`."""
+    """One Django setting with a default; the attribute `X` of `conf` reads `OUTBOX_X`.
 
-    def __init__(self, default: T, meaning: str) -> None:
+    Args:
+        default: The value in a project that does not set it.
+        meaning: One or more sentences for the reference page, in Markdown.
+        check: The rule for its value; None if a function in `checks` judges it.
+        id: The id of the check of its value.
+        related: The ids of further checks that concern this setting.
+    """
+
+    def __init__(
+        self,
+        default: T,
+        meaning: str,
+        *,
+        check: Rule | None = None,
+        id: str,
+        related: tuple[str, ...] = (),
+    ) -> None:
         self.default = default
         self.meaning = meaning
+        self.check = check
+        self.id = id
+        self.related = related
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = f"OUTBOX_{name}"
@@ -47,10 +67,12 @@ _UNSET: Final = object()
 
 
 class WorkerSetting(Setting[T]):
-    """A setting that was an item of OUTBOX_WORKER; `formerly` returns what that says, or None."""
+    """A setting that was an item of OUTBOX_WORKER; `formerly` returns its value there, or None."""
 
-    def __init__(self, default: T, meaning: str, formerly: Callable[[Any], T | None]) -> None:
-        super().__init__(default, meaning)
+    def __init__(
+        self, default: T, meaning: str, formerly: Callable[[Any], T | None], **declared: Any
+    ) -> None:
+        super().__init__(default, meaning, **declared)
         self._formerly = formerly
 
     def __get__(self, instance: object, owner: type | None = None) -> T:
@@ -67,7 +89,7 @@ class WorkerSetting(Setting[T]):
 
 
 class RetentionSetting(Setting[T]):
-    """OUTBOX_RETENTION: a dictionary gets its `published`, and one of version 0.1 is translated."""
+    """OUTBOX_RETENTION: a dictionary without `published` gets it; one of 0.1 is translated."""
 
     def __get__(self, instance: object, owner: type | None = None) -> T:
         value: Any = getattr(settings, self.name, self.default)
@@ -78,129 +100,228 @@ class RetentionSetting(Setting[T]):
         return found
 
 
-class Conf:
-    """The settings of django-broadcaster, as attributes without their prefix `OUTBOX_`."""
+class BackendSettings:
+    """Backends and routes"""
 
     PUBLISHERS: Setting[Mapping[str, Mapping[str, Any]]] = Setting(
         {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
-        "The backends by alias: BACKEND, OPTIONS, RETRY, ON_EXHAUSTED, RETENTION.",
+        "The backends by alias. Each is a dictionary with `BACKEND`, and optionally `OPTIONS`, "
+        "`RETRY`, `ON_EXHAUSTED` and `RETENTION`.",
+        id="E001",
+        related=("E002", "E003", "E004", "E005", "E006", "E007", "E008", "E032", "W003", "W004"),
     )
     ROUTES: Setting[Mapping[str, str | list[str]] | None] = Setting(
         None,
-        "Event type patterns (`order.*`) to one alias or a list; the first that matches decides. "
-        "If it is None and no backend runs handlers, events with handlers also go to an alias "
-        "`handlers`, which runs them.",
-    )
-    JSON_ENCODER: Setting[str | None] = Setting(
-        None,
-        "Dotted path of a subclass of `json.JSONEncoder`, whose `default()` encodes what is not "
-        "plain JSON in an event's data; None for Django's own.",
-    )
-    REQUIRE_TRANSACTION: Setting[bool] = Setting(
-        False, "Refuse to publish outside of a transaction."
-    )
-    RETENTION: Setting[timedelta | float | Mapping[str, Any] | None] = RetentionSetting(
-        timedelta(days=7),
-        "How long published events are kept: a timedelta or seconds; 0 deletes at once, "
-        "None keeps them for ever. Or a dict with a time for `published`, `failed` and "
-        "`cancelled`. RETENTION of a backend goes before it.",
-    )
-    ARCHIVE: Setting[Mapping[str, Any] | None] = Setting(
-        None,
-        "Where events go before they are purged: BACKEND, the dotted path of an archive, and its "
-        "OPTIONS; None to delete them.",
-    )
-    TIME_PARTITIONS: Setting[timedelta | float | None] = Setting(
-        None,
-        "On PostgreSQL, about the time that one partition of the outbox's table holds, so that to "
-        "purge is to drop one; `outbox_partition` makes them. None for a plain table.",
-    )
-    INBOX_RETENTION: Setting[timedelta | float | None] = Setting(
-        timedelta(days=30),
-        "How long the inbox remembers a processed event: longer than anything may be redelivered; "
-        "None for ever.",
-    )
-    HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
-        timedelta(days=7),
-        "How long failed attempts, operations that have ended, and the minutes that the dashboard "
-        "draws are kept; None for ever.",
-    )
-    BATCH_SIZE: Setting[int] = WorkerSetting(
-        500, "Events that one delivery takes at most.", former.batch_size
-    )
-    BATCH_BYTES: Setting[int] = Setting(
-        16_000_000,
-        "Bytes of payload from which on a delivery takes no further event, and an archive neither; "
-        "a relay takes several times as much memory for each backend.",
-    )
-    POLL_INTERVAL: Setting[float] = WorkerSetting(
-        1.0,
-        "Seconds between looks at the outbox of a relay with nothing to do.",
-        lambda worker: former.poll_interval(worker, conf.LEASE_SECONDS),
-    )
-    MAX_RETRIES: Setting[int] = WorkerSetting(
-        3,
-        "Attempts after the first one, of an event whose publish call does not say `max_retries`.",
-        former.max_retries,
-    )
-    NOTIFY: Setting[bool] = Setting(
-        True, "On PostgreSQL, wake the relays by NOTIFY after a commit; they poll all the same."
-    )
-    PARTITIONS: Setting[int] = Setting(
-        64,
-        "Hash buckets of keys, the unit of ownership, and so the most relays that can share a "
-        "backend. Change it only when the outbox is empty and no relay runs.",
-    )
-    LEASE_SECONDS: Setting[float] = Setting(
-        15.0, "Seconds without a heartbeat after which a relay's partitions are free."
-    )
-    SHUTDOWN_TIMEOUT: Setting[float] = Setting(
-        30.0, "Seconds that a stopping relay gives the batches in flight."
-    )
-    MAX_LAG_SECONDS: Setting[float] = Setting(
-        60.0, "Seconds that an event may have been due before the outbox counts as unhealthy."
-    )
-    MAX_RETRY_AGE_SECONDS: Setting[float] = Setting(
-        3600.0,
-        "Seconds since its publication that an event may still be in retry before the outbox "
-        "counts as unhealthy.",
-    )
-    STALL_SECONDS: Setting[float] = Setting(
-        120.0,
-        "Seconds without a sign of life after which a relay counts as stalled, and is to be "
-        "restarted: more than one statement, one call to a broker or one handler ever takes.",
-    )
-    MAX_CRASHES: Setting[int] = Setting(
-        3,
-        "Crashes of its relay after which the event in flight is dead-lettered; 2 or more, because "
-        "the first one tells only the batch.",
+        "Patterns of event types, such as `order.*`, each with an alias or a list of aliases. The "
+        "first pattern that matches decides; other events go to `default`. If the setting is "
+        "`None` and no backend runs handlers, events with handlers also go to an alias `handlers`, "
+        "which runs them.",
+        id="E011",
+        related=("E012", "E013", "E014"),
     )
     RETRY: Setting[Mapping[str, float]] = WorkerSetting(
         {},
-        "Retry policy of backends without a RETRY of their own: initial and maximum in seconds, "
-        "factor, jitter (a fraction).",
+        "The retry policy of backends without a `RETRY` of their own: `initial` and `maximum` in "
+        "seconds, `factor`, and `jitter` as a fraction.",
         former.retry,
+        id="E009",
     )
     CIRCUIT: Setting[Mapping[str, float]] = Setting(
         {},
-        "Circuit breaker of every backend: initial, maximum (seconds between probes of a broker "
-        "that is away), probe_size (events).",
+        "The circuit breaker of every backend: `initial` and `maximum`, in seconds between probes "
+        "of an unavailable broker, and `probe_size`, in events.",
+        id="E010",
     )
+
+
+class PublishSettings:
+    """Publishing"""
+
+    REQUIRE_TRANSACTION: Setting[bool] = Setting(
+        False, "Refuse to publish outside of a transaction.", check=BOOLEAN, id="E015"
+    )
+    MAX_RETRIES: Setting[int] = WorkerSetting(
+        3,
+        "Attempts after the first one, for an event published without `max_retries`.",
+        former.max_retries,
+        check=former.RETRIES,
+        id="E029",
+    )
+    JSON_ENCODER: Setting[str | None] = Setting(
+        None,
+        "The dotted path of a subclass of `json.JSONEncoder`. Its `default()` encodes values that "
+        "plain JSON does not have. With `None`, Django's own is used.",
+        id="E042",
+    )
+    NOTIFY: Setting[bool] = Setting(
+        True,
+        "On PostgreSQL, wake the relays by `NOTIFY` after each commit. Relays also poll.",
+        check=BOOLEAN,
+        id="E025",
+    )
+
+
+class RelaySettings:
+    """Relay"""
+
+    BATCH_SIZE: Setting[int] = WorkerSetting(
+        500,
+        "The largest number of events in one batch.",
+        former.batch_size,
+        check=former.BATCH,
+        id="E018",
+    )
+    BATCH_BYTES: Setting[int] = Setting(
+        16_000_000,
+        "Bytes of payload after which a batch, or a portion for the archive, takes no further "
+        "event. A relay uses several times as much memory for each backend.",
+        check=whole("bytes", 1),
+        id="E030",
+    )
+    POLL_INTERVAL: Setting[float] = WorkerSetting(
+        1.0,
+        "Pause between two polls of the outbox when a relay is idle.",
+        lambda worker: former.poll_interval(worker, conf.LEASE_SECONDS),
+        check=POSITIVE_SECONDS,
+        id="E019",
+        related=("W001",),
+    )
+    PARTITIONS: Setting[int] = Setting(
+        64,
+        "Hash buckets of partition keys. Each bucket belongs to one relay at a time, so at most "
+        "this many relays share a backend. Change the number only while the outbox is empty and no "
+        "relay runs.",
+        check=whole("partitions", 1, 1024),
+        id="E020",
+    )
+    LEASE_SECONDS: Setting[float] = Setting(
+        15.0,
+        "Time without a heartbeat after which other relays take over a relay's partitions.",
+        check=seconds_from(2),
+        id="E021",
+        related=("W001",),
+    )
+    SHUTDOWN_TIMEOUT: Setting[float] = Setting(
+        30.0,
+        "Time that a stopping relay gives running batches to finish.",
+        check=seconds_from(0),
+        id="E022",
+    )
+    MAX_CRASHES: Setting[int] = Setting(
+        3,
+        "Crashes of the relay while it delivers an event, after which the event becomes a dead "
+        "letter. The first crash only identifies the batch, so the least is 2.",
+        check=whole("crashes", 2),
+        id="E023",
+    )
+
+
+class RetentionSettings:
+    """Retention"""
+
+    RETENTION: Setting[timedelta | float | Mapping[str, Any] | None] = RetentionSetting(
+        timedelta(days=7),
+        "How long published events are kept, as a `timedelta` or in seconds. 0 deletes them at "
+        "once; `None` keeps them for ever. A dictionary has a time for each of `published`, "
+        "`failed` and `cancelled`. `RETENTION` of a backend overrides this setting.",
+        id="E016",
+        related=("E028", "I002", "W005"),
+    )
+    ARCHIVE: Setting[Mapping[str, Any] | None] = Setting(
+        None,
+        "The archive for events before they are purged: `BACKEND`, its dotted path, and its "
+        "`OPTIONS`. With `None`, old events are deleted.",
+        id="E033",
+        related=("E036", "W005"),
+    )
+    TIME_PARTITIONS: Setting[timedelta | float | None] = Setting(
+        None,
+        "On PostgreSQL, the approximate time span of one partition of the outbox's table, so that "
+        "a purge drops whole partitions. `outbox_partition` creates them. With `None`, the table "
+        "has no partitions.",
+        check=DURATION,
+        id="E034",
+        related=("E035", "E036"),
+    )
+    INBOX_RETENTION: Setting[timedelta | float | None] = Setting(
+        timedelta(days=30),
+        "How long the inbox remembers a processed event; `None` is for ever. Keep it longer than "
+        "any redelivery can take.",
+        check=DURATION,
+        id="E017",
+    )
+    HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
+        timedelta(days=7),
+        "How long failed attempts, finished operations, and the dashboard's figures by the minute "
+        "are kept; `None` is for ever.",
+        check=DURATION,
+        id="E026",
+    )
+
+
+class HealthSettings:
+    """Health checks"""
+
+    MAX_LAG_SECONDS: Setting[float] = Setting(
+        60.0,
+        "Time that an event may be due before the outbox counts as unhealthy.",
+        check=POSITIVE_SECONDS,
+        id="E037",
+    )
+    MAX_RETRY_AGE_SECONDS: Setting[float] = Setting(
+        3600.0,
+        "Age, since its publication, of an event in retry before the outbox counts as unhealthy.",
+        check=POSITIVE_SECONDS,
+        id="E039",
+    )
+    STALL_SECONDS: Setting[float] = Setting(
+        120.0,
+        "Time without progress after which a relay counts as stalled and should be restarted. Keep "
+        "it longer than any statement, broker call or handler takes.",
+        check=seconds_from(1),
+        id="E038",
+    )
+
+
+class ConfidentialitySettings:
+    """Confidential data"""
+
     ENCRYPTION_KEYS: Setting[Sequence[str | bytes]] = Setting(
         [],
-        "Fernet keys that encrypt payloads at rest: the first one encrypts, all of them decrypt. "
-        "Without any, payloads are stored as they are.",
+        "Fernet keys that encrypt payloads at rest. The first key encrypts; all keys decrypt. "
+        "Without any key, payloads are stored in plain text.",
+        id="E040",
     )
     REDACTOR: Setting[str | None] = Setting(
         None,
-        "Dotted path of a function from a CloudEvent to the CloudEvent that the admin and "
-        "`outbox_inspect` show of it.",
+        "The dotted path of a function that takes a `CloudEvent` and returns the one that the "
+        "admin and `outbox_inspect` show.",
+        id="E041",
     )
+
+
+class Conf(
+    BackendSettings,
+    PublishSettings,
+    RelaySettings,
+    RetentionSettings,
+    HealthSettings,
+    ConfidentialitySettings,
+):
+    """The settings of django-broadcaster, as attributes without their prefix `OUTBOX_`."""
 
 
 conf: Conf = Conf()
 
 
+def setting_groups() -> dict[type, dict[str, Setting[Any]]]:
+    """Return the settings by attribute in each of their groups, in the reference page's order."""
+    return {
+        group: {name: item for name, item in vars(group).items() if isinstance(item, Setting)}
+        for group in Conf.__bases__
+    }
+
+
 def all_settings() -> dict[str, Setting[Any]]:
     """Return every setting by its full name, in the order of the reference page."""
-    return {item.name: item for item in vars(Conf).values() if isinstance(item, Setting)}
+    return {item.name: item for group in setting_groups().values() for item in group.values()}

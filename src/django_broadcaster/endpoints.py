@@ -16,8 +16,9 @@ from typing import Any, Final
 from django.db import connections, router
 from django.utils import timezone
 
+from django_broadcaster.store import storable
+
 from .models import OutboxWebhookEndpoint
-from .querysets import storable
 from .redaction import masked
 from .signals import endpoint_disabled
 

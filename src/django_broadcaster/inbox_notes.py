@@ -9,9 +9,10 @@ from django.db import OperationalError, connections
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
+from django_broadcaster.store import storable
+
 from .events import CloudEvent
 from .models import InboxEvent
-from .querysets import storable
 from .registry import Handler
 
 _RESTARTS = frozenset({

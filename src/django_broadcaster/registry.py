@@ -49,6 +49,11 @@ class Handler:
     atomic: bool = True
     path: str = ""
 
+    @property
+    def is_async(self) -> bool:
+        """Whether an async function is in it, which `async_to_sync()` runs in an event loop."""
+        return any(iscoroutinefunction(each) for each in _layers(self.function))
+
     def matches(self, event_type: str) -> bool:
         """Return True if a pattern matches the whole event type, in its exact case."""
         return any(fnmatchcase(event_type, pattern) for pattern in self.patterns)
@@ -159,7 +164,7 @@ class EventHandlerRegistry:
         """
         same = [each for each in self if path in (each.path, each.name)]
         for handler in same:
-            if handler.function is function:
+            if handler.function == function:  # each access makes a bound method anew
                 return handler.name
         if not same:
             return path
@@ -183,7 +188,7 @@ class EventHandlerRegistry:
         known = self._handlers.get(name)
         if known is None:
             self._handlers[name] = handler
-        elif known.function is not handler.function:
+        elif known.function != handler.function:
             raise _taken(name)
         elif known.atomic is not handler.atomic:
             raise ValueError(f"atomic: handler {name!r} is registered with atomic={known.atomic}")
@@ -207,12 +212,19 @@ def _path_of(function: HandlerFunction) -> str:
 
     Raises TypeError for what has none.
     """
-    for attribute in ("__wrapped__", "awaitable", "func"):
-        if not hasattr(function, "__qualname__"):
-            function = getattr(function, attribute, function)
-    if not hasattr(function, "__qualname__"):
+    named = next((each for each in _layers(function) if hasattr(each, "__qualname__")), None)
+    if named is None:
         raise TypeError(f"name: {type(function).__name__} has none; pass name= to register()")
-    return f"{function.__module__}.{function.__qualname__}"
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _layers(function: HandlerFunction) -> Iterator[Any]:
+    """Yield a function, and what it wraps, from the outside in."""
+    yield function
+    for attribute in ("__wrapped__", "awaitable", "func"):
+        if inner := getattr(function, attribute, None):
+            yield from _layers(inner)
+            return
 
 
 event_registry = EventHandlerRegistry()

@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from django_broadcaster.archives import read_archive
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import chunks
-from django_broadcaster.querysets import operations as rows
 from django_broadcaster.relay.operations import Operations
+from django_broadcaster.store import chunks
+from django_broadcaster.store import operations as rows
 from tests.support.events import publish
 from tests.support.operations import request, step, work_off
 

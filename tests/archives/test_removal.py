@@ -15,7 +15,7 @@ from django.utils import timezone
 from django_broadcaster.archives import Leaving, TableArchive, remove
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
-from django_broadcaster.querysets import StoredRow, read_stored
+from django_broadcaster.store import StoredRow, read_stored
 from tests.support.archives import WatchingArchive, grow_old
 from tests.support.events import publish, statuses
 

@@ -104,7 +104,7 @@ def test_each_handler_is_a_task_that_a_worker_can_import(register: Register) -> 
     ]
     assert results[0].args[0] == messages[0].event.to_dict()
     assert {each.task.module_path for each in results} == {
-        "django_broadcaster.handler_task.run_handler"
+        "django_broadcaster.consumers.task.run_handler"
     }
     assert import_string(results[0].task.module_path).func is results[0].task.func
 
@@ -193,7 +193,7 @@ def test_handler_that_rejects_makes_a_dead_letter(committing: None, register: Re
 @override_settings(TASKS={"default": IMMEDIATE})
 def test_worker_without_the_handler_says_so(committing: None, register: Register) -> None:
     """A task for a handler that its worker does not know fails, and names it."""
-    from django_broadcaster.handler_task import run_handler
+    from django_broadcaster.consumers.task import run_handler
 
     task: Any = run_handler
     result = task.enqueue(make_message(data=1).event.to_dict(), "no.such.handler")
@@ -303,7 +303,7 @@ settings.configure(
     DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}}},
 )
 django.setup()
-from django_broadcaster.handler_task import run_handler
+from django_broadcaster.consumers.task import run_handler
 print(run_handler.backend, run_handler.queue_name)
 """
     done = subprocess.run(

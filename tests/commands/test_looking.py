@@ -28,9 +28,9 @@ from django_broadcaster.models import (
     OutboxOperation,
     OutboxRelay,
 )
-from django_broadcaster.querysets import MIGRATE, lacks_migration, overviews
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.telling import told
+from django_broadcaster.store import MIGRATE, lacks_migration, overviews
 from tests.support.events import publish
 from tests.support.waiting import wait_until
 from tests.support.workers import MANAGE, Workers, environment, starting_workers
@@ -120,8 +120,8 @@ def test_status_says_that_a_broker_is_away(database: str) -> None:
         since = timezone.now() - timedelta(seconds=90)
         relay.update(circuit_open_since=since, circuit_error="[Errno 111] refused")
         said = run("status", "--database", database)
-        assert " 1  broker away\n" in said
-        assert "default: broker away for 9" in said
+        assert " 1  broker unavailable\n" in said
+        assert "default: broker unavailable for 9" in said
         assert "s: [Errno 111] refused" in said
         relay.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
         assert " 0  on\n" in run("status", "--database", database)
@@ -137,7 +137,7 @@ def test_status_tells_of_a_backend_that_was_taken_out(database: str, status: str
     configured, upper, lower = as_json("status", "--database", database)
     assert [each["backend"] for each in (configured, upper, lower)] == ["default", "Audit", "audit"]
     assert lower[status] == 1
-    assert "audit: OUTBOX_PUBLISHERS does not have it" in run("status", "--database", database)
+    assert "audit: not in OUTBOX_PUBLISHERS" in run("status", "--database", database)
     rows.update(status="published")
     assert len(as_json("status", "--database", database)) == 1
 
@@ -147,7 +147,7 @@ def test_a_missing_migration_is_called_by_its_name(
     database: str, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """One line that names the command to run, and no traceback of a database's error."""
-    monkeypatch.setattr("django_broadcaster.querysets.overview.EVENTS", "django_broadcaster_gone")
+    monkeypatch.setattr("django_broadcaster.store.overview.EVENTS", "django_broadcaster_gone")
     monkeypatch.setattr(OutboxOperation._meta, "db_table", "django_broadcaster_gone")
     if command == "health":
         out = io.StringIO()
@@ -173,7 +173,7 @@ def test_what_is_missing_is_told_from_other_trouble(database: str, sql: str) -> 
     with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
         cursor.execute(sql.replace("{}", "django_broadcaster_outboxrelay"))
     assert lacks_migration(caught.value)
-    assert MIGRATE in told(caught.value)
+    assert MIGRATE in loggable(caught.value)
     with pytest.raises(Error) as caught, connections[database].cursor() as cursor:
         cursor.execute("SELEKT 1")
     assert not lacks_migration(caught.value)
@@ -198,7 +198,7 @@ def test_status_is_a_table_for_people(database: str, settings: Settings) -> None
 
 def test_large_counts_stop(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are counted exactly are shown as that many and more."""
-    monkeypatch.setattr("django_broadcaster.querysets.overview.EXACT", 2)
+    monkeypatch.setattr("django_broadcaster.store.overview.EXACT", 2)
     publish("a1", "b1", "c1", using=database)
     assert " 2+ " in run("status", "--database", database)
 
@@ -221,7 +221,7 @@ def test_status_exits_for_a_probe(database: str, bound: str, code: int) -> None:
 @pytest.mark.parametrize("bound", ["nan", "-1", "soon"])
 def test_a_bound_that_is_none_is_refused(command: str, bound: str) -> None:
     """Nothing is later than `nan`: a probe with it would be content for ever."""
-    with pytest.raises(CommandError, match="a number of seconds from 0 on is needed"):
+    with pytest.raises(CommandError, match="must be a number of seconds, 0 or more"):
         run(command, f"--max-lag={bound}")
 
 
@@ -237,7 +237,7 @@ def test_a_bound_that_is_none_is_refused(command: str, bound: str) -> None:
 )
 def test_a_number_out_of_its_range_is_refused(command: str, arguments: list[str]) -> None:
     """Before anything is begun, with the range, instead of in the midst of it."""
-    with pytest.raises(CommandError, match=r"a whole number from 1 to .* is needed"):
+    with pytest.raises(CommandError, match=r"must be a whole number from 1 to "):
         run(command, *arguments)
 
 
@@ -258,7 +258,7 @@ def test_pause_and_resume_say_what_they_did(database: str) -> None:
         as_json(command, "default", "--database", database)[0]["now"]
         for command in ("pause", "pause", "resume", "resume")
     ]
-    assert results == ["paused", "paused already", "resumed", "not paused"]
+    assert results == ["paused", "already paused", "resumed", "not paused"]
     state = OutboxBackendState.objects.using(database).get()
     assert (state.paused_at, state.paused_by) == (None, "")
 
@@ -267,7 +267,9 @@ def test_pause_and_resume_say_what_they_did(database: str) -> None:
 def test_an_unknown_backend_is_named(command: str) -> None:
     """A typing error pauses nothing."""
     arguments = ["nope"] if command in ("pause", "resume") else ["--backend", "nope"]
-    with pytest.raises(CommandError, match="backend 'nope': OUTBOX_PUBLISHERS has 'default'"):
+    with pytest.raises(
+        CommandError, match="Backend 'nope' is not configured; OUTBOX_PUBLISHERS has 'default'"
+    ):
         run(command, *arguments)
 
 
@@ -325,16 +327,16 @@ def test_inspect_says_that_there_is_no_such_event(database: str, wanted: str) ->
 @contextmanager
 def following(database: str, count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Follow so many events from now on; gives what is printed, and waits for the end."""
-    monkeypatch.setattr(outbox_tail, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(outbox_tail, "POLL_SECONDS", 0.02)
     out, started = io.StringIO(), threading.Event()
-    look = outbox_tail._Window.look
+    poll = outbox_tail._Window.poll
 
-    def looked(window: Any) -> Any:
-        found = look(window)
+    def polled(window: Any) -> Any:
+        found = poll(window)
         started.set()
         return found
 
-    monkeypatch.setattr(outbox_tail._Window, "look", looked)
+    monkeypatch.setattr(outbox_tail._Window, "poll", polled)
     arguments = ("--json", "--count", str(count), "--database", database)
 
     def follow() -> None:
@@ -412,9 +414,9 @@ def test_tail_has_room_for_what_is_left_behind(
     events = rows.all()
     window = outbox_tail._Window(events, events)
     rows.filter(subject="a1").update(status="retry")
-    assert window.look() == []
+    assert window.poll() == []
     _deliver(database, "a1")
-    assert [row["partition_key"] for row in window.look()] == ["a"]
+    assert [row["partition_key"] for row in window.poll()] == ["a"]
     assert len(window._watched) == 3
 
 
@@ -430,19 +432,19 @@ def test_tail_looks_at_no_more_than_it_has_to_behind_a_paused_backend(
     found: list[str] = []
     for number in range(20):
         _deliver(database, f"a{number}")
-        found += [row["partition_key"] for row in window.look()]
+        found += [row["partition_key"] for row in window.poll()]
         assert len(window._shown) <= 5
     _deliver(database, "p1")
-    found += [row["partition_key"] for row in window.look()]
+    found += [row["partition_key"] for row in window.poll()]
     assert found == ["a"] * 20 + ["p"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--type", ""], "--type is empty"),
-        (["--key", ""], "--key is empty"),
-        (["--type", "or*er"], "an asterisk stands for any text at the end only"),
+        (["--type", ""], "--type must not be empty"),
+        (["--key", ""], "--key must not be empty"),
+        (["--type", "or*er"], "--type must have no asterisk except at its end"),
     ],
 )
 def test_tail_names_a_wrong_condition(committing: None, arguments: list[str], words: str) -> None:
@@ -507,7 +509,7 @@ def test_a_database_that_is_away_is_one_line(
     connection.close()
     with monkeypatch.context() as patch:
         patch.setitem(connection.settings_dict, "PORT", str(free_port()))
-        with pytest.raises(CommandError, match="the database can't be asked: ") as caught:
+        with pytest.raises(CommandError, match="Database query failed: ") as caught:
             run(*command)
     connection.close()
     assert "\n" not in str(caught.value)

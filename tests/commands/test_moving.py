@@ -63,8 +63,8 @@ def test_ids_that_do_not_fit_are_told(events: str) -> None:
     arguments = (str(done), str(failed), "999999", "--json", "--database", events)
     call_command("outbox_retry", *arguments, stdout=out, stderr=err)
     assert json.loads(out.getvalue()) == {"selected": 1, "changed": 1, "dry_run": False}
-    assert "the outbox has no event 999999" in err.getvalue()
-    told = f"event {done} is published: retry is for events that are"
+    assert "Skipped: the outbox has no event 999999." in err.getvalue()
+    told = f"Skipped: event {done} is published; retry needs one of: "
     assert told in err.getvalue()
     assert f"event {failed} " not in err.getvalue()
 
@@ -136,21 +136,27 @@ def test_events_whose_backend_was_taken_out_can_be_put_away(events: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "say which events: ids, conditions, or --all"),
-        (["7", "--all"], "give ids or conditions, but not both"),
-        (["7", "--status", "failed"], "give ids or conditions, but not both"),
-        (["--backend", "nope"], "backend 'nope': OUTBOX_PUBLISHERS has 'default'"),
-        (["--all", "--database", "nope"], "--database nope: DATABASES has"),
-        (["--since", "soon"], "a moment such as 2026-01-31T14:00 is needed, not 'soon'"),
+        ([], "Select events by ids, by conditions, or with --all"),
+        (["7", "--all"], "Ids and conditions exclude each other"),
+        (["7", "--status", "failed"], "Ids and conditions exclude each other"),
+        (
+            ["--backend", "nope"],
+            "Backend 'nope' is not configured; OUTBOX_PUBLISHERS has 'default'",
+        ),
+        (["--all", "--database", "nope"], "--database nope is not configured; DATABASES has"),
+        (["--since", "soon"], "must be a time such as 2026-01-31T14:00, not 'soon'"),
         (["--status", "lost"], "invalid choice: 'lost'"),
-        (["--status", "failed", "--type", ""], "--type is empty: leave it out for events of any"),
-        (["--status", "failed", "--key", ""], "--key is empty"),
-        (["--status", "failed", "--backend", ""], "--backend is empty"),
-        (["--type", "or*er"], "--type: an asterisk stands for any text at the end only"),
-        (["--until", "9999-12-31T23:59:59-12:00"], "a moment such as"),
-        (["--since", "0001-01-01T00:00:00+12:00"], "a moment such as"),
-        (["--key", "\udcff"], r"key: '\\udcff' is no text that a database can hold"),
-        (["--key", "a\0"], r"key: 'a\\x00' is no text that a database can hold"),
+        (
+            ["--status", "failed", "--type", ""],
+            "--type must not be empty; omit it to match any type",
+        ),
+        (["--status", "failed", "--key", ""], "--key must not be empty"),
+        (["--status", "failed", "--backend", ""], "--backend must not be empty"),
+        (["--type", "or*er"], "--type must have no asterisk except at its end"),
+        (["--until", "9999-12-31T23:59:59-12:00"], "must be a time such as"),
+        (["--since", "0001-01-01T00:00:00+12:00"], "must be a time such as"),
+        (["--key", "\udcff"], r"key must be text that a database can store, not '\\udcff'"),
+        (["--key", "a\0"], r"key must be text that a database can store, not 'a\\x00'"),
     ],
 )
 def test_a_wrong_selection_is_named(committing: None, arguments: list[str], words: str) -> None:
@@ -171,7 +177,7 @@ def test_who_interrupts_is_told_how_far_it_came(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "advance", interrupted)
-    with pytest.raises(CommandError, match="interrupted after 2 of 5 events"):
+    with pytest.raises(CommandError, match="Interrupted after 2 of 5 events"):
         run("cancel", "--all", "--database", events)
     changed = [name for name, state in STATES.items() if statuses(events)[name] != state]
     assert len(changed) == 2
@@ -193,17 +199,19 @@ def test_a_person_is_asked(
     questions = []
     monkeypatch.setattr("builtins.input", lambda text: questions.append(text) or answer)
     arguments = ("outbox_cancel", "--all", "--database", events)
-    refused = nullcontext() if goes_on else pytest.raises(CommandError, match="nothing was changed")
+    refused = (
+        nullcontext() if goes_on else pytest.raises(CommandError, match="no events were changed")
+    )
     with refused:
         call_command(*arguments, stdout=Terminal(), stderr=io.StringIO())
-    assert questions == ["5 events to cancel. Go on? [y/N] "]
+    assert questions == ["5 events to cancel. Continue? [y/N] "]
     assert (statuses(events) != STATES) is goes_on
 
 
 def test_who_can_not_answer_changes_nothing(events: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal with nobody at its keyboard, as with `< /dev/null`, is no consent."""
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(CommandError, match="nothing was changed"):
+    with pytest.raises(CommandError, match="no events were changed"):
         call_command("outbox_cancel", "--all", "--database", events, stdout=Terminal())
     assert statuses(events) == STATES
 
@@ -279,15 +287,17 @@ def test_a_request_without_a_relay_says_that_it_waits(events: str, runs: bool) -
     arguments = ("outbox_cancel", "--all", "--background", "--database", events)
     with DeliveryLoop(events, "default") if runs else nullcontext():
         call_command(*arguments, stdout=io.StringIO(), stderr=err)
-    assert err.getvalue() == ("" if runs else "no relay runs: the operation waits for one\n")
+    assert err.getvalue() == (
+        "" if runs else "No relay is running; the operation starts when one does.\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--all", "--dry-run"], "give --background or --dry-run, but not both"),
-        ([*map(str, range(1, 1002))], "--background takes up to 1,000 ids: select by conditions"),
-        ([], "say which events: ids, conditions, or --all"),
+        (["--all", "--dry-run"], "--background and --dry-run exclude each other"),
+        ([*map(str, range(1, 1002))], "--background accepts at most 1,000 ids; use conditions"),
+        ([], "Select events by ids, by conditions, or with --all"),
     ],
 )
 def test_a_wrong_request_is_named(arguments: list[str], words: str, committing: None) -> None:
@@ -337,8 +347,8 @@ def test_operations_are_stopped_by_id(events: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stop"], "say which operations to stop: give their ids"),
-        (["7", "9", "--stop"], "there is no operation 7, 9; it may have been purged"),
+        (["--stop"], "--stop needs the ids of the operations"),
+        (["7", "9", "--stop"], "No operation has the id 7, 9; it may have been purged"),
     ],
 )
 def test_a_stop_has_to_say_of_what(arguments: list[str], words: str, committing: None) -> None:

@@ -15,8 +15,8 @@ from django_broadcaster.models import (
     OutboxRelay,
     OutboxSample,
 )
-from django_broadcaster.querysets import minute_of
 from django_broadcaster.states import OutboxEventStatus as S
+from django_broadcaster.store import minute_of
 from tests.support.events import insert
 
 

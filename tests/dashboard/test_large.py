@@ -14,9 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from django_broadcaster.dashboard.state import BOUND
-from django_broadcaster.dashboard.trouble import BEHIND, KEYS, NEWEST
+from django_broadcaster.dashboard.stuck import BEHIND, KEYS, NEWEST
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets.tables import EVENTS
+from django_broadcaster.store.sql import EVENTS
 from tests.support.databases import DATABASES
 from tests.support.routing import OneDatabase
 

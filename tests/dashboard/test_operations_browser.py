@@ -13,9 +13,9 @@ from django.contrib.admin.models import LogEntry
 from playwright.sync_api import Page, expect
 
 from django_broadcaster.models import OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import chunks
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.states import OutboxEventStatus as S
+from django_broadcaster.store import chunks
 from tests.support.events import insert
 from tests.support.operations import request, step, work_off
 

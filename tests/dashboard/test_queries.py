@@ -11,14 +11,14 @@ from django.utils import timezone
 from django_broadcaster.dashboard import history as history_module
 from django_broadcaster.dashboard.history import history
 from django_broadcaster.models import OutboxEvent, OutboxSample
-from django_broadcaster.querysets import (
+from django_broadcaster.states import OutboxEventStatus as S
+from django_broadcaster.store import (
     blocked_keys,
     count_or_estimate,
     minute_of,
     overviews,
     same_errors,
 )
-from django_broadcaster.states import OutboxEventStatus as S
 from tests.support.events import insert, publish
 
 from .scenes import write

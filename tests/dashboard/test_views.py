@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from django_broadcaster.dashboard import event_page, trouble
+from django_broadcaster.dashboard import event_page, stuck
 from django_broadcaster.dashboard import state as state_module
 from django_broadcaster.dashboard.state import ranges
 from django_broadcaster.models import (
@@ -26,8 +26,8 @@ from django_broadcaster.models import (
     OutboxRelay,
     OutboxSample,
 )
-from django_broadcaster.querysets import SameError, minute_of
 from django_broadcaster.states import OutboxEventStatus as S
+from django_broadcaster.store import SameError, minute_of
 from tests.support.events import insert
 from tests.support.staff import permit
 
@@ -405,7 +405,7 @@ def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
 )
 def test_errors_are_alike_but_for_what_varies(error: str, pattern: str) -> None:
     """Numbers and ids are left out of the comparison, words and three-digit codes are not."""
-    assert trouble.alike(SameError(error, 1, 1))[0] == pattern
+    assert stuck.alike(SameError(error, 1, 1))[0] == pattern
 
 
 # Pause and resume

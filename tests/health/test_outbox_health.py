@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from django_broadcaster.instrumentation.health import health
 from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
-from django_broadcaster.querysets import pause
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import pause
 from tests.support.events import publish
 from tools.launch import free_port
 
@@ -174,7 +174,7 @@ def test_a_database_that_can_not_be_asked_is_said(
         (["--backend", "nope"], "OUTBOX_PUBLISHERS has 'default'"),
         (["--live"], "--live needs --file"),
         (["--database", "nope"], "DATABASES has 'default'"),
-        (["--database", "a\0"], "no text that a database can hold"),
+        (["--database", "a\0"], "must be text that a database can store"),
     ],
 )
 def test_a_wrong_argument_is_named(committing: None, arguments: list[str], words: str) -> None:
@@ -191,7 +191,9 @@ def test_wrong_settings_are_no_failed_check(routed: str, settings: Settings, wro
     """A probe skips the checks of the settings, and must not take a traceback for unwell."""
     for name, value in wrong.items():
         setattr(settings, name, value)
-    with pytest.raises(CommandError, match=r"the settings are wrong, manage\.py check") as caught:
+    with pytest.raises(
+        CommandError, match=r"Invalid settings \(\w+\); run manage\.py check"
+    ) as caught:
         call_command("outbox_health")
     assert caught.value.returncode == 2
 

@@ -16,11 +16,10 @@ from django_broadcaster.backends import Message
 from django_broadcaster.backends.base import MessageBackend
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import OutboxBackendState
-from django_broadcaster.querysets import pause
-from django_broadcaster.relay.activity import Activity
 from django_broadcaster.relay.backend_thread import BackendThread
-from django_broadcaster.relay.health import Health, LoopState, RelayState, judge
+from django_broadcaster.relay.health import Activity, Health, LoopState, RelayState, judge
 from django_broadcaster.relay.pacemaker import Pacemaker
+from django_broadcaster.store import pause
 from tests.relay.conftest import SCRIPTED, Working, working
 from tests.support.backends import Script, script
 from tests.support.events import publish

@@ -19,9 +19,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_broadcaster.instrumentation import health_file
-from django_broadcaster.instrumentation import serving as server
+from django_broadcaster.instrumentation import http_server as server
 from django_broadcaster.instrumentation.health_file import HealthFile
-from django_broadcaster.instrumentation.reporting import reporting
+from django_broadcaster.instrumentation.reporter import reporting
 from django_broadcaster.instrumentation.systemd import Systemd
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.health import LIVE, Check, Health

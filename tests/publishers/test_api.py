@@ -18,7 +18,7 @@ import django_broadcaster
 from django_broadcaster import publishers
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.publishers import OutboxPublisher, publisher
-from django_broadcaster.publishing.many import KEYWORDS
+from django_broadcaster.publishing.bulk import KEYWORDS
 from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent

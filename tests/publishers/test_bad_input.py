@@ -26,8 +26,8 @@ from django_broadcaster.exceptions import (
 )
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import MAX_RETRIES, publisher
-from django_broadcaster.querysets import RelayRows
 from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.store import RelayRows
 from tests.app.models import Order
 
 from .statements import statements

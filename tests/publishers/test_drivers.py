@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.publishing import PublishCall
-from django_broadcaster.querysets import NewRow, insert_row, insert_rows
+from django_broadcaster.store import NewRow, insert_row, insert_rows
 from tests.support.workers import place_of
 
 from .test_publish import columns, outbox

@@ -13,7 +13,7 @@ from django.test import override_settings
 from django_broadcaster.backends import locmem
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.publishing import many
+from django_broadcaster.publishing import bulk
 from django_broadcaster.signals import event_created
 from tests.app.models import Order
 from tests.support.routing import OneDatabase
@@ -305,7 +305,7 @@ def test_more_than_a_chunk_is_an_insert_for_each(
 
 def test_large_data_makes_smaller_chunks(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement holds no more data than servers take, whatever the number of its rows."""
-    monkeypatch.setattr(many, "MOST_CHARACTERS", 2000)
+    monkeypatch.setattr(bulk, "MOST_CHARACTERS", 2000)
     kinds = ["x" * 900, "x" * 5000, b"x" * 900, b"x" * 900, b"x" * 900, "x", "x"]
     events = [event(number, data=data) for number, data in enumerate(kinds)]
     with statements() as run:

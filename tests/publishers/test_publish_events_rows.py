@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import RelayRows
 from django_broadcaster.relay.delivery import message_of
+from django_broadcaster.store import RelayRows
 from tests.events.strategies import EVENTS
 
 from .many import ALL, cloud_event, event, subjects

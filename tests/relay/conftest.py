@@ -17,7 +17,7 @@ from django_broadcaster.backends import locmem
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.report import Report
+from django_broadcaster.relay.verdicts import Report
 from django_broadcaster.relay.worker import Worker
 from tests.support.backends import Script, forget_scripts, script
 from tests.support.redis_server import shared_url

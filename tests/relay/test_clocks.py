@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.relay.ownership import Lease
+from django_broadcaster.relay.lease import Lease
 from tests.support.databases import SERVERS
 from tests.support.events import publish, row, statuses
 from tests.support.fake_time import preloaded, preloaded_from
@@ -142,6 +142,25 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
     assert {first.relay_id, second.relay_id} <= set(
         OutboxRelay.objects.using("own").values_list("pk", flat=True)
     )
+    for lease in (first, second):
+        lease.leave()
+
+
+def test_a_jump_that_another_question_showed_takes_no_lease_away(
+    jumping: Jumping, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relay keeps in mind that its clock was wrong until it looks at the other relays."""
+    settings.OUTBOX_LEASE_SECONDS = 2
+    first, second = Lease("own", "default"), Lease("own", "default")
+    for lease in (first, second):
+        lease.join()
+        lease.rebalance()
+    jumping.set(60)
+    first.clock.ask()
+    first.renew()
+    first.rebalance()
+    assert OutboxRelay.objects.using("own").filter(pk=second.relay_id).exists()
+    assert "jumped ahead by" in caplog.text
     for lease in (first, second):
         lease.leave()
 

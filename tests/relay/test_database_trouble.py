@@ -14,8 +14,8 @@ import pytest
 from django.db import Error, connections, transaction
 
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.querysets import relay_sql
-from django_broadcaster.relay import wakeup
+from django_broadcaster.relay import polling
+from django_broadcaster.store import relay_sql
 from tests.app.models import Order
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
@@ -193,7 +193,7 @@ def test_a_relay_whose_sessions_have_ended_is_woken_again(
     """The pacemaker listens again, so what is published then waits for no poll."""
     if connections["default"].vendor != "postgresql":
         pytest.skip("needs PostgreSQL")
-    monkeypatch.setattr(wakeup, "FIRST_PAUSE", 60)
+    monkeypatch.setattr(polling, "FIRST_PAUSE", 60)
     settings.OUTBOX_LEASE_SECONDS = 120  # so that LISTEN is the last that a session did for a while
     with working("default", interval=60):
         for name in ("a1", "a2", "a3"):

@@ -27,7 +27,7 @@ from tools.servers import Service
 from .conftest import drain
 
 if TYPE_CHECKING:
-    from django_broadcaster.relay.report import Report
+    from django_broadcaster.relay.verdicts import Report
 
 pytestmark = pytest.mark.chaos
 

@@ -14,9 +14,9 @@ from django.utils import timezone
 
 from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
 from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay, OutboxSample
-from django_broadcaster.querysets import Figures, add_to_minute, minute_of, pause
-from django_broadcaster.querysets.tables import SAMPLES
 from django_broadcaster.relay import history
+from django_broadcaster.store import Figures, add_to_minute, minute_of, pause
+from django_broadcaster.store.sql import SAMPLES
 from tests.support.backends import Script
 from tests.support.events import publish
 from tests.support.waiting import wait_until

@@ -14,10 +14,10 @@ from django.utils import timezone
 from django_broadcaster.exceptions import TransientError
 from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import relay_sql
 from django_broadcaster.relay import locked
+from django_broadcaster.relay.lease import Lease
 from django_broadcaster.relay.operations import Operations
-from django_broadcaster.relay.ownership import Lease
+from django_broadcaster.store import relay_sql
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
 from tests.support.events import publish, row, statuses

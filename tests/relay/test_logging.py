@@ -27,8 +27,8 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
-from django_broadcaster.relay.report import MAX_LINES
-from django_broadcaster.relay.telling import kind_of, told
+from django_broadcaster.relay.announcing import MAX_LINES
+from django_broadcaster.relay.log_safety import class_names, loggable
 from tests.support.backends import Script
 from tests.support.events import publish, row
 from tests.support.waiting import wait_until
@@ -191,7 +191,7 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
         raised_from(TransientError(ECHO), BackendConfigurationError(ECHO)),
         raised_from(Rejected(ECHO), MissingClient(PAYLOAD, ECHO)),
     ],
-    ids=kind_of,
+    ids=class_names,
 )
 def test_no_payload_is_logged(
     database: str,
@@ -238,7 +238,7 @@ def test_no_payload_is_logged_of_a_batch_that_broke(
         BackendConfigurationError(PAYLOAD),
         MissingClient(PAYLOAD, PAYLOAD),
     ],
-    ids=kind_of,
+    ids=class_names,
 )
 def test_no_payload_is_logged_of_a_handler(
     routed: str, join: Join, log: pytest.LogCaptureFixture, settings: Settings, error: Exception
@@ -259,7 +259,7 @@ def test_no_payload_is_logged_of_a_handler(
         event_registry.unregister("charge")
     text = everything(log)
     assert ("in charge" in text) is not isinstance(error, DeliveryError)  # that is foreseen
-    assert f"TransientError from {kind_of(error)}" in text
+    assert f"TransientError from {class_names(error)}" in text
     assert PAYLOAD not in text
     assert PAYLOAD in row("a1", routed).last_error
 
@@ -347,6 +347,6 @@ def test_no_password_is_logged(
 def test_what_a_database_says_is_told_without_the_row() -> None:
     """PostgreSQL shows the row behind DETAIL; the rest is what an operator needs."""
     error = DataError(f"value too long\nfor the column\nDETAIL:  Failing row contains ({PAYLOAD}).")
-    assert told(error) == "value too long for the column"
-    assert told(ValueError(PAYLOAD)) == "ValueError"
-    assert told(OSError("no route to host")) == "no route to host"
+    assert loggable(error) == "value too long for the column"
+    assert loggable(ValueError(PAYLOAD)) == "ValueError"
+    assert loggable(OSError("no route to host")) == "no route to host"

@@ -11,11 +11,11 @@ import pytest
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_broadcaster import notify
+from django_broadcaster import backoff, notify
 from django_broadcaster.backends import Message, Outcome
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.models import OutboxEvent, OutboxPartition
-from django_broadcaster.relay import backend_thread, loop, trouble
+from django_broadcaster.relay import backend_thread, loop
 from django_broadcaster.relay.backend_thread import BackendThread, WorkerOptions
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
@@ -81,7 +81,7 @@ class Assassin:
 @pytest.fixture(autouse=True)
 def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on at once after trouble, and look for what is due in each turn."""
-    monkeypatch.setattr(trouble, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(loop, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(backend_thread, "DRAIN_FAILURES", 100)
 

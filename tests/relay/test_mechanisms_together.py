@@ -14,8 +14,8 @@ from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay import delivery
-from django_broadcaster.relay.ownership import Lease
-from django_broadcaster.relay.unsealing import StillSealed
+from django_broadcaster.relay.decryption import NotDecryptable
+from django_broadcaster.relay.lease import Lease
 from tests.support.backends import Script
 from tests.support.events import publish
 from tests.support.waiting import wait_until
@@ -144,12 +144,12 @@ def test_probe_of_which_nothing_was_sent_closes_no_circuit(
     """An event whose key is missing never reaches the broker, so it says nothing about it."""
     settings.OUTBOX_CIRCUIT = {**QUICK, "probe_size": 1}
 
-    def unsealed(batch: Sequence[Any]) -> tuple[list[Any], dict[int, Exception]]:
+    def decrypted(batch: Sequence[Any]) -> tuple[list[Any], dict[int, Exception]]:
         shut = [row for row in batch if row.subject.startswith("s")]
-        error = StillSealed(ValueError("no key"))
+        error = NotDecryptable(ValueError("no key"))
         return [row for row in batch if row not in shut], {row.id: error for row in shut}
 
-    monkeypatch.setattr(delivery, "unsealed", unsealed)
+    monkeypatch.setattr(delivery, "decrypted", decrypted)
     publish("a1", "b1", using=database)
     scripted.fail("*", BackendUnavailable("down"))
     loop = join()

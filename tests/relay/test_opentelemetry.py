@@ -33,9 +33,9 @@ from django_broadcaster.instrumentation.opentelemetry import instrument, uninstr
 from django_broadcaster.instrumentation.opentelemetry.spans import MAX_FAILURES, MAX_LINKS
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import pause
 from django_broadcaster.registry import Handler, event_registry
 from django_broadcaster.signals import relay_started
+from django_broadcaster.store import pause
 from tests.app.models import Order
 from tests.publishers.statements import statements
 from tests.support.backends import Script

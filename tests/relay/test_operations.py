@@ -18,21 +18,13 @@ from django.utils import timezone
 
 from django_broadcaster.exceptions import Rejected
 from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import (
-    EventSelection,
-    Window,
-    chunks,
-    estimate_of,
-    first_of,
-    pause,
-    previews,
-    span_of,
-)
-from django_broadcaster.querysets import operations as rows
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.maintenance import Purge
 from django_broadcaster.relay.operations import Operations
 from django_broadcaster.signals import operation_ended
+from django_broadcaster.store import Window, chunks, estimate_of, first_of, pause, previews, span_of
+from django_broadcaster.store import operations as rows
 from tests.support.backends import Script
 from tests.support.events import count, publish, publish_many, statuses
 from tests.support.operations import AFTER, STATES, request, step, work_off

@@ -18,11 +18,11 @@ from django_broadcaster.backends import Message, Outcome, RedisStreamBackend
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import RelayRows
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.separate_thread import SeparateThread
 from django_broadcaster.signals import batch_settled, event_published
+from django_broadcaster.store import RelayRows
 from tests.app.models import Order
 from tests.support.backends import Script
 from tests.support.databases import SERVERS

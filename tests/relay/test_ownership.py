@@ -16,9 +16,9 @@ from django.utils import timezone
 from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.querysets import RelayRows, overviews
+from django_broadcaster.relay.lease import Lease
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.ownership import Lease
+from django_broadcaster.store import RelayRows, overviews
 from tests.support.backends import Script
 from tests.support.events import first_arrivals, publish, row, statuses
 from tests.support.waiting import wait_until
@@ -298,7 +298,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
 
 
 READS = {
-    *("fetch", "fetch_these", "heads", "read", "pending_of"),
+    *("fetch", "fetch_these", "heads", "read", "pending_of", "last_id"),
     *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {

@@ -11,8 +11,8 @@ from django.utils import timezone
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.models import OutboxAttempt, OutboxBackendState
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import pause, resume
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import pause, resume
 from tests.support.backends import Script
 from tests.support.events import publish, row, statuses
 from tests.support.waiting import wait_until

@@ -11,8 +11,8 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.models import OutboxEvent, OutboxPartition
+from django_broadcaster.store import RelayRows
 from tests.support.archives import grow_old
 from tests.support.events import publish_many
 
@@ -22,6 +22,7 @@ Ask = Callable[[RelayRows, int], object]
 PARTITIONS = range(64)
 LIMIT = 100
 TABLE = OutboxEvent._meta.db_table
+PARTITION_TABLE = OutboxPartition._meta.db_table
 
 BY_ID: dict[str, By] = {
     "fetch": lambda rows, ids: rows.fetch_these(PARTITIONS, ids),
@@ -83,20 +84,17 @@ def test_rows_that_are_named_are_looked_up(backlog: list[int]) -> None:
 
 @pytest.fixture
 def large(database: str) -> Iterator[str]:
-    """A database that has never analysed its outbox, which has much of everything."""
-    connection = connections[database]
+    """A database that has never analysed or vacuumed its outbox, which has much of everything."""
     publish_many(2000, database, keys=10)
     rows = OutboxEvent.objects.using(database)
     numbers = list(rows.order_by("id").values_list("id", flat=True))
     past = timezone.now() - timedelta(hours=1)
     rows.filter(pk__in=numbers[:600]).update(status="retry", scheduled_at=past)
     rows.filter(pk__in=numbers[600:1200]).update(status="blocked", partition_key="b")
-    fields = [field for field in OutboxEvent._meta.concrete_fields if not field.primary_key]
-    columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
-    double = f"INSERT INTO {TABLE} ({columns}) SELECT {columns} FROM {TABLE}"  # noqa: S608
-    with unknown_statistics(database), connection.cursor() as cursor:
+    with unknown_statistics(database), connections[database].cursor() as cursor:
+        bloat(database)
         for _ in range(4):
-            cursor.execute(double)
+            cursor.execute(copies(database))
         yield database
 
 
@@ -107,12 +105,37 @@ def unknown_statistics(database: str) -> Iterator[None]:
         yield  # SQLite takes none by itself; to MariaDB each statement says the index
         return
     with connections[database].cursor() as cursor:
-        cursor.execute(f"VACUUM FULL {TABLE}")  # what the tests before have left is no backlog
-        cursor.execute(f"ALTER TABLE {TABLE} SET (autovacuum_enabled = false)")
-        cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [TABLE])
+        for table in (TABLE, PARTITION_TABLE):
+            cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+            cursor.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
         yield
-        cursor.execute(f"ALTER TABLE {TABLE} RESET (autovacuum_enabled)")
-        cursor.execute(f"ANALYZE {TABLE}")
+        for table in (TABLE, PARTITION_TABLE):
+            cursor.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
+            cursor.execute(f"VACUUM ANALYZE {table}")
+
+
+def bloat(database: str) -> None:
+    """Leave many rows that are deleted and not yet vacuumed, of events as of partitions."""
+    if connections[database].vendor != "postgresql":
+        return  # nothing has to be vacuumed there
+    OutboxPartition.objects.using(database).bulk_create(
+        OutboxPartition(backend="default", number=number) for number in range(10_000)
+    )
+    events = OutboxEvent.objects.using(database)
+    last = max(events.values_list("id", flat=True))
+    with connections[database].cursor() as cursor:
+        for _ in range(3):
+            cursor.execute(copies(database))
+        cursor.execute(f"DELETE FROM {TABLE} WHERE id > %s", [last])  # noqa: S608
+        cursor.execute(f"DELETE FROM {PARTITION_TABLE} WHERE number >= 64")  # noqa: S608
+
+
+def copies(database: str) -> str:
+    """Return the statement that writes every event once more."""
+    fields = [field for field in OutboxEvent._meta.concrete_fields if not field.primary_key]
+    quote = connections[database].ops.quote_name
+    columns = ", ".join(quote(field.column) for field in fields)
+    return f"INSERT INTO {TABLE} ({columns}) SELECT {columns} FROM {TABLE}"  # noqa: S608
 
 
 def beliefs(database: str) -> Iterator[str]:

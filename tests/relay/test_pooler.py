@@ -15,7 +15,7 @@ import pytest
 from django.db import connections
 
 from django_broadcaster.notify import CHANNEL, SHARES_CHANNEL
-from django_broadcaster.relay import wakeup
+from django_broadcaster.relay import polling
 from tests.publishers.test_publish import (  # noqa: F401  # run by pytest
     test_any_event_comes_back_as_it_was,
     test_event_commits_with_the_change,
@@ -158,7 +158,7 @@ def test_a_direct_relay_is_woken_through_the_pooler(
     pooled: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a connection of its own, a relay hears at once of what is published behind a pooler."""
-    monkeypatch.setattr(wakeup, "FIRST_PAUSE", 60)
+    monkeypatch.setattr(polling, "FIRST_PAUSE", 60)
     with working("default", interval=60):
         wait_until(is_listening, 20, "the relay to listen")
         publish("a1", using=pooled)

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.instrumentation import prometheus
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
-from django_broadcaster.querysets import pause
+from django_broadcaster.store import pause
 from tests.support.backends import Script
 from tests.support.events import publish, publish_many
 from tests.support.waiting import wait_until

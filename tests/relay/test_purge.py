@@ -347,7 +347,7 @@ def test_old_events_go_into_the_table(
 def test_what_is_deleted_as_it_is_published_is_not_archived(
     database: str, scripted: Script, join: Join, settings: Settings
 ) -> None:
-    """Retention zero goes before the archive, as check W010 says."""
+    """Retention zero goes before the archive, as check W005 says."""
     settings.OUTBOX_ARCHIVE, settings.OUTBOX_RETENTION = {"BACKEND": TABLE}, 0
     publish("a1", using=database)
     drain(join())

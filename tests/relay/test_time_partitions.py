@@ -21,18 +21,18 @@ from django.utils import timezone
 from django_broadcaster.exceptions import Rejected
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.querysets import (
+from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.schema import AddIndexConcurrently, PartialIndex, SetTableStorage
+from django_broadcaster.store import (
     RelayRows,
     drop_oldest,
     is_partitioned,
     keep_ahead,
     partition_outbox,
-    segments,
     segments_of,
+    time_partitions,
 )
-from django_broadcaster.querysets.segments import LEAST, REST, events_within
-from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.schema import AddIndexConcurrently, PartialIndex, SetTableStorage
+from django_broadcaster.store.time_partitions import LEAST, REST, events_within
 from tests.support.archives import LONG_AGO, grow_old
 from tests.support.backends import Script
 from tests.support.events import SOURCE, first_arrivals, publish, publish_many, row, statuses
@@ -309,7 +309,7 @@ def test_a_drop_that_was_cut_off_is_finished(parted: str, monkeypatch: pytest.Mo
     grow_old(parted)
     OutboxEvent.objects.using(parted).filter(subject="b1").update(status="failed")
     with monkeypatch.context() as patch:
-        patch.setattr(segments, "_drop_detached", lambda using: None)
+        patch.setattr(time_partitions, "_drop_detached", lambda using: None)
         name = drop_oldest(parted, timezone.now() - DAY)
     assert name
     assert ask(parted, "SELECT to_regclass(%s) IS NULL", name) == [(False,)]
@@ -350,7 +350,7 @@ def test_segments_come_and_go_under_writers_and_relays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is lost or repeated, and keys stay in order, while segments change all the time."""
-    monkeypatch.setattr(segments, "events_within", lambda *_: 1000)
+    monkeypatch.setattr(time_partitions, "events_within", lambda *_: 1000)
     loop = join_parted()
     dropped = 0
     with writing(parted, "abcd") as writers:
@@ -441,13 +441,13 @@ def test_the_setting_and_the_table_are_compared(plain: str, settings: Settings) 
     assert found() == []
     settings.OUTBOX_TIME_PARTITIONS = DAY
     [(number, hint)] = found()
-    assert number == "django_broadcaster.E043"
+    assert number == "django_broadcaster.E035"
     assert "outbox_partition" in str(hint)
     partition_outbox(plain, DAY, timezone.now())
     assert found() == []
     settings.OUTBOX_TIME_PARTITIONS = None
     [(number, hint)] = found()
-    assert number == "django_broadcaster.E043"
+    assert number == "django_broadcaster.E035"
     assert "OUTBOX_TIME_PARTITIONS" in str(hint)
 
 

@@ -71,18 +71,24 @@ def names(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch-size", "0"], "a whole number from 1 to 10000 is needed, not 0"),
-        (["--batch-size", "10001"], "a whole number from 1 to 10000 is needed"),
-        (["--interval", "soon"], "a number of seconds from 0 on is needed, not 'soon'"),
-        (["--interval", "nan"], "a number of seconds from 0 on is needed, not 'nan'"),
-        (["--interval", "inf"], "0.001 to 3600 seconds are possible, not inf"),
-        (["--interval", "0"], "0.001 to 3600 seconds are possible, not 0"),
+        (["--batch-size", "0"], "must be a whole number from 1 to 10000, not 0"),
+        (["--batch-size", "10001"], "must be a whole number from 1 to 10000"),
+        (["--interval", "soon"], "must be a number of seconds, 0 or more, not 'soon'"),
+        (["--interval", "nan"], "must be a number of seconds, 0 or more, not 'nan'"),
+        (["--interval", "inf"], "must be a number of seconds from 0.001 to 3600, not inf"),
+        (["--interval", "0"], "must be a number of seconds from 0.001 to 3600, not 0"),
         (["--max-iterations", "-1"], "a whole number from 0 to"),
         (["--processes", "0"], "a whole number from 1 to 1024"),
-        (["--backend", "nope"], "--backend nope: OUTBOX_PUBLISHERS has 'default'"),
-        (["--exclude-backend", "nope"], "--exclude-backend nope: OUTBOX_PUBLISHERS has 'default'"),
-        (["--exclude-backend", "default"], "leaves no backend"),
-        (["--database", "nope"], "--database nope: DATABASES has"),
+        (
+            ["--backend", "nope"],
+            "--backend nope is not configured; OUTBOX_PUBLISHERS has 'default'",
+        ),
+        (
+            ["--exclude-backend", "nope"],
+            "--exclude-backend nope is not configured; OUTBOX_PUBLISHERS has 'default'",
+        ),
+        (["--exclude-backend", "default"], "must leave at least one backend"),
+        (["--database", "nope"], "--database nope is not configured; DATABASES has"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], words: str) -> None:
@@ -94,7 +100,7 @@ def test_a_wrong_argument_is_named(arguments: list[str], words: str) -> None:
 def test_a_relay_that_could_not_commit_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """With AUTOCOMMIT off it would deliver the same events for ever."""
     monkeypatch.setitem(settings.DATABASES["default"], "AUTOCOMMIT", False)
-    with pytest.raises(CommandError, match=r"'AUTOCOMMIT'\] is False"):
+    with pytest.raises(CommandError, match=r"'AUTOCOMMIT'\] must be True"):
         call_command("outbox_worker")
 
 
@@ -154,12 +160,13 @@ def test_a_relay_says_what_it_does_and_that_it_stops(
     arguments = ("--database", ANY[0], "--processes", processes)
     loud = workers.start(ANY[0], *arguments, OUTBOX_PUBLISHERS=recording(record))
     quiet = workers.start(ANY[0], *arguments, "-v", "0", OUTBOX_PUBLISHERS=recording(record))
-    start = f"delivering from database '{ANY[0]}' to default (RecordingBackend); Ctrl-C stops\n"
+    to = "default (RecordingBackend)"
+    start = f"Delivering from database '{ANY[0]}' to {to}. Press Ctrl-C to stop.\n"
     wait_until(lambda: loud.output == start, 20, "its first words")
     wait_until(lambda: owned(ANY[0]) == 64, 20, "the relay at work")
     loud.stop()
     assert loud.end() == 0
-    assert loud.output == start + "stopping; batches in flight have 30 s to end\n"
+    assert loud.output == start + "Stopping; waiting up to 30 s for running batches.\n"
     quiet.stop()
     assert quiet.end() in (0, -signal.SIGTERM)
     assert quiet.output == ""

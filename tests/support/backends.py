@@ -16,7 +16,7 @@ from typing import Any
 
 from django_broadcaster.backends import Message, MessageBackend, Outcome, RedisStreamBackend
 from django_broadcaster.backends.base import send_one_by_one
-from django_broadcaster.backends.local import LocalBackend
+from django_broadcaster.consumers.local import LocalBackend
 
 Answer = Callable[[Sequence[Message]], Any]
 
@@ -25,8 +25,9 @@ class Script:
     """What the `ScriptedBackend` of one alias is to do, and what was asked of it.
 
     `arrived` are the names of the events that it acknowledged, in order; `batches` the names in
-    each batch that it was given. `answer` takes the place of `send_batch`, where it is set;
-    `on_open` and `on_close` are called by `open` and `close`.
+    each batch that it was given. `returned` are destinations that are back. `answer` takes the
+    place of `send_batch`, where it is set; `on_open` and `on_close` are called by
+    `open` and `close`.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Script:
         self.messages: list[Message] = []
         self.batches: list[list[str]] = []
         self.opened = 0
+        self.returned: set[str] = set()
         self.answer: Answer | None = None
         self.on_open: Callable[[], object] | None = None
         self.on_close: Callable[[], object] | None = None
@@ -101,6 +103,11 @@ class ScriptedBackend(MessageBackend):
     def send(self, message: Message) -> None:
         """Do as the script says."""
         self.script.accept(message)
+
+    def returned(self) -> set[str]:
+        """Return the destinations that the script says are back, once."""
+        returned, self.script.returned = self.script.returned, set()
+        return returned
 
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Keep the promises of the contract, unless the script answers itself."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from django_broadcaster.models import OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import EventSelection
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.relay.operations import Operations
+from django_broadcaster.store import request_operation
 
 STATES = {
     "a1": "pending",
@@ -34,7 +35,7 @@ def request(kind: str, using: str, by: str = "Ada", **conditions: Any) -> Outbox
     """Request one, for all events or those of the conditions."""
     selection = EventSelection(**conditions)
     events = OutboxEvent.objects.using(using)
-    return OutboxOperation.objects.using(using).request(events, kind, selection, by=by)
+    return request_operation(events, kind, selection, by=by)
 
 
 def step(relay: Operations) -> bool:

@@ -26,8 +26,9 @@ from django_broadcaster.dashboard.display import NOTHING, label, moment, text_bl
 from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import MOVES, OutboxEventQuerySet, with_leftovers
+from django_broadcaster.models.managers import OutboxEventQuerySet
 from django_broadcaster.states import OperationKind
+from django_broadcaster.store import MOVES, with_leftovers
 
 from .base import MOST, PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
 

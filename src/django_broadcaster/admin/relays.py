@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from django_broadcaster.conf import conf
 from django_broadcaster.dashboard.display import NOTHING, label
 from django_broadcaster.models import OutboxRelay
-from django_broadcaster.querysets import DatabaseNow
+from django_broadcaster.models.managers import DatabaseNow
 
 from .base import ReadOnlyAdmin
 

@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from django_broadcaster.exceptions import ArchiveConfigurationError
-from django_broadcaster.querysets import StoredRow, read_stored
+from django_broadcaster.store import StoredRow, read_stored
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import orjson
 
 from django_broadcaster.events import envelope
 from django_broadcaster.exceptions import ArchiveConfigurationError
-from django_broadcaster.querysets import StoredRow
+from django_broadcaster.store import StoredRow
 
 from .base import Archive, Leaving
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
+from django_broadcaster.encryption import unseal
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import InvalidEvent
-from django_broadcaster.sealing import unseal
 
 _CHUNK: Final = 1 << 16
 _GZIP: Final = 16 + zlib.MAX_WBITS

@@ -10,7 +10,7 @@ from django.db import Error, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import delete_events, lock_final, portions
+from django_broadcaster.store import delete_events, lock_final, portions
 
 from .base import Archive, Leaving
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_broadcaster.querysets import copy_to_archive
+from django_broadcaster.store import copy_to_archive
 
 from .base import Archive, Leaving
 

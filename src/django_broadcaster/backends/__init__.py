@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .console import ConsoleBackend
     from .dummy import DummyBackend
     from .kafka import KafkaBackend
-    from .local import LocalBackend
     from .locmem import LocMemBackend
     from .mqtt import MQTTBackend
     from .nats import NATSBackend
@@ -21,8 +20,11 @@ if TYPE_CHECKING:
     from .redis import RedisStreamBackend
     from .sns import SNSBackend
     from .sqs import SQSBackend
-    from .tasks import TasksBackend
     from .webhook import WebhookBackend
+
+    # Import them from `consumers` to derive from them.
+    LocalBackend: type[MessageBackend]
+    TasksBackend: type[MessageBackend]
 
 __all__ = [
     "CeleryBackend",
@@ -47,20 +49,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CeleryBackend": "celery",
-    "ConsoleBackend": "console",
-    "DummyBackend": "dummy",
-    "KafkaBackend": "kafka",
-    "LocalBackend": "local",
-    "MQTTBackend": "mqtt",
-    "LocMemBackend": "locmem",
-    "NATSBackend": "nats",
-    "RabbitMQBackend": "rabbitmq",
-    "RedisStreamBackend": "redis",
-    "SNSBackend": "sns",
-    "SQSBackend": "sqs",
-    "TasksBackend": "tasks",
-    "WebhookBackend": "webhook",
+    "CeleryBackend": ".celery",
+    "ConsoleBackend": ".console",
+    "DummyBackend": ".dummy",
+    "KafkaBackend": ".kafka",
+    "LocalBackend": "django_broadcaster.consumers.local",
+    "MQTTBackend": ".mqtt",
+    "LocMemBackend": ".locmem",
+    "NATSBackend": ".nats",
+    "RabbitMQBackend": ".rabbitmq",
+    "RedisStreamBackend": ".redis",
+    "SNSBackend": ".sns",
+    "SQSBackend": ".sqs",
+    "TasksBackend": "django_broadcaster.consumers.tasks",
+    "WebhookBackend": ".webhook",
 }
 
 
@@ -69,4 +71,4 @@ def __getattr__(name: str) -> Any:
         module = _MODULES[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_module(f".{module}", __name__), name)
+    return getattr(import_module(module, __name__), name)

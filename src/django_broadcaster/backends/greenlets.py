@@ -5,24 +5,34 @@ from __future__ import annotations
 import sys
 
 from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.registry import event_registry
 
 from .base import MessageBackend
 
 
 def refuse_greenlets(backend: MessageBackend) -> None:
-    """Raise BackendConfigurationError if the backend's event loop would be that of all threads.
+    """Raise BackendConfigurationError if the event loop of a backend would be that of all threads.
 
     asyncio keeps the running loop by thread of the operating system, which all greenlets share.
     While one waits in a loop, Django raises SynchronousOnlyOperation at every query of the others.
     """
-    library = _patched_by() if backend.uses_event_loop else ""
-    if library:
+    library = _patched_by()
+    runner = _runner_of_a_loop(backend) if library else ""
+    if runner:
         raise BackendConfigurationError(
-            f"OUTBOX_PUBLISHERS[{backend.alias!r}]: {type(backend).__name__} runs an asyncio event "
+            f"OUTBOX_PUBLISHERS[{backend.alias!r}]: {runner} runs an asyncio event "
             f"loop, which does not work where {library} has patched threads. Deliver its events in "
             f"a process without the patch: start outbox_worker with an interpreter that does not "
             f"import {library}'s monkey patch"
         )
+
+
+def _runner_of_a_loop(backend: MessageBackend) -> str:
+    """Return what runs an event loop, the backend or a handler that it runs; empty if none does."""
+    if backend.uses_event_loop:
+        return type(backend).__name__
+    handlers = event_registry if backend.runs_handlers else ()
+    return next((f"async handler {each.name!r}" for each in handlers if each.is_async), "")
 
 
 def _patched_by() -> str:

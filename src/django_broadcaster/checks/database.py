@@ -1,4 +1,4 @@
-"""Checks that ask the database; they run with `migrate` and `check --database`."""
+"""Checks that query the database; they run with `migrate` and `check --database`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import Any
 from django.core.checks import CheckMessage
 from django.db import connections
 
+from django_broadcaster.store import (
+    client_charset,
+    is_partitioned,
+    narrow_columns,
+    postgres_encoding,
+)
+
 from ..conf import conf
-from ..querysets import client_charset, is_partitioned, narrow_columns, postgres_encoding
-from ..querysets.tables import EVENTS
+from ..store.sql import EVENTS
 from ..upgrade import OldTable
 from .shared import Messages, error, warning
 
@@ -24,10 +30,10 @@ _ID_SEQUENCES = """
 
 
 def check_id_sequence(databases: Sequence[str] | None = None, **_: Any) -> Messages:
-    """On PostgreSQL the outbox's ids are handed out one by one: they order the events of a key.
+    """Check that PostgreSQL assigns ids one by one, because ids order the events of a key.
 
-    With a larger CACHE each connection takes a block of ids for itself, so that a later event
-    may get a lower id than an earlier one of another connection.
+    With a larger CACHE, each connection reserves a block of ids, so a later event may get a lower
+    id than an earlier event of another connection.
     """
     postgres = [alias for alias in databases or () if connections[alias].vendor == "postgresql"]
     return [
@@ -39,7 +45,7 @@ def check_id_sequence(databases: Sequence[str] | None = None, **_: Any) -> Messa
 
 
 def _id_sequences(alias: str) -> list[tuple[str, int]]:
-    """Return the outbox's sequence and its CACHE; nothing where there is no table yet."""
+    """Return the outbox's sequences, each with its CACHE; none before the first migration."""
     with connections[alias].cursor() as cursor:
         cursor.execute(_ID_SEQUENCES)
         return list(cursor.fetchall())
@@ -47,16 +53,16 @@ def _id_sequences(alias: str) -> list[tuple[str, int]]:
 
 def _cached_sequence(alias: str, sequence: str, size: int) -> CheckMessage:
     message = (
-        f"The sequence {sequence} of database {alias!r} has CACHE {size}, so the events of a key "
-        "may be delivered in another order than they were published in."
+        f"The sequence {sequence} of database {alias!r} must have CACHE 1, not {size}: events of a "
+        "key may be delivered out of order."
     )
     return error("E024", message, f"Run this SQL: ALTER SEQUENCE {sequence} CACHE 1;")
 
 
 def check_partitions(databases: Sequence[str] | None = None, **_: Any) -> Messages:
-    """On PostgreSQL the outbox is in time partitions if OUTBOX_TIME_PARTITIONS says so.
+    """Check that the outbox's table has time partitions if OUTBOX_TIME_PARTITIONS is set.
 
-    Publish calls that name an event id are written for the one or for the other.
+    The SQL of publish calls with an event id depends on it.
     """
     wanted = conf.TIME_PARTITIONS is not None
     return [
@@ -70,16 +76,16 @@ def check_partitions(databases: Sequence[str] | None = None, **_: Any) -> Messag
 
 def _partitions_differ(alias: str, wanted: bool) -> CheckMessage:
     if wanted:
-        message = f"OUTBOX_TIME_PARTITIONS is set, but the outbox of {alias!r} is a plain table."
-        return error("E043", message, f"Run manage.py outbox_partition --database {alias}.")
-    message = f"The outbox of {alias!r} is in partitions, but OUTBOX_TIME_PARTITIONS is not set."
-    return error("E043", message, "Write OUTBOX_TIME_PARTITIONS = timedelta(days=1).")
+        message = f"OUTBOX_TIME_PARTITIONS is set, but the outbox of {alias!r} has no partitions."
+        return error("E035", message, f"Run manage.py outbox_partition --database {alias}.")
+    message = f"The outbox of {alias!r} has partitions, but OUTBOX_TIME_PARTITIONS is not set."
+    return error("E035", message, "Set OUTBOX_TIME_PARTITIONS = timedelta(days=1).")
 
 
 def check_events_of_0_1(databases: Sequence[str] | None = None, **_: Any) -> Messages:
-    """No event is left in the table of 0.1.1, once the outbox is there.
+    """Warn about events in the table of 0.1.1.
 
-    Processes of 0.1.1 that went on after `migrate` have written it.
+    Processes of 0.1.1 that ran after `migrate` wrote them.
     """
     return [_events_left(alias) for alias in databases or () if _has_events_of_0_1(alias)]
 
@@ -87,20 +93,20 @@ def check_events_of_0_1(databases: Sequence[str] | None = None, **_: Any) -> Mes
 def _has_events_of_0_1(alias: str) -> bool:
     connection = connections[alias]
     if EVENTS not in connection.introspection.table_names():
-        return False  # `migrate`, which checks before it begins, will move them
+        return False  # this check runs before `migrate`, which moves them
     old = OldTable(alias)
     return old.exists() and not old.is_empty()
 
 
 def _events_left(alias: str) -> CheckMessage:
     message = f"The table outbox_events of database {alias!r} has events of version 0.1.1."
-    return warning("W070", message, f"Run manage.py outbox_upgrade --database {alias}.")
+    return warning("W008", message, f"Run manage.py outbox_upgrade --database {alias}.")
 
 
 def check_character_sets(databases: Sequence[str] | None = None, **_: Any) -> Messages:
-    """The outbox can hold all of Unicode.
+    """Check that the database can store every character of Unicode.
 
-    If it can't, publish calls refuse characters that it lacks, and texts of errors get escapes.
+    Otherwise publish calls refuse events with other characters, and stored errors have escapes.
     """
     found: Messages = []
     for alias in databases or ():
@@ -112,15 +118,15 @@ def check_character_sets(databases: Sequence[str] | None = None, **_: Any) -> Me
     return found
 
 
-_REFUSES = "so publish calls refuse events with characters that it does not have"
+_REFUSES = "so publish calls refuse events with other characters"
 
 
 def _narrow_encoding(alias: str) -> Iterator[CheckMessage]:
     encoding = postgres_encoding(connections[alias])
     if encoding not in ("UTF8", "SQL_ASCII"):
         message = f"Database {alias!r} has the encoding {encoding}, {_REFUSES}."
-        hint = "Create a database WITH ENCODING 'UTF8', and move the tables there with pg_dump."
-        yield warning("W011", message, hint)
+        hint = "Create a database WITH ENCODING 'UTF8', and copy the tables with pg_dump."
+        yield warning("W006", message, hint)
 
 
 def _narrow_client(alias: str) -> Iterator[CheckMessage]:
@@ -128,11 +134,11 @@ def _narrow_client(alias: str) -> Iterator[CheckMessage]:
     if charset != "utf8mb4":
         message = f"Connections to database {alias!r} use the character set {charset}, {_REFUSES}."
         hint = f"Set DATABASES[{alias!r}]['OPTIONS']['charset'] to 'utf8mb4'."
-        yield warning("W011", message, hint)
+        yield warning("W006", message, hint)
 
 
 def _narrow_tables(alias: str) -> Iterator[CheckMessage]:
-    """Yield a message for each table; to convert a table as a whole would change its collations."""
+    """Yield a message for each table. Converting a whole table would change its collations."""
     for table, columns in groupby(narrow_columns(connections[alias]), lambda each: each.table):
         narrow = list(columns)
         message = (
@@ -140,11 +146,11 @@ def _narrow_tables(alias: str) -> Iterator[CheckMessage]:
             f"{narrow[0].charset}, {_REFUSES}."
         )
         changes = ", ".join(f"MODIFY `{each.column}` {each.definition}" for each in narrow)
-        yield warning("W011", message, f"Run this SQL: ALTER TABLE {table} {changes};")
+        yield warning("W006", message, f"Run this SQL: ALTER TABLE {table} {changes};")
 
 
 def check_isolation_level(databases: Sequence[str] | None = None, **_: Any) -> Messages:
-    """MariaDB and MySQL refuse changes at READ COMMITTED that a log of statements can't have."""
+    """Check that MariaDB or MySQL writes at the isolation level that connections use."""
     return [
         _isolation_refused(alias, variables)
         for alias in databases or ()
@@ -169,8 +175,8 @@ def _isolation(variables: Mapping[str, str]) -> str:
 
 def _isolation_refused(alias: str, variables: Mapping[str, str]) -> CheckMessage:
     message = (
-        f"Database {alias!r} has binlog_format STATEMENT, with which it refuses to write at the "
-        f"isolation level {_isolation(variables)}."
+        f"Database {alias!r} refuses writes at the isolation level {_isolation(variables)}, "
+        "because its binlog_format is STATEMENT."
     )
     hint = (
         f"Set DATABASES[{alias!r}]['OPTIONS']['isolation_level'] to 'repeatable read', or set the "
@@ -180,13 +186,13 @@ def _isolation_refused(alias: str, variables: Mapping[str, str]) -> CheckMessage
 
 
 def check_transaction_mode(databases: Sequence[str] | None = None, **_: Any) -> Messages:
-    """On SQLite a transaction takes the write lock as it begins.
+    """Check that a transaction on SQLite takes the write lock when it begins.
 
-    One that reads first and writes later fails at once if a relay has written in between.
+    Otherwise a transaction that reads first fails to write if a relay wrote in between.
     """
     return [
         warning(
-            "W012",
+            "W007",
             f"On the SQLite database {alias!r} a transaction that reads before it writes can fail "
             "with 'database is locked' while a relay runs.",
             f"Set DATABASES[{alias!r}]['OPTIONS']['transaction_mode'] to 'IMMEDIATE'.",

@@ -1,4 +1,4 @@
-"""Checks of what to do after a failure: OUTBOX_RETRY, RETRY of each backend, OUTBOX_CIRCUIT."""
+"""Checks of retry policies and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..conf import conf
 from ..exceptions import BackendConfigurationError
 from ..relay.circuit import Circuit
 from ..retry import RetryPolicy
-from .shared import Messages, entries, error, is_number, is_whole, kind, unknown_keys
+from ..setting_rules import is_number, is_whole
+from .shared import Messages, entries, error, kind, unknown_keys
 
 RETRY_DEFAULTS = {f.name: f.default for f in fields(RetryPolicy) if f.name != "random"}
 CIRCUIT_DEFAULTS = {
@@ -25,15 +26,15 @@ CIRCUIT_DEFAULTS = {
 
 
 def check_retry(**_: Any) -> Messages:
-    """OUTBOX_RETRY is a retry policy by itself, for the backends that have none of their own."""
+    """Check that OUTBOX_RETRY is a retry policy by itself."""
     found: Any = conf.RETRY
     return _retry_problems("E009", "OUTBOX_RETRY", found, lambda: RetryPolicy(**found))
 
 
 def check_backend_retries(**_: Any) -> Messages:
-    """RETRY of each backend, over OUTBOX_RETRY, is a retry policy."""
+    """Check that RETRY of each backend, merged over OUTBOX_RETRY, is a retry policy."""
     if check_retry():
-        return []  # each backend would repeat what is wrong with the common part
+        return []  # each backend would report the same error
     problems: Messages = []
     for alias, entry in entries().items():
         where = f"OUTBOX_PUBLISHERS[{alias!r}]['RETRY']"
@@ -45,7 +46,7 @@ def check_backend_retries(**_: Any) -> Messages:
 def _retry_problems(
     number: str, where: str, found: Any, build: Callable[[], RetryPolicy]
 ) -> Messages:
-    fix = f"Write {where} = {RETRY_DEFAULTS!r}, or the part of it that you want otherwise."
+    fix = f"Set {where} = {RETRY_DEFAULTS!r}, or only the keys that differ."
     if problems := _keyed_numbers(number, where, found, RETRY_DEFAULTS, fix):
         return problems
     try:
@@ -58,9 +59,9 @@ def _retry_problems(
 
 
 def check_circuit(**_: Any) -> Messages:
-    """OUTBOX_CIRCUIT has known keys, seconds above 0 and a whole number of events."""
+    """Check the keys and values of OUTBOX_CIRCUIT."""
     found: Any = conf.CIRCUIT
-    fix = f"Write OUTBOX_CIRCUIT = {CIRCUIT_DEFAULTS!r}, or the part that you want otherwise."
+    fix = f"Set OUTBOX_CIRCUIT = {CIRCUIT_DEFAULTS!r}, or only the keys that differ."
     if problems := _keyed_numbers("E010", "OUTBOX_CIRCUIT", found, CIRCUIT_DEFAULTS, fix):
         return problems
     wrong = _wrong_in_circuit(**{**CIRCUIT_DEFAULTS, **found})
@@ -69,17 +70,17 @@ def check_circuit(**_: Any) -> Messages:
 
 def _wrong_in_circuit(initial: float, maximum: float, probe_size: float) -> Iterator[str]:
     if initial <= 0:
-        yield "'initial', the first pause in seconds, must be above 0"
+        yield f"'initial' must be a positive number of seconds, not {initial:g}"
     elif maximum < initial:
-        yield f"'maximum' ({maximum:g} seconds) must not be below 'initial' ({initial:g})"
+        yield f"'maximum' must be at least 'initial' ({initial:g} s), not {maximum:g} s"
     if not is_whole(probe_size, 1):
-        yield "'probe_size' must be a whole number of events, 1 or more"
+        yield f"'probe_size' must be a whole number of events, 1 or more, not {probe_size:g}"
 
 
 def _keyed_numbers(
     number: str, where: str, found: Any, defaults: Mapping[str, object], fix: str
 ) -> Messages:
-    """Return what keeps `found` from being a dict of known keys with finite numbers."""
+    """Return an error for each key that is unknown or whose value is no finite number."""
     if not isinstance(found, Mapping):
         return [error(number, f"{where} must be a dict, not {kind(found)}.", fix)]
     problems = list(unknown_keys(number, where, found, defaults))

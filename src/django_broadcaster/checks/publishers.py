@@ -23,13 +23,12 @@ from .shared import TAG, Messages, entries, error, fix_of_key, kind, nearest, un
 
 MAX_ALIAS = 64  # what the column `publisher_backend` holds
 _PUBLISHERS_HINT = (
-    "Write OUTBOX_PUBLISHERS = "
-    "{'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
+    "Set OUTBOX_PUBLISHERS = {'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
 )
 
 
 def check_publishers(**_: Any) -> Messages:
-    """There is at least one backend; aliases are short strings, entries are dicts."""
+    """Check that there is at least one backend, and the shape of aliases and entries."""
     publishers: Any = conf.PUBLISHERS
     if not isinstance(publishers, Mapping) or not publishers:
         found = "an empty one" if isinstance(publishers, Mapping) else kind(publishers)
@@ -45,8 +44,8 @@ def check_publishers(**_: Any) -> Messages:
 def _alias_problems(alias: object) -> Iterator[CheckMessage]:
     if not isinstance(alias, str) or not 1 <= len(alias) <= MAX_ALIAS:
         message = (
-            f"OUTBOX_PUBLISHERS has the alias {shortened(alias)}; "
-            f"an alias is a string of 1 to {MAX_ALIAS} characters."
+            f"An alias in OUTBOX_PUBLISHERS must be a string of 1 to {MAX_ALIAS} characters, "
+            f"not {shortened(alias)}."
         )
         yield error("E002", message, "Rename it in OUTBOX_PUBLISHERS, such as to 'default'.")
 
@@ -60,14 +59,15 @@ def _entry_problems(alias: object, entry: object) -> Iterator[CheckMessage]:
     if entry.get("ON_EXHAUSTED", "skip") not in ON_EXHAUSTED:
         yield error(
             "E008",
-            f"{where}['ON_EXHAUSTED'] is {shortened(entry['ON_EXHAUSTED'])}.",
-            f"Write {where}['ON_EXHAUSTED'] = 'skip', and the events of a key go on without one "
-            "that ran out of retries, or 'block', and they wait behind it.",
+            f"{where}['ON_EXHAUSTED'] must be 'skip' or 'block', "
+            f"not {shortened(entry['ON_EXHAUSTED'])}.",
+            f"Set {where}['ON_EXHAUSTED'] = 'skip' to continue a key without an event that has no "
+            "retries left, or 'block' to hold the later events of that key.",
         )
 
 
 def check_backends(**_: Any) -> Messages:
-    """Each backend can be made from its BACKEND and OPTIONS; no connection is opened for it."""
+    """Check that each backend can be created; open no connection."""
     problems = (_backend_problem(alias, entry) for alias, entry in entries().items())
     return [problem for problem in problems if problem is not None]
 
@@ -80,16 +80,16 @@ def _backend_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | Non
         return error("E005", message, _backend_hint(where, ""))
     if not isinstance(options, Mapping):
         message = f"{where}['OPTIONS'] must be a dict, not {kind(options)}."
-        return error("E006", message, f"Write {where}['OPTIONS'] = {{}}.")
+        return error("E006", message, f"Set {where}['OPTIONS'] = {{}}.")
     try:
         backends.create(alias)
-    except Exception as reason:  # a class of somebody else's may raise anything
+    except Exception as reason:  # a custom class may raise any exception
         return _creation_problem(where, path, options, reason)
     return None
 
 
 def check_client_libraries(**_: Any) -> Messages:
-    """The client library of each backend is installed; it is looked for, not imported."""
+    """Check that the client library of each backend is installed, without importing it."""
     problems = (_client_problem(alias, entry) for alias, entry in entries().items())
     return [problem for problem in problems if problem is not None]
 
@@ -103,16 +103,16 @@ def _client_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None
     module, extra = library
     if _is_installed(module):
         return None
-    message = f"OUTBOX_PUBLISHERS[{alias!r}]: the client library {module!r} is not installed here."
+    message = f"OUTBOX_PUBLISHERS[{alias!r}]: the client library {module!r} is not installed."
     fix = (
-        f"Run: pip install 'django-broadcaster[{extra}]'. Where events are published but no relay "
-        f"runs, it is not needed: write SILENCED_SYSTEM_CHECKS = ['{TAG}.W003']."
+        f"Install it: pip install 'django-broadcaster[{extra}]'. A process that only publishes "
+        f"does not need it; there, set SILENCED_SYSTEM_CHECKS = ['{TAG}.W003']."
     )
     return warning("W003", message, fix)
 
 
 def check_trimming(**_: Any) -> Messages:
-    """No backend trims its stream, because Redis does not ask whether an entry was read."""
+    """Warn about backends that trim their stream: Redis also drops entries not yet read."""
     return [
         _trimmed(alias, backend.max_len)
         for alias in entries()
@@ -121,22 +121,22 @@ def check_trimming(**_: Any) -> Messages:
 
 
 def _made(alias: str) -> object:
-    """Return a backend that was not opened, None where `check_backends` has a problem."""
+    """Return a backend without opening it, or None if `check_backends` reports an error."""
     try:
         return backends.create(alias)
-    except Exception:  # a class of somebody else's may raise anything
+    except Exception:  # a custom class may raise any exception
         return None
 
 
 def _trimmed(alias: str, max_len: int) -> CheckMessage:
     where = f"OUTBOX_PUBLISHERS[{alias!r}]"
     message = (
-        f"{where} trims its stream to about {max_len} entries, read or not. A consumer that falls "
-        "further behind loses events."
+        f"{where} trims its stream to about {max_len} entries, read or not. A consumer whose lag "
+        "is larger loses events."
     )
     fix = (
-        f"Write {where}['OPTIONS']['max_len'] = None to trim nothing. If every consumer keeps up, "
-        f"write SILENCED_SYSTEM_CHECKS = ['{TAG}.W004']."
+        f"Set {where}['OPTIONS']['max_len'] = None to trim nothing. If no consumer lags that far, "
+        f"set SILENCED_SYSTEM_CHECKS = ['{TAG}.W004']."
     )
     return warning("W004", message, fix)
 
@@ -144,14 +144,14 @@ def _trimmed(alias: str, max_len: int) -> CheckMessage:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ValueError:  # something without a spec is there, as a test may put it
+    except ValueError:  # a module without a spec, such as a stub of a test
         return True
 
 
 def _creation_problem(
     where: str, path: str, options: Mapping[Any, Any], reason: Exception
 ) -> CheckMessage:
-    """Return the error about an exception of `backends.create`."""
+    """Return the error for an exception of `backends.create`."""
     backend_class = _backend_class(path)
     if backend_class is None:
         message = _message(f"{where}['BACKEND']", reason, list(options.values()))
@@ -166,9 +166,9 @@ def _creation_problem(
 
 
 def _confidential(options: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
-    """Return the values that no message may show: all but plain ones of options that are known.
+    """Return the values that no message may show: all but plain values of known options.
 
-    An option that is misspelt, or has a URL or a structure, may hold a password under any name.
+    A misspelt option, a URL, or a structure may hold a password under any name.
     """
     return [
         value
@@ -188,11 +188,11 @@ def _is_plain(value: object) -> bool:
 
 
 def _message(where: str, reason: Exception, confidential: Sequence[Any]) -> str:
-    """Return what went wrong, beginning with the setting, without the confidential values."""
+    """Return the error's text, beginning with the setting, without the confidential values."""
     text = str(reason)
     if not isinstance(reason, BackendConfigurationError):
         text = f"{where}: {kind(reason)}: {text}"
-    # The setting's name is left as it is, should an option have the value 'default'.
+    # Masking skips the setting's name, which an option's value may be part of.
     setting = where if text.startswith(where) else ""
     return (
         f"{setting}{without(text.removeprefix(setting), spellings(confidential))}".rstrip(".") + "."
@@ -202,7 +202,7 @@ def _message(where: str, reason: Exception, confidential: Sequence[Any]) -> str:
 def _backend_class(path: str) -> type[PublisherBackend] | None:
     try:
         found = import_string(path)
-    except Exception:  # whatever the module raises: it can't be used
+    except Exception:  # its module may raise any exception
         return None
     return found if isinstance(found, type) and issubclass(found, PublisherBackend) else None
 
@@ -216,7 +216,7 @@ def _backend_hint(where: str, path: str) -> str:
     }
     near = nearest(path.rpartition(".")[2], names) or "LocalBackend"
     return (
-        f"Write {where}['BACKEND'] = 'django_broadcaster.backends.{near}', or the dotted path of "
+        f"Set {where}['BACKEND'] = 'django_broadcaster.backends.{near}', or the dotted path of "
         "another subclass of django_broadcaster.backends.PublisherBackend."
     )
 
@@ -225,16 +225,16 @@ def _options_hint(
     where: str, backend_class: type[PublisherBackend], options: Mapping[Any, Any]
 ) -> str:
     if not issubclass(backend_class, MessageBackend):
-        return f"Correct {where}['OPTIONS'], which {backend_class.__name__} is given as it is."
+        return f"Correct {where}['OPTIONS'], the configuration of {backend_class.__name__}."
     known = _accepted_options(backend_class)
     fixes = [fix_of_key(key, known) for key in options if key not in known]
-    fix = "; ".join(fixes) or "correct the option that the message names"
+    fix = "; ".join(fixes) or "correct the option named in the message"
     listed = ", ".join(sorted(map(repr, known)))
-    return f"In {where}['OPTIONS'], {fix}. {backend_class.__name__} knows {listed}."
+    return f"In {where}['OPTIONS'], {fix}. {backend_class.__name__} accepts {listed}."
 
 
 def _accepted_options(backend_class: type[PublisherBackend]) -> set[str]:
-    """Return the arguments of the constructor and of those that it passes the rest on to."""
+    """Return the arguments of the constructor and of the constructors that it passes more to."""
     accepted: set[str] = set()
     for base in backend_class.__mro__:
         if "__init__" not in vars(base):

@@ -1,4 +1,4 @@
-"""Checks of how long events are kept and where they go: RETENTION of backends, OUTBOX_ARCHIVE."""
+"""Checks of retention, the archive and time partitions."""
 
 from __future__ import annotations
 
@@ -17,41 +17,32 @@ from ..backends.handler import backends
 from ..conf import conf
 from ..redaction import masked
 from ..retention import STATUSES
-from .shared import (
-    LONGEST,
-    Messages,
-    entries,
-    error,
-    fix_of_key,
-    kind,
-    seconds,
-    unknown_keys,
-    warning,
-)
+from ..setting_rules import LONGEST, seconds
+from .shared import Messages, entries, error, fix_of_key, kind, unknown_keys, warning
 
 _ARCHIVE_HINT = (
-    "Write OUTBOX_ARCHIVE = {'BACKEND': 'django_broadcaster.archives.FileArchive', "
+    "Set OUTBOX_ARCHIVE = {'BACKEND': 'django_broadcaster.archives.FileArchive', "
     "'OPTIONS': {'directory': '/var/lib/mysite/outbox'}}, or "
     "{'BACKEND': 'django_broadcaster.archives.TableArchive'}, or None to delete old events."
 )
 
 
 def check_retention(**_: Any) -> Messages:
-    """OUTBOX_RETENTION is a span of time, 0, None, or a dict of these by status."""
+    """Check that OUTBOX_RETENTION is a duration, 0, None, or a dict of these by status."""
     value: Any = getattr(settings, "OUTBOX_RETENTION", None)
-    if former.is_retention(value):  # which checks of its own judge
+    if former.is_retention(value):  # `checks.former` judges it
         return []
     return list(_retention_problems("E016", "OUTBOX_RETENTION", value))
 
 
 def check_backend_retentions(**_: Any) -> Messages:
-    """RETENTION of each backend is a span of time, 0, None, or a dict of these by status."""
+    """Check that RETENTION of each backend is a duration, 0, None, or a dict by status."""
     return [
         problem
         for alias, entry in entries().items()
         if "RETENTION" in entry
         for problem in _retention_problems(
-            "E040", f"OUTBOX_PUBLISHERS[{alias!r}]['RETENTION']", entry["RETENTION"]
+            "E032", f"OUTBOX_PUBLISHERS[{alias!r}]['RETENTION']", entry["RETENTION"]
         )
     ]
 
@@ -70,37 +61,37 @@ def _span_problems(number: str, where: str, value: Any) -> Iterator[CheckMessage
     if value is None or 0 <= seconds(value) <= LONGEST.total_seconds():
         return
     message = (
-        f"{where} must be a timedelta or seconds, from 0 to 100 years, or None for ever, "
+        f"{where} must be a timedelta or a number of seconds, from 0 to 100 years, or None, "
         f"not {shortened(value)}."
     )
-    yield error(number, message, f"Write {where} = timedelta(days=7).")
+    yield error(number, message, f"Set {where} = timedelta(days=7).")
 
 
 def check_archive(**_: Any) -> Messages:
-    """OUTBOX_ARCHIVE is None, or a dict from which an archive can be made; nothing is opened."""
+    """Check that OUTBOX_ARCHIVE is None or makes an archive; open nothing."""
     entry: Any = conf.ARCHIVE
     if entry is None:
         return []
     if not isinstance(entry, Mapping) or "BACKEND" not in entry:
         found = "a dict without BACKEND" if isinstance(entry, Mapping) else kind(entry)
         message = f"OUTBOX_ARCHIVE must be None or a dict with BACKEND, not {found}."
-        return [error("E041", message, _ARCHIVE_HINT)]
-    if problems := list(unknown_keys("E041", "OUTBOX_ARCHIVE", entry, ENTRY_KEYS)):
+        return [error("E033", message, _ARCHIVE_HINT)]
+    if problems := list(unknown_keys("E033", "OUTBOX_ARCHIVE", entry, ENTRY_KEYS)):
         return problems
     try:
         create_archive()
-    except Exception as reason:  # a class of somebody else's may raise anything
+    except Exception as reason:  # a custom class may raise any exception
         text = masked(str(reason))
         message = text if text.startswith("OUTBOX_ARCHIVE") else f"OUTBOX_ARCHIVE: {text}"
-        return [error("E041", f"{message.rstrip('.')}.", _archive_fix(entry))]
+        return [error("E033", f"{message.rstrip('.')}.", _archive_fix(entry))]
     return []
 
 
 def _archive_fix(entry: Mapping[str, Any]) -> str:
-    """Return the fix for what kept an archive from being made, by what of it is usable."""
+    """Return the fix for an archive that could not be created."""
     try:
         found = import_string(entry["BACKEND"])
-    except Exception:  # whatever the module raises: it can't be used
+    except Exception:  # its module may raise any exception
         return _ARCHIVE_HINT
     if not (isinstance(found, type) and issubclass(found, Archive)):
         return _ARCHIVE_HINT
@@ -108,20 +99,20 @@ def _archive_fix(entry: Mapping[str, Any]) -> str:
         return f"Define {', '.join(sorted(found.__abstractmethods__))} in {found.__name__}."
     options: Any = entry.get("OPTIONS", {})
     if not isinstance(options, Mapping):
-        return "Write OUTBOX_ARCHIVE['OPTIONS'] = {}."
+        return "Set OUTBOX_ARCHIVE['OPTIONS'] = {}."
     known = {
         item.name
         for item in signature(found).parameters.values()
         if item.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     }
     fixes = [fix_of_key(key, known) for key in options if key not in known]
-    fix = "; ".join(fixes) or "correct the option that the message names"
+    fix = "; ".join(fixes) or "correct the option named in the message"
     listed = ", ".join(sorted(map(repr, known))) or "no options"
-    return f"In OUTBOX_ARCHIVE['OPTIONS'], {fix}. {found.__name__} knows {listed}."
+    return f"In OUTBOX_ARCHIVE['OPTIONS'], {fix}. {found.__name__} accepts {listed}."
 
 
 def check_what_is_archived(**_: Any) -> Messages:
-    """Nothing passes by the archive unsaid: what is deleted as it is delivered is not archived."""
+    """Warn about backends whose events are deleted at once, without being archived."""
     if conf.ARCHIVE is None or check_retention() or check_backend_retentions():
         return []
     return [
@@ -131,22 +122,22 @@ def check_what_is_archived(**_: Any) -> Messages:
 
 def _not_archived(alias: str) -> CheckMessage:
     message = (
-        f"OUTBOX_ARCHIVE is set, but events to {alias!r} are deleted as soon as they are "
-        "published, because their retention is 0: they are not archived."
+        f"OUTBOX_ARCHIVE is set, but events of backend {alias!r} are not archived: their "
+        "retention is 0, so they are deleted as soon as they are published."
     )
     fix = (
-        f"Write OUTBOX_PUBLISHERS[{alias!r}]['RETENTION'] = 60, and they are archived about a "
-        "minute after they were published, or silence this check if they need no archive."
+        f"Set OUTBOX_PUBLISHERS[{alias!r}]['RETENTION'] = 60 to archive them about a minute after "
+        "they were published. If they need no archive, silence this check."
     )
-    return warning("W010", message, fix)
+    return warning("W005", message, fix)
 
 
 def check_archive_of_partitions(**_: Any) -> Messages:
-    """Nothing is archived of a partition that is dropped, so only one of the two can be had."""
+    """Check that only one of OUTBOX_ARCHIVE and OUTBOX_TIME_PARTITIONS is set."""
     if conf.ARCHIVE is None or conf.TIME_PARTITIONS is None:
         return []
     message = (
-        "OUTBOX_ARCHIVE and OUTBOX_TIME_PARTITIONS are both set, but a partition is dropped as a "
-        "whole, without an archive."
+        "OUTBOX_ARCHIVE and OUTBOX_TIME_PARTITIONS must not both be set: a partition is dropped as "
+        "a whole, without an archive."
     )
-    return [error("E044", message, "Write OUTBOX_ARCHIVE = None or OUTBOX_TIME_PARTITIONS = None.")]
+    return [error("E036", message, "Set OUTBOX_ARCHIVE = None or OUTBOX_TIME_PARTITIONS = None.")]

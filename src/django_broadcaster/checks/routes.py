@@ -11,11 +11,11 @@ from django.core.checks import CheckMessage
 from ..conf import conf
 from .shared import Messages, entries, error, kind, nearest
 
-_ROUTES_HINT = "Write OUTBOX_ROUTES = {'order.*': 'default'}, or a list of aliases for several."
+_ROUTES_HINT = "Set OUTBOX_ROUTES = {'order.*': 'default'}, or a list of aliases for several."
 
 
 def check_routes(**_: Any) -> Messages:
-    """Each pattern is a string, and leads to one or several configured backends."""
+    """Check that each pattern is a string that leads to configured backends."""
     routes: Any = conf.ROUTES
     if routes is None:
         return []
@@ -30,7 +30,10 @@ def check_routes(**_: Any) -> Messages:
 
 def _pattern_problems(pattern: object) -> Iterator[CheckMessage]:
     if not isinstance(pattern, str) or not pattern:
-        message = f"OUTBOX_ROUTES has {shortened(pattern)} where an event type or pattern must be."
+        message = (
+            "A key of OUTBOX_ROUTES must be an event type or a pattern, a string that is not "
+            f"empty, not {shortened(pattern)}."
+        )
         yield error("E011", message, _ROUTES_HINT)
 
 
@@ -38,13 +41,15 @@ def _target_problems(pattern: object, target: object) -> Iterator[CheckMessage]:
     where = f"OUTBOX_ROUTES[{shortened(pattern)}]"
     aliases = [target] if isinstance(target, str) else target
     if not isinstance(aliases, list | tuple) or not aliases or not all(map(_is_name, aliases)):
-        message = f"{where} is {shortened(target)}; it must be an alias, or a list of at least one."
+        message = (
+            f"{where} must be an alias or a list of at least one alias, not {shortened(target)}."
+        )
         yield error("E012", message, _ROUTES_HINT)
         return
     yield from _unknown_aliases(where, aliases)
     if len(set(aliases)) < len(aliases):
         once = list(dict.fromkeys(aliases))
-        yield error("E014", f"{where} names an alias twice.", f"Write {where} = {once!r}.")
+        yield error("E014", f"{where} has an alias twice.", f"Set {where} = {once!r}.")
 
 
 def _is_name(alias: object) -> bool:
@@ -54,8 +59,8 @@ def _is_name(alias: object) -> bool:
 def _unknown_aliases(where: str, aliases: list[str] | tuple[str, ...]) -> Iterator[CheckMessage]:
     known = list(entries())
     for alias in dict.fromkeys(aliases):
-        if known and alias not in known:  # without any, OUTBOX_PUBLISHERS is what is wrong
+        if known and alias not in known:  # another check reports that there are none
             near = nearest(alias, known)
             instead = repr(near) if near else f"one of {', '.join(map(repr, known))}"
-            message = f"{where} leads to {alias!r}, which OUTBOX_PUBLISHERS does not have."
-            yield error("E013", message, f"In {where}, write {instead} instead of {alias!r}.")
+            message = f"{where} has the alias {alias!r}, which is not in OUTBOX_PUBLISHERS."
+            yield error("E013", message, f"In {where}, use {instead} instead of {alias!r}.")

@@ -1,13 +1,12 @@
-"""What the checks of several settings have in common: their messages and their questions."""
+"""Helpers of all checks: messages with ids, unknown keys, and the setting that was meant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
-from math import isfinite
 from reprlib import repr as shortened
-from typing import Any, TypeGuard
+from typing import Any
 
 from django.core.checks import CheckMessage, Error, Info, Warning
 
@@ -15,24 +14,21 @@ from ..conf import conf
 
 TAG = "django_broadcaster"
 
-LONGEST = timedelta(days=36500)
-"""The longest span of time in a setting: further back than that, dates come to their end."""
-
 Messages = list[CheckMessage]
 
 
 def error(number: str, message: str, hint: str) -> Error:
-    """Return an error with the project's id of that number."""
+    """Return an error with the id `django_broadcaster.{number}`."""
     return Error(message, hint=hint, id=f"{TAG}.{number}")
 
 
 def warning(number: str, message: str, hint: str) -> Warning:
-    """Return a warning with the project's id of that number."""
+    """Return a warning with the id `django_broadcaster.{number}`."""
     return Warning(message, hint=hint, id=f"{TAG}.{number}")
 
 
 def info(number: str, message: str, hint: str) -> Info:
-    """Return a remark with the project's id of that number."""
+    """Return a remark with the id `django_broadcaster.{number}`."""
     return Info(message, hint=hint, id=f"{TAG}.{number}")
 
 
@@ -46,7 +42,7 @@ def entries() -> dict[str, Mapping[str, Any]]:
 def unknown_keys(
     number: str, where: str, found: Mapping[Any, Any], known: Iterable[str]
 ) -> Iterator[CheckMessage]:
-    """Yield an error for each key that is not known, with the one that was probably meant."""
+    """Yield an error for each unknown key, with the most similar known key."""
     names = sorted(known)
     for key in found:
         if key not in names:
@@ -56,13 +52,13 @@ def unknown_keys(
 
 
 def fix_of_key(key: object, known: Iterable[str]) -> str:
-    """Return what to do about an unknown key."""
+    """Return the fix for an unknown key."""
     near = nearest(str(key), known)
     return f"rename {shortened(key)} to {near!r}" if near else f"remove {shortened(key)}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the name that was probably meant, in whatever case."""
+    """Return the most similar known name, ignoring case, or None."""
     folded = {name.casefold(): name for name in known}
     found = get_close_matches(word.casefold(), folded, n=1)
     return folded[found[0]] if found else None
@@ -73,20 +69,8 @@ def kind(value: object) -> str:
     return type(value).__name__
 
 
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a finite number; True and False are none."""
-    if isinstance(value, float):
-        return isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_whole(value: object, least: int, most: float = float("inf")) -> TypeGuard[int]:
-    """Whether a value is an integer within bounds that belong to it."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def seconds(value: object) -> float:
-    """Return a span of time in seconds, or -1 for what is none."""
+def literal(value: object) -> str:
+    """Return the code that makes a value of a setting."""
     if isinstance(value, timedelta):
-        return value.total_seconds()
-    return value if is_number(value) else -1
+        return f"timedelta(days={value / timedelta(days=1):g})"
+    return repr(value)

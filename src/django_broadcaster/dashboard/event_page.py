@@ -21,12 +21,13 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events import CloudEvent, encode_data
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
+from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
-from django_broadcaster.querysets import RelayRows, aware
 from django_broadcaster.redaction import masked, place_of
+from django_broadcaster.relay.decryption import decrypted
 from django_broadcaster.relay.delivery import message_of
-from django_broadcaster.relay.unsealing import unsealed
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import RelayRows
 
 from .display import dump, moment, shortened, text_block
 
@@ -128,7 +129,7 @@ def _shown(event: OutboxEvent) -> Shown | str | None:
     row = RelayRows(event._state.db or "default", event.publisher_backend, 0).read(event.pk)
     if row is None:
         return None
-    ([*opened], shut) = unsealed([row])
+    ([*opened], shut) = decrypted([row])
     if shut:
         return str(shut[row.id])
     sent = message_of(opened[0])

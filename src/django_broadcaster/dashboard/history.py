@@ -10,7 +10,7 @@ from django.db.models.functions import Mod
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxSample
-from django_broadcaster.querysets import minute_of
+from django_broadcaster.store import minute_of
 
 STEPS: Mapping[int, int] = {1: 1, 6: 2, 24: 5, 168: 30}
 """Hours that can be seen, and how many minutes then are one point of the plot."""

@@ -12,8 +12,9 @@ from django.utils.translation import ngettext
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxPartition
-from django_broadcaster.querysets import MOVES, EventSelection
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OperationKind, OutboxEventStatus
+from django_broadcaster.store import MOVES
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise

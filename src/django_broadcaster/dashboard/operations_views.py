@@ -19,8 +19,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
-from django_broadcaster.querysets import estimate_of, first_of, is_served, span_of
 from django_broadcaster.states import OperationKind, OperationState
+from django_broadcaster.store import estimate_of, first_of, is_served, request_operation, span_of
 
 from .display import moment
 from .operations_audit import log_request, log_stop
@@ -114,7 +114,7 @@ class OperationViews(AdminPages):
     def _request(self, request: HttpRequest, form: OperationForm, using: str) -> HttpResponseBase:
         user: Any = request.user  # not anonymous: the admin has seen to it
         with transaction.atomic(using=using):
-            operation = OutboxOperation.objects.using(using).request(
+            operation = request_operation(
                 OutboxEvent.objects.using(using),
                 form.cleaned_data["kind"],
                 form.selection,

@@ -18,15 +18,8 @@ from django.utils.translation import gettext as _
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxPartition, OutboxRelay, OutboxSample
-from django_broadcaster.querysets import (
-    Count,
-    DatabaseNow,
-    Overview,
-    aware,
-    count_or_estimate,
-    minute_of,
-    overviews,
-)
+from django_broadcaster.models.managers import DatabaseNow, aware
+from django_broadcaster.store import Count, Overview, count_or_estimate, minute_of, overviews
 
 BOUND = 2_000
 """Events that are looked at to count those of a state; more are estimated where that can be."""

@@ -25,13 +25,13 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxBackendState, OutboxDashboard, OutboxEvent
-from django_broadcaster.querysets import pause, resume, with_leftovers
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import pause, resume, with_leftovers
 
 from .history import STEPS, history
 from .pages import AdminPages
 from .state import STATUSES, state
-from .trouble import BEHIND, KEYS, NEWEST, trouble
+from .stuck import BEHIND, KEYS, NEWEST, trouble
 
 VIEW = "django_broadcaster.view_outboxevent"
 PAUSE = "django_broadcaster.pause_backend"

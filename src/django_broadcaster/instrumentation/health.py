@@ -27,15 +27,9 @@ from django.http import HttpRequest, JsonResponse
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
-from django_broadcaster.querysets import (
-    MIGRATE,
-    DatabaseNow,
-    Overview,
-    lacks_migration,
-    overviews,
-    with_leftovers,
-)
+from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.relay.health import Check, Health
+from django_broadcaster.store import MIGRATE, Overview, lacks_migration, overviews, with_leftovers
 
 OK, UNWELL = 200, 503
 

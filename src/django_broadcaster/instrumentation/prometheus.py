@@ -43,7 +43,7 @@ from prometheus_client.registry import Collector
 
 from django_broadcaster.signals import batch_settled, relay_started
 
-from .outbox import FIGURES, UP, labelled, look
+from .gauges import FIGURES, UP, labelled, look
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -1,4 +1,4 @@
-"""What all commands but the relay have in common: clear words for what is wrong with their call."""
+"""The base class of all commands but `outbox_worker`: errors of arguments and the database."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, InterfaceError, OperationalError
 
-from django_broadcaster.querysets import MIGRATE, lacks_migration
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
+from django_broadcaster.store import MIGRATE, lacks_migration
 
 
 class OutboxCommand(BaseCommand):
-    """A command that works on the tables of the outbox."""
+    """A command that uses the outbox's tables."""
 
     wrong_call: ClassVar[int] = 1
-    """The exit status for an argument that is wrong."""
+    """The exit status for an invalid argument."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Run the command; raises CommandError for text that is none.
+        """Run the command.
 
-        And where a migration is missing, or the database is away.
+        Raises:
+            CommandError: An argument cannot be stored, a migration is missing, or the database is
+                unavailable.
         """
         for name, value in options.items():
             if isinstance(value, str) and not _is_text(value):
-                problem = f"{name}: {value!r} is no text that a database can hold"
+                problem = f"{name} must be text that a database can store, not {value!r}."
                 raise CommandError(problem, returncode=self.wrong_call)
         try:
             return super().execute(*args, **options)
@@ -32,12 +34,12 @@ class OutboxCommand(BaseCommand):
             if lacks_migration(error):
                 raise CommandError(MIGRATE) from error
             if isinstance(error, OperationalError | InterfaceError):
-                raise CommandError(f"the database can't be asked: {told(error)}") from error
+                raise CommandError(f"Database query failed: {loggable(error)}") from error
             raise
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether a value can be stored: a terminal in another encoding gives half characters."""
+    """Return True if a value can be stored: another encoding's terminal gives half characters."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""The commands that change many events: select, ask, change in short transactions, report.
+"""The base class of commands that change many events, in short transactions.
 
-With `--background` they leave the changing to the relays.
+With `--background`, the relays change the events.
 """
 
 from __future__ import annotations
@@ -12,46 +12,45 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
-from django_broadcaster.querysets import (
-    MOVES,
-    EventSelection,
-    OutboxEventQuerySet,
-    few_of,
-    is_served,
-)
+from django_broadcaster.models import OutboxEvent, OutboxRelay
+from django_broadcaster.models.managers import OutboxEventQuerySet
+from django_broadcaster.models.selection import EventSelection
+from django_broadcaster.store import MOVES, few_of, is_served, request_operation
 
 from .output import Progress, as_json, whoami
 from .selection import add_selection, database, selected
 
 CHUNK = 1000
-"""Events that one transaction changes."""
+"""Events changed in one transaction."""
 
 MOST_IDS = 1000
-"""Ids that an operation in the background may name."""
-
+"""The limit for ids of a background operation."""
 
 MOST_TOLD = 20
-"""Events that are named and left alone, of which each has a line."""
+"""The limit for lines about skipped events."""
 
 
 class MovingCommand(OutboxCommand):
-    """A command that does one thing to the events that are selected."""
+    """A command that applies one action to the selected events."""
 
     verb: ClassVar[str]
-    """The kind of move, as `3 events to cancel` and `cancel: 3 of 3` say it."""
+    """The action, as in `3 events to cancel` and `cancel: 3 of 3 events`."""
 
     def move(self, events: OutboxEventQuerySet) -> int:
-        """Do it to some events, in a transaction; return to how many."""
+        """Change some events in a transaction; return how many changed."""
         run = MOVES[self.verb].run
-        assert run is not None, "a purge is a move of its own"
+        assert run is not None, "outbox_purge overrides this method"
         with transaction.atomic(using=events.db):
             return run(events)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
         add_selection(parser)
-        parser.add_argument("--dry-run", action="store_true", help="only say how many there are")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="report how many events match, without changing them",
+        )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument(
             "--no-input", dest="ask", action="store_false", help="do not ask for confirmation"
@@ -59,15 +58,15 @@ class MovingCommand(OutboxCommand):
         parser.add_argument(
             "--background",
             action="store_true",
-            help="let the relays do it, and print its id",
+            help="let the relays change the events; print the id of the operation",
         )
         parser.add_argument(
             "--by",
-            help="who wants it, with --background (default: the account)",
+            help="with --background: the name to record as requester (default: the system account)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError, and so exits with 1, for a wrong selection."""
+        """Run the command; raise CommandError, which exits with 1, for an invalid selection."""
         selection = selected(options)
         everything = OutboxEvent.objects.using(database(options["database"]))
         if options["background"]:
@@ -75,7 +74,7 @@ class MovingCommand(OutboxCommand):
             return
         events = everything.matching(selection).filter(status__in=MOVES[self.verb].sources)
         few = None if selection.ids else few_of(everything, self.verb, selection)
-        if few is not None:  # found by their indexes, which the conditions together may not use
+        if few is not None:  # an index found them; the conditions combined may use none
             events = everything.filter(pk__in=few)
         total = events.count() if few is None else len(few)
         changed = 0
@@ -94,28 +93,30 @@ class MovingCommand(OutboxCommand):
             self.stdout.write(f"{self.verb}: {changed:,} of {total:,} events")
 
     def _tell_others(self, everything: OutboxEventQuerySet, ids: list[int]) -> None:
-        """Say of events that are named and stand in no fitting state that they are left alone."""
+        """Report ids without an event, and events whose status does not allow the action."""
         sources = MOVES[self.verb].sources
         known = dict(everything.filter(pk__in=ids).values_list("pk", "status"))
         for pk in list(dict.fromkeys(ids))[:MOST_TOLD]:
             if pk not in known:
-                self.stderr.write(f"the outbox has no event {pk}")
+                self.stderr.write(f"Skipped: the outbox has no event {pk}.")
             elif known[pk] not in sources:
                 possible = ", ".join(sources)
                 self.stderr.write(
-                    f"event {pk} is {known[pk]}: {self.verb} is for events that are {possible}"
+                    f"Skipped: event {pk} is {known[pk]}; {self.verb} needs one of: {possible}."
                 )
 
     def _request(
         self, events: OutboxEventQuerySet, selection: EventSelection, options: dict[str, Any]
     ) -> None:
         if options["dry_run"]:
-            raise CommandError("give --background or --dry-run, but not both")
+            raise CommandError("--background and --dry-run exclude each other.")
         if len(selection.ids) > MOST_IDS:
-            raise CommandError(f"--background takes up to {MOST_IDS:,} ids: select by conditions")
+            raise CommandError(
+                f"--background accepts at most {MOST_IDS:,} ids; use conditions instead."
+            )
         if options["ask"] and not selection.ids:
             self._confirm(str(selection))
-        operation = OutboxOperation.objects.using(events.db).request(
+        operation = request_operation(
             events, self.verb, selection, by=whoami() if options["by"] is None else options["by"]
         )
         if options["json"]:
@@ -131,17 +132,17 @@ class MovingCommand(OutboxCommand):
             f"operation {operation.pk}: {about}{operation.total:,} events to {self.verb}"
         )
         if not is_served(OutboxRelay.objects.using(events.db)):
-            self.stderr.write("no relay runs: the operation waits for one")
+            self.stderr.write("No relay is running; the operation starts when one does.")
 
     def _confirm(self, what: str) -> None:
-        if not self.stdout.isatty():  # a script can't answer, and has said what it wants
+        if not self.stdout.isatty():  # a script cannot answer
             return
         try:
-            answer = input(f"{what} to {self.verb}. Go on? [y/N] ")
-        except (EOFError, KeyboardInterrupt):  # nobody is there to answer, or wants to
+            answer = input(f"{what} to {self.verb}. Continue? [y/N] ")
+        except (EOFError, KeyboardInterrupt):  # no answer counts as no
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
-            raise CommandError("nothing was changed")
+            raise CommandError("Cancelled; no events were changed.")
 
     def _move_all(self, events: OutboxEventQuerySet, total: int) -> int:
         progress, changed = Progress(self.stderr, self.verb, total), 0  # type: ignore[arg-type]
@@ -151,7 +152,7 @@ class MovingCommand(OutboxCommand):
                 changed += done
                 progress.advance(done)
         except KeyboardInterrupt:
-            raise CommandError(f"interrupted after {changed:,} of {total:,} events") from None
+            raise CommandError(f"Interrupted after {changed:,} of {total:,} events.") from None
         finally:
             progress.end()
         return changed

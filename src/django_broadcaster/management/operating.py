@@ -1,4 +1,4 @@
-"""How the commands show operations in the background."""
+"""Background operations in the output of commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from django_broadcaster.models import OutboxOperation
 
 SHOWN = 20
-"""Operations that a list has at the most."""
+"""The limit for operations in a list."""
 
 
 def as_values(operation: OutboxOperation) -> dict[str, Any]:

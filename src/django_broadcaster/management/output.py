@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs, progress where it is long."""
+"""The output of commands: tables, JSON, and progress."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any, TextIO
 Row = Mapping[str, Any]
 
 _CONTROLS = re.compile("[\x7f-\x9f]")
-"""What a terminal may obey and JSON leaves as it is."""
+"""Control characters that JSON does not escape."""
 
 BAR_WIDTH = 30
 LINE_SECONDS = 5.0
-"""Seconds between lines of progress where the output is no terminal."""
+"""Seconds between lines of progress if the output is not a terminal."""
 
 
 def as_json(value: Any, *, on_one_line: bool = False) -> str:
-    """Return JSON as the commands print it."""
+    """Return a value as JSON, with all control characters escaped."""
     indent = None if on_one_line else 2
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes for what a terminal would obey instead of showing it.
+    """Return a text with its control characters escaped.
 
-    An error may quote whatever a broker or a receiver answered, line breaks included.
+    An error may quote any answer of a broker or a receiver, line breaks included.
     """
     if text.isprintable():
         return text
@@ -42,7 +42,7 @@ def printable(text: str) -> str:
 
 
 def as_table(rows: Sequence[Row]) -> str:
-    """Return rows of the same columns as a table, numbers to the right."""
+    """Return rows of the same columns as a table; align numbers right."""
     if not rows:
         return "(none)"
     names = list(rows[0])
@@ -71,16 +71,16 @@ def _cell(value: Any) -> str:
 
 
 def whoami() -> str:
-    """Return the account and machine that a command runs as, or what of it is known."""
+    """Return the account and the host, as in `deploy@web1`."""
     try:
         account = getpass.getuser()
-    except (KeyError, OSError):  # a container may know nobody by that number
+    except (KeyError, OSError):  # a container may have no name for the account
         account = str(os.getuid())
     return f"{account}@{socket.gethostname()}"
 
 
 class Progress:
-    """Shows how far long work is: a bar on a terminal, a line now and then elsewhere."""
+    """Shows progress: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, stream: TextIO, what: str, total: int) -> None:
         self._stream = stream
@@ -91,7 +91,7 @@ class Progress:
         self._next_at = time.monotonic() + LINE_SECONDS
 
     def advance(self, count: int) -> None:
-        """Note that so many more are done."""
+        """Add to the events that are done."""
         self._done += count
         if self._is_terminal:
             filled = BAR_WIDTH * self._done // max(self._total, self._done, 1)
@@ -101,9 +101,9 @@ class Progress:
         elif time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LINE_SECONDS
             self._stream.write(f"{self._what}: {self._done:,} of {self._total:,}\n")
-            self._stream.flush()  # a pipe or a file would show it at the end only
+            self._stream.flush()  # pipes and files are buffered
 
     def end(self) -> None:
-        """Leave the bar's line."""
+        """End the line of the bar."""
         if self._is_terminal and self._done:
             self._stream.write("\n")

@@ -1,7 +1,7 @@
-"""State of the caller's database session, which a relay's own connections do not have.
+"""State of the caller's database session that the relay's own connections do not have.
 
-Libraries for tenants set the schema on the connection of the current thread. So does any code that
-runs `SET search_path` or `USE`. The relay works in threads, each with a connection of its own.
+Multi-tenant libraries set the schema on the connection of the current thread, as does any code that
+runs `SET search_path` or `USE`. The threads of the relay have connections of their own.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _SCHEMAS: Final = {
     "postgresql": "SELECT array_to_string(current_schemas(false), ', ')",
     "mysql": "SELECT DATABASE()",
 }
-"""Where names of tables are looked up, by vendor; SQLite has nothing of the kind."""
+"""The query for the schemas that tables are looked up in, by vendor; SQLite has none."""
 
 
 def refuse_other_schema(using: str) -> None:
-    """Raise CommandError if new connections look up tables elsewhere than the caller's session."""
+    """Raise CommandError if new connections use other schemas than the caller's session."""
     connection = connections[using]
     if connection.vendor not in _SCHEMAS:
         return
@@ -29,7 +29,7 @@ def refuse_other_schema(using: str) -> None:
     try:
         wanted, found = _schemas(connection), _schemas(new)
     except Error:
-        return  # the relay waits for the database, and says so
+        return  # the relay logs the error and waits for the database
     finally:
         new.close()
         if not was_open:

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import migrations
 
 from django_broadcaster.management.output import Progress
-from django_broadcaster.querysets import is_served
+from django_broadcaster.store import is_served
 from django_broadcaster.upgrade import (
     UNDELIVERED,
     OldTable,

@@ -8,9 +8,10 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..querysets import EventSelection, OperationQuerySet
 from ..schema import PartialIndex
 from ..states import ACTIVE, OperationKind, OperationState
+from .operation_managers import OperationQuerySet
+from .selection import EventSelection
 
 
 class OutboxOperation(models.Model):

@@ -9,13 +9,12 @@ from django.db import models, router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from ..encryption import unseal
 from ..events import JSON_NULL, CloudEvent, EventJSONEncoder
 from ..events.grammar import is_json_type
 from ..events.json_format import parse_json
 from ..exceptions import IllegalTransition, Rejected, TransientError
-from ..querysets import OutboxEventQuerySet, aware
 from ..schema import ExactCharField, PartialIndex
-from ..sealing import unseal
 from ..signals import (
     event_failed,
     event_published,
@@ -24,6 +23,7 @@ from ..signals import (
     rows_to_insert,
 )
 from ..states import UNDELIVERED, OutboxEventStatus
+from .managers import OutboxEventQuerySet, aware
 
 
 class OutboxEvent(models.Model):

@@ -9,11 +9,11 @@ awaitable.
 """
 
 from .asynchronous import asynchronous
+from .bulk import BATCH_SIZE, publish_many
 from .call import PublishCall, event_of
 from .columns import MAX_RETRIES, RETRIES_OF_SETTINGS
-from .many import BATCH_SIZE, publish_many
 from .model_rows import announce, fill_in
-from .one import publish_one
+from .single import publish_one
 
 __all__ = [
     "BATCH_SIZE",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.db import connections, router
 
-from django_broadcaster import sealing
+from django_broadcaster import encryption
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, resolved
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import NewRow, identity_of, may_lack_characters
+from django_broadcaster.store import NewRow, identity_of, may_lack_characters
 
 from .asynchronous import refuse_in_event_loop
 from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
@@ -77,7 +77,7 @@ class PublishCall:
         self._use_tz = settings.USE_TZ
         self._now = self.moment if self._use_tz else in_local_time(self.moment)
         self._partitions = conf.PARTITIONS
-        self._seals = sealing.is_on()
+        self._seals = encryption.is_on()
         self._may_lack_characters = may_lack_characters(self.connection)
 
     def aliases(self, event_type: str, backend: str | None) -> list[str]:

@@ -12,13 +12,13 @@ from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from django_broadcaster import sealing
+from django_broadcaster import encryption
 from django_broadcaster.conf import conf
 from django_broadcaster.events import CloudEvent, check_identifier, encode_data, resolved
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import EventColumns, NewRow, as_stored
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import EventColumns, NewRow, as_stored
 
 MAX_RETRIES = 32_767
 """The most that `max_retries` may be: what the smallest of the databases' integer columns holds."""
@@ -94,7 +94,7 @@ def sealed(columns: EventColumns, connection: BaseDatabaseWrapper) -> EventColum
     """
     data = None if columns.data is None else as_stored(columns.data, connection)
     return columns._replace(
-        data=None, data_binary=None, sealed=sealing.seal(data, columns.data_binary)
+        data=None, data_binary=None, sealed=encryption.seal(data, columns.data_binary)
     )
 
 

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import envelope, is_deeper
 from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge, StatementTooLong
-from django_broadcaster.querysets import (
+from django_broadcaster.store import (
     EventColumns,
     first_unstorable,
     growth,
@@ -53,7 +53,7 @@ def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> 
         raise InvalidEvent(
             found.column,
             f"has the character U+{ord(found.character):04X}, which the database's character set "
-            f"{found.charset} does not have; see the system check django_broadcaster.W011",
+            f"{found.charset} does not have; see the system check django_broadcaster.W006",
         )
 
 

@@ -14,20 +14,21 @@ from django.conf import settings
 from django.db import connections
 from django.db.models import JSONField, Value
 
-from django_broadcaster import sealing
+from django_broadcaster import encryption
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import JSON_NULL, SPEC_VERSION, CloudEvent
 from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models.managers import aware
 from django_broadcaster.notify import notify_after_commit
-from django_broadcaster.querysets import NewRow, aware, insert_rows
 from django_broadcaster.signals import rows_inserted, rows_to_insert
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import NewRow, insert_rows
 
 from .call import PublishCall, event_of
+from .insertion import has_receivers, tell
 from .transactions import check_transaction
-from .writing import has_receivers, tell
 
 _FILLED = (
     *("event_id", "source", "event_type", "subject", "data_content_type", "data_schema"),
@@ -110,7 +111,7 @@ def _unseal(event: OutboxEvent) -> None:
     """
     if event.sealed is None or event.data is not None or event.data_binary is not None:
         return
-    text, event.data_binary = sealing.unseal(event.sealed)
+    text, event.data_binary = encryption.unseal(event.sealed)
     if text is not None:
         data = parse_json(text)
         event.data = Value(None, JSONField()) if data is None else data

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from django.db import Error
 
+from django_broadcaster.backoff import Backoff
 from django_broadcaster.exceptions import LeaseLost
 
-from .connections import use_own_connections
+from .db_connections import drop_all_connections, drop_connection, use_own_connections
 from .health import LoopState
+from .log_safety import class_names, explains_itself, loggable, loggable_traceback
 from .loop import DeliveryLoop
-from .report import Report
+from .polling import Poll
 from .separate_thread import SeparateThread
-from .telling import kind_of, told, traceback_of
-from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
-from .wakeup import Poll
+from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -71,7 +71,7 @@ class BackendThread(threading.Thread):
             # worker sees it and ends, for whoever started it to start it anew.
             self.succeeded = False
             self._has_died = True
-            self._log(logging.CRITICAL, f"its thread ends: {kind_of(error)}", exc_info=error)
+            self._log(logging.CRITICAL, f"its thread ends: {class_names(error)}", exc_info=error)
         finally:
             self._end()
 
@@ -175,10 +175,10 @@ class BackendThread(threading.Thread):
         pause = self._backoff.next()
         self._trouble = type(error).__name__
         self._loop.activity.begin("recovering", pause=pause)
-        foreseen = is_foreseen(error)
+        foreseen = explains_itself(error)
         self._log(
             logging.WARNING if isinstance(error, Error) else logging.ERROR,
-            f"trouble, going on in {pause:.1f} s: {told(error)}",
+            f"trouble, going on in {pause:.1f} s: {loggable(error)}",
             exc_info=None if foreseen else error,
         )
         drop_connection(self._options.database)
@@ -211,9 +211,11 @@ class BackendThread(threading.Thread):
         try:
             self._loop.close()
         except Exception as error:
-            self._log(logging.WARNING, f"its backend did not close: {told(error)}", exc_info=error)
+            self._log(
+                logging.WARNING, f"its backend did not close: {loggable(error)}", exc_info=error
+            )
         if self._joined and (failure := self._insist(self._loop.finish)):
-            self._log(logging.WARNING, f"its last batch may be sent again: {told(failure)}")
+            self._log(logging.WARNING, f"its last batch may be sent again: {loggable(failure)}")
         if self._joined:
             self._insist(self._loop.end)
         self._leave()
@@ -224,7 +226,7 @@ class BackendThread(threading.Thread):
         if self._joined:
             self._joined = False
             if failure := self._insist(self._loop.lease.leave):
-                problem = f"its partitions are free once the lease ends: {told(failure)}"
+                problem = f"its partitions are free once the lease ends: {loggable(failure)}"
                 self._log(logging.WARNING, problem)
 
     def _insist(self, action: Callable[[], object]) -> Exception | None:
@@ -244,5 +246,5 @@ class BackendThread(threading.Thread):
 
     def _log(self, level: int, problem: str, exc_info: BaseException | None = None) -> None:
         extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
-        trace = traceback_of(exc_info) if exc_info else None
+        trace = loggable_traceback(exc_info) if exc_info else None
         logger.log(level, "backend %r: %s", self.alias, problem, extra=extra, exc_info=trace)

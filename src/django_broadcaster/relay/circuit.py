@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from django_broadcaster.backoff import Backoff
+
 
 class Circuit:
     """Closed while the broker answers; open, with a growing pause, while it does not.
@@ -24,18 +26,16 @@ class Circuit:
         probe_size: int = 10,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.initial = initial
-        self.maximum = maximum
         self.probe_size = probe_size
         self._clock = clock
-        self._pause = 0.0
-        self._opened_at = 0.0
+        self._backoff = Backoff(maximum, initial=initial)
+        self._ends_at = 0.0
         self.is_doubted = False
 
     @property
     def is_closed(self) -> bool:
         """Whether the broker answered last time."""
-        return self._pause == 0
+        return self._backoff.seconds == 0
 
     def allowance(self, wanted: int) -> int:
         """Return how many events may be sent now: all, a probe, or none."""
@@ -46,11 +46,12 @@ class Circuit:
 
     def seconds_left(self) -> float:
         """Return the seconds until the next probe; 0 if it is due or the circuit is closed."""
-        return max(0.0, self._opened_at + self._pause - self._clock())
+        return max(0.0, self._ends_at - self._clock())
 
     def succeeded(self) -> None:
         """Note that the broker answered."""
-        self._pause = 0.0
+        self._backoff.reset()
+        self._ends_at = 0.0
         self.is_doubted = False
 
     def failed(self, at_least: float = 0.0, *, doubted: bool = False) -> None:
@@ -60,5 +61,4 @@ class Circuit:
         that this may be about the events that failed alone.
         """
         self.is_doubted = doubted and not at_least
-        self._pause = max(at_least, min(self.maximum, self._pause * 2 or self.initial))
-        self._opened_at = self._clock()
+        self._ends_at = self._clock() + self._backoff.next(at_least)

@@ -31,29 +31,39 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.querysets import DatabaseClock, Fetched, Head, PendingRow, RelayRows
 from django_broadcaster.redaction import hide, hiding, kept
 from django_broadcaster.retry import RetryPolicy
+from django_broadcaster.store import DatabaseClock, Fetched, Head, PendingRow, RelayRows
 
-from . import suspects
+from . import poison
+from .announcing import Announcer, log_failures
+from .blocked_keys import BlockedKeys
+from .decryption import decrypted
 from .doubts import Doubts, Failure
 from .fetching import Fetcher
+from .lease import Lease
 from .locked import LockedEvents
-from .order import BlockedKeys
-from .ownership import Lease
-from .report import Announcer, Report, Verdicts, log_failures, spends_retry
+from .log_safety import loggable_traceback
 from .separate_thread import Runner
-from .telling import traceback_of
-from .unsealing import unsealed
+from .verdicts import Report, Verdicts, spends_retry
 from .waiting import WAIT_SECONDS, Waiting
 
 logger = logging.getLogger("django_broadcaster.relay")
 
 NONE: frozenset[int] = frozenset()
 
+HASTEN_SECONDS = 1.0
+"""Seconds between attempts to make events due whose rows another transaction has locked."""
 
 LOCKED_PAUSE = 0.1
 """Seconds between attempts to settle locked events where the relay waits for them to end."""
+
+LOOK_SECONDS = 0.5
+"""Seconds between looks at all pending events, where those of other keys have failed."""
+
+LOOK_SHARE = 100
+"""How many times as long as such a look takes goes by until the next."""
+
 PICKS = 20
 """Queries for a probe where keys have many events, besides one for each of its events."""
 
@@ -102,6 +112,10 @@ class Delivery:
         self.fetcher = Fetcher(rows)
         self._unsettled: tuple[Verdicts, int] | None = None
         self._handed = 0
+        self._is_repeat = False
+        self._sent: Sequence[PendingRow] = ()
+        self._hastens_at = 0.0
+        self._looks_at_all_at = 0.0
 
     def deliver(
         self,
@@ -141,28 +155,50 @@ class Delivery:
     def probe(self, limit: int, partitions: Collection[int], *, repeats: bool) -> Report | None:
         """Deliver at most `limit` events, one of each key, to see whether the broker is back.
 
-        Keys of which nothing has failed yet go first. Those that failed go only with `repeats`.
-        Return None if nothing is pending. Raises as `deliver` does.
+        Keys of which nothing has failed yet go first. When all failed, they start over, if
+        `repeats`. Return None if nothing is pending. Raises as `deliver` does.
         """
-        heads, held = self._pick(limit, partitions, *self.doubts.tried)
+        if repeats:
+            self.doubts.look_again()
+        heads, held = self._pick_untried(limit, partitions)
         if repeats and not (heads or held):
             self.doubts.start_over()
-        if repeats and len(heads) < limit:
-            keys = {head.partition_key for head in heads if head.partition_key}
-            ids = {head.id for head in heads}
-            more, more_held = self._pick(limit - len(heads), partitions, keys, ids)
-            if not (heads or held or more or more_held):
+            heads, held = self._pick(limit, partitions, set(), set())
+            if not (heads or held):
                 return None
-            heads, held = heads + more, held or more_held
         ids = {head.id for head in heads + held}
         rows = self.fetcher.fetch_these(partitions, ids)[0] if ids else []
         report = self._deliver(rows, {})
         if not report.published:
-            self.doubts.note_probe(heads)
+            self.doubts.note_probe(self._sent)
         return report
 
+    def _pick_untried(
+        self, limit: int, partitions: Collection[int]
+    ) -> tuple[list[Head], list[Head]]:
+        """Pick among the events that were not tried; the further on, the more were tried.
+
+        Else a key with many events would be read as a whole each time. Transactions that commit
+        late, below the start, are seen by the next look at all.
+        """
+        began = time.monotonic()
+        start = self.doubts.passed if began < self._looks_at_all_at else 0
+        last = 0 if start else self.rows.last_id()
+        heads, held = self._pick(limit, partitions, *self.doubts.tried, start=start)
+        if not (heads or held or start):
+            self.doubts.passed = last + 1
+            seconds = time.monotonic() - began
+            self._looks_at_all_at = began + max(LOOK_SECONDS, LOOK_SHARE * seconds)
+        return heads, held
+
     def _pick(
-        self, limit: int, partitions: Collection[int], keys: set[str], ids: set[int]
+        self,
+        limit: int,
+        partitions: Collection[int],
+        keys: set[str],
+        ids: set[int],
+        *,
+        start: int = 0,
     ) -> tuple[list[Head], list[Head]]:
         """Return the first event of each of some keys, and some events that a key holds back.
 
@@ -172,7 +208,7 @@ class Delivery:
         held: list[Head] = []
         for _ in range(limit + PICKS):
             room = limit - len(chosen)
-            found = self.rows.heads(partitions, room, keys, ids) if room else []
+            found = self.rows.heads(partitions, start, room, keys, ids) if room else []
             for head in found:
                 if head.partition_key not in keys:
                     (held if self.blocked.holds(head) else chosen).append(head)
@@ -189,10 +225,11 @@ class Delivery:
         return self._deliver(self.rows.fetch_these(partitions, ids).rows, {})
 
     def _deliver(self, fetched: Sequence[PendingRow], due: Mapping[int, datetime]) -> Report:
+        self._sent = ()
         if not fetched:
             return Report()
         selection = self.select(fetched)
-        with suspects.alone() if selection.has_suspect else nullcontext():
+        with poison.alone() if selection.has_suspect else nullcontext():
             if selection.has_suspect:  # which somebody may have cancelled while it waited
                 (row,) = selection.send
                 selection.send = list(self.rows.fetch_these({row.partition}, [row.id]).rows)
@@ -205,8 +242,9 @@ class Delivery:
     ) -> tuple[Report, int]:
         """Return the report, and how many rows of it were not in the selection."""
         selection.send = self.doubts.last(selection.send)
-        is_repeat = all(map(self.doubts.has, selection.send))
+        self._is_repeat = all(map(self.doubts.has, selection.send))
         self._handed = 0
+        self._sent = selection.send
         outcomes = self.publish(selection.send)
         verdicts = self.judge(selection.send, outcomes)
         others = self._judge_alone(verdicts, {row.id for row in selection.send})
@@ -214,10 +252,7 @@ class Delivery:
         verdicts.hold += selection.hold
         verdicts.expire += selection.expired
         verdicts.bury += [(row, _crashed(row)) for row in selection.poison]
-        report = self.settle(verdicts, attempted=len(selection.send))
-        if due_now := self.waiting.take(self.backend.returned()):
-            self.rows.hasten(due_now)
-        return replace(report, is_repeat=is_repeat, handed=self._handed), others
+        return self.settle(verdicts, attempted=len(selection.send)), others
 
     def select(self, fetched: Sequence[PendingRow]) -> Selection:
         """Choose what to send: nothing behind a blocked key, nothing expired, a suspect alone.
@@ -249,7 +284,7 @@ class Delivery:
         if not batch:
             return []
         self.lease.begin([row.id for row in batch])
-        opened, shut = unsealed(batch)
+        opened, shut = decrypted(batch)
         self._handed = len(opened)
         if not shut:
             return self._publish(opened)
@@ -272,7 +307,7 @@ class Delivery:
                 "backend %r broke on a batch, whose events are sent again one by one",
                 self.backend.alias,
                 extra={"backend": self.backend.alias, "relay": self.lease.relay_id},
-                exc_info=traceback_of(error),
+                exc_info=loggable_traceback(error),
             )
             return self._send_singly(batch)
 
@@ -394,7 +429,9 @@ class Delivery:
         if not verdicts.are_noted:
             self._note_attempts(verdicts)
             verdicts.are_noted = True
-        report = Report.of(verdicts, attempted)
+        report = replace(
+            Report.of(verdicts, attempted), is_repeat=self._is_repeat, handed=self._handed
+        )
         if changed < report.settled or verdicts.unavailable:
             # An operator cancelled or locked some, some stay pending, or the lease was lost.
             self.lease.give_back()
@@ -425,6 +462,14 @@ class Delivery:
         if held:
             changed += self.rows.block(held)
         return changed
+
+    def hasten_returned(self) -> None:
+        """Make events due that wait for a destination that is back; retry where a row is locked."""
+        self.waiting.note_returned(self.backend.returned())
+        if self.waiting.due and time.monotonic() >= self._hastens_at:
+            self.locked.hasten(self.waiting.due)
+            self.waiting.due = self.rows.hasten(self.waiting.due)
+            self._hastens_at = time.monotonic() + HASTEN_SECONDS if self.waiting.due else 0.0
 
     def settle_locked(self) -> None:
         """Settle the events whose rows another transaction had locked, as far as it is time to."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django_broadcaster.exceptions import BackendUnavailable
-from django_broadcaster.querysets import Head, PendingRow
+from django_broadcaster.store import Head, PendingRow
 
 STRIKES: Final = 3
 """How often an event fails, with deliveries of others after each failure, before it is charged."""
@@ -87,6 +87,8 @@ class Doubts:
         self._doubts: dict[int, _Doubt] = {}
         self._ranks: dict[str | int, int] = {}
         self._tried: dict[int, str] = {}
+        self.passed = 0
+        """Below this id every pending row was tried, except for transactions that commit late."""
         self._failures = 0
 
     # --- What to send ------------------------------------------------------------------------
@@ -98,8 +100,13 @@ class Doubts:
         return keys, {row_id for row_id, key in self._tried.items() if not key}
 
     def start_over(self) -> None:
-        """Let probes take the same events again: all were tried."""
+        """Let probes take the same events again: all were tried, or some got through."""
         self._tried.clear()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Let the next probe look at all pending events."""
+        self.passed = 0
 
     def has(self, row: PendingRow) -> bool:
         """Return True if the row, or another one of its key, failed."""
@@ -127,7 +134,7 @@ class Doubts:
             self._doubts.pop(row.id, None)
         proven: list[Failure] = []
         if published:
-            self._tried.clear()
+            self.start_over()
             proven = self._judge()
         if first is not None and first[0].id not in {each.row.id for each in proven}:
             self._accuse(*first)
@@ -142,7 +149,7 @@ class Doubts:
     def note_probe(self, rows: Iterable[Head | PendingRow]) -> None:
         """Note that nothing of a probe got through: the next one takes others."""
         if len(self._tried) >= MOST:
-            self._tried.clear()
+            self.start_over()
         self._tried |= {row.id: row.partition_key for row in rows}
 
     def _rank(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from django_broadcaster.conf import conf
-from django_broadcaster.querysets import Fetched, PendingRow, RelayRows, size_of
+from django_broadcaster.store import Fetched, PendingRow, RelayRows, size_of
 
 FIRST_BYTES = 1_000_000
 """Bytes of the first batch."""

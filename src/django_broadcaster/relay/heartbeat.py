@@ -11,9 +11,9 @@ from django.db import Error, connections
 
 from django_broadcaster.exceptions import LeaseLost
 
-from .ownership import HEARTBEATS_PER_LEASE, Lease
-from .telling import told
-from .trouble import drop_all_connections, drop_connection
+from .db_connections import drop_all_connections, drop_connection
+from .lease import HEARTBEATS_PER_LEASE, Lease
+from .log_safety import loggable
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -51,7 +51,7 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
                 logger.warning(
                     "Heartbeat of backend %r failed: %s; retrying in %.1f s.",
                     lease.backend,
-                    told(error),
+                    loggable(error),
                     lease.seconds / HEARTBEATS_PER_LEASE,
                     extra={"backend": lease.backend, "relay": lease.relay_id},
                 )

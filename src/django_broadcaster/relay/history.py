@@ -13,17 +13,11 @@ from django.db import DatabaseError, connections
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxSample
-from django_broadcaster.querysets import (
-    Figures,
-    add_to_minute,
-    count_or_estimate,
-    minute_of,
-    overviews,
-)
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import Figures, add_to_minute, count_or_estimate, minute_of, overviews
 
-from .report import Report
-from .telling import told
+from .log_safety import loggable
+from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -93,7 +87,7 @@ class History:
             logger.warning(
                 "backend %r: the dashboard misses some figures: %s",
                 self._backend,
-                told(error),
+                loggable(error),
                 extra={"backend": self._backend},
             )
 

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from django.db import Error, connections, router, transaction
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.backoff import Backoff
 from django_broadcaster.exceptions import LeaseLost, WrongTransaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 
+from .db_connections import drop_connection
 from .heartbeat import beating
 from .isolation import own_level_restored
+from .log_safety import loggable
 from .loop import DeliveryLoop
-from .report import Report
-from .telling import told
-from .trouble import Backoff, drop_connection
+from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -105,7 +106,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         logger.warning(
             "Could not settle a delivery of backend %r: %s; retrying in %.1f s.",
             loop.alias,
-            told(failure),
+            loggable(failure),
             pause,
             extra={"backend": loop.alias, "relay": loop.lease.relay_id},
         )

@@ -11,10 +11,10 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.store import RelayRows
 
-from .order import BlockedKeys
-from .report import Verdicts
+from .blocked_keys import BlockedKeys
+from .verdicts import Verdicts
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -63,6 +63,13 @@ class LockedEvents:
             RETRY_SECONDS,
             extra={"backend": self._rows.backend, "relay": self._rows.relay_id},
         )
+
+    def hasten(self, ids: Collection[int]) -> None:
+        """Retry these events at once when their lock is gone."""
+        self._verdicts.retry = [
+            (row, 0.0 if row.id in ids else delay, error)
+            for row, delay, error in self._verdicts.retry
+        ]
 
     def settle(
         self,

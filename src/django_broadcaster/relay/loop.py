@@ -16,20 +16,21 @@ from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError, LeaseLost
-from django_broadcaster.querysets import RelayRows
 from django_broadcaster.redaction import hiding, kept
 from django_broadcaster.signals import batch_settled
+from django_broadcaster.store import RelayRows
 
-from .activity import Activity
+from .announcing import log_delivery
 from .circuit import Circuit
 from .delivery import Delivery
+from .health import Activity
 from .history import History
 from .isolation import read_committed
+from .lease import Lease
 from .maintenance import Purge, promote_due, release_unblocked
 from .operations import Operations
-from .ownership import Lease
-from .report import Report, log_delivery
 from .separate_thread import CallingThread, Runner
+from .verdicts import Report
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -133,6 +134,7 @@ class DeliveryLoop:
         self._next_tick = self._next_reread = 0.0
         self._is_current = False
         self.watermark.reset()
+        self.delivery.doubts.look_again()
 
     def turn(self, limit: int, *, idle: bool = False) -> Report:
         """Do what is due, deliver at most `limit` events, and say what came of it.
@@ -158,6 +160,7 @@ class DeliveryLoop:
         if report is not None:
             self._after(report, time.perf_counter() - began)
         self.delivery.settle_locked()
+        self.delivery.hasten_returned()
         return report
 
     def close(self) -> None:
@@ -167,6 +170,7 @@ class DeliveryLoop:
     def end(self) -> None:
         """Settle what another transaction had locked, and write down the last figures."""
         with suppress(LeaseLost):  # then another relay delivers it
+            self.delivery.hasten_returned()
             self.delivery.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self._history.write(looks=False)
 
@@ -284,6 +288,8 @@ class DeliveryLoop:
         self._history.run(
             looks=0 in self.lease.partitions, circuit_is_open=not self.circuit.is_closed
         )
+        if changed or more:
+            self.delivery.doubts.look_again()
         now = time.monotonic()
         self._next_tick = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:
@@ -311,7 +317,8 @@ class DeliveryLoop:
         if not blocked or began < self._next_reread:
             return
         blocked.reload(self.lease.partitions)
-        release_unblocked(self.rows, self.lease, blocked, self.watermark)
+        if release_unblocked(self.rows, self.lease, blocked, self.watermark):
+            self.delivery.doubts.look_again()
         now = time.monotonic()
         self._next_reread = now + max(TICK_SECONDS, REREAD_SHARE * (now - began))
 
@@ -329,8 +336,8 @@ class DeliveryLoop:
             self._announce(report, seconds)
         blocked = self.delivery.blocked
         done = [key for key in report.keys_done if key in blocked]
-        if done:
-            release_unblocked(self.rows, self.lease, blocked, self.watermark, done)
+        if done and release_unblocked(self.rows, self.lease, blocked, self.watermark, done):
+            self.delivery.doubts.look_again()
 
     def _announce(self, report: Report, seconds: float) -> None:
         if not batch_settled.has_listeners(DeliveryLoop):

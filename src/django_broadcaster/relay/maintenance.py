@@ -24,7 +24,9 @@ from django_broadcaster.models import (
     OutboxOperation,
     OutboxSample,
 )
-from django_broadcaster.querysets import (
+from django_broadcaster.retention import span
+from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import (
     DatabaseClock,
     RelayRows,
     drop_oldest,
@@ -35,13 +37,11 @@ from django_broadcaster.querysets import (
     minute_of,
     purge_entries,
 )
-from django_broadcaster.retention import span
-from django_broadcaster.states import OutboxEventStatus
 
-from .order import BlockedKeys
-from .ownership import Lease
+from .blocked_keys import BlockedKeys
+from .lease import Lease
+from .log_safety import loggable
 from .separate_thread import CallingThread, Runner
-from .telling import told
 from .watermark import Watermark
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -146,7 +146,7 @@ class Purge:
     def _complain(self, problem: str, error: Exception) -> None:
         extra = {"backend": self._backend}
         text = "backend %r: its old events %s: %s"
-        logger.warning(text, self._backend, problem, told(error), extra=extra)
+        logger.warning(text, self._backend, problem, loggable(error), extra=extra)
 
     def _outbox(self, now: float) -> tuple[int, bool]:
         """Return how many events went, and whether there may be more."""
@@ -189,7 +189,7 @@ class Purge:
         except DatabaseError as error:
             if not connections[self._using].is_usable():
                 raise
-            logger.warning("the outbox's partitions stay as they are for now: %s", told(error))
+            logger.warning("the outbox's partitions stay as they are for now: %s", loggable(error))
 
     def _inbox(self) -> int:
         keep = span(conf.INBOX_RETENTION)

@@ -15,11 +15,11 @@ from django.db import Error, connections
 from django_broadcaster.archives import Stored, create_archive, store_first, take_out
 from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.models import OutboxEvent, OutboxOperation
-from django_broadcaster.querysets import Window, move_chunk, note_failure
 from django_broadcaster.signals import operation_ended
+from django_broadcaster.store import Window, move_chunk, note_failure
 
+from .log_safety import loggable
 from .separate_thread import CallingThread, Runner
-from .telling import told
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -105,7 +105,7 @@ class Operations:
         return not operation.failures
 
     def _failed(self, pk: int, error: Exception, *, for_good: bool) -> OutboxOperation | None:
-        logger.warning("operation %d: its next events can't be moved: %s", pk, told(error))
+        logger.warning("operation %d: its next events can't be moved: %s", pk, loggable(error))
         return note_failure(self._operations, pk, error, for_good=for_good)
 
     def _tell(self, operation: OutboxOperation) -> None:

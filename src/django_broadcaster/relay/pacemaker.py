@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Sequence
 
+from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 
-from .activity import Activity
 from .backend_thread import BackendThread
-from .connections import use_own_connections
-from .ownership import HEARTBEATS_PER_LEASE
-from .telling import kind_of, told, traceback_of
-from .trouble import Backoff, drop_all_connections, drop_connection, is_foreseen
-from .wakeup import Listener
+from .db_connections import drop_all_connections, drop_connection, use_own_connections
+from .health import Activity
+from .lease import HEARTBEATS_PER_LEASE
+from .listener import Listener
+from .log_safety import class_names, explains_itself, loggable, loggable_traceback
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -51,7 +51,9 @@ class Pacemaker(threading.Thread):
         except BaseException as error:
             self.has_died = True  # which the worker sees, and ends
             logger.critical(
-                "the relay's pacemaker ends: %s", kind_of(error), exc_info=traceback_of(error)
+                "the relay's pacemaker ends: %s",
+                class_names(error),
+                exc_info=loggable_traceback(error),
             )
         finally:
             drop_all_connections()
@@ -75,13 +77,13 @@ class Pacemaker(threading.Thread):
         """Pause, and begin with a new connection."""
         pause = self._backoff.next()
         self.activity.begin("recovering", pause=pause)
-        foreseen = is_foreseen(error)
+        foreseen = explains_itself(error)
         logger.log(
             logging.WARNING if foreseen else logging.ERROR,
             "the relay's pacemaker missed a beat, going on in %.1f s: %s",
             pause,
-            told(error),
-            exc_info=None if foreseen else traceback_of(error),
+            loggable(error),
+            exc_info=None if foreseen else loggable_traceback(error),
         )
         drop_connection(self._using)
         self._listener.reset()

@@ -21,7 +21,7 @@ from django.db import connections
 from django_broadcaster.idle_connections import check_connections, return_to_pools
 from django_broadcaster.transaction_state import ABORTED, OPEN, state_of
 
-from .trouble import drop_all_connections, drop_connection
+from .db_connections import drop_all_connections, drop_connection
 
 T = TypeVar("T")
 

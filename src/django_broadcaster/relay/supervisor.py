@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Sequence
 
+from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 
-from .activity import Activity
+from .health import Activity
 
 logger = logging.getLogger("django_broadcaster.relay")
 
 CHECK_SECONDS = 0.2
+FIRST_BACKOFF = 1.0
 MAX_BACKOFF = 30.0
 """Seconds before a worker that keeps dying is started again, at the most."""
 
@@ -128,14 +130,13 @@ class _Place:
         self.is_done = False
         self.started_at = 0.0
         self.start_at = 0.0
-        self._deaths = 0
+        self._backoff = Backoff(MAX_BACKOFF, initial=FIRST_BACKOFF)
 
     def died(self, now: float) -> float:
         """Note that its process has died; return the seconds until the next is to start."""
         if now >= self.started_at + STEADY_SECONDS:
-            self._deaths = 0
-        pause = min(MAX_BACKOFF, 2.0 ** min(self._deaths, 10))  # which overflows else, in time
-        self._deaths += 1
+            self._backoff.reset()
+        pause = self._backoff.next()
         self.process = None
         self.start_at = now + pause
         return pause

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 WAIT_SECONDS: Final = 300.0
@@ -30,6 +30,8 @@ class Waiting:
         self._ids: dict[str, array[int]] = {}
         self._count = 0
         self._unsent: Counter[str] = Counter()
+        self.due: set[int] = set()
+        """Ids of events whose destination is back, and that have not been made due yet."""
 
     def begin(self) -> None:
         """Note that a batch begins."""
@@ -44,12 +46,10 @@ class Waiting:
         self._count += 1
         return True
 
-    def take(self, destinations: Iterable[str]) -> Collection[int]:
-        """Return the ids of the events that waited for destinations, and forget them."""
-        found: set[int] = set()
+    def note_returned(self, destinations: Iterable[str]) -> None:
+        """Note that destinations are back: the events that waited for them are due."""
         for destination in destinations:
             ids = self._ids.pop(destination, None)
             if ids is not None:
                 self._count -= len(ids)
-                found.update(ids)
-        return found
+                self.due.update(ids)

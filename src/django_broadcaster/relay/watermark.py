@@ -26,9 +26,9 @@ import time
 from collections.abc import Collection
 from heapq import nsmallest
 
-from django_broadcaster.querysets import RelayRows
+from django_broadcaster.store import RelayRows
 
-from .report import Report
+from .verdicts import Report
 
 WORTH_LOOKING = 2000
 """Events delivered behind the start from which on it pays to ask the database who is writing."""

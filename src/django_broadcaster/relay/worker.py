@@ -12,8 +12,8 @@ from django_broadcaster.idle_connections import return_to_pools
 from django_broadcaster.signals import relay_started
 
 from .backend_thread import BackendThread, WorkerOptions
-from .connections import warn_of_small_pool
-from .garbage import seldom_collected
+from .db_connections import warn_of_small_pool
+from .gc_tuning import seldom_collected
 from .health import RelayState
 from .pacemaker import Pacemaker
 from .supervisor import is_orphaned

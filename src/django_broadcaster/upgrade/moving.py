@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils import timezone
 
-from django_broadcaster import sealing
+from django_broadcaster import encryption
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 
@@ -91,7 +91,11 @@ class _Mover:
     def _target(self) -> Target:
         now = self._connection.ops.adapt_datetimefield_value(timezone.now())
         return Target(
-            self._report.default_alias, self._runs_handlers, conf.PARTITIONS, sealing.is_on(), now
+            self._report.default_alias,
+            self._runs_handlers,
+            conf.PARTITIONS,
+            encryption.is_on(),
+            now,
         )
 
     def _written(self, made: list[tuple[OldRow, Row, bool]]) -> list[tuple[OldRow, Row, bool]]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
-from django_broadcaster import sealing
+from django_broadcaster import encryption
 from django_broadcaster.events.attributes import (
     check_data_schema,
     check_media_type,
@@ -137,7 +137,7 @@ def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
         extensions="{}",
         data=None if target.seals else data,
         data_binary=None,
-        sealed=sealing.seal(data, None) if target.seals else None,
+        sealed=encryption.seal(data, None) if target.seals else None,
         identity=_identity(old.source, event_id, alias),
         partition_key="",
         partition=crc32(event_id.encode()) % target.partitions,
@@ -229,7 +229,7 @@ def old_values(row: Undelivered) -> tuple[list[Any] | None, str]:
     try:
         event_id = UUID(row.event_id)
         if row.sealed is not None:
-            data, binary = sealing.unseal(row.sealed)
+            data, binary = encryption.unseal(row.sealed)
             row = row._replace(data_binary=binary)
     except ValueError:
         return None, "0.1.1 needs a UUID as its id"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_broadcaster.querysets import is_partitioned, text_array
+from django_broadcaster.store import is_partitioned, text_array
 
 from .rows import Row
 

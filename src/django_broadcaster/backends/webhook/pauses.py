@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from django_broadcaster.backoff import Backoff
+
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 """Seconds. An endpoint that asks for more by `Retry-After` gets more."""
@@ -14,7 +16,7 @@ LONGEST_PAUSE: Final = 60.0
 
 @dataclass(slots=True)
 class _Pause:
-    length: float
+    backoff: Backoff
     ends_at: float
 
 
@@ -38,9 +40,9 @@ class Pauses:
     def failed(self, url: str, at_least: float) -> float:
         """Begin a pause twice as long as the one before; return its seconds."""
         before = self._pauses.get(url)
-        length = min(LONGEST_PAUSE, before.length * 2 if before else FIRST_PAUSE)
-        seconds = max(length, at_least)
-        self._pauses[url] = _Pause(length, self._clock() + seconds)
+        backoff = before.backoff if before else Backoff(LONGEST_PAUSE, initial=FIRST_PAUSE)
+        seconds = max(backoff.next(), at_least)
+        self._pauses[url] = _Pause(backoff, self._clock() + seconds)
         self._returned.discard(url)
         return seconds
 

@@ -11,8 +11,8 @@ from django.db import connections
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 if TYPE_CHECKING:
-    from django_broadcaster.instrumentation.outbox import Figure
-    from django_broadcaster.querysets import Overview
+    from django_broadcaster.instrumentation.gauges import Figure
+    from django_broadcaster.store import Overview
 
 KEEP_SECONDS: Final = 1.0
 """How long an answer of the database serves: the gauges are read one right after the other."""
@@ -31,7 +31,7 @@ class Gauges:
 
     def begin(self, *, database: str, **_: Any) -> None:
         """Make the gauges, for the outbox in that database; a receiver of `relay_started`."""
-        from django_broadcaster.instrumentation.outbox import FIGURES, UP
+        from django_broadcaster.instrumentation.gauges import FIGURES, UP
 
         with self._lock:
             is_new, self._using = self._using is None, database
@@ -55,7 +55,7 @@ class Gauges:
             yield Observation(int(self._look() is not None))
 
     def _callback(self, figure: Figure) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        from django_broadcaster.instrumentation.outbox import labelled
+        from django_broadcaster.instrumentation.gauges import labelled
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             if self._has_ended:
@@ -76,7 +76,7 @@ class Gauges:
 
 def _ask(using: str | None) -> list[Overview] | None:
     """Look at the outbox; leave no connection behind in the thread of whoever reads the metrics."""
-    from django_broadcaster.instrumentation.outbox import look
+    from django_broadcaster.instrumentation.gauges import look
 
     before = set(connections.all(initialized_only=True))
     try:

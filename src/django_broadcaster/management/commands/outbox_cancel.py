@@ -1,4 +1,4 @@
-"""`manage.py outbox_cancel`: events that have not been delivered will not be."""
+"""`manage.py outbox_cancel`: cancel undelivered events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django_broadcaster.management.moving import MovingCommand
 
 
 class Command(MovingCommand):
-    """Cancel events that have not been delivered."""
+    """Cancel undelivered events."""
 
-    help = "Cancels events that have not been delivered; their keys go on without them."
+    help = "Cancels undelivered events. Later events of their keys are delivered."
     verb = "cancel"

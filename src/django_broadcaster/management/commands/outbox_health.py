@@ -1,4 +1,4 @@
-"""`manage.py outbox_health`: is the outbox well, or the relay that writes a file?"""
+"""`manage.py outbox_health`: check the health of the outbox, or of one relay by its file."""
 
 from __future__ import annotations
 
@@ -19,45 +19,51 @@ from django_broadcaster.management.selection import add_database, database, list
 from django_broadcaster.relay.health import LIVE, Health
 
 UNWELL, UNKNOWN = 1, 2
-"""Exit statuses: a check failed, and nobody knows. The second is that of a wrong option, too."""
+"""Exit statuses: a check failed; the health is unknown, or an option is invalid."""
 
 
 class Command(OutboxCommand):
-    """Show what is well and what is not."""
+    """Show the health checks."""
 
     help = (
-        "Checks for each backend that relays are alive and that no event is late or stuck. Exits "
-        f"with 0 if all is well, {UNWELL} if a check failed, and {UNKNOWN} if the database can't "
-        "be asked or an argument is wrong. With --file it asks the file of one relay instead of "
-        "the database."
+        "Checks that each backend has running relays and that no event is late or stuck. Exits "
+        f"with 0 if healthy, {UNWELL} if a check failed, and {UNKNOWN} if the database is "
+        "unavailable or an argument is invalid. With --file, reads the file of one relay instead "
+        "of the database."
     )
     wrong_call = UNKNOWN
-    requires_system_checks = []  # a probe runs often, and the relay has had them already
+    requires_system_checks = []  # a probe runs often; the relay ran them when it started
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("--backend", action="append", metavar="ALIAS", help="this one only")
+        parser.add_argument(
+            "--backend",
+            action="append",
+            metavar="ALIAS",
+            help="check only this backend; can be repeated",
+        )
         parser.add_argument(
             "--max-lag",
             type=seconds,
             metavar="SECONDS",
-            help="how long an event may have been due (default: OUTBOX_MAX_LAG_SECONDS)",
+            help="limit for the time that an event is due (default: OUTBOX_MAX_LAG_SECONDS)",
         )
         parser.add_argument(
             "--max-retry-age",
             type=seconds,
             metavar="SECONDS",
-            help="how long ago an event that is in retry may have been published (default: "
-            "OUTBOX_MAX_RETRY_AGE_SECONDS)",
+            help="limit for the age of an event in retry (default: OUTBOX_MAX_RETRY_AGE_SECONDS)",
         )
         parser.add_argument(
             "--file",
             type=Path,
             metavar="PATH",
-            help="ask the relay that writes this file with --health-file",
+            help="read this file, which a relay writes with --health-file",
         )
         parser.add_argument(
-            "--live", action="store_true", help="with --file: only whether a restart would help"
+            "--live",
+            action="store_true",
+            help="with --file: check liveness only, that is, whether a restart would help",
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
         add_database(parser)
@@ -65,7 +71,7 @@ class Command(OutboxCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command."""
         if options["live"] and not options["file"]:
-            raise CommandError("--live needs --file", returncode=UNKNOWN)
+            raise CommandError("--live needs --file.", returncode=UNKNOWN)
         found = _from_file(options) if options["file"] else _by_settings(options)
         if options["json"]:
             self.stdout.write(as_json(found.as_dict()))
@@ -89,18 +95,18 @@ def _from_database(options: dict[str, Any]) -> Health:
     known = backends.aliases()
     for alias in options["backend"] or []:
         if alias not in known:
-            problem = f"backend {alias!r}: OUTBOX_PUBLISHERS has {listed(known)}"
+            problem = f"Backend {alias!r} is not configured; OUTBOX_PUBLISHERS has {listed(known)}."
             raise CommandError(problem, returncode=UNKNOWN)
     using = database(options["database"], returncode=UNKNOWN)
     return outbox_health(using, options["backend"], options["max_lag"], options["max_retry_age"])
 
 
 def _by_settings(options: dict[str, Any]) -> Health:
-    """Return the health; raises CommandError where the settings don't let anybody know."""
+    """Return the health by the database; raise CommandError if the settings are invalid."""
     try:
         return _from_database(options)
     except (TypeError, ValueError, ImproperlyConfigured) as error:
-        problem = f"the settings are wrong, manage.py check says more: {type(error).__name__}"
+        problem = f"Invalid settings ({type(error).__name__}); run manage.py check for details."
         raise CommandError(problem, returncode=UNKNOWN) from error
 
 

@@ -1,4 +1,4 @@
-"""`manage.py outbox_inspect ID`: everything that is known of one event."""
+"""`manage.py outbox_inspect ID`: show one event."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
+from django_broadcaster.models.exact_text import equals
 from django_broadcaster.presentation import presented
-from django_broadcaster.querysets import equals
 
 SHOWN = (
     *("id", "event_id", "source", "event_type", "subject", "partition_key", "partition"),
@@ -22,31 +22,32 @@ SHOWN = (
     *("retry_count", "max_retries", "crash_count", "last_error"),
 )
 
-
 SEVERAL = 20
-"""Events of one id that are listed; one to several backends has a row for each."""
+"""The limit for listed events with one id; each backend has a row of its own."""
 
 
 class Command(OutboxCommand):
-    """Show an event, its failed attempts, and the message that is sent for it."""
+    """Show an event, its failed attempts, and its message."""
 
-    help = "Shows an event of the outbox, its failed attempts, and the event as it is sent."
+    help = "Shows an event of the outbox, its failed attempts, and with --payload its message."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument(
             "id",
             metavar="ID",
-            help="id in the outbox; or, where that has none, of the CloudEvent (reads all events)",
+            help="id in the outbox, or else id of the CloudEvent (which scans the whole table)",
         )
         parser.add_argument(
-            "--payload", action="store_true", help="show the payload too, which may be confidential"
+            "--payload",
+            action="store_true",
+            help="also show the payload, which may be confidential",
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError for an id that there is not."""
+        """Run the command; raise CommandError for an unknown id."""
         using = database(options["database"])
         event = _found(using, options["id"])
         attempts = OutboxAttempt.objects.using(using).filter(row=event.pk).order_by("id")
@@ -62,23 +63,23 @@ class Command(OutboxCommand):
 
 
 def _found(using: str, wanted: str) -> OutboxEvent:
-    """Return the event of an id, of whichever kind; raises CommandError unless it is one."""
+    """Return the event with either kind of id; raise CommandError unless there is exactly one."""
     events = OutboxEvent.objects.using(using)
     if _is_row(wanted) and (event := events.filter(pk=int(wanted)).first()):
         return event
-    # A consumer, and a log of the broker's, know no other id; no index has it.
+    # Consumers and logs of the broker have only this id. There is no index for it.
     same = list(events.filter(equals("event_id", wanted)).order_by("pk")[: SEVERAL + 1])
     if not same:
-        raise CommandError(f"the outbox has no event {wanted}; it may have been purged")
+        raise CommandError(f"The outbox has no event {wanted}; it may have been purged.")
     if len(same) > 1:
         rows = [f"{each.pk} to {each.publisher_backend!r}" for each in same[:SEVERAL]]
         more = ", and more" if len(same) > SEVERAL else ""
-        raise CommandError(f"event {wanted} is there several times: {', '.join(rows)}{more}")
+        raise CommandError(f"Several events have the id {wanted}: {', '.join(rows)}{more}.")
     return same[0]
 
 
 def _is_row(wanted: str) -> bool:
-    """Tell whether this may be an id in the outbox. Python reads no number of 5,000 digits."""
+    """Return True for a possible id in the outbox. Python refuses numbers of 5,000 digits."""
     return wanted.isdecimal() and len(wanted) <= len(str(HIGHEST)) and int(wanted) <= HIGHEST
 
 

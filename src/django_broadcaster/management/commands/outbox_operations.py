@@ -1,4 +1,4 @@
-"""`manage.py outbox_operations`: what the relays do in the background, and how to stop it."""
+"""`manage.py outbox_operations`: list or stop background operations."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ from django_broadcaster.models import OutboxOperation
 
 
 class Command(OutboxCommand):
-    """Show the operations in the background, or stop some."""
+    """List background operations, or stop some."""
 
     help = (
-        "Shows the operations that the commands were given with --background, the newest first, "
-        "or stops some. What was moved by then stays moved."
+        "Lists the operations started with --background, the newest first, or stops some. Stopping "
+        "keeps the changes made so far."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument(
-            "ids", nargs="*", type=whole(1, HIGHEST), metavar="ID", help="these operations only"
+            "ids",
+            nargs="*",
+            type=whole(1, HIGHEST),
+            metavar="ID",
+            help="list only these operations",
         )
         parser.add_argument("--stop", action="store_true", help="stop these operations")
-        parser.add_argument("--by", help="who stops them (default: the account)")
+        parser.add_argument(
+            "--by", help="with --stop: the name to record (default: the system account)"
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError for an id that there is not."""
+        """Run the command; raise CommandError for an unknown id."""
         operations = OutboxOperation.objects.using(database(options["database"]))
         found = self._found(operations, options)
         if options["json"]:
@@ -45,12 +51,12 @@ class Command(OutboxCommand):
         ids = options["ids"]
         if not ids:
             if options["stop"]:
-                raise CommandError("say which operations to stop: give their ids")
+                raise CommandError("--stop needs the ids of the operations.")
             return list(operations.order_by("-id")[:SHOWN])
         missing = set(ids) - set(operations.filter(pk__in=ids).values_list("pk", flat=True))
         if missing:
             listed = ", ".join(map(str, sorted(missing)))
-            raise CommandError(f"there is no operation {listed}; it may have been purged")
+            raise CommandError(f"No operation has the id {listed}; it may have been purged.")
         if options["stop"]:
             by = whoami() if options["by"] is None else options["by"]
             for pk in ids:

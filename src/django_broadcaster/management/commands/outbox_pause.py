@@ -1,4 +1,4 @@
-"""`manage.py outbox_pause`: stop delivering to a backend."""
+"""`manage.py outbox_pause`: pause delivery to a backend."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxBackendState
-from django_broadcaster.querysets import pause
+from django_broadcaster.store import pause
 
 
 class Command(OutboxCommand):
-    """Stop delivering to a backend."""
+    """Pause delivery to a backend."""
 
-    help = "Lets the relays deliver nothing to a backend until it is resumed."
+    help = "Pauses delivery to backends until outbox_resume is run."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("backends", nargs="+", metavar="ALIAS", help="aliases of backends")
-        parser.add_argument("--by", default="", help="who pauses it and why, for those who look")
+        parser.add_argument("backends", nargs="+", metavar="ALIAS", help="alias of a backend")
+        parser.add_argument("--by", default="", help="the name and the reason to record")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError for an alias that is not configured."""
+        """Run the command; raise CommandError for an alias that is not configured."""
         for alias in options["backends"]:
             check_backend(alias)
         states = OutboxBackendState.objects.using(database(options["database"]))
         rows = [
             {
                 "backend": alias,
-                "now": "paused" if pause(states, alias, options["by"]) else "paused already",
+                "now": "paused" if pause(states, alias, options["by"]) else "already paused",
             }
             for alias in options["backends"]
         ]

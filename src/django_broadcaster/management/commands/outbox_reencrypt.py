@@ -1,4 +1,4 @@
-"""`manage.py outbox_reencrypt`: payloads that an older key encrypted get the first one."""
+"""`manage.py outbox_reencrypt`: re-encrypt payloads with the first key."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from django_broadcaster.conf import conf
+from django_broadcaster.encryption import is_on, reseal
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
-from django_broadcaster.querysets import portions
-from django_broadcaster.sealing import is_on, reseal
+from django_broadcaster.store import portions
 
 CHUNK = 500
-"""Payloads that are read at a time. Each is written by itself, so that no relay waits for many."""
+"""Payloads read at a time. Each row is written by itself, so that relays wait for one at most."""
 
 NAMED = 20
-"""Events that can't be decrypted and are named."""
+"""The limit for listed events that cannot be decrypted."""
 
 
 class Command(OutboxCommand):
-    """Encrypt with the first of OUTBOX_ENCRYPTION_KEYS what another one encrypted."""
+    """Re-encrypt payloads with the first of OUTBOX_ENCRYPTION_KEYS."""
 
     help = (
-        "Encrypts payloads again that an older one of OUTBOX_ENCRYPTION_KEYS encrypted, so that "
-        "it can be taken out. May be interrupted, and run again: what is done is left alone."
+        "Re-encrypts payloads with the first of OUTBOX_ENCRYPTION_KEYS, so that older keys can be "
+        "removed. Can be interrupted and run again; finished payloads are skipped."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -41,15 +41,15 @@ class Command(OutboxCommand):
             type=whole(0, HIGHEST),
             default=0,
             metavar="ID",
-            help="go on from this id of the outbox",
+            help="start with this id of the outbox",
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError, and so exits with 1, if a payload is left."""
+        """Run the command; raise CommandError, which exits with 1, if no key decrypts a payload."""
         if not is_on():
-            raise CommandError("OUTBOX_ENCRYPTION_KEYS is empty: there is no key to encrypt with")
+            raise CommandError("OUTBOX_ENCRYPTION_KEYS must have at least one key.")
         using = database(options["database"])
         events = OutboxEvent.objects.using(using).filter(id__gte=options["start"])
         changed, unreadable = self._reencrypt_all(events, "event")
@@ -68,12 +68,12 @@ class Command(OutboxCommand):
             named = ", ".join(unreadable[:NAMED])
             more = f" and {len(unreadable) - NAMED:,} more" if len(unreadable) > NAMED else ""
             raise CommandError(
-                f"no key decrypts {len(unreadable):,} events ({named}{more}); add the key that "
-                "they were published with to OUTBOX_ENCRYPTION_KEYS"
+                f"Could not decrypt {len(unreadable):,} events ({named}{more}). Add the key that "
+                "encrypted them to OUTBOX_ENCRYPTION_KEYS."
             )
 
     def _reencrypt_all(self, rows: QuerySet[Any], kind: str) -> tuple[int, list[str]]:
-        """Return how many rows changed, and those that no key decrypts."""
+        """Return the number of changed rows, and the rows that no key decrypts."""
         sealed_rows = rows.filter(sealed__isnull=False).order_by("id")
         what = f"re-encrypt {kind}s"
         progress = Progress(self.stderr, what, sealed_rows.count())  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ class Command(OutboxCommand):
                 progress.advance(len(ids))
         except KeyboardInterrupt:
             raise CommandError(
-                f"interrupted after {changed:,} changes, at {kind} {last}; run it again"
+                f"Interrupted after {changed:,} changes, at {kind} {last}. Run the command again."
             ) from None
         finally:
             progress.end()
@@ -99,16 +99,16 @@ class Command(OutboxCommand):
 
 
 def _read(rows: QuerySet[Any], ids: list[int]) -> Iterator[tuple[int, bytes | memoryview]]:
-    """Yield the payloads of rows, with their ids, a bounded number of bytes at a time."""
+    """Yield ids and payloads; read a bounded number of bytes at a time."""
     for portion in portions(rows.db, rows.model._meta.db_table, ids, conf.BATCH_BYTES):
         yield from rows.filter(id__in=portion).values_list("id", "sealed")
 
 
 def _reencrypt(rows: QuerySet[Any], row_id: int, sealed: bytes | memoryview) -> int:
-    """Encrypt one payload again unless it has the first key; return how many rows changed.
+    """Re-encrypt one payload unless the first key encrypted it; return how many rows changed.
 
-    A row that was delivered and deleted meanwhile is not there any more. Nothing else changes
-    `sealed`, so a relay or a replay at the same moment does no harm.
+    The row may have been deleted meanwhile. Only this command changes `sealed`, so a concurrent
+    relay or replay is harmless.
     """
     again = reseal(sealed)
     if again is None:

@@ -1,4 +1,4 @@
-"""`manage.py outbox_replay`: deliver events again, those that were delivered too."""
+"""`manage.py outbox_replay`: deliver published, failed or cancelled events again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django_broadcaster.management.moving import MovingCommand
 
 
 class Command(MovingCommand):
-    """Have events delivered again that were delivered, given up or cancelled."""
+    """Deliver published, failed or cancelled events again."""
 
-    help = "Delivers events again that were delivered, given up or cancelled."
+    help = "Delivers published, failed or cancelled events again."
     verb = "replay"

@@ -1,4 +1,4 @@
-"""`manage.py outbox_resume`: deliver to a backend again."""
+"""`manage.py outbox_resume`: resume delivery to a backend."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, as_table
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxBackendState
-from django_broadcaster.querysets import resume
+from django_broadcaster.store import resume
 
 
 class Command(OutboxCommand):
-    """Deliver to a backend again."""
+    """Resume delivery to a backend."""
 
-    help = "Lets the relays deliver to a paused backend again."
+    help = "Resumes delivery to paused backends."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("backends", nargs="+", metavar="ALIAS", help="aliases of backends")
+        parser.add_argument("backends", nargs="+", metavar="ALIAS", help="alias of a backend")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError for an alias that is not configured."""
+        """Run the command; raise CommandError for an alias that is not configured."""
         for alias in options["backends"]:
             check_backend(alias)
         states = OutboxBackendState.objects.using(database(options["database"]))

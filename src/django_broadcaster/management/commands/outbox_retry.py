@@ -1,4 +1,4 @@
-"""`manage.py outbox_retry`: dead letters, and events that wait for a retry, are due now."""
+"""`manage.py outbox_retry`: retry dead letters, and waiting retries, now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django_broadcaster.management.moving import MovingCommand
 
 
 class Command(MovingCommand):
-    """Have dead letters delivered again, and end the pause of events that wait for a retry."""
+    """Retry dead letters, and events that wait for their next attempt, now."""
 
-    help = "Lets dead letters, and events that wait for a retry, be due now."
+    help = "Retries dead letters, and events that wait for their next attempt, now."
     verb = "retry"

@@ -1,4 +1,4 @@
-"""`manage.py outbox_status`: how each backend is doing; the exit status says if one is late."""
+"""`manage.py outbox_status`: show backlog, lag and relays of each backend."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import as_json, as_table, printable
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.models import OutboxOperation
-from django_broadcaster.querysets import Overview, overviews, with_leftovers
+from django_broadcaster.store import Overview, overviews, with_leftovers
 
 LATE = 3
-"""The exit status when events wait for longer than `--max-lag` or `--max-retry-age`."""
+"""The exit status if `--max-lag` or `--max-retry-age` is exceeded."""
 
-
-AWAY, UNKNOWN = "broker away", "not configured"
+AWAY, UNKNOWN = "broker unavailable", "not configured"
 
 
 class Command(OutboxCommand):
-    """Show what waits, since when, and who delivers."""
+    """Show the backlog, the lag and the relays of each backend."""
 
     help = (
-        "Shows for each backend what waits, for how long, and who delivers. Exits with 0, or "
-        f"with {LATE} if an event of a backend that is not paused waits for longer than --max-lag "
-        "or --max-retry-age."
+        "Shows the backlog, the lag and the relays of each backend. Exits with 0, or with "
+        f"{LATE} if a backend that is not paused exceeds --max-lag or --max-retry-age."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("--backend", action="append", metavar="ALIAS", help="this one only")
+        parser.add_argument(
+            "--backend",
+            action="append",
+            metavar="ALIAS",
+            help="show only this backend; can be repeated",
+        )
         parser.add_argument(
             "--max-lag",
             type=seconds,
             metavar="SECONDS",
-            help=f"exit with {LATE} if an event has been due for longer (default: never)",
+            help=f"exit with {LATE} if an event has been due for longer (default: no limit)",
         )
         parser.add_argument(
             "--max-retry-age",
             type=seconds,
             metavar="SECONDS",
-            help=f"exit with {LATE} if an event in retry was published longer ago (default: never)",
+            help=f"exit with {LATE} if an event in retry is older (default: no limit)",
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
         add_database(parser)
@@ -66,13 +69,13 @@ class Command(OutboxCommand):
             sys.exit(LATE)
 
     def _explain(self, found: list[Overview]) -> None:
-        """Say what the word in the last column can't."""
+        """Explain the states of backends that are not delivered to."""
         for each in found:
             if why := _explanation(each):
                 self.stdout.write("\n" + printable(f"{each.backend}: {why}"))
 
     def _list_operations(self, using: str) -> None:
-        """List what the relays do in the background; JSON has it from `outbox_operations`."""
+        """List the active background operations; `outbox_operations --json` has them as JSON."""
         active = list(OutboxOperation.objects.using(using).active()[:SHOWN])
         if active:
             self.stdout.write("\n" + as_table([as_row(each) for each in active]))
@@ -98,7 +101,7 @@ def _state(each: Overview) -> str:
 def _explanation(each: Overview) -> str:
     state = _state(each)
     if state == UNKNOWN:
-        return "OUTBOX_PUBLISHERS does not have it, so no relay delivers it"
+        return "not in OUTBOX_PUBLISHERS, so no relay delivers its events"
     if state == AWAY and each.away_since is not None:
         seconds = (datetime.now(UTC) - each.away_since).total_seconds()
         return f"{state} for {max(0, seconds):,.0f} s: {each.away_because}"

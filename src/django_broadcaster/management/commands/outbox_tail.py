@@ -1,4 +1,4 @@
-"""`manage.py outbox_tail`: follow events as they are delivered."""
+"""`manage.py outbox_tail`: follow deliveries."""
 
 from __future__ import annotations
 
@@ -21,46 +21,52 @@ from django_broadcaster.management.selection import (
     whole,
 )
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.querysets import INDEXED, EventSelection, OutboxEventQuerySet
+from django_broadcaster.models.managers import OutboxEventQuerySet
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import INDEXED
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 LATE_IDS = 1000
-"""How far behind the first pending event it looks: a lower id may commit late."""
+"""How far below the first pending event each poll begins: a lower id may commit late."""
 
 MOST_WATCHED = 10_000
-"""Older events that are watched, each by its id: the last ones that were left behind."""
+"""The limit for older undelivered events that are watched by id."""
 
 MOST_SHOWN = 50_000
-"""Delivered events behind one that is pending that are looked at each time."""
+"""The limit for delivered events after a pending one that each poll reads."""
 
 S = OutboxEventStatus
 LEFT_BEHIND = (S.FAILED, S.SCHEDULED, S.BLOCKED, S.RETRY, S.PENDING)
-"""The states in which events that were published later may overtake one; the likeliest last."""
+"""The statuses in which later events may overtake an event; the most likely last."""
 
 SHOWN = ("id", "published_at", "publisher_backend", "event_type", "partition_key", "event_id")
 
 
 class Command(OutboxCommand):
-    """Print a line for each event that is delivered, until interrupted."""
+    """Print a line for each delivered event, until interrupted."""
 
     help = (
-        "Follows events as they are delivered, without their payloads. Sees none where "
-        "OUTBOX_RETENTION is 0. Of events that later ones have overtaken it follows the last "
-        "10,000 that wait or were given up, and none that was delivered or cancelled before."
+        "Follows deliveries: prints a line for each delivered event, without its payload. Needs an "
+        "OUTBOX_RETENTION above 0. Of older events, the newest 10,000 that wait or failed are "
+        "followed."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("--backend", metavar="ALIAS", help="events to this alias only")
-        parser.add_argument("--type", dest="event_type", help="this event type; `order.*` works")
-        parser.add_argument("--key", help="events of this partition key")
+        parser.add_argument("--backend", metavar="ALIAS", help="follow only events to this backend")
+        parser.add_argument(
+            "--type",
+            dest="event_type",
+            help="follow only events of this type; `order.*` is a pattern",
+        )
+        parser.add_argument("--key", help="follow only events with this partition key")
         parser.add_argument(
             "--count",
             type=whole(1, HIGHEST),
-            help="end after so many events (default: never)",
+            help="exit after N events (default: never)",
         )
-        parser.add_argument("--json", action="store_true", help="print a JSON object a line")
+        parser.add_argument("--json", action="store_true", help="print one JSON object per line")
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -75,23 +81,23 @@ class Command(OutboxCommand):
                     break
         except KeyboardInterrupt:
             self.stdout.write("")
-        except BrokenPipeError:  # its reader, `head` for example, has seen enough
+        except BrokenPipeError:  # the reader, such as `head`, has exited
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each event that is delivered from now on, as far as the command's help says."""
+    """Yield each event delivered from now on, within the limits of the command's help."""
     everything = OutboxEvent.objects.using(database(options["database"]))
     window = _Window(everything, everything.matching(EventSelection(**conditions_of(options))))
     while True:
-        yield from window.look()
-        time.sleep(LOOK_SECONDS)
+        yield from window.poll()
+        time.sleep(POLL_SECONDS)
 
 
 class _Window:
-    """The ids from which on everything is looked at, and the events below that are watched.
+    """The id from which on all events are read, and the older events that are watched by id.
 
-    An event is known by when it was delivered, so that one is shown again that a replay delivers.
+    Events are compared by their time of delivery, so a replayed event is shown again.
     """
 
     def __init__(self, everything: OutboxEventQuerySet, wanted: OutboxEventQuerySet) -> None:
@@ -106,9 +112,9 @@ class _Window:
         delivered = self._from_start().filter(status=S.PUBLISHED)
         self._shown.update(delivered.values_list("id", "published_at"))
 
-    def look(self) -> list[dict[str, Any]]:
-        """Return what was delivered since the last look, in that order, and go on."""
-        # Before it looks: what is delivered meanwhile is then not below the next start.
+    def poll(self) -> list[dict[str, Any]]:
+        """Return the events delivered since the last poll, in the order of delivery."""
+        # Found before the query, so that an event delivered meanwhile is not below the next start.
         following = max(_first_pending(self._everything, self._start), self._least_start())
         if following > self._start:
             passed = self._from_start().filter(id__lt=following, status__in=LEFT_BEHIND)
@@ -129,16 +135,16 @@ class _Window:
         return self._wanted.filter(id__gte=self._start)
 
     def _least_start(self) -> int:
-        """Return from where on to look although earlier events are pending, if too many are not.
+        """Return a minimum for the next start, despite pending events below it.
 
-        So it is where a backend is paused, and others go on.
+        While one backend is paused, the others deliver more and more events after its first one.
         """
         if len(self._shown) <= MOST_SHOWN:
             return 0
         return sorted(self._shown)[len(self._shown) // 2]
 
     def _watch(self, events: OutboxEventQuerySet) -> None:
-        """Watch some more; those that were left behind the longest make room."""
+        """Watch more events by id; drop the oldest above the limit."""
         for row_id in events.values_list("id", flat=True)[:MOST_WATCHED]:
             self._watched.setdefault(row_id, self._shown.get(row_id))
         for row_id in list(self._watched)[:-MOST_WATCHED]:
@@ -149,7 +155,7 @@ class _Window:
 
 
 def _first_pending(events: OutboxEventQuerySet, start: int) -> int:
-    """Return the id from which on events may be pending, or a little before it."""
+    """Return an id shortly before the first pending event."""
     pending = events.filter(id__gte=start, status=S.PENDING).order_by("id")
     newest = events.order_by("-id").values_list("id", flat=True).first() or 0
     first = pending.values_list("id", flat=True).first()

@@ -1,4 +1,4 @@
-"""`manage.py outbox_upgrade`: move what processes of 0.1.1 wrote after `migrate`, or go back."""
+"""`manage.py outbox_upgrade`: move events between the tables of 0.1.1 and this version."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
-from django_broadcaster.querysets import is_served
-from django_broadcaster.relay.telling import told
+from django_broadcaster.relay.log_safety import loggable
+from django_broadcaster.store import is_served
 from django_broadcaster.upgrade import OldTable, ReferencedError, Report, move_back, move_events
 
 
@@ -22,8 +22,8 @@ class Command(OutboxCommand):
     """Move events from the table of 0.1.1 into the outbox, or back; or drop that table."""
 
     help = (
-        "Moves events that version 0.1.1 has written to its table outbox_events into the outbox. "
-        "migrate does the same once; run this after the last process of 0.1.1 has ended."
+        "Moves events from outbox_events, the table of version 0.1.1, into the outbox. migrate "
+        "does this once; run the command again after the last process of 0.1.1 has exited."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -37,28 +37,28 @@ class Command(OutboxCommand):
         what.add_argument(
             "--drop",
             action="store_true",
-            help="drop outbox_events, which has to be empty",
+            help="drop outbox_events, which must be empty",
         )
         parser.add_argument(
             "--no-input",
             "--noinput",
             action="store_false",
             dest="ask",
-            help="do not ask before the table is dropped",
+            help="do not ask for confirmation before dropping the table",
         )
         add_database(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; raises CommandError where it can't be done."""
+        """Run the command; raise CommandError if it fails."""
         using = database(options["database"])
         old = OldTable(using)
         if not old.exists():
             if options["back"]:
                 raise CommandError(
-                    "there is no table outbox_events to move events to; install 0.1.1, run its "
-                    "migrate, and install this version again"
+                    "The table outbox_events does not exist. Install 0.1.1, run its migrate "
+                    "command, and install this version again."
                 )
-            self.stdout.write("There is no table outbox_events of version 0.1.1.")
+            self.stdout.write("The table outbox_events of version 0.1.1 does not exist.")
         elif options["drop"]:
             self._drop(old, ask=options["ask"])
         elif options["back"]:
@@ -75,11 +75,13 @@ class Command(OutboxCommand):
 
     def _move_back(self, using: str) -> None:
         if is_served(OutboxRelay.objects.using(using)):
-            raise CommandError("a relay is running; stop all relays and publishers first")
+            raise CommandError("A relay is running. Stop all relays and publishers first.")
         total = OutboxEvent.objects.using(using).undelivered().count()
         report = self._run("Moving events back", total, move_back, using)
         if report.refused:
-            raise CommandError(f"events left in the outbox: {len(report.refused):,}")
+            raise CommandError(
+                f"{len(report.refused):,} events could not be moved and remain in the outbox."
+            )
 
     def _run(
         self,
@@ -92,7 +94,9 @@ class Command(OutboxCommand):
         try:
             report = move(using, progress.advance)
         except KeyboardInterrupt:
-            raise CommandError("interrupted; run it again to move the rest") from None
+            raise CommandError(
+                "Interrupted. Run the command again to move the remaining events."
+            ) from None
         except ReferencedError as error:
             raise CommandError(str(error)) from error
         finally:
@@ -104,16 +108,18 @@ class Command(OutboxCommand):
     def _drop(self, old: OldTable, *, ask: bool) -> None:
         if not old.is_empty():
             raise CommandError(
-                "outbox_events has rows; run outbox_upgrade without --drop to move them"
+                "outbox_events must be empty. Run outbox_upgrade without --drop to move its events."
             )
         if ask and not self._confirmed():
-            raise CommandError("nothing was changed")
+            raise CommandError("Cancelled; the table was not dropped.")
         try:
             dropped = old.drop_if_empty()
         except DatabaseError as error:
-            raise CommandError(f"outbox_events was not dropped: {told(error)}") from error
+            raise CommandError(f"Could not drop outbox_events: {loggable(error)}") from error
         if not dropped:
-            raise CommandError("outbox_events has rows that were written just now; move them first")
+            raise CommandError(
+                "outbox_events got new rows meanwhile. Run outbox_upgrade to move them."
+            )
         self.stdout.write("Dropped the table outbox_events.")
 
     def _confirmed(self) -> bool:

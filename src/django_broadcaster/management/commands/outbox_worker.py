@@ -1,4 +1,4 @@
-"""`manage.py outbox_worker`: parses arguments and runs a `Worker`, no more."""
+"""`manage.py outbox_worker`: parse arguments and run a `Worker`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError
-from django_broadcaster.instrumentation.watching import Watch, watching
+from django_broadcaster.instrumentation.monitors import Watch, watching
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
 from django_broadcaster.management.sessions import refuse_other_schema
 from django_broadcaster.models import OutboxEvent
@@ -28,81 +28,85 @@ from django_broadcaster.relay.worker import Worker
 
 
 class Command(BaseCommand):
-    """Deliver the outbox's events until stopped by SIGTERM or SIGINT."""
+    """Run the relay until stopped by SIGTERM or SIGINT."""
 
-    help = "Delivers the outbox's events to their backends. SIGTERM and SIGINT stop it cleanly."
+    help = (
+        "Delivers the outbox's events to their backends. SIGTERM or SIGINT stops the relay cleanly."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument(
             "--batch-size",
             type=whole(1, 10_000),
-            help="events of one delivery at the most (default: OUTBOX_BATCH_SIZE)",
+            help="largest number of events in a batch (default: OUTBOX_BATCH_SIZE)",
         )
         parser.add_argument(
             "--interval",
             type=_interval,
-            help="seconds between looks when idle (default: OUTBOX_POLL_INTERVAL)",
+            help="seconds between polls when idle (default: OUTBOX_POLL_INTERVAL)",
         )
         parser.add_argument(
             "--max-iterations",
             metavar="N",
             type=whole(0, HIGHEST),
             default=0,
-            help="stop after N polls for each backend; 0 never stops (default: 0)",
+            help="stop after N polls for each backend; 0 is no limit (default: 0)",
         )
         parser.add_argument(
             "--backend",
             action="append",
             metavar="ALIAS",
-            help="deliver to this backend only; may be given several times (default: all)",
+            help="deliver only to this backend; can be repeated (default: all backends)",
         )
         parser.add_argument(
             "--exclude-backend",
             action="append",
             metavar="ALIAS",
-            help="deliver to all but this one, which has a worker of its own; may be repeated",
+            help="do not deliver to this backend, for example because another worker does; can be "
+            "repeated",
         )
         parser.add_argument(
             "--processes",
             type=whole(1, 1024),
             default=1,
-            help="run so many processes, which share the partitions (default: 1)",
+            metavar="N",
+            help="run N processes that share the partitions (default: 1)",
         )
         parser.add_argument(
             "--metrics-port",
             type=whole(1, 65_535),
             metavar="PORT",
-            help="serve metrics for Prometheus there, of all processes, and the health "
-            "(default: none)",
+            help="port for Prometheus metrics and health checks of all processes (default: none)",
         )
         parser.add_argument(
             "--health-port",
             type=whole(1, 65_535),
             metavar="PORT",
-            help="serve the health there: /livez, /readyz and /healthz (default: none)",
+            help="port for the health checks /livez, /readyz and /healthz (default: none)",
         )
         parser.add_argument(
             "--listen",
             metavar="ADDRESS",
-            help="of the interface that has these ports, such as 127.0.0.1 (default: all)",
+            help="address to bind the metrics and health ports to (default: all interfaces)",
         )
         parser.add_argument(
             "--health-file",
             type=Path,
             metavar="PATH",
-            help="write the health there every second, for outbox_health --file (default: none)",
+            help="write the health to this file each second, for outbox_health --file "
+            "(default: none)",
         )
         parser.add_argument("--database", help="alias of the database (default: by the router)")
         parser.add_argument(
             "--drain",
             action="store_true",
-            help="exit when nothing is left that is due: 0, or 1 if it can't get there, because a "
-            "broker is away for example",
+            help="exit when all due events are delivered; exits with 1 if that fails, for example "
+            "because a broker is unavailable",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the worker; raises CommandError, and so exits with 1, if it did not end well."""
+        """Run the worker; raise CommandError, which exits with 1, if it fails."""
         worker_options = WorkerOptions(
             database=_database(options["database"]),
             backends=_chosen(options["backend"] or [], options["exclude_backend"] or []),
@@ -122,7 +126,7 @@ class Command(BaseCommand):
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
             refuse_other_schema(worker_options.database)
-            # A run that ends by itself is for cron, which mails whatever is printed.
+            # A run that ends by itself is for cron, which mails all output.
             if options["verbosity"] and not finite and not is_supervised():
                 self._say(_greeting(worker_options))
                 _on_signals(worker.stop, lambda: self._say(_farewell()))
@@ -130,26 +134,27 @@ class Command(BaseCommand):
                 _on_signals(worker.stop)
             ended_well = worker.run()
         if not ended_well:
-            raise CommandError("the relay did not end as it should; its log says why")
+            raise CommandError("The relay exited with an error; see its log for the cause.")
 
     def _say(self, line: str) -> None:
-        """Print a line; that nobody reads it must not end the relay."""
-        with suppress(OSError, ValueError, RuntimeError):  # the last where a signal interrupts it
+        """Print a line; a closed output must not stop the relay."""
+        with suppress(OSError, ValueError, RuntimeError):  # the last: a signal interrupted print
             self.stdout.write(line)
             self.stdout.flush()
 
 
 def _greeting(options: WorkerOptions) -> str:
     named = (f"{alias} ({backends[alias].get_name()})" for alias in options.backends)
-    return f"delivering from database {options.database!r} to {', '.join(named)}; Ctrl-C stops"
+    to = ", ".join(named)
+    return f"Delivering from database {options.database!r} to {to}. Press Ctrl-C to stop."
 
 
 def _farewell() -> str:
-    return f"stopping; batches in flight have {conf.SHUTDOWN_TIMEOUT:g} s to end"
+    return f"Stopping; waiting up to {conf.SHUTDOWN_TIMEOUT:g} s for running batches."
 
 
 def _on_signals(stop: Callable[[], None], say: Callable[[], None] | None = None) -> None:
-    """Stop at a signal, and say so at the first one."""
+    """Stop at SIGTERM or SIGINT; call `say` at the first signal."""
     words = [say] if say else []
 
     def receive(*_: Any) -> None:
@@ -164,9 +169,9 @@ def _on_signals(stop: Callable[[], None], say: Callable[[], None] | None = None)
 def _watch(
     stack: ExitStack, worker: Worker | Supervisor, relay: WorkerOptions, options: dict[str, Any]
 ) -> None:
-    """Let everything watch the relay that was asked for; raises CommandError if it can't."""
+    """Start the requested metrics and health checks; raise CommandError if one cannot start."""
     if options["listen"] and not (options["metrics_port"] or options["health_port"]):
-        raise CommandError("--listen needs --metrics-port or --health-port, or nothing listens")
+        raise CommandError("--listen needs --metrics-port or --health-port.")
     watch = Watch(
         database=relay.database,
         backends=relay.backends,
@@ -179,39 +184,44 @@ def _watch(
         stack.enter_context(watching(worker, watch))
     except ImportError as error:
         raise CommandError(
-            "--metrics-port needs prometheus-client: pip install 'django-broadcaster[prometheus]'"
+            "--metrics-port needs prometheus-client. Install it: pip install "
+            "'django-broadcaster[prometheus]'"
         ) from error
     except OSError as error:
-        raise CommandError(f"the relay can't be watched as asked: {error}") from error
+        raise CommandError(f"Could not start metrics or health checks: {error}") from error
 
 
 def _database(alias: str | None) -> str:
     if alias is not None and alias not in settings.DATABASES:
-        raise CommandError(f"--database {alias}: DATABASES has {_listed(settings.DATABASES)}")
+        raise CommandError(
+            f"--database {alias} is not configured; DATABASES has {_listed(settings.DATABASES)}."
+        )
     chosen = alias or router.db_for_write(OutboxEvent)
     if not settings.DATABASES[chosen].get("AUTOCOMMIT", True):
         raise CommandError(
-            f"DATABASES[{chosen!r}]['AUTOCOMMIT'] is False, so the relay could never commit; "
-            "give it a settings module in which that is True"
+            f"DATABASES[{chosen!r}]['AUTOCOMMIT'] must be True for the relay, not False. Run the "
+            "relay with a settings module that sets it to True."
         )
     return chosen
 
 
 def _chosen(wanted: list[str], excluded: list[str]) -> list[str]:
-    """Return the aliases to deliver to; raises CommandError for one that there is not."""
+    """Return the aliases to deliver to; raise CommandError if one is not configured."""
     known = backends.aliases()
     for option, aliases in (("--backend", wanted), ("--exclude-backend", excluded)):
         for alias in aliases:
             if alias not in known:
-                raise CommandError(f"{option} {alias}: OUTBOX_PUBLISHERS has {_listed(known)}")
+                raise CommandError(
+                    f"{option} {alias} is not configured; OUTBOX_PUBLISHERS has {_listed(known)}."
+                )
     chosen = [alias for alias in dict.fromkeys(wanted or known) if alias not in excluded]
     if not chosen:
-        raise CommandError("--exclude-backend leaves no backend to deliver to")
+        raise CommandError("--exclude-backend must leave at least one backend.")
     return chosen
 
 
 def _refuse_what_cannot_run(aliases: Iterable[str]) -> None:
-    """Raise CommandError for a backend that can't deliver in such a process."""
+    """Raise CommandError if a backend cannot run in this process."""
     try:
         for alias in aliases:
             refuse_greenlets(backends.create(alias))
@@ -226,5 +236,5 @@ def _listed(aliases: Iterable[str]) -> str:
 def _interval(text: str) -> float:
     value = seconds(text)
     if not 0.001 <= value <= 3600:
-        raise ArgumentTypeError(f"0.001 to 3600 seconds are possible, not {text}")
+        raise ArgumentTypeError(f"must be a number of seconds from 0.001 to 3600, not {text}")
     return value

@@ -1,0 +1,150 @@
+"""Events by what a person or a command can do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections, models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from django_broadcaster.signals import rows_inserted, rows_to_insert
+from django_broadcaster.states import UNDELIVERED, OutboxEventStatus, sources_of
+
+from .selection import EventSelection
+
+if TYPE_CHECKING:
+    from .outbox import OutboxEvent
+
+
+class DatabaseNow(Now):
+    """The database's clock in UTC, which all relays share; leases go by it."""
+
+    def as_mysql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        # CURRENT_TIMESTAMP is in the session's time zone there, and Django stores UTC.
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **context)
+
+
+class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
+    """Events by what can be done to them."""
+
+    def bulk_create(
+        self, objs: Iterable[OutboxEvent], *args: Any, **kwargs: Any
+    ) -> list[OutboxEvent]:
+        """Insert events, filled in and delivered like those of `publish_event`.
+
+        Raises PublishError.
+        """
+        events = list(objs)
+        self._for_write = True  # or `db` is where a router reads
+        using = self.db
+        # Before the transaction: an error must leave the caller's own usable.
+        rows_to_insert.send(self.model, events=events, using=using)
+        with transaction.atomic(using=using, savepoint=False):
+            created = super().bulk_create(events, *args, **kwargs)
+            rows_inserted.send(self.model, events=events, using=using)
+        return created
+
+    def undelivered(self) -> OutboxEventQuerySet:
+        """Return the events that the relay has still to deliver, now or later."""
+        return self.filter(status__in=UNDELIVERED)
+
+    def dead_letters(self) -> OutboxEventQuerySet:
+        """Return the events that were given up, with their errors."""
+        return self.filter(status=OutboxEventStatus.FAILED)
+
+    def due(self, now: datetime | None = None) -> OutboxEventQuerySet:
+        """Return the events that a relay would deliver by now if it were free to."""
+        later = models.Q(
+            status__in=(OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY),
+            scheduled_at__lte=now or timezone.now(),
+        )
+        return self.filter(models.Q(status=OutboxEventStatus.PENDING) | later)
+
+    def matching(self, selection: EventSelection) -> OutboxEventQuerySet:
+        """Return the events of a selection."""
+        return self.filter(*selection.conditions())
+
+    def in_chunks(self, size: int) -> Iterator[OutboxEventQuerySet]:
+        """Yield the events as sets of at most `size`, by ascending id, each fixed as it is read.
+
+        So a change of many rows is many short transactions, and rows that no longer satisfy the
+        conditions because of the change are neither skipped nor met twice.
+        """
+        last = 0
+        while ids := list(
+            self.filter(id__gt=last).order_by("id").values_list("id", flat=True)[:size]
+        ):
+            yield self.model._default_manager.using(self.db).filter(id__in=ids)
+            last = ids[-1]
+
+    def cancel(self, *, operation: int | None = None) -> int:
+        """Cancel what has not been delivered; return how many.
+
+        An event that a relay is sending at this moment may still arrive. The events of a
+        cancelled event's key go on without it. The rows keep the id of the operation, if it is one.
+        """
+        allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
+        now = timezone.now()
+        return allowed.update(
+            status=OutboxEventStatus.CANCELLED, ended_at=now, updated_at=now, **_mark(operation)
+        )
+
+    def replay(self, *, at: datetime | None = None, operation: int | None = None) -> int:
+        """Deliver events again that were given up, cancelled or delivered; return how many.
+
+        Their retries start anew. Each is delivered before those later events of its key that
+        still wait. They are due `at` that moment, or now; of events that are due at the same
+        moment those with lower ids are delivered first.
+        """
+        allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
+        now = timezone.now()
+        return allowed.update(
+            status=OutboxEventStatus.SCHEDULED,
+            scheduled_at=at or now,
+            updated_at=now,
+            published_at=None,
+            ended_at=None,
+            retry_count=0,
+            crash_count=0,
+            **_mark(operation),
+        )
+
+    def hasten(self, *, at: datetime | None = None, operation: int | None = None) -> int:
+        """Let events that wait for their next attempt be due `at` a moment, or now.
+
+        Returns how many.
+        """
+        waiting = self.filter(status=OutboxEventStatus.RETRY)
+        now = timezone.now()
+        return waiting.update(scheduled_at=at or now, updated_at=now, **_mark(operation))
+
+    def expired(self, before: datetime) -> OutboxEventQuerySet:
+        """Return the events that were published before a moment."""
+        return self.filter(status=OutboxEventStatus.PUBLISHED, published_at__lt=before)
+
+
+def _mark(operation: int | None) -> dict[str, int]:
+    return {} if operation is None else {"operation": operation}
+
+
+def aware(moment: datetime) -> datetime:
+    """Return a moment of a row with its time zone, which rows lack where USE_TZ is off."""
+    if timezone.is_aware(moment):
+        return moment
+    # Not the current time zone, which a request may have activated.
+    return timezone.make_aware(moment, timezone.get_default_timezone())
+
+
+def stored_moment(value: Any, using: str) -> datetime | None:
+    """Return a moment as SQL gave it, with its time zone; SQLite's driver may give text."""
+    if value is None:
+        return None
+    moment: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if timezone.is_aware(moment):
+        return moment
+    zone = connections[using].timezone
+    return timezone.make_aware(moment, zone) if zone else aware(moment)

@@ -1,0 +1,119 @@
+"""From rows to the database, and to those who wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_broadcaster.exceptions import BrokenTransaction, RefusedByDatabase
+from django_broadcaster.idle_connections import is_in_transaction
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.notify import notify_after_commit
+from django_broadcaster.signals import event_created
+from django_broadcaster.store import NewRow, insert_event, insert_events, insert_rows
+from django_broadcaster.transaction_state import NONE, Watch, state_of
+
+from .transactions import all_or_nothing, check_transaction
+
+
+def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> OutboxEvent:
+    """Write the rows of one event, all or none, a statement each; return the first.
+
+    A row whose identity stands there already is read instead. Raises WrongTransaction.
+    """
+    check_transaction(connection)
+    if len(rows) == 1:
+        return _publish_row(connection, rows[0])
+    with all_or_nothing(connection, savepoint=False):
+        first, *_ = [_publish_row(connection, row) for row in rows]
+    return first
+
+
+def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
+    with _explained(connection):
+        event, created = insert_event(OutboxEvent, connection, row)
+    if created:
+        notify_after_commit(connection, row.publisher_backend)
+        if has_receivers():
+            tell(connection, [event])
+    return event
+
+
+def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
+    """Write rows of many events in one statement; return how many are new.
+
+    Without receivers of `event_created` no instances are made, which would cost more than all else.
+    """
+    with _explained(connection):
+        if not has_receivers():
+            return insert_rows(connection, rows)
+        created = insert_events(OutboxEvent, connection, rows)
+    tell(connection, created)
+    return len(created)
+
+
+_ISOLATION_REFUSED = 1665
+"""The error of MariaDB and MySQL for a change that a binary log of statements can't have."""
+
+
+@contextmanager
+def _explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Raise RefusedByDatabase where the server refuses all changes at this isolation level."""
+    try:
+        yield
+    except OperationalError as error:
+        if connection.vendor != "mysql" or error.args[:1] != (_ISOLATION_REFUSED,):
+            raise
+        raise RefusedByDatabase(
+            f"database {connection.alias!r} writes a binary log of statements, which its isolation "
+            "level does not allow; see the system check django_broadcaster.E031"
+        ) from error
+
+
+def tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
+    """Send `event_created`; raises BrokenTransaction if receivers undo the open transaction."""
+    if not is_in_transaction(connection):
+        _send(events)
+        return
+    with Watch(connection) as watch:
+        failure = _send(events)
+    if watch.is_broken or (watch.may_have_ended and not _stand(connection, events)):
+        if connection.in_atomic_block:
+            connection.needs_rollback = True  # also where the caller hides the error
+        raise BrokenTransaction(
+            "a receiver of event_created met a database error or ended the transaction, so neither "
+            "the event nor the caller's changes can be saved; in the receiver, wrap what may fail "
+            f"in transaction.atomic() (its error: {failure!r})"
+        ) from failure
+
+
+def _send(events: Sequence[OutboxEvent]) -> Exception | None:
+    """Send the signal for each event; return the first error of a receiver."""
+    errors = (
+        answer
+        for event in events
+        for _, answer in event_created.send_robust(sender=OutboxEvent, event=event)
+        if isinstance(answer, Exception)
+    )
+    return next(iter(list(errors)), None)
+
+
+def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:
+    """Return True if the transaction in which the events were written is still open."""
+    if not events:
+        return True
+    key: Any = events[0].pk
+    # Some databases do not return the keys of rows that `bulk_create` inserts.
+    known = {"event_id": events[0].event_id} if key is None else {"pk": key}
+    rows = OutboxEvent.objects.using(connection.alias).filter(**known)
+    return state_of(connection) != NONE and rows.exists()
+
+
+def has_receivers() -> bool:
+    """Return True if `event_created` has receivers of outbox events."""
+    # The list is nearly always empty, and to ask for listeners takes ten times as long.
+    return bool(event_created.receivers) and event_created.has_listeners(OutboxEvent)

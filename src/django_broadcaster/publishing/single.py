@@ -1,0 +1,28 @@
+"""Publishing one event: its rows, in the caller's transaction, or a clear error."""
+
+from __future__ import annotations
+
+from django_broadcaster import tracing
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.models import OutboxEvent
+
+from .call import PublishCall
+from .columns import Delivery
+from .insertion import publish_rows
+
+
+def publish_one(
+    call: PublishCall,
+    event: CloudEvent,
+    delivery: Delivery,
+    *,
+    backend: str | None,
+    partition_key: str | None,
+    unique: bool,
+) -> OutboxEvent:
+    """Write the rows of an event; return the first. Raises PublishError."""
+    with tracing.publishing(event, lambda: call.aliases(event.event_type, backend)) as call.stamp:
+        rows = call.rows(
+            event, delivery, backend=backend, partition_key=partition_key, unique=unique
+        )
+        return publish_rows(call.connection, rows)

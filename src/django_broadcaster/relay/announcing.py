@@ -1,0 +1,139 @@
+"""What others are told of a delivery: signals for receivers, and lines in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.dispatch import Signal
+from django.utils import timezone
+
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.redaction import kept
+from django_broadcaster.signals import event_failed, event_published, event_retried
+from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import PendingRow
+
+from .log_safety import loggable_event_error, loggable_traceback
+from .verdicts import Report, Verdicts, spends_retry
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+MAX_LINES = 10
+"""Failed events of one batch that the log has a line of; the line of the batch counts them all."""
+
+
+class Announcer:
+    """Sends the signals of a delivery; costs nothing for a signal without receivers.
+
+    Rows are read before the settle, because RETENTION zero deletes them with it, and brought up
+    to date here afterwards.
+    """
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._events: dict[int, OutboxEvent] = {}
+
+    def prepare(self, verdicts: Verdicts) -> None:
+        """Read the events that somebody wants to hear of."""
+        ids: list[int] = []
+        if _heard(event_published):
+            ids += (row.id for row in verdicts.published)
+        if _heard(event_retried):
+            ids += (row.id for row, _, _ in verdicts.retry)
+        if _heard(event_failed):
+            ids += (row.id for row, _ in verdicts.bury)
+        # What an attempt before has read stays as it was: its rows may be settled already.
+        ids = [row_id for row_id in ids if row_id not in self._events]
+        if ids:
+            self._events |= OutboxEvent.objects.using(self._using).in_bulk(ids)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether events were read that receivers wait for."""
+        return bool(self._events)
+
+    def announce(self, verdicts: Verdicts) -> None:
+        """Send the signals of the events that were read."""
+        now = timezone.now()
+        for event in self._known(verdicts.published):
+            event.status, event.published_at = OutboxEventStatus.PUBLISHED, now
+            event_published.send_robust(sender=OutboxEvent, event=event)
+        for row, delay, error in verdicts.retry:
+            for event in self._known([row]):
+                event.status, event.last_error = OutboxEventStatus.RETRY, kept(error)
+                event.retry_count += spends_retry(error)
+                event.scheduled_at = now + timedelta(seconds=delay)
+                event_retried.send_robust(sender=OutboxEvent, event=event, error=error, delay=delay)
+        for row, error in verdicts.bury:
+            for event in self._known([row]):
+                event.status, event.last_error = OutboxEventStatus.FAILED, kept(error)
+                event.ended_at = now
+                event_failed.send_robust(sender=OutboxEvent, event=event, error=error)
+        self._events = {}
+
+    def _known(self, rows: Iterable[PendingRow]) -> list[OutboxEvent]:
+        return [self._events[row.id] for row in rows if row.id in self._events]
+
+
+def log_delivery(report: Report, backend: str, relay_id: int) -> None:
+    """Write the one line of a delivery: figures and no payload."""
+    level = logging.WARNING if report.failed or report.retried else logging.DEBUG
+    logger.log(
+        level,
+        "backend %r: %d published, %d to retry, %d dead-lettered, %d held behind their keys, "
+        "%d expired",
+        backend,
+        report.published,
+        report.retried,
+        report.failed,
+        report.held,
+        report.expired,
+        extra={
+            "backend": backend,
+            "relay": relay_id,
+            "published": report.published,
+            "retried": report.retried,
+            "failed": report.failed,
+            "held": report.held,
+            "expired": report.expired,
+        },
+    )
+
+
+def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
+    """Write a line for each of the first events that failed: which, and by what kind of error.
+
+    What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `telling`.
+    """
+    failed = [
+        (row, error, f"tried again in {delay:.1f} s")
+        for row, delay, error in verdicts.retry
+        if error.sent
+    ]
+    failed += [(row, error, "dead-lettered") for row, error in verdicts.bury]
+    for row, error, fate in failed[:MAX_LINES]:
+        unforeseen = error.unforeseen
+        logger.warning(
+            "backend %r: event %s (id %d) failed at attempt %d with %s, %s",
+            backend,
+            row.event_id,
+            row.id,
+            row.retry_count + 1,
+            loggable_event_error(error),
+            fate,
+            extra={
+                "backend": backend,
+                "relay": relay_id,
+                "event_id": row.event_id,
+                "row": row.id,
+                "partition": row.partition,
+                "attempt": row.retry_count + 1,
+            },
+            exc_info=loggable_traceback(unforeseen) if unforeseen else None,
+        )
+
+
+def _heard(signal: Signal) -> bool:
+    return signal.has_listeners(OutboxEvent)

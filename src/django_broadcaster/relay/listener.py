@@ -1,0 +1,123 @@
+"""How a relay learns that there is something to deliver, and how long it waits before it looks.
+
+Polling is always underneath. On PostgreSQL a publisher also sends a NOTIFY once its transaction
+has committed, never inside of it, for NOTIFY takes a lock at commit that all transactions of the
+server queue for. One is enough for many events: a process sends none within `COALESCE_SECONDS` of
+its last, and a relay that was woken keeps polling fast for longer than that.
+
+On a channel of their own, relays tell each other that one has come or that partitions are free, so
+that nobody has to look often.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+from threading import Event
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from django.db import connections
+
+from django_broadcaster.conf import conf
+from django_broadcaster.notify import CHANNEL, SHARES_CHANNEL, send
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+PROBE_SECONDS = 1.0
+"""How long a listener waits for its own NOTIFY before it takes it that none gets through."""
+
+
+class Heard(NamedTuple):
+    """The backends that have events, and those whose partitions are shared out anew."""
+
+    events: frozenset[str] = frozenset()
+    shares: frozenset[str] = frozenset()
+
+
+class Listener:
+    """Hears the NOTIFY of publishers and relays, on the calling thread's connection to PostgreSQL.
+
+    Where none gets through, behind a pooler in transaction mode for example, it says so once and
+    waits without listening.
+    """
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._state = "new" if self._may_listen() else "deaf"
+        self._is_proven = False
+
+    def wait(self, seconds: float, stop: Event) -> Heard:
+        """Wait so long, or until notified; return what was heard."""
+        if self._state == "new":
+            self._state = "listening" if self._listen() else "deaf"
+        if self._state == "deaf":
+            stop.wait(seconds)
+            return Heard()
+        return self._receive(seconds)
+
+    def reset(self) -> None:
+        """Listen anew: the connection was lost."""
+        if self._state == "listening":
+            self._state = "new"
+
+    def _may_listen(self) -> bool:
+        if not conf.NOTIFY or connections[self._using].vendor != "postgresql":
+            return False
+        from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+        return bool(is_psycopg3)  # psycopg2 has another interface, and polling serves it
+
+    def _listen(self) -> bool:
+        """Listen, where a NOTIFY gets through; once it has, a slow moment can't deny it."""
+        self._is_proven = self._is_proven or self._gets_through()
+        if self._is_proven:
+            for channel in (CHANNEL, SHARES_CHANNEL):
+                self._execute(f"LISTEN {channel}")
+        else:
+            logger.warning(
+                "NOTIFY does not get through to this relay on database %r (is there a pooler in "
+                "transaction mode?); it polls",
+                self._using,
+            )
+        return self._is_proven
+
+    def _gets_through(self) -> bool:
+        """Try whether a NOTIFY of another connection is heard, on a channel of our own.
+
+        Behind a pooler in transaction mode LISTEN stays with a session of the pooler's, and
+        whoever is given that next would hear all that the publishers send.
+        """
+        trial = f"{CHANNEL}_{uuid4().hex}"
+        self._execute(f"LISTEN {trial}")
+        with closing(connections[self._using].copy()) as other:
+            send(other, trial, "")
+        heard = self._hears(trial)
+        self._execute(f"UNLISTEN {trial}")
+        return heard
+
+    def _hears(self, trial: str) -> bool:
+        deadline = time.monotonic() + PROBE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            if any(note.channel == trial for note in self._notes(left)):
+                return True
+        return False
+
+    def _receive(self, seconds: float) -> Heard:
+        found = self._notes(seconds)
+        return Heard(*(
+            frozenset(note.payload for note in found if note.channel == channel)
+            for channel in (CHANNEL, SHARES_CHANNEL)
+        ))  # fmt: skip
+
+    def _notes(self, seconds: float) -> list[Any]:
+        """Wait so long for notifications; return those that came, of any channel."""
+        connection = connections[self._using]
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            return list(connection.connection.notifies(timeout=seconds, stop_after=1))
+
+    def _execute(self, sql: str) -> None:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(sql)

@@ -1,0 +1,141 @@
+"""The only place where rows of the outbox change status, in Django's ORM or in plain SQL.
+
+- Into the table: `insert` and `insert_many`, for rows as `new_rows` describes them.
+- Delivery: `relay` holds what a relay does, in the SQL of `relay_sql` and `bounded_sql`.
+- Out of the table: `purge`, and `archive` for what is kept elsewhere.
+- Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
+  `previews` estimates them, and `pausing` pauses a backend.
+- Time partitions: `time_partitioning` creates them, `time_partitions` keeps them.
+- Questions: `overview`, `estimates`, `samples`, `stuck` and `backends_in_use`.
+- Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
+
+The managers of the models, and the selection of events, are in `models`.
+"""
+
+from .archive import StoredRow, copy_to_archive, read_stored
+from .backends_in_use import with_leftovers
+from .charsets import (
+    client_charset,
+    first_unstorable,
+    may_lack_characters,
+    narrow_columns,
+    postgres_encoding,
+    storable,
+)
+from .chunks import Window
+from .clock import DatabaseClock, DatabaseEpoch
+from .estimates import Count, count_or_estimate
+from .insert import insert_event, insert_row
+from .insert_many import insert_events, insert_rows, text_array
+from .json_columns import as_stored, growth, max_depth
+from .missing_migration import MIGRATE, lacks_migration
+from .moves import MOVES
+from .new_rows import EventColumns, NewRow, identity_of
+from .operations import is_served, move_chunk, note_failure, request_operation
+from .overview import EXACT, Overview, overviews
+from .packets import (
+    BYTES_OF_A_CHARACTER,
+    max_statement,
+    may_be_too_long,
+    statement_bytes,
+)
+from .pausing import pause, paused_backends, resume
+from .previews import INDEXED, estimate_of, few_of, first_of, span_of
+from .purge import (
+    delete_events,
+    find_dead_letters,
+    find_delivered,
+    lock_final,
+    purge_entries,
+)
+from .relay import Fetched, Head, PendingRow, RelayRows
+from .relay_sql import TIMELINE
+from .samples import Figures, add_to_minute, minute_of
+from .sizes import portions, size_of
+from .stuck import BlockedKey, SameError, blocked_keys, same_errors
+from .time_partitioning import partition_outbox
+from .time_partitions import (
+    SEQUENCE,
+    CannotPartition,
+    drop_oldest,
+    is_partitioned,
+    keep_ahead,
+    segments_of,
+)
+
+__all__ = [
+    "BYTES_OF_A_CHARACTER",
+    "EXACT",
+    "INDEXED",
+    "MIGRATE",
+    "MOVES",
+    "SEQUENCE",
+    "TIMELINE",
+    "BlockedKey",
+    "CannotPartition",
+    "Count",
+    "DatabaseClock",
+    "DatabaseEpoch",
+    "EventColumns",
+    "Fetched",
+    "Figures",
+    "Head",
+    "NewRow",
+    "Overview",
+    "PendingRow",
+    "RelayRows",
+    "SameError",
+    "StoredRow",
+    "Window",
+    "add_to_minute",
+    "as_stored",
+    "blocked_keys",
+    "client_charset",
+    "copy_to_archive",
+    "count_or_estimate",
+    "delete_events",
+    "drop_oldest",
+    "estimate_of",
+    "few_of",
+    "find_dead_letters",
+    "find_delivered",
+    "first_of",
+    "first_unstorable",
+    "growth",
+    "identity_of",
+    "insert_event",
+    "insert_events",
+    "insert_row",
+    "insert_rows",
+    "is_partitioned",
+    "is_served",
+    "keep_ahead",
+    "lacks_migration",
+    "lock_final",
+    "max_depth",
+    "max_statement",
+    "may_be_too_long",
+    "may_lack_characters",
+    "minute_of",
+    "move_chunk",
+    "narrow_columns",
+    "note_failure",
+    "overviews",
+    "partition_outbox",
+    "pause",
+    "paused_backends",
+    "portions",
+    "postgres_encoding",
+    "purge_entries",
+    "read_stored",
+    "request_operation",
+    "resume",
+    "same_errors",
+    "segments_of",
+    "size_of",
+    "span_of",
+    "statement_bytes",
+    "storable",
+    "text_array",
+    "with_leftovers",
+]

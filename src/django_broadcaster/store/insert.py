@@ -1,0 +1,108 @@
+"""The way into the outbox for one row: one statement, and the instance without reading it back."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from django.db import DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.base import ModelState
+
+from django_broadcaster.conf import conf
+from django_broadcaster.events.json_format import parse_json
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.states import OutboxEventStatus
+
+from .new_rows import PLACEHOLDERS, NewRow, insert_sql, values_of
+
+ATTEMPTS = 20
+"""How often a row is written whose identity stands there, and is gone when it is read."""
+
+_STATUSES = {status.value: status for status in OutboxEventStatus}
+_UNTOUCHED = {
+    "spec_version": "1.0",
+    "published_at": None,
+    "ended_at": None,
+    "retry_count": 0,
+    "crash_count": 0,
+    "last_error": "",
+}
+
+
+def insert_event(
+    model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
+) -> tuple[OutboxEvent, bool]:
+    """Write one row in one statement; return it, and whether it is new.
+
+    A row whose identity stands there already is not written again: that one is read and returned.
+    If it is deleted in between, as RETENTION zero does, the row is written after all.
+    """
+    for _ in range(ATTEMPTS):
+        row_id = insert_row(connection, row)
+        if row_id is not None:
+            return instance_of(model, connection, row_id, row), True
+        known = _published_before(model, connection, row)
+        if known is not None:
+            return known, False
+    raise DatabaseError(
+        f"event {row.event_id!r} was published before, but this transaction can't read its row; "
+        "repeat the transaction"
+    )
+
+
+def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
+    """Write one row; return its id, or None if its identity stands there already."""
+    unique = row.identity is not None
+    statement = _statement(connection.vendor, unique, unique and conf.TIME_PARTITIONS is None)
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values_of(row, connection))
+        if connection.vendor == "mysql":
+            return int(cursor.lastrowid) if cursor.rowcount else None
+        inserted = cursor.fetchone()
+    return inserted[0] if inserted else None
+
+
+@cache
+def _statement(vendor: str, unique: bool, _in_one_table: bool) -> str:
+    returning = "" if vendor == "mysql" else "id"
+    return insert_sql(vendor, f"VALUES {PLACEHOLDERS}", unique=unique, returning=returning)
+
+
+def _published_before(
+    model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
+) -> OutboxEvent | None:
+    """Return the row whose identity stands in the way of this one; None if it has gone."""
+    events = model.objects.using(connection.alias).filter(identity=row.identity)
+    known = events.first()
+    if known is None and connection.vendor == "mysql" and not connection.get_autocommit():
+        # Committed after this transaction's snapshot: only a locking read sees it.
+        known = events.select_for_update().first()
+    return known
+
+
+def instance_of(
+    model: type[OutboxEvent], connection: BaseDatabaseWrapper, row_id: int, row: NewRow
+) -> OutboxEvent:
+    """Return the inserted row as an instance, without reading it back.
+
+    It is made as unpickling makes it, not by the constructor, which would take as long as
+    everything else that publishing does in Python.
+    """
+    values: dict[str, Any] = dict(zip(NewRow._fields, row, strict=True))
+    values.update(_UNTOUCHED)
+    values["_state"] = state = ModelState()
+    state.db, state.adding = connection.alias, False
+    values["id"] = row_id
+    values["updated_at"] = row.created_at
+    values["status"] = _STATUSES[row.status]
+    values["extensions"] = _decoded(row.extensions)
+    values["publisher_config"] = _decoded(row.publisher_config)
+    values["data"] = None if row.data is None else parse_json(row.data)
+    event = model.__new__(model)
+    event.__dict__ = values
+    return event
+
+
+def _decoded(text: str) -> Any:
+    return {} if text == "{}" else parse_json(text)

@@ -1,0 +1,57 @@
+"""Names of tables and columns, and the plain statements of the modules that write SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import connections
+
+PREFIX = "django_broadcaster_"
+EVENTS = "django_broadcaster_outboxevent"
+RELAYS = "django_broadcaster_outboxrelay"
+PARTITIONS = "django_broadcaster_outboxpartition"
+JSON_COLUMNS = ("extensions", "data", "publisher_config")
+BACKENDS = "django_broadcaster_outboxbackendstate"
+ATTEMPTS = "django_broadcaster_outboxattempt"
+ARCHIVE = "django_broadcaster_outboxarchivedevent"
+OPERATIONS = "django_broadcaster_outboxoperation"
+SAMPLES = "django_broadcaster_outboxsample"
+
+FREE_PARTITIONS = (
+    f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s "
+    "AND COALESCE(relay_id, 0) = 0"
+)
+"""How many of a backend's partitions, below OUTBOX_PARTITIONS, belong to no relay.
+
+PostgreSQL may not use the index on `relay_id`: until a vacuum, it holds every earlier version of
+every partition that was free.
+"""
+
+ALIVE = {
+    "postgresql": "heartbeat_at >= statement_timestamp() - %s * interval '1 second'",
+    "mysql": "heartbeat_at >= UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
+    "sqlite": "heartbeat_at >= strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', -%s || ' seconds')",
+}
+"""Of a relay: it has had a heartbeat within OUTBOX_LEASE_SECONDS, on the database's clock."""
+
+
+def run(using: str, *statements: str) -> None:
+    """Run statements without parameters."""
+    with connections[using].cursor() as cursor:
+        for sql in statements:
+            cursor.execute(sql)
+
+
+def change(using: str, sql: str, *params: Any) -> int:
+    """Run a statement with parameters; return how many rows it changed."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(sql, params)
+        return int(cursor.rowcount)
+
+
+def select(using: str, sql: str, *params: Any) -> Sequence[Any]:
+    """Return the rows of a query."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(sql, params)
+        return list(cursor.fetchall())

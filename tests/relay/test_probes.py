@@ -1,0 +1,135 @@
+"""What a probe reads and tries while one event looks like an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import OperationalError, connections
+
+from django_broadcaster.exceptions import BackendUnavailable, TransientError
+from django_broadcaster.relay import delivery, fetching
+from django_broadcaster.relay.loop import DeliveryLoop
+from tests.support.backends import Script
+from tests.support.events import publish
+
+from .conftest import Join, turn
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+AWAY = BackendUnavailable("503 Service Unavailable")
+BACKLOG = 200
+
+
+@contextmanager
+def counting(loop: DeliveryLoop) -> Iterator[list[str]]:
+    """Collect the statements of a relay that read pending events."""
+    found: list[str] = []
+
+    def note(execute: Callable[..., Any], sql: str, params: Any, *rest: Any) -> Any:
+        if "outboxevent" in sql and "partition_key FROM" in sql:
+            found.append(str(params))
+        return execute(sql, params, *rest)
+
+    with connections[loop.using].execute_wrapper(note):
+        yield found
+
+
+@pytest.fixture
+def doubted(
+    database: str, scripted: Script, join: Join, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> DeliveryLoop:
+    """A relay whose one key fails while others got through; its pause does not end."""
+    settings.OUTBOX_CIRCUIT = {"initial": 600.0, "maximum": 600.0}
+    monkeypatch.setattr(delivery, "LOOK_SECONDS", 600.0)
+    scripted.fail("a1", AWAY)
+    publish("b1", *(f"a{number}" for number in range(1, BACKLOG)), using=database)
+    loop = join()
+    turn(loop)
+    assert loop.circuit.is_doubted
+    loop.turn(10)
+    return loop
+
+
+def test_a_key_that_fails_is_not_read_as_a_whole_at_each_turn(
+    database: str, scripted: Script, doubted: DeliveryLoop
+) -> None:
+    """Once nothing else was found, a probe begins behind all that was looked at."""
+    with counting(doubted) as statements:
+        for _ in range(5):
+            doubted.turn(10)
+    assert len(statements) == 5
+    with connections[database].cursor() as cursor:
+        cursor.execute("SELECT MAX(id) FROM django_broadcaster_outboxevent")
+        (last,) = cursor.fetchone()
+    assert all(str(last + 1) in params for params in statements)
+
+
+def test_an_event_that_comes_meanwhile_is_found_at_once(
+    database: str, scripted: Script, doubted: DeliveryLoop
+) -> None:
+    """Events of other keys are delivered in the next turn, though the pause goes on."""
+    publish("c1", using=database)
+    doubted.turn(10)
+    assert scripted.arrived[-1] == "c1"
+
+
+def test_an_event_that_is_due_again_is_found_at_once(
+    database: str, scripted: Script, join: Join, settings: Settings, doubted: DeliveryLoop
+) -> None:
+    """So is one with a low id, that waited for a retry."""
+    scripted.fail("c1", TransientError("busy"), times=1)
+    (event,) = publish("c1", using=database)
+    doubted.turn(10)
+    publish("d1", using=database)
+    doubted.turn(10)
+    while doubted.turn(10).found_work:
+        pass
+    assert doubted.circuit.is_doubted
+    type(event).objects.using(database).filter(pk=event.pk).hasten()
+    doubted._next_tick = 0.0
+    doubted.turn(10)
+    assert scripted.arrived[-1] == "c1"
+
+
+def test_a_probe_that_was_cut_off_goes_on_with_what_was_left_out(
+    database: str,
+    scripted: Script,
+    join: Join,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Events that were too large for the batch of a probe are not taken for tried."""
+    settings.OUTBOX_CIRCUIT = {"initial": 1e-9, "maximum": 1e-9, "probe_size": 10}
+    monkeypatch.setattr(fetching, "FIRST_BYTES", 1)
+    settings.OUTBOX_BATCH_BYTES = 1
+    scripted.fail("*", AWAY)
+    names = [f"{key}1" for key in "abcd"]
+    publish(*names, using=database)
+    loop = join()
+    for _ in range(5):
+        turn(loop)
+    assert scripted.batches[1:5] == [["b1"], ["c1"], ["d1"], ["a1"]]
+
+
+def test_a_delivery_that_was_settled_late_has_the_same_report(
+    database: str, scripted: Script, doubted: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report says how many events were handed over, and that they had failed before."""
+    doubted.circuit.succeeded()
+    real = doubted.lease.give_back
+
+    def fail() -> None:
+        monkeypatch.setattr(doubted.lease, "give_back", real)
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(doubted.lease, "give_back", fail)
+    with pytest.raises(OperationalError):
+        doubted.turn(10)
+    report = doubted.finish()
+    assert report is not None
+    assert report.is_repeat
+    assert report.handed == report.attempted > 0
