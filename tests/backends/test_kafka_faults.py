@@ -32,6 +32,7 @@ from tests.support.kafka_server import (
     records,
 )
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.tls_proxy import TlsProxy
 from tests.support.waiting import wait_until
 
@@ -107,7 +108,7 @@ class TestFaults(BackendFaultContract):
     cases = {
         Fault.MISSING: ("unknown topic", "topic not permitted"),
         Fault.CREDENTIALS: ("unknown user", "another mechanism", "no login"),
-        Fault.TLS: ("another CA", "no certificate", "another name", "no TLS"),
+        Fault.TLS: CASES,
         Fault.FULL: ("too few replicas", "disk full"),
     }
     test_right_credentials_deliver = None  # type: ignore[assignment]  # the broker has no users
@@ -178,17 +179,11 @@ class TestFaults(BackendFaultContract):
     @contextmanager
     def tls(self, case: str | None) -> Iterator[MessageBackend]:
         port: int = self.request.getfixturevalue("tls")
-        files: dict[str, str | None] = {
-            "another CA": {"ca": "other.pem"},
-            "no certificate": {"certificate": None, "key": None},
-        }.get(case or "", {})
-        host = "localhost" if case == "another name" else "127.0.0.1"
-        config = tls_config(self.request.getfixturevalue("certificates"), **files)
-        config["allow.auto.create.topics"] = True
         yield self.new_backend(
-            bootstrap_servers=f"{host}:{port}",
+            bootstrap_servers=f"{host_of(case)}:{port}",
             timeout=0.8 if case else 10.0,
-            config={} if case == "no TLS" else config,
+            config={"allow.auto.create.topics": True},
+            **tls_options(self.request.getfixturevalue("certificates"), case),
         )
 
     @contextmanager

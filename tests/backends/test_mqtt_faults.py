@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from ssl import CERT_NONE
 from typing import Any
 
 import pytest
 
 from django_broadcaster.backends import Message, MessageBackend, MQTTBackend
-from django_broadcaster.backends.mqtt import flight
+from django_broadcaster.backends.mqtt import sender
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
@@ -35,6 +34,7 @@ from tests.support.mosquitto_server import (
 from tests.support.redis_server import free_port, missing
 from tests.support.scripted_mqtt import Publish, ScriptedMQTT, disconnect, puback
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -96,10 +96,7 @@ class TestFaults(BackendFaultContract):
         Fault.MISSING: ("topic not permitted",),
         Fault.MISSING_FOR_ONE: ("topic not permitted",),
         Fault.CREDENTIALS: ("no login", "wrong password", "unknown user"),
-        Fault.TLS: (
-            *("another CA", "no CA file", "the system's CAs", "no certificate"),
-            *("another name", "no TLS", "server without TLS"),
-        ),
+        Fault.TLS: (*CASES, "server without TLS"),
     }
     restarts = 3
 
@@ -178,21 +175,14 @@ class TestFaults(BackendFaultContract):
 
     @contextmanager
     def tls(self, case: str | None) -> Iterator[MessageBackend]:
-        folder: Path = self.request.getfixturevalue("certificates")
-        files = client_files(folder)
-        options: dict[str, Any] = {
-            None: {"tls": files},
-            "another CA": {"tls": client_files(folder, "other")},
-            "no CA file": {"tls": {**files, "ca_certs": str(folder / "none.pem")}},
-            "the system's CAs": {"tls": True},
-            "no certificate": {"tls": {"ca_certs": files["ca_certs"]}},
-            "another name": {"tls": files, "host": "localhost"},
-            "no TLS": {},
-            "server without TLS": {"tls": True, "port": self.server.port},
-        }[case]
-        server = self.request.getfixturevalue("tls_server")
-        timeout = 5.0 if case is None else 1.0
-        yield self.new_backend(**{"port": server.port, "timeout": timeout, **options})
+        plain = case == "server without TLS"
+        server = self.server if plain else self.request.getfixturevalue("tls_server")
+        yield self.new_backend(
+            host=host_of(case),
+            port=server.port,
+            timeout=5.0 if case is None else 1.0,
+            **tls_options(self.request.getfixturevalue("certificates"), case),
+        )
 
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:
@@ -223,7 +213,7 @@ def test_connection_that_was_silent_is_not_trusted(
     with ScriptedMQTT(puback) as scripted:
         backend = make(scripted)
         assert backend.send_batch(numbers(1)) == [None]
-        backend.link()._last_word -= silent
+        backend.connection()._last_word -= silent
         assert backend.send_batch(numbers(1)) == [None]
         assert (scripted.logins, scripted.pings) == (logins, silent == 5.0)
 
@@ -253,7 +243,7 @@ def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_pat
     message = make_message(data="x" * 1000)
     with mosquitto_server(tmp_path) as server:
         backend = make(server)
-        size = backend.letter(message, backend.link()).size
+        size = backend.outgoing(message, backend.connection()).size
     for limit, kind in ((size, None), (size - 1, Rejected)):
         with mosquitto_server(tmp_path, f"max_packet_size {limit}") as server:
             assert kinds(make(server).send_batch([message])) == [kind]
@@ -378,7 +368,7 @@ def test_server_that_hangs_up_without_a_word_over_one_event(make: MakeBackend) -
         behind = numbers(2, "a")
         first = backend.send_batch([poison, *behind, *numbers(5)])
         assert kinds(first[:3]) == [BackendUnavailable] * 3
-        for expected in [BackendUnavailable] * (flight.STRIKES - 1) + [TransientError]:
+        for expected in [BackendUnavailable] * (sender.STRIKES - 1) + [TransientError]:
             held = BackendUnavailable if expected is BackendUnavailable else Held
             outcomes = backend.send_batch([poison, *behind, *numbers(5)])
             assert kinds(outcomes) == [expected, held, held, *[None] * 5]
@@ -472,11 +462,11 @@ def tls_server(
 
 
 def client_files(folder: Path, ca: str = "ca") -> dict[str, Any]:
-    """What paho's `tls_set` would be given."""
+    """The dictionary that `tls` may be."""
     return {
-        "ca_certs": str(folder / f"{ca}.pem"),
-        "certfile": str(folder / "client.pem"),
-        "keyfile": str(folder / "client.key"),
+        "ca_file": str(folder / f"{ca}.pem"),
+        "cert_file": str(folder / "client.pem"),
+        "key_file": str(folder / "client.key"),
     }
 
 
@@ -486,8 +476,8 @@ def test_tls_with_certificates_on_both_sides(
     """Messages large and small go over an encrypted connection, also to an unverified server."""
     files = client_files(certificates)
     messages = [*numbers(100), make_message(data="x" * 3_000_000), *numbers(50, "key")]
-    unverified = {**files, "cert_reqs": CERT_NONE}
-    for tls in (files, {**files, "insecure": True}, unverified):
+    unverified = {**files, "verify": False}
+    for tls in (files, {**files, "check_hostname": False}, unverified):
         backend = make(tls_server, tls=tls)
         assert backend.send_batch(messages) == [None] * 151
         assert backend.health_check() is True

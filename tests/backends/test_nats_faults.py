@@ -34,6 +34,7 @@ from tests.support.nats_server import (
 )
 from tests.support.scripted_nats import ScriptedNats
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 
 from .test_nats import MakeBackend, make
 
@@ -98,7 +99,7 @@ def is_answer(subject: str, body: bytes) -> bytes:
 LOGINS: dict[str, tuple[str, dict[str, str]]] = {
     "password": (
         "authorization { user: app, password: correct }",
-        {"user": "app", "password": "correct"},
+        {"username": "app", "password": "correct"},
     ),
     "token": ("authorization { token: correct }", {"token": "correct"}),
     "key": (f"authorization {{ users = [ {{ nkey: {NKEY} }} ] }}", {"nkeys_seed_str": SEED}),
@@ -118,7 +119,7 @@ class TestFaults(BackendFaultContract):
             *("no login", "wrong password", "unknown user", "wrong token", "wrong key"),
             *("invalid key", "no key file", "no credentials file"),
         ),
-        Fault.TLS: ("another CA", "the system's CAs", "no certificate", "another name", "no TLS"),
+        Fault.TLS: CASES,
         Fault.FULL: ("max_bytes", "max_msgs", "storage"),
     }
     stores_once = True
@@ -185,8 +186,8 @@ class TestFaults(BackendFaultContract):
         kind, options = {
             None: ("password", LOGINS["password"][1]),
             "no login": ("password", {}),
-            "wrong password": ("password", {"user": "app", "password": self.secret}),
-            "unknown user": ("password", {"user": "no", "password": self.secret}),
+            "wrong password": ("password", {"username": "app", "password": self.secret}),
+            "unknown user": ("password", {"username": "no", "password": self.secret}),
             "wrong token": ("token", {"token": self.secret}),
             "wrong key": ("key", {"nkeys_seed_str": self.secret}),
             "invalid key": ("key", {"nkeys_seed_str": "no seed"}),
@@ -198,17 +199,11 @@ class TestFaults(BackendFaultContract):
 
     @contextmanager
     def tls(self, case: str | None) -> Iterator[MessageBackend]:
-        files = self.request.getfixturevalue("certificates")
-        options: dict[str, Any] = {
-            None: {"tls": context(files)},
-            "another CA": {"tls": context(files, ca="other.pem")},
-            "the system's CAs": {"tls": True},
-            "no certificate": {"tls": context(files, client=False)},
-            "another name": {"tls": context(files), "tls_hostname": "nats.example"},
-            "no TLS": {},
-        }[case]
-        server = self.request.getfixturevalue("tls_server")
-        yield self.new_backend(servers=server.url, create_stream=True, **options)
+        port = self.request.getfixturevalue("tls_server").port
+        options = tls_options(self.request.getfixturevalue("certificates"), case)
+        yield self.new_backend(
+            servers=f"nats://{host_of(case)}:{port}", create_stream=True, **options
+        )
 
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:
@@ -302,7 +297,7 @@ authorization {{ users = [
 ] }}
 """
 ASK = '"$JS.API.STREAM.INFO.EVENTS"'
-APP = {"user": "app", "password": "correct"}
+APP = {"username": "app", "password": "correct"}
 
 
 def as_admin(server: NatsServer) -> str:
@@ -335,7 +330,7 @@ def test_permission_that_every_event_needs_is_unavailable_at_once(
         backend = make(servers=server.url, timeout=30, **APP)
         started = time.monotonic()
         with pytest.raises(BackendUnavailable, match="permissions violation"):
-            backend.send_batch(numbers(2))
+            backend.send(*numbers(1))
         assert time.monotonic() - started < 10
 
 
@@ -403,9 +398,9 @@ def test_password_is_not_sent_in_plain_text(make: MakeBackend, wanted: str) -> N
         options: dict[str, Any] = {"servers": server.url, "tls": True}
         if wanted == "scheme":
             options = {"servers": server.url.replace("nats:", "tls:")}
-        backend = make(user="app", password="secret", **options)
+        backend = make(username="app", password="secret", **options)
         with pytest.raises(BackendUnavailable, match="secure connection"):
-            backend.send_batch(numbers(1))
+            backend.send(*numbers(1))
         assert server.connects == []
 
 
@@ -418,7 +413,7 @@ def test_server_without_jetstream_is_unavailable(make: MakeBackend) -> None:
         ScriptedNats(lambda subject, body: b"NATS/1.0 503") as server,
         pytest.raises(BackendUnavailable, match="JetStream is not available"),
     ):
-        make(servers=server.url).send_batch(numbers(2))
+        make(servers=server.url).send(*numbers(1))
 
 
 @pytest.mark.parametrize(
@@ -503,7 +498,7 @@ def test_server_that_was_restarted_while_nobody_published_costs_nothing(
     make: MakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first batch after a rest finds out that the connection is gone, and gets through."""
-    monkeypatch.setattr("django_broadcaster.backends.nats.link.RESTED_SECONDS", 0.0)
+    monkeypatch.setattr("django_broadcaster.backends.nats.connection.RESTED_SECONDS", 0.0)
     with nats_server(tmp_path) as server:
         backend = make(servers=server.url, create_stream=True)
         messages = numbers(6, "a")

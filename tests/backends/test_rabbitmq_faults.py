@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from ssl import CERT_NONE
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +35,7 @@ from tests.support.rabbitmq_server import (
 )
 from tests.support.redis_server import free_port
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -106,10 +106,7 @@ class TestFaults(BackendFaultContract):
     cases = {
         Fault.MISSING: ("exchange", "queue", "exchange deleted meanwhile"),
         Fault.CREDENTIALS: ("wrong password", "unknown user", "no such virtual host"),
-        Fault.TLS: (
-            *("another CA", "no CA file", "the system's CAs", "no certificate"),
-            *("another name", "no TLS"),
-        ),
+        Fault.TLS: CASES,
     }
     timeout_options = {"timeout": 1.0, "connect_timeout": 1.0}
 
@@ -187,26 +184,12 @@ class TestFaults(BackendFaultContract):
 
     @contextmanager
     def tls(self, case: str | None) -> Iterator[MessageBackend]:
-        host = "localhost" if case == "another name" else "127.0.0.1"
-        files = {"ca_certs": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
-        files |= {
-            "another CA": {"ca_certs": "other.pem"},
-            "no CA file": {"ca_certs": "missing.pem"},
-        }.get(case or "", {})
-        left_out = {
-            "the system's CAs": {"ca_certs"},
-            "no certificate": {"certfile", "keyfile"},
-        }.get(case or "", set())
-        ssl = {
-            option: str(self.certificates / file)
-            for option, file in files.items()
-            if option not in left_out
-        }
-        url = f"amqps://{host}:{self.tls_port}"
-        if case == "no TLS":
-            yield self.new_backend(url=f"amqp://{host}:{self.tls_port}", **self.timeout_options)
-        else:
-            yield self.new_backend(url=url, ssl=ssl, timeout=5.0)
+        scheme = "amqp" if case == "no TLS" else "amqps"
+        yield self.new_backend(
+            url=f"{scheme}://{host_of(case)}:{self.tls_port}",
+            **tls_options(self.certificates, case),
+            **(self.timeout_options if case else {}),
+        )
 
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:
@@ -223,9 +206,9 @@ def test_refusal_in_the_middle_of_many_is_found(
     make: MakeBackend, server: RabbitMQServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing hints at the event to blame, the next try finds it; no key overtakes itself."""
-    from django_broadcaster.backends.rabbitmq import flight
+    from django_broadcaster.backends.rabbitmq import sender
 
-    monkeypatch.setattr(flight, "UNPROVEN_BYTES", 10 * LARGEST)
+    monkeypatch.setattr(sender, "UNPROVEN_BYTES", 10 * LARGEST)
     backend = make()
     backend._experience.proven = 10 * LARGEST
     messages = numbers(50, "a") + numbers(50) + numbers(10, "b")
@@ -274,7 +257,7 @@ def reader(server: RabbitMQServer, writes: str) -> Iterator[dict[str, Any]]:
     try:
         yield {
             "url": f"amqp://127.0.0.1:{server.port}",
-            "userid": "reader",
+            "username": "reader",
             "password": "secret",
             "declare": False,
         }
@@ -416,9 +399,11 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     idle = make()
     for each in (backend, idle):
         assert each.send_batch(numbers(1)) == [None]
-    link = backend._link
-    assert link is not None
-    wait_until(partial(_is_hung_up, link.connection.sock), WAIT, "the server misses the heartbeat")
+    connection = backend._connection
+    assert connection is not None
+    wait_until(
+        partial(_is_hung_up, connection.connection.sock), WAIT, "the server misses the heartbeat"
+    )
     server.node.control("close_all_connections", "a test")
     for each in (backend, idle):
         assert each.send_batch(numbers(3)) == [None] * 3
@@ -436,11 +421,11 @@ def _is_hung_up(connected: socket.socket) -> bool:
 
 
 def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:
-    """`cert_reqs` of CERT_NONE lets any server pass, whatever its name."""
+    """`verify` of False lets any server pass, whatever its name."""
     tls = {
-        "cert_reqs": CERT_NONE,
-        "certfile": str(certificates / "client.pem"),
-        "keyfile": str(certificates / "client.key"),
+        "verify": False,
+        "cert_file": str(certificates / "client.pem"),
+        "key_file": str(certificates / "client.key"),
     }
-    backend = make(url=f"amqps://localhost:{tls_port}", ssl=tls)
+    backend = make(url=f"amqps://localhost:{tls_port}", tls=tls)
     assert backend.send_batch(numbers(2)) == [None] * 2

@@ -14,6 +14,7 @@ from django_broadcaster.exceptions import Rejected
 from django_broadcaster.testing import BackendFaultContract, Fault
 from tests.support.redis_server import RedisServer, free_port, redis_server, tls_arguments
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ class TestFaults(BackendFaultContract):
     excluded = {Fault.MISSING: "a stream is made by its first entry"}
     cases = {
         Fault.CREDENTIALS: ("no password", "wrong password", "unknown user"),
-        Fault.TLS: ("another CA", "no CA file", "no certificate", "another name", "no TLS"),
+        Fault.TLS: CASES,
         Fault.FULL: ("at once", "during a batch"),
     }
     missing_for_one_error = Rejected
@@ -88,22 +89,9 @@ class TestFaults(BackendFaultContract):
     @contextmanager
     def tls(self, case: str | None) -> Iterator[MessageBackend]:
         port, files = free_port(), self.certificates
-        options: dict[str, Any] = {
-            "ssl": True,
-            "ssl_ca_certs": str(files / "ca.pem"),
-            "ssl_certfile": str(files / "client.pem"),
-            "ssl_keyfile": str(files / "client.key"),
-        }
-        if case == "no TLS":
-            options = {}
-        options |= {
-            "another CA": {"ssl_ca_certs": str(files / "other.pem")},
-            "no CA file": {"ssl_ca_certs": str(files / "missing.pem")},
-            "no certificate": {"ssl_certfile": None, "ssl_keyfile": None},
-            "another name": {"host": "localhost"},
-        }.get(case or "", {})
         with redis_server(self.folder, "--tls-port", str(port), *tls_arguments(files)):
-            yield self.new_backend(port=port, socket_timeout=2.0, **options)
+            options = {"host": host_of(case), "socket_timeout": 2.0, **tls_options(files, case)}
+            yield self.new_backend(port=port, **options)
 
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:

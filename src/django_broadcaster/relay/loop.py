@@ -23,6 +23,7 @@ from django_broadcaster.store import RelayRows
 from .announcing import log_delivery
 from .circuit import Circuit
 from .delivery import Delivery
+from .endpoint_book import attach_endpoints
 from .health import Activity
 from .history import History
 from .isolation import read_committed
@@ -75,6 +76,7 @@ class DeliveryLoop:
         self._takes_share = takes_share
         self.activity = Activity()
         self.backend.on_progress = self.activity.go_on
+        attach_endpoints(self.backend)
         self.share_changed = Event()
         """Set from another thread when relays came or went: the next turn looks at the share."""
         self._policy = backends.retry_policy(alias)

@@ -191,7 +191,7 @@ def test_checked_address_gets_the_name_in_tls_and_host(
     with webhook_server(context) as server:
         backend = make(
             url=f"https://hooks.example:{server.port}/",
-            ssl_ca_certs=str(tmp_path / "ca.pem"),
+            tls={"ca_file": str(tmp_path / "ca.pem")},
             allow_private=False,
             allowed_networks=["127.0.0.1/32"],
         )
@@ -205,6 +205,6 @@ def test_checked_address_gets_the_name_in_tls_and_host(
 
 def test_missing_file_of_tls_is_an_outage(make: MakeBackend, server: WebhookServer) -> None:
     """A file that is not there loses nothing, and the error names the backend."""
-    backend = make(url=server.url, ssl_ca_certs="/nowhere/ca.pem")
+    backend = make(url=server.url, tls={"ca_file": "/nowhere/ca.pem"})
     with pytest.raises(BackendUnavailable, match="'default'"):
         backend.send(make_message(data=1))

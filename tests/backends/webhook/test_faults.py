@@ -31,6 +31,7 @@ from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.redis_server import free_port
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import SERVER_CASES, host_of, tls_options
 from tests.support.waiting import wait_until
 from tests.support.webhook_server import Reply, Request, WebhookServer, webhook_server
 
@@ -59,14 +60,7 @@ class TestFaults(BackendFaultContract):
     cases = {
         Fault.MISSING: ("404",),
         Fault.CREDENTIALS: ("401", "403"),
-        Fault.TLS: (
-            "another CA",
-            "no CA file",
-            "the system's CAs",
-            "another name",
-            "no TLS",
-            "server without TLS",
-        ),
+        Fault.TLS: (*SERVER_CASES, "server without TLS"),
         Fault.FULL: ("429", "503"),
     }
     outage_errors = (BackendUnavailable, TransientError)
@@ -145,14 +139,13 @@ class TestFaults(BackendFaultContract):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificates / "server.pem", self.certificates / "server.key")
         scheme = "http" if case == "no TLS" else "https"
-        host = "localhost" if case == "another name" else "127.0.0.1"
-        file = {"another CA": "other.pem", "no CA file": "none.pem"}.get(case or "", "ca.pem")
-        options: dict[str, Any] = {"ssl_ca_certs": str(self.certificates / file)}
-        if case == "the system's CAs":
-            options = {}
         with webhook_server(context) as server:
             port = self.server.port if case == "server without TLS" else server.port
-            yield self.new_backend(url=f"{scheme}://{host}:{port}", timeout=3.0, **options)
+            yield self.new_backend(
+                url=f"{scheme}://{host_of(case)}:{port}",
+                timeout=3.0,
+                **tls_options(self.certificates, case),
+            )
             assert case is None or server.requests == []
 
     @contextmanager
@@ -462,7 +455,7 @@ def test_process_without_files_left_blames_nobody(
     def fail(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(backend._rules, "socket_for", fail)
+    monkeypatch.setattr(backend.options.rules, "socket_for", fail)
     assert kinds(backend.send_batch(numbers(50))) == [BackendUnavailable] * 50
     monkeypatch.undo()
     assert backend.send_batch(numbers(50)) == [None] * 50
