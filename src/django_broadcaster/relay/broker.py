@@ -14,6 +14,7 @@ from django_broadcaster.exceptions import BackendConfigurationError, DeliveryErr
 from django_broadcaster.redaction import hiding, kept
 
 from .circuit import Circuit
+from .endpoint_book import attach_endpoints
 from .health import Activity
 from .lease import Lease
 from .separate_thread import CallingThread, InTurn, Runner
@@ -35,6 +36,7 @@ class Broker:
         self._lease = lease
         self._activity = activity
         self.backend: MessageBackend = backends.create(lease.backend)
+        attach_endpoints(self.backend)
         refuse_greenlets(self.backend)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
         self.runner: Runner = CallingThread() if runs_alone else runner
@@ -89,7 +91,7 @@ class Broker:
             self.runner.run(self.backend.close)
 
     def _attach(self) -> None:
-        """Let the backend report to this relay that it makes progress."""
+        """Let the backend report its progress to this relay."""
         self.backend.on_progress = self._activity.go_on
 
     def _open(self) -> bool:

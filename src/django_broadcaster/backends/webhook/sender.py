@@ -17,7 +17,7 @@ from typing import Final
 
 from django_broadcaster.backends.base import Message
 
-from .answers import Answer, Kind
+from .errors import Answer, Kind
 from .signatures import Signer
 
 OutboxAttempt = Callable[[int], Awaitable[Answer]]
@@ -80,7 +80,7 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class Exchange:
+class Sender:
     """One batch: `answers` has one for each message, None where an earlier one of its key failed.
 
     attempt: sends the message with that index.
