@@ -51,14 +51,14 @@ def whole(unit: str, least: int, most: int | None = None) -> Rule:
     """Return the rule for a whole number within inclusive bounds."""
     bounds = f", {least} or more" if most is None else f" from {least} to {most}"
     return Rule(
-        f"a whole number of {unit}{bounds}",
+        f"a whole number{unit and ' of '}{unit}{bounds}",
         lambda value: is_whole(value, least) and (most is None or value <= most),
         unit,
     )
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return True for a finite number; True and False are no numbers."""
+    """Return True for a finite number that is not a bool."""
     if isinstance(value, float):
         return isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
@@ -70,7 +70,7 @@ def is_whole(value: object, least: int) -> TypeGuard[int]:
 
 
 def seconds(value: object) -> float:
-    """Return a duration in seconds, or -1 for a value that is no duration."""
+    """Return a duration in seconds, or -1 for any other value."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     return value if is_number(value) else -1

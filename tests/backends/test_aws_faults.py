@@ -441,7 +441,7 @@ def test_interrupted_batch_leaves_no_answers_behind(
     with RefusingProxy(server, whole=lambda _: None if gate.wait(WAIT) else Whole("Late")) as proxy:
         backend = make(proxy.url, queue, connections=1)
         with monkeypatch.context() as patch:
-            patch.setattr("django_broadcaster.backends.aws.calls.wait", interrupt)
+            patch.setattr("django_broadcaster.backends.aws.sender.wait", interrupt)
             with pytest.raises(Interrupted):
                 backend.send_batch(messages)
         gate.set()

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import CeleryBackend, MessageBackend
 from django_broadcaster.backends.celery import task_id
-from django_broadcaster.backends.celery.backend import escape
+from django_broadcaster.backends.names import escape_words
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -225,7 +225,7 @@ def test_event_that_is_sent_again_has_the_same_task_id(
 )
 def test_task_name_cannot_be_broken_out_of(field: str, value: str, escaped: str) -> None:
     """No field adds a word to the name of a task, but the type, whose words they are."""
-    assert escape(field, value) == escaped
+    assert escape_words(field, value) == escaped
 
 
 def test_celerys_own_tasks_cannot_be_called(make: MakeBackend, broker: str, queue: str) -> None:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import KafkaBackend, Message, MessageBackend
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.backends.kafka.topics import escape
+from django_broadcaster.backends.names import escape_topic
 from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -354,14 +354,14 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, topic:
 )
 def test_value_cannot_break_out_of_its_part(field: str, value: str, escaped: str) -> None:
     """What has a meaning in a topic's name, or cannot be in one, is escaped."""
-    assert escape(field, value) == escaped
+    assert escape_topic(field, value) == escaped
 
 
 @given(values=st.lists(st.text(min_size=1), min_size=2, max_size=2))
 def test_no_two_values_have_the_same_name(values: list[str]) -> None:
     """An escaped value can be read back, so that no event gets into the topic of another."""
     for value in values:
-        name = escape("key", value)
+        name = escape_topic("key", value)
         assert re.fullmatch(r"[a-zA-Z0-9_-]+", name)
         assert name != "_"  # which stands for no value
         read = unquote_to_bytes(re.sub(r"_(?=[0-9A-F]{2})", "%", name))
@@ -463,7 +463,7 @@ def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBac
         ("topic", "x" * 250, "250"),
         ("topic", "a/{type}", "letters"),
         ("topic", "{id}", "{key}"),
-        ("topic", 7, "text"),
+        ("topic", 7, "string"),
         ("bootstrap_servers", "", "host:port"),
         ("bootstrap_servers", [], "host:port"),
         ("timestamp", "time", "'event'"),

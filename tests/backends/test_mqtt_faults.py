@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from ssl import CERT_NONE
 from typing import Any
 
 import pytest
 
 from django_broadcaster.backends import Message, MQTTBackend
-from django_broadcaster.backends.mqtt import flight
+from django_broadcaster.backends.mqtt import sender
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -174,7 +173,7 @@ def test_connection_that_was_silent_is_not_trusted(
     with ScriptedMQTT(puback) as scripted:
         backend = make(scripted)
         assert backend.send_batch(numbers(1)) == [None]
-        backend.link()._last_word -= silent
+        backend.connection()._last_word -= silent
         assert backend.send_batch(numbers(1)) == [None]
         assert (scripted.logins, scripted.pings) == (logins, silent == 5.0)
 
@@ -253,7 +252,7 @@ def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_pat
     message = make_message(data="x" * 1000)
     with mosquitto_server(tmp_path) as server:
         backend = make(server)
-        size = backend.letter(message, backend.link()).size
+        size = backend.outgoing(message, backend.connection()).size
     for limit, kind in ((size, None), (size - 1, Rejected)):
         with mosquitto_server(tmp_path, f"max_packet_size {limit}") as server:
             assert kinds(make(server).send_batch([message])) == [kind]
@@ -415,7 +414,7 @@ def test_server_that_hangs_up_without_a_word_over_one_event(make: MakeBackend) -
         behind = numbers(2, "a")
         first = backend.send_batch([poison, *behind, *numbers(5)])
         assert kinds(first[:3]) == [BackendUnavailable] * 3
-        for expected in [BackendUnavailable] * (flight.STRIKES - 1) + [TransientError]:
+        for expected in [BackendUnavailable] * (sender.STRIKES - 1) + [TransientError]:
             held = BackendUnavailable if expected is BackendUnavailable else Held
             outcomes = backend.send_batch([poison, *behind, *numbers(5)])
             assert kinds(outcomes) == [expected, held, held, *[None] * 5]
@@ -524,11 +523,11 @@ def tls_server(tmp_path: Path, certificates: Path) -> Iterator[MosquittoServer]:
 
 
 def client_files(folder: Path, ca: str = "ca") -> dict[str, Any]:
-    """What paho's `tls_set` would be given."""
+    """The dictionary that `tls` may be."""
     return {
-        "ca_certs": str(folder / f"{ca}.pem"),
-        "certfile": str(folder / "client.pem"),
-        "keyfile": str(folder / "client.key"),
+        "ca_file": str(folder / f"{ca}.pem"),
+        "cert_file": str(folder / "client.pem"),
+        "key_file": str(folder / "client.key"),
     }
 
 
@@ -538,8 +537,8 @@ def test_tls_with_certificates_on_both_sides(
     """Messages large and small go over an encrypted connection, also to an unverified server."""
     files = client_files(certificates)
     messages = [*numbers(100), make_message(data="x" * 3_000_000), *numbers(50, "key")]
-    unverified = {**files, "cert_reqs": CERT_NONE}
-    for tls in (files, {**files, "insecure": True}, unverified):
+    unverified = {**files, "verify": False}
+    for tls in (files, {**files, "check_hostname": False}, unverified):
         backend = make(tls_server, tls=tls)
         assert backend.send_batch(messages) == [None] * 151
         assert backend.health_check() is True
@@ -553,8 +552,8 @@ def test_wrong_tls_is_unavailable(
     wrong: list[dict[str, Any]] = [
         {"tls": client_files(certificates, "other")},
         {"tls": files, "host": "localhost"},
-        {"tls": {"ca_certs": files["ca_certs"]}},
-        {"tls": {**files, "ca_certs": str(certificates / "none.pem")}},
+        {"tls": {"ca_file": files["ca_file"]}},
+        {"tls": {**files, "ca_file": str(certificates / "none.pem")}},
         {"tls": True},
         {},
     ]

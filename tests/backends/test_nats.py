@@ -328,7 +328,7 @@ def test_missing_stream_is_unavailable_where_it_is_not_to_be_made(
     """A stream that is not there costs no event; the error says what to do."""
     backend = make(stream=name, subject=name)
     with pytest.raises(BackendUnavailable, match=f"no stream '{name}'.*create_stream"):
-        backend.send_batch(numbers(2))
+        backend.send(*numbers(1))
     assert backend.health_check() is True
     assert config_of(shared_url(), name) is None
     add_stream(shared_url(), name, name)
@@ -368,7 +368,7 @@ def test_stream_that_takes_nothing_of_ours_is_unavailable(
         add_stream(shared_url(), name, *subjects, **config)
     backend = make(stream=name, subject=f"{name}.events.{{type}}", create_stream=True)
     with pytest.raises(BackendUnavailable, match=problem):
-        backend.send_batch(numbers(2))
+        backend.send(*numbers(1))
 
 
 def test_stream_that_cannot_be_made_is_unavailable(make: MakeBackend, name: str) -> None:
@@ -418,7 +418,7 @@ def test_stream_config_that_nats_py_does_not_know_is_named(make: MakeBackend, na
         ({"tls": "yes"}, "'tls'"),
         ({"tls_hostname": "nats.example"}, "'tls_hostname'"),
         ({"tls_handshake_first": True}, "'tls_handshake_first'"),
-        ({"user": "me"}, "'user'"),
+        ({"username": "me"}, "'password'"),
         ({"content_mode": "batched"}, "'content_mode'"),
     ],
 )

@@ -208,7 +208,7 @@ authorization {{ users = [
 ] }}
 """
 ASK = '"$JS.API.STREAM.INFO.EVENTS"'
-APP = {"user": "app", "password": "correct"}
+APP = {"username": "app", "password": "correct"}
 
 
 def as_admin(server: NatsServer) -> str:
@@ -241,7 +241,7 @@ def test_permission_that_every_event_needs_is_unavailable_at_once(
         backend = make(servers=server.url, timeout=30, **APP)
         started = time.monotonic()
         with pytest.raises(BackendUnavailable, match="permissions violation"):
-            backend.send_batch(numbers(2))
+            backend.send(*numbers(1))
         assert time.monotonic() - started < 10
 
 
@@ -279,8 +279,12 @@ OTHER_SEED = nkeys.encode_seed(bytes(range(1, 33)), nkeys.PREFIX_BYTE_USER).deco
     [
         (
             "authorization { user: app, password: correct }",
-            {"user": "app", "password": "correct"},
-            [{}, {"user": "app", "password": "wrong"}, {"user": "no", "password": "correct"}],
+            {"username": "app", "password": "correct"},
+            [
+                {},
+                {"username": "app", "password": "wrong"},
+                {"username": "no", "password": "correct"},
+            ],
         ),
         ("authorization { token: correct }", {"token": "correct"}, [{"token": "wrong"}]),
         (
@@ -308,7 +312,7 @@ def test_wrong_credentials_are_unavailable(
         for options in wrong:
             backend = make(servers=server.url, create_stream=True, **options)
             with pytest.raises(BackendUnavailable) as caught:
-                backend.send_batch(numbers(2))
+                backend.send(*numbers(1))
             assert not any(value in str(caught.value) for value in ("correct", "wrong", OTHER_SEED))
             assert backend.health_check() is False
         backend = make(servers=server.url, create_stream=True, **right)
@@ -372,7 +376,7 @@ def test_wrong_tls_is_unavailable(
     }[wrong]
     backend = make(servers=tls_server.url, create_stream=True, **tls)
     with pytest.raises(BackendUnavailable):
-        backend.send_batch(numbers(2))
+        backend.send(*numbers(1))
     assert backend.health_check() is False
 
 
@@ -383,9 +387,9 @@ def test_password_is_not_sent_in_plain_text(make: MakeBackend, wanted: str) -> N
         options: dict[str, Any] = {"servers": server.url, "tls": True}
         if wanted == "scheme":
             options = {"servers": server.url.replace("nats:", "tls:")}
-        backend = make(user="app", password="secret", **options)
+        backend = make(username="app", password="secret", **options)
         with pytest.raises(BackendUnavailable, match="secure connection"):
-            backend.send_batch(numbers(1))
+            backend.send(*numbers(1))
         assert server.connects == []
 
 
@@ -423,7 +427,7 @@ def test_server_without_jetstream_is_unavailable(make: MakeBackend) -> None:
         ScriptedNats(lambda subject, body: b"NATS/1.0 503") as server,
         pytest.raises(BackendUnavailable, match="JetStream is not available"),
     ):
-        make(servers=server.url).send_batch(numbers(2))
+        make(servers=server.url).send(*numbers(1))
 
 
 @pytest.mark.parametrize("full", ["max_bytes", "max_msgs"])
@@ -616,7 +620,7 @@ def test_server_that_was_restarted_while_nobody_published_costs_nothing(
     make: MakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first batch after a rest finds out that the connection is gone, and gets through."""
-    monkeypatch.setattr("django_broadcaster.backends.nats.link.RESTED_SECONDS", 0.0)
+    monkeypatch.setattr("django_broadcaster.backends.nats.connection.RESTED_SECONDS", 0.0)
     with nats_server(tmp_path) as server:
         backend = make(servers=server.url, create_stream=True)
         messages = numbers(6, "a")

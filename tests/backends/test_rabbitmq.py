@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
+from django_broadcaster.backends.names import escape_word, escape_words
 from django_broadcaster.backends.rabbitmq import backend as rabbitmq_backend
-from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -249,7 +249,7 @@ def test_property_that_the_server_refuses_rejects_its_event_alone(
     Of a batch that was sent at once the server does not say which one it was. The next batch finds
     it.
     """
-    monkeypatch.setattr(rabbitmq_backend, "property_problem", lambda key, value: "")
+    monkeypatch.setattr(rabbitmq_backend, "read_properties", lambda read, config: None)
     backend = make(exchange=name, queue=name)
     wrong = make_message(config={"headers": {"CC": "not a list"}})
     messages = [make_message(), wrong, make_message()]
@@ -401,14 +401,14 @@ def test_config_of_an_event_names_its_place(make: MakeBackend, name: str) -> Non
 )
 def test_routing_key_cannot_be_broken_out_of(field: str, value: str, escaped: str) -> None:
     """No field adds a word, but the type, whose words they are; none has a wildcard."""
-    assert escape_routing_key(field, value) == escaped
+    assert escape_words(field, value) == escaped
 
 
 @given(st.text(min_size=1))
 def test_exchange_cannot_be_broken_out_of(value: str) -> None:
     """A field of an exchange's name is of a few safe characters; `amq.` cannot be reached."""
     text = value.encode(errors="replace").decode()
-    assert re.fullmatch(r"[\w%-]+", escape_exchange("type", text), re.ASCII)
+    assert re.fullmatch(r"[\w%-]+", escape_word("type", text), re.ASCII)
 
 
 def test_name_that_is_too_long_is_rejected_alone(make: MakeBackend, name: str) -> None:
@@ -552,20 +552,20 @@ def test_batch_costs_few_writes(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch, keys: int, turns: int
 ) -> None:
     """A batch is written at once: as often as its busiest key has events, and one scout before."""
-    from django_broadcaster.backends.rabbitmq.link import Link
+    from django_broadcaster.backends.rabbitmq.connection import Connection
 
     messages = numbers(500)
     for number, message in enumerate(messages):
         message.partition_key = f"key-{number % keys}" if keys else ""
     backend = make(exchange=name, queue=name)
     sent: list[int] = []
-    send = Link.send
+    send = Connection.send
 
-    def counted(self: Link, letters: list[Any], **options: Any) -> None:
-        sent.append(len(letters))
-        send(self, letters, **options)
+    def counted(self: Connection, messages: list[Any], **options: Any) -> None:
+        sent.append(len(messages))
+        send(self, messages, **options)
 
-    monkeypatch.setattr(Link, "send", counted)
+    monkeypatch.setattr(Connection, "send", counted)
     assert backend.send_batch(messages) == [None] * 500
     assert sum(sent) == 500
     assert sent[0] == 1
@@ -592,9 +592,9 @@ def test_batch_costs_few_writes(
         ({"url": 5}, "'url'"),
         ({"url": "amqp://me:secret@one", "password": "secret"}, "'url'"),
         ({"login_method": "GUESS"}, "'login_method'"),
-        ({"ssl": {"ca_certs": "ca.pem"}}, "'ssl'"),
-        ({"url": "amqps://one", "ssl": {"verify": True}}, "'ssl'"),
-        ({"url": "amqps://one", "ssl": True}, "'ssl'"),
+        ({"url": "amqp://one", "tls": {"ca_file": "ca.pem"}}, "'url'"),
+        ({"url": "amqps://one", "tls": {"ca_certs": "ca.pem"}}, "'tls'"),
+        ({"url": "amqps://one", "tls": "yes"}, "'tls'"),
         ({"exchange": None}, "'exchange'"),
         ({"exchange": "{nothing}"}, "'exchange'"),
         ({"exchange": "x" * 256}, "'exchange'"),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from ssl import CERT_NONE
 from typing import Any
 from uuid import uuid4
 
@@ -123,9 +122,9 @@ def test_refusal_in_the_middle_of_many_is_found(
     make: MakeBackend, server: RabbitMQServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing hints at the event to blame, the next try finds it; no key overtakes itself."""
-    from django_broadcaster.backends.rabbitmq import flight
+    from django_broadcaster.backends.rabbitmq import sender
 
-    monkeypatch.setattr(flight, "UNPROVEN_BYTES", 10 * LARGEST)
+    monkeypatch.setattr(sender, "UNPROVEN_BYTES", 10 * LARGEST)
     backend = make()
     backend._experience.proven = 10 * LARGEST
     messages = numbers(50, "a") + numbers(50) + numbers(10, "b")
@@ -189,7 +188,7 @@ def reader(server: RabbitMQServer, writes: str) -> Iterator[dict[str, Any]]:
     try:
         yield {
             "url": f"amqp://127.0.0.1:{server.port}",
-            "userid": "reader",
+            "username": "reader",
             "password": "secret",
             "declare": False,
         }
@@ -467,9 +466,11 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     idle = make()
     for each in (backend, idle):
         assert each.send_batch(numbers(1)) == [None]
-    link = backend._link
-    assert link is not None
-    wait_until(partial(_is_hung_up, link.connection.sock), WAIT, "the server misses the heartbeat")
+    connection = backend._connection
+    assert connection is not None
+    wait_until(
+        partial(_is_hung_up, connection.connection.sock), WAIT, "the server misses the heartbeat"
+    )
     server.node.control("close_all_connections", "a test")
     for each in (backend, idle):
         assert each.send_batch(numbers(3)) == [None] * 3
@@ -521,9 +522,9 @@ def _insist(backend: RabbitMQBackend, batch: list[Message]) -> None:
 
 def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
     """With the CA and a certificate of its own the backend delivers over TLS, be it megabytes."""
-    files = {"ca_certs": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
+    files = {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
     tls = {option: str(certificates / file) for option, file in files.items()}
-    backend = make(url=f"amqps://127.0.0.1:{tls_port}", ssl=tls)
+    backend = make(url=f"amqps://127.0.0.1:{tls_port}", tls=tls)
     assert backend.send_batch(numbers(3)) == [None] * 3
     many = [make_message(data="x" * 50_000) for _ in range(100)]
     assert backend.send_batch(many) == [None] * 100
@@ -533,11 +534,11 @@ def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "options"),
     [
-        ("amqps://127.0.0.1", {"ca_certs": "other.pem", "certfile": "client.pem"}),
-        ("amqps://127.0.0.1", {"ca_certs": "missing.pem", "certfile": "client.pem"}),
-        ("amqps://127.0.0.1", {"certfile": "client.pem"}),
-        ("amqps://127.0.0.1", {"ca_certs": "ca.pem"}),
-        ("amqps://localhost", {"ca_certs": "ca.pem", "certfile": "client.pem"}),
+        ("amqps://127.0.0.1", {"ca_file": "other.pem", "cert_file": "client.pem"}),
+        ("amqps://127.0.0.1", {"ca_file": "missing.pem", "cert_file": "client.pem"}),
+        ("amqps://127.0.0.1", {"cert_file": "client.pem"}),
+        ("amqps://127.0.0.1", {"ca_file": "ca.pem"}),
+        ("amqps://localhost", {"ca_file": "ca.pem", "cert_file": "client.pem"}),
         ("amqp://127.0.0.1", None),
     ],
     ids=["another CA", "no CA file", "the system's CAs", "no certificate", "another name", "none"],
@@ -547,19 +548,19 @@ def test_wrong_tls_is_unavailable(
 ) -> None:
     """TLS that fails costs no event, and is never replaced by a connection without it."""
     tls = options and {option: str(certificates / file) for option, file in options.items()}
-    if tls and "certfile" in tls:
-        tls["keyfile"] = str(certificates / "client.key")
-    backend = make(url=f"{url}:{tls_port}", ssl=tls, timeout=2, connect_timeout=2)
+    if tls and "cert_file" in tls:
+        tls["key_file"] = str(certificates / "client.key")
+    backend = make(url=f"{url}:{tls_port}", tls=tls, timeout=2, connect_timeout=2)
     assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
 
 
 def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:
-    """`cert_reqs` of CERT_NONE lets any server pass, whatever its name."""
+    """`verify` of False lets any server pass, whatever its name."""
     tls = {
-        "cert_reqs": CERT_NONE,
-        "certfile": str(certificates / "client.pem"),
-        "keyfile": str(certificates / "client.key"),
+        "verify": False,
+        "cert_file": str(certificates / "client.pem"),
+        "key_file": str(certificates / "client.key"),
     }
-    backend = make(url=f"amqps://localhost:{tls_port}", ssl=tls)
+    backend = make(url=f"amqps://localhost:{tls_port}", tls=tls)
     assert backend.send_batch(numbers(2)) == [None] * 2

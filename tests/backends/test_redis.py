@@ -20,8 +20,8 @@ import redis
 
 from django_broadcaster.backends import Message, RedisStreamBackend
 from django_broadcaster.backends.redis import backend as module
+from django_broadcaster.backends.redis import connection as link
 from django_broadcaster.backends.redis import entries as packed
-from django_broadcaster.backends.redis import link
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -188,7 +188,7 @@ def test_large_batch_is_split_and_stays_in_order(
         ({"url": "redis://:4#secret@one"}, "'url'"),
         ({"url": "redis://:4?secret@one"}, "'url'"),
         ({"url": "redis://[::1"}, "'url'"),
-        ({"url": "redis://one", "ssl": True}, "'url'"),
+        ({"url": "redis://one", "tls": True}, "'url'"),
         ({"stream_name": ""}, "'stream_name'"),
         ({"stream_name": 1}, "'stream_name'"),
         ({"max_len": 0}, "'max_len'"),
@@ -196,8 +196,8 @@ def test_large_batch_is_split_and_stays_in_order(
         ({"max_len": True}, "'max_len'"),
         ({"socket_timeout": 0}, "'socket_timeout'"),
         ({"connect_timeout": None}, "'connect_timeout'"),
-        ({"ssl": True, "ssl_cert_reqs": "maybe"}, "'ssl_cert_reqs'"),
-        ({"ssl_ca_certs": "ca.pem"}, "'ssl_ca_certs'"),
+        ({"tls": {"verify": "maybe"}}, "'tls'"),
+        ({"tls": {"ssl_ca_certs": "ca.pem"}}, "'tls'"),
         ({"content_mode": "mixed"}, "'content_mode'"),
         ({"wait_replicas": -1}, "'wait_replicas'"),
         ({"wait_replicas": True}, "'wait_replicas'"),
@@ -214,7 +214,7 @@ def test_large_batch_is_split_and_stays_in_order(
         ({"cluster": True, "url": "redis://one/1"}, "'url'"),
         ({"cluster": True, "url": "unix:///one"}, "'url'"),
         ({"startup_nodes": [("one", 1)]}, "'startup_nodes'"),
-        ({"url": "redis://one", "ssl_keyfile": "key.pem"}, "'ssl_keyfile'"),
+        ({"url": "rediss://one", "tls": {"key_file": "key.pem"}}, "'tls'"),
     ],
 )
 def test_wrong_option_is_named(options: dict[str, Any], named: str) -> None:

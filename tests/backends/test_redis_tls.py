@@ -50,11 +50,11 @@ def _arguments(certificates: Path) -> list[str]:
 
 
 def _options(certificates: Path) -> dict[str, Any]:
-    """The options of a backend that has a certificate."""
+    """The `tls` of a backend that has a certificate."""
     return {
-        "ssl_ca_certs": str(certificates / "ca.pem"),
-        "ssl_certfile": str(certificates / "client.pem"),
-        "ssl_keyfile": str(certificates / "client.key"),
+        "ca_file": str(certificates / "ca.pem"),
+        "cert_file": str(certificates / "client.pem"),
+        "key_file": str(certificates / "client.key"),
     }
 
 
@@ -62,8 +62,8 @@ def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
     """With the CA and a certificate of its own the backend delivers over TLS, by url or host."""
     options = _options(certificates)
     for backend in (
-        make(host="127.0.0.1", port=tls_port, ssl=True, **options),
-        make(url=f"rediss://127.0.0.1:{tls_port}", **options),
+        make(host="127.0.0.1", port=tls_port, tls=options),
+        make(url=f"rediss://127.0.0.1:{tls_port}", tls=options),
     ):
         assert backend.send_batch(numbers(3)) == [None] * 3
         assert backend.health_check() is True
@@ -72,10 +72,10 @@ def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "options"),
     [
-        ("127.0.0.1", {"ssl_ca_certs": "other.pem", "ssl_certfile": "client.pem"}),
-        ("127.0.0.1", {"ssl_ca_certs": "missing.pem", "ssl_certfile": "client.pem"}),
-        ("127.0.0.1", {"ssl_ca_certs": "ca.pem", "ssl_certfile": None}),
-        ("localhost", {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem"}),
+        ("127.0.0.1", {"ca_file": "other.pem", "cert_file": "client.pem"}),
+        ("127.0.0.1", {"ca_file": "missing.pem", "cert_file": "client.pem"}),
+        ("127.0.0.1", {"ca_file": "ca.pem", "cert_file": None}),
+        ("localhost", {"ca_file": "ca.pem", "cert_file": "client.pem"}),
         ("127.0.0.1", None),
     ],
     ids=["another CA", "no CA file", "no certificate of ours", "another name", "no TLS"],
@@ -92,24 +92,22 @@ def test_wrong_tls_is_unavailable(
         backend = make(host=host, port=tls_port, socket_timeout=2)
     else:
         files = {key: name and str(certificates / name) for key, name in options.items()}
-        key = files["ssl_certfile"] and str(certificates / "client.key")
-        backend = make(
-            host=host, port=tls_port, ssl=True, ssl_keyfile=key, socket_timeout=2, **files
-        )
+        files["key_file"] = files["cert_file"] and str(certificates / "client.key")
+        backend = make(host=host, port=tls_port, tls=files, socket_timeout=2)
     assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
     assert backend.health_check() is False
 
 
 def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:
-    """`ssl_cert_reqs="none"` and `ssl_check_hostname=False` do what redis-py says they do."""
+    """`verify` of False lets any server pass, whatever its name."""
     backend = make(
         host="localhost",
         port=tls_port,
-        ssl=True,
-        ssl_cert_reqs="none",
-        ssl_check_hostname=False,
-        ssl_certfile=str(certificates / "client.pem"),
-        ssl_keyfile=str(certificates / "client.key"),
+        tls={
+            "verify": False,
+            "cert_file": str(certificates / "client.pem"),
+            "key_file": str(certificates / "client.key"),
+        },
     )
     assert backend.send_batch(numbers(2)) == [None] * 2
 
@@ -117,7 +115,7 @@ def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates
 def test_sentinels_and_their_master_over_tls(
     make: MakeBackend, tmp_path: Path, certificates: Path
 ) -> None:
-    """With `ssl` both are spoken to over TLS, and nobody without it."""
+    """With `tls` both are spoken to over TLS, and nobody without it."""
     ports = free_port(), free_port()
     folders = tmp_path / "master", tmp_path / "sentinel"
     for folder in folders:
@@ -138,7 +136,7 @@ def test_sentinels_and_their_master_over_tls(
             "socket_timeout": 2,
         }
         assert kinds(make(**options).send_batch(numbers(1))) == [BackendUnavailable]
-        backend = make(**options, ssl=True, **_options(certificates))
+        backend = make(**options, tls=_options(certificates))
         assert backend.send_batch(numbers(3)) == [None] * 3
         assert backend.health_check() is True
 
@@ -160,8 +158,8 @@ def test_cluster_over_tls(make: MakeBackend, tmp_path: Path, certificates: Path)
         )
         for address in (
             {"url": f"rediss://127.0.0.1:{port}"},
-            {"host": "127.0.0.1", "port": port, "ssl": True},
+            {"host": "127.0.0.1", "port": port},
         ):
-            backend = make(cluster=True, **address, **_options(certificates))
+            backend = make(cluster=True, **address, tls=_options(certificates))
             assert backend.send_batch(numbers(3)) == [None] * 3
             assert backend.health_check() is True

@@ -22,7 +22,8 @@ class ConsoleBackend(MessageBackend):
 
     def __init__(self, *, stream: TextIO | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._stream = stream
+        writes = callable(getattr(stream, "write", None))
+        self._stream = self.read.require("stream", stream, writes, "a text stream", optional=True)
 
     def send(self, message: Message) -> None:
         """Write one event; raises BackendUnavailable when the stream is closed."""

@@ -8,11 +8,11 @@ MessageDeduplicationId           on a FIFO queue: the event's id and a digest of
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from .aws.backend import AWSBackend, url_problem
+from .aws.backend import SCHEMES, AWSBackend
+from .options import OptionReader
 
 # sqs.eu-west-1.amazonaws.com, sqs.cn-north-1.amazonaws.com.cn, eu-west-1.queue.amazonaws.com, ...
 _REGION = re.compile(r"(?:sqs(?:-fips)?\.([\w-]+)|([\w-]+)\.queue)\.(?:amazonaws\.com|api\.aws)")
@@ -23,9 +23,12 @@ class SQSBackend(AWSBackend):
 
     queue_url: its address, for events whose `publisher_config` names no other. A name that ends
         with `.fifo` is a FIFO queue, which keeps the order of each key; any other keeps none.
-    client: what boto3's `client()` takes: `region_name`, `endpoint_url`, `aws_access_key_id`,
-        `verify`, ... `config` may be a dictionary. The region is the one in the address if it is
-        not given, and credentials are found where boto3 finds them.
+    username, password: the id of an access key and its secret. Without them credentials are found
+        where boto3 finds them.
+    tls: a dictionary of `ca_file`, `cert_file`, `key_file` and `verify`.
+    client: what else boto3's `client()` takes: `region_name`, `endpoint_url`, `aws_session_token`,
+        ... `config` may be a dictionary. The region is the one in the address if it is
+        not given.
     content_mode: "structured", the whole event in the body, or "binary", its attributes as message
         attributes where they fit.
     timeout: seconds to wait for a connection, and again for each answer.
@@ -39,18 +42,8 @@ class SQSBackend(AWSBackend):
     service: ClassVar[str] = "sqs"
     destination_option: ClassVar[str] = "queue_url"
 
-    def __init__(
-        self,
-        *,
-        queue_url: str,
-        client: Mapping[str, Any] | None = None,
-        timeout: float = 10.0,
-        connections: int = 8,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            queue_url, client=client, timeout=timeout, connections=connections, **options
-        )
+    def __init__(self, *, queue_url: str, **options: Any) -> None:
+        super().__init__(queue_url, **options)
 
     def fields(self, body: str, attributes: dict[str, Any]) -> dict[str, Any]:
         """Return an entry of SendMessageBatch without its ids."""
@@ -64,9 +57,9 @@ class SQSBackend(AWSBackend):
         """Ask for the queue's ARN."""
         return client.get_queue_attributes(QueueUrl=self.destination, AttributeNames=["QueueArn"])
 
-    def destination_problem(self, destination: object) -> str:
-        """Return what is wrong with a queue's address, or nothing."""
-        return url_problem(destination)
+    def check_destination(self, read: OptionReader, destination: object) -> None:
+        """Judge a queue's address; raises the reader's error."""
+        read.url("queue_url", destination, SCHEMES, credentials=False)
 
     def region(self) -> str:
         """Return the region in the queue's address, or nothing."""

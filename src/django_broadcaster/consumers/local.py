@@ -20,7 +20,7 @@ class LocalBackend(MessageBackend):
 
     def __init__(self, *, requires_handler: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self._requires_handler = requires_handler
+        self._requires_handler = self.read.flag("requires_handler", requires_handler)
 
     def send(self, message: Message) -> None:
         """Run the event's handlers; raises TransientError, or Rejected if a handler said so."""

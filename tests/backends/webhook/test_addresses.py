@@ -191,7 +191,7 @@ def test_checked_address_gets_the_name_in_tls_and_host(
     with webhook_server(context) as server:
         backend = make(
             url=f"https://hooks.example:{server.port}/",
-            ssl_ca_certs=str(tmp_path / "ca.pem"),
+            tls={"ca_file": str(tmp_path / "ca.pem")},
             allow_private=False,
             allowed_networks=["127.0.0.1/32"],
         )
@@ -212,7 +212,7 @@ def test_wrong_certificate_is_an_outage(
     signs = trustme.CA() if wrong == "an unknown authority" else authority
     host = "elsewhere.example" if wrong == "another name" else "127.0.0.1"
     with webhook_server(tls(signs, host)) as server:
-        backend = make(url=server.url, ssl_ca_certs=str(tmp_path / "ca.pem"))
+        backend = make(url=server.url, tls={"ca_file": str(tmp_path / "ca.pem")})
         outcomes = backend.send_batch(numbers(2))
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert "certificate" in str(outcomes[0])
@@ -228,6 +228,6 @@ def test_plain_server_is_no_tls_server(make: MakeBackend, server: WebhookServer)
 
 def test_missing_file_of_tls_is_an_outage(make: MakeBackend, server: WebhookServer) -> None:
     """A file that is not there loses nothing, and the error names the backend."""
-    backend = make(url=server.url, ssl_ca_certs="/nowhere/ca.pem")
+    backend = make(url=server.url, tls={"ca_file": "/nowhere/ca.pem"})
     with pytest.raises(BackendUnavailable, match="'default'"):
         backend.send(make_message(data=1))

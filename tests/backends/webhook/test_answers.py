@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from django_broadcaster.backends.webhook.answers import seconds_of
+from django_broadcaster.backends.webhook.errors import seconds_of
 from django_broadcaster.exceptions import (
     MAX_RETRY_AFTER,
     BackendUnavailable,

@@ -202,9 +202,9 @@ def test_two_relays_that_disable_at_once_send_one_signal(
     """Of two that have read the same, one is the first."""
     first, second = many(), many()
     for backend in (first, second):
-        backend._book.look({server.url})
+        backend.book.look({server.url})
     for backend in (first, second):
-        backend._book.disable(server.url, "answered 410 Gone")
+        backend.book.disable(server.url, "answered 410 Gone")
     assert len(disabled) == 1
     assert OutboxWebhookEndpoint.objects.count() == 1
 
@@ -238,7 +238,7 @@ def test_table_that_cannot_be_read_costs_no_event(
         raise DatabaseError("gone away")
 
     backend = make(url=server.url)
-    monkeypatch.setattr(backend._book, "look", fail)
+    monkeypatch.setattr(backend.book, "look", fail)
     with pytest.raises(BackendUnavailable, match="can't be read"):
         backend.send_batch(numbers(2))
     assert not server.requests
@@ -253,7 +253,7 @@ def test_trouble_that_cannot_be_written_down_undoes_no_delivery(
         raise DatabaseError("gone away")
 
     backend = many()
-    monkeypatch.setattr(backend._book, "failed", fail)
+    monkeypatch.setattr(backend.book, "failed", fail)
     server.answer = lambda request: Reply(500 if request.target == "/bad" else 204)
     outcomes = backend.send_batch([to(f"{server.url}/good"), to(f"{server.url}/bad")])
     assert kinds(outcomes) == [None, TransientError]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from django_broadcaster.backends.webhook import client as client_module
+from django_broadcaster.backends.webhook import connection as client_module
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
@@ -393,7 +393,7 @@ def test_process_without_files_left_blames_nobody(
     def fail(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(backend._rules, "socket_for", fail)
+    monkeypatch.setattr(backend.options.rules, "socket_for", fail)
     assert kinds(backend.send_batch(numbers(50))) == [BackendUnavailable] * 50
     monkeypatch.undo()
     assert backend.send_batch(numbers(50)) == [None] * 50

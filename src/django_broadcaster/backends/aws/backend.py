@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
-    InvalidPublisherConfig,
     MissingClient,
     Rejected,
 )
 
 from ..base import Message, Outcome, Shown
-from ..batch import Batch
 from ..bindings import AWS, Binding, BindingBackend
+from ..options import OptionReader
+from ..outcomes import Batch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
-from .calls import Calls
 from .entries import Entry
+from .sender import Sender
 
 CLIENT: Final = ("boto3", "aws")
 """The client library, and the extra that it comes with."""
@@ -38,6 +37,8 @@ CLIENT_OPTIONS: Final = frozenset({
     "api_version", "aws_access_key_id", "aws_account_id", "aws_secret_access_key",
     "aws_session_token", "config", "endpoint_url", "region_name", "use_ssl", "verify",
 })  # fmt: skip
+
+SCHEMES: Final = ("https", "http")
 
 
 class AWSBackend(BindingBackend):
@@ -56,17 +57,22 @@ class AWSBackend(BindingBackend):
     def __init__(
         self,
         destination: str,
+        /,
         *,
         client: Mapping[str, Any] | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
         timeout: float = 10.0,
         connections: int = 8,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.destination, self.timeout, self.connections = destination, timeout, connections
-        self._options: Mapping[str, Any] = {} if client is None else client
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
+        self.destination = destination
+        self.check_destination(self.read, destination)
+        self.timeout = self.read.seconds("timeout", timeout)
+        self.connections = self.read.integer("connections", connections, 1, 100)
+        self._config, self._options = self._read_client(client, username, password, tls)
         self._session: Any = None
         self._client: Any = None
         self._pool: Executor | None = None
@@ -88,8 +94,8 @@ class AWSBackend(BindingBackend):
         """Ask for something that costs nothing."""
 
     @abstractmethod
-    def destination_problem(self, destination: object) -> str:
-        """Return what is wrong with the name of a destination, or nothing."""
+    def check_destination(self, read: OptionReader, destination: object) -> None:
+        """Judge the name of a destination; raises the reader's error."""
 
     @abstractmethod
     def region(self) -> str:
@@ -123,13 +129,13 @@ class AWSBackend(BindingBackend):
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send events in calls of ten; one outcome for each, None once it is stored.
 
-        The order of a key is kept where the destination has one (FIFO): see `calls`. What had no
+        The order of a key is kept where the destination has one (FIFO): see `sender`. What had no
         answer may have arrived: it is unavailable, and sent again. FIFO destinations drop it then.
         """
         batch = Batch(messages)
         try:
             self._get_ready()
-            Calls(
+            Sender(
                 batch,
                 ordered=any(_is_fifo(self._destination_of(message)) for message in messages),
                 max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),
@@ -163,9 +169,8 @@ class AWSBackend(BindingBackend):
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge the destination, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
-        for key, value in config.items():
-            if problem := self.destination_problem(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        for value in config.values():
+            self.check_destination(self.read_config, value)
 
     def show(self, message: Message) -> Shown:
         """Return the body and the attributes as the service is given them."""
@@ -264,7 +269,7 @@ class AWSBackend(BindingBackend):
         botocore repeats nothing: the relay decides when to try again.
         """
         botocore = _library()
-        options = {key: value for key, value in self._options.items() if key != "config"}
+        options = {**self._options}
         if region := self.region():
             options.setdefault("region_name", region)
         ours = botocore.config.Config(
@@ -274,7 +279,7 @@ class AWSBackend(BindingBackend):
             max_pool_connections=connections,
         )
         try:
-            config = self._options.get("config") or {}
+            config = self._config or {}
             if isinstance(config, Mapping):
                 config = botocore.config.Config(**config)
             if self._session is None:
@@ -288,38 +293,40 @@ class AWSBackend(BindingBackend):
 
     # --- Options -----------------------------------------------------------------------------
 
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        if problem := self.destination_problem(self.destination):
-            yield self.destination_option, problem
-        seconds: object = self.timeout
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
-            yield "timeout", f"must be seconds above 0, not {seconds!r}"
-        if type(self.connections) is not int or not 0 < self.connections <= 100:
-            yield "connections", f"must be a whole number from 1 to 100, not {self.connections!r}"
-        options: object = self._options
-        if not isinstance(options, Mapping):
-            yield "client", "must be a dictionary of what boto3's client() takes"
-            return
-        if unknown := sorted(map(repr, options.keys() - CLIENT_OPTIONS)):
-            known = ", ".join(sorted(map(repr, CLIENT_OPTIONS)))
-            yield "client", f"does not know {', '.join(unknown)}; known: {known}"
-        url = options.get("endpoint_url")
-        if url is not None and (problem := url_problem(url)):
-            yield "client", f"'endpoint_url' {problem}"
-
-
-def url_problem(url: object) -> str:
-    """Return what is wrong with the address of an HTTP server, or nothing; never shows it."""
-    problem = "must be an http:// or https:// URL without a user and a password"
-    if not isinstance(url, str):
-        return problem
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        return problem
-    return "" if fine and "@" not in url and url.isprintable() and " " not in url else problem
+    def _read_client(
+        self, client: Any, username: str | None, password: str | None, tls: object
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return boto3's `config`, and its other keywords, from the options."""
+        self.read.mapping("client", client, CLIENT_OPTIONS, optional=True)
+        given = {"config": None, **(client or {})}
+        if given.get("endpoint_url") is not None:
+            self.read.within("client").url(
+                "endpoint_url", given["endpoint_url"], SCHEMES, credentials=False
+            )
+        login = self.read.login(username, password, needs=("username", "password"))
+        ours: dict[str, tuple[str, Any]] = {
+            "aws_access_key_id": ("username", login.username),
+            "aws_secret_access_key": ("password", login.password),
+        }
+        encryption = self.read.tls(tls)
+        if encryption is not None:
+            if not encryption.check_hostname:
+                self.read.refuse("tls", "can't turn off 'check_hostname': boto3 always checks it")
+            verify = encryption.verify and (encryption.ca_file or True)
+            ours["verify"] = ("tls", None if verify is True else verify)
+        for keyword, (option, value) in ours.items():
+            if value is not None and keyword in given:
+                self.read.refuse(option, f"can't be combined with {keyword!r} in 'client'")
+            if value is not None:
+                given[keyword] = value
+        config = given.pop("config")
+        if encryption is not None and encryption.cert_file is not None:
+            certificate = tuple(filter(None, (encryption.cert_file, encryption.key_file)))
+            if config is not None and not isinstance(config, Mapping):
+                self.read.refuse("tls", "can't be combined with 'config' in 'client'")
+            one = certificate if len(certificate) == 2 else certificate[0]
+            config = {"client_cert": one, **(config or {})}
+        return config, given
 
 
 def _is_fifo(destination: str) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import quote
 from uuid import UUID, uuid5
 
 from django.utils.module_loading import import_string
@@ -14,7 +13,6 @@ from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
     TransientError,
 )
@@ -22,14 +20,12 @@ from django_broadcaster.exceptions import (
 from ..base import Message, MessageBackend, Shown
 from ..bindings import trace_headers
 from ..expiry import AMQP_LONGEST, seconds_left
-from ..templates import Template
-from .link import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
+from ..names import escape_words
+from .connection import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
+from .names import PRIORITIES, read_name
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for a connection, and again for each answer."""
-
-PRIORITIES: Final = range(256)
-"""What AMQP can carry; on Redis Celery knows 0 to 9."""
 
 # Celery's own tasks, such as celery.map, take the name of another one to call.
 _RESERVED: Final = "celery."
@@ -77,15 +73,16 @@ class CeleryBackend(MessageBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.app_path, self.arguments = app, arguments
-        self.queue, self.priority = queue, priority
-        self.timeout, self.connect_timeout = timeout, connect_timeout
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        try:
-            self._task = Template(task, escape)
-        except ValueError as error:
-            raise self.option_error("task", str(error)) from None
+        path: object = app
+        holds = isinstance(path, str) and "." in path.replace(":", ".")
+        rule = "the dotted path of a Celery app, such as 'mysite.celery.app'"
+        self.app_path = self.read.require("app", app, holds, rule)
+        self._task = self.read.template("task", task, escape_words)
+        self.arguments = self.read.choice("arguments", arguments, ("event", "data"))
+        self.queue = read_name(self.read, "queue", queue, optional=True)
+        self.priority = self.read.integer("priority", priority, *PRIORITIES, optional=True)
+        self.timeout = self.read.seconds("timeout", timeout)
+        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
         self._link: Link | None = None
 
     # --- The contract ------------------------------------------------------------------------
@@ -132,11 +129,13 @@ class CeleryBackend(MessageBackend):
         return True
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge the values, too; raises InvalidPublisherConfig naming the key."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
         super().validate_config(config)
         for key, value in config.items():
-            if problem := _priority_problem(value) if key == "priority" else _name_problem(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+            if key == "priority":
+                self.read_config.integer(key, value, *PRIORITIES)
+            else:
+                read_name(self.read_config, key, value)
 
     def show(self, message: Message) -> Shown:
         """Return the task that is called, and its arguments as JSON."""
@@ -240,24 +239,6 @@ class CeleryBackend(MessageBackend):
         if link is not None:
             link.drop()
 
-    # --- Options -----------------------------------------------------------------------------
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        path: object = self.app_path
-        if not isinstance(path, str) or "." not in path.replace(":", "."):
-            yield "app", "must be the dotted path of a Celery app, as 'mysite.celery.app'"
-        if self.arguments not in ("event", "data"):
-            yield "arguments", f"must be 'event' or 'data', not {self.arguments!r}"
-        if self.queue is not None and (problem := _name_problem(self.queue)):
-            yield "queue", problem
-        if self.priority is not None and (problem := _priority_problem(self.priority)):
-            yield "priority", problem
-        for option in ("timeout", "connect_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-
 
 def task_id(source: str, event_id: str, backend: str) -> str:
     """Return the id of the task that an event becomes: the same each time that it is sent.
@@ -265,28 +246,3 @@ def task_id(source: str, event_id: str, backend: str) -> str:
     `backend` is the alias: an event that goes to two Celery backends becomes two tasks.
     """
     return str(uuid5(_NAMESPACE, "\0".join((backend, source, event_id))))
-
-
-def escape(field: str, value: str) -> str:
-    """Return a field of a task's name, in which a dot divides words.
-
-    The words of a `type` stay words. Any other field is one word. What is no letter or digit of
-    ASCII nor one of `-_~` is percent-encoded.
-    """
-    encoded = quote(value, safe="")
-    return encoded if field == "type" else encoded.replace(".", "%2E")
-
-
-def _name_problem(name: object) -> str:
-    """Return what is wrong with a name, or nothing."""
-    if not isinstance(name, str) or not name or not name.isprintable():
-        return f"must be text without control characters, and not empty, not {name!r}"
-    if len(name.encode()) > 255:
-        return "must have at most 255 bytes"
-    return ""
-
-
-def _priority_problem(value: object) -> str:
-    if type(value) is not int or value not in PRIORITIES:
-        return f"must be a whole number from 0 to {PRIORITIES[-1]}, not {value!r}"
-    return ""

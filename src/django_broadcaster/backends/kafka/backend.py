@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,33 +15,29 @@ from typing import Any, ClassVar, Final, Literal
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
     TransientError,
 )
 
 from ..base import Message, Outcome
-from ..batch import Batch
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
-from ..templates import Template
-from .client import (
-    BEING_MADE,
+from ..names import escape_topic
+from ..outcomes import Batch
+from .connection import (
     CLIENT,
     DEFAULTS,
     FRAMING_BYTES,
     HEADER_FRAMING_BYTES,
-    HOPELESS,
     RECORD_BYTES,
-    Blame,
-    blame,
     client_config,
-    config_problems,
     library,
     producer,
+    read_config,
 )
+from .errors import BEING_MADE, HOPELESS, Blame, blame
 from .forks import begin_anew_in_child
-from .topics import escape, template_problem, topic_problem
-from .waves import Failure, Judge, Planner, Record, Reports, stopped
+from .names import topic_problem
+from .sender import Failure, Judge, Planner, Record, Reports, stopped
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for an answer."""
@@ -64,7 +60,11 @@ class KafkaBackend(BindingBackend):
     bootstrap_servers: `"host:port,host:port"`, or a list of them.
     topic: where events go whose `publisher_config` names no topic; may have `{type}`, `{source}`,
         `{subject}` and `{key}`.
-    config: settings of librdkafka by their own names, TLS and credentials among them.
+    username, password: the credentials; the mechanism is PLAIN, unless `config` names another one
+        by `sasl.mechanisms`.
+    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
+        `verify` and `check_hostname`.
+    config: further settings of librdkafka, by their own names.
     content_mode: `"structured"` or `"binary"`.
     timestamp: `"sent"`, when the relay sent it, or `"event"`, the event's own time, if it has one.
     timeout: seconds to wait until what was sent is acknowledged, about a megabyte at a time.
@@ -75,7 +75,7 @@ class KafkaBackend(BindingBackend):
     again after a lost answer is stored once (`enable.idempotence`).
 
     Order: events are sent in waves of which Kafka takes all that is for one partition or nothing
-    (`waves.py`). Three things make that sure: librdkafka sends nothing before a wave is
+    (`sender.py`). Three things make that sure: librdkafka sends nothing before a wave is
     complete (`linger.ms`), it knows a topic's partitions before the first event for it, and it
     gives up on no event by itself (`message.timeout.ms`): at the timeout everything is given back
     at once, and the producer with its connections is thrown away. What was under way then may
@@ -100,6 +100,9 @@ class KafkaBackend(BindingBackend):
         *,
         bootstrap_servers: str | Sequence[str] = "localhost:9092",
         topic: str = "events",
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
         config: Mapping[str, Any] | None = None,
         timestamp: Literal["sent", "event"] = "sent",
         timeout: float = 10.0,
@@ -107,18 +110,13 @@ class KafkaBackend(BindingBackend):
     ) -> None:
         super().__init__(**options)
         self.topic = topic
-        self.timeout = timeout
-        self.timestamp = timestamp
-        self._config = {} if config is None else config
-        self._servers = (
-            bootstrap_servers if isinstance(bootstrap_servers, str) else ",".join(bootstrap_servers)
-        )
-        try:
-            self._template = Template(topic, escape)
-        except ValueError as error:
-            raise self.option_error("topic", str(error)) from error
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
+        self._template = self.read.template("topic", topic, escape_topic, topic_problem)
+        self.timeout = self.read.seconds("timeout", timeout)
+        self.timestamp = self.read.choice("timestamp", timestamp, ("sent", "event"))
+        self._servers = self._read_servers(bootstrap_servers)
+        self._tls = self.read.tls(tls)
+        login = self.read.login(username, password)
+        self._config = read_config(self.read, config, login=login, tls=self._tls)
         self._limit = self.max_message_bytes or 0
         sizes = {**DEFAULTS, **self._config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
@@ -206,10 +204,10 @@ class KafkaBackend(BindingBackend):
         return True
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge `topic` too; raises InvalidPublisherConfig."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong topic."""
         super().validate_config(config)
-        if "topic" in config and (problem := topic_problem(config["topic"])):
-            raise InvalidPublisherConfig(f"'topic' {problem}", self.alias)
+        if "topic" in config:
+            self.read_config.check("topic", topic_problem(config["topic"]))
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
@@ -372,9 +370,19 @@ class KafkaBackend(BindingBackend):
     # --- The client --------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Start a producer, which connects by itself; raises BackendConfigurationError."""
+        """Start a producer, which connects by itself.
+
+        Raises:
+            BackendUnavailable: A file of `tls` can't be read.
+            BackendConfigurationError: librdkafka does not accept its settings.
+        """
         client = library()
         self._errors.clear()
+        try:
+            if self._tls is not None:
+                self._tls.check_files()
+        except OSError as error:
+            raise BackendUnavailable(f"Kafka at {self._servers}: TLS: {error}") from error
         try:
             self._producer = producer(self._client_config())
         except (client.KafkaException, TypeError, ValueError) as error:
@@ -388,24 +396,14 @@ class KafkaBackend(BindingBackend):
         config = client_config(self._servers, self._limit, self._config)
         return {**logs, **config, "error_cb": self._errors.append}
 
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        servers: Any = self._servers
-        if not servers or not isinstance(servers, str):
-            yield "bootstrap_servers", "must name at least one server, as 'host:port'"
-        if problem := template_problem(self.topic):
-            yield "topic", problem
-        seconds: Any = self.timeout
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
-            yield "timeout", f"must be seconds above 0, not {seconds!r}"
-        if self.timestamp not in ("sent", "event"):
-            yield "timestamp", f"must be 'sent' or 'event', not {self.timestamp!r}"
-        config: Any = self._config
-        if not isinstance(config, Mapping):
-            yield "config", f"must be a dict of librdkafka's settings, not {type(config).__name__}"
-            return
-        for problem in config_problems(config):
-            yield "config", problem
+    def _read_servers(self, servers: Any) -> str:
+        """Return `bootstrap_servers` as librdkafka takes them."""
+        listed = [servers] if isinstance(servers, str) else servers
+        holds = isinstance(listed, Sequence) and not isinstance(listed, bytes) and bool(listed)
+        holds = holds and all(isinstance(each, str) and each for each in listed)
+        rule = "'host:port', or a list of these"
+        self.read.require("bootstrap_servers", servers, holds, rule)
+        return ",".join(listed)
 
 
 def _milliseconds(time: datetime | None) -> int:

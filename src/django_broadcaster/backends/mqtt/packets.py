@@ -42,7 +42,7 @@ class Packet(NamedTuple):
     body: bytes
 
 
-class Letter:
+class Outgoing:
     """One message to publish with QoS 1, ready for the wire but for its packet identifier (3.3).
 
     size: bytes of the packet.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from ssl import VerifyMode
 from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
@@ -14,15 +13,15 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Outcome, Shown, as_delivery_error
-from ..batch import Batch
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
-from ..templates import Template
+from ..names import escape_stream
+from ..outcomes import Batch
 from . import entries, fields
-from .address import CLIENT, Address, Node
+from .address import CLIENT, Node, read_address
 from .cluster import Cluster, OneServer, Servers
-from .delivery import Delivery
-from .link import Entry, Link
-from .replies import failure, parse
+from .connection import Entry, Link
+from .errors import failure, parse
+from .sender import Delivery
 
 HEALTH_SECONDS = 1.0
 """The longest that a health check waits for a connection, and again for the answer."""
@@ -31,12 +30,17 @@ EXCHANGE_BYTES: Final = 8 * 2**20
 """Where a batch is split into several transactions: the server holds one in memory until EXEC, and
 cuts the connection of a client that makes it hold too much (`client-query-buffer-limit`)."""
 
+LONGEST: Final = 2**63 - 1
+"""The most that Redis takes for the length of a stream."""
+
 
 class RedisStreamBackend(BindingBackend):
     """Appends events to a stream.
 
     host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
-    username, password: where the server wants them, and the URL has none.
+    username, password: the credentials, unless the URL has them.
+    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
+        `verify` and `check_hostname`; for sentinels as well as for the servers.
     stream_name: the key of the stream, for events whose `publisher_config` names no other. It is a
         template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
     max_len: about how many entries the stream keeps (`MAXLEN ~`), read or not; None trims nothing.
@@ -45,13 +49,12 @@ class RedisStreamBackend(BindingBackend):
         unless given. Dapr and FastStream read `data`.
     sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
     sentinel_master: the name that they know it by.
-    sentinel_username, sentinel_password: for the sentinels, where they want them.
+    sentinel_username, sentinel_password: the credentials for the sentinels.
     cluster: True if the server is a node of a cluster; the others are learned from it.
     startup_nodes: `[(host, port), ...]`, more nodes to ask where that one is away.
     wait_replicas: how many replicas must have an event, too, before it counts as delivered.
     connect_timeout: seconds to wait for a connection.
     socket_timeout: seconds to wait for the server, each time that data is sent or read.
-    ssl, ssl_*: TLS, in redis-py's own terms; for sentinels as well as for the servers.
 
     `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its other
     items become further fields of the entry.
@@ -82,6 +85,7 @@ class RedisStreamBackend(BindingBackend):
         db: int = 0,
         username: str | None = None,
         password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
         url: str | None = None,
         stream_name: str = "events",
         max_len: int | None = 10_000,
@@ -95,49 +99,35 @@ class RedisStreamBackend(BindingBackend):
         wait_replicas: int = 0,
         connect_timeout: float = 5.0,
         socket_timeout: float = 5.0,
-        ssl: bool = False,
-        ssl_ca_certs: str | None = None,
-        ssl_certfile: str | None = None,
-        ssl_keyfile: str | None = None,
-        ssl_cert_reqs: str | VerifyMode = "required",
-        ssl_check_hostname: bool = True,
         **options: Any,
     ) -> None:
         if config is not None:  # the documented form, which subclasses call
             RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
             return
         super().__init__(**options)
-        self.stream_name, self.max_len, self.body_field = stream_name, max_len, body_field
-        self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
-        self.wait_replicas = wait_replicas
-        self._address = Address(
+        self.stream_name = stream_name
+        self._template = self.read.template("stream_name", stream_name, escape_stream)
+        self.max_len = self.read.integer("max_len", max_len, 1, LONGEST, optional=True)
+        self.body_field = fields.read_body_field(self.read, body_field)
+        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
+        self.socket_timeout = self.read.seconds("socket_timeout", socket_timeout)
+        self.wait_replicas = self.read.integer("wait_replicas", wait_replicas, 0)
+        self._address = read_address(
+            self.read,
             host=host,
             port=port,
             db=db,
             url=url,
             username=username,
             password=password,
+            tls=tls,
             sentinels=sentinels,
             sentinel_master=sentinel_master,
             sentinel_username=sentinel_username,
             sentinel_password=sentinel_password,
             cluster=cluster,
             startup_nodes=startup_nodes,
-            ssl=ssl,
-            tls={
-                "ssl_ca_certs": ssl_ca_certs,
-                "ssl_certfile": ssl_certfile,
-                "ssl_keyfile": ssl_keyfile,
-                "ssl_cert_reqs": ssl_cert_reqs,
-                "ssl_check_hostname": ssl_check_hostname,
-            },
         )
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        try:
-            self._template = Template(stream_name, entries.escape)
-        except ValueError as error:
-            raise self.option_error("stream_name", str(error)) from error
         self.may_be_away_in_part = cluster
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
@@ -211,15 +201,15 @@ class RedisStreamBackend(BindingBackend):
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
-        for key, problem in self._config_problems(config):
+        if "stream_name" in config:
+            self.read_config.text("stream_name", config["stream_name"])
+        self.read_config.integer("max_len", config.get("max_len"), 1, LONGEST, optional=True)
+        for key, problem in self._field_problems(config):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
-
-    def _config_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
-        yield from entries.stream_problems(config)
-        yield from self._field_problems(config)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
         if largest > limit:
-            yield "publisher_config", f"has a field of {largest} bytes, over the limit of {limit}"
+            problem = f"has a field of {largest} bytes, over the limit of {limit}"
+            self.read_config.refuse("publisher_config", problem)
 
     def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
         binary = self.content_mode == "binary"
@@ -335,18 +325,3 @@ class RedisStreamBackend(BindingBackend):
         if self._address.cluster:
             return Cluster(make_link, self._address.seeds)
         return OneServer(make_link)
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        yield from entries.stream_problems(
-            {"stream_name": self.stream_name, "max_len": self.max_len}
-        )
-        if self.body_field is not None and (problem := fields.body_problem(self.body_field)):
-            yield "body_field", problem
-        for option in ("connect_timeout", "socket_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
-            yield "wait_replicas", f"must be a whole number from 0 on, not {self.wait_replicas!r}"
-        yield from self._address.problems()

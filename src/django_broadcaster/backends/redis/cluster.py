@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 from django_broadcaster.exceptions import BackendUnavailable
 
 from .address import Node, library
-from .link import Entry, Link, Transaction
-from .replies import Redirection, unavailable
+from .connection import Entry, Link, Transaction
+from .errors import Redirection, unavailable
 
 SLOTS: Final = 16384
 _CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"

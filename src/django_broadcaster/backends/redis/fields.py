@@ -11,6 +11,7 @@ from reprlib import repr as shortened
 from typing import Any, Final, NamedTuple
 
 from ..bindings import REDIS
+from ..options import OptionReader
 from ..text import is_utf8
 
 OPTIONS: Final = frozenset({"stream_name", "max_len"})
@@ -56,14 +57,13 @@ def _names(names: tuple[str, ...]) -> list[bytes]:
     return [b"$%d\r\n%b\r\n" % (len(name), name) for name in raw]
 
 
-def body_problem(name: object) -> str | None:
-    """Return what is wrong with the name of the field that has the body, or None."""
-    if not isinstance(name, str) or not name or not is_utf8(name):
-        return f"must be text and not empty, not {shortened(name)}"
+def read_body_field(read: OptionReader, name: str | None) -> str | None:
+    """Read the name of the field that has the body; raises the reader's error."""
+    read.text("body_field", name, optional=True)
     others = DOCUMENTED - {"cloud_event"} | {"content_type"}
-    if name in others or name.startswith(REDIS.prefix):
-        return f"must differ from the other fields, not {name!r}"
-    return None
+    if name is not None and (name in others or name.startswith(REDIS.prefix)):
+        read.refuse("body_field", f"must differ from the other fields, not {name!r}")
+    return name
 
 
 def problems(

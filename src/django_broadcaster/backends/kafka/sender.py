@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, as_delivery_error
-from ..batch import Batch
-from .client import FRAMING_BYTES, blame
+from ..outcomes import Batch
+from .connection import FRAMING_BYTES
+from .errors import blame
 
 
 class Record(NamedTuple):

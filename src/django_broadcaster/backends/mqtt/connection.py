@@ -7,17 +7,18 @@ more over the next connection, behind what has gone out meanwhile.
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from django_broadcaster.exceptions import MissingClient
-
+from ..connected import HeldConnection
+from ..credentials import TLS, Login
+from ..errors import client_module, describe
+from .errors import ConnectionLost, disconnected, server_words
 from .packets import (
     DISCONNECT,
     DISCONNECT_PACKET,
@@ -36,24 +37,14 @@ CLIENT: Final = ("paho", "mqtt")
 
 READ_BYTES: Final = 65536
 
+FRESH_SECONDS: Final = 1.0
+"""How long a connection may have been silent and is trusted without being asked."""
+
 _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 
-class LinkLost(Exception):
-    """The connection is of no further use; what was not acknowledged may or may not have arrived.
-
-    code: the server's own reason (a reason code of MQTT 5); None if it gave none.
-    hung_up: whether the other side ended it, rather than that nothing was heard of it.
-    """
-
-    def __init__(self, text: str, *, code: int | None = None, hung_up: bool = False) -> None:
-        super().__init__(text)
-        self.code = code
-        self.hung_up = hung_up
-
-
-class Link:
-    """An open connection. Every method but `close` may raise LinkLost.
+class Connection(HeldConnection):
+    """An open connection. `send` and `receive` may raise ConnectionLost.
 
     window: how many messages the server lets be on their way at the same time.
     longest: bytes of the longest packet that it takes.
@@ -66,7 +57,7 @@ class Link:
     def __init__(self, client: Client, answer: Any, keepalive: int, timeout: float) -> None:
         sock: Any = client.socket()
         if sock is None:
-            raise LinkLost("the connection is closed", hung_up=True)
+            raise ConnectionLost("the connection is closed", hung_up=True)
         self.window = int(getattr(answer, "ReceiveMaximum", 2**16 - 1))
         self.longest = int(getattr(answer, "MaximumPacketSize", LONGEST_PACKET))
         self.keepalive = int(getattr(answer, "ServerKeepAlive", keepalive))
@@ -77,19 +68,13 @@ class Link:
         self._client = client  # closes the socket when it is finalised
         self._sock = sock
         self._timeout = timeout
-        self._pid = os.getpid()
         self._reader = Reader()
-        self._end: LinkLost | None = None
+        self._end: ConnectionLost | None = None
         self._is_whole = True  # no packet was written in part
         self._identifier = 0
         self._last_word = time.monotonic()
         self._sock.settimeout(timeout)
         self._set(socket.TCP_NODELAY)
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether it is of another process, from which this one was forked."""
-        return self._pid != os.getpid()
 
     @property
     def idle(self) -> float:
@@ -129,31 +114,43 @@ class Link:
             packets = self._read()
         return packets
 
-    def freshen(self, seconds: float) -> None:
-        """See that the server has not hung up; ask it, if it was silent for so many seconds.
+    def is_fresh(self) -> bool:
+        """Return False if the server has hung up, or may have.
 
-        It is asked, too, if it has refused a message: it may be about to hang up.
+        Nobody pings while there is nothing to send, so a silent connection may be gone unnoticed.
+        The server is asked if it was silent for `FRESH_SECONDS`, or if it has refused a message:
+        then it may be about to hang up.
         """
+        if 0 < self.keepalive <= self.idle:
+            return False
         self._sock.setblocking(False)
         try:
             self._read()
         finally:
             self._sock.settimeout(self._timeout)
         if self._end is not None:
-            raise self._end
-        if self.idle < seconds and not self.has_refused:
-            return
+            return False
+        if self.idle < FRESH_SECONDS and not self.has_refused:
+            return True
         self.send(PINGREQ_PACKET)
-        while all(packet.kind != PINGRESP for packet in self.receive()):
-            pass
+        try:
+            while all(packet.kind != PINGRESP for packet in self.receive()):
+                pass
+        except ConnectionLost:
+            return False
         self.has_refused = False
+        return True
 
     def close(self) -> None:
-        """Say goodbye, and disconnect; a connection of the parent process stays the parent's."""
-        if not self.is_inherited and self._is_whole and self._end is None:
+        """Say goodbye, and disconnect."""
+        if self._is_whole and self._end is None:
             with suppress(OSError, ValueError):
                 self._sock.setblocking(False)
                 self._sock.send(DISCONNECT_PACKET)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Disconnect without a word."""
         self._sock.close()
 
     def _read(self) -> list[Packet]:
@@ -165,14 +162,14 @@ class Link:
         except (BlockingIOError, ssl.SSLWantReadError):
             return []
         except TimeoutError:
-            self._end = LinkLost(f"no answer in {self._timeout} seconds")
+            self._end = ConnectionLost(f"no answer in {self._timeout} seconds")
             return []
         except (OSError, ValueError) as error:
             hung_up = isinstance(error, ConnectionError | ssl.SSLEOFError)
-            self._end = LinkLost(describe(error), hung_up=hung_up)
+            self._end = ConnectionLost(describe(error), hung_up=hung_up)
             return []
         if not data:
-            self._end = LinkLost("the server closed the connection", hung_up=True)
+            self._end = ConnectionLost("the server closed the connection", hung_up=True)
         for place, packet in enumerate(packets):
             if packet.kind == DISCONNECT:
                 self._end = disconnected(packet)
@@ -196,14 +193,13 @@ def connect(
     host: str,
     port: int,
     client_id: str,
-    username: str | None,
-    password: str | None,
-    tls: Callable[[], ssl.SSLContext] | None,
+    login: Login,
+    tls: TLS | None,
     keepalive: int,
     timeout: float,
-) -> Link:
-    """Return an open connection; raises LinkLost, or MissingClient."""
-    paho = library()
+) -> Connection:
+    """Return an open connection; raises ConnectionLost, MissingClient or the client's errors."""
+    paho = client_module(CLIENT, "paho.mqtt.client")
     client = paho.Client(
         paho.CallbackAPIVersion.VERSION2,
         client_id=client_id,
@@ -214,21 +210,21 @@ def connect(
     answers: list[tuple[Any, Any]] = []
     client.on_connect = lambda _client, _data, _flags, *answer: answers.append(answer)
     try:
-        client.username_pw_set(username, password)
+        client.username_pw_set(login.username, login.password)
         if tls is not None:
-            client.tls_set_context(tls())
+            client.tls_set_context(_context(tls))
         client.connect(host, port, keepalive, clean_start=True)
         reason, answer = _answer(client, answers, timeout)
         if reason.is_failure:
-            raise LinkLost(f"login refused: {reason}{_words(answer)}", code=reason.value)
-        return Link(client, answer, keepalive, timeout)
-    except BaseException as error:
+            raise ConnectionLost(
+                f"login refused: {reason}{server_words(answer)}", code=reason.value
+            )
+        return Connection(client, answer, keepalive, timeout)
+    except BaseException:
         sock = client.socket()
         if sock is not None:
             sock.close()
-        if isinstance(error, LinkLost) or not isinstance(error, Exception):
-            raise
-        raise LinkLost(describe(error)) from error
+        raise
 
 
 def _answer(client: Client, answers: list[tuple[Any, Any]], timeout: float) -> tuple[Any, Any]:
@@ -237,42 +233,33 @@ def _answer(client: Client, answers: list[tuple[Any, Any]], timeout: float) -> t
     while not answers:
         sock: Any = client.socket()
         if sock is None:
-            raise LinkLost("the server closed the connection before it let us in", hung_up=True)
+            raise ConnectionLost(
+                "the server closed the connection before it let us in", hung_up=True
+            )
         if not (hasattr(sock, "pending") and sock.pending()):
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.want_write() else 0)
             with selectors.DefaultSelector() as selector:
                 selector.register(sock, events)
                 seconds = deadline - time.monotonic()
                 if seconds <= 0 or not selector.select(seconds):
-                    raise LinkLost(f"no answer in {timeout} seconds")
+                    raise ConnectionLost(f"no answer in {timeout} seconds")
         if client.want_write():
             client.loop_write()
         client.loop_read()
     return answers[0]
 
 
-def tls_context(
-    *,
-    ca_certs: str | None = None,
-    certfile: str | None = None,
-    keyfile: str | None = None,
-    keyfile_password: str | None = None,
-    cert_reqs: ssl.VerifyMode = ssl.CERT_REQUIRED,
-    ciphers: str | None = None,
-    alpn_protocols: list[str] | None = None,
-    insecure: bool = False,
-) -> ssl.SSLContext:
-    """Return a context from what paho's `tls_set` and `tls_insecure_set` would be given."""
-    context = ssl.create_default_context(cafile=ca_certs)
+def _context(tls: TLS) -> ssl.SSLContext:
+    """Return the context for a connection; raises OSError or ValueError."""
+    if tls.own_context is not None:
+        return tls.own_context
+    extra = tls.extra
+    context = tls.context(key_password=extra.get("keyfile_password"))
     context.sslsocket_class = _Socket
-    context.check_hostname = not insecure and cert_reqs != ssl.CERT_NONE
-    context.verify_mode = cert_reqs
-    if certfile is not None:
-        context.load_cert_chain(certfile, keyfile, keyfile_password)
-    if ciphers is not None:
-        context.set_ciphers(ciphers)
-    if alpn_protocols is not None:
-        context.set_alpn_protocols(alpn_protocols)
+    if "ciphers" in extra:
+        context.set_ciphers(extra["ciphers"])
+    if "alpn_protocols" in extra:
+        context.set_alpn_protocols(extra["alpn_protocols"])
     return context
 
 
@@ -285,52 +272,3 @@ class _Socket(ssl.SSLSocket):
         except BaseException:
             self.close()
             raise
-
-
-def disconnected(packet: Packet) -> LinkLost:
-    """Return what a DISCONNECT of the server says (3.14)."""
-    code = packet.body[0] if packet.body else 0
-    text = f"the server disconnected: {reason_text('DISCONNECT', code, packet.body[1:])}"
-    return LinkLost(text, code=code, hung_up=True)
-
-
-def reason_text(kind: str, code: int, properties: bytes) -> str:
-    """Return a reason code in words, with the server's own where it has some.
-
-    kind: "PUBACK" or "DISCONNECT". properties: those of the packet, with their length.
-    """
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.reasoncodes import ReasonCode
-
-    answer: Any
-    packet_type = getattr(PacketTypes, kind)
-    name, words = "", ""
-    for known in (PacketTypes.DISCONNECT, packet_type):  # servers take a code from where it is not
-        with suppress(Exception):
-            name = f"{ReasonCode(known, identifier=code)} "
-    with suppress(Exception):
-        answer = Properties(packet_type)  # type: ignore[no-untyped-call]
-        if properties:
-            answer.unpack(properties)
-        words = _words(answer)
-    return f"{name}(0x{code:02X}){words}"
-
-
-def _words(answer: Any) -> str:
-    text = getattr(answer, "ReasonString", "")
-    return f": {text}" if text else ""
-
-
-def describe(error: Exception) -> str:
-    """Return what happened, with its type."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def library() -> Any:
-    """Return paho's module; raises MissingClient."""
-    try:
-        from paho.mqtt import client
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
-    return client

@@ -1,11 +1,14 @@
-"""librdkafka: how it is loaded, what it is told, and what its errors mean."""
+"""librdkafka: how it is loaded, and what it is told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final
 
 from django_broadcaster.exceptions import MissingClient
+
+from ..credentials import TLS, Login
+from ..options import OptionReader
 
 CLIENT: Final = ("confluent_kafka", "kafka")
 """The client library, and the extra that it comes with."""
@@ -88,21 +91,57 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 
 
-def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with `config`: what contradicts a promise of the backend.
+def read_config(
+    read: OptionReader, config: Mapping[str, Any] | None, *, login: Login, tls: TLS | None
+) -> dict[str, Any]:
+    """Return librdkafka's settings as the options say; raises BackendConfigurationError.
 
-    Whether librdkafka knows a key, and takes its value, it says itself when it is started.
+    What contradicts a promise of the backend is refused. Whether librdkafka knows a key, and takes
+    its value, it says itself when it is started.
     """
-    for key, value in config.items():
+    read.mapping("config", config, optional=True)
+    given = dict(config or {})
+    within = read.within("config")
+    for key, value in given.items():
         text = str(value).lower()
         if key in _REFUSED:
-            yield f"{key!r} can't be set: {_REFUSED[key]}"
+            within.refuse(key, f"can't be set: {_REFUSED[key]}")
         elif key in _MUST_BE and text not in _MUST_BE[key]:
-            yield f"{key!r} must be {_MUST_BE[key][0]!r}, or left out: events would get lost"
+            within.refuse(key, f"must be {_MUST_BE[key][0]!r}, or left out: events would get lost")
         elif key == "partitioner" and text == "random":
-            yield "'partitioner' can't be 'random': the events of a key would have no order"
+            within.refuse(key, "can't be 'random': the events of a key would have no order")
         elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
-            yield f"{key!r} must be a whole number, not {value!r}"
+            within.refuse(key, f"must be a whole number, not {value!r}")
+    for option, ours in (("username", _login(login)), ("tls", _tls(tls))):
+        for key in ours.keys() & given.keys():
+            read.refuse(option, f"can't be combined with {key!r} in 'config'")
+        given |= ours
+    if login or tls:
+        protocol = ("sasl_" if login else "") + ("ssl" if tls else "plaintext")
+        if given.setdefault("security.protocol", protocol).lower() != protocol:
+            within.refuse("security.protocol", f"must be {protocol!r}, or left out")
+    if login and not given.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
+        given["sasl.mechanisms"] = "PLAIN"
+    return given
+
+
+def _login(login: Login) -> dict[str, Any]:
+    if not login:
+        return {}
+    return {"sasl.username": login.username or "", "sasl.password": login.password or ""}
+
+
+def _tls(tls: TLS | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    settings = {
+        "ssl.ca.location": tls.ca_file,
+        "ssl.certificate.location": tls.cert_file,
+        "ssl.key.location": tls.key_file or tls.cert_file,
+        "enable.ssl.certificate.verification": None if tls.verify else False,
+        "ssl.endpoint.identification.algorithm": None if tls.checks_hostname else "none",
+    }
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def client_config(
@@ -115,44 +154,3 @@ def client_config(
         "message.max.bytes": max_message_bytes + RECORD_BYTES,
     }
     return {**DEFAULTS, **{key: config[key] for key in config if key not in _MUST_BE}, **ours}
-
-
-# --- Errors: https://kafka.apache.org/protocol#protocol_error_codes, `_` marks librdkafka's own --
-
-Blame = Literal["broker", "topic", "records"]
-
-_BROKER: Final = frozenset({
-    "BROKER_NOT_AVAILABLE", "CLUSTER_AUTHORIZATION_FAILED", "COORDINATOR_LOAD_IN_PROGRESS",
-    "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH", "ILLEGAL_SASL_STATE",
-    "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING", "INVALID_REQUIRED_ACKS",
-    "KAFKA_STORAGE_ERROR", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS",
-    "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "NOT_LEADER_FOR_PARTITION", "OUT_OF_ORDER_SEQUENCE_NUMBER",
-    "PRODUCER_FENCED", "REPLICA_NOT_AVAILABLE", "REQUEST_TIMED_OUT", "SASL_AUTHENTICATION_FAILED",
-    "SECURITY_DISABLED", "THROTTLING_QUOTA_EXCEEDED", "UNKNOWN_LEADER_EPOCH",
-    "UNKNOWN_PRODUCER_ID", "UNSUPPORTED_COMPRESSION_TYPE", "UNSUPPORTED_FOR_MESSAGE_FORMAT",
-    "UNSUPPORTED_SASL_MECHANISM", "UNSUPPORTED_VERSION",
-    "_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_CRIT_SYS_RESOURCE", "_DESTROY", "_FAIL", "_FATAL",
-    "_FENCED", "_ISR_INSUFF", "_MSG_TIMED_OUT", "_PURGE_INFLIGHT", "_PURGE_QUEUE", "_RESOLVE",
-    "_RETRY", "_SSL", "_STATE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
-    "_UNSUPPORTED_FEATURE",
-})  # fmt: skip
-_TOPIC: Final = frozenset({
-    "INCONSISTENT_TOPIC_ID", "TOPIC_AUTHORIZATION_FAILED", "TOPIC_EXCEPTION", "UNKNOWN_TOPIC_ID",
-    "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC",
-})  # fmt: skip
-
-HOPELESS: Final = frozenset({
-    "INVALID_MSG_SIZE", "INVALID_RECORD", "INVALID_TIMESTAMP", "MSG_SIZE_TOO_LARGE",
-    "RECORD_LIST_TOO_LARGE", "TOPIC_EXCEPTION",
-})  # fmt: skip
-"""Errors that an event meets each time that it is sent."""
-
-BEING_MADE: Final = frozenset({"LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"})
-"""What brokers say of a topic while they make it, and of one that they will not make."""
-
-
-def blame(error: str) -> Blame:
-    """Tell what is at fault for an error of that name; `records`: one of those sent together."""
-    if error in _BROKER:
-        return "broker"
-    return "topic" if error in _TOPIC else "records"

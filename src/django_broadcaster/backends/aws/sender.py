@@ -18,16 +18,16 @@ from typing import Final
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, Outcome, as_delivery_error
-from ..batch import Batch
-from ..lines import Lines
+from ..in_flight import KeyOrder
+from ..outcomes import Batch
 from .entries import Entry
 
 CALL_ENTRIES: Final = 10
 """Messages in one call, the most."""
 
 
-class Crowd(Lines):
-    """Lines without an order: all may go at once."""
+class NoOrder(KeyOrder):
+    """The messages of a batch whose destination keeps no order: all may go at once."""
 
     def __init__(self, batch: Batch, on_progress: Callable[[], object]) -> None:
         super().__init__(Batch([]), on_progress)
@@ -44,7 +44,7 @@ class Crowd(Lines):
             self._first_failed[key] = min(index, self._first_failed.get(key, index))
 
     def holds(self, index: int) -> bool:
-        """Tell whether an event that has not left stands behind a failed one, and note it if so."""
+        """Return True if an unsent event follows a failed one of its key, and hold it then."""
         key = self._batch.messages[index].partition_key
         if index <= self._first_failed.get(key, index):
             return False
@@ -53,8 +53,8 @@ class Crowd(Lines):
         return True
 
 
-class Calls:
-    """Delivers one batch; `batch.outcomes` are complete when `run` returns.
+class Sender:
+    """Sends one batch; `batch.outcomes` are complete when `run` returns.
 
     `write` returns a message as an entry or raises its DeliveryError. `send` makes one call and
     returns an outcome for each entry; it runs in the threads of `executor`, `width` at a time.
@@ -73,7 +73,7 @@ class Calls:
         on_progress: Callable[[], object],
     ) -> None:
         self._batch = batch
-        self._lines = (Lines if ordered else Crowd)(batch, on_progress)
+        self._order = (KeyOrder if ordered else NoOrder)(batch, on_progress)
         self._max_bytes, self._write, self._send = max_bytes, write, send
         self._executor = executor
         # In order, nothing that may go is held later: all of it is left to the threads at once.
@@ -81,17 +81,15 @@ class Calls:
         self._unsent = len(batch.messages)
         self._parts: dict[str, list[Entry]] = {}  # by destination: not yet enough for a call
         self._running: dict[Future[Sequence[Outcome]], Sequence[Entry]] = {}
-        self._stop: BackendUnavailable | None = None
 
     def run(self) -> None:
         """Send until all is delivered, failed, held, or the service is away."""
         try:
             self._turn_until_done()
         except BaseException:
-            self._stop = BackendUnavailable("interrupted")  # for the calls that have not left
+            self._order.stop = BackendUnavailable("interrupted")  # for the calls that have not left
             raise
-        if self._stop is not None:
-            self._lines.give_up(self._stop)
+        self._order.finish()
 
     def _turn_until_done(self) -> None:
         while True:
@@ -99,19 +97,19 @@ class Calls:
                 self._begin(entries)
                 while len(self._running) >= self._width:
                     self._wait()
-            if not self._running and (self._stop is not None or not self._lines.ready):
+            if not self._running and not self._order.has_more:
                 break
             self._wait()
 
     def _calls(self) -> Iterator[Sequence[Entry]]:
         """Yield what goes in one call each: full ones first, then what is left."""
-        while self._lines.ready and self._stop is None:
-            index = self._lines.ready.popleft()
+        while self._order.has_more:
+            index = self._order.ready.popleft()
             self._unsent -= 1
             try:
                 entry = self._write(index, self._batch.messages[index])
             except Exception as error:
-                self._lines.failed(index, as_delivery_error(error))
+                self._order.failed(index, as_delivery_error(error))
                 continue
             part = self._parts.setdefault(entry.destination, [])
             if part and sum(each.size for each in part) + entry.size > self._max_bytes:
@@ -122,27 +120,27 @@ class Calls:
             if len(part) == CALL_ENTRIES:
                 del self._parts[entry.destination]
                 yield part
-        while self._parts and self._stop is None:
+        while self._parts and self._order.stop is None:
             yield self._parts.pop(next(iter(self._parts)))
 
     def _begin(self, entries: Sequence[Entry]) -> None:
-        if isinstance(self._lines, Crowd):
-            entries = [each for each in entries if not self._lines.holds(each.index)]
+        if isinstance(self._order, NoOrder):
+            entries = [each for each in entries if not self._order.holds(each.index)]
         if not entries:
             return
-        if not (self._running or self._parts or self._lines.ready):
+        if not (self._running or self._parts or self._order.ready):
             self._settle(entries, self._deliver(entries))  # the only one: no thread is needed
             return
         self._running[self._executor().submit(self._deliver, entries)] = entries
 
     def _deliver(self, entries: Sequence[Entry]) -> Sequence[Outcome]:
         """Make a call, unless the service turned out to be away since it was begun."""
-        if self._stop is not None:
-            return [self._stop] * len(entries)
+        if self._order.stop is not None:
+            return [self._order.stop] * len(entries)
         outcomes = self._send(entries)
         for outcome in outcomes:
             if isinstance(outcome, BackendUnavailable):
-                self._stop = outcome
+                self._order.stop = outcome
         return outcomes
 
     def _wait(self) -> None:
@@ -156,7 +154,4 @@ class Calls:
 
     def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(entries, outcomes, strict=True):
-            if outcome is None:
-                self._lines.landed(entry.index)
-            elif not isinstance(outcome, BackendUnavailable):  # else: see `_stop`
-                self._lines.failed(entry.index, outcome)
+            self._order.settle(entry.index, outcome)

@@ -1,8 +1,7 @@
 """A connection of nats-py, with the private event loop that it lives in.
 
-The client is asyncio, the relay is threads. The loop runs in the caller's own thread, and only
-while the backend is at work: no thread of its own, nothing to hand over for each event. Between
-two batches nobody answers the server's pings, so a connection that has rested is tried first.
+Between two batches the loop stands still and does not answer the server's pings, so a connection
+that has rested is tried first.
 
 nats-py reconnects by itself and then sends again what it had not got rid of. That is switched off:
 the relay decides what is sent again, and a lost connection ends a batch at once.
@@ -15,12 +14,15 @@ import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from django_broadcaster.exceptions import BackendUnavailable, MissingClient
+
+from ..connected import HeldConnection
+from ..errors import client_module, mapped, unavailable
+from ..event_loop import EventLoop
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -44,7 +46,7 @@ _DENIED = re.compile(r'permissions violation for publish to "(.*?)"')
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message for NATS: `headers` as they go over the wire, with the line that begins them.
+    """A message for NATS: `headers` as they are sent, with the line that begins them.
 
     `is_own` says that the subject is the only one that the backend has.
     """
@@ -54,18 +56,23 @@ class Outgoing:
     body: bytes
     is_own: bool
 
+    @property
+    def size(self) -> int:
+        """The bytes of the body."""
+        return len(self.body)
 
-class Link:
+
+class Connection(HeldConnection):
     """One connection, used by one thread at a time.
 
     `options` are those of nats-py's `connect`, `place` says where the servers are in errors.
     Whatever goes wrong with the connection is raised as BackendUnavailable. After that, or after
-    an interrupt, the only thing to do with a link is to close it.
+    an interrupt, the only thing to do with a connection is to close it.
 
-    While a batch is on its way, `on_answer` is called with the token, the body and the headers of
+    While a batch is being sent, `on_answer` is called with the token, the body and the headers of
     what arrives at the inbox, and `on_denied` with a subject, in lower case, that the server does
-    not let us publish to. Neither may ask the server anything: they are called by who would hear
-    the answer.
+    not let us publish to. Neither may ask the server anything: the loop that calls them would have
+    to read the answer.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Link:
         self.timeout = timeout
         self._options = options
         self._place = place
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = EventLoop()
         self._client: Any = _new_client(encrypted=encrypted)
         self._trouble: BaseException | None = None
         self._denied = ""
@@ -88,24 +95,32 @@ class Link:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end."""
-        result: T = _outside_of_loops(self._runner.run, work)
-        return result
+        return self._loop.run(work)
 
     def open(self) -> None:
         """Connect; raises BackendUnavailable, or MissingClient for the packages that keys need."""
-        try:
+        with mapped(self._failure_to_connect):
             self.run(self._connect())
-        except ImportError as error:
-            raise MissingClient(error.name or "nkeys", "nats") from error
-        except Exception as error:
-            raise self.unavailable(error) from error
+
+    def is_fresh(self) -> bool:
+        """Return False if the connection is lost; one that has rested is tried."""
+        if time.monotonic() - self._used > RESTED_SECONDS:
+            try:
+                self.run(self.ask(self._client.flush(timeout=self.timeout)))
+            except BackendUnavailable:
+                return False
+        return True
 
     def close(self) -> None:
         """Say goodbye, without waiting for a server that does not listen."""
         try:
             self.run(self._disconnect())
         finally:
-            _outside_of_loops(self._runner.close)
+            self._loop.close()
+
+    def abandon(self) -> None:
+        """Close the sockets of a connection that is the parent process's."""
+        self._loop.abandon()
 
     # --- Within the loop ---------------------------------------------------------------------
 
@@ -113,11 +128,6 @@ class Link:
     def max_payload(self) -> int:
         """The server's limit for the headers and the body of a message, in bytes."""
         return int(self._client.max_payload)
-
-    async def freshen(self) -> None:
-        """See that a connection that has rested is still there; raises BackendUnavailable."""
-        if time.monotonic() - self._used > RESTED_SECONDS:
-            await self.ask(self._client.flush(timeout=self.timeout))
 
     def next_token(self) -> int:
         """Return what tells the answer to a message from all others."""
@@ -184,13 +194,16 @@ class Link:
     def lost(self) -> BackendUnavailable:
         """Return the error for a connection that is lost."""
         trouble = self._trouble or self._client.last_error
-        failure = self.unavailable(f"the connection is lost ({_text(trouble)})")
-        failure.__cause__ = trouble
-        return failure
+        return self.unavailable(f"the connection is lost ({_text(trouble)})", trouble)
 
-    def unavailable(self, reason: object) -> BackendUnavailable:
+    def unavailable(self, reason: object, cause: BaseException | None = None) -> BackendUnavailable:
         """Return the error that names the servers, without credentials."""
-        return BackendUnavailable(f"NATS at {self._place}: {_text(reason)}")
+        return unavailable(f"NATS at {self._place}: {_text(reason)}", cause)
+
+    def _failure_to_connect(self, error: Exception) -> Exception:
+        if isinstance(error, ImportError):
+            return MissingClient(error.name or "nkeys", "nats")
+        return self.unavailable(error)
 
     def touch(self) -> None:
         """Note that the server has answered now."""
@@ -261,13 +274,9 @@ class Link:
 
 def _new_client(*, encrypted: bool) -> Any:
     """Return a client of nats-py, not yet connected; raises MissingClient."""
-    try:
-        from nats.aio.client import Client
-        from nats.errors import SecureConnWantedError
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
+    nats = client_module(CLIENT, "nats.errors", "nats.aio.client")
 
-    class StrictClient(Client):
+    class StrictClient(nats.Client):  # type: ignore[misc, name-defined]
         """nats-py's client with a shorter way for messages and their answers, and strict TLS.
 
         What it overrides and calls is not nats-py's public interface. It saves two thirds of the
@@ -303,20 +312,11 @@ def _new_client(*, encrypted: bool) -> Any:
             has no TLS.
             """
             if encrypted and not self._server_info.get("tls_required"):
-                raise SecureConnWantedError
-            return super()._connect_command()
+                raise nats.errors.SecureConnWantedError
+            command: bytes = super()._connect_command()
+            return command
 
     return StrictClient()
-
-
-def _outside_of_loops(work: Callable[..., T], *arguments: Any) -> T:
-    """Do the work in this thread or, where a loop of somebody else runs in it, in another one."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return work(*arguments)
-    with ThreadPoolExecutor(1) as other:
-        return other.submit(work, *arguments).result()
 
 
 def _abort(client: Client) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Final
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message
-from ..batch import Batch
+from ..outcomes import Batch
 from .cluster import Servers
-from .link import Entry, Transaction, exchange
-from .replies import errors, redirection, unavailable
+from .connection import Entry, Transaction, exchange
+from .errors import errors, redirection, unavailable
 
 REDIRECTIONS: Final = 5
 """How often in a row a chunk may be sent elsewhere before the cluster counts as unavailable."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ssl
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,11 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from django_broadcaster import __version__
+from django_broadcaster.backends.credentials import TLS
 from django_broadcaster.exceptions import MissingClient
 
 from .addresses import AddressRefused, AddressRules
-from .answers import Answer, Kind, answer_to
+from .errors import Answer, Kind, answer_to
 from .handshakes import REQUEST_ORIGIN, about_the_endpoint, verdict
 
 CLIENT: Final = ("aiohttp", "webhook")
@@ -46,7 +46,7 @@ class Client:
 
     timeout, connect_timeout: seconds for a request as a whole, and to connect to one address.
     max_response_bytes: how much of a body is read before the connection is given up.
-    tls: `cafile`, `certfile` and `keyfile`, each a path or None.
+    tls: whom to trust, and with what certificate to connect.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Client:
         timeout: float,
         connect_timeout: float,
         max_response_bytes: int,
-        tls: Mapping[str, str | None],
+        tls: TLS,
     ) -> None:
         self._rules = rules
         self._timeouts = {"total": timeout, "sock_connect": connect_timeout}
@@ -71,7 +71,7 @@ class Client:
         """Load what is needed; raises MissingClient, or OSError for a file of `tls`."""
         if self._runner is None:
             load()
-            self._context = _tls_context(**self._tls)
+            self._context = self._tls.context()
             self._runner = asyncio.Runner(loop_factory=_new_loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -244,15 +244,6 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 async def _close(session: Any) -> None:
     await session.close()
     await asyncio.sleep(0)  # transports say goodbye in the turn after
-
-
-def _tls_context(
-    *, cafile: str | None, certfile: str | None, keyfile: str | None
-) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=cafile)
-    if certfile is not None:
-        context.load_cert_chain(certfile, keyfile)
-    return context
 
 
 def _answer_about(error: Exception) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django_broadcaster.exceptions import BackendUnavailable
 
 from .address import library
-from .replies import is_protocol_error, unavailable
+from .errors import is_protocol_error, unavailable
 
 # Commands as they go over the wire: https://redis.io/docs/latest/develop/reference/protocol-spec/
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"

@@ -17,7 +17,7 @@ from typing import Final
 
 from django_broadcaster.backends.base import Message
 
-from .answers import Answer, Kind
+from .errors import Answer, Kind
 from .signatures import Signer
 
 OutboxAttempt = Callable[[int], Awaitable[Answer]]
