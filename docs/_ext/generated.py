@@ -126,8 +126,9 @@ def _backend_options(name: str) -> Iterator[str]:
     for each, value in defaults.items():
         yield f"| `{each}` | {value} | |"
     limit = backend.default_max_message_bytes
+    default = "None" if limit is None else f"{limit:_}"
     yield (
-        f"| `max_message_bytes` | `{limit}` | The largest event, in bytes of its JSON, "
+        f"| `max_message_bytes` | `{default}` | The largest event, in bytes of its JSON, "
         "that a publish call accepts. |"
     )
 
