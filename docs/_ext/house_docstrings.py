@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -51,6 +51,16 @@ def as_rst(lines: list[str]) -> list[str]:
     for paragraph in _paragraphs(lines):
         result += [*_paragraph_as_rst(paragraph), ""]
     return result
+
+
+def items_of(lines: list[str]) -> Iterator[str]:
+    """Yield the items of a docstring's lists and of its `Args:`, each on one line."""
+    if "Args:" in lines:
+        rest = lines[lines.index("Args:") + 1 :]
+        lines = [line[4:] for line in takewhile(lambda line: not line[:1].strip(), rest)]
+    for paragraph in _paragraphs(lines):
+        if ITEM.fullmatch(paragraph[0]) and _is_list(paragraph):
+            yield from re.sub(r"\n\s+", " ", "\n".join(paragraph)).splitlines()
 
 
 def _is_full(line: str) -> bool:
