@@ -608,7 +608,7 @@ def test_client_has_the_regions_and_limits_of_the_options() -> None:
         SNSBackend(alias="default", topic_arn=TOPIC, timeout=3, client={**keys, "config": config})
     ) as backend:
         backend.open()
-        meta = backend._client.meta
+        meta = backend.connection().client.meta
         assert meta.region_name == "eu-west-1"
         assert meta.config.retries["total_max_attempts"] == 1
         assert (meta.config.connect_timeout, meta.config.read_timeout) == (3, 3)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from ssl import CERT_REQUIRED
 from typing import Any
@@ -14,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from django_broadcaster.backends import CeleryBackend, Message
+from django_broadcaster.backends.amqp import has_news
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -326,10 +328,12 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     """A relay that was disconnected while it idled delivers with its next batch."""
     backend = make(rabbit.url)
     assert backend.send_batch(numbers(1)) == [None]
-    link = backend._link
-    assert link is not None
+    connection = backend._connection
+    assert connection is not None
     rabbit.node.control("close_all_connections", "a test")
-    wait_until(link._has_news, WAIT, "the server has said goodbye")
+    wait_until(
+        partial(has_news, connection._connection.connection), WAIT, "the server has said goodbye"
+    )
     assert backend.send_batch(numbers(3)) == [None] * 3
     assert len(take(rabbit.url, queue)) == 4
 

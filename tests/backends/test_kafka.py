@@ -430,8 +430,9 @@ def test_size_of_a_record_is_not_underestimated(
         bootstrap_servers=cluster.servers, content_mode=mode, config={"batch.size": 30_000}
     )
     waves = []
-    send = backend._send
-    backend._send = lambda wave: waves.append(len(wave)) or send(wave)  # type: ignore[method-assign,func-returns-value]
+    connection = backend.connection()
+    send = connection.send
+    connection.send = lambda wave: waves.append(len(wave)) or send(wave)  # type: ignore[method-assign,func-returns-value]
     assert backend.send_batch(messages) == [None] * 400
     assert len(waves) > 3
     assert cluster.requests() == len(waves)

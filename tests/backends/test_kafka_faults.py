@@ -335,7 +335,7 @@ def test_slow_server_is_unavailable_after_the_timeout(
     messages = numbers(50, "a")
     assert backend.send_batch(messages[:10]) == [None] * 10
     server.stop()
-    backend.timeout = 0.3
+    backend.timeout = backend.connection().timeout = 0.3
     started = time.monotonic()
     assert kinds(backend.send_batch(messages[10:30])) == [BackendUnavailable] * 20
     assert kinds(backend.send_batch(messages[10:30])) == [BackendUnavailable] * 20
@@ -353,16 +353,17 @@ def test_wave_that_fails_stops_those_behind_it(server: KafkaServer, make: MakeBa
     topic = make_topic(server.servers)
     backend = make(server.servers, topic=topic, config={"batch.num.messages": 10})
     messages = numbers(50, "a")
-    send, sent = backend._send, []
+    connection = backend.connection()
+    send, sent = connection.send, []
 
     def stop_at_the_third(wave: Any) -> Any:
         sent.append(len(wave))
         if len(sent) == 3:
-            backend.timeout = 0.3
+            connection.timeout = 0.3
             server.stop()
         return send(wave)
 
-    backend._send = stop_at_the_third  # type: ignore[method-assign]
+    connection.send = stop_at_the_third  # type: ignore[method-assign]
     outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None] * 20 + [BackendUnavailable] * 30
     assert sent == [10, 10, 10]
@@ -442,10 +443,11 @@ def test_interrupted_batch_leaves_nothing_behind(
             self.producer.flush(0.1)
             raise KeyboardInterrupt
 
-    backend._producer = Interrupting(backend._producer)
+    connection = backend.connection()
+    connection.producer = Interrupting(connection.producer)
     with pytest.raises(KeyboardInterrupt):
         backend.send_batch(messages)
-    assert backend._producer is None
+    assert backend._connection is None
     server.resume()
     assert backend.send_batch(messages) == [None] * 10
     assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)

@@ -20,7 +20,7 @@ import redis
 
 from django_broadcaster.backends import Message, RedisStreamBackend
 from django_broadcaster.backends.redis import backend as module
-from django_broadcaster.backends.redis import connection as link
+from django_broadcaster.backends.redis import connection
 from django_broadcaster.backends.redis import entries as packed
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -757,7 +757,7 @@ def test_interrupt_between_sending_and_reading_leaves_no_answers_behind(
     server.command("SET", "wrong", "x")
     server.stop()
     with monkeypatch.context() as patch:
-        patch.setattr(link, "read", interrupt)
+        patch.setattr(connection, "read", interrupt)
         with pytest.raises(KeyboardInterrupt):
             backend.send_batch(numbers(3))
     server.resume()

@@ -22,7 +22,7 @@ class EventLoop:
     """A private event loop; `executor` is where it resolves names."""
 
     def __init__(self, executor: Executor | None = None) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector | None = None
         self._executor = executor
         self._runner = asyncio.Runner(loop_factory=self._new_loop)
 
@@ -37,12 +37,14 @@ class EventLoop:
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets: the loop is the parent process's."""
-        for key in self._selector.get_map().values():
-            with suppress(OSError):
-                os.close(key.fd)
-        self._selector.close()
+        if self._selector is not None:
+            for key in self._selector.get_map().values():
+                with suppress(OSError):
+                    os.close(key.fd)
+            self._selector.close()
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
+        self._selector = selectors.DefaultSelector()
         loop = asyncio.SelectorEventLoop(self._selector)
         if self._executor is not None:
             loop.set_default_executor(self._executor)  # type: ignore[arg-type]

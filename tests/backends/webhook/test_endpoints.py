@@ -240,7 +240,7 @@ def test_table_that_cannot_be_read_costs_no_event(
     backend = make(url=server.url)
     monkeypatch.setattr(backend.book, "look", fail)
     with pytest.raises(BackendUnavailable, match="can't be read"):
-        backend.send_batch(numbers(2))
+        backend.send(*numbers(1))
     assert not server.requests
 
 

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
+from functools import partial
+from math import inf
 from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
-    MissingClient,
     Rejected,
 )
 
 from ..base import Message, Outcome, Shown
 from ..bindings import AWS, Binding, BindingBackend
+from ..connected import ConnectedBackend
+from ..errors import Blame, describe, mapped, unavailable
 from ..options import OptionReader
 from ..outcomes import Batch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
+from .connection import CLIENT, Connection
 from .entries import Entry
 from .sender import Sender
-
-CLIENT: Final = ("boto3", "aws")
-"""The client library, and the extra that it comes with."""
-
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for a connection, and again for the answer."""
 
 BATCH_BYTES: Final = 256 * 2**10
 """What every queue and topic takes in one message, and in all messages of one call together."""
@@ -41,7 +36,7 @@ CLIENT_OPTIONS: Final = frozenset({
 SCHEMES: Final = ("https", "http")
 
 
-class AWSBackend(BindingBackend):
+class AWSBackend(ConnectedBackend[Connection], BindingBackend):
     """Sends events to a destination in batch calls of boto3.
 
     A subclass names its service, the option for its destination, and writes the four methods below.
@@ -73,11 +68,6 @@ class AWSBackend(BindingBackend):
         self.timeout = self.read.seconds("timeout", timeout)
         self.connections = self.read.integer("connections", connections, 1, 100)
         self._config, self._options = self._read_client(client, username, password, tls)
-        self._session: Any = None
-        self._client: Any = None
-        self._pool: Executor | None = None
-        self._owner = 0  # the process that made them
-        self._is_stale = False
 
     # --- What a service is like --------------------------------------------------------------
 
@@ -103,67 +93,51 @@ class AWSBackend(BindingBackend):
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Make the client; it connects with the first call. Raises BackendUnavailable."""
-        self.close()
-        self._get_ready()
+    def connect(self, within: float = inf) -> Connection:
+        """Return a client; it connects with the first call.
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        client, self._client = self._client, None
-        pool, self._pool = self._pool, None
-        self._session, self._is_stale = None, False
-        if self._owner != os.getpid():
-            return  # they are the parent process's
-        if pool is not None:
-            pool.shutdown()
-        if client is not None:
-            client.close()
-
-    def send(self, message: Message) -> None:
-        """Send one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Send events in calls of ten; one outcome for each, None once it is stored.
-
-        The order of a key is kept where the destination has one (FIFO): see `sender`. What had no
-        answer may have arrived: it is unavailable, and sent again. FIFO destinations drop it then.
+        Raises BackendUnavailable, MissingClient or BackendConfigurationError.
         """
-        batch = Batch(messages)
-        try:
-            self._get_ready()
-            Sender(
-                batch,
-                ordered=any(_is_fifo(self._destination_of(message)) for message in messages),
-                max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),
-                width=self.connections,
-                write=self._entry,
-                send=self._send,
-                executor=self._executor,
-                on_progress=self.on_progress,
-            ).run()
-        except BackendUnavailable as error:
-            batch.give_up(0, error)
-        return batch.outcomes
+        options = {**self._options}
+        if region := self.region():
+            options.setdefault("region_name", region)
+        with mapped(self._failure_to_connect):
+            return Connection(
+                self.service,
+                options,
+                session=None if self._connection is None else self._connection.session,
+                config=self._config or {},
+                timeout=min(self.timeout, within),
+                threads=self.connections,
+                name=f"outbox-{self.alias}",
+            )
 
-    def health_check(self) -> bool:
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Send events in calls of ten.
+
+        The order of a key is kept where the destination has one (FIFO): see `sender`. FIFO
+        destinations drop what is sent again.
+        """
+        Sender(
+            batch,
+            ordered=any(_is_fifo(self._destination_of(message)) for message in batch.messages),
+            max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),
+            width=self.connections,
+            write=self._entry,
+            send=partial(self._send, connection),
+            executor=connection.threads,
+            on_progress=self.on_progress,
+        ).run()
+
+    def is_up(self, connection: Connection) -> bool:
         """Ask for an attribute of the destination; may take twice `HEALTH_SECONDS`.
 
-        True, too, if that is denied: who may do no more than send is known to the service.
+        True, too, if that is denied: a user that may do no more than send is known to the service.
         """
         try:
-            client = self._new_client(min(self.timeout, HEALTH_SECONDS), connections=1)
-        except Exception:
-            return False
-        try:
-            self.ask(client)
+            self.ask(connection.client)
         except Exception as error:
             return errors.code_of(error) in errors.DENIED
-        finally:
-            client.close()
         return True
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
@@ -207,7 +181,7 @@ class AWSBackend(BindingBackend):
 
     # --- Calls -------------------------------------------------------------------------------
 
-    def _send(self, sent: Sequence[Entry]) -> Sequence[Outcome]:
+    def _send(self, connection: Connection, sent: Sequence[Entry]) -> Sequence[Outcome]:
         """Make one call; return an outcome for each entry. Runs in a thread of the pool.
 
         A call that was refused because of something in it is made again in halves, until the
@@ -216,17 +190,17 @@ class AWSBackend(BindingBackend):
         destination = sent[0].destination
         try:
             with uninstrumented():
-                answer = self.call(self._client, destination, [entry.fields for entry in sent])
+                answer = self.call(connection.client, destination, [entry.fields for entry in sent])
             failed = {each["Id"]: each for each in answer.get("Failed", ())}
             stored = {each["Id"] for each in answer.get("Successful", ())}
         except Exception as error:
-            if len(sent) > 1 and errors.blames_messages(error):
-                return self._divide(sent)
+            if len(sent) > 1 and errors.blame(error) is Blame.EVENT:
+                return self._divide(connection, sent)
             if errors.is_about_credentials(error):
-                self._is_stale = True  # a new client looks for others
-            everybodys = destination == self.destination
+                connection.is_stale = True  # a new client looks for others
+            shared = destination == self.destination
             place = self._place(destination)
-            return [errors.failure_of_call(error, place, everybodys=everybodys)] * len(sent)
+            return [errors.failure_of_call(error, place, shared=shared)] * len(sent)
         if not failed and len(stored) == len(sent):
             return [None] * len(sent)
         return [
@@ -236,60 +210,21 @@ class AWSBackend(BindingBackend):
             for entry in sent
         ]
 
-    def _divide(self, sent: Sequence[Entry]) -> Sequence[Outcome]:
+    def _divide(self, connection: Connection, sent: Sequence[Entry]) -> Sequence[Outcome]:
         half = len(sent) // 2
-        first = list(self._send(sent[:half]))
+        first = list(self._send(connection, sent[:half]))
         away = next((each for each in first if isinstance(each, BackendUnavailable)), None)
         if away is not None:
             return [*first, *[away] * (len(sent) - half)]
-        return [*first, *self._send(sent[half:])]
+        return [*first, *self._send(connection, sent[half:])]
 
     def _place(self, destination: str) -> str:
         return f"{self.service.upper()}, {destination}"
 
-    # --- The client --------------------------------------------------------------------------
-
-    def _get_ready(self) -> None:
-        """See that there is a client, and that it is this process's; raises BackendUnavailable."""
-        if self._client is not None and (self._is_stale or self._owner != os.getpid()):
-            self.close()
-        if self._client is None:
-            self._owner = os.getpid()
-            self._client = self._new_client(self.timeout, self.connections)
-
-    def _executor(self) -> Executor:
-        if self._pool is None:
-            name = f"outbox-{self.alias}"
-            self._pool = ThreadPoolExecutor(self.connections, thread_name_prefix=name)
-        return self._pool
-
-    def _new_client(self, timeout: float, connections: int) -> Any:
-        """Return a client; raises BackendUnavailable, MissingClient or BackendConfigurationError.
-
-        botocore repeats nothing: the relay decides when to try again.
-        """
-        botocore = _library()
-        options = {**self._options}
-        if region := self.region():
-            options.setdefault("region_name", region)
-        ours = botocore.config.Config(
-            connect_timeout=timeout,
-            read_timeout=timeout,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=connections,
-        )
-        try:
-            config = self._config or {}
-            if isinstance(config, Mapping):
-                config = botocore.config.Config(**config)
-            if self._session is None:
-                self._session = _new_session()
-            return self._session.client(self.service, **options, config=config.merge(ours))
-        except TypeError as error:
-            raise self.option_error("client", f"boto3 does not take it: {error}") from error
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
-            place = self._place(self.destination)
-            raise BackendUnavailable(f"{place}: {type(error).__name__}: {error}") from error
+    def _failure_to_connect(self, error: Exception) -> Exception:
+        if isinstance(error, TypeError):
+            return self.option_error("client", f"boto3 does not take it: {error}")
+        return unavailable(f"{self._place(self.destination)}: {describe(error)}")
 
     # --- Options -----------------------------------------------------------------------------
 
@@ -331,35 +266,3 @@ class AWSBackend(BindingBackend):
 
 def _is_fifo(destination: str) -> bool:
     return destination.endswith(".fifo")
-
-
-def _library() -> Any:
-    try:
-        import boto3.session  # type: ignore[import-untyped]  # noqa: F401
-        import botocore.config  # type: ignore[import-untyped]
-        import botocore.exceptions  # type: ignore[import-untyped]
-        import botocore.loaders  # type: ignore[import-untyped]
-        import botocore.session  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
-    return botocore
-
-
-def _new_session() -> Any:
-    """Return a session of our own, as the default one is not thread-safe.
-
-    Reading the descriptions of the services is most of what it costs, and is done once.
-    """
-    import boto3.session
-    import botocore.session
-
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _loader())
-    return boto3.session.Session(botocore_session=session)
-
-
-@cache
-def _loader() -> Any:
-    import botocore.loaders
-
-    return botocore.loaders.create_loader()

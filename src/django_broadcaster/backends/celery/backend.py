@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar, Final, Literal
 from uuid import UUID, uuid5
 
 from django.utils.module_loading import import_string
 
 from django_broadcaster.events.json_format import parse_json
-from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    DeliveryError,
-    Rejected,
-    TransientError,
-)
+from django_broadcaster.exceptions import Rejected
 
-from ..base import Message, MessageBackend, Shown
+from ..base import Message, Shown, send_one_by_one
 from ..bindings import trace_headers
+from ..connected import ConnectedBackend
+from ..errors import client_module
 from ..expiry import AMQP_LONGEST, seconds_left
 from ..names import escape_words
-from .connection import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
+from ..outcomes import Batch
+from .connection import CLIENT, Call, Connection
+from .errors import CallRefused
 from .names import PRIORITIES, read_name
-
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for a connection, and again for each answer."""
 
 # Celery's own tasks, such as celery.map, take the name of another one to call.
 _RESERVED: Final = "celery."
 _NAMESPACE: Final = UUID("7c1f4a2e-6f0b-5d38-9a55-0d2b7e8f3c41")
 
 
-class CeleryBackend(MessageBackend):
+class CeleryBackend(ConnectedBackend[Connection]):
     """Calls a Celery task for each event.
 
     app: where the project's Celery app is: `mysite.celery.app`.
@@ -83,50 +80,25 @@ class CeleryBackend(MessageBackend):
         self.priority = self.read.integer("priority", priority, *PRIORITIES, optional=True)
         self.timeout = self.read.seconds("timeout", timeout)
         self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
-        self._link: Link | None = None
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Import the app and connect; raises BackendUnavailable or BackendConfigurationError."""
-        self.close()
-        self._connected()
-
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
-
-    def send(self, message: Message) -> None:
-        """Send the call for one event; raises its DeliveryError."""
-        call = self._call(message)
-        link = self._connected()
-        if call.routing_key is not None and not link.is_amqp:
-            raise Rejected("'routing_key' is for AMQP; on this broker, name a 'queue'")
+    def connect(self, within: float = inf) -> Connection:
+        """Return an open connection; raises BackendUnavailable or BackendConfigurationError."""
+        app = self._app()
         try:
-            link.send(call)
-        except CallUnencodable as error:
-            raise Rejected(f"the task's arguments can't be encoded: {error}") from error
-        except CallRefused as error:
-            raise self._refused(message, link, error) from error
-        except LinkLost as error:
-            raise BackendUnavailable(f"{link.place}: {error}") from error
-        except BaseException:
-            # An answer that was not read would pass for the next call's.
-            self._drop()
-            raise
+            return Connection(app, min(self.timeout, within), min(self.connect_timeout, within))
+        except ValueError as error:
+            raise self.option_error("app", str(error)) from None
+
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Send the call for each event, when the one before has been acknowledged."""
+        batch.outcomes[:] = send_one_by_one(batch.messages, self._send)
 
     def health_check(self) -> bool:
         """Log in to the broker over a connection of its own; never raises."""
-        if self._link is not None and self._link.is_blocked:
-            return False
-        timeout = min(self.timeout, self.connect_timeout, HEALTH_SECONDS)
-        try:
-            self._new_link(timeout, timeout).close()
-        except Exception:
-            return False
-        return True
+        is_blocked = self._connection is not None and self._connection.is_blocked
+        return not is_blocked and super().health_check()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
@@ -182,49 +154,30 @@ class CeleryBackend(MessageBackend):
             raise Rejected("the event's data are no object, so they can't be keyword arguments")
         return [], data
 
-    # --- What a failure means ----------------------------------------------------------------
+    # --- Sending -----------------------------------------------------------------------------
 
-    def _refused(self, message: Message, link: Link, error: CallRefused) -> DeliveryError:
-        """Return what it means that the broker refused one call.
+    def _send(self, message: Message) -> None:
+        """Send the call for one event; raises its DeliveryError."""
+        self.on_progress()
+        call = self._call(message)
+        connection = self.fresh_connection()
+        if call.routing_key is not None and not connection.is_amqp:
+            raise Rejected("'routing_key' is for AMQP; on this broker, name a 'queue'")
+        try:
+            connection.send(call)
+        except CallRefused as error:
+            shared = self._goes_with_all(message, connection)
+            raise error.blame.error(f"{connection.place}: {error}", shared=shared) from error
 
-        Where all calls go to one queue, every event would meet that, and none is to blame: they
-        wait until it is put right. Where the queue depends on the event, others go on.
-        """
-        if error.is_final:
-            return Rejected(f"{link.place}: {error}")
-        if self._goes_with_all(message, link):
-            return BackendUnavailable(f"{link.place}: {error}")
-        return TransientError(f"{link.place}: {error}")
-
-    def _goes_with_all(self, message: Message, link: Link) -> bool:
-        """Tell whether an event's queue is that of all events."""
+    def _goes_with_all(self, message: Message, connection: Connection) -> bool:
+        """Return True if an event's queue is that of all events."""
         if message.config.keys() & {"queue", "routing_key"}:
             return False
         one_task = self._task.is_constant and "task" not in message.config
-        return self.queue is not None or one_task or not link.has_routes
-
-    # --- The connection ----------------------------------------------------------------------
-
-    def _connected(self) -> Link:
-        """Return a connection of use. Between two calls, losing one loses or repeats nothing."""
-        if self._link is not None and not self._link.is_fresh():
-            self._drop()
-        if self._link is None:
-            self._link = self._new_link(self.timeout, self.connect_timeout)
-        return self._link
-
-    def _new_link(self, timeout: float, connect_timeout: float) -> Link:
-        """Return an open connection; raises BackendUnavailable or BackendConfigurationError."""
-        app = self._app()
-        try:
-            return Link(app, timeout, connect_timeout)
-        except LinkLost as error:
-            raise BackendUnavailable(str(error)) from error
-        except ValueError as error:
-            raise self.option_error("app", str(error)) from None
+        return self.queue is not None or one_task or not connection.has_routes
 
     def _app(self) -> Any:
-        celery = library()
+        celery = client_module(CLIENT)
         path = self.app_path.replace(":", ".")
         try:
             found = import_string(path)
@@ -233,11 +186,6 @@ class CeleryBackend(MessageBackend):
         if not isinstance(found, celery.Celery):
             raise self.option_error("app", f"{path!r} is no Celery app")
         return found
-
-    def _drop(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.drop()
 
 
 def task_id(source: str, event_id: str, backend: str) -> str:

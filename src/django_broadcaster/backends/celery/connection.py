@@ -6,22 +6,20 @@ unless its settings say so, and all of them wait for ever, or try again by thems
 
 from __future__ import annotations
 
-import selectors
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from django_broadcaster.events import TRACEPARENT, TRACESTATE
-from django_broadcaster.exceptions import MissingClient
+from django_broadcaster.exceptions import BackendUnavailable
+
+from .. import amqp
+from ..connected import HeldConnection
+from ..errors import Blame, describe, mapped, unavailable
+from .errors import HARMLESS, CallRefused, judge
 
 CLIENT: Final = ("celery", "celery")
 """The client library, and the extra that it comes with."""
-
-GOODBYE_SECONDS: Final = 1.0
-"""The longest that closing waits for the server."""
-
-BLOCKED: Final = "the server takes no messages: an alarm about its memory or disk space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +40,8 @@ class Call:
     expires: float | None = None
 
 
-class LinkLost(Exception):
-    """The broker is away, or refuses everyone. What was on its way may have arrived."""
-
-
-class CallRefused(Exception):
-    """The broker did not take this call, and is there; `is_final`: it never will."""
-
-    def __init__(self, problem: str, *, is_final: bool = False) -> None:
-        super().__init__(problem)
-        self.is_final = is_final
-
-
-class CallUnencodable(Exception):
-    """The app's serializer can't write the arguments."""
-
-
-class Link:
-    """An open connection; raises LinkLost, or ValueError for settings that can't be understood."""
+class Connection(HeldConnection):
+    """An open connection; raises BackendUnavailable, or ValueError for settings that are wrong."""
 
     def __init__(self, app: Any, timeout: float, connect_timeout: float) -> None:
         self._app = app
@@ -76,48 +58,49 @@ class Link:
         self.is_open = True
         self._connection.transport_options.update(self._transport_options(connect_timeout))
         try:
-            self._connect()
-        except BaseException as error:
+            with mapped(lambda error: self.unavailable(describe(error))):
+                self._connect()
+        except BaseException:
             self.drop()
-            if isinstance(error, Exception):
-                raise LinkLost(f"{self.place}: {_describe(error)}") from error
             raise
 
     def is_fresh(self) -> bool:
-        """Tell whether it is of use; takes in what the server has said, which may be goodbye."""
+        """Return False if the server closed it, or may confirm a call that was given up.
+
+        Such a confirmation would pass for that of another call.
+        """
         if not self.is_amqp:
-            return self.is_open  # redis-py looks by itself, before it sends
+            return self.is_open  # redis-py checks its connection by itself, before it sends
         try:
-            while self._has_news():
+            while amqp.has_news(self._connection.connection):
                 self._connection.drain_events(timeout=self._timeout)
         except Exception:
-            self.drop()
-        # The confirmation of a call that was given up may come yet, and pass for another one's.
-        return self.is_open and (self.is_blocked or not self._is_spent)
+            return False
+        if self._is_spent and self.is_blocked:
+            raise self.unavailable(amqp.BLOCKED)
+        return self.is_open and not self._is_spent
 
     def send(self, call: Call) -> None:
         """Send a call and wait until the broker has it.
 
-        Raises CallUnencodable, CallRefused or LinkLost. The connection is closed by what leaves it
-        in doubt.
+        Raises CallRefused or BackendUnavailable. The connection is closed by what leaves it in
+        doubt.
         """
-        if self._is_spent:
-            raise LinkLost(BLOCKED)
         self._returned = ""
-        try:
+        with mapped(self._meaning):
             self._send_task(call)
-        except Exception as error:
-            raise self._judged(error) from error
         if self._returned:
             # The queue went away since it was declared; the next connection declares it again.
             self.drop()
-            raise CallRefused(f"no queue takes it: {self._returned}")
+            raise CallRefused(Blame.DESTINATION, f"no queue takes it: {self._returned}")
 
     def close(self) -> None:
         """Say goodbye, and disconnect."""
         if self.is_amqp and self.is_open:
             with suppress(Exception):
-                self._set_timeout(min(self._timeout, GOODBYE_SECONDS))
+                amqp.set_timeout(
+                    self._connection.connection, min(self._timeout, amqp.GOODBYE_SECONDS)
+                )
         self.is_open = False
         with suppress(Exception):
             self._connection.release()
@@ -131,20 +114,30 @@ class Link:
             else:
                 self._connection.release()
 
+    def abandon(self) -> None:
+        """Close the sockets of a connection that is the parent process's."""
+        if self.is_amqp:
+            amqp.close_socket(self._connection.connection)
+            return
+        channel = self._producer.channel
+        for pool in (getattr(channel, "_pool", None), getattr(channel, "_async_pool", None)):
+            for each in getattr(pool, "_available_connections", ()):
+                with suppress(Exception):
+                    each.disconnect()  # redis-py tells the server nothing in another process
+
+    def unavailable(self, problem: str) -> BackendUnavailable:
+        """Return the error for a broker that is away, or refuses everyone."""
+        return unavailable(f"{self.place}: {problem}")
+
     # --- Connecting --------------------------------------------------------------------------
 
     def _transport_options(self, connect_timeout: float) -> dict[str, Any]:
         if self.is_amqp:
-            # The client's default would cut a connection on which a busy server reads nothing for
-            # a second.
-            patience = {}
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                patience[socket.TCP_USER_TIMEOUT] = int(self._timeout * 1000)
             return {
                 "confirm_publish": True,
                 "on_blocked": lambda _: self._set_blocked(True),
                 "on_unblocked": lambda: self._set_blocked(False),
-                "socket_settings": patience,
+                "socket_settings": amqp.socket_settings(self._timeout),
             }
         if self._connection.transport.driver_type == "redis":
             return {
@@ -161,15 +154,12 @@ class Link:
             max_retries=addresses - 1, interval_start=0, interval_step=0
         )
         if self.is_amqp:
-            self._set_timeout(self._timeout)
+            amqp.set_timeout(self._connection.connection, self._timeout)
         channel = self._connection.channel()
         on_return = self._came_back if self.is_amqp else None
         self._producer = self._app.amqp.Producer(channel, auto_declare=False, on_return=on_return)
         self._publish = self._producer.publish
         self._producer.publish = self._publish_as_given
-
-    def _set_timeout(self, seconds: float) -> None:
-        self._connection.connection.transport.sock.settimeout(seconds)
 
     # --- Sending -----------------------------------------------------------------------------
 
@@ -207,42 +197,28 @@ class Link:
             headers.update(self._trace)
         return self._publish(body, headers=headers, **options)
 
-    def _judged(self, error: Exception) -> Exception:
-        """Return what an error of Celery or kombu means; closes the connection if in doubt."""
-        kombu = _kombu()
-        if isinstance(error, kombu.exceptions.EncodeError):
-            return CallUnencodable(str(error))
-        cause = error.__cause__ if isinstance(error, kombu.exceptions.OperationalError) else error
-        text = _describe(cause or error)
-        if type(cause).__name__ == "MessageNacked":
-            return CallRefused("a queue is full, or failed, and did not take it")
-        if type(cause).__name__ == "QueueNotFound":
-            return CallRefused(text)
+    def _meaning(self, error: Exception) -> Exception:
+        """Return what an error of Celery or kombu means; drops a connection that is in doubt."""
+        import kombu.exceptions
+
+        cause = error.__cause__ if isinstance(error, kombu.exceptions.OperationalError) else None
+        cause = cause or error
         if self.is_blocked and isinstance(cause, TimeoutError):
-            # The connection stays: another one would put the same call before the server once
-            # more, and it would take all of them when it has room.
+            # The connection is kept: the server would get the same call over another one again, and
+            # take all of them when it has room.
             self._is_spent = True
-            return LinkLost(BLOCKED)
-        self.drop()
-        if self.is_amqp and isinstance(cause, self._connection.channel_errors):
-            return CallRefused(text, is_final="size" in text and "larger" in text)
-        if "WRONGTYPE" in text or type(cause).__name__ == "NoPermissionError":
-            return CallRefused(text)
-        return LinkLost(text)
+            return self.unavailable(amqp.BLOCKED)
+        is_channel_error = self.is_amqp and isinstance(cause, self._connection.channel_errors)
+        found, text = judge(cause, is_channel_error=is_channel_error)
+        if type(cause).__name__ not in HARMLESS:
+            self.drop()
+        return self.unavailable(text) if found is Blame.BROKER else CallRefused(found, text)
 
     def _came_back(self, error: Any, _exchange: str, routing_key: str, _message: Any) -> None:
         self._returned = f"{error.reply_text}, routing key {routing_key!r}"
 
     def _set_blocked(self, value: bool) -> None:
         self.is_blocked = value
-
-    def _has_news(self) -> bool:
-        sock = self._connection.connection.transport.sock
-        if hasattr(sock, "pending") and sock.pending():
-            return True
-        with selectors.DefaultSelector() as selector:
-            selector.register(sock, selectors.EVENT_READ)
-            return bool(selector.select(0))
 
 
 def _connection(app: Any, connect_timeout: float) -> Any:
@@ -259,24 +235,3 @@ def _connection(app: Any, connect_timeout: float) -> Any:
             "does not know"
         ) from None
     return connection
-
-
-def _describe(error: BaseException) -> str:
-    """Return what happened, in the server's words where it has said something."""
-    text = getattr(error, "reply_text", None) or str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def library() -> Any:
-    """Return Celery; raises MissingClient."""
-    try:
-        import celery  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
-    return celery
-
-
-def _kombu() -> Any:
-    import kombu.exceptions
-
-    return kombu

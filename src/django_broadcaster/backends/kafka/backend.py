@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import Any, ClassVar, Final, Literal
 
 from django_broadcaster.exceptions import (
+    BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
     Rejected,
-    TransientError,
 )
 
-from ..base import Message, Outcome
+from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
+from ..connected import HEALTH_SECONDS, ConnectedBackend
+from ..errors import Blame, mapped
 from ..names import escape_topic
 from ..outcomes import Batch
 from .connection import (
@@ -29,24 +30,18 @@ from .connection import (
     FRAMING_BYTES,
     HEADER_FRAMING_BYTES,
     RECORD_BYTES,
+    Connection,
+    Record,
     client_config,
-    library,
     producer,
     read_config,
 )
-from .errors import BEING_MADE, HOPELESS, Blame, blame
-from .forks import begin_anew_in_child
+from .errors import ERRORS, describe
 from .names import topic_problem
-from .sender import Failure, Judge, Planner, Record, Reports, stopped
-
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for an answer."""
+from .sender import Planner, Sender, stopped
 
 TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
-
-PURGE_SECONDS: Final = 1.0
-"""How long librdkafka may take to give back what it was told to forget."""
 
 MAX_WAVE: Final = 50_000
 """Events at the most in a wave: librdkafka's queue takes twice as many."""
@@ -54,7 +49,7 @@ MAX_WAVE: Final = 50_000
 _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 
 
-class KafkaBackend(BindingBackend):
+class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     """Appends events to topics.
 
     bootstrap_servers: `"host:port,host:port"`, or a list of them.
@@ -121,70 +116,53 @@ class KafkaBackend(BindingBackend):
         sizes = {**DEFAULTS, **self._config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
         self._wave_count = min(int(sizes["batch.num.messages"]), MAX_WAVE)
-        self._producer: Any = None
-        self._known: set[str] = set()  # topics whose partitions the producer knows
-        self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
-        begin_anew_in_child(self)
 
     # --- The contract ------------------------------------------------------------------------
 
     def open(self) -> None:
         """Connect, and look for the topic if all events have one; raises BackendUnavailable."""
-        self.close()
-        try:
-            self._connect()
-            if self._template.is_constant:
-                self._find_topic(self.topic, time.monotonic() + TOPIC_SECONDS)
-        except BaseException:
-            self.close()
-            raise
+        super().open()
+        if self._template.is_constant:
+            try:
+                deadline = time.monotonic() + TOPIC_SECONDS
+                self._find_topic(self.topic, self.connection(), deadline)
+            except BaseException:
+                self.close()
+                raise
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        producer = self.give_up_producer()
-        if producer is not None:
-            with suppress(Exception):
-                producer.purge()
-                producer.close()
+    def connect(self, within: float = inf) -> Connection:
+        """Start a producer, which connects by itself.
 
-    def give_up_producer(self) -> Any:
-        """Forget the producer as it is, and return it; None if there is none."""
-        producer, self._producer = self._producer, None
-        self._known.clear()
-        return producer
-
-    def send(self, message: Message) -> None:
-        """Append one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Append events in order; one outcome for each.
-
-        Raises MissingClient, and BackendConfigurationError for what librdkafka will not start with.
+        Raises:
+            BackendUnavailable: A file of `tls` can't be read.
+            BackendConfigurationError: librdkafka does not accept its settings.
         """
-        batch = Batch(messages)
-        if not messages:
-            return batch.outcomes
+        if self._tls is not None:
+            with mapped(lambda error: BackendUnavailable(f"{self._place}: TLS: {error}")):
+                self._tls.check_files()
+        with mapped(self._config_error):
+            return Connection(
+                self._client_config(), place=self._place, timeout=min(self.timeout, within)
+            )
+
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Append the events of a batch in order; see `sender`."""
+        messages = batch.messages
         try:
-            if self._producer is None:
-                self._connect()
-            topics = self._topics(messages)
-        except BackendUnavailable as error:
-            self.close()
-            batch.give_up(0, error)
-            return batch.outcomes
+            topics = self._topics(messages, connection)
+        except BackendUnavailable:
+            self.drop()
+            raise
         planner = Planner(batch, topics, self._record, self._wave_bytes, self._wave_count)
-        judge = Judge(batch, self._send, self._failure, self._lost)
+        failure = partial(self._failure, connection)
+        sender = Sender(batch, connection.send, failure, connection.lost)
         waiting = list(range(len(messages)))
         while waiting:
             wave, waiting = planner.next_wave(waiting)
-            if stop := judge.deliver(wave):
-                self.close()
+            if stop := sender.deliver(wave):
+                self.drop()
                 stopped(batch, waiting, stop)
                 break
-        return batch.outcomes
 
     def health_check(self) -> bool:
         """Ask for the topic over a connection of its own: an answer is enough, whatever it says."""
@@ -215,13 +193,15 @@ class KafkaBackend(BindingBackend):
 
     # --- Topics ------------------------------------------------------------------------------
 
-    def _topics(self, messages: Sequence[Message]) -> list[str | DeliveryError]:
+    def _topics(
+        self, messages: Sequence[Message], connection: Connection
+    ) -> list[str | DeliveryError]:
         """Return for each message its topic, or why it can't have one.
 
         Raises BackendUnavailable if the cluster does not answer, or the topic of all events is not
         there.
         """
-        if self.topic in self._known and not any(message.config for message in messages):
+        if self.topic in connection.known and not any(message.config for message in messages):
             return [self.topic] * len(messages)
         found: dict[str, str | DeliveryError] = {}
         deadline = time.monotonic() + TOPIC_SECONDS
@@ -229,7 +209,7 @@ class KafkaBackend(BindingBackend):
         for message in messages:
             name = self._topic_name(message)
             if name not in found:
-                found[name] = self._topic(name, deadline)
+                found[name] = self._topic(name, connection, deadline)
             topics.append(found[name])
         return topics
 
@@ -238,38 +218,24 @@ class KafkaBackend(BindingBackend):
             return message.config.get("topic") or self._template.render(message)
         return self.topic
 
-    def _topic(self, name: str, deadline: float) -> str | DeliveryError:
-        if name in self._known:
+    def _topic(self, name: str, connection: Connection, deadline: float) -> str | DeliveryError:
+        if name in connection.known:
             return name
         if problem := topic_problem(name):
             return Rejected(f"topic: {problem}")
         try:
-            self._find_topic(name, deadline)
+            self._find_topic(name, connection, deadline)
         except BackendUnavailable:
             raise
         except DeliveryError as failure:
             return failure
         return name
 
-    def _find_topic(self, name: str, deadline: float) -> None:
-        """Have librdkafka know a topic's partitions; raises a DeliveryError if there are none.
-
-        It asks by itself, too, but then events wait apart until the answer is there, and may go
-        out in more than one record batch.
-        """
-        client = library()
-        while True:
-            try:
-                found = self._producer.list_topics(name, timeout=self.timeout)
-            except client.KafkaException as error:
-                raise self._unavailable(error.args[0]) from error
-            problem = found.topics[name].error
-            if problem is None:
-                self._known.add(name)
-                return
-            if problem.name() not in BEING_MADE or time.monotonic() > deadline:
-                raise self._failure(problem, name, "topic")
-            self._producer.poll(0.05)
+    def _find_topic(self, name: str, connection: Connection, deadline: float) -> None:
+        """See that a topic has partitions; raises a DeliveryError."""
+        problem = connection.find_topic(name, deadline)
+        if problem is not None:
+            raise self._failure(connection, problem, name, Blame.DESTINATION)
 
     # --- Records ------------------------------------------------------------------------------
 
@@ -299,102 +265,36 @@ class KafkaBackend(BindingBackend):
         moment = 0 if self.timestamp == "sent" else _milliseconds(message.time)
         return Record(place, topic, key, body, headers, size, moment)
 
-    def _send(self, records: Sequence[Record]) -> Reports:
-        """Send records, and wait for what becomes of them; a fate that is not known is left out.
-
-        Behind a record that librdkafka does not take, no other of its key is sent.
-        """
-        reports: Reports = {}
-
-        def report(place: int, error: Any, message: Any) -> None:
-            reports[place] = None if error is None else Failure(error, message.partition())
-
-        client = library()
-        produce = self._producer.produce
-        passed: set[bytes | None] = set()
-        try:
-            for record in records:
-                place, topic, key, value, headers, _, moment = record
-                if passed and key in passed:
-                    continue
-                try:
-                    produce(
-                        topic,
-                        value,
-                        key,
-                        timestamp=moment,
-                        headers=headers,
-                        on_delivery=partial(report, place),
-                    )
-                except client.KafkaException as error:
-                    reports[place] = Failure(error.args[0], None)
-                    if key is not None:
-                        passed.add(key)
-            if self._producer.flush(self.timeout):
-                self._producer.purge()
-                self._producer.flush(PURGE_SECONDS)
-        except Exception as error:
-            # librdkafka stopped for good. What has no report by now is not known to be stored.
-            self._errors.append(error)
-        except BaseException:
-            self.close()
-            raise
-        return reports
-
-    def _failure(self, error: Any, topic: str, kind: Blame | None = None) -> DeliveryError:
+    def _failure(
+        self, connection: Connection, error: Any, topic: str, found: Blame | None = None
+    ) -> DeliveryError:
         """Return what an error of librdkafka's means for an event of that topic."""
-        name = error.name()
-        kind = kind or blame(name)
-        if kind == "broker":
-            return self._unavailable(error)
-        if kind == "topic":
-            self._known.discard(topic)
-            if self._template.is_constant and topic == self.topic:
-                # Nearly every event would meet it, and none of them is to blame: they wait until
-                # it is put right. But a topic of only some events must not stop the others.
-                return self._unavailable(error, f" for topic {topic!r}")
-        failure = Rejected if name in HOPELESS else TransientError
-        return failure(f"topic {topic!r} of Kafka at {self._servers}: {name}: {error.str()}")
-
-    def _lost(self) -> BackendUnavailable:
-        return self._unavailable(f"no answer within {self.timeout} s")
-
-    def _unavailable(self, error: Any, what: str = "") -> BackendUnavailable:
-        """Return the failure for librdkafka's error, with what it said last of its connections."""
-        if self._producer is not None:
-            with suppress(Exception):
-                self._producer.poll(0)  # hands over what it has to say
-        said = [_text(each) for each in (error, *self._errors)]
-        return BackendUnavailable(f"Kafka at {self._servers}{what}: {'; '.join(said)}")
+        known = ERRORS.blame(error.name())
+        is_shared = self._template.is_constant and topic == self.topic
+        if found is None or known is Blame.INVALID_DESTINATION:
+            found = known
+        if found is Blame.BROKER:
+            return connection.unavailable(error)
+        if found in (Blame.DESTINATION, Blame.INVALID_DESTINATION):
+            connection.known.discard(topic)
+            if is_shared:
+                return connection.unavailable(error, f" for topic {topic!r}")
+        text = f"topic {topic!r} of {self._place}: {describe(error)}"
+        return found.error(text, shared=is_shared)
 
     # --- The client --------------------------------------------------------------------------
 
-    def _connect(self) -> None:
-        """Start a producer, which connects by itself.
+    @property
+    def _place(self) -> str:
+        return f"Kafka at {self._servers}"
 
-        Raises:
-            BackendUnavailable: A file of `tls` can't be read.
-            BackendConfigurationError: librdkafka does not accept its settings.
-        """
-        client = library()
-        self._errors.clear()
-        try:
-            if self._tls is not None:
-                self._tls.check_files()
-        except OSError as error:
-            raise BackendUnavailable(f"Kafka at {self._servers}: TLS: {error}") from error
-        try:
-            self._producer = producer(self._client_config())
-        except (client.KafkaException, TypeError, ValueError) as error:
-            raise self.option_error("config", f"librdkafka does not take it: {error}") from error
-        # It asks for its producer id first of all. If we asked for a topic meanwhile, it would
-        # find no connection free, and try again only half a second later.
-        self._producer.poll(0.01)
+    def _config_error(self, error: Exception) -> BackendConfigurationError:
+        return self.option_error("config", f"librdkafka does not take it: {error}")
 
     def _client_config(self) -> dict[str, Any]:
         logs = {"logger": logging.getLogger("django_broadcaster")}
         config = client_config(self._servers, self._limit, self._config)
-        return {**logs, **config, "error_cb": self._errors.append}
+        return {**logs, **config}
 
     def _read_servers(self, servers: Any) -> str:
         """Return `bootstrap_servers` as librdkafka takes them."""
@@ -416,8 +316,3 @@ def _milliseconds(time: datetime | None) -> int:
 
 def _ignore(_: object) -> None:
     pass
-
-
-def _text(error: Any) -> str:
-    """Return the name of librdkafka's error and what it says; other errors as they are."""
-    return f"{error.name()}: {error.str()}" if hasattr(error, "name") else str(error)

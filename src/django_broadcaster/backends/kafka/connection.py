@@ -2,25 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-from django_broadcaster.exceptions import MissingClient
+from django_broadcaster.exceptions import BackendUnavailable
 
+from ..connected import HeldConnection
 from ..credentials import TLS, Login
+from ..errors import client_module, mapped, unavailable
 from ..options import OptionReader
+from .errors import BEING_MADE, describe
 
 CLIENT: Final = ("confluent_kafka", "kafka")
 """The client library, and the extra that it comes with."""
 
+PURGE_SECONDS: Final = 1.0
+"""How long librdkafka may take to give back what it was told to forget."""
 
-def library() -> Any:
-    """Return librdkafka's client for Python; raises MissingClient."""
-    try:
-        import confluent_kafka
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
-    return confluent_kafka
+
+class Record(NamedTuple):
+    """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
+
+    `timestamp` is in milliseconds, 0 for the moment at which it is sent.
+    """
+
+    place: int
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    size: int
+    timestamp: int = 0
+
+
+class Failure(NamedTuple):
+    """Why a record was not stored: `error` is librdkafka's.
+
+    `partition` is None for a record that librdkafka itself did not take.
+    """
+
+    error: Any
+    partition: int | None
+
+
+Reports = dict[int, Failure | None]
+"""What became of records, by place: None for an acknowledgement; not there if it is not known."""
+
+
+class Connection(HeldConnection):
+    """A producer of librdkafka's, which connects by itself.
+
+    known: the topics whose partitions it knows.
+    timeout: seconds to wait until what was sent is acknowledged.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, place: str, timeout: float) -> None:
+        self._client = client_module(CLIENT)
+        self._place, self.timeout = place, timeout
+        self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
+        self.known: set[str] = set()
+        self.producer = producer({**config, "error_cb": self._errors.append})
+        # It asks for its producer id first of all. If we asked for a topic meanwhile, it would
+        # find no connection free, and try again only half a second later.
+        self.producer.poll(0.01)
+
+    def close(self) -> None:
+        """Disconnect; what was not acknowledged is forgotten."""
+        with suppress(Exception):
+            self.producer.purge()
+            self.producer.close()
+
+    def find_topic(self, name: str, deadline: float) -> Any:
+        """Have librdkafka know a topic's partitions; return the error if there are none, or None.
+
+        Raises BackendUnavailable if the cluster does not answer. It asks by itself, too, but then
+        events wait apart until the answer is there, and may go out in more than one record batch.
+        """
+        while True:
+            with mapped(lambda error: self.unavailable(error.args[0] if error.args else error)):
+                found = self.producer.list_topics(name, timeout=self.timeout)
+            problem = found.topics[name].error
+            if problem is None:
+                self.known.add(name)
+                return None
+            if problem.name() not in BEING_MADE or time.monotonic() > deadline:
+                return problem
+            self.producer.poll(0.05)
+
+    def send(self, records: Sequence[Record]) -> Reports:
+        """Send records, and wait for what becomes of them; a fate that is not known is left out.
+
+        After a record that librdkafka does not take, no other of its key is sent.
+        """
+        reports: Reports = {}
+
+        def report(place: int, error: Any, message: Any) -> None:
+            reports[place] = None if error is None else Failure(error, message.partition())
+
+        produce = self.producer.produce
+        passed: set[bytes | None] = set()
+        try:
+            for record in records:
+                place, topic, key, value, headers, _, moment = record
+                if passed and key in passed:
+                    continue
+                try:
+                    produce(
+                        topic,
+                        value,
+                        key,
+                        timestamp=moment,
+                        headers=headers,
+                        on_delivery=partial(report, place),
+                    )
+                except self._client.KafkaException as error:
+                    reports[place] = Failure(error.args[0], None)
+                    if key is not None:
+                        passed.add(key)
+            if self.producer.flush(self.timeout):
+                self.producer.purge()
+                self.producer.flush(PURGE_SECONDS)
+        except Exception as error:
+            # librdkafka stopped for good. What has no report by now is not known to be stored.
+            self._errors.append(error)
+        return reports
+
+    def unavailable(self, error: Any, what: str = "") -> BackendUnavailable:
+        """Return the failure for librdkafka's error, with what it said last of its connections."""
+        with suppress(Exception):
+            self.producer.poll(0)  # reports what it has to say
+        said = "; ".join(describe(each) for each in (error, *self._errors))
+        return unavailable(f"{self._place}{what}: {said}")
+
+    def lost(self) -> BackendUnavailable:
+        """Return the failure of a record whose fate is not known."""
+        return self.unavailable(f"no answer within {self.timeout} s")
 
 
 def producer(config: Mapping[str, Any]) -> Any:
@@ -28,10 +148,7 @@ def producer(config: Mapping[str, Any]) -> Any:
 
     That one adds a `traceparent` of its own to each record.
     """
-    library()
-    from confluent_kafka.cimpl import Producer
-
-    return Producer(dict(config))
+    return client_module(CLIENT, "confluent_kafka", "confluent_kafka.cimpl").Producer(dict(config))
 
 
 # --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------

@@ -5,42 +5,48 @@ https://kafka.apache.org/protocol#protocol_error_codes; a leading `_` marks libr
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final
 
-Blame = Literal["broker", "topic", "records"]
+from ..errors import Blame, ErrorTable
 
-_BROKER: Final = frozenset({
-    "BROKER_NOT_AVAILABLE", "CLUSTER_AUTHORIZATION_FAILED", "COORDINATOR_LOAD_IN_PROGRESS",
-    "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH", "ILLEGAL_SASL_STATE",
-    "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING", "INVALID_REQUIRED_ACKS",
-    "KAFKA_STORAGE_ERROR", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS",
-    "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "NOT_LEADER_FOR_PARTITION", "OUT_OF_ORDER_SEQUENCE_NUMBER",
-    "PRODUCER_FENCED", "REPLICA_NOT_AVAILABLE", "REQUEST_TIMED_OUT", "SASL_AUTHENTICATION_FAILED",
-    "SECURITY_DISABLED", "THROTTLING_QUOTA_EXCEEDED", "UNKNOWN_LEADER_EPOCH",
-    "UNKNOWN_PRODUCER_ID", "UNSUPPORTED_COMPRESSION_TYPE", "UNSUPPORTED_FOR_MESSAGE_FORMAT",
-    "UNSUPPORTED_SASL_MECHANISM", "UNSUPPORTED_VERSION",
-    "_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_CRIT_SYS_RESOURCE", "_DESTROY", "_FAIL", "_FATAL",
-    "_FENCED", "_ISR_INSUFF", "_MSG_TIMED_OUT", "_PURGE_INFLIGHT", "_PURGE_QUEUE", "_RESOLVE",
-    "_RETRY", "_SSL", "_STATE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
-    "_UNSUPPORTED_FEATURE",
+ERRORS: Final = ErrorTable({
+    Blame.BROKER: {
+        "BROKER_NOT_AVAILABLE", "CLUSTER_AUTHORIZATION_FAILED", "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH", "ILLEGAL_SASL_STATE",
+        "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING", "INVALID_REQUIRED_ACKS",
+        "KAFKA_STORAGE_ERROR", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS",
+        "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "NOT_LEADER_FOR_PARTITION",
+        "OUT_OF_ORDER_SEQUENCE_NUMBER", "PRODUCER_FENCED", "REPLICA_NOT_AVAILABLE",
+        "REQUEST_TIMED_OUT", "SASL_AUTHENTICATION_FAILED", "SECURITY_DISABLED",
+        "THROTTLING_QUOTA_EXCEEDED", "UNKNOWN_LEADER_EPOCH", "UNKNOWN_PRODUCER_ID",
+        "UNSUPPORTED_COMPRESSION_TYPE", "UNSUPPORTED_FOR_MESSAGE_FORMAT",
+        "UNSUPPORTED_SASL_MECHANISM", "UNSUPPORTED_VERSION",
+        "_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_CRIT_SYS_RESOURCE", "_DESTROY", "_FAIL",
+        "_FATAL", "_FENCED", "_ISR_INSUFF", "_MSG_TIMED_OUT", "_PURGE_INFLIGHT", "_PURGE_QUEUE",
+        "_RESOLVE", "_RETRY", "_SSL", "_STATE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
+        "_UNSUPPORTED_FEATURE",
+    },
+    Blame.DESTINATION: {
+        "INCONSISTENT_TOPIC_ID", "TOPIC_AUTHORIZATION_FAILED", "UNKNOWN_TOPIC_ID",
+        "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC",
+    },
+    Blame.INVALID_DESTINATION: {"TOPIC_EXCEPTION"},
+    Blame.EVENT: {
+        "INVALID_MSG_SIZE", "INVALID_RECORD", "INVALID_TIMESTAMP", "MSG_SIZE_TOO_LARGE",
+        "RECORD_LIST_TOO_LARGE",
+    },
 })  # fmt: skip
-_TOPIC: Final = frozenset({
-    "INCONSISTENT_TOPIC_ID", "TOPIC_AUTHORIZATION_FAILED", "TOPIC_EXCEPTION", "UNKNOWN_TOPIC_ID",
-    "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC",
-})  # fmt: skip
-
-HOPELESS: Final = frozenset({
-    "INVALID_MSG_SIZE", "INVALID_RECORD", "INVALID_TIMESTAMP", "MSG_SIZE_TOO_LARGE",
-    "RECORD_LIST_TOO_LARGE", "TOPIC_EXCEPTION",
-})  # fmt: skip
-"""Errors that an event meets each time that it is sent."""
+"""By the name of the error."""
 
 BEING_MADE: Final = frozenset({"LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"})
 """What brokers say of a topic while they make it, and of one that they will not make."""
 
 
-def blame(error: str) -> Blame:
-    """Tell what is at fault for an error of that name; `records`: one of those sent together."""
-    if error in _BROKER:
-        return "broker"
-    return "topic" if error in _TOPIC else "records"
+def blames_records(error: Any) -> bool:
+    """Return True if one of the records that were sent together is to blame."""
+    return ERRORS.blame(error.name()) in (Blame.ATTEMPT, Blame.EVENT)
+
+
+def describe(error: Any) -> str:
+    """Return the name of librdkafka's error and what it says; other errors as they are."""
+    return f"{error.name()}: {error.str()}" if hasattr(error, "name") else str(error)

@@ -10,43 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, as_delivery_error
 from ..outcomes import Batch
-from .connection import FRAMING_BYTES
-from .errors import blame
-
-
-class Record(NamedTuple):
-    """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
-
-    `timestamp` is in milliseconds, 0 for the moment at which it is sent.
-    """
-
-    place: int
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
-    size: int
-    timestamp: int = 0
-
-
-class Failure(NamedTuple):
-    """Why a record was not stored: `error` is librdkafka's.
-
-    `partition` is None for a record that librdkafka itself did not take.
-    """
-
-    error: Any
-    partition: int | None
-
-
-Reports = dict[int, Failure | None]
-"""What became of records, by place: None for an acknowledgement; not there if it is not known."""
+from .connection import FRAMING_BYTES, Record, Reports
+from .errors import blames_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +83,7 @@ class Planner:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Sender:
     """Sends records, and notes in the batch what became of each.
 
     `send` sends records together and waits. `failure` says what an error means for an event of a
@@ -146,7 +117,7 @@ class Judge:
             failure = reports[record.place]
             if failure is None:
                 continue
-            if failure.partition is not None and blame(failure.error.name()) == "records":
+            if failure.partition is not None and blames_records(failure.error):
                 refused.setdefault((record.topic, failure.partition), []).append(record)
             else:
                 stop = self._fail(record, failure.error, stop)
@@ -185,7 +156,7 @@ class Judge:
 
 
 def is_held(index: int, batch: Batch) -> bool:
-    """Tell whether an event stands behind a failed one of its key, and note it if so."""
+    """Return True if an event follows a failed one of its key, and hold it then."""
     if batch.messages[index].partition_key not in batch.blocked:
         return False
     batch.hold(index)
@@ -193,6 +164,6 @@ def is_held(index: int, batch: Batch) -> bool:
 
 
 def stopped(batch: Batch, indexes: Iterable[int], stop: DeliveryError) -> None:
-    """Note that events were not sent, because the broker is away."""
+    """Note that events were not sent, because the broker is unavailable."""
     for index in indexes:
         batch.outcomes[index] = stop

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import SplitResult, urlsplit
 
 from django_broadcaster.exceptions import (
-    BackendUnavailable,
     Rejected,
 )
 
@@ -25,7 +24,8 @@ from ..bindings import (
     WireMessage,
 )
 from ..connected import ConnectedBackend
-from ..credentials import TLS, Login
+from ..credentials import Login
+from ..errors import mapped, unavailable
 from ..expiry import seconds_left
 from ..names import escape_subject, percent_encoded
 from ..outcomes import Batch
@@ -153,7 +153,8 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             name: value for name, value in given.items() if value not in (None, False)
         }
         if self._tls is not None:
-            options["tls"] = self._tls_context(self._tls)
+            with mapped(lambda error: unavailable(f"NATS at {self._place}: TLS: {error}")):
+                options["tls"] = self._tls.context()
         connection = Connection(
             options,
             place=self._place,
@@ -241,12 +242,6 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return f"{self._first_headers}{more}Nats-Msg-Id: {message_id}:{place}\r\n\r\n".encode()
 
     # --- The connection ----------------------------------------------------------------------
-
-    def _tls_context(self, tls: TLS) -> SSLContext:
-        try:
-            return tls.context()
-        except OSError as error:
-            raise BackendUnavailable(f"NATS at {self._place}: TLS: {error}") from error
 
     async def _check_stream(self, connection: Connection) -> None:
         """See that the stream stores what we publish, and learn its limits."""

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
-    BackendUnavailable,
     DeliveryError,
     InvalidPublisherConfig,
     Rejected,
 )
 
-from ..base import Message, Outcome, Shown, as_delivery_error
+from ..base import Message, Shown, as_delivery_error
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
+from ..connected import ConnectedBackend
 from ..names import escape_stream
 from ..outcomes import Batch
 from . import entries, fields
 from .address import CLIENT, Node, read_address
 from .cluster import Cluster, OneServer, Servers
-from .connection import Entry, Link
+from .connection import Connection, Entry
 from .errors import failure, parse
-from .sender import Delivery
-
-HEALTH_SECONDS = 1.0
-"""The longest that a health check waits for a connection, and again for the answer."""
+from .sender import Sender
 
 EXCHANGE_BYTES: Final = 8 * 2**20
 """Where a batch is split into several transactions: the server holds one in memory until EXEC, and
@@ -34,7 +32,7 @@ LONGEST: Final = 2**63 - 1
 """The most that Redis takes for the length of a stream."""
 
 
-class RedisStreamBackend(BindingBackend):
+class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
     """Appends events to a stream.
 
     host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
@@ -132,71 +130,45 @@ class RedisStreamBackend(BindingBackend):
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
         self._data_field = body_field or "data"
-        self._servers: Servers | None = None
         self._limit = self.max_message_bytes or 0
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and see that the server lets us work; raises BackendUnavailable."""
-        self.close()
-        try:
-            self._servers = self._new_servers(self.socket_timeout, self.connect_timeout)
-            self._servers.open(self._constant)
-        except BaseException:
-            self.close()
-            raise
+    def connect(self, within: float = inf) -> Servers:
+        """Return what knows where streams are; it connects at first use. Raises MissingClient."""
+        timeout = min(self.socket_timeout, within)
+        connect_timeout = min(self.connect_timeout, within)
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        servers, self._servers = self._servers, None
-        if servers is not None:
-            servers.close()
+        def connect_to(node: Node | None) -> Connection:
+            client = self._address.client(timeout, connect_timeout, node)
+            place = self._address.place if node is None else node.netloc
+            return Connection(client, place, replicas=self.wait_replicas, timeout=timeout)
 
-    def send(self, message: Message) -> None:
-        """Append one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
+        if self._address.cluster:
+            return Cluster(connect_to, self._address.seeds)
+        return OneServer(connect_to)
 
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Append events in order; one outcome for each. Raises MissingClient, and nothing else.
+    def prepare(self, connection: Servers) -> None:
+        """See that the server lets us work; raises BackendUnavailable."""
+        connection.open(self._constant)
 
-        After a timeout, or a connection that broke before the answer, the transaction may have
-        been carried out all the same: unavailable, and sent again it makes duplicates.
+    def deliver(self, batch: Batch, connection: Servers) -> None:
+        """Append the events of a batch in order."""
+        self._limit = min(filter(None, (self.max_message_bytes, connection.limit)))
+        for end, chunk in self._chunks(batch):
+            stop = Sender(connection, batch, self._failure).run(chunk)
+            if stop is not None:
+                batch.give_up(end, stop)
+                return
+
+    def is_up(self, connection: Servers) -> bool:
+        """Ping the server; with sentinels or a cluster, each server that has to be asked.
+
+        A user that may do no more than publish is refused by a server that is up.
         """
-        batch = Batch(messages)
-        settled = 0  # messages before this one have their outcome
         try:
-            if self._servers is None:
-                self.open()
-            assert self._servers is not None
-            self._limit = min(filter(None, (self.max_message_bytes, self._servers.limit)))
-            for end, chunk in self._chunks(batch):
-                stop = Delivery(self._servers, batch, self._failure).run(chunk)
-                settled = end
-                if stop is not None:
-                    raise stop
-        except BackendUnavailable as error:
-            batch.give_up(settled, error)
-        return batch.outcomes
-
-    def health_check(self) -> bool:
-        """Ping the server over a connection of its own, within about `HEALTH_SECONDS`.
-
-        With sentinels or a cluster as long for each server that has to be asked.
-        """
-        timeouts = (
-            min(each, HEALTH_SECONDS) for each in (self.socket_timeout, self.connect_timeout)
-        )
-        try:
-            servers = self._new_servers(*timeouts)
-            try:
-                return servers.is_up(self._constant)
-            finally:
-                servers.close()
+            return connection.is_up(self._constant)
         except Exception as error:
-            # A user that may do no more than publish is refused by a server that is up.
             return parse(error)[0] == "NOPERM"
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
@@ -311,17 +283,3 @@ class RedisStreamBackend(BindingBackend):
         named = message.config.get("stream_name")
         stream = named or self._constant or self._template.render(message)
         return failure(error, place, stream, shared=stream == self._constant)
-
-    # --- Connections -------------------------------------------------------------------------
-
-    def _new_servers(self, timeout: float, connect_timeout: float) -> Servers:
-        """Return what knows where streams are, not yet connected; raises MissingClient."""
-
-        def make_link(node: Node | None) -> Link:
-            client = self._address.client(timeout, connect_timeout, node)
-            place = self._address.place if node is None else node.netloc
-            return Link(client, place, replicas=self.wait_replicas, timeout=timeout)
-
-        if self._address.cluster:
-            return Cluster(make_link, self._address.seeds)
-        return OneServer(make_link)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django_broadcaster.exceptions import BackendUnavailable
 
+from ..errors import mapped
 from .address import library
 from .errors import is_protocol_error, unavailable
 
@@ -30,13 +31,13 @@ class Transaction:
     between. It is the error instead when nothing, or not enough, is known of it.
     """
 
-    link: Link
+    connection: Connection
     entries: Sequence[Entry]
     asking: bool = False
     replies: list[Any] | BackendUnavailable | None = None
 
 
-class Link:
+class Connection:
     """One server, or whichever is the master, over a connection of redis-py's pool.
 
     Nothing is repeated here or in redis-py: a transaction that is sent twice may be carried out
@@ -59,16 +60,22 @@ class Link:
 
     def close(self) -> None:
         """Disconnect."""
-        self.abandon()
+        self.give_up()
         self._client.close()
         manager = getattr(self._client.connection_pool, "sentinel_manager", None)
         for sentinel in manager.sentinels if manager else ():
             sentinel.close()
 
+    def abandon(self) -> None:
+        """Close this process's copies of the sockets; redis-py tells the server nothing then."""
+        pool = self._client.connection_pool
+        for each in (*pool._available_connections, *pool._in_use_connections):
+            each.disconnect()
+
     # --- Transactions ------------------------------------------------------------------------
 
     def send(self, transactions: Sequence[Transaction]) -> None:
-        """Send transactions; `receive` or `abandon` must follow. Raises BackendUnavailable."""
+        """Send transactions; `receive` or `give_up` must follow. Raises BackendUnavailable."""
         self.greet()
         packed: list[bytes] = []
         for each in transactions:
@@ -112,7 +119,7 @@ class Link:
             replies = self._receive(count)
             self._release(usable=not isinstance(replies[-1], Exception))
         finally:
-            self.abandon()
+            self.give_up()
         return replies
 
     def ping(self) -> bool:
@@ -142,8 +149,8 @@ class Link:
 
     # --- The wire ----------------------------------------------------------------------------
 
-    def abandon(self) -> None:
-        """Give up the connection if replies may still come over it.
+    def give_up(self) -> None:
+        """Disconnect if replies may still come over it.
 
         They would pass for those of the next batch, and a transaction without its EXEC would
         swallow it.
@@ -158,20 +165,13 @@ class Link:
         self._client.connection_pool.release(connection)
 
     def _send(self, packed: bytes) -> None:
-        redis = library()
-        try:
+        with mapped(self._lost):
             self._connection = self._client.connection_pool.get_connection()
             self._connection.send_packed_command([packed], check_health=False)
-        except (redis.RedisError, OSError, TypeError, ValueError) as error:
-            # TypeError, ValueError: redis-py makes nothing of an option in the URL's query.
-            raise self._lost(error) from error
 
     def _receive(self, count: int) -> list[Any]:
-        redis = library()
-        try:
-            return read(self._connection, count, redis.ResponseError)
-        except (redis.RedisError, OSError) as error:
-            raise self._lost(error) from error
+        with mapped(self._lost):
+            return read(self._connection, count, library().ResponseError)
 
     def _lost(self, error: Exception) -> BackendUnavailable:
         self._ready = False
@@ -184,23 +184,23 @@ def exchange(transactions: Sequence[Transaction]) -> None:
     Each has its `replies` then. One without any was not carried out: the server stopped reading
     before it, at a protocol error.
     """
-    by_link: dict[int, list[Transaction]] = {}
+    by_server: dict[int, list[Transaction]] = {}
     for each in transactions:
-        by_link.setdefault(id(each.link), []).append(each)
+        by_server.setdefault(id(each.connection), []).append(each)
     under_way = []
     try:
-        for group in by_link.values():
-            if _attempt(group[0].link.send, group):
+        for group in by_server.values():
+            if _attempt(group[0].connection.send, group):
                 under_way.append(group)
         for group in under_way:
-            _attempt(group[0].link.receive, group)
+            _attempt(group[0].connection.receive, group)
     finally:  # interrupts end up here, too
-        for group in by_link.values():
-            group[0].link.abandon()
+        for group in by_server.values():
+            group[0].connection.give_up()
 
 
 def _attempt(step: Any, group: list[Transaction]) -> bool:
-    """Do something with all transactions of a link; if that breaks, their fate is the error."""
+    """Do something with all transactions of a server; if that breaks, their fate is the error."""
     try:
         step(group)
     except BackendUnavailable as error:

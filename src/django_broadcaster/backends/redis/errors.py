@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    DeliveryError,
-    Rejected,
-    TransientError,
-)
+from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
-# Errors that any event would meet: the server is full, read-only, cannot persist, ...
-_UNAVAILABLE: Final = frozenset({
-    "BUSY", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS",
-    "OOM", "READONLY",
+from .. import errors
+from ..errors import Blame, ErrorTable
+
+ERRORS: Final = ErrorTable({
+    Blame.BROKER: {  # the server is full, read-only, can't persist, ...
+        "BUSY", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH",
+        "NOREPLICAS", "OOM", "READONLY",
+    },
+    # The stream is not permitted, or on another node of a cluster.
+    Blame.DESTINATION: {"ASK", "CROSSSLOT", "MOVED", "NOPERM"},
+    Blame.EVENT: {"WRONGTYPE"},
 })  # fmt: skip
-# Errors about the stream that was asked for: not permitted, or on another node of a cluster.
-_MISPLACED: Final = frozenset({"ASK", "CROSSSLOT", "MOVED", "NOPERM"})
 # redis-py takes the code off the text where it has an exception for it.
 _CODES: Final = {
     "AskError": "ASK",
@@ -56,27 +56,28 @@ def parse(error: Exception) -> tuple[str, str]:
 
 def unavailable(place: str, error: Exception) -> BackendUnavailable:
     """Return the error for a server that is away or refuses everyone; `error` is its cause."""
-    failure = BackendUnavailable(f"Redis at {place}: {' '.join(parse(error)).strip()}")
-    failure.__cause__ = error
-    return failure
+    return errors.unavailable(f"Redis at {place}: {' '.join(parse(error)).strip()}", error)
 
 
 def failure(error: Exception, place: str, stream: str, *, shared: bool) -> DeliveryError:
     """Return what an error reply to one XADD means.
 
-    `shared` tells that nearly every event goes to the stream. What is wrong with such a stream is
-    no event's fault: they wait until it is put right. But a stream that only this event asked for
-    must not stop the others.
+    Args:
+        error: The reply.
+        place: The server.
+        stream: The stream of the event.
+        shared: Whether nearly all events go to that stream.
     """
     code, text = parse(error)
-    if code in _UNAVAILABLE or text.startswith("unknown command"):
+    blame = ERRORS.blame(code)
+    if is_protocol_error(error):
+        blame = Blame.EVENT
+    elif text.startswith("unknown command") or (code == "NOPERM" and "permissions to run" in text):
+        blame = Blame.BROKER
+    if blame is Blame.BROKER or (blame is Blame.DESTINATION and shared):
         return unavailable(place, error)
-    if code in _MISPLACED and (shared or "permissions to run" in text):
-        return unavailable(place, error)
-    kind = Rejected if code == "WRONGTYPE" or is_protocol_error(error) else TransientError
-    refused = kind(f"stream {stream!r} of Redis at {place}: {code} {text}".strip())
-    refused.__cause__ = error
-    return refused
+    problem = f"stream {stream!r} of Redis at {place}: {code} {text}".strip()
+    return blame.error(problem, shared=shared, cause=error)
 
 
 def redirection(error: object) -> Redirection | None:
@@ -91,10 +92,10 @@ def redirection(error: object) -> Redirection | None:
 
 
 def is_protocol_error(error: object) -> bool:
-    """Tell whether a command was over the server's `proto-max-bulk-len`."""
+    """Return True if a command was over the server's `proto-max-bulk-len`."""
     return isinstance(error, Exception) and str(error).startswith("Protocol error")
 
 
-def errors(replies: list[object]) -> list[Exception | None]:
+def errors_in(replies: list[object]) -> list[Exception | None]:
     """Return for each reply its error, or None."""
     return [reply if isinstance(reply, Exception) else None for reply in replies]

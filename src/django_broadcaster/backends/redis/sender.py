@@ -11,7 +11,7 @@ from ..base import Message
 from ..outcomes import Batch
 from .cluster import Servers
 from .connection import Entry, Transaction, exchange
-from .errors import errors, redirection, unavailable
+from .errors import errors_in, redirection, unavailable
 
 REDIRECTIONS: Final = 5
 """How often in a row a chunk may be sent elsewhere before the cluster counts as unavailable."""
@@ -19,7 +19,7 @@ REDIRECTIONS: Final = 5
 Failure = Callable[[Exception, str, Message], DeliveryError]
 
 
-class Delivery:
+class Sender:
     """Sends the entries of a chunk until each has its outcome in the batch.
 
     All entries of a key are for one stream, so they are in one transaction: what becomes of
@@ -81,7 +81,7 @@ class Delivery:
         return True
 
     def _settle(self, transaction: Transaction, replies: list[Any]) -> None:
-        server = transaction.link.place
+        server = transaction.connection.place
         try:
             stored, refusals = executed(replies, len(transaction.entries))
         except TransactionRefused as refused:
@@ -134,14 +134,14 @@ def executed(replies: list[Any], count: int) -> tuple[bool, list[Exception | Non
     """
     begun, queued, result = replies[0], replies[1 : count + 1], replies[-1]
     if isinstance(result, list):
-        return True, errors(result)
+        return True, errors_in(result)
     if isinstance(begun, Exception):
         # Only if the permission for MULTI was taken away meanwhile: each command has run by
         # itself, and those that answered with the id of an entry are stored.
         if b"QUEUED" in queued or len(queued) < count:
             raise TransactionRefused(begun)
-        return True, errors(queued)
-    refusals = errors(queued)
+        return True, errors_in(queued)
+    refusals = errors_in(queued)
     if not any(refusals):
         raise TransactionRefused(result if isinstance(result, Exception) else Exception(result))
     return False, refusals + [None] * (count - len(refusals))

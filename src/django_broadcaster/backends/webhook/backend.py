@@ -16,9 +16,11 @@ from typing import Any, ClassVar, Final
 from django.db import DatabaseError, InterfaceError
 from django.utils.module_loading import import_string
 
-from django_broadcaster.backends.base import Message, Outcome, Shown, as_delivery_error
+from django_broadcaster.backends.base import Message, Shown, as_delivery_error
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
+from django_broadcaster.backends.connected import HEALTH_SECONDS, ConnectedBackend
 from django_broadcaster.backends.credentials import TLS
+from django_broadcaster.backends.errors import unavailable
 from django_broadcaster.backends.options import OptionReader
 from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.backends.uninstrumented import uninstrumented
@@ -30,8 +32,8 @@ from django_broadcaster.exceptions import (
 )
 
 from .book import EndpointBook, NoBook
-from .connection import CLIENT, IDLE_CONNECTIONS, Client, load
-from .errors import Answer, Kind, error_of
+from .connection import IDLE_CONNECTIONS, Connection, load
+from .errors import CLIENT, Answer, Kind, error_of
 from .handshakes import REQUEST_ORIGIN, Handshakes
 from .options import (
     SecretsFor,
@@ -42,16 +44,13 @@ from .options import (
     read_secrets,
 )
 from .pauses import Pauses
-from .sender import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
+from .sender import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Sender
 from .signatures import Signer
 from .urls import place_of, read_url, target_of
 
 logger = logging.getLogger("django_broadcaster")
 
 FIVE_DAYS: Final = 5 * 86_400.0
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for a connection."""
-
 SHARE_OF_ONE: Final = 4
 """One endpoint of many gets a part of `max_in_flight`, so that a slow one leaves room: this one."""
 
@@ -62,7 +61,7 @@ _FROM_A_FUNCTION: Final = OptionReader(lambda key, problem: ValueError(problem))
 _OF_A_ROW: Final = OptionReader(lambda key, problem: Rejected(f"its {key!r} {problem}"))
 
 
-class WebhookBackend(BindingBackend):
+class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     """Sends each event as a POST to an endpoint.
 
     url: the endpoint of events that name no other.
@@ -147,32 +146,27 @@ class WebhookBackend(BindingBackend):
             rules=read_networks(read, allow_private, allowed_networks),
             tls=read.tls(tls, context=True) or TLS(),
         )
-        self._client = Client(
-            self.options.rules,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            max_response_bytes=max_response_bytes,
-            tls=self.options.tls,
-        )
         self.book: EndpointBook = NoBook()
         """What is written down about endpoints that fail; the relay sets it."""
         self._pauses = Pauses()
         self._handshakes = Handshakes()
 
-    def open(self) -> None:
+    def connect(self, within: float = math.inf) -> Connection:
         """Load the client; raises MissingClient, or BackendUnavailable for a file that is missing.
 
-        Nothing is connected: an endpoint that is away is met by the first event.
+        Nothing is connected: an endpoint that is unavailable is noticed with the first event.
         """
         self.options.signer.load()
         try:
-            self._client.open()
+            return Connection(
+                self.options.rules,
+                timeout=self.options.timeout,
+                connect_timeout=self.options.connect_timeout,
+                max_response_bytes=self.options.max_response_bytes,
+                tls=self.options.tls,
+            )
         except OSError as error:
-            raise BackendUnavailable(f"TLS of backend {self.alias!r}: {error}") from error
-
-    def close(self) -> None:
-        """End all connections."""
-        self._client.close()
+            raise unavailable(f"TLS of backend {self.alias!r}: {error}", error) from error
 
     def health_check(self) -> bool:
         """Tell whether the endpoint of the settings accepts connections; True if there is none."""
@@ -194,24 +188,15 @@ class WebhookBackend(BindingBackend):
         if self.options.event_urls:
             read_url(self.read_config, given, allow_http=self.options.allow_http)
 
-    def send(self, message: Message) -> None:
-        """Send one event; raises DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def deliver(self, batch: Batch, connection: Connection) -> None:
         """Send a batch, many endpoints at once and each key in order."""
-        if not messages:
-            return []
-        self.open()
-        urls = [self._url_of(message) for message in messages]
+        urls = [self._url_of(message) for message in batch.messages]
         endpoints = self._endpoints(set(urls))
-        exchange = self._exchange(messages, [endpoints[url] for url in urls])
+        sender = self._sender(batch.messages, [endpoints[url] for url in urls], connection)
         with uninstrumented():
-            self._client.run(exchange.run())
+            connection.run(sender.run())
         self._remember(endpoints.values())
-        return self._outcomes(exchange)
+        self._note_outcomes(batch, sender)
 
     def returned(self) -> Collection[str]:
         """Return the endpoints that answer again since the last call."""
@@ -282,7 +267,9 @@ class WebhookBackend(BindingBackend):
 
     # --- The batch ---------------------------------------------------------------------------
 
-    def _exchange(self, messages: Sequence[Message], endpoints: Sequence[Endpoint]) -> Exchange:
+    def _sender(
+        self, messages: Sequence[Message], endpoints: Sequence[Endpoint], connection: Connection
+    ) -> Sender:
         keep = len({endpoint.url for endpoint in endpoints}) <= IDLE_CONNECTIONS
 
         self._handshakes.begin()
@@ -290,27 +277,22 @@ class WebhookBackend(BindingBackend):
         async def attempt(index: int) -> Answer:
             message, endpoint = messages[index], endpoints[index]
             try:
-                if self.options.handshake and (answer := await self._refusal(endpoint.url)):
+                handshake = self.options.handshake
+                if handshake and (answer := await self._refusal(endpoint.url, connection)):
                     return answer
                 headers, body = self._request(message, endpoint.signer)
-                return await self._client.post(endpoint.url, headers, body, keep=keep)
+                return await connection.post(endpoint.url, headers, body, keep=keep)
             except Exception as error:
                 return Answer(Kind.REFUSED, error=as_delivery_error(error))
 
         stopping = ABOUT_THE_ENDPOINT if self.options.event_urls else ABOUT_THE_ONLY_ENDPOINT
-        return Exchange(
-            messages,
-            endpoints,
-            attempt,
-            stopping,
-            self.options.max_in_flight,
-            self.options.timeout,
-        )
+        limits = self.options.max_in_flight, self.options.timeout
+        return Sender(messages, endpoints, attempt, stopping, *limits)
 
-    async def _refusal(self, url: str) -> Answer | None:
+    async def _refusal(self, url: str, connection: Connection) -> Answer | None:
         """Return the answer of an endpoint that does not agree to receive events."""
         origin = self.options.request_origin or ""
-        ask = partial(self._client.ask, headers=self.options.headers, origin=origin)
+        ask = partial(connection.ask, headers=self.options.headers, origin=origin)
         return await self._handshakes.obstacle(url, ask)
 
     def _request(self, message: Message, signer: Signer) -> tuple[dict[str, str], bytes]:
@@ -361,17 +343,14 @@ class WebhookBackend(BindingBackend):
             elif failure and not endpoint.delivered:
                 self.book.failed(endpoint.url, failure.text, self.options.disable_after)
 
-    def _outcomes(self, exchange: Exchange) -> list[Outcome]:
-        """Return the outcome of each message, by what its endpoint came to as a whole."""
-        batch = Batch(exchange.messages)
-        for index, (answer, endpoint) in enumerate(
-            zip(exchange.answers, exchange.endpoints, strict=True)
-        ):
+    def _note_outcomes(self, batch: Batch, sender: Sender) -> None:
+        """Note the outcome of each message, by what its endpoint came to as a whole."""
+        answers = zip(sender.answers, sender.endpoints, strict=True)
+        for index, (answer, endpoint) in enumerate(answers):
             if answer is None:
                 batch.hold(index)
             elif answer.kind is not Kind.DELIVERED:
                 batch.fail(index, self._error(endpoint.conclude(answer), endpoint.url))
-        return batch.outcomes
 
     def _error(self, answer: Answer, url: str) -> DeliveryError:
         if answer.kind is Kind.AWAY:

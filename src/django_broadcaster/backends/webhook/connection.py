@@ -1,31 +1,28 @@
 """One HTTP request, by aiohttp on an event loop of our own.
 
-The loop runs in the thread that publishes, for as long as a batch takes, and keeps connections from
-one batch to the next. aiohttp creates each socket through `AddressRules.socket_for`, so every
-address is judged when it is connected, and TLS and `Host` have the name all the same.
+The loop keeps connections from one batch to the next. aiohttp creates each socket through
+`AddressRules.socket_for`, so every address is judged when it is connected, and TLS and `Host` have
+the name all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from django_broadcaster import __version__
 from django_broadcaster.backends.credentials import TLS
-from django_broadcaster.exceptions import MissingClient
 
-from .addresses import AddressRefused, AddressRules
-from .errors import Answer, Kind, answer_to
+from ..connected import HeldConnection
+from ..errors import client_module
+from ..event_loop import EventLoop
+from .addresses import AddressRules
+from .errors import CLIENT, Answer, answer_about, answer_to
 from .handshakes import REQUEST_ORIGIN, about_the_endpoint, verdict
-
-CLIENT: Final = ("aiohttp", "webhook")
-"""The client library, and the extra that it comes with."""
 
 T = TypeVar("T")
 
@@ -33,7 +30,6 @@ IDLE_CONNECTIONS: Final = 200
 """About how many connections are kept open: each is a file of the process, and those are few."""
 
 _RESOLVERS: Final = 32  # threads: a name server that is slow for one name holds up no other
-_EMPTY_HANDED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _HEADERS: Final = {
     "User-Agent": f"django-broadcaster/{__version__}",
     # What a response says is not read, so it is not to be packed either.
@@ -41,8 +37,10 @@ _HEADERS: Final = {
 }
 
 
-class Client:
-    """Sends requests; not yet connected, and closed as often as one likes.
+class Connection(HeldConnection):
+    """Sends requests, over connections that it opens as they are needed.
+
+    Raises MissingClient, or OSError for a file of `tls`.
 
     timeout, connect_timeout: seconds for a request as a whole, and to connect to one address.
     max_response_bytes: how much of a body is read before the connection is given up.
@@ -61,43 +59,29 @@ class Client:
         self._rules = rules
         self._timeouts = {"total": timeout, "sock_connect": connect_timeout}
         self._max_response_bytes = max_response_bytes
-        self._tls = tls
-        self._runner: asyncio.Runner | None = None
+        load()
+        self._context = tls.context()
+        self._loop = EventLoop(ThreadPoolExecutor(_RESOLVERS, "webhook-resolver"))
         self._session: Any = None
         self._fresh: Any = None
         self._sockets = 0
 
-    def open(self) -> None:
-        """Load what is needed; raises MissingClient, or OSError for a file of `tls`."""
-        if self._runner is None:
-            load()
-            self._context = self._tls.context()
-            self._runner = asyncio.Runner(loop_factory=_new_loop)
-
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something that calls `post` to its end; connections stay open behind it."""
-        try:
-            self.open()
-            assert self._runner is not None
-            # A runner's own context would be that of its first batch.
-            return self._runner.run(self._with_session(work), context=copy_context())
-        except BaseException:
-            # Were the loop kept, requests of this batch could go on in the next one.
-            work.close()
-            self.close()
-            raise
+        """Run something that calls `post` to its end; connections stay open afterwards."""
+        return self._loop.run(self._with_session(work))
 
     def close(self) -> None:
         """End connections, the loop and its threads."""
-        runner, self._runner = self._runner, None
         sessions = [each for each in (self._session, self._fresh) if each is not None]
-        self._session = self._fresh = None
-        if runner is not None:
-            try:
-                for session in sessions:
-                    runner.run(_close(session))
-            finally:
-                runner.close()
+        try:
+            for session in sessions:
+                self._loop.run(_close(session))
+        finally:
+            self._loop.close()
+
+    def abandon(self) -> None:
+        """Close this process's copies of the sockets."""
+        self._loop.abandon()
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, *, keep: bool
@@ -120,14 +104,14 @@ class Client:
             return await self._post(self._session, url, request)
         except Exception as error:
             if not (connection.is_reused and _is_cut(error)):
-                return _answer_about(error)
+                return answer_about(error)
         left = max(0.001, self._timeouts["total"] - (time.monotonic() - began))
         try:
             return await self._post(
                 self._fresh_session(), url, request | {"timeout": self._timeout(total=left)}
             )
         except Exception as error:
-            return _answer_about(error)
+            return answer_about(error)
 
     async def ask(self, url: str, headers: Mapping[str, str], origin: str) -> Answer:
         """Ask an endpoint whether it agrees to receive events; a Kind.DELIVERED says yes."""
@@ -140,7 +124,7 @@ class Client:
                 await self._read(response)
                 return verdict(response.status, response.headers, origin)
         except Exception as error:
-            return about_the_endpoint(_answer_about(error))
+            return about_the_endpoint(answer_about(error))
 
     async def _post(self, session: Any, url: str, request: Mapping[str, Any]) -> Answer:
         async with session.post(_as_it_is(url), **request) as response:
@@ -235,51 +219,11 @@ def _as_it_is(url: str) -> Any:
     return URL(url, encoded=url.isascii())
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, "webhook-resolver"))
-    return loop
-
-
 async def _close(session: Any) -> None:
     await session.close()
     await asyncio.sleep(0)  # transports say goodbye in the turn after
 
 
-def _answer_about(error: Exception) -> Answer:
-    """Return what an error of aiohttp means.
-
-    Some of its errors carry the URL and our headers in their text: such a text goes nowhere.
-    """
-    aiohttp = load()
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _answer_about_connecting(error)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Answer(Kind.AWAY, "no connection in time", cause=error)
-    if isinstance(error, TimeoutError):
-        return Answer(Kind.DOUBTFUL, "no answer in time", cause=error)
-    if isinstance(error, aiohttp.InvalidURL):
-        return Answer(Kind.FORBIDDEN, "its URL has no usable host")
-    if isinstance(error, aiohttp.ClientConnectionError):
-        return Answer(Kind.DOUBTFUL, "the connection was cut before the answer", cause=error)
-    if isinstance(error, aiohttp.ClientError):
-        return Answer(Kind.DOUBTFUL, "the answer is no HTTP")
-    raise error
-
-
-def _answer_about_connecting(error: Any) -> Answer:
-    reason = error.os_error
-    if isinstance(reason, AddressRefused):
-        return Answer(Kind.FORBIDDEN, str(reason), cause=reason)
-    if reason.errno in _EMPTY_HANDED:
-        return Answer(Kind.LOCAL, f"no connection: {reason.strerror}", cause=error)
-    return Answer(Kind.AWAY, f"no connection: {reason}", cause=error)
-
-
 def load() -> Any:
     """Return aiohttp; raises MissingClient."""
-    try:
-        import aiohttp
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
-    return aiohttp
+    return client_module(CLIENT)

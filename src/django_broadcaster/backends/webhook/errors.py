@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
-from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    DeliveryError,
-    Rejected,
-    TransientError,
-)
+from django_broadcaster.exceptions import DeliveryError, TransientError
+
+from ..errors import Blame, ErrorTable, client_module
+from .addresses import AddressRefused
+
+CLIENT: Final = ("aiohttp", "webhook")
+"""The client library, and the extra that it comes with."""
+
+_EMPTY_HANDED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Kind(Enum):
@@ -102,45 +105,59 @@ def _phrase(status: int) -> str:
         return ""
 
 
-Make = Callable[[str, float], DeliveryError]
+ERRORS: Final = ErrorTable({
+    Blame.EVENT: {Kind.REFUSED},
+    Blame.ATTEMPT: {Kind.FAILED, Kind.DOUBTFUL, Kind.UNSENT},
+    Blame.DESTINATION: {Kind.MISPLACED, Kind.AWAY},
+    Blame.INVALID_DESTINATION: {Kind.FORBIDDEN, Kind.GONE},
+    Blame.BROKER: {Kind.LOCAL},
+})  # fmt: skip
 
-
-def _rejected(text: str, retry_after: float) -> DeliveryError:
-    return Rejected(text)
-
-
-def _unavailable(text: str, retry_after: float) -> DeliveryError:
-    return BackendUnavailable(text, retry_after=retry_after)
-
-
-def _transient(text: str, retry_after: float) -> DeliveryError:
-    return TransientError(text, retry_after=retry_after)
-
-
-def _put_off(text: str, retry_after: float) -> DeliveryError:
-    return TransientError(text, retry_after=retry_after, spends_retry=False)
-
-
-# For a backend whose one endpoint is all that there is, and for one whose events name theirs.
-_ERRORS: Final[dict[Kind, tuple[Make, Make]]] = {
-    Kind.REFUSED: (_rejected, _rejected),
-    Kind.FAILED: (_transient, _transient),
-    Kind.DOUBTFUL: (_transient, _transient),
-    Kind.MISPLACED: (_unavailable, _transient),
-    Kind.FORBIDDEN: (_unavailable, _rejected),
-    Kind.GONE: (_unavailable, _rejected),
-    Kind.AWAY: (_unavailable, _put_off),
-    Kind.UNSENT: (_put_off, _put_off),
-    Kind.LOCAL: (_unavailable, _unavailable),
-}
+_PUTS_OFF: Final = frozenset({Kind.AWAY, Kind.UNSENT})
+"""Kinds for which an event waits, and spends no retry."""
 
 
 def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
     """Return the error of an event that was not delivered; `many` says that there are others."""
     if answer.error is not None:
         return answer.error
-    make = _ERRORS[answer.kind][many]
-    error = make(f"webhook to {place}: {answer.text}", answer.retry_after)
+    error = ERRORS.blame(answer.kind).error(
+        f"webhook to {place}: {answer.text}",
+        shared=not many,
+        cause=answer.cause,
+        retry_after=answer.retry_after,
+    )
     error.sent = answer.sent
-    error.__cause__ = answer.cause
+    if isinstance(error, TransientError):
+        error.spends_retry = answer.kind not in _PUTS_OFF
     return error
+
+
+def answer_about(error: Exception) -> Answer:
+    """Return what an error of aiohttp means.
+
+    Some of its errors have the URL and our headers in their text, which is not used then.
+    """
+    aiohttp = client_module(CLIENT)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _answer_about_connecting(error)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Answer(Kind.AWAY, "no connection in time", cause=error)
+    if isinstance(error, TimeoutError):
+        return Answer(Kind.DOUBTFUL, "no answer in time", cause=error)
+    if isinstance(error, aiohttp.InvalidURL):
+        return Answer(Kind.FORBIDDEN, "its URL has no usable host")
+    if isinstance(error, aiohttp.ClientConnectionError):
+        return Answer(Kind.DOUBTFUL, "the connection was cut before the answer", cause=error)
+    if isinstance(error, aiohttp.ClientError):
+        return Answer(Kind.DOUBTFUL, "the answer is no HTTP")
+    raise error
+
+
+def _answer_about_connecting(error: Any) -> Answer:
+    reason = error.os_error
+    if isinstance(reason, AddressRefused):
+        return Answer(Kind.FORBIDDEN, str(reason), cause=reason)
+    if reason.errno in _EMPTY_HANDED:
+        return Answer(Kind.LOCAL, f"no connection: {reason.strerror}", cause=error)
+    return Answer(Kind.AWAY, f"no connection: {reason}", cause=error)

@@ -80,7 +80,7 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class Exchange:
+class Sender:
     """One batch: `answers` has one for each message, None where an earlier one of its key failed.
 
     attempt: sends the message with that index.
