@@ -5,6 +5,7 @@ In a page's Markdown, each of these comments stands for the text that is made:
     <!-- generated: settings -->
     <!-- generated: checks of values -->
     <!-- generated: options of outbox_worker -->
+    <!-- generated: options of RedisStreamBackend -->
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from inspect import Parameter, cleandoc, signature
 
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
 from sphinx.application import Sphinx
 
-from django_broadcaster import former
+from django_broadcaster import backends, former
 from django_broadcaster.checks.shared import literal
 from django_broadcaster.conf import Setting, all_settings, setting_groups
 
@@ -40,7 +42,10 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
 def _text(settings: str | None, checks: str | None, command: str | None) -> Iterator[str]:
     if settings:
         return _settings()
-    return _checks() if checks else _options(command or "")
+    if checks:
+        return _checks()
+    named = command or ""
+    return _backend_options(named) if named.endswith("Backend") else _options(named)
 
 
 def _settings() -> Iterator[str]:
@@ -95,6 +100,31 @@ def _options(name: str) -> Iterator[str]:
         if action.dest not in common:
             meaning = NAME.sub(r"`\g<0>`", action.help or "")
             yield f"`{_usage(action)}`\n: {meaning}\n"
+
+
+def _backend_options(name: str) -> Iterator[str]:
+    """Yield a table of a backend's options, in the order of its docstring."""
+    backend = getattr(backends, name)
+    defaults = {
+        option: parameter.default
+        for base in reversed(backend.__mro__)
+        if "__init__" in vars(base)
+        for option, parameter in signature(vars(base)["__init__"]).parameters.items()
+    }
+    yield "| option | default | meaning |\n|---|---|---|"
+    for names, meaning in documented_options(backend).items():
+        shown = ", ".join(f"`{each}`" for each in names)
+        values = [defaults[each] for each in names if defaults[each] is not Parameter.empty]
+        default = ", ".join(dict.fromkeys(f"`{literal(value)}`" for value in values)) or "required"
+        yield f"| {shown} | {default} | {meaning.replace('|', chr(92) + '|')} |"
+
+
+def documented_options(backend: type) -> dict[tuple[str, ...], str]:
+    """Return the options in the section `Args:` of a backend's docstring, with their meanings."""
+    _, _, section = cleandoc(backend.__doc__ or "").partition("Args:\n")
+    section = section.partition("\n\n")[0].replace("\n        ", " ")
+    items = (line.strip().partition(": ") for line in section.splitlines())
+    return {tuple(names.split(", ")): meaning for names, _, meaning in items}
 
 
 def _usage(action: argparse.Action) -> str:

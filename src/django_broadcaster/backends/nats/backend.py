@@ -46,23 +46,28 @@ _ENCRYPTED = frozenset({"tls", "wss"})
 class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to a stream of JetStream.
 
-    servers: one URL or several of one cluster (`nats://`, `tls://`; with aiohttp `ws://`, `wss://`).
-    stream: the name of the stream that takes the events; no other one does.
-    subject: where events go, with `{type}`, `{source}`, `{subject}` and `{key}` filled in.
-    content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
-    create_stream: make the stream if it is missing. One that is there is never changed.
-    stream_config: more of nats-py's `StreamConfig` for a stream that is made, such as `max_age`.
-    timeout: seconds to wait for a connection, and for the next answer while a batch is on its way.
-    username, password: the credentials, unless a URL has them.
-    token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: as in nats-py.
-    tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify` and `check_hostname`, or an `ssl.SSLContext`.
-    tls_hostname, tls_handshake_first: as in nats-py.
+    Args:
+        servers: One URL, or a list of those of one cluster: `nats://`, `tls://`, or with aiohttp
+            `ws://`, `wss://`.
+        username, password: The credentials, unless a URL has them.
+        token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: As in nats-py.
+        tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`.
+        tls_hostname, tls_handshake_first: As in nats-py.
+        stream: The name of the stream. No other stream gets the events.
+        subject: The subject, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        content_mode: "structured" or "binary".
+        create_stream: Whether to create the stream if it is missing. An existing stream is never
+            changed.
+        stream_config: More of nats-py's `StreamConfig` for a stream that is created, such as
+            `max_age`.
+        timeout: Seconds to wait for a connection, and for the next answer while a batch is in
+            flight.
 
-    `publisher_config` of an event may have `subject`, which is no template.
+    The `publisher_config` of an event may have `subject`, as plain text.
 
-    A batch of many keys is about one round trip. The events of one key go one after the other, each
-    when the one before is acknowledged: see `sender`.
+    A batch of many keys is about one round trip. An event of a key is sent when the one before is
+    acknowledged: see `sender`.
     """
 
     system: ClassVar[str] = "nats"
