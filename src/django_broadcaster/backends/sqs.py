@@ -32,7 +32,7 @@ class SQSBackend(AWSBackend):
     content_mode: "structured", the whole event in the body, or "binary", its attributes as message
         attributes where they fit.
     timeout: seconds to wait for a connection, and again for each answer.
-    connections: how many calls, of up to ten events each, may be on their way at once.
+    connections: how many calls, of up to ten events each, may be in flight at once.
 
     `publisher_config` of an event may have `queue_url`.
     """

@@ -45,7 +45,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
     `routing_key`.
 
     Calls go one after the other, each when the one before has been acknowledged, so those of a key
-    stand in their queue in order, and no other is sent behind one that failed. What workers make of
+    stand in their queue in order, and no other is sent after one that failed. What workers make of
     that order is theirs. Nothing is repeated here or in the client (`retry=False`): the relay is
     who tries again.
     """

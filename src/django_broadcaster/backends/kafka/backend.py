@@ -44,7 +44,7 @@ TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
 
 MAX_WAVE: Final = 50_000
-"""Events at the most in a wave: librdkafka's queue takes twice as many."""
+"""The most events in a wave: librdkafka's queue takes twice as many."""
 
 _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 
@@ -72,12 +72,12 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     Order: events are sent in waves of which Kafka takes all that is for one partition or nothing
     (`sender.py`). Three things make that sure: librdkafka sends nothing before a wave is
     complete (`linger.ms`), it knows a topic's partitions before the first event for it, and it
-    gives up on no event by itself (`message.timeout.ms`): at the timeout everything is given back
-    at once, and the producer with its connections is thrown away. What was under way then may
+    gives up on no event by itself (`message.timeout.ms`): at the timeout everything is returned
+    at once, and the producer is closed with its connections. What was in flight then may
     still be stored. All of it is sent again first, so that it comes twice, but not out of order.
 
     A record batch that is refused for what is in it (too large, invalid) is sent again in halves,
-    one after the other, until the event at fault stands alone.
+    one after the other, until the event to blame is alone.
     """
 
     system: ClassVar[str] = "kafka"
@@ -123,7 +123,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     # --- The contract ------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, and look for the topic if all events have one; raises BackendUnavailable."""
+        """Connect, and check the topic if all events have one; raises BackendUnavailable."""
         super().open()
         if self._template.is_constant:
             try:
@@ -302,7 +302,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
 
 
 def _milliseconds(time: datetime | None) -> int:
-    """Return a time as Kafka's; 0, which stands for now, where it is missing or before 1970."""
+    """Return a time as Kafka's; 0, which means now, where it is missing or before 1970."""
     if time is None:
         return 0
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -54,9 +54,9 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         `verify`, `check_hostname` and what paho calls `keyfile_password`, `ciphers` and
         `alpn_protocols`, or an `ssl.SSLContext`.
     keepalive: seconds after which the server gives up a silent connection; 0 for never. A server's
-        own value goes first.
+        own value takes precedence.
     timeout: seconds to wait for a connection, again for its login, and then whenever nothing is
-        written and nothing heard while a batch is on its way.
+        written and nothing heard while a batch is in flight.
 
     `publisher_config` of an event may have `topic`, as plain text, and `retain`.
 
@@ -154,7 +154,7 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     # --- What the sender asks for --------------------------------------------------------------
 
     def outgoing(self, message: Message, connection: Connection) -> Outgoing:
-        """Return the message for the wire; raises Rejected for one that can't be sent."""
+        """Return the message as a packet; raises Rejected for one that can't be sent."""
         packed, payload = self._content(message)
         if self.max_message_bytes is not None and len(payload) > self.max_message_bytes:
             raise Rejected(

@@ -52,14 +52,14 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
     create_stream: make the stream if it is missing. One that is there is never changed.
     stream_config: more of nats-py's `StreamConfig` for a stream that is made, such as `max_age`.
-    timeout: seconds to wait for a connection, and for the next answer while a batch is on its way.
+    timeout: seconds to wait for a connection, and for the next answer while a batch is in flight.
     username, password: the credentials, unless a URL has them.
     token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: as in nats-py.
     tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
         `verify` and `check_hostname`, or an `ssl.SSLContext`.
     tls_hostname, tls_handshake_first: as in nats-py.
 
-    `publisher_config` of an event may have `subject`, which is no template.
+    `publisher_config` of an event may have `subject`, which is not a template.
 
     A batch of many keys is about one round trip. The events of one key go one after the other, each
     when the one before is acknowledged: see `sender`.
@@ -224,7 +224,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return Outgoing(subject, headers, body, is_own)
 
     def _headers(self, wire: WireMessage, message: Message, subject: str) -> bytes:
-        """Return the headers as they go over the wire, with the lines around them."""
+        """Return the headers as they are sent, with the lines around them."""
         more = "".join(f"{name}: {value}\r\n" for name, value in wire.headers.items())
         if more.count("\n") != len(
             wire.headers

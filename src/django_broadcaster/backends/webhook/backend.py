@@ -77,7 +77,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     request_origin: the DNS name that every request has as `WebHook-Request-Origin`.
     handshake: whether an endpoint is asked with OPTIONS, before its first event and once an hour,
         whether it agrees to receive events from `request_origin`.
-    timeout: seconds for a request as a whole; a batch takes about twice as long at the most.
+    timeout: seconds for a request as a whole; a batch takes at most about twice as long.
     connect_timeout: seconds to connect to one address.
     max_in_flight: requests at once.
     max_response_bytes: how much of a response is read before its connection is given up.
@@ -169,7 +169,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             raise unavailable(f"TLS of backend {self.alias!r}: {error}", error) from error
 
     def health_check(self) -> bool:
-        """Tell whether the endpoint of the settings accepts connections; True if there is none."""
+        """Return True if the endpoint of the settings accepts connections, or there is none."""
         if self.options.url is None:
             return True
         try:
@@ -215,7 +215,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- Before a batch ----------------------------------------------------------------------
 
     def _url_of(self, message: Message) -> str:
-        """Return where an event goes; empty if nobody knows, as after a change of the settings."""
+        """Return where an event goes; empty if unknown, as after a change of the settings."""
         own = message.config.get("url") if self.options.event_urls else None
         return str(own or self.options.url or "")
 
@@ -315,7 +315,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- After a batch -----------------------------------------------------------------------
 
     def _remember(self, endpoints: Iterable[Endpoint]) -> None:
-        """Begin and end pauses, and write down what trouble there is."""
+        """Begin and end pauses, and record failures of endpoints."""
         attempted = [endpoint for endpoint in endpoints if endpoint.attempted]
         for endpoint in attempted:
             failure = endpoint.failure
@@ -364,7 +364,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- Helpers -----------------------------------------------------------------------------
 
     def _connects(self, host: str, port: int) -> bool:
-        """Tell whether one address of a host can be connected to in `HEALTH_SECONDS`."""
+        """Return True if one address of a host can be connected to in `HEALTH_SECONDS`."""
         deadline = time.monotonic() + HEALTH_SECONDS
         for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with suppress(OSError), self.options.rules.socket_for(info) as connection:
