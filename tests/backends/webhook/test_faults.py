@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from django_broadcaster.backends import MessageBackend, WebhookBackend
-from django_broadcaster.backends.webhook import client as client_module
+from django_broadcaster.backends.webhook import connection
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
@@ -465,7 +465,7 @@ def test_connections_to_many_endpoints_do_not_pile_up(
     make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch for more endpoints than may be kept open keeps none of their connections."""
-    monkeypatch.setattr(client_module, "IDLE_CONNECTIONS", 20)
+    monkeypatch.setattr(connection, "IDLE_CONNECTIONS", 20)
     monkeypatch.setattr("django_broadcaster.backends.webhook.backend.IDLE_CONNECTIONS", 20)
     backend = make(event_urls=True, allow_http=True)
     for _ in range(5):
