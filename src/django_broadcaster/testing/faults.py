@@ -384,7 +384,7 @@ class BackendFaultContract:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run a test once for each case of its fault."""
         if "case" in metafunc.fixturenames:
-            fault = metafunc.function.fault  # type: ignore[attr-defined]
+            fault = metafunc.function.fault
             metafunc.parametrize("case", self.cases.get(fault, ("default",)))
 
     def _one_case(self) -> str:

@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Blame, mapped
+from ..errors import Blame, mapped, unavailable
 from ..names import escape_topic
 from ..outcomes import Batch
 from .connection import (
@@ -109,12 +109,9 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         self.timeout = self.read.seconds("timeout", timeout)
         self.timestamp = self.read.choice("timestamp", timestamp, ("sent", "event"))
         self._servers = self._read_servers(bootstrap_servers)
-        self._config = read_config(
-            self.read,
-            config,
-            login=self.read.login(username, password),
-            tls=self.read.tls(tls),
-        )
+        self._tls = self.read.tls(tls)
+        login = self.read.login(username, password)
+        self._config = read_config(self.read, config, login=login, tls=self._tls)
         self._limit = self.max_message_bytes or 0
         sizes = {**DEFAULTS, **self._config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
@@ -134,7 +131,15 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 raise
 
     def connect(self, within: float = inf) -> Connection:
-        """Start a producer, which connects by itself; raises BackendConfigurationError."""
+        """Start a producer, which connects by itself.
+
+        Raises:
+            BackendUnavailable: A file of `tls` can't be read.
+            BackendConfigurationError: librdkafka does not accept the configuration.
+        """
+        if self._tls is not None:
+            with mapped(lambda error: unavailable(f"{self._place}: TLS: {error}")):
+                self._tls.check_files()
         with mapped(self._config_error):
             return Connection(
                 self._client_config(), place=self._place, timeout=min(self.timeout, within)

@@ -116,8 +116,10 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         login = self.read.login(
             username, password, {"servers": parts}, needs=("username", "password")
         )
-        if any("@" in each.netloc for each in parts):
-            login = Login()  # the client reads those of each URL, which may be a token
+        if len({each.netloc.rpartition("@")[0] for each in parts}) > 1:
+            login = Login()  # each server has its own, which the client reads in the URL
+        if login.password is None and token is None:
+            token = login.username  # a URL with one word has a token in it
         given = {
             "token": token,
             "user_credentials": user_credentials,
@@ -130,7 +132,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             self.read.text(option, value, optional=True)
         self._client_options = {
             **given,
-            "user": login.username,
+            "user": None if login.password is None else login.username,
             "password": login.password,
             "tls_handshake_first": self.read.flag("tls_handshake_first", tls_handshake_first),
         }
