@@ -106,31 +106,6 @@ def _command_options(name: str) -> Iterator[str]:
             yield f"`{_usage(action)}`\n: {meaning}\n"
 
 
-def _backend_options(name: str) -> Iterator[str]:
-    """Yield a table of a backend's options, in the order of its docstring."""
-    backend = getattr(backends, name)
-    defaults = {
-        option: parameter.default
-        for base in reversed(backend.__mro__)
-        if "__init__" in vars(base)
-        for option, parameter in signature(vars(base)["__init__"]).parameters.items()
-    }
-    yield "| option | default | meaning |\n|---|---|---|"
-    for names, meaning in documented_options(backend).items():
-        shown = ", ".join(f"`{each}`" for each in names)
-        values = [defaults[each] for each in names if defaults[each] is not Parameter.empty]
-        default = ", ".join(dict.fromkeys(f"`{literal(value)}`" for value in values)) or "required"
-        yield f"| {shown} | {default} | {meaning.replace('|', chr(92) + '|')} |"
-
-
-def documented_options(backend: type) -> dict[tuple[str, ...], str]:
-    """Return the options in the section `Args:` of a backend's docstring, with their meanings."""
-    _, _, section = cleandoc(backend.__doc__ or "").partition("Args:\n")
-    section = section.partition("\n\n")[0].replace("\n        ", " ")
-    items = (line.strip().partition(": ") for line in section.splitlines())
-    return {tuple(names.split(", ")): meaning for names, _, meaning in items}
-
-
 def _usage(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar or action.dest)
