@@ -32,7 +32,7 @@ class Pipeline:
 
         Raises:
             LeaseLost: What was not settled is delivered again by the next owner of its partitions.
-            django.db.Error: The database failed; `settler.settle_rest` settles what was sent.
+            django.db.Error: The database failed; `settler.settle_again` settles what was sent.
         """
         batch = source.fetch()
         batch = self.select(batch)
