@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from django_broadcaster.backends import Message
 from django_broadcaster.publishers import publisher
@@ -91,7 +91,8 @@ def end_sessions(database: str) -> None:
             "WHERE db = DATABASE() AND id <> CONNECTION_ID()"
         )
         for (number,) in cursor.fetchall():
-            cursor.execute("KILL CONNECTION %s", [number])
+            with suppress(OperationalError):  # it has ended by itself meanwhile
+                cursor.execute("KILL CONNECTION %s", [number])
 
 
 @contextmanager
