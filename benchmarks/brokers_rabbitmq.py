@@ -30,11 +30,9 @@ def measure(runs: int, events: int) -> list[Figure]:
     """Compare one relay to a durable queue, every message confirmed, with the bare loop."""
     name = f"broadcaster-bench-{uuid4().hex}"
     options = {"url": services.address("rabbitmq"), "exchange": name, "queue": name}
-    address = Address(
-        url=options["url"], userid=None, password=None, login_method="PLAIN", ssl=None
-    )
     with closing(RabbitMQBackend(alias="bench", **options)) as backend:
         backend.open()  # declares the exchange and the queue
+        address = backend._address
 
     def on_backlog(drain: outbox.Drain) -> float:
         with _channel(address) as channel:

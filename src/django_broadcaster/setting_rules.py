@@ -51,7 +51,7 @@ def whole(unit: str, least: int, most: int | None = None) -> Rule:
     """Return the rule for a whole number within inclusive bounds."""
     bounds = f", {least} or more" if most is None else f" from {least} to {most}"
     return Rule(
-        f"a whole number of {unit}{bounds}",
+        f"a whole number{unit and ' of '}{unit}{bounds}",
         lambda value: is_whole(value, least) and (most is None or value <= most),
         unit,
     )

@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, MQTTBackend
-from django_broadcaster.backends.batch import Batch
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.backends.lines import Lines
-from django_broadcaster.backends.mqtt.flight import TURN
-from django_broadcaster.backends.mqtt.link import Link
-from django_broadcaster.backends.mqtt.packets import Letter, Packet, Reader, properties, variable
-from django_broadcaster.backends.mqtt.topics import escape
+from django_broadcaster.backends.in_flight import KeyOrder
+from django_broadcaster.backends.mqtt.connection import Connection
+from django_broadcaster.backends.mqtt.packets import Outgoing, Packet, Reader, properties, variable
+from django_broadcaster.backends.mqtt.sender import TURN
+from django_broadcaster.backends.names import escape_level
+from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -160,6 +160,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 # --- What arrives ------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("read by the official SDK, packets of the specification")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(
     make: MakeBackend, root: str, reader: Subscriber, mode: str
@@ -197,6 +198,7 @@ def _read_by_sdk(message: Arrived) -> Any:
     return http.from_http(http.HTTPMessage(headers, message.payload), JSONFormat())
 
 
+@pytest.mark.shows("QoS 1, user properties, expiry")
 def test_message_has_exactly_the_documented_properties(
     make: MakeBackend, reader: Subscriber
 ) -> None:
@@ -235,6 +237,7 @@ def test_payloads_of_all_sizes_arrive_as_they_are(make: MakeBackend, reader: Sub
     assert arrived == {message.event_id: message.data_binary for message in messages}
 
 
+@pytest.mark.shows("QoS 1, user properties, expiry")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_message_expires_with_its_event(
     make: MakeBackend, root: str, reader: Subscriber, mode: str
@@ -334,12 +337,13 @@ def test_topic_is_made_from_the_event(make: MakeBackend, root: str, reader: Subs
     ]
 
 
+@pytest.mark.shows("names are escaped")
 @given(st.text(min_size=1))
 def test_topic_cannot_be_broken_out_of(value: str) -> None:
     """A field has no level of its own, no wildcard, no `$`, no space and no control character."""
     text = value.encode(errors="replace").decode()
-    assert re.fullmatch(r"[\w.~%-]+", escape("type", text), re.ASCII)
-    assert escape("key", text) != "_"
+    assert re.fullmatch(r"[\w.~%-]+", escape_level("type", text), re.ASCII)
+    assert escape_level("key", text) != "_"
 
 
 def test_topic_that_is_too_long_is_rejected_alone(
@@ -392,17 +396,18 @@ def test_tampered_event_is_transient_and_holds_its_key(
 # --- Order and round trips ---------------------------------------------------------------------
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_one_event_of_a_key_is_on_its_way_at_a_time() -> None:
     """The next event of a key is ready when the one before has landed, never if it failed."""
     batch = Batch([*numbers(3, "a"), *numbers(2), *numbers(3, "b")])
-    lines = Lines(batch, lambda: None)
-    assert list(lines.ready) == [0, 3, 4, 5]
-    lines.ready.clear()
-    lines.landed(0)
-    assert list(lines.ready) == [1]
-    lines.failed(5, Rejected("no"))
-    lines.landed(3)
-    assert list(lines.ready) == [1]
+    order = KeyOrder(batch, lambda: None)
+    assert list(order.ready) == [0, 3, 4, 5]
+    order.ready.clear()
+    order.landed(0)
+    assert list(order.ready) == [1]
+    order.failed(5, Rejected("no"))
+    order.landed(3)
+    assert list(order.ready) == [1]
     assert kinds(batch.outcomes) == [None] * 5 + [Rejected, Held, Held]
 
 
@@ -411,13 +416,13 @@ def test_batch_of_many_keys_waits_for_nothing_in_between(
 ) -> None:
     """Where the server allows so many on their way, a batch goes at once; one key goes in steps."""
     writes: list[int] = []
-    send = Link.send
+    send = Connection.send
 
-    def counted(link: Link, data: bytes) -> None:
+    def counted(connection: Connection, data: bytes) -> None:
         writes.append(len(data))
-        send(link, data)
+        send(connection, data)
 
-    monkeypatch.setattr(Link, "send", counted)
+    monkeypatch.setattr(Connection, "send", counted)
     messages = [make_message(data=n, partition_key=f"key-{n}") for n in range(200)]
     with mosquitto_server(tmp_path, "max_inflight_messages 1000") as server:
         backend = make(host="127.0.0.1", port=server.port)
@@ -452,10 +457,11 @@ def test_length_is_written_as_the_specification_says(number: int, digits: str) -
         ]
 
 
+@pytest.mark.shows("read by the official SDK, packets of the specification")
 def test_publish_packet_is_written_as_the_specification_says() -> None:
     """Section 3.3, octet by octet: QoS 1, retained, a content type and a user property."""
-    letter = Letter(b"a/b", properties("c", {"d": "é"}), b"{}", retain=True, is_own=True)
-    packet = letter.packet(0x1234)
+    outgoing = Outgoing(b"a/b", properties("c", {"d": "é"}), b"{}", retain=True, is_own=True)
+    packet = outgoing.packet(0x1234)
     assert packet.hex(" ") == (
         "33 16"  # PUBLISH with QoS 1 and RETAIN; 22 bytes follow
         " 00 03 61 2f 62"  # the topic
@@ -465,7 +471,7 @@ def test_publish_packet_is_written_as_the_specification_says() -> None:
         " 26 00 01 64 00 02 c3 a9"  # a user property
         " 7b 7d"
     ).replace("  ", " ")
-    assert letter.size == len(packet)
+    assert outgoing.size == len(packet)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=10), st.integers(1, 7))
@@ -511,7 +517,7 @@ def test_reader_refuses_what_is_no_mqtt() -> None:
         ({"username": "me", "password": "secret" * 20_000}, "password"),
         ({"tls": "yes"}, "tls"),
         ({"tls": {"ca_cert": "ca.pem"}}, "tls"),
-        ({"tls": {"keyfile": "key.pem"}}, "tls"),
+        ({"tls": {"key_file": "key.pem"}}, "tls"),
         ({"keepalive": -1}, "keepalive"),
         ({"keepalive": 65536}, "keepalive"),
         ({"keepalive": 1.5}, "keepalive"),
@@ -553,7 +559,7 @@ def test_client_identifiers_begin_as_told_and_differ(make: MakeBackend, reader: 
         for backend in (one, other):
             assert backend.send_batch(numbers(1)) == [None], number
             assert backend.health_check() is True
-    names = {backend.link()._client._client_id for backend in (one, other)}
+    names = {backend.connection()._client._client_id for backend in (one, other)}
     assert len(names) == 2
     assert all(name.startswith(b"shop-") for name in names)
     assert len(reader.read()) == 6

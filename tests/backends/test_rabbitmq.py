@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, RabbitMQBackend
 from django_broadcaster.backends.bindings import canonical
+from django_broadcaster.backends.names import escape_word, escape_words
 from django_broadcaster.backends.rabbitmq import backend as rabbitmq_backend
-from django_broadcaster.backends.rabbitmq.names import escape_exchange, escape_routing_key
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -37,7 +37,7 @@ from django_broadcaster.models import OutboxEvent, OutboxEventStatus
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
-from django_broadcaster.testing import BackendContract, make_message
+from django_broadcaster.testing import BackendContract, Fault, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import kinds, numbers
 from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
@@ -156,6 +156,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 # --- What is in the queue ----------------------------------------------------------------------
 
 
+@pytest.mark.shows("persistent, `mandatory`")
 def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: str) -> None:
     """A message is persistent, has the event's id, and its place is the exchange and the type."""
     make(exchange=name, queue=name).send(make_message(id="A-1", event_type="order.placed", data=1))
@@ -169,6 +170,7 @@ def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: 
     assert (message.exchange, message.routing_key) == (name, "order.placed")
 
 
+@pytest.mark.shows("priority, expiration, headers of its own")
 def test_message_has_the_properties_that_its_event_asks_for(make: MakeBackend, name: str) -> None:
     """Priority, expiration, correlation id and headers arrive with their types, in both modes."""
     headers = {"x-delay": 5000, "tenant": "Zoë", "urgent": True, "far": -(2**40)}
@@ -194,6 +196,7 @@ def test_message_has_the_properties_that_its_event_asks_for(make: MakeBackend, n
     assert shown["priority"] == 7
 
 
+@pytest.mark.shows("priority, expiration, headers of its own")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str) -> None:
     """The server drops a message when the event's `expirytime` has passed, or sooner if told so.
@@ -241,6 +244,7 @@ def test_refused_property_is_shown_shortened(make: MakeBackend, key: str) -> Non
     assert len(str(refused.value)) < 300
 
 
+@pytest.mark.shows("priority, expiration, headers of its own")
 def test_property_that_the_server_refuses_rejects_its_event_alone(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +253,7 @@ def test_property_that_the_server_refuses_rejects_its_event_alone(
     Of a batch that was sent at once the server does not say which one it was. The next batch finds
     it.
     """
-    monkeypatch.setattr(rabbitmq_backend, "property_problem", lambda key, value: "")
+    monkeypatch.setattr(rabbitmq_backend, "read_properties", lambda read, config: None)
     backend = make(exchange=name, queue=name)
     wrong = make_message(config={"headers": {"CC": "not a list"}})
     messages = [make_message(), wrong, make_message()]
@@ -265,6 +269,7 @@ def test_exchange_has_the_arguments_of_the_options(make: MakeBackend, name: str)
     assert ids(take(shared_url(), f"{name}-2")) == ["A-1"]
 
 
+@pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize(
     ("mode", "options"),
     [("structured", {}), ("binary", {}), ("binary", {"header_prefix": "cloudEvents_"})],
@@ -387,6 +392,7 @@ def test_config_of_an_event_names_its_place(make: MakeBackend, name: str) -> Non
     assert ids(take(shared_url(), f"{name}-2")) == [there[0].event_id]
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -401,14 +407,15 @@ def test_config_of_an_event_names_its_place(make: MakeBackend, name: str) -> Non
 )
 def test_routing_key_cannot_be_broken_out_of(field: str, value: str, escaped: str) -> None:
     """No field adds a word, but the type, whose words they are; none has a wildcard."""
-    assert escape_routing_key(field, value) == escaped
+    assert escape_words(field, value) == escaped
 
 
+@pytest.mark.shows("names are escaped")
 @given(st.text(min_size=1))
 def test_exchange_cannot_be_broken_out_of(value: str) -> None:
     """A field of an exchange's name is of a few safe characters; `amq.` cannot be reached."""
     text = value.encode(errors="replace").decode()
-    assert re.fullmatch(r"[\w%-]+", escape_exchange("type", text), re.ASCII)
+    assert re.fullmatch(r"[\w%-]+", escape_word("type", text), re.ASCII)
 
 
 def test_name_that_is_too_long_is_rejected_alone(make: MakeBackend, name: str) -> None:
@@ -440,6 +447,7 @@ def test_attributes_that_fill_a_frame_are_rejected_alone(make: MakeBackend, name
 # --- Topology ----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("topology declared or checked")
 @pytest.mark.parametrize(
     ("options", "bound"),
     [
@@ -471,6 +479,7 @@ def test_queue_without_an_exchange(make: MakeBackend, name: str) -> None:
     assert (arrived.exchange, arrived.routing_key) == ("", name)
 
 
+@pytest.mark.shows("topology declared or checked")
 def test_existing_topology_is_only_checked(make: MakeBackend, name: str) -> None:
     """With `declare` False what is there may be of any kind, and stays as it is."""
     with channel(shared_url()) as setup:
@@ -484,6 +493,7 @@ def test_existing_topology_is_only_checked(make: MakeBackend, name: str) -> None
 # --- What comes back ---------------------------------------------------------------------------
 
 
+@pytest.mark.shows("persistent, `mandatory`")
 def test_event_that_no_queue_takes_is_rejected(make: MakeBackend, name: str) -> None:
     """A returned message is rejected and names its place; its key is held, others are stored."""
     backend = make(exchange=name, queue=name, binding_key="taken.#")
@@ -514,6 +524,7 @@ def test_unroutable_event_is_dropped_where_that_is_wanted(make: MakeBackend, nam
     assert make(exchange=name, mandatory=False).send_batch(numbers(2)) == [None, None]
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_exchange_that_only_one_event_asked_for_is_transient(make: MakeBackend, name: str) -> None:
     """An exchange that is missing holds up no other event, and nothing is sent twice."""
     missing = {"exchange": f"{name}-missing"}
@@ -552,20 +563,20 @@ def test_batch_costs_few_writes(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch, keys: int, turns: int
 ) -> None:
     """A batch is written at once: as often as its busiest key has events, and one scout before."""
-    from django_broadcaster.backends.rabbitmq.link import Link
+    from django_broadcaster.backends.rabbitmq.connection import Connection
 
     messages = numbers(500)
     for number, message in enumerate(messages):
         message.partition_key = f"key-{number % keys}" if keys else ""
     backend = make(exchange=name, queue=name)
     sent: list[int] = []
-    send = Link.send
+    send = Connection.send
 
-    def counted(self: Link, letters: list[Any], **options: Any) -> None:
-        sent.append(len(letters))
-        send(self, letters, **options)
+    def counted(self: Connection, messages: list[Any], **options: Any) -> None:
+        sent.append(len(messages))
+        send(self, messages, **options)
 
-    monkeypatch.setattr(Link, "send", counted)
+    monkeypatch.setattr(Connection, "send", counted)
     assert backend.send_batch(messages) == [None] * 500
     assert sum(sent) == 500
     assert sent[0] == 1
@@ -592,9 +603,9 @@ def test_batch_costs_few_writes(
         ({"url": 5}, "'url'"),
         ({"url": "amqp://me:secret@one", "password": "secret"}, "'url'"),
         ({"login_method": "GUESS"}, "'login_method'"),
-        ({"ssl": {"ca_certs": "ca.pem"}}, "'ssl'"),
-        ({"url": "amqps://one", "ssl": {"verify": True}}, "'ssl'"),
-        ({"url": "amqps://one", "ssl": True}, "'ssl'"),
+        ({"url": "amqp://one", "tls": {"ca_file": "ca.pem"}}, "'url'"),
+        ({"url": "amqps://one", "tls": {"ca_certs": "ca.pem"}}, "'tls'"),
+        ({"url": "amqps://one", "tls": "yes"}, "'tls'"),
         ({"exchange": None}, "'exchange'"),
         ({"exchange": "{nothing}"}, "'exchange'"),
         ({"exchange": "x" * 256}, "'exchange'"),

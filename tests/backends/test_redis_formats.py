@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.backends import Message, MessageBackend, RedisStreamBackend
 from django_broadcaster.backends.bindings import canonical
-from django_broadcaster.backends.redis import entries
+from django_broadcaster.backends.names import LONGEST_VALUE, escape_stream
 from django_broadcaster.events import JSON_NULL
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -229,6 +229,7 @@ def test_name_of_a_field_that_is_taken_is_refused(field: Any) -> None:
         RedisStreamBackend(alias="default", body_field=field)
 
 
+@pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(
     make: MakeBackend, client: redis.Redis, stream: str, mode: str
@@ -311,6 +312,7 @@ def test_events_of_a_key_stay_in_order_over_streams(
     assert len(stored(client, f"{stream}:right")) == 1
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -329,24 +331,25 @@ def test_events_of_a_key_stay_in_order_over_streams(
 )
 def test_no_value_breaks_out_of_its_part_of_a_name(field: str, value: str, escaped: str) -> None:
     """What parts names, chooses a slot or stands in patterns is encoded."""
-    assert entries.escape(field, value) == escaped
+    assert escape_stream(field, value) == escaped
     assert unquote(escaped) == value
 
 
+@pytest.mark.shows("names are escaped")
 @given(st.text(min_size=1), st.text(min_size=1), st.sampled_from(["type", "key"]))
 def test_different_values_have_different_names(one: str, other: str, field: str) -> None:
     """No two values share a stream, and none makes a name of more than a bounded length."""
-    names = {entries.escape(field, each.encode(errors="replace").decode()) for each in (one, other)}
+    names = {escape_stream(field, each.encode(errors="replace").decode()) for each in (one, other)}
     values = {each.encode(errors="replace") for each in (one, other)}
     assert len(names) == len(values)
-    assert all(0 < len(each) <= entries.LONGEST_VALUE for each in names)
+    assert all(0 < len(each) <= LONGEST_VALUE for each in names)
 
 
 def test_long_values_are_cut_and_stay_apart() -> None:
     """What would be a name without bound ends with a digest."""
-    one, other = (entries.escape("key", "x" * 1000 + end) for end in "ab")
+    one, other = (escape_stream("key", "x" * 1000 + end) for end in "ab")
     assert one != other
-    assert len(one) == len(other) == entries.LONGEST_VALUE
+    assert len(one) == len(other) == LONGEST_VALUE
 
 
 @pytest.mark.parametrize("template", ["{id}", "{type", "{}", "{key!r}", "{key:>9}"])

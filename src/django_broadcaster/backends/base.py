@@ -34,6 +34,8 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
+from .options import OptionReader
+
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
 
@@ -249,13 +251,13 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
                 f"OUTBOX_PUBLISHERS[{alias!r}]['OPTIONS']: {type(self).__name__} does not know "
                 f"{', '.join(sorted(map(repr, unknown)))}"
             )
-        if max_message_bytes is not None and not _is_size(max_message_bytes):
-            raise BackendConfigurationError(
-                f"OUTBOX_PUBLISHERS[{alias!r}]['OPTIONS']['max_message_bytes']: must be a whole "
-                f"number from 1 on, or None, not {max_message_bytes!r}"
-            )
         super().__init__()
         self.alias = alias
+        self.read = OptionReader(self.option_error)
+        """Reads the options of a backend."""
+        self.read_config = OptionReader(self.config_error)
+        """Reads the `publisher_config` of an event."""
+        self.read.integer("max_message_bytes", max_message_bytes, 1, optional=True)
         self.max_message_bytes = max_message_bytes or self.default_max_message_bytes
         self.on_progress: Callable[[], object] = _nothing
         """Set by the relay. Called between the messages of a long batch, it shows that the batch
@@ -265,6 +267,10 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         """Return the error for an option with a wrong value, naming the setting and the alias."""
         where = f"OUTBOX_PUBLISHERS[{self.alias!r}]['OPTIONS'][{option!r}]"
         return BackendConfigurationError(f"{where}: {problem}")
+
+    def config_error(self, key: str, problem: str) -> InvalidPublisherConfig:
+        """Return the error for a wrong value in the `publisher_config` of an event."""
+        return InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
 
     def publish(self, event: OutboxEvent) -> bool:
         """Open the backend, send one event here and now, and return True.
@@ -336,10 +342,6 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
 
 def _nothing() -> None:
     """Do nothing: no relay is watching."""
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def as_delivery_error(error: Exception) -> DeliveryError:

@@ -17,12 +17,10 @@ too, in both modes: https://www.w3.org/TR/trace-context/ and its drafts for AMQP
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import quote
 
 import orjson
 
@@ -32,6 +30,7 @@ from django_broadcaster.events.timestamps import rfc3339
 from django_broadcaster.exceptions import Rejected
 
 from .base import Message, MessageBackend, Shown
+from .names import percent_encoded
 
 ContentMode = Literal["structured", "binary"]
 CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
@@ -40,10 +39,6 @@ STRUCTURED_TYPE: Final = "application/cloudevents+json"
 
 _EVENT_TYPES: Final = "application/cloudevents"
 """The beginning of every media type of CloudEvents, batches and other formats included."""
-
-# What the HTTP binding leaves as it is, section 3.1.3.2: printable ASCII but space, " and %.
-_PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
-_ALL_PLAIN = re.compile(r"[!#$&-~]*").fullmatch
 
 
 class WireMessage(NamedTuple):
@@ -120,10 +115,7 @@ class BindingBackend(MessageBackend):
 
     def __init__(self, *, content_mode: ContentMode = "structured", **options: Any) -> None:
         super().__init__(**options)
-        if content_mode not in CONTENT_MODES:
-            modes = " or ".join(map(repr, CONTENT_MODES))
-            raise self.option_error("content_mode", f"must be {modes}, not {content_mode!r}")
-        self.content_mode = content_mode
+        self.content_mode = self.read.choice("content_mode", content_mode, CONTENT_MODES)
 
     def encode(self, message: Message) -> WireMessage:
         """Return the message in the backend's content mode; raises Rejected."""
@@ -138,15 +130,6 @@ class BindingBackend(MessageBackend):
         wire = self.encode(message)
         headers = {"content-type": wire.content_type} if wire.content_type else {}
         return Shown(self.destination_of(message), headers | wire.headers, wire.body)
-
-
-def percent_encoded(text: str) -> str:
-    """Return header text in printable ASCII, all else as percent-encoded UTF-8.
-
-    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
-    section 3.1.3.2. A line break cannot get through, so a value cannot begin a header of its own.
-    """
-    return text if _ALL_PLAIN(text) else quote(text, safe=_PLAIN)
 
 
 KAFKA: Final = Binding("ce_")

@@ -15,14 +15,16 @@ _lock = Lock()  # several backends share a terminal, and each event stays in one
 
 
 class ConsoleBackend(MessageBackend):
-    """Writes a line that says what happened, and the event as JSON below it.
+    """Writes a line that describes the event, and the event as JSON below it.
 
-    `stream` is any text stream, by default what `sys.stdout` is at the time.
+    Args:
+        stream: A text stream. By default it is `sys.stdout`.
     """
 
     def __init__(self, *, stream: TextIO | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._stream = stream
+        writes = callable(getattr(stream, "write", None))
+        self._stream = self.read.require("stream", stream, writes, "a text stream", optional=True)
 
     def send(self, message: Message) -> None:
         """Write one event; raises BackendUnavailable when the stream is closed."""

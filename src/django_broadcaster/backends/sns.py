@@ -8,10 +8,10 @@ MessageDeduplicationId       on a FIFO topic: the event's id and a digest of its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .aws.backend import AWSBackend
+from .options import OptionReader
 
 _ARN = re.compile(r"arn:[\w-]+:sns:[\w-]+:\d+:[\w-]{1,256}(\.fifo)?", re.ASCII)
 
@@ -19,17 +19,21 @@ _ARN = re.compile(r"arn:[\w-]+:sns:[\w-]+:\d+:[\w-]{1,256}(\.fifo)?", re.ASCII)
 class SNSBackend(AWSBackend):
     """Sends events to a topic.
 
-    topic_arn: its ARN, for events whose `publisher_config` names no other. A name that ends with
-        `.fifo` is a FIFO topic, which keeps the order of each key; any other keeps none.
-    client: what boto3's `client()` takes: `region_name`, `endpoint_url`, `aws_access_key_id`,
-        `verify`, ... `config` may be a dictionary. The region is the one in the ARN if it is not
-        given, and credentials are found where boto3 finds them.
-    content_mode: "structured", the whole event in the body, or "binary", its attributes as message
-        attributes where they fit.
-    timeout: seconds to wait for a connection, and again for each answer.
-    connections: how many calls, of up to ten events each, may be on their way at once.
+    Args:
+        topic_arn: The ARN of the topic. If its name ends with `.fifo`, the order of each key is
+            kept; otherwise there is no order.
+        username, password: The id of an access key and its secret. Without them boto3 looks for
+            credentials.
+        tls: A dictionary of `ca_file`, `cert_file`, `key_file` and `verify`.
+        client: Further arguments of boto3's `client()`, such as `region_name`, `endpoint_url` and
+            `aws_session_token`. Its `config` may be a dictionary. The default region is the one in
+            the ARN.
+        content_mode: "structured", or "binary" with the attributes as message attributes if they
+            fit.
+        timeout: Seconds to wait for a connection, and again for each answer.
+        connections: The number of calls, of up to ten events each, that are in flight at once.
 
-    `publisher_config` of an event may have `topic_arn`.
+    The `publisher_config` of an event may have `topic_arn`.
     """
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic_arn"})
@@ -37,18 +41,8 @@ class SNSBackend(AWSBackend):
     service: ClassVar[str] = "sns"
     destination_option: ClassVar[str] = "topic_arn"
 
-    def __init__(
-        self,
-        *,
-        topic_arn: str,
-        client: Mapping[str, Any] | None = None,
-        timeout: float = 10.0,
-        connections: int = 8,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            topic_arn, client=client, timeout=timeout, connections=connections, **options
-        )
+    def __init__(self, *, topic_arn: str, **options: Any) -> None:
+        super().__init__(topic_arn, **options)
 
     def fields(self, body: str, attributes: dict[str, Any]) -> dict[str, Any]:
         """Return an entry of PublishBatch without its ids."""
@@ -62,11 +56,11 @@ class SNSBackend(AWSBackend):
         """Ask for the topic's attributes."""
         return client.get_topic_attributes(TopicArn=self.destination)
 
-    def destination_problem(self, destination: object) -> str:
-        """Return what is wrong with a topic's ARN, or nothing."""
-        if isinstance(destination, str) and _ARN.fullmatch(destination):
-            return ""
-        return f"must be the ARN of a topic (arn:aws:sns:REGION:ACCOUNT:NAME), not {destination!r}"
+    def check_destination(self, read: OptionReader, destination: object) -> None:
+        """Judge a topic's ARN; raises the reader's error."""
+        holds = isinstance(destination, str) and _ARN.fullmatch(destination) is not None
+        rule = "the ARN of a topic (arn:aws:sns:REGION:ACCOUNT:NAME)"
+        read.require("topic_arn", destination, holds, rule)
 
     def region(self) -> str:
         """Return the region in the topic's ARN."""

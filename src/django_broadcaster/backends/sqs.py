@@ -8,11 +8,11 @@ MessageDeduplicationId           on a FIFO queue: the event's id and a digest of
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from .aws.backend import AWSBackend, url_problem
+from .aws.backend import SCHEMES, AWSBackend
+from .options import OptionReader
 
 # sqs.eu-west-1.amazonaws.com, sqs.cn-north-1.amazonaws.com.cn, eu-west-1.queue.amazonaws.com, ...
 _REGION = re.compile(r"(?:sqs(?:-fips)?\.([\w-]+)|([\w-]+)\.queue)\.(?:amazonaws\.com|api\.aws)")
@@ -21,17 +21,21 @@ _REGION = re.compile(r"(?:sqs(?:-fips)?\.([\w-]+)|([\w-]+)\.queue)\.(?:amazonaws
 class SQSBackend(AWSBackend):
     """Sends events to a queue.
 
-    queue_url: its address, for events whose `publisher_config` names no other. A name that ends
-        with `.fifo` is a FIFO queue, which keeps the order of each key; any other keeps none.
-    client: what boto3's `client()` takes: `region_name`, `endpoint_url`, `aws_access_key_id`,
-        `verify`, ... `config` may be a dictionary. The region is the one in the address if it is
-        not given, and credentials are found where boto3 finds them.
-    content_mode: "structured", the whole event in the body, or "binary", its attributes as message
-        attributes where they fit.
-    timeout: seconds to wait for a connection, and again for each answer.
-    connections: how many calls, of up to ten events each, may be on their way at once.
+    Args:
+        queue_url: The address of the queue. If its name ends with `.fifo`, the order of each key is
+            kept; otherwise there is no order.
+        username, password: The id of an access key and its secret. Without them boto3 looks for
+            credentials.
+        tls: A dictionary of `ca_file`, `cert_file`, `key_file` and `verify`.
+        client: Further arguments of boto3's `client()`, such as `region_name`, `endpoint_url` and
+            `aws_session_token`. Its `config` may be a dictionary. The default region is the one in
+            the address.
+        content_mode: "structured", or "binary" with the attributes as message attributes if they
+            fit.
+        timeout: Seconds to wait for a connection, and again for each answer.
+        connections: The number of calls, of up to ten events each, that are in flight at once.
 
-    `publisher_config` of an event may have `queue_url`.
+    The `publisher_config` of an event may have `queue_url`.
     """
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"queue_url"})
@@ -39,18 +43,8 @@ class SQSBackend(AWSBackend):
     service: ClassVar[str] = "sqs"
     destination_option: ClassVar[str] = "queue_url"
 
-    def __init__(
-        self,
-        *,
-        queue_url: str,
-        client: Mapping[str, Any] | None = None,
-        timeout: float = 10.0,
-        connections: int = 8,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            queue_url, client=client, timeout=timeout, connections=connections, **options
-        )
+    def __init__(self, *, queue_url: str, **options: Any) -> None:
+        super().__init__(queue_url, **options)
 
     def fields(self, body: str, attributes: dict[str, Any]) -> dict[str, Any]:
         """Return an entry of SendMessageBatch without its ids."""
@@ -64,9 +58,9 @@ class SQSBackend(AWSBackend):
         """Ask for the queue's ARN."""
         return client.get_queue_attributes(QueueUrl=self.destination, AttributeNames=["QueueArn"])
 
-    def destination_problem(self, destination: object) -> str:
-        """Return what is wrong with a queue's address, or nothing."""
-        return url_problem(destination)
+    def check_destination(self, read: OptionReader, destination: object) -> None:
+        """Judge a queue's address; raises the reader's error."""
+        read.url("queue_url", destination, SCHEMES, credentials=False)
 
     def region(self) -> str:
         """Return the region in the queue's address, or nothing."""

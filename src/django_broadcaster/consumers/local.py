@@ -14,13 +14,18 @@ from django_broadcaster.exceptions import TransientError
 
 
 class LocalBackend(MessageBackend):
-    """The embedded default. A handler that raises makes the event wait for its next attempt."""
+    """Runs the handlers of each event inside the relay. If a handler raises, the event is retried.
+
+    Args:
+        requires_handler: Whether an event without a handler fails. Otherwise it counts as
+            delivered.
+    """
 
     runs_handlers = True
 
     def __init__(self, *, requires_handler: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self._requires_handler = requires_handler
+        self._requires_handler = self.read.flag("requires_handler", requires_handler)
 
     def send(self, message: Message) -> None:
         """Run the event's handlers; raises TransientError, or Rejected if a handler said so."""

@@ -21,12 +21,11 @@ from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
     TransientError,
 )
 
-PRIORITIES: Final = range(-100, 101)
+PRIORITIES: Final = (-100, 100)
 
 _AWAY: Final = (InterfaceError, OperationalError, OSError)
 """A queue in a database that is away, or on a server that can't be reached."""
@@ -35,11 +34,12 @@ _AWAY: Final = (InterfaceError, OperationalError, OSError)
 class TasksBackend(MessageBackend):
     """Enqueues one task for each handler of an event.
 
-    tasks_backend: an alias of the setting TASKS.
-    queue_name: one of the QUEUES of that backend.
-    priority: -100 to 100, where the backend supports it.
+    Args:
+        tasks_backend: An alias of the setting TASKS.
+        queue_name: One of the QUEUES of that backend.
+        priority: -100 to 100, if the backend supports it.
 
-    `publisher_config` of an event may have `queue_name` and `priority`.
+    The `publisher_config` of an event may have `queue_name` and `priority`.
     """
 
     system: ClassVar[str] = "django_tasks"
@@ -62,10 +62,9 @@ class TasksBackend(MessageBackend):
                 f"which Django has from 6.0 on; this is Django {django.get_version()}. "
                 "Use CeleryBackend or LocalBackend instead"
             )
-        self.tasks_backend, self.queue_name, self.priority = tasks_backend, queue_name, priority
-        for option in ("tasks_backend", "queue_name", "priority"):
-            if problem := _problem(option, getattr(self, option)):
-                raise self.option_error(option, problem)
+        self.tasks_backend = self.read.text("tasks_backend", tasks_backend)
+        self.queue_name = self.read.text("queue_name", queue_name)
+        self.priority = self.read.integer("priority", priority, *PRIORITIES)
 
     def open(self) -> None:
         """See that TASKS has the backend and the queue; raises BackendConfigurationError."""
@@ -121,11 +120,12 @@ class TasksBackend(MessageBackend):
             raise kind("; ".join(map(str, failures)))
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge the values, too; raises InvalidPublisherConfig naming the key."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
         super().validate_config(config)
-        for key, value in config.items():
-            if problem := _problem(key, value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        if "queue_name" in config:
+            self.read_config.text("queue_name", config["queue_name"])
+        if "priority" in config:
+            self.read_config.integer("priority", config["priority"], *PRIORITIES)
 
     def show(self, message: Message) -> Shown:
         """Return the event that the tasks are given, and which handlers they run."""
@@ -169,13 +169,3 @@ def _failures(result: Any, handler: str) -> list[DeliveryError]:
         kind = AfterCommitFailed if is_after_commit else Rejected
     last_line = failed.traceback.strip().rpartition("\n")[2]
     return [kind(f"handler {handler}: {last_line}")]
-
-
-def _problem(option: str, value: object) -> str:
-    """Return what is wrong with a value, or nothing."""
-    if option == "priority":
-        if type(value) is not int or value not in PRIORITIES:
-            return f"must be a whole number from -100 to 100, not {value!r}"
-    elif not isinstance(value, str) or not value:
-        return f"must be text and not empty, not {value!r}"
-    return ""

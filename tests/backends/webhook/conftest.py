@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from django_broadcaster.backends import WebhookBackend
+from django_broadcaster.relay.endpoint_book import attach_endpoints
 from tests.support.webhook_server import WebhookServer, webhook_server
 
 MakeBackend = Callable[..., WebhookBackend]
@@ -16,11 +17,12 @@ MakeBackend = Callable[..., WebhookBackend]
 
 @pytest.fixture
 def make() -> Iterator[MakeBackend]:
-    """Make backends that may go to this machine; they are closed at the end."""
+    """Make backends as a relay does, for endpoints on this machine; they are closed at the end."""
     with ExitStack() as made:
 
         def make(**options: Any) -> WebhookBackend:
             backend = WebhookBackend(**{"alias": "default", "allow_private": True, **options})
+            attach_endpoints(backend)
             made.callback(backend.close)
             return backend
 

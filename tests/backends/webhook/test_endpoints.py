@@ -83,6 +83,7 @@ def test_looks_are_as_rare_as_they_may_be(
     assert len(queries) == 2
 
 
+@pytest.mark.shows("410 and a time of failures disable, with a signal")
 @pytest.mark.parametrize("only", [True, False])
 def test_gone_disables_the_endpoint(
     make: MakeBackend, server: WebhookServer, disabled: list[OutboxWebhookEndpoint], only: bool
@@ -130,6 +131,7 @@ def test_endpoint_that_is_enabled_gets_its_events(many: Any, server: WebhookServ
     assert backend.send_batch([to(server.url)]) == [None]
 
 
+@pytest.mark.shows("410 and a time of failures disable, with a signal")
 def test_endpoint_is_disabled_after_a_time_of_failures(
     many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:
@@ -196,15 +198,16 @@ def test_only_endpoint_is_disabled_by_no_time(
         assert [row.url for row in disabled] == [server.url]
 
 
+@pytest.mark.shows("410 and a time of failures disable, with a signal")
 def test_two_relays_that_disable_at_once_send_one_signal(
     many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:
     """Of two that have read the same, one is the first."""
     first, second = many(), many()
     for backend in (first, second):
-        backend._book.look({server.url})
+        backend.book.look({server.url})
     for backend in (first, second):
-        backend._book.disable(server.url, "answered 410 Gone")
+        backend.book.disable(server.url, "answered 410 Gone")
     assert len(disabled) == 1
     assert OutboxWebhookEndpoint.objects.count() == 1
 
@@ -238,9 +241,9 @@ def test_table_that_cannot_be_read_costs_no_event(
         raise DatabaseError("gone away")
 
     backend = make(url=server.url)
-    monkeypatch.setattr(backend._book, "look", fail)
+    monkeypatch.setattr(backend.book, "look", fail)
     with pytest.raises(BackendUnavailable, match="can't be read"):
-        backend.send_batch(numbers(2))
+        backend.send(*numbers(1))
     assert not server.requests
 
 
@@ -253,7 +256,7 @@ def test_trouble_that_cannot_be_written_down_undoes_no_delivery(
         raise DatabaseError("gone away")
 
     backend = many()
-    monkeypatch.setattr(backend._book, "failed", fail)
+    monkeypatch.setattr(backend.book, "failed", fail)
     server.answer = lambda request: Reply(500 if request.target == "/bad" else 204)
     outcomes = backend.send_batch([to(f"{server.url}/good"), to(f"{server.url}/bad")])
     assert kinds(outcomes) == [None, TransientError]

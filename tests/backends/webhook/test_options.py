@@ -71,7 +71,7 @@ URL = "https://hooks.example/orders"
         ({"url": URL, "allowed_networks": "10.0.0.0/8"}, "allowed_networks"),
         ({"url": URL, "allowed_networks": ["10.0.0.1/8"]}, "allowed_networks"),
         ({"url": URL, "allowed_networks": ["inside"]}, "allowed_networks"),
-        ({"url": URL, "ssl_keyfile": "key.pem"}, "ssl_keyfile"),
+        ({"url": URL, "tls": {"key_file": "key.pem"}}, "tls"),
         ({"url": URL, "content_mode": "batched"}, "content_mode"),
     ],
 )

@@ -1,7 +1,8 @@
 """What Amazon's SQS and SNS have in common.
 
-entries   how an event is written as one entry of a batch call
-calls     which entries go together, and how many calls are on their way
-errors    what an answer means
-backend   options, client, and the contract
+backend      options, and the contract
+connection   a client, and the threads that make its calls
+sender       which entries go together, and how many calls are in flight
+entries      how an event is written as one entry of a batch call
+errors       what an answer means
 """

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import inf
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
-    InvalidPublisherConfig,
-    MissingClient,
     Rejected,
 )
 
 from ..base import Message, Outcome, Shown
-from ..batch import Batch
 from ..bindings import AWS, Binding, BindingBackend
+from ..connected import ConnectedBackend
+from ..errors import Scope, describe, mapped, unavailable
+from ..options import OptionReader
+from ..outcomes import Batch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
-from .calls import Calls
+from .connection import CLIENT, Connection
 from .entries import Entry
-
-CLIENT: Final = ("boto3", "aws")
-"""The client library, and the extra that it comes with."""
-
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for a connection, and again for the answer."""
+from .sender import Sender
 
 BATCH_BYTES: Final = 256 * 2**10
 """What every queue and topic takes in one message, and in all messages of one call together."""
@@ -39,8 +33,10 @@ CLIENT_OPTIONS: Final = frozenset({
     "aws_session_token", "config", "endpoint_url", "region_name", "use_ssl", "verify",
 })  # fmt: skip
 
+SCHEMES: Final = ("https", "http")
 
-class AWSBackend(BindingBackend):
+
+class AWSBackend(ConnectedBackend[Connection], BindingBackend):
     """Sends events to a destination in batch calls of boto3.
 
     A subclass names its service, the option for its destination, and writes the four methods below.
@@ -56,22 +52,22 @@ class AWSBackend(BindingBackend):
     def __init__(
         self,
         destination: str,
+        /,
         *,
         client: Mapping[str, Any] | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
         timeout: float = 10.0,
         connections: int = 8,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.destination, self.timeout, self.connections = destination, timeout, connections
-        self._options: Mapping[str, Any] = {} if client is None else client
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        self._session: Any = None
-        self._client: Any = None
-        self._pool: Executor | None = None
-        self._owner = 0  # the process that made them
-        self._is_stale = False
+        self.destination = destination
+        self.check_destination(self.read, destination)
+        self.timeout = self.read.seconds("timeout", timeout)
+        self.connections = self.read.integer("connections", connections, 1, 100)
+        self._config, self._options = self._read_client(client, username, password, tls)
 
     # --- What a service is like --------------------------------------------------------------
 
@@ -88,8 +84,8 @@ class AWSBackend(BindingBackend):
         """Ask for something that costs nothing."""
 
     @abstractmethod
-    def destination_problem(self, destination: object) -> str:
-        """Return what is wrong with the name of a destination, or nothing."""
+    def check_destination(self, read: OptionReader, destination: object) -> None:
+        """Judge the name of a destination; raises the reader's error."""
 
     @abstractmethod
     def region(self) -> str:
@@ -97,75 +93,58 @@ class AWSBackend(BindingBackend):
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Make the client; it connects with the first call. Raises BackendUnavailable."""
-        self.close()
-        self._get_ready()
+    def connect(self, within: float = inf) -> Connection:
+        """Return a client; it connects with the first call.
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        client, self._client = self._client, None
-        pool, self._pool = self._pool, None
-        self._session, self._is_stale = None, False
-        if self._owner != os.getpid():
-            return  # they are the parent process's
-        if pool is not None:
-            pool.shutdown()
-        if client is not None:
-            client.close()
-
-    def send(self, message: Message) -> None:
-        """Send one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Send events in calls of ten; one outcome for each, None once it is stored.
-
-        The order of a key is kept where the destination has one (FIFO): see `calls`. What had no
-        answer may have arrived: it is unavailable, and sent again. FIFO destinations drop it then.
+        Raises BackendUnavailable, MissingClient or BackendConfigurationError.
         """
-        batch = Batch(messages)
-        try:
-            self._get_ready()
-            Calls(
-                batch,
-                ordered=any(_is_fifo(self._destination_of(message)) for message in messages),
-                max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),
-                width=self.connections,
-                write=self._entry,
-                send=self._send,
-                executor=self._executor,
-                on_progress=self.on_progress,
-            ).run()
-        except BackendUnavailable as error:
-            batch.give_up(0, error)
-        return batch.outcomes
+        options = {**self._options}
+        if region := self.region():
+            options.setdefault("region_name", region)
+        with mapped(self._failure_to_connect):
+            return Connection(
+                self.service,
+                options,
+                session=None if self._connection is None else self._connection.session,
+                config=self._config or {},
+                timeout=min(self.timeout, within),
+                threads=self.connections,
+                name=f"outbox-{self.alias}",
+            )
 
-    def health_check(self) -> bool:
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Send events in calls of ten.
+
+        The order of a key is kept where the destination has one (FIFO): see `sender`. FIFO
+        destinations drop what is sent again.
+        """
+        Sender(
+            batch,
+            ordered=any(_is_fifo(self._destination_of(message)) for message in batch.messages),
+            max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),
+            width=self.connections,
+            write=self._entry,
+            send=partial(self._send, connection),
+            executor=connection.threads,
+            on_progress=self.on_progress,
+        ).run()
+
+    def is_up(self, connection: Connection) -> bool:
         """Ask for an attribute of the destination; may take twice `HEALTH_SECONDS`.
 
-        True, too, if that is denied: who may do no more than send is known to the service.
+        True, too, if that is denied: a user that may do no more than send is known to the service.
         """
         try:
-            client = self._new_client(min(self.timeout, HEALTH_SECONDS), connections=1)
-        except Exception:
-            return False
-        try:
-            self.ask(client)
+            self.ask(connection.client)
         except Exception as error:
             return errors.code_of(error) in errors.DENIED
-        finally:
-            client.close()
         return True
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge the destination, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
-        for key, value in config.items():
-            if problem := self.destination_problem(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        for value in config.values():
+            self.check_destination(self.read_config, value)
 
     def show(self, message: Message) -> Shown:
         """Return the body and the attributes as the service is given them."""
@@ -202,26 +181,26 @@ class AWSBackend(BindingBackend):
 
     # --- Calls -------------------------------------------------------------------------------
 
-    def _send(self, sent: Sequence[Entry]) -> Sequence[Outcome]:
+    def _send(self, connection: Connection, sent: Sequence[Entry]) -> Sequence[Outcome]:
         """Make one call; return an outcome for each entry. Runs in a thread of the pool.
 
         A call that was refused because of something in it is made again in halves, until the
-        message to blame is alone. Nothing of a refused call is stored.
+        message that caused it is alone. Nothing of a refused call is stored.
         """
         destination = sent[0].destination
         try:
             with uninstrumented():
-                answer = self.call(self._client, destination, [entry.fields for entry in sent])
+                answer = self.call(connection.client, destination, [entry.fields for entry in sent])
             failed = {each["Id"]: each for each in answer.get("Failed", ())}
             stored = {each["Id"] for each in answer.get("Successful", ())}
         except Exception as error:
-            if len(sent) > 1 and errors.blames_messages(error):
-                return self._divide(sent)
+            if len(sent) > 1 and errors.scope_of(error) is Scope.EVENT:
+                return self._divide(connection, sent)
             if errors.is_about_credentials(error):
-                self._is_stale = True  # a new client looks for others
-            everybodys = destination == self.destination
+                connection.is_stale = True  # a new client looks for others
+            shared = destination == self.destination
             place = self._place(destination)
-            return [errors.failure_of_call(error, place, everybodys=everybodys)] * len(sent)
+            return [errors.failure_of_call(error, place, shared=shared)] * len(sent)
         if not failed and len(stored) == len(sent):
             return [None] * len(sent)
         return [
@@ -231,128 +210,59 @@ class AWSBackend(BindingBackend):
             for entry in sent
         ]
 
-    def _divide(self, sent: Sequence[Entry]) -> Sequence[Outcome]:
+    def _divide(self, connection: Connection, sent: Sequence[Entry]) -> Sequence[Outcome]:
         half = len(sent) // 2
-        first = list(self._send(sent[:half]))
+        first = list(self._send(connection, sent[:half]))
         away = next((each for each in first if isinstance(each, BackendUnavailable)), None)
         if away is not None:
             return [*first, *[away] * (len(sent) - half)]
-        return [*first, *self._send(sent[half:])]
+        return [*first, *self._send(connection, sent[half:])]
 
     def _place(self, destination: str) -> str:
         return f"{self.service.upper()}, {destination}"
 
-    # --- The client --------------------------------------------------------------------------
-
-    def _get_ready(self) -> None:
-        """See that there is a client, and that it is this process's; raises BackendUnavailable."""
-        if self._client is not None and (self._is_stale or self._owner != os.getpid()):
-            self.close()
-        if self._client is None:
-            self._owner = os.getpid()
-            self._client = self._new_client(self.timeout, self.connections)
-
-    def _executor(self) -> Executor:
-        if self._pool is None:
-            name = f"outbox-{self.alias}"
-            self._pool = ThreadPoolExecutor(self.connections, thread_name_prefix=name)
-        return self._pool
-
-    def _new_client(self, timeout: float, connections: int) -> Any:
-        """Return a client; raises BackendUnavailable, MissingClient or BackendConfigurationError.
-
-        botocore repeats nothing: the relay decides when to try again.
-        """
-        botocore = _library()
-        options = {key: value for key, value in self._options.items() if key != "config"}
-        if region := self.region():
-            options.setdefault("region_name", region)
-        ours = botocore.config.Config(
-            connect_timeout=timeout,
-            read_timeout=timeout,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=connections,
-        )
-        try:
-            config = self._options.get("config") or {}
-            if isinstance(config, Mapping):
-                config = botocore.config.Config(**config)
-            if self._session is None:
-                self._session = _new_session()
-            return self._session.client(self.service, **options, config=config.merge(ours))
-        except TypeError as error:
-            raise self.option_error("client", f"boto3 does not take it: {error}") from error
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
-            place = self._place(self.destination)
-            raise BackendUnavailable(f"{place}: {type(error).__name__}: {error}") from error
+    def _failure_to_connect(self, error: Exception) -> Exception:
+        if isinstance(error, TypeError):
+            return self.option_error("client", f"boto3 does not take it: {error}")
+        return unavailable(f"{self._place(self.destination)}: {describe(error)}")
 
     # --- Options -----------------------------------------------------------------------------
 
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        if problem := self.destination_problem(self.destination):
-            yield self.destination_option, problem
-        seconds: object = self.timeout
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
-            yield "timeout", f"must be seconds above 0, not {seconds!r}"
-        if type(self.connections) is not int or not 0 < self.connections <= 100:
-            yield "connections", f"must be a whole number from 1 to 100, not {self.connections!r}"
-        options: object = self._options
-        if not isinstance(options, Mapping):
-            yield "client", "must be a dictionary of what boto3's client() takes"
-            return
-        if unknown := sorted(map(repr, options.keys() - CLIENT_OPTIONS)):
-            known = ", ".join(sorted(map(repr, CLIENT_OPTIONS)))
-            yield "client", f"does not know {', '.join(unknown)}; known: {known}"
-        url = options.get("endpoint_url")
-        if url is not None and (problem := url_problem(url)):
-            yield "client", f"'endpoint_url' {problem}"
-
-
-def url_problem(url: object) -> str:
-    """Return what is wrong with the address of an HTTP server, or nothing; never shows it."""
-    problem = "must be an http:// or https:// URL without a user and a password"
-    if not isinstance(url, str):
-        return problem
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        return problem
-    return "" if fine and "@" not in url and url.isprintable() and " " not in url else problem
+    def _read_client(
+        self, client: Any, username: str | None, password: str | None, tls: object
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return boto3's `config`, and its other keywords, from the options."""
+        self.read.mapping("client", client, CLIENT_OPTIONS, optional=True)
+        given = {"config": None, **(client or {})}
+        if given.get("endpoint_url") is not None:
+            self.read.within("client").url(
+                "endpoint_url", given["endpoint_url"], SCHEMES, credentials=False
+            )
+        login = self.read.login(username, password, needs=("username", "password"))
+        ours: dict[str, tuple[str, Any]] = {
+            "aws_access_key_id": ("username", login.username),
+            "aws_secret_access_key": ("password", login.password),
+        }
+        encryption = self.read.tls(tls)
+        if encryption is not None:
+            if not encryption.check_hostname:
+                self.read.refuse("tls", "can't turn off 'check_hostname': boto3 always checks it")
+            verify = encryption.verify and (encryption.ca_file or True)
+            ours["verify"] = ("tls", None if verify is True else verify)
+        for keyword, (option, value) in ours.items():
+            if value is not None and keyword in given:
+                self.read.refuse(option, f"can't be combined with {keyword!r} in 'client'")
+            if value is not None:
+                given[keyword] = value
+        config = given.pop("config")
+        if encryption is not None and encryption.cert_file is not None:
+            certificate = tuple(filter(None, (encryption.cert_file, encryption.key_file)))
+            if config is not None and not isinstance(config, Mapping):
+                self.read.refuse("tls", "can't be combined with 'config' in 'client'")
+            one = certificate if len(certificate) == 2 else certificate[0]
+            config = {"client_cert": one, **(config or {})}
+        return config, given
 
 
 def _is_fifo(destination: str) -> bool:
     return destination.endswith(".fifo")
-
-
-def _library() -> Any:
-    try:
-        import boto3.session  # type: ignore[import-untyped]  # noqa: F401
-        import botocore.config  # type: ignore[import-untyped]
-        import botocore.exceptions  # type: ignore[import-untyped]
-        import botocore.loaders  # type: ignore[import-untyped]
-        import botocore.session  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingClient(*CLIENT) from error
-    return botocore
-
-
-def _new_session() -> Any:
-    """Return a session of our own, as the default one is not thread-safe.
-
-    Reading the descriptions of the services is most of what it costs, and is done once.
-    """
-    import boto3.session
-    import botocore.session
-
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _loader())
-    return boto3.session.Session(botocore_session=session)
-
-
-@cache
-def _loader() -> Any:
-    import botocore.loaders
-
-    return botocore.loaders.create_loader()

@@ -25,7 +25,8 @@ from hashlib import blake2b, sha256
 from typing import Any, Final
 
 from ..base import Message
-from ..bindings import AWS, STRUCTURED_TYPE, ContentMode, percent_encoded
+from ..bindings import AWS, STRUCTURED_TYPE, ContentMode
+from ..names import percent_encoded
 
 MAX_ATTRIBUTES: Final = 10
 ID_LENGTH: Final = 128

@@ -9,22 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    DeliveryError,
-    Rejected,
-    TransientError,
-)
+from django_broadcaster.exceptions import DeliveryError
 
-# The request as a whole is refused because of something in it: the messages are to blame.
-_BLAMES_MESSAGES: Final = frozenset({
-    "BatchRequestTooLong", "InvalidAttributeValue", "InvalidMessageContents", "InvalidParameter",
-    "InvalidParameterValue", "ParameterValueInvalid", "ValidationError", "ValidationException",
-})  # fmt: skip
-# ... unless it is one of these parameters, which are the same for all.
-_DESTINATION_PARAMETERS: Final = ("TopicArn", "QueueUrl", "Topic Name")
+from ..errors import ErrorTable, Scope, unavailable
 
-MISPLACED: Final = frozenset({
+_MISPLACED: Final = frozenset({
     "AccessDenied", "AccessDeniedException", "AuthorizationError", "InvalidAddress",
     "NonExistentQueue", "NotFound", "NotFoundException", "QueueDoesNotExist",
 })  # fmt: skip
@@ -36,12 +25,32 @@ STALE: Final = frozenset({
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId",
     "RequestExpired", "SignatureDoesNotMatch", "UnrecognizedClientException",
 })  # fmt: skip
-"""The credentials are not valid, or no longer: they are to be looked up anew."""
+"""The credentials are not valid, or no longer: a new client looks for others."""
 
-_BUSY: Final = frozenset({
-    "OverLimit", "RequestThrottled", "ServiceUnavailable", "Throttled", "ThrottledException",
-    "Throttling", "ThrottlingException", "TooManyRequestsException",
+CALL_ERRORS: Final = ErrorTable(
+    {
+        Scope.DESTINATION: _MISPLACED,
+        # Something in the request is wrong, so nothing of it is stored.
+        Scope.EVENT: {
+            "BatchRequestTooLong", "InvalidAttributeValue", "InvalidMessageContents",
+            "InvalidParameter", "InvalidParameterValue", "ParamValidationError",
+            "ParameterValueInvalid", "ValidationError", "ValidationException",
+        },
+    },
+    default=Scope.BROKER,
+)  # fmt: skip
+"""For a call that failed as a whole."""
+
+ENTRY_ERRORS: Final = ErrorTable({
+    Scope.BROKER: _MISPLACED | STALE | {
+        "OverLimit", "RequestThrottled", "ServiceUnavailable", "Throttled", "ThrottledException",
+        "Throttling", "ThrottlingException", "TooManyRequestsException",
+    },
 })  # fmt: skip
+"""For one entry of a call: what any other entry would meet, too."""
+
+# Parameters that are the same for all messages.
+_DESTINATION_PARAMETERS: Final = ("TopicArn", "QueueUrl", "Topic Name")
 
 
 def code_of(error: Exception) -> str:
@@ -50,55 +59,44 @@ def code_of(error: Exception) -> str:
 
 
 def is_about_credentials(error: Exception) -> bool:
-    """Tell whether credentials are missing or not valid."""
+    """Return True if credentials are missing or not valid."""
     name = type(error).__name__
     return code_of(error) in STALE or "Credential" in name or "Token" in name or "SSO" in name
 
 
-def blames_messages(error: Exception) -> bool:
-    """Tell whether a call failed because of one of its messages; nothing of it is stored then."""
-    if type(error).__name__ == "ParamValidationError":
-        return True
+def scope_of(error: Exception) -> Scope:
+    """Return what the failure of a whole call is about."""
     if _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode") == 413:  # a proxy's
-        return True
+        return Scope.EVENT
+    found = CALL_ERRORS.scope(code_of(error) or type(error).__name__)
     text = str(_parts(error).get("Message", ""))
-    is_ours = any(parameter in text for parameter in _DESTINATION_PARAMETERS)
-    return code_of(error) in _BLAMES_MESSAGES and not is_ours
+    if found is Scope.EVENT and any(each in text for each in _DESTINATION_PARAMETERS):
+        return Scope.DESTINATION
+    return found
 
 
-def misses_destination(error: Exception) -> bool:
-    """Tell whether a call failed because of the queue or topic that it named."""
-    text = str(_parts(error).get("Message", ""))
-    named = any(parameter in text for parameter in _DESTINATION_PARAMETERS)
-    return code_of(error) in MISPLACED or (code_of(error) in _BLAMES_MESSAGES and named)
-
-
-def failure_of_call(error: Exception, place: str, *, everybodys: bool) -> DeliveryError:
+def failure_of_call(error: Exception, place: str, *, shared: bool) -> DeliveryError:
     """Return what the failure of a call means for each of its messages.
 
-    If messages may be to blame there is only one. `everybodys` says that the destination is the
-    configured one: without it nothing can be delivered. An event that asked for a place of its
-    own must not stop the others.
+    Args:
+        error: The error of boto3. If it is about a message, there was only one.
+        place: The destination.
+        shared: Whether it is the configured one, without which nothing can be delivered.
     """
-    kind: type[DeliveryError] = BackendUnavailable
-    if blames_messages(error):
-        kind = Rejected
-    elif misses_destination(error) and not everybodys:
-        kind = TransientError
-    failure = kind(f"{place}: {_describe(error)}")
-    failure.__cause__ = error
-    return failure
+    return scope_of(error).error(f"{place}: {describe(error)}", shared=shared, cause=error)
 
 
 def failure_of_entry(failed: Mapping[str, Any] | None, place: str) -> DeliveryError:
     """Return what it means that one entry is in `Failed`, or is not in the answer (None)."""
     if failed is None:
-        return BackendUnavailable(f"{place}: the answer does not say what became of it")
-    code, kind = str(failed.get("Code", "")), TransientError
-    text = f"{place}: {code}: {failed.get('Message') or 'no reason given'}"
-    if code.upper().startswith("KMS") or _short(code) in _BUSY | MISPLACED | STALE:
-        return BackendUnavailable(text)
-    return Rejected(text) if failed.get("SenderFault") else kind(text)
+        return unavailable(f"{place}: the answer does not say what became of it")
+    code = str(failed.get("Code", ""))
+    found = ENTRY_ERRORS.scope(_short(code))
+    if code.upper().startswith("KMS"):
+        found = Scope.BROKER
+    elif found is Scope.ATTEMPT and failed.get("SenderFault"):
+        found = Scope.EVENT
+    return found.error(f"{place}: {code}: {failed.get('Message') or 'no reason given'}")
 
 
 def _response(error: Exception) -> Mapping[str, Any]:
@@ -116,10 +114,11 @@ def _short(code: object) -> str:
     return str(code).rpartition(".")[2]
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """Return what happened, without the request of a call whose signature was wrong."""
     parts = _parts(error)
     if parts.get("Code"):
-        # Behind the first line about a wrong signature comes the request, with its session token.
+        # After the first line about a wrong signature comes the request, with its session token.
         message = str(parts.get("Message", "")).partition("\n")[0]
         return f"{_short(parts['Code'])}: {message}".rstrip(": ")
     return f"{type(error).__name__}: {error}"

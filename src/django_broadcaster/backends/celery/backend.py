@@ -3,58 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import quote
 from uuid import UUID, uuid5
 
 from django.utils.module_loading import import_string
 
 from django_broadcaster.events.json_format import parse_json
-from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    DeliveryError,
-    InvalidPublisherConfig,
-    Rejected,
-    TransientError,
-)
+from django_broadcaster.exceptions import Rejected
 
-from ..base import Message, MessageBackend, Shown
+from ..base import Message, Shown, send_one_by_one
 from ..bindings import trace_headers
+from ..connected import ConnectedBackend
+from ..errors import client_module
 from ..expiry import AMQP_LONGEST, seconds_left
-from ..templates import Template
-from .link import CLIENT, Call, CallRefused, CallUnencodable, Link, LinkLost, library
-
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for a connection, and again for each answer."""
-
-PRIORITIES: Final = range(256)
-"""What AMQP can carry; on Redis Celery knows 0 to 9."""
+from ..names import escape_words
+from ..outcomes import Batch
+from .connection import CLIENT, Call, Connection
+from .errors import CallRefused
+from .names import PRIORITIES, read_name
 
 # Celery's own tasks, such as celery.map, take the name of another one to call.
 _RESERVED: Final = "celery."
 _NAMESPACE: Final = UUID("7c1f4a2e-6f0b-5d38-9a55-0d2b7e8f3c41")
 
 
-class CeleryBackend(MessageBackend):
+class CeleryBackend(ConnectedBackend[Connection]):
     """Calls a Celery task for each event.
 
-    app: where the project's Celery app is: `mysite.celery.app`.
-    task: a template (`{type}`, `{source}`, `{subject}`, `{key}`) of the task's name.
-    arguments: "event": the task gets the event, a dictionary, as its one argument; "data": the
-        event's data, an object, are its keyword arguments.
-    queue, priority: as for `apply_async`; None leaves them to the app's settings and the task's.
-    timeout, connect_timeout: seconds without an answer after which the broker counts as away.
+    Args:
+        app: The dotted path of the project's Celery app, `mysite.celery.app`. The broker's address,
+            credentials and TLS are those of the app.
+        task: The name of the task, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        arguments: With "event" the task gets the event, a dictionary, as its one argument. With
+            "data" the data of the event, an object, are its keyword arguments.
+        queue, priority: As in `apply_async`. None leaves them to the settings of the app and the
+            task.
+        timeout: Seconds without an answer after which the broker counts as unavailable.
+        connect_timeout: Seconds to wait for a connection.
 
-    A task `expires` with its event's `expirytime`, unless that is over 49 days away.
+    A task `expires` with the `expirytime` of its event, unless that is over 49 days away.
 
-    `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on AMQP
-    `routing_key`.
+    The `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on
+    AMQP `routing_key`.
 
-    Calls go one after the other, each when the one before has been acknowledged, so those of a key
-    stand in their queue in order, and no other is sent behind one that failed. What workers make of
-    that order is theirs. Nothing is repeated here or in the client (`retry=False`): the relay is
-    who tries again.
+    A call is sent when the one before has been acknowledged. So the calls of a key are in their
+    queue in order, and no call is sent after one that failed. The order in which workers run them
+    is not guaranteed. Neither the backend nor the client repeats a call (`retry=False`): the relay
+    retries.
     """
 
     system: ClassVar[str] = "celery"
@@ -77,66 +74,44 @@ class CeleryBackend(MessageBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.app_path, self.arguments = app, arguments
-        self.queue, self.priority = queue, priority
-        self.timeout, self.connect_timeout = timeout, connect_timeout
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        try:
-            self._task = Template(task, escape)
-        except ValueError as error:
-            raise self.option_error("task", str(error)) from None
-        self._link: Link | None = None
+        path: object = app
+        holds = isinstance(path, str) and "." in path.replace(":", ".")
+        rule = "the dotted path of a Celery app, such as 'mysite.celery.app'"
+        self.app_path = self.read.require("app", app, holds, rule)
+        self._task = self.read.template("task", task, escape_words)
+        self.arguments = self.read.choice("arguments", arguments, ("event", "data"))
+        self.queue = read_name(self.read, "queue", queue, optional=True)
+        self.priority = self.read.integer("priority", priority, *PRIORITIES, optional=True)
+        self.timeout = self.read.seconds("timeout", timeout)
+        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Import the app and connect; raises BackendUnavailable or BackendConfigurationError."""
-        self.close()
-        self._connected()
-
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
-
-    def send(self, message: Message) -> None:
-        """Send the call for one event; raises its DeliveryError."""
-        call = self._call(message)
-        link = self._connected()
-        if call.routing_key is not None and not link.is_amqp:
-            raise Rejected("'routing_key' is for AMQP; on this broker, name a 'queue'")
+    def connect(self, within: float = inf) -> Connection:
+        """Return an open connection; raises BackendUnavailable or BackendConfigurationError."""
+        app = self._app()
         try:
-            link.send(call)
-        except CallUnencodable as error:
-            raise Rejected(f"the task's arguments can't be encoded: {error}") from error
-        except CallRefused as error:
-            raise self._refused(message, link, error) from error
-        except LinkLost as error:
-            raise BackendUnavailable(f"{link.place}: {error}") from error
-        except BaseException:
-            # An answer that was not read would pass for the next call's.
-            self._drop()
-            raise
+            return Connection(app, min(self.timeout, within), min(self.connect_timeout, within))
+        except ValueError as error:
+            raise self.option_error("app", str(error)) from None
+
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Send the call for each event, when the one before has been acknowledged."""
+        batch.outcomes[:] = send_one_by_one(batch.messages, self._send)
 
     def health_check(self) -> bool:
         """Log in to the broker over a connection of its own; never raises."""
-        if self._link is not None and self._link.is_blocked:
-            return False
-        timeout = min(self.timeout, self.connect_timeout, HEALTH_SECONDS)
-        try:
-            self._new_link(timeout, timeout).close()
-        except Exception:
-            return False
-        return True
+        is_blocked = self._connection is not None and self._connection.is_blocked
+        return not is_blocked and super().health_check()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge the values, too; raises InvalidPublisherConfig naming the key."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
         super().validate_config(config)
         for key, value in config.items():
-            if problem := _priority_problem(value) if key == "priority" else _name_problem(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+            if key == "priority":
+                self.read_config.integer(key, value, *PRIORITIES)
+            else:
+                read_name(self.read_config, key, value)
 
     def show(self, message: Message) -> Shown:
         """Return the task that is called, and its arguments as JSON."""
@@ -183,49 +158,30 @@ class CeleryBackend(MessageBackend):
             raise Rejected("the event's data are no object, so they can't be keyword arguments")
         return [], data
 
-    # --- What a failure means ----------------------------------------------------------------
+    # --- Sending -----------------------------------------------------------------------------
 
-    def _refused(self, message: Message, link: Link, error: CallRefused) -> DeliveryError:
-        """Return what it means that the broker refused one call.
+    def _send(self, message: Message) -> None:
+        """Send the call for one event; raises its DeliveryError."""
+        self.on_progress()
+        call = self._call(message)
+        connection = self.fresh_connection()
+        if call.routing_key is not None and not connection.is_amqp:
+            raise Rejected("'routing_key' is for AMQP; on this broker, name a 'queue'")
+        try:
+            connection.send(call)
+        except CallRefused as error:
+            shared = self._goes_with_all(message, connection)
+            raise error.scope.error(f"{connection.place}: {error}", shared=shared) from error
 
-        Where all calls go to one queue, every event would meet that, and none is to blame: they
-        wait until it is put right. Where the queue depends on the event, others go on.
-        """
-        if error.is_final:
-            return Rejected(f"{link.place}: {error}")
-        if self._goes_with_all(message, link):
-            return BackendUnavailable(f"{link.place}: {error}")
-        return TransientError(f"{link.place}: {error}")
-
-    def _goes_with_all(self, message: Message, link: Link) -> bool:
-        """Tell whether an event's queue is that of all events."""
+    def _goes_with_all(self, message: Message, connection: Connection) -> bool:
+        """Return True if an event's queue is that of all events."""
         if message.config.keys() & {"queue", "routing_key"}:
             return False
         one_task = self._task.is_constant and "task" not in message.config
-        return self.queue is not None or one_task or not link.has_routes
-
-    # --- The connection ----------------------------------------------------------------------
-
-    def _connected(self) -> Link:
-        """Return a connection of use. Between two calls, losing one loses or repeats nothing."""
-        if self._link is not None and not self._link.is_fresh():
-            self._drop()
-        if self._link is None:
-            self._link = self._new_link(self.timeout, self.connect_timeout)
-        return self._link
-
-    def _new_link(self, timeout: float, connect_timeout: float) -> Link:
-        """Return an open connection; raises BackendUnavailable or BackendConfigurationError."""
-        app = self._app()
-        try:
-            return Link(app, timeout, connect_timeout)
-        except LinkLost as error:
-            raise BackendUnavailable(str(error)) from error
-        except ValueError as error:
-            raise self.option_error("app", str(error)) from None
+        return self.queue is not None or one_task or not connection.has_routes
 
     def _app(self) -> Any:
-        celery = library()
+        celery = client_module(CLIENT)
         path = self.app_path.replace(":", ".")
         try:
             found = import_string(path)
@@ -235,29 +191,6 @@ class CeleryBackend(MessageBackend):
             raise self.option_error("app", f"{path!r} is no Celery app")
         return found
 
-    def _drop(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.drop()
-
-    # --- Options -----------------------------------------------------------------------------
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        path: object = self.app_path
-        if not isinstance(path, str) or "." not in path.replace(":", "."):
-            yield "app", "must be the dotted path of a Celery app, as 'mysite.celery.app'"
-        if self.arguments not in ("event", "data"):
-            yield "arguments", f"must be 'event' or 'data', not {self.arguments!r}"
-        if self.queue is not None and (problem := _name_problem(self.queue)):
-            yield "queue", problem
-        if self.priority is not None and (problem := _priority_problem(self.priority)):
-            yield "priority", problem
-        for option in ("timeout", "connect_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-
 
 def task_id(source: str, event_id: str, backend: str) -> str:
     """Return the id of the task that an event becomes: the same each time that it is sent.
@@ -265,28 +198,3 @@ def task_id(source: str, event_id: str, backend: str) -> str:
     `backend` is the alias: an event that goes to two Celery backends becomes two tasks.
     """
     return str(uuid5(_NAMESPACE, "\0".join((backend, source, event_id))))
-
-
-def escape(field: str, value: str) -> str:
-    """Return a field of a task's name, in which a dot divides words.
-
-    The words of a `type` stay words. Any other field is one word. What is no letter or digit of
-    ASCII nor one of `-_~` is percent-encoded.
-    """
-    encoded = quote(value, safe="")
-    return encoded if field == "type" else encoded.replace(".", "%2E")
-
-
-def _name_problem(name: object) -> str:
-    """Return what is wrong with a name, or nothing."""
-    if not isinstance(name, str) or not name or not name.isprintable():
-        return f"must be text without control characters, and not empty, not {name!r}"
-    if len(name.encode()) > 255:
-        return "must have at most 255 bytes"
-    return ""
-
-
-def _priority_problem(value: object) -> str:
-    if type(value) is not int or value not in PRIORITIES:
-        return f"must be a whole number from 0 to {PRIORITIES[-1]}, not {value!r}"
-    return ""

@@ -8,8 +8,8 @@
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/mqtt-protocol-binding.md
 
-`backend` is the backend itself, `flight` a batch on its way, `link` the connection, `packets` what
-goes over it and `topics` where it goes. The acknowledgement (PUBACK) says that the server has taken
+`backend` is the backend itself, `sender` sends a batch over the `connection`, `packets` is what
+goes over it, and `names` where it goes. The acknowledgement (PUBACK) says that the server has taken
 the message for those who are subscribed now. Without any subscriber it is acknowledged and gone.
 """
 

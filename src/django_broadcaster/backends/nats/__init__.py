@@ -7,8 +7,8 @@
     Nats-TTL               the seconds until the event's `expirytime`, if the stream takes it
                            (`allow_msg_ttl`, of nats-server 2.11 or newer)
 
-`backend` is the backend itself, `window` a batch on its way, `link` the connection, `subjects` the
-names that messages go under. Needs nats-server 2.2 or newer with JetStream.
+`backend` is the backend itself, `sender` sends a batch over the `connection`, `names` has the
+subjects that messages go to. Needs nats-server 2.2 or newer with JetStream.
 
 The server drops a message whose `Nats-Msg-Id` it has had within the stream's duplicate window, and
 acknowledges it. An event id alone would not do for that: it is unique for its source only, and one

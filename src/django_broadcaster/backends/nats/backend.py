@@ -2,70 +2,72 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from math import ceil
+from math import ceil, inf
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    InvalidPublisherConfig,
     Rejected,
 )
 
-from ..base import Message, Outcome, Shown
+from ..base import Message, Shown
 from ..bindings import (
     NATS,
     STRUCTURED_TYPE,
     Binding,
     BindingBackend,
     WireMessage,
-    percent_encoded,
 )
+from ..connected import ConnectedBackend
+from ..credentials import Login
+from ..errors import mapped, unavailable
 from ..expiry import seconds_left
-from ..templates import Template
-from .link import CLIENT, Link, Outgoing
-from .subjects import any_overlaps, escape, subject_problem, template_problem, wildcard
-from .window import Window
+from ..names import escape_subject, percent_encoded
+from ..outcomes import Batch
+from .connection import CLIENT, Connection, Outgoing
+from .names import any_overlaps, length_problem, subject_problem, wildcard
+from .sender import Sender
 
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
 
-HEALTH_SECONDS = 1.0
-"""The longest that a health check waits."""
-
 LONGEST_TTL: Final = 2**31
 """Seconds: what expires later than that is sent without a time to live."""
 
-_SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
+_SCHEMES = ("nats", "tls", "ws", "wss")
 _ENCRYPTED = frozenset({"tls", "wss"})
 
-_not_ours: list[Link] = []  # what is kept here is not finalised
 
-
-class NATSBackend(BindingBackend):
+class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to a stream of JetStream.
 
-    servers: one URL or several of one cluster (`nats://`, `tls://`; with aiohttp `ws://`, `wss://`).
-    stream: the name of the stream that takes the events; no other one does.
-    subject: where events go, with `{type}`, `{source}`, `{subject}` and `{key}` filled in.
-    content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
-    create_stream: make the stream if it is missing. One that is there is never changed.
-    stream_config: more of nats-py's `StreamConfig` for a stream that is made, such as `max_age`.
-    timeout: seconds to wait for a connection, and for the next answer while a batch is on its way.
-    user, password, token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: as nats-py's.
-    tls: True for an encrypted connection or none, or an `ssl.SSLContext` with your certificates.
-    tls_hostname, tls_handshake_first: as nats-py's.
+    Args:
+        servers: One URL, or a list of those of one cluster: `nats://`, `tls://`, or with aiohttp
+            `ws://`, `wss://`.
+        username, password: The credentials, unless a URL has them.
+        token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: As in nats-py.
+        tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`.
+        tls_hostname, tls_handshake_first: As in nats-py.
+        stream: The name of the stream. No other stream gets the events.
+        subject: The subject, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        content_mode: "structured" or "binary".
+        create_stream: Whether to create the stream if it is missing. An existing stream is never
+            changed.
+        stream_config: More of nats-py's `StreamConfig` for a stream that is created, such as
+            `max_age`.
+        timeout: Seconds to wait for a connection, and for the next answer while a batch is in
+            flight.
 
-    `publisher_config` of an event may have `subject`, which is no template.
+    The `publisher_config` of an event may have `subject`, as plain text.
 
-    A batch of many keys is about one round trip. The events of one key go one after the other, each
-    when the one before is acknowledged: see `window`.
+    A batch of many keys is about one round trip. An event of a key is sent when the one before is
+    acknowledged: see `sender`.
     """
 
     system: ClassVar[str] = "nats"
@@ -88,114 +90,114 @@ class NATSBackend(BindingBackend):
         create_stream: bool = False,
         stream_config: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
-        user: str | None = None,
+        username: str | None = None,
         password: str | None = None,
         token: str | None = None,
-        user_credentials: Any = None,
+        user_credentials: str | None = None,
         nkeys_seed: str | None = None,
         nkeys_seed_str: str | None = None,
         inbox_prefix: str | None = None,
-        tls: bool | SSLContext = False,
+        tls: bool | Mapping[str, Any] | SSLContext = False,
         tls_hostname: str | None = None,
         tls_handshake_first: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.servers = [servers] if isinstance(servers, str) else servers
-        self.stream = stream
+        parts = self._read_servers()
+        self.stream = self.read.require(
+            "stream",
+            stream,
+            _is_stream_name(stream),
+            "a name without spaces, dots, slashes and wildcards",
+        )
         self.subject = subject
-        self.create_stream = create_stream
-        self.stream_config = stream_config or {}
-        self.timeout = timeout
-        self._login = {
-            "user": user,
-            "password": password,
+        self._template = self.read.template("subject", subject, escape_subject, subject_problem)
+        self.read.check("subject", length_problem(self._template))
+        self._wildcard = wildcard(self._template)
+        self.create_stream = self.read.flag("create_stream", create_stream)
+        self.stream_config = self._read_stream_config(stream_config)
+        self.timeout = self.read.seconds("timeout", timeout)
+        login = self.read.login(
+            username, password, {"servers": parts}, needs=("username", "password")
+        )
+        if len({each.netloc.rpartition("@")[0] for each in parts}) > 1:
+            login = Login()  # each server has its own, which the client reads in the URL
+        if login.password is None and token is None:
+            token = login.username  # a URL with one word has a token in it
+        given = {
             "token": token,
             "user_credentials": user_credentials,
             "nkeys_seed": nkeys_seed,
             "nkeys_seed_str": nkeys_seed_str,
             "inbox_prefix": inbox_prefix,
-        }
-        self._tls = tls
-        self._tls_options = {
             "tls_hostname": tls_hostname,
-            "tls_handshake_first": tls_handshake_first,
         }
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        self._template = Template(subject, escape)
+        for option, value in given.items():
+            self.read.text(option, value, optional=True)
+        self._client_options = {
+            **given,
+            "user": None if login.password is None else login.username,
+            "password": login.password,
+            "tls_handshake_first": self.read.flag("tls_handshake_first", tls_handshake_first),
+        }
+        by_url = any(each.scheme in _ENCRYPTED for each in parts)
+        self._tls = self.read.tls(tls, context=True, by_url=by_url)
+        self.read.together("tls_hostname", tls_hostname, "tls", self._tls)
+        self.read.together("tls_handshake_first", tls_handshake_first, "tls", self._tls)
         self._first_headers = f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
-        self._link: Link | None = None
-        self._process = 0
         self._limit = sys.maxsize  # until the server has said
         self._takes_ttl = False
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and see that the stream is there and takes our subjects, or make it.
-
-        Raises BackendUnavailable.
-        """
-        self.close()
-        link = self._new_link(self.timeout)
+    def connect(self, within: float = inf) -> Connection:
+        """Return an open connection; raises BackendUnavailable or MissingClient."""
+        given = {**self._client_options, "servers": list(self.servers)}
+        options: dict[str, Any] = {
+            name: value for name, value in given.items() if value not in (None, False)
+        }
+        if self._tls is not None:
+            with mapped(lambda error: unavailable(f"NATS at {self._place}: TLS: {error}")):
+                options["tls"] = self._tls.context()
+        connection = Connection(
+            options,
+            place=self._place,
+            timeout=min(self.timeout, within),
+            encrypted=self._tls is not None,
+        )
         try:
-            link.open()
-            link.run(self._check_stream(link))
+            connection.open()
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        self._link, self._process = link, os.getpid()
+        return connection
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        link, self._link = self._link, None
-        if link is not None and self._process != os.getpid():
-            _not_ours.append(link)  # it came with a fork: closing it would disturb its owner
-        elif link is not None:
-            link.close()
+    def prepare(self, connection: Connection) -> None:
+        """See that the stream is there and takes our subjects, or make it."""
+        connection.run(self._check_stream(connection))
 
-    def send(self, message: Message) -> None:
-        """Publish one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Publish the messages of a batch.
 
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish events; one outcome for each. Raises BackendUnavailable or MissingClient.
-
-        What has no answer when the connection is lost, or the time is up, may be stored all the
-        same. Sent again within the stream's duplicate window, it is dropped and acknowledged.
+        What is sent again within the stream's duplicate window is dropped and acknowledged.
         """
-        if not messages:
-            return []
-        link = self._fresh_link()
         try:
-            return link.run(self._deliver(link, messages))
-        except BaseException:
-            self.close()
-            raise
+            connection.run(self._send(batch, connection))
         finally:
-            if link.is_lost:
-                self.close()
+            if connection.is_lost:
+                self.drop()
 
-    def health_check(self) -> bool:
-        """Connect and disconnect, within about `HEALTH_SECONDS`."""
-        try:
-            link = self._new_link(min(self.timeout, HEALTH_SECONDS))
-            try:
-                link.open()
-            finally:
-                link.close()
-        except Exception:
-            return False
-        return True
+    async def _send(self, batch: Batch, connection: Connection) -> None:
+        sender = Sender(batch, connection, self.stream, self._outgoing, self.on_progress)
+        await sender.run()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Judge `subject` too; raises InvalidPublisherConfig."""
+        """Raise InvalidPublisherConfig for an unknown key or a wrong subject."""
         super().validate_config(config)
-        if "subject" in config and (problem := subject_problem(config["subject"])):
-            raise InvalidPublisherConfig(f"'subject' {problem}", self.alias)
+        if "subject" in config:
+            self.read_config.text("subject", config["subject"])
+            self.read_config.check("subject", subject_problem(config["subject"]))
 
     # --- From messages to NATS' terms --------------------------------------------------------
 
@@ -206,10 +208,6 @@ class NATSBackend(BindingBackend):
         headers = dict(line.split(": ", 1) for line in lines if ": " in line)
         destination = {"stream": self.stream, "subject": sent.subject}
         return Shown(destination, headers, self.encode(message).body)
-
-    async def _deliver(self, link: Link, messages: Sequence[Message]) -> list[Outcome]:
-        window = Window(link, self.stream, messages, self._outgoing, self.on_progress)
-        return await window.deliver()
 
     def _outgoing(self, message: Message) -> Outgoing:
         """Return the message in NATS' terms; raises Rejected for one that is too large."""
@@ -234,7 +232,7 @@ class NATSBackend(BindingBackend):
         return Outgoing(subject, headers, body, is_own)
 
     def _headers(self, wire: WireMessage, message: Message, subject: str) -> bytes:
-        """Return the headers as they go over the wire, with the lines around them."""
+        """Return the headers as they are sent, with the lines around them."""
         more = "".join(f"{name}: {value}\r\n" for name, value in wire.headers.items())
         if more.count("\n") != len(
             wire.headers
@@ -250,65 +248,36 @@ class NATSBackend(BindingBackend):
 
     # --- The connection ----------------------------------------------------------------------
 
-    def _fresh_link(self) -> Link:
-        """Return a connection that was alive a moment ago, and is this process's own."""
-        if self._link is not None and self._process != os.getpid():
-            self.close()
-        if self._link is not None:
-            try:
-                self._link.run(self._link.freshen())
-            except BackendUnavailable:
-                self.close()
-            except BaseException:
-                self.close()
-                raise
-        if self._link is None:
-            self.open()
-        assert self._link is not None
-        return self._link
-
-    def _new_link(self, timeout: float) -> Link:
-        given = {**self._login, **self._tls_options}
-        options = {name: value for name, value in given.items() if value not in (None, False)}
-        if isinstance(self._tls, SSLContext):
-            options["tls"] = self._tls
-        options["servers"] = list(self.servers)
-        return Link(options, place=self._place, timeout=timeout, encrypted=self._is_encrypted)
-
-    async def _check_stream(self, link: Link) -> None:
+    async def _check_stream(self, connection: Connection) -> None:
         """See that the stream stores what we publish, and learn its limits."""
-        subjects = wildcard(self.subject)
-        stream = await link.stream_info(self.stream)
+        subjects = self._wildcard
+        stream = await connection.stream_info(self.stream)
         if stream is None and self.create_stream:
             wanted = {**self.stream_config, "name": self.stream, "subjects": [subjects]}
-            stream = await self._make_stream(link, wanted)
+            stream = await self._make_stream(connection, wanted)
         if stream is None:
-            raise link.unavailable(
+            raise connection.unavailable(
                 f"no stream {self.stream!r}; make it, or set the option 'create_stream' to True"
             )
         config = stream.config
         taken = config.subjects or []
         if not any_overlaps(taken, subjects):
-            raise link.unavailable(
+            raise connection.unavailable(
                 f"stream {self.stream!r} takes {taken}, and nothing that goes to {self.subject!r}"
             )
         if config.no_ack or config.sealed:
             problem = "acknowledges nothing (no_ack)" if config.no_ack else "is sealed"
-            raise link.unavailable(f"stream {self.stream!r} {problem}")
+            raise connection.unavailable(f"stream {self.stream!r} {problem}")
         self._takes_ttl = bool(getattr(config, "allow_msg_ttl", False))
-        limits = (link.max_payload, config.max_msg_size, config.max_bytes)
+        limits = (connection.max_payload, config.max_msg_size, config.max_bytes)
         self._limit = min(limit for limit in limits if limit and limit > 0)
 
-    async def _make_stream(self, link: Link, wanted: Mapping[str, Any]) -> StreamInfo:
+    async def _make_stream(self, connection: Connection, wanted: Mapping[str, Any]) -> StreamInfo:
         try:
-            return await link.add_stream(wanted)
+            return await connection.add_stream(wanted)
         except TypeError as error:
             problem = f"is nothing that nats-py's StreamConfig takes: {error}"
             raise self.option_error("stream_config", problem) from error
-
-    @property
-    def _is_encrypted(self) -> bool:
-        return bool(self._tls) or any(urlsplit(url).scheme in _ENCRYPTED for url in self.servers)
 
     @property
     def _place(self) -> str:
@@ -316,62 +285,26 @@ class NATSBackend(BindingBackend):
         parts = [urlsplit(url) for url in self.servers]
         return ", ".join(f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts)
 
-    # --- Settings ----------------------------------------------------------------------------
+    # --- Options -----------------------------------------------------------------------------
 
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        yield from self._server_problems(self.servers)
-        if not _is_stream_name(self.stream):
-            yield (
-                "stream",
-                f"must be a name without spaces, dots, slashes and wildcards, not {self.stream!r}",
-            )
-        try:
-            Template(self.subject, escape)
-        except ValueError as error:
-            yield "subject", str(error)
-            return
-        if problem := template_problem(self.subject):
-            yield "subject", problem
-        yield from self._stream_problems(self.stream_config)
-        if not _is_positive(self.timeout):
-            yield "timeout", f"must be seconds above 0, not {self.timeout!r}"
-        tls: object = self._tls
-        if not isinstance(tls, bool | SSLContext):
-            yield "tls", f"must be True, False or an ssl.SSLContext, not {tls!r}"
-        for option, value in self._tls_options.items():
-            if value and not self._is_encrypted:
-                yield option, "has no effect without TLS: set 'tls' to True"
-        if (self._login["user"] is None) != (self._login["password"] is None):
-            yield "user", "give 'user' and 'password' together"
+    def _read_servers(self) -> list[SplitResult]:
+        """Return the parts of the URLs."""
+        rule = "a URL, or a list of URLs"
+        listed: Any = self.servers
+        holds = isinstance(listed, Sequence) and not isinstance(listed, bytes) and bool(listed)
+        self.read.require("servers", listed, holds, rule)
+        return [self.read.url("servers", each, _SCHEMES) for each in listed]
 
-    def _stream_problems(self, config: Any) -> Iterator[tuple[str, str]]:
-        if not isinstance(config, Mapping):
-            yield "stream_config", f"must be a mapping, not {config!r}"
-            return
-        for key in ("name", "subjects"):
-            if key in config:
-                yield "stream_config", f"has {key!r}, which follows from 'stream' and 'subject'"
-        if config and not self.create_stream:
-            yield "stream_config", "has no effect unless 'create_stream' is True"
-        if self.create_stream and wildcard(self.subject).startswith((">", "*")):
-            yield "create_stream", "needs a 'subject' that begins with a word of its own and a dot"
-
-    def _server_problems(self, servers: Any) -> Iterator[tuple[str, str]]:
-        if not isinstance(servers, Sequence) or not servers:
-            yield "servers", "must be a URL, or a list of URLs"
-            return
-        for url in servers:
-            try:
-                parts = urlsplit(url)
-                if parts.scheme not in _SCHEMES or not parts.hostname or parts.port == 0:
-                    raise ValueError
-            except (AttributeError, TypeError, ValueError):  # the text may show a password
-                yield (
-                    "servers",
-                    "must be URLs such as nats://host:4222 or tls://host:4222; percent-encode what "
-                    "is in a password",
-                )
+    def _read_stream_config(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        config = self.read.mapping("stream_config", given, optional=True) or {}
+        self.read.together("stream_config", config, "create_stream", self.create_stream)
+        for key in config.keys() & {"name", "subjects"}:
+            problem = f"must not have {key!r}, which follows from 'stream' and 'subject'"
+            self.read.refuse("stream_config", problem)
+        if self.create_stream and self._wildcard.startswith((">", "*")):
+            problem = "needs a 'subject' that begins with a word of its own and a dot"
+            self.read.refuse("create_stream", problem)
+        return config
 
 
 @lru_cache(4096)
@@ -382,7 +315,3 @@ def _digest(source: str, subject: str) -> str:
 
 def _is_stream_name(name: object) -> bool:
     return isinstance(name, str) and name.isprintable() and not set(name or " ") & set(" .*>/\\")
-
-
-def _is_positive(seconds: object) -> bool:
-    return isinstance(seconds, int | float) and type(seconds) is not bool and seconds > 0

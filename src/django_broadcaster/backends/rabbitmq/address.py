@@ -2,96 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from ssl import CERT_NONE
+from dataclasses import dataclass
+from ssl import CERT_NONE, CERT_REQUIRED
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
-LOGIN_METHODS: Final = frozenset({"AMQPLAIN", "EXTERNAL", "PLAIN"})
-SSL_OPTIONS: Final = frozenset({
-    "ca_certs", "cert_reqs", "certfile", "ciphers", "keyfile", "server_hostname", "ssl_version",
-    "tls_maximum_version", "tls_minimum_version",
+from ..credentials import TLS, Login
+from ..options import OptionReader
+
+LOGIN_METHODS: Final = ("PLAIN", "AMQPLAIN", "EXTERNAL")
+EXTRA_TLS: Final = frozenset({
+    "ciphers", "server_hostname", "ssl_version", "tls_maximum_version", "tls_minimum_version",
 })  # fmt: skip
+"""The keys of `tls` that are py-amqp's own."""
+
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 
+@dataclass(frozen=True, slots=True)
 class Address:
     """The options of a backend that say how to connect. Nothing in it is shown with a password."""
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        userid: str | None,
-        password: str | None,
-        login_method: str,
-        ssl: Mapping[str, Any] | None,
-    ) -> None:
-        self._url, self._ssl = url, ssl
-        self._login = {"userid": userid, "password": password}
-        self._login_method = login_method
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it, without a piece of a password."""
-        if self._login_method not in LOGIN_METHODS:
-            yield "login_method", f"must be one of {', '.join(sorted(LOGIN_METHODS))}"
-        try:
-            parts = urlsplit(self._url)
-            # Behind an unescaped /, ? or # in a password stands no host, and it would be shown.
-            well_formed = parts.port != 0 and "@" not in "".join(parts[2:])
-        except (AttributeError, TypeError, ValueError):
-            well_formed = False
-        if not well_formed or not isinstance(self._url, str):
-            yield "url", "has a malformed host or port; percent-encode what is in the password"
-            return
-        yield from self._url_problems(parts)
-        if self._ssl is not None:
-            yield from self._ssl_problems(parts)
-
-    def _url_problems(self, parts: SplitResult) -> Iterator[tuple[str, str]]:
-        if parts.scheme not in PORTS:
-            yield "url", "must begin with amqp:// or amqps://"
-        if parts.query or parts.fragment:
-            yield "url", "must have no query: what stands there is an option of the backend"
-        if "/" in parts.path[1:]:
-            yield "url", "names a virtual host with a slash; write %2F for it"
-        if parts.username is not None and any(self._login.values()):
-            yield "url", "give 'userid' and 'password' in it or beside it, but not both"
-
-    def _ssl_problems(self, parts: SplitResult) -> Iterator[tuple[str, str]]:
-        if not isinstance(self._ssl, Mapping) or not self._ssl.keys() <= SSL_OPTIONS:
-            yield "ssl", f"must be a dictionary of {', '.join(sorted(SSL_OPTIONS))}"
-        elif parts.scheme == "amqp":
-            yield "ssl", "has no effect without TLS: write an amqps:// url"
+    parts: SplitResult
+    login: Login
+    login_method: str
+    tls: TLS | None
 
     @property
     def place(self) -> str:
         """The URL without credentials."""
-        parts = urlsplit(self._url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        netloc = self.parts.netloc.rpartition("@")[2]
+        return self.parts._replace(netloc=netloc).geturl()
 
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of py-amqp's connection."""
-        parts = urlsplit(self._url)
-        host = parts.hostname or "localhost"
-        port = parts.port or PORTS[parts.scheme]
-        login = {"userid": "guest", "password": "guest"}
-        for name, in_url in (("userid", parts.username), ("password", parts.password)):
-            value = self._login[name] if in_url is None else unquote(in_url)
-            if value is not None:
-                login[name] = value
+        host = self.parts.hostname or "localhost"
+        port = self.parts.port or PORTS[self.parts.scheme]
         return {
-            **login,
-            "login_method": self._login_method,
+            "userid": self.login.username or "guest",
+            "password": self.login.password or "guest",
+            "login_method": self.login_method,
             "host": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            "virtual_host": unquote(parts.path[1:]) or "/",
-            "ssl": self._tls(host) if parts.scheme == "amqps" else False,
+            "virtual_host": unquote(self.parts.path[1:]) or "/",
+            "ssl": False if self.tls is None else _tls(self.tls, host),
         }
 
-    def _tls(self, host: str) -> dict[str, Any]:
-        """Return py-amqp's options: it compares the certificate with a name only if given one."""
-        tls = {"server_hostname": host, **(self._ssl or {})}
-        if tls.get("cert_reqs") == CERT_NONE:
-            tls["server_hostname"] = None
-        return tls
+
+def _tls(tls: TLS, host: str) -> dict[str, Any]:
+    """Return py-amqp's options: it compares the certificate with a name only if given one."""
+    return {
+        "ca_certs": tls.ca_file,
+        "certfile": tls.cert_file,
+        "keyfile": tls.key_file,
+        "cert_reqs": CERT_REQUIRED if tls.verify else CERT_NONE,
+        "server_hostname": host,
+        **tls.extra,
+        **({} if tls.checks_hostname else {"server_hostname": None}),
+    }
+
+
+def read_address(
+    read: OptionReader,
+    *,
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    login_method: str,
+    tls: object,
+) -> Address:
+    """Return the address that the options of a backend say; raises BackendConfigurationError."""
+    wanted = read.tls(tls, extra=EXTRA_TLS)
+    default = "amqp://localhost" if wanted is None else "amqps://localhost"
+    parts = read.url("url", default if url is None else url, PORTS, needs_host=False)
+    if parts.query or parts.fragment:
+        problem = "must not contain a query string; use the backend's options instead"
+        read.refuse("url", problem)
+    if "/" in parts.path[1:]:
+        read.refuse("url", "must have %2F for a slash in the name of a virtual host")
+    if wanted and parts.scheme == "amqp":
+        read.refuse("url", "must begin with amqps://, because 'tls' is set")
+    return Address(
+        parts=parts,
+        login=read.login(username, password, {"url": [parts]}),
+        login_method=read.choice("login_method", login_method, LOGIN_METHODS),
+        tls=wanted or (TLS() if parts.scheme == "amqps" else None),
+    )

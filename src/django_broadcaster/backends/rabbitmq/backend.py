@@ -2,70 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from math import inf
+from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
-    TransientError,
 )
 
-from ..base import Message, Outcome
-from ..batch import Batch
+from ..base import Message
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
+from ..connected import ConnectedBackend
+from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
-from ..templates import Template
-from .address import Address
-from .flight import BLOCKED, Experience, Flight
-from .link import CLIENT, SHORT_BYTES, ChannelRefused, Letter, Link, LinkLost, library
-from .names import ESCAPES, is_fixed, is_short, name_of, name_problem
-from .properties import PROPERTIES, expiration_of, property_problem
-
-HEALTH_SECONDS = 1.0
-"""The longest that a health check waits for each answer."""
+from ..names import Template
+from ..options import OptionReader
+from ..outcomes import Batch
+from .address import read_address
+from .connection import CLIENT, Connection
+from .errors import ERRORS, ChannelRefused
+from .frames import SHORT_BYTES, Outgoing
+from .names import ESCAPES, is_fixed, is_short, name_of, read_name
+from .properties import PROPERTIES, expiration_of, read_properties
+from .sender import Experience, Sender
 
 EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
 
 BINDINGS: Final = {binding.prefix: binding for binding in (RABBITMQ, AMQP)}
 
 _PLACES: Final = frozenset({"exchange", "routing_key"})
+_OF_A_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
 
 
-class RabbitMQBackend(BindingBackend):
+class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to an exchange.
 
-    url: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
-    userid, password: where the URL has none; both are "guest" otherwise.
-    login_method: "PLAIN", "AMQPLAIN", or "EXTERNAL" for a login by the client's certificate.
-    ssl: py-amqp's own options for TLS: `ca_certs`, `certfile`, `keyfile`, `cert_reqs`, ...
-    exchange, routing_key: templates (`{type}`, `{source}`, `{subject}`, `{key}`), for events whose
-        `publisher_config` names no other. An exchange "" is the default one, whose routing key is
-        the name of a queue: `queue`, if `routing_key` is not given.
-    exchange_type: "topic", "direct", "fanout", "headers", or one of a plugin ("x-...").
-    exchange_arguments: the exchange's `x-arguments`, such as an `alternate-exchange`.
-    queue: is declared and bound to the exchange by `binding_key` (else the routing key if that is
-        the same for all events, else "#" for a topic exchange). queue_arguments: its `x-arguments`.
-    durable: whether exchange and queue outlive a restart of the server.
-    declare: True declares exchange, queue and binding as it connects; False only sees that exchange
-        and queue are there. An exchange whose name has fields must be there.
-    mandatory: whether an event that no queue takes is rejected; else the server drops it.
-    content_mode: "structured" or "binary".
-    header_prefix: how the headers of binary mode begin: "ce-", as readers made for RabbitMQ expect,
-        or `cloudEvents_`, as the binding for AMQP 1.0 has it.
-    timeout, connect_timeout: seconds without an answer after which the server counts as away.
-    heartbeat: seconds; 0, the default, asks for none: an idle relay could not send any, and the
-        server would disconnect it. TCP's own keepalive finds a peer that is gone.
+    Args:
+        url: The address of the server: `amqp://host:port/vhost`, or `amqps://` for TLS. By default
+            it is the server on this machine.
+        username, password: The credentials, unless the URL has them. The default of both is
+            "guest".
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`. It may also have py-amqp's `ciphers`,
+            `server_hostname`, `ssl_version`, `tls_minimum_version` and `tls_maximum_version`.
+        login_method: "PLAIN", "AMQPLAIN", or "EXTERNAL" for a login by the client's certificate.
+        exchange: The exchange, a template of `{type}`, `{source}`, `{subject}` and `{key}`. The
+            exchange "" is the server's default exchange.
+        routing_key: The routing key, a template. By default it is the type, or for the exchange ""
+            the queue.
+        exchange_type: "topic", "direct", "fanout", "headers", or a type of a plugin ("x-...").
+        exchange_arguments: The `x-arguments` of the exchange, such as an `alternate-exchange`.
+        queue: A queue that is declared and bound to the exchange.
+        queue_arguments: The `x-arguments` of the queue.
+        binding_key: The key of that binding. By default it is the routing key if that is the same
+            for all events, else "#" for a topic exchange.
+        durable: Whether exchange and queue survive a restart of the server.
+        declare: True declares exchange, queue and binding. False only checks that exchange and
+            queue exist. An exchange whose name depends on the event must exist.
+        mandatory: Whether an event that no queue takes is rejected. Otherwise the server drops it.
+        content_mode: "structured" or "binary".
+        header_prefix: The prefix of the headers in binary mode: "ce-", which readers made for
+            RabbitMQ expect, or `cloudEvents_`, as in the binding for AMQP 1.0.
+        timeout: Seconds without an answer after which the server counts as unavailable.
+        connect_timeout: Seconds to wait for a connection.
+        heartbeat: Seconds between heartbeats. With 0 there are none, because an idle relay can't
+            send any. TCP's keepalive finds a peer that is gone.
 
-    `publisher_config` of an event may have `exchange` and `routing_key`, as plain text, and what
-    its message is to have: `priority` (0 to 255), `expiration` (seconds), `correlation_id` (text)
-    and `headers` (a dictionary of text, whole numbers and booleans), `x-delay` among them. An event
-    with an `expirytime` expires then, in the queue, too.
+    The `publisher_config` of an event may have `exchange` and `routing_key`, as plain text. It may
+    also have properties of the message: `priority` (0 to 255), `expiration` (seconds),
+    `correlation_id` (text) and `headers` (a dictionary of text, whole numbers and booleans), such
+    as `x-delay`. An event with an `expirytime` also expires in the queue.
 
-    A batch takes about as many round trips as its busiest key has events: see `flight`.
+    A batch takes about as many round trips as its busiest key has events: see `sender`.
     """
 
     system: ClassVar[str] = "rabbitmq"
@@ -80,11 +91,11 @@ class RabbitMQBackend(BindingBackend):
     def __init__(
         self,
         *,
-        url: str = "amqp://localhost",
-        userid: str | None = None,
+        url: str | None = None,
+        username: str | None = None,
         password: str | None = None,
         login_method: str = "PLAIN",
-        ssl: Mapping[str, Any] | None = None,
+        tls: bool | Mapping[str, Any] = False,
         exchange: str = "events",
         exchange_type: str = "topic",
         exchange_arguments: Mapping[str, Any] | None = None,
@@ -102,106 +113,108 @@ class RabbitMQBackend(BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        read = self.read
+        self._address = read_address(
+            read,
+            url=url,
+            username=username,
+            password=password,
+            login_method=login_method,
+            tls=tls,
+        )
         if routing_key is None:
             routing_key = queue or "" if exchange == "" else "{type}"
-        self.exchange, self.routing_key, self.queue = exchange, routing_key, queue
-        self.exchange_type, self.exchange_arguments = exchange_type, exchange_arguments
-        self.queue_arguments, self.header_prefix = queue_arguments, header_prefix
-        self.durable, self.declare, self.mandatory = durable, declare, mandatory
-        self.timeout, self.connect_timeout, self.heartbeat = timeout, connect_timeout, heartbeat
-        self._address = Address(
-            url=url, userid=userid, password=password, login_method=login_method, ssl=ssl
-        )
-        for option, problem in self._problems(binding_key):
-            raise self.option_error(option, problem)
-        self.binding = BINDINGS[header_prefix]
-        self._exchange = self._template("exchange", exchange)
+        self.queue = read_name(read, "queue", queue, optional=True)
+        self.exchange, self._exchange = exchange, self._template("exchange", exchange)
+        self.routing_key = routing_key
         self._routing_key = self._template("routing_key", routing_key)
+        self.exchange_type = read.require(
+            "exchange_type",
+            exchange_type,
+            str(exchange_type) in EXCHANGE_TYPES or str(exchange_type).startswith("x-"),
+            "'direct', 'fanout', 'headers', 'topic' or a name that begins with 'x-'",
+        )
+        self.exchange_arguments = read.mapping(
+            "exchange_arguments", exchange_arguments, optional=True
+        )
+        self.queue_arguments = read.mapping("queue_arguments", queue_arguments, optional=True)
+        self.durable = read.flag("durable", durable)
+        self.declare = read.flag("declare", declare)
+        self.mandatory = read.flag("mandatory", mandatory)
         self.binding_key = self._binding_key(binding_key)
-        self._link: Link | None = None
-        self._flight: Flight | None = None
+        self.binding = BINDINGS[read.choice("header_prefix", header_prefix, BINDINGS)]
+        self.timeout = read.seconds("timeout", timeout)
+        self.connect_timeout = read.seconds("connect_timeout", connect_timeout)
+        self.heartbeat = read.integer("heartbeat", heartbeat, 0, 2**16 - 1, unit="seconds")
+        self._sender: Sender | None = None
         self._experience = Experience()
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and declare or check exchange and queue; raises BackendUnavailable."""
-        self.close()
-        self.link()
+    def connect(self, within: float = inf) -> Connection:
+        """Return an open connection; raises BackendUnavailable or MissingClient."""
+        options = {
+            **self._address.options,
+            "connect_timeout": min(self.connect_timeout, within),
+            "heartbeat": self.heartbeat,
+            "client_properties": {"connection_name": f"django-broadcaster {self.alias}"},
+        }
+        return Connection(
+            options,
+            place=self._place,
+            timeout=min(self.timeout, within),
+            on_confirm=self._confirmed,
+            on_return=self._came_back,
+        )
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+    def prepare(self, connection: Connection) -> None:
+        """Declare or check exchange and queue; raises BackendUnavailable."""
+        self._experience.exchanges.clear()  # a new connection begins with a single message
+        with mapped(lambda error: self.unavailable(str(error))):  # a ChannelRefused
+            self._declare(connection)
 
-    def send(self, message: Message) -> None:
-        """Publish one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish events; one outcome for each, None once the server has confirmed it.
-
-        The order of a key is kept: see `flight`. What was on its way as the connection broke
-        may have arrived: it is unavailable, and sent again it makes duplicates.
-        """
-        batch = Batch(messages)
-        self._flight = Flight(batch, self, self._experience)
+    def deliver(self, batch: Batch, connection: Connection) -> None:
+        """Publish the messages of a batch; the order of a key is kept: see `sender`."""
+        self._sender = Sender(batch, self, self._experience)
         try:
-            self._look_after_link()
-            self._flight.run()
-        except BackendUnavailable as error:
-            batch.give_up(0, error)
-        except BaseException:
-            self.drop()
-            raise
+            self._sender.run()
         finally:
-            self._flight = None
-        return batch.outcomes
+            self._sender = None
 
     def health_check(self) -> bool:
         """Log in over a connection of its own; each answer may take `HEALTH_SECONDS`.
 
         False, too, while the server takes no messages from the connection that publishes.
         """
-        if self._link is not None and self._link.blocked:
-            return False
-        timeout = min(self.timeout, self.connect_timeout, HEALTH_SECONDS)
-        try:
-            self._new_link(timeout, timeout).close()
-        except Exception:
-            return False
-        return True
+        blocked = self._connection is not None and self._connection.blocked
+        return not blocked and super().health_check()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge the values, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
-        for key, value in config.items():
-            judge = partial(property_problem, key) if key in PROPERTIES else name_problem
-            if problem := judge(value):
-                raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        for key in config.keys() & _PLACES:
+            read_name(self.read_config, key, config[key], empty=True)
+        read_properties(self.read_config, config)
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
-        letter = self.letter(message)
+        outgoing = self.outgoing(message)
         names = ("exchange", "routing_key", "message_id")
         asked = {
-            "priority": letter.priority,
-            "correlation_id": letter.correlation_id,
-            "expiration": letter.expiration,
+            "priority": outgoing.priority,
+            "correlation_id": outgoing.correlation_id,
+            "expiration": outgoing.expiration,
             "headers": message.config.get("headers"),
         }
         return {
-            **{name: getattr(letter, name) for name in names},
+            **{name: getattr(outgoing, name) for name in names},
             **{name: value for name, value in asked.items() if value not in (None, "")},
         }
 
-    # --- What a flight asks for --------------------------------------------------------------
+    # --- What the sender asks for --------------------------------------------------------------
 
-    def letter(self, message: Message) -> Letter:
-        """Return the message for the wire; raises Rejected for one that cannot be sent."""
+    def outgoing(self, message: Message) -> Outgoing:
+        """Return the message in AMQP's terms; raises Rejected for one that cannot be sent."""
         wire = self.encode(message)
         body = wire.body or b""
         if self.max_message_bytes is not None and len(body) > self.max_message_bytes:
@@ -209,7 +222,7 @@ class RabbitMQBackend(BindingBackend):
                 f"the message takes {len(body)} bytes, over the limit of {self.max_message_bytes} "
                 "of the backend's max_message_bytes"
             )
-        letter = Letter(
+        outgoing = Outgoing(
             exchange=name_of(self._exchange, message.config.get("exchange"), message),
             routing_key=name_of(self._routing_key, message.config.get("routing_key"), message),
             message_id=message.event_id if is_short(message.event_id) else "",
@@ -218,119 +231,63 @@ class RabbitMQBackend(BindingBackend):
             body=body,
         )
         if message.config.keys() & PROPERTIES or EXPIRYTIME in message.extensions:
-            self._give_properties(letter, message)
-        for text in (letter.exchange, letter.routing_key, letter.content_type):
+            self._give_properties(outgoing, message)
+        for text in (outgoing.exchange, outgoing.routing_key, outgoing.content_type):
             if not is_short(text):
                 raise Rejected(f"a name of the event is over AMQP's {SHORT_BYTES} bytes: {text!r}")
-        return letter
+        return outgoing
 
-    def _give_properties(self, letter: Letter, message: Message) -> None:
+    def _give_properties(self, outgoing: Outgoing, message: Message) -> None:
         """Set the properties that an event asks for; raises Rejected for invalid ones.
 
         A publish call refuses those; a row that was changed afterwards may have them.
         """
         config = message.config
-        for key in config.keys() & PROPERTIES:
-            if problem := property_problem(key, config[key]):
-                raise Rejected(f"publisher_config: {key!r} {problem}")
-        letter.priority = config.get("priority")
-        letter.correlation_id = config.get("correlation_id", "")
-        letter.headers = {**config.get("headers", {}), **letter.headers}
-        letter.expiration = expiration_of(message)
+        read_properties(_OF_A_ROW, config)
+        outgoing.priority = config.get("priority")
+        outgoing.correlation_id = config.get("correlation_id", "")
+        outgoing.headers = {**config.get("headers", {}), **outgoing.headers}
+        outgoing.expiration = expiration_of(message)
 
-    def link(self) -> Link:
-        """Return the connection, a new one if there is none; raises BackendUnavailable."""
-        if self._link is None:
-            self._link = self._new_link(self.timeout, self.connect_timeout)
-            try:
-                self._see_to_topology(self._link)
-            except (ChannelRefused, LinkLost) as error:
-                self.drop()
-                raise self.unavailable(str(error), error) from error
-        return self._link
+    def refused(self, message: Message, error: ChannelRefused) -> DeliveryError:
+        """Return what it means that the server closed the channel over this one message."""
+        scope = ERRORS.scope(error.code)
+        if scope is Scope.EVENT and not (
+            "size" in str(error) or message.config.keys() & PROPERTIES
+        ):
+            scope = Scope.DESTINATION
+        is_own = is_fixed(self._exchange) and "exchange" not in message.config
+        shared = is_own and not error.is_about_topic
+        return scope.error(f"{self._place}: {error}", shared=shared, cause=error)
 
-    def drop(self) -> None:
-        """Forget a connection that failed. The next one begins with a single message."""
-        link, self._link = self._link, None
-        self._experience.exchanges.clear()
-        if link is not None:
-            link.drop()
-
-    def refused(self, message: Message, letter: Letter, error: ChannelRefused) -> DeliveryError:
-        """Return what it means that the server closed the channel over this one message.
-
-        404 and 403: the exchange is not there, or may not be written to. Nearly every event meets
-        that of the configured exchange, and none of them is to blame; an exchange of this event's
-        own, or a topic that is not permitted, must not stop the others. 406: it is too large, or
-        has a property that the server does not take.
-        """
-        if error.code == 406 and ("size" in str(error) or message.config.keys() & PROPERTIES):
-            return _caused(Rejected(f"RabbitMQ at {self._address.place}: {error}"), error)
-        everybodys = is_fixed(self._exchange) and "exchange" not in message.config
-        if everybodys and not error.is_about_topic:
-            return self.unavailable(str(error), error)
-        return _caused(TransientError(f"RabbitMQ at {self._address.place}: {error}"), error)
-
-    def nacked(self, message: Message, letter: Letter) -> DeliveryError:
+    def nacked(self, message: Message, outgoing: Outgoing) -> DeliveryError:
         """Return what a nack means: a queue is full (`reject-publish`), or has failed.
 
         If all events go to one place, it is the server that is full. Else others have room.
         """
-        problem = f"a queue for routing key {letter.routing_key!r} of exchange {letter.exchange!r} "
-        problem += "is full, or failed, and did not take it"
+        place = f"routing key {outgoing.routing_key!r} of exchange {outgoing.exchange!r}"
+        problem = f"a queue for {place} is full, or failed, and did not take it"
         is_own = is_fixed(self._exchange) and is_fixed(self._routing_key)
-        if is_own and not message.config.keys() & _PLACES:
-            return self.unavailable(problem)
-        return TransientError(f"RabbitMQ at {self._address.place}: {problem}")
+        shared = is_own and not message.config.keys() & _PLACES
+        return Scope.DESTINATION.error(f"{self._place}: {problem}", shared=shared)
 
     def unavailable(self, problem: str, cause: Exception | None = None) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""
-        return _caused(BackendUnavailable(f"RabbitMQ at {self._address.place}: {problem}"), cause)
+        return unavailable(f"{self._place}: {problem}", cause)
+
+    @property
+    def _place(self) -> str:
+        return f"RabbitMQ at {self._address.place}"
 
     # --- The connection ----------------------------------------------------------------------
 
-    def _look_after_link(self) -> None:
-        """Leave a connection that the server closed meanwhile, or that is the parent process's.
-
-        Nothing is on its way now, so nothing is lost with it. Raises BackendUnavailable while the
-        server takes no messages.
-        """
-        link = self._link
-        if link is None:
-            return
-        try:
-            if link.is_inherited:
-                raise LinkLost("it belongs to the parent process")
-            link.catch_up()
-        except (ChannelRefused, LinkLost):
-            self.drop()
-            return
-        if link.is_spent and link.blocked:
-            raise self.unavailable(BLOCKED)
-        if link.is_spent:
-            self.drop()
-
-    def _new_link(self, timeout: float, connect_timeout: float) -> Link:
-        """Return an open connection; raises BackendUnavailable or MissingClient."""
-        library()
-        options = {
-            **self._address.options,
-            "connect_timeout": connect_timeout,
-            "heartbeat": self.heartbeat,
-            "client_properties": {"connection_name": f"django-broadcaster {self.alias}"},
-        }
-        try:
-            return Link(options, timeout, self._confirmed, self._came_back)
-        except (ChannelRefused, LinkLost) as error:
-            raise self.unavailable(str(error), error) from error
-
-    def _see_to_topology(self, link: Link) -> None:
+    def _declare(self, connection: Connection) -> None:
         """Declare exchange, queue and binding, or see that they are there."""
         kept = {"durable": self.durable, "auto_delete": False}
         checked = {"passive": not self.declare}
         named = is_fixed(self._exchange) and self.exchange != ""
         if named:
-            link.call(
+            connection.call(
                 lambda channel: channel.exchange_declare(
                     self.exchange,
                     self.exchange_type,
@@ -342,32 +299,31 @@ class RabbitMQBackend(BindingBackend):
         if self.queue is None:
             return
         arguments = dict(self.queue_arguments or {})
-        link.call(
+        connection.call(
             lambda channel: channel.queue_declare(
                 self.queue, arguments=arguments, **kept, **checked
             )
         )
         if named and self.declare:
-            link.call(partial(_bind, self.queue, self.exchange, self.binding_key))
+            connection.call(partial(_bind, self.queue, self.exchange, self.binding_key))
 
     def _confirmed(self, tag: int, many: bool, stored: bool) -> None:
-        if self._flight is not None:
-            self._flight.confirmed(tag, many, stored)
+        if self._sender is not None:
+            self._sender.confirmed(tag, many, stored)
 
     def _came_back(self, message_id: str, reason: str) -> None:
-        if self._flight is not None:
-            self._flight.came_back(message_id, reason)
+        if self._sender is not None:
+            self._sender.came_back(message_id, reason)
 
     # --- Options -----------------------------------------------------------------------------
 
     def _template(self, option: str, text: str) -> Template | None:
         """Return the template of a name, or None for the empty name; both may be empty."""
-        try:
-            return None if text == "" else Template(text, ESCAPES[option])
-        except ValueError as error:
-            raise self.option_error(option, str(error)) from None
+        read_name(self.read, option, text, empty=True)
+        return None if text == "" else self.read.template(option, text, ESCAPES[option])
 
     def _binding_key(self, given: str | None) -> str:
+        read_name(self.read, "binding_key", given, empty=True, optional=True)
         if given is not None:
             return given
         if is_fixed(self._routing_key):
@@ -375,48 +331,10 @@ class RabbitMQBackend(BindingBackend):
         if self.exchange_type == "topic":
             return "#"
         if self.exchange_type == "direct" and self.queue is not None and self.declare:
-            raise self.option_error(
-                "binding_key", "must be given: a direct exchange, and a routing key with fields"
-            )
+            problem = "must be given for a direct exchange and a routing key with fields"
+            self.read.refuse("binding_key", problem)
         return ""
-
-    def _problems(self, binding_key: object) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        yield from self._address.problems()
-        names = {"binding_key": binding_key, "queue": self.queue}
-        for option in ("exchange", "routing_key", *(name for name in names if names[name])):
-            if problem := name_problem(names.get(option, getattr(self, option, None))):
-                yield option, problem
-        if self.queue == "":
-            yield "queue", "must be the name of a queue, or None"
-        kinds = EXCHANGE_TYPES
-        if self.exchange_type not in kinds and not str(self.exchange_type).startswith("x-"):
-            yield "exchange_type", f"must be one of {', '.join(sorted(kinds))}, or begin with x-"
-        for option in ("exchange_arguments", "queue_arguments"):
-            arguments: object = getattr(self, option)
-            if arguments is not None and not isinstance(arguments, Mapping):
-                yield option, "must be a dictionary"
-        if self.header_prefix not in BINDINGS:
-            known = " or ".join(map(repr, BINDINGS))
-            yield "header_prefix", f"must be {known}, not {self.header_prefix!r}"
-        for option in ("durable", "declare", "mandatory"):
-            if not isinstance(getattr(self, option), bool):
-                yield option, "must be True or False"
-        for option in ("timeout", "connect_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-        if type(self.heartbeat) is not int or not 0 <= self.heartbeat < 2**16:
-            yield "heartbeat", f"must be whole seconds from 0 on, not {self.heartbeat!r}"
 
 
 def _bind(queue: str, exchange: str, binding_key: str, channel: Any) -> None:
     channel.queue_bind(queue, exchange, binding_key)
-
-
-_Error = TypeVar("_Error", bound=DeliveryError)
-
-
-def _caused(failure: _Error, cause: Exception | None) -> _Error:
-    failure.__cause__ = cause
-    return failure

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from ..base import Message
 from ..expiry import AMQP_LONGEST, seconds_left
+from ..options import OptionReader
 from ..text import is_utf8
-from .names import is_short, name_problem
+from .names import is_short, read_name
 
 PROPERTIES: Final = frozenset({"priority", "expiration", "correlation_id", "headers"})
 
@@ -20,29 +21,25 @@ _TRACE: Final = frozenset({"traceparent", "tracestate"})
 _OURS: Final = ("ce-", "cloudevents_", "cloudevents:")
 
 
-def property_problem(key: str, value: object) -> str:
-    """Return what is wrong with the value of one of `PROPERTIES`, or nothing."""
-    if key == "priority":
-        known = type(value) is int and 0 <= value < 256
-        return "" if known else f"must be a whole number from 0 to 255, not {shortened(value)}"
-    if key == "expiration":
-        known = isinstance(value, int | float) and not isinstance(value, bool)
-        if known and 0 <= value <= AMQP_LONGEST:  # type: ignore[operator]
-            return ""
-        return f"must be a number of seconds from 0 to {AMQP_LONGEST}, not {shortened(value)}"
-    if key == "correlation_id":
-        return name_problem(value)
-    if not isinstance(value, Mapping):
-        return f"must be a dictionary, not {shortened(value)}"
-    return next(_header_problems(value), "")
+def read_properties(read: OptionReader, config: Mapping[str, Any]) -> None:
+    """Read those of `PROPERTIES` that an event asks for; raises the reader's error."""
+    if "priority" in config:
+        read.integer("priority", config["priority"], 0, 255)
+    if "expiration" in config:
+        read.seconds("expiration", config["expiration"], 0, AMQP_LONGEST)
+    if "correlation_id" in config:
+        read_name(read, "correlation_id", config["correlation_id"], empty=True)
+    if "headers" in config:
+        headers = read.mapping("headers", config["headers"])
+        read.check("headers", next(_header_problems(headers), None))
 
 
-def _header_problems(headers: Mapping[Any, Any]) -> Iterator[str]:
+def _header_problems(headers: Mapping[str, Any]) -> Iterator[str]:
     for name, value in headers.items():
-        if not isinstance(name, str) or not name or not is_short(name):
+        if not name or not is_short(name):
             yield f"has the name {shortened(name)}; a name is text of 1 to 255 bytes"
         elif name.lower() in _ROUTING | _TRACE or name.lower().startswith(_OURS):
-            yield f"has the name {name!r}, which the backend or the server gives a meaning"
+            yield f"has the name {name!r}, which is reserved for the backend or the server"
         elif not isinstance(value, str | int):
             problem = f"has {shortened(value)} for {name!r}"
             yield f"{problem}; a value is text, a whole number, True or False"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ssl import VerifyMode
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import MissingClient
 
-from .replies import unavailable
+from ..credentials import TLS, Login
+from ..options import OptionReader
+from .errors import unavailable
 
 CLIENT: Final = ("redis", "redis")
 """The client library, and the extra that it comes with."""
@@ -38,17 +39,14 @@ class Address:
     host: str
     port: int
     db: int
-    url: str | None
-    username: str | None = field(repr=False)
-    password: str | None = field(repr=False)
+    url: str | None = field(repr=False)
+    login: Login
+    tls: TLS | None
     sentinels: Sequence[tuple[str, int]]
     sentinel_master: str | None
-    sentinel_username: str | None = field(repr=False)
-    sentinel_password: str | None = field(repr=False)
+    sentinel_login: Login
     cluster: bool
     startup_nodes: Sequence[tuple[str, int]]
-    ssl: bool
-    tls: dict[str, Any]
 
     # --- Clients -----------------------------------------------------------------------------
 
@@ -64,19 +62,18 @@ class Address:
             # The relay decides when to try again. redis-py would repeat whatever failed, an XADD
             # too, which makes duplicates, and hold up a health check for many seconds.
             "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-            # RESP3 has nothing for a publisher, and brings messages that nobody asked for.
+            # RESP3 has nothing for a publisher, and brings unrequested messages.
             "protocol": 2,
         }
         if self.sentinels:
             return self._client_of_master(options)
-        options.update(username=self.username, password=self.password)
+        options.update(_login(self.login))
         if self.url is None:
             host, port = node or (self.host, self.port)
-            return redis.Redis(
-                host=host, port=port, db=self.db, ssl=self.ssl, **self.tls, **options
-            )
-        if self.url.startswith("rediss:"):
-            options.update(self.tls)
+            return redis.Redis(host=host, port=port, db=self.db, **options, **_tls(self.tls))
+        if self.tls is not None:
+            options.update(_tls(self.tls))
+            del options["ssl"]  # as the scheme of the URL says
         try:
             return redis.Redis.from_url(self._url_of(node), **options)
         except ValueError as error:  # an option in the query
@@ -88,13 +85,13 @@ class Address:
         That is what keeps it off a master that was replaced and comes back: such a one takes
         writes until a sentinel has told it.
         """
-        tls = {"ssl": True, **self.tls} if self.ssl else {}
-        login = {"username": self.sentinel_username, "password": self.sentinel_password}
+        options |= _tls(self.tls)
         sentinel = library().sentinel.Sentinel(
-            self.sentinels, sentinel_kwargs={**options, **tls, **login}
+            self.sentinels, sentinel_kwargs={**options, **_login(self.sentinel_login)}
         )
-        login = {"username": self.username, "password": self.password}
-        return sentinel.master_for(self.sentinel_master, db=self.db, **options, **tls, **login)
+        return sentinel.master_for(
+            self.sentinel_master, db=self.db, **options, **_login(self.login)
+        )
 
     def _url_of(self, node: Node | None) -> str:
         url = self.url or ""
@@ -124,81 +121,87 @@ class Address:
             first = Node(parts.hostname or "localhost", parts.port or 6379)
         return [first, *(Node(*each) for each in self.startup_nodes)]
 
-    # --- What may be wrong -------------------------------------------------------------------
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it, without a piece of a password."""
-        if self.tls["ssl_cert_reqs"] not in ("none", "optional", "required", *VerifyMode):
-            yield "ssl_cert_reqs", "must be 'none', 'optional' or 'required'"
-        encrypted = self.ssl
-        if self.url is not None:
-            yield from self._url_problems(self.url)
-            encrypted = self.url.startswith("rediss:")
-        for option, value in self.tls.items():
-            if value not in (None, True, "required") and not encrypted:
-                yield option, "has no effect without TLS: set 'ssl' to True, or a rediss:// url"
-        for option in ("sentinels", "startup_nodes"):
-            if not _are_places(getattr(self, option)):
-                yield option, "must be a list of (host, port)"
-                return
-        yield from self._sentinel_problems()
-        yield from self._cluster_problems()
-
-    def _url_problems(self, url: str) -> Iterator[tuple[str, str]]:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-            # Behind an unescaped /, ? or # in a password stands no host, and it would be shown.
-            if parts.scheme != "unix" and "@" in "".join(parts[2:]):
-                port = 0
-        except ValueError:  # its text may show a piece of a password
-            port = 0
-        if port == 0:
-            yield "url", "has a malformed host or port; percent-encode what is in the password"
-            return
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            yield "url", "must begin with redis://, rediss:// or unix://"
-        if (self.host, self.port, self.db) != (*_DEFAULT_PLACE, 0):
-            yield "url", "give it, or 'host', 'port' and 'db', but not both"
-        if "@" in parts.netloc and (self.username or self.password):
-            yield "url", "give 'username' and 'password' in it or beside it, but not both"
-        if self.ssl and parts.scheme != "rediss":
-            yield "url", "must begin with rediss:// for TLS ('ssl' is True)"
-        if self.cluster and (parts.scheme == "unix" or parts.path not in ("", "/", "/0")):
-            yield "url", "must name a host and no database: 'cluster' is True"
-
-    def _sentinel_problems(self) -> Iterator[tuple[str, str]]:
-        if not self.sentinels:
-            for option in ("sentinel_master", "sentinel_username", "sentinel_password"):
-                if getattr(self, option) is not None:
-                    yield option, "has no effect without 'sentinels'"
-            return
-        if not self.sentinel_master or not isinstance(self.sentinel_master, str):
-            yield "sentinel_master", "must be the name that the sentinels know the master by"
-        if self.url is not None or (self.host, self.port) != _DEFAULT_PLACE:
-            yield "sentinels", "give them, or 'url' or 'host' and 'port', but not both"
-        if self.cluster:
-            yield "sentinels", "a cluster has none: give them, or 'cluster', but not both"
-
-    def _cluster_problems(self) -> Iterator[tuple[str, str]]:
-        if self.cluster not in (True, False):
-            yield "cluster", f"must be True or False, not {self.cluster!r}"
-        elif self.cluster and self.db != 0:
-            yield "db", "must be 0: a cluster has no other"
-        elif self.startup_nodes and not self.cluster:
-            yield "startup_nodes", "has no effect without 'cluster'"
-
-
-def _are_places(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(each, list | tuple)
-        and len(each) == 2
-        and isinstance(each[0], str)
-        and each[0] != ""
-        and type(each[1]) is int
-        and 0 < each[1] < 2**16
-        for each in value
+def read_address(
+    read: OptionReader,
+    *,
+    host: str,
+    port: int,
+    db: int,
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    tls: object,
+    sentinels: Sequence[tuple[str, int]],
+    sentinel_master: str | None,
+    sentinel_username: str | None,
+    sentinel_password: str | None,
+    cluster: bool,
+    startup_nodes: Sequence[tuple[str, int]],
+) -> Address:
+    """Return the address that the options of a backend say; raises BackendConfigurationError."""
+    read.text("host", host)
+    read.port("port", port)
+    read.integer("db", db, 0)
+    read.flag("cluster", cluster)
+    read.addresses("sentinels", sentinels)
+    read.addresses("startup_nodes", startup_nodes)
+    read.text("sentinel_master", sentinel_master, optional=not sentinels)
+    place = (host, port) if (host, port) != _DEFAULT_PLACE else None
+    parts = None
+    if url is not None:
+        parts = read.url("url", url, ("redis", "rediss", "unix"), needs_host=False)
+        read.apart("url", url, "host", place)
+        read.apart("url", url, "db", db or None)
+    for option, value in (
+        ("sentinel_master", sentinel_master),
+        ("sentinel_username", sentinel_username),
+        ("sentinel_password", sentinel_password),
+    ):
+        read.text(option, value, optional=True)
+        read.together(option, value, "sentinels", sentinels)
+    read.apart("sentinels", sentinels, "url", url)
+    read.apart("sentinels", sentinels, "host", place)
+    read.apart("sentinels", sentinels, "cluster", cluster)
+    read.together("startup_nodes", startup_nodes, "cluster", cluster)
+    if cluster:
+        read.integer("db", db, 0, 0)
+    if cluster and parts and (parts.scheme == "unix" or parts.path not in ("", "/", "/0")):
+        read.refuse("url", "must name a host and no database, because 'cluster' is True")
+    encryption = read.tls(tls, by_url=parts is not None and parts.scheme == "rediss")
+    if encryption and parts and parts.scheme != "rediss":
+        read.refuse("url", "must begin with rediss://, because 'tls' is set")
+    return Address(
+        host=host,
+        port=port,
+        db=db,
+        url=url,
+        login=read.login(username, password, {"url": [parts] if parts else []}),
+        tls=encryption,
+        sentinels=sentinels,
+        sentinel_master=sentinel_master,
+        sentinel_login=Login(sentinel_username, sentinel_password),
+        cluster=cluster,
+        startup_nodes=startup_nodes,
     )
+
+
+def _login(login: Login) -> dict[str, Any]:
+    return {"username": login.username, "password": login.password}
+
+
+def _tls(tls: TLS | None) -> dict[str, Any]:
+    """Return redis-py's keywords."""
+    if tls is None:
+        return {"ssl": False}
+    return {
+        "ssl": True,
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.cert_file,
+        "ssl_keyfile": tls.key_file,
+        "ssl_cert_reqs": "required" if tls.verify else "none",
+        "ssl_check_hostname": tls.checks_hostname,
+    }
 
 
 def library() -> Any:

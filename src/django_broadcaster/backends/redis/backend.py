@@ -3,63 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from ssl import VerifyMode
+from math import inf
 from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
-    BackendUnavailable,
     DeliveryError,
     InvalidPublisherConfig,
     Rejected,
 )
 
-from ..base import Message, Outcome, Shown, as_delivery_error
-from ..batch import Batch
+from ..base import Message, Shown, as_delivery_error
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
-from ..templates import Template
+from ..connected import ConnectedBackend
+from ..names import escape_stream
+from ..outcomes import Batch
 from . import entries, fields
-from .address import CLIENT, Address, Node
+from .address import CLIENT, Node, read_address
 from .cluster import Cluster, OneServer, Servers
-from .delivery import Delivery
-from .link import Entry, Link
-from .replies import failure, parse
-
-HEALTH_SECONDS = 1.0
-"""The longest that a health check waits for a connection, and again for the answer."""
+from .connection import Connection, Entry
+from .errors import failure, parse
+from .sender import Sender
 
 EXCHANGE_BYTES: Final = 8 * 2**20
 """Where a batch is split into several transactions: the server holds one in memory until EXEC, and
 cuts the connection of a client that makes it hold too much (`client-query-buffer-limit`)."""
 
+LONGEST: Final = 2**63 - 1
+"""The most that Redis takes for the length of a stream."""
 
-class RedisStreamBackend(BindingBackend):
+
+class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
     """Appends events to a stream.
 
-    host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
-    username, password: where the server wants them, and the URL has none.
-    stream_name: the key of the stream, for events whose `publisher_config` names no other. It is a
-        template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
-    max_len: about how many entries the stream keeps (`MAXLEN ~`), read or not; None trims nothing.
-    content_mode: "structured" or "binary".
-    body_field: the name of the field that has the body: `cloud_event`, and `data` in binary mode,
-        unless given. Dapr and FastStream read `data`.
-    sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
-    sentinel_master: the name that they know it by.
-    sentinel_username, sentinel_password: for the sentinels, where they want them.
-    cluster: True if the server is a node of a cluster; the others are learned from it.
-    startup_nodes: `[(host, port), ...]`, more nodes to ask where that one is away.
-    wait_replicas: how many replicas must have an event, too, before it counts as delivered.
-    connect_timeout: seconds to wait for a connection.
-    socket_timeout: seconds to wait for the server, each time that data is sent or read.
-    ssl, ssl_*: TLS, in redis-py's own terms; for sentinels as well as for the servers.
+    Args:
+        host, port, db: The server; or use `url`.
+        url: The address of the server: `redis://`, `rediss://` for TLS, or `unix://`.
+        username, password: The credentials, unless the URL has them.
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`. It applies to sentinels as well.
+        stream_name: The key of the stream, a template of `{type}`, `{source}`, `{subject}` and
+            `{key}`.
+        max_len: The approximate number of entries that the stream keeps, read or not (`MAXLEN ~`).
+            None trims nothing.
+        content_mode: "structured" or "binary".
+        body_field: The name of the field with the body. By default it is `cloud_event`, and `data`
+            in binary mode. Dapr and FastStream read `data`.
+        sentinels: The sentinels that know the master, `[(host, port), ...]`, instead of a server.
+        sentinel_master: The name by which the sentinels know the master.
+        sentinel_username, sentinel_password: The credentials for the sentinels.
+        cluster: True if the server is a node of a cluster. The backend learns the other nodes from
+            it.
+        startup_nodes: Further nodes to ask if that one is unavailable, `[(host, port), ...]`.
+        wait_replicas: The number of replicas that must have an event before it counts as delivered.
+        connect_timeout: Seconds to wait for a connection.
+        socket_timeout: Seconds to wait for the server each time that data is sent or read.
 
-    `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its other
-    items become further fields of the entry.
+    The `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its
+    other items become further fields of the entry.
 
-    A batch goes in one round trip, as a transaction (MULTI, EXEC): the server takes all of it or
-    nothing when it is full, refuses a command or loses the connection in the middle, so no event
-    overtakes an earlier one of its key. A batch over `EXCHANGE_BYTES` is several transactions. In a
-    cluster there is a transaction for each stream, and one round trip to all the nodes at once.
+    A batch is one transaction (MULTI, EXEC) in one round trip. If the server is full, refuses a
+    command or loses the connection, it stores all of a batch or nothing. So no event overtakes an
+    earlier one of its key. A batch over `EXCHANGE_BYTES` is several transactions. In a cluster
+    there is a transaction for each stream, and one round trip to all nodes at once.
     """
 
     system: ClassVar[str] = "redis"
@@ -82,6 +87,7 @@ class RedisStreamBackend(BindingBackend):
         db: int = 0,
         username: str | None = None,
         password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
         url: str | None = None,
         stream_name: str = "events",
         max_len: int | None = 10_000,
@@ -95,131 +101,91 @@ class RedisStreamBackend(BindingBackend):
         wait_replicas: int = 0,
         connect_timeout: float = 5.0,
         socket_timeout: float = 5.0,
-        ssl: bool = False,
-        ssl_ca_certs: str | None = None,
-        ssl_certfile: str | None = None,
-        ssl_keyfile: str | None = None,
-        ssl_cert_reqs: str | VerifyMode = "required",
-        ssl_check_hostname: bool = True,
         **options: Any,
     ) -> None:
         if config is not None:  # the documented form, which subclasses call
             RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
             return
         super().__init__(**options)
-        self.stream_name, self.max_len, self.body_field = stream_name, max_len, body_field
-        self.connect_timeout, self.socket_timeout = connect_timeout, socket_timeout
-        self.wait_replicas = wait_replicas
-        self._address = Address(
+        self.stream_name = stream_name
+        self._template = self.read.template("stream_name", stream_name, escape_stream)
+        self.max_len = self.read.integer("max_len", max_len, 1, LONGEST, optional=True)
+        self.body_field = fields.read_body_field(self.read, body_field)
+        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
+        self.socket_timeout = self.read.seconds("socket_timeout", socket_timeout)
+        self.wait_replicas = self.read.integer("wait_replicas", wait_replicas, 0)
+        self._address = read_address(
+            self.read,
             host=host,
             port=port,
             db=db,
             url=url,
             username=username,
             password=password,
+            tls=tls,
             sentinels=sentinels,
             sentinel_master=sentinel_master,
             sentinel_username=sentinel_username,
             sentinel_password=sentinel_password,
             cluster=cluster,
             startup_nodes=startup_nodes,
-            ssl=ssl,
-            tls={
-                "ssl_ca_certs": ssl_ca_certs,
-                "ssl_certfile": ssl_certfile,
-                "ssl_keyfile": ssl_keyfile,
-                "ssl_cert_reqs": ssl_cert_reqs,
-                "ssl_check_hostname": ssl_check_hostname,
-            },
         )
-        for option, problem in self._problems():
-            raise self.option_error(option, problem)
-        try:
-            self._template = Template(stream_name, entries.escape)
-        except ValueError as error:
-            raise self.option_error("stream_name", str(error)) from error
         self.may_be_away_in_part = cluster
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
         self._data_field = body_field or "data"
-        self._servers: Servers | None = None
         self._limit = self.max_message_bytes or 0
 
     # --- The contract ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and see that the server lets us work; raises BackendUnavailable."""
-        self.close()
-        try:
-            self._servers = self._new_servers(self.socket_timeout, self.connect_timeout)
-            self._servers.open(self._constant)
-        except BaseException:
-            self.close()
-            raise
+    def connect(self, within: float = inf) -> Servers:
+        """Return what knows where streams are; it connects at first use. Raises MissingClient."""
+        timeout = min(self.socket_timeout, within)
+        connect_timeout = min(self.connect_timeout, within)
 
-    def close(self) -> None:
-        """Disconnect; the next publish connects again."""
-        servers, self._servers = self._servers, None
-        if servers is not None:
-            servers.close()
+        def connect_to(node: Node | None) -> Connection:
+            client = self._address.client(timeout, connect_timeout, node)
+            place = self._address.place if node is None else node.netloc
+            return Connection(client, place, replicas=self.wait_replicas, timeout=timeout)
 
-    def send(self, message: Message) -> None:
-        """Append one event; raises its DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
+        if self._address.cluster:
+            return Cluster(connect_to, self._address.seeds)
+        return OneServer(connect_to)
 
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Append events in order; one outcome for each. Raises MissingClient, and nothing else.
+    def prepare(self, connection: Servers) -> None:
+        """See that the server lets us work; raises BackendUnavailable."""
+        connection.open(self._constant)
 
-        After a timeout, or a connection that broke before the answer, the transaction may have
-        been carried out all the same: unavailable, and sent again it makes duplicates.
+    def deliver(self, batch: Batch, connection: Servers) -> None:
+        """Append the events of a batch in order."""
+        self._limit = min(filter(None, (self.max_message_bytes, connection.limit)))
+        for end, chunk in self._chunks(batch):
+            stop = Sender(connection, batch, self._failure).run(chunk)
+            if stop is not None:
+                batch.give_up(end, stop)
+                return
+
+    def is_up(self, connection: Servers) -> bool:
+        """Ping the server; with sentinels or a cluster, each server that has to be asked.
+
+        A user that may do no more than publish is refused by a server that is up.
         """
-        batch = Batch(messages)
-        settled = 0  # messages before this one have their outcome
         try:
-            if self._servers is None:
-                self.open()
-            assert self._servers is not None
-            self._limit = min(filter(None, (self.max_message_bytes, self._servers.limit)))
-            for end, chunk in self._chunks(batch):
-                stop = Delivery(self._servers, batch, self._failure).run(chunk)
-                settled = end
-                if stop is not None:
-                    raise stop
-        except BackendUnavailable as error:
-            batch.give_up(settled, error)
-        return batch.outcomes
-
-    def health_check(self) -> bool:
-        """Ping the server over a connection of its own, within about `HEALTH_SECONDS`.
-
-        With sentinels or a cluster as long for each server that has to be asked.
-        """
-        timeouts = (
-            min(each, HEALTH_SECONDS) for each in (self.socket_timeout, self.connect_timeout)
-        )
-        try:
-            servers = self._new_servers(*timeouts)
-            try:
-                return servers.is_up(self._constant)
-            finally:
-                servers.close()
+            return connection.is_up(self._constant)
         except Exception as error:
-            # A user that may do no more than publish is refused by a server that is up.
             return parse(error)[0] == "NOPERM"
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
-        for key, problem in self._config_problems(config):
+        if "stream_name" in config:
+            self.read_config.text("stream_name", config["stream_name"])
+        self.read_config.integer("max_len", config.get("max_len"), 1, LONGEST, optional=True)
+        for key, problem in self._field_problems(config):
             raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
-
-    def _config_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
-        yield from entries.stream_problems(config)
-        yield from self._field_problems(config)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
         if largest > limit:
-            yield "publisher_config", f"has a field of {largest} bytes, over the limit of {limit}"
+            problem = f"has a field of {largest} bytes, over the limit of {limit}"
+            self.read_config.refuse("publisher_config", problem)
 
     def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
         binary = self.content_mode == "binary"
@@ -247,12 +213,12 @@ class RedisStreamBackend(BindingBackend):
     # --- From messages to chunks -------------------------------------------------------------
 
     def _chunks(self, batch: Batch) -> Iterator[tuple[int, list[Entry]]]:
-        """Yield what goes together, with the index behind it.
+        """Yield what is sent together, with the index after it.
 
         The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
         its outcome here. In one chunk, all events of a key are for the same stream: what Redis
-        refuses only as it executes (a key that is no stream) it then refuses for all of them. Were
-        the streams different, the later events would be stored by then, for good.
+        refuses only as it executes (a key that is not a stream) it refuses for all of them. If the
+        streams were different, the later events would be stored by then.
         """
         chunk: list[Entry] = []
         size = 0
@@ -321,32 +287,3 @@ class RedisStreamBackend(BindingBackend):
         named = message.config.get("stream_name")
         stream = named or self._constant or self._template.render(message)
         return failure(error, place, stream, shared=stream == self._constant)
-
-    # --- Connections -------------------------------------------------------------------------
-
-    def _new_servers(self, timeout: float, connect_timeout: float) -> Servers:
-        """Return what knows where streams are, not yet connected; raises MissingClient."""
-
-        def make_link(node: Node | None) -> Link:
-            client = self._address.client(timeout, connect_timeout, node)
-            place = self._address.place if node is None else node.netloc
-            return Link(client, place, replicas=self.wait_replicas, timeout=timeout)
-
-        if self._address.cluster:
-            return Cluster(make_link, self._address.seeds)
-        return OneServer(make_link)
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the option and what is wrong with it."""
-        yield from entries.stream_problems(
-            {"stream_name": self.stream_name, "max_len": self.max_len}
-        )
-        if self.body_field is not None and (problem := fields.body_problem(self.body_field)):
-            yield "body_field", problem
-        for option in ("connect_timeout", "socket_timeout"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                yield option, f"must be seconds above 0, not {value!r}"
-        if type(self.wait_replicas) is not int or self.wait_replicas < 0:
-            yield "wait_replicas", f"must be a whole number from 0 on, not {self.wait_replicas!r}"
-        yield from self._address.problems()

@@ -5,94 +5,103 @@ https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from django_broadcaster.exceptions import BackendUnavailable
 
+from ..connected import HeldConnection
 from .address import Node, library
-from .link import Entry, Link, Transaction
-from .replies import Redirection, unavailable
+from .connection import Connection, Entry, Transaction
+from .errors import Redirection, unavailable
 
 SLOTS: Final = 16384
 _CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
 
-MakeLink = Callable[[Node | None], Link]
+Connect = Callable[[Node | None], Connection]
 
 
-class Servers(Protocol):
+class Servers(HeldConnection):
     """All that a backend has to know of where its streams are."""
 
+    @abstractmethod
     def open(self, stream: str | None) -> None:
         """Connect, for a stream if it is always the same; raises BackendUnavailable."""
 
-    def close(self) -> None:
-        """Disconnect."""
-
+    @abstractmethod
     def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
         """Return the transactions that entries go in; raises BackendUnavailable."""
 
+    @abstractmethod
     def redirect(self, transaction: Transaction, where: Redirection) -> bool:
-        """Note where the entries of a transaction belong; False if there is no elsewhere."""
+        """Note where the entries of a transaction belong; return False if nowhere else."""
 
+    @abstractmethod
     def lost(self) -> None:
         """Note that a server is away: another may have its work now."""
 
     @property
+    @abstractmethod
     def limit(self) -> int | None:
         """The lowest known limit of a server for one value."""
 
+    @abstractmethod
     def is_up(self, stream: str | None) -> bool:
         """Ask whether events can be sent; may raise anything of redis-py's."""
 
 
-class OneServer:
+class OneServer(Servers):
     """One server, or the master that sentinels know: all entries go in one transaction."""
 
-    def __init__(self, make_link: MakeLink) -> None:
-        self._link = make_link(None)
+    def __init__(self, connect_to: Connect) -> None:
+        self._connection = connect_to(None)
 
     def open(self, stream: str | None) -> None:
         """Connect; raises BackendUnavailable."""
-        self._link.greet()
+        self._connection.greet()
 
     def close(self) -> None:
         """Disconnect."""
-        self._link.close()
+        self._connection.close()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the socket."""
+        self._connection.abandon()
 
     def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
         """Return one transaction."""
-        return [Transaction(self._link, entries)]
+        return [Transaction(self._connection, entries)]
 
     def redirect(self, transaction: Transaction, where: Redirection) -> bool:
-        """Follow nobody: without the option `cluster` there is nowhere else to go."""
+        """Return False: without the option `cluster` there is nowhere else to go."""
         return False
 
     def lost(self) -> None:
-        """Do nothing: whoever connects the next time asks the sentinels again."""
+        """Do nothing: the next connection asks the sentinels again."""
 
     @property
     def limit(self) -> int | None:
         """The server's limit for one value, if it told."""
-        return self._link.limit
+        return self._connection.limit
 
     def is_up(self, stream: str | None) -> bool:
         """Ping the server."""
-        return self._link.ping()
+        return self._connection.ping()
 
 
-class Cluster:
-    """The nodes of a cluster, each over a link of its own, and who has which slot.
+class Cluster(Servers):
+    """The nodes of a cluster, each over a connection of its own, and who has which slot.
 
     A transaction is for one stream: a node takes none over several slots, and one over several
     streams of a slot that is moving could be neither here nor there.
     """
 
-    def __init__(self, make_link: MakeLink, seeds: Iterable[Node]) -> None:
-        self._make_link = make_link
+    def __init__(self, connect_to: Connect, seeds: Iterable[Node]) -> None:
+        self._connect_to = connect_to
         self._seeds = list(dict.fromkeys(seeds))
         self._startup = tuple(self._seeds)
-        self._links: dict[Node, Link] = {}
+        self._connections: dict[Node, Connection] = {}
         self._owners: list[Node | None] = []  # by slot; empty while not known
         self._asking: dict[str, Node] = {}  # streams whose slots are moving, for the next plan
 
@@ -100,14 +109,19 @@ class Cluster:
         """Learn who has which slot, and connect to the stream's node; raises BackendUnavailable."""
         self._learn()
         if stream is not None:
-            self._link_of(stream).greet()
+            self._connection_of(stream).greet()
 
     def close(self) -> None:
         """Disconnect from all nodes."""
-        for link in self._links.values():
-            link.close()
-        self._links.clear()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
         self._owners = []
+
+    def abandon(self) -> None:
+        """Close this process's copies of the sockets."""
+        for connection in self._connections.values():
+            connection.abandon()
 
     def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
         """Return a transaction for each stream; raises BackendUnavailable."""
@@ -118,16 +132,16 @@ class Cluster:
             self._learn()
         asking, self._asking = self._asking, {}
         return [
-            Transaction(self._link(asking[stream]), group, asking=True)
+            Transaction(self._connection_to(asking[stream]), group, asking=True)
             if stream in asking
-            else Transaction(self._link_of(stream), group)
+            else Transaction(self._connection_of(stream), group)
             for stream, group in by_stream.items()
         ]
 
     def redirect(self, transaction: Transaction, where: Redirection) -> bool:
         """Note where the stream is: for once, or from now on."""
         stream = transaction.entries[0][2]
-        host = where.host or self._host_of(transaction.link)
+        host = where.host or self._host_of(transaction.connection)
         node = Node(host, where.port)
         if where.asking:
             self._asking[stream] = node
@@ -142,43 +156,46 @@ class Cluster:
     @property
     def limit(self) -> int | None:
         """The lowest limit that a node told."""
-        return min((link.limit for link in self._links.values() if link.limit), default=None)
+        limits = (each.limit for each in self._connections.values())
+        return min(filter(None, limits), default=None)
 
     def is_up(self, stream: str | None) -> bool:
         """Ping the stream's node, or every one that has slots if streams differ."""
         self._learn()
         if stream is not None:
-            return self._link_of(stream).ping()
-        return all(self._link(node).ping() for node in set(self._owners) if node is not None)
+            return self._connection_of(stream).ping()
+        return all(
+            self._connection_to(node).ping() for node in set(self._owners) if node is not None
+        )
 
     # --- Nodes -------------------------------------------------------------------------------
 
-    def _link_of(self, stream: str) -> Link:
+    def _connection_of(self, stream: str) -> Connection:
         slot = _slot(stream)
         node = self._owners[slot]
         if node is None:
             self._owners = []
             error = Exception(f"slot {slot}, of stream {stream!r}, is not served")
             raise unavailable(f"the cluster of {self._seeds[0].netloc}", error)
-        return self._link(node)
+        return self._connection_to(node)
 
-    def _link(self, node: Node) -> Link:
-        if node not in self._links:
-            self._links[node] = self._make_link(node)
-        return self._links[node]
+    def _connection_to(self, node: Node) -> Connection:
+        if node not in self._connections:
+            self._connections[node] = self._connect_to(node)
+        return self._connections[node]
 
-    def _host_of(self, link: Link) -> str:
-        return next(node.host for node, each in self._links.items() if each is link)
+    def _host_of(self, connection: Connection) -> str:
+        return next(node.host for node, each in self._connections.items() if each is connection)
 
     def _learn(self) -> None:
         """Ask one node after the other for the slots, until one answers."""
         failure: BackendUnavailable | None = None
         for node in tuple(self._seeds):
-            link = self._link(node)
+            connection = self._connection_to(node)
             try:
-                (answer,) = link.ask(_CLUSTER_SLOTS, 1)
+                (answer,) = connection.ask(_CLUSTER_SLOTS, 1)
                 if isinstance(answer, Exception):
-                    raise unavailable(link.place, answer)
+                    raise unavailable(connection.place, answer)
             except BackendUnavailable as error:
                 failure = failure or error
                 # It is asked last, the next time: one that hangs is waited for but once.
@@ -196,8 +213,8 @@ class Cluster:
         known = {node for node in self._owners if node is not None}
         answered = self._seeds[0]
         self._seeds = list(dict.fromkeys([answered, *sorted(known), *self._startup]))
-        for node in self._links.keys() - known - {answered}:
-            self._links.pop(node).close()
+        for node in self._connections.keys() - known - {answered}:
+            self._connections.pop(node).close()
 
 
 def _owners(answer: list[Any], asked: str) -> list[Node | None]:

@@ -1,4 +1,4 @@
-"""Further fields of an entry: the items of `publisher_config` that are no options of the backend.
+"""Further fields of an entry: the items of `publisher_config` that are not options of the backend.
 
 A value is written as text: a number as Python writes it, a bool as `true` or `false`.
 """
@@ -11,10 +11,11 @@ from reprlib import repr as shortened
 from typing import Any, Final, NamedTuple
 
 from ..bindings import REDIS
+from ..options import OptionReader
 from ..text import is_utf8
 
 OPTIONS: Final = frozenset({"stream_name", "max_len"})
-"""The keys of `publisher_config` that say where an entry goes, and are no fields of it."""
+"""The keys of `publisher_config` that say where an entry goes, and are not fields of it."""
 
 DOCUMENTED: Final = frozenset({"event_id", "event_type", "source", "timestamp", "cloud_event"})
 """The fields that every reader may rely on, in either content mode."""
@@ -23,7 +24,7 @@ _OF_BINARY_MODE: Final = frozenset({"content_type", "data"})
 
 
 class Further(NamedTuple):
-    """Fields as they go over the wire: how many, packed, and the size of the largest part."""
+    """Fields as they are sent: how many, packed, and the size of the largest part."""
 
     pairs: int
     packed: bytes
@@ -39,7 +40,7 @@ def further(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def packed(config: Mapping[str, Any]) -> Further:
-    """Return those fields as they go over the wire."""
+    """Return those fields as they are sent."""
     fields = further(config)
     if not fields:
         return NONE
@@ -56,14 +57,13 @@ def _names(names: tuple[str, ...]) -> list[bytes]:
     return [b"$%d\r\n%b\r\n" % (len(name), name) for name in raw]
 
 
-def body_problem(name: object) -> str | None:
-    """Return what is wrong with the name of the field that has the body, or None."""
-    if not isinstance(name, str) or not name or not is_utf8(name):
-        return f"must be text and not empty, not {shortened(name)}"
+def read_body_field(read: OptionReader, name: str | None) -> str | None:
+    """Read the name of the field that has the body; raises the reader's error."""
+    read.text("body_field", name, optional=True)
     others = DOCUMENTED - {"cloud_event"} | {"content_type"}
-    if name in others or name.startswith(REDIS.prefix):
-        return f"must differ from the other fields, not {name!r}"
-    return None
+    if name is not None and (name in others or name.startswith(REDIS.prefix)):
+        read.refuse("body_field", f"must differ from the other fields, not {name!r}")
+    return name
 
 
 def problems(

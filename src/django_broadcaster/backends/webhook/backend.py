@@ -6,77 +6,90 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from ssl import SSLContext
+from typing import Any, ClassVar, Final
 
 from django.db import DatabaseError, InterfaceError
 from django.utils.module_loading import import_string
 
-from django_broadcaster.backends.base import Message, Outcome, Shown, as_delivery_error
-from django_broadcaster.backends.batch import Batch
+from django_broadcaster.backends.base import Message, Shown, as_delivery_error
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
+from django_broadcaster.backends.connected import HEALTH_SECONDS, ConnectedBackend
+from django_broadcaster.backends.credentials import TLS
+from django_broadcaster.backends.errors import unavailable
+from django_broadcaster.backends.options import OptionReader
+from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
     TransientError,
 )
 
-from . import options as checked
-from .answers import Answer, Kind, error_of
-from .client import CLIENT, IDLE_CONNECTIONS, Client, load
-from .exchange import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Exchange
+from .book import EndpointBook, NoBook
+from .connection import IDLE_CONNECTIONS, Connection, load
+from .errors import CLIENT, Answer, Kind, error_of
 from .handshakes import REQUEST_ORIGIN, Handshakes
+from .options import (
+    SecretsFor,
+    WebhookOptions,
+    read_headers,
+    read_networks,
+    read_origin,
+    read_secrets,
+)
 from .pauses import Pauses
+from .sender import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Sender
 from .signatures import Signer
-from .urls import place_of, problem_of, target_of
-
-if TYPE_CHECKING:
-    from django_broadcaster.endpoints import Endpoints
+from .urls import place_of, read_url, target_of
 
 logger = logging.getLogger("django_broadcaster")
 
 FIVE_DAYS: Final = 5 * 86_400.0
-HEALTH_SECONDS: Final = 1.0
-"""The longest that a health check waits for a connection."""
-
 SHARE_OF_ONE: Final = 4
 """One endpoint of many gets a part of `max_in_flight`, so that a slow one leaves room: this one."""
 
 PROBES: Final = 4
 """How many events at once try one of many endpoints that did not answer before."""
 
+_FROM_A_FUNCTION: Final = OptionReader(lambda key, problem: ValueError(problem))
+_OF_A_ROW: Final = OptionReader(lambda key, problem: Rejected(f"its {key!r} {problem}"))
 
-class WebhookBackend(BindingBackend):
+
+class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     """Sends each event as a POST to an endpoint.
 
-    url: the endpoint of events that name no other.
-    event_urls: whether the `publisher_config` of an event may have a `url` of its own.
-    allow_http: whether that one may begin with http:// instead of https://.
-    secrets: what requests are signed with, `whsec_...` or `whsk_...`; several while they change.
-    secrets_for: a function, or its dotted path, that returns the secrets for a URL.
-    content_mode: "structured", the whole event in the body, or "binary", attributes as headers.
-    headers: further headers of every request.
-    request_origin: the DNS name that every request has as `WebHook-Request-Origin`.
-    handshake: whether an endpoint is asked with OPTIONS, before its first event and once an hour,
-        whether it agrees to receive events from `request_origin`.
-    timeout: seconds for a request as a whole; a batch takes about twice as long at the most.
-    connect_timeout: seconds to connect to one address.
-    max_in_flight: requests at once.
-    max_response_bytes: how much of a response is read before its connection is given up.
-    disable_after: seconds of failures alone after which an endpoint is disabled; by default five
-        days with `event_urls`, and never without.
-    allow_private: whether endpoints may have addresses that are not public.
-    allowed_networks: networks that they may be in all the same, such as `10.1.0.0/16`.
-    ssl_ca_certs, ssl_certfile, ssl_keyfile: files for TLS, where the system's are not enough.
+    Args:
+        url: The endpoint of events that name no other.
+        event_urls: Whether the `publisher_config` of an event may have its own `url`.
+        allow_http: Whether such a URL may begin with http:// instead of https://.
+        username, password: The credentials for Basic authentication; not with `event_urls`.
+        tls: The details for https:// URLs: a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`.
+        secrets: The secrets that sign requests, `whsec_...` or `whsk_...`; several during a
+            rotation.
+        secrets_for: A function, or its dotted path, that returns the secrets for a URL.
+        content_mode: "structured", or "binary" with the attributes as headers.
+        headers: Further headers of every request.
+        request_origin: The DNS name that every request has as `WebHook-Request-Origin`.
+        handshake: Whether to ask an endpoint with OPTIONS, before its first event and once an hour,
+            if it agrees to receive events from `request_origin`.
+        timeout: Seconds for a request as a whole. A batch takes at most about twice as long.
+        connect_timeout: Seconds to connect to one address.
+        max_in_flight: The number of requests at once.
+        max_response_bytes: The bytes of a response that are read before its connection is closed.
+        disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
+            default five days with `event_urls`, and never without.
+        allow_private: Whether endpoints may have addresses that are not public.
+        allowed_networks: Networks that endpoints may be in nevertheless, such as `10.1.0.0/16`.
 
-    Events of a key are sent one after the other, each when the one before was delivered; keys, and
-    events without one, are sent at once. So no event of a key is out before one that failed.
+    An event of a key is sent when the one before was delivered. Keys, and events without one, are
+    sent concurrently. So no event of a key is sent before one that failed.
     """
 
     system: ClassVar[str] = "webhook"
@@ -93,6 +106,9 @@ class WebhookBackend(BindingBackend):
         secrets: Sequence[str] = (),
         secrets_for: Callable[[str], Sequence[str]] | str | None = None,
         headers: Mapping[str, str] | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool | Mapping[str, Any] | SSLContext = False,
         request_origin: str | None = None,
         handshake: bool = False,
         timeout: float = 10.0,
@@ -102,97 +118,87 @@ class WebhookBackend(BindingBackend):
         disable_after: float | None = None,
         allow_private: bool = False,
         allowed_networks: Sequence[str] = (),
-        ssl_ca_certs: str | None = None,
-        ssl_certfile: str | None = None,
-        ssl_keyfile: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.url = url
-        self.event_urls = event_urls
-        self.allow_http = allow_http
-        self.headers = {} if headers is None else headers
-        self.request_origin, self.handshake = request_origin, handshake
-        self.secrets_for = secrets_for
-        self.timeout = timeout
-        self.connect_timeout = connect_timeout
-        self.max_in_flight = max_in_flight
-        self.max_response_bytes = max_response_bytes
+        read = self.read
+        self._check(url=url, event_urls=event_urls, allow_http=allow_http)
+        login = read.login(username, password)
+        if login and event_urls:
+            read.refuse("username", "can't be combined with 'event_urls'")
+        read.apart("secrets", secrets, "secrets_for", secrets_for)
+        read.flag("handshake", handshake)
+        read.together("handshake", handshake, "request_origin", request_origin)
+        read.seconds("disable_after", disable_after, optional=True)
         default = FIVE_DAYS if event_urls else math.inf
-        self.disable_after = default if disable_after is None else disable_after
-        self.tls = {"cafile": ssl_ca_certs, "certfile": ssl_certfile, "keyfile": ssl_keyfile}
-        for option, problem in checked.problems(self):
-            raise self.option_error(option, problem)
-        if secrets and secrets_for is not None:
-            raise self.option_error("secrets", "give it or 'secrets_for', but not both")
-        with self._naming("secrets"):
-            self._signer = checked.read_secrets(secrets)
-        with self._naming("allowed_networks"):
-            self._rules = checked.read_networks(allow_private, allowed_networks)
-        self._client = Client(
-            self._rules,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            max_response_bytes=max_response_bytes,
-            tls=self.tls,
+        self.options = WebhookOptions(
+            url=url,
+            event_urls=event_urls,
+            allow_http=allow_http,
+            headers=read_headers(read, headers, login),
+            signer=read_secrets(read, secrets),
+            secrets_for=read.function("secrets_for", secrets_for, optional=True),
+            request_origin=read_origin(read, request_origin),
+            handshake=handshake,
+            timeout=read.seconds("timeout", timeout),
+            connect_timeout=read.seconds("connect_timeout", connect_timeout),
+            max_in_flight=read.integer("max_in_flight", max_in_flight, 1),
+            max_response_bytes=read.integer("max_response_bytes", max_response_bytes, 1),
+            disable_after=default if disable_after is None else disable_after,
+            rules=read_networks(read, allow_private, allowed_networks),
+            tls=read.tls(tls, context=True) or TLS(),
         )
+        self.book: EndpointBook = NoBook()
+        """What is written down about endpoints that fail; the relay sets it."""
         self._pauses = Pauses()
         self._handshakes = Handshakes()
-        self._known: Endpoints | None = None
 
-    def open(self) -> None:
+    def connect(self, within: float = math.inf) -> Connection:
         """Load the client; raises MissingClient, or BackendUnavailable for a file that is missing.
 
-        Nothing is connected: an endpoint that is away is met by the first event.
+        Nothing is connected: an endpoint that is unavailable is noticed with the first event.
         """
-        self._signer.load()
+        self.options.signer.load()
         try:
-            self._client.open()
+            return Connection(
+                self.options.rules,
+                timeout=self.options.timeout,
+                connect_timeout=self.options.connect_timeout,
+                max_response_bytes=self.options.max_response_bytes,
+                tls=self.options.tls,
+            )
         except OSError as error:
-            raise BackendUnavailable(f"TLS of backend {self.alias!r}: {error}") from error
-
-    def close(self) -> None:
-        """End all connections."""
-        self._client.close()
+            raise unavailable(f"TLS of backend {self.alias!r}: {error}", error) from error
 
     def health_check(self) -> bool:
-        """Tell whether the endpoint of the settings accepts connections; True if there is none."""
-        if self.url is None:
+        """Return True if the endpoint of the settings accepts connections, or there is none."""
+        if self.options.url is None:
             return True
         try:
             load()
-            return self._connects(*target_of(self.url))
+            return self._connects(*target_of(self.options.url))
         except Exception:
             return False
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Judge an event's own `url`; raises InvalidPublisherConfig."""
         rest = dict(config)
-        given = rest.pop("url", None) if self.event_urls else None
+        given = rest.pop("url", None) if self.options.event_urls else None
         super().validate_config(rest)
-        if given is None and "url" not in config and self.url is not None:
+        if given is None and "url" not in config and self.options.url is not None:
             return
-        if self.event_urls and (problem := problem_of(given, allow_http=self.allow_http)):
-            raise InvalidPublisherConfig(f"'url' {problem}", self.alias)
+        if self.options.event_urls:
+            read_url(self.read_config, given, allow_http=self.options.allow_http)
 
-    def send(self, message: Message) -> None:
-        """Send one event; raises DeliveryError."""
-        (outcome,) = self.send_batch([message])
-        if outcome is not None:
-            raise outcome
-
-    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+    def deliver(self, batch: Batch, connection: Connection) -> None:
         """Send a batch, many endpoints at once and each key in order."""
-        if not messages:
-            return []
-        self.open()
-        urls = [self._url_of(message) for message in messages]
+        urls = [self._url_of(message) for message in batch.messages]
         endpoints = self._endpoints(set(urls))
-        exchange = self._exchange(messages, [endpoints[url] for url in urls])
+        sender = self._sender(batch.messages, [endpoints[url] for url in urls], connection)
         with uninstrumented():
-            self._client.run(exchange.run())
+            connection.run(sender.run())
         self._remember(endpoints.values())
-        return self._outcomes(exchange)
+        self._note_outcomes(batch, sender)
 
     def returned(self) -> Collection[str]:
         """Return the endpoints that answer again since the last call."""
@@ -202,47 +208,49 @@ class WebhookBackend(BindingBackend):
         """Return the request without what is a secret: the path of the URL, the signature, and the
         values of the headers that are set in OPTIONS."""
         shown = super().show(message)
-        hidden = dict.fromkeys((*self.headers, "webhook-signature"), "(not shown)")
-        if self.request_origin is not None:
-            hidden[REQUEST_ORIGIN] = self.request_origin
+        hidden = dict.fromkeys((*self.options.headers, "webhook-signature"), "(not shown)")
+        if self.options.request_origin is not None:
+            hidden[REQUEST_ORIGIN] = self.options.request_origin
         endpoint = {"endpoint": place_of(self._url_of(message))}
         return Shown(endpoint, {**hidden, **shown.headers}, shown.body)
 
     # --- Before a batch ----------------------------------------------------------------------
 
     def _url_of(self, message: Message) -> str:
-        """Return where an event goes; empty if nobody knows, as after a change of the settings."""
-        own = message.config.get("url") if self.event_urls else None
-        return str(own or self.url or "")
+        """Return where an event goes; empty if unknown, as after a change of the settings."""
+        own = message.config.get("url") if self.options.event_urls else None
+        return str(own or self.options.url or "")
 
     def _endpoints(self, urls: set[str]) -> dict[str, Endpoint]:
         """Return the endpoints of a batch, with those stopped already that are to get nothing."""
         try:
-            self._book.look(urls)
+            self.book.look(urls)
         except (DatabaseError, InterfaceError) as error:
             raise BackendUnavailable("which endpoints are disabled can't be read") from error
         return {url: self._endpoint(url) for url in urls}
 
     def _endpoint(self, url: str) -> Endpoint:
-        slots = self.max_in_flight
-        if self.event_urls:
+        slots = self.options.max_in_flight
+        if self.options.event_urls:
             # One that did not answer is tried with a few events, which the others wait for; not
             # with one, which would never get past an event that it never answers.
             slots = min(PROBES, slots) if url in self._pauses else max(1, slots // SHARE_OF_ONE)
         stopped = self._reason_to_stop(url)
-        signer = self._signer
-        if stopped is None and self.secrets_for is not None:
+        signer, secrets_for = self.options.signer, self.options.secrets_for
+        if stopped is None and secrets_for is not None:
             try:
-                signer = self._signer_for(url)
+                signer = self._signer_for(url, secrets_for)
             except Exception as error:  # what a project's function raises may hold its secrets
                 text = f"'secrets_for' failed with {type(error).__name__}"
                 stopped = Answer(Kind.FAILED, error=TransientError(text))
         return Endpoint(url, slots, signer, stopped=stopped)
 
     def _reason_to_stop(self, url: str) -> Answer | None:
-        if problem := problem_of(url, allow_http=self.allow_http or url == self.url):
-            return Answer(Kind.FORBIDDEN, f"its 'url' {problem}")
-        row = self._book.disabled(url)
+        try:
+            read_url(_OF_A_ROW, url, allow_http=self.options.allow_http or url == self.options.url)
+        except Rejected as error:
+            return Answer(Kind.FORBIDDEN, str(error))
+        row = self.book.disabled(url)
         if row is not None:
             text = f"is disabled since {row.disabled_at:%Y-%m-%d %H:%M %Z}: {row.last_error}"
             return Answer(Kind.GONE, text)
@@ -251,18 +259,19 @@ class WebhookBackend(BindingBackend):
             return Answer(Kind.AWAY, "did not answer and is left alone for a while", seconds)
         return None
 
-    def _signer_for(self, url: str) -> Signer:
-        if isinstance(self.secrets_for, str):
-            with self._naming("secrets_for"):
-                self.secrets_for = import_string(self.secrets_for)
-        assert callable(self.secrets_for)
-        signer = checked.read_secrets(self.secrets_for(url))
+    def _signer_for(self, url: str, secrets_for: SecretsFor | str) -> Signer:
+        function: SecretsFor = (
+            import_string(secrets_for) if isinstance(secrets_for, str) else secrets_for
+        )
+        signer = read_secrets(_FROM_A_FUNCTION, function(url))
         signer.load()
         return signer
 
     # --- The batch ---------------------------------------------------------------------------
 
-    def _exchange(self, messages: Sequence[Message], endpoints: Sequence[Endpoint]) -> Exchange:
+    def _sender(
+        self, messages: Sequence[Message], endpoints: Sequence[Endpoint], connection: Connection
+    ) -> Sender:
         keep = len({endpoint.url for endpoint in endpoints}) <= IDLE_CONNECTIONS
 
         self._handshakes.begin()
@@ -270,20 +279,22 @@ class WebhookBackend(BindingBackend):
         async def attempt(index: int) -> Answer:
             message, endpoint = messages[index], endpoints[index]
             try:
-                if self.handshake and (answer := await self._refusal(endpoint.url)):
+                handshake = self.options.handshake
+                if handshake and (answer := await self._refusal(endpoint.url, connection)):
                     return answer
                 headers, body = self._request(message, endpoint.signer)
-                return await self._client.post(endpoint.url, headers, body, keep=keep)
+                return await connection.post(endpoint.url, headers, body, keep=keep)
             except Exception as error:
                 return Answer(Kind.REFUSED, error=as_delivery_error(error))
 
-        stopping = ABOUT_THE_ENDPOINT if self.event_urls else ABOUT_THE_ONLY_ENDPOINT
-        return Exchange(messages, endpoints, attempt, stopping, self.max_in_flight, self.timeout)
+        stopping = ABOUT_THE_ENDPOINT if self.options.event_urls else ABOUT_THE_ONLY_ENDPOINT
+        limits = self.options.max_in_flight, self.options.timeout
+        return Sender(messages, endpoints, attempt, stopping, *limits)
 
-    async def _refusal(self, url: str) -> Answer | None:
+    async def _refusal(self, url: str, connection: Connection) -> Answer | None:
         """Return the answer of an endpoint that does not agree to receive events."""
-        origin = self.request_origin or ""
-        ask = partial(self._client.ask, headers=self.headers, origin=origin)
+        origin = self.options.request_origin or ""
+        ask = partial(connection.ask, headers=self.options.headers, origin=origin)
         return await self._handshakes.obstacle(url, ask)
 
     def _request(self, message: Message, signer: Signer) -> tuple[dict[str, str], bytes]:
@@ -295,9 +306,9 @@ class WebhookBackend(BindingBackend):
                 f"the event takes {len(body)} bytes, over the limit of {self.max_message_bytes}"
             )
         headers = signer.headers(message.event_id, int(time.time()), body)
-        headers.update(self.headers)
-        if self.request_origin is not None:
-            headers[REQUEST_ORIGIN] = self.request_origin
+        headers.update(self.options.headers)
+        if self.options.request_origin is not None:
+            headers[REQUEST_ORIGIN] = self.options.request_origin
         headers.update(wire.headers)
         if wire.content_type:
             headers["Content-Type"] = wire.content_type
@@ -306,13 +317,13 @@ class WebhookBackend(BindingBackend):
     # --- After a batch -----------------------------------------------------------------------
 
     def _remember(self, endpoints: Iterable[Endpoint]) -> None:
-        """Begin and end pauses, and write down what trouble there is."""
+        """Begin and end pauses, and record failures of endpoints."""
         attempted = [endpoint for endpoint in endpoints if endpoint.attempted]
         for endpoint in attempted:
             failure = endpoint.failure
             if endpoint.delivered or (failure and failure.kind is not Kind.AWAY):
                 self._pauses.succeeded(endpoint.url)
-            if self.event_urls and failure and failure.kind is Kind.AWAY:
+            if self.options.event_urls and failure and failure.kind is Kind.AWAY:
                 self._pauses.failed(endpoint.url, failure.retry_after)
         try:
             self._write_down(attempted)
@@ -326,60 +337,49 @@ class WebhookBackend(BindingBackend):
             )
 
     def _write_down(self, endpoints: Sequence[Endpoint]) -> None:
-        self._book.succeeded(each.url for each in endpoints if each.delivered)
+        self.book.succeeded(each.url for each in endpoints if each.delivered)
         for endpoint in endpoints:
             failure = endpoint.failure
             if failure and failure.kind is Kind.GONE:
-                self._book.disable(endpoint.url, failure.text)
+                self.book.disable(endpoint.url, failure.text)
             elif failure and not endpoint.delivered:
-                self._book.failed(endpoint.url, failure.text, self.disable_after)
+                self.book.failed(endpoint.url, failure.text, self.options.disable_after)
 
-    def _outcomes(self, exchange: Exchange) -> list[Outcome]:
-        """Return the outcome of each message, by what its endpoint came to as a whole."""
-        batch = Batch(exchange.messages)
-        for index, (answer, endpoint) in enumerate(
-            zip(exchange.answers, exchange.endpoints, strict=True)
-        ):
+    def _note_outcomes(self, batch: Batch, sender: Sender) -> None:
+        """Note the outcome of each message, by what its endpoint came to as a whole."""
+        answers = zip(sender.answers, sender.endpoints, strict=True)
+        for index, (answer, endpoint) in enumerate(answers):
             if answer is None:
                 batch.hold(index)
             elif answer.kind is not Kind.DELIVERED:
                 batch.fail(index, self._error(endpoint.conclude(answer), endpoint.url))
-        return batch.outcomes
 
     def _error(self, answer: Answer, url: str) -> DeliveryError:
         if answer.kind is Kind.AWAY:
             left = self._pauses.seconds_left(url)
             answer = replace(answer, retry_after=max(left, answer.retry_after))
-        error = error_of(answer, place_of(url), many=self.event_urls)
+        error = error_of(answer, place_of(url), many=self.options.event_urls)
         if answer.kind is Kind.AWAY and not answer.sent and isinstance(error, TransientError):
             error.waits_for = url
         return error
 
     # --- Helpers -----------------------------------------------------------------------------
 
-    @property
-    def _book(self) -> Endpoints:
-        """What is written about endpoints: an application's table, and not there before setup."""
-        if self._known is None:
-            from django_broadcaster.endpoints import Endpoints
-
-            self._known = Endpoints(self.alias)
-        return self._known
-
     def _connects(self, host: str, port: int) -> bool:
-        """Tell whether one address of a host can be connected to in `HEALTH_SECONDS`."""
+        """Return True if one address of a host can be connected to in `HEALTH_SECONDS`."""
         deadline = time.monotonic() + HEALTH_SECONDS
         for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            with suppress(OSError), self._rules.socket_for(info) as connection:
+            with suppress(OSError), self.options.rules.socket_for(info) as connection:
                 connection.settimeout(max(0.05, deadline - time.monotonic()))
                 connection.connect(info[4])
                 return True
         return False
 
-    @contextmanager
-    def _naming(self, option: str) -> Iterator[None]:
-        """Turn what is wrong with the value of an option into its error."""
-        try:
-            yield
-        except (ImportError, TypeError, ValueError) as error:
-            raise self.option_error(option, str(error)) from error
+    def _check(self, *, url: str | None, event_urls: bool, allow_http: bool) -> None:
+        self.read.flag("event_urls", event_urls)
+        self.read.flag("allow_http", allow_http)
+        self.read.together("allow_http", allow_http, "event_urls", event_urls)
+        if url is not None:
+            read_url(self.read, url, allow_http=True)
+        elif not event_urls:
+            self.read.refuse("url", "must be given, unless 'event_urls' is True")

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from .answers import OK, Answer, Kind, answer_to
+from .errors import OK, Answer, Kind, answer_to
 
 REQUEST_ORIGIN: Final = "WebHook-Request-Origin"
 ALLOWED_ORIGIN: Final = "WebHook-Allowed-Origin"

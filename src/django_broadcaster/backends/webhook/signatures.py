@@ -19,7 +19,7 @@ from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from django_broadcaster.backends.bindings import percent_encoded
+from django_broadcaster.backends.names import percent_encoded
 from django_broadcaster.exceptions import MissingClient
 
 Sign = Callable[[bytes], bytes]

@@ -1,33 +1,20 @@
-"""The address of an endpoint: what is wrong with it, and what of it may be shown."""
+"""The address of an endpoint: what it may be, and what of it may be shown."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from django_broadcaster.backends.options import OptionReader
+
 LONGEST_URL = 2000
 """Characters; what the table of endpoints in trouble holds."""
 
 
-def problem_of(url: object, *, allow_http: bool) -> str:
-    """Return what is wrong with a URL, without repeating it; empty if nothing is."""
-    if not isinstance(url, str) or not url:
-        return "must be a URL and not empty"
-    if len(url) > LONGEST_URL:
-        return f"must have no more than {LONGEST_URL} characters"
-    if any(character.isspace() or not character.isprintable() for character in url):
-        return "must have no spaces, line breaks or control characters"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "has a malformed host or port"
-    if parts.scheme not in (("http", "https") if allow_http else ("https",)):
-        return "must begin with https://" + (" or http://" if allow_http else "")
-    if not host:
-        return "must name a host"
-    if "@" in parts.netloc:
-        return "must have no user and password in it: set an Authorization header in 'headers'"
-    return ""
+def read_url(read: OptionReader, url: object, *, allow_http: bool) -> None:
+    """Judge the URL of an endpoint, without showing it; raises the reader's error."""
+    if isinstance(url, str) and len(url) > LONGEST_URL:
+        read.refuse("url", f"must have no more than {LONGEST_URL} characters")
+    read.url("url", url, ("https", "http") if allow_http else ("https",), credentials=False)
 
 
 def place_of(url: str) -> str:

@@ -1,0 +1,273 @@
+"""librdkafka: how it is loaded, and what it is told."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from django_broadcaster.exceptions import BackendUnavailable
+
+from ..connected import HeldConnection
+from ..credentials import TLS, Login
+from ..errors import client_module, mapped, unavailable
+from ..options import OptionReader
+from .errors import BEING_MADE, describe
+
+CLIENT: Final = ("confluent_kafka", "kafka")
+"""The client library, and the extra that it comes with."""
+
+PURGE_SECONDS: Final = 1.0
+"""How long librdkafka may take to return what it was told to forget."""
+
+
+class Record(NamedTuple):
+    """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
+
+    `timestamp` is in milliseconds, 0 for the moment at which it is sent.
+    """
+
+    place: int
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    size: int
+    timestamp: int = 0
+
+
+class Failure(NamedTuple):
+    """Why a record was not stored: `error` is librdkafka's.
+
+    `partition` is None for a record that librdkafka itself did not take.
+    """
+
+    error: Any
+    partition: int | None
+
+
+Reports = dict[int, Failure | None]
+"""What became of records, by place: None for an acknowledgement; not there if it is not known."""
+
+
+class Connection(HeldConnection):
+    """A producer of librdkafka's, which connects by itself.
+
+    known: the topics whose partitions it knows.
+    timeout: seconds to wait until what was sent is acknowledged.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, place: str, timeout: float) -> None:
+        self._client = client_module(CLIENT)
+        self._place, self.timeout = place, timeout
+        self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
+        self.known: set[str] = set()
+        self.producer = producer({**config, "error_cb": self._errors.append})
+        # It asks for its producer id first of all. If we asked for a topic now, it would
+        # find no connection free, and try again only half a second later.
+        self.producer.poll(0.01)
+
+    def close(self) -> None:
+        """Disconnect; what was not acknowledged is forgotten."""
+        with suppress(Exception):
+            self.producer.purge()
+            self.producer.close()
+
+    def find_topic(self, name: str, deadline: float) -> Any:
+        """Have librdkafka know a topic's partitions; return the error if there are none, or None.
+
+        Raises BackendUnavailable if the cluster does not answer. It asks by itself, too, but then
+        events wait apart until the answer is there, and may go out in more than one record batch.
+        """
+        while True:
+            with mapped(lambda error: self.unavailable(error.args[0] if error.args else error)):
+                found = self.producer.list_topics(name, timeout=self.timeout)
+            problem = found.topics[name].error
+            if problem is None:
+                self.known.add(name)
+                return None
+            if problem.name() not in BEING_MADE or time.monotonic() > deadline:
+                return problem
+            self.producer.poll(0.05)
+
+    def send(self, records: Sequence[Record]) -> Reports:
+        """Send records, and wait for what becomes of them; a fate that is not known is left out.
+
+        After a record that librdkafka does not take, no other of its key is sent.
+        """
+        reports: Reports = {}
+
+        def report(place: int, error: Any, message: Any) -> None:
+            reports[place] = None if error is None else Failure(error, message.partition())
+
+        produce = self.producer.produce
+        passed: set[bytes | None] = set()
+        try:
+            for record in records:
+                place, topic, key, value, headers, _, moment = record
+                if passed and key in passed:
+                    continue
+                try:
+                    produce(
+                        topic,
+                        value,
+                        key,
+                        timestamp=moment,
+                        headers=headers,
+                        on_delivery=partial(report, place),
+                    )
+                except self._client.KafkaException as error:
+                    reports[place] = Failure(error.args[0], None)
+                    if key is not None:
+                        passed.add(key)
+            if self.producer.flush(self.timeout):
+                self.producer.purge()
+                self.producer.flush(PURGE_SECONDS)
+        except Exception as error:
+            # librdkafka stopped for good. What has no report by now is not known to be stored.
+            self._errors.append(error)
+        return reports
+
+    def unavailable(self, error: Any, what: str = "") -> BackendUnavailable:
+        """Return the failure for librdkafka's error, with what it said last of its connections."""
+        with suppress(Exception):
+            self.producer.poll(0)  # reports what it has to say
+        said = "; ".join(describe(each) for each in (error, *self._errors))
+        return unavailable(f"{self._place}{what}: {said}")
+
+    def lost(self) -> BackendUnavailable:
+        """Return the failure of a record whose fate is not known."""
+        return self.unavailable(f"no answer within {self.timeout} s")
+
+
+def producer(config: Mapping[str, Any]) -> Any:
+    """Return a producer, and none that OpenTelemetry has put in its place.
+
+    That one adds a `traceparent` of its own to each record.
+    """
+    return client_module(CLIENT, "confluent_kafka", "confluent_kafka.cimpl").Producer(dict(config))
+
+
+# --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------
+
+RECORD_BYTES: Final = 48_576
+"""What a record may take beside the event: its key, the names of its headers, Kafka's framing."""
+
+FRAMING_BYTES: Final = 64
+"""The most that Kafka's format adds to a record, and to a record batch."""
+
+HEADER_FRAMING_BYTES: Final = 10
+"""The most that it adds to a header."""
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "client.id": "django-broadcaster",
+    # As the clients in Java choose partitions: all producers of a topic agree where a key belongs.
+    "partitioner": "murmur2_random",
+    # Without a limit of its own, the return of a broker may go unnoticed for ten seconds.
+    "reconnect.backoff.max.ms": 1000,
+    # Each attempt to connect is an error to it. The last one is in our own errors; what it logs
+    # beyond is what it cannot go on after.
+    "log_level": 2,
+    "batch.size": 1_000_000,
+    "batch.num.messages": 10_000,
+}
+
+_OURS: Final[Mapping[str, Any]] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    # Never send part of a wave, nor give up on single events of it: see `KafkaBackend`.
+    "linger.ms": 300_000,
+    "message.timeout.ms": 0,
+}
+
+_MUST_BE: Final[Mapping[str, tuple[str, ...]]] = {
+    "acks": ("all", "-1"),
+    "request.required.acks": ("all", "-1"),
+    "enable.idempotence": ("true", "1", "t"),
+    "delivery.report.only.error": ("false", "0", "f"),
+}
+
+_REFUSED: Final[Mapping[str, str]] = {
+    "bootstrap.servers": "give the option 'bootstrap_servers' instead",
+    "metadata.broker.list": "give the option 'bootstrap_servers' instead",
+    "message.max.bytes": "give the option 'max_message_bytes' instead",
+    "message.timeout.ms": "give the option 'timeout' instead",
+    "delivery.timeout.ms": "give the option 'timeout' instead",
+    "transactional.id": "the backend uses no transactions of Kafka",
+    **dict.fromkeys(
+        ("linger.ms", "queue.buffering.max.ms"), "the backend itself says when to send"
+    ),
+    **dict.fromkeys(
+        ("queue.buffering.max.messages", "queue.buffering.max.kbytes"),
+        "no more than 'batch.size' waits to be sent",
+    ),
+    **dict.fromkeys(("error_cb", "on_delivery"), "the backend needs it itself"),
+}
+
+
+def read_config(
+    read: OptionReader, config: Mapping[str, Any] | None, *, login: Login, tls: TLS | None
+) -> dict[str, Any]:
+    """Return librdkafka's settings as the options say; raises BackendConfigurationError.
+
+    What contradicts a promise of the backend is refused. Whether librdkafka knows a key, and takes
+    its value, it says itself when it is started.
+    """
+    read.mapping("config", config, optional=True)
+    given = dict(config or {})
+    within = read.within("config")
+    for key, value in given.items():
+        text = str(value).lower()
+        if key in _REFUSED:
+            within.refuse(key, f"can't be set: {_REFUSED[key]}")
+        elif key in _MUST_BE and text not in _MUST_BE[key]:
+            within.refuse(key, f"must be {_MUST_BE[key][0]!r}, or left out: events would get lost")
+        elif key == "partitioner" and text == "random":
+            within.refuse(key, "can't be 'random': the events of a key would have no order")
+        elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
+            within.refuse(key, f"must be a whole number, not {value!r}")
+    for option, ours in (("username", _login(login)), ("tls", _tls(tls))):
+        for key in ours.keys() & given.keys():
+            read.refuse(option, f"can't be combined with {key!r} in 'config'")
+        given |= ours
+    if login or tls:
+        protocol = ("sasl_" if login else "") + ("ssl" if tls else "plaintext")
+        if given.setdefault("security.protocol", protocol).lower() != protocol:
+            within.refuse("security.protocol", f"must be {protocol!r}, or left out")
+    if login and not given.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
+        given["sasl.mechanisms"] = "PLAIN"
+    return given
+
+
+def _login(login: Login) -> dict[str, Any]:
+    if not login:
+        return {}
+    return {"sasl.username": login.username or "", "sasl.password": login.password or ""}
+
+
+def _tls(tls: TLS | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    settings = {
+        "ssl.ca.location": tls.ca_file,
+        "ssl.certificate.location": tls.cert_file,
+        "ssl.key.location": tls.key_file or tls.cert_file,
+        "enable.ssl.certificate.verification": None if tls.verify else False,
+        "ssl.endpoint.identification.algorithm": None if tls.checks_hostname else "none",
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def client_config(
+    bootstrap_servers: str, max_message_bytes: int, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all that librdkafka is told: our defaults, then the project's, then what must be."""
+    ours = {
+        **_OURS,
+        "bootstrap.servers": bootstrap_servers,
+        "message.max.bytes": max_message_bytes + RECORD_BYTES,
+    }
+    return {**DEFAULTS, **{key: config[key] for key in config if key not in _MUST_BE}, **ours}

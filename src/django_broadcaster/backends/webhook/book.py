@@ -1,0 +1,44 @@
+"""What is written down about endpoints that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Protocol
+
+
+class EndpointBook(Protocol):
+    """The book of one backend's endpoints. Every method may raise the database's errors."""
+
+    def look(self, urls: Collection[str]) -> None:
+        """Read what is written about these endpoints."""
+
+    def disabled(self, url: str) -> Any:
+        """Return the `OutboxWebhookEndpoint` of an endpoint that is disabled, else None."""
+
+    def succeeded(self, urls: Iterable[str]) -> None:
+        """Note that endpoints took an event."""
+
+    def failed(self, url: str, error: str, disable_after: float) -> None:
+        """Note that an endpoint took nothing; disable it after so many seconds of that."""
+
+    def disable(self, url: str, error: str) -> None:
+        """Let nothing more be sent to an endpoint."""
+
+
+class NoBook:
+    """For a backend that no relay uses: nothing is written down, and no endpoint is disabled."""
+
+    def look(self, urls: Collection[str]) -> None:
+        """Do nothing."""
+
+    def disabled(self, url: str) -> None:
+        """Return None."""
+
+    def succeeded(self, urls: Iterable[str]) -> None:
+        """Do nothing."""
+
+    def failed(self, url: str, error: str, disable_after: float) -> None:
+        """Do nothing."""
+
+    def disable(self, url: str, error: str) -> None:
+        """Do nothing."""
