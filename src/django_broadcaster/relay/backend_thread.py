@@ -142,7 +142,7 @@ class BackendThread(threading.Thread):
         """Poll the outbox now."""
         self._poll.wake.set()
 
-    def look_at_share(self) -> None:
+    def rebalance_soon(self) -> None:
         """Rebalance the partitions now: a relay joined or left."""
         self._loop.rounds.are_wanted.set()
         self.wake()

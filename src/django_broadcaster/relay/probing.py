@@ -69,11 +69,11 @@ class Probe:
         """Pick among the events that were not tried.
 
         Without a start a key with many events would be read as a whole by each probe.
-        Transactions that commit late, with ids below the start, are found by the next full look.
+        Transactions that commit late, with ids below the start, are found by the next full scan.
         """
         doubts = self._held.doubts
         if self._repeats:
-            doubts.look_again()
+            doubts.scan_again()
         start = doubts.start
         last = 0 if start else self._held.rows.last_id()
         began = self._clock()
