@@ -106,31 +106,6 @@ def _command_options(name: str) -> Iterator[str]:
             yield f"`{_usage(action)}`\n: {meaning}\n"
 
 
-def _backend_options(name: str) -> Iterator[str]:
-    """Yield a table of a backend's options, in the order of its docstring."""
-    backend = getattr(backends, name)
-    defaults = {
-        option: parameter.default
-        for base in reversed(backend.__mro__)
-        if "__init__" in vars(base)
-        for option, parameter in signature(vars(base)["__init__"]).parameters.items()
-    }
-    yield "| option | default | meaning |\n|---|---|---|"
-    for names, meaning in documented_options(backend).items():
-        shown = ", ".join(f"`{each}`" for each in names)
-        values = [defaults[each] for each in names if defaults[each] is not Parameter.empty]
-        default = ", ".join(dict.fromkeys(f"`{literal(value)}`" for value in values)) or "required"
-        yield f"| {shown} | {default} | {meaning.replace('|', chr(92) + '|')} |"
-
-
-def documented_options(backend: type) -> dict[tuple[str, ...], str]:
-    """Return the options in the section `Args:` of a backend's docstring, with their meanings."""
-    _, _, section = cleandoc(backend.__doc__ or "").partition("Args:\n")
-    section = section.partition("\n\n")[0].replace("\n        ", " ")
-    items = (line.strip().partition(": ") for line in section.splitlines())
-    return {tuple(names.split(", ")): meaning for names, _, meaning in items}
-
-
 def _usage(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar or action.dest)
@@ -142,19 +117,19 @@ def _backend_options(name: str) -> Iterator[str]:
     """Yield a table of what a backend's OPTIONS may have, as its docstring explains it."""
     backend = import_string(f"django_broadcaster.backends.{name}")
     defaults = dict(_defaults(backend))
-    yield "| option | default | meaning |\n|---|---|---|"
+    yield "| option | meaning |\n|---|---|"
     for names, meaning in _meanings(backend):
         values = [defaults.pop(each) for each in names if each in defaults]
-        shown = ", ".join(f"`{each}`" for each in names)
         default = ", ".join(values if len(set(values)) > 1 else values[:1])
-        yield f"| {shown} | {default} | {meaning} |"
+        shown = ", ".join(f"`{each}`" for each in names)
+        yield f"| {shown} | {meaning} Default: {default or '`None`'}. |"
     for each, value in defaults.items():
-        yield f"| `{each}` | {value} | |"
+        yield f"| `{each}` | Default: {value}. |"
     limit = backend.default_max_message_bytes
     default = "None" if limit is None else f"{limit:_}"
     yield (
-        f"| `max_message_bytes` | `{default}` | The largest event, in bytes of its JSON, "
-        "that a publish call accepts. |"
+        "| `max_message_bytes` | The largest event, in bytes of its JSON, that a publish call "
+        f"accepts. Default: `{default}`. |"
     )
 
 
@@ -165,8 +140,7 @@ def _defaults(backend: type[Any]) -> Iterator[tuple[str, str]]:
         for name, parameter in inspect.signature(each.__init__).parameters.items():
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 value = parameter.default
-                is_required = value is inspect.Parameter.empty
-                yield name, "required" if is_required else f"`{value!r}`"
+                yield name, "none" if value is inspect.Parameter.empty else f"`{value!r}`"
 
 
 def _meanings(backend: type[Any]) -> Iterator[tuple[list[str], str]]:
