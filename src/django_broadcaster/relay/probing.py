@@ -54,7 +54,7 @@ class Probe:
         return Batch(rows=rows)
 
     def note(self, batch: Batch, report: Report) -> None:
-        """Remember what was sent in vain, so that the next probe sends other events."""
+        """If no event was delivered, let the next probe send others."""
         if not report.published:
             self._held.doubts.note_probe(batch.send)
 
