@@ -46,6 +46,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(opentelemetry|pathlib|ssl|typing)\b.*"),
     (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
     (r"py:.*", r"django_broadcaster\.registry\.F"),
+    (r"py:.*", r"django_broadcaster\.backends\.(options\.T|names\.HasFields)"),
+    (r"py:.*", r"urllib\.parse\.SplitResult"),
     (r"py:.*", r"django_broadcaster\.publishing\.asynchronous\.Result"),
     (r"py:.*", r"TransactionManagementError"),
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|ClassVar|Final|Self|TextIO|VerifyMode)"),
