@@ -50,8 +50,6 @@ NOT_YET = (
     "src/django_broadcaster/tracing.py",
     "src/django_broadcaster/upgrade/",
     "example/",
-    "docs/explanation/broker-tests.md",
-    "docs/explanation/benchmarks.md",
 )
 """The beginnings of paths that are not clean yet, and are skipped unless they are asked for."""
 
