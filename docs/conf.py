@@ -53,6 +53,7 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 html_favicon = "_static/favicon.svg"

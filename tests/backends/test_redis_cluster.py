@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from django_broadcaster.backends import Message, RedisStreamBackend
+from django_broadcaster.backends import Message, MessageBackend, RedisStreamBackend
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.redis_groups import RedisCluster, redis_cluster
 from tests.support.redis_server import RedisServer, free_port
@@ -81,6 +81,50 @@ def ids(node: RedisServer, stream: str) -> list[str]:
 def sent(messages: Sequence[Message]) -> list[str]:
     """The ids of messages."""
     return [message.event_id for message in messages]
+
+
+class TestFaults(BackendFaultContract):
+    """A cluster, one of whose nodes has the stream and the fault."""
+
+    backend = RedisStreamBackend
+    excluded = dict.fromkeys(
+        (Fault.CUT, Fault.TOO_LARGE, Fault.CREDENTIALS, Fault.TLS), "each node is as one server"
+    ) | {Fault.MISSING: "a stream is made by its first entry"}
+    missing_for_one_error = Rejected
+    timeout_options = {"socket_timeout": 0.5, "connect_timeout": 0.5}
+
+    @pytest.fixture(autouse=True)
+    def _server(self, cluster: RedisCluster) -> None:
+        self.cluster, self.node = cluster, cluster.nodes[1]
+        self.stream = cluster.stream_on(self.node)
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        url = self.cluster.nodes[0].url
+        return RedisStreamBackend(url=url, cluster=True, stream_name=self.stream, **options)
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [{"id": each} for each in ids(self.node, self.stream)]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.node.kill()
+        yield
+        self.node.start()
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.node.frozen()
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        name = self.cluster.stream_on(self.cluster.nodes[2], "no-stream")
+        self.cluster.nodes[2].command("SET", name, "x")
+        return {"stream_name": name}
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        used = self.node.command("INFO", "memory")["used_memory"]
+        self.node.command("CONFIG", "SET", "maxmemory", used + 200_000)
+        yield self.new_backend()
+        self.node.command("CONFIG", "SET", "maxmemory", 0)
 
 
 def test_stream_is_found_on_its_node(make: MakeBackend, cluster: RedisCluster) -> None:

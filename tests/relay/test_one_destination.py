@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from django_broadcaster.exceptions import TransientError
-from django_broadcaster.relay import delivery, waiting
+from django_broadcaster.relay import holdings, waiting
 from tests.support.backends import Script
 from tests.support.databases import DATABASES, SERVERS
 from tests.support.events import publish, row
@@ -23,7 +23,7 @@ LAST = NAMES[-1]
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each attempt at once."""
-    monkeypatch.setattr(delivery, "HASTEN_SECONDS", 0.0)
+    monkeypatch.setattr(holdings, "HASTEN_SECONDS", 0.0)
 
 
 def away() -> TransientError:
@@ -91,7 +91,7 @@ def test_events_are_due_at_once_if_a_settle_failed_when_their_destination_return
     publish("a1", using=database)
     scripted.returned = {"x"}
     with monkeypatch.context() as patch:
-        patch.setattr(loop.rows, "published", _fail)
+        patch.setattr(loop.held.rows, "published", _fail)
         with pytest.raises(OSError, match="disk"):
             turn(loop)
     drain(loop)

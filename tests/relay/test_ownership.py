@@ -133,7 +133,7 @@ def test_events_that_fewer_partitions_leave_behind_are_not_silent(
     drain(few)
     left = set(statuses(database)) - set(scripted.arrived)
     assert left
-    assert "events wait in partitions from 2 on" in caplog.text
+    assert "in partitions from 2 on" in caplog.text
     (overview,) = overviews(database, ["default"])
     assert overview.free_partitions == 0
     assert few.rows.pulse(few.lease.partitions, 0).free_partitions == 0
@@ -293,7 +293,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
     OutboxRelay.objects.using(database).filter(pk=lost.relay_id).delete()
     free = list(OutboxPartition.objects.using(database).values_list("number", flat=True))
     with pytest.raises(LeaseLost):
-        lost._own(free, lost.relay_id, None)
+        lost._table.change_owner(free, lost.relay_id, None)
     assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
@@ -469,9 +469,9 @@ def test_a_crash_is_counted_once(
     with monkeypatch.context() as patch:
         patch.setattr(alive, "give_back", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            alive.own_up()
+            alive.count_crash()
     assert crash_counts(database) == {"a1": 0}
-    alive.own_up()
+    alive.count_crash()
     assert crash_counts(database) == {"a1": 1}
 
 

@@ -203,29 +203,6 @@ def test_checked_address_gets_the_name_in_tls_and_host(
         }
 
 
-@pytest.mark.parametrize("wrong", ["an unknown authority", "another name"])
-def test_wrong_certificate_is_an_outage(
-    make: MakeBackend, authority: trustme.CA, tmp_path: Any, wrong: str
-) -> None:
-    """Nothing is sent to who can't prove to be the endpoint, and no event is lost for it."""
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    signs = trustme.CA() if wrong == "an unknown authority" else authority
-    host = "elsewhere.example" if wrong == "another name" else "127.0.0.1"
-    with webhook_server(tls(signs, host)) as server:
-        backend = make(url=server.url, tls={"ca_file": str(tmp_path / "ca.pem")})
-        outcomes = backend.send_batch(numbers(2))
-        assert kinds(outcomes) == [BackendUnavailable] * 2
-        assert "certificate" in str(outcomes[0])
-        backend.close()
-        assert not server.requests
-
-
-def test_plain_server_is_no_tls_server(make: MakeBackend, server: WebhookServer) -> None:
-    """HTTPS to a port that speaks HTTP is an outage."""
-    backend = make(url=f"https://127.0.0.1:{server.port}", connect_timeout=0.3)
-    assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
-
-
 def test_missing_file_of_tls_is_an_outage(make: MakeBackend, server: WebhookServer) -> None:
     """A file that is not there loses nothing, and the error names the backend."""
     backend = make(url=server.url, tls={"ca_file": "/nowhere/ca.pem"})

@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Blame, mapped
+from ..errors import Blame, mapped, unavailable
 from ..names import escape_topic
 from ..outcomes import Batch
 from .connection import (
@@ -136,10 +136,10 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
 
         Raises:
             BackendUnavailable: A file of `tls` can't be read.
-            BackendConfigurationError: librdkafka does not accept its settings.
+            BackendConfigurationError: librdkafka does not accept the configuration.
         """
         if self._tls is not None:
-            with mapped(lambda error: BackendUnavailable(f"{self._place}: TLS: {error}")):
+            with mapped(lambda error: unavailable(f"{self._place}: TLS: {error}")):
                 self._tls.check_files()
         with mapped(self._config_error):
             return Connection(
