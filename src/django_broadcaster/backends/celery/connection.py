@@ -180,7 +180,7 @@ class Connection(HeldConnection):
             producer=self._producer,
             retry=False,
             add_to_parent=False,
-            # Nobody waits here for results, so the result backend is not told to. For the worker,
+            # Results are not read here, so the result backend is not told to wait. For the worker,
             # it is as the task says.
             ignore_result=True,
             headers={"ignore_result": None, **call.headers},

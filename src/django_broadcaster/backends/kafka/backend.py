@@ -44,7 +44,7 @@ TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
 
 MAX_WAVE: Final = 50_000
-"""Events at the most in a wave: librdkafka's queue takes twice as many."""
+"""The most events in a wave: librdkafka's queue takes twice as many."""
 
 _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 
@@ -121,7 +121,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     # --- The contract ------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, and look for the topic if all events have one; raises BackendUnavailable."""
+        """Connect, and check the topic if all events have one; raises BackendUnavailable."""
         super().open()
         if self._template.is_constant:
             try:
@@ -308,7 +308,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
 
 
 def _milliseconds(time: datetime | None) -> int:
-    """Return a time as Kafka's; 0, which stands for now, where it is missing or before 1970."""
+    """Return a time as Kafka's; 0, which means now, where it is missing or before 1970."""
     if time is None:
         return 0
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -22,7 +22,7 @@ from .errors import blames_records
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Cuts a batch into waves of so many bytes and records.
+    """Cuts a batch into waves of at most `max_bytes` and `max_count` records.
 
     `topics` has for each message its topic, or why it can't have one. `encode` returns the message
     as a record, or raises its DeliveryError.

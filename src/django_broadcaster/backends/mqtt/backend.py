@@ -154,7 +154,7 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     # --- What the sender asks for --------------------------------------------------------------
 
     def outgoing(self, message: Message, connection: Connection) -> Outgoing:
-        """Return the message for the wire; raises Rejected for one that can't be sent."""
+        """Return the message as a packet; raises Rejected for one that can't be sent."""
         packed, payload = self._content(message)
         if self.max_message_bytes is not None and len(payload) > self.max_message_bytes:
             raise Rejected(

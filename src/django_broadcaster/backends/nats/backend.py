@@ -232,7 +232,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return Outgoing(subject, headers, body, is_own)
 
     def _headers(self, wire: WireMessage, message: Message, subject: str) -> bytes:
-        """Return the headers as they go over the wire, with the lines around them."""
+        """Return the headers as they are sent, with the lines around them."""
         more = "".join(f"{name}: {value}\r\n" for name, value in wire.headers.items())
         if more.count("\n") != len(
             wire.headers

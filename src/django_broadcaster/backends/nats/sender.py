@@ -1,11 +1,11 @@
-"""A batch on its way to JetStream: what is in flight, what waits, what was answered.
+"""A batch for JetStream: what is in flight, what waits, what was answered.
 
 JetStream stores what comes over one connection in the order in which it comes, but each message
-fails for itself, and one behind it may be stored all the same: a full stream has room again for
-the next one, or for a smaller one; a subject is not permitted and the next one is; a cluster elects
-a leader, nobody answers for a moment, and the new leader takes what comes then. None of it can be
-seen beforehand. The server's own condition for a key's messages would be the sequence number of the
-one before, which is not known until it is acknowledged.
+fails for itself, and a later one may be stored all the same. A full stream has room again for the
+next one, or for a smaller one. A subject is not permitted, and the next one is. A cluster elects a
+leader, no server answers for a moment, and the new leader takes what comes then. The server's own
+condition for a key's messages would be the sequence number of the one before, which is not known
+until it is acknowledged.
 
 So no message is sent before the earlier one of its key is acknowledged (`in_flight`). Keys do not
 wait for each other: a batch of many keys is one round trip, one of a single key as many as it has
@@ -31,7 +31,7 @@ from .errors import OTHER_STREAM, blame
 from .names import any_overlaps
 
 IN_FLIGHT: Final = 2000
-"""Messages without an answer, at the most: a server refuses who sends far ahead of its disk."""
+"""The most messages without an answer: a server refuses a client far ahead of its disk."""
 
 IN_FLIGHT_BYTES: Final = 8 * 2**20
 """The same in bytes of their bodies."""
@@ -167,7 +167,7 @@ class Sender:
                 self._land(token, self._refusal(error, sent[1]))
         elif not body and headers.startswith(_NO_RESPONDERS):
             self._find_out(token, sent[1])
-        # Else somebody listens to the subject who is no stream. The stream's answer may yet come.
+        # Else another subscriber has answered. The stream's answer may still come.
 
     def _denied(self, subject: str) -> None:
         """The server does not let us publish to a subject, and answers none of its messages."""

@@ -214,7 +214,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     # --- What the sender asks for --------------------------------------------------------------
 
     def outgoing(self, message: Message) -> Outgoing:
-        """Return the message for the wire; raises Rejected for one that cannot be sent."""
+        """Return the message in AMQP's terms; raises Rejected for one that cannot be sent."""
         wire = self.encode(message)
         body = wire.body or b""
         if self.max_message_bytes is not None and len(body) > self.max_message_bytes:

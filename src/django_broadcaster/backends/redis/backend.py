@@ -213,12 +213,12 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
     # --- From messages to chunks -------------------------------------------------------------
 
     def _chunks(self, batch: Batch) -> Iterator[tuple[int, list[Entry]]]:
-        """Yield what goes together, with the index behind it.
+        """Yield what is sent together, with the index after it.
 
         The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
         its outcome here. In one chunk, all events of a key are for the same stream: what Redis
-        refuses only as it executes (a key that is no stream) it then refuses for all of them. Were
-        the streams different, the later events would be stored by then, for good.
+        refuses only as it executes (a key that is not a stream) it refuses for all of them. If the
+        streams were different, the later events would be stored by then.
         """
         chunk: list[Entry] = []
         size = 0

@@ -37,7 +37,7 @@ class Redirection(NamedTuple):
     https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/ (MOVED, ASK).
     """
 
-    asking: bool  # for this once, while the slot is on its way
+    asking: bool  # for this command only, while the slot is moving
     host: str
     port: int
 
@@ -46,7 +46,7 @@ def parse(error: Exception) -> tuple[str, str]:
     """Return the code of an error reply, empty where it has none, and its text."""
     text = str(error).rpartition("Transaction discarded because of: ")[2]
     if type(error).__name__ == "MasterNotFoundError":
-        text = text.partition(" : ")[0]  # behind it stand the options of all clients
+        text = text.partition(" : ")[0]  # the options of all clients follow
     code = _CODES.get(type(error).__name__, "")
     first, _, rest = text.partition(" ")
     if not code and first.isupper() and first.isalpha():
@@ -81,7 +81,7 @@ def failure(error: Exception, place: str, stream: str, *, shared: bool) -> Deliv
 
 
 def redirection(error: object) -> Redirection | None:
-    """Return where the reply sends us, None if it is no such reply."""
+    """Return where the reply redirects to, None if it does not redirect."""
     if not isinstance(error, Exception):
         return None
     code, text = parse(error)

@@ -1,4 +1,4 @@
-"""One chunk of a batch on its way: what becomes of each entry, and what is sent again."""
+"""One chunk of a batch in flight: what becomes of each entry, and what is sent again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Sender:
             self._settle(transaction, replies)
 
     def _was_redirected(self, transaction: Transaction, replies: list[Any]) -> bool:
-        """Tell whether another node must be asked: then this one has stored nothing."""
+        """Return True if another node must be asked: then this one has stored nothing."""
         if isinstance(replies[-1], list):
             return False
         where = next(filter(None, map(redirection, reversed(replies))), None)
@@ -136,7 +136,7 @@ def executed(replies: list[Any], count: int) -> tuple[bool, list[Exception | Non
     if isinstance(result, list):
         return True, errors_in(result)
     if isinstance(begun, Exception):
-        # Only if the permission for MULTI was taken away meanwhile: each command has run by
+        # Only if the permission for MULTI was removed just then: each command has run by
         # itself, and those that answered with the id of an entry are stored.
         if b"QUEUED" in queued or len(queued) < count:
             raise TransactionRefused(begun)

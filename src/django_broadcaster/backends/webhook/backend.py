@@ -171,7 +171,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             raise unavailable(f"TLS of backend {self.alias!r}: {error}", error) from error
 
     def health_check(self) -> bool:
-        """Tell whether the endpoint of the settings accepts connections; True if there is none."""
+        """Return True if the endpoint of the settings accepts connections, or there is none."""
         if self.options.url is None:
             return True
         try:
@@ -217,7 +217,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- Before a batch ----------------------------------------------------------------------
 
     def _url_of(self, message: Message) -> str:
-        """Return where an event goes; empty if nobody knows, as after a change of the settings."""
+        """Return where an event goes; empty if unknown, as after a change of the settings."""
         own = message.config.get("url") if self.options.event_urls else None
         return str(own or self.options.url or "")
 
@@ -317,7 +317,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- After a batch -----------------------------------------------------------------------
 
     def _remember(self, endpoints: Iterable[Endpoint]) -> None:
-        """Begin and end pauses, and write down what trouble there is."""
+        """Begin and end pauses, and record failures of endpoints."""
         attempted = [endpoint for endpoint in endpoints if endpoint.attempted]
         for endpoint in attempted:
             failure = endpoint.failure
@@ -366,7 +366,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- Helpers -----------------------------------------------------------------------------
 
     def _connects(self, host: str, port: int) -> bool:
-        """Tell whether one address of a host can be connected to in `HEALTH_SECONDS`."""
+        """Return True if one address of a host can be connected to in `HEALTH_SECONDS`."""
         deadline = time.monotonic() + HEALTH_SECONDS
         for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with suppress(OSError), self.options.rules.socket_for(info) as connection:

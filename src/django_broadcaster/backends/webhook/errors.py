@@ -27,7 +27,7 @@ class Kind(Enum):
     Only a 2xx is `DELIVERED`. `REFUSED` and `FAILED` are about this event. `DOUBTFUL` may be the
     event's fault or the endpoint's: what the endpoint says to others decides. `MISPLACED`,
     `FORBIDDEN`, `GONE` and `AWAY` are about the endpoint. `UNSENT` was not even tried, and `LOCAL`
-    is our own machine's trouble.
+    is a failure of our own machine.
     """
 
     DELIVERED = auto()
