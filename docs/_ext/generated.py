@@ -5,21 +5,25 @@ In a page's Markdown, each of these comments stands for the text that is made:
     <!-- generated: settings -->
     <!-- generated: checks of values -->
     <!-- generated: options of outbox_worker -->
-    <!-- generated: options of RedisStreamBackend -->
+    <!-- generated: options of KafkaBackend -->
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Iterator
-from inspect import Parameter, cleandoc, signature
+from typing import Any
 
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
+from django.utils.module_loading import import_string
+from house_docstrings import ITEM, items_of
 from sphinx.application import Sphinx
 
-from django_broadcaster import backends, former
+from django_broadcaster import former
+from django_broadcaster.backends import MessageBackend
 from django_broadcaster.checks.shared import literal
 from django_broadcaster.conf import Setting, all_settings, setting_groups
 
@@ -39,13 +43,13 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = COMMENT.sub(lambda found: "\n".join(_text(*found.groups())), source[0])
 
 
-def _text(settings: str | None, checks: str | None, command: str | None) -> Iterator[str]:
+def _text(settings: str | None, checks: str | None, owner: str | None) -> Iterator[str]:
     if settings:
         return _settings()
     if checks:
         return _checks()
-    named = command or ""
-    return _backend_options(named) if named.endswith("Backend") else _options(named)
+    owner = owner or ""
+    return _backend_options(owner) if owner[:1].isupper() else _command_options(owner)
 
 
 def _settings() -> Iterator[str]:
@@ -92,7 +96,7 @@ def _checks() -> Iterator[str]:
             yield f"| `{setting.id}` | {anchor} is invalid. | Set {setting.check.wanted}. |"
 
 
-def _options(name: str) -> Iterator[str]:
+def _command_options(name: str) -> Iterator[str]:
     """Yield a definition list of the options that a command has of its own."""
     common = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
     parser = load_command_class("django_broadcaster", name).create_parser("manage.py", name)
@@ -102,33 +106,52 @@ def _options(name: str) -> Iterator[str]:
             yield f"`{_usage(action)}`\n: {meaning}\n"
 
 
-def _backend_options(name: str) -> Iterator[str]:
-    """Yield a table of a backend's options, in the order of its docstring."""
-    backend = getattr(backends, name)
-    defaults = {
-        option: parameter.default
-        for base in reversed(backend.__mro__)
-        if "__init__" in vars(base)
-        for option, parameter in signature(vars(base)["__init__"]).parameters.items()
-    }
-    yield "| option | default | meaning |\n|---|---|---|"
-    for names, meaning in documented_options(backend).items():
-        shown = ", ".join(f"`{each}`" for each in names)
-        values = [defaults[each] for each in names if defaults[each] is not Parameter.empty]
-        default = ", ".join(dict.fromkeys(f"`{literal(value)}`" for value in values)) or "required"
-        yield f"| {shown} | {default} | {meaning.replace('|', chr(92) + '|')} |"
-
-
-def documented_options(backend: type) -> dict[tuple[str, ...], str]:
-    """Return the options in the section `Args:` of a backend's docstring, with their meanings."""
-    _, _, section = cleandoc(backend.__doc__ or "").partition("Args:\n")
-    section = section.partition("\n\n")[0].replace("\n        ", " ")
-    items = (line.strip().partition(": ") for line in section.splitlines())
-    return {tuple(names.split(", ")): meaning for names, _, meaning in items}
-
-
 def _usage(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar or action.dest)
     option = action.option_strings[-1]
     return option if action.nargs == 0 else f"{option} {action.metavar or action.dest.upper()}"
+
+
+def _backend_options(name: str) -> Iterator[str]:
+    """Yield a table of what a backend's OPTIONS may have, as its docstring explains it."""
+    backend = import_string(f"django_broadcaster.backends.{name}")
+    defaults = dict(_defaults(backend))
+    yield "| option | default | meaning |\n|---|---|---|"
+    for names, meaning in _meanings(backend):
+        values = [defaults.pop(each) for each in names if each in defaults]
+        shown = ", ".join(f"`{each}`" for each in names)
+        default = ", ".join(values if len(set(values)) > 1 else values[:1])
+        yield f"| {shown} | {default} | {meaning} |"
+    for each, value in defaults.items():
+        yield f"| `{each}` | {value} | |"
+    limit = backend.default_max_message_bytes
+    default = "None" if limit is None else f"{limit:_}"
+    yield (
+        f"| `max_message_bytes` | `{default}` | The largest event, in bytes of its JSON, "
+        "that a publish call accepts. |"
+    )
+
+
+def _defaults(backend: type[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the names of a backend's options and their defaults as code."""
+    for each in backend.__mro__[: backend.__mro__.index(MessageBackend)]:
+        # Not of the class: its metaclass has a signature of its own.
+        for name, parameter in inspect.signature(each.__init__).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                value = parameter.default
+                is_required = value is inspect.Parameter.empty
+                yield name, "required" if is_required else f"`{value!r}`"
+
+
+def _meanings(backend: type[Any]) -> Iterator[tuple[list[str], str]]:
+    """Yield names of options, and what they mean, as the docstrings say."""
+    seen: set[str] = set()
+    for each in backend.__mro__[: backend.__mro__.index(MessageBackend)]:
+        for item in items_of(inspect.cleandoc(each.__doc__ or "").splitlines()):
+            found = ITEM.fullmatch(item)
+            assert found, item
+            names = [name for name in found["names"].split(", ") if name not in seen]
+            seen.update(names)
+            if names:
+                yield names, found["meaning"].replace("|", "\\|")
