@@ -117,19 +117,19 @@ def _backend_options(name: str) -> Iterator[str]:
     """Yield a table of what a backend's OPTIONS may have, as its docstring explains it."""
     backend = import_string(f"django_broadcaster.backends.{name}")
     defaults = dict(_defaults(backend))
-    yield "| option | default | meaning |\n|---|---|---|"
+    yield "| option | meaning |\n|---|---|"
     for names, meaning in _meanings(backend):
         values = [defaults.pop(each) for each in names if each in defaults]
-        shown = ", ".join(f"`{each}`" for each in names)
         default = ", ".join(values if len(set(values)) > 1 else values[:1])
-        yield f"| {shown} | {default} | {meaning} |"
+        shown = ", ".join(f"`{each}`" for each in names)
+        yield f"| {shown} | {meaning} Default: {default or '`None`'}. |"
     for each, value in defaults.items():
-        yield f"| `{each}` | {value} | |"
+        yield f"| `{each}` | Default: {value}. |"
     limit = backend.default_max_message_bytes
     default = "None" if limit is None else f"{limit:_}"
     yield (
-        f"| `max_message_bytes` | `{default}` | The largest event, in bytes of its JSON, "
-        "that a publish call accepts. |"
+        "| `max_message_bytes` | The largest event, in bytes of its JSON, that a publish call "
+        f"accepts. Default: `{default}`. |"
     )
 
 
@@ -140,8 +140,7 @@ def _defaults(backend: type[Any]) -> Iterator[tuple[str, str]]:
         for name, parameter in inspect.signature(each.__init__).parameters.items():
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 value = parameter.default
-                is_required = value is inspect.Parameter.empty
-                yield name, "required" if is_required else f"`{value!r}`"
+                yield name, "none" if value is inspect.Parameter.empty else f"`{value!r}`"
 
 
 def _meanings(backend: type[Any]) -> Iterator[tuple[list[str], str]]:

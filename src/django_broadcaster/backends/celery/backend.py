@@ -171,7 +171,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
             connection.send(call)
         except CallRefused as error:
             shared = self._goes_with_all(message, connection)
-            raise error.blame.error(f"{connection.place}: {error}", shared=shared) from error
+            raise error.scope.error(f"{connection.place}: {error}", shared=shared) from error
 
     def _goes_with_all(self, message: Message, connection: Connection) -> bool:
         """Return True if an event's queue is that of all events."""

@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Blame, mapped, unavailable
+from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
 from ..outcomes import Batch
 from .connection import (
@@ -77,8 +77,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     unavailable and the producer is closed. Some of them may still be stored. They are sent again
     before all others, so they are duplicates, but not out of order.
 
-    A record batch that is refused for its content (too large, invalid) is sent again in halves,
-    until the event at fault is alone.
+    A record batch that is refused for what is in it (too large, invalid) is sent again in halves,
+    one after the other, until the event that caused it is alone.
     """
 
     system: ClassVar[str] = "kafka"
@@ -236,7 +236,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         """See that a topic has partitions; raises a DeliveryError."""
         problem = connection.find_topic(name, deadline)
         if problem is not None:
-            raise self._failure(connection, problem, name, Blame.DESTINATION)
+            raise self._failure(connection, problem, name, Scope.DESTINATION)
 
     # --- Records ------------------------------------------------------------------------------
 
@@ -267,16 +267,16 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         return Record(place, topic, key, body, headers, size, moment)
 
     def _failure(
-        self, connection: Connection, error: Any, topic: str, found: Blame | None = None
+        self, connection: Connection, error: Any, topic: str, found: Scope | None = None
     ) -> DeliveryError:
         """Return what an error of librdkafka's means for an event of that topic."""
-        known = ERRORS.blame(error.name())
+        known = ERRORS.scope(error.name())
         is_shared = self._template.is_constant and topic == self.topic
-        if found is None or known is Blame.INVALID_DESTINATION:
+        if found is None or known is Scope.INVALID_DESTINATION:
             found = known
-        if found is Blame.BROKER:
+        if found is Scope.BROKER:
             return connection.unavailable(error)
-        if found in (Blame.DESTINATION, Blame.INVALID_DESTINATION):
+        if found in (Scope.DESTINATION, Scope.INVALID_DESTINATION):
             connection.known.discard(topic)
             if is_shared:
                 return connection.unavailable(error, f" for topic {topic!r}")

@@ -197,7 +197,7 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         """Return what a reason code of MQTT 5 means for a message."""
         topic = outgoing.topic.decode()[:SHOWN_CHARACTERS]
         problem = f"{self._place}: topic {topic!r}: {text}"
-        return ERRORS.blame(code).error(problem, shared=outgoing.is_own)
+        return ERRORS.scope(code).error(problem, shared=outgoing.is_own)
 
     def unavailable(self, error: Exception) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

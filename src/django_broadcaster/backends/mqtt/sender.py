@@ -7,8 +7,8 @@ than the server's Receive Maximum.
 
 Some servers answer a message that they do not take by ending the connection, and what else was in
 flight is lost with it. Each message in flight then is a *suspect*: it is sent again after all
-others, and alone, so that the blame is certain and no other message bears it. Where the server has
-refused one right before, as Mosquitto 2.0 does, the blame is certain without that.
+others, and alone, so that the cause is certain and no other message fails for it. Where the server
+has refused one right before, as Mosquitto 2.0 does, the cause is certain without that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TURN: Final = 100
 """How many messages are packed before what is packed goes to the server."""
 
 STRIKES: Final = 3
-"""How often a connection ends over a message that was alone, before the message is to blame. The
+"""How often a connection ends over a message that was alone, before the message is the cause. The
 server was there for others each time, so it is not simply away."""
 
 SUSPECTS: Final = 10_000

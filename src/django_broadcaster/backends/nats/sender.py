@@ -23,11 +23,11 @@ import orjson
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, Outcome, as_delivery_error
-from ..errors import Blame
+from ..errors import Scope
 from ..in_flight import InFlight
 from ..outcomes import Batch
 from .connection import Connection, Outgoing
-from .errors import OTHER_STREAM, blame
+from .errors import OTHER_STREAM, scope_of
 from .names import any_overlaps
 
 IN_FLIGHT: Final = 2000
@@ -174,7 +174,7 @@ class Sender:
         for token, (_, outgoing) in list(self._in_flight.sent.items()):
             if outgoing.subject.lower() == subject:
                 problem = f"no permission to publish to {outgoing.subject!r}"
-                self._land(token, self._error(Blame.DESTINATION, problem, outgoing))
+                self._land(token, self._error(Scope.DESTINATION, problem, outgoing))
 
     def _find_out(self, token: int, outgoing: Outgoing) -> None:
         """Ask the server, in a task of its own, why the stream did not get a message."""
@@ -204,8 +204,8 @@ class Sender:
 
     def _refusal(self, error: Mapping[str, Any], outgoing: Outgoing) -> DeliveryError:
         problem = f"stream {self._stream!r}: {error.get('description')} ({error.get('err_code')})"
-        found = blame(error)
-        if found is Blame.DESTINATION:
+        found = scope_of(error)
+        if found is Scope.DESTINATION:
             problem = f"{problem}: {outgoing.subject!r}"
         return self._error(found, problem, outgoing)
 
@@ -218,7 +218,7 @@ class Sender:
         if any_overlaps(self._subjects, outgoing.subject):
             return self._connection.unavailable(f"stream {self._stream!r} does not answer")
         problem = f"stream {self._stream!r} does not take the subject {outgoing.subject!r}"
-        return self._error(Blame.DESTINATION, problem, outgoing)
+        return self._error(Scope.DESTINATION, problem, outgoing)
 
     async def _subjects_of_stream(self) -> Sequence[str] | BackendUnavailable:
         try:
@@ -229,8 +229,8 @@ class Sender:
             return self._connection.unavailable(f"there is no stream {self._stream!r}")
         return stream.config.subjects or ()
 
-    def _error(self, found: Blame, problem: str, outgoing: Outgoing) -> DeliveryError:
-        if found is Blame.BROKER or (found is Blame.DESTINATION and outgoing.is_own):
+    def _error(self, found: Scope, problem: str, outgoing: Outgoing) -> DeliveryError:
+        if found is Scope.BROKER or (found is Scope.DESTINATION and outgoing.is_own):
             return self._connection.unavailable(problem)
         return found.error(problem, shared=outgoing.is_own)
 

@@ -16,7 +16,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..errors import Blame, mapped, unavailable
+from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
 from ..options import OptionReader
@@ -251,14 +251,14 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
 
     def refused(self, message: Message, error: ChannelRefused) -> DeliveryError:
         """Return what it means that the server closed the channel over this one message."""
-        blame = ERRORS.blame(error.code)
-        if blame is Blame.EVENT and not (
+        scope = ERRORS.scope(error.code)
+        if scope is Scope.EVENT and not (
             "size" in str(error) or message.config.keys() & PROPERTIES
         ):
-            blame = Blame.DESTINATION
+            scope = Scope.DESTINATION
         is_own = is_fixed(self._exchange) and "exchange" not in message.config
         shared = is_own and not error.is_about_topic
-        return blame.error(f"{self._place}: {error}", shared=shared, cause=error)
+        return scope.error(f"{self._place}: {error}", shared=shared, cause=error)
 
     def nacked(self, message: Message, outgoing: Outgoing) -> DeliveryError:
         """Return what a nack means: a queue is full (`reject-publish`), or has failed.
@@ -269,7 +269,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         problem = f"a queue for {place} is full, or failed, and did not take it"
         is_own = is_fixed(self._exchange) and is_fixed(self._routing_key)
         shared = is_own and not message.config.keys() & _PLACES
-        return Blame.DESTINATION.error(f"{self._place}: {problem}", shared=shared)
+        return Scope.DESTINATION.error(f"{self._place}: {problem}", shared=shared)
 
     def unavailable(self, problem: str, cause: Exception | None = None) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

@@ -7,7 +7,7 @@ consumer has made room between them. So of one key only one message is in flight
 A message over a server's limits, or for an exchange that is not there, makes the server close the
 channel. It ignores all that followed that message, and does not say what became of those before.
 So what may meet that (the first message for an exchange, one larger than any before) goes alone,
-and the blame is certain.
+and the cause is certain.
 """
 
 from __future__ import annotations

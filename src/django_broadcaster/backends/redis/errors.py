@@ -7,16 +7,16 @@ from typing import Final, NamedTuple
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from .. import errors
-from ..errors import Blame, ErrorTable
+from ..errors import ErrorTable, Scope
 
 ERRORS: Final = ErrorTable({
-    Blame.BROKER: {  # the server is full, read-only, can't persist, ...
+    Scope.BROKER: {  # the server is full, read-only, can't persist, ...
         "BUSY", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH",
         "NOREPLICAS", "OOM", "READONLY",
     },
     # The stream is not permitted, or on another node of a cluster.
-    Blame.DESTINATION: {"ASK", "CROSSSLOT", "MOVED", "NOPERM"},
-    Blame.EVENT: {"WRONGTYPE"},
+    Scope.DESTINATION: {"ASK", "CROSSSLOT", "MOVED", "NOPERM"},
+    Scope.EVENT: {"WRONGTYPE"},
 })  # fmt: skip
 # redis-py takes the code off the text where it has an exception for it.
 _CODES: Final = {
@@ -69,15 +69,15 @@ def failure(error: Exception, place: str, stream: str, *, shared: bool) -> Deliv
         shared: Whether nearly all events go to that stream.
     """
     code, text = parse(error)
-    blame = ERRORS.blame(code)
+    scope = ERRORS.scope(code)
     if is_protocol_error(error):
-        blame = Blame.EVENT
+        scope = Scope.EVENT
     elif text.startswith("unknown command") or (code == "NOPERM" and "permissions to run" in text):
-        blame = Blame.BROKER
-    if blame is Blame.BROKER or (blame is Blame.DESTINATION and shared):
+        scope = Scope.BROKER
+    if scope is Scope.BROKER or (scope is Scope.DESTINATION and shared):
         return unavailable(place, error)
     problem = f"stream {stream!r} of Redis at {place}: {code} {text}".strip()
-    return blame.error(problem, shared=shared, cause=error)
+    return scope.error(problem, shared=shared, cause=error)
 
 
 def redirection(error: object) -> Redirection | None:

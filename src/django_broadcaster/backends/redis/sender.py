@@ -120,7 +120,7 @@ class Sender:
 
 
 class TransactionRefused(Exception):
-    """A transaction failed, and no single command is to blame."""
+    """A transaction failed, and not because of a single command."""
 
     def __init__(self, reply: Exception) -> None:
         super().__init__(str(reply))
@@ -130,7 +130,7 @@ class TransactionRefused(Exception):
 def executed(replies: list[Any], count: int) -> tuple[bool, list[Exception | None]]:
     """Return whether `count` commands were executed, and for each its error or None.
 
-    Raises TransactionRefused for all that no single command is to blame for.
+    Raises TransactionRefused for a failure that is not because of a single command.
     """
     begun, queued, result = replies[0], replies[1 : count + 1], replies[-1]
     if isinstance(result, list):

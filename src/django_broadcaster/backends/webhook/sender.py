@@ -60,7 +60,7 @@ class Endpoint:
     def conclude(self, answer: Answer) -> Answer:
         """Return what an answer meant, now that the batch is over.
 
-        An event that got no answer is to blame itself where others were delivered, and nothing
+        An event without an answer is the cause itself where others were delivered, and nothing
         says that the endpoint went away meanwhile. Else the endpoint is, also for events that there
         was no time to send.
         """
