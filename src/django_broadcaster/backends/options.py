@@ -11,6 +11,7 @@ A backend reads its own in the constructor, by `self.read`, and those of an even
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from reprlib import Repr
 from ssl import SSLContext
@@ -36,6 +37,8 @@ T = TypeVar("T")
 PORT: Final = Rule(
     "a port number from 1 to 65535", lambda value: is_whole(value, 1) and value < 2**16
 )
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 60
@@ -135,16 +138,24 @@ class OptionReader:
         most: int | None = None,
         *,
         empty: bool = False,
+        plain: bool = False,
         optional: bool = False,
     ) -> T:
-        """Read text of at most `most` bytes; only if `empty` is True it may have none."""
+        """Read text.
+
+        Args:
+            most: The longest that it may be, in bytes.
+            empty: Whether it may be empty.
+            plain: Whether it must have no control characters.
+        """
         text: Any = value
-        rule = ("a string" if empty else "a non-empty string") + (
-            "" if most is None else f" of at most {most} bytes"
-        )
+        wanted = "a string" if empty else "a non-empty string"
+        wanted += "" if most is None else f" of at most {most} bytes"
+        wanted += " without control characters" if plain else ""
         holds = isinstance(text, str) and (empty or text != "") and is_utf8(text)
         holds = holds and (most is None or len(text.encode()) <= most)
-        return self.require(name, value, holds, rule, optional=optional)
+        holds = holds and not (plain and _CONTROL.search(text))
+        return self.require(name, value, holds, wanted, optional=optional)
 
     def template(
         self,
