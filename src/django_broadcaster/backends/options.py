@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from reprlib import Repr
 from ssl import SSLContext
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from django_broadcaster.exceptions import Rejected
 from django_broadcaster.redaction import SECRET_NAME
 from django_broadcaster.setting_rules import (
     BOOLEAN,
@@ -233,12 +234,18 @@ class OptionReader:
 
     def strings(self, name: str, value: T) -> T:
         """Read a list of strings."""
-        holds = _is_list(value) and all(isinstance(each, str) and each for each in _all(value))
-        return self.require(name, value, holds, "a list of strings")
+        return self.require(name, value, _are_strings(value), "a list of strings")
+
+    def one_or_more(self, name: str, value: str | Sequence[str], what: str) -> Sequence[str]:
+        """Read one string, or a list of them; return a list."""
+        values = [value] if isinstance(value, str) and value else value
+        holds = _are_strings(values) and len(values) > 0
+        self.require(name, value, holds, f"{what} or a list of these")
+        return values
 
     def addresses(self, name: str, value: T) -> T:
         """Read a list of pairs of a host and a port."""
-        holds = _is_list(value) and all(map(_is_address, _all(value)))
+        holds = _is_list(value) and all(map(_is_address, value))
         return self.require(name, value, holds, "a list of pairs (host, port)")
 
     # --- Options that belong together --------------------------------------------------------
@@ -324,6 +331,10 @@ class OptionReader:
         return TLS(**ours, extra={key: value[key] for key in value.keys() - TLS_KEYS})
 
 
+READ_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
+"""Reads the `publisher_config` of a row. Rows can change after the publish call has read it."""
+
+
 def _not(name: str, value: object) -> str:
     """Return ", not ..." for a value, or for its type if the value may hold a secret."""
     if isinstance(value, type):
@@ -335,13 +346,12 @@ def _not(name: str, value: object) -> str:
     return "" if isinstance(value, str) else f", not {type(value).__name__}"
 
 
-def _all(value: object) -> Sequence[Any]:
-    assert isinstance(value, Sequence)
-    return value
-
-
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _are_strings(value: object) -> TypeGuard[Sequence[str]]:
+    return _is_list(value) and all(isinstance(each, str) and each for each in value)
 
 
 def _is_address(value: object) -> bool:

@@ -20,7 +20,7 @@ from ..credentials import TLS
 from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
-from ..options import OptionReader
+from ..options import READ_ROW
 from ..outcomes import Batch
 from .address import EXTRA_TLS, LOGIN_METHODS, Address, read_url
 from .connection import CLIENT, Connection
@@ -35,7 +35,6 @@ EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
 BINDINGS: Final = {binding.prefix: binding for binding in (RABBITMQ, AMQP)}
 
 _PLACES: Final = frozenset({"exchange", "routing_key"})
-_OF_A_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
 
 
 class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
@@ -244,7 +243,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         A publish call refuses those; a row that was changed afterwards may have them.
         """
         config = message.config
-        read_properties(_OF_A_ROW, config)
+        read_properties(READ_ROW, config)
         outgoing.priority = config.get("priority")
         outgoing.correlation_id = config.get("correlation_id", "")
         outgoing.headers = {**config.get("headers", {}), **outgoing.headers}

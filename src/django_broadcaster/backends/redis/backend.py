@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
 )
 
@@ -17,6 +16,7 @@ from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import ConnectedBackend
 from ..credentials import Login
 from ..names import escape_stream
+from ..options import READ_ROW, OptionReader
 from ..outcomes import Batch
 from . import entries, fields
 from .address import CLIENT, SCHEMES, Address, Node
@@ -183,17 +183,17 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
         if "stream_name" in config:
             self.read_config.text("stream_name", config["stream_name"])
-        self.read_config.integer("max_len", config.get("max_len"), 1, LONGEST, optional=True)
-        for key, problem in self._field_problems(config):
-            raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        if "max_len" in config:
+            self.read_config.integer("max_len", config["max_len"], 1, LONGEST, optional=True)
+        self._check_fields(self.read_config, config)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
         if largest > limit:
             problem = f"has a field of {largest} bytes, over the limit of {limit}"
             self.read_config.refuse("publisher_config", problem)
 
-    def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
+    def _check_fields(self, read: OptionReader, config: Mapping[str, Any]) -> None:
         binary = self.content_mode == "binary"
-        return fields.problems(config, binary=binary, body_field=self.body_field)
+        fields.check(read, config, binary=binary, body_field=self.body_field)
 
     def show(self, message: Message) -> Shown:
         """Return the fields of the entry; the body is that of `body_field`."""
@@ -276,8 +276,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
 
         Such a row is written by other means, or before the backend's content mode was changed.
         """
-        for key, problem in self._field_problems(config):
-            raise Rejected(f"publisher_config: {key!r} {problem}")
+        self._check_fields(READ_ROW, config)
         return fields.packed(config)
 
     def _too_large(self, size: int) -> Rejected:
