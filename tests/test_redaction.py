@@ -323,9 +323,9 @@ def test_a_login_in_any_url_is_masked(settings: Settings, text: str, shown: str)
     [
         (
             "shop-events-default",
-            "backend 'default' is unavailable, its events wait: shop is closed",
+            "Backend 'default' is unavailable: shop is closed; its events wait.",
         ),
-        ("events", "backend 'default' is unavailable, its events wait"),
+        ("events", "Backend 'default' is unavailable"),
         ("default", "no queue 'default' for events"),
         ("Bearer orders-and-events", "the bearer of orders and events"),
     ],

@@ -35,10 +35,12 @@ def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
     # Django can't tell when a transaction ends that was begun by switching autocommit off.
     if not connection.in_atomic_block and not connection.get_autocommit():
         return
-    hook, hooks = _hook(connection.alias, backend), connection.run_on_commit
-    # One is enough for many events. If it is of a savepoint that has ended, it can go no more.
-    if not any(entry[1] is hook for entry in hooks[-RECENT_HOOKS:]):
-        connection.on_commit(hook, robust=True)
+    hook = _hook(connection.alias, backend)
+    # One is enough for many events. One of a savepoint that has ended is not here any more.
+    for entry in connection.run_on_commit[-RECENT_HOOKS:]:
+        if entry[1] is hook:
+            return
+    connection.on_commit(hook, robust=True)
 
 
 @cache

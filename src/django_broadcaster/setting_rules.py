@@ -58,7 +58,7 @@ def whole(unit: str, least: int, most: int | None = None) -> Rule:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return True for a finite number; True and False are no numbers."""
+    """Return True for a finite number that is not a bool."""
     if isinstance(value, float):
         return isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
@@ -70,7 +70,7 @@ def is_whole(value: object, least: int) -> TypeGuard[int]:
 
 
 def seconds(value: object) -> float:
-    """Return a duration in seconds, or -1 for a value that is no duration."""
+    """Return a duration in seconds, or -1 for any other value."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     return value if is_number(value) else -1

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import boto3
 import pytest
 
-from django_broadcaster.backends import Message, SNSBackend, SQSBackend
+from django_broadcaster.backends import Message, MessageBackend, SNSBackend, SQSBackend
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -26,7 +25,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.aws_server import (
     ACCOUNT,
     REGION,
@@ -38,6 +37,7 @@ from tests.support.aws_server import (
 )
 from tests.support.batches import kinds
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import SERVER_CASES, tls_options
 
 from .test_aws import client_options
 
@@ -100,9 +100,183 @@ def only(data: int, refuse: Callable[[Mapping[str, Any]], Mapping[str, Any]]) ->
     return lambda entry: refuse(entry) if json.loads(entry["MessageBody"])["data"] == data else None
 
 
+# --- The contract ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The client's options for a server that asks for credentials, with those of an administrator.
+
+    The first three calls need none: they make the administrator.
+    """
+    with aws_server(tmp_path_factory.mktemp("moto"), INITIAL_NO_AUTH_ACTION_COUNT="3") as server:
+        options = client_options(server.url)
+        everything = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": everything})
+        yield {**options, **new_key(options, "admin", policy)}
+
+
+def new_key(options: Mapping[str, Any], user: str, policy: str = "") -> dict[str, str]:
+    """Make a user, with a policy if one is given; return the client's options for its key."""
+    with closing(boto3.client("iam", **options)) as iam:
+        iam.create_user(UserName=user)
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        if policy:
+            iam.put_user_policy(UserName=user, PolicyName="all", PolicyDocument=policy)
+    return {
+        "aws_access_key_id": key["AccessKeyId"],
+        "aws_secret_access_key": key["SecretAccessKey"],
+    }
+
+
+@pytest.fixture(scope="module")
+def tls_server(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AWSServer]:
+    """A server that speaks TLS only."""
+    files = ("--ssl-cert", str(certificates / "server.pem"))
+    files += ("--ssl-key", str(certificates / "server.key"))
+    with aws_server(tmp_path_factory.mktemp("moto"), *files) as server:
+        yield server
+
+
+class TestSQSFaults(BackendFaultContract):
+    """A FIFO queue, through a proxy. A server that hangs is like one that is stopped.
+
+    Moto forgets the ids of messages that were taken, so an event may be stored twice here.
+    """
+
+    backend: ClassVar[type[MessageBackend]] = SQSBackend
+    excluded: ClassVar[Mapping[Fault, str]] = {}
+    cases: ClassVar[Mapping[Fault, Sequence[str]]] = {
+        Fault.CREDENTIALS: ("unknown key", "wrong secret"),
+        Fault.TLS: tuple(case for case in SERVER_CASES if case != "another name"),
+        Fault.FULL: ("ThrottlingException", "AWS.SimpleQueueService.OverLimit"),
+    }
+    timeout_options = {"timeout": 1.0}
+
+    @pytest.fixture(autouse=True)
+    def _server(self, server: AWSServer, request: pytest.FixtureRequest) -> Iterator[None]:
+        self.server, self.request = server, request
+        self.arrived: list[Arrived] = []
+        with TcpProxy("127.0.0.1", server.port) as self.proxy, ExitStack() as self.proxies:
+            self.client = client_options(f"http://127.0.0.1:{self.proxy.port}")
+            self.make_destination(client_options(server.url))
+            yield
+
+    def make_destination(self, client: Mapping[str, Any], **attributes: str) -> None:
+        """Make a queue, which is read back, and what leads to it."""
+        self.name = f"c{uuid4().hex}.fifo"
+        attributes["FifoQueue"] = "true"
+        with closing(boto3.client("sqs", **client)) as sqs:
+            made = sqs.create_queue(QueueName=self.name, Attributes=attributes)
+        self.queue = made["QueueUrl"]
+
+    def destination(self, name: str) -> dict[str, Any]:
+        """Return the option for that name, which may be in `publisher_config`, too."""
+        return {"queue_url": f"{self.server.url}/{ACCOUNT}/{name}"}
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        defaults = {"client": self.client, **self.destination(self.name)}
+        return self.backend(**{**defaults, **options})
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        self.arrived += self.server.take(self.queue)
+        return [json.loads(each.body) for each in self.arrived]
+
+    def stopped(self) -> AbstractContextManager[object]:
+        return self.server.hanging()
+
+    def connection_cut(self, direction: str, after: int) -> AbstractContextManager[object]:
+        return self.proxy.cut(direction, after)
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.server.hanging()
+
+    @contextmanager
+    def size_limited(self, case: str) -> Iterator[int]:
+        self.make_destination(client_options(self.server.url), MaximumMessageSize="2048")
+        yield 2048
+
+    @contextmanager
+    def destination_missing(self, case: str) -> Iterator[MessageBackend]:
+        with closing(boto3.client("sqs", **client_options(self.server.url))) as sqs:
+            sqs.delete_queue(QueueUrl=self.queue)
+            yield self.new_backend()
+            sqs.create_queue(QueueName=self.name, Attributes={"FifoQueue": "true"})
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        return self.destination("none.fifo")
+
+    @contextmanager
+    def credentials(self, case: str | None) -> Iterator[MessageBackend]:
+        right = self.request.getfixturevalue("guarded")
+        self.make_destination(right)
+        wrong = {
+            None: {},
+            "unknown key": {"aws_access_key_id": "nobody"},
+            "wrong secret": {"aws_secret_access_key": self.secret},
+        }[case]
+        yield self.new_backend(client={**right, **wrong})
+
+    @contextmanager
+    def tls(self, case: str | None) -> Iterator[MessageBackend]:
+        files: Path = self.request.getfixturevalue("certificates")
+        options = client_options(self.request.getfixturevalue("tls_server").url)
+        self.make_destination({**options, "verify": str(files / "ca.pem")})
+        if case == "no TLS":
+            options["endpoint_url"] = options["endpoint_url"].replace("https", "http")
+        # The address is the one that queues have; boto3 always checks its name.
+        yield self.new_backend(client=options, timeout=3.0, **tls_options(files, case))
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        refusing = RefusingProxy(self.server)
+        refusing.whole = lambda _: Whole(case, status=403) if len(refusing.calls) > 3 else None
+        self.proxies.enter_context(refusing)
+        yield self.new_backend(client=client_options(refusing.url))
+        refusing.whole = lambda _: None
+
+
+class TestSNSFaults(TestSQSFaults):
+    """A FIFO topic to which the queue is subscribed."""
+
+    backend = SNSBackend
+    excluded = {Fault.TOO_LARGE: "a topic has no limit of its own below that of the service"}
+    cases = {**TestSQSFaults.cases, Fault.FULL: ("Throttled", "KMSThrottling")}
+
+    def make_destination(self, client: Mapping[str, Any], **attributes: str) -> None:
+        super().make_destination(client, **attributes)
+        with closing(boto3.client("sns", **client)) as sns:
+            attributes = {"FifoTopic": "true"}
+            topic = sns.create_topic(Name=self.name, Attributes=attributes)["TopicArn"]
+            sns.subscribe(
+                TopicArn=topic,
+                Protocol="sqs",
+                Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:{self.name}",
+                Attributes={"RawMessageDelivery": "true"},
+            )
+
+    def destination(self, name: str) -> dict[str, Any]:
+        return {"topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:{name}"}
+
+    @contextmanager
+    def destination_missing(self, case: str) -> Iterator[MessageBackend]:
+        there, self.name = self.name, f"c{uuid4().hex}.fifo"
+        yield self.new_backend()
+        name, self.name = self.name, there
+        with closing(boto3.client("sns", **client_options(self.server.url))) as sns:
+            topic = sns.create_topic(Name=name, Attributes={"FifoTopic": "true"})["TopicArn"]
+            sns.subscribe(
+                TopicArn=topic,
+                Protocol="sqs",
+                Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:{there}",
+                Attributes={"RawMessageDelivery": "true"},
+            )
+
+
 # --- Entries that are refused by themselves ----------------------------------------------------
 
 
+@pytest.mark.shows("order after a failure in a batch")
 @pytest.mark.parametrize(
     ("code", "fault", "kind"),
     [
@@ -124,6 +298,7 @@ def test_refused_entry_holds_its_key_only(
     check(server.take(queue), [m for m, each in zip(messages, outcomes, strict=True) if not each])
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize(
     "code",
     ["KMS.DisabledException", "KmsAccessDenied", "ThrottlingException", "RequestThrottled",
@@ -165,6 +340,7 @@ def test_answer_that_leaves_an_entry_out_acknowledges_nothing(
 # --- Calls that are refused as a whole ---------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.TOO_LARGE)
 @pytest.mark.parametrize(
     ("code", "status"),
     [
@@ -233,41 +409,6 @@ def test_answer_of_something_else_is_unavailable(
     assert kinds(outcomes) == [BackendUnavailable] * 2
 
 
-def test_missing_queue_is_unavailable(make: MakeBackend, server: AWSServer) -> None:
-    """Everything waits until the queue is there."""
-    name = f"m{uuid4().hex}.fifo"
-    backend = make(server.url, f"{server.url}/{ACCOUNT}/{name}")
-    messages = numbers(["a", "b"])
-    assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
-    queue = server.make_queue(name)
-    assert backend.send_batch(messages) == [None, None]
-    check(server.take(queue), messages)
-
-
-def test_missing_queue_of_one_event_costs_that_event_only(
-    make: MakeBackend, server: AWSServer, queue: str
-) -> None:
-    """A queue that only one event asked for must not stop the others."""
-    lost = {"queue_url": f"{server.url}/{ACCOUNT}/none.fifo"}
-    messages = [*numbers(["a"], config=lost), *numbers(["a", "b"])]
-    outcomes = make(server.url, queue).send_batch(messages)
-    assert kinds(outcomes) == [TransientError, Held, None]
-    check(server.take(queue), [messages[2]])
-
-
-def test_message_over_the_queues_own_limit_is_rejected_alone(
-    make: MakeBackend, server: AWSServer
-) -> None:
-    """A queue with a lower MaximumMessageSize refuses the call; the one to blame is found."""
-    queue = server.make_queue(f"l{uuid4().hex}.fifo", MaximumMessageSize="2048")
-    messages = numbers(["a", "b", "a", "c"])
-    messages[0] = make_message(data="x" * 3000, partition_key="a")
-    outcomes = make(server.url, queue).send_batch(messages)
-    assert kinds(outcomes) == [Rejected, None, Held, None]
-    check(server.take(queue), [messages[1], messages[3]])
-
-
 def test_health_check_is_true_for_one_who_may_only_send(
     make: MakeBackend, server: AWSServer, queue: str
 ) -> None:
@@ -285,6 +426,7 @@ def test_health_check_is_true_for_one_who_may_only_send(
 # --- SNS ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize(
     ("whole", "own", "kind"),
     [
@@ -317,97 +459,24 @@ def test_kind_of_each_error_of_sns(
     assert kinds(outcomes) == [kind] * 2
 
 
-def test_topic_that_is_missing_is_unavailable(server: AWSServer) -> None:
-    """The real answer for a topic that is not there, to publish and to the health check."""
-    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:none-{uuid4().hex}"
-    with closing(
-        SNSBackend(alias="default", topic_arn=topic, client=client_options(server.url))
-    ) as backend:
-        assert kinds(backend.send_batch(numbers(["a"]))) == [BackendUnavailable]
+@pytest.mark.parametrize("service", ["queue", "topic"])
+def test_health_check_is_false_while_the_destination_is_missing(
+    make: MakeBackend, server: AWSServer, service: str
+) -> None:
+    """The health check asks for the queue or the topic itself."""
+    client, name = client_options(server.url), f"none-{uuid4().hex}"
+    if service == "queue":
+        assert make(server.url, f"{server.url}/{ACCOUNT}/{name}").health_check() is False
+        return
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:{name}"
+    with closing(SNSBackend(alias="default", topic_arn=topic, client=client)) as backend:
         assert backend.health_check() is False
 
 
 # --- Cut off, slow, gone -----------------------------------------------------------------------
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("sent", [0, 300, 4000, 12_000])
-@pytest.mark.parametrize("direction", ["cut_request_after", "cut_reply_after"])
-def test_connection_cut_in_the_middle_of_a_batch(
-    make: MakeBackend, server: AWSServer, queue: str, sent: int, direction: str
-) -> None:
-    """What was not acknowledged is sent again, and then all is there once, each key in order."""
-    messages = numbers([f"k{n % 20}" for n in range(60)])
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        backend = make(f"http://127.0.0.1:{proxy.port}", queue, connections=3)
-        setattr(proxy, direction, sent)
-        outcomes = backend.send_batch(messages)
-        setattr(proxy, direction, None)
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        assert BackendUnavailable in kinds(outcomes)
-        left = [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is not None]
-        deadline = time.monotonic() + WAIT
-        while left and time.monotonic() < deadline:  # other connections may still be cut
-            outcomes = backend.send_batch(left)
-            left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
-    assert left == []
-    check(server.take(queue), messages)
-
-
-@pytest.mark.chaos
-def test_hanging_server_is_unavailable_after_the_timeout(make: MakeBackend, tmp_path: Path) -> None:
-    """The timeout ends the wait. What was stored all the same is dropped when it comes again."""
-    with aws_server(tmp_path) as server:
-        queue = server.make_queue("hanging.fifo")
-        backend = make(server.url, queue, timeout=1.0)
-        first, messages = numbers(["a"]), numbers([f"k{n % 15}" for n in range(45)])
-        assert backend.send_batch(first) == [None]
-        with server.hanging():
-            started = time.monotonic()
-            assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 45
-            assert backend.health_check() is False
-            assert time.monotonic() - started < 8
-        left = messages
-        while left:
-            outcomes = backend.send_batch(left)
-            left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
-            assert time.monotonic() - started < WAIT
-        check(server.take(queue), [*first, *messages])
-
-
-@pytest.mark.chaos
-def test_server_that_is_stopped_and_started_under_load(make: MakeBackend, tmp_path: Path) -> None:
-    """While it hangs and goes on again all is delivered, once, each key in order."""
-    with aws_server(tmp_path) as server:
-        queue = server.make_queue("load.fifo")
-        backend = make(server.url, queue, timeout=0.5)
-        under_load, over = threading.Event(), threading.Event()
-
-        def disturb() -> None:
-            for _ in range(2):
-                assert under_load.wait(WAIT)
-                under_load.clear()
-                with server.hanging():
-                    time.sleep(0.7)  # longer than the timeout: how long it hangs is the fault
-            over.set()
-
-        thread = threading.Thread(target=disturb)
-        thread.start()
-        sent: list[Message] = []
-        deadline = time.monotonic() + 60
-        while not over.is_set() or len(sent) < 80:
-            batch = numbers([f"k{n % 8}" for n in range(20)])
-            sent += batch
-            while batch:
-                under_load.set()
-                outcomes = backend.send_batch(batch)
-                assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-                batch = [m for m, each in zip(batch, outcomes, strict=True) if each is not None]
-                assert time.monotonic() < deadline
-        thread.join()
-        check(server.take(queue), sent)
-
-
+@pytest.mark.shows(Fault.RESTART)
 @pytest.mark.chaos
 def test_server_that_was_killed_is_of_use_again(make: MakeBackend, tmp_path: Path) -> None:
     """SIGKILL and start: unavailable meanwhile, and without a queue; then delivery goes on."""
@@ -462,72 +531,21 @@ def test_no_thread_is_left_behind(make: MakeBackend, server: AWSServer, queue: s
     assert not any(name.startswith("outbox-default") for name in names)
 
 
-# --- Credentials and TLS -----------------------------------------------------------------------
+# --- Credentials -------------------------------------------------------------------------------
 
 
-@pytest.mark.chaos
-def test_wrong_credentials_are_unavailable(make: MakeBackend, tmp_path: Path) -> None:
-    """Keys that are unknown, wrong, or of one who may not send cost no event; nothing is shown."""
-    with aws_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="4") as server:
-        queue = server.make_queue("guarded.fifo")
-        topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:guarded"
-        options = client_options(server.url)
-        with closing(boto3.client("iam", **options)) as iam:
-            iam.create_user(UserName="shop")
-            key = iam.create_access_key(UserName="shop")["AccessKey"]
-            iam.list_users()
-        known = {
-            "aws_access_key_id": key["AccessKeyId"],
-            "aws_secret_access_key": key["SecretAccessKey"],
-        }
-        for wrong, code in (
-            ({}, "InvalidClientTokenId"),
-            ({**known, "aws_secret_access_key": "my-secret"}, "SignatureDoesNotMatch"),
-            (known, "AccessDenied"),
-        ):
-            client = {**options, **wrong}
-            backend = make(server.url, queue, client=client)
-            assert kinds(backend.send_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
-            # What moto answers in the place of SQS is not JSON, so the code is looked for in SNS's.
-            with closing(SNSBackend(alias="default", topic_arn=topic, client=client)) as publisher:
-                outcomes = publisher.send_batch(numbers(["a", "b"]))
-                assert kinds(outcomes) == [BackendUnavailable] * 2
-                assert code in str(outcomes[0])
-                assert "my-secret" not in str(outcomes[0])
-                # Who is known, and may not ask, is known to a service that is up.
-                assert publisher.health_check() is (wrong is known)
-
-
-@pytest.fixture(scope="module")
-def tls_server(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AWSServer]:
-    """A server that speaks TLS only."""
-    files = ("--ssl-cert", str(certificates / "server.pem"))
-    files += ("--ssl-key", str(certificates / "server.key"))
-    with aws_server(tmp_path_factory.mktemp("moto"), *files) as server:
-        yield server
-
-
-def test_tls(make: MakeBackend, tls_server: AWSServer, certificates: Path) -> None:
-    """With the CA the server's certificate is accepted, and the event is stored."""
-    options = {**client_options(tls_server.url), "verify": str(certificates / "ca.pem")}
-    with closing(boto3.client("sqs", **options)) as sqs:
-        queue = sqs.create_queue(QueueName="tls")["QueueUrl"]
-        backend = make(tls_server.url, queue, client=options)
-        assert backend.send_batch(numbers(["a", "b"])) == [None, None]
-        assert backend.health_check() is True
-        assert len(sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]) == 2
-
-
-@pytest.mark.parametrize("verify", ["other.pem", "missing.pem", None, "plain"])
-def test_wrong_tls_is_unavailable(
-    make: MakeBackend, tls_server: AWSServer, certificates: Path, verify: str | None
-) -> None:
-    """TLS that fails costs no event, and is never replaced by a connection without it."""
-    options = client_options(tls_server.url)
-    if verify == "plain":
-        options["endpoint_url"] = tls_server.url.replace("https", "http")
-    elif verify:
-        options["verify"] = str(certificates / verify)
-    backend = make(tls_server.url, f"{tls_server.url}/{ACCOUNT}/tls", client=options, timeout=3.0)
-    assert kinds(backend.send_batch(numbers(["a", "b"]))) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
+def test_refused_credentials_are_told_apart(guarded: dict[str, Any]) -> None:
+    """The error has the service's code; who is known and may do nothing finds the service up."""
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:guarded"
+    known = new_key(guarded, f"user-{uuid4().hex}")
+    for keys, code in (
+        ({**known, "aws_access_key_id": "nobody"}, "InvalidClientTokenId"),
+        ({**known, "aws_secret_access_key": "my-secret"}, "SignatureDoesNotMatch"),
+        (known, "AccessDenied"),
+    ):
+        client = {**guarded, **keys}
+        with closing(SNSBackend(alias="default", topic_arn=topic, client=client)) as backend:
+            outcomes = backend.send_batch(numbers(["a", "b"]))
+            assert kinds(outcomes) == [BackendUnavailable] * 2
+            assert code in str(outcomes[0])
+            assert backend.health_check() is (keys is known)

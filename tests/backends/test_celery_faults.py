@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from ssl import CERT_REQUIRED
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
 
-from django_broadcaster.backends import CeleryBackend, Message
+from django_broadcaster.backends import CeleryBackend, MessageBackend
 from django_broadcaster.backends.amqp import has_news
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
     Held,
-    Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import BackendFaultContract, Fault
 from tests.support import celery_app
-from tests.support.batches import assert_first_times, kinds, left_of, numbers
-from tests.support.celery_queue import event_ids, take
-from tests.support.rabbitmq_server import RabbitMQServer, channel, rabbitmq_server, tls_config
-from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.batches import assert_first_times, kinds, numbers
+from tests.support.celery_queue import event_ids, remove, take
+from tests.support.rabbitmq_server import (
+    RabbitMQServer,
+    channel,
+    full_queue,
+    rabbitmq_server,
+    tls_config,
+)
+from tests.support.redis_server import RedisServer, free_port, redis_server, tls_arguments
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 
@@ -98,113 +102,144 @@ def make(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeBackend]:
         yield make
 
 
-@contextmanager
-def hanging(server: RedisServer | RabbitMQServer) -> Iterator[None]:
-    """Let the server accept connections and answer nothing."""
-    if isinstance(server, RabbitMQServer):
-        with server.hanging():
+# --- The contract ------------------------------------------------------------------------------
+
+
+class TestOnRedisFaults(BackendFaultContract):
+    """An app whose broker is Redis, through a proxy."""
+
+    backend = CeleryBackend
+    node: ClassVar[str] = "redis_node"
+    excluded: ClassVar[Mapping[Fault, str]] = {
+        Fault.TOO_LARGE: "Redis has no limit that concerns one task alone",
+        Fault.MISSING: "a queue is made by its first task",
+    }
+    cases: ClassVar[Mapping[Fault, Sequence[str]]] = {
+        Fault.CREDENTIALS: ("unknown user",),
+        Fault.TLS: ("another CA", "another name", "no TLS"),
+    }
+    timeout_options = {"timeout": 1.0, "connect_timeout": 1.0}
+
+    @pytest.fixture(autouse=True)
+    def _server(
+        self, queue: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ) -> Iterator[None]:
+        self.queue, self.monkeypatch, self.request = queue, monkeypatch, request
+        self.server = request.getfixturevalue(self.node)
+        self.scheme = self.server.url.partition(":")[0]
+        self.arrived: list[str] = []
+        self.declare()
+        with TcpProxy("127.0.0.1", self.server.port) as self.proxy:
             yield
-        return
-    server.stop()
-    try:
+        remove(self.server.url, queue)
+
+    def declare(self) -> None:
+        """On Redis a queue is there without being made."""
+
+    def make_backend(
+        self, *, url: str = "", app: Mapping[str, Any] | None = None, **options: Any
+    ) -> MessageBackend:
+        url = url or f"{self.scheme}://127.0.0.1:{self.proxy.port}"
+        settings = {"task_create_missing_queues": False, **(app or {})}
+        made = celery_app.make_app(url, self.queue, **settings)
+        self.monkeypatch.setattr(celery_app, "app", made)
+        return CeleryBackend(**{"app": APP, "task": "any", "timeout": 5.0, **options})
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        self.arrived += event_ids(take(self.server.url, self.queue))
+        return [{"id": each} for each in self.arrived]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.server.kill()
         yield
-    finally:
-        server.resume()
+        self.server.start()
+
+    def connection_cut(self, direction: str, after: int) -> AbstractContextManager[object]:
+        return self.proxy.cut(direction, after)
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.server.frozen()
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        return {"queue": "missing"}
+
+    @contextmanager
+    def credentials(self, case: str | None) -> Iterator[MessageBackend]:
+        login = "" if case is None else f"nobody:{self.secret}@"
+        yield self.new_backend(url=f"{self.scheme}://{login}127.0.0.1:{self.server.port}")
+
+    def tls_options(self, ca: Path, name: str) -> tuple[str, dict[str, Any]]:
+        """Start a server that speaks TLS; return its address by that name, and the app's TLS."""
+        port = free_port()
+        words = tls_arguments(self.request.getfixturevalue("certificates"))
+        folder = self.request.getfixturevalue("tmp_path")
+        server = redis_server(folder, "--tls-port", str(port), "--tls-auth-clients", "no", *words)
+        self.servers.enter_context(server)
+        options = {"ssl_ca_certs": str(ca), "ssl_cert_reqs": CERT_REQUIRED}
+        return f"redis://{name}:{port}", {**options, "ssl_check_hostname": True}
+
+    @contextmanager
+    def tls(self, case: str | None) -> Iterator[MessageBackend]:
+        files: Path = self.request.getfixturevalue("certificates")
+        name = "localhost" if case == "another name" else "127.0.0.1"
+        with ExitStack() as self.servers:
+            ca = files / ("other.pem" if case == "another CA" else "ca.pem")
+            url, ssl = self.tls_options(ca, name)
+            app = {"broker_use_ssl": False if case == "no TLS" else ssl}
+            yield self.new_backend(url=url, app=app, timeout=2.0, connect_timeout=2.0)
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        used = self.server.command("INFO", "memory")["used_memory"]
+        self.server.command("CONFIG", "SET", "maxmemory", used + 200_000)
+        yield self.new_backend()
+        self.server.command("CONFIG", "SET", "maxmemory", 0)
+
+
+class TestOnRabbitMQFaults(TestOnRedisFaults):
+    """The same on RabbitMQ, with every call confirmed."""
+
+    node = "rabbit"
+    excluded = {}
+    cases = {**TestOnRedisFaults.cases, Fault.MISSING: ("queue deleted meanwhile",)}
+
+    def declare(self) -> None:
+        with channel(self.server.url) as setup:
+            setup.queue_declare(self.queue, durable=True)
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.server.hanging()
+
+    @contextmanager
+    def size_limited(self, case: str) -> Iterator[int]:
+        yield LARGEST
+
+    @contextmanager
+    def destination_missing(self, case: str) -> Iterator[MessageBackend]:
+        backend = self.new_backend()
+        backend.open()
+        with channel(self.server.url) as other:
+            other.queue_delete(self.queue)
+        yield backend  # which declares it again with its next connection
+
+    def tls_options(self, ca: Path, name: str) -> tuple[str, dict[str, Any]]:
+        port = self.request.getfixturevalue("tls_port")
+        # py-amqp checks the name that it is given here.
+        name = "elsewhere" if name == "localhost" else name
+        options = {"ca_certs": str(ca), "cert_reqs": CERT_REQUIRED, "server_hostname": name}
+        return f"pyamqp://127.0.0.1:{port}", options
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        with full_queue(self.server, self.queue):
+            yield self.new_backend()
 
 
 # --- On both -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", [0.02, 0.5, 0.98])
-def test_connection_cut_in_the_middle_of_a_batch(
-    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str, part: float
-) -> None:
-    """What was acknowledged is there, the rest is unavailable, and a second try keeps the order."""
-    messages = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(100)]
-    scheme = server.url.partition(":")[0]
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        backend = make(f"{scheme}://127.0.0.1:{proxy.port}")
-        assert backend.send_batch(numbers(1)) == [None]
-        proxy.cut_request_after = int(part * 100 * 900)
-        outcomes = backend.send_batch(messages)
-        proxy.cut_request_after = None
-        assert set(kinds(outcomes)) == {None, BackendUnavailable}
-        acknowledged = {m.event_id for m, o in zip(messages, outcomes, strict=True) if o is None}
-        stored = event_ids(take(server.url, queue))[1:]
-        assert acknowledged <= set(stored)
-        left = left_of(messages, outcomes)
-        assert backend.send_batch(left) == [None] * len(left)
-    assert_first_times(stored + event_ids(take(server.url, queue)), messages)
-
-
-def test_slow_server_is_unavailable_after_the_timeout(
-    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str
-) -> None:
-    """The timeout ends the wait, and a late answer is not taken for the next call's."""
-    backend = make(server.url, timeout=0.5, connect_timeout=0.5)
-    assert backend.send_batch(numbers(1)) == [None]
-    with hanging(server):
-        started = time.monotonic()
-        for _ in range(2):
-            assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
-        assert backend.health_check() is False
-        backend.close()
-        assert time.monotonic() - started < 8
-    messages = numbers(5, "key")
-    left = messages
-    while left:  # it may need a moment
-        left = left_of(left, backend.send_batch(left))
-        assert time.monotonic() - started < WAIT
-    sent = {message.event_id for message in messages}
-    stored = [each for each in event_ids(take(server.url, queue)) if each in sent]
-    assert_first_times(stored, messages)
-
-
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
-    make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str
-) -> None:
-    """SIGKILL and start: all acknowledged events are there, each key in order."""
-    backend = make(server.url, timeout=5.0)
-    messages: list[Message] = []
-    backend.open()
-    killer = threading.Thread(target=_kill_and_start, args=(server, messages))
-    killer.start()
-    while killer.is_alive() or len(messages) < 500:
-        batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
-        _insist(backend, batch)
-        messages += batch
-    killer.join()
-    assert_first_times(event_ids(take(server.url, queue)), messages)
-
-
-def _kill_and_start(server: RedisServer | RabbitMQServer, sent: list[Message]) -> None:
-    wait_until(lambda: len(sent) >= 100, WAIT, "the server is under load")
-    server.kill()
-    server.start()
-
-
-def _insist(backend: CeleryBackend, batch: list[Message]) -> None:
-    """Publish until all is acknowledged, as a relay does; only the server may fail."""
-    deadline = time.monotonic() + 60
-    while batch:
-        outcomes = backend.send_batch(batch)
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        batch = left_of(batch, outcomes)
-        assert time.monotonic() < deadline
-
-
-def test_wrong_login_is_unavailable(
-    make: MakeBackend, server: RedisServer | RabbitMQServer
-) -> None:
-    """Credentials that are wrong cost no event, and are in no error."""
-    scheme = server.url.partition(":")[0]
-    backend = make(f"{scheme}://nobody:secret@127.0.0.1:{server.port}")
-    outcomes = backend.send_batch(numbers(2))
-    assert kinds(outcomes) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
-    assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
-
-
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize("choice", ["config", "none"])
 def test_queue_that_is_not_configured(
     make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str, choice: str
@@ -229,39 +264,6 @@ def test_queue_that_is_not_configured(
 # --- RabbitMQ ----------------------------------------------------------------------------------
 
 
-def test_message_over_the_servers_limit_is_rejected_alone(
-    make: MakeBackend, rabbit: RabbitMQServer, queue: str
-) -> None:
-    """A server that takes less than `max_message_bytes` gets all other events."""
-    messages = [
-        *numbers(2, "a"),
-        make_message(data="x" * LARGEST, partition_key="a"),
-        *numbers(1, "a"),
-        *numbers(2, "b"),
-    ]
-    outcomes = make(rabbit.url).send_batch(messages)
-    assert kinds(outcomes) == [None, None, Rejected, Held, None, None]
-    assert "larger than configured max size" in str(outcomes[2])
-    stored = [messages[index].event_id for index in (0, 1, 4, 5)]
-    assert event_ids(take(rabbit.url, queue)) == stored
-
-
-def test_queue_that_goes_away_is_declared_again(
-    make: MakeBackend, rabbit: RabbitMQServer, queue: str
-) -> None:
-    """A queue that is deleted under a backend's feet swallows no event: it is made anew."""
-    backend = make(rabbit.url)
-    assert backend.send_batch(numbers(1)) == [None]
-    with channel(rabbit.url) as other:
-        other.queue_delete(queue)
-    messages = numbers(5, "key")
-    outcomes = backend.send_batch(messages)
-    assert kinds(outcomes) == [BackendUnavailable] * 5
-    assert "no queue takes it" in str(outcomes[0])
-    assert backend.send_batch(messages) == [None] * 5
-    assert event_ids(take(rabbit.url, queue)) == [message.event_id for message in messages]
-
-
 def test_queue_of_another_kind_is_unavailable(
     make: MakeBackend, rabbit: RabbitMQServer, queue: str
 ) -> None:
@@ -273,6 +275,7 @@ def test_queue_of_another_kind_is_unavailable(
     assert "inequivalent arg 'durable'" in str(outcomes[0])
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize("whose", ["everybody's", "the event's", "the route's"])
 def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose: str) -> None:
     """A full queue makes all wait where all go there, else the events that chose it."""
@@ -298,6 +301,7 @@ def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose
     assert backend.send_batch([*messages[taken:][:3], *other]) == [None] * 4
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_alarm_is_unavailable_within_the_timeout(
     make: MakeBackend, rabbit: RabbitMQServer, queue: str
 ) -> None:
@@ -338,61 +342,10 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
     assert len(take(rabbit.url, queue)) == 4
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def tls_url(request: pytest.FixtureRequest, tmp_path: Path, certificates: Path) -> Iterator[str]:
-    """Where a server of each of the two speaks TLS."""
-    if request.param == "rabbitmq":
-        request.getfixturevalue("rabbit")
-        yield f"pyamqp://127.0.0.1:{request.getfixturevalue('tls_port')}"
-        return
-    port = free_port()
-    files = [
-        f"--tls-cert-file {certificates}/server.pem",
-        f"--tls-key-file {certificates}/server.key",
-    ]
-    words = f"--tls-port {port} --tls-auth-clients no {' '.join(files)}".split()
-    with redis_server(tmp_path, *words):
-        yield f"redis://127.0.0.1:{port}"
-
-
-@pytest.mark.parametrize("problem", ["none", "another CA", "another name", "no TLS"])
-def test_tls_of_the_app(make: MakeBackend, tls_url: str, certificates: Path, problem: str) -> None:
-    """The app's `broker_use_ssl` is obeyed; TLS that fails costs no event."""
-    ca = certificates / ("other.pem" if problem == "another CA" else "ca.pem")
-    ssl: Any = {"ca_certs": str(ca), "cert_reqs": CERT_REQUIRED}
-    if tls_url.startswith("redis"):  # each in the words of its client
-        ssl = {f"ssl_{name}": value for name, value in ssl.items()}
-        ssl["ssl_check_hostname"] = True
-        tls_url = (
-            tls_url.replace("127.0.0.1", "localhost") if problem == "another name" else tls_url
-        )
-    else:
-        ssl["server_hostname"] = "elsewhere" if problem == "another name" else "127.0.0.1"
-    app = {"broker_use_ssl": False if problem == "no TLS" else ssl}
-    backend = make(tls_url, app, timeout=2, connect_timeout=2)
-    works = problem == "none"
-    expected = [None] * 2 if works else [BackendUnavailable] * 2
-    assert kinds(backend.send_batch(numbers(2))) == expected
-    assert backend.health_check() is works
-
-
 # --- Redis -------------------------------------------------------------------------------------
 
 
-def test_full_redis_is_unavailable(make: MakeBackend, tmp_path: Path, queue: str) -> None:
-    """A Redis without memory left takes nothing more, and goes on where it stopped."""
-    with redis_server(tmp_path) as full:
-        backend = make(full.url)
-        messages = numbers(5, "key")
-        assert backend.send_batch(messages[:2]) == [None] * 2
-        full.command("CONFIG", "SET", "maxmemory", "1")
-        outcomes = backend.send_batch(messages[2:])
-        assert kinds(outcomes) == [BackendUnavailable] * 3
-        full.command("CONFIG", "SET", "maxmemory", "0")
-        assert backend.send_batch(messages[2:]) == [None] * 3
-        assert event_ids(take(full.url, queue)) == [message.event_id for message in messages]
-
-
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize("whose", ["everybody's", "the event's"])
 def test_queue_that_is_no_list(
     make: MakeBackend, redis_node: RedisServer, queue: str, whose: str

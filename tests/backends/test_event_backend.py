@@ -376,7 +376,7 @@ def test_subclass_of_the_redis_backend_has_its_way(
     publish("a1", "a2", using=database)
     loop = join()
     drain(loop)
-    assert loop.backend.wrapped.seen == ["a1", "a2"]  # type: ignore[attr-defined]
+    assert loop.broker.backend.wrapped.seen == ["a1", "a2"]  # type: ignore[attr-defined]
     with redis.Redis.from_url(shared_url()) as client:
         assert client.xlen(stream) == 2
         client.delete(stream)

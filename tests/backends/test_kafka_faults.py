@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Message as KafkaRecord
 
-from django_broadcaster.backends import KafkaBackend, Message
+from django_broadcaster.backends import KafkaBackend, Message, MessageBackend
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     DeliveryError,
@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.kafka_mock import MockCluster, mock_cluster
 from tests.support.kafka_server import (
@@ -32,6 +32,7 @@ from tests.support.kafka_server import (
     records,
 )
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.tls_proxy import TlsProxy
 from tests.support.waiting import wait_until
 
@@ -86,9 +87,121 @@ def ids(found: Sequence[KafkaRecord] | Sequence[Message]) -> list[str]:
     ]
 
 
+# --- The contract ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, TcpProxy]]:
+    """A real broker behind a proxy, for the tests of the contract."""
+    with proxied_kafka(tmp_path_factory.mktemp("kafka")) as pair:
+        yield pair
+
+
+class TestFaults(BackendFaultContract):
+    """A real broker behind a proxy, and mock brokers for what it does not refuse."""
+
+    backend = KafkaBackend
+    excluded = {
+        Fault.TOO_LARGE: "the broker has no limit; mock brokers refuse an event instead:"
+        " `test_event_to_blame_for_a_refused_batch_is_found`",
+    }
+    cases = {
+        Fault.MISSING: ("unknown topic", "topic not permitted"),
+        Fault.CREDENTIALS: ("unknown user", "another mechanism", "no login"),
+        # A file that is missing is an error of the settings.
+        Fault.TLS: tuple(case for case in CASES if case != "no CA file"),
+        Fault.FULL: ("too few replicas", "disk full"),
+    }
+    test_right_credentials_deliver = None  # type: ignore[assignment]  # the broker has no users
+    restarts = 2
+
+    @pytest.fixture(autouse=True)
+    def _server(
+        self,
+        running: tuple[KafkaServer, TcpProxy],
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
+    ) -> None:
+        self.server, self.proxy = running
+        self.folder, self.request = tmp_path, request
+        self.servers = f"127.0.0.1:{self.proxy.port}"
+        self.topic = make_topic(self.servers)
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        config = {"allow.auto.create.topics": False, **options.pop("config", {})}
+        defaults = {"bootstrap_servers": self.servers, "topic": self.topic, "timeout": 3.0}
+        return KafkaBackend(config=config, **{**defaults, **options})
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [{"id": each} for each in ids(records(self.servers, self.topic))]
+
+    def stopped(self) -> AbstractContextManager[object]:
+        return self.proxy.away()
+
+    def connection_cut(self, direction: str, after: int) -> AbstractContextManager[object]:
+        return self.proxy.cut(direction, after)
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.server.frozen()
+
+    def use_mock(self) -> MockCluster:
+        """Let mock brokers take the place of the real one."""
+        cluster: MockCluster = self.request.getfixturevalue("cluster")
+        self.servers, self.topic = cluster.servers, "events"
+        return cluster
+
+    @contextmanager
+    def destination_missing(self, case: str) -> Iterator[MessageBackend]:
+        cluster = self.use_mock()
+        code = {"unknown topic": UNKNOWN_TOPIC, "topic not permitted": TOPIC_FORBIDDEN}[case]
+        cluster.break_topic("events", code)
+        yield self.new_backend()
+        cluster.break_topic("events", OK)
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        return {"topic": "no-such-topic"}
+
+    @contextmanager
+    def credentials(self, case: str | None) -> Iterator[MessageBackend]:
+        mechanism = "PLAIN" if case == "another mechanism" else "SCRAM-SHA-256"
+        login = {
+            "security.protocol": "sasl_plaintext",
+            "sasl.username": "app",
+            "sasl.password": self.secret,
+            "sasl.mechanisms": mechanism,
+        }
+        with kafka_server(self.folder, "--authentication") as server:
+            yield self.new_backend(
+                bootstrap_servers=server.servers,
+                timeout=1.5,
+                config={} if case == "no login" else login,
+            )
+
+    @contextmanager
+    def tls(self, case: str | None) -> Iterator[MessageBackend]:
+        port: int = self.request.getfixturevalue("tls")
+        yield self.new_backend(
+            bootstrap_servers=f"{host_of(case)}:{port}",
+            timeout=0.8 if case else 10.0,
+            config={"allow.auto.create.topics": True},
+            **tls_options(self.request.getfixturevalue("certificates"), case),
+        )
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        cluster = self.use_mock()
+        backend = self.new_backend(timeout=1.0)
+        backend.open()
+        code = {"too few replicas": NOT_ENOUGH_REPLICAS, "disk full": STORAGE_ERROR}[case]
+        cluster.fail(*[code] * 200)
+        yield backend
+        cluster.heal()
+
+
 # --- One event is to blame ---------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.TOO_LARGE)
 @pytest.mark.parametrize(
     ("code", "kind"),
     [(TOO_LARGE, Rejected), (INVALID_RECORD, Rejected), (POLICY_VIOLATION, TransientError)],
@@ -106,6 +219,7 @@ def test_event_to_blame_for_a_refused_batch_is_found(
     assert ids(records(cluster.servers, "events")) == ids([*messages[:2], messages[3]])
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
     cluster: MockCluster, make: MakeBackend
 ) -> None:
@@ -118,6 +232,7 @@ def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
     assert ids(records(cluster.servers, "events")) == ids([messages[1], messages[4]])
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_a_refused_partition_does_not_hold_up_the_others(make: MakeBackend) -> None:
     """What was refused is sent again, and what was stored meanwhile is acknowledged."""
     with mock_cluster() as cluster:
@@ -147,6 +262,7 @@ def test_outage_while_the_one_to_blame_is_looked_for(
 # --- A topic is to blame -----------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize("code", [UNKNOWN_TOPIC, TOPIC_FORBIDDEN])
 def test_the_topic_of_all_events_is_missing(
     cluster: MockCluster, make: MakeBackend, code: int
@@ -164,6 +280,7 @@ def test_the_topic_of_all_events_is_missing(
     assert backend.send_batch(messages) == [None] * 2
 
 
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -214,21 +331,10 @@ def test_topic_that_stops_taking_events(cluster: MockCluster, make: MakeBackend,
     assert backend.send_batch([*numbers(1), *others]) == [None] * 3
 
 
-def test_real_broker_without_the_topic(server: KafkaServer, make: MakeBackend) -> None:
-    """A cluster that makes no topics by itself lets the events wait until somebody makes it."""
-    no_making = {"allow.auto.create.topics": False}
-    backend = make(server.servers, topic="shop.events", config=no_making)
-    outcomes = backend.send_batch(numbers(2))
-    assert kinds(outcomes) == [BackendUnavailable] * 2
-    assert "UNKNOWN_TOPIC_OR_PART" in str(outcomes[0])
-    elsewhere = make(server.servers, topic=make_topic(server.servers), config=no_making)
-    messages = [*numbers(1), *numbers(1, config={"topic": "shop.events"}), *numbers(1)]
-    assert kinds(elsewhere.send_batch(messages)) == [None, TransientError, None]
-
-
 # --- The brokers are to blame ------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize("code", [NOT_ENOUGH_REPLICAS, STORAGE_ERROR])
 def test_full_or_degraded_brokers_are_waited_for(
     cluster: MockCluster, make: MakeBackend, code: int
@@ -237,25 +343,6 @@ def test_full_or_degraded_brokers_are_waited_for(
     messages = numbers(10, "a")
     cluster.fail(code, code)
     assert make(cluster.servers).send_batch(messages) == [None] * 10
-    assert ids(records(cluster.servers, "events")) == ids(messages)
-
-
-@pytest.mark.parametrize("code", [NOT_ENOUGH_REPLICAS, STORAGE_ERROR])
-def test_full_or_degraded_brokers_are_unavailable(
-    cluster: MockCluster, make: MakeBackend, code: int
-) -> None:
-    """Brokers that stay so are unavailable at the timeout: nothing is acknowledged, or lost."""
-    messages = numbers(10, "a")
-    backend = make(cluster.servers, timeout=2)
-    backend.open()
-    cluster.fail(*[code] * 200)
-    backend.timeout = 0.5
-    started = time.monotonic()
-    assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 10
-    assert time.monotonic() - started < 3
-    cluster.heal()
-    backend.timeout = 10
-    assert backend.send_batch(messages) == [None] * 10
     assert ids(records(cluster.servers, "events")) == ids(messages)
 
 
@@ -273,31 +360,17 @@ def test_producer_that_has_come_out_of_step_is_replaced(
 
 
 @pytest.mark.chaos
-def test_connection_cut_in_the_middle_of_a_batch(
-    proxied: tuple[str, TcpProxy], make: MakeBackend
+@pytest.mark.parametrize(("direction", "after"), [("request", 5000), ("reply", 10)])
+def test_what_librdkafka_sends_again_is_stored_once(
+    proxied: tuple[str, TcpProxy], make: MakeBackend, direction: str, after: int
 ) -> None:
-    """Half a request is nothing; librdkafka connects again, and everything is stored once."""
-    servers, proxy = proxied
-    topic = make_topic(servers)
-    backend = make(servers, topic=topic)
-    backend.open()
-    messages = numbers(100, "a")
-    assert backend.send_batch(messages[:50]) == [None] * 50
-    proxy.cut_request_after = 5000
-    with _restored(proxy):
-        assert backend.send_batch(messages[50:]) == [None] * 50
-    assert ids(records(servers, topic)) == ids(messages)
-
-
-@pytest.mark.chaos
-def test_connection_cut_before_the_answer(proxied: tuple[str, TcpProxy], make: MakeBackend) -> None:
-    """What was stored, and its answer lost, is sent again by librdkafka and stored once."""
+    """Where the connection is cut once, librdkafka connects again, and nothing is doubled."""
     servers, proxy = proxied
     topic = make_topic(servers)
     backend = make(servers, topic=topic)
     messages = numbers(100, "a")
     assert backend.send_batch(messages[:50]) == [None] * 50
-    proxy.cut_reply_after = 10
+    setattr(proxy, f"cut_{direction}_after", after)
     with _restored(proxy):
         assert backend.send_batch(messages[50:]) == [None] * 50
     assert ids(records(servers, topic)) == ids(messages)
@@ -325,29 +398,6 @@ class _restored:  # noqa: N801  # reads as a word in a with statement
 
 
 @pytest.mark.chaos
-def test_slow_server_is_unavailable_after_the_timeout(
-    server: KafkaServer, make: MakeBackend
-) -> None:
-    """What was under way at the timeout comes first again: perhaps twice, never out of order."""
-    topic = make_topic(server.servers)
-    backend = make(server.servers, topic=topic)
-    backend.open()
-    messages = numbers(50, "a")
-    assert backend.send_batch(messages[:10]) == [None] * 10
-    server.stop()
-    backend.timeout = backend.connection().timeout = 0.3
-    started = time.monotonic()
-    assert kinds(backend.send_batch(messages[10:30])) == [BackendUnavailable] * 20
-    assert kinds(backend.send_batch(messages[10:30])) == [BackendUnavailable] * 20
-    assert backend.health_check() is False
-    assert time.monotonic() - started < 6
-    server.resume()
-    backend.timeout = 10
-    assert backend.send_batch(messages[10:]) == [None] * 40
-    assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
-
-
-@pytest.mark.chaos
 def test_wave_that_fails_stops_those_behind_it(server: KafkaServer, make: MakeBackend) -> None:
     """Nothing of a batch is sent after a wave that was not acknowledged."""
     topic = make_topic(server.servers)
@@ -369,56 +419,6 @@ def test_wave_that_fails_stops_those_behind_it(server: KafkaServer, make: MakeBa
     assert sent == [10, 10, 10]
     server.resume()
     assert set(ids(records(server.servers, topic))) <= set(ids(messages[:30]))
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("on", ["real broker behind a proxy", "mock brokers"])
-def test_nothing_acknowledged_is_lost_when_brokers_come_and_go(
-    make: MakeBackend, tmp_path: Path, on: str
-) -> None:
-    """Away and back under load, again and again: each event is stored, and each key in order."""
-    with ExitStack() as stack:
-        if on == "mock brokers":
-            cluster = stack.enter_context(mock_cluster(3))
-            servers, away, topic = cluster.servers, cluster.down, "events"
-            cluster.make_topic(topic, 4)
-        else:
-            _, proxy = stack.enter_context(proxied_kafka(tmp_path))
-            servers, away = f"127.0.0.1:{proxy.port}", proxy.away
-            topic = make_topic(servers, 4)
-        backend = make(servers, topic=topic, timeout=0.5)
-        messages: list[Message] = []
-
-        def come_and_go() -> None:
-            for _ in range(2):
-                enough = len(messages) + 200
-                wait_until(lambda: len(messages) >= enough, 30, "the brokers are under load")  # noqa: B023
-                with away():
-                    threading.Event().wait(0.7)
-
-        outage = threading.Thread(target=come_and_go)
-        outage.start()
-        while outage.is_alive() or len(messages) < 1000:
-            batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
-            _insist(backend, batch)
-            messages += batch
-        outage.join()
-        found = records(servers, topic)
-    for number in range(5):
-        key = f"key-{number}"
-        mine = ids([record for record in found if record.key() == key.encode()])
-        expected = ids([each for each in messages if each.partition_key == key])
-        assert list(dict.fromkeys(mine)) == expected
-
-
-def _insist(backend: KafkaBackend, batch: list[Message]) -> None:
-    """Publish until all is acknowledged, as a relay does; only the brokers may fail."""
-    deadline = time.monotonic() + 40
-    while batch:
-        outcomes = backend.send_batch(batch)
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        assert time.monotonic() < deadline
-        batch = [each for each, outcome in zip(batch, outcomes, strict=True) if outcome]
 
 
 @pytest.mark.chaos
@@ -456,32 +456,6 @@ def test_interrupted_batch_leaves_nothing_behind(
 # --- Who we are, and who they are --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"sasl.mechanisms": "SCRAM-SHA-256", "sasl.password": "wrong-password"},
-        {"sasl.mechanisms": "PLAIN", "sasl.password": "wrong-password"},
-        None,
-    ],
-    ids=["unknown user", "another mechanism", "no login"],
-)
-def test_wrong_credentials_are_unavailable(
-    tmp_path: Path, make: MakeBackend, config: dict[str, Any] | None
-) -> None:
-    """A broker that does not let us in costs no event, says so, and no error shows a password."""
-    login = (
-        {"security.protocol": "sasl_plaintext", "sasl.username": "app", **config} if config else {}
-    )
-    with kafka_server(tmp_path, "--authentication") as server:
-        backend = make(server.servers, timeout=1.5, config=login)
-        outcomes = backend.send_batch(numbers(2))
-        assert kinds(outcomes) == [BackendUnavailable] * 2
-        assert backend.health_check() is False
-    assert "wrong-password" not in f"{outcomes[0]!r} {outcomes[0].__cause__!r}"  # type: ignore[union-attr]
-    if config and config["sasl.mechanisms"] != "PLAIN":
-        assert "SASL" in str(outcomes[0])
-
-
 @pytest.fixture
 def tls(tmp_path: Path, certificates: Path) -> Iterator[int]:
     """The port where a real broker speaks TLS, and wants a client's certificate."""
@@ -502,34 +476,3 @@ def tls_config(folder: Path, **files: str | None) -> dict[str, Any]:
         "security.protocol": "ssl",
         **{f"ssl.{key}.location": str(folder / name) for key, name in names.items() if name},
     }
-
-
-def test_tls(make: MakeBackend, tls: int, certificates: Path) -> None:
-    """With the CA and a certificate of its own the backend delivers over TLS."""
-    backend = make(f"127.0.0.1:{tls}", config=tls_config(certificates))
-    assert backend.send_batch(numbers(3)) == [None] * 3
-    assert backend.health_check() is True
-
-
-@pytest.mark.parametrize(
-    ("host", "files"),
-    [
-        ("127.0.0.1", {"ca": "other.pem"}),
-        ("127.0.0.1", {"certificate": None, "key": None}),
-        ("localhost", {}),
-        ("127.0.0.1", None),
-    ],
-    ids=["another CA", "no certificate of ours", "another name", "no TLS"],
-)
-def test_wrong_tls_is_unavailable(
-    make: MakeBackend,
-    tls: int,
-    certificates: Path,
-    host: str,
-    files: dict[str, str | None] | None,
-) -> None:
-    """TLS that fails costs no event, and is never replaced by a connection without it."""
-    config = {} if files is None else tls_config(certificates, **files)
-    backend = make(f"{host}:{tls}", timeout=0.8, config=config)
-    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
-    assert backend.health_check() is False

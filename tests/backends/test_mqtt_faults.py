@@ -7,25 +7,23 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from django_broadcaster.backends import Message, MQTTBackend
+from django_broadcaster.backends import Message, MessageBackend, MQTTBackend
 from django_broadcaster.backends.mqtt import sender
 from django_broadcaster.exceptions import (
     BackendUnavailable,
-    DeliveryError,
     Held,
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import assert_first_times, kinds, left_of, numbers
 from tests.support.mosquitto_server import (
     MosquittoServer,
@@ -36,6 +34,7 @@ from tests.support.mosquitto_server import (
 from tests.support.redis_server import free_port, missing
 from tests.support.scripted_mqtt import Publish, ScriptedMQTT, disconnect, puback
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -85,73 +84,114 @@ def ids(reader: Subscriber) -> list[str]:
     return [str(each.event["id"]) for each in reader.read()]
 
 
+# --- The contract ------------------------------------------------------------------------------
+
+
+class TestFaults(BackendFaultContract):
+    """Through a proxy, with a subscriber that is away while the server has its fault."""
+
+    backend = MQTTBackend
+    cases = {
+        Fault.TOO_LARGE: ("max_packet_size", "message_size_limit"),
+        Fault.MISSING: ("topic not permitted",),
+        Fault.MISSING_FOR_ONE: ("topic not permitted",),
+        Fault.CREDENTIALS: ("no login", "wrong password", "unknown user"),
+        Fault.TLS: (*CASES, "server without TLS"),
+    }
+    restarts = 3
+
+    @pytest.fixture(autouse=True)
+    def _server(
+        self, server: MosquittoServer, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> Iterator[None]:
+        self.server, self.folder, self.request = server, tmp_path, request
+        self.restart()
+        with (
+            subscriber(server.address, "t") as self.reader,
+            TcpProxy(*server.address) as self.proxy,
+        ):
+            self.reader.disconnect()
+            yield
+            self.reader.connect()
+
+    def restart(self, *config: str, writable: str = "t/x") -> None:
+        """Start the server again, with further lines of configuration."""
+        rules = f"pattern read t/#\npattern readwrite t/marker\npattern readwrite {writable}\n"
+        (self.folder / "acl").write_text(rules)
+        self.server.restart("\n".join(("acl_file {folder}/acl", *config)))
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        server = {"host": "127.0.0.1", "port": self.proxy.port}
+        return MQTTBackend(**{"topic": "t/x", **server, **options})
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        self.reader.connect()
+        arrived = [each.event for each in self.reader.read()]
+        self.reader.disconnect()
+        return arrived
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.server.end()
+        yield
+        self.server.start()
+
+    def connection_cut(self, direction: str, after: int) -> AbstractContextManager[object]:
+        return self.proxy.cut(direction, after)
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.server.frozen()
+
+    @contextmanager
+    def size_limited(self, case: str) -> Iterator[int]:
+        self.restart(f"{case} 1000")
+        yield 1000
+
+    @contextmanager
+    def destination_missing(self, case: str) -> Iterator[MessageBackend]:
+        yield self.new_backend(topic="t/forbidden")
+        self.restart(writable="t/forbidden")
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        return {"topic": "t/forbidden"}
+
+    @contextmanager
+    def credentials(self, case: str | None) -> Iterator[MessageBackend]:
+        program = shutil.which("mosquitto_passwd") or missing("the program mosquitto_passwd")
+        file = self.folder / "passwords"
+        words = [program, "-c", "-b", str(file), "me", "right"]
+        subprocess.run(words, check=True, capture_output=True)
+        self.server.restart(
+            "listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {folder}/passwords"
+        )
+        login = {
+            None: {"username": "me", "password": "right"},
+            "no login": {},
+            "wrong password": {"username": "me", "password": self.secret},
+            "unknown user": {"username": self.secret},
+        }[case]
+        yield self.new_backend(**login)
+        self.restart()
+
+    @contextmanager
+    def tls(self, case: str | None) -> Iterator[MessageBackend]:
+        plain = case == "server without TLS"
+        server = self.server if plain else self.request.getfixturevalue("tls_server")
+        yield self.new_backend(
+            host=host_of(case),
+            port=server.port,
+            timeout=5.0 if case is None else 1.0,
+            **tls_options(self.request.getfixturevalue("certificates"), case),
+        )
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        self.restart("memory_limit 300000")
+        yield self.new_backend()
+        self.restart()
+
+
 # --- The server is away ------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_server_that_is_restarted_under_load_loses_nothing(
-    make: MakeBackend, server: MosquittoServer
-) -> None:
-    """Whatever was acknowledged is there after several restarts, and each key in order."""
-    with subscriber(server.address, "t") as reader:
-        reader.disconnect()
-        backend = make(server)
-        messages = many_keys(6000)
-        acknowledged: list[Message] = []
-        failures: set[type[DeliveryError] | None] = set()
-        done = threading.Event()
-
-        def publish() -> None:
-            left = messages
-            while left and not done.is_set():
-                batch, rest = left[:300], left[300:]
-                outcomes = backend.send_batch(batch)
-                failures.update(kinds(outcomes))
-                still = left_of(batch, outcomes)
-                acknowledged.extend(m for m in batch if m not in still)
-                left = still + rest
-
-        publishing = threading.Thread(target=publish)
-        publishing.start()
-        try:
-            for number in (1000, 2500, 4000):
-                wait_until(lambda n=number: len(acknowledged) > n, WAIT, f"{number} events")
-                server.end()
-                server.start()
-            publishing.join(WAIT)
-        finally:
-            done.set()
-            publishing.join()
-        assert len(acknowledged) == len(messages)
-        assert failures <= {None, BackendUnavailable}
-        assert BackendUnavailable in failures
-        reader.connect()
-        assert_first_times(ids(reader), messages)
-
-
-@pytest.mark.parametrize("direction", ["request", "reply"])
-@pytest.mark.parametrize("after", [0, 1, 37, 3_000])
-def test_connection_cut_in_a_batch_loses_nothing(
-    make: MakeBackend, server: MosquittoServer, reader: Subscriber, direction: str, after: int
-) -> None:
-    """What was acknowledged has arrived, what was not is sent again, and each key is in order."""
-    with TcpProxy(*server.address) as proxy:
-        backend = make(proxy)
-        backend.open()
-        setattr(proxy, f"cut_{direction}_after", after // (10 if direction == "reply" else 1))
-        messages = many_keys(200)
-        outcomes = backend.send_batch(messages)
-        left = left_of(messages, outcomes)
-        assert left
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        proxy.cut_request_after = proxy.cut_reply_after = None
-        stored = set(ids(reader))
-        assert {m.event_id for m in messages if m not in left} <= stored
-        assert backend.send_batch(left) == [None] * len(left)
-        backend.close()
-    arrived = ids(reader)
-    assert_first_times(arrived, messages)
-    assert len(arrived) - len(messages) <= 20, "more came twice than was on its way"
 
 
 def test_connection_that_the_server_closed_meanwhile_costs_nothing(
@@ -178,26 +218,6 @@ def test_connection_that_was_silent_is_not_trusted(
         assert (scripted.logins, scripted.pings) == (logins, silent == 5.0)
 
 
-def test_server_that_hangs_is_unavailable_within_the_timeout(
-    make: MakeBackend, server: MosquittoServer, reader: Subscriber
-) -> None:
-    """It takes no longer than told, before or behind the login, and goes on when it is back."""
-    opened, fresh = make(server, timeout=1.0), make(server, timeout=1.0)
-    opened.open()
-    messages = numbers(50, "key")
-    server.stop()
-    try:
-        for backend in (opened, fresh):
-            started = time.monotonic()
-            assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 50
-            assert backend.health_check() is False
-            assert time.monotonic() - started < 4.0
-    finally:
-        server.resume()
-    assert fresh.send_batch(messages) == [None] * 50
-    assert_first_times(ids(reader), messages)
-
-
 def test_child_process_does_not_share_the_connection(
     make: MakeBackend, server: MosquittoServer, reader: Subscriber
 ) -> None:
@@ -218,35 +238,7 @@ def test_child_process_does_not_share_the_connection(
 # --- The server does not take a message --------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("config", "why"),
-    [
-        ("max_packet_size 1000", "over the server's limit of 1000"),
-        ("message_size_limit 1000", "Packet too large (0x95)"),
-    ],
-)
-def test_message_over_the_servers_limit_is_rejected_alone(
-    make: MakeBackend, tmp_path: Path, config: str, why: str
-) -> None:
-    """A server that takes less than `max_message_bytes` gets all other events, and those once."""
-    messages = [
-        *numbers(2, "a"),
-        make_message(data="x" * 1000, partition_key="a"),
-        *numbers(1, "a"),
-        make_message(data="x" * 1000, partition_key="b"),
-        *numbers(20),
-    ]
-    with (
-        mosquitto_server(tmp_path, config) as server,
-        subscriber(server.address, "t") as reader,
-    ):
-        outcomes = make(server).send_batch(messages)
-        assert kinds(outcomes) == [None, None, Rejected, Held, Rejected, *[None] * 20]
-        assert why in str(outcomes[2])
-        stored = ids(reader)
-    assert sorted(stored) == sorted(messages[index].event_id for index in (0, 1, *range(5, 25)))
-
-
+@pytest.mark.shows(Fault.TOO_LARGE)
 def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_path: Path) -> None:
     """The limit counts every byte of the packet."""
     message = make_message(data="x" * 1000)
@@ -261,6 +253,7 @@ def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_pat
 ALLOWED = "topic readwrite t/#"
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_topic_that_one_event_asked_for_and_may_not_have_is_transient(
     make: MakeBackend, tmp_path: Path
 ) -> None:
@@ -281,21 +274,7 @@ def test_topic_that_one_event_asked_for_and_may_not_have_is_transient(
         assert_first_times(ids(reader), [m for m in messages if m not in failed])
 
 
-def test_topic_of_the_backend_that_is_not_permitted_is_unavailable(
-    make: MakeBackend, tmp_path: Path
-) -> None:
-    """Where every event would meet it, they all wait until it is put right."""
-    (tmp_path / "acl").write_text(ALLOWED)
-    with mosquitto_server(tmp_path, "acl_file {folder}/acl") as server:
-        backend = make(server, topic="forbidden")
-        for _ in range(2):
-            assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
-        (tmp_path / "acl").write_text("topic readwrite #")
-        server.end()
-        server.start()
-        assert backend.send_batch(numbers(3)) == [None] * 3
-
-
+@pytest.mark.shows("order after a failure in a batch")
 def test_message_over_which_the_server_hangs_up_is_rejected_alone(
     make: MakeBackend, server: MosquittoServer, reader: Subscriber
 ) -> None:
@@ -322,28 +301,7 @@ def test_first_message_over_which_a_server_hangs_up_is_unavailable(
     assert kinds(backend.send_batch([message, *numbers(3)])) == [Rejected, None, None, None]
 
 
-def test_full_server_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
-    """A server that is out of memory costs no event, and holds what it has acknowledged."""
-    with (
-        mosquitto_server(tmp_path, "memory_limit 500000") as server,
-        subscriber(server.address, "t") as reader,
-    ):
-        reader.disconnect()
-        backend = make(server)
-        messages = [make_message(data="x" * 2000, partition_key=f"k{n % 50}") for n in range(500)]
-        outcomes = backend.send_batch(messages)
-        left = left_of(messages, outcomes)
-        assert set(kinds(outcomes)) == {None, BackendUnavailable}
-        acknowledged = {m.event_id for m in messages if m not in left}
-        server.end()
-        server.configure("")
-        server.start()
-        reader.connect()
-        assert acknowledged <= set(ids(reader))
-        assert backend.send_batch(left) == [None] * len(left)
-        assert_first_times(ids(reader), messages)
-
-
+@pytest.mark.shows(Fault.FULL)
 def test_full_queue_of_a_subscriber_is_not_ours_to_know(make: MakeBackend, tmp_path: Path) -> None:
     """Mosquitto acknowledges what it then drops for who reads too slowly, as the page says."""
     with (
@@ -493,32 +451,17 @@ def test_answer_that_is_no_mqtt_is_unavailable(make: MakeBackend) -> None:
 # --- Who we are, and who the server is ---------------------------------------------------------
 
 
-def test_wrong_login_is_unavailable(make: MakeBackend, tmp_path: Path) -> None:
-    """Credentials that are wrong or missing cost no event, and are in no error."""
-    program = shutil.which("mosquitto_passwd") or missing("the program mosquitto_passwd")
-    file = tmp_path / "passwords"
-    subprocess.run([program, "-c", "-b", str(file), "me", "right"], check=True, capture_output=True)
-    config = "listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {folder}/passwords"
-    with mosquitto_server(tmp_path, config) as server:
-        for login in ({}, {"username": "me", "password": "secret"}, {"username": "secret"}):
-            backend = make(server, **login)
-            outcomes = backend.send_batch(numbers(2))
-            assert kinds(outcomes) == [BackendUnavailable] * 2
-            assert "Not authorized" in str(outcomes[0])
-            assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
-            assert backend.health_check() is False
-        assert make(server, username="me", password="right").send_batch(numbers(2)) == [None] * 2
-
-
-@pytest.fixture
-def tls_server(tmp_path: Path, certificates: Path) -> Iterator[MosquittoServer]:
+@pytest.fixture(scope="module")
+def tls_server(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path
+) -> Iterator[MosquittoServer]:
     """A server that speaks TLS, and wants a client's certificate."""
     config = (
         "listener {port} 127.0.0.1\nallow_anonymous true\nrequire_certificate true\n"
         f"cafile {certificates}/ca.pem\ncertfile {certificates}/server.pem\n"
         f"keyfile {certificates}/server.key\n"
     )
-    with mosquitto_server(tmp_path, config) as running:
+    with mosquitto_server(tmp_path_factory.mktemp("tls"), config) as running:
         yield running
 
 
@@ -531,6 +474,7 @@ def client_files(folder: Path, ca: str = "ca") -> dict[str, Any]:
     }
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_tls_with_certificates_on_both_sides(
     make: MakeBackend, tls_server: MosquittoServer, certificates: Path
 ) -> None:
@@ -542,33 +486,6 @@ def test_tls_with_certificates_on_both_sides(
         backend = make(tls_server, tls=tls)
         assert backend.send_batch(messages) == [None] * 151
         assert backend.health_check() is True
-
-
-def test_wrong_tls_is_unavailable(
-    make: MakeBackend, tls_server: MosquittoServer, certificates: Path
-) -> None:
-    """Another CA, another name, no certificate, or none of TLS: no event is lost or sent."""
-    files = client_files(certificates)
-    wrong: list[dict[str, Any]] = [
-        {"tls": client_files(certificates, "other")},
-        {"tls": files, "host": "localhost"},
-        {"tls": {"ca_file": files["ca_file"]}},
-        {"tls": {**files, "ca_file": str(certificates / "none.pem")}},
-        {"tls": True},
-        {},
-    ]
-    for options in wrong:
-        backend = make(tls_server, timeout=1.0, **options)
-        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2, options
-        assert backend.health_check() is False
-
-
-def test_tls_to_a_server_without_it_is_unavailable(
-    make: MakeBackend, server: MosquittoServer
-) -> None:
-    """A server that does not encrypt costs no event."""
-    backend = make(server, tls=True, timeout=1.0)
-    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
 
 
 def test_nobody_listening_is_unavailable(make: MakeBackend) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import select
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,19 @@ from uuid import uuid4
 
 import pytest
 
-from django_broadcaster.backends import Message, RabbitMQBackend
+from django_broadcaster.backends import MessageBackend, RabbitMQBackend
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
-from tests.support.batches import assert_first_times, kinds, left_of, numbers
+from django_broadcaster.testing import BackendFaultContract, Fault, make_message
+from tests.support.batches import assert_first_times, kinds, numbers
 from tests.support.rabbitmq_server import (
     RabbitMQServer,
     channel,
-    depth,
+    full_queue,
     rabbitmq_server,
     remove,
     take,
@@ -36,6 +35,7 @@ from tests.support.rabbitmq_server import (
 )
 from tests.support.redis_server import free_port
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -96,28 +96,113 @@ def ids(server: RabbitMQServer, queue: str) -> list[str]:
     return [str(each.properties.message_id) for each in take(server.url, queue)]
 
 
+# --- The contract ------------------------------------------------------------------------------
+
+
+class TestFaults(BackendFaultContract):
+    """Through a proxy, with an exchange and a queue for each test."""
+
+    backend = RabbitMQBackend
+    cases = {
+        Fault.MISSING: ("exchange", "queue", "exchange deleted meanwhile"),
+        Fault.CREDENTIALS: ("wrong password", "unknown user", "no such virtual host"),
+        Fault.TLS: CASES,
+    }
+    timeout_options = {"timeout": 1.0, "connect_timeout": 1.0}
+
+    @pytest.fixture(autouse=True)
+    def _server(
+        self, server: RabbitMQServer, name: str, tls_port: int, certificates: Path
+    ) -> Iterator[None]:
+        self.server, self.name = server, name
+        self.tls_port, self.certificates = tls_port, certificates
+        self.arrived: list[str] = []
+        self.declare(name)
+        with TcpProxy("127.0.0.1", server.port) as self.proxy:
+            yield
+
+    def declare(self, exchange: str, queue: str = "") -> None:
+        """Let the exchange lead to the test's queue, and make another one if it is given."""
+        with channel(self.server.url) as setup:
+            setup.exchange_declare(exchange, "topic", durable=True)
+            setup.queue_declare(self.name, durable=True)
+            setup.queue_bind(self.name, exchange, "#")
+            if queue:
+                setup.queue_declare(queue, durable=True)
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        names = {"exchange": self.name, "queue": self.name}
+        url = f"amqp://127.0.0.1:{self.proxy.port}"
+        return RabbitMQBackend(**{"url": url, "timeout": 5.0, **names, **options})
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        self.arrived += ids(self.server, self.name)
+        return [{"id": each} for each in self.arrived]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.server.kill()
+        yield
+        self.server.start()
+
+    def connection_cut(self, direction: str, after: int) -> AbstractContextManager[object]:
+        return self.proxy.cut(direction, after)
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.server.hanging()
+
+    @contextmanager
+    def size_limited(self, case: str) -> Iterator[int]:
+        yield LARGEST
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        return {"exchange": "no-such-exchange"}
+
+    @contextmanager
+    def destination_missing(self, case: str) -> Iterator[MessageBackend]:
+        # An exchange may have a name like what the server says of a topic that is not permitted.
+        exchange = self.name if case == "queue" else f"topic-{self.name}"
+        queue = f"{self.name}-2" if case == "queue" else ""
+        backend = self.new_backend(declare=False, exchange=exchange, queue=queue or None)
+        if case == "exchange deleted meanwhile":
+            self.declare(exchange)
+            backend.open()
+            with channel(self.server.url) as other:
+                other.exchange_delete(exchange)
+        yield backend
+        self.declare(exchange, queue)
+
+    @contextmanager
+    def credentials(self, case: str | None) -> Iterator[MessageBackend]:
+        login, place = {
+            None: ("guest:guest", ""),
+            "wrong password": (f"guest:{self.secret}", ""),
+            "unknown user": (f"nobody:{self.secret}", ""),
+            "no such virtual host": ("guest:guest", "/none"),
+        }[case]
+        yield self.new_backend(url=f"amqp://{login}@127.0.0.1:{self.server.port}{place}")
+
+    @contextmanager
+    def tls(self, case: str | None) -> Iterator[MessageBackend]:
+        scheme = "amqp" if case == "no TLS" else "amqps"
+        yield self.new_backend(
+            url=f"{scheme}://{host_of(case)}:{self.tls_port}",
+            **tls_options(self.certificates, case),
+            **(self.timeout_options if case else {}),
+        )
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        backend = self.new_backend(routing_key="all", **self.timeout_options)
+        backend.open()
+        with full_queue(self.server, self.name):
+            yield backend
+
+
 # --- The server refuses ------------------------------------------------------------------------
 
 
-def test_message_over_the_servers_limit_is_rejected_alone(
-    make: MakeBackend, server: RabbitMQServer, name: str
-) -> None:
-    """A server that takes less than `max_message_bytes` gets all other events, and those once."""
-    messages = [
-        *numbers(2, "a"),
-        make_message(data="x" * LARGEST, partition_key="a"),
-        *numbers(1, "a"),
-        make_message(data="x" * (LARGEST - 1000), partition_key="b"),
-        make_message(data="x" * LARGEST, partition_key="b"),
-        *numbers(2, "c"),
-    ]
-    outcomes = make().send_batch(messages)
-    assert kinds(outcomes) == [None, None, Rejected, Held, None, Rejected, None, None]
-    assert "larger than configured max size" in str(outcomes[2])
-    stored = [messages[index].event_id for index in (0, 1, 4, 6, 7)]
-    assert sorted(ids(server, name)) == sorted(stored)
-
-
+@pytest.mark.shows("order after a failure in a batch")
 def test_refusal_in_the_middle_of_many_is_found(
     make: MakeBackend, server: RabbitMQServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,21 +223,6 @@ def test_refusal_in_the_middle_of_many_is_found(
     refused = [m for m, outcome in zip(left, again, strict=True) if outcome is not None]
     assert refused == [m for m in messages[55:] if m.partition_key == "b"]
     assert_first_times(ids(server, name), [m for m in messages if m not in refused])
-
-
-@pytest.mark.parametrize("what", ["exchange", "queue"])
-def test_missing_topology_is_unavailable(
-    make: MakeBackend, server: RabbitMQServer, name: str, what: str
-) -> None:
-    """Without the configured exchange or queue everything waits, until it is there."""
-    with channel(server.url) as other:
-        other.exchange_declare(name, "topic", durable=True)
-    backend = make(declare=False, **{"queue": None, what: f"{name}-2"})
-    with pytest.raises(BackendUnavailable, match=f"NOT_FOUND - no {what} '{name}-2'"):
-        backend.open()
-    assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
-    make(**{what: f"{name}-2"}).open()
-    assert BackendUnavailable not in kinds(backend.send_batch(numbers(3)))
 
 
 def test_exchange_that_goes_away_is_declared_again(
@@ -197,6 +267,7 @@ def reader(server: RabbitMQServer, writes: str) -> Iterator[dict[str, Any]]:
 
 
 # An exchange may be named as what the server says of a topic that is not permitted.
+@pytest.mark.shows(Fault.CREDENTIALS)
 @pytest.mark.parametrize("exchange", ["{name}", "topic-{name}"])
 def test_exchange_without_permission_is_unavailable(
     make: MakeBackend, server: RabbitMQServer, name: str, exchange: str
@@ -211,22 +282,7 @@ def test_exchange_without_permission_is_unavailable(
     assert "secret" not in str(outcomes[0])
 
 
-@pytest.mark.parametrize("exchange", ["{name}", "topic-{name}"])
-def test_exchange_that_is_missing_is_unavailable(
-    make: MakeBackend, server: RabbitMQServer, name: str, exchange: str
-) -> None:
-    """The first event that meets it is not to blame, and everything waits until it is there."""
-    exchange = exchange.format(name=name)
-    make(exchange=exchange).open()
-    backend = make(exchange=exchange, declare=False)
-    backend.open()
-    with channel(server.url) as other:
-        other.exchange_delete(exchange)
-    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
-    make(exchange=exchange).open()
-    assert backend.send_batch(numbers(2)) == [None] * 2
-
-
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_topic_without_permission_stops_its_own_events_only(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -252,38 +308,13 @@ def test_topic_without_permission_stops_its_own_events_only(
     assert_first_times(ids(server, name), [m for m in messages if m.event_id not in refused])
 
 
-@pytest.mark.parametrize(
-    "login",
-    ["guest:secret@127.0.0.1:{port}", "nobody:secret@127.0.0.1:{port}", "127.0.0.1:{port}/none"],
-    ids=["password", "user", "virtual host"],
-)
-def test_wrong_login_is_unavailable(make: MakeBackend, server: RabbitMQServer, login: str) -> None:
-    """Credentials that are wrong cost no event, and are in no error."""
-    backend = make(url="amqp://" + login.format(port=server.port))
-    outcomes = backend.send_batch(numbers(2))
-    assert kinds(outcomes) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
-    assert "secret" not in f"{outcomes[0]}{outcomes[0].__cause__}"  # type: ignore[union-attr]
-
-
 # --- The server is full ------------------------------------------------------------------------
 
 
 FULL = {"x-max-length": 3, "x-overflow": "reject-publish"}
 
 
-def test_full_queue_is_unavailable(make: MakeBackend, server: RabbitMQServer, name: str) -> None:
-    """Where all events go to one queue, they wait until it has room; what it took is known."""
-    backend = make(routing_key="all", queue_arguments=FULL)
-    messages = numbers(10, "key")
-    outcomes = backend.send_batch(messages)
-    stored = ids(server, name)
-    assert kinds(outcomes) == [None] * len(stored) + [BackendUnavailable] * (10 - len(stored))
-    assert 3 <= len(stored) < 10
-    assert stored == [message.event_id for message in messages[: len(stored)]]
-    assert backend.send_batch(messages[len(stored) :][:3]) == [None] * 3
-
-
+@pytest.mark.shows(Fault.FULL)
 def test_full_queue_holds_up_the_events_that_go_to_it_only(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -305,6 +336,7 @@ def test_full_queue_holds_up_the_events_that_go_to_it_only(
     assert ids(server, f"{name}-2") == [message.event_id for message in messages[3:]]
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_key_does_not_overtake_itself_while_a_full_queue_is_emptied(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -340,6 +372,7 @@ def test_key_does_not_overtake_itself_while_a_full_queue_is_emptied(
     assert_first_times(stored, messages)
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_alarm_is_unavailable_within_the_timeout(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -362,100 +395,6 @@ def test_alarm_is_unavailable_within_the_timeout(
     assert_first_times(
         [each for each in stored if each in {m.event_id for m in messages}], messages
     )
-
-
-# --- Cut off, slow, killed ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.99, 1.0])
-@pytest.mark.parametrize("key", ["", "key"])
-def test_connection_cut_in_the_middle_of_a_batch(
-    make: MakeBackend, server: RabbitMQServer, name: str, part: float, key: str
-) -> None:
-    """Nothing is acknowledged that is not there; sent again, all is, in order."""
-    messages = numbers(100, key)
-    size = sum(len(message.to_json()) + 150 for message in messages)
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        backend = make(url=f"amqp://127.0.0.1:{proxy.port}")
-        assert backend.send_batch(numbers(1)) == [None]
-        proxy.cut_request_after = int(part * size)
-        outcomes = backend.send_batch(messages)
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        acknowledged = [m for m, outcome in zip(messages, outcomes, strict=True) if outcome is None]
-        stored = ids(server, name)[1:]
-        assert {message.event_id for message in acknowledged} <= set(stored)
-        proxy.cut_request_after = None
-        left = [m for m in messages if m not in acknowledged]
-        assert backend.send_batch(left) == [None] * len(left)
-        assert_first_times(stored + ids(server, name), messages)
-
-
-# One confirmation has 21 bytes. It may be for all that is on its way, which is one event of a key.
-@pytest.mark.parametrize(("received", "key"), [(0, ""), (5, ""), (30, "key")])
-def test_connection_cut_before_the_confirmation(
-    make: MakeBackend, server: RabbitMQServer, name: str, received: int, key: str
-) -> None:
-    """What was not confirmed in time is unavailable, may be there, and is sent again."""
-    messages = numbers(100, key)
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        backend = make(url=f"amqp://127.0.0.1:{proxy.port}")
-        assert backend.send_batch(numbers(1)) == [None]
-        proxy.cut_reply_after = received
-        outcomes = backend.send_batch(messages)
-        assert BackendUnavailable in kinds(outcomes)
-        proxy.cut_reply_after = None
-        left = left_of(messages, outcomes)
-        assert backend.send_batch(left) == [None] * len(left)
-    assert_first_times(ids(server, name)[1:], messages)
-
-
-def test_slow_server_is_unavailable_after_the_timeout(
-    make: MakeBackend, server: RabbitMQServer, name: str
-) -> None:
-    """The timeout ends the wait, and a late confirmation is not taken for the next batch's."""
-    backend = make(timeout=0.5, connect_timeout=0.5)
-    assert backend.send_batch(numbers(1)) == [None]
-    with server.hanging():
-        started = time.monotonic()
-        for _ in range(2):
-            assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
-        assert backend.health_check() is False
-        backend.close()
-        assert time.monotonic() - started < 8
-    messages = numbers(5, "key")
-    left = messages
-    while left:  # it may need a moment
-        outcomes = backend.send_batch(left)
-        left = [m for m, outcome in zip(left, outcomes, strict=True) if outcome is not None]
-        assert time.monotonic() - started < WAIT
-    sent = {message.event_id for message in messages}
-    assert_first_times([each for each in ids(server, name) if each in sent], messages)
-
-
-def test_interrupted_batch_leaves_no_answers_behind(
-    make: MakeBackend, server: RabbitMQServer, name: str
-) -> None:
-    """A signal in the middle of a batch does not mix up its confirmations with the next one's."""
-
-    class Interrupted(BaseException):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
-
-    backend = make()
-    assert backend.send_batch(numbers(1)) == [None]
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with server.hanging():
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
-            with pytest.raises(Interrupted):
-                backend.send_batch(numbers(3))
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-    lost = {"exchange": "", "routing_key": "no-such-queue"}
-    outcomes = backend.send_batch([*numbers(1), *numbers(1, config=lost), *numbers(1)])
-    assert kinds(outcomes) == [None, Rejected, None]
 
 
 def test_idle_connection_that_the_server_closed_costs_nothing(
@@ -484,75 +423,7 @@ def _is_hung_up(connected: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
-    make: MakeBackend, server: RabbitMQServer, name: str
-) -> None:
-    """SIGKILL and start: all acknowledged events are there, each key in order."""
-    backend = make(timeout=5.0)
-    messages: list[Message] = []
-    backend.open()
-    killer = threading.Thread(target=_kill_and_start, args=(server, name))
-    killer.start()
-    while killer.is_alive() or len(messages) < 1000:
-        batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
-        _insist(backend, batch)
-        messages += batch
-    killer.join()
-    assert_first_times(ids(server, name), messages)
-
-
-def _kill_and_start(server: RabbitMQServer, name: str) -> None:
-    wait_until(lambda: depth(server.url, name) >= 200, WAIT, "the server is under load")
-    server.kill()
-    server.start()
-
-
-def _insist(backend: RabbitMQBackend, batch: list[Message]) -> None:
-    """Publish until all is acknowledged, as a relay does; only the server may fail."""
-    deadline = time.monotonic() + 60
-    while batch:
-        outcomes = backend.send_batch(batch)
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        batch = [m for m, outcome in zip(batch, outcomes, strict=True) if outcome is not None]
-        assert time.monotonic() < deadline
-
-
 # --- TLS ---------------------------------------------------------------------------------------
-
-
-def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
-    """With the CA and a certificate of its own the backend delivers over TLS, be it megabytes."""
-    files = {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
-    tls = {option: str(certificates / file) for option, file in files.items()}
-    backend = make(url=f"amqps://127.0.0.1:{tls_port}", tls=tls)
-    assert backend.send_batch(numbers(3)) == [None] * 3
-    many = [make_message(data="x" * 50_000) for _ in range(100)]
-    assert backend.send_batch(many) == [None] * 100
-    assert backend.health_check() is True
-
-
-@pytest.mark.parametrize(
-    ("url", "options"),
-    [
-        ("amqps://127.0.0.1", {"ca_file": "other.pem", "cert_file": "client.pem"}),
-        ("amqps://127.0.0.1", {"ca_file": "missing.pem", "cert_file": "client.pem"}),
-        ("amqps://127.0.0.1", {"cert_file": "client.pem"}),
-        ("amqps://127.0.0.1", {"ca_file": "ca.pem"}),
-        ("amqps://localhost", {"ca_file": "ca.pem", "cert_file": "client.pem"}),
-        ("amqp://127.0.0.1", None),
-    ],
-    ids=["another CA", "no CA file", "the system's CAs", "no certificate", "another name", "none"],
-)
-def test_wrong_tls_is_unavailable(
-    make: MakeBackend, tls_port: int, certificates: Path, url: str, options: dict[str, str] | None
-) -> None:
-    """TLS that fails costs no event, and is never replaced by a connection without it."""
-    tls = options and {option: str(certificates / file) for option, file in options.items()}
-    if tls and "cert_file" in tls:
-        tls["key_file"] = str(certificates / "client.key")
-    backend = make(url=f"{url}:{tls_port}", tls=tls, timeout=2, connect_timeout=2)
-    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
 
 
 def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:

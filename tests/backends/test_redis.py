@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
@@ -18,10 +15,9 @@ from uuid import uuid4
 import pytest
 import redis
 
-from django_broadcaster.backends import Message, RedisStreamBackend
+from django_broadcaster.backends import RedisStreamBackend
 from django_broadcaster.backends.redis import backend as module
 from django_broadcaster.backends.redis import connection
-from django_broadcaster.backends.redis import entries as packed
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
@@ -31,7 +27,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.redis_server import (
     RedisServer,
@@ -142,6 +138,7 @@ def test_config_of_an_event_names_its_stream(make: MakeBackend, stream: str) -> 
     assert ids(shared_url(), f"{stream}-2") == [there[0].event_id]
 
 
+@pytest.mark.shows("trimming")
 def test_max_len_trims_the_stream(make: MakeBackend, stream: str) -> None:
     """A stream with `max_len` keeps about as many entries, the newest; None keeps all."""
     make(url=shared_url(), stream_name=stream, max_len=100).send_batch(numbers(1000))
@@ -264,6 +261,7 @@ def test_useless_option_in_the_url_is_unavailable(make: MakeBackend) -> None:
 # --- One event is to blame ---------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_key_that_is_no_stream_is_rejected(make: MakeBackend, server: RedisServer) -> None:
     """WRONGTYPE is rejected and names the stream, and the other streams get their events."""
     server.command("SET", "wrong", "x")
@@ -281,35 +279,6 @@ def test_key_that_is_no_stream_is_rejected(make: MakeBackend, server: RedisServe
     assert "'wrong'" in str(outcomes[1])
     assert isinstance(outcomes[1].__cause__, redis.ResponseError)  # type: ignore[union-attr]
     assert ids(server.url, "events") == [messages[0].event_id, messages[5].event_id]
-
-
-def test_event_behind_a_rejected_one_waits_for_another_stream_too(
-    make: MakeBackend, server: RedisServer
-) -> None:
-    """A key whose events go to several streams keeps its order when one of them is refused."""
-    server.command("SET", "wrong", "x")
-    messages = [
-        make_message(data=1, partition_key="a"),
-        make_message(data=2, partition_key="a", config={"stream_name": "wrong"}),
-        make_message(data=3, partition_key="b"),
-        make_message(data=4, partition_key="a"),
-    ]
-    outcomes = make(url=server.url).send_batch(messages)
-    assert kinds(outcomes) == [None, Rejected, None, Held]
-    assert ids(server.url, "events") == [messages[0].event_id, messages[2].event_id]
-
-
-def test_event_over_the_servers_limit_is_rejected_alone(
-    make: MakeBackend, server: RedisServer
-) -> None:
-    """A server that takes less than `max_message_bytes` gets all other events."""
-    server.command("CONFIG", "SET", "proto-max-bulk-len", 2**20)
-    messages = [*numbers(2, "a"), make_message(data="x" * 9 * 2**20, partition_key="a")]
-    messages += [*numbers(1, "a"), *numbers(2, "b")]
-    outcomes = make(url=server.url).send_batch(messages)
-    assert kinds(outcomes) == [None, None, Rejected, Held, None, None]
-    assert "proto-max-bulk-len" in str(outcomes[2])
-    assert len(ids(server.url, "events")) == 4
 
 
 def test_event_that_is_a_protocol_error_is_rejected_alone(make: MakeBackend) -> None:
@@ -350,6 +319,7 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, stream
     assert kinds(outcomes) == [TransientError, Held, None]
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_stream_without_permission_that_one_event_asked_for_is_transient(
     make: MakeBackend, server: RedisServer
 ) -> None:
@@ -371,6 +341,7 @@ def test_stream_without_permission_that_one_event_asked_for_is_transient(
 # --- The server is to blame --------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_stream_of_the_backend_without_permission_is_unavailable(
     make: MakeBackend, server: RedisServer
 ) -> None:
@@ -433,28 +404,6 @@ def test_permission_to_finish_that_is_taken_away_doubles_nothing(
     assert ids(server.url, "events") == [message.event_id for message in messages]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"password": "wrong"},
-        {"username": "nobody", "password": "correct"},
-    ],
-)
-def test_wrong_credentials_are_unavailable(
-    make: MakeBackend, tmp_path: Path, options: dict[str, str]
-) -> None:
-    """No password, a wrong one, or an unknown user costs no event, and the check is False."""
-    with redis_server(tmp_path, "--requirepass", "correct") as server:
-        backend = make(host="127.0.0.1", port=server.port, **options)
-        assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
-        assert backend.health_check() is False
-        with pytest.raises(BackendUnavailable) as caught:
-            backend.open()
-        assert "correct" not in str(caught.value)
-        assert make(url=f"redis://:correct@127.0.0.1:{server.port}").health_check() is True
-
-
 def test_error_names_the_server_without_its_password(make: MakeBackend) -> None:
     """The error says which server is away, and gives no credentials away."""
     backend = make(url="redis://me:secret@127.0.0.1:1/3?password=secret")
@@ -464,6 +413,7 @@ def test_error_names_the_server_without_its_password(make: MakeBackend) -> None:
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_full_server_takes_all_of_a_batch_or_nothing(make: MakeBackend, tmp_path: Path) -> None:
     """OOM is unavailable for the whole batch, stores none of it, and passes with the memory."""
     with redis_server(tmp_path, "--maxmemory-policy", "noeviction") as server:
@@ -478,26 +428,6 @@ def test_full_server_takes_all_of_a_batch_or_nothing(make: MakeBackend, tmp_path
         server.command("CONFIG", "SET", "maxmemory", 0)
         assert backend.send_batch(messages) == [None] * 100
         assert server.command("XLEN", "events") == 50
-
-
-def test_server_that_fills_up_keeps_what_it_acknowledged_and_no_more(
-    make: MakeBackend, tmp_path: Path
-) -> None:
-    """At every point of filling up, the stream is exactly the acknowledged batches."""
-    with redis_server(tmp_path, "--maxmemory-policy", "noeviction") as server:
-        server.command("CONFIG", "SET", "maxmemory", "4mb")
-        backend = make(url=server.url)
-        acknowledged = []
-        for _ in range(1000):
-            batch = [make_message(data="x" * 1000, partition_key="key") for _ in range(50)]
-            outcomes = backend.send_batch(batch)
-            assert len(set(kinds(outcomes))) == 1
-            if outcomes[0] is not None:
-                break
-            acknowledged += [message.event_id for message in batch]
-        assert kinds(outcomes) == [BackendUnavailable] * 50
-        server.command("CONFIG", "SET", "maxmemory", 0)
-        assert ids(server.url, "events") == acknowledged != []
 
 
 @pytest.mark.parametrize(
@@ -615,43 +545,7 @@ def scripted(*, xadd: str, execute: str) -> Iterator[ScriptedRedis]:
 # --- Cut off, slow, killed ---------------------------------------------------------------------
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.99, 1.0])
-def test_connection_cut_in_the_middle_of_a_batch(
-    make: MakeBackend, server: RedisServer, part: float
-) -> None:
-    """A batch that was sent in part is not applied at all; sent again, it is there once."""
-    messages = numbers(100, "key")
-    size = sum(len(packed._STRUCTURED) + len(message.to_json()) for message in messages)
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        backend = make(host="127.0.0.1", port=proxy.port)
-        backend.open()
-        proxy.cut_request_after = int(part * size)
-        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 100
-        assert server.command("EXISTS", "events") == 0
-        proxy.cut_request_after = None
-        assert backend.send_batch(messages) == [None] * 100
-    assert ids(server.url, "events") == [message.event_id for message in messages]
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("received", [0, 5, 500])
-def test_connection_cut_before_the_answer(
-    make: MakeBackend, server: RedisServer, received: int
-) -> None:
-    """A batch whose answer was lost is unavailable: sent again, it is there twice, in order."""
-    messages = numbers(100, "key")
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        backend = make(host="127.0.0.1", port=proxy.port)
-        backend.open()
-        proxy.cut_reply_after = received
-        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 100
-        wait_until(partial(_holds, server, 100), WAIT, "the server has the batch")
-        proxy.cut_reply_after = None
-        assert backend.send_batch(messages) == [None] * 100
-    assert ids(server.url, "events") == [message.event_id for message in messages] * 2
-
-
+@pytest.mark.shows(Fault.CUT)
 @pytest.mark.chaos
 def test_connection_cut_between_the_transactions_of_a_batch(
     make: MakeBackend, server: RedisServer, monkeypatch: pytest.MonkeyPatch
@@ -671,25 +565,6 @@ def test_connection_cut_between_the_transactions_of_a_batch(
 
 
 @pytest.mark.chaos
-def test_slow_server_is_unavailable_after_the_timeout(
-    make: MakeBackend, server: RedisServer
-) -> None:
-    """The timeout ends the wait, and a late answer is not taken for that of the next batch."""
-    backend = make(url=server.url, socket_timeout=0.3)
-    backend.open()
-    server.stop()
-    started = time.monotonic()
-    assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
-    assert backend.health_check() is False
-    assert time.monotonic() - started < 5
-    server.resume()
-    messages = numbers(5, "key")
-    assert backend.send_batch(messages) == [None] * 5
-    sent = [message.event_id for message in messages]
-    assert [each for each in ids(server.url, "events") if each in sent] == sent
-
-
-@pytest.mark.chaos
 def test_batch_without_an_answer_is_sent_once(make: MakeBackend) -> None:
     """Neither the backend nor redis-py sends again what may have been carried out."""
     answered = []
@@ -705,42 +580,6 @@ def test_batch_without_an_answer_is_sent_once(make: MakeBackend) -> None:
         assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
         sent = [command[0] for command in server.commands if command[0] in (b"XADD", b"EXEC")]
     assert sent == [b"EXEC", b"XADD", b"XADD", b"XADD", b"EXEC"]
-
-
-@pytest.mark.chaos
-def test_connection_that_nobody_accepts_times_out(make: MakeBackend, server: RedisServer) -> None:
-    """A host that does not answer is unavailable after `connect_timeout`, and never healthy."""
-    server.stop()
-    backend = make(url=server.url, socket_timeout=0.3, connect_timeout=0.3)
-    started = time.monotonic()
-    assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
-    assert backend.health_check() is False
-    assert time.monotonic() - started < 5
-
-
-@pytest.mark.chaos
-def test_interrupted_batch_leaves_no_answers_behind(make: MakeBackend, server: RedisServer) -> None:
-    """A signal in the middle of a batch does not mix up its answers with the next one's."""
-
-    class Interrupted(BaseException):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
-
-    backend = make(url=server.url)
-    backend.open()
-    server.stop()
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    with pytest.raises(Interrupted):
-        backend.send_batch(numbers(3))
-    signal.signal(signal.SIGALRM, previous)
-    server.resume()
-    server.command("SET", "wrong", "x")
-    wrong = {"stream_name": "wrong"}
-    outcomes = backend.send_batch([*numbers(1), *numbers(1, config=wrong), *numbers(1)])
-    assert kinds(outcomes) == [None, Rejected, None]
 
 
 @pytest.mark.chaos
@@ -791,49 +630,6 @@ def test_command_that_was_only_queued_is_not_acknowledged(make: MakeBackend) -> 
     with ScriptedRedis(answer) as server:
         backend = make(host="127.0.0.1", port=server.port)
         assert kinds(backend.send_batch(numbers(3))) == [BackendUnavailable] * 3
-
-
-@pytest.mark.chaos
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed_under_load(
-    make: MakeBackend, tmp_path: Path
-) -> None:
-    """SIGKILL and start, again and again: all acknowledged events are there, each key in order."""
-    options = ("--appendonly", "yes", "--appendfsync", "always")
-    with redis_server(tmp_path, *options) as server:
-        backend = make(url=server.url, socket_timeout=2.0)
-        killer = threading.Thread(target=_kill_and_start, args=(server, 3))
-        killer.start()
-        messages: list[Message] = []
-        while killer.is_alive() or len(messages) < 1000:
-            batch = [make_message(data=n, partition_key=f"key-{n % 5}") for n in range(50)]
-            _insist(backend, batch)
-            messages += batch
-        killer.join()
-        stored = ids(server.url, "events")
-    first_times = list(dict.fromkeys(stored))
-    assert first_times == [message.event_id for message in messages]
-
-
-def _kill_and_start(server: RedisServer, times: int) -> None:
-    for _ in range(times):
-        enough = server.command("XLEN", "events") + 200
-        wait_until(partial(_holds, server, enough), WAIT, "the server is under load")
-        server.kill()
-        server.start()
-
-
-def _holds(server: RedisServer, count: int) -> bool:
-    return bool(server.command("XLEN", "events") >= count)
-
-
-def _insist(backend: RedisStreamBackend, batch: list[Message]) -> None:
-    """Publish until all is acknowledged, as a relay does; only the server may fail."""
-    deadline = time.monotonic() + 30
-    while set(kinds(outcomes := backend.send_batch(batch))) != {None}:
-        assert set(kinds(outcomes)) <= {None, BackendUnavailable}
-        assert time.monotonic() < deadline
-        first = next(index for index, outcome in enumerate(outcomes) if outcome is not None)
-        batch = batch[first:]
 
 
 def test_child_process_does_not_share_the_connection(make: MakeBackend, stream: str) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from django_broadcaster.backends import Message, RedisStreamBackend
+from django_broadcaster.backends import Message, MessageBackend, RedisStreamBackend
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.redis_groups import RedisCluster, redis_cluster
 from tests.support.redis_server import RedisServer, free_port
@@ -83,6 +83,50 @@ def sent(messages: Sequence[Message]) -> list[str]:
     return [message.event_id for message in messages]
 
 
+class TestFaults(BackendFaultContract):
+    """A cluster, one of whose nodes has the stream and the fault."""
+
+    backend = RedisStreamBackend
+    excluded = dict.fromkeys(
+        (Fault.CUT, Fault.TOO_LARGE, Fault.CREDENTIALS, Fault.TLS), "each node is as one server"
+    ) | {Fault.MISSING: "a stream is made by its first entry"}
+    missing_for_one_error = Rejected
+    timeout_options = {"socket_timeout": 0.5, "connect_timeout": 0.5}
+
+    @pytest.fixture(autouse=True)
+    def _server(self, cluster: RedisCluster) -> None:
+        self.cluster, self.node = cluster, cluster.nodes[1]
+        self.stream = cluster.stream_on(self.node)
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        url = self.cluster.nodes[0].url
+        return RedisStreamBackend(url=url, cluster=True, stream_name=self.stream, **options)
+
+    def read_back(self) -> Sequence[Mapping[str, Any]]:
+        return [{"id": each} for each in ids(self.node, self.stream)]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.node.kill()
+        yield
+        self.node.start()
+
+    def frozen(self) -> AbstractContextManager[object]:
+        return self.node.frozen()
+
+    def missing_for_one(self, case: str) -> Mapping[str, Any]:
+        name = self.cluster.stream_on(self.cluster.nodes[2], "no-stream")
+        self.cluster.nodes[2].command("SET", name, "x")
+        return {"stream_name": name}
+
+    @contextmanager
+    def full(self, case: str) -> Iterator[MessageBackend]:
+        used = self.node.command("INFO", "memory")["used_memory"]
+        self.node.command("CONFIG", "SET", "maxmemory", used + 200_000)
+        yield self.new_backend()
+        self.node.command("CONFIG", "SET", "maxmemory", 0)
+
+
 def test_stream_is_found_on_its_node(make: MakeBackend, cluster: RedisCluster) -> None:
     """Whichever node the address names, each stream's events are where its slot is."""
     for entrance in cluster.nodes:
@@ -142,6 +186,7 @@ def test_template_spreads_streams_over_nodes(make: MakeBackend, cluster: RedisCl
     assert sorted(len(node.command("KEYS", "{tied}:*")) for node in cluster.nodes) == [0, 0, 20]
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_key_that_is_no_stream_holds_its_key_only(make: MakeBackend, cluster: RedisCluster) -> None:
     """A key whose events go to streams on several nodes keeps its order when one is refused."""
     wrong, other = (cluster.stream_on(node) for node in cluster.nodes[:2])
@@ -171,6 +216,7 @@ def test_slot_that_moves(make: MakeBackend, cluster: RedisCluster, entrance: int
     assert ids(target, stream) == expected
 
 
+@pytest.mark.shows("cluster")
 @pytest.mark.chaos
 def test_slot_that_moves_under_load(make: MakeBackend, cluster: RedisCluster) -> None:
     """There and back again while events come: all of them arrive once and in order."""
@@ -254,6 +300,7 @@ def _is_down(node: RedisServer) -> bool:
     return "cluster_state:fail" in node.raw("CLUSTER", "INFO")
 
 
+@pytest.mark.shows("cluster")
 def test_cluster_that_is_down_is_unavailable(make: MakeBackend, own: RedisCluster) -> None:
     """CLUSTERDOWN, as a slot has no node, costs no event and passes."""
     stream = own.stream_on(own.nodes[0])

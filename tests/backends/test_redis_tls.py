@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import pytest
 
 from django_broadcaster.backends import RedisStreamBackend
 from django_broadcaster.exceptions import BackendUnavailable
+from django_broadcaster.testing import Fault
 from tests.support.batches import kinds, numbers
-from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.redis_server import RedisServer, free_port, redis_server, tls_arguments
 from tests.support.waiting import wait_until
 
 SECONDS = 30.0
@@ -38,15 +38,8 @@ def make() -> Iterator[MakeBackend]:
 def tls_port(tmp_path: Path, certificates: Path) -> Iterator[int]:
     """The port where a private server speaks TLS, and wants a client's certificate."""
     port = free_port()
-    with redis_server(tmp_path, "--tls-port", str(port), *_arguments(certificates)):
+    with redis_server(tmp_path, "--tls-port", str(port), *tls_arguments(certificates)):
         yield port
-
-
-def _arguments(certificates: Path) -> list[str]:
-    """The arguments of a server that has a certificate."""
-    files = {"ca-cert": "ca.pem", "cert": "server.pem", "key": "server.key"}
-    pairs = [("--tls-" + key + "-file", str(certificates / f)) for key, f in files.items()]
-    return list(chain.from_iterable(pairs))
 
 
 def _options(certificates: Path) -> dict[str, Any]:
@@ -58,6 +51,7 @@ def _options(certificates: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
     """With the CA and a certificate of its own the backend delivers over TLS, by url or host."""
     options = _options(certificates)
@@ -67,35 +61,6 @@ def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
     ):
         assert backend.send_batch(numbers(3)) == [None] * 3
         assert backend.health_check() is True
-
-
-@pytest.mark.parametrize(
-    ("host", "options"),
-    [
-        ("127.0.0.1", {"ca_file": "other.pem", "cert_file": "client.pem"}),
-        ("127.0.0.1", {"ca_file": "missing.pem", "cert_file": "client.pem"}),
-        ("127.0.0.1", {"ca_file": "ca.pem", "cert_file": None}),
-        ("localhost", {"ca_file": "ca.pem", "cert_file": "client.pem"}),
-        ("127.0.0.1", None),
-    ],
-    ids=["another CA", "no CA file", "no certificate of ours", "another name", "no TLS"],
-)
-def test_wrong_tls_is_unavailable(
-    make: MakeBackend,
-    tls_port: int,
-    certificates: Path,
-    host: str,
-    options: dict[str, str | None] | None,
-) -> None:
-    """TLS that fails costs no event, and is never replaced by a connection without it."""
-    if options is None:
-        backend = make(host=host, port=tls_port, socket_timeout=2)
-    else:
-        files = {key: name and str(certificates / name) for key, name in options.items()}
-        files["key_file"] = files["cert_file"] and str(certificates / "client.key")
-        backend = make(host=host, port=tls_port, tls=files, socket_timeout=2)
-    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
-    assert backend.health_check() is False
 
 
 def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates: Path) -> None:
@@ -112,6 +77,7 @@ def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates
     assert backend.send_batch(numbers(2)) == [None] * 2
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_sentinels_and_their_master_over_tls(
     make: MakeBackend, tmp_path: Path, certificates: Path
 ) -> None:
@@ -120,7 +86,7 @@ def test_sentinels_and_their_master_over_tls(
     folders = tmp_path / "master", tmp_path / "sentinel"
     for folder in folders:
         folder.mkdir()
-    tls = ["--tls-replication", "yes", *_arguments(certificates)]
+    tls = ["--tls-replication", "yes", *tls_arguments(certificates)]
     config = folders[1] / "sentinel.conf"
     config.write_text(f"sentinel monitor main 127.0.0.1 {ports[0]} 1\n")
     with (
@@ -146,10 +112,11 @@ def _sees_master(sentinel: RedisServer) -> bool:
     return sentinel.command("SENTINEL", "MASTER", "main")["runid"] != ""
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_cluster_over_tls(make: MakeBackend, tmp_path: Path, certificates: Path) -> None:
     """The nodes are asked for over TLS, and found where they speak it."""
     port, bus = free_port(), free_port()
-    arguments = ["--tls-port", str(port), "--tls-cluster", "yes", *_arguments(certificates)]
+    arguments = ["--tls-port", str(port), "--tls-cluster", "yes", *tls_arguments(certificates)]
     arguments += ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
     with redis_server(tmp_path, *arguments) as node:
         node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

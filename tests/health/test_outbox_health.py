@@ -73,14 +73,14 @@ def test_a_relay_whose_heart_stopped_does_not_count(routed: str) -> None:
         status, found = asked()
         assert status == 1
         relays = found["relays", "default"]
-        assert (relays["ok"], relays["detail"]) == (False, "0, 64 partitions without one")
+        assert (relays["ok"], relays["detail"]) == (False, "0, 64 partitions without a relay")
 
 
 def test_partitions_that_nobody_has_yet_are_shown_and_fail_nothing(routed: str) -> None:
     """For a moment there are some whenever a relay comes or goes."""
     with DeliveryLoop(routed, "default"):
         status, found = asked()
-    assert (status, found["relays", "default"]["detail"]) == (0, "1, 64 partitions without one")
+    assert (status, found["relays", "default"]["detail"]) == (0, "1, 64 partitions without a relay")
 
 
 def test_events_that_are_late_are_no_secret(routed: str, settings: Settings) -> None:
@@ -191,9 +191,7 @@ def test_wrong_settings_are_no_failed_check(routed: str, settings: Settings, wro
     """A probe skips the checks of the settings, and must not take a traceback for unwell."""
     for name, value in wrong.items():
         setattr(settings, name, value)
-    with pytest.raises(
-        CommandError, match=r"Invalid settings \(\w+\); run manage\.py check"
-    ) as caught:
+    with pytest.raises(CommandError, match=r"Invalid settings .*; run manage\.py") as caught:
         call_command("outbox_health")
     assert caught.value.returncode == 2
 

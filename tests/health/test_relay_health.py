@@ -41,7 +41,7 @@ WELL = LoopState(
     lease_left=10.0,
     circuit_is_closed=True,
     is_paused=False,
-    trouble="",
+    last_error="",
 )
 RELAY = RelayState(
     process=7,
@@ -95,7 +95,7 @@ def test_a_relay_that_works_is_live_and_ready() -> None:
         ({"has_died": True, "has_ended": True}, "loop", False),
         ({"lease_left": 0.0}, "lease", True),
         ({"circuit_is_closed": False}, "broker", True),
-        ({"trouble": "OperationalError"}, "turn", True),
+        ({"last_error": "OperationalError"}, "turn", True),
     ],
     ids=["stalled", "died", "no lease", "no broker", "trouble"],
 )
@@ -154,7 +154,7 @@ def test_a_backend_that_hangs_is_a_stall_of_its_own(
             wait_until(lambda: not health_of(worker).is_live, 20, "the stall to be noticed")
             assert failing(health_of(worker)) == {("loop", "default")}
             (check,) = health_of(worker).failing
-            assert check.detail.startswith("delivering: no sign of life for")
+            assert check.detail.startswith("delivering: no progress for")
         wait_until(lambda: health_of(worker).is_ready, 20, "it to be well again")
 
 
@@ -174,7 +174,7 @@ def test_a_batch_of_many_slow_events_is_no_stall(database: str, scripted: Script
     with working(database) as worker:
         loop = worker.worker._threads[0]._loop
         loop.activity.begin("delivering", pause=-60.0)
-        loop.backend.on_progress()
+        loop.broker.backend.on_progress()
         assert loop.activity.silence < 60.0
 
 
@@ -194,7 +194,7 @@ def test_a_paused_backend_is_well(database: str, scripted: Script) -> None:
     pause(OutboxBackendState.objects.using(database).all(), "default")
     with working(database) as worker:
         loop = worker.worker._threads[0]._loop
-        wait_until(lambda: loop.is_paused, 20, "the pause to be seen")
+        wait_until(lambda: loop.rounds.is_paused, 20, "the pause to be seen")
         wait_until(lambda: health_of(worker).is_ready, 20, "it to be well")
 
 

@@ -276,20 +276,23 @@ def test_a_file_that_can_not_be_written_stops_nothing(
     folder = tmp_path / "later"
     file, told = HealthFile(folder / "health"), HealthFile(tmp_path / "told")
     with reporting(lambda: WELL, [file, told], 0.01):
-        wait_until(lambda: "could not be written down" in caplog.text, 10, "the warning")
+        wait_until(lambda: "Could not write the health file" in caplog.text, 10, "the warning")
         wait_until((tmp_path / "told").exists, 10, "the other one")
         folder.mkdir()
         wait_until((folder / "health").exists, 10, "the file")
-    assert caplog.text.count("could not be written down") == 1
+    assert caplog.text.count("Could not write the health file") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--health-file", "/nowhere/health"], "its folder is missing"),
-        (["--health-port", "busy"], "can't be watched as asked"),
-        (["--health-port", "0"], "a whole number from 1 to 65535"),
-        (["--health-port", "9462", "--listen", "nowhere.invalid"], "can't be watched as asked"),
+        (["--health-file", "/nowhere/health"], "does not exist or is not writable"),
+        (["--health-port", "busy"], "Could not start metrics or health checks"),
+        (["--health-port", "0"], "must be a whole number from 1 to 65535"),
+        (
+            ["--health-port", "9462", "--listen", "nowhere.invalid"],
+            "Could not start metrics or health checks",
+        ),
         (["--listen", "127.0.0.1"], "--listen needs --metrics-port or --health-port"),
     ],
 )

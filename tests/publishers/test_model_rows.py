@@ -113,6 +113,26 @@ def test_data_of_every_kind(database: str, data: Any, has_data: bool, read: Any)
     assert (event.has_data, event.data) == (has_data, read)
 
 
+def test_row_that_is_not_written_yet_has_no_data(database: str) -> None:
+    """What has no row yet has no JSON null in its row."""
+    values = {"event_type": "order.placed", "data_content_type": "application/json"}
+    event = OutboxEvent(event_id="A-1", source="/shop", **values)
+    assert not event.cloud_event.has_data
+
+
+@pytest.mark.parametrize("adding", [True, False])
+def test_copy_of_a_row_is_filled_in(database: str, adding: bool) -> None:
+    """A copy without its key and its id is a new event, however Django is told so."""
+    event = create(database, data={"total": 1})
+    first = event.event_id
+    event.pk, event.event_id, event._state.adding = None, "", adding
+    event.save(using=database)
+    ids = OutboxEvent.objects.using(database).values_list("event_id", flat=True)
+    assert len({*ids, first}) == 2
+    assert event.event_id in ids
+    assert event.cloud_event.data == {"total": 1}
+
+
 def test_bulk_create_fills_in_each_row(database: str, join: Join) -> None:
     """Many rows are delivered in order like those of one call, each with an id of its own."""
     locmem.clear()
@@ -211,6 +231,34 @@ def test_rows_are_written_where_the_router_writes(database: str, settings: Setti
         OutboxEvent.objects.bulk_create([OutboxEvent(event_type="order.placed", source="shop")])
     rows = OutboxEvent.objects.using(database).order_by("id")
     assert list(rows.values_list("publisher_backend", flat=True)) == ["a", "b"]
+
+
+def replicated(database: str, status: str = "pending") -> OutboxEvent:
+    """Return a new event as if it had been read from the replica."""
+    event = create(database)
+    OutboxEvent.objects.using(database).filter(pk=event.pk).update(status=status)
+    event._state.db = "replica"
+    return event
+
+
+def test_rows_are_changed_where_the_router_writes(database: str, settings: Settings) -> None:
+    """Events that were read from a replica are marked, moved and delivered in their database."""
+    settings.DATABASE_ROUTERS = [ReplicaRouter(database)]
+    settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": LOCMEM}}
+    settings.OUTBOX_RETRY = {"initial": 60.0}
+    replicated(database).mark_as_published()
+    replicated(database).mark_as_failed("no")
+    replicated(database).increment_retry("busy")
+    assert publisher._process_single_event(replicated(database))
+    replicated(database, "cancelled")
+    last = replicated(database, "failed").pk
+    moved = [chunk.replay() for chunk in OutboxEvent.objects.dead_letters().in_chunks(1)]
+    assert moved == [1, 1]
+    statuses = OutboxEvent.objects.using(database).order_by("id").values_list("status", flat=True)
+    assert list(statuses) == [
+        *("published", "scheduled", "retry", "published", "cancelled", "scheduled")
+    ]
+    assert OutboxEvent.objects.using(database).get(pk=last).status == S.SCHEDULED
 
 
 def test_same_event_twice_is_refused(database: str) -> None:

@@ -20,6 +20,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.verdicts import Report
 from django_broadcaster.relay.worker import Worker
 from tests.support.backends import Script, forget_scripts, script
+from tests.support.clock import Clock
 from tests.support.redis_server import shared_url
 from tests.support.routing import OneDatabase
 from tests.support.workers import Workers, starting_workers
@@ -51,12 +52,18 @@ def routed(database: str, settings: Settings) -> str:
 
 
 @pytest.fixture
-def join(database: str) -> Iterator[Join]:
+def clock() -> Clock:
+    """The clock of the relays that join."""
+    return Clock()
+
+
+@pytest.fixture
+def join(database: str, clock: Clock) -> Iterator[Join]:
     """Return a function that lets a relay join in this process; it leaves after the test."""
     with ExitStack() as joined:
 
         def enter(alias: str = "default", **options: Any) -> DeliveryLoop:
-            return joined.enter_context(DeliveryLoop(database, alias, **options))
+            return joined.enter_context(DeliveryLoop(database, alias, clock=clock, **options))
 
         yield enter
 

@@ -130,9 +130,9 @@ def test_large_events_in_retry_come_again_in_bounded_batches(
     loop = join()
     turn(loop, 1)
     ids = list(OutboxEvent.objects.using(database).order_by("id").values_list("id", flat=True))
-    loop.watermark.start = ids[-1] + 1  # as after many deliveries, on PostgreSQL
-    loop.watermark.pending_again(ids)
-    while loop.watermark.has_again:
+    loop.held.watermark.start = ids[-1] + 1  # as after many deliveries, on PostgreSQL
+    loop.held.watermark.pending_again(ids)
+    while loop.held.watermark.has_again:
         loop.turn(100)
     assert scripted.arrived == [str(number) for number in range(10)]
     assert max(len(batch) for batch in scripted.batches) == 3
@@ -147,8 +147,8 @@ def test_events_in_retry_and_new_ones_share_the_budget(
     loop = join()
     loop.prepare()
     ids = list(OutboxEvent.objects.using(database).order_by("id").values_list("id", flat=True))
-    loop.watermark.start = ids[2]
-    loop.watermark.pending_again(ids[:2])
+    loop.held.watermark.start = ids[2]
+    loop.held.watermark.pending_again(ids[:2])
     deliver(loop, 6)
     assert scripted.arrived == names
     assert [len(batch) for batch in scripted.batches] == [3, 3]

@@ -27,12 +27,12 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import InboxEvent, OutboxAttempt, OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
-from django_broadcaster.relay import loop as loop_module
-from django_broadcaster.relay import maintenance
+from django_broadcaster.relay import holdings, rounds
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from tests.app.models import Order
 from tests.support.backends import Answer, Script, script
+from tests.support.clock import Clock
 from tests.support.events import first_arrivals, publish, publish_many, row, statuses
 from tests.support.waiting import wait_until
 
@@ -211,7 +211,7 @@ def step_of(sql: str) -> str:
 
 @pytest.mark.parametrize(
     ("outcome", "words"),
-    [(ValueError("wrong"), "ValueError: wrong"), (True, "an outcome that is a bool")],
+    [(ValueError("wrong"), "ValueError: wrong"), (True, "an outcome of type bool")],
     ids=["an error of nobody's", "no error"],
 )
 def test_an_outcome_that_is_none_of_ours_is_blamed_on_its_event(
@@ -233,7 +233,7 @@ def test_an_idle_look_costs_one_statement(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relay that has had nothing to do for a while asks once, and sees what there is."""
-    monkeypatch.setattr(loop_module, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(rounds, "TICK_SECONDS", 0.1)
     loop = join()
     turn(loop)
     loop.turn(100, idle=True)
@@ -571,7 +571,7 @@ def test_a_broker_that_is_back_is_noticed_where_nothing_is_to_be_sent(
         monkeypatch.setattr(loop.lease, "rebalance", lambda: False)
         loop.lease.partitions = frozenset()
     answers = [False, False, True]
-    monkeypatch.setattr(loop.backend, "health_check", lambda: answers.pop(0))
+    monkeypatch.setattr(loop.broker.backend, "health_check", lambda: answers.pop(0))
 
     def is_back() -> bool:
         turn(loop)
@@ -632,7 +632,7 @@ def test_a_backend_that_cannot_be_opened_is_away(
 
 
 def test_a_broker_that_is_back_is_so_without_an_event_to_send(
-    database: str, scripted: Script, join: Join
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """Where nothing is published for a day, it must not count as away for a day."""
 
@@ -645,7 +645,7 @@ def test_a_broker_that_is_back_is_so_without_an_event_to_send(
         turn(loop)
     assert OutboxRelay.objects.using(database).get().circuit_open_since is not None
     scripted.heal()
-    loop.circuit._ends_at = 0.0  # the pause is over
+    clock.advance(60)
     turn(loop)
     assert loop.circuit.is_closed
     assert OutboxRelay.objects.using(database).get().circuit_open_since is None
@@ -846,7 +846,7 @@ def test_events_due_at_once_come_in_publish_order(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More events than one step promotes arrive in the order of their keys all the same."""
-    monkeypatch.setattr(maintenance, "CHUNK", 3)
+    monkeypatch.setattr(holdings, "CHUNK", 3)
     due = timezone.now() + timedelta(hours=1)
     names = [f"a{number}" for number in range(1, 11)]
     for name in names:
@@ -862,7 +862,7 @@ def test_more_followers_than_one_step_releases_come_in_order(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key with many blocked events goes on in order, with new ones behind them."""
-    monkeypatch.setattr(maintenance, "CHUNK", 3)
+    monkeypatch.setattr(holdings, "CHUNK", 3)
     scripted.fail("a1", BUSY, times=1)
     names = [f"a{number}" for number in range(1, 12)]
     publish(*names, using=database)
@@ -907,7 +907,7 @@ def test_cancelling_the_head_lets_its_key_go_on(
     turn(loop)
     assert events(database).filter(subject="a1").cancel() == 1
     if when == "blocked":
-        loop.rejoin()
+        loop.join()
     drain(loop)
     assert statuses(database) == {"a1": "cancelled", "a2": "published", "a3": "published"}
     assert scripted.arrived == ["a2", "a3"]

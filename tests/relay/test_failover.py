@@ -83,7 +83,7 @@ def pair(
             publish(f"z{number + 2}", using=pool.alias)
         for _ in range(4):
             loop.turn(20)
-        assert loop.watermark.start > 40
+        assert loop.held.watermark.start > 40
         yield Pair(primary, replica, pool), loop
 
 
@@ -99,7 +99,7 @@ def go_on(loop: DeliveryLoop) -> None:
         try:
             report: Report = loop.turn(20)
         except LeaseLost:
-            loop.rejoin()
+            loop.join()
             continue
         if not report.found_work and not statuses_pending(loop.using):
             return
@@ -118,8 +118,8 @@ def test_nothing_is_overtaken_on_a_new_primary_that_was_behind(
     servers, loop = pair
     servers.fail_over()
     (first,) = publish("k1", using="beside")
-    assert first.pk < loop.watermark.start
-    while OutboxEvent.objects.using("beside").order_by("id").last().pk <= loop.watermark.start:
+    assert first.pk < loop.held.watermark.start
+    while OutboxEvent.objects.using("beside").order_by("id").last().pk <= loop.held.watermark.start:
         publish("y1", using="beside")
     publish("k2", using="beside")
     go_on(loop)
@@ -134,7 +134,7 @@ def test_an_idle_relay_notices_by_its_heartbeat(pair: tuple[Pair, DeliveryLoop])
     servers.fail_over()
     with pytest.raises(LeaseLost, match="another database server"):
         loop.lease.renew()
-    loop.rejoin()
+    loop.join()
     loop.lease.renew()
 
 

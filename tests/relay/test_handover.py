@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 
 from django_broadcaster.models import OutboxPartition, OutboxRelay
-from django_broadcaster.relay import loop as loop_module
+from django_broadcaster.relay import rounds
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
@@ -121,7 +121,7 @@ def test_a_stopped_relays_partitions_are_taken_over_within_a_second(
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Relays look at their shares when they join, and then not by themselves for an hour."""
-    monkeypatch.setattr(loop_module, "TICK_SECONDS", 3600.0)
+    monkeypatch.setattr(rounds, "TICK_SECONDS", 3600.0)
 
 
 def owned(relay: DeliveryLoop | None, database: str) -> int:

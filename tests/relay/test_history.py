@@ -18,6 +18,7 @@ from django_broadcaster.relay import history
 from django_broadcaster.store import Figures, add_to_minute, minute_of, pause
 from django_broadcaster.store.sql import SAMPLES
 from tests.support.backends import Script
+from tests.support.clock import Clock
 from tests.support.events import publish
 from tests.support.waiting import wait_until
 
@@ -94,13 +95,12 @@ def test_a_relay_that_stops_writes_the_rest(database: str, scripted: Script) -> 
 
 
 def test_latency_is_from_due_to_settled(
-    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """A delivery that is timed tells how long its events had been due, and for that reads more."""
     loop = join()
     turn(loop)
-    monkeypatch.setattr(history, "TIME_SECONDS", 0.0)
-    loop._history._next_time = 0.0
+    clock.advance(1)
     publish("a1", "a2", using=database)
     since = timezone.now() - timedelta(seconds=5)
     OutboxEvent.objects.using(database).filter(subject="a1").update(scheduled_at=since)
@@ -176,7 +176,7 @@ def test_an_open_circuit_can_be_seen(
 
 
 def test_a_broker_that_can_not_be_connected_to_can_be_seen(
-    database: str, scripted: Script, join: Join
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """A circuit that opens because the backend does not open is shown, too, and in the history."""
 
@@ -189,7 +189,7 @@ def test_a_broker_that_can_not_be_connected_to_can_be_seen(
     turn(loop)
     turn(loop)
     assert len(OutboxRelay.objects.using(database).get().circuit_error) == 500
-    loop._history._next_write = 0.0
+    clock.advance(10)
     turn(loop)
     assert OutboxSample.objects.using(database).filter(circuit_open=True).exists()
 
@@ -215,6 +215,6 @@ def test_deliveries_go_on_without_a_history(
         turn(loop)
         loop.end()
     assert scripted.arrived == ["a1"]
-    assert "the dashboard misses some figures" in caplog.text
+    assert "Could not write the dashboard's figures" in caplog.text
     loop.end()
     assert figures(database)["published"] == 1

@@ -97,7 +97,7 @@ def test_an_event_that_fails_has_a_line_with_all_that_finds_it(
     loop = join()
     turn(loop)
     told_of = {record.getMessage(): extras(record) for record in failures(log)}
-    for name, words in (("a1", "TransientError, tried again in 1.0 s"), ("b1", "Rejected, dead")):
+    for name, words in (("a1", "TransientError; retrying in 1.0 s"), ("b1", "Rejected; dead")):
         event = row(name, database)
         ((message, extra),) = [each for each in told_of.items() if event.event_id in each[0]]
         assert words in message
@@ -225,7 +225,7 @@ def test_no_payload_is_logged_of_a_batch_that_broke(
     turn(join())
     text = everything(log)
     assert "in fail_whole_batch" in text
-    assert "RuntimeError (its text may hold the payload; outbox_inspect" in text
+    assert "RuntimeError (text withheld, as it may contain the payload; outbox_inspect" in text
     assert PAYLOAD not in text
 
 
@@ -313,7 +313,7 @@ def test_no_payload_is_logged_of_an_archive(
     rows.update(status="published", published_at=ago, created_at=ago)
     turn(join())
     text = everything(log)
-    assert f"its old events stay, unarchived: {words}" in text.replace("FailingArchive: ", "")
+    assert f"Could not archive old events: {words}" in text.replace("FailingArchive: ", "")
     assert PAYLOAD not in text
     assert PASSWORD not in text
     assert rows.exists()

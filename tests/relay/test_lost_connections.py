@@ -15,7 +15,7 @@ from django_broadcaster import backoff, notify
 from django_broadcaster.backends import Message, Outcome
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.models import OutboxEvent, OutboxPartition
-from django_broadcaster.relay import backend_thread, loop
+from django_broadcaster.relay import backend_thread, rounds
 from django_broadcaster.relay.backend_thread import BackendThread, WorkerOptions
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
@@ -82,7 +82,7 @@ class Assassin:
 def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on at once after trouble, and look for what is due in each turn."""
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(loop, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(backend_thread, "DRAIN_FAILURES", 100)
 
 
@@ -182,7 +182,7 @@ def test_what_somebody_else_closed_is_opened_again(
         drain(database)
     assert states(database) == {"a1": ("published", 0), "a2": ("published", 0)}
     assert scripted.arrived == ["a1", "a2"]
-    assert any("trouble, going on" in message for message in caplog.messages)
+    assert any("retrying in" in message for message in caplog.messages)
     assert "Traceback" not in caplog.text
 
 

@@ -13,7 +13,7 @@ from django_broadcaster.backends import Message
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.relay import delivery
+from django_broadcaster.relay import sending
 from django_broadcaster.relay.decryption import NotDecryptable
 from django_broadcaster.relay.lease import Lease
 from tests.support.backends import Script
@@ -54,7 +54,7 @@ def test_death_in_a_probe_is_laid_to_its_events_alone(
 
     wait_until(is_interrupted, 20, "a probe of two keys")
     loop.forget()
-    loop.lease.own_up()
+    loop.lease.count_crash()
     suspects = OutboxEvent.objects.using(database).filter(crash_count__gt=0).order_by("id")
     assert [event.subject for event in suspects] == ["a0", "b1"]
     scripted.heal()
@@ -123,7 +123,7 @@ def test_locked_events_keep_no_payloads_in_memory(
         loop = join()
         wait_until(lambda: _all_are_locked(loop), 20, "every event to be delivered")
         assert len(scripted.arrived) == 20
-        assert [row.data for row in loop.delivery.locked._verdicts.rows] == [None] * 20
+        assert [row.data for row in loop.held.locked._verdicts.rows] == [None] * 20
     finally:
         holder.rollback()
         holder.close()
@@ -131,7 +131,7 @@ def test_locked_events_keep_no_payloads_in_memory(
 
 def _all_are_locked(loop: DeliveryLoop) -> bool:
     loop.turn(500)
-    return len(loop.delivery.locked) == 20
+    return len(loop.held.locked) == 20
 
 
 def test_probe_of_which_nothing_was_sent_closes_no_circuit(
@@ -149,7 +149,7 @@ def test_probe_of_which_nothing_was_sent_closes_no_circuit(
         error = NotDecryptable(ValueError("no key"))
         return [row for row in batch if row not in shut], {row.id: error for row in shut}
 
-    monkeypatch.setattr(delivery, "decrypted", decrypted)
+    monkeypatch.setattr(sending, "decrypted", decrypted)
     publish("a1", "b1", using=database)
     scripted.fail("*", BackendUnavailable("down"))
     loop = join()

@@ -98,7 +98,7 @@ def test_a_late_commit_behind_the_watermarks_back_does_not_happen(
         publish(*names, using=database)
         for _ in range(4):
             loop.turn(100)
-        return loop.watermark.start
+        return loop.held.watermark.start
 
     assert (go_on("x1", "x2") > 0) is moves
     with uncommitted(database, "a1") as first, uncommitted(database, "b1") as second:
@@ -173,7 +173,7 @@ def test_a_retry_far_behind_is_found(
         publish(f"b{number}", using=database)
         loop.turn(100)
     OutboxEvent.objects.using(database).hasten()
-    loop._next_tick = 0.0  # due, but nothing that the relay remembers is forgotten
+    loop.rounds.are_wanted.set()  # due, but nothing that the relay remembers is forgotten
     while loop.turn(100).found_work:
         pass
     assert scripted.arrived[-2:] == ["a1", "a2"]
@@ -192,7 +192,7 @@ def test_an_idle_relay_remembers_a_retry_that_met_an_outage(
         loop.turn(100)
     scripted.fail("a1", BackendUnavailable("away"))
     OutboxEvent.objects.using(database).hasten()
-    loop._next_tick = 0.0
+    loop.rounds.are_wanted.set()
     assert loop.turn(100).unavailable
     scripted.heal()
 
@@ -266,7 +266,7 @@ def test_retries_that_are_due_at_once_are_not_overtaken(
         loop.turn(100)
     events = OutboxEvent.objects.using(database)
     events.hasten()
-    loop._next_tick = 0.0
+    loop.rounds.are_wanted.set()
     if why == "some are cancelled":
         loop.prepare()
         events.filter(subject__in=["x1", "y1"]).cancel()

@@ -362,8 +362,8 @@ def test_only_backends_that_run_no_code_of_a_project_share_the_relays_thread(
     thread = SeparateThread("foreign")
     loop = DeliveryLoop(database, "default", runner=thread)
     try:
-        found = loop.backend_runner.run(threading.current_thread)
+        found = loop.broker.runner.run(threading.current_thread)
         assert (found is threading.current_thread()) is is_relays
-        assert loop.runner.run(threading.current_thread) is not threading.current_thread()
+        assert loop._runner.run(threading.current_thread) is not threading.current_thread()
     finally:
         thread.end()

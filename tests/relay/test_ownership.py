@@ -133,10 +133,10 @@ def test_events_that_fewer_partitions_leave_behind_are_not_silent(
     drain(few)
     left = set(statuses(database)) - set(scripted.arrived)
     assert left
-    assert "events wait in partitions from 2 on" in caplog.text
+    assert "in partitions from 2 on" in caplog.text
     (overview,) = overviews(database, ["default"])
     assert overview.free_partitions == 0
-    assert few.rows.pulse(few.lease.partitions, 0).free_partitions == 0
+    assert few.held.rows.pulse(few.lease.partitions, 0).free_partitions == 0
     few.lease.leave()
     settings.OUTBOX_PARTITIONS = PARTITIONS
     drain(join())
@@ -293,7 +293,7 @@ def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lea
     OutboxRelay.objects.using(database).filter(pk=lost.relay_id).delete()
     free = list(OutboxPartition.objects.using(database).values_list("number", flat=True))
     with pytest.raises(LeaseLost):
-        lost._own(free, lost.relay_id, None)
+        lost._table.change_owner(free, lost.relay_id, None)
     assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
@@ -371,7 +371,7 @@ def test_a_relay_that_was_overtaken_settles_nothing(
     assert not OutboxEvent.objects.using(database).filter(published_at__isnull=False).exists()
     with pytest.raises(LeaseLost):
         slow.turn(100)
-    slow.rejoin()
+    slow.join()
     publish("a3", using=database)
     drain(slow)
     assert scripted.arrived[-1] == "a3"
@@ -384,7 +384,7 @@ def test_an_overtaken_relay_starts_nothing_more(
     slow = join()
     turn(slow)
     publish("a1", using=database)
-    fetch = slow.rows.fetch
+    fetch = slow.held.rows.fetch
 
     def fenced_afterwards(*arguments: Any, **options: Any) -> object:
         found = fetch(*arguments, **options)
@@ -396,7 +396,7 @@ def test_an_overtaken_relay_starts_nothing_more(
             settle_other.leave()
         return found
 
-    slow.rows.fetch = fenced_afterwards  # type: ignore[assignment,method-assign]
+    slow.held.rows.fetch = fenced_afterwards  # type: ignore[assignment,method-assign]
     with pytest.raises(LeaseLost):
         slow.turn(100)
     assert scripted.batches == []
@@ -469,9 +469,9 @@ def test_a_crash_is_counted_once(
     with monkeypatch.context() as patch:
         patch.setattr(alive, "give_back", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            alive.own_up()
+            alive.count_crash()
     assert crash_counts(database) == {"a1": 0}
-    alive.own_up()
+    alive.count_crash()
     assert crash_counts(database) == {"a1": 1}
 
 
@@ -518,7 +518,7 @@ def test_a_poison_event_is_found_and_given_up(
     assert statuses(database) == dict.fromkeys(names, "published") | {"p1": "failed"}
     poison = row("p1", database)
     assert (poison.crash_count, poison.retry_count) == (3, 0)
-    assert "3 relays died" in poison.last_error
+    assert "The relay crashed 3 times" in poison.last_error
     others = OutboxEvent.objects.using(database).exclude(subject="p1")
     assert set(others.values_list("retry_count", flat=True)) == {0}
     assert max(others.values_list("crash_count", flat=True)) == 1

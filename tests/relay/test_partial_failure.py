@@ -103,7 +103,7 @@ def test_the_followers_of_an_event_that_is_too_large_never_overtake_it(
         assert arrived(server) == ["b1", "b2"]
         hasten(database)
     server.command("CONFIG", "SET", "proto-max-bulk-len", 2 * LIMIT)
-    loop.backend.open()  # a relay asks for the limit as it connects
+    loop.broker.backend.open()  # a relay asks for the limit as it connects
     publish("a4", using=database)
     drain(loop)
     assert arrived(server) == ["b1", "b2", "a1", "a2", "a3", "a4"]

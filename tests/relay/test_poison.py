@@ -15,9 +15,9 @@ from django.db import connections
 from django_broadcaster.backends import Message
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay import poison
-from django_broadcaster.relay.delivery import Delivery, Selection
+from django_broadcaster.relay.batch import Batch
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.store import PendingRow
+from django_broadcaster.relay.pipeline import Pipeline
 from tests.app.models import Order
 from tests.support.backends import POISON, Answer, Script, recorded, script
 from tests.support.events import count, publish, row, statuses
@@ -157,13 +157,13 @@ def test_a_suspect_that_was_cancelled_while_it_waited_is_not_sent(
     """Its turn may come seconds after it was read."""
     publish("p1", using="default")
     OutboxEvent.objects.update(crash_count=1)
-    waits, select = threading.Event(), Delivery.select
+    waits, select = threading.Event(), Pipeline.select
 
-    def selected(delivery: Delivery, fetched: Sequence[PendingRow]) -> Selection:
+    def selected(pipeline: Pipeline, batch: Batch) -> Batch:
         waits.set()
-        return select(delivery, fetched)
+        return select(pipeline, batch)
 
-    monkeypatch.setattr(Delivery, "select", selected)
+    monkeypatch.setattr(Pipeline, "select", selected)
     thread = threading.Thread(target=take_a_turn, args=["default"])
     with poison.alone():
         thread.start()

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
 REDIS = "django_broadcaster.backends.RedisStreamBackend"
 BATCH = 20
-SAID = "NOTIFY does not get through"
+SAID = "NOTIFY does not reach this relay"
 pytestmark = pytest.mark.chaos
 
 

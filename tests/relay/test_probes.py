@@ -10,7 +10,7 @@ import pytest
 from django.db import OperationalError, connections
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
-from django_broadcaster.relay import delivery, fetching
+from django_broadcaster.relay import doubts, fetching
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script
 from tests.support.events import publish
@@ -44,7 +44,7 @@ def doubted(
 ) -> DeliveryLoop:
     """A relay whose one key fails while others got through; its pause does not end."""
     settings.OUTBOX_CIRCUIT = {"initial": 600.0, "maximum": 600.0}
-    monkeypatch.setattr(delivery, "LOOK_SECONDS", 600.0)
+    monkeypatch.setattr(doubts, "LOOK_SECONDS", 600.0)
     scripted.fail("a1", AWAY)
     publish("b1", *(f"a{number}" for number in range(1, BACKLOG)), using=database)
     loop = join()
@@ -90,7 +90,7 @@ def test_an_event_that_is_due_again_is_found_at_once(
         pass
     assert doubted.circuit.is_doubted
     type(event).objects.using(database).filter(pk=event.pk).hasten()
-    doubted._next_tick = 0.0
+    doubted.rounds.are_wanted.set()
     doubted.turn(10)
     assert scripted.arrived[-1] == "c1"
 
@@ -129,7 +129,7 @@ def test_a_delivery_that_was_settled_late_has_the_same_report(
     monkeypatch.setattr(doubted.lease, "give_back", fail)
     with pytest.raises(OperationalError):
         doubted.turn(10)
-    report = doubted.finish()
+    report = doubted.settle_rest()
     assert report is not None
     assert report.is_repeat
     assert report.handed == report.attempted > 0

@@ -16,9 +16,10 @@ from django.utils import timezone
 from django_broadcaster.archives import Leaving
 from django_broadcaster.exceptions import ArchiveConfigurationError, Rejected
 from django_broadcaster.models import InboxEvent, OutboxArchivedEvent, OutboxEvent
-from django_broadcaster.relay import maintenance
+from django_broadcaster.relay import purging
 from tests.support.archives import LONG_AGO, WatchingArchive, archived_names, grow_old
 from tests.support.backends import Script, script
+from tests.support.clock import Clock
 from tests.support.events import count, publish, publish_many, row, statuses
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
@@ -40,7 +41,7 @@ def test_old_events_are_purged_past_those_that_stay(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old events go, also behind young ones that were replayed or scheduled; the others stay."""
-    monkeypatch.setattr(maintenance, "CHUNK", 2)
+    monkeypatch.setattr(purging, "CHUNK", 2)
     dead = ["a1", "a2", "a3", "a4", "a7"]
     for name in dead:
         scripted.fail(name, Rejected("no"))
@@ -53,7 +54,7 @@ def test_old_events_are_purged_past_those_that_stay(
 
 
 def test_the_purge_rests_and_starts_again(
-    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+    database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:
     """A purge that found nothing rests for a while, and looks again later."""
     publish("a1", using=database)
@@ -62,7 +63,7 @@ def test_the_purge_rests_and_starts_again(
     grow_old(database, ["a1"])
     turn(loop)
     assert row("a1", database).status == "published", "it rests"
-    monkeypatch.setattr(loop._purge, "_next_at", 0.0)
+    clock.advance(60)
     turn(loop)
     assert statuses(database) == {}
 
@@ -220,7 +221,7 @@ def test_retention_as_in_version_0_1_purges_both(
 
 
 def test_a_dead_letter_is_young_however_long_it_waited(
-    database: str, scripted: Script, join: Join, settings: Settings
+    database: str, scripted: Script, join: Join, settings: Settings, clock: Clock
 ) -> None:
     """Its time begins when it is given up, cancelled or expires, and anew after a replay."""
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": SCRIPTED, "RETENTION": {"failed": 3600}}}
@@ -236,7 +237,7 @@ def test_a_dead_letter_is_young_however_long_it_waited(
         ended_at = row(name, database).ended_at
         assert ended_at is not None
         assert timezone.now() - ended_at < timedelta(minutes=1)
-    loop._purge._next_at = 0.0
+    clock.advance(60)
     turn(loop)
     assert statuses(database) == {"a1": "failed", "b1": "cancelled", "c1": "cancelled"}
     assert rows.filter(subject="a1").replay() == 1
@@ -244,7 +245,7 @@ def test_a_dead_letter_is_young_however_long_it_waited(
 
 
 def test_each_backend_has_its_own_time(
-    database: str, scripted: Script, join: Join, settings: Settings
+    database: str, scripted: Script, join: Join, settings: Settings, clock: Clock
 ) -> None:
     """One deletes at once, one after a day, one never; each purges its own events only."""
     entries: dict[str, dict[str, Any]] = {
@@ -261,7 +262,7 @@ def test_each_backend_has_its_own_time(
     assert set(statuses(database)) == {"day1", "day2", "ever1", "ever2"}
     grow_old(database, ["day1", "ever1"])
     for loop in loops.values():
-        loop._purge._next_at = 0.0
+        clock.advance(60)
         turn(loop)
     assert set(statuses(database)) == {"day2", "ever1", "ever2"}
 
@@ -270,8 +271,8 @@ def test_a_purge_reads_and_locks_a_bounded_number(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn that has no more time ends with its chunk, and the next one goes on behind it."""
-    monkeypatch.setattr(maintenance, "CHUNK", 5)
-    monkeypatch.setattr(maintenance, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(purging, "CHUNK", 5)
+    monkeypatch.setattr(purging, "TURN_SECONDS", 0.0)
     publish_many(12, database, keys=3)
     grow_old(database)
     loop = join()
@@ -287,7 +288,7 @@ def test_a_rare_backend_does_not_read_the_others_again(
     database: str, scripted: Script, join: Join, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all that is behind was written too late to be old, a purge stops and rests."""
-    monkeypatch.setattr(maintenance, "CHUNK", 5)
+    monkeypatch.setattr(purging, "CHUNK", 5)
     plain = {"BACKEND": SCRIPTED}
     settings.OUTBOX_PUBLISHERS = {"default": plain, "rare": plain}
     publish_many(10, database, keys=2)
@@ -306,7 +307,7 @@ def test_a_clock_that_was_ahead_stops_no_purge(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events that say they were created in the future do not hide old ones behind them."""
-    monkeypatch.setattr(maintenance, "CHUNK", 2)
+    monkeypatch.setattr(purging, "CHUNK", 2)
     publish("a1", "a2", "a3", "a4", "b1", using=database)
     grow_old(database)
     rows = OutboxEvent.objects.using(database).exclude(subject="b1")
@@ -356,7 +357,7 @@ def test_what_is_deleted_as_it_is_published_is_not_archived(
 
 
 def test_an_archive_that_fails_stops_no_delivery(
-    database: str, scripted: Script, join: Join, settings: Settings, caplog: Any
+    database: str, scripted: Script, join: Join, settings: Settings, caplog: Any, clock: Clock
 ) -> None:
     """Old events stay, which is logged; new ones are delivered; later it is tried again."""
     settings.OUTBOX_ARCHIVE = {"BACKEND": WATCHING}
@@ -373,10 +374,10 @@ def test_an_archive_that_fails_stops_no_delivery(
     turn(loop)
     assert scripted.arrived == ["b1"]
     assert statuses(database) == {"a1": "published", "b1": "published"}
-    assert "its old events stay, unarchived: WatchingArchive: no space left" in caplog.text
+    assert "Could not archive old events: WatchingArchive: no space left" in caplog.text
     store = staticmethod(lambda leaving: stored.extend(leaving.ids))
     WatchingArchive.on_store = store  # type: ignore[assignment]
-    loop._purge._next_at = 0.0
+    clock.advance(60)
     turn(loop)
     assert len(stored) == 1
     assert statuses(database) == {"b1": "published"}
@@ -415,7 +416,7 @@ def test_a_kill_between_archive_and_delete_loses_nothing(
     archived = archived_names(directory)
     assert set(archived) == set(names)
     # What is whole of half a member is read too; the batch that was safe is there twice.
-    assert maintenance.CHUNK <= len(archived) - len(names) <= 2 * maintenance.CHUNK
+    assert purging.CHUNK <= len(archived) - len(names) <= 2 * purging.CHUNK
 
 
 def test_a_backlog_of_old_events_is_purged_in_good_time(
@@ -429,5 +430,5 @@ def test_a_backlog_of_old_events_is_purged_in_good_time(
         began = time.monotonic()
         turn(loop)
         turns += 1
-        assert time.monotonic() - began < 10 * maintenance.TURN_SECONDS + 2
+        assert time.monotonic() - began < 10 * purging.TURN_SECONDS + 2
         assert turns < 30

@@ -83,6 +83,15 @@ class KafkaServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it hang for the time of the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.resume()
+
     def _listens(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:

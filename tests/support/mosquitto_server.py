@@ -221,6 +221,21 @@ class MosquittoServer:
         """Let it go on (SIGCONT)."""
         self._send(signal.SIGCONT)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it hang for the time of the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    def restart(self, config: str) -> None:
+        """End it in good order, and start it with other lines."""
+        self.end()
+        self.configure(config)
+        self.start()
+
     def _send(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)

@@ -208,6 +208,15 @@ class NatsServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it hang for the time of the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.resume()
+
     def reload(self, old: str, new: str) -> None:
         """Change its configuration file, and let it read that."""
         assert self.process is not None

@@ -154,6 +154,15 @@ class RabbitMQServer:
         return answers(self.url)
 
 
+@contextmanager
+def full_queue(server: RabbitMQServer, queue: str) -> Iterator[None]:
+    """Let a queue refuse what comes after three messages, for the time of the block."""
+    policy = '{"max-length": 3, "overflow": "reject-publish"}'
+    server.node.control("set_policy", "full", f"^{queue}$", policy)
+    yield
+    server.node.control("clear_policy", "full")
+
+
 def tls_config(certificates: Path, port: int) -> str:
     """The lines of a node's configuration for a port where it speaks TLS, too."""
     return f"""

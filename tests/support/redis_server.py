@@ -108,6 +108,15 @@ class RedisServer:
         self.process.send_signal(signal.SIGCONT)
 
     @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it hang for the time of the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    @contextmanager
     def client(self, **options: Any) -> Iterator[redis.Redis]:
         """A client of redis-py for the time of the block."""
         with redis.Redis.from_url(self.url, decode_responses=True, **options) as client:
@@ -140,6 +149,13 @@ def redis_server(folder: Path, *arguments: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+def tls_arguments(certificates: Path) -> list[str]:
+    """The arguments of a server that has a certificate, besides its `--tls-port`."""
+    files = {"ca-cert": "ca.pem", "cert": "server.pem", "key": "server.key"}
+    pairs = [(f"--tls-{name}-file", str(certificates / file)) for name, file in files.items()]
+    return [word for pair in pairs for word in pair]
 
 
 def _program() -> str:

@@ -33,6 +33,13 @@ class TcpProxy:
         self._listener = _listen(self.port)
         self._run(self._accept, self._listener)
 
+    @contextlib.contextmanager
+    def cut(self, direction: str, after: int) -> Iterator[None]:
+        """Cut connections after that many bytes of a "request" or a "reply", during the block."""
+        setattr(self, f"cut_{direction}_after", after)
+        yield
+        setattr(self, f"cut_{direction}_after", None)
+
     def close(self) -> None:
         """Drop all connections and stop listening."""
         with contextlib.suppress(OSError):

@@ -715,7 +715,7 @@ def test_the_old_table_is_dropped_when_it_is_empty(database: str, old_events: An
     assert out.getvalue() == "Dropped the table outbox_events.\n"
     assert not OldTable(database).exists()
     call_command("outbox_upgrade", database=database, stdout=out)
-    assert "There is no table outbox_events" in out.getvalue()
+    assert "The table outbox_events of version 0.1.1" in out.getvalue()
 
 
 def test_dropping_asks_first(

@@ -60,6 +60,12 @@ class TLS:
         """Whether the name in the server's certificate counts."""
         return self.verify and self.check_hostname
 
+    def check_files(self) -> None:
+        """Raise OSError for a file that can't be read."""
+        for name in filter(None, (self.ca_file, self.cert_file, self.key_file)):
+            with open(name, "rb"):
+                pass
+
     def context(self, key_password: str | None = None) -> ssl.SSLContext:
         """Return a context for a client.
 
@@ -75,5 +81,5 @@ class TLS:
         context.check_hostname = self.checks_hostname
         context.verify_mode = ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file, key_password)
+            context.load_cert_chain(self.cert_file, self.key_file, key_password or "")
         return context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any
 
 from django.conf import settings
@@ -43,6 +44,7 @@ class BackendHandler:
     def __init__(self) -> None:
         self._made: dict[str, MessageBackend] = {}
         self._by_hand: dict[str, MessageBackend] = {}
+        self._locks: dict[str, RLock] = {}
         self._runs_handlers: bool | None = None
 
     def __getitem__(self, alias: str) -> MessageBackend:
@@ -72,11 +74,19 @@ class BackendHandler:
                     "make an instance for each alias"
                 )
         self._by_hand[alias] = self._made[alias] = _of_messages(backend, alias)
+        self._locks.setdefault(alias, RLock())
         self._runs_handlers = None
 
     def put_in(self) -> tuple[str, ...]:
         """Return the aliases whose backend was put in by hand."""
         return tuple(self._by_hand)
+
+    def lock_of(self, alias: str) -> RLock | None:
+        """Return the lock of the instance that was put in for an alias, None if there is none.
+
+        All deliveries of the process share that instance, one call at a time.
+        """
+        return self._locks[alias] if alias in self._by_hand else None
 
     def remove(self, alias: str) -> None:
         """Forget the instance that was put in for an alias; raises KeyError if there is none."""

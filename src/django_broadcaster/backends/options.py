@@ -263,12 +263,6 @@ class OptionReader:
         self.text("username", username, most, empty=True, optional=True)
         self.text("password", password, most, empty=True, optional=True)
         login = Login(username or None, password or None)
-        for option, value, other in (
-            ("username", login.username, "password"),
-            ("password", login.password, "username"),
-        ):
-            if login and option in needs and value is None:
-                self.refuse(option, f"must be given if {other!r} is")
         for option, parts in (urls or {}).items():
             within = [each for each in parts if "@" in each.netloc]
             if within and login:
@@ -277,6 +271,12 @@ class OptionReader:
             if within:
                 first = within[0]
                 return Login(_decoded(first.username), _decoded(first.password))
+        for option, value, other in (
+            ("username", login.username, "password"),
+            ("password", login.password, "username"),
+        ):
+            if login and option in needs and value is None:
+                self.refuse(option, f"must be given if {other!r} is")
         return login
 
     def tls(

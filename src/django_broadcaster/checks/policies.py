@@ -80,7 +80,7 @@ def _wrong_in_circuit(initial: float, maximum: float, probe_size: float) -> Iter
 def _keyed_numbers(
     number: str, where: str, found: Any, defaults: Mapping[str, object], fix: str
 ) -> Messages:
-    """Return an error for each key that is unknown or whose value is no finite number."""
+    """Return an error for each key that is unknown or whose value is not a finite number."""
     if not isinstance(found, Mapping):
         return [error(number, f"{where} must be a dict, not {kind(found)}.", fix)]
     problems = list(unknown_keys(number, where, found, defaults))

@@ -1,9 +1,8 @@
-"""What looks on while events are delivered: listeners only, which can break nothing.
+"""Metrics, traces and health checks. Delivery does not depend on any of them.
 
-`prometheus` has the metrics of a relay and of the outbox, `opentelemetry` those and traces. Each
-needs its extra, and is imported only when it is asked for. `outbox` is what both show of the
-outbox.
+`prometheus` has the metrics of a relay and of the outbox, `opentelemetry` has metrics and traces.
+Each needs its extra and is imported on request. `gauges` has the gauges of both.
 
-`health` judges the outbox. `serving`, `health_file` and `systemd` are the ways in which the health
-of a relay is told, `reporting` is the thread that tells it, and `watching` puts them together.
+`health` checks the outbox. `http_server`, `health_file` and `systemd` publish a relay's health,
+`reporter` is the thread that calls them, and `monitors` starts them for `outbox_worker`.
 """

@@ -1,4 +1,4 @@
-"""What stands in the outbox, as figures that every kind of metrics can show."""
+"""The gauges of the outbox, for every kind of metrics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from django_broadcaster.store import Overview, overviews, with_leftovers
 
 STATUSES: Final = ("pending", "scheduled", "retry", "blocked", "failed")
 
-UP: Final = "1 if the database could be asked."
+UP: Final = "1 if the database is available."
 
 
 class Figure(NamedTuple):
-    """One figure of each backend.
+    """One gauge, with a value for each backend.
 
-    `name` and `meaning` are as Prometheus wants them, and `unit` is in UCUM. `labels` are those
-    beside the backend. `read` yields the values of the labels, and the figure.
+    `name` and `meaning` are for Prometheus, `unit` is in UCUM. `labels` are the labels besides
+    `backend`. `read` yields values of these labels, each with the value of the gauge.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Figure(NamedTuple):
     read: Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]
 
 
-def look(using: str | None = None) -> list[Overview] | None:
-    """Ask the database about every backend that has events; None if it gives no answer."""
+def current_overviews(using: str | None = None) -> list[Overview] | None:
+    """Return the overview of every backend, or None if the database is unavailable."""
     try:
         using = using or router.db_for_read(OutboxEvent)
         return list(overviews(using, with_leftovers(using, backends.aliases())))
@@ -40,7 +40,7 @@ def look(using: str | None = None) -> list[Overview] | None:
 
 
 def labelled(figure: Figure, overview: Overview) -> Iterator[tuple[Mapping[str, str], float]]:
-    """Yield a backend's figure with all of its labels."""
+    """Yield the values of a backend's gauge, each with all labels."""
     for values, value in figure.read(overview):
         labels = dict(zip(figure.labels, values, strict=True))
         yield {"backend": overview.backend, **labels}, value
@@ -60,7 +60,7 @@ def _one(
 def _of_relays(
     read: Callable[[Overview], float],
 ) -> Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]:
-    """Return what relays have for backends that are configured; no others have any."""
+    """Return a reader that yields nothing for backends that are not configured."""
     return lambda overview: iter(
         [((), read(overview))] if overview.backend in backends.aliases() else []
     )
@@ -68,18 +68,18 @@ def _of_relays(
 
 FIGURES: Final = (
     Figure(
-        "outbox_backlog", "Events that wait, and dead letters.", "{event}", ("status",), _backlog
+        "outbox_backlog", "Undelivered events and dead letters.", "{event}", ("status",), _backlog
     ),
     Figure(
         "outbox_lag_seconds",
-        "The longest that an event has been due.",
+        "Age of the oldest due event.",
         "s",
         (),
         _one(lambda overview: overview.lag),
     ),
     Figure(
         "outbox_retry_age_seconds",
-        "How long ago the oldest event in retry was published.",
+        "Age of the oldest event in retry, since its publication.",
         "s",
         (),
         _one(lambda overview: overview.retry_age),
@@ -93,21 +93,21 @@ FIGURES: Final = (
     ),
     Figure(
         "outbox_free_partitions",
-        "Partitions that nobody delivers.",
+        "Partitions without a relay.",
         "{partition}",
         (),
         _of_relays(lambda overview: overview.free_partitions),
     ),
     Figure(
         "outbox_circuit_open",
-        "1 while a relay counts its broker as away.",
+        "1 while a circuit breaker is open.",
         "1",
         (),
         _one(lambda overview: int(overview.away_since is not None)),
     ),
     Figure(
         "outbox_paused",
-        "1 while an operator has paused it.",
+        "1 while the backend is paused.",
         "1",
         (),
         _one(lambda overview: int(overview.is_paused)),

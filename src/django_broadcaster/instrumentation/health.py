@@ -1,18 +1,17 @@
-"""The health of the outbox as its database shows it, and the view that tells it over HTTP.
+"""Health checks of the outbox by its database, and the view that returns them.
 
 ============ ==========================================================================
 check        fails if
 ============ ==========================================================================
-`database`   it can't be asked; then there are no other checks
-`relays`     no relay of the backend has had a heartbeat within `OUTBOX_LEASE_SECONDS`
-`lag`        an event of it has been due for longer than `OUTBOX_MAX_LAG_SECONDS`
-`retry`      an event published longer ago than `OUTBOX_MAX_RETRY_AGE_SECONDS` is in retry
-`settings`   events wait for it, and `OUTBOX_PUBLISHERS` does not have it
+`database`   the query fails; then there are no other checks
+`relays`     no relay of the backend had a heartbeat within `OUTBOX_LEASE_SECONDS`
+`lag`        an event of the backend is due for longer than `OUTBOX_MAX_LAG_SECONDS`
+`retry`      an event in retry is older than `OUTBOX_MAX_RETRY_AGE_SECONDS`
+`settings`   undelivered events name a backend that is not in `OUTBOX_PUBLISHERS`
 ============ ==========================================================================
 
-A backend that an operator has paused fails none of them. Partitions without a relay are counted in
-the detail and fail nothing by themselves: for a moment there are some whenever a relay comes or
-goes, and if it lasts, their events are late.
+A paused backend fails no check. Partitions without a relay are reported in the detail and fail no
+check: some exist briefly whenever a relay starts or stops. If they persist, `lag` fails.
 """
 
 from __future__ import annotations
@@ -40,10 +39,13 @@ def outbox_health(
     max_lag: float | None = None,
     max_retry_age: float | None = None,
 ) -> Health:
-    """Return the health of these backends, by default of all, also of those no longer configured.
+    """Return the health of the outbox; errors of the database are a failing check.
 
-    `max_lag` and `max_retry_age` are in seconds, by default those of the settings. Never raises the
-    database's errors.
+    Args:
+        using: The database alias; by default, the router decides.
+        aliases: The backends to check; by default all, also those that are no longer configured.
+        max_lag: The limit in seconds; by default `OUTBOX_MAX_LAG_SECONDS`.
+        max_retry_age: The limit in seconds; by default `OUTBOX_MAX_RETRY_AGE_SECONDS`.
     """
     bounds = _Bounds(
         lag=conf.MAX_LAG_SECONDS if max_lag is None else max_lag,
@@ -55,16 +57,16 @@ def outbox_health(
         return Health(tuple(_checks(using, aliases, bounds)))
     except Error as error:
         reason = MIGRATE if lacks_migration(error) else type(error).__name__
-        detail = f"it can't be asked: {reason}"
+        detail = f"Database query failed: {reason}"
         return Health((Check(name="database", ok=False, detail=detail),))
 
 
-@transaction.non_atomic_requests  # ATOMIC_REQUESTS would fail before it can tell why
+@transaction.non_atomic_requests  # ATOMIC_REQUESTS would fail without a database
 def health(request: HttpRequest) -> JsonResponse:
-    """Answer with 200 if the outbox is well, else with 503; the checks are in the body, as JSON.
+    """Return status 200 if the outbox is healthy, else 503, with the checks as JSON.
 
-    It asks nobody who they are, and shows aliases and figures: let only the monitoring reach it, or
-    wrap it. It is not for the liveness probe of a web process, which no late event is to restart.
+    The view is unauthenticated and shows aliases and figures. Restrict access to your monitoring
+    system. Do not use the view as liveness probe: a late event must not restart a web process.
     """
     found = outbox_health()
     answer = JsonResponse(found.as_dict(), status=OK if found.is_ready else UNWELL)
@@ -73,7 +75,7 @@ def health(request: HttpRequest) -> JsonResponse:
 
 
 class _Bounds(NamedTuple):
-    """How many seconds are allowed."""
+    """The limits in seconds."""
 
     lag: float
     retry_age: float
@@ -89,27 +91,27 @@ def _checks(using: str, aliases: Collection[str], bounds: _Bounds) -> Iterator[C
             relays, unowned = living.get(each.backend, 0), free.get(each.backend, 0)
             yield from _backend(each, relays, unowned, bounds)
         elif each.undelivered:
-            detail = f"{each.undelivered} events wait, and OUTBOX_PUBLISHERS does not have it"
+            detail = f"{each.undelivered} undelivered events, but not in OUTBOX_PUBLISHERS"
             yield Check(name="settings", ok=False, detail=detail, backend=each.backend)
 
 
 def _backend(each: Overview, relays: int, free: int, bounds: _Bounds) -> Iterator[Check]:
     if each.is_paused:
-        # By whom and why is for those who are logged in: this is told to whoever asks.
+        # The name and reason of the pause are confidential; the view is unauthenticated.
         yield Check(name="relays", ok=True, detail=f"{relays}, paused", backend=each.backend)
         return
-    detail = f"{relays}, {free} partitions without one" if free else str(relays)
+    detail = f"{relays}, {free} partitions without a relay" if free else str(relays)
     yield Check(name="relays", ok=relays > 0, detail=detail, backend=each.backend)
     for name, age, bound in (
         ("lag", each.lag, bounds.lag),
         ("retry", each.retry_age, bounds.retry_age),
     ):
-        detail = f"{age:.1f} s, {bound:g} s are allowed"
+        detail = f"{age:.1f} s (limit {bound:g} s)"
         yield Check(name=name, ok=age <= bound, detail=detail, backend=each.backend)
 
 
 def _living(using: str, aliases: Collection[str]) -> dict[str, int]:
-    """Return how many relays of each backend have a fresh heartbeat, by the database's clock."""
+    """Return the number of relays with a recent heartbeat, by backend."""
     relays = OutboxRelay.objects.using(using).filter(
         backend__in=aliases, heartbeat_at__gte=_oldest()
     )
@@ -117,7 +119,7 @@ def _living(using: str, aliases: Collection[str]) -> dict[str, int]:
 
 
 def _without_relay(using: str, aliases: Collection[str]) -> dict[str, int]:
-    """Return how many partitions of each backend belong to no living relay."""
+    """Return the number of partitions without such a relay, by backend."""
     unowned = models.Q(relay=None) | models.Q(relay__heartbeat_at__lt=_oldest())
     rows = OutboxPartition.objects.using(using).filter(
         backend__in=aliases, number__lt=conf.PARTITIONS

@@ -1,7 +1,7 @@
-"""The health of a relay as a file, for a probe that has nothing but a shell.
+"""The health of a relay as a JSON file, for probes that have only a shell.
 
-Its text is JSON, and is written every second. Its modification time stands still while the relay is
-not live, so that the file's age alone is a liveness probe.
+The file is written every second. Its modification time stops while the relay is not live, so the
+age of the file is a liveness probe.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from django_broadcaster.relay.health import LIVE, Check, Health
 
 STALE_SECONDS = 10.0
-"""The age above which what stands in the file is no longer believed: its process is frozen."""
+"""The age above which a file is ignored, because its process is frozen."""
 
 
 class HealthFile:
-    """Writes it, whole each time, and removes it at the end."""
+    """Replaces the file with each report, and removes it at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -26,7 +26,7 @@ class HealthFile:
         self._live_at = time.time()
 
     def report(self, health: Health) -> None:
-        """Write this health down; raises OSError."""
+        """Write a health; raise OSError if the file cannot be written."""
         now = time.time()
         value = {"written_at": now, "process": os.getpid(), "live": health.is_live}
         self._new.write_text(json.dumps({**value, **health.as_dict()}) + "\n")
@@ -36,15 +36,16 @@ class HealthFile:
         self._new.replace(self._path)
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Remove the file."""
         for path in (self._path, self._new):
             path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Health:
-    """Return the health that stands in a file, or one that says why there is none.
+    """Return the health in a file; a missing or stale file is a failing check.
 
-    Raises ValueError for a file that a relay did not write.
+    Raises:
+        ValueError: The file is not a health file.
     """
     try:
         text = path.read_text()
@@ -55,11 +56,9 @@ def read(path: Path) -> Health:
         age = time.time() - value["written_at"]
         checks = tuple(Check.from_dict(each) for each in value["checks"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: this is not the health file of a relay") from error
+        raise ValueError(f"{path} is not the health file of a relay.") from error
     if abs(age) > STALE_SECONDS:  # the clock may have been set back
-        detail = (
-            f"process {value['process']} wrote its health down {abs(age):.0f} s ago, it is frozen"
-        )
+        detail = f"process {value['process']} is frozen; its last report was {abs(age):.0f} s ago"
         return Health((Check(name="written", ok=False, detail=detail, concerns=LIVE),))
     return Health(checks)
 

@@ -1,17 +1,17 @@
-"""A small HTTP server of a relay: its health, and its metrics where they are wanted.
+"""The HTTP server of a relay: health checks, and metrics on request.
 
 ======== =============================================================================
-path     answers with 200, or with 503 and the checks that failed, as JSON
+path     status 200, or 503 if one of its checks fails; the body has the checks as JSON
 ======== =============================================================================
-/livez   would a restart help? 503 where a thread has died or hangs
-/readyz  and does it deliver? 503 also while it holds no lease, or a broker is away
-/healthz and is the outbox well? 503 also when events are late; this asks the database
+/livez   503 if a thread crashed or hangs, so that a restart helps
+/readyz  503 also while the relay has no lease, or a broker is unavailable
+/healthz 503 also if events are late; queries the database
 ======== =============================================================================
 
-Every other path has the metrics, or is not found.
+Every other path returns the metrics, or 404 without them.
 
-Nobody is asked who they are. So however many ask at once, the database has one connection of this
-server's, and the relay a bounded number of threads and sockets.
+Requests are not authenticated. The server therefore limits its threads and sockets, and uses one
+database connection at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from socketserver import ThreadingMixIn
-from threading import BoundedSemaphore, Lock, Thread
+from threading import Lock, Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -38,31 +38,31 @@ Source = Callable[[], Health]
 DUAL_STACK = socket.has_dualstack_ipv6()
 ALL_INTERFACES = "::" if DUAL_STACK else "0.0.0.0"  # noqa: S104  # probes come from other machines
 _SECONDS = 10.0
-"""How long the server waits for the next bytes of a request."""
+"""The timeout for the next bytes of a request."""
 
 _TURN_SECONDS = 4.0
-"""How long a request waits for the one that asks the database; probes mostly give up after that."""
+"""The time that a request waits for its turn at the database. Most probes give up sooner."""
 
 _LONGEST_SECONDS = 30.0
-"""How long an exchange may take from its connection to its end."""
+"""The time limit of a connection. Each byte restarts the timeout above, but not this one."""
 
 _MOST = 100
-"""Requests at once. Further connections are closed unanswered."""
+"""The limit for open connections. Further connections are closed at once."""
 
 
 def site(relay: Source, outbox: Source, metrics: App | None) -> App:
-    """Return what is served: the health of the relay, of the outbox as well, and metrics."""
+    """Return the application: health of the relay and the outbox, and metrics."""
 
     turn = Lock()
 
     def everything() -> Health:
         if not turn.acquire(timeout=_TURN_SECONDS):
-            busy = Check(name="database", ok=False, detail="another request is still asking it")
+            busy = Check(name="database", ok=False, detail="another request is querying it")
             return Health((*relay().checks, busy))
         try:
             return Health((*relay().checks, *outbox().checks))
         finally:
-            connections.close_all()  # of this request's thread
+            connections.close_all()  # those of this request's thread
             turn.release()
 
     answers: dict[str, Source] = {
@@ -74,11 +74,11 @@ def site(relay: Source, outbox: Source, metrics: App | None) -> App:
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         answer = answers.get(environ["PATH_INFO"])
         if answer is not None:
-            return _tell(answer(), start_response)
+            return _respond(answer(), start_response)
         if metrics is not None:
             return _in_turn(turn, metrics, environ, start_response)
         start_response("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"There are /livez, /readyz and /healthz.\n"]
+        return [b"Not found. Use /livez, /readyz or /healthz.\n"]
 
     return app
 
@@ -86,17 +86,17 @@ def site(relay: Source, outbox: Source, metrics: App | None) -> App:
 def _in_turn(
     turn: Lock, app: App, environ: dict[str, Any], start_response: StartResponse
 ) -> Iterable[bytes]:
-    """Return what an application answers that asks the database before it returns."""
+    """Return the response of an application that queries the database before it returns."""
     if not turn.acquire(timeout=_TURN_SECONDS):
         start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
-        return [b"Another request is still asking the database.\n"]
+        return [b"Another request is querying the database.\n"]
     try:
         return app(environ, start_response)
     finally:
         turn.release()
 
 
-def _tell(health: Health, start_response: StartResponse) -> Iterable[bytes]:
+def _respond(health: Health, start_response: StartResponse) -> Iterable[bytes]:
     status = "200 OK" if health.is_ready else "503 Service Unavailable"
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
     start_response(status, headers)
@@ -105,9 +105,15 @@ def _tell(health: Health, start_response: StartResponse) -> Iterable[bytes]:
 
 @contextmanager
 def serving(port: int, app: App, address: str = ALL_INTERFACES) -> Iterator[None]:
-    """Serve on a port, in threads, for the time of the block; raises OSError if it can't be had.
+    """Serve on a port, in threads, for the time of the block.
 
-    `address` is that of the interface to listen on, IPv4 or IPv6, or its host name.
+    Args:
+        port: The port to bind.
+        app: The WSGI application.
+        address: The IPv4 or IPv6 address, or the host name, to bind the port to.
+
+    Raises:
+        OSError: The address or the port is not available.
     """
     server = make_server(address, port, app, _server_for(address), _Handler)
     thread = Thread(target=server.serve_forever, name="relay-http", daemon=True)
@@ -121,7 +127,7 @@ def serving(port: int, app: App, address: str = ALL_INTERFACES) -> Iterator[None
 
 
 def _server_for(address: str) -> type[_Server]:
-    """Return a server of the address's family; raises OSError for a name that is unknown."""
+    """Return the server class for the address's family; raise OSError for an unknown host."""
     family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
     return type("_Server", (_Server,), {"address_family": family})
 
@@ -131,46 +137,37 @@ class _Server(ThreadingMixIn, WSGIServer):
     block_on_close = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._slots = BoundedSemaphore(_MOST)
-        self._began: dict[socket.socket, float] = {}
+        self._opened: dict[socket.socket, float] = {}  # when, by connection
         super().__init__(*args, **options)
 
     def server_bind(self) -> None:
-        """Listen to IPv4 as well as to IPv6, which is all that some clusters have."""
+        """Accept IPv4 connections on an IPv6 address as well."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
     def service_actions(self) -> None:
-        """Cut off who takes too long: each byte of a client starts the socket's timeout anew."""
-        too_old = time.monotonic() - _LONGEST_SECONDS
-        for request, began in list(self._began.items()):
-            if began < too_old:
-                with suppress(OSError):  # it has just ended by itself
+        """Close connections that exceed their time limit."""
+        for request, opened in list(self._opened.items()):
+            if opened < time.monotonic() - _LONGEST_SECONDS:
+                with suppress(OSError):  # its thread has just closed it
                     request.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a request a thread of its own, if there are not too many."""
-        if not self._slots.acquire(blocking=False):
+        """Start a thread for a connection, or close it if there are too many."""
+        if len(self._opened) >= _MOST:
             self.shutdown_request(request)
             return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._slots.release()
-            raise
+        self._opened[request] = time.monotonic()
+        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a request in its thread."""
-        self._began[request] = time.monotonic()
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            del self._began[request]
-            self._slots.release()
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self._opened.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that says nothing, or has gone."""
+        """Log errors, except those of connections that time out or break."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -179,4 +176,4 @@ class _Handler(WSGIRequestHandler):
     timeout = _SECONDS
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a probe each second is no news."""
+        """Log nothing: probes come every second."""

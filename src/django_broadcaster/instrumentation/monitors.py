@@ -1,4 +1,4 @@
-"""Everything that watches a relay while it works, put together for `outbox_worker`."""
+"""Starts the metrics and health checks of a relay, for `outbox_worker`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .reporter import REPORT_SECONDS, Reporter, reporting
 from .systemd import Systemd
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus-client's own variable; it has to be set before a process imports the library."""
+"""prometheus-client's own variable, which must be set before the library is imported."""
 
 REPORTS = "DJANGO_BROADCASTER_HEALTH_DIR"
-"""Where the processes of a supervisor write their health down, each in a file of its own."""
+"""The folder in which each process of a supervisor writes a health file."""
 
 BEATS_PER_WATCHDOG = 3
-"""So that two reports may be late before systemd acts."""
+"""Reports per watchdog timeout: systemd acts after two late reports, not after one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """Who wants to know, as told on the command line; the environment tells of systemd."""
+    """The requested metrics and health checks; systemd is configured by the environment."""
 
     database: str
     backends: Sequence[str]
@@ -46,20 +46,23 @@ class Watch:
 
 @contextmanager
 def watching(worker: Worker | Supervisor, watch: Watch) -> Iterator[None]:
-    """Watch a relay that is about to run, until it has ended.
+    """Run the metrics and health checks of a relay for the time of the block.
 
-    One of several processes only leaves what there is to know about it to the one above it. Raises
-    OSError for a port or a file that can't be had, ImportError without prometheus-client.
+    One of several processes only reports to its supervisor.
+
+    Raises:
+        OSError: A port or a file is not available.
+        ImportError: prometheus-client is not installed.
     """
     with ExitStack() as stack:
         if is_supervised():
-            _tell_above(stack, worker, watch)
+            _report_to_supervisor(stack, worker, watch)
         else:
-            _tell_the_world(stack, worker, watch)
+            _serve_and_report(stack, worker, watch)
         yield
 
 
-def _tell_above(stack: ExitStack, worker: Worker | Supervisor, watch: Watch) -> None:
+def _report_to_supervisor(stack: ExitStack, worker: Worker | Supervisor, watch: Watch) -> None:
     if watch.metrics_port is not None:
         from .prometheus import install
 
@@ -69,7 +72,7 @@ def _tell_above(stack: ExitStack, worker: Worker | Supervisor, watch: Watch) -> 
         stack.enter_context(reporting(_source(worker, None), [file]))
 
 
-def _tell_the_world(stack: ExitStack, worker: Worker | Supervisor, watch: Watch) -> None:
+def _serve_and_report(stack: ExitStack, worker: Worker | Supervisor, watch: Watch) -> None:
     systemd = Systemd.from_environment(os.environ)
     ports = {port for port in (watch.metrics_port, watch.health_port) if port is not None}
     if not (ports or watch.health_file or systemd):
@@ -85,7 +88,7 @@ def _tell_the_world(stack: ExitStack, worker: Worker | Supervisor, watch: Watch)
     reporters: list[Reporter] = [systemd] if systemd else []
     if watch.health_file:
         if not os.access(watch.health_file.parent, os.W_OK):
-            raise OSError(f"{watch.health_file}: its folder is missing, or is not writable")
+            raise OSError(f"The folder of {watch.health_file} does not exist or is not writable.")
         reporters.append(HealthFile(watch.health_file))
     seconds = REPORT_SECONDS
     if systemd and systemd.watchdog_seconds:
@@ -98,7 +101,7 @@ def _metrics(stack: ExitStack, watch: Watch, several: bool) -> App:
 
     if not several:
         install()
-    # For the children: this process has imported the library without it.
+    # For the child processes: this process imported the library without the variable.
     folder = stack.enter_context(_folder("metrics", METRICS)) if several else None
     app: App = metrics_app(watch.database, folder)
     return app
@@ -106,7 +109,7 @@ def _metrics(stack: ExitStack, watch: Watch, several: bool) -> App:
 
 @contextmanager
 def _folder(name: str, variable: str) -> Iterator[Path]:
-    """Give a folder that child processes are told of by a variable of the environment."""
+    """Create a temporary folder and set an environment variable to it."""
     with tempfile.TemporaryDirectory(prefix=f"outbox-{name}-") as folder:
         os.environ[variable] = folder
         try:
@@ -116,7 +119,7 @@ def _folder(name: str, variable: str) -> Iterator[Path]:
 
 
 def _source(worker: Worker | Supervisor, reports: Path | None) -> Callable[[], Health]:
-    """Return what judges the health of a relay now."""
+    """Return a function that returns the current health of a relay."""
     if isinstance(worker, Worker):
         return lambda: judge(worker.state, conf.STALL_SECONDS)
     assert reports is not None
@@ -124,7 +127,7 @@ def _source(worker: Worker | Supervisor, reports: Path | None) -> Callable[[], H
 
 
 def _of_several(supervisor: Supervisor, reports: Path) -> Health:
-    """Return the health of all processes together, and of the one that keeps them running."""
+    """Return the health of all processes and of their supervisor."""
     stopping = supervisor.is_stopping
     checks = [
         Check(name="running", ok=not stopping, detail="stopping" if stopping else "yes"),
@@ -136,14 +139,14 @@ def _of_several(supervisor: Supervisor, reports: Path) -> Health:
 
 
 def _of_process(process: int | None, seconds: float, reports: Path) -> Iterator[Check]:
-    """Yield what a process says of itself, `seconds` after its start."""
+    """Yield the checks of a process, `seconds` after its start."""
     if process is None:
-        yield Check(name="process", ok=False, detail="it has died, and is started again")
+        yield Check(name="process", ok=False, detail="crashed; restarting")
         return
     path = _report_of(reports, process)
     if not path.exists():
         late = seconds > conf.STALL_SECONDS
-        detail = f"it says nothing, {seconds:.0f} s after its start"
+        detail = f"no report {seconds:.0f} s after the start"
         yield Check(
             name="process",
             ok=False,

@@ -1,23 +1,23 @@
-"""Metrics for Prometheus: what a relay does, counted as it does it, and what stands in the outbox.
+"""Metrics for Prometheus: counters of a relay, and gauges of the outbox.
 
 ======================== ================ ====================================================
 metric                   labels           meaning
 ======================== ================ ====================================================
-outbox_events_total      backend, outcome attempts by what became of the event: published,
-                                          retried, failed, held, expired
-outbox_batch_seconds     backend          histogram: from the fetch to the settling of a batch
-outbox_up                (none)           1 if the database could be asked for what follows
-outbox_backlog           backend, status  events that wait, and dead letters, up to 100,000
-outbox_lag_seconds       backend          the longest that an event has been due
-outbox_retry_age_seconds backend          how long ago the oldest event in retry was published
+outbox_events_total      backend, outcome attempts by outcome: published, retried, failed, held,
+                                          expired
+outbox_batch_seconds     backend          histogram: time from fetch to settle of a batch
+outbox_up                (none)           1 if the database is available, for the gauges below
+outbox_backlog           backend, status  undelivered events and dead letters, up to 100,000
+outbox_lag_seconds       backend          age of the oldest due event
+outbox_retry_age_seconds backend          age of the oldest event in retry, since its publication
 outbox_relays            backend          relays that hold a lease
-outbox_free_partitions   backend          partitions that nobody delivers
-outbox_circuit_open      backend          1 while a relay counts its broker as away
-outbox_paused            backend          1 while an operator has paused it
+outbox_free_partitions   backend          partitions without a relay
+outbox_circuit_open      backend          1 while a circuit breaker is open
+outbox_paused            backend          1 while the backend is paused
 ======================== ================ ====================================================
 
-The first two come from a relay (`outbox_worker --metrics-port`). The others come from the
-database, and so from anywhere: a relay's port, or the view `metrics` in the application.
+A relay with `outbox_worker --metrics-port` has the first two. The others come from the database,
+so both the port of a relay and the view `metrics` of an application have them.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from prometheus_client.registry import Collector
 
 from django_broadcaster.signals import batch_settled, relay_started
 
-from .gauges import FIGURES, UP, labelled, look
+from .gauges import FIGURES, UP, current_overviews, labelled
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REGISTRY = CollectorRegistry()
-"""What this process has counted."""
+"""The counters of this process."""
 
 EVENTS = Counter("outbox_events", "Attempts by outcome.", ("backend", "outcome"), registry=REGISTRY)
 SECONDS = Histogram(
     "outbox_batch_seconds",
-    "From the fetch to the settling of a batch.",
+    "Time from fetch to settle of a batch.",
     ("backend",),
     buckets=BUCKETS,
     registry=REGISTRY,
@@ -62,18 +62,18 @@ SECONDS = Histogram(
 
 
 class OverviewCollector(Collector):
-    """Asks the database at each scrape; without an answer there is `outbox_up` alone, at 0."""
+    """Queries the database at each scrape; yields only `outbox_up 0` if that fails."""
 
     def __init__(self, using: str | None = None) -> None:
         self._using = using
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Return nothing: a registry must not ask the database to know the names."""
+        """Return nothing, so that registration does not query the database."""
         return ()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of all backends."""
-        found = look(self._using)
+        found = current_overviews(self._using)
         yield GaugeMetricFamily("outbox_up", UP, value=int(found is not None))
         if found is None:
             return
@@ -90,14 +90,14 @@ _installing = Lock()
 
 
 def install() -> None:
-    """Count what the relay of this process does; may be called more than once."""
+    """Count the events and batches of this process; repeated calls have no effect."""
     with _installing:
         relay_started.connect(_begin, dispatch_uid="django_broadcaster.prometheus")
         batch_settled.connect(_count, dispatch_uid="django_broadcaster.prometheus")
 
 
 def _begin(*, backends: Collection[str], **_: Any) -> None:
-    """Let each counter begin at 0: an increase of one that begins at 1 is seen by nobody."""
+    """Start each counter at 0: Prometheus cannot see the first increase of a new one."""
     for backend in backends:
         for outcome in OUTCOMES:
             EVENTS.labels(backend, outcome)
@@ -111,10 +111,9 @@ def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
 
 
 def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:
-    """Return the WSGI application that a relay serves its metrics with.
+    """Return the WSGI application with the metrics of a relay.
 
-    `folder` is where several processes leave what they have counted, by prometheus-client's own
-    `PROMETHEUS_MULTIPROC_DIR`.
+    `folder` has the counters of several processes: prometheus-client's `PROMETHEUS_MULTIPROC_DIR`.
     """
     registry = CollectorRegistry()
     registry.register(_Together(using, folder))
@@ -122,7 +121,7 @@ def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:
 
 
 class _Together(Collector):
-    """What has been counted, and the outbox, in a thread that keeps no connection in between."""
+    """The counters and the gauges; closes the thread's database connections after each scrape."""
 
     def __init__(self, using: str | None, folder: Path | None) -> None:
         self._counted = REGISTRY
@@ -132,11 +131,11 @@ class _Together(Collector):
         self._outbox = OverviewCollector(using)
 
     def describe(self) -> Iterable[Any]:
-        """Return nothing, as the collector of the outbox does."""
+        """Return nothing, so that registration does not query the database."""
         return ()
 
     def collect(self) -> Iterator[Any]:
-        """Yield everything that there is."""
+        """Yield the counters and the gauges."""
         yield from self._counted.collect()
         try:
             yield from self._outbox.collect()
@@ -144,11 +143,11 @@ class _Together(Collector):
             connections.close_all()
 
 
-@transaction.non_atomic_requests  # ATOMIC_REQUESTS would fail before it can tell of it
+@transaction.non_atomic_requests  # ATOMIC_REQUESTS would fail without a database
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return the metrics of the outbox, for a scrape of the application.
+    """Return the gauges of the outbox.
 
-    It asks nobody who they are: let only the scraper reach it, or wrap it.
+    The view is unauthenticated. Restrict access to your monitoring system.
     """
     registry = CollectorRegistry()
     registry.register(OverviewCollector())

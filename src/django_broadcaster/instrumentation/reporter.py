@@ -1,4 +1,4 @@
-"""Has the health of a relay reported every second, by a thread of its own."""
+"""The thread that reports the health of a relay every second."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ REPORT_SECONDS = 1.0
 
 
 class Reporter(Protocol):
-    """Whom the health is reported to."""
+    """A receiver of the health of a relay."""
 
     def report(self, health: Health) -> None:
-        """Take the health of now."""
+        """Receive the current health."""
 
     def end(self) -> None:
-        """Take note that there will be no more of it."""
+        """Receive the end of the reports."""
 
 
 @contextmanager
 def reporting(
     source: Callable[[], Health], reporters: Sequence[Reporter], seconds: float = REPORT_SECONDS
 ) -> Iterator[None]:
-    """Report the health at once and then every so many seconds, for the time of the block."""
+    """Report the health at once and then every `seconds`, for the time of the block."""
     ended = threading.Event()
 
     def run() -> None:
@@ -55,12 +55,12 @@ def reporting(
 
 
 def _report(reporter: Reporter, number: int, health: Health, failed: set[int]) -> None:
-    """Report to one, and go on if that is not possible; say so the first time."""
+    """Report to one receiver; log its first error and continue."""
     try:
         reporter.report(health)
     except OSError as error:
         if number not in failed:
-            logger.warning("the relay's health could not be written down: %s", error)
+            logger.warning("Could not write the health file: %s; retrying every second.", error)
         failed.add(number)
     else:
         failed.discard(number)

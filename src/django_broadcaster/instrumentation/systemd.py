@@ -1,4 +1,4 @@
-"""Tells systemd how a relay is doing: `Type=notify`, and the watchdog while it is live.
+"""Notifies systemd of the health of a relay: `Type=notify`, and the watchdog while it is live.
 
 The protocol is one datagram to the socket that NOTIFY_SOCKET names, see sd_notify(3).
 """
@@ -16,27 +16,27 @@ from django_broadcaster.relay.health import Health
 logger = logging.getLogger("django_broadcaster.relay")
 
 SEND_SECONDS = 1.0
-"""The longest that a message to systemd may take."""
+"""The timeout of a message to systemd."""
 
 
 class Systemd:
-    """Sends what changed, and `WATCHDOG=1` each time, unless a restart is called for.
+    """Sends changes of the status, and `WATCHDOG=1` each time, unless a restart is needed.
 
-    `READY=1` is sent once the relay runs, not once it delivers: with a broker or a database that is
-    away when the machine starts, systemd would give up on a relay that only has to wait.
-    `watchdog_seconds` is the time after which systemd acts if it hears nothing; 0 for never.
+    `READY=1` means that the relay runs, not that it delivers. Otherwise systemd would give up on a
+    relay that starts while its broker or database is unavailable. `watchdog_seconds` is systemd's
+    timeout for the next message, or 0 without a watchdog.
     """
 
     def __init__(self, address: str, watchdog_seconds: float = 0.0) -> None:
         self.watchdog_seconds = watchdog_seconds
-        # A name that begins with @ is in the abstract namespace, where it begins with a zero byte.
+        # `@` stands for the zero byte with which abstract addresses begin.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._is_ready = False
         self._status = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self | None:
-        """Return it where systemd asked for it, by the variables of sd_notify(3)."""
+        """Return the notifier that the variables of sd_notify(3) ask for, or None."""
         address = environment.get("NOTIFY_SOCKET", "")
         if not address.startswith(("/", "@")):
             return None
@@ -46,7 +46,7 @@ class Systemd:
         return cls(address, int(microseconds) / 1_000_000 if watched else 0.0)
 
     def report(self, health: Health) -> None:
-        """Tell it about this health."""
+        """Send a health."""
         words = []
         if health.is_live:
             if not self._is_ready:
@@ -59,7 +59,7 @@ class Systemd:
         self._send(words)
 
     def end(self) -> None:
-        """Tell it that the relay stops, as it was told to or by itself."""
+        """Send that the relay is stopping."""
         self._send(["STOPPING=1", "STATUS=stopping"])
 
     def _send(self, words: list[str]) -> None:
@@ -70,11 +70,11 @@ class Systemd:
                 sender.settimeout(SEND_SECONDS)
                 sender.sendto("\n".join(words).encode(), self._address)
         except OSError as error:
-            logger.debug("systemd could not be told: %s", error)
+            logger.debug("Could not notify systemd: %s; retrying with the next report.", error)
 
 
 def in_a_line(health: Health) -> str:
-    """Return what is wrong, or that nothing is, in one line."""
+    """Return the failing checks in one line, or `delivering`."""
     if health.is_ready:
         return "delivering"
     return "; ".join(f"{check.subject}: {check.detail}" for check in health.failing)

@@ -74,6 +74,7 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         So a change of many rows is many short transactions, and rows that no longer satisfy the
         conditions because of the change are neither skipped nor met twice.
         """
+        self._for_write = True  # they are about to be changed, which a router's replica can't be
         last = 0
         while ids := list(
             self.filter(id__gt=last).order_by("id").values_list("id", flat=True)[:size]

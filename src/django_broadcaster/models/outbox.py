@@ -135,7 +135,7 @@ class OutboxEvent(models.Model):
 
         Raises PublishError for a new one that is no valid event.
         """
-        if not self._state.adding:
+        if not self._state.adding and self.pk is not None:
             super().save(*args, **kwargs)
             return
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
@@ -203,7 +203,8 @@ class OutboxEvent(models.Model):
         IllegalTransition.
         """
         values |= {"status": target, "updated_at": timezone.now()}
-        rows = type(self)._base_manager.using(self._state.db).filter(pk=self.pk)
+        using = router.db_for_write(type(self), instance=self)  # not the replica it was read from
+        rows = type(self)._base_manager.using(using).filter(pk=self.pk)
         if not rows.filter(status__in=UNDELIVERED).update(**values):
             status = rows.values_list("status", flat=True).first()
             if status == target != OutboxEventStatus.RETRY:
@@ -313,7 +314,7 @@ def _decoded(text: str) -> Any:
 
 def _has_null(row: OutboxEvent | OutboxArchivedEvent) -> bool:
     """Tell JSON's null from no data: Django reads both as None."""
-    if not is_json_type(row.data_content_type):
+    if not row.pk or not is_json_type(row.data_content_type):
         return False
     if "has_json_null" in row.__dict__:  # an event that a backend was given
         return bool(row.__dict__["has_json_null"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import OperationalError
@@ -34,8 +33,11 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
 
 
 def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
-    with _explained(connection):
+    try:
         event, created = insert_event(OutboxEvent, connection, row)
+    except OperationalError as error:
+        _explain(error, connection)
+        raise
     if created:
         notify_after_commit(connection, row.publisher_backend)
         if has_receivers():
@@ -48,10 +50,13 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 
     Without receivers of `event_created` no instances are made, which would cost more than all else.
     """
-    with _explained(connection):
+    try:
         if not has_receivers():
             return insert_rows(connection, rows)
         created = insert_events(OutboxEvent, connection, rows)
+    except OperationalError as error:
+        _explain(error, connection)
+        raise
     tell(connection, created)
     return len(created)
 
@@ -60,14 +65,9 @@ _ISOLATION_REFUSED = 1665
 """The error of MariaDB and MySQL for a change that a binary log of statements can't have."""
 
 
-@contextmanager
-def _explained(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Raise RefusedByDatabase where the server refuses all changes at this isolation level."""
-    try:
-        yield
-    except OperationalError as error:
-        if connection.vendor != "mysql" or error.args[:1] != (_ISOLATION_REFUSED,):
-            raise
+def _explain(error: OperationalError, connection: BaseDatabaseWrapper) -> None:
+    """Raise RefusedByDatabase if the server refuses all changes at this isolation level."""
+    if connection.vendor == "mysql" and error.args[:1] == (_ISOLATION_REFUSED,):
         raise RefusedByDatabase(
             f"database {connection.alias!r} writes a binary log of statements, which its isolation "
             "level does not allow; see the system check django_broadcaster.E031"

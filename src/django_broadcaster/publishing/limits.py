@@ -15,6 +15,7 @@ from django_broadcaster.store import (
     EventColumns,
     first_unstorable,
     growth,
+    limits_statements,
     max_depth,
     max_statement,
     may_be_too_long,
@@ -61,6 +62,8 @@ def check_statement(
     columns: EventColumns, config_json: str, connection: BaseDatabaseWrapper
 ) -> None:
     """Raise StatementTooLong for an event that MariaDB or MySQL would end the session for."""
+    if not limits_statements(connection):
+        return
     if not may_be_too_long(characters(columns) + len(config_json), connection):
         return
     size, most = statement_bytes((*columns, config_json)), max_statement(connection)

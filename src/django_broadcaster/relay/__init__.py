@@ -1,7 +1,7 @@
 """The relay: takes committed events from the outbox and delivers them.
 
-`delivery` is one batch as a pipeline, `order` keeps keys in order, `ownership` is the lease,
-`circuit` waits for a broker that is away, `maintenance` promotes what is due and purges what is
-old, `loop` is a turn of all of these for one backend, `worker` runs loops until told to stop, and
-`inline` does one turn in the caller's own process.
+`worker` is the process, with one `backend_thread` for each backend and a `pacemaker` for all. Each
+thread turns its `loop`: `rounds` does the periodic work, and `pipeline` delivers a batch. A `lease`
+is the right to deliver, and `holdings` are what the relay remembers under it. `inline` takes turns
+in the caller's own process.
 """

@@ -1,4 +1,4 @@
-"""What others are told of a delivery: signals for receivers, and lines in the log."""
+"""Deliveries as others see them: signals for receivers, and lines in the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .verdicts import Report, Verdicts, spends_retry
 logger = logging.getLogger("django_broadcaster.relay")
 
 MAX_LINES = 10
-"""Failed events of one batch that the log has a line of; the line of the batch counts them all."""
+"""Failed events of one batch with a line of their own; the line of the batch counts them all."""
 
 
 class Announcer:
@@ -36,7 +36,7 @@ class Announcer:
         self._events: dict[int, OutboxEvent] = {}
 
     def prepare(self, verdicts: Verdicts) -> None:
-        """Read the events that somebody wants to hear of."""
+        """Read the events that receivers wait for."""
         ids: list[int] = []
         if _heard(event_published):
             ids += (row.id for row in verdicts.published)
@@ -44,7 +44,7 @@ class Announcer:
             ids += (row.id for row, _, _ in verdicts.retry)
         if _heard(event_failed):
             ids += (row.id for row, _ in verdicts.bury)
-        # What an attempt before has read stays as it was: its rows may be settled already.
+        # Events read by an earlier attempt are kept: their rows may be settled already.
         ids = [row_id for row_id in ids if row_id not in self._events]
         if ids:
             self._events |= OutboxEvent.objects.using(self._using).in_bulk(ids)
@@ -78,12 +78,12 @@ class Announcer:
 
 
 def log_delivery(report: Report, backend: str, relay_id: int) -> None:
-    """Write the one line of a delivery: figures and no payload."""
+    """Log one line for a delivery: figures, and nothing of a payload."""
     level = logging.WARNING if report.failed or report.retried else logging.DEBUG
     logger.log(
         level,
-        "backend %r: %d published, %d to retry, %d dead-lettered, %d held behind their keys, "
-        "%d expired",
+        "Backend %r: %d published, %d retrying, %d dead-lettered, %d blocked by their keys, "
+        "%d expired.",
         backend,
         report.published,
         report.retried,
@@ -103,12 +103,12 @@ def log_delivery(report: Report, backend: str, relay_id: int) -> None:
 
 
 def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
-    """Write a line for each of the first events that failed: which, and by what kind of error.
+    """Log a line for each of the first events that failed: its id and the class of its error.
 
-    What nobody foresaw has its traceback. The errors' texts stand in the outbox, see `telling`.
+    An unexpected error has its traceback. The text of an error is in the outbox, see `log_safety`.
     """
     failed = [
-        (row, error, f"tried again in {delay:.1f} s")
+        (row, error, f"retrying in {delay:.1f} s")
         for row, delay, error in verdicts.retry
         if error.sent
     ]
@@ -116,10 +116,10 @@ def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
     for row, error, fate in failed[:MAX_LINES]:
         unforeseen = error.unforeseen
         logger.warning(
-            "backend %r: event %s (id %d) failed at attempt %d with %s, %s",
-            backend,
+            "Event %s (id %d) of backend %r failed at attempt %d: %s; %s.",
             row.event_id,
             row.id,
+            backend,
             row.retry_count + 1,
             loggable_event_error(error),
             fate,

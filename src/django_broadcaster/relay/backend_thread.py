@@ -1,4 +1,4 @@
-"""One backend's delivery loop as a thread of the worker, which lives through what goes wrong."""
+"""One backend's delivery loop as a thread of the worker, which recovers from every error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,21 @@ from .verdicts import Report
 logger = logging.getLogger("django_broadcaster.relay")
 
 DRAIN_FAILURES = 5
-"""Turns in a row, in about six seconds, after whose failure a drain gives up."""
+"""Consecutive failures, in about six seconds, after which a drain is aborted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How a worker runs; `interval` is in seconds, None for `max_iterations` is for ever."""
+    """How a worker runs.
+
+    Args:
+        database: The alias of the outbox's database.
+        backends: The aliases of the backends to deliver to.
+        batch_size: The most events of one delivery.
+        interval: The longest pause between two polls, in seconds.
+        max_iterations: The number of polls for each backend; None for no limit.
+        drain: Whether to stop when nothing is left to deliver.
+    """
 
     database: str
     backends: Sequence[str]
@@ -39,12 +48,12 @@ class WorkerOptions:
 
 
 class BackendThread(threading.Thread):
-    """Delivers to one backend; a backend that hangs or fails does not touch the others.
+    """Delivers to one backend; if that backend hangs or fails, the others are not affected.
 
-    A lost lease is begun anew. A database that is away, or an error that nobody foresaw, is tried
-    again with growing pauses: a relay that gave up would be a silent stall. So is what ends threads
-    and is no `Exception`, such as a timeout of gevent's; it is laid to the batch in flight, as the
-    death of a relay is. Should the thread end all the same, the worker does.
+    If the lease is lost, the thread joins again. Any error is retried with growing pauses, because
+    a relay that gave up would stall silently. An error that is not an `Exception`, such as a
+    timeout of gevent, also counts as a crash for the batch in flight. If the thread ends all the
+    same, the worker stops.
     """
 
     def __init__(self, options: WorkerOptions, alias: str) -> None:
@@ -58,20 +67,25 @@ class BackendThread(threading.Thread):
         self._loop = DeliveryLoop(options.database, alias, runner=self._runner)
         self._joined = False
         self._has_died = False
-        self._trouble = ""
+        self._last_error = ""
         self._backoff = Backoff()
 
     def run(self) -> None:
-        """Turn the loop until told to stop, out of iterations, or drained."""
+        """Turn the loop until it is stopped, out of iterations, or drained."""
         try:
             use_own_connections()
             self._turn_on()
         except BaseException as error:
-            # Nothing is known that gets here. It must not be silent, nor keep the partitions: the
-            # worker sees it and ends, for whoever started it to start it anew.
+            # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.succeeded = False
             self._has_died = True
-            self._log(logging.CRITICAL, f"its thread ends: {class_names(error)}", exc_info=error)
+            self._log(
+                logging.CRITICAL,
+                "The thread of backend %r crashed: %s; stopping the relay.",
+                self.alias,
+                class_names(error),
+                error=error,
+            )
         finally:
             self._end()
 
@@ -82,7 +96,13 @@ class BackendThread(threading.Thread):
             report = self._turn()
             failures = failures + 1 if report is None else 0
             if self._options.drain and failures >= DRAIN_FAILURES:
-                self._log(logging.ERROR, "the drain gets nowhere and gives up, events may be left")
+                self._log(
+                    logging.ERROR,
+                    "Backend %r: Drain aborted after %d consecutive failures; some events may not "
+                    "have been delivered.",
+                    self.alias,
+                    failures,
+                )
                 self.succeeded = False
                 break
             if report is None or report.found_work:
@@ -94,7 +114,7 @@ class BackendThread(threading.Thread):
 
     @property
     def state(self) -> LoopState:
-        """How it is doing, for who watches from another thread."""
+        """The state of the thread, which other threads may read."""
         activity, lease = self._loop.activity, self._loop.lease
         return LoopState(
             backend=self.alias,
@@ -104,31 +124,31 @@ class BackendThread(threading.Thread):
             has_ended=self.ident is not None and not self.is_alive(),
             lease_left=lease.seconds_left if self._joined else 0.0,
             circuit_is_closed=self._loop.circuit.is_closed,
-            is_paused=self._loop.is_paused,
-            trouble=self._trouble,
+            is_paused=self._loop.rounds.is_paused,
+            last_error=self._last_error,
         )
 
     @property
     def has_died(self) -> bool:
-        """Whether it ended, or is about to, by what it could not live through."""
+        """Whether the thread crashed, or is about to end because of an error."""
         return self._has_died
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether the thread was asked to stop."""
         return self._stopping.is_set()
 
     def wake(self) -> None:
-        """Look at the outbox now."""
+        """Poll the outbox now."""
         self._poll.wake.set()
 
     def look_at_share(self) -> None:
-        """See now which partitions are due to it: a relay has come or gone."""
-        self._loop.share_changed.set()
+        """Rebalance the partitions now: a relay joined or left."""
+        self._loop.rounds.are_wanted.set()
         self.wake()
 
     def stop(self) -> None:
-        """Finish the batch in flight and end."""
+        """Stop after the batch in flight."""
         self._stopping.set()
         self.wake()
 
@@ -138,70 +158,88 @@ class BackendThread(threading.Thread):
             try:
                 self._loop.lease.renew()
             except LeaseLost:
-                self.wake()  # its own look at the lease says so, and it joins again
+                self.wake()  # the thread finds out in its next turn, and joins again
 
     def abandon(self, timeout: float) -> None:
-        """Give a batch back that did not end in time; runs in a thread of its own."""
-        self._log(logging.ERROR, f"its batch did not end in {timeout} s and is given back")
+        """Release the lease while a batch is still running; runs in a thread of its own."""
+        self._log(
+            logging.ERROR,
+            "Backend %r: A batch is still running after %g s; releasing its lease.",
+            self.alias,
+            timeout,
+        )
         use_own_connections()
         self._leave()
         drop_all_connections()
 
     def _turn(self) -> Report | None:
-        """Take one turn; return None if it broke off, after the pause that is due then."""
+        """Take one turn; if it fails, pause and return None."""
         try:
             if not self._joined:
                 self._loop.activity.begin("joining")
-                self._loop.rejoin()
+                self._loop.join()
                 self._joined = True
             report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
         except LeaseLost as error:
-            self._log(logging.WARNING, f"{error}; joining again")
+            self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False
             return None
         except BaseException as error:
             self._recover(error)
             return None
         self._backoff.reset()
-        self._trouble = ""
+        self._last_error = ""
         if report.found_work:
             self._poll.reset()
-        elif self._loop.is_operating:
+        elif self._loop.rounds.is_operating:
             self._poll.stay_awake()
         return report
 
     def _recover(self, error: BaseException) -> None:
-        """Pause, then go on under the same lease if it still stands."""
+        """Log an error and pause; then continue under the same lease, if it is still valid."""
         pause = self._backoff.next()
-        self._trouble = type(error).__name__
+        self._last_error = type(error).__name__
         self._loop.activity.begin("recovering", pause=pause)
-        foreseen = explains_itself(error)
+        is_database = isinstance(error, Error)
         self._log(
-            logging.WARNING if isinstance(error, Error) else logging.ERROR,
-            f"trouble, going on in {pause:.1f} s: {loggable(error)}",
-            exc_info=None if foreseen else error,
+            logging.WARNING if is_database else logging.ERROR,
+            "Backend %r: %s error: %s; retrying in %.1f s.",
+            self.alias,
+            "Database" if is_database else "Unexpected",
+            loggable(error),
+            pause,
+            error=None if explains_itself(error) else error,
         )
         drop_connection(self._options.database)
         if self._joined:
             self._loop.forget()
         if self._joined and not isinstance(error, Exception):
-            self._insist(self._loop.lease.own_up)
+            self._try_twice(self._loop.lease.count_crash)
         self._stopping.wait(pause)
 
     def _is_drained(self) -> bool:
-        """Tell whether there is nothing left to wait for; a broker that is away is no success."""
-        if self._loop.is_operating:
+        """Return True if nothing is left to wait for, or nothing can be delivered."""
+        if self._loop.rounds.is_operating:
             return False
         if not self._loop.circuit.is_closed:
-            self._log(logging.ERROR, "it is unavailable, events are left")
+            self._log(
+                logging.ERROR,
+                "Drain stopped: backend %r is unavailable (%s); undelivered events remain.",
+                self.alias,
+                self._loop.broker.error or "an event fails as if it were",
+            )
             self.succeeded = False
             return True
-        if self._loop.is_paused:
-            self._log(logging.ERROR, "it is paused, events may be left")
+        if self._loop.rounds.is_paused:
+            self._log(
+                logging.ERROR,
+                "Drain stopped: backend %r is paused; undelivered events may remain.",
+                self.alias,
+            )
             self.succeeded = False
             return True
         try:
-            return not self._loop.has_due()
+            return not self._loop.held.rows.has_due()
         except Error as error:
             self._recover(error)
             return False
@@ -209,15 +247,24 @@ class BackendThread(threading.Thread):
     def _end(self) -> None:
         self._loop.activity.begin("stopping")
         try:
-            self._loop.close()
+            self._loop.broker.close()
         except Exception as error:
             self._log(
-                logging.WARNING, f"its backend did not close: {loggable(error)}", exc_info=error
+                logging.WARNING,
+                "Could not close backend %r: %s.",
+                self.alias,
+                loggable(error),
+                error=error,
             )
-        if self._joined and (failure := self._insist(self._loop.finish)):
-            self._log(logging.WARNING, f"its last batch may be sent again: {loggable(failure)}")
+        if self._joined and (failure := self._try_twice(self._loop.settle_rest)):
+            self._log(
+                logging.WARNING,
+                "Could not settle the last batch of backend %r: %s; it may be delivered again.",
+                self.alias,
+                loggable(failure),
+            )
         if self._joined:
-            self._insist(self._loop.end)
+            self._try_twice(self._loop.end)
         self._leave()
         self._runner.end()
         drop_all_connections()
@@ -225,12 +272,17 @@ class BackendThread(threading.Thread):
     def _leave(self) -> None:
         if self._joined:
             self._joined = False
-            if failure := self._insist(self._loop.lease.leave):
-                problem = f"its partitions are free once the lease ends: {loggable(failure)}"
-                self._log(logging.WARNING, problem)
+            if failure := self._try_twice(self._loop.lease.leave):
+                self._log(
+                    logging.WARNING,
+                    "Could not release the lease of backend %r: %s; its partitions are free when "
+                    "it expires.",
+                    self.alias,
+                    loggable(failure),
+                )
 
-    def _insist(self, action: Callable[[], object]) -> Exception | None:
-        """Do something now; a second time if the connection was lost. Return what prevents it."""
+    def _try_twice(self, action: Callable[[], object]) -> Exception | None:
+        """Call an action, once more if the database failed; return the error of the second time."""
         failure: Exception | None = None
         for _ in range(2):
             try:
@@ -244,7 +296,9 @@ class BackendThread(threading.Thread):
                 return None
         return failure
 
-    def _log(self, level: int, problem: str, exc_info: BaseException | None = None) -> None:
+    def _log(
+        self, level: int, text: str, *values: object, error: BaseException | None = None
+    ) -> None:
         extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
-        trace = loggable_traceback(exc_info) if exc_info else None
-        logger.log(level, "backend %r: %s", self.alias, problem, extra=extra, exc_info=trace)
+        trace = loggable_traceback(error) if error else None
+        logger.log(level, text, *values, extra=extra, exc_info=trace)

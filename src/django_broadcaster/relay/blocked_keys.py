@@ -1,4 +1,4 @@
-"""Which keys wait: the events of a key that stand behind one in retry must not overtake it."""
+"""Blocked keys: while an event waits for a retry, the later events of its key wait, too."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from django_broadcaster.store import Head, PendingRow, RelayRows
 class BlockedKeys:
     """Each blocked key with the id of its first event that waits.
 
-    The rows are the truth, this is the relay's memory of them: it owns their partitions, so
-    nobody else blocks a key. Pending events of a key pass while they stand before that id, which
-    lets an event go whose turn has come again, and holds everything behind it.
+    This is a cache of the rows. It is valid because only the owner of a partition blocks a key.
+    Pending events of a key with lower ids are sent, such as one that is retried; all others wait.
     """
 
     def __init__(self, rows: RelayRows) -> None:
@@ -27,12 +26,13 @@ class BlockedKeys:
         return key in self._first
 
     def holds(self, row: PendingRow | Head) -> bool:
-        """Tell whether an earlier event of the row's key waits."""
-        waits = (self._first.get(row.partition_key), self._locked.get(row.partition_key))
-        return any(first is not None and first < row.id for first in waits)
+        """Return True if an earlier event of the row's key waits."""
+        key = row.partition_key
+        first = min(self._first.get(key, row.id), self._locked.get(key, row.id))
+        return first < row.id
 
     def set_locked(self, rows: Iterable[PendingRow]) -> None:
-        """Let keys wait from these rows on, and forget others: a locked row can't say so itself."""
+        """Let keys wait from these locked rows on, and no other key: their rows cannot show it."""
         self._locked = {}
         for row in rows:
             if row.partition_key:
@@ -40,18 +40,19 @@ class BlockedKeys:
                 self._locked[row.partition_key] = min(first, row.id)
         self._rows.held_keys = self._locked.keys()
 
-    def add(self, row: PendingRow) -> None:
-        """Let the row's key wait from this row on; a row without a key holds nobody up."""
-        if row.partition_key:
-            first = self._first.get(row.partition_key, row.id)
-            self._first[row.partition_key] = min(first, row.id)
+    def add(self, rows: Iterable[PendingRow]) -> None:
+        """Let the keys of rows wait from these rows on; rows without a key hold no other."""
+        for row in rows:
+            if row.partition_key:
+                first = self._first.get(row.partition_key, row.id)
+                self._first[row.partition_key] = min(first, row.id)
 
     def reload(self, partitions: Collection[int]) -> None:
-        """Read all of it anew: after a change of ownership, and for what an operator changed."""
+        """Read all blocked keys again: partitions changed, or an operator changed events."""
         self._first = self._rows.waiting_keys(partitions)
 
     def refresh(self, partitions: Collection[int], keys: Iterable[str]) -> None:
-        """Read these keys anew, after some of their events were made pending."""
+        """Read these keys again, after some of their events were made pending."""
         wanted = {key for key in keys if key}
         if wanted:
             for key in wanted:

@@ -1,4 +1,4 @@
-"""The circuit breaker of one backend: how much may be sent while its broker is or was away."""
+"""The circuit breaker of one backend: how much may be sent after its broker was unavailable."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from django_broadcaster.backoff import Backoff
 
 
 class Circuit:
-    """Closed while the broker answers; open, with a growing pause, while it does not.
+    """Closed while the broker is available; open, with growing pauses, while it is not.
 
-    After a pause it is half open: one batch of at most `probe_size` events goes out to see whether
-    the broker is back. `initial` and `maximum` are the first and the longest pause in seconds.
+    After a pause it is half open: a probe of at most `probe_size` events shows whether the broker
+    is available again. `initial` and `maximum` are the first and the longest pause in seconds.
 
-    It is doubted where the broker took others right before an event failed. Then the pause is for
-    what failed, and probes of others need not wait for its end.
+    It is doubted if the broker accepted other events right before one failed. Then the pause is for
+    the event that failed, and probes with other events need not wait for its end.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Circuit:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the broker answered last time."""
+        """Whether the broker was available last time."""
         return self._backoff.seconds == 0
 
     def allowance(self, wanted: int) -> int:
@@ -49,16 +49,17 @@ class Circuit:
         return max(0.0, self._ends_at - self._clock())
 
     def succeeded(self) -> None:
-        """Note that the broker answered."""
+        """Note that the broker is available."""
         self._backoff.reset()
         self._ends_at = 0.0
         self.is_doubted = False
 
     def failed(self, at_least: float = 0.0, *, doubted: bool = False) -> None:
-        """Note that the broker is away: open, and pause longer if it was so already.
+        """Note that the broker is unavailable: open, and pause longer if it was open already.
 
-        `at_least` is how many seconds the broker itself wants to be left alone, and `doubted` says
-        that this may be about the events that failed alone.
+        Args:
+            at_least: The pause in seconds that the broker asked for.
+            doubted: Whether the failure may be about the events that failed alone.
         """
         self.is_doubted = doubted and not at_least
         self._ends_at = self._clock() + self._backoff.next(at_least)

@@ -1,9 +1,8 @@
-"""Database connections of the relay's own, which no other code can reach.
+"""The relay's own database connections, which no other code can reach.
 
-Handlers, backends and receivers may leave anything behind on a connection: another schema, a role,
-a time zone, an open transaction. They run in another thread (`separate_thread`), and Django's
-connections belong to threads. So all that is left for the threads of the relay is to stay out of
-Django's pools.
+Handlers, backends and receivers may leave a connection in any state: another schema, a role, a time
+zone, an open transaction. They run in another thread (`separate_thread`), and Django's connections
+belong to threads. So the threads of the relay only have to avoid Django's pools.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ logger = logging.getLogger("django_broadcaster.relay")
 
 
 def use_own_connections() -> None:
-    """Let the calling thread, which is the relay's, connect by itself where Django has a pool.
+    """Let the calling thread of the relay open its own connections where Django has a pool.
 
-    A pool hands one connection to many threads, and lets a relay wait for handlers. Nothing is
+    A pool gives one connection to many threads, so a relay could wait for its handlers. Nothing is
     connected yet.
     """
     for alias in connections:
@@ -53,15 +52,15 @@ def warn_of_small_pool(using: str, backends: Sequence[str]) -> None:
 
 
 def drop_connection(using: str) -> None:
-    """Close the thread's connection, whatever its state; the next statement opens a new one."""
+    """Close the thread's connection in any state; the next statement opens a new one."""
     try:
         connections[using].close()
     except Exception as error:
-        # Django has let go of it all the same. What asks for a new one must not end here.
-        logger.debug("the connection to %r did not close: %s", using, loggable(error))
+        # Django has dropped it all the same, and the caller needs a new one.
+        logger.debug("Could not close the connection to database %r: %s.", using, loggable(error))
 
 
 def drop_all_connections() -> None:
-    """Close the connections of a thread that ends."""
+    """Close all connections of a thread that ends."""
     for alias in [connection.alias for connection in connections.all(initialized_only=True)]:
         drop_connection(alias)

@@ -1,8 +1,8 @@
-"""Which events fail while others get through: what looks like an outage may be one event.
+"""Events that fail while others are delivered: what looks like an outage may be one event.
 
-A backend says that its broker is away, and can't know better: an endpoint that answers one event
-with 503, or never, looks like one that is down. What becomes of other events shows the difference.
-This is the memory of it. It is lost with the relay, and then the same is found out again.
+A backend cannot know whether its broker is unavailable: an endpoint that answers one event with
+503, or never, looks like one that is down. The other events show the difference. It is remembered
+here, in memory, and found out again after a restart.
 """
 
 from __future__ import annotations
@@ -19,29 +19,35 @@ STRIKES: Final = 3
 """How often an event fails, with deliveries of others after each failure, before it is charged."""
 
 STRIKES_IN_PARTS: Final = 9
-"""The same where a part of the broker may be away, which takes longer to see."""
+"""The same if a part of the broker may be unavailable, which takes longer to see."""
 
 SPACING_SECONDS: Final = 0.5
-"""Failures of an event that follow each other faster count once: a restart is no proof."""
+"""Failures of an event that follow each other faster count once: a restart proves nothing."""
 
 PART: Final = 3
-"""So many events that fail alone at the same time are a part of the broker that is away."""
+"""This many events that fail alone at the same time: a part of the broker is unavailable."""
+
+LOOK_SECONDS: Final = 0.5
+"""Seconds between looks at all pending events, while every one of them was tried."""
+
+LOOK_SHARE: Final = 100
+"""How many times as long as such a look took goes by until the next."""
 
 MOST: Final = 1000
 """How many events are remembered; the oldest are forgotten."""
 
 EXPIRY_SECONDS: Final = 900.0
-"""What has not failed for so long is forgotten: the event may be cancelled."""
+"""An event that has not failed for this long is forgotten: it may have been cancelled."""
 
 Unavailable = tuple[PendingRow, BackendUnavailable]
 
 
 @dataclass(slots=True)
 class _Doubt:
-    """An event that failed as if the broker were away.
+    """An event that failed as if the broker were unavailable.
 
-    `is_accused`: nothing has got through since. `rank` counts failures of all events. `company` is
-    how many events were known to fail, this one among them, when it did last.
+    `is_accused`: no other event was delivered since. `rank` counts the failures of all events.
+    `company` is how many events were known to fail, including this one, at its last failure.
     """
 
     row: PendingRow
@@ -53,7 +59,7 @@ class _Doubt:
     at: float = 0.0
 
     def is_over(self, now: float) -> bool:
-        """Return True if the event has not failed for long."""
+        """Return True if the event has not failed for a long time."""
         return not self.is_accused and now > self.at + EXPIRY_SECONDS
 
 
@@ -61,8 +67,8 @@ class _Doubt:
 class Failure:
     """An event that fails alone: its row, its last error, and how often in a row it did.
 
-    `rounds` is how often it was charged before. `is_part` says that other events fail in the same
-    way, so that none of them is to blame.
+    `rounds` is how often it was charged before. `is_part` is True if other events fail in the same
+    way, so that none of them is the cause.
     """
 
     row: PendingRow
@@ -73,9 +79,9 @@ class Failure:
 
 
 class Doubts:
-    """The events of one relay and backend that failed as if the broker were away.
+    """The events of one relay and backend that failed as if the broker were unavailable.
 
-    `in_parts`: a part of the broker can be away, with the events that are for it.
+    `in_parts`: a part of the broker can be unavailable, for its own events.
     """
 
     def __init__(
@@ -87,46 +93,56 @@ class Doubts:
         self._doubts: dict[int, _Doubt] = {}
         self._ranks: dict[str | int, int] = {}
         self._tried: dict[int, str] = {}
-        self.passed = 0
-        """Below this id every pending row was tried, except for transactions that commit late."""
+        self._start = 0
+        self._looks_at_all_at = 0.0
         self._failures = 0
 
-    # --- What to send ------------------------------------------------------------------------
+    # --- Which events to send ----------------------------------------------------------------
 
     @property
     def tried(self) -> tuple[set[str], set[int]]:
-        """Return the keys, and the rows without one, that failed since anything got through."""
+        """Return the keys, and the rows without one, that failed since the last success."""
         keys = {key for key in self._tried.values() if key}
         return keys, {row_id for row_id, key in self._tried.items() if not key}
 
     def start_over(self) -> None:
-        """Let probes take the same events again: all were tried, or some got through."""
+        """Let probes send the same events again: all were tried, or some were delivered."""
         self._tried.clear()
         self.look_again()
 
     def look_again(self) -> None:
         """Let the next probe look at all pending events."""
-        self.passed = 0
+        self._start = 0
+
+    @property
+    def start(self) -> int:
+        """The id from which on a probe looks for events; 0 if it looks at all of them."""
+        return self._start if self._clock() < self._looks_at_all_at else 0
+
+    def note_none_up_to(self, last: int, *, seconds: float) -> None:
+        """Note that a look at all events, which took so long, found none that was not tried."""
+        self._start = last + 1
+        self._looks_at_all_at = self._clock() + max(LOOK_SECONDS, LOOK_SHARE * seconds)
 
     def has(self, row: PendingRow) -> bool:
         """Return True if the row, or another one of its key, failed."""
         return (row.partition_key or row.id) in self._ranks
 
     def last(self, rows: Sequence[PendingRow]) -> list[PendingRow]:
-        """Return the rows with those that failed last, so that they stop no other.
+        """Return the rows with those that failed at the end, so that they stop no other.
 
-        The one that failed most recently is the very last. Each key keeps its order.
+        The one that failed most recently is the last. Each key keeps its order.
         """
         if not self._ranks:
             return list(rows)
         return sorted(rows, key=lambda row: self._ranks.get(row.partition_key or row.id, 0))
 
-    # --- What came of it ---------------------------------------------------------------------
+    # --- What became of them ---------------------------------------------------------------------
 
     def note(self, published: Collection[PendingRow], first: Unavailable | None) -> list[Failure]:
-        """Note what came of a delivery, and return the events that fail alone.
+        """Note the outcome of a delivery, and return the events that fail alone.
 
-        `first` is the first event that was sent and failed as if the broker were away.
+        `first` is the first event that was sent and failed as if the broker were unavailable.
         """
         if not self._doubts and first is None:
             return []
@@ -147,7 +163,7 @@ class Doubts:
             self._rank()
 
     def note_probe(self, rows: Iterable[Head | PendingRow]) -> None:
-        """Note that nothing of a probe got through: the next one takes others."""
+        """Note that no event of a probe was delivered: the next one sends others."""
         if len(self._tried) >= MOST:
             self.start_over()
         self._tried |= {row.id: row.partition_key for row in rows}
@@ -169,7 +185,7 @@ class Doubts:
         self.note_probe([row])
 
     def _judge(self) -> list[Failure]:
-        """Give a strike to each accused event: others got through after it failed."""
+        """Give a strike to each accused event: others were delivered after it failed."""
         now = self._clock()
         accused = [doubt for doubt in self._doubts.values() if doubt.is_accused]
         for doubt in accused:

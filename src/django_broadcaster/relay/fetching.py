@@ -1,7 +1,7 @@
-"""How much one fetch takes: events up to a number, and their payloads up to a number of bytes.
+"""The size of one fetch: a number of events, and a number of bytes of their payloads.
 
-A relay begins with few bytes and takes twice as many after each batch, up to OUTBOX_BATCH_BYTES.
-So one that is killed for the memory that it takes gets something delivered each time it is started.
+A relay begins with few bytes and doubles them after each batch, up to OUTBOX_BATCH_BYTES. So a
+relay that is killed for its use of memory delivers some events each time it is started.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Fetcher:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with few bytes again: a relay may have died of what it fetched."""
+        """Begin with few bytes again: another relay may have been killed for a large batch."""
         self._bytes = FIRST_BYTES
         self._limit = MOST_ROWS
         self._has_large = False
 
     def take_one(self) -> None:
-        """Let the next fetch take one event, and those after it twice as many each."""
+        """Limit the next fetch to one event, and double the limit after each."""
         self._limit = 1
 
     def fetch(
@@ -46,11 +46,11 @@ class Fetcher:
     ) -> Fetched:
         """Return pending rows of those partitions from id `start` on, in order of their ids.
 
-        They take no more bytes than those `beside` them leave.
+        Their payloads have no more bytes than those of the rows `beside` them leave.
         """
         most = max(1, self._most - sum(map(size_of, beside)))
         wanted, limit = limit, min(limit, self._limit)
-        each = max(1, most // limit)  # so many of that size are no more than `most`
+        each = max(1, most // limit)  # `limit` payloads of that size are no more than `most`
         fetch = self._rows.fetch
         found = None
         if not self._has_large:
@@ -67,7 +67,7 @@ class Fetcher:
     ) -> tuple[list[PendingRow], frozenset[int]]:
         """Return those of these rows that are pending there, and the ids that were left out.
 
-        These are the highest ones, where all would be too much.
+        If all rows are too much for a batch, those with the highest ids are left out.
         """
         asked = sorted(ids)[: self._limit]
         found = self._rows.fetch_these(partitions, asked, most=self._most)
@@ -81,7 +81,7 @@ class Fetcher:
         return min(self._bytes, conf.BATCH_BYTES)
 
     def _note(self, found: Fetched, beside: int = 0) -> None:
-        """Decide by what was found how much the next fetch may take."""
+        """Set the size of the next fetch by the result of this one."""
         if found.is_cut:
             self._limit = 2 * max(1, len(found.rows) + beside)
         elif found.rows:

@@ -1,9 +1,9 @@
-"""Python's collector of reference cycles, told what a relay's memory looks like.
+"""Tuning of Python's garbage collector for the memory of a relay.
 
-A batch is thousands of objects that live until it is settled, and next to none of them is in a
-cycle. By its own figures the collector looks through them several times a batch, and now and then
-through all that Django and the project have loaded, for 50 to 150 milliseconds each time: a tenth
-to a fifth of what a relay takes of its processor.
+A batch is thousands of objects that live until it is settled, and nearly none of them is in a
+cycle. By default the collector scans them several times a batch, and sometimes everything that
+Django and the project have loaded, for 50 to 150 milliseconds each time. That is a tenth to a fifth
+of the relay's processor time.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from typing import Final
 
 YOUNG_OBJECTS: Final = 10_000
-"""New objects from which on the collector looks through them: about two batches of 1,000."""
+"""New objects after which the collector scans them: about two batches of 1,000."""
 
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """Leave alone what was loaded before, and look through what is new less often.
+    """Exclude what was loaded before from collections, and scan new objects less often.
 
-    It holds for the whole process. Cycles are still found, so that memory does not grow.
+    This applies to the whole process. Cycles are still found, so memory does not grow.
     """
     before = gc.get_threshold()
     gc.freeze()

@@ -1,13 +1,12 @@
-"""Whether a relay is well: a value made of what its threads say of themselves, and no I/O.
+"""The health of a relay, computed without I/O from what its threads report.
 
-Two questions are kept apart, as Kubernetes does. *Live*: would a restart help? It would where a
-thread has died or hangs. It would not where the broker or the database is away: the relay waits for
-those by itself, and a restart only costs the other backends their turn. *Ready*: does it deliver?
-It does not before it holds its leases, nor while a broker is away.
+Two questions are kept apart, as Kubernetes does. *Live*: would a restart help? It would if a thread
+crashed or hangs. It would not if the broker or the database is unavailable: the relay waits for
+them, and a restart only interrupts the other backends. *Ready*: does the relay deliver? It does not
+before it holds its leases, nor while a broker is unavailable.
 
-Neither asks how far behind the outbox is. A relay that is behind because there is much to do would
-be restarted for it, and be further behind. The lag is judged for the outbox as a whole, by
-`instrumentation.health`.
+Neither depends on the backlog. A restart of a busy relay would only make its backlog longer. The
+lag is judged for the outbox as a whole, by `instrumentation.health`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ READY = "ready"
 
 
 class Activity:
-    """Told by one thread, asked by others: what it is at stands in one value, replaced whole."""
+    """A thread's present task and since when; written by that thread, read by others.
+
+    Both are one value, which is replaced as a whole.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,29 +32,29 @@ class Activity:
 
     @property
     def doing(self) -> str:
-        """What the thread is at, in a word or two."""
+        """The thread's present task, in a word or two."""
         return self._now[0]
 
     @property
     def silence(self) -> float:
-        """Seconds without a sign of life; the pauses that it announced do not count."""
+        """Seconds without progress; pauses that were announced do not count."""
         return max(0.0, self._clock() - self._now[1])
 
     def begin(self, doing: str, *, pause: float = 0.0) -> None:
-        """Say what comes next, and for how many seconds nothing is heard of it on purpose."""
+        """Begin a task, or a pause of `pause` seconds, in which no progress is expected."""
         self._now = (doing, self._clock() + pause)
 
     def go_on(self) -> None:
-        """Give a sign of life in the middle of something long."""
+        """Show progress in the middle of a long task."""
         self._now = (self._now[0], self._clock())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopState:
-    """One backend's loop now.
+    """The state of one backend's loop.
 
-    `silence` are seconds without a sign of life, `lease_left` seconds for which the lease stands
-    without another heartbeat, `trouble` the kind of error that broke off its last turn.
+    `silence` are the seconds without progress, `lease_left` the seconds until the lease expires
+    without another heartbeat, and `last_error` is the class of the error that ended the last turn.
     """
 
     backend: str
@@ -63,12 +65,12 @@ class LoopState:
     lease_left: float
     circuit_is_closed: bool
     is_paused: bool
-    trouble: str
+    last_error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayState:
-    """A relay's process now; `pacemaker_silence` in seconds."""
+    """The state of a relay's process; `pacemaker_silence` in seconds."""
 
     process: int
     is_stopping: bool
@@ -79,7 +81,7 @@ class RelayState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at. `concerns` is LIVE or READY; `detail` holds no payload."""
+    """One check. `concerns` is LIVE or READY; `detail` contains nothing of a payload."""
 
     name: str
     ok: bool
@@ -90,13 +92,13 @@ class Check:
 
     @property
     def subject(self) -> str:
-        """What it is about, for a line of text."""
+        """The name with the backend and the process, for a line of text."""
         about = [f"backend {self.backend}"] if self.backend else []
         about += [f"process {self.process}"] if self.process else []
         return f"{self.name} ({', '.join(about)})" if about else self.name
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON, without what it is not about."""
+        """Return the check for JSON, without a backend or process if it has none."""
         about = {"backend": self.backend, "process": self.process}
         return {
             "name": self.name,
@@ -108,7 +110,7 @@ class Check:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
-        """Return what `as_dict` was made of; raises TypeError for anything else."""
+        """Return the check that `as_dict` returned as a dictionary; raises TypeError for others."""
         return cls(**value)
 
 
@@ -120,12 +122,12 @@ class Health:
 
     @property
     def is_live(self) -> bool:
-        """Whether no restart is called for."""
+        """Whether no restart would help."""
         return all(check.ok for check in self.checks if check.concerns == LIVE)
 
     @property
     def is_ready(self) -> bool:
-        """Whether everything is well."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
     @property
@@ -138,13 +140,13 @@ class Health:
         return Health(tuple(check for check in self.checks if check.concerns == concerns))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the checks for JSON."""
         status = "ok" if self.is_ready else "failing"
         return {"status": status, "checks": [check.as_dict() for check in self.checks]}
 
 
 def judge(state: RelayState, stall_seconds: float) -> Health:
-    """Return the health of one process, in which nothing may be silent for longer than so."""
+    """Return the health of one process, whose threads may be silent for `stall_seconds`."""
     checks = [*_process(state, stall_seconds)]
     for loop in state.loops:
         checks += _loop(loop, stall_seconds)
@@ -154,17 +156,17 @@ def judge(state: RelayState, stall_seconds: float) -> Health:
 def stall_check(
     name: str, doing: str, silence: float, stall_seconds: float, backend: str | None = None
 ) -> Check:
-    """Return whether something that should go on does."""
+    """Return a check that fails after `stall_seconds` without progress."""
     ok = silence <= stall_seconds
-    detail = doing if ok else f"{doing}: no sign of life for {silence:.0f} s"
+    detail = doing if ok else f"{doing}: no progress for {silence:.0f} s"
     return Check(name=name, ok=ok, detail=detail, concerns=LIVE, backend=backend)
 
 
 def _process(state: RelayState, stall_seconds: float) -> Iterable[Check]:
     if state.pacemaker_has_died:
-        yield Check(name="pacemaker", ok=False, detail="its thread has died", concerns=LIVE)
+        yield Check(name="pacemaker", ok=False, detail="the thread crashed", concerns=LIVE)
     elif not state.is_stopping:
-        yield stall_check("pacemaker", "beating", state.pacemaker_silence, stall_seconds)
+        yield stall_check("pacemaker", "sending heartbeats", state.pacemaker_silence, stall_seconds)
     yield Check(
         name="running", ok=not state.is_stopping, detail="stopping" if state.is_stopping else "yes"
     )
@@ -174,19 +176,21 @@ def _loop(loop: LoopState, stall_seconds: float) -> Iterable[Check]:
     alias = loop.backend
     if loop.has_died:
         yield Check(
-            name="loop", ok=False, detail="its thread has died", concerns=LIVE, backend=alias
+            name="loop", ok=False, detail="the thread crashed", concerns=LIVE, backend=alias
         )
         return
     if loop.has_ended:
-        yield Check(name="loop", ok=True, detail="has ended", concerns=LIVE, backend=alias)
+        yield Check(name="loop", ok=True, detail="ended", concerns=LIVE, backend=alias)
         return
     yield stall_check("loop", loop.doing, loop.silence, stall_seconds, alias)
     holds = loop.lease_left > 0
-    detail = "held" if holds else "not held: the database can't be reached, or others took it over"
+    detail = (
+        "held" if holds else "not held: the database is unavailable, or another relay took over"
+    )
     yield Check(name="lease", ok=holds, detail=detail, backend=alias)
-    if loop.trouble:
-        detail = f"its last turn broke off with {loop.trouble}, the log says more"
+    if loop.last_error:
+        detail = f"the last turn failed with {loop.last_error}; see the log"
         yield Check(name="turn", ok=False, detail=detail, backend=alias)
-    away = "" if loop.circuit_is_closed else "it can't be reached, its events wait"
-    detail = away or ("paused by an operator" if loop.is_paused else "answers, as far as was seen")
+    away = "" if loop.circuit_is_closed else "unavailable; its events wait"
+    detail = away or ("paused by an operator" if loop.is_paused else "available")
     yield Check(name="broker", ok=not away, detail=detail, backend=alias)

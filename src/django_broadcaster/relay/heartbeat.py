@@ -1,4 +1,4 @@
-"""The heartbeat of a visitor, which has no pacemaker: its batch may take longer than its lease."""
+"""The heartbeat of `process_pending_events`, whose batch may take longer than its lease."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ logger = logging.getLogger("django_broadcaster.relay")
 def beating(lease: Lease) -> Iterator[None]:
     """Renew a lease from a thread with a connection of its own, for the time of the block.
 
-    A block that is left before the first heartbeat opens no connection. In the transaction of a
-    TestCase nobody else sees the lease, and no heartbeat could reach it.
+    If the block ends before the first heartbeat, no connection is opened. In the transaction of a
+    TestCase no other connection sees the lease, so no heartbeat is sent.
     """
     if connections[lease.using].in_atomic_block:
         yield
@@ -46,7 +46,7 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
             try:
                 lease.renew()
             except LeaseLost:
-                return  # the caller's own look at the lease says so
+                return  # the caller finds out before it settles
             except Error as error:
                 logger.warning(
                     "Heartbeat of backend %r failed: %s; retrying in %.1f s.",

@@ -1,13 +1,14 @@
-"""What a relay tells the dashboard: it adds up in memory and writes every few seconds.
+"""Figures for the dashboard, added up in memory and written every few seconds.
 
-Nothing here is needed to deliver. A relay that is killed takes its last seconds with it, and a
-table that can't be written costs a line in the log.
+Deliveries do not depend on them. If a relay is killed, its last seconds are missing. If the table
+cannot be written, a line is logged.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from django.db import DatabaseError, connections
 from django.utils import timezone
@@ -28,16 +29,19 @@ TIME_SECONDS = 1.0
 """The least seconds between two deliveries that are timed."""
 
 WAITING = (OutboxEventStatus.PENDING, OutboxEventStatus.RETRY, OutboxEventStatus.BLOCKED)
-"""The states whose events are the backlog: what is only due later is none."""
+"""The states of the events in the backlog; events that are due later do not count."""
 
 
 class History:
-    """The figures of one backend that this relay has not yet written."""
+    """The figures of one backend that this relay has not written yet."""
 
-    def __init__(self, using: str, backend: str) -> None:
+    def __init__(
+        self, using: str, backend: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._using = using
         self._backend = backend
         self._figures = Figures()
+        self._clock = clock
         self._next_write = 0.0
         self._next_time = 0.0
 
@@ -47,15 +51,15 @@ class History:
         return bool(self._figures)
 
     def wants_times(self) -> bool:
-        """Tell whether the next delivery is to be timed."""
-        now = time.monotonic()
+        """Return True if the next delivery is timed."""
+        now = self._clock()
         if now < self._next_time:
             return False
         self._next_time = now + TIME_SECONDS
         return True
 
     def note(self, report: Report) -> None:
-        """Add up what came of a delivery."""
+        """Add the figures of a delivery."""
         figures = self._figures
         figures.published += report.published
         figures.retried += report.retried
@@ -66,14 +70,14 @@ class History:
             figures.longest = max(figures.longest, round(1000 * max(report.waits)))
 
     def run(self, *, looks: bool, circuit_is_open: bool) -> None:
-        """Write, if it is time to; the one that `looks` also says what stands in the outbox."""
+        """Write if it is due; with `looks`, also count the events in the outbox."""
         self._figures.circuit_open |= circuit_is_open
-        if time.monotonic() >= self._next_write:
-            self._next_write = time.monotonic() + WRITE_SECONDS
+        if self._clock() >= self._next_write:
+            self._next_write = self._clock() + WRITE_SECONDS
             self.write(looks=looks)
 
     def write(self, *, looks: bool) -> None:
-        """Write now what there is to say; raises only where the connection is lost."""
+        """Write now; raises only if the connection is lost."""
         try:
             if looks:
                 self._look()
@@ -85,14 +89,14 @@ class History:
             if not connections[self._using].is_usable():
                 raise
             logger.warning(
-                "backend %r: the dashboard misses some figures: %s",
+                "Could not write the dashboard's figures of backend %r: %s; some are missing.",
                 self._backend,
                 loggable(error),
                 extra={"backend": self._backend},
             )
 
     def _look(self) -> None:
-        """Note how many events wait, and for how long the first one has."""
+        """Note how many events wait, and how long the first one has waited."""
         (found,) = overviews(self._using, [self._backend], exact=BOUND)
         counts = (count_or_estimate(self._using, found, status) for status in WAITING)
         self._figures.backlog = sum(count.number for count in counts)
@@ -100,4 +104,4 @@ class History:
 
 
 BOUND = 10_000
-"""Events that are looked at to count those of a state; more are estimated where that can be."""
+"""The most events of a state that are counted; more are estimated if the database can."""

@@ -1,6 +1,6 @@
-"""Deliveries in the caller's own process, for `process_pending_events` and its kin.
+"""Deliveries in the caller's own process, for `process_pending_events` and similar calls.
 
-A visitor joins like a relay, takes the partitions that nobody owns, and leaves again.
+Such a visitor joins like a relay, takes the partitions that no relay owns, and leaves again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SETTLE_ATTEMPTS = 5
 """Attempts, in about six seconds, to settle what was sent before the database failed."""
 
 MOST = 10_000
-"""Events of one delivery: databases have limits, and OUTBOX_BATCH_SIZE the same."""
+"""The most events of one delivery; databases have limits, and so has OUTBOX_BATCH_SIZE."""
 
 
 def deliver_pending(batch_size: int) -> int:
@@ -47,7 +47,7 @@ def deliver_pending(batch_size: int) -> int:
 
 def deliver_one(event: OutboxEvent) -> bool:
     """Deliver one event if it is its turn; return whether it was acknowledged now."""
-    using = event._state.db or router.db_for_write(OutboxEvent)
+    using = router.db_for_write(OutboxEvent, instance=event)
     _refuse_in_transaction(using)
     events = OutboxEvent.objects.using(using)
     with (
@@ -79,9 +79,10 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
                 size = min(limit - attempted, MOST)
                 report = _settled(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
             except LeaseLost as error:
-                # What we were too slow for is delivered by who took over.
                 extra = {"backend": alias, "relay": loop.lease.relay_id}
-                logger.warning("backend %r: %s", alias, error, extra=extra)
+                logger.warning(
+                    "Lease lost: %s; another relay delivers the rest.", error, extra=extra
+                )
                 break
             attempted += report.attempted
             if not report.found_work:
@@ -90,9 +91,9 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
 
 
 def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
-    """Deliver, and return what came of it; settle it on a new session if the database ended one.
+    """Deliver, and return the figures; if the database ended the session, settle on a new one.
 
-    Raises LeaseLost, and the database's error where nothing was sent, or nothing can be written.
+    Raises LeaseLost, and the database's error if nothing was sent or nothing can be written.
     """
     try:
         return deliver()
@@ -100,7 +101,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         failure = error
     backoff = Backoff()
     for _ in range(SETTLE_ATTEMPTS):
-        if not loop.delivery.is_unsettled:
+        if not loop.is_unsettled:
             break
         pause = backoff.next()
         logger.warning(
@@ -114,7 +115,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         _renew_session(loop.using)
         loop.forget()
         try:
-            if report := loop.finish():
+            if report := loop.settle_rest():
                 return report
         except Error as error:
             failure = error
@@ -123,14 +124,14 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
 
 
 def _renew_session(using: str) -> None:
-    """Let the next statement open a new session, if this one has ended."""
+    """Let the next statement open a new session if this one has ended."""
     connection = connections[using]
     if not connection.in_atomic_block and not connection.is_usable():
         drop_connection(using)
 
 
 def _has_earlier(event: OutboxEvent, using: str) -> bool:
-    """Tell whether an earlier event of the key has still to be delivered."""
+    """Return True if an earlier event of the key is not delivered yet."""
     if not event.partition_key:
         return False
     same_key = OutboxEvent.objects.using(using).filter(
@@ -142,14 +143,14 @@ def _has_earlier(event: OutboxEvent, using: str) -> bool:
 def _refuse_in_transaction(using: str) -> None:
     """Raise WrongTransaction if a transaction is open on any database.
 
-    On that of the outbox, what has not committed must not be delivered. On another one, what a
-    handler changes there could be rolled back when its event has long been published.
+    On the outbox's database, an event that has not committed must not be delivered. On another
+    one, the changes of a handler could be rolled back after its event was published.
     """
     connection = connections[using]
     if not connection.in_atomic_block and not connection.get_autocommit():
         raise WrongTransaction(
             f"autocommit is off on database {using!r}, so a transaction is always open there, and "
-            "what has not committed must not be delivered; turn autocommit on around the call"
+            "events that have not committed must not be delivered; turn autocommit on for the call"
         )
     for each in connections.all(initialized_only=True):
         if each.in_atomic_block:
@@ -158,10 +159,10 @@ def _refuse_in_transaction(using: str) -> None:
 
 def _refuse_block(alias: str) -> None:
     try:
-        with transaction.atomic(using=alias, durable=True):  # which lets that of a TestCase pass
+        with transaction.atomic(using=alias, durable=True):  # accepts the block of a TestCase
             pass
     except RuntimeError as error:
         raise WrongTransaction(
-            f"a delivery needs what a durable atomic block does, but transaction.atomic() is open "
-            f"on database {alias!r}; call it after the commit, or use transaction.on_commit()"
+            f"events cannot be delivered inside transaction.atomic(), which is open on database "
+            f"{alias!r}; call it after the commit, or use transaction.on_commit()"
         ) from error

@@ -1,7 +1,7 @@
-"""A relay reads what has committed, whatever isolation level the settings give its sessions.
+"""A relay reads committed rows only, whatever isolation level the settings configure.
 
 At READ UNCOMMITTED MariaDB and MySQL show rows that may still be rolled back, and a relay would
-deliver them. The other databases have no such level. PostgreSQL takes it for READ COMMITTED.
+deliver them. PostgreSQL treats this level as READ COMMITTED, and SQLite has no such level.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SET = "SET SESSION TRANSACTION ISOLATION LEVEL READ "
 
 
 def read_committed(connection: BaseDatabaseWrapper) -> None:
-    """Let this connection read what has committed only, also after it was opened again."""
+    """Let this connection read committed rows only, also after it was opened again."""
     if connection.vendor == "mysql" and not hasattr(connection, _MARK):
         setattr(connection, _MARK, False)
         if connection.connection is not None:
@@ -27,7 +27,7 @@ def read_committed(connection: BaseDatabaseWrapper) -> None:
 
 @contextmanager
 def own_level_restored(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Give a connection back as its owner had set it up, once the block is left."""
+    """Restore the isolation level of the connection's owner at the end of the block."""
     try:
         yield
     finally:
@@ -41,7 +41,7 @@ def own_level_restored(connection: BaseDatabaseWrapper) -> Iterator[None]:
 def _raise_level(connection: BaseDatabaseWrapper) -> None:
     """Raise the session's isolation level if it is READ UNCOMMITTED."""
     level = getattr(connection, "isolation_level", None)
-    if level is None:  # the settings leave it to the server, which is asked
+    if level is None:  # the settings leave it to the server
         with connection.cursor() as cursor:
             cursor.execute(
                 "SHOW SESSION VARIABLES "

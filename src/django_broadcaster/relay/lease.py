@@ -1,10 +1,10 @@
-"""Who delivers what: a lease on a share of a backend's partitions.
+"""A lease: a relay's right to deliver the events of some partitions of a backend.
 
-A lease is a row of `OutboxRelay`. It lasts while the relay's heartbeat, on the database's clock, is
-fresh. Partitions leave a living relay only by its own hand, between two batches, so they can be
-taken from it in one way alone: by deleting its row. That is why one test fences everything that a
-relay writes: does my row still stand? Its id is the epoch, as a relay that lost its lease joins
-again under a new one. No lock and no transaction is held while a broker is spoken to.
+A lease is a row of `OutboxRelay`. It is valid while the relay's heartbeat, on the database's clock,
+is fresh. A relay that is alive gives up partitions itself, between two batches. Others can take
+them only by deleting its row. So one condition fences everything that a relay writes: its row still
+exists. The row's id is the epoch, because a relay that lost its lease joins again with a new id. No
+lock and no transaction is held during a call to a broker.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from django.db import IntegrityError, connections, models, transaction
+from django.db import connections, models, transaction
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
-from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
+from django_broadcaster.models import OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_shares
 from django_broadcaster.store import (
@@ -30,15 +29,17 @@ from django_broadcaster.store import (
     TIMELINE,
     DatabaseClock,
     DatabaseEpoch,
-    RelayRows,
     storable,
 )
+
+from .fencing import count_crash, duration, fence
+from .partition_table import PartitionTable
 
 logger = logging.getLogger("django_broadcaster.relay")
 
 _HEARTBEAT = "UPDATE django_broadcaster_outboxrelay SET heartbeat_at = "
 _SEQUENCE = f"to_regclass('{SEQUENCE}')"
-# Null for who may not read the sequence.
+# Null for a user without the right to read the sequence.
 _SERVER = (
     f"{TIMELINE}, CASE WHEN has_sequence_privilege({_SEQUENCE}, 'USAGE, SELECT') "
     f"THEN pg_sequence_last_value({_SEQUENCE}) END"
@@ -65,19 +66,20 @@ _RENEW = {
 
 _RANDOM_BITS = 11  # with the microseconds since 1970, 63 bits: a positive bigint until 2112
 MOST_APART = 100
-"""The most events of a delivery whose ids are recorded one by one."""
+"""The most events of a delivery whose ids are recorded individually."""
 
 HEARTBEATS_PER_LEASE = 4
-"""So a lease survives two heartbeats that are lost."""
+"""A lease survives two heartbeats that are lost."""
 
 ERROR_SHOWN = 500
-"""Characters of the error that opened a circuit that others see."""
+"""Characters that are stored of the error that opened a circuit."""
 
 
 class Lease:
-    """A relay's hold on partitions of one backend. Only `renew` is called from a second thread.
+    """A relay's lease on partitions of one backend. A second thread may call `renew` alone.
 
-    `takes_share` is False for a visitor, which takes what no relay owns and is counted by none.
+    `takes_share` is False for a visitor, which takes partitions that no relay owns and is not
+    counted in the shares.
     """
 
     def __init__(self, using: str, backend: str, *, takes_share: bool = True) -> None:
@@ -89,6 +91,7 @@ class Lease:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.relay_id = 0
         self.clock = DatabaseClock(using)
+        self._table = PartitionTable(using, backend)
         self._server: _Server | None = None
         self._records_ids = False
         self._valid_until = 0.0
@@ -96,7 +99,7 @@ class Lease:
 
     def join(self) -> None:
         """Begin a new lease that owns nothing yet."""
-        self._make_partitions()
+        self._table.create_missing()
         self.clock.ask()
         self._server = self._ask_server()
         asked_at = time.monotonic()
@@ -112,8 +115,8 @@ class Lease:
         self.partitions = frozenset()
         self._valid_until = asked_at + self.seconds
         if self.takes_share:
-            # A step of its own: were the answer to the first to get lost, nobody would ever use
-            # the row, and partitions would be kept for it until its lease ends.
+            # In two steps: if the answer to the first is lost, the row is unknown to this relay,
+            # and no partitions are kept for it.
             self._relays().filter(pk=relay.pk).update(takes_share=True)
             notify_shares(self.using, self.backend)
 
@@ -131,15 +134,15 @@ class Lease:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds for which it stands without another heartbeat; 0 or less: nobody knows."""
+        """Seconds until the lease expires without another heartbeat; 0 or less if it may have."""
         return self._valid_until - time.monotonic()
 
     def leave(self) -> None:
-        """End the lease, if there is one: its partitions are free at once."""
+        """End the lease, if there is one; its partitions are free at once."""
         if not self.relay_id:
             return
         with transaction.atomic(using=self.using):
-            freed = self._partitions().filter(relay_id=self.relay_id).update(relay=None)
+            freed = self._table.free_all_of(self.relay_id)
             self._relays().filter(pk=self.relay_id).delete()
             if freed:
                 notify_shares(self.using, self.backend)
@@ -153,9 +156,9 @@ class Lease:
     def begin(self, ids: Collection[int]) -> None:
         """Record the ids of a delivery before it starts, so that a crash counts for these events.
 
-        A few that lie apart, as those of a probe do, are recorded one by one: a range would have
-        the events between them as well. Raises LeaseLost, which makes it the last look before a
-        broker is spoken to.
+        A few ids that are not consecutive, as those of a probe, are recorded individually: a range
+        would include the events between them. Raises LeaseLost: this is the last check before
+        the call to the broker.
         """
         first, last = min(ids), max(ids)
         columns: dict[str, int | str | None] = {"in_flight_from": first, "in_flight_to": last}
@@ -166,30 +169,27 @@ class Lease:
         self._renew(columns)
 
     def give_back(self) -> None:
-        """Record that nothing of the last delivery is in flight any more; raises LeaseLost."""
+        """Record that nothing is in flight any more; raises LeaseLost."""
         self._renew(dict.fromkeys(("in_flight_from", "in_flight_to", "in_flight_ids")))
         self._records_ids = False
 
-    def own_up(self) -> None:
-        """Lay what broke off the last delivery to what was in flight, as a relay's death is.
-
-        Raises LeaseLost.
-        """
+    def count_crash(self) -> None:
+        """Count a crash for each event in flight, as if the relay had died; raises LeaseLost."""
         with transaction.atomic(using=self.using):  # or a second try would count it twice
             relay = self._relays().filter(pk=self.relay_id).first()
             if relay is not None:
-                self._count_crash(relay, self.partitions)
+                count_crash(relay, self.partitions, self.using, self.clock)
             self.give_back()
 
     def show_circuit(self, error: str | None) -> None:
-        """Let others see that the broker counts as away because of an error, or no longer."""
+        """Store the error because of which the broker is unavailable; None if it is available."""
         self._relays().filter(pk=self.relay_id).update(
             circuit_open_since=None if error is None else DatabaseNow(),
             circuit_error=storable(error or "", connections[self.using])[:ERROR_SHOWN],
         )
 
     def _renew(self, columns: Mapping[str, int | str | None]) -> None:
-        # Known before the question: two threads ask, and answers may be judged out of turn.
+        # Read before the statement: two threads send it, and their answers may cross.
         asked_at, relay_id, known = time.monotonic(), self.relay_id, self._server
         sets = "".join(f", {name} = %s" for name in columns)
         sql = _RENEW[connections[self.using].vendor].format(sets=sets)
@@ -199,45 +199,44 @@ class Lease:
             answer = cursor.fetchone() if cursor.description else None
         if stands and answer:
             self._judge_server(_Server(*answer), known)
-        if self.relay_id == relay_id:  # not joined anew meanwhile by the other thread
+        if self.relay_id == relay_id:  # the other thread has not joined again meanwhile
             if asked_at > self._valid_until - self.seconds / 2:
-                # The database was away for a while. The others could not write either.
+                # The database was unavailable for a while, also for the other relays.
                 self._judges_from = asked_at + self.seconds
             self._valid_until = asked_at + self.seconds if stands else 0.0
         if not stands:
-            raise LeaseLost(f"the lease {relay_id} on backend {self.backend!r} was taken away")
+            raise LeaseLost(f"the lease {relay_id} of backend {self.backend!r} was taken away")
 
     def _judge_server(self, now: _Server, known: _Server | None) -> None:
-        """See that the server answers on which the lease began.
+        """Raise LeaseLost if another server answers than the one on which the lease began.
 
-        Behind a pooler no statement fails when a replica takes over that was behind. What the relay
-        remembers of the rows is wrong there, above all below which id all is delivered, and so may
-        its lease be. Raises LeaseLost.
+        Behind a pooler no statement fails if a replica takes over that lagged. There the lease may
+        not exist, and what the relay remembers of the rows is wrong, above all the watermark.
         """
         if known is None:
             self._server = now
         elif now.timeline != known.timeline or (now.last_id or 0) < (known.last_id or 0):
             self._valid_until = 0.0
             raise LeaseLost(
-                f"another database server answers, or its ids went back; the lease "
-                f"{self.relay_id} on backend {self.backend!r} does not count there"
+                f"another database server answers, or its ids went back, so the lease "
+                f"{self.relay_id} of backend {self.backend!r} is not valid there"
             )
         else:
             self._server = now
 
     def require(self) -> None:
-        """See that the lease stands, where the relay's own clock has doubts; raises LeaseLost."""
+        """Renew the lease if it may have expired by the relay's own clock; raises LeaseLost."""
         if time.monotonic() >= self._valid_until:
             self.renew()
 
     def rebalance(self) -> bool:
-        """Take or give up partitions for an even share; return whether the own ones changed.
+        """Take or give up partitions for an even share; return True if the own ones changed.
 
-        Fences relays whose heartbeat has stopped. If the own one had stopped too, or the database's
-        clock has jumped, they are given the time of a lease to come back first. Raises LeaseLost.
+        Relays whose heartbeat stopped are fenced. If the own heartbeat had stopped too, or the
+        database's clock jumped, they get the time of a lease first. Raises LeaseLost.
         """
         asked_at = time.monotonic()
-        stale = models.Q(heartbeat_at__lt=DatabaseNow() - _seconds(self.seconds))
+        stale = models.Q(heartbeat_at__lt=DatabaseNow() - duration(self.seconds))
         relays = self._relays().filter(backend=self.backend).order_by("pk")
         found = list(
             relays.annotate(
@@ -246,19 +245,22 @@ class Lease:
         )
         states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, _ in found}
         if self.relay_id not in states:
-            raise LeaseLost(f"the lease {self.relay_id} on backend {self.backend!r} was taken away")
+            raise LeaseLost(f"the lease {self.relay_id} of backend {self.backend!r} was taken away")
         self._notice_jump(float(found[0][-1]), asked_at, looks_stale=states[self.relay_id][0])
         for pk, (is_stale, _) in states.items():
             if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
-                self._fence(pk)
+                fence(pk, self._table, self.seconds, self.clock)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
-        return self._settle_share(self._share(sharing))
+        before = self.partitions
+        self.partitions = self._table.take_share(self.relay_id, self._share(sharing))
+        return self.partitions != before
 
     def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
-        """Take nobody for dead for the time of a lease if the database's clock has jumped ahead.
+        """Fence no relay for the time of a lease if the database's clock jumped ahead.
 
-        All heartbeats from before the jump look old, also those of healthy relays. The own one
-        looks old though it was sent in time; or the clock went on faster than the monotonic one.
+        Heartbeats from before the jump look old, also those of healthy relays. A jump shows in two
+        ways: the own heartbeat looks old though it was sent in time, or the database's clock
+        advanced by more than the monotonic one.
         """
         self.clock.note(epoch, asked_at)
         jump = self.clock.take_jump()
@@ -278,114 +280,24 @@ class Lease:
         self._judges_from = asked_at + self.seconds
 
     def _share(self, sharing: list[int]) -> int:
-        """Return how many partitions are due to this relay among the living ones."""
+        """Return this relay's share of the partitions, among the relays that are alive."""
         if not self.takes_share:
             return conf.PARTITIONS
-        if self.relay_id not in sharing:  # our own heartbeat is late, but nobody minded yet
+        if (
+            self.relay_id not in sharing
+        ):  # the own heartbeat is late, but the lease was not taken away
             return len(self.partitions)
         each, rest = divmod(conf.PARTITIONS, len(sharing))
         return each + (sharing.index(self.relay_id) < rest)
 
-    def _settle_share(self, share: int) -> bool:
-        before = self.partitions
-        owners: dict[int, int | None] = dict(self._partitions().values_list("number", "relay_id"))
-        owned = sorted(number for number, owner in owners.items() if owner == self.relay_id)
-        if len(owned) > share:
-            given_up, owned = owned[share:], owned[:share]
-            self._own(given_up, None, self.relay_id)
-            notify_shares(self.using, self.backend)
-        elif len(owned) < share:
-            free = sorted(number for number, owner in owners.items() if owner is None)
-            if free:
-                self._own(free[: share - len(owned)], self.relay_id, None)
-                mine = self._partitions().filter(relay_id=self.relay_id)
-                owned = list(mine.values_list("number", flat=True))
-        self.partitions = frozenset(owned)
-        return self.partitions != before
-
-    def _own(self, numbers: Iterable[int], owner: int | None, before: int | None) -> None:
-        """Change the owner of partitions, but of those only that `before` still owns."""
-        rows = self._partitions().filter(number__in=list(numbers))
-        rows = rows.filter(relay__isnull=True) if before is None else rows.filter(relay=before)
-        try:
-            rows.update(relay=owner)
-        except IntegrityError as error:  # the row of Relay that it points to has gone
-            raise LeaseLost(f"the lease {self.relay_id} was taken away") from error
-
-    def _fence(self, relay_id: int) -> None:
-        """End the lease of a relay whose heartbeat stopped, and note what it was delivering."""
-        with transaction.atomic(using=self.using):
-            stale = DatabaseNow() - _seconds(self.seconds)
-            locked = self._relays().select_for_update(skip_locked=self._may_skip_locked)
-            relay = locked.filter(pk=relay_id, heartbeat_at__lt=stale).first()
-            if relay is None:  # alive after all, or another relay is at it, which may hang there
-                return
-            theirs = self._partitions().filter(relay=relay)
-            numbers = list(theirs.values_list("number", flat=True))
-            self._count_crash(relay, numbers)
-            theirs.update(relay=None)
-            relay.delete()
-            notify_shares(self.using, self.backend)
-        logger.warning(
-            "took over from relay %s of backend %r: no heartbeat for %s seconds",
-            relay.name,
-            self.backend,
-            self.seconds,
-            extra={"backend": self.backend, "relay": relay_id},
-        )
-
-    def _count_crash(self, relay: OutboxRelay, partitions: Collection[int]) -> None:
-        if relay.in_flight_from is not None and relay.in_flight_to is not None:
-            rows = RelayRows(self.using, self.backend, relay.pk, self.clock)
-            ids = [int(each) for each in (relay.in_flight_ids or "").split(",") if each]
-            rows.count_crash(relay.in_flight_from, relay.in_flight_to, partitions, ids)
-
-    def _make_partitions(self) -> None:
-        """Create the backend's rows of `OutboxPartition` that are missing."""
-        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
-        known = set(rows.values_list("number", flat=True))
-        if max(known, default=0) >= conf.PARTITIONS:
-            self._tell_stranded()
-        missing = [
-            OutboxPartition(backend=self.backend, number=number)
-            for number in range(conf.PARTITIONS)
-            if number not in known
-        ]
-        if missing:
-            OutboxPartition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
-
-    def _tell_stranded(self) -> None:
-        """Say which events no relay delivers since there are fewer partitions than before."""
-        events = OutboxEvent.objects.using(self.using).undelivered()
-        if events.filter(publisher_backend=self.backend, partition__gte=conf.PARTITIONS).exists():
-            logger.error(
-                "backend %r: events wait in partitions from %d on, which no relay delivers since "
-                "OUTBOX_PARTITIONS is lower than before; set it back until they are gone",
-                self.backend,
-                conf.PARTITIONS,
-                extra={"backend": self.backend},
-            )
-
-    @property
-    def _may_skip_locked(self) -> bool:
-        return bool(connections[self.using].features.has_select_for_update_skip_locked)
-
     def _relays(self) -> models.QuerySet[OutboxRelay]:
         return OutboxRelay.objects.using(self.using)
-
-    def _partitions(self) -> models.QuerySet[OutboxPartition]:
-        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
-        return rows.filter(number__lt=conf.PARTITIONS)
 
 
 def _new_id() -> int:
     """Return the id of a new lease: greater than earlier ones, and found in no other outbox.
 
-    Each statement that settles names the lease. Were ids counted, two outboxes would have the same
-    ones, and a relay whose session was led to another schema would settle the events there.
+    Each statement that settles names the lease. If ids were counted, two outboxes would have the
+    same ones, and a relay whose session was switched to another schema would settle events there.
     """
     return time.time_ns() // 1000 << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
-
-
-def _seconds(seconds: float) -> models.Value:
-    return models.Value(timedelta(seconds=seconds), models.DurationField())

@@ -1,12 +1,12 @@
-"""How a relay learns that there is something to deliver, and how long it waits before it looks.
+"""Wake-ups by NOTIFY, in addition to polling, on PostgreSQL.
 
-Polling is always underneath. On PostgreSQL a publisher also sends a NOTIFY once its transaction
-has committed, never inside of it, for NOTIFY takes a lock at commit that all transactions of the
-server queue for. One is enough for many events: a process sends none within `COALESCE_SECONDS` of
-its last, and a relay that was woken keeps polling fast for longer than that.
+A publisher sends a NOTIFY after its transaction has committed, never inside it, because NOTIFY
+takes a lock at commit for which all transactions of the server queue. One is enough for many
+events: a process sends none within `COALESCE_SECONDS` of its last, and a relay that was woken polls
+fast for longer than that.
 
-On a channel of their own, relays tell each other that one has come or that partitions are free, so
-that nobody has to look often.
+On a second channel a relay notifies the others when it joins or frees partitions, so that they need
+not poll often.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from django_broadcaster.notify import CHANNEL, SHARES_CHANNEL, send
 logger = logging.getLogger("django_broadcaster.relay")
 
 PROBE_SECONDS = 1.0
-"""How long a listener waits for its own NOTIFY before it takes it that none gets through."""
+"""How long a listener waits for its own NOTIFY before it concludes that none arrives."""
 
 
 class Heard(NamedTuple):
-    """The backends that have events, and those whose partitions are shared out anew."""
+    """The backends that have events, and those whose partitions must be rebalanced."""
 
     events: frozenset[str] = frozenset()
     shares: frozenset[str] = frozenset()
 
 
 class Listener:
-    """Hears the NOTIFY of publishers and relays, on the calling thread's connection to PostgreSQL.
+    """Receives the NOTIFY of publishers and relays, on the calling thread's connection.
 
-    Where none gets through, behind a pooler in transaction mode for example, it says so once and
-    waits without listening.
+    If none arrives, for example behind a pooler in transaction mode, a warning is logged once, and
+    the listener waits without listening.
     """
 
     def __init__(self, using: str) -> None:
@@ -49,7 +49,7 @@ class Listener:
         self._is_proven = False
 
     def wait(self, seconds: float, stop: Event) -> Heard:
-        """Wait so long, or until notified; return what was heard."""
+        """Wait for `seconds` or until notified; return what was received."""
         if self._state == "new":
             self._state = "listening" if self._listen() else "deaf"
         if self._state == "deaf":
@@ -58,7 +58,7 @@ class Listener:
         return self._receive(seconds)
 
     def reset(self) -> None:
-        """Listen anew: the connection was lost."""
+        """Listen again, because the connection was lost."""
         if self._state == "listening":
             self._state = "new"
 
@@ -67,27 +67,27 @@ class Listener:
             return False
         from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
-        return bool(is_psycopg3)  # psycopg2 has another interface, and polling serves it
+        return bool(is_psycopg3)  # psycopg2 has another interface; there the relay polls
 
     def _listen(self) -> bool:
-        """Listen, where a NOTIFY gets through; once it has, a slow moment can't deny it."""
+        """Listen if a NOTIFY arrives. Once one did, a slow moment proves nothing else."""
         self._is_proven = self._is_proven or self._gets_through()
         if self._is_proven:
             for channel in (CHANNEL, SHARES_CHANNEL):
                 self._execute(f"LISTEN {channel}")
         else:
             logger.warning(
-                "NOTIFY does not get through to this relay on database %r (is there a pooler in "
-                "transaction mode?); it polls",
+                "NOTIFY does not reach this relay on database %r, probably because of a pooler in "
+                "transaction mode; polling instead.",
                 self._using,
             )
         return self._is_proven
 
     def _gets_through(self) -> bool:
-        """Try whether a NOTIFY of another connection is heard, on a channel of our own.
+        """Return True if a NOTIFY of another connection arrives, on a channel of our own.
 
-        Behind a pooler in transaction mode LISTEN stays with a session of the pooler's, and
-        whoever is given that next would hear all that the publishers send.
+        Behind a pooler in transaction mode LISTEN stays with a session of the pooler, and its next
+        client would receive everything that the publishers send.
         """
         trial = f"{CHANNEL}_{uuid4().hex}"
         self._execute(f"LISTEN {trial}")
@@ -112,7 +112,7 @@ class Listener:
         ))  # fmt: skip
 
     def _notes(self, seconds: float) -> list[Any]:
-        """Wait so long for notifications; return those that came, of any channel."""
+        """Wait for notifications; return those that arrived, of any channel."""
         connection = connections[self._using]
         connection.ensure_connection()
         with connection.wrap_database_errors:

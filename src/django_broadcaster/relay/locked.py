@@ -1,8 +1,8 @@
-"""Events that another transaction had locked as they were to be settled.
+"""Events that could not be settled because another transaction had locked their rows.
 
-An operator's transaction that has cancelled an event and stays open holds the lock of its row. What
-became of the event is kept here and written down once the lock is gone. Until then the event is not
-fetched, so it is not sent again, and its key waits where it has to.
+An operator's transaction that cancelled an event and stays open holds the lock of its row. The
+verdict on the event is kept here and written when the lock is gone. Until then the event is not
+fetched, so it is not sent again; its key waits if the event failed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ RETRY_SECONDS = 1.0
 """Seconds between attempts to settle locked events."""
 
 MOST = 10_000
-"""Locked events from which on nothing more is delivered: each fetch has to leave them out."""
+"""Locked events from which on nothing more is delivered: each fetch must leave them out."""
 
 
 class LockedEvents:
-    """The locked events of one lease, with what is to become of them."""
+    """The locked events of one lease, with the verdicts on them."""
 
     def __init__(self, rows: RelayRows, blocked: BlockedKeys) -> None:
         self._rows = rows
@@ -47,12 +47,12 @@ class LockedEvents:
 
     def keep(self, verdicts: Verdicts) -> None:
         """Keep the verdicts on those events that are still pending, because they are locked."""
-        if not self._rows.is_careful:  # no statement has waited for a lock in vain
+        if not self._rows.is_careful:  # no statement timed out waiting for a lock
             return
         locked = self._rows.pending_of([row.id for row in verdicts.rows])
         if not locked:
             return
-        self._verdicts.add(verdicts.of_rows(locked).without_payloads())
+        self._verdicts = self._verdicts.with_others(verdicts.of_rows(locked).without_payloads())
         self._remember()
         self._next_at = time.monotonic() + RETRY_SECONDS
         logger.warning(
@@ -78,11 +78,11 @@ class LockedEvents:
         *,
         at_once: bool = False,
     ) -> None:
-        """Settle those whose lock is gone, if it is time to; raises the database's errors."""
+        """Settle events whose lock is gone, if an attempt is due; raises the database's errors."""
         if not self or (time.monotonic() < self._next_at and not at_once):
             return
         mine = {row.id for row in self._verdicts.rows if row.partition in partitions}
-        before = self._verdicts.of_rows(mine)  # the others are delivered by whoever owns them now
+        before = self._verdicts.of_rows(mine)  # the other partitions have other owners now
         write(before)
         self._next_at = time.monotonic() + RETRY_SECONDS
         locked = self._rows.pending_of(mine)

@@ -1,8 +1,8 @@
-"""What of an error the log may tell: no payload. Secrets are masked in all of it, elsewhere.
+"""The part of an error that may be logged: nothing of a payload. Secrets are masked elsewhere.
 
-The text of an error that an event met may echo the event: a handler's, a database's, a broker's
-answer. It is kept where the payload is, in the outbox (`last_error` and the failed attempts), for
-those who may read that. The log gets the kind of the error, and where it was raised.
+The text of an event's error may repeat the event: it comes from a handler, a database or a broker.
+It is stored with the payload, in the outbox (`last_error` and the failed attempts), for those who
+may read that. The log has the class of the error, and where it was raised.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class TextWithheld(Exception):
-    """Stands in a traceback for an error whose text may hold the payload."""
+    """Replaces an error in a traceback, because its text may contain the payload."""
 
 
 def loggable(error: BaseException) -> str:
-    """Return what the log may say about an error that no event is to blame for, in one line.
+    """Return what may be logged of an error that no event caused, in one line.
 
-    A database's goes over several lines, and PostgreSQL shows the row that it is about behind
-    DETAIL. Of an error that nobody foresaw only the kind is known to be harmless. An archive that
-    fails has a file or a network to tell of, or it may quote the events that it was given.
+    A database's error has several lines, and PostgreSQL shows the row in question after DETAIL. Of
+    an unexpected error only the class is known to be safe. The error of an archive may quote the
+    events that it was given, unless it is about a file or a network.
     """
     if isinstance(error, ArchiveError) and not isinstance(error.__cause__, OSError):
         return class_names(error)
@@ -48,10 +48,10 @@ def loggable(error: BaseException) -> str:
 
 
 def loggable_event_error(error: BaseException) -> str:
-    """Return what the log may say about an error that an event met: its kind, mostly.
+    """Return what may be logged of the error of an event: its class, in nearly all cases.
 
-    Only what the relay itself says of a key that is missing has its text: any other class may be
-    raised by a backend or a handler, with the event in its words.
+    Only the relay's own error about a missing key has its text. Any other class may be raised by a
+    backend or a handler, with the event in its text.
     """
     return (
         f"{class_names(error)} ({error})"
@@ -61,25 +61,23 @@ def loggable_event_error(error: BaseException) -> str:
 
 
 def class_names(error: BaseException) -> str:
-    """Return the class of an error, and of the one that it was raised from."""
+    """Return the name of an error's class, and of the error that it was raised from."""
     cause = error.__cause__
     name = type(error).__name__
     return f"{name} from {type(cause).__name__}" if cause is not None else name
 
 
 def loggable_traceback(error: BaseException) -> ExcInfo:
-    """Return the traceback of an error for `exc_info`, with its kind in place of its text."""
-    hint = "its text may hold the payload; outbox_inspect shows what an event met"
+    """Return the traceback of an error for `exc_info`, with its class in place of its text."""
+    hint = "text withheld, as it may contain the payload; outbox_inspect shows an event's errors"
     stand_in = TextWithheld(f"{class_names(error)} ({hint})")
     return TextWithheld, stand_in, error.__traceback__
 
 
 def explains_itself(error: BaseException) -> bool:
-    """Tell whether an error says by itself what is wrong, without a traceback.
+    """Return True if an error needs no traceback: it is about the database or a setting.
 
-    The database is away, or refused a statement; or a setting or a package is to be put right.
-
-    By Django's common base: InterfaceError, which some drivers raise for a connection that has
-    gone, is no DatabaseError.
+    This goes by Django's common base: InterfaceError, which some drivers raise for a connection
+    that was closed, is not a DatabaseError.
     """
     return isinstance(error, Error | BackendConfigurationError)

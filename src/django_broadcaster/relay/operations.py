@@ -1,14 +1,14 @@
-"""Operations in the background: a relay moves some events now and then, and delivers meanwhile.
+"""Operations in the background: a relay moves events in chunks and delivers in between.
 
-The owner of partition 0 of a backend works on them, whatever backends they are about: an
-operation on a backend that nobody serves any more goes on too, as long as any relay runs.
+The owner of partition 0 of a backend does this, for operations on any backend. So an operation on a
+backend that is not served any more also makes progress, as long as any relay runs.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from django.db import Error, connections
 
@@ -24,13 +24,13 @@ from .separate_thread import CallingThread, Runner
 logger = logging.getLogger("django_broadcaster.relay")
 
 LOOK_SECONDS = 0.5
-"""Seconds between looks for an operation while there is none."""
+"""Seconds between polls for an operation while there is none."""
 
 REST = 4
-"""How many times as long as a chunk took the relay rests from it, to deliver."""
+"""After a chunk the relay delivers for this many times as long as the chunk took."""
 
 IDLE_REST = 1
-"""The same where there was nothing to deliver."""
+"""The same if there was nothing to deliver."""
 
 
 class _WayOut:
@@ -53,41 +53,48 @@ class _WayOut:
 
 
 class Operations:
-    """The part of one relay in the operations of an outbox."""
+    """One relay's work on the operations of an outbox."""
 
-    def __init__(self, using: str, runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        using: str,
+        runner: Runner | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runner = runner or CallingThread()
         self.is_moving = False
-        """Whether the last look found something to do."""
-        self._using = using  # not its connection: each thread has one, and this may be another's
+        """Whether the last poll found something to do."""
+        self._using = using  # not its connection: each thread has its own
         self._operations = OutboxOperation.objects.using(using)
         self._events = OutboxEvent.objects.using(using)
         self._window = Window()
         self._way_out = _WayOut(self._runner)
+        self._clock = clock
         self._next_at = 0.0
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look for an operation, or to move its next events."""
-        return time.monotonic() >= self._next_at
+        """Whether a poll for an operation, or its next chunk, is due."""
+        return self._clock() >= self._next_at
 
     def run(self, *, idle: bool = False) -> None:
-        """Move a chunk, if there is an operation and it is time; raises if the database is away.
+        """Move a chunk if there is an operation and it is due.
 
-        `idle` says that there was nothing to deliver.
+        `idle` is True if there was nothing to deliver. Raises the database's errors if the
+        connection is lost.
         """
         if not self.is_due:
             return
-        began = time.monotonic()
+        began = self._clock()
         self._next_at = began + LOOK_SECONDS
         pk = self._operations.next_due()
         self.is_moving = pk is not None and self._step(pk)
         if self.is_moving:
-            now = time.monotonic()
+            now = self._clock()
             self._next_at = now + (IDLE_REST if idle else REST) * (now - began)
 
     def _step(self, pk: int) -> bool:
-        """Move a chunk of the operation; return whether this relay could."""
+        """Move a chunk of the operation; return True if this relay could."""
         try:
             operation = move_chunk(self._operations, pk, self._events, self._window, self._way_out)
         except ArchiveError as error:
@@ -96,21 +103,24 @@ class Operations:
             if not connections[self._using].is_usable():
                 raise
             operation = self._failed(pk, error, for_good=False)
-        except Exception as error:  # it stays as wrong as it is, and deliveries must go on
+        except Exception as error:  # no retry would help, and deliveries must continue
             operation = self._failed(pk, error, for_good=True)
         if operation is None:
             return False
         if not operation.is_active:
-            self._tell(operation)
+            self._log_end(operation)
         return not operation.failures
 
     def _failed(self, pk: int, error: Exception, *, for_good: bool) -> OutboxOperation | None:
-        logger.warning("operation %d: its next events can't be moved: %s", pk, loggable(error))
+        next_step = "giving up" if for_good else "retrying later"
+        logger.warning(
+            "Operation %d could not move its next events: %s; %s.", pk, loggable(error), next_step
+        )
         return note_failure(self._operations, pk, error, for_good=for_good)
 
-    def _tell(self, operation: OutboxOperation) -> None:
+    def _log_end(self, operation: OutboxOperation) -> None:
         logger.info(
-            "operation %d (%s) is %s: %d of %d events",
+            "Operation %d (%s) is %s: %d of %d events.",
             operation.pk,
             operation,
             operation.state,

@@ -1,4 +1,4 @@
-"""One thread for all backends of a worker: sends their heartbeats, and passes wake-ups on."""
+"""One thread for all backends of a worker: it sends their heartbeats and forwards wake-ups."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .log_safety import class_names, explains_itself, loggable, loggable_traceba
 logger = logging.getLogger("django_broadcaster.relay")
 
 SLICE_SECONDS = 0.5
-"""The longest that it waits for wake-ups before it looks whether the worker has ended."""
+"""The longest wait for wake-ups before the thread checks whether the worker has ended."""
 
 
 class Pacemaker(threading.Thread):
-    """Beats until `end`, however long the deliveries take.
+    """Sends heartbeats until `end`, however long the deliveries take.
 
-    It has a connection of its own, so that a slow broker can't cost a relay its lease.
+    The thread has its own connection, so a relay does not lose its lease because of a slow broker.
     """
 
     def __init__(self, using: str, threads: Sequence[BackendThread]) -> None:
@@ -35,23 +35,23 @@ class Pacemaker(threading.Thread):
         self._threads = threads
         self._ended = threading.Event()
         self.has_died = False
-        """Whether it ended by what it could not live through."""
+        """Whether the thread ended because of an error."""
         self._listener = Listener(using)
         self._next_beat = 0.0
         self.activity = Activity()
-        # No longer than between two beats: it must not be the pause that costs the lease.
+        # No longer than between two heartbeats, so that the pause does not cost the lease.
         self._backoff = Backoff(conf.LEASE_SECONDS / HEARTBEATS_PER_LEASE)
 
     def run(self) -> None:
-        """Beat and listen; whatever goes wrong is logged and tried again."""
+        """Send heartbeats and listen; any error is logged, and the thread retries."""
         try:
             use_own_connections()
             while not self._ended.is_set():
                 self._go_on()
         except BaseException as error:
-            self.has_died = True  # which the worker sees, and ends
+            self.has_died = True  # which makes the worker stop
             logger.critical(
-                "the relay's pacemaker ends: %s",
+                "The heartbeat thread crashed: %s; stopping the relay.",
                 class_names(error),
                 exc_info=loggable_traceback(error),
             )
@@ -59,7 +59,7 @@ class Pacemaker(threading.Thread):
             drop_all_connections()
 
     def _go_on(self) -> None:
-        self.activity.begin("beating", pause=SLICE_SECONDS)
+        self.activity.begin("sending heartbeats", pause=SLICE_SECONDS)
         try:
             self._beat()
             self._listen()
@@ -69,20 +69,20 @@ class Pacemaker(threading.Thread):
             self._backoff.reset()
 
     def end(self) -> None:
-        """Stop beating; waits for the last beat to finish."""
+        """Stop; waits for the last heartbeat."""
         self._ended.set()
         self.join(2 * SLICE_SECONDS)
 
     def _recover(self, error: BaseException) -> None:
-        """Pause, and begin with a new connection."""
+        """Log an error, pause, and continue with a new connection."""
         pause = self._backoff.next()
         self.activity.begin("recovering", pause=pause)
         foreseen = explains_itself(error)
         logger.log(
             logging.WARNING if foreseen else logging.ERROR,
-            "the relay's pacemaker missed a beat, going on in %.1f s: %s",
-            pause,
+            "Heartbeat failed: %s; retrying in %.1f s.",
             loggable(error),
+            pause,
             exc_info=None if foreseen else loggable_traceback(error),
         )
         drop_connection(self._using)

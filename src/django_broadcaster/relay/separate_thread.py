@@ -1,11 +1,11 @@
-"""Where the code runs that is not the relay's: handlers, backends, archives, signal receivers.
+"""The thread that runs code of the project: handlers, backends, archives, signal receivers.
 
-Such code may leave its database connections in any state, and close them. Were they those of the
-relay, the relay would settle in whatever schema a handler left behind. Django's connections belong
-to threads, so a relay hands such code to a thread of its own, once for a batch, and waits.
+Such code may leave its database connections in any state, and close them. If they were the relay's
+own, the relay would settle in whatever schema a handler has set. Django's connections belong to
+threads, so a relay hands such code to a separate thread, once for a batch, and waits.
 
-A call runs in a copy of the caller's context: a tracer's span goes with it, and what the code sets
-(language, time zone, context variables) ends with it.
+Each call runs in a copy of the caller's context: a tracer's span is passed on, and what the code
+sets (language, time zone, context variables) ends with the call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import SimpleQueue
+from threading import RLock
 from typing import Any, Protocol, TypeVar
 
 from django.db import connections
@@ -26,15 +27,15 @@ from .db_connections import drop_all_connections, drop_connection
 T = TypeVar("T")
 
 LOOK_SECONDS = 1.0
-"""Seconds between looks whether the thread that is waited for still lives."""
+"""Seconds between checks whether the thread is still alive."""
 
 
 END_SECONDS = 2.0
-"""Seconds that the thread gets to close its connections."""
+"""Seconds that the thread has to close its connections."""
 
 
 class Runner(Protocol):
-    """Runs code that is not the relay's."""
+    """Runs code of the project."""
 
     def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call the function and return what it returns; raises what it raises."""
@@ -57,10 +58,33 @@ class CallingThread:
         """Do nothing: the connections are the caller's."""
 
 
+class InTurn:
+    """Runs calls of a backend that other deliveries of the process use as well, one at a time."""
+
+    def __init__(self, runner: Runner, lock: RLock, prepare: Callable[[], object]) -> None:
+        self._runner = runner
+        self._lock = lock
+        self._prepare = prepare
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Prepare the backend for this delivery, and call the function, once it is its turn."""
+
+        def call() -> T:
+            with self._lock:
+                self._prepare()
+                return function(*args, **kwargs)
+
+        return self._runner.run(call)
+
+    def end(self) -> None:
+        """Release what the runner holds."""
+        self._runner.end()
+
+
 class SeparateThread:
     """Runs code in one thread, which starts with the first call and has its own connections.
 
-    After each call, connections go back to their pools, and what the code left in a transaction is
+    After each call, connections are returned to their pools, and those with an open transaction are
     closed. Only one thread may call `run`.
     """
 
@@ -70,7 +94,7 @@ class SeparateThread:
         self._thread: threading.Thread | None = None
 
     def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call the function there and wait for it; raises RuntimeError if the thread died."""
+        """Call the function there and wait for it; raises RuntimeError if the thread crashed."""
         thread = self._thread
         if thread is None or not thread.is_alive():
             thread = self._thread = self._start()
@@ -88,7 +112,7 @@ class SeparateThread:
             del call  # its error refers to this frame
 
     def end(self) -> None:
-        """Let the thread end, which closes its connections; does not wait long for a call in it."""
+        """End the thread, which closes its connections; do not wait for a call that hangs."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._calls.put(None)
@@ -102,7 +126,7 @@ class SeparateThread:
 
 
 class _Call:
-    """One call, and what came of it."""
+    """One call, and its result or error."""
 
     __slots__ = ("_context", "_function", "error", "is_done", "result")
 
@@ -117,7 +141,7 @@ class _Call:
         try:
             _renew_connections()
             self.result = self._context.run(self._function)
-        except BaseException as error:  # the thread that waits decides what is to be done about it
+        except BaseException as error:  # raised in the thread that waits
             self.error = error
         finally:
             try:
@@ -140,8 +164,8 @@ def _work(calls: SimpleQueue[_Call | None]) -> None:
 def _renew_connections() -> None:
     """Close connections that are broken, changed or too old, as Django does between requests.
 
-    `CONN_MAX_AGE = 0` closes one when a request ends. There is none here: they are kept, unless
-    they are of a pool.
+    `CONN_MAX_AGE = 0` closes a connection when a request ends. Here are no requests, so connections
+    are kept, unless they belong to a pool.
     """
     for connection in connections.all(initialized_only=True):
         if not connection.settings_dict["CONN_MAX_AGE"]:
@@ -151,7 +175,7 @@ def _renew_connections() -> None:
 
 
 def _leave_transactions() -> None:
-    """Let go of connections that the code left in the middle of a transaction."""
+    """Drop connections that the code left in the middle of a transaction."""
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block or state_of(connection) in (OPEN, ABORTED):
             drop_connection(connection.alias)

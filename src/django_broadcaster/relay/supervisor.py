@@ -1,4 +1,4 @@
-"""Several worker processes from one command: started, restarted when they die, and stopped."""
+"""Several worker processes of one command: started, restarted if they crash, and stopped."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ logger = logging.getLogger("django_broadcaster.relay")
 CHECK_SECONDS = 0.2
 FIRST_BACKOFF = 1.0
 MAX_BACKOFF = 30.0
-"""Seconds before a worker that keeps dying is started again, at the most."""
+"""Seconds before a process that crashed is restarted: the first pause and the longest."""
 
 STEADY_SECONDS = 60.0
-"""How long a worker has to live for its earlier deaths to be forgotten."""
+"""How long a process must run for its earlier crashes to be forgotten."""
 
 GRACE_SECONDS = 5.0
-"""What a worker gets beyond SHUTDOWN_TIMEOUT before it is killed."""
+"""Seconds beyond SHUTDOWN_TIMEOUT after which a process is killed."""
 
 _MARK = "DJANGO_BROADCASTER_SUPERVISED"
-"""Tells a process that it is one of several, by the id of the one above it. Its command line can't:
-that is its parent's, whose option may be abbreviated there, or stand in a script that calls the
-command."""
+"""Contains the id of the supervisor in the environment of its processes. Their command line cannot
+show it: it is the supervisor's own."""
 
 
 class Supervisor:
     """Runs `count` processes of a command until it is stopped or, if `finite`, they are done.
 
-    A process that dies is started again, later each time. Its partitions go to the others
-    meanwhile. Where the work has an end, a process that exits with 0 has come to it. Where it has
-    none, that is a death like any other: a handler may call `os._exit(0)`.
+    A process that ends is restarted, with growing pauses. The others take its partitions meanwhile.
+    If the work is finite, a process that exits with status 0 is done. Otherwise that counts as a
+    crash, too: a handler may call `os._exit(0)`.
     """
 
     def __init__(self, command: Sequence[str], count: int, *, finite: bool) -> None:
@@ -51,13 +50,13 @@ class Supervisor:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether the supervisor was asked to stop."""
         return self._stopping.is_set()
 
     def processes(self) -> list[tuple[int | None, float]]:
-        """Return the id of each process and the seconds since its start; None: there is none now.
+        """Return the id of each process, None if it is down, and the seconds since its start.
 
-        Those that have come to the end of their work are left out. May be asked from any thread.
+        Processes that are done are left out. Any thread may call this.
         """
         now = time.monotonic()
         return [
@@ -71,7 +70,7 @@ class Supervisor:
         self._stopping.set()
 
     def run(self) -> bool:
-        """Supervise; return whether every process ended well."""
+        """Supervise; return True if every process ended without an error."""
         while not self._stopping.is_set() and not all(place.is_done for place in self._places):
             self.activity.begin("supervising")
             for place in self._places:
@@ -81,7 +80,7 @@ class Supervisor:
         return self._end()
 
     def _tend(self, place: _Place) -> None:
-        """Start the process of a place, or start it again when it has died."""
+        """Start the process of a place, or restart it if it ended."""
         process, now = place.process, time.monotonic()
         if process is None:
             if now >= place.start_at:
@@ -89,23 +88,26 @@ class Supervisor:
         elif (code := process.poll()) == 0 and self._finite:
             place.is_done = True
         elif code is not None:
-            pause = place.died(now)
+            pause = place.ended(now)
             logger.error(
-                "relay process %d ended with %d, another starts in %.0f s", process.pid, code, pause
+                "Relay process %d exited with status %d; restarting it in %.0f s.",
+                process.pid,
+                code,
+                pause,
             )
 
     def _start(self, place: _Place, now: float) -> None:
-        """Start a process; one that can't be started now is tried again, as one that died."""
+        """Start a process; if that fails, retry as after a crash."""
         place.started_at = now
         try:
             environment = {**os.environ, _MARK: str(os.getpid())}
             place.process = subprocess.Popen(self._command, env=environment)
-        except OSError as error:  # no memory or no process to be had: the others must not end
-            pause = place.died(now)
-            logger.error("a relay process can't start, tried again in %.0f s: %s", pause, error)
+        except OSError as error:  # no memory or process is left: the other processes must not end
+            pause = place.ended(now)
+            logger.error("Could not start a relay process: %s; retrying in %.0f s.", error, pause)
 
     def _end(self) -> bool:
-        """Ask every process to end, and kill what does not."""
+        """Terminate every process, and kill those that do not end in time."""
         self.activity.begin("stopping", pause=conf.SHUTDOWN_TIMEOUT + GRACE_SECONDS)
         running = [place.process for place in self._places if place.process is not None]
         for process in running:
@@ -115,15 +117,15 @@ class Supervisor:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                logger.error("relay process %d did not end and is killed", process.pid)
+                logger.error("Relay process %d did not exit in time; killing it.", process.pid)
                 process.kill()
                 process.wait()
-        # One that dies of the signal had not begun: a worker that has begun ends with 0.
+        # A process that the signal ended had not begun: a worker that has begun exits with 0.
         return all(process.returncode in (0, -signal.SIGTERM) for process in running)
 
 
 class _Place:
-    """One of the processes that there should be."""
+    """One of the processes that should run."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -132,8 +134,8 @@ class _Place:
         self.start_at = 0.0
         self._backoff = Backoff(MAX_BACKOFF, initial=FIRST_BACKOFF)
 
-    def died(self, now: float) -> float:
-        """Note that its process has died; return the seconds until the next is to start."""
+    def ended(self, now: float) -> float:
+        """Note that its process ended; return the seconds until the next one starts."""
         if now >= self.started_at + STEADY_SECONDS:
             self._backoff.reset()
         pause = self._backoff.next()
@@ -143,10 +145,10 @@ class _Place:
 
 
 def is_supervised() -> bool:
-    """Tell whether a supervisor started this process, which then must not supervise in turn."""
+    """Return True if a supervisor started this process, which then must not supervise itself."""
     return _MARK in os.environ
 
 
 def is_orphaned() -> bool:
-    """Tell whether a supervisor started this process, and has gone."""
+    """Return True if a supervisor started this process and has ended."""
     return is_supervised() and os.environ[_MARK] != str(os.getppid())

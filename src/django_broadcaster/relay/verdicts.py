@@ -1,8 +1,7 @@
-"""What came of a delivery: the verdicts, their sum for the log, and the signals for who listens."""
+"""The verdicts on the rows of a delivery, and the delivery in figures."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,31 +12,27 @@ from django_broadcaster.store import PendingRow
 
 from .doubts import Unavailable
 
-logger = logging.getLogger("django_broadcaster.relay")
-
 
 @dataclass(slots=True)
 class Verdicts:
-    """What is to become of the rows of a delivery. Rows that are in no list stay pending."""
+    """The verdicts on the rows of a delivery. Rows that are in no list stay pending."""
 
     published: list[PendingRow] = field(default_factory=list)
     retry: list[tuple[PendingRow, float, DeliveryError]] = field(default_factory=list)
     bury: list[tuple[PendingRow, DeliveryError]] = field(default_factory=list)
     hold: list[PendingRow] = field(default_factory=list)
     expire: list[PendingRow] = field(default_factory=list)
+    put_off: list[tuple[str, int]] = field(default_factory=list)
+    """Ids of rows to retry that were not sent, each after its destination that is unavailable."""
     unavailable: BackendUnavailable | None = None
     first_unavailable: Unavailable | None = None
-    """The first event that was sent and failed as if the broker were away, with its error."""
-    due: Mapping[int, datetime] = field(default_factory=dict)
-    """Since when rows have been due, by id, in a delivery that is timed."""
-    are_noted: bool = False
-    """Whether the attempts that failed have been written down, which is not to be repeated."""
+    """The first event that was sent and failed as if the broker were unavailable, with its error"""
 
     @property
     def rows(self) -> list[PendingRow]:
-        """All rows that something is to become of."""
-        retried, given_up = [each[0] for each in self.retry], [each[0] for each in self.bury]
-        return [*self.published, *retried, *given_up, *self.hold, *self.expire]
+        """All rows of which something becomes."""
+        retried, buried = [each[0] for each in self.retry], [each[0] for each in self.bury]
+        return [*self.published, *retried, *buried, *self.hold, *self.expire]
 
     def of_rows(self, ids: Collection[int]) -> Verdicts:
         """Return the verdicts on these rows alone."""
@@ -50,7 +45,7 @@ class Verdicts:
         )
 
     def without_payloads(self) -> Verdicts:
-        """Return the same verdicts on rows whose payloads are left out."""
+        """Return the same verdicts on rows without their payloads."""
         return Verdicts(
             published=[_bare(row) for row in self.published],
             retry=[(_bare(row), delay, error) for row, delay, error in self.retry],
@@ -59,10 +54,15 @@ class Verdicts:
             expire=[_bare(row) for row in self.expire],
         )
 
-    def add(self, others: Verdicts) -> None:
-        """Take verdicts on other rows over."""
-        for name in ("published", "retry", "bury", "hold", "expire"):
-            getattr(self, name).extend(getattr(others, name))
+    def with_others(self, others: Verdicts) -> Verdicts:
+        """Return these verdicts and those on other rows."""
+        return Verdicts(
+            published=self.published + others.published,
+            retry=self.retry + others.retry,
+            bury=self.bury + others.bury,
+            hold=self.hold + others.hold,
+            expire=self.expire + others.expire,
+        )
 
     def failed_ids(self) -> set[int]:
         """Return the ids of the rows whose attempt failed."""
@@ -77,17 +77,14 @@ def _bare(row: PendingRow) -> PendingRow:
 class Report:
     """A delivery in figures.
 
-    `left` counts fetched rows that are still pending, `last` is the last id that was fetched, and
-    `exhausted` says that nothing was pending behind it. `keys_done` are keys of events that are
-    out of their key's way, `gone` ids that were asked for and are not pending, and `unseen` those
-    that a batch of this size left out. `waits` are the seconds that published events had been due,
-    in a delivery that is timed. `is_repeat` says that all that was sent had failed before as if the
-    broker were away. `handed` counts the events that reached the backend: not those without a key.
+    `left` counts rows that are still pending. `handed` counts the events that the backend was
+    given: not those that can't be decrypted. `keys_done` are the keys of events that their keys no
+    longer wait for. `waits` are the seconds that published events had been due, in a delivery that
+    is timed. `is_repeat` is True if all that was sent had failed before as if the broker were
+    unavailable.
     """
 
     left: int = 0
-    last: int = 0
-    exhausted: bool = True
     attempted: int = 0
     handed: int = 0
     published: int = 0
@@ -98,24 +95,34 @@ class Report:
     unavailable: BackendUnavailable | None = None
     is_repeat: bool = False
     keys_done: frozenset[str] = frozenset()
-    gone: frozenset[int] = frozenset()
-    unseen: frozenset[int] = frozenset()
     waits: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, verdicts: Verdicts, attempted: int) -> Self:
-        """Sum up the verdicts of a delivery that attempted so many events."""
+    def of(
+        cls,
+        verdicts: Verdicts,
+        *,
+        fetched: int,
+        attempted: int,
+        handed: int,
+        is_repeat: bool,
+        due: Mapping[int, datetime],
+    ) -> Self:
+        """Return the figures of a delivery; `due` is since when rows had been due, by id."""
         done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.bury)]
         return cls(
+            left=fetched - len(done) - len(verdicts.retry) - len(verdicts.hold),
             attempted=attempted,
+            handed=handed,
             published=len(verdicts.published),
             retried=len(verdicts.retry),
             failed=len(verdicts.bury),
             held=len(verdicts.hold),
             expired=len(verdicts.expire),
             unavailable=verdicts.unavailable,
+            is_repeat=is_repeat,
             keys_done=frozenset(row.partition_key for row in done),
-            waits=_waits(verdicts),
+            waits=_waits(verdicts, due),
         )
 
     @property
@@ -129,14 +136,14 @@ class Report:
         return bool(self.attempted or self.settled)
 
 
-def _waits(verdicts: Verdicts) -> tuple[float, ...]:
-    if not verdicts.due:
+def _waits(verdicts: Verdicts, due: Mapping[int, datetime]) -> tuple[float, ...]:
+    if not due:
         return ()
     now = datetime.now(UTC)
-    due = [verdicts.due.get(row.id) for row in verdicts.published]
-    return tuple(max(0.0, (now - since).total_seconds()) for since in due if since)
+    since = (due.get(row.id) for row in verdicts.published)
+    return tuple(max(0.0, (now - moment).total_seconds()) for moment in since if moment)
 
 
 def spends_retry(error: DeliveryError) -> bool:
-    """Tell whether a failed attempt counts as one of those that the event has."""
+    """Return True if a failed attempt counts as one of the event's retries."""
     return not isinstance(error, TransientError) or error.spends_retry

@@ -3,18 +3,18 @@
 On PostgreSQL every delivered row leaves a dead entry in the index of pending rows. While any
 session holds an old snapshot nothing cleans them up, and a fetch that starts at the head of the
 index walks over all of them: a queue that was fast in the morning is slow by noon. So a relay
-remembers how far everything is delivered, and starts there.
+remembers up to which id everything is delivered, and starts there.
 
-The danger is a transaction that was given a low id and has not committed. An id is given out by a
-statement that holds a lock on the table, from before the id until the transaction ends. So once
-every transaction that held such a lock at some moment has ended, all ids seen before that moment
-are either visible or will never be. That is stricter than to compare transaction ids
-(`pg_snapshot_xmin`): an id is taken from the sequence before its transaction has an id of its own,
-and a long transaction on other tables holds nothing up.
+The risk is a transaction that has a low id and has not committed. A statement that takes an id
+holds a lock on the table, from before the id until its transaction ends. So when every transaction
+that held such a lock at some moment has ended, all ids seen before that moment are either visible
+or will never be. Comparing transaction ids (`pg_snapshot_xmin`) is less strict, because an id is
+taken from the sequence before its transaction has an id of its own. Besides, a long transaction on
+other tables delays nothing here.
 
-Below the start rows become pending again: a retry that is due, and what waited behind it. Their
-ids are kept and fetched by themselves. Were the start moved back to them, one old event in retry
-would make each fetch walk over all that was delivered since.
+Rows below the start become pending again: a retry that is due, and the events that waited for it.
+Their ids are kept and fetched individually. If the start were moved back to them, one old event in
+retry would make each fetch walk over everything that was delivered since.
 
 On the other databases fetches start at the beginning: SQLite has no dead rows, and MariaDB and
 MySQL show their locks to administrators only.
@@ -28,16 +28,17 @@ from heapq import nsmallest
 
 from django_broadcaster.store import RelayRows
 
+from .batch import Batch
 from .verdicts import Report
 
 WORTH_LOOKING = 2000
-"""Events delivered behind the start from which on it pays to ask the database who is writing."""
+"""Events delivered after the start from which on it is worth asking for the writers."""
 
 MOST_AGAIN = 20_000
-"""Ids of rows that are pending again that are kept; with more it is no loss to start at them."""
+"""Ids of rows that are pending again that are kept; with more, a fetch may start at them."""
 
 RESET_SECONDS = 60.0
-"""How often a fetch starts at the beginning all the same, for rows that were changed by hand."""
+"""How often a fetch starts at the beginning anyway, for rows that were changed by hand."""
 
 
 class Watermark:
@@ -53,7 +54,7 @@ class Watermark:
         self.reset()
 
     def reset(self) -> None:
-        """Start at the beginning again: what is pending is not known any more."""
+        """Start at the beginning again: it is unknown which rows are pending."""
         self.start = 0
         self._again.clear()
         self._reset_at = time.monotonic()
@@ -67,13 +68,13 @@ class Watermark:
     def again(self, limit: int) -> tuple[list[int], bool]:
         """Return up to `limit` ids below the start, the lowest, of rows that are pending again.
 
-        And whether that is all of them. Else nothing may go from the start on: it would overtake
-        what was not looked at.
+        And return True if these are all. Otherwise nothing from the start on may be sent: it would
+        overtake the others.
         """
         return nsmallest(limit, self._again), len(self._again) <= limit
 
     def pending_again(self, ids: Collection[int]) -> None:
-        """Note that these rows have been made pending; those from the start on will be seen."""
+        """Note that these rows were made pending; those from the start on are fetched anyway."""
         self._again.update(row_id for row_id in ids if row_id < self.start)
         if len(self._again) > MOST_AGAIN:
             self.start = min(self._again)
@@ -81,7 +82,7 @@ class Watermark:
             self._distrust()
 
     def look(self) -> None:
-        """See, right before a fetch, whether the writers have ended who could commit below it."""
+        """Check, right before a fetch, whether writers that could commit below it have ended."""
         if time.monotonic() > self._reset_at + RESET_SECONDS:
             self.reset()
         if self._passed < WORTH_LOOKING:
@@ -94,20 +95,22 @@ class Watermark:
         else:
             self._waits_for &= writers
 
-    def note(self, report: Report, again: Collection[int]) -> None:
-        """Move on by what the fetch after `look` has found and delivered, `again` being of it."""
-        self._again -= report.gone
+    def note(self, batch: Batch, report: Report) -> None:
+        """Move the start by what the fetch after `look` found and delivered."""
+        asked = set(batch.again) - batch.unseen
         if report.left:
+            if asked:  # those that are not pending any more
+                self._again -= asked.difference(row.id for row in batch.rows)
             self._distrust()
             return
-        self._again.difference_update(set(again) - report.unseen)
+        self._again -= asked
         if self._candidate is not None and not self._waits_for:
-            # This fetch saw all that could ever be below the candidate, as far as it went.
-            end = self._candidate if report.exhausted else min(self._candidate, report.last)
+            # This fetch saw every row that can be below the candidate, as far as it went.
+            end = self._candidate if batch.exhausted else min(self._candidate, batch.last)
             self.start = max(self.start, end + 1)
             self._candidate = None
             self._passed = 0
-        self._delivered = max(self._delivered, report.last)
+        self._delivered = max(self._delivered, batch.last)
         self._passed += report.settled
 
     def _distrust(self) -> None:

@@ -20,12 +20,12 @@ from .supervisor import is_orphaned
 
 logger = logging.getLogger("django_broadcaster.relay")
 
-GIVE_BACK_SECONDS = 2.0
-"""What is left, when the time is up, for giving back what is in flight: the database may hang."""
+RELEASE_SECONDS = 2.0
+"""Seconds for releasing leases after the timeout: the database may hang."""
 
 
 class Worker:
-    """Delivers the events of several backends until it is told to stop."""
+    """Delivers the events of several backends until it is stopped."""
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
@@ -33,13 +33,13 @@ class Worker:
         self._pacemaker = Pacemaker(options.database, self._threads)
 
     def stop(self) -> None:
-        """Finish the batches in flight and end; may be called from a signal handler or thread."""
+        """Stop after the batches in flight; a signal handler or any thread may call this."""
         for thread in self._threads:
             thread.stop()
 
     @property
     def state(self) -> RelayState:
-        """How its threads are doing; may be asked from any thread."""
+        """The state of the threads; any thread may read it."""
         loops = tuple(thread.state for thread in self._threads)
         pacemaker = self._pacemaker
         works = any(not loop.has_ended for loop in loops)
@@ -52,13 +52,13 @@ class Worker:
         )
 
     def run(self) -> bool:
-        """Work until stopped or done; return whether everything ended as it should."""
+        """Work until stopped or done; return True if everything ended without an error."""
         options = self._options
         relay_started.send_robust(
             sender=Worker, database=options.database, backends=options.backends
         )
         warn_of_small_pool(options.database, options.backends)
-        return_to_pools()  # this thread only waits from here on
+        return_to_pools()  # from here on this thread only waits
         with seldom_collected():
             return self._run()
 
@@ -79,29 +79,31 @@ class Worker:
         return self._pacemaker.has_died or any(thread.has_died for thread in self._threads)
 
     def _end_if_crippled(self) -> None:
-        """End if a thread of it has died: a process without one would deliver in part, silently.
+        """Stop if a thread crashed: otherwise the process would silently deliver only in part.
 
-        It fails then, so that a supervisor or a service manager starts it anew.
+        The process exits with an error, so that a supervisor or service manager restarts it.
         """
         if self._is_crippled:
-            logger.critical("a thread of the relay has died, so the relay ends, to be begun anew")
+            logger.critical(
+                "A relay thread crashed; shutting down so that the process can be restarted."
+            )
             self.stop()
 
     def _end_if_orphaned(self) -> None:
-        """End if the supervisor was killed: nobody would stop this process or start it anew."""
+        """Stop if the supervisor was killed: nothing else would stop or restart this process."""
         if is_orphaned():
-            logger.error("the process that supervised this relay has gone, so the relay ends")
+            logger.error("The supervisor of this relay process ended; shutting down.")
             self.stop()
 
     def _join(self, timeout: float) -> bool:
-        """Wait for the threads; free the partitions of those that do not end in time."""
+        """Wait for the threads; release the leases of those that do not end in time."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         late = [thread for thread in self._threads if thread.is_alive()]
-        givers = [threading.Thread(target=t.abandon, args=[timeout], daemon=True) for t in late]
-        for giver in givers:
-            giver.start()
-        for giver in givers:
-            giver.join(GIVE_BACK_SECONDS)
+        releasers = [threading.Thread(target=t.abandon, args=[timeout], daemon=True) for t in late]
+        for releaser in releasers:
+            releaser.start()
+        for releaser in releasers:
+            releaser.join(RELEASE_SECONDS)
         return not late

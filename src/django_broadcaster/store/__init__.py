@@ -35,6 +35,7 @@ from .operations import is_served, move_chunk, note_failure, request_operation
 from .overview import EXACT, Overview, overviews
 from .packets import (
     BYTES_OF_A_CHARACTER,
+    limits_statements,
     max_statement,
     may_be_too_long,
     statement_bytes,
@@ -111,6 +112,7 @@ __all__ = [
     "is_served",
     "keep_ahead",
     "lacks_migration",
+    "limits_statements",
     "lock_final",
     "max_depth",
     "max_statement",

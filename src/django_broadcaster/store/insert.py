@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from django.db import DatabaseError
@@ -14,7 +16,16 @@ from django_broadcaster.events.json_format import parse_json
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.states import OutboxEventStatus
 
-from .new_rows import PLACEHOLDERS, NewRow, insert_sql, values_of
+from .new_rows import (
+    COLUMNS,
+    UNTOUCHED,
+    USUAL,
+    NewRow,
+    insert_sql,
+    literal,
+    unusual_columns,
+    values_of,
+)
 
 ATTEMPTS = 20
 """How often a row is written whose identity stands there, and is gone when it is read."""
@@ -52,21 +63,36 @@ def insert_event(
 
 
 def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
-    """Write one row; return its id, or None if its identity stands there already."""
+    """Write one row; return its id, or None if a row with its identity exists already."""
     unique = row.identity is not None
-    statement = _statement(connection.vendor, unique, unique and conf.TIME_PARTITIONS is None)
+    statement, bound = _statement(
+        connection.vendor, unusual_columns(row), unique, unique and conf.TIME_PARTITIONS is None
+    )
     with connection.cursor() as cursor:
-        cursor.execute(statement, values_of(row, connection))
+        cursor.execute(statement, bound(values_of(row, connection)))
         if connection.vendor == "mysql":
             return int(cursor.lastrowid) if cursor.rowcount else None
         inserted = cursor.fetchone()
     return inserted[0] if inserted else None
 
 
-@cache
-def _statement(vendor: str, unique: bool, _in_one_table: bool) -> str:
-    returning = "" if vendor == "mysql" else "id"
-    return insert_sql(vendor, f"VALUES {PLACEHOLDERS}", unique=unique, returning=returning)
+@lru_cache
+def _statement(
+    vendor: str, unusual: tuple[str, ...], unique: bool, _in_one_table: bool
+) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]:
+    """Return the INSERT of one row, and what picks its parameters from the values of `COLUMNS`."""
+    fixed = {name: literal(value) for name, value in USUAL.items() if name not in unusual}
+    fixed |= UNTOUCHED
+    columns = [name for name in COLUMNS if name not in fixed]
+    values = ", ".join(["%s"] * len(columns) + list(fixed.values()))
+    statement = insert_sql(
+        vendor,
+        [*columns, *fixed],
+        f"VALUES ({values})",
+        unique=unique,
+        returning="" if vendor == "mysql" else "id",
+    )
+    return statement, itemgetter(*map(COLUMNS.index, columns))
 
 
 def _published_before(

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_broadcaster.models import OutboxEvent
 
 from .insert import insert_row, instance_of
-from .new_rows import MOMENTS, PLACEHOLDERS, UNTOUCHED, NewRow, insert_sql, text_of, values_of
+from .new_rows import COLUMNS, MOMENTS, UNTOUCHED, NewRow, insert_sql, text_of, values_of
 
 _TYPES = {
     **dict.fromkeys(NewRow._fields, "text"),
@@ -23,6 +23,10 @@ _TYPES = {
     "max_retries": "smallint",
 }
 """PostgreSQL's types."""
+
+_ALL = (*COLUMNS, *UNTOUCHED)
+_MARKS = f"({', '.join([*['%s'] * len(COLUMNS), *UNTOUCHED.values()])})"
+"""Every column of a new row, and its values in SQL."""
 
 _WRITERS: dict[str, Callable[[Any], str]] = {
     "timestamptz": text_of,
@@ -42,11 +46,11 @@ def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
             cursor.execute(*_from_arrays(rows))
         elif connection.vendor == "sqlite":
             # It knows no round trips, and limits the parameters of a statement.
-            statement = insert_sql("sqlite", f"VALUES {PLACEHOLDERS}", unique=_is_unique(rows))
+            statement = insert_sql("sqlite", _ALL, f"VALUES {_MARKS}", unique=_is_unique(rows))
             cursor.executemany(statement, [values_of(row, connection) for row in rows])
         else:
-            values = f"VALUES {', '.join([PLACEHOLDERS] * len(rows))}"
-            statement = insert_sql(connection.vendor, values, unique=_is_unique(rows))
+            values = f"VALUES {', '.join([_MARKS] * len(rows))}"
+            statement = insert_sql(connection.vendor, _ALL, values, unique=_is_unique(rows))
             cursor.execute(statement, [each for row in rows for each in values_of(row, connection)])
         return int(cursor.rowcount)
 
@@ -106,7 +110,7 @@ def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list
     if "created_at" not in arrays:
         constants.append(text_of(rows[0].created_at))  # as `updated_at`
     select = _select(tuple(arrays))
-    statement = insert_sql("postgresql", select, unique=_is_unique(rows), returning=returning)
+    statement = insert_sql("postgresql", _ALL, select, unique=_is_unique(rows), returning=returning)
     return statement, [*constants, *arrays.values()]
 
 
@@ -116,7 +120,9 @@ def _select(varying: tuple[str, ...]) -> str:
     columns.append('v."created_at"' if "created_at" in varying else "%s::timestamptz")
     arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in varying)
     names = ", ".join(f'"{name}"' for name in varying)
-    return f"SELECT {', '.join(columns)}, {UNTOUCHED} FROM unnest({arrays}) AS v ({names})"
+    return (
+        f"SELECT {', '.join([*columns, *UNTOUCHED.values()])} FROM unnest({arrays}) AS v ({names})"
+    )
 
 
 def _texts(name: str, values: Sequence[Any]) -> Sequence[str | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -65,15 +67,36 @@ def identity_of(source: str, event_id: str, backend: str) -> str:
     return sha256("\0".join((source, event_id, backend)).encode()).hexdigest()
 
 
-_UNTOUCHED = {"retry_count": "0", "crash_count": "0", "last_error": "''"}
-"""Further columns of every new row, in SQL."""
-
 COLUMNS = (*NewRow._fields, "updated_at")
 """The columns of a new row that take a value; `updated_at` is `created_at` then."""
 
-UNTOUCHED = ", ".join(_UNTOUCHED.values())
-PLACEHOLDERS = f"({', '.join(['%s'] * len(COLUMNS))}, {UNTOUCHED})"
-"""The values of one row, in SQL."""
+UNTOUCHED = {"retry_count": "0", "crash_count": "0", "last_error": "''"}
+"""Further columns of every new row, with their values in SQL."""
+
+USUAL = {
+    "subject": "",
+    "data_content_type": "application/json",
+    "data_schema": "",
+    "extensions": "{}",
+    "data_binary": None,
+    "sealed": None,
+    "publisher_config": "{}",
+    "status": "pending",
+    "identity": None,
+}
+"""The values that most rows have in these columns. A statement for one row binds only others."""
+
+_in_usual_columns = itemgetter(*map(NewRow._fields.index, USUAL))
+_USUAL_VALUES = tuple(USUAL.values())
+
+
+def unusual_columns(row: NewRow) -> tuple[str, ...]:
+    """Return the columns of `USUAL` in which the row has another value."""
+    values = _in_usual_columns(row)
+    if values == _USUAL_VALUES:
+        return ()
+    return tuple(name for name, value in zip(USUAL, values, strict=True) if value != USUAL[name])
+
 
 MOMENTS = ("time", "scheduled_at", "created_at")
 _TIME, _SCHEDULED_AT, _CREATED_AT = map(NewRow._fields.index, MOMENTS)
@@ -106,13 +129,20 @@ def text_of(moment: datetime) -> str:
     return orjson.dumps(moment, datetime.isoformat)[1:-1].decode()
 
 
-def insert_sql(vendor: str, values: str, *, unique: bool, returning: str = "") -> str:
-    """Return an INSERT; a `unique` one leaves out rows whose identity stands already.
+def insert_sql(
+    vendor: str,
+    columns: Iterable[str],
+    values: str,
+    *,
+    unique: bool,
+    returning: str = "",
+) -> str:
+    """Return an INSERT of these columns; a `unique` one skips rows whose identity exists already.
 
-    In time partitions a trigger does that: there is no index over all of them.
+    In time partitions a trigger does that, because no index covers all of them.
     """
     quote = "`" if vendor == "mysql" else '"'  # `partition` is a reserved word there
-    columns = ", ".join(f"{quote}{name}{quote}" for name in (*COLUMNS, *_UNTOUCHED))
+    names = ", ".join(f"{quote}{name}{quote}" for name in columns)
     ignore = ends = ""
     if unique and vendor == "mysql":
         ignore = " IGNORE"
@@ -120,4 +150,9 @@ def insert_sql(vendor: str, values: str, *, unique: bool, returning: str = "") -
         ends = " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
     if returning:
         ends += f" RETURNING {returning}"
-    return f"INSERT{ignore} INTO {EVENTS} ({columns}) {values}{ends}"
+    return f"INSERT{ignore} INTO {EVENTS} ({names}) {values}{ends}"
+
+
+def literal(value: str | None) -> str:
+    """Return a value of `USUAL` in SQL."""
+    return "NULL" if value is None else f"'{value}'"

@@ -26,9 +26,14 @@ _ASK_FROM = 100_000
 _asked: dict[tuple[str, ...], tuple[int, float]] = {}
 
 
+def limits_statements(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if the server ends the session for a long statement."""
+    return connection.vendor == "mysql"
+
+
 def may_be_too_long(characters: int, connection: BaseDatabaseWrapper) -> bool:
-    """Return True if a statement with so many characters has to be measured."""
-    return connection.vendor == "mysql" and characters * BYTES_OF_A_CHARACTER > _ASK_FROM
+    """Return True if a statement with this many characters has to be measured."""
+    return limits_statements(connection) and characters * BYTES_OF_A_CHARACTER > _ASK_FROM
 
 
 def max_statement(connection: BaseDatabaseWrapper) -> int:

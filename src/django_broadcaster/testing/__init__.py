@@ -4,8 +4,9 @@
     what a piece of code published; with pytest there is the fixture `outbox_events`, too;
 `deliver_events`
     deliver here and now, and raise what a handler raised;
-`BackendContract`, `make_message`
-    the promises of a backend as a test class to subclass; needs pytest.
+`BackendContract`, `BackendFaultContract`, `Fault`, `make_message`
+    the promises of a backend, and the faults that it survives, as test classes to subclass. They
+    need pytest.
 
 The names are loaded at first use: pytest imports this package before Django is set up, and who
 tests without pytest need not have it.
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from .capture import CapturedEvents, capture_events
     from .contract import BackendContract, make_message
     from .delivery import deliver_events
+    from .faults import BackendFaultContract, Fault
 
 __all__ = [
     "BackendContract",
+    "BackendFaultContract",
     "CapturedEvents",
+    "Fault",
     "assert_not_published",
     "assert_published",
     "capture_events",
@@ -33,7 +37,9 @@ __all__ = [
 
 _MODULES = {
     "BackendContract": "contract",
+    "BackendFaultContract": "faults",
     "CapturedEvents": "capture",
+    "Fault": "faults",
     "assert_not_published": "assertions",
     "assert_published": "assertions",
     "capture_events": "capture",

@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Scope, mapped
+from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
 from ..outcomes import Batch
 from .connection import (
@@ -52,29 +52,30 @@ _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     """Appends events to topics.
 
-    bootstrap_servers: `"host:port,host:port"`, or a list of them.
-    topic: where events go whose `publisher_config` names no topic; may have `{type}`, `{source}`,
-        `{subject}` and `{key}`.
-    username, password: the credentials; the mechanism is PLAIN, unless `config` names another one
-        by `sasl.mechanisms`.
-    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify` and `check_hostname`.
-    config: further settings of librdkafka, by their own names.
-    content_mode: `"structured"` or `"binary"`.
-    timestamp: `"sent"`, when the relay sent it, or `"event"`, the event's own time, if it has one.
-    timeout: seconds to wait until what was sent is acknowledged, about a megabyte at a time.
+    Args:
+        bootstrap_servers: `"host:port,host:port"`, or a list of them.
+        username, password: The credentials. The mechanism is PLAIN, unless `config` has
+            `sasl.mechanisms`.
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`.
+        topic: The topic, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        config: Further settings of librdkafka, by their own names.
+        content_mode: "structured" or "binary".
+        timestamp: "sent", the time at which the relay sends it, or "event", the event's own time if
+            it has one.
+        timeout: Seconds to wait until sent events are acknowledged, about a megabyte at a time.
 
-    `publisher_config` of an event may have `topic`.
+    The `publisher_config` of an event may have `topic`.
 
-    Nothing is acknowledged before all in-sync replicas have it (`acks=all`). What librdkafka sends
-    again after a lost answer is stored once (`enable.idempotence`).
+    An event is acknowledged when all in-sync replicas have it (`acks=all`). If librdkafka repeats a
+    record after a lost answer, it is stored once (`enable.idempotence`).
 
-    Order: events are sent in waves of which Kafka takes all that is for one partition or nothing
-    (`sender.py`). Three things make that sure: librdkafka sends nothing before a wave is
-    complete (`linger.ms`), it knows a topic's partitions before the first event for it, and it
-    gives up on no event by itself (`message.timeout.ms`): at the timeout everything is returned
-    at once, and the producer is closed with its connections. What was in flight then may
-    still be stored. All of it is sent again first, so that it comes twice, but not out of order.
+    Events are sent in waves. Kafka takes all of a wave that is for one partition, or nothing
+    (`sender.py`). Three settings ensure that: librdkafka sends nothing before a wave is complete
+    (`linger.ms`), it knows the partitions of a topic before the first event for it, and it never
+    gives up on an event by itself (`message.timeout.ms`). At the timeout all events in flight are
+    unavailable and the producer is closed. Some of them may still be stored. They are sent again
+    before all others, so they are duplicates, but not out of order.
 
     A record batch that is refused for what is in it (too large, invalid) is sent again in halves,
     one after the other, until the event that caused it is alone.
@@ -109,12 +110,9 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         self.timeout = self.read.seconds("timeout", timeout)
         self.timestamp = self.read.choice("timestamp", timestamp, ("sent", "event"))
         self._servers = self._read_servers(bootstrap_servers)
-        self._config = read_config(
-            self.read,
-            config,
-            login=self.read.login(username, password),
-            tls=self.read.tls(tls),
-        )
+        self._tls = self.read.tls(tls)
+        login = self.read.login(username, password)
+        self._config = read_config(self.read, config, login=login, tls=self._tls)
         self._limit = self.max_message_bytes or 0
         sizes = {**DEFAULTS, **self._config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
@@ -134,7 +132,15 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 raise
 
     def connect(self, within: float = inf) -> Connection:
-        """Start a producer, which connects by itself; raises BackendConfigurationError."""
+        """Start a producer, which connects by itself.
+
+        Raises:
+            BackendUnavailable: A file of `tls` can't be read.
+            BackendConfigurationError: librdkafka does not accept the configuration.
+        """
+        if self._tls is not None:
+            with mapped(lambda error: unavailable(f"{self._place}: TLS: {error}")):
+                self._tls.check_files()
         with mapped(self._config_error):
             return Connection(
                 self._client_config(), place=self._place, timeout=min(self.timeout, within)

@@ -67,10 +67,14 @@ class Connection:
             sentinel.close()
 
     def abandon(self) -> None:
-        """Close this process's copies of the sockets; redis-py tells the server nothing then."""
+        """Close this process's copies of the sockets; redis-py tells the server nothing then.
+
+        Where a release of redis-py has no such lists, the sockets are closed with the pool.
+        """
         pool = self._client.connection_pool
-        for each in (*pool._available_connections, *pool._in_use_connections):
-            each.disconnect()
+        for name in ("_available_connections", "_in_use_connections"):
+            for each in getattr(pool, name, ()):
+                each.disconnect()
 
     # --- Transactions ------------------------------------------------------------------------
 

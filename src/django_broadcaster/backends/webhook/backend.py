@@ -64,30 +64,32 @@ _OF_A_ROW: Final = OptionReader(lambda key, problem: Rejected(f"its {key!r} {pro
 class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     """Sends each event as a POST to an endpoint.
 
-    url: the endpoint of events that name no other.
-    event_urls: whether the `publisher_config` of an event may have a `url` of its own.
-    allow_http: whether that one may begin with http:// instead of https://.
-    secrets: what requests are signed with, `whsec_...` or `whsk_...`; several while they change.
-    secrets_for: a function, or its dotted path, that returns the secrets for a URL.
-    content_mode: "structured", the whole event in the body, or "binary", attributes as headers.
-    headers: further headers of every request.
-    username, password: credentials for HTTP's Basic authentication; not with `event_urls`.
-    tls: the details for https:// URLs: a dictionary of `ca_file`, `cert_file`, `key_file`, `verify`
-        and `check_hostname`, or an `ssl.SSLContext`.
-    request_origin: the DNS name that every request has as `WebHook-Request-Origin`.
-    handshake: whether an endpoint is asked with OPTIONS, before its first event and once an hour,
-        whether it agrees to receive events from `request_origin`.
-    timeout: seconds for a request as a whole; a batch takes at most about twice as long.
-    connect_timeout: seconds to connect to one address.
-    max_in_flight: requests at once.
-    max_response_bytes: how much of a response is read before its connection is given up.
-    disable_after: seconds of failures alone after which an endpoint is disabled; by default five
-        days with `event_urls`, and never without.
-    allow_private: whether endpoints may have addresses that are not public.
-    allowed_networks: networks that they may be in all the same, such as `10.1.0.0/16`.
+    Args:
+        url: The endpoint of events that name no other.
+        event_urls: Whether the `publisher_config` of an event may have its own `url`.
+        allow_http: Whether such a URL may begin with http:// instead of https://.
+        username, password: The credentials for Basic authentication; not with `event_urls`.
+        tls: The details for https:// URLs: a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`.
+        secrets: The secrets that sign requests, `whsec_...` or `whsk_...`; several during a
+            rotation.
+        secrets_for: A function, or its dotted path, that returns the secrets for a URL.
+        content_mode: "structured", or "binary" with the attributes as headers.
+        headers: Further headers of every request.
+        request_origin: The DNS name that every request has as `WebHook-Request-Origin`.
+        handshake: Whether to ask an endpoint with OPTIONS, before its first event and once an hour,
+            if it agrees to receive events from `request_origin`.
+        timeout: Seconds for a request as a whole. A batch takes at most about twice as long.
+        connect_timeout: Seconds to connect to one address.
+        max_in_flight: The number of requests at once.
+        max_response_bytes: The bytes of a response that are read before its connection is closed.
+        disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
+            default five days with `event_urls`, and never without.
+        allow_private: Whether endpoints may have addresses that are not public.
+        allowed_networks: Networks that endpoints may be in nevertheless, such as `10.1.0.0/16`.
 
-    Events of a key are sent one after the other, each when the one before was delivered; keys, and
-    events without one, are sent at once. So no event of a key is out before one that failed.
+    An event of a key is sent when the one before was delivered. Keys, and events without one, are
+    sent concurrently. So no event of a key is sent before one that failed.
     """
 
     system: ClassVar[str] = "webhook"

@@ -5,30 +5,30 @@ span                   kind     covers
 ====================== ======== ==========================================================
 `create {alias}`       PRODUCER a call that publishes one event
 `publish {alias}`      PRODUCER a call of `publish_events`
-`send {alias}`         CLIENT   a relay's exchange with a broker about one batch
+`send {alias}`         CLIENT   a relay's call to a broker for one batch
 `process {event type}` CONSUMER one handler for one event, with its transaction
 ====================== ======== ==========================================================
 
-A publish call has a span if it is made within one, and its events carry it in the extensions
+A publish call within a span has a span of its own, and its events carry that span in the extensions
 `traceparent` and `tracestate`. An event that has a `traceparent` keeps it. The span `send` links to
-the spans of up to 128 events, and is a child where all have the same. The span `process` is a child
-of its event's, whatever else goes on, and has links to the event's and to the one around it.
+the spans of up to 128 events, and is their child if all have the same. The span `process` is always
+a child of its event's span, with links to that span and to the surrounding one.
 
 ===================================== ========= ===================================================
 metric                                kind      meaning
 ===================================== ========= ===================================================
 `messaging.client.sent.messages`      counter   events that were sent, or failed (`error.type`)
-`messaging.client.operation.duration` histogram how long `send` took, in seconds
+`messaging.client.operation.duration` histogram duration of `send`, in seconds
 `messaging.client.consumed.messages`  counter   events that a handler was called for
-`messaging.process.duration`          histogram how long `process` took, in seconds
-`outbox.up`                           gauge     1 if the database could be asked for what follows
-`outbox.backlog`                      gauge     events that wait, and dead letters, by `status`
-`outbox.lag`                          gauge     the most seconds that an event has been due
-`outbox.retry_age`                    gauge     seconds since the oldest in retry was published
+`messaging.process.duration`          histogram duration of `process`, in seconds
+`outbox.up`                           gauge     1 if the database is available
+`outbox.backlog`                      gauge     undelivered events and dead letters, by `status`
+`outbox.lag`                          gauge     age of the oldest due event, in seconds
+`outbox.retry_age`                    gauge     age of the oldest event in retry, in seconds
 `outbox.relays`                       gauge     relays that hold a lease
-`outbox.free_partitions`              gauge     partitions that nobody delivers
-`outbox.circuit_open`                 gauge     1 while a relay counts its broker as away
-`outbox.paused`                       gauge     1 while an operator has paused the backend
+`outbox.free_partitions`              gauge     partitions without a relay
+`outbox.circuit_open`                 gauge     1 while a circuit breaker is open
+`outbox.paused`                       gauge     1 while the backend is paused
 ===================================== ========= ===================================================
 
 The gauges come from the processes of relays, and have the label `backend`.
@@ -56,10 +56,13 @@ _NAME = "django_broadcaster"
 def instrument(
     *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
 ) -> None:
-    """Trace and measure what this process publishes, sends and handles from now on.
+    """Trace and measure publish calls, deliveries and handlers of this process.
 
-    Without providers, those of the process, which may be set later. May be called before Django is
-    set up, and again: the last call counts.
+    The function can be called before Django is set up. A further call replaces the first.
+
+    Args:
+        tracer_provider: The provider of spans; by default the global one, which may be set later.
+        meter_provider: The provider of metrics; by default the global one.
     """
     meter = get_meter(_NAME, __version__, meter_provider)
     tracer = get_tracer(_NAME, __version__, tracer_provider)
@@ -70,7 +73,7 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Stop it."""
+    """Stop traces and metrics."""
     tracing.install(None)
     relay_started.disconnect(dispatch_uid=_NAME)
     if _Place.gauges is not None:

@@ -1,4 +1,4 @@
-"""The context of a trace, as an event carries it.
+"""The trace context in the extensions of an event.
 
 https://www.w3.org/TR/trace-context/
 """
@@ -14,26 +14,26 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from django_broadcaster.events import TRACEPARENT, TRACESTATE, CloudEvent
 
-# Not the process's own choice, which may be another format: these are the two extensions.
+# The global propagator may use another format; the extensions are defined by W3C.
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
 def stamped(event: CloudEvent) -> CloudEvent:
-    """Return the event with the current span; one that carries a trace already is left alone."""
+    """Return the event with the current span, unless it already has a trace context."""
     if TRACEPARENT in event.extensions:
         return event
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
-    # A `tracestate` that came without a `traceparent` belongs to nothing.
+    # A `tracestate` without a `traceparent` is invalid.
     kept = {name: value for name, value in event.extensions.items() if name != TRACESTATE}
     return event.replace(extensions={**kept, **carrier})
 
 
 def carried(extensions: Mapping[str, Any]) -> SpanContext:
-    """Return the context that an event carries; an invalid one if it has none."""
+    """Return the trace context of an event, or an invalid one if it has none."""
     parent = extensions.get(TRACEPARENT)
     if not isinstance(parent, str):
         return INVALID_SPAN_CONTEXT
     carrier = {TRACEPARENT: parent, TRACESTATE: str(extensions.get(TRACESTATE, ""))}
-    # Into an empty context: what is current here is not the event's.
+    # Extract into an empty context: the current span is not the event's.
     return get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()

@@ -1,4 +1,4 @@
-"""What stands in the outbox, as gauges that the processes of relays show."""
+"""The gauges of the outbox, in the processes of relays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from django_broadcaster.store import Overview
 
 KEEP_SECONDS: Final = 1.0
-"""How long an answer of the database serves: the gauges are read one right after the other."""
+"""The time that a result is reused: the gauges are read one after the other."""
 
 
 class Gauges:
-    """Begins with the first relay of the process; asks the database each time that it is read."""
+    """Gauges that start with the first relay of the process and query the database when read."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -30,7 +30,7 @@ class Gauges:
         self._has_ended = False
 
     def begin(self, *, database: str, **_: Any) -> None:
-        """Make the gauges, for the outbox in that database; a receiver of `relay_started`."""
+        """Create the gauges for the outbox in a database; a receiver of `relay_started`."""
         from django_broadcaster.instrumentation.gauges import FIGURES, UP
 
         with self._lock:
@@ -47,12 +47,12 @@ class Gauges:
             )
 
     def end(self) -> None:
-        """Show nothing more: what was made can't be taken back from a meter."""
+        """Stop observing; a meter cannot remove its gauges."""
         self._has_ended = True
 
     def _up(self, _: CallbackOptions) -> Iterable[Observation]:
         if not self._has_ended:
-            yield Observation(int(self._look() is not None))
+            yield Observation(int(self._current() is not None))
 
     def _callback(self, figure: Figure) -> Callable[[CallbackOptions], Iterable[Observation]]:
         from django_broadcaster.instrumentation.gauges import labelled
@@ -60,13 +60,13 @@ class Gauges:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             if self._has_ended:
                 return
-            for overview in self._look() or ():
+            for overview in self._current() or ():
                 for labels, value in labelled(figure, overview):
                     yield Observation(value, labels)
 
         return observe
 
-    def _look(self) -> list[Overview] | None:
+    def _current(self) -> list[Overview] | None:
         with self._lock:
             if time.monotonic() >= self._expires:
                 self._found = _ask(self._using)
@@ -75,12 +75,12 @@ class Gauges:
 
 
 def _ask(using: str | None) -> list[Overview] | None:
-    """Look at the outbox; leave no connection behind in the thread of whoever reads the metrics."""
-    from django_broadcaster.instrumentation.gauges import look
+    """Read the outbox, and close the database connections that this opened in the thread."""
+    from django_broadcaster.instrumentation.gauges import current_overviews
 
     before = set(connections.all(initialized_only=True))
     try:
-        return look(using)
+        return current_overviews(using)
     finally:
         for connection in connections.all(initialized_only=True):
             if connection not in before:

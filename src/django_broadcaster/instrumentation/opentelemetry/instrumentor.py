@@ -1,6 +1,6 @@
-"""What `opentelemetry-instrument` finds, and turns on with everything else that is installed.
+"""The entry point of `opentelemetry-instrument`, which enables all installed instrumentations.
 
-Needs the package `opentelemetry-instrumentation`, which that command comes with.
+The command is part of the package `opentelemetry-instrumentation`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from . import instrument, uninstrument
 
 
 class BroadcasterInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # it is not typed
-    """Turns the instrumentation on and off by OpenTelemetry's own interface."""
+    """Enables and disables the instrumentation by OpenTelemetry's interface."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Return what has to be installed: this package itself."""
+        """Return the required packages: this one."""
         return ("django-broadcaster",)
 
     def _instrument(self, **options: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from opentelemetry.metrics import Meter
 
 BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""Seconds, as the conventions advise."""
+"""Seconds, as the conventions recommend."""
 
 ERROR_TYPE: Final = "error.type"
 
@@ -46,17 +46,20 @@ class Measures:
     def sent(
         self, labels: Mapping[str, str], seconds: float, counts: Mapping[str, int], error: str
     ) -> None:
-        """Note an exchange with a broker.
+        """Record a call to a broker.
 
-        `counts` has how many messages came to each end: the type of an error, or "" for those that
-        arrived. `error` is the type of what failed, or "".
+        Args:
+            labels: The attributes of all measurements.
+            seconds: The duration of the call.
+            counts: The number of messages by the type of their error; "" for success.
+            error: The type of the call's error, or "".
         """
         for kind, number in counts.items():
             self._sent.add(number, _with(labels, kind))
         self._duration.record(seconds, _with(labels, error))
 
     def processed(self, labels: Mapping[str, str], seconds: float, error: str) -> None:
-        """Note a handler's run."""
+        """Record a call of a handler."""
         self._consumed.add(1, _with(labels, error))
         self._processing.record(seconds, _with(labels, error))
 

@@ -2,9 +2,9 @@
 
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 
-Publishing one event creates a message ("create"); the context of that span is its creation
-context. The conventions know "create" for a single message only, so the call that publishes many
-is a "send": its intermediary is the outbox. What the relay does is another "send", to the broker.
+Publishing one event creates a message ("create"); that span is the creation context. In the
+conventions "create" is for single messages, so publishing many events is a "send" to the outbox.
+The relay's call to the broker is another "send".
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 SYSTEM: Final = "django_broadcaster"
 MAX_LINKS: Final = 128
-"""OpenTelemetry's own limit for the links of a span, unless it is told otherwise."""
+"""OpenTelemetry's default limit for the links of a span."""
 
 MAX_FAILURES: Final = 32
-"""Messages of a batch whose failure is told one by one."""
+"""The limit for failed messages of a batch that have an event each on the span."""
 
 _DESTINATION: Final = "messaging.destination.name"
 _MESSAGE_ID: Final = "messaging.message.id"
@@ -56,7 +56,7 @@ Attributes = dict[str, str | int]
 
 
 class SpanTracer:
-    """Makes the spans, and measures what they cover; see `django_broadcaster.tracing`."""
+    """Creates and measures spans; see `django_broadcaster.tracing`."""
 
     def __init__(self, tracer: Tracer, measures: Measures) -> None:
         self._tracer = tracer
@@ -66,7 +66,7 @@ class SpanTracer:
     def publishing(
         self, event: CloudEvent | None, aliases: Sequence[str]
     ) -> Iterator[Callable[[CloudEvent], CloudEvent]]:
-        """Span a publish call made within a span; its events carry it."""
+        """Trace a publish call within a span; its events carry the new span."""
         is_traced = event is not None and TRACEPARENT in event.extensions
         if is_traced or not get_current_span().get_span_context().is_valid:
             yield _unchanged
@@ -96,7 +96,7 @@ class SpanTracer:
     def sending(
         self, backend: MessageBackend, messages: Sequence[Message]
     ) -> Iterator[Callable[[Sequence[Outcome]], None]]:
-        """Span and measure an exchange with a broker."""
+        """Trace and measure a call to a broker."""
         labels = _attributes(backend.system, ("send", "send"), backend.alias)
         attributes: Attributes = {**labels}
         if len(messages) == 1:
@@ -114,7 +114,7 @@ class SpanTracer:
             nonlocal failure
             counts.update(type(each).__name__ if each else "" for each in outcomes)
             counts.pop(Held.__name__, None)  # those were not sent
-            failure = _tell_failures(span, messages, outcomes)
+            failure = _record_failures(span, messages, outcomes)
 
         began = time.perf_counter()
         links = [Link(context) for context in contexts]
@@ -132,7 +132,7 @@ class SpanTracer:
 
     @contextmanager
     def processing(self, event: CloudEvent, handler: Handler) -> Iterator[Callable[[Any], None]]:
-        """Span and measure a handler; the event's context is the parent."""
+        """Trace and measure a handler; the event's span is the parent."""
         labels = _attributes(SYSTEM, ("process", "process"), event.type)
         labels["messaging.consumer.group.name"] = handler.name
         attributes: Attributes = {**labels, _MESSAGE_ID: event.id, **_cloud_event(event)}
@@ -168,7 +168,7 @@ class SpanTracer:
         parent: Context | None = None,
         links: Sequence[Link] = (),
     ) -> Iterator[Span]:
-        """Have a span as the current one; what ends it with an exception is its error."""
+        """Run the block within a span; an exception sets the span's error."""
         with self._tracer.start_as_current_span(
             f"{operation} {destination}".rstrip(),
             context=parent,
@@ -181,7 +181,7 @@ class SpanTracer:
             try:
                 yield span
             except BaseException as error:
-                # The texts of others may hold what was published.
+                # Messages of other exceptions may contain payloads.
                 text = str(error) if isinstance(error, DeliveryError) else ""
                 _fail(span, type(error).__name__, text)
                 raise
@@ -192,7 +192,7 @@ def _unchanged(event: CloudEvent) -> CloudEvent:
 
 
 def _attributes(system: str, operation: tuple[str, str], destination: str) -> dict[str, str]:
-    """Return what spans and metrics have in common; an operation is its name and its type."""
+    """Return the common attributes of spans and metrics; an operation has a name and a type."""
     attributes = {
         "messaging.system": system,
         "messaging.operation.name": operation[0],
@@ -214,7 +214,7 @@ def _child_of(context: SpanContext) -> Context:
 
 
 def _creation_contexts(messages: Sequence[Message]) -> list[SpanContext]:
-    """Return the different contexts that messages carry, up to `MAX_LINKS`."""
+    """Return the distinct trace contexts of messages, up to `MAX_LINKS`."""
     found: dict[object, SpanContext] = {}
     for message in messages:
         parent = message.extensions.get(TRACEPARENT)
@@ -228,8 +228,8 @@ def _creation_contexts(messages: Sequence[Message]) -> list[SpanContext]:
     return list(found.values())
 
 
-def _tell_failures(span: Span, messages: Sequence[Message], outcomes: Sequence[Outcome]) -> str:
-    """Put the failures of a batch on its span; return the type of the first, or ""."""
+def _record_failures(span: Span, messages: Sequence[Message], outcomes: Sequence[Outcome]) -> str:
+    """Add the failures of a batch to its span; return the type of the first, or ""."""
     failed = [
         (message, outcome)
         for message, outcome in zip(messages, outcomes, strict=True)
@@ -238,22 +238,22 @@ def _tell_failures(span: Span, messages: Sequence[Message], outcomes: Sequence[O
     if not failed:
         return ""
     for message, error in failed[:MAX_FAILURES]:
-        told: Attributes = {
+        details: Attributes = {
             _MESSAGE_ID: message.event_id,
             "messaging.delivery.attempt": message.attempt,
             ERROR_TYPE: type(error).__name__,
         }
-        span.add_event("message.failed", told)
+        span.add_event("message.failed", details)
     error = failed[0][1]
     first = type(error).__name__
-    # What nobody foresaw has the text of a handler or a client, which may hold the payload.
+    # Unexpected errors have messages of handlers or clients, which may contain payloads.
     text = str(error) if error.unforeseen is None else type(error.unforeseen).__name__
     _fail(span, first, f"{len(failed)} of {len(messages)} failed: {text}")
     return first
 
 
 def _without_secrets(error: BaseException) -> Attributes:
-    """Return what is recorded of an exception, where secrets of the settings may be quoted.
+    """Return the attributes of a recorded exception, with the secrets of the settings masked.
 
     https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
     """

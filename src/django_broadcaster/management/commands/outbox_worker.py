@@ -51,7 +51,7 @@ class Command(BaseCommand):
             metavar="N",
             type=whole(0, HIGHEST),
             default=0,
-            help="stop after N polls for each backend; 0 is no limit (default: 0)",
+            help="stop after N polls for each backend; 0 means no limit (default: 0)",
         )
         parser.add_argument(
             "--backend",

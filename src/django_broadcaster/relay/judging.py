@@ -1,0 +1,136 @@
+"""The step of a delivery that decides by each outcome what becomes of the row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from django_broadcaster.exceptions import (
+    AfterCommitFailed,
+    BackendUnavailable,
+    DeliveryError,
+    Held,
+    Rejected,
+    TransientError,
+)
+from django_broadcaster.redaction import hide
+from django_broadcaster.retry import RetryPolicy
+from django_broadcaster.store import PendingRow
+
+from .batch import Batch
+from .doubts import Failure
+from .holdings import Holdings
+from .poison import crash_error
+from .verdicts import Verdicts, spends_retry
+from .waiting import PROBES, WAIT_SECONDS
+
+
+class Judge:
+    """Applies the retry policy of one backend to the batches of one lease."""
+
+    def __init__(self, held: Holdings, policy: RetryPolicy, *, blocks_when_exhausted: bool) -> None:
+        self._held = held
+        self._policy = policy
+        self._blocks_when_exhausted = blocks_when_exhausted
+
+    def judge(self, batch: Batch) -> Batch:
+        """Return the batch with its verdicts; raises the database's errors."""
+        verdicts = Verdicts(hold=[*batch.hold], expire=[*batch.expired])
+        self._judge_outcomes(batch, verdicts)
+        others = self._judge_alone(batch, verdicts)
+        verdicts.bury += [(row, crash_error(row)) for row in batch.poison]
+        return replace(batch, verdicts=verdicts, others=others)
+
+    def _judge_outcomes(self, batch: Batch, verdicts: Verdicts) -> None:
+        failed_keys: set[str] = set()
+        waiting_keys: set[str] = set()
+        unsent: Counter[str] = Counter()
+        for row, outcome in zip(batch.send, batch.outcomes, strict=True):
+            if outcome is None:
+                verdicts.published.append(row)
+                continue
+            hide(outcome)  # before it is kept or logged
+            if isinstance(outcome, BackendUnavailable):
+                verdicts.unavailable = outcome
+                if verdicts.first_unavailable is None and outcome.sent:
+                    verdicts.first_unavailable = row, outcome
+            elif isinstance(outcome, Held) and row.partition_key in failed_keys:
+                # After an event that was given up, it stays pending and is next.
+                if row.partition_key in waiting_keys or self._held.blocked.holds(row):
+                    verdicts.hold.append(row)
+            elif self._judge_failure(verdicts, row, outcome, unsent):
+                waiting_keys.add(row.partition_key)
+            if row.partition_key:
+                failed_keys.add(row.partition_key)
+
+    def _judge_failure(
+        self,
+        verdicts: Verdicts,
+        row: PendingRow,
+        error: DeliveryError,
+        unsent: Counter[str],
+        *,
+        rounds: int = 0,
+    ) -> bool:
+        """Decide whether and when a failed event is retried; return True if it is.
+
+        `rounds` are earlier failures that spent no retry, and `unsent` counts the events that were
+        not sent, by destination.
+        """
+        delay = self._delay(row, error, rounds)
+        if delay is None:
+            verdicts.bury.append((row, error))
+            return False
+        delay = max(delay, error.retry_after)
+        destination = error.waits_for if isinstance(error, TransientError) else ""
+        if destination:
+            unsent[destination] += 1
+            has_room = self._held.waiting.has_room_for(len(verdicts.put_off) + 1)
+            if unsent[destination] > PROBES and has_room:
+                verdicts.put_off.append((destination, row.id))
+                delay = max(delay, WAIT_SECONDS)
+        verdicts.retry.append((row, delay, error))
+        return True
+
+    def _delay(self, row: PendingRow, error: DeliveryError, rounds: int) -> float | None:
+        """Return the seconds until the next attempt; None if there is none."""
+        delay = None
+        if not isinstance(error, Rejected):
+            allowed = row.max_retries if spends_retry(error) else None
+            delay = self._policy.delay(row.retry_count + 1 + rounds, allowed)
+        may_block = self._blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
+        return self._policy.maximum if delay is None and may_block else delay
+
+    def _judge_alone(self, batch: Batch, verdicts: Verdicts) -> int:
+        """Judge events that fail while others are delivered; return how many were not fetched.
+
+        If several events fail so, a part of the broker may be unavailable: none spends a retry.
+        """
+        doubts = self._held.doubts
+        alone = doubts.note(verdicts.published, verdicts.first_unavailable)
+        failures = {each.row.id: each for each in alone}
+        for row_id in verdicts.failed_ids():  # which were judged by an error of their own
+            failures.pop(row_id, None)
+        # Read again: an operator may have cancelled them meanwhile.
+        rows = (
+            self._held.fetcher.fetch_these(self._held.partitions, failures)[0] if failures else []
+        )
+        for row in rows:
+            failure = failures[row.id]
+            rounds = failure.rounds if failure.is_part else 0
+            self._judge_failure(verdicts, row, _own_error(failure), Counter(), rounds=rounds)
+        for row, _ in verdicts.bury:
+            doubts.forget(row)
+        sent = {row.id for row in batch.send} if rows else set()
+        return sum(row.id not in sent for row in rows)
+
+
+def _own_error(failure: Failure) -> DeliveryError:
+    """Return the error of an event that alone fails as if the broker were unavailable."""
+    error = TransientError(
+        f"{failure.error} ({failure.count} times, while other events were delivered)",
+        retry_after=failure.error.retry_after,
+        spends_retry=not failure.is_part,
+    )
+    error.__cause__ = failure.error.__cause__
+    return error

@@ -1,0 +1,72 @@
+"""One delivery: a batch of one backend goes through fetch, select, publish, judge and settle.
+
+Each step returns the batch with what it found. A crash between any two of them loses nothing: a row
+leaves `pending` only when it is settled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import poison
+from .batch import Batch, Source
+from .holdings import Holdings
+from .judging import Judge
+from .messages import has_expired
+from .sending import Sender
+from .settling import Settler
+from .verdicts import Report
+
+
+class Pipeline:
+    """The steps of the deliveries under one lease."""
+
+    def __init__(self, held: Holdings, sender: Sender, judge: Judge, settler: Settler) -> None:
+        self.held = held
+        self.settler = settler
+        self._sender = sender
+        self._judge = judge
+
+    def run(self, source: Source) -> Report:
+        """Deliver one batch of a source, and return the delivery in figures.
+
+        Raises:
+            LeaseLost: What was not settled is delivered again by the next owner of its partitions.
+            django.db.Error: The database failed; `settler.settle_again` settles what was sent.
+        """
+        batch = source.fetch()
+        batch = self.select(batch)
+        with poison.alone(batch.has_suspect):
+            batch = self._sender.publish(batch)
+            batch = self._judge.judge(batch)
+            report = self.settler.settle(batch)
+        source.note(batch, report)
+        return report
+
+    def select(self, batch: Batch) -> Batch:
+        """Choose what to send: nothing after a blocked key, nothing expired, a suspect alone."""
+        doubts, clock = self.held.doubts, self.held.rows.clock
+        is_blocked = self.held.blocked.holds
+        send, hold, poisonous, expired = [], [], [], []
+        for row in batch.rows:
+            if is_blocked(row):
+                hold.append(row)
+            elif has_expired(row, clock):
+                expired.append(row)
+            elif not row.crash_count:
+                send.append(row)
+            elif poison.is_poison(row):
+                poisonous.append(row)
+                break  # the events of its key that follow are in the next fetch
+            else:
+                if not send:
+                    send.append(row)
+                break
+        return replace(
+            batch,
+            send=doubts.last(send),
+            hold=hold,
+            poison=poisonous,
+            expired=expired,
+            is_repeat=all(map(doubts.has, send)),
+        )

@@ -1,0 +1,143 @@
+"""A relay's work besides deliveries, twice a second: rebalance, promote, release, purge."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Event
+from time import monotonic
+
+from .broker import Broker
+from .health import Activity
+from .history import History
+from .holdings import Holdings
+from .lease import Lease
+from .operations import Operations
+from .purging import Purge
+from .separate_thread import Runner
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+TICK_SECONDS = 0.5
+"""Seconds between rounds, so that free partitions are taken well within a second also where no
+NOTIFY announces them."""
+
+IDLE_SECONDS = 20.0
+"""Seconds between rounds of a relay that has been idle for a while."""
+
+REREAD_SHARE = 100
+"""How many times as long as reading all blocked keys takes goes by until the next time."""
+
+
+class Rounds:
+    """When each of these is due, and operations in the background between them."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        broker: Broker,
+        runner: Runner,
+        activity: Activity,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.are_wanted = Event()
+        """Set from another thread when relays came or went: rounds are due in the next turn."""
+        self.history = History(lease.using, lease.backend, clock)
+        self.operations = Operations(lease.using, runner, clock)
+        self.is_paused = False
+        self._lease = lease
+        self._broker = broker
+        self._activity = activity
+        self._clock = clock
+        self._purge = Purge(lease.using, lease.backend, runner, lease.clock, monotonic=clock)
+        self._relays_known = 0
+        self._next_at = 0.0
+        self._next_when_idle = 0.0
+        self._next_reread = 0.0
+
+    def restart(self) -> None:
+        """Let rounds be due now, with everything read again."""
+        self._next_at = self._next_reread = 0.0
+
+    def run(self, held: Holdings, *, found_work: bool) -> None:
+        """Do what is due; raises LeaseLost and the database's errors."""
+        if self.are_wanted.is_set() or self._clock() >= self._next_at:
+            self.are_wanted.clear()  # before the round, not to miss what comes meanwhile
+            self._round(held)
+        if self._operates and self.operations.is_due:
+            self._activity.begin("moving events for an operator")
+            self.operations.run(idle=not found_work)
+
+    def can_skip(self, held: Holdings) -> bool:
+        """Return True if an idle relay has nothing to do, which one statement shows."""
+        if self._clock() >= self._next_when_idle:
+            return False
+        pulse = held.rows.pulse(held.partitions, held.watermark.start)
+        changed = pulse.relays != self._relays_known or pulse.overdue or pulse.free_partitions
+        changed = changed or pulse.is_paused != self.is_paused
+        self._relays_known = pulse.relays
+        if changed:
+            self._next_at = 0.0
+        waits = pulse.pending or pulse.due or held.watermark.has_again
+        operates = pulse.operation and self._operates
+        return not (changed or operates or (waits and not self.is_paused))
+
+    def note_work(self) -> None:
+        """Note that events were delivered, so that the next round is soon."""
+        self._next_when_idle = min(self._next_when_idle, self._next_at)
+
+    @property
+    def is_operating(self) -> bool:
+        """Whether this relay moves events for an operation in the background."""
+        return self._operates and self.operations.is_moving
+
+    @property
+    def _operates(self) -> bool:
+        # Not in a process that only visits: it may be that of a request.
+        return self._lease.takes_share and 0 in self._lease.partitions
+
+    def _round(self, held: Holdings) -> None:
+        self._check_pause(held)
+        held.rebalance()
+        self._reread_blocked(held)  # before the promotion, after which a key waits for nothing
+        more = held.promote()
+        is_purger = 0 in held.partitions
+        if is_purger:
+            self._activity.begin("purging old events")
+            self._purge.run()
+        self._broker.show()
+        circuit = self._broker.circuit
+        self.history.run(looks=is_purger, circuit_is_open=not circuit.is_closed)
+        now = self._clock()
+        self._next_at = now + (0 if more else TICK_SECONDS)
+        if is_purger and self._purge.is_behind:
+            self._next_when_idle = self._next_at
+        elif held.blocked or self.history.has_news or not circuit.is_closed:
+            # The statement of an idle relay shows none of these.
+            self._next_when_idle = now + min(IDLE_SECONDS, self._lease.seconds / 2)
+        else:
+            self._next_when_idle = now + IDLE_SECONDS
+
+    def _check_pause(self, held: Holdings) -> None:
+        was_paused, self.is_paused = self.is_paused, held.rows.is_paused()
+        if was_paused != self.is_paused:
+            logger.warning(
+                "Backend %r is paused; its events wait."
+                if self.is_paused
+                else "Backend %r is resumed.",
+                self._lease.backend,
+                extra={"backend": self._lease.backend, "relay": self._lease.relay_id},
+            )
+
+    def _reread_blocked(self, held: Holdings) -> None:
+        """Find the keys that no longer wait because an operator cancelled an event.
+
+        With many blocked keys this takes a while: the longer it takes, the less often it is done.
+        """
+        began = self._clock()
+        if not held.blocked or began < self._next_reread:
+            return
+        held.blocked.reload(held.partitions)
+        held.release()
+        now = self._clock()
+        self._next_reread = now + max(TICK_SECONDS, REREAD_SHARE * (now - began))

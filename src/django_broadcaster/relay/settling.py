@@ -1,0 +1,128 @@
+"""The step of a delivery that writes down what became of its rows.
+
+What the database does not accept is kept and settled later: to send it again instead would repeat
+it for as long as the disk is full.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.redaction import kept
+
+from .announcing import Announcer, log_failures
+from .batch import Batch
+from .holdings import Holdings
+from .separate_thread import Runner
+from .verdicts import Report, Verdicts, spends_retry
+
+logger = logging.getLogger("django_broadcaster.relay")
+
+LOCKED_PAUSE = 0.1
+"""Seconds between attempts to settle locked events while the relay stops."""
+
+
+class Settler:
+    """Settles the deliveries of one lease; each statement is fenced by the lease."""
+
+    def __init__(self, held: Holdings, runner: Runner) -> None:
+        self._held = held
+        self._runner = runner
+        self._announcer = Announcer(held.lease.using)
+        self._unsettled: Batch | None = None
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether a delivery is left that the database did not let settle."""
+        return self._unsettled is not None
+
+    def settle(self, batch: Batch) -> Report:
+        """Write the verdicts, and return the delivery in figures.
+
+        Published events go first: if the relay crashes in between, the others are retried. Each
+        statement changes rows that are still pending, so all of them may be repeated.
+
+        Raises:
+            LeaseLost: Too few rows were changed, because the lease was taken away.
+            django.db.Error: The database failed; `settle_again` continues.
+        """
+        held, verdicts = self._held, batch.verdicts
+        self._unsettled = batch
+        self._announcer.prepare(verdicts)
+        changed = self._write(verdicts)
+        if not batch.attempts_are_recorded:
+            self._record_attempts(verdicts)
+            self._unsettled = batch = replace(batch, attempts_are_recorded=True)
+        report = batch.report()
+        if changed < report.settled or verdicts.unavailable:
+            # An operator cancelled or locked some, some stay pending, or the lease was lost.
+            held.lease.give_back()
+            held.locked.keep(verdicts)
+        held.blocked.add(row for row, _, _ in verdicts.retry)
+        held.waiting.add(verdicts.put_off)
+        self._unsettled = None
+        log_failures(verdicts, held.lease.backend, held.lease.relay_id)
+        if self._announcer.has_news:
+            self._runner.run(self._announcer.announce, verdicts)
+        return report
+
+    def settle_again(self) -> Report | None:
+        """Settle the delivery that the database did not let settle; None if there is none."""
+        return self.settle(self._unsettled) if self._unsettled else None
+
+    def settle_locked(self) -> None:
+        """Settle the events whose rows another transaction had locked, if it is time to."""
+        self._held.locked.settle(self._write, self._held.partitions)
+
+    def wait_for_locked(self, seconds: float) -> None:
+        """Settle the locked events before the lease ends; give up after `seconds`.
+
+        Otherwise they would be delivered again. Raises LeaseLost.
+        """
+        lease, locked = self._held.lease, self._held.locked
+        deadline = time.monotonic() + seconds
+        while locked and time.monotonic() < deadline:
+            lease.renew()
+            locked.settle(self._write, self._held.partitions, at_once=True)
+            if locked:
+                time.sleep(LOCKED_PAUSE)
+        if locked:
+            logger.warning(
+                "Could not settle %d events of backend %r within %s s: another transaction still "
+                "has their rows locked; delivering them again later.",
+                len(locked),
+                lease.backend,
+                seconds,
+                extra={"backend": lease.backend, "relay": lease.relay_id},
+            )
+
+    def _write(self, verdicts: Verdicts) -> int:
+        """Change the rows of pending events by their verdicts; return how many were changed."""
+        rows = self._held.rows
+        published = [row.id for row in verdicts.published]
+        keep = backends.retention(self._held.lease.backend).keeps_published
+        changed = rows.published(published, keep=keep) if published else 0
+        if verdicts.retry:
+            failures = [
+                (row.id, delay, kept(error), int(spends_retry(error)))
+                for row, delay, error in verdicts.retry
+            ]
+            changed += rows.retry(failures)
+        if verdicts.bury:
+            changed += rows.bury([(row.id, kept(error)) for row, error in verdicts.bury])
+        if verdicts.expire:
+            changed += rows.expire([row.id for row in verdicts.expire])
+        if verdicts.hold:
+            changed += rows.block([row.id for row in verdicts.hold])
+        return changed
+
+    def _record_attempts(self, verdicts: Verdicts) -> None:
+        """Write down the failed attempts, for whoever looks at the event later."""
+        tried = [(row, error) for row, _, error in verdicts.retry if error.sent]
+        failed = tried + verdicts.bury
+        if failed:
+            attempts = [(row.id, row.retry_count + 1, kept(error)) for row, error in failed]
+            self._held.rows.note_attempts(self._held.lease.name, attempts)

@@ -1,0 +1,68 @@
+"""Where the rows of a delivery come from: the backlog, or one event.
+
+The third source is in `probing`.
+"""
+
+from __future__ import annotations
+
+from django_broadcaster.store import Fetched
+
+from .batch import NONE, Batch
+from .holdings import Holdings
+from .verdicts import Report
+
+
+class Backlog:
+    """The pending events of the own partitions, in the order of their ids.
+
+    Rows below the watermark that are pending again come first. While there are more of them than
+    fit into a batch, nothing after the watermark is fetched: it would overtake them.
+    """
+
+    def __init__(self, held: Holdings, limit: int, *, timed: bool) -> None:
+        self._held = held
+        self._limit = limit
+        self._timed = timed
+
+    def fetch(self) -> Batch:
+        """Return at most `limit` pending rows; raises the database's errors."""
+        held = self._held
+        held.watermark.look()
+        again, is_all = held.watermark.again(self._limit)
+        before, unseen = held.fetcher.fetch_these(held.partitions, again) if again else ([], NONE)
+        before = [row for row in before if row.id not in held.locked]
+        room = self._limit - len(before) if is_all and not unseen else 0
+        after = Fetched()
+        if room:
+            start = held.watermark.start
+            after = held.fetcher.fetch(
+                held.partitions, start, room, beside=before, timed=self._timed
+            )
+        return Batch(
+            rows=[*before, *after.rows],
+            due=after.due,
+            again=again,
+            unseen=unseen,
+            last=after.rows[-1].id if after.rows else 0,
+            exhausted=len(after.rows) < room and not after.is_cut,
+        )
+
+    def note(self, batch: Batch, report: Report) -> None:
+        """Move the watermark."""
+        self._held.watermark.note(batch, report)
+
+
+class OneEvent:
+    """One event, if it is pending."""
+
+    def __init__(self, held: Holdings, row_id: int, partition: int) -> None:
+        self._held = held
+        self._row_id = row_id
+        self._partition = partition
+
+    def fetch(self) -> Batch:
+        """Return the event's row, or no row; raises the database's errors."""
+        return Batch(rows=self._held.rows.fetch_these({self._partition}, [self._row_id]).rows)
+
+    def note(self, batch: Batch, report: Report) -> None:
+        """Do nothing: the event says nothing about the others."""
