@@ -1,7 +1,7 @@
 """Names the brokers' clients, for `make test-latest`.
 
-    python tools/clients.py              # what pip is to install, without the bounds of pyproject.toml
-    python tools/clients.py --versions   # what is installed
+python tools/clients.py              # the requirements of pip, without upper bounds
+python tools/clients.py --versions   # what is installed
 """
 
 from __future__ import annotations

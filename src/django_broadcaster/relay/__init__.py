@@ -1,7 +1,7 @@
 """The relay: takes committed events from the outbox and delivers them.
 
 `worker` is the process, with one `backend_thread` for each backend and a `pacemaker` for all. Each
-thread turns its `loop`: `rounds` does the periodic work, `pipeline` delivers a batch. `lease` is
-the right to deliver, and `holdings` are what the relay remembers under it. `inline` takes turns in
-the caller's own process.
+thread turns its `loop`: `rounds` does the periodic work, and `pipeline` delivers a batch. A `lease`
+is the right to deliver, and `holdings` are what the relay remembers under it. `inline` takes turns
+in the caller's own process.
 """
