@@ -291,7 +291,8 @@ class BackendFaultContract:
         if Fault.MISSING_FOR_ONE not in self.excluded:
             following.append(make_message(config=self.missing_for_one(self._one_case())))
             kinds.append(self.missing_for_one_error)
-        assert _kinds(self._send(backend, following + good[1:])) == [*kinds, None]
+        outcomes = self._answered(backend, following + good[1:])
+        assert _kinds(outcomes) == [*kinds, None]
         self._deliver(backend, messages)
         self._assert_arrived(first + good + messages)
 
@@ -422,6 +423,14 @@ class BackendFaultContract:
                 assert time.monotonic() < deadline, f"not delivered: {next(filter(None, outcomes))}"
                 time.sleep(0.01)
         return spent
+
+    def _answered(self, backend: MessageBackend, messages: Sequence[Message]) -> list[Outcome]:
+        """Send until the server answers, which may take a moment after a fault."""
+        deadline = time.monotonic() + SECONDS
+        while BackendUnavailable in _kinds(outcomes := self._send(backend, messages)):
+            assert time.monotonic() < deadline, f"no answer: {outcomes[0]}"
+            time.sleep(0.01)
+        return outcomes
 
     def _read_ids(self) -> list[str]:
         return [str(each["id"]) for each in self.read_back()]
