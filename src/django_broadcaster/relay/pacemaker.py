@@ -101,6 +101,6 @@ class Pacemaker(threading.Thread):
         heard = self._listener.wait(min(SLICE_SECONDS, left), self._ended)
         for thread in self._threads:
             if thread.alias in heard.shares:
-                thread.look_at_share()
+                thread.rebalance_soon()
             elif thread.alias in heard.events:
                 thread.wake()
