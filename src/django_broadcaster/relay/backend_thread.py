@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from django.db import Error
+from django.db import Error, connections
 
 from django_broadcaster.backoff import Backoff
 from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.store import keep_plans
 
 from .db_connections import drop_all_connections, drop_connection, use_own_connections
 from .health import LoopState
@@ -66,6 +67,8 @@ class BackendThread(threading.Thread):
         self._runner = SeparateThread(f"relay-{alias}-code")
         self._loop = DeliveryLoop(options.database, alias, runner=self._runner)
         self._joined = False
+        self.has_session = False
+        """Whether the database's sessions are not shared, which a NOTIFY has shown."""
         self._has_died = False
         self._last_error = ""
         self._backoff = Backoff()
@@ -91,9 +94,11 @@ class BackendThread(threading.Thread):
 
     def _turn_on(self) -> None:
         turns = failures = 0
+        woken = False
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
-            report = self._turn()
+            report = self._turn(woken=woken)
+            woken = False
             failures = failures + 1 if report is None else 0
             if self._options.drain and failures >= DRAIN_FAILURES:
                 self._log(
@@ -110,7 +115,7 @@ class BackendThread(threading.Thread):
             if self._options.drain and self._is_drained():
                 break
             self._loop.activity.begin("waiting for events", pause=self._options.interval)
-            self._poll.wait()
+            woken = self._poll.wait()
 
     @property
     def state(self) -> LoopState:
@@ -172,14 +177,16 @@ class BackendThread(threading.Thread):
         self._leave()
         drop_all_connections()
 
-    def _turn(self) -> Report | None:
+    def _turn(self, *, woken: bool) -> Report | None:
         """Take one turn; if it fails, pause and return None."""
         try:
             if not self._joined:
                 self._loop.activity.begin("joining")
                 self._loop.join()
                 self._joined = True
-            report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
+            if self.has_session:
+                keep_plans(connections[self._options.database])
+            report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle, woken=woken)
         except LeaseLost as error:
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False

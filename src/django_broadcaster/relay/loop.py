@@ -101,16 +101,25 @@ class DeliveryLoop:
         self.rounds.restart()
         self.held.forget()
 
-    def turn(self, limit: int, *, idle: bool = False) -> Report:
+    def turn(self, limit: int, *, idle: bool = False, woken: bool = False) -> Report:
         """Do what is due, deliver at most `limit` events, and return the delivery in figures.
 
-        `idle` is True if there was nothing to do for a while: then one statement shows whether
-        there is now, instead of the seven that a whole turn takes.
+        Args:
+            limit: The most events of the batch.
+            idle: Whether there was nothing to do for a while. Then one statement shows whether
+                there is now, instead of the seven that a whole turn takes.
+            woken: Whether a publisher has notified the relay. Then the delivery goes first; if it
+                finds work, the next turn does what is due.
         """
         self.activity.begin("turning")
         self.settle_rest()
         if idle and self.rounds.can_skip(self.held):
             return Report()
+        if woken and self.rounds.can_wait():
+            report = self.deliver(limit)
+            if not report.found_work:
+                self.prepare()
+            return report
         self.prepare()
         return self.deliver(limit)
 

@@ -37,8 +37,10 @@ class Poll:
         """Keep the pauses short: there is work, though nothing to deliver."""
         self._backoff.seconds = min(self._backoff.seconds, AWAKE_PAUSE)
 
-    def wait(self) -> None:
-        """Pause, longer than last time, or until woken."""
-        if self.wake.wait(self._backoff.next()):
+    def wait(self) -> bool:
+        """Pause, longer than last time, or until woken; return True if woken."""
+        woken = self.wake.wait(self._backoff.next())
+        if woken:
             self.wake.clear()
             self._backoff.reset()
+        return woken

@@ -22,6 +22,10 @@ TICK_SECONDS = 0.5
 """Seconds between rounds, so that free partitions are taken well within a second also where no
 NOTIFY announces them."""
 
+FRESH_SECONDS = 1.5
+"""Seconds since the last look at the relays, partitions and pauses for which a delivery may go
+before the next rounds. An idle relay looks once a second."""
+
 IDLE_SECONDS = 20.0
 """Seconds between rounds of a relay that has been idle for a while."""
 
@@ -51,6 +55,7 @@ class Rounds:
         self._clock = clock
         self._purge = Purge(lease.using, lease.backend, runner, lease.clock, monotonic=clock)
         self._relays_known = 0
+        self._looked_at = -FRESH_SECONDS
         self._next_at = 0.0
         self._next_when_idle = 0.0
         self._next_reread = 0.0
@@ -58,6 +63,11 @@ class Rounds:
     def restart(self) -> None:
         """Let rounds be due now, with everything read again."""
         self._next_at = self._next_reread = 0.0
+        self._looked_at = -FRESH_SECONDS
+
+    def can_wait(self) -> bool:
+        """Return True if a delivery may go before rounds that are due."""
+        return not self.are_wanted.is_set() and self._clock() < self._looked_at + FRESH_SECONDS
 
     def run(self, held: Holdings, *, found_work: bool) -> None:
         """Do what is due; raises LeaseLost and the database's errors."""
@@ -76,6 +86,7 @@ class Rounds:
         changed = pulse.relays != self._relays_known or pulse.overdue or pulse.free_partitions
         changed = changed or pulse.is_paused != self.is_paused
         self._relays_known = pulse.relays
+        self._looked_at = -FRESH_SECONDS if changed else self._clock()
         if changed:
             self._next_at = 0.0
         waits = pulse.pending or pulse.due or held.watermark.has_again
@@ -108,7 +119,7 @@ class Rounds:
         self._broker.show()
         circuit = self._broker.circuit
         self.history.run(looks=is_purger, circuit_is_open=not circuit.is_closed)
-        now = self._clock()
+        self._looked_at = now = self._clock()
         self._next_at = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:
             self._next_when_idle = self._next_at

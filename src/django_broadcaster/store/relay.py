@@ -189,13 +189,14 @@ class RelayRows(BoundedSQL):
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} "
             f"AND {self._in(_PARTITION, partitions)}{self._except_ignored()} "
-            f"ORDER BY {self._pending.order} LIMIT %s"
+            # No parameter: a plan that PostgreSQL keeps must be made for this number of rows.
+            f"ORDER BY {self._pending.order} LIMIT {int(limit)}"
         )
         backend = [self.backend, start, self.backend]
         found, sizes, is_cut = self._select_within(
             (*_NAMES, "scheduled_at") if timed else _NAMES,
             source,
-            [*backend, *self._values(partitions), *self._values_of_ignored(), limit],
+            [*backend, *self._values(partitions), *self._values_of_ignored()],
             order=self._pending.order,
             most=most,
             each=each,
