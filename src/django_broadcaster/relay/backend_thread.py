@@ -66,6 +66,7 @@ class BackendThread(threading.Thread):
         self._poll = Poll(options.interval)
         self._runner = SeparateThread(f"relay-{alias}-code")
         self._loop = DeliveryLoop(options.database, alias, runner=self._runner)
+        self._loop.is_wanted = self._poll.wake.is_set
         self._joined = False
         self.has_session = False
         """Whether the database's sessions are not shared, which a NOTIFY has shown."""
@@ -94,11 +95,9 @@ class BackendThread(threading.Thread):
 
     def _turn_on(self) -> None:
         turns = failures = 0
-        woken = False
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
-            report = self._turn(woken=woken)
-            woken = False
+            report = self._turn()
             failures = failures + 1 if report is None else 0
             if self._options.drain and failures >= DRAIN_FAILURES:
                 self._log(
@@ -115,7 +114,7 @@ class BackendThread(threading.Thread):
             if self._options.drain and self._is_drained():
                 break
             self._loop.activity.begin("waiting for events", pause=self._options.interval)
-            woken = self._poll.wait()
+            self._poll.wait()
 
     @property
     def state(self) -> LoopState:
@@ -177,7 +176,7 @@ class BackendThread(threading.Thread):
         self._leave()
         drop_all_connections()
 
-    def _turn(self, *, woken: bool) -> Report | None:
+    def _turn(self) -> Report | None:
         """Take one turn; if it fails, pause and return None."""
         try:
             if not self._joined:
@@ -186,7 +185,8 @@ class BackendThread(threading.Thread):
                 self._joined = True
             if self.has_session:
                 keep_plans(connections[self._options.database])
-            report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle, woken=woken)
+            idle, woken = self._poll.is_idle, self._poll.take_wake()
+            report = self._loop.turn(self._options.batch_size, idle=idle, woken=woken)
         except LeaseLost as error:
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False

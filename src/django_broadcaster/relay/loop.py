@@ -59,6 +59,8 @@ class DeliveryLoop:
         self._clock = clock
         self.broker = Broker(self.lease, self._runner, self.activity, clock)
         self.rounds = Rounds(self.lease, self.broker, self._runner, self.activity, clock)
+        self.is_wanted: Callable[[], bool] = _never
+        """Whether there may be something to deliver now: rounds make way for it."""
         self._pipeline: Pipeline | None = None
         self._found_work = False
 
@@ -141,7 +143,7 @@ class DeliveryLoop:
     def prepare(self) -> None:
         """Check that the lease stands, and do the rounds if they are due; raises LeaseLost."""
         self.lease.require()
-        self.rounds.run(self.held, found_work=self._found_work)
+        self.rounds.run(self.held, found_work=self._found_work, is_wanted=self.is_wanted)
 
     def deliver(self, limit: int) -> Report:
         """Deliver one batch, or a probe if the broker is or was unavailable."""
@@ -244,3 +246,7 @@ class DeliveryLoop:
             seconds=seconds,
             circuit_is_open=not self.circuit.is_closed,
         )
+
+
+def _never() -> bool:
+    return False

@@ -37,10 +37,14 @@ class Poll:
         """Keep the pauses short: there is work, though nothing to deliver."""
         self._backoff.seconds = min(self._backoff.seconds, AWAKE_PAUSE)
 
-    def wait(self) -> bool:
-        """Pause, longer than last time, or until woken; return True if woken."""
-        woken = self.wake.wait(self._backoff.next())
-        if woken:
-            self.wake.clear()
+    def wait(self) -> None:
+        """Pause, longer than last time, or until woken."""
+        if self.wake.wait(self._backoff.next()):
             self._backoff.reset()
-        return woken
+
+    def take_wake(self) -> bool:
+        """Return True if `wake` was set since the last call."""
+        if not self.wake.is_set():
+            return False
+        self.wake.clear()
+        return True

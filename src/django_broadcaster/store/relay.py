@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -137,6 +138,12 @@ _KEYS = 50
 """Keys of one statement on the databases where each key takes a query of its own."""
 
 
+@lru_cache(maxsize=32)
+def _numbers(partitions: frozenset[int]) -> str:
+    """Return the numbers of partitions in SQL; -1, which no partition has, if there are none."""
+    return ", ".join(str(int(number)) for number in sorted(partitions)) or "-1"
+
+
 class RelayRows(BoundedSQL):
     """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
 
@@ -188,7 +195,7 @@ class RelayRows(BoundedSQL):
         source = (
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} "
-            f"AND {self._in(_PARTITION, partitions)}{self._except_ignored()} "
+            f"AND {_PARTITION} IN ({_numbers(frozenset(partitions))}){self._except_ignored()} "
             # No parameter: a plan that PostgreSQL keeps must be made for this number of rows.
             f"ORDER BY {self._pending.order} LIMIT {int(limit)}"
         )
@@ -196,7 +203,7 @@ class RelayRows(BoundedSQL):
         found, sizes, is_cut = self._select_within(
             (*_NAMES, "scheduled_at") if timed else _NAMES,
             source,
-            [*backend, *self._values(partitions), *self._values_of_ignored()],
+            [*backend, *self._values_of_ignored()],
             order=self._pending.order,
             most=most,
             each=each,
