@@ -196,7 +196,7 @@ def test_object_that_is_no_event_is_refused(database: str, given: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({**VALID, "sourc": "/shop"}, "event 1: unknown keyword 'sourc'; there are event_type, "),
+        ({**VALID, "sourc": "/shop"}, "event 1: unknown keyword 'sourc'; choose from event_type, "),
         ({**VALID, "using": "default"}, "event 1: unknown keyword 'using'"),
         ({**VALID, "id": "1", "type": "t"}, "event 1: unknown keyword 'id', 'type'"),
         ({**VALID, 5: "a"}, "event 1: unknown keyword 5"),

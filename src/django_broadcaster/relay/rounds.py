@@ -81,7 +81,7 @@ class Rounds:
             self.are_wanted.clear()  # before the round, not to miss what comes meanwhile
             steps = self._round(held)
         for _ in steps or ():
-            if is_wanted():
+            if is_wanted() and self.can_wait():
                 self._steps = steps
                 return
         if self._operates and self.operations.is_due:
