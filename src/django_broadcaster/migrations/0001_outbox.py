@@ -336,7 +336,7 @@ class Migration(migrations.Migration):
                     "sealed",
                     models.BinaryField(
                         help_text=(
-                            "The data, if they are encrypted; data and data_binary are empty then."  # noqa: E501
+                            "The data, if they are encrypted; data and data_binary are empty then."
                         ),
                         null=True,
                     ),
