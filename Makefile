@@ -13,6 +13,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SERVICES := $(PY) tools/services.py
+LATEST := .venv-latest/bin/python
 PYTEST := $(SERVICES) run -- $(PY) -m pytest --numprocesses $(WORKERS)
 
 # The demo needs the package, its broker's extra and a driver: a small environment for each choice.
@@ -30,8 +31,8 @@ DEMO_WITH := $(if $(DEMO_SERVERS),$(DEMO_PYTHON) tools/services.py run --only $(
 DEMO := $(DEMO_WITH) $(DEMO_PYTHON) example/demo.py --broker $(BROKER) --db $(DB)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv services services-stop test test-matrix test-chaos lint format docs demo serve \
-	bench clean
+.PHONY: help venv services services-stop test test-matrix test-chaos test-latest lint format docs \
+	demo serve bench clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -60,6 +61,14 @@ test-matrix: $(READY) ## Run it on every supported pair of Python and Django
 
 test-chaos: $(READY) ## Run the tests that kill, stall and cut off
 	@$(PYTEST) -m chaos $(ARGS)
+
+test-latest: ## Run the backends' tests with the newest release of every client, in .venv-latest
+	$(PYTHON) -m venv .venv-latest
+	$(LATEST) -m pip install --quiet --upgrade pip
+	$(LATEST) -m pip install --quiet --editable '.[all]' --group test
+	$(LATEST) tools/clients.py | xargs $(LATEST) -m pip install --quiet --upgrade
+	$(LATEST) tools/clients.py --versions
+	@$(LATEST) tools/services.py run -- $(LATEST) -m pytest --numprocesses $(WORKERS) tests/backends $(ARGS)
 
 lint: $(READY) ## Check style, types, the import layers and the language
 	$(PY) -m ruff check
@@ -92,5 +101,5 @@ bench: $(READY) ## Measure publishing and delivery, and write the table of the d
 	@$(SERVICES) run -- $(PY) -m benchmarks --write docs/explanation/benchmarks.md $(ARGS)
 
 clean: services-stop ## Remove what these targets made
-	rm -rf .venv .venv-demo-* .cache .nox .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-latest .venv-demo-* .cache .nox .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache build dist docs/_build

@@ -35,6 +35,7 @@ smartquotes = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -45,6 +46,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(opentelemetry|pathlib|ssl|typing)\b.*"),
     (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
     (r"py:.*", r"django_broadcaster\.registry\.F"),
+    (r"py:.*", r"django_broadcaster\.backends\.(options\.T|names\.HasFields)"),
+    (r"py:.*", r"urllib\.parse\.SplitResult"),
     (r"py:.*", r"django_broadcaster\.publishing\.asynchronous\.Result"),
     (r"py:.*", r"TransactionManagementError"),
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|ClassVar|Final|Self|TextIO|VerifyMode)"),

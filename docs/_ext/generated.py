@@ -5,19 +5,25 @@ In a page's Markdown, each of these comments stands for the text that is made:
     <!-- generated: settings -->
     <!-- generated: checks of values -->
     <!-- generated: options of outbox_worker -->
+    <!-- generated: options of KafkaBackend -->
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
+from django.utils.module_loading import import_string
+from house_docstrings import ITEM, items_of
 from sphinx.application import Sphinx
 
 from django_broadcaster import former
+from django_broadcaster.backends import MessageBackend
 from django_broadcaster.checks.shared import literal
 from django_broadcaster.conf import Setting, all_settings, setting_groups
 
@@ -37,10 +43,13 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = COMMENT.sub(lambda found: "\n".join(_text(*found.groups())), source[0])
 
 
-def _text(settings: str | None, checks: str | None, command: str | None) -> Iterator[str]:
+def _text(settings: str | None, checks: str | None, owner: str | None) -> Iterator[str]:
     if settings:
         return _settings()
-    return _checks() if checks else _options(command or "")
+    if checks:
+        return _checks()
+    owner = owner or ""
+    return _backend_options(owner) if owner[:1].isupper() else _command_options(owner)
 
 
 def _settings() -> Iterator[str]:
@@ -87,7 +96,7 @@ def _checks() -> Iterator[str]:
             yield f"| `{setting.id}` | {anchor} is invalid. | Set {setting.check.wanted}. |"
 
 
-def _options(name: str) -> Iterator[str]:
+def _command_options(name: str) -> Iterator[str]:
     """Yield a definition list of the options that a command has of its own."""
     common = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
     parser = load_command_class("django_broadcaster", name).create_parser("manage.py", name)
@@ -102,3 +111,46 @@ def _usage(action: argparse.Action) -> str:
         return str(action.metavar or action.dest)
     option = action.option_strings[-1]
     return option if action.nargs == 0 else f"{option} {action.metavar or action.dest.upper()}"
+
+
+def _backend_options(name: str) -> Iterator[str]:
+    """Yield a table of what a backend's OPTIONS may have, as its docstring explains it."""
+    backend = import_string(f"django_broadcaster.backends.{name}")
+    defaults = dict(_defaults(backend))
+    yield "| option | meaning |\n|---|---|"
+    for names, meaning in _meanings(backend):
+        values = [defaults.pop(each) for each in names if each in defaults]
+        default = ", ".join(values if len(set(values)) > 1 else values[:1])
+        shown = ", ".join(f"`{each}`" for each in names)
+        yield f"| {shown} | {meaning} Default: {default or '`None`'}. |"
+    for each, value in defaults.items():
+        yield f"| `{each}` | Default: {value}. |"
+    limit = backend.default_max_message_bytes
+    default = "None" if limit is None else f"{limit:_}"
+    yield (
+        "| `max_message_bytes` | The largest event, in bytes of its JSON, that a publish call "
+        f"accepts. Default: `{default}`. |"
+    )
+
+
+def _defaults(backend: type[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the names of a backend's options and their defaults as code."""
+    for each in backend.__mro__[: backend.__mro__.index(MessageBackend)]:
+        # Not of the class: its metaclass has a signature of its own.
+        for name, parameter in inspect.signature(each.__init__).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                value = parameter.default
+                yield name, "none" if value is inspect.Parameter.empty else f"`{value!r}`"
+
+
+def _meanings(backend: type[Any]) -> Iterator[tuple[list[str], str]]:
+    """Yield names of options, and what they mean, as the docstrings say."""
+    seen: set[str] = set()
+    for each in backend.__mro__[: backend.__mro__.index(MessageBackend)]:
+        for item in items_of(inspect.cleandoc(each.__doc__ or "").splitlines()):
+            found = ITEM.fullmatch(item)
+            assert found, item
+            names = [name for name in found["names"].split(", ") if name not in seen]
+            seen.update(names)
+            if names:
+                yield names, found["meaning"].replace("|", "\\|")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -40,9 +40,18 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def _process(
     app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:
+    if what == "class" and name.endswith("Backend") and "Args:" in lines:
+        _remove_options(lines)
     if what not in ("attribute", "data", "property", "module"):
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
     lines[:] = as_rst(lines)
+
+
+def _remove_options(lines: list[str]) -> None:
+    """Remove the options of a backend, which its page has in a table."""
+    start = lines.index("Args:")
+    end = next((n for n in range(start, len(lines)) if not lines[n].strip()), len(lines))
+    del lines[start:end]
 
 
 def as_rst(lines: list[str]) -> list[str]:
@@ -51,6 +60,16 @@ def as_rst(lines: list[str]) -> list[str]:
     for paragraph in _paragraphs(lines):
         result += [*_paragraph_as_rst(paragraph), ""]
     return result
+
+
+def items_of(lines: list[str]) -> Iterator[str]:
+    """Yield the items of a docstring's lists and of its `Args:`, each on one line."""
+    if "Args:" in lines:
+        rest = lines[lines.index("Args:") + 1 :]
+        lines = [line[4:] for line in takewhile(lambda line: not line[:1].strip(), rest)]
+    for paragraph in _paragraphs(lines):
+        if ITEM.fullmatch(paragraph[0]) and _is_list(paragraph):
+            yield from re.sub(r"\n\s+", " ", "\n".join(paragraph)).splitlines()
 
 
 def _is_full(line: str) -> bool:

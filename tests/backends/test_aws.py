@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import string
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -30,14 +28,13 @@ from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
     InvalidPublisherConfig,
-    MissingClient,
     PayloadTooLarge,
 )
 from django_broadcaster.models import OutboxEvent, OutboxEventStatus
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
-from django_broadcaster.testing import BackendContract, make_message
+from django_broadcaster.testing import BackendContract, Fault, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.aws_server import ACCOUNT, REGION, Arrived, AWSServer, aws_server
 from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
@@ -221,6 +218,7 @@ class TestSNSFifoBinary(Binary, TestSNSFifo):
     """Attributes as message attributes."""
 
 
+@pytest.mark.shows("group and deduplication id")
 @pytest.mark.parametrize("suffix", ["", ".fifo"])
 def test_topic_passes_keys_and_ids_on(server: AWSServer, suffix: str) -> None:
     """What is subscribed to a FIFO topic gets the group and the id; a standard topic has none."""
@@ -240,6 +238,7 @@ def test_topic_passes_keys_and_ids_on(server: AWSServer, suffix: str) -> None:
 # --- What is in the queue ----------------------------------------------------------------------
 
 
+@pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(
     make: MakeBackend, server: AWSServer, queue: str, mode: str
@@ -381,6 +380,8 @@ def test_size_counts_names_types_and_values(mode: Any) -> None:
 # --- FIFO: groups and repetitions --------------------------------------------------------------
 
 
+@pytest.mark.shows("group and deduplication id")
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("key", "group"),
     [
@@ -402,6 +403,7 @@ def test_key_is_the_group(key: str, group: str) -> None:
         assert found == group
 
 
+@pytest.mark.shows("names are escaped")
 @settings(max_examples=200, deadline=None)
 @given(ANY_EVENT)
 def test_ids_are_within_the_limits_of_the_api(event: CloudEvent) -> None:
@@ -421,6 +423,7 @@ def test_events_without_a_key_have_groups_of_their_own(
     assert len({each.group for each in server.take(queue)}) == 20
 
 
+@pytest.mark.shows("group and deduplication id")
 @pytest.mark.parametrize("event_id", ["A-1", "ü" * 10, "x" * 500])
 def test_repetition_has_no_effect_on_a_fifo_queue(
     make: MakeBackend, server: AWSServer, queue: str, event_id: str
@@ -443,6 +446,7 @@ def test_deduplication_id_begins_with_the_events_id() -> None:
 # --- Batches -----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("batches of ten within the limit of bytes")
 @pytest.mark.parametrize(
     ("keys", "at_most"),
     [(list(range(100)), 10), ([n % 10 for n in range(100)], 100), ([1] * 12, 12)],
@@ -485,6 +489,7 @@ def test_standard_queue_gets_one_key_in_full_calls(
     assert sizes == [10] * 10
 
 
+@pytest.mark.shows("batches of ten within the limit of bytes")
 def test_large_messages_share_the_bytes_of_a_call(
     make: MakeBackend, server: AWSServer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -615,6 +620,7 @@ def test_client_has_the_regions_and_limits_of_the_options() -> None:
         assert meta.config.user_agent_extra == "shop"
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_no_credentials_are_unavailable(
     server: AWSServer, queue: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -643,24 +649,6 @@ def test_no_region_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     backend = SQSBackend(alias="default", queue_url="http://localhost/1/a")
     with pytest.raises(BackendUnavailable, match="region"):
         backend.open()
-
-
-@pytest.mark.parametrize("name", ["SQSBackend", "SNSBackend"])
-def test_missing_client_names_the_extra(name: str) -> None:
-    """Without boto3 the backends can be imported and made, and their use names the extra."""
-    option = {"SQSBackend": {"queue_url": QUEUE}, "SNSBackend": {"topic_arn": TOPIC}}[name]
-    code = (
-        "import sys; sys.modules['boto3'] = None\n"
-        f"from django_broadcaster.backends import {name}\n"
-        f"backend = {name}(alias='default', **{option!r})\n"
-        "assert 'botocore' not in sys.modules\n"
-        "backend.open()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert MissingClient.__name__ in done.stderr
-    assert "django-broadcaster[aws]" in done.stderr
 
 
 def test_forked_process_uses_a_client_of_its_own(

@@ -276,6 +276,7 @@ class TestSNSFaults(TestSQSFaults):
 # --- Entries that are refused by themselves ----------------------------------------------------
 
 
+@pytest.mark.shows("order after a failure in a batch")
 @pytest.mark.parametrize(
     ("code", "fault", "kind"),
     [
@@ -297,6 +298,7 @@ def test_refused_entry_holds_its_key_only(
     check(server.take(queue), [m for m, each in zip(messages, outcomes, strict=True) if not each])
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize(
     "code",
     ["KMS.DisabledException", "KmsAccessDenied", "ThrottlingException", "RequestThrottled",
@@ -338,6 +340,7 @@ def test_answer_that_leaves_an_entry_out_acknowledges_nothing(
 # --- Calls that are refused as a whole ---------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.TOO_LARGE)
 @pytest.mark.parametrize(
     ("code", "status"),
     [
@@ -423,6 +426,7 @@ def test_health_check_is_true_for_one_who_may_only_send(
 # --- SNS ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize(
     ("whole", "own", "kind"),
     [
@@ -472,6 +476,7 @@ def test_health_check_is_false_while_the_destination_is_missing(
 # --- Cut off, slow, gone -----------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.RESTART)
 @pytest.mark.chaos
 def test_server_that_was_killed_is_of_use_again(make: MakeBackend, tmp_path: Path) -> None:
     """SIGKILL and start: unavailable meanwhile, and without a queue; then delivery goes on."""

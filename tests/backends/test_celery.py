@@ -32,7 +32,6 @@ from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
     InvalidPublisherConfig,
-    MissingClient,
     Rejected,
 )
 from django_broadcaster.models import OutboxEvent, OutboxEventStatus
@@ -213,6 +212,7 @@ def test_event_that_is_sent_again_has_the_same_task_id(
     assert len({first.id, *(task_id(*each) for each in others)}) == 4
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -228,6 +228,7 @@ def test_task_name_cannot_be_broken_out_of(field: str, value: str, escaped: str)
     assert escape_words(field, value) == escaped
 
 
+@pytest.mark.shows("names are escaped")
 def test_celerys_own_tasks_cannot_be_called(make: MakeBackend, broker: str, queue: str) -> None:
     """An event named as one of Celery's built-in tasks is rejected, and the others are sent."""
     messages = [
@@ -283,6 +284,7 @@ def test_routing_key_is_for_amqp(make: MakeBackend, broker: str, queue: str) -> 
         assert event_ids(take(broker, queue)) == [messages[0].event_id]
 
 
+@pytest.mark.shows("read by the official SDK")
 def test_official_sdk_reads_every_event(make: MakeBackend, broker: str, queue: str) -> None:
     """Whatever an event is, the CloudEvents SDK finds the same in the task's argument."""
     backend = make(task="any")
@@ -299,6 +301,7 @@ def test_official_sdk_reads_every_event(make: MakeBackend, broker: str, queue: s
     check()
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_key_is_held_behind_a_call_that_failed(make: MakeBackend, broker: str, queue: str) -> None:
     """A call that can't be made holds its key only, and nothing of the key is in the queue."""
     messages = [
@@ -328,6 +331,7 @@ def test_arguments_that_the_serializer_refuses_are_rejected(make: MakeBackend) -
 # --- End to end --------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("a transactional task")
 @pytest.mark.slow
 def test_real_worker_runs_what_a_transaction_published(
     committing: None, broker: str, queue: str, make: MakeBackend, tmp_path: Path
@@ -464,10 +468,3 @@ def test_wrong_config_is_named(key: str, value: Any) -> None:
     """A value of `publisher_config` that can't be used is refused in the publish call."""
     with pytest.raises(InvalidPublisherConfig, match=f"'{key}'"):
         CeleryBackend(alias="jobs", app=APP).validate_config({key: value})
-
-
-def test_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Celery, the error says what to install."""
-    monkeypatch.setitem(sys.modules, "celery", None)
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[celery\]"):
-        CeleryBackend(alias="jobs", app=APP).open()

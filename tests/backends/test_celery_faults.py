@@ -239,6 +239,7 @@ class TestOnRabbitMQFaults(TestOnRedisFaults):
 # --- On both -----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize("choice", ["config", "none"])
 def test_queue_that_is_not_configured(
     make: MakeBackend, server: RedisServer | RabbitMQServer, queue: str, choice: str
@@ -274,6 +275,7 @@ def test_queue_of_another_kind_is_unavailable(
     assert "inequivalent arg 'durable'" in str(outcomes[0])
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize("whose", ["everybody's", "the event's", "the route's"])
 def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose: str) -> None:
     """A full queue makes all wait where all go there, else the events that chose it."""
@@ -299,6 +301,7 @@ def test_full_queue(make: MakeBackend, rabbit: RabbitMQServer, queue: str, whose
     assert backend.send_batch([*messages[taken:][:3], *other]) == [None] * 4
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_alarm_is_unavailable_within_the_timeout(
     make: MakeBackend, rabbit: RabbitMQServer, queue: str
 ) -> None:
@@ -342,6 +345,7 @@ def test_idle_connection_that_the_server_closed_costs_nothing(
 # --- Redis -------------------------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize("whose", ["everybody's", "the event's"])
 def test_queue_that_is_no_list(
     make: MakeBackend, redis_node: RedisServer, queue: str, whose: str

@@ -191,6 +191,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 # --- What is in the topic ----------------------------------------------------------------------
 
 
+@pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_what_is_in_the_topic(
     server: KafkaServer, make: MakeBackend, mode: str
@@ -272,6 +273,7 @@ def test_event_without_data_is_a_tombstone(
     assert record.value() == value
 
 
+@pytest.mark.shows("key and topic")
 def test_keys_are_in_the_partitions_where_java_puts_them(
     server: KafkaServer, make: MakeBackend
 ) -> None:
@@ -301,6 +303,7 @@ def _murmur2(data: bytes) -> int:
     return value ^ value >> 15
 
 
+@pytest.mark.shows("key and topic")
 def test_topic_is_made_from_the_event(server: KafkaServer, make: MakeBackend) -> None:
     """A template names the topic of each event, and `publisher_config` names another one."""
     prefix = f"test-{uuid4()}"
@@ -338,6 +341,7 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, topic:
 # --- Names -------------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -357,6 +361,7 @@ def test_value_cannot_break_out_of_its_part(field: str, value: str, escaped: str
     assert escape_topic(field, value) == escaped
 
 
+@pytest.mark.shows("names are escaped")
 @given(values=st.lists(st.text(min_size=1), min_size=2, max_size=2))
 def test_no_two_values_have_the_same_name(values: list[str]) -> None:
     """An escaped value can be read back, so that no event gets into the topic of another."""
@@ -455,6 +460,7 @@ def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBac
 # --- Settings ----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("acks of all replicas, idempotence, librdkafka's own settings")
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -499,6 +505,7 @@ def test_wrong_option_is_named(option: str, value: Any, said: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.shows("acks of all replicas, idempotence, librdkafka's own settings")
 @pytest.mark.parametrize(
     "config",
     [

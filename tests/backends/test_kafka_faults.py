@@ -108,7 +108,8 @@ class TestFaults(BackendFaultContract):
     cases = {
         Fault.MISSING: ("unknown topic", "topic not permitted"),
         Fault.CREDENTIALS: ("unknown user", "another mechanism", "no login"),
-        Fault.TLS: CASES,
+        # A file that is missing is an error of the settings.
+        Fault.TLS: tuple(case for case in CASES if case != "no CA file"),
         Fault.FULL: ("too few replicas", "disk full"),
     }
     test_right_credentials_deliver = None  # type: ignore[assignment]  # the broker has no users
@@ -200,6 +201,7 @@ class TestFaults(BackendFaultContract):
 # --- One event is to blame ---------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.TOO_LARGE)
 @pytest.mark.parametrize(
     ("code", "kind"),
     [(TOO_LARGE, Rejected), (INVALID_RECORD, Rejected), (POLICY_VIOLATION, TransientError)],
@@ -217,6 +219,7 @@ def test_event_to_blame_for_a_refused_batch_is_found(
     assert ids(records(cluster.servers, "events")) == ids([*messages[:2], messages[3]])
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
     cluster: MockCluster, make: MakeBackend
 ) -> None:
@@ -229,6 +232,7 @@ def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
     assert ids(records(cluster.servers, "events")) == ids([messages[1], messages[4]])
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_a_refused_partition_does_not_hold_up_the_others(make: MakeBackend) -> None:
     """What was refused is sent again, and what was stored meanwhile is acknowledged."""
     with mock_cluster() as cluster:
@@ -258,6 +262,7 @@ def test_outage_while_the_one_to_blame_is_looked_for(
 # --- A topic is to blame -----------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize("code", [UNKNOWN_TOPIC, TOPIC_FORBIDDEN])
 def test_the_topic_of_all_events_is_missing(
     cluster: MockCluster, make: MakeBackend, code: int
@@ -275,6 +280,7 @@ def test_the_topic_of_all_events_is_missing(
     assert backend.send_batch(messages) == [None] * 2
 
 
+@pytest.mark.shows(Fault.MISSING)
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -328,6 +334,7 @@ def test_topic_that_stops_taking_events(cluster: MockCluster, make: MakeBackend,
 # --- The brokers are to blame ------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize("code", [NOT_ENOUGH_REPLICAS, STORAGE_ERROR])
 def test_full_or_degraded_brokers_are_waited_for(
     cluster: MockCluster, make: MakeBackend, code: int

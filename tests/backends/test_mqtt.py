@@ -160,6 +160,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 # --- What arrives ------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("read by the official SDK, packets of the specification")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(
     make: MakeBackend, root: str, reader: Subscriber, mode: str
@@ -197,6 +198,7 @@ def _read_by_sdk(message: Arrived) -> Any:
     return http.from_http(http.HTTPMessage(headers, message.payload), JSONFormat())
 
 
+@pytest.mark.shows("QoS 1, user properties, expiry")
 def test_message_has_exactly_the_documented_properties(
     make: MakeBackend, reader: Subscriber
 ) -> None:
@@ -235,6 +237,7 @@ def test_payloads_of_all_sizes_arrive_as_they_are(make: MakeBackend, reader: Sub
     assert arrived == {message.event_id: message.data_binary for message in messages}
 
 
+@pytest.mark.shows("QoS 1, user properties, expiry")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_message_expires_with_its_event(
     make: MakeBackend, root: str, reader: Subscriber, mode: str
@@ -334,6 +337,7 @@ def test_topic_is_made_from_the_event(make: MakeBackend, root: str, reader: Subs
     ]
 
 
+@pytest.mark.shows("names are escaped")
 @given(st.text(min_size=1))
 def test_topic_cannot_be_broken_out_of(value: str) -> None:
     """A field has no level of its own, no wildcard, no `$`, no space and no control character."""
@@ -392,6 +396,7 @@ def test_tampered_event_is_transient_and_holds_its_key(
 # --- Order and round trips ---------------------------------------------------------------------
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_one_event_of_a_key_is_on_its_way_at_a_time() -> None:
     """The next event of a key is ready when the one before has landed, never if it failed."""
     batch = Batch([*numbers(3, "a"), *numbers(2), *numbers(3, "b")])
@@ -452,6 +457,7 @@ def test_length_is_written_as_the_specification_says(number: int, digits: str) -
         ]
 
 
+@pytest.mark.shows("read by the official SDK, packets of the specification")
 def test_publish_packet_is_written_as_the_specification_says() -> None:
     """Section 3.3, octet by octet: QoS 1, retained, a content type and a user property."""
     outgoing = Outgoing(b"a/b", properties("c", {"d": "é"}), b"{}", retain=True, is_own=True)

@@ -238,6 +238,7 @@ def test_child_process_does_not_share_the_connection(
 # --- The server does not take a message --------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.TOO_LARGE)
 def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_path: Path) -> None:
     """The limit counts every byte of the packet."""
     message = make_message(data="x" * 1000)
@@ -252,6 +253,7 @@ def test_packet_of_exactly_the_servers_limit_is_taken(make: MakeBackend, tmp_pat
 ALLOWED = "topic readwrite t/#"
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_topic_that_one_event_asked_for_and_may_not_have_is_transient(
     make: MakeBackend, tmp_path: Path
 ) -> None:
@@ -272,6 +274,7 @@ def test_topic_that_one_event_asked_for_and_may_not_have_is_transient(
         assert_first_times(ids(reader), [m for m in messages if m not in failed])
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_message_over_which_the_server_hangs_up_is_rejected_alone(
     make: MakeBackend, server: MosquittoServer, reader: Subscriber
 ) -> None:
@@ -298,6 +301,7 @@ def test_first_message_over_which_a_server_hangs_up_is_unavailable(
     assert kinds(backend.send_batch([message, *numbers(3)])) == [Rejected, None, None, None]
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_full_queue_of_a_subscriber_is_not_ours_to_know(make: MakeBackend, tmp_path: Path) -> None:
     """Mosquitto acknowledges what it then drops for who reads too slowly, as the page says."""
     with (
@@ -470,6 +474,7 @@ def client_files(folder: Path, ca: str = "ca") -> dict[str, Any]:
     }
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_tls_with_certificates_on_both_sides(
     make: MakeBackend, tls_server: MosquittoServer, certificates: Path
 ) -> None:

@@ -30,7 +30,7 @@ from django_broadcaster.exceptions import (
     InvalidPublisherConfig,
 )
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.testing import BackendContract, make_message
+from django_broadcaster.testing import BackendContract, Fault, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import numbers
 from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
@@ -168,6 +168,7 @@ def test_structured_message_has_exactly_the_documented_headers(
     }
 
 
+@pytest.mark.shows("read by the official SDK, vectors of the specification")
 def test_binary_message_is_as_the_specification_shows(make: MakeBackend, name: str) -> None:
     """The vector of the binding's section 3.1.4; a Content-Type would mean structured mode."""
     event = {
@@ -226,6 +227,7 @@ def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str)
     assert "Nats-TTL" not in unlimited.headers
 
 
+@pytest.mark.shows("read by the official SDK, vectors of the specification")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(make: MakeBackend, name: str, mode: str) -> None:
     """Whatever an event is, the CloudEvents SDK finds the same in what arrived.
@@ -284,6 +286,7 @@ def test_config_of_an_event_names_its_subject(make: MakeBackend, name: str) -> N
 # --- Duplicates --------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("`Nats-Msg-Id`")
 def test_repeated_event_is_stored_once(make: MakeBackend, name: str) -> None:
     """An event that is sent again within the stream's window is acknowledged and not stored."""
     backend = make(stream=name, subject=name, create_stream=True)
@@ -312,6 +315,7 @@ def test_two_events_with_one_id_are_both_stored(make: MakeBackend, name: str) ->
 # --- The stream at the start -------------------------------------------------------------------
 
 
+@pytest.mark.shows("stream made or checked")
 def test_missing_stream_is_made_where_that_is_wanted(make: MakeBackend, name: str) -> None:
     """The new stream takes what the template may become, and has the given configuration."""
     config = {"max_age": 3600, "max_msgs": 10, "duplicate_window": 60}
@@ -322,6 +326,7 @@ def test_missing_stream_is_made_where_that_is_wanted(make: MakeBackend, name: st
     assert (made.max_age, made.max_msgs, made.duplicate_window) == (3600, 10, 60)
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_missing_stream_is_unavailable_where_it_is_not_to_be_made(
     make: MakeBackend, name: str
 ) -> None:
@@ -335,6 +340,7 @@ def test_missing_stream_is_unavailable_where_it_is_not_to_be_made(
     assert backend.send_batch(numbers(2)) == [None, None]
 
 
+@pytest.mark.shows("stream made or checked")
 @pytest.mark.parametrize("create", [True, False])
 def test_existing_stream_is_never_changed(make: MakeBackend, name: str, create: bool) -> None:
     """A stream that takes more than our subjects, or a part of them, stays as it is."""

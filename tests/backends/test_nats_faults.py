@@ -247,6 +247,7 @@ def test_limit_that_was_set_meanwhile_is_rejected_by_the_server(
     assert order_of(ids(server.url), messages) == {"a": sent(messages[:2]), "b": sent(messages[5:])}
 
 
+@pytest.mark.shows(Fault.TOO_LARGE)
 def test_headers_over_the_servers_limit_are_rejected(make: MakeBackend, tmp_path: Path) -> None:
     """JetStream stores no more than 64 KB of headers, whatever the payload may be."""
     with nats_server(tmp_path) as server:
@@ -268,6 +269,7 @@ def test_tampered_event_is_transient_and_holds_its_key(
     assert kinds(outcomes) == [None, None, TransientError, Held, None]
 
 
+@pytest.mark.shows("names are escaped")
 def test_name_of_an_attribute_begins_no_header(make: MakeBackend, server: NatsServer) -> None:
     """A row that somebody wrote by hand cannot put more headers, or commands, on the wire."""
     broken = make_message(data=1)
@@ -277,6 +279,7 @@ def test_name_of_an_attribute_begins_no_header(make: MakeBackend, server: NatsSe
     assert len(stored(server.url, STREAM)) == 1
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_subject_that_is_full_is_transient(make: MakeBackend, server: NatsServer) -> None:
     """A limit for each subject stops the events of that subject only, each key in order."""
     config = {"max_msgs_per_subject": 2, "discard": "new", "discard_new_per_subject": True}
@@ -334,6 +337,7 @@ def test_permission_that_every_event_needs_is_unavailable_at_once(
         assert time.monotonic() - started < 10
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_subject_without_permission_stops_its_own_events_only(
     make: MakeBackend, tmp_path: Path
 ) -> None:
@@ -391,6 +395,7 @@ def context(certificates: Path, *, ca: str = "ca.pem", client: bool = True) -> s
     return made
 
 
+@pytest.mark.shows(Fault.TLS)
 @pytest.mark.parametrize("wanted", ["option", "scheme"])
 def test_password_is_not_sent_in_plain_text(make: MakeBackend, wanted: str) -> None:
     """A server that says that it has no TLS is not told a password that TLS was to protect."""
@@ -461,6 +466,7 @@ def test_answer_of_somebody_else_acknowledges_nothing(make: MakeBackend, answer:
     assert kinds(outcomes) == [BackendUnavailable] * 2
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_nothing_is_sent_before_the_one_before_it_is_acknowledged(make: MakeBackend) -> None:
     """One event of a key is in flight, while those of other keys and of none go out at once."""
 
@@ -478,6 +484,7 @@ def test_nothing_is_sent_before_the_one_before_it_is_acknowledged(make: MakeBack
 # --- Cut off, slow, killed ---------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.FROZEN)
 @pytest.mark.chaos
 def test_large_batch_to_a_server_that_hangs_ends_in_time(make: MakeBackend, tmp_path: Path) -> None:
     """A server that reads no more holds up neither the batch nor the goodbye."""

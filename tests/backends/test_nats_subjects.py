@@ -20,6 +20,7 @@ from django_broadcaster.testing import make_message
 VALUES = st.text(min_size=1, max_size=300).map(lambda text: text.encode(errors="replace").decode())
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -49,6 +50,7 @@ def test_value_means_nothing_to_nats(field: str, value: str, escaped: str) -> No
     assert escape_subject(field, value) == escaped
 
 
+@pytest.mark.shows("names are escaped")
 @given(value=VALUES, field=st.sampled_from(["type", "source", "subject", "key"]))
 def test_any_value_is_a_valid_part_of_its_own_length(field: str, value: str) -> None:
     """Whatever a value is, it is plain tokens: a single one for all but a type."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from inspect import Parameter, signature
+from inspect import Parameter, cleandoc, signature
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -156,6 +156,16 @@ def test_misspelt_option_is_found(backend: type[MessageBackend]) -> None:
     with override_settings(OUTBOX_PUBLISHERS=setting(backend, max_mesage_bytes=1)):
         (message,) = check_backends()
     assert "'max_message_bytes'" in str(message.hint)
+
+
+@pytest.mark.parametrize("backend", [pytest.param(b, id=b.__name__) for b in backend_classes()])
+def test_every_option_is_documented(backend: type[MessageBackend]) -> None:
+    """The docstring of a backend, of which the reference is made, has all of its options."""
+    _, _, section = cleandoc(backend.__doc__ or "").partition("Args:\n")
+    items = section.partition("\n\n")[0]
+    names = re.findall(r"^    ([a-z_]\w*(?:, [a-z_]\w*)*): [A-Z\"`-]", items, re.MULTILINE)
+    documented = {name for group in names for name in group.split(", ")}
+    assert documented == parameters(backend).keys() - {"max_message_bytes"}
 
 
 # --- The toolbox ---------------------------------------------------------------------------------

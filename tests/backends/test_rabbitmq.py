@@ -37,7 +37,7 @@ from django_broadcaster.models import OutboxEvent, OutboxEventStatus
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
-from django_broadcaster.testing import BackendContract, make_message
+from django_broadcaster.testing import BackendContract, Fault, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
 from tests.support.batches import kinds, numbers
 from tests.support.conformance import assert_long_line_shows_signs_of_life, assert_same_event
@@ -156,6 +156,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 # --- What is in the queue ----------------------------------------------------------------------
 
 
+@pytest.mark.shows("persistent, `mandatory`")
 def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: str) -> None:
     """A message is persistent, has the event's id, and its place is the exchange and the type."""
     make(exchange=name, queue=name).send(make_message(id="A-1", event_type="order.placed", data=1))
@@ -169,6 +170,7 @@ def test_message_has_exactly_the_documented_properties(make: MakeBackend, name: 
     assert (message.exchange, message.routing_key) == (name, "order.placed")
 
 
+@pytest.mark.shows("priority, expiration, headers of its own")
 def test_message_has_the_properties_that_its_event_asks_for(make: MakeBackend, name: str) -> None:
     """Priority, expiration, correlation id and headers arrive with their types, in both modes."""
     headers = {"x-delay": 5000, "tenant": "Zoë", "urgent": True, "far": -(2**40)}
@@ -194,6 +196,7 @@ def test_message_has_the_properties_that_its_event_asks_for(make: MakeBackend, n
     assert shown["priority"] == 7
 
 
+@pytest.mark.shows("priority, expiration, headers of its own")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_message_expires_with_its_event(make: MakeBackend, name: str, mode: str) -> None:
     """The server drops a message when the event's `expirytime` has passed, or sooner if told so.
@@ -241,6 +244,7 @@ def test_refused_property_is_shown_shortened(make: MakeBackend, key: str) -> Non
     assert len(str(refused.value)) < 300
 
 
+@pytest.mark.shows("priority, expiration, headers of its own")
 def test_property_that_the_server_refuses_rejects_its_event_alone(
     make: MakeBackend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +269,7 @@ def test_exchange_has_the_arguments_of_the_options(make: MakeBackend, name: str)
     assert ids(take(shared_url(), f"{name}-2")) == ["A-1"]
 
 
+@pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize(
     ("mode", "options"),
     [("structured", {}), ("binary", {}), ("binary", {"header_prefix": "cloudEvents_"})],
@@ -387,6 +392,7 @@ def test_config_of_an_event_names_its_place(make: MakeBackend, name: str) -> Non
     assert ids(take(shared_url(), f"{name}-2")) == [there[0].event_id]
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -404,6 +410,7 @@ def test_routing_key_cannot_be_broken_out_of(field: str, value: str, escaped: st
     assert escape_words(field, value) == escaped
 
 
+@pytest.mark.shows("names are escaped")
 @given(st.text(min_size=1))
 def test_exchange_cannot_be_broken_out_of(value: str) -> None:
     """A field of an exchange's name is of a few safe characters; `amq.` cannot be reached."""
@@ -440,6 +447,7 @@ def test_attributes_that_fill_a_frame_are_rejected_alone(make: MakeBackend, name
 # --- Topology ----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("topology declared or checked")
 @pytest.mark.parametrize(
     ("options", "bound"),
     [
@@ -471,6 +479,7 @@ def test_queue_without_an_exchange(make: MakeBackend, name: str) -> None:
     assert (arrived.exchange, arrived.routing_key) == ("", name)
 
 
+@pytest.mark.shows("topology declared or checked")
 def test_existing_topology_is_only_checked(make: MakeBackend, name: str) -> None:
     """With `declare` False what is there may be of any kind, and stays as it is."""
     with channel(shared_url()) as setup:
@@ -484,6 +493,7 @@ def test_existing_topology_is_only_checked(make: MakeBackend, name: str) -> None
 # --- What comes back ---------------------------------------------------------------------------
 
 
+@pytest.mark.shows("persistent, `mandatory`")
 def test_event_that_no_queue_takes_is_rejected(make: MakeBackend, name: str) -> None:
     """A returned message is rejected and names its place; its key is held, others are stored."""
     backend = make(exchange=name, queue=name, binding_key="taken.#")
@@ -514,6 +524,7 @@ def test_unroutable_event_is_dropped_where_that_is_wanted(make: MakeBackend, nam
     assert make(exchange=name, mandatory=False).send_batch(numbers(2)) == [None, None]
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_exchange_that_only_one_event_asked_for_is_transient(make: MakeBackend, name: str) -> None:
     """An exchange that is missing holds up no other event, and nothing is sent twice."""
     missing = {"exchange": f"{name}-missing"}

@@ -202,6 +202,7 @@ class TestFaults(BackendFaultContract):
 # --- The server refuses ------------------------------------------------------------------------
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_refusal_in_the_middle_of_many_is_found(
     make: MakeBackend, server: RabbitMQServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +267,7 @@ def reader(server: RabbitMQServer, writes: str) -> Iterator[dict[str, Any]]:
 
 
 # An exchange may be named as what the server says of a topic that is not permitted.
+@pytest.mark.shows(Fault.CREDENTIALS)
 @pytest.mark.parametrize("exchange", ["{name}", "topic-{name}"])
 def test_exchange_without_permission_is_unavailable(
     make: MakeBackend, server: RabbitMQServer, name: str, exchange: str
@@ -280,6 +282,7 @@ def test_exchange_without_permission_is_unavailable(
     assert "secret" not in str(outcomes[0])
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_topic_without_permission_stops_its_own_events_only(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -311,6 +314,7 @@ def test_topic_without_permission_stops_its_own_events_only(
 FULL = {"x-max-length": 3, "x-overflow": "reject-publish"}
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_full_queue_holds_up_the_events_that_go_to_it_only(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -332,6 +336,7 @@ def test_full_queue_holds_up_the_events_that_go_to_it_only(
     assert ids(server, f"{name}-2") == [message.event_id for message in messages[3:]]
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_key_does_not_overtake_itself_while_a_full_queue_is_emptied(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:
@@ -367,6 +372,7 @@ def test_key_does_not_overtake_itself_while_a_full_queue_is_emptied(
     assert_first_times(stored, messages)
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_alarm_is_unavailable_within_the_timeout(
     make: MakeBackend, server: RabbitMQServer, name: str
 ) -> None:

@@ -27,7 +27,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.redis_server import (
     RedisServer,
@@ -138,6 +138,7 @@ def test_config_of_an_event_names_its_stream(make: MakeBackend, stream: str) -> 
     assert ids(shared_url(), f"{stream}-2") == [there[0].event_id]
 
 
+@pytest.mark.shows("trimming")
 def test_max_len_trims_the_stream(make: MakeBackend, stream: str) -> None:
     """A stream with `max_len` keeps about as many entries, the newest; None keeps all."""
     make(url=shared_url(), stream_name=stream, max_len=100).send_batch(numbers(1000))
@@ -260,6 +261,7 @@ def test_useless_option_in_the_url_is_unavailable(make: MakeBackend) -> None:
 # --- One event is to blame ---------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_key_that_is_no_stream_is_rejected(make: MakeBackend, server: RedisServer) -> None:
     """WRONGTYPE is rejected and names the stream, and the other streams get their events."""
     server.command("SET", "wrong", "x")
@@ -317,6 +319,7 @@ def test_tampered_event_is_transient_and_holds_its_key(make: MakeBackend, stream
     assert kinds(outcomes) == [TransientError, Held, None]
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_stream_without_permission_that_one_event_asked_for_is_transient(
     make: MakeBackend, server: RedisServer
 ) -> None:
@@ -338,6 +341,7 @@ def test_stream_without_permission_that_one_event_asked_for_is_transient(
 # --- The server is to blame --------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.CREDENTIALS)
 def test_stream_of_the_backend_without_permission_is_unavailable(
     make: MakeBackend, server: RedisServer
 ) -> None:
@@ -409,6 +413,7 @@ def test_error_names_the_server_without_its_password(make: MakeBackend) -> None:
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
+@pytest.mark.shows(Fault.FULL)
 def test_full_server_takes_all_of_a_batch_or_nothing(make: MakeBackend, tmp_path: Path) -> None:
     """OOM is unavailable for the whole batch, stores none of it, and passes with the memory."""
     with redis_server(tmp_path, "--maxmemory-policy", "noeviction") as server:
@@ -540,6 +545,7 @@ def scripted(*, xadd: str, execute: str) -> Iterator[ScriptedRedis]:
 # --- Cut off, slow, killed ---------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.CUT)
 @pytest.mark.chaos
 def test_connection_cut_between_the_transactions_of_a_batch(
     make: MakeBackend, server: RedisServer, monkeypatch: pytest.MonkeyPatch

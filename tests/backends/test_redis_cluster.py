@@ -186,6 +186,7 @@ def test_template_spreads_streams_over_nodes(make: MakeBackend, cluster: RedisCl
     assert sorted(len(node.command("KEYS", "{tied}:*")) for node in cluster.nodes) == [0, 0, 20]
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_key_that_is_no_stream_holds_its_key_only(make: MakeBackend, cluster: RedisCluster) -> None:
     """A key whose events go to streams on several nodes keeps its order when one is refused."""
     wrong, other = (cluster.stream_on(node) for node in cluster.nodes[:2])
@@ -215,6 +216,7 @@ def test_slot_that_moves(make: MakeBackend, cluster: RedisCluster, entrance: int
     assert ids(target, stream) == expected
 
 
+@pytest.mark.shows("cluster")
 @pytest.mark.chaos
 def test_slot_that_moves_under_load(make: MakeBackend, cluster: RedisCluster) -> None:
     """There and back again while events come: all of them arrive once and in order."""
@@ -298,6 +300,7 @@ def _is_down(node: RedisServer) -> bool:
     return "cluster_state:fail" in node.raw("CLUSTER", "INFO")
 
 
+@pytest.mark.shows("cluster")
 def test_cluster_that_is_down_is_unavailable(make: MakeBackend, own: RedisCluster) -> None:
     """CLUSTERDOWN, as a slot has no node, costs no event and passes."""
     stream = own.stream_on(own.nodes[0])

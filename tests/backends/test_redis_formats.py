@@ -229,6 +229,7 @@ def test_name_of_a_field_that_is_taken_is_refused(field: Any) -> None:
         RedisStreamBackend(alias="default", body_field=field)
 
 
+@pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_every_event(
     make: MakeBackend, client: redis.Redis, stream: str, mode: str
@@ -311,6 +312,7 @@ def test_events_of_a_key_stay_in_order_over_streams(
     assert len(stored(client, f"{stream}:right")) == 1
 
 
+@pytest.mark.shows("names are escaped")
 @pytest.mark.parametrize(
     ("field", "value", "escaped"),
     [
@@ -333,6 +335,7 @@ def test_no_value_breaks_out_of_its_part_of_a_name(field: str, value: str, escap
     assert unquote(escaped) == value
 
 
+@pytest.mark.shows("names are escaped")
 @given(st.text(min_size=1), st.text(min_size=1), st.sampled_from(["type", "key"]))
 def test_different_values_have_different_names(one: str, other: str, field: str) -> None:
     """No two values share a stream, and none makes a name of more than a bounded length."""

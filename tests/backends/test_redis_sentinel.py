@@ -147,6 +147,7 @@ def _promote(watched: Watched, server: RedisServer) -> None:
     watched.sentinel.command("SENTINEL", "SET", MASTER, "auth-pass", server.password)
 
 
+@pytest.mark.shows("sentinel")
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [0, 1])
@@ -221,6 +222,7 @@ def _switch(watched: Watched) -> bool:
     return True
 
 
+@pytest.mark.shows("sentinel")
 @pytest.mark.chaos
 def test_event_that_too_few_replicas_have_is_unavailable(
     make: MakeBackend, watched: Watched

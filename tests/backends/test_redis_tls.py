@@ -11,6 +11,7 @@ import pytest
 
 from django_broadcaster.backends import RedisStreamBackend
 from django_broadcaster.exceptions import BackendUnavailable
+from django_broadcaster.testing import Fault
 from tests.support.batches import kinds, numbers
 from tests.support.redis_server import RedisServer, free_port, redis_server, tls_arguments
 from tests.support.waiting import wait_until
@@ -50,6 +51,7 @@ def _options(certificates: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_tls(make: MakeBackend, tls_port: int, certificates: Path) -> None:
     """With the CA and a certificate of its own the backend delivers over TLS, by url or host."""
     options = _options(certificates)
@@ -75,6 +77,7 @@ def test_tls_without_verification(make: MakeBackend, tls_port: int, certificates
     assert backend.send_batch(numbers(2)) == [None] * 2
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_sentinels_and_their_master_over_tls(
     make: MakeBackend, tmp_path: Path, certificates: Path
 ) -> None:
@@ -109,6 +112,7 @@ def _sees_master(sentinel: RedisServer) -> bool:
     return sentinel.command("SENTINEL", "MASTER", "main")["runid"] != ""
 
 
+@pytest.mark.shows(Fault.TLS)
 def test_cluster_over_tls(make: MakeBackend, tmp_path: Path, certificates: Path) -> None:
     """The nodes are asked for over TLS, and found where they speak it."""
     port, bus = free_port(), free_port()

@@ -14,6 +14,8 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.testing import make_message
 from tests.support.redis_server import shared_url
 
+from .test_options import backend_classes
+
 MODULE = "django_broadcaster.backends."
 SHOWN: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "CeleryBackend": ({"app": "tests.support.celery_app.app"}, {"task": "order.placed"}),
@@ -29,10 +31,15 @@ SHOWN: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "NATSBackend": ({"stream": "SHOP", "subject": "shop.{type}"}, {"subject": "shop.order.placed"}),
     "RabbitMQBackend": ({"password": "hush", "exchange": "shop"}, {"exchange": "shop"}),
     "RedisStreamBackend": ({"password": "hush", "stream_name": "shop"}, {"stream": "shop"}),
+    "SNSBackend": (
+        {"topic_arn": "arn:aws:sns:eu-west-1:1:shop.fifo"},
+        {"topic_arn": "arn:aws:sns:eu-west-1:1:shop.fifo", "MessageGroupId": "k1"},
+    ),
     "SQSBackend": (
         {"queue_url": "https://sqs.eu-west-1.amazonaws.com/1/shop.fifo"},
         {"MessageGroupId": "k1"},
     ),
+    "TasksBackend": ({}, {"handlers": "(none)"}),
     "WebhookBackend": (
         {
             "url": "https://hooks.example/hush",
@@ -45,7 +52,7 @@ SHOWN: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """By backend: options, and a part of the destination that it shows."""
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [each.__name__ for each in backend_classes()])
 def test_a_message_is_shown_without_a_connection(
     name: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

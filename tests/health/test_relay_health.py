@@ -194,7 +194,7 @@ def test_a_paused_backend_is_well(database: str, scripted: Script) -> None:
     pause(OutboxBackendState.objects.using(database).all(), "default")
     with working(database) as worker:
         loop = worker.worker._threads[0]._loop
-        wait_until(lambda: loop.is_paused, 20, "the pause to be seen")
+        wait_until(lambda: loop.rounds.is_paused, 20, "the pause to be seen")
         wait_until(lambda: health_of(worker).is_ready, 20, "it to be well")
 
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_broadcaster.exceptions import TransientError
 from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.publishers import publisher
-from django_broadcaster.relay import locked
+from django_broadcaster.relay import holdings, locked
 from django_broadcaster.relay.lease import Lease
 from django_broadcaster.relay.operations import Operations
 from django_broadcaster.store import relay_sql
@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 
 from .conftest import Join, Stream, drain, turn
+from .destinations import LAST, NAMES, away, is_put_off
 from .test_fencing import limited_waiting
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def holder(database: str) -> Iterator[Holder]:
 def _prompt(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no lock for long; MariaDB counts in whole seconds."""
     monkeypatch.setattr(locked, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(holdings, "HASTEN_SECONDS", 0.0)
     seconds = 0.05 if connections[database].vendor == "postgresql" else 0
     monkeypatch.setattr(relay_sql, "LOCK_SECONDS", seconds)
 
@@ -298,3 +300,39 @@ def test_a_worker_goes_on_past_a_locked_event(
     worker.stop()
     assert worker.end() == 0
     assert sorted(stream.names()) == ["a1", "b1", "v1"]
+
+
+def test_an_event_that_was_locked_when_its_destination_returned_is_due_at_once(
+    database: str, scripted: Script, join: Join, holder: Holder
+) -> None:
+    """It is sent as soon as the lock is gone, though nothing else was to be delivered."""
+    for name in NAMES:
+        scripted.fail(name, away(), times=1)
+    publish(*NAMES, using=database)
+    loop = join()
+    drain(loop)
+    assert is_put_off(LAST, database)
+    holder.change([LAST])
+    scripted.returned = {"x"}
+    drain(loop)
+    assert LAST not in scripted.arrived
+    holder.rollback()
+    drain(loop)
+    assert row(LAST, database).status == "published"
+
+
+def test_an_event_whose_delay_was_not_written_yet_is_due_at_once(
+    database: str, scripted: Script, join: Join, holder: Holder
+) -> None:
+    """It was locked when its failure was to be settled, and its destination returned meanwhile."""
+    for name in NAMES:
+        scripted.fail(name, away(), times=1)
+    publish(*NAMES, using=database)
+    holder.change([LAST])
+    loop = join()
+    drain(loop)
+    scripted.returned = {"x"}
+    drain(loop)
+    holder.rollback()
+    drain(loop)
+    assert row(LAST, database).status == "published"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 from django.utils import timezone
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
@@ -14,6 +15,7 @@ from tests.support.backends import Script
 from tests.support.events import publish, row, statuses
 
 from .conftest import SCRIPTED, Join, drain, turn
+from .destinations import LAST, NAMES, away, is_put_off
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -99,3 +101,27 @@ def test_broker_that_wants_a_longer_pause_gets_it(
     assert not turn(loop).attempted
     event = row("a1", database)
     assert (event.status, event.retry_count) == ("pending", 0)
+
+
+def test_events_are_due_at_once_if_a_settle_failed_when_their_destination_returned(
+    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery that was settled late has the same effect as one that was settled in time."""
+    for name in NAMES:
+        scripted.fail(name, away(), times=1)
+    publish(*NAMES, using=database)
+    loop = join()
+    turn(loop)
+    assert is_put_off(LAST, database)
+    publish("a1", using=database)
+    scripted.returned = {"x"}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.held.rows, "published", _fail)
+        with pytest.raises(OSError, match="disk"):
+            turn(loop)
+    drain(loop)
+    assert row(LAST, database).status == "published"
+
+
+def _fail(*_: object, **__: object) -> int:
+    raise OSError("disk full")

@@ -47,5 +47,8 @@ def close_socket(connection: Any) -> None:
 
 def _socket_of(connection: Any) -> Any:
     """Return the socket, or None where the connection is closed."""
-    transport = connection._transport  # the property would connect again
+    try:
+        transport = connection._transport  # the public property may connect again
+    except AttributeError:
+        transport = connection.transport if connection.connected else None
     return None if transport is None else transport.sock

@@ -57,7 +57,7 @@ Held = TypeVar("Held", bound=HeldConnection)
 class ConnectedBackend(MessageBackend, Generic[Held]):
     """A backend that delivers over a connection of its own.
 
-    A subclass writes `connect` and `deliver`, and `prepare` where it has a destination to look for.
+    A subclass writes `connect` and `deliver`, and `prepare` if it has a destination to check.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -83,7 +83,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         else in the batch that has no outcome.
         """
 
-    def prepare(self, connection: Held) -> None:  # not every backend has something to look for
+    def prepare(self, connection: Held) -> None:  # not every backend has something to check
         """See that the destination is there; raises DeliveryError. Called once a connection."""
 
     def is_up(self, connection: Held) -> bool:
@@ -93,7 +93,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
     # --- The contract ------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, and look for the destination; raises DeliveryError or MissingClient."""
+        """Connect, and check the destination; raises DeliveryError or MissingClient."""
         self.close()
         self.connection()
 
@@ -183,7 +183,7 @@ def _leave_connections_to_parent() -> None:
 
     Two processes would read each other's answers. To finalise a connection could end it for the
     parent, or wait for threads that are in the parent. So each gets a reference that is never
-    given back.
+    released.
     """
     for backend in _backends:
         connection = backend._taken()

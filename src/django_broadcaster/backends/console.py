@@ -15,9 +15,10 @@ _lock = Lock()  # several backends share a terminal, and each event stays in one
 
 
 class ConsoleBackend(MessageBackend):
-    """Writes a line that says what happened, and the event as JSON below it.
+    """Writes a line that describes the event, and the event as JSON below it.
 
-    `stream` is any text stream, by default what `sys.stdout` is at the time.
+    Args:
+        stream: A text stream. By default it is `sys.stdout`.
     """
 
     def __init__(self, *, stream: TextIO | None = None, **options: Any) -> None:

@@ -1,7 +1,7 @@
 """What the errors of a broker mean for events: one table for each broker, and one way to raise.
 
-An `ErrorTable` names the `Blame` of each error code, and a blame is turned into the error of an
-event. `mapped` does so around a call of a client.
+An `ErrorTable` has the `Scope` of each error code, which decides the error of an event. `mapped`
+raises it around a call of a client.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from django_broadcaster.exceptions import (
 Code = TypeVar("Code")
 
 
-class Blame(Enum):
-    """What is to blame for an error.
+class Scope(Enum):
+    """What an error is about, and so which events meet it.
 
     The first error is for a destination that all events of the backend share: they wait until it is
     repaired. The second one is for a destination that the event itself named: it must not stop the
@@ -61,17 +61,17 @@ class Blame(Enum):
 
 
 class ErrorTable(Generic[Code]):
-    """What is to blame for each error code of a broker; for a code that is not there, `default`."""
+    """The scope of each error code of a broker; `default` for codes that are not there."""
 
     def __init__(
-        self, codes: Mapping[Blame, Collection[Code]], *, default: Blame = Blame.ATTEMPT
+        self, codes: Mapping[Scope, Collection[Code]], *, default: Scope = Scope.ATTEMPT
     ) -> None:
-        self._blames = {code: blame for blame, each in codes.items() for code in each}
+        self._scopes = {code: scope for scope, each in codes.items() for code in each}
         self._default = default
 
-    def blame(self, code: Code) -> Blame:
-        """Return what is to blame for an error with that code."""
-        return self._blames.get(code, self._default)
+    def scope(self, code: Code) -> Scope:
+        """Return what an error with that code is about."""
+        return self._scopes.get(code, self._default)
 
 
 @contextmanager

@@ -19,20 +19,21 @@ _ARN = re.compile(r"arn:[\w-]+:sns:[\w-]+:\d+:[\w-]{1,256}(\.fifo)?", re.ASCII)
 class SNSBackend(AWSBackend):
     """Sends events to a topic.
 
-    topic_arn: its ARN, for events whose `publisher_config` names no other. A name that ends with
-        `.fifo` is a FIFO topic, which keeps the order of each key; any other keeps none.
-    username, password: the id of an access key and its secret. Without them credentials are found
-        where boto3 finds them.
-    tls: a dictionary of `ca_file`, `cert_file`, `key_file` and `verify`.
-    client: what else boto3's `client()` takes: `region_name`, `endpoint_url`, `aws_session_token`,
-        ... `config` may be a dictionary. The region is the one in the ARN if it is not
-        given.
-    content_mode: "structured", the whole event in the body, or "binary", its attributes as message
-        attributes where they fit.
-    timeout: seconds to wait for a connection, and again for each answer.
-    connections: how many calls, of up to ten events each, may be on their way at once.
+    Args:
+        topic_arn: The ARN of the topic. If its name ends with `.fifo`, the order of each key is
+            kept; otherwise there is no order.
+        username, password: The id of an access key and its secret. Without them boto3 looks for
+            credentials.
+        tls: A dictionary of `ca_file`, `cert_file`, `key_file` and `verify`.
+        client: Further arguments of boto3's `client()`, such as `region_name`, `endpoint_url` and
+            `aws_session_token`. Its `config` may be a dictionary. The default region is the one in
+            the ARN.
+        content_mode: "structured", or "binary" with the attributes as message attributes if they
+            fit.
+        timeout: Seconds to wait for a connection, and again for each answer.
+        connections: The number of calls, of up to ten events each, that are in flight at once.
 
-    `publisher_config` of an event may have `topic_arn`.
+    The `publisher_config` of an event may have `topic_arn`.
     """
 
     config_keys: ClassVar[frozenset[str]] = frozenset({"topic_arn"})

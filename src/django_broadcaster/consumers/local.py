@@ -14,7 +14,12 @@ from django_broadcaster.exceptions import TransientError
 
 
 class LocalBackend(MessageBackend):
-    """The embedded default. A handler that raises makes the event wait for its next attempt."""
+    """Runs the handlers of each event inside the relay. If a handler raises, the event is retried.
+
+    Args:
+        requires_handler: Whether an event without a handler fails. Otherwise it counts as
+            delivered.
+    """
 
     runs_handlers = True
 

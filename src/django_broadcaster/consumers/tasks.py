@@ -34,11 +34,12 @@ _AWAY: Final = (InterfaceError, OperationalError, OSError)
 class TasksBackend(MessageBackend):
     """Enqueues one task for each handler of an event.
 
-    tasks_backend: an alias of the setting TASKS.
-    queue_name: one of the QUEUES of that backend.
-    priority: -100 to 100, where the backend supports it.
+    Args:
+        tasks_backend: An alias of the setting TASKS.
+        queue_name: One of the QUEUES of that backend.
+        priority: -100 to 100, if the backend supports it.
 
-    `publisher_config` of an event may have `queue_name` and `priority`.
+    The `publisher_config` of an event may have `queue_name` and `priority`.
     """
 
     system: ClassVar[str] = "django_tasks"

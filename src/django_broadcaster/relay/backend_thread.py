@@ -128,7 +128,7 @@ class BackendThread(threading.Thread):
             has_ended=self.ident is not None and not self.is_alive(),
             lease_left=lease.seconds_left if self._joined else 0.0,
             circuit_is_closed=self._loop.circuit.is_closed,
-            is_paused=self._loop.is_paused,
+            is_paused=self._loop.rounds.is_paused,
             last_error=self._last_error,
         )
 
@@ -237,7 +237,7 @@ class BackendThread(threading.Thread):
             )
             self.succeeded = False
             return True
-        if self._loop.is_paused:
+        if self._loop.rounds.is_paused:
             self._log(
                 logging.ERROR,
                 "Drain stopped: backend %r is paused; undelivered events may remain.",

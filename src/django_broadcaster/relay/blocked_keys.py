@@ -27,8 +27,9 @@ class BlockedKeys:
 
     def holds(self, row: PendingRow | Head) -> bool:
         """Return True if an earlier event of the row's key waits."""
-        waits = (self._first.get(row.partition_key), self._locked.get(row.partition_key))
-        return any(first is not None and first < row.id for first in waits)
+        key = row.partition_key
+        first = min(self._first.get(key, row.id), self._locked.get(key, row.id))
+        return first < row.id
 
     def set_locked(self, rows: Iterable[PendingRow]) -> None:
         """Let keys wait from these locked rows on, and no other key: their rows cannot show it."""

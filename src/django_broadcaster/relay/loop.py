@@ -133,10 +133,11 @@ class DeliveryLoop:
         """
         self.lease.require()
         began = perf_counter()
-        report = self._settler.settle_rest()
+        settler = self._joined.settler
+        report = settler.settle_again()
         if report is not None:
             self._conclude(report, perf_counter() - began)
-        self._settler.settle_locked()
+        settler.settle_locked()
         self.held.hasten(self.broker.backend.returned())
         return report
 
@@ -148,7 +149,7 @@ class DeliveryLoop:
     def deliver(self, limit: int) -> Report:
         """Deliver one batch, or a probe if the broker is or was unavailable."""
         self._found_work = False
-        allowed = 0 if self.is_paused else self.broker.allowance(limit)
+        allowed = 0 if self.rounds.is_paused else self.broker.allowance(limit)
         if not allowed:
             return Report()
         if not self.circuit.is_closed:
@@ -156,19 +157,19 @@ class DeliveryLoop:
         if not self.lease.partitions or self.held.locked.are_many:
             return Report()
         timed = self.rounds.history.wants_times()
-        return self._run(Backlog(self.held, allowed, timed=timed))
+        return self._one_batch(Backlog(self.held, allowed, timed=timed))
 
     def deliver_only(self, row_id: int, partition: int) -> Report:
         """Deliver one pending event of one partition, and no other."""
-        if self.is_paused or not self.broker.allowance(1):
+        if self.rounds.is_paused or not self.broker.allowance(1):
             return Report()
-        return self._run(OneEvent(self.held, row_id, partition))
+        return self._one_batch(OneEvent(self.held, row_id, partition))
 
     def end(self) -> None:
         """Settle what another transaction has locked, and write down the last figures."""
         with suppress(LeaseLost):  # then another relay delivers it
             self.held.hasten(self.broker.backend.returned())
-            self._settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
+            self._joined.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self.rounds.history.write(looks=False)
 
     @property
@@ -182,24 +183,15 @@ class DeliveryLoop:
         return self.broker.circuit
 
     @property
-    def is_paused(self) -> bool:
-        """Whether an operator has paused the backend."""
-        return self.rounds.is_paused
-
-    @property
     def is_unsettled(self) -> bool:
         """Whether a delivery is left that the database did not let settle."""
-        return self._settler.is_unsettled
+        return self._joined.settler.is_unsettled
 
     @property
     def _joined(self) -> Pipeline:
         if self._pipeline is None:
             raise LeaseLost(f"the relay of backend {self.alias!r} has not joined")
         return self._pipeline
-
-    @property
-    def _settler(self) -> Settler:
-        return self._joined.settler
 
     def _probe(self, limit: int) -> Report:
         """Send a few events of different keys, to see whether the broker is available again.
@@ -208,12 +200,12 @@ class DeliveryLoop:
         """
         is_due = self.circuit.seconds_left() == 0
         probe = Probe(self.held, limit, repeats=is_due, clock=self._clock)
-        report = self._run(probe)
+        report = self._one_batch(probe)
         if probe.found_nothing:
             self.broker.check()
         return report
 
-    def _run(self, source: Source) -> Report:
+    def _one_batch(self, source: Source) -> Report:
         began = perf_counter()
         self.activity.begin("delivering")
         report = self._joined.run(source)
@@ -229,23 +221,19 @@ class DeliveryLoop:
             self.rounds.note_work()
             self.rounds.history.note(report)
             log_delivery(report, self.alias, self.lease.relay_id)
-            self._announce(report, seconds)
+            if batch_settled.has_listeners(DeliveryLoop):
+                self._runner.run(
+                    batch_settled.send_robust,
+                    sender=DeliveryLoop,
+                    backend=self.alias,
+                    relay=self.lease.relay_id,
+                    report=report,
+                    seconds=seconds,
+                    circuit_is_open=not self.circuit.is_closed,
+                )
         blocked = self.held.blocked
         if done := [key for key in report.keys_done if key in blocked]:
             self.held.release(done)
-
-    def _announce(self, report: Report, seconds: float) -> None:
-        if not batch_settled.has_listeners(DeliveryLoop):
-            return
-        self._runner.run(
-            batch_settled.send_robust,
-            sender=DeliveryLoop,
-            backend=self.alias,
-            relay=self.lease.relay_id,
-            report=report,
-            seconds=seconds,
-            circuit_is_open=not self.circuit.is_closed,
-        )
 
 
 def _never() -> bool:

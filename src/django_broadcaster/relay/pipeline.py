@@ -32,7 +32,7 @@ class Pipeline:
 
         Raises:
             LeaseLost: What was not settled is delivered again by the next owner of its partitions.
-            django.db.Error: The database failed; `settler.settle_rest` settles what was sent.
+            django.db.Error: The database failed; `settler.settle_again` settles what was sent.
         """
         batch = source.fetch()
         batch = self.select(batch)
@@ -45,12 +45,13 @@ class Pipeline:
 
     def select(self, batch: Batch) -> Batch:
         """Choose what to send: nothing after a blocked key, nothing expired, a suspect alone."""
-        held, doubts = self.held, self.held.doubts
+        doubts, clock = self.held.doubts, self.held.rows.clock
+        is_blocked = self.held.blocked.holds
         send, hold, poisonous, expired = [], [], [], []
         for row in batch.rows:
-            if held.blocked.holds(row):
+            if is_blocked(row):
                 hold.append(row)
-            elif has_expired(row, held.rows.clock):
+            elif has_expired(row, clock):
                 expired.append(row)
             elif not row.crash_count:
                 send.append(row)

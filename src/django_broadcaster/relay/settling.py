@@ -47,7 +47,7 @@ class Settler:
 
         Raises:
             LeaseLost: Too few rows were changed, because the lease was taken away.
-            django.db.Error: The database failed; `settle_rest` continues.
+            django.db.Error: The database failed; `settle_again` continues.
         """
         held, verdicts = self._held, batch.verdicts
         self._unsettled = batch
@@ -69,7 +69,7 @@ class Settler:
             self._runner.run(self._announcer.announce, verdicts)
         return report
 
-    def settle_rest(self) -> Report | None:
+    def settle_again(self) -> Report | None:
         """Settle the delivery that the database did not let settle; None if there is none."""
         return self.settle(self._unsettled) if self._unsettled else None
 

@@ -38,6 +38,7 @@ PUBLIC = [
 ]  # fmt: skip
 
 
+@pytest.mark.shows("private addresses refused, rebinding too")
 @pytest.mark.parametrize("address", PRIVATE)
 def test_address_that_is_not_public_is_refused(address: str) -> None:
     """Loopback, private, link-local, shared, reserved, multicast, in IPv4, IPv6 and in disguise."""
@@ -137,6 +138,7 @@ def test_name_with_addresses_inside_and_outside_leads_outside(
     assert server.connections == 0
 
 
+@pytest.mark.shows("private addresses refused, rebinding too")
 def test_rebound_name_is_judged_by_the_address_that_is_connected(
     make: MakeBackend, server: WebhookServer, names: Names
 ) -> None:
@@ -157,6 +159,7 @@ def test_rebound_name_is_judged_by_the_address_that_is_connected(
     assert server.connections == 0
 
 
+@pytest.mark.shows("2xx only, `Retry-After`, redirects refused")
 def test_redirect_inside_is_not_followed(make: MakeBackend, server: WebhookServer) -> None:
     """No status of 300 to 399 leads anywhere: the event was not delivered."""
     backend = make(url=f"{server.url}/hook")

@@ -17,7 +17,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.testing import make_message
+from django_broadcaster.testing import Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.webhook_server import Reply, Request, WebhookServer
 
@@ -37,6 +37,10 @@ def kind_of(error: DeliveryError | None) -> object:
     return None if error is None else type(error)
 
 
+@pytest.mark.shows("2xx only, `Retry-After`, redirects refused")
+@pytest.mark.shows(Fault.MISSING)
+@pytest.mark.shows(Fault.CREDENTIALS)
+@pytest.mark.shows(Fault.FULL)
 @pytest.mark.parametrize(
     ("statuses", "only", "one_of_many"),
     [
@@ -81,6 +85,7 @@ def test_status_of_a_proxy_blames_the_event_that_alone_met_it(
         assert [kind_of(each) for each in outcomes] == [None, TransientError]
 
 
+@pytest.mark.shows("order after a failure in a batch")
 @pytest.mark.parametrize("many", [False, True])
 def test_event_that_failed_holds_its_key_only(
     make: MakeBackend, server: WebhookServer, many: bool
@@ -140,6 +145,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert 118 <= seconds_of(format_datetime(moment, usegmt=True)) <= 120
 
 
+@pytest.mark.shows("2xx only, `Retry-After`, redirects refused")
 @pytest.mark.parametrize(
     ("status", "options", "expected"),
     [
@@ -175,6 +181,7 @@ def test_retry_after_of_years_is_a_day(make: MakeBackend, server: WebhookServer)
     assert outcome.retry_after == MAX_RETRY_AFTER
 
 
+@pytest.mark.shows("order after a failure in a batch")
 def test_key_stays_in_order_on_its_way_to_several_endpoints(
     make: MakeBackend, server: WebhookServer, other: WebhookServer
 ) -> None:

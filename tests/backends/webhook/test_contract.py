@@ -112,6 +112,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
     return {**expected, "data": data}
 
 
+@pytest.mark.shows("read by the official SDK, vectors of the specification")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -140,6 +141,7 @@ def test_sdk_reads_what_an_endpoint_receives(
         assert_same_event(read, message.event)
 
 
+@pytest.mark.shows("read by the official SDK, vectors of the specification")
 @pytest.mark.parametrize(
     ("attribute", "value", "header"),
     [
@@ -157,6 +159,7 @@ def test_attribute_in_a_header_is_percent_encoded(
     assert server.requests[0].headers[f"ce-{attribute.removeprefix('event_')}"] == header
 
 
+@pytest.mark.shows("names are escaped")
 def test_value_cannot_begin_a_header_of_its_own(make: Any, server: Any) -> None:
     """A line break in a value that got past the publishers stays inside of its header."""
     backend = make(url=server.url, content_mode="binary")

@@ -83,6 +83,7 @@ def test_looks_are_as_rare_as_they_may_be(
     assert len(queries) == 2
 
 
+@pytest.mark.shows("410 and a time of failures disable, with a signal")
 @pytest.mark.parametrize("only", [True, False])
 def test_gone_disables_the_endpoint(
     make: MakeBackend, server: WebhookServer, disabled: list[OutboxWebhookEndpoint], only: bool
@@ -130,6 +131,7 @@ def test_endpoint_that_is_enabled_gets_its_events(many: Any, server: WebhookServ
     assert backend.send_batch([to(server.url)]) == [None]
 
 
+@pytest.mark.shows("410 and a time of failures disable, with a signal")
 def test_endpoint_is_disabled_after_a_time_of_failures(
     many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:
@@ -196,6 +198,7 @@ def test_only_endpoint_is_disabled_by_no_time(
         assert [row.url for row in disabled] == [server.url]
 
 
+@pytest.mark.shows("410 and a time of failures disable, with a signal")
 def test_two_relays_that_disable_at_once_send_one_signal(
     many: Any, server: WebhookServer, disabled: list[OutboxWebhookEndpoint]
 ) -> None:

@@ -7,7 +7,6 @@ import gc
 import signal
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,11 +19,10 @@ from typing import Any
 import pytest
 
 from django_broadcaster.backends import MessageBackend, WebhookBackend
-from django_broadcaster.backends.webhook import client as client_module
+from django_broadcaster.backends.webhook import connection
 from django_broadcaster.exceptions import (
     BackendUnavailable,
     Held,
-    MissingClient,
     TransientError,
 )
 from django_broadcaster.testing import BackendFaultContract, Fault, make_message
@@ -202,6 +200,7 @@ def test_endpoint_that_is_away_is_left_alone_for_longer_each_time(
     assert outcome.retry_after == 600.0
 
 
+@pytest.mark.shows(Fault.MISSING)
 def test_host_without_an_address_is_an_outage(make: MakeBackend) -> None:
     """A name that does not resolve costs no event; `.invalid` never does (RFC 6761)."""
     backend = make(url="https://hooks.invalid/")
@@ -231,6 +230,7 @@ def held_back(server: WebhookServer, *only: str) -> Iterator[None]:
         server.answer = lambda request: Reply()
 
 
+@pytest.mark.shows(Fault.FROZEN)
 @pytest.mark.chaos
 @pytest.mark.parametrize("many", [False, True])
 def test_endpoint_past_the_timeout_is_away(
@@ -252,6 +252,7 @@ def test_endpoint_past_the_timeout_is_away(
     assert set(ids_of(messages)) <= set(ids(server))
 
 
+@pytest.mark.shows(Fault.FROZEN)
 @pytest.mark.chaos
 @pytest.mark.parametrize("many", [False, True])
 def test_event_that_alone_gets_no_answer_is_to_blame(
@@ -323,6 +324,7 @@ def test_batch_that_takes_too_long_leaves_the_rest_for_later(
 # --- Cut off -----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows(Fault.CUT)
 @pytest.mark.chaos
 @pytest.mark.parametrize("direction", ["cut_request_after", "cut_reply_after"])
 def test_connection_cut_in_the_middle_of_a_batch(
@@ -417,6 +419,7 @@ def test_answer_that_is_none_is_no_delivery(
 # --- Too much ----------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("a cap on responses")
 @pytest.mark.chaos
 def test_endless_response_is_read_up_to_the_cap(make: MakeBackend, server: WebhookServer) -> None:
     """Its status counts, its body does not, and its connection is given up."""
@@ -465,7 +468,7 @@ def test_connections_to_many_endpoints_do_not_pile_up(
     make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch for more endpoints than may be kept open keeps none of their connections."""
-    monkeypatch.setattr(client_module, "IDLE_CONNECTIONS", 20)
+    monkeypatch.setattr(connection, "IDLE_CONNECTIONS", 20)
     monkeypatch.setattr("django_broadcaster.backends.webhook.backend.IDLE_CONNECTIONS", 20)
     backend = make(event_urls=True, allow_http=True)
     for _ in range(5):
@@ -477,17 +480,6 @@ def test_connections_to_many_endpoints_do_not_pile_up(
 
 
 # --- Without a client, and interrupted ---------------------------------------------------------
-
-
-def test_missing_client_names_the_extra(
-    make: MakeBackend, server: WebhookServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without aiohttp, publishing says what to install, and the health check is False."""
-    monkeypatch.setitem(sys.modules, "aiohttp", None)  # type: ignore[arg-type]
-    backend = make(url=server.url)
-    with pytest.raises(MissingClient, match=r"django-broadcaster\[webhook\]"):
-        backend.send(make_message())
-    assert backend.health_check() is False
 
 
 @pytest.mark.chaos

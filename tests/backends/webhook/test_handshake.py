@@ -48,6 +48,7 @@ def test_requests_say_who_sends(make: MakeBackend, server: WebhookServer) -> Non
     assert shown.headers["WebHook-Request-Origin"] == ORIGIN
 
 
+@pytest.mark.shows("the handshake before the first event")
 @pytest.mark.parametrize("allowed", ["*", ORIGIN])
 def test_endpoint_that_agrees_is_asked_once(
     make: MakeBackend, server: WebhookServer, allowed: str
@@ -74,6 +75,7 @@ def test_endpoint_is_asked_again_after_a_while(
     assert methods(server) == ["OPTIONS", "POST"] * 2
 
 
+@pytest.mark.shows("the handshake before the first event")
 @pytest.mark.parametrize(
     ("allowed", "status"),
     [(None, 200), ("other.example", 200), (None, 405), (None, 404), (None, 302), ("*", 503)],
@@ -90,6 +92,7 @@ def test_endpoint_that_does_not_agree_gets_no_event(
     assert backend.send_batch(numbers(3)) == [None] * 3
 
 
+@pytest.mark.shows("the handshake before the first event")
 @pytest.mark.parametrize(
     ("status", "kind", "spends"),
     [(405, TransientError, True), (500, TransientError, False), (410, Rejected, True)],

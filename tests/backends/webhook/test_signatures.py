@@ -52,6 +52,7 @@ def content(request: Request) -> bytes:
     return head.encode() + request.body
 
 
+@pytest.mark.shows("signatures")
 def test_vector_of_other_libraries() -> None:
     """The id, time, body and secret that libraries of other languages test with."""
     headers = Signer([HMAC]).headers(
@@ -78,6 +79,7 @@ def test_any_request_can_be_verified(secret: bytes, event_id: str, data: str) ->
     assert "." not in headers["webhook-id"]
 
 
+@pytest.mark.shows("signatures")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_receiver_verifies_what_it_gets(
     make: MakeBackend, server: WebhookServer, mode: str
@@ -107,6 +109,7 @@ def test_bytes_are_signed_as_they_are(make: MakeBackend, server: WebhookServer) 
     assert signatures(request) == [("v1", expected)]
 
 
+@pytest.mark.shows("signatures")
 @pytest.mark.parametrize("secret", [ED25519, ED25519_LONG])
 def test_public_key_verifies(make: MakeBackend, server: WebhookServer, secret: str) -> None:
     """An ed25519 signature passes with the public key, for a seed and for a pair of keys."""
@@ -119,6 +122,7 @@ def test_public_key_verifies(make: MakeBackend, server: WebhookServer, secret: s
         PUBLIC.verify(signature, content(request) + b" ")
 
 
+@pytest.mark.shows("signatures")
 def test_several_secrets_give_several_signatures(make: MakeBackend, server: WebhookServer) -> None:
     """While secrets change, whoever has the old or the new one can verify."""
     make(url=server.url, secrets=[OTHER_HMAC, HMAC, ED25519]).send(make_message(data=1))

@@ -16,7 +16,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message, Outcome, Shown
 from ..bindings import AWS, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..errors import Blame, describe, mapped, unavailable
+from ..errors import Scope, describe, mapped, unavailable
 from ..options import OptionReader
 from ..outcomes import Batch
 from ..uninstrumented import uninstrumented
@@ -185,7 +185,7 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
         """Make one call; return an outcome for each entry. Runs in a thread of the pool.
 
         A call that was refused because of something in it is made again in halves, until the
-        message to blame is alone. Nothing of a refused call is stored.
+        message that caused it is alone. Nothing of a refused call is stored.
         """
         destination = sent[0].destination
         try:
@@ -194,7 +194,7 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
             failed = {each["Id"]: each for each in answer.get("Failed", ())}
             stored = {each["Id"] for each in answer.get("Successful", ())}
         except Exception as error:
-            if len(sent) > 1 and errors.blame(error) is Blame.EVENT:
+            if len(sent) > 1 and errors.scope_of(error) is Scope.EVENT:
                 return self._divide(connection, sent)
             if errors.is_about_credentials(error):
                 connection.is_stale = True  # a new client looks for others

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from django_broadcaster.exceptions import DeliveryError
 
-from ..errors import Blame, ErrorTable, unavailable
+from ..errors import ErrorTable, Scope, unavailable
 
 _MISPLACED: Final = frozenset({
     "AccessDenied", "AccessDeniedException", "AuthorizationError", "InvalidAddress",
@@ -29,20 +29,20 @@ STALE: Final = frozenset({
 
 CALL_ERRORS: Final = ErrorTable(
     {
-        Blame.DESTINATION: _MISPLACED,
+        Scope.DESTINATION: _MISPLACED,
         # Something in the request is wrong, so nothing of it is stored.
-        Blame.EVENT: {
+        Scope.EVENT: {
             "BatchRequestTooLong", "InvalidAttributeValue", "InvalidMessageContents",
             "InvalidParameter", "InvalidParameterValue", "ParamValidationError",
             "ParameterValueInvalid", "ValidationError", "ValidationException",
         },
     },
-    default=Blame.BROKER,
+    default=Scope.BROKER,
 )  # fmt: skip
 """For a call that failed as a whole."""
 
 ENTRY_ERRORS: Final = ErrorTable({
-    Blame.BROKER: _MISPLACED | STALE | {
+    Scope.BROKER: _MISPLACED | STALE | {
         "OverLimit", "RequestThrottled", "ServiceUnavailable", "Throttled", "ThrottledException",
         "Throttling", "ThrottlingException", "TooManyRequestsException",
     },
@@ -64,14 +64,14 @@ def is_about_credentials(error: Exception) -> bool:
     return code_of(error) in STALE or "Credential" in name or "Token" in name or "SSO" in name
 
 
-def blame(error: Exception) -> Blame:
-    """Return what is to blame for a call that failed as a whole."""
+def scope_of(error: Exception) -> Scope:
+    """Return what the failure of a whole call is about."""
     if _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode") == 413:  # a proxy's
-        return Blame.EVENT
-    found = CALL_ERRORS.blame(code_of(error) or type(error).__name__)
+        return Scope.EVENT
+    found = CALL_ERRORS.scope(code_of(error) or type(error).__name__)
     text = str(_parts(error).get("Message", ""))
-    if found is Blame.EVENT and any(each in text for each in _DESTINATION_PARAMETERS):
-        return Blame.DESTINATION
+    if found is Scope.EVENT and any(each in text for each in _DESTINATION_PARAMETERS):
+        return Scope.DESTINATION
     return found
 
 
@@ -79,11 +79,11 @@ def failure_of_call(error: Exception, place: str, *, shared: bool) -> DeliveryEr
     """Return what the failure of a call means for each of its messages.
 
     Args:
-        error: The error of boto3. If a message may be to blame there was only one.
+        error: The error of boto3. If it is about a message, there was only one.
         place: The destination.
         shared: Whether it is the configured one, without which nothing can be delivered.
     """
-    return blame(error).error(f"{place}: {describe(error)}", shared=shared, cause=error)
+    return scope_of(error).error(f"{place}: {describe(error)}", shared=shared, cause=error)
 
 
 def failure_of_entry(failed: Mapping[str, Any] | None, place: str) -> DeliveryError:
@@ -91,11 +91,11 @@ def failure_of_entry(failed: Mapping[str, Any] | None, place: str) -> DeliveryEr
     if failed is None:
         return unavailable(f"{place}: the answer does not say what became of it")
     code = str(failed.get("Code", ""))
-    found = ENTRY_ERRORS.blame(_short(code))
+    found = ENTRY_ERRORS.scope(_short(code))
     if code.upper().startswith("KMS"):
-        found = Blame.BROKER
-    elif found is Blame.ATTEMPT and failed.get("SenderFault"):
-        found = Blame.EVENT
+        found = Scope.BROKER
+    elif found is Scope.ATTEMPT and failed.get("SenderFault"):
+        found = Scope.EVENT
     return found.error(f"{place}: {code}: {failed.get('Message') or 'no reason given'}")
 
 

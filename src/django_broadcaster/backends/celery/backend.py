@@ -32,22 +32,26 @@ _NAMESPACE: Final = UUID("7c1f4a2e-6f0b-5d38-9a55-0d2b7e8f3c41")
 class CeleryBackend(ConnectedBackend[Connection]):
     """Calls a Celery task for each event.
 
-    app: where the project's Celery app is: `mysite.celery.app`.
-    task: a template (`{type}`, `{source}`, `{subject}`, `{key}`) of the task's name.
-    arguments: "event": the task gets the event, a dictionary, as its one argument; "data": the
-        event's data, an object, are its keyword arguments.
-    queue, priority: as for `apply_async`; None leaves them to the app's settings and the task's.
-    timeout, connect_timeout: seconds without an answer after which the broker counts as away.
+    Args:
+        app: The dotted path of the project's Celery app, `mysite.celery.app`. The broker's address,
+            credentials and TLS are those of the app.
+        task: The name of the task, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        arguments: With "event" the task gets the event, a dictionary, as its one argument. With
+            "data" the data of the event, an object, are its keyword arguments.
+        queue, priority: As in `apply_async`. None leaves them to the settings of the app and the
+            task.
+        timeout: Seconds without an answer after which the broker counts as unavailable.
+        connect_timeout: Seconds to wait for a connection.
 
-    A task `expires` with its event's `expirytime`, unless that is over 49 days away.
+    A task `expires` with the `expirytime` of its event, unless that is over 49 days away.
 
-    `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on AMQP
-    `routing_key`.
+    The `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on
+    AMQP `routing_key`.
 
-    Calls go one after the other, each when the one before has been acknowledged, so those of a key
-    stand in their queue in order, and no other is sent behind one that failed. What workers make of
-    that order is theirs. Nothing is repeated here or in the client (`retry=False`): the relay is
-    who tries again.
+    A call is sent when the one before has been acknowledged. So the calls of a key are in their
+    queue in order, and no call is sent after one that failed. The order in which workers run them
+    is not guaranteed. Neither the backend nor the client repeats a call (`retry=False`): the relay
+    retries.
     """
 
     system: ClassVar[str] = "celery"
@@ -167,7 +171,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
             connection.send(call)
         except CallRefused as error:
             shared = self._goes_with_all(message, connection)
-            raise error.blame.error(f"{connection.place}: {error}", shared=shared) from error
+            raise error.scope.error(f"{connection.place}: {error}", shared=shared) from error
 
     def _goes_with_all(self, message: Message, connection: Connection) -> bool:
         """Return True if an event's queue is that of all events."""

@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import BackendUnavailable
 
 from .. import amqp
 from ..connected import HeldConnection
-from ..errors import Blame, describe, mapped, unavailable
+from ..errors import Scope, describe, mapped, unavailable
 from .errors import HARMLESS, CallRefused, judge
 
 CLIENT: Final = ("celery", "celery")
@@ -92,7 +92,7 @@ class Connection(HeldConnection):
         if self._returned:
             # The queue went away since it was declared; the next connection declares it again.
             self.drop()
-            raise CallRefused(Blame.DESTINATION, f"no queue takes it: {self._returned}")
+            raise CallRefused(Scope.DESTINATION, f"no queue takes it: {self._returned}")
 
     def close(self) -> None:
         """Say goodbye, and disconnect."""
@@ -180,7 +180,7 @@ class Connection(HeldConnection):
             producer=self._producer,
             retry=False,
             add_to_parent=False,
-            # Nobody waits here for results, so the result backend is not told to. For the worker,
+            # Results are not read here, so the result backend is not told to wait. For the worker,
             # it is as the task says.
             ignore_result=True,
             headers={"ignore_result": None, **call.headers},
@@ -212,7 +212,7 @@ class Connection(HeldConnection):
         found, text = judge(cause, is_channel_error=is_channel_error)
         if type(cause).__name__ not in HARMLESS:
             self.drop()
-        return self.unavailable(text) if found is Blame.BROKER else CallRefused(found, text)
+        return self.unavailable(text) if found is Scope.BROKER else CallRefused(found, text)
 
     def _came_back(self, error: Any, _exchange: str, routing_key: str, _message: Any) -> None:
         self._returned = f"{error.reply_text}, routing key {routing_key!r}"

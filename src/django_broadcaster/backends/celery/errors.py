@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..errors import Blame, ErrorTable, describe
+from ..errors import ErrorTable, Scope, describe
 
 ERRORS: Final = ErrorTable(
     {
-        Blame.DESTINATION: {"MessageNacked", "NoPermissionError", "QueueNotFound"},
-        Blame.EVENT: {"EncodeError"},
+        Scope.DESTINATION: {"MessageNacked", "NoPermissionError", "QueueNotFound"},
+        Scope.EVENT: {"EncodeError"},
     },
-    default=Blame.BROKER,
+    default=Scope.BROKER,
 )
 """By the name of the error's class."""
 
@@ -22,21 +22,21 @@ HARMLESS: Final = frozenset({"EncodeError", "MessageNacked", "QueueNotFound"})
 class CallRefused(Exception):
     """The broker did not take this call, and is there."""
 
-    def __init__(self, blame: Blame, problem: str) -> None:
+    def __init__(self, scope: Scope, problem: str) -> None:
         super().__init__(problem)
-        self.blame = blame
+        self.scope = scope
 
 
-def judge(error: BaseException, *, is_channel_error: bool) -> tuple[Blame, str]:
-    """Return what is to blame for an error, and what happened."""
+def judge(error: BaseException, *, is_channel_error: bool) -> tuple[Scope, str]:
+    """Return what an error is about, and what happened."""
     name, text = type(error).__name__, describe(error)
     if name == "EncodeError":
         text = f"the task's arguments can't be encoded: {error}"
     elif name == "MessageNacked":
         text = "a queue is full, or failed, and did not take it"
-    blame = ERRORS.blame(name)
-    if blame is Blame.BROKER and is_channel_error:
-        blame = Blame.EVENT if "size" in text and "larger" in text else Blame.DESTINATION
-    elif blame is Blame.BROKER and "WRONGTYPE" in text:
-        blame = Blame.DESTINATION
-    return blame, text
+    scope = ERRORS.scope(name)
+    if scope is Scope.BROKER and is_channel_error:
+        scope = Scope.EVENT if "size" in text and "larger" in text else Scope.DESTINATION
+    elif scope is Scope.BROKER and "WRONGTYPE" in text:
+        scope = Scope.DESTINATION
+    return scope, text

@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Blame, mapped, unavailable
+from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
 from ..outcomes import Batch
 from .connection import (
@@ -44,7 +44,7 @@ TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
 
 MAX_WAVE: Final = 50_000
-"""Events at the most in a wave: librdkafka's queue takes twice as many."""
+"""The most events in a wave: librdkafka's queue takes twice as many."""
 
 _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 
@@ -52,32 +52,33 @@ _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     """Appends events to topics.
 
-    bootstrap_servers: `"host:port,host:port"`, or a list of them.
-    topic: where events go whose `publisher_config` names no topic; may have `{type}`, `{source}`,
-        `{subject}` and `{key}`.
-    username, password: the credentials; the mechanism is PLAIN, unless `config` names another one
-        by `sasl.mechanisms`.
-    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify` and `check_hostname`.
-    config: further settings of librdkafka, by their own names.
-    content_mode: `"structured"` or `"binary"`.
-    timestamp: `"sent"`, when the relay sent it, or `"event"`, the event's own time, if it has one.
-    timeout: seconds to wait until what was sent is acknowledged, about a megabyte at a time.
+    Args:
+        bootstrap_servers: `"host:port,host:port"`, or a list of them.
+        username, password: The credentials. The mechanism is PLAIN, unless `config` has
+            `sasl.mechanisms`.
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`.
+        topic: The topic, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        config: Further settings of librdkafka, by their own names.
+        content_mode: "structured" or "binary".
+        timestamp: "sent", the time at which the relay sends it, or "event", the event's own time if
+            it has one.
+        timeout: Seconds to wait until sent events are acknowledged, about a megabyte at a time.
 
-    `publisher_config` of an event may have `topic`.
+    The `publisher_config` of an event may have `topic`.
 
-    Nothing is acknowledged before all in-sync replicas have it (`acks=all`). What librdkafka sends
-    again after a lost answer is stored once (`enable.idempotence`).
+    An event is acknowledged when all in-sync replicas have it (`acks=all`). If librdkafka repeats a
+    record after a lost answer, it is stored once (`enable.idempotence`).
 
-    Order: events are sent in waves of which Kafka takes all that is for one partition or nothing
-    (`sender.py`). Three things make that sure: librdkafka sends nothing before a wave is
-    complete (`linger.ms`), it knows a topic's partitions before the first event for it, and it
-    gives up on no event by itself (`message.timeout.ms`): at the timeout everything is given back
-    at once, and the producer with its connections is thrown away. What was under way then may
-    still be stored. All of it is sent again first, so that it comes twice, but not out of order.
+    Events are sent in waves. Kafka takes all of a wave that is for one partition, or nothing
+    (`sender.py`). Three settings ensure that: librdkafka sends nothing before a wave is complete
+    (`linger.ms`), it knows the partitions of a topic before the first event for it, and it never
+    gives up on an event by itself (`message.timeout.ms`). At the timeout all events in flight are
+    unavailable and the producer is closed. Some of them may still be stored. They are sent again
+    before all others, so they are duplicates, but not out of order.
 
     A record batch that is refused for what is in it (too large, invalid) is sent again in halves,
-    one after the other, until the event at fault stands alone.
+    one after the other, until the event that caused it is alone.
     """
 
     system: ClassVar[str] = "kafka"
@@ -120,7 +121,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     # --- The contract ------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, and look for the topic if all events have one; raises BackendUnavailable."""
+        """Connect, and check the topic if all events have one; raises BackendUnavailable."""
         super().open()
         if self._template.is_constant:
             try:
@@ -235,7 +236,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         """See that a topic has partitions; raises a DeliveryError."""
         problem = connection.find_topic(name, deadline)
         if problem is not None:
-            raise self._failure(connection, problem, name, Blame.DESTINATION)
+            raise self._failure(connection, problem, name, Scope.DESTINATION)
 
     # --- Records ------------------------------------------------------------------------------
 
@@ -266,16 +267,16 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         return Record(place, topic, key, body, headers, size, moment)
 
     def _failure(
-        self, connection: Connection, error: Any, topic: str, found: Blame | None = None
+        self, connection: Connection, error: Any, topic: str, found: Scope | None = None
     ) -> DeliveryError:
         """Return what an error of librdkafka's means for an event of that topic."""
-        known = ERRORS.blame(error.name())
+        known = ERRORS.scope(error.name())
         is_shared = self._template.is_constant and topic == self.topic
-        if found is None or known is Blame.INVALID_DESTINATION:
+        if found is None or known is Scope.INVALID_DESTINATION:
             found = known
-        if found is Blame.BROKER:
+        if found is Scope.BROKER:
             return connection.unavailable(error)
-        if found in (Blame.DESTINATION, Blame.INVALID_DESTINATION):
+        if found in (Scope.DESTINATION, Scope.INVALID_DESTINATION):
             connection.known.discard(topic)
             if is_shared:
                 return connection.unavailable(error, f" for topic {topic!r}")
@@ -307,7 +308,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
 
 
 def _milliseconds(time: datetime | None) -> int:
-    """Return a time as Kafka's; 0, which stands for now, where it is missing or before 1970."""
+    """Return a time as Kafka's; 0, which means now, where it is missing or before 1970."""
     if time is None:
         return 0
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)

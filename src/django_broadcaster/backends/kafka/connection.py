@@ -21,7 +21,7 @@ CLIENT: Final = ("confluent_kafka", "kafka")
 """The client library, and the extra that it comes with."""
 
 PURGE_SECONDS: Final = 1.0
-"""How long librdkafka may take to give back what it was told to forget."""
+"""How long librdkafka may take to return what it was told to forget."""
 
 
 class Record(NamedTuple):
@@ -66,7 +66,7 @@ class Connection(HeldConnection):
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self.known: set[str] = set()
         self.producer = producer({**config, "error_cb": self._errors.append})
-        # It asks for its producer id first of all. If we asked for a topic meanwhile, it would
+        # It asks for its producer id first of all. If we asked for a topic now, it would
         # find no connection free, and try again only half a second later.
         self.producer.poll(0.01)
 
@@ -157,10 +157,10 @@ RECORD_BYTES: Final = 48_576
 """What a record may take beside the event: its key, the names of its headers, Kafka's framing."""
 
 FRAMING_BYTES: Final = 64
-"""What Kafka's format adds to a record at the most, and to a record batch."""
+"""The most that Kafka's format adds to a record, and to a record batch."""
 
 HEADER_FRAMING_BYTES: Final = 10
-"""What it adds to a header at the most."""
+"""The most that it adds to a header."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "client.id": "django-broadcaster",

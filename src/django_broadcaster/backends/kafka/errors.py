@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..errors import Blame, ErrorTable
+from ..errors import ErrorTable, Scope
 
 ERRORS: Final = ErrorTable({
-    Blame.BROKER: {
+    Scope.BROKER: {
         "BROKER_NOT_AVAILABLE", "CLUSTER_AUTHORIZATION_FAILED", "COORDINATOR_LOAD_IN_PROGRESS",
         "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH", "ILLEGAL_SASL_STATE",
         "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING", "INVALID_REQUIRED_ACKS",
@@ -26,12 +26,12 @@ ERRORS: Final = ErrorTable({
         "_RESOLVE", "_RETRY", "_SSL", "_STATE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
         "_UNSUPPORTED_FEATURE",
     },
-    Blame.DESTINATION: {
+    Scope.DESTINATION: {
         "INCONSISTENT_TOPIC_ID", "TOPIC_AUTHORIZATION_FAILED", "UNKNOWN_TOPIC_ID",
         "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC",
     },
-    Blame.INVALID_DESTINATION: {"TOPIC_EXCEPTION"},
-    Blame.EVENT: {
+    Scope.INVALID_DESTINATION: {"TOPIC_EXCEPTION"},
+    Scope.EVENT: {
         "INVALID_MSG_SIZE", "INVALID_RECORD", "INVALID_TIMESTAMP", "MSG_SIZE_TOO_LARGE",
         "RECORD_LIST_TOO_LARGE",
     },
@@ -42,9 +42,9 @@ BEING_MADE: Final = frozenset({"LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"})
 """What brokers say of a topic while they make it, and of one that they will not make."""
 
 
-def blames_records(error: Any) -> bool:
-    """Return True if one of the records that were sent together is to blame."""
-    return ERRORS.blame(error.name()) in (Blame.ATTEMPT, Blame.EVENT)
+def is_about_records(error: Any) -> bool:
+    """Return True if an error is about one of the records that were sent together."""
+    return ERRORS.scope(error.name()) in (Scope.ATTEMPT, Scope.EVENT)
 
 
 def describe(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""How a batch goes to Kafka in waves, and how the one to blame for a refusal is found.
+"""How a batch goes to Kafka in waves, and how the cause of a refusal is found.
 
 Kafka takes the records that come together for one partition, a *record batch*, as a whole or not
 at all. A wave is small enough to be one record batch in each partition, a key has one topic in it,
@@ -17,12 +17,12 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 from ..base import Message, as_delivery_error
 from ..outcomes import Batch
 from .connection import FRAMING_BYTES, Record, Reports
-from .errors import blames_records
+from .errors import is_about_records
 
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Cuts a batch into waves of so many bytes and records.
+    """Cuts a batch into waves of at most `max_bytes` and `max_count` records.
 
     `topics` has for each message its topic, or why it can't have one. `encode` returns the message
     as a record, or raises its DeliveryError.
@@ -117,7 +117,7 @@ class Sender:
             failure = reports[record.place]
             if failure is None:
                 continue
-            if failure.partition is not None and blames_records(failure.error):
+            if failure.partition is not None and is_about_records(failure.error):
                 refused.setdefault((record.topic, failure.partition), []).append(record)
             else:
                 stop = self._fail(record, failure.error, stop)
@@ -139,7 +139,7 @@ class Sender:
     def _divide(
         self, group: Sequence[Record], reports: Reports, stop: BackendUnavailable | None
     ) -> BackendUnavailable | None:
-        """Find who is to blame in a record batch that was refused for what is in it.
+        """Find the cause in a record batch that was refused for what is in it.
 
         Each half is sent again when the one before it has its answers.
         """

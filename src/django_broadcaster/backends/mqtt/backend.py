@@ -41,27 +41,27 @@ _SPECIAL: Final = frozenset({TRACEPARENT, EXPIRYTIME})
 class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to topics of an MQTT 5 server, with QoS 1.
 
-    host, port: the server; the port is 1883, or 8883 with TLS, if none is given.
-    topic: where events go, with `{type}`, `{source}`, `{subject}` and `{key}` filled in.
-    content_mode: "structured", the whole event in the payload, or "binary", its attributes as user
-        properties.
-    retain: whether the server keeps the last message of each topic for those who subscribe later.
-    username, password: the credentials.
-    client_id: what the client identifier of each connection begins with; a random part follows,
-        because a server cuts off a client when another one comes with the same identifier. Without
-        it the server chooses one.
-    tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify`, `check_hostname` and what paho calls `keyfile_password`, `ciphers` and
-        `alpn_protocols`, or an `ssl.SSLContext`.
-    keepalive: seconds after which the server gives up a silent connection; 0 for never. A server's
-        own value goes first.
-    timeout: seconds to wait for a connection, again for its login, and then whenever nothing is
-        written and nothing heard while a batch is on its way.
+    Args:
+        host, port: The server. The default port is 1883, or 8883 with TLS.
+        username, password: The credentials.
+        tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`. The dictionary may also have
+            paho's `keyfile_password`, `ciphers` and `alpn_protocols`.
+        topic: The topic, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        content_mode: "structured", or "binary" with the attributes as user properties.
+        retain: Whether the server keeps the last message of each topic for later subscribers.
+        client_id: The prefix of the client identifier. A random part follows, because a server
+            disconnects a client when another one with its identifier connects. By default the
+            server chooses.
+        keepalive: Seconds after which the server ends a silent connection; 0 for never. The
+            server's own value takes precedence.
+        timeout: Seconds to wait for a connection, for its login, and for the next answer while a
+            batch is in flight.
 
-    `publisher_config` of an event may have `topic`, as plain text, and `retain`.
+    The `publisher_config` of an event may have `topic`, as plain text, and `retain`.
 
-    A batch takes about as many round trips as its busiest key has events, and no fewer than its
-    size divided by the server's Receive Maximum: see `sender`.
+    A batch takes about as many round trips as its busiest key has events, and at least its size
+    divided by the server's Receive Maximum: see `sender`.
     """
 
     system: ClassVar[str] = "mqtt"
@@ -154,7 +154,7 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     # --- What the sender asks for --------------------------------------------------------------
 
     def outgoing(self, message: Message, connection: Connection) -> Outgoing:
-        """Return the message for the wire; raises Rejected for one that can't be sent."""
+        """Return the message as a packet; raises Rejected for one that can't be sent."""
         packed, payload = self._content(message)
         if self.max_message_bytes is not None and len(payload) > self.max_message_bytes:
             raise Rejected(
@@ -197,7 +197,7 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         """Return what a reason code of MQTT 5 means for a message."""
         topic = outgoing.topic.decode()[:SHOWN_CHARACTERS]
         problem = f"{self._place}: topic {topic!r}: {text}"
-        return ERRORS.blame(code).error(problem, shared=outgoing.is_own)
+        return ERRORS.scope(code).error(problem, shared=outgoing.is_own)
 
     def unavailable(self, error: Exception) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

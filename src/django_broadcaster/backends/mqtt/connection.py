@@ -2,7 +2,7 @@
 
 paho-mqtt connects, encrypts and logs in. From then on packets are written and read here: paho's own
 way costs fifty times as much for each message, and it would send what was not acknowledged once
-more over the next connection, behind what has gone out meanwhile.
+more over the next connection, after messages that were sent later.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 class Connection(HeldConnection):
     """An open connection. `send` and `receive` may raise ConnectionLost.
 
-    window: how many messages the server lets be on their way at the same time.
+    window: how many messages the server lets be in flight at the same time.
     longest: bytes of the longest packet that it takes.
     keepalive: seconds without a word after which it disconnects; 0 for never.
     takes_retained: whether it keeps messages for those who subscribe later.
@@ -91,9 +91,9 @@ class Connection(HeldConnection):
     def send(self, data: bytes) -> None:
         """Write it all.
 
-        The server's answers meanwhile are a few bytes for each message on its way, and wait in the
-        system's buffer: nobody waits for the other one to read. Why writing failed may stand in
-        what is still to be read, so it is `receive` that says so.
+        The server's answers are a few bytes for each message in flight, and wait in the system's
+        buffer: neither side waits for the other one to read. Why writing failed may be in what is
+        still to be read, so it is `receive` that says so.
         """
         rest = memoryview(data)
         self._is_whole = False
@@ -117,7 +117,7 @@ class Connection(HeldConnection):
     def is_fresh(self) -> bool:
         """Return False if the server has hung up, or may have.
 
-        Nobody pings while there is nothing to send, so a silent connection may be gone unnoticed.
+        No ping is sent while there is nothing to send, so a silent connection may be lost.
         The server is asked if it was silent for `FRESH_SECONDS`, or if it has refused a message:
         then it may be about to hang up.
         """

@@ -8,14 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final
 
-from ..errors import Blame, ErrorTable
+from ..errors import ErrorTable, Scope
 from .packets import Packet
 
 ERRORS: Final = ErrorTable({
-    Blame.BROKER: {0x97},  # quota exceeded
-    Blame.DESTINATION: {0x87},  # not authorized
-    Blame.INVALID_DESTINATION: {0x90},  # topic name invalid
-    Blame.EVENT: {0x81, 0x82, 0x95, 0x99},  # malformed, against the protocol, too large, not UTF-8
+    Scope.BROKER: {0x97},  # quota exceeded
+    Scope.DESTINATION: {0x87},  # not authorized
+    Scope.INVALID_DESTINATION: {0x90},  # topic name invalid
+    Scope.EVENT: {0x81, 0x82, 0x95, 0x99},  # malformed, against the protocol, too large, not UTF-8
 })  # fmt: skip
 
 REFUSED: Final = 0x80

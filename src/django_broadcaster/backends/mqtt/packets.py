@@ -21,7 +21,7 @@ LONGEST_TEXT: Final = 2**16 - 1
 """The longest string of the protocol, in bytes of UTF-8 (1.5.4)."""
 
 LONGEST_PACKET: Final = 5 + 2**28 - 1
-"""The longest packet of the protocol, in bytes: its fixed header and all behind (1.5.5, 2.1.4)."""
+"""The longest packet of the protocol, in bytes, with its fixed header (1.5.5, 2.1.4)."""
 
 LONGEST_EXPIRY: Final = 2**32 - 1
 """The longest Message Expiry Interval, in seconds (3.3.2.3.3)."""
@@ -36,14 +36,14 @@ _NO_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 
 
 class Packet(NamedTuple):
-    """A packet that came in: its type, such as PUBACK, and all behind its fixed header."""
+    """A packet that came in: its type, such as PUBACK, and all that follows its fixed header."""
 
     kind: int
     body: bytes
 
 
 class Outgoing:
-    """One message to publish with QoS 1, ready for the wire but for its packet identifier (3.3).
+    """One message to publish with QoS 1, ready to be sent but for its packet identifier (3.3).
 
     size: bytes of the packet.
     is_own: whether the topic is the backend's, the same for all its events.
@@ -91,7 +91,7 @@ def string(text: str) -> bytes:
 
 
 def is_text(text: str) -> bool:
-    """Tell whether every server has to take these characters."""
+    """Return True if every server has to take these characters."""
     return _NO_TEXT.search(text) is None
 
 
@@ -112,7 +112,7 @@ class Reader:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Packet]:
-        """Return the packets that are complete; raises ValueError for what is no MQTT."""
+        """Return the packets that are complete; raises ValueError for what is not MQTT."""
         data = self._rest + data
         packets, start = [], 0
         while (head := _fixed_header(data, start)) is not None:

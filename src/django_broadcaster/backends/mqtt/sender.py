@@ -1,14 +1,14 @@
-"""How one batch goes to an MQTT server: what may be on its way at the same time.
+"""How one batch goes to an MQTT server: what may be in flight at the same time.
 
 A server takes the messages of one connection in the order in which they come, but it may refuse any
 of them by itself and take the next one: a topic is not permitted, a quota is used up and then is
-not. So of one key only one message is on its way at a time (`in_flight`), and never more in all
+not. So of one key only one message is in flight at a time (`in_flight`), and never more in all
 than the server's Receive Maximum.
 
-Some servers answer a message that they do not take by ending the connection, and what else was on
-its way is lost with it. Whichever was on its way then is a *suspect*: it is sent again behind all
-others, and alone, so that the blame is certain and nobody else has to bear it. Where the server has
-refused one right before, as Mosquitto 2.0 does, the blame is certain without that.
+Some servers answer a message that they do not take by ending the connection, and what else was in
+flight is lost with it. Each message in flight then is a *suspect*: it is sent again after all
+others, and alone, so that the cause is certain and no other message fails for it. Where the server
+has refused one right before, as Mosquitto 2.0 does, the cause is certain without that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .backend import MQTTBackend
 
 IN_FLIGHT: Final = 1000
-"""Messages on their way at a time, at the most, whatever the server allows."""
+"""The most messages in flight, whatever the server allows."""
 
 IN_FLIGHT_BYTES: Final = 4 * 2**20
 """The same in bytes."""
@@ -39,7 +39,7 @@ TURN: Final = 100
 """How many messages are packed before what is packed goes to the server."""
 
 STRIKES: Final = 3
-"""How often a connection ends over a message that was alone, before the message is to blame. The
+"""How often a connection ends over a message that was alone, before the message is the cause. The
 server was there for others each time, so it is not simply away."""
 
 SUSPECTS: Final = 10_000
@@ -58,7 +58,7 @@ class Experience:
     suspects: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def suspect(self, message: Message, *, strike: bool = False) -> int:
-        """Note that a message was on its way as the connection ended; return its strikes."""
+        """Note that a message was in flight as the connection ended; return its strikes."""
         if len(self.suspects) >= SUSPECTS:
             self.suspects.clear()
         strikes = self.suspects.get(_identity(message), 0) + strike
@@ -66,7 +66,7 @@ class Experience:
         return strikes
 
     def is_suspect(self, message: Message) -> bool:
-        """Tell whether a message may have ended a connection."""
+        """Return True if a message may have ended a connection."""
         return bool(self.suspects) and _identity(message) in self.suspects
 
     def settled(self, message: Message) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import SplitResult, urlsplit
 
 from django_broadcaster.exceptions import (
-    BackendUnavailable,
     Rejected,
 )
 
@@ -25,7 +24,8 @@ from ..bindings import (
     WireMessage,
 )
 from ..connected import ConnectedBackend
-from ..credentials import TLS, Login
+from ..credentials import Login
+from ..errors import mapped, unavailable
 from ..expiry import seconds_left
 from ..names import escape_subject, percent_encoded
 from ..outcomes import Batch
@@ -46,23 +46,28 @@ _ENCRYPTED = frozenset({"tls", "wss"})
 class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to a stream of JetStream.
 
-    servers: one URL or several of one cluster (`nats://`, `tls://`; with aiohttp `ws://`, `wss://`).
-    stream: the name of the stream that takes the events; no other one does.
-    subject: where events go, with `{type}`, `{source}`, `{subject}` and `{key}` filled in.
-    content_mode: "structured", the whole event in the body, or "binary", its attributes as headers.
-    create_stream: make the stream if it is missing. One that is there is never changed.
-    stream_config: more of nats-py's `StreamConfig` for a stream that is made, such as `max_age`.
-    timeout: seconds to wait for a connection, and for the next answer while a batch is on its way.
-    username, password: the credentials, unless a URL has them.
-    token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: as in nats-py.
-    tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify` and `check_hostname`, or an `ssl.SSLContext`.
-    tls_hostname, tls_handshake_first: as in nats-py.
+    Args:
+        servers: One URL, or a list of those of one cluster: `nats://`, `tls://`, or with aiohttp
+            `ws://`, `wss://`.
+        username, password: The credentials, unless a URL has them.
+        token, user_credentials, nkeys_seed, nkeys_seed_str, inbox_prefix: As in nats-py.
+        tls: True for an encrypted connection, a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`.
+        tls_hostname, tls_handshake_first: As in nats-py.
+        stream: The name of the stream. No other stream gets the events.
+        subject: The subject, a template of `{type}`, `{source}`, `{subject}` and `{key}`.
+        content_mode: "structured" or "binary".
+        create_stream: Whether to create the stream if it is missing. An existing stream is never
+            changed.
+        stream_config: More of nats-py's `StreamConfig` for a stream that is created, such as
+            `max_age`.
+        timeout: Seconds to wait for a connection, and for the next answer while a batch is in
+            flight.
 
-    `publisher_config` of an event may have `subject`, which is no template.
+    The `publisher_config` of an event may have `subject`, as plain text.
 
-    A batch of many keys is about one round trip. The events of one key go one after the other, each
-    when the one before is acknowledged: see `sender`.
+    A batch of many keys is about one round trip. An event of a key is sent when the one before is
+    acknowledged: see `sender`.
     """
 
     system: ClassVar[str] = "nats"
@@ -153,7 +158,8 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             name: value for name, value in given.items() if value not in (None, False)
         }
         if self._tls is not None:
-            options["tls"] = self._tls_context(self._tls)
+            with mapped(lambda error: unavailable(f"NATS at {self._place}: TLS: {error}")):
+                options["tls"] = self._tls.context()
         connection = Connection(
             options,
             place=self._place,
@@ -226,7 +232,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return Outgoing(subject, headers, body, is_own)
 
     def _headers(self, wire: WireMessage, message: Message, subject: str) -> bytes:
-        """Return the headers as they go over the wire, with the lines around them."""
+        """Return the headers as they are sent, with the lines around them."""
         more = "".join(f"{name}: {value}\r\n" for name, value in wire.headers.items())
         if more.count("\n") != len(
             wire.headers
@@ -241,12 +247,6 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return f"{self._first_headers}{more}Nats-Msg-Id: {message_id}:{place}\r\n\r\n".encode()
 
     # --- The connection ----------------------------------------------------------------------
-
-    def _tls_context(self, tls: TLS) -> SSLContext:
-        try:
-            return tls.context()
-        except OSError as error:
-            raise BackendUnavailable(f"NATS at {self._place}: TLS: {error}") from error
 
     async def _check_stream(self, connection: Connection) -> None:
         """See that the stream stores what we publish, and learn its limits."""

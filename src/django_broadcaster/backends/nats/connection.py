@@ -83,7 +83,7 @@ class Connection(HeldConnection):
         self._place = place
         self._loop = EventLoop()
         self._client: Any = _new_client(encrypted=encrypted)
-        self._trouble: BaseException | None = None
+        self._error: BaseException | None = None
         self._denied = ""
         self._used = 0.0
         self._tokens = count()
@@ -181,20 +181,20 @@ class Connection(HeldConnection):
         except APIError:
             raise
         except Exception as error:
-            raise self.unavailable(self._trouble or error) from error
+            raise self.unavailable(self._error or error) from error
         finally:
             await _cancel(task)
         raise self.lost()
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is gone, or in trouble."""
-        return self._trouble is not None or not self._client.is_connected
+        """Whether the connection is gone, or has failed."""
+        return self._error is not None or not self._client.is_connected
 
     def lost(self) -> BackendUnavailable:
         """Return the error for a connection that is lost."""
-        trouble = self._trouble or self._client.last_error
-        return self.unavailable(f"the connection is lost ({_text(trouble)})", trouble)
+        error = self._error or self._client.last_error
+        return self.unavailable(f"the connection is lost ({_text(error)})", error)
 
     def unavailable(self, reason: object, cause: BaseException | None = None) -> BackendUnavailable:
         """Return the error that names the servers, without credentials."""
@@ -211,7 +211,7 @@ class Connection(HeldConnection):
 
     def distrust(self) -> None:
         """Count the connection as lost: the server may yet answer what was given up."""
-        self._trouble = self._trouble or TimeoutError()
+        self._error = self._error or TimeoutError()
 
     async def _connect(self) -> None:
         servers = self._options["servers"]
@@ -227,11 +227,11 @@ class Connection(HeldConnection):
                     connect_timeout=self.timeout / len(servers),
                 )
             except Exception as error:
-                # It says that there is no server left; what the last one said is the reason.
-                if self._trouble is None or isinstance(error, ImportError):
+                # The client says that no server is left; the last server's error is the reason.
+                if self._error is None or isinstance(error, ImportError):
                     raise
-                raise self._trouble from error
-        self._trouble = None
+                raise self._error from error
+        self._error = None
         inbox = self._client.new_inbox()
         self._inbox = inbox.encode()
         await self._client.listen(f"{inbox}.*", self._on_message)
@@ -257,13 +257,13 @@ class Connection(HeldConnection):
         try:
             self.on_answer(int(subject[len(self._inbox) + 1 :]), body, headers)
         except Exception as error:  # nats-py would stop listening, and say nothing
-            self._trouble = error
+            self._error = error
 
     async def _on_error(self, error: Exception) -> None:
         """Hear of an error that has no other way: a lost connection, or a refused subject."""
         text = str(error)
         if "permissions violation" not in text.lower():
-            self._trouble = error
+            self._error = error
             return
         denied = _DENIED.search(text.lower())
         if denied is None or self.on_denied is None or denied[1].startswith("$js."):
@@ -308,7 +308,7 @@ def _new_client(*, encrypted: bool) -> Any:
         def _connect_command(self) -> bytes:
             """Send no credentials over a connection that was to be encrypted, and is not.
 
-            nats-py goes on in plain text when the server, or somebody in its place, says that it
+            nats-py goes on in plain text when the server, or an impostor, says that it
             has no TLS.
             """
             if encrypted and not self._server_info.get("tls_required"):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import Blame, ErrorTable
+from ..errors import ErrorTable, Scope
 
 ERRORS: Final = ErrorTable({
-    Blame.BROKER: {10002, 10109},  # the account is at its limit, the stream is sealed
-    Blame.EVENT: {10054, 10097},  # the message, or its headers, are too large
+    Scope.BROKER: {10002, 10109},  # the account is at its limit, the stream is sealed
+    Scope.EVENT: {10054, 10097},  # the message, or its headers, are too large
 })  # fmt: skip
 
 OTHER_STREAM: Final = 10060
@@ -21,10 +21,10 @@ OTHER_STREAM: Final = 10060
 _BROKER_STATUS: Final = frozenset({429, 500, 503})  # too fast, broken, full or without a leader
 
 
-def blame(error: Mapping[str, Any]) -> Blame:
-    """Return what is to blame for an error in the answer to a message."""
+def scope_of(error: Mapping[str, Any]) -> Scope:
+    """Return what an error in the answer to a message is about."""
     if "per subject" in str(error.get("description")):
-        return Blame.DESTINATION
-    found = ERRORS.blame(error.get("err_code", 0))
-    is_broker = found is Blame.ATTEMPT and error.get("code") in _BROKER_STATUS
-    return Blame.BROKER if is_broker else found
+        return Scope.DESTINATION
+    found = ERRORS.scope(error.get("err_code", 0))
+    is_broker = found is Scope.ATTEMPT and error.get("code") in _BROKER_STATUS
+    return Scope.BROKER if is_broker else found

@@ -20,7 +20,7 @@ _FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f*>]")
 def wildcard(template: Template) -> str:
     """Return the subject with wildcards that takes whatever a template may become.
 
-    A `type` may be several tokens, so all that stands behind one is open.
+    A `type` may be several tokens, so all that follows one is open.
     """
     tokens: list[str] = []
     for token in template.filled(lambda field: "\0>" if field == "type" else "\0*").split("."):
@@ -48,7 +48,7 @@ def subject_problem(subject: str) -> str | None:
 
 
 def any_overlaps(patterns: Iterable[str], subject: str) -> bool:
-    """Tell whether a subject (or some subject that it takes, if it has wildcards) is in any."""
+    """Return True if a subject (or some subject that it takes, if it has wildcards) is in any."""
     return any(_overlap(pattern.split("."), subject.split(".")) for pattern in patterns)
 
 

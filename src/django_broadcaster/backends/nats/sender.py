@@ -1,11 +1,11 @@
-"""A batch on its way to JetStream: what is in flight, what waits, what was answered.
+"""A batch for JetStream: what is in flight, what waits, what was answered.
 
 JetStream stores what comes over one connection in the order in which it comes, but each message
-fails for itself, and one behind it may be stored all the same: a full stream has room again for
-the next one, or for a smaller one; a subject is not permitted and the next one is; a cluster elects
-a leader, nobody answers for a moment, and the new leader takes what comes then. None of it can be
-seen beforehand. The server's own condition for a key's messages would be the sequence number of the
-one before, which is not known until it is acknowledged.
+fails for itself, and a later one may be stored all the same. A full stream has room again for the
+next one, or for a smaller one. A subject is not permitted, and the next one is. A cluster elects a
+leader, no server answers for a moment, and the new leader takes what comes then. The server's own
+condition for a key's messages would be the sequence number of the one before, which is not known
+until it is acknowledged.
 
 So no message is sent before the earlier one of its key is acknowledged (`in_flight`). Keys do not
 wait for each other: a batch of many keys is one round trip, one of a single key as many as it has
@@ -23,15 +23,15 @@ import orjson
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, Outcome, as_delivery_error
-from ..errors import Blame
+from ..errors import Scope
 from ..in_flight import InFlight
 from ..outcomes import Batch
 from .connection import Connection, Outgoing
-from .errors import OTHER_STREAM, blame
+from .errors import OTHER_STREAM, scope_of
 from .names import any_overlaps
 
 IN_FLIGHT: Final = 2000
-"""Messages without an answer, at the most: a server refuses who sends far ahead of its disk."""
+"""The most messages without an answer: a server refuses a client far ahead of its disk."""
 
 IN_FLIGHT_BYTES: Final = 8 * 2**20
 """The same in bytes of their bodies."""
@@ -167,14 +167,14 @@ class Sender:
                 self._land(token, self._refusal(error, sent[1]))
         elif not body and headers.startswith(_NO_RESPONDERS):
             self._find_out(token, sent[1])
-        # Else somebody listens to the subject who is no stream. The stream's answer may yet come.
+        # Else another subscriber has answered. The stream's answer may still come.
 
     def _denied(self, subject: str) -> None:
         """The server does not let us publish to a subject, and answers none of its messages."""
         for token, (_, outgoing) in list(self._in_flight.sent.items()):
             if outgoing.subject.lower() == subject:
                 problem = f"no permission to publish to {outgoing.subject!r}"
-                self._land(token, self._error(Blame.DESTINATION, problem, outgoing))
+                self._land(token, self._error(Scope.DESTINATION, problem, outgoing))
 
     def _find_out(self, token: int, outgoing: Outgoing) -> None:
         """Ask the server, in a task of its own, why the stream did not get a message."""
@@ -204,8 +204,8 @@ class Sender:
 
     def _refusal(self, error: Mapping[str, Any], outgoing: Outgoing) -> DeliveryError:
         problem = f"stream {self._stream!r}: {error.get('description')} ({error.get('err_code')})"
-        found = blame(error)
-        if found is Blame.DESTINATION:
+        found = scope_of(error)
+        if found is Scope.DESTINATION:
             problem = f"{problem}: {outgoing.subject!r}"
         return self._error(found, problem, outgoing)
 
@@ -218,7 +218,7 @@ class Sender:
         if any_overlaps(self._subjects, outgoing.subject):
             return self._connection.unavailable(f"stream {self._stream!r} does not answer")
         problem = f"stream {self._stream!r} does not take the subject {outgoing.subject!r}"
-        return self._error(Blame.DESTINATION, problem, outgoing)
+        return self._error(Scope.DESTINATION, problem, outgoing)
 
     async def _subjects_of_stream(self) -> Sequence[str] | BackendUnavailable:
         try:
@@ -229,8 +229,8 @@ class Sender:
             return self._connection.unavailable(f"there is no stream {self._stream!r}")
         return stream.config.subjects or ()
 
-    def _error(self, found: Blame, problem: str, outgoing: Outgoing) -> DeliveryError:
-        if found is Blame.BROKER or (found is Blame.DESTINATION and outgoing.is_own):
+    def _error(self, found: Scope, problem: str, outgoing: Outgoing) -> DeliveryError:
+        if found is Scope.BROKER or (found is Scope.DESTINATION and outgoing.is_own):
             return self._connection.unavailable(problem)
         return found.error(problem, shared=outgoing.is_own)
 

@@ -1,7 +1,7 @@
 """RabbitMQ: every event becomes a persistent message, confirmed by the server.
 
     content_type, application_headers, body   by the CloudEvents binding for RabbitMQ
-    message_id                                the event's id, where it is no longer than 255 bytes
+    message_id                                the event's id, if it has at most 255 bytes
     delivery_mode                             2, persistent
     expiration                                milliseconds until the event's `expirytime`, if any
     priority, correlation_id, ...             as the event's `publisher_config` says

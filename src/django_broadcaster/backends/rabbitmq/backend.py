@@ -16,7 +16,7 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..errors import Blame, mapped, unavailable
+from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
 from ..options import OptionReader
@@ -40,35 +40,41 @@ _OF_A_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {
 class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     """Publishes events to an exchange.
 
-    url: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; the server on this machine
-        if it is not given.
-    username, password: the credentials, unless the URL has them; both are "guest" by default.
-    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify`, `check_hostname`, and what py-amqp calls `ciphers`, `server_hostname`,
-        `ssl_version`, `tls_minimum_version` and `tls_maximum_version`.
-    login_method: "PLAIN", "AMQPLAIN", or "EXTERNAL" for a login by the client's certificate.
-    exchange, routing_key: templates (`{type}`, `{source}`, `{subject}`, `{key}`), for events whose
-        `publisher_config` names no other. An exchange "" is the default one, whose routing key is
-        the name of a queue: `queue`, if `routing_key` is not given.
-    exchange_type: "topic", "direct", "fanout", "headers", or one of a plugin ("x-...").
-    exchange_arguments: the exchange's `x-arguments`, such as an `alternate-exchange`.
-    queue: is declared and bound to the exchange by `binding_key` (else the routing key if that is
-        the same for all events, else "#" for a topic exchange). queue_arguments: its `x-arguments`.
-    durable: whether exchange and queue outlive a restart of the server.
-    declare: True declares exchange, queue and binding as it connects; False only sees that exchange
-        and queue are there. An exchange whose name has fields must be there.
-    mandatory: whether an event that no queue takes is rejected; else the server drops it.
-    content_mode: "structured" or "binary".
-    header_prefix: how the headers of binary mode begin: "ce-", as readers made for RabbitMQ expect,
-        or `cloudEvents_`, as the binding for AMQP 1.0 has it.
-    timeout, connect_timeout: seconds without an answer after which the server counts as away.
-    heartbeat: seconds; 0, the default, asks for none: an idle relay could not send any, and the
-        server would disconnect it. TCP's own keepalive finds a peer that is gone.
+    Args:
+        url: The address of the server: `amqp://host:port/vhost`, or `amqps://` for TLS. By default
+            it is the server on this machine.
+        username, password: The credentials, unless the URL has them. The default of both is
+            "guest".
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`. It may also have py-amqp's `ciphers`,
+            `server_hostname`, `ssl_version`, `tls_minimum_version` and `tls_maximum_version`.
+        login_method: "PLAIN", "AMQPLAIN", or "EXTERNAL" for a login by the client's certificate.
+        exchange: The exchange, a template of `{type}`, `{source}`, `{subject}` and `{key}`. The
+            exchange "" is the server's default exchange.
+        routing_key: The routing key, a template. By default it is the type, or for the exchange ""
+            the queue.
+        exchange_type: "topic", "direct", "fanout", "headers", or a type of a plugin ("x-...").
+        exchange_arguments: The `x-arguments` of the exchange, such as an `alternate-exchange`.
+        queue: A queue that is declared and bound to the exchange.
+        queue_arguments: The `x-arguments` of the queue.
+        binding_key: The key of that binding. By default it is the routing key if that is the same
+            for all events, else "#" for a topic exchange.
+        durable: Whether exchange and queue survive a restart of the server.
+        declare: True declares exchange, queue and binding. False only checks that exchange and
+            queue exist. An exchange whose name depends on the event must exist.
+        mandatory: Whether an event that no queue takes is rejected. Otherwise the server drops it.
+        content_mode: "structured" or "binary".
+        header_prefix: The prefix of the headers in binary mode: "ce-", which readers made for
+            RabbitMQ expect, or `cloudEvents_`, as in the binding for AMQP 1.0.
+        timeout: Seconds without an answer after which the server counts as unavailable.
+        connect_timeout: Seconds to wait for a connection.
+        heartbeat: Seconds between heartbeats. With 0 there are none, because an idle relay can't
+            send any. TCP's keepalive finds a peer that is gone.
 
-    `publisher_config` of an event may have `exchange` and `routing_key`, as plain text, and what
-    its message is to have: `priority` (0 to 255), `expiration` (seconds), `correlation_id` (text)
-    and `headers` (a dictionary of text, whole numbers and booleans), `x-delay` among them. An event
-    with an `expirytime` expires then, in the queue, too.
+    The `publisher_config` of an event may have `exchange` and `routing_key`, as plain text. It may
+    also have properties of the message: `priority` (0 to 255), `expiration` (seconds),
+    `correlation_id` (text) and `headers` (a dictionary of text, whole numbers and booleans), such
+    as `x-delay`. An event with an `expirytime` also expires in the queue.
 
     A batch takes about as many round trips as its busiest key has events: see `sender`.
     """
@@ -208,7 +214,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     # --- What the sender asks for --------------------------------------------------------------
 
     def outgoing(self, message: Message) -> Outgoing:
-        """Return the message for the wire; raises Rejected for one that cannot be sent."""
+        """Return the message in AMQP's terms; raises Rejected for one that cannot be sent."""
         wire = self.encode(message)
         body = wire.body or b""
         if self.max_message_bytes is not None and len(body) > self.max_message_bytes:
@@ -245,14 +251,14 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
 
     def refused(self, message: Message, error: ChannelRefused) -> DeliveryError:
         """Return what it means that the server closed the channel over this one message."""
-        blame = ERRORS.blame(error.code)
-        if blame is Blame.EVENT and not (
+        scope = ERRORS.scope(error.code)
+        if scope is Scope.EVENT and not (
             "size" in str(error) or message.config.keys() & PROPERTIES
         ):
-            blame = Blame.DESTINATION
+            scope = Scope.DESTINATION
         is_own = is_fixed(self._exchange) and "exchange" not in message.config
         shared = is_own and not error.is_about_topic
-        return blame.error(f"{self._place}: {error}", shared=shared, cause=error)
+        return scope.error(f"{self._place}: {error}", shared=shared, cause=error)
 
     def nacked(self, message: Message, outgoing: Outgoing) -> DeliveryError:
         """Return what a nack means: a queue is full (`reject-publish`), or has failed.
@@ -263,7 +269,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         problem = f"a queue for {place} is full, or failed, and did not take it"
         is_own = is_fixed(self._exchange) and is_fixed(self._routing_key)
         shared = is_own and not message.config.keys() & _PLACES
-        return Blame.DESTINATION.error(f"{self._place}: {problem}", shared=shared)
+        return Scope.DESTINATION.error(f"{self._place}: {problem}", shared=shared)
 
     def unavailable(self, problem: str, cause: Exception | None = None) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..errors import Blame, ErrorTable
+from ..errors import ErrorTable, Scope
 
-ERRORS: Final = ErrorTable({Blame.EVENT: {406}}, default=Blame.DESTINATION)
+ERRORS: Final = ErrorTable({Scope.EVENT: {406}}, default=Scope.DESTINATION)
 """By reply code. 404 and 403: the exchange is missing, or may not be written to. 406: the message
 is too large, or has a property that the server does not take."""
 

@@ -25,7 +25,7 @@ _PERSISTENT: Final = b"\x02"
 
 @dataclass(slots=True, eq=False)
 class Outgoing:
-    """One message, ready for the wire. `message_id` is empty where the id is too long to be one.
+    """One message, ready to be sent. `message_id` is empty where the id is too long to be one.
 
     Empty texts, and a priority of None, are properties that are left out.
     """
@@ -47,7 +47,7 @@ class Outgoing:
 
     @property
     def properties(self) -> bytes:
-        """The content header's payload behind the body's size; a persistent message."""
+        """The content header's payload after the body's size; a persistent message."""
         flags, parts = _DELIVERY_MODE, []
         if self.content_type:
             flags |= _CONTENT_TYPE

@@ -17,7 +17,7 @@ ESCAPES: Final[Mapping[str, Escape]] = {"exchange": escape_word, "routing_key": 
 
 
 def is_fixed(template: Template | None) -> bool:
-    """Tell whether a name is the same for all events."""
+    """Return True if a name is the same for all events."""
     return template is None or template.is_constant
 
 
@@ -29,7 +29,7 @@ def name_of(template: Template | None, given: str | None, message: Message) -> s
 
 
 def is_short(text: str) -> bool:
-    """Tell whether AMQP has room for a text where it counts its bytes in one."""
+    """Return True if AMQP has room for a text where it counts its bytes in one."""
     return len(text) * 4 <= SHORT_BYTES or len(text.encode()) <= SHORT_BYTES
 
 

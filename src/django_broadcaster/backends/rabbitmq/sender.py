@@ -1,13 +1,13 @@
-"""How one batch goes through a channel of RabbitMQ: what may be on its way at the same time.
+"""How one batch goes through a channel of RabbitMQ: what may be in flight at the same time.
 
 A server may refuse any message by itself: a full queue refuses one and takes the next, when a
-consumer has made room between them. So of one key only one message is on its way at a time
+consumer has made room between them. So of one key only one message is in flight at a time
 (`in_flight`).
 
 A message over a server's limits, or for an exchange that is not there, makes the server close the
-channel. It ignores all that was behind that message, and does not say what became of those before.
+channel. It ignores all that followed that message, and does not say what became of those before.
 So what may meet that (the first message for an exchange, one larger than any before) goes alone,
-and the blame is certain.
+and the cause is certain.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .backend import RabbitMQBackend
 
 IN_FLIGHT_BYTES: Final = 4 * 2**20
-"""How much is on its way at a time, at the most: what was sent and not yet confirmed."""
+"""The most bytes in flight: what was sent and not yet confirmed."""
 
 WRITE_BYTES: Final = 128 * 2**10
 """About how much is written at a time: the server works on it while the next part is encoded."""
@@ -52,7 +52,7 @@ class Experience:
     careful: bool = False  # it is not known which message was refused: send all alone
 
     def is_safe(self, outgoing: Outgoing) -> bool:
-        """Tell whether the server took a message like this before."""
+        """Return True if the server took a message like this before."""
         return (
             not self.careful
             and outgoing.exchange in self.exchanges

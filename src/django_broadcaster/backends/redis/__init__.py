@@ -19,7 +19,7 @@ An entry may have further fields, which the event's `publisher_config` names.
 CloudEvents has no binding for Redis. The binary fields are this project's own, named as the Kafka
 binding names its headers.
 
-`backend` is the backend itself, `entries` packs events for the wire, `fields` packs what their
+`backend` is the backend itself, `entries` packs events, `fields` packs what their
 `publisher_config` adds, `sender` sends a chunk of them, `connection` is that to one server,
 `cluster` finds the node of a stream, `address` has the options that say where Redis is, `names` the
 streams, and `errors` what its errors mean.

@@ -62,7 +62,7 @@ class Address:
             # The relay decides when to try again. redis-py would repeat whatever failed, an XADD
             # too, which makes duplicates, and hold up a health check for many seconds.
             "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-            # RESP3 has nothing for a publisher, and brings messages that nobody asked for.
+            # RESP3 has nothing for a publisher, and brings unrequested messages.
             "protocol": 2,
         }
         if self.sentinels:

@@ -35,32 +35,36 @@ LONGEST: Final = 2**63 - 1
 class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
     """Appends events to a stream.
 
-    host, port, db: the server; or `url` instead (`redis://`, `rediss://` for TLS, `unix://`).
-    username, password: the credentials, unless the URL has them.
-    tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`, `key_file`,
-        `verify` and `check_hostname`; for sentinels as well as for the servers.
-    stream_name: the key of the stream, for events whose `publisher_config` names no other. It is a
-        template (`{type}`, `{source}`, `{subject}`, `{key}`); write `{{` for a brace.
-    max_len: about how many entries the stream keeps (`MAXLEN ~`), read or not; None trims nothing.
-    content_mode: "structured" or "binary".
-    body_field: the name of the field that has the body: `cloud_event`, and `data` in binary mode,
-        unless given. Dapr and FastStream read `data`.
-    sentinels: `[(host, port), ...]` instead of a server: they know where the master is.
-    sentinel_master: the name that they know it by.
-    sentinel_username, sentinel_password: the credentials for the sentinels.
-    cluster: True if the server is a node of a cluster; the others are learned from it.
-    startup_nodes: `[(host, port), ...]`, more nodes to ask where that one is away.
-    wait_replicas: how many replicas must have an event, too, before it counts as delivered.
-    connect_timeout: seconds to wait for a connection.
-    socket_timeout: seconds to wait for the server, each time that data is sent or read.
+    Args:
+        host, port, db: The server; or use `url`.
+        url: The address of the server: `redis://`, `rediss://` for TLS, or `unix://`.
+        username, password: The credentials, unless the URL has them.
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`. It applies to sentinels as well.
+        stream_name: The key of the stream, a template of `{type}`, `{source}`, `{subject}` and
+            `{key}`.
+        max_len: The approximate number of entries that the stream keeps, read or not (`MAXLEN ~`).
+            None trims nothing.
+        content_mode: "structured" or "binary".
+        body_field: The name of the field with the body. By default it is `cloud_event`, and `data`
+            in binary mode. Dapr and FastStream read `data`.
+        sentinels: The sentinels that know the master, `[(host, port), ...]`, instead of a server.
+        sentinel_master: The name by which the sentinels know the master.
+        sentinel_username, sentinel_password: The credentials for the sentinels.
+        cluster: True if the server is a node of a cluster. The backend learns the other nodes from
+            it.
+        startup_nodes: Further nodes to ask if that one is unavailable, `[(host, port), ...]`.
+        wait_replicas: The number of replicas that must have an event before it counts as delivered.
+        connect_timeout: Seconds to wait for a connection.
+        socket_timeout: Seconds to wait for the server each time that data is sent or read.
 
-    `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its other
-    items become further fields of the entry.
+    The `publisher_config` of an event may have `stream_name`, as plain text, and `max_len`. Its
+    other items become further fields of the entry.
 
-    A batch goes in one round trip, as a transaction (MULTI, EXEC): the server takes all of it or
-    nothing when it is full, refuses a command or loses the connection in the middle, so no event
-    overtakes an earlier one of its key. A batch over `EXCHANGE_BYTES` is several transactions. In a
-    cluster there is a transaction for each stream, and one round trip to all the nodes at once.
+    A batch is one transaction (MULTI, EXEC) in one round trip. If the server is full, refuses a
+    command or loses the connection, it stores all of a batch or nothing. So no event overtakes an
+    earlier one of its key. A batch over `EXCHANGE_BYTES` is several transactions. In a cluster
+    there is a transaction for each stream, and one round trip to all nodes at once.
     """
 
     system: ClassVar[str] = "redis"
@@ -209,12 +213,12 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
     # --- From messages to chunks -------------------------------------------------------------
 
     def _chunks(self, batch: Batch) -> Iterator[tuple[int, list[Entry]]]:
-        """Yield what goes together, with the index behind it.
+        """Yield what is sent together, with the index after it.
 
         The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
         its outcome here. In one chunk, all events of a key are for the same stream: what Redis
-        refuses only as it executes (a key that is no stream) it then refuses for all of them. Were
-        the streams different, the later events would be stored by then, for good.
+        refuses only as it executes (a key that is not a stream) it refuses for all of them. If the
+        streams were different, the later events would be stored by then.
         """
         chunk: list[Entry] = []
         size = 0

@@ -12,7 +12,7 @@ from ..errors import mapped
 from .address import library
 from .errors import is_protocol_error, unavailable
 
-# Commands as they go over the wire: https://redis.io/docs/latest/develop/reference/protocol-spec/
+# Commands as they are sent: https://redis.io/docs/latest/develop/reference/protocol-spec/
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 _MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
@@ -20,7 +20,7 @@ _GET_LIMIT: Final = b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$18\r\nproto-max-bulk-l
 
 
 Entry = tuple[int, bytes, str]
-"""One event on its way: its place in the batch, its packed XADD, and its stream."""
+"""One event in flight: its place in the batch, its packed XADD, and its stream."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +41,7 @@ class Connection:
     """One server, or whichever is the master, over a connection of redis-py's pool.
 
     Nothing is repeated here or in redis-py: a transaction that is sent twice may be carried out
-    twice, and behind a later one. `limit` is the server's for one value, None while not known.
+    twice, and after a later one. `limit` is the server's for one value, None while not known.
     """
 
     def __init__(self, client: Any, place: str, *, replicas: int, timeout: float) -> None:
@@ -67,10 +67,14 @@ class Connection:
             sentinel.close()
 
     def abandon(self) -> None:
-        """Close this process's copies of the sockets; redis-py tells the server nothing then."""
+        """Close this process's copies of the sockets; redis-py tells the server nothing then.
+
+        Where a release of redis-py has no such lists, the sockets are closed with the pool.
+        """
         pool = self._client.connection_pool
-        for each in (*pool._available_connections, *pool._in_use_connections):
-            each.disconnect()
+        for name in ("_available_connections", "_in_use_connections"):
+            for each in getattr(pool, name, ()):
+                each.disconnect()
 
     # --- Transactions ------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ class Connection:
         self.limit = int(limit[1]) if isinstance(limit, list) and len(limit) == 2 else None
         self._ready = True
 
-    # --- The wire ----------------------------------------------------------------------------
+    # --- The socket --------------------------------------------------------------------------
 
     def give_up(self) -> None:
         """Disconnect if replies may still come over it.

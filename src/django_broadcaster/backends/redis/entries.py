@@ -1,4 +1,4 @@
-"""Events as XADD commands, packed as they go over the wire.
+"""Events as XADD commands, packed as they are sent.
 
 https://redis.io/docs/latest/develop/reference/protocol-spec/
 
@@ -25,7 +25,7 @@ _PAIRS: Final = 5
 
 @lru_cache(maxsize=4096)
 def head(stream: str, max_len: int | None, pairs: int) -> bytes:
-    """Return the packed XADD up to its fields, which are so many pairs of a name and a value."""
+    """Return the packed XADD up to its fields, which are `pairs` pairs of a name and a value."""
     # Approximate trimming: Redis drops whole nodes of the stream, which costs next to nothing.
     trim = [] if max_len is None else ["MAXLEN", "~", str(max_len)]
     arguments = [argument.encode() for argument in ("XADD", stream, *trim, "*")]
@@ -80,7 +80,7 @@ def binary(
 
 
 class _Sizes(dict[int, bytes]):
-    """The line that tells a size, without making it anew for most."""
+    """The line that states a size; most are made only once."""
 
     def __missing__(self, size: int) -> bytes:
         return b"$%d\r\n" % size

@@ -7,16 +7,16 @@ from typing import Final, NamedTuple
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from .. import errors
-from ..errors import Blame, ErrorTable
+from ..errors import ErrorTable, Scope
 
 ERRORS: Final = ErrorTable({
-    Blame.BROKER: {  # the server is full, read-only, can't persist, ...
+    Scope.BROKER: {  # the server is full, read-only, can't persist, ...
         "BUSY", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH",
         "NOREPLICAS", "OOM", "READONLY",
     },
     # The stream is not permitted, or on another node of a cluster.
-    Blame.DESTINATION: {"ASK", "CROSSSLOT", "MOVED", "NOPERM"},
-    Blame.EVENT: {"WRONGTYPE"},
+    Scope.DESTINATION: {"ASK", "CROSSSLOT", "MOVED", "NOPERM"},
+    Scope.EVENT: {"WRONGTYPE"},
 })  # fmt: skip
 # redis-py takes the code off the text where it has an exception for it.
 _CODES: Final = {
@@ -37,7 +37,7 @@ class Redirection(NamedTuple):
     https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/ (MOVED, ASK).
     """
 
-    asking: bool  # for this once, while the slot is on its way
+    asking: bool  # for this command only, while the slot is moving
     host: str
     port: int
 
@@ -46,7 +46,7 @@ def parse(error: Exception) -> tuple[str, str]:
     """Return the code of an error reply, empty where it has none, and its text."""
     text = str(error).rpartition("Transaction discarded because of: ")[2]
     if type(error).__name__ == "MasterNotFoundError":
-        text = text.partition(" : ")[0]  # behind it stand the options of all clients
+        text = text.partition(" : ")[0]  # the options of all clients follow
     code = _CODES.get(type(error).__name__, "")
     first, _, rest = text.partition(" ")
     if not code and first.isupper() and first.isalpha():
@@ -69,19 +69,19 @@ def failure(error: Exception, place: str, stream: str, *, shared: bool) -> Deliv
         shared: Whether nearly all events go to that stream.
     """
     code, text = parse(error)
-    blame = ERRORS.blame(code)
+    scope = ERRORS.scope(code)
     if is_protocol_error(error):
-        blame = Blame.EVENT
+        scope = Scope.EVENT
     elif text.startswith("unknown command") or (code == "NOPERM" and "permissions to run" in text):
-        blame = Blame.BROKER
-    if blame is Blame.BROKER or (blame is Blame.DESTINATION and shared):
+        scope = Scope.BROKER
+    if scope is Scope.BROKER or (scope is Scope.DESTINATION and shared):
         return unavailable(place, error)
     problem = f"stream {stream!r} of Redis at {place}: {code} {text}".strip()
-    return blame.error(problem, shared=shared, cause=error)
+    return scope.error(problem, shared=shared, cause=error)
 
 
 def redirection(error: object) -> Redirection | None:
-    """Return where the reply sends us, None if it is no such reply."""
+    """Return where the reply redirects to, None if it does not redirect."""
     if not isinstance(error, Exception):
         return None
     code, text = parse(error)

@@ -1,4 +1,4 @@
-"""Further fields of an entry: the items of `publisher_config` that are no options of the backend.
+"""Further fields of an entry: the items of `publisher_config` that are not options of the backend.
 
 A value is written as text: a number as Python writes it, a bool as `true` or `false`.
 """
@@ -15,7 +15,7 @@ from ..options import OptionReader
 from ..text import is_utf8
 
 OPTIONS: Final = frozenset({"stream_name", "max_len"})
-"""The keys of `publisher_config` that say where an entry goes, and are no fields of it."""
+"""The keys of `publisher_config` that say where an entry goes, and are not fields of it."""
 
 DOCUMENTED: Final = frozenset({"event_id", "event_type", "source", "timestamp", "cloud_event"})
 """The fields that every reader may rely on, in either content mode."""
@@ -24,7 +24,7 @@ _OF_BINARY_MODE: Final = frozenset({"content_type", "data"})
 
 
 class Further(NamedTuple):
-    """Fields as they go over the wire: how many, packed, and the size of the largest part."""
+    """Fields as they are sent: how many, packed, and the size of the largest part."""
 
     pairs: int
     packed: bytes
@@ -40,7 +40,7 @@ def further(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def packed(config: Mapping[str, Any]) -> Further:
-    """Return those fields as they go over the wire."""
+    """Return those fields as they are sent."""
     fields = further(config)
     if not fields:
         return NONE

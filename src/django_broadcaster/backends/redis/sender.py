@@ -1,4 +1,4 @@
-"""One chunk of a batch on its way: what becomes of each entry, and what is sent again."""
+"""One chunk of a batch in flight: what becomes of each entry, and what is sent again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Sender:
             self._settle(transaction, replies)
 
     def _was_redirected(self, transaction: Transaction, replies: list[Any]) -> bool:
-        """Tell whether another node must be asked: then this one has stored nothing."""
+        """Return True if another node must be asked: then this one has stored nothing."""
         if isinstance(replies[-1], list):
             return False
         where = next(filter(None, map(redirection, reversed(replies))), None)
@@ -120,7 +120,7 @@ class Sender:
 
 
 class TransactionRefused(Exception):
-    """A transaction failed, and no single command is to blame."""
+    """A transaction failed, and not because of a single command."""
 
     def __init__(self, reply: Exception) -> None:
         super().__init__(str(reply))
@@ -130,13 +130,13 @@ class TransactionRefused(Exception):
 def executed(replies: list[Any], count: int) -> tuple[bool, list[Exception | None]]:
     """Return whether `count` commands were executed, and for each its error or None.
 
-    Raises TransactionRefused for all that no single command is to blame for.
+    Raises TransactionRefused for a failure that is not because of a single command.
     """
     begun, queued, result = replies[0], replies[1 : count + 1], replies[-1]
     if isinstance(result, list):
         return True, errors_in(result)
     if isinstance(begun, Exception):
-        # Only if the permission for MULTI was taken away meanwhile: each command has run by
+        # Only if the permission for MULTI was removed just then: each command has run by
         # itself, and those that answered with the id of an entry are stored.
         if b"QUEUED" in queued or len(queued) < count:
             raise TransactionRefused(begun)

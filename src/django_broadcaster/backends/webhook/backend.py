@@ -64,30 +64,32 @@ _OF_A_ROW: Final = OptionReader(lambda key, problem: Rejected(f"its {key!r} {pro
 class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     """Sends each event as a POST to an endpoint.
 
-    url: the endpoint of events that name no other.
-    event_urls: whether the `publisher_config` of an event may have a `url` of its own.
-    allow_http: whether that one may begin with http:// instead of https://.
-    secrets: what requests are signed with, `whsec_...` or `whsk_...`; several while they change.
-    secrets_for: a function, or its dotted path, that returns the secrets for a URL.
-    content_mode: "structured", the whole event in the body, or "binary", attributes as headers.
-    headers: further headers of every request.
-    username, password: credentials for HTTP's Basic authentication; not with `event_urls`.
-    tls: the details for https:// URLs: a dictionary of `ca_file`, `cert_file`, `key_file`, `verify`
-        and `check_hostname`, or an `ssl.SSLContext`.
-    request_origin: the DNS name that every request has as `WebHook-Request-Origin`.
-    handshake: whether an endpoint is asked with OPTIONS, before its first event and once an hour,
-        whether it agrees to receive events from `request_origin`.
-    timeout: seconds for a request as a whole; a batch takes about twice as long at the most.
-    connect_timeout: seconds to connect to one address.
-    max_in_flight: requests at once.
-    max_response_bytes: how much of a response is read before its connection is given up.
-    disable_after: seconds of failures alone after which an endpoint is disabled; by default five
-        days with `event_urls`, and never without.
-    allow_private: whether endpoints may have addresses that are not public.
-    allowed_networks: networks that they may be in all the same, such as `10.1.0.0/16`.
+    Args:
+        url: The endpoint of events that name no other.
+        event_urls: Whether the `publisher_config` of an event may have its own `url`.
+        allow_http: Whether such a URL may begin with http:// instead of https://.
+        username, password: The credentials for Basic authentication; not with `event_urls`.
+        tls: The details for https:// URLs: a dictionary of `ca_file`, `cert_file`, `key_file`,
+            `verify` and `check_hostname`, or an `ssl.SSLContext`.
+        secrets: The secrets that sign requests, `whsec_...` or `whsk_...`; several during a
+            rotation.
+        secrets_for: A function, or its dotted path, that returns the secrets for a URL.
+        content_mode: "structured", or "binary" with the attributes as headers.
+        headers: Further headers of every request.
+        request_origin: The DNS name that every request has as `WebHook-Request-Origin`.
+        handshake: Whether to ask an endpoint with OPTIONS, before its first event and once an hour,
+            if it agrees to receive events from `request_origin`.
+        timeout: Seconds for a request as a whole. A batch takes at most about twice as long.
+        connect_timeout: Seconds to connect to one address.
+        max_in_flight: The number of requests at once.
+        max_response_bytes: The bytes of a response that are read before its connection is closed.
+        disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
+            default five days with `event_urls`, and never without.
+        allow_private: Whether endpoints may have addresses that are not public.
+        allowed_networks: Networks that endpoints may be in nevertheless, such as `10.1.0.0/16`.
 
-    Events of a key are sent one after the other, each when the one before was delivered; keys, and
-    events without one, are sent at once. So no event of a key is out before one that failed.
+    An event of a key is sent when the one before was delivered. Keys, and events without one, are
+    sent concurrently. So no event of a key is sent before one that failed.
     """
 
     system: ClassVar[str] = "webhook"
@@ -169,7 +171,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             raise unavailable(f"TLS of backend {self.alias!r}: {error}", error) from error
 
     def health_check(self) -> bool:
-        """Tell whether the endpoint of the settings accepts connections; True if there is none."""
+        """Return True if the endpoint of the settings accepts connections, or there is none."""
         if self.options.url is None:
             return True
         try:
@@ -215,7 +217,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- Before a batch ----------------------------------------------------------------------
 
     def _url_of(self, message: Message) -> str:
-        """Return where an event goes; empty if nobody knows, as after a change of the settings."""
+        """Return where an event goes; empty if unknown, as after a change of the settings."""
         own = message.config.get("url") if self.options.event_urls else None
         return str(own or self.options.url or "")
 
@@ -315,7 +317,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- After a batch -----------------------------------------------------------------------
 
     def _remember(self, endpoints: Iterable[Endpoint]) -> None:
-        """Begin and end pauses, and write down what trouble there is."""
+        """Begin and end pauses, and record failures of endpoints."""
         attempted = [endpoint for endpoint in endpoints if endpoint.attempted]
         for endpoint in attempted:
             failure = endpoint.failure
@@ -364,7 +366,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
     # --- Helpers -----------------------------------------------------------------------------
 
     def _connects(self, host: str, port: int) -> bool:
-        """Tell whether one address of a host can be connected to in `HEALTH_SECONDS`."""
+        """Return True if one address of a host can be connected to in `HEALTH_SECONDS`."""
         deadline = time.monotonic() + HEALTH_SECONDS
         for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with suppress(OSError), self.options.rules.socket_for(info) as connection:

@@ -213,7 +213,7 @@ def _is_cut(error: Exception) -> bool:
 
 @lru_cache(maxsize=1024)
 def _as_it_is(url: str) -> Any:
-    """Return a URL whose escapes nobody normalises; one that has none gets them."""
+    """Return a URL whose escapes stay as they are; one that has none gets them."""
     from yarl import URL
 
     return URL(url, encoded=url.isascii())

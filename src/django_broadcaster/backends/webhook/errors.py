@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django_broadcaster.exceptions import DeliveryError, TransientError
 
-from ..errors import Blame, ErrorTable, client_module
+from ..errors import ErrorTable, Scope, client_module
 from .addresses import AddressRefused
 
 CLIENT: Final = ("aiohttp", "webhook")
@@ -27,7 +27,7 @@ class Kind(Enum):
     Only a 2xx is `DELIVERED`. `REFUSED` and `FAILED` are about this event. `DOUBTFUL` may be the
     event's fault or the endpoint's: what the endpoint says to others decides. `MISPLACED`,
     `FORBIDDEN`, `GONE` and `AWAY` are about the endpoint. `UNSENT` was not even tried, and `LOCAL`
-    is our own machine's trouble.
+    is a failure of our own machine.
     """
 
     DELIVERED = auto()
@@ -106,11 +106,11 @@ def _phrase(status: int) -> str:
 
 
 ERRORS: Final = ErrorTable({
-    Blame.EVENT: {Kind.REFUSED},
-    Blame.ATTEMPT: {Kind.FAILED, Kind.DOUBTFUL, Kind.UNSENT},
-    Blame.DESTINATION: {Kind.MISPLACED, Kind.AWAY},
-    Blame.INVALID_DESTINATION: {Kind.FORBIDDEN, Kind.GONE},
-    Blame.BROKER: {Kind.LOCAL},
+    Scope.EVENT: {Kind.REFUSED},
+    Scope.ATTEMPT: {Kind.FAILED, Kind.DOUBTFUL, Kind.UNSENT},
+    Scope.DESTINATION: {Kind.MISPLACED, Kind.AWAY},
+    Scope.INVALID_DESTINATION: {Kind.FORBIDDEN, Kind.GONE},
+    Scope.BROKER: {Kind.LOCAL},
 })  # fmt: skip
 
 _PUTS_OFF: Final = frozenset({Kind.AWAY, Kind.UNSENT})
@@ -121,7 +121,7 @@ def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
     """Return the error of an event that was not delivered; `many` says that there are others."""
     if answer.error is not None:
         return answer.error
-    error = ERRORS.blame(answer.kind).error(
+    error = ERRORS.scope(answer.kind).error(
         f"webhook to {place}: {answer.text}",
         shared=not many,
         cause=answer.cause,

@@ -1,8 +1,8 @@
-"""A batch on its way: many endpoints at once, and each key in order.
+"""A batch in flight: many endpoints at once, and each key in order.
 
 A key is a lane: its next event is sent when the one before was delivered, so whatever fails, none
-of its later events is out before it. Events without a key have a lane each. Lanes run at once,
-within the limits of the backend and of each endpoint; the earliest event that may go goes first.
+of its later events is sent before it. Events without a key have a lane each. Lanes run at once,
+within the limits of the backend and of each endpoint. The earliest event that may be sent is first.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Endpoint:
     def conclude(self, answer: Answer) -> Answer:
         """Return what an answer meant, now that the batch is over.
 
-        An event that got no answer is to blame itself where others were delivered, and nothing
+        An event without an answer is the cause itself where others were delivered, and nothing
         says that the endpoint went away meanwhile. Else the endpoint is, also for events that there
         was no time to send.
         """
@@ -85,7 +85,7 @@ class Sender:
 
     attempt: sends the message with that index.
     endpoints: the endpoint of each message.
-    stopping: kinds of answers behind which an endpoint gets nothing more.
+    stopping: kinds of answers after which an endpoint gets nothing more.
     max_in_flight: requests at once.
     seconds: after that nothing more is begun; what is in flight is waited for.
     """
