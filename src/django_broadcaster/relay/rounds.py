@@ -22,7 +22,7 @@ TICK_SECONDS = 0.5
 """Seconds between rounds, so that free partitions are taken well within a second also where no
 NOTIFY announces them."""
 
-FRESH_SECONDS = 1.5
+FRESH_SECONDS = 1.2
 """Seconds since the last look at the relays, partitions and pauses for which a delivery may go
 before the next rounds. An idle relay looks once a second."""
 

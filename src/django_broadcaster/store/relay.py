@@ -140,7 +140,7 @@ _KEYS = 50
 
 @lru_cache(maxsize=32)
 def _numbers(partitions: frozenset[int]) -> str:
-    """Return the numbers of partitions in SQL; -1, which no partition has, if there are none."""
+    """Return a list of partitions for SQL; without any, the list of -1, which is none."""
     return ", ".join(str(int(number)) for number in sorted(partitions)) or "-1"
 
 
@@ -195,8 +195,8 @@ class RelayRows(BoundedSQL):
         source = (
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} "
-            f"AND {_PARTITION} IN ({_numbers(frozenset(partitions))}){self._except_ignored()} "
-            # No parameter: a plan that PostgreSQL keeps must be made for this number of rows.
+            f"AND {self._in_partitions(frozenset(partitions))}{self._except_ignored()} "
+            # A parameter would let PostgreSQL keep a plan for any number of rows.
             f"ORDER BY {self._pending.order} LIMIT {int(limit)}"
         )
         backend = [self.backend, start, self.backend]
@@ -210,6 +210,12 @@ class RelayRows(BoundedSQL):
         )
         due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
         return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+
+    def _in_partitions(self, partitions: frozenset[int]) -> str:
+        """Return the condition that a row is in these partitions, which change seldom."""
+        if self._postgres:
+            return f"{_PARTITION} = ANY('{{{_numbers(partitions)}}}')"
+        return f"{_PARTITION} IN ({_numbers(partitions)})"
 
     def _except_ignored(self) -> str:
         """Return the condition that leaves out the rows in `ignored`, if there are any."""
