@@ -188,7 +188,7 @@ def test_refused_call_outside_of_a_transaction_writes_nothing(
 def test_object_that_is_no_event_is_refused(database: str, given: Any) -> None:
     """It raises TypeError with the index, and says what is taken."""
     with order_commits(database), statements() as run:
-        with pytest.raises(TypeError, match=r"^event 1: expected .*dictionary of the keywords"):
+        with pytest.raises(TypeError, match=r"^event 1: expected .*dictionary with the keywords"):
             publisher.publish_events([VALID, given], using=database)
         assert run == []
 
