@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from django.db import Error
+from django.db import Error, connections
 
 from django_broadcaster.backoff import Backoff
 from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.store import keep_plans
 
 from .db_connections import drop_all_connections, drop_connection, use_own_connections
 from .health import LoopState
@@ -65,7 +66,10 @@ class BackendThread(threading.Thread):
         self._poll = Poll(options.interval)
         self._runner = SeparateThread(f"relay-{alias}-code")
         self._loop = DeliveryLoop(options.database, alias, runner=self._runner)
+        self._loop.is_wanted = self._poll.wake.is_set
         self._joined = False
+        self.has_session = False
+        """Whether the database's sessions are not shared, which a NOTIFY has shown."""
         self._has_died = False
         self._last_error = ""
         self._backoff = Backoff()
@@ -179,7 +183,10 @@ class BackendThread(threading.Thread):
                 self._loop.activity.begin("joining")
                 self._loop.join()
                 self._joined = True
-            report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
+            if self.has_session:
+                keep_plans(connections[self._options.database])
+            idle, woken = self._poll.is_idle, self._poll.take_wake()
+            report = self._loop.turn(self._options.batch_size, idle=idle, woken=woken)
         except LeaseLost as error:
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False

@@ -50,7 +50,7 @@ from .purge import (
     purge_entries,
 )
 from .relay import Fetched, Head, PendingRow, RelayRows
-from .relay_sql import TIMELINE
+from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .samples import Figures, add_to_minute, minute_of
 from .sizes import portions, size_of
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
@@ -111,6 +111,7 @@ __all__ = [
     "is_partitioned",
     "is_served",
     "keep_ahead",
+    "keep_plans",
     "lacks_migration",
     "limits_statements",
     "lock_final",
@@ -130,6 +131,7 @@ __all__ = [
     "postgres_encoding",
     "purge_entries",
     "read_stored",
+    "relay_cursor",
     "request_operation",
     "resume",
     "same_errors",
