@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, TypeVar
+
+from asgiref.sync import AsyncToSync
 
 from .signals import event_created, event_published
 
@@ -220,11 +223,15 @@ def _path_of(function: HandlerFunction) -> str:
 
 def _layers(function: HandlerFunction) -> Iterator[Any]:
     """Yield a function, and what it wraps, from the outside in."""
-    yield function
-    for attribute in ("__wrapped__", "awaitable", "func"):
-        if inner := getattr(function, attribute, None):
-            yield from _layers(inner)
-            return
+    layer: Any = function
+    while layer is not None:
+        yield layer
+        if isinstance(layer, AsyncToSync):
+            layer = layer.awaitable
+        elif isinstance(layer, partial):
+            layer = layer.func
+        else:
+            layer = getattr(layer, "__wrapped__", None)
 
 
 event_registry = EventHandlerRegistry()

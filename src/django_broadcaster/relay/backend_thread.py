@@ -146,7 +146,7 @@ class BackendThread(threading.Thread):
         """Poll the outbox now."""
         self._poll.wake.set()
 
-    def look_at_share(self) -> None:
+    def rebalance_soon(self) -> None:
         """Rebalance the partitions now: a relay joined or left."""
         self._loop.rounds.are_wanted.set()
         self.wake()
@@ -225,24 +225,17 @@ class BackendThread(threading.Thread):
         self._stopping.wait(pause)
 
     def _is_drained(self) -> bool:
-        """Return True if nothing is left to wait for, or nothing can be delivered."""
+        """Return True if no event is left to wait for, or if none can be delivered."""
         if self._loop.rounds.is_operating:
             return False
+        state = ""
         if not self._loop.circuit.is_closed:
-            self._log(
-                logging.ERROR,
-                "Drain stopped: backend %r is unavailable (%s); undelivered events remain.",
-                self.alias,
-                self._loop.broker.error or "an event fails as if it were",
-            )
-            self.succeeded = False
-            return True
-        if self._loop.rounds.is_paused:
-            self._log(
-                logging.ERROR,
-                "Drain stopped: backend %r is paused; undelivered events may remain.",
-                self.alias,
-            )
+            why = self._loop.broker.error or "an event fails as if it were"
+            state = f"unavailable ({why}); undelivered events remain"
+        elif self._loop.rounds.is_paused:
+            state = "paused; undelivered events may remain"
+        if state:
+            self._log(logging.ERROR, "Drain stopped: backend %r is %s.", self.alias, state)
             self.succeeded = False
             return True
         try:

@@ -170,7 +170,7 @@ class DeliveryLoop:
         with suppress(LeaseLost):  # then another relay delivers it
             self.held.hasten(self.broker.backend.returned())
             self._joined.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
-        self.rounds.history.write(looks=False)
+        self.rounds.history.write(counts=False)
 
     @property
     def held(self) -> Holdings:

@@ -102,7 +102,7 @@ class Pacemaker(threading.Thread):
         for thread in self._threads:
             thread.has_session = self._listener.is_proven
             if thread.alias in heard.shares:
-                thread.look_at_share()
+                thread.rebalance_soon()
             elif thread.alias in heard.events:
                 thread.wake()
         if heard.events:

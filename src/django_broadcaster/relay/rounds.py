@@ -30,11 +30,11 @@ IDLE_SECONDS = 20.0
 """Seconds between rounds of a relay that has been idle for a while."""
 
 REREAD_SHARE = 100
-"""How many times as long as reading all blocked keys takes goes by until the next time."""
+"""The pause after reading all blocked keys, as a multiple of the time that it took."""
 
 
 class Rounds:
-    """When each of these is due, and operations in the background between them."""
+    """The schedule of this work, and operations in the background."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Rounds:
             yield
         self._broker.show()
         circuit = self._broker.circuit
-        self.history.run(looks=is_purger, circuit_is_open=not circuit.is_closed)
+        self.history.run(counts=is_purger, circuit_is_open=not circuit.is_closed)
         self._looked_at = now = self._clock()
         self._next_at = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:
