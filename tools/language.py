@@ -34,7 +34,6 @@ NOT_YET = (
     "src/django_broadcaster/exceptions.py",
     "src/django_broadcaster/inbox",
     "src/django_broadcaster/migrations/",
-    "src/django_broadcaster/publishers.py",
     "src/django_broadcaster/redaction.py",
     "src/django_broadcaster/registry.py",
     "src/django_broadcaster/retry.py",

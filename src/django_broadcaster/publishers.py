@@ -4,9 +4,9 @@
         order = Order.objects.create(...)
         publisher.publish_event("order.placed", "/shop/orders", {"id": order.id})
 
-Importing this module opens no connection and loads no broker's client. Every error about a call's
-arguments is a `PublishError` that names the argument, raised before any SQL, so that the caller's
-transaction stays usable.
+Importing this module opens no connection and loads no broker's client. An invalid argument raises a
+`PublishError` that names it, before any SQL is executed, so that the caller's transaction stays
+usable.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ __all__ = ["MAX_RETRIES", "OutboxPublisher", "publisher"]
 
 
 class OutboxPublisher:
-    """Main publisher class for the outbox pattern. Instances hold no state and are thread-safe."""
+    """The publisher of the outbox. Instances have no state and are thread-safe."""
 
     def __init__(self) -> None:
         pass
 
     @property
     def _backends(self) -> MutableMapping[str, PublisherBackend]:
-        """The backends by alias. One that is put in is used by this process's relay, too."""
+        """The backends by alias. A relay of this process uses an instance that is set here, too."""
         return _Backends()
 
     @_backends.setter
     def _backends(self, backends_by_alias: Mapping[str, PublisherBackend]) -> None:
-        """Use these instances, in place of those that were put in before."""
+        """Use these instances instead of those that were set before."""
         mine = _Backends()
         for alias in backends.put_in():
             del mine[alias]
         mine.update(backends_by_alias)
 
     def _load_backends(self) -> None:
-        """Make every configured backend; raises BackendConfigurationError for a wrong setting."""
+        """Create every configured backend; raises BackendConfigurationError for a wrong setting."""
         for alias in backends.aliases():
             backends[alias]
 
@@ -83,27 +83,36 @@ class OutboxPublisher:
     ) -> OutboxEvent:
         """Publish an event to the outbox: it is delivered if and only if the transaction commits.
 
-        event_type, source: required attributes; `source` is a URI reference.
-        data: the payload: anything OUTBOX_JSON_ENCODER takes, by default Django's JSON encoder, or
-            bytes. None is no data.
-        subject: what the event is about, within the source; also an integer or a UUID.
-        backend: an alias of OUTBOX_PUBLISHERS. None goes by OUTBOX_ROUTES, else to the alias
-            `default`, else to the only one.
-        scheduled_at: deliver not before this moment; now unless given.
-        max_retries: attempts after the first one; 0 tries once. OUTBOX_MAX_RETRIES unless given.
-        publisher_config: options of this one event; each backend lists the keys it knows.
-        event_id: publishing the same (source, event_id) to a backend twice writes one row and
-            returns it. Also an integer or a UUID; a UUIDv7 unless given.
-        time: when it happened, an aware datetime; now unless given.
-        partition_key: events of one key and one backend are delivered in publish order; it
-            travels as the attribute `partitionkey`. Also an integer or a UUID.
-        extensions: further CloudEvents attributes, names of `[a-z0-9]{1,20}`.
-        data_content_type: media type; `application/json` unless given.
-        data_schema: absolute URI of the schema that the data follows.
-        using: database alias, by default where the router writes `OutboxEvent`.
+        Args:
+            event_type: The event's type.
+            source: The event's source, a URI reference.
+            data: The payload: anything that OUTBOX_JSON_ENCODER encodes, by default Django's JSON
+                encoder, or bytes. None is an event without data.
+            subject: The subject within the source; also an integer or a UUID.
+            backend: An alias of OUTBOX_PUBLISHERS. By default OUTBOX_ROUTES decides, then the alias
+                `default`, then the only alias.
+            scheduled_at: The earliest time of the delivery; by default now.
+            max_retries: The attempts after the first one; with 0 there is one attempt. By default
+                OUTBOX_MAX_RETRIES.
+            publisher_config: Options for this event; each backend lists its keys.
+            event_id: The event's id; also an integer or a UUID. Publishing the same source and id
+                to a backend twice writes one row and returns it. By default a new UUIDv7.
+            time: The time at which it happened, an aware datetime; by default now.
+            partition_key: Events of one key and one backend are delivered in publish order. The
+                key is sent as the attribute `partitionkey`. Also an integer or a UUID.
+            extensions: Further CloudEvents attributes, with names of `[a-z0-9]{1,20}`.
+            data_content_type: The media type of the data; by default `application/json`.
+            data_schema: The absolute URI of the schema of the data.
+            using: The database alias, by default the one to which the router writes `OutboxEvent`.
 
-        Returns the row; of several by a route, the first. Raises InvalidEvent, of which
-        PayloadTooLarge is one, UnknownBackend, InvalidPublisherConfig or WrongTransaction.
+        Returns:
+            The row; if a route sends the event to several backends, the first row.
+
+        Raises:
+            InvalidEvent: An argument is invalid; PayloadTooLarge is one of these errors.
+            UnknownBackend: There is no such alias.
+            InvalidPublisherConfig: The backend does not know an option.
+            WrongTransaction: The event would not commit with the open transaction.
         """
         call = PublishCall(using, self._get_default_backend)
         event = event_of(
@@ -139,10 +148,10 @@ class OutboxPublisher:
     ) -> OutboxEvent:
         """Publish a CloudEvent to the outbox, with every attribute that it has.
 
-        Takes our `CloudEvent` and the official `cloudevents` SDK's. Its `partitionkey` extension
-        is its key unless `partition_key` is given. Publishing the same event to a backend twice
-        writes one row and returns it. Everything else is as for `publish_event`; raises
-        TypeError for an object of another kind.
+        Accepts a `CloudEvent` and an event of the official `cloudevents` SDK. The default for
+        `partition_key` is its extension `partitionkey`. Publishing the same event to a backend
+        twice writes one row and returns it. The rest is as for `publish_event`. Raises TypeError
+        for any other object.
         """
         call = PublishCall(using, self._get_default_backend)
         return publish_one(
@@ -167,23 +176,29 @@ class OutboxPublisher:
     ) -> int:
         """Publish many events, all or none, in a few statements; return how many rows are new.
 
-        events: any iterable, of our CloudEvents, of the official SDK's, and of dictionaries of
-            the arguments of `publish_event` (but `using`), in any mixture. A generator is read
-            as its events are written, so that they need not all be in memory.
-        backend, scheduled_at, max_retries, publisher_config: as for `publish_event`, for the
-            events that have none of their own: those that are no dictionary, or one without it.
-        using: database alias, by default where the router writes `OutboxEvent`.
-        batch_size: rows that one statement writes at the most.
+        The events of a key are delivered in their order in `events`. An event whose id the caller
+        passed (every CloudEvent, and a dictionary with an `event_id`) is written once for each
+        backend, and not counted if it exists already. An event that a route sends to several
+        backends is several rows.
 
-        The events of a key are delivered in their order in `events`. Those whose id the caller
-        gave (every CloudEvent, and a dictionary with an `event_id`) are written once for each
-        backend, as by `publish_event`, and not counted where they are known. An event that a
-        route sends to several backends is several rows.
+        Args:
+            events: Any iterable of CloudEvents, of events of the official SDK, and of dictionaries
+                with the arguments of `publish_event` except `using`, also mixed. A generator is
+                read while its events are written, so that they need not all be in memory.
+            backend: As for `publish_event`, for CloudEvents and for dictionaries without it.
+            scheduled_at: The same.
+            max_retries: The same.
+            publisher_config: The same.
+            using: The database alias, by default the one to which the router writes `OutboxEvent`.
+            batch_size: The most rows that one statement writes.
 
-        Raises what `publish_event` does, with the event's `index` where the fault is in one;
-        TypeError with the index for what is no event, or has an unknown keyword; ValueError for
-        a `batch_size` below 1; and whatever `events` raises. Nothing of the call is written
-        then, and the caller's transaction stays usable.
+        Raises:
+            PublishError: As for `publish_event`; the error has the `index` of the invalid event.
+            TypeError: An item is not an event, or has an unknown keyword; with its index.
+            ValueError: `batch_size` is below 1.
+
+        Errors of `events` itself pass. If the call raises, nothing of it is written, and the
+        caller's transaction stays usable.
         """
         return publish_many(
             PublishCall(using, self._get_default_backend),
@@ -200,34 +215,40 @@ class OutboxPublisher:
     apublish_events = asynchronous(publish_events)
 
     def process_pending_events(self, batch_size: int = 100) -> int:
-        """Deliver up to `batch_size` pending events of every backend here and now.
+        """Deliver up to `batch_size` pending events of every backend in the calling process.
 
-        For tests, scripts and cron; `manage.py outbox_worker` is what a service runs. It takes
-        the partitions that no running relay owns, keeps the same promises as a relay, and gives
-        them back. Returns the number of events that were attempted. Raises WrongTransaction
-        inside a transaction (but that of a TestCase): it would deliver what has not been committed.
+        For tests, scripts and cron jobs; a service runs `manage.py outbox_worker`. The call takes
+        the partitions that no running relay owns, keeps the same guarantees as a relay, and
+        releases them.
+
+        Returns:
+            The number of events that were attempted.
+
+        Raises:
+            WrongTransaction: The call is inside a transaction (except that of a TestCase), and
+                would deliver events that are not committed.
         """
         from .relay.inline import deliver_pending
 
         return deliver_pending(batch_size)
 
     def _process_single_event(self, event: OutboxEvent) -> bool:
-        """Deliver one event here and now; return True once its broker has acknowledged it.
+        """Deliver one event in the calling process; return True if its broker acknowledged it.
 
-        False when the attempt failed, and also when it is not the event's turn: it is not
-        pending, an earlier event of its key is undelivered, or a running relay owns it.
+        Return False if the attempt failed, and also if the event is not deliverable now: it is not
+        pending, an earlier event of its key is undelivered, or a running relay owns its partition.
         """
         from .relay.inline import deliver_one
 
         return deliver_one(event)
 
     def get_backend_health(self) -> Dict[str, bool]:  # noqa: UP006
-        """Return for each alias whether its broker can be reached now."""
+        """Return for each alias whether its broker is reachable now."""
         return {alias: backends[alias].health_check() for alias in backends.aliases()}
 
 
 class _Backends(MutableMapping[str, PublisherBackend]):
-    """The backends of the process, configured or put in by hand, as the project made them."""
+    """The backends of the process, configured or set by hand, as the project created them."""
 
     def __getitem__(self, alias: str) -> PublisherBackend:
         if alias not in backends.aliases():

@@ -1,4 +1,4 @@
-"""The way into the outbox for one row: one statement, and the instance without reading it back."""
+"""Insert one row into the outbox by one statement, and return it without reading it again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .new_rows import (
 )
 
 ATTEMPTS = 20
-"""How often a row is written whose identity stands there, and is gone when it is read."""
+"""Attempts to write a row whose identity exists, but is deleted before it is read."""
 
 _STATUSES = {status.value: status for status in OutboxEventStatus}
 _UNTOUCHED = {
@@ -44,10 +44,10 @@ _UNTOUCHED = {
 def insert_event(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
 ) -> tuple[OutboxEvent, bool]:
-    """Write one row in one statement; return it, and whether it is new.
+    """Write one row by one statement; return it, and whether it is new.
 
-    A row whose identity stands there already is not written again: that one is read and returned.
-    If it is deleted in between, as RETENTION zero does, the row is written after all.
+    If a row with the same identity exists, that row is read and returned. If it is deleted in
+    between, as with RETENTION zero, the new row is written.
     """
     for _ in range(ATTEMPTS):
         row_id = insert_row(connection, row)
@@ -80,7 +80,7 @@ def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
 def _statement(
     vendor: str, unusual: tuple[str, ...], unique: bool, _in_one_table: bool
 ) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]:
-    """Return the INSERT of one row, and what picks its parameters from the values of `COLUMNS`."""
+    """Return the INSERT of one row, and the function that selects its parameters."""
     fixed = {name: literal(value) for name, value in USUAL.items() if name not in unusual}
     fixed |= UNTOUCHED
     columns = [name for name in COLUMNS if name not in fixed]
@@ -98,7 +98,7 @@ def _statement(
 def _published_before(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
 ) -> OutboxEvent | None:
-    """Return the row whose identity stands in the way of this one; None if it has gone."""
+    """Return the row that has the identity of this one; None if it was deleted."""
     events = model.objects.using(connection.alias).filter(identity=row.identity)
     known = events.first()
     if known is None and connection.vendor == "mysql" and not connection.get_autocommit():
@@ -112,8 +112,8 @@ def instance_of(
 ) -> OutboxEvent:
     """Return the inserted row as an instance, without reading it back.
 
-    It is made as unpickling makes it, not by the constructor, which would take as long as
-    everything else that publishing does in Python.
+    The instance is created as by unpickling: the constructor would take as long as all other Python
+    code of a publish call.
     """
     values: dict[str, Any] = dict(zip(NewRow._fields, row, strict=True))
     values.update(_UNTOUCHED)

@@ -1,4 +1,4 @@
-"""The way into the outbox for many rows: one statement, in the order of the rows."""
+"""Insert many rows into the outbox by one statement, in their order."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "smallint": str,
     "bytea": lambda data: f"\\x{data.hex()}",
 }
-"""How what is no text is written, by type."""
+"""The functions that write other values than text, by type."""
 
 
 def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     """Write rows, their ids ascending; return how many are new.
 
-    Of rows of one identity the first is written, and none if it stands there already.
+    Of rows with one identity only the first is written, and none if the identity exists already.
     """
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(*_from_arrays(rows))
         elif connection.vendor == "sqlite":
-            # It knows no round trips, and limits the parameters of a statement.
+            # It has no round trips, and limits the parameters of a statement.
             statement = insert_sql("sqlite", _ALL, f"VALUES {_MARKS}", unique=_is_unique(rows))
             cursor.executemany(statement, [values_of(row, connection) for row in rows])
         else:
@@ -60,7 +60,7 @@ def insert_events(
 ) -> list[OutboxEvent]:
     """Write rows like `insert_rows`, and return the new ones as instances.
 
-    Only PostgreSQL can tell the ids of the rows of one statement; elsewhere each row is one.
+    Only PostgreSQL returns the ids of the rows of one statement; elsewhere each row takes one.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -94,7 +94,7 @@ def _is_unique(rows: Iterable[NewRow]) -> bool:
 
 
 # PostgreSQL: an array for each column that is not the same in all rows. The arrays are written as
-# text here, which suits every driver, and takes a tenth of what psycopg takes for a list of texts.
+# text here, which every driver accepts, in a tenth of the time that psycopg takes for a list.
 
 
 def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list[Any]]:
@@ -134,7 +134,7 @@ def _texts(name: str, values: Sequence[Any]) -> Sequence[str | None]:
 
 
 def text_array(texts: Iterable[str | None]) -> str:
-    """Return PostgreSQL's text for an array, which every driver passes on as it is."""
+    """Return PostgreSQL's text for an array, which every driver sends unchanged."""
     items = (
         "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
         for text in texts

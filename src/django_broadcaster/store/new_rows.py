@@ -1,4 +1,4 @@
-"""A row on its way into the outbox, as plain values: JSON is text, and nothing is a default."""
+"""A new row of the outbox as plain values: JSON is text, and every column has a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sql import EVENTS
 
 
 class EventColumns(NamedTuple):
-    """What is the same in every row of an event; with `sealed`, its data are in there."""
+    """The columns that are the same in every row of an event; `sealed` are its encrypted data."""
 
     event_id: str
     source: str
@@ -37,7 +37,7 @@ class EventColumns(NamedTuple):
 class NewRow(NamedTuple):
     """A row to be inserted: the columns of its event, and those of its delivery.
 
-    A row with an `identity` that stands in the table already is not written again.
+    A row is not written if another one with its `identity` exists.
     """
 
     event_id: str
@@ -63,7 +63,7 @@ class NewRow(NamedTuple):
 
 
 def identity_of(source: str, event_id: str, backend: str) -> str:
-    """Return the digest by which a row is unique whose event id the caller gave."""
+    """Return the digest that makes a row unique if the caller passed the event id."""
     return sha256("\0".join((source, event_id, backend)).encode()).hexdigest()
 
 
@@ -103,12 +103,12 @@ _TIME, _SCHEDULED_AT, _CREATED_AT = map(NewRow._fields.index, MOMENTS)
 
 
 def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
-    """Return the values of `COLUMNS` as the database's driver takes them."""
+    """Return the values of `COLUMNS` for the database's driver."""
     values: list[Any] = list(row)
     values[_CREATED_AT] = created_at = moment_of(row.created_at, connection)
     for position in (_TIME, _SCHEDULED_AT):
         moment = row[position]
-        # It is often the same one, and to write it takes longer than to look.
+        # It is often the same one, and formatting takes longer than comparing.
         same = moment is row.created_at
         values[position] = created_at if same else moment_of(moment, connection)
     values.append(created_at)
@@ -116,16 +116,16 @@ def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
 
 
 def moment_of(moment: Any, connection: BaseDatabaseWrapper) -> Any:
-    """Return a moment as the database's driver takes it."""
+    """Return a datetime for the database's driver."""
     if moment is None:
         return None
     if connection.vendor == "postgresql":
-        return text_of(moment)  # the driver takes ten times as long to come to the same
+        return text_of(moment)  # the driver takes ten times as long for the same
     return connection.ops.adapt_datetimefield_value(moment)
 
 
 def text_of(moment: datetime) -> str:
-    """Return a moment in ISO 8601, as PostgreSQL reads it too."""
+    """Return a datetime in ISO 8601, which PostgreSQL reads, too."""
     return orjson.dumps(moment, datetime.isoformat)[1:-1].decode()
 
 
