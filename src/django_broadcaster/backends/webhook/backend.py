@@ -83,7 +83,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         max_in_flight: The number of requests at once.
         max_response_bytes: The bytes of a response that are read before its connection is closed.
         disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
-            default five days with `event_urls`, and never without.
+            default five days with `event_urls`, and never (`math.inf`) without.
         allow_private: Whether endpoints may have addresses that are not public.
         allowed_networks: Networks that endpoints may be in nevertheless, such as `10.1.0.0/16`.
 
@@ -128,7 +128,8 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         read.apart("secrets", secrets, "secrets_for", secrets_for)
         read.flag("handshake", handshake)
         read.together("handshake", handshake, "request_origin", request_origin)
-        read.seconds("disable_after", disable_after, optional=True)
+        if disable_after != math.inf:
+            read.seconds("disable_after", disable_after, optional=True)
         default = FIVE_DAYS if event_urls else math.inf
         self.options = WebhookOptions(
             url=url,
