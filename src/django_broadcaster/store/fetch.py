@@ -1,0 +1,176 @@
+"""Pending rows as a relay reads them: plain tuples whose payloads stay text.
+
+Building model instances would cost more than everything else that a relay does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from .backend_sql import PARTITION, BackendSQL
+from .bounded_sql import BoundedSQL
+from .sql import EVENTS, JSON_COLUMNS
+
+
+class PendingRow(NamedTuple):
+    """What a relay reads of a pending event. JSON columns are text, undecoded."""
+
+    id: int
+    partition_key: str
+    event_id: str
+    source: str
+    event_type: str
+    subject: str
+    time: datetime | None
+    data_content_type: str
+    data_schema: str
+    extensions: str
+    data: str | None
+    data_binary: bytes | None
+    sealed: bytes | None
+    publisher_config: str
+    retry_count: int
+    max_retries: int
+    crash_count: int
+    partition: int
+
+
+_NAMES = (*PendingRow._fields[:-1], PARTITION)
+
+_COLUMNS = ", ".join(f"{name}{{text}}" if name in JSON_COLUMNS else name for name in _NAMES)
+
+_WIDTH = len(_NAMES)
+
+UNBOUNDED = 2**40
+"""Bytes that no batch has."""
+
+
+class Head(NamedTuple):
+    """A pending row, and its key."""
+
+    id: int
+    partition_key: str
+
+
+class Fetched(NamedTuple):
+    """Rows that were fetched, in order.
+
+    `is_cut` says that rows were left out for the size of their payloads, and `largest` is the size
+    of the largest of those here, in bytes. `due` is since when each has been due, by its id.
+    """
+
+    rows: Sequence[PendingRow] = ()
+    is_cut: bool = False
+    largest: int = 0
+    due: Mapping[int, datetime] = MappingProxyType({})
+
+
+class FetchSQL(BoundedSQL, BackendSQL):
+    """Queries of pending rows."""
+
+    def fetch(
+        self,
+        partitions: Collection[int],
+        start: int,
+        limit: int,
+        *,
+        most: int = UNBOUNDED,
+        each: int | None = None,
+        timed: bool = False,
+    ) -> Fetched:
+        """Return pending rows of those partitions from id `start` on, in order of their ids.
+
+        They end with the first that brings their payloads to `most` bytes, or, given `each`, before
+        the first that has more. If it is `timed`, since when they have been due is read as well: a
+        moment more costs a fetch 5 percent, so that only a few ask for it.
+        """
+        source = (
+            f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} "
+            f"AND {self._in(PARTITION, partitions)}{self._except_ignored()} "
+            f"ORDER BY {self._pending.order} LIMIT %s"
+        )
+        backend = [self.backend, start, self.backend]
+        found, sizes, is_cut = self._select_within(
+            (*_NAMES, "scheduled_at") if timed else _NAMES,
+            source,
+            [*backend, *self._values(partitions), *self._values_of_ignored(), limit],
+            order=self._pending.order,
+            most=most,
+            each=each,
+        )
+        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+
+    def pending_of(self, ids: Collection[int]) -> set[int]:
+        """Return those of these ids whose rows are pending."""
+        sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
+        rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
+        return {row_id for (row_id,) in rows}
+
+    def heads(
+        self,
+        partitions: Collection[int],
+        start: int,
+        limit: int,
+        keys: Collection[str],
+        ids: Collection[int],
+    ) -> list[Head]:
+        """Return the first pending rows from id `start` on, without these keys and these rows."""
+        avoided, values = "", []
+        for column, others in (("partition_key", keys), ("id", ids)):
+            if others:
+                avoided += f" AND NOT ({self._in(column, others)})"
+                values += self._values(others)
+        sql = (
+            f"SELECT id, partition_key FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
+            f"AND {self._pending.condition} AND {self._in(PARTITION, partitions)}{avoided}"
+            f"{self._except_ignored()} ORDER BY {self._pending.order} LIMIT %s"
+        )
+        backend = [self.backend, start, self.backend]
+        numbers = self._values(partitions)
+        params = [*backend, *numbers, *values, *self._values_of_ignored(), limit]
+        return [Head._make(row) for row in self._select(sql, params)]
+
+    def last_id(self) -> int:
+        """Return the highest id in the outbox; 0 if it is empty."""
+        return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
+
+    def fetch_these(
+        self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
+    ) -> Fetched:
+        """Return those of these rows that are pending in those partitions, as `fetch` does."""
+        source = (
+            f"FROM {self._by_id} WHERE {self._in('id', ids)} "
+            f"AND {self._stands_in('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
+        )
+        params = [*self._values(ids), *self._values(partitions)]
+        found, sizes, is_cut = self._select_within(
+            _NAMES, source, params, order="id", most=most, each=None
+        )
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0))
+
+    def read(self, row_id: int) -> PendingRow | None:
+        """Return the row with that id in whatever state, as a relay reads it; None without it."""
+        columns = _COLUMNS.format(text="::text" if self._postgres else "")
+        sql = f"SELECT {columns} FROM {EVENTS} WHERE id = %s"
+        found = self._as_rows(self._select(sql, [row_id]))
+        return found[0] if found else None
+
+    def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
+        """Return rows of `_NAMES`, whatever stands behind these, as our own."""
+        found = [PendingRow._make(row[:_WIDTH]) for row in selected]
+        if self._reads_as_is:
+            return found
+        return [row._replace(**self._converted(row)) for row in found]
+
+    def _converted(self, row: PendingRow) -> dict[str, Any]:
+        """Return the columns that the driver gives in another form, in ours."""
+        binary = row.data_binary  # a memoryview of psycopg2's
+        return {
+            "time": row.time and self._aware(row.time),
+            "data_binary": None if binary is None else bytes(binary),
+        }
