@@ -32,8 +32,8 @@ class OutboxEventStatus(models.TextChoices):
     SCHEDULED = "scheduled", _("scheduled")
     RETRY = "retry", _("retry")
     BLOCKED = "blocked", _("blocked")
-    PUBLISHED = "published", _("published")
-    FAILED = "failed", _("failed")
+    PUBLISHED = "published", _("delivered")
+    FAILED = "failed", _("dead")
     CANCELLED = "cancelled", _("cancelled")
 
 

@@ -13,10 +13,10 @@ PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and M
 
 
 class _Pending(NamedTuple):
-    """How a fetch keeps to the index of pending rows: a hint, a condition and an order.
+    """A hint, a condition and an order that make a fetch use the index of pending rows.
 
-    With stale statistics the primary key looks as good, and a fetch would walk over all delivered
-    rows; or a sort looks cheap, and a fetch would read the whole backlog.
+    With stale statistics, a database may prefer the primary key and scan all delivered rows, or
+    prefer a sort and read the whole backlog.
     """
 
     hint: str
@@ -25,13 +25,13 @@ class _Pending(NamedTuple):
 
 
 _PENDING = {
-    # Its primary key can't give the order of both columns of a range.
+    # With a range of both columns, PostgreSQL can't use the primary key for the order.
     "postgresql": _Pending(
         IN_ORDER,
         "(publisher_backend, id) >= (%s, %s) AND publisher_backend <= %s",
         "publisher_backend, id",
     ),
-    # It sorts if the order names a column of text, though that has one value.
+    # With a text column in the order, MySQL sorts, even if the column has one value.
     "mysql": _Pending(
         " FORCE INDEX (broadcaster_pending)",
         "publisher_backend = %s AND id >= %s AND publisher_backend = %s",
@@ -59,11 +59,11 @@ class BackendSQL(RelaySQL):
         super().__init__(using, relay_id, clock, timeline)
         self.backend = backend
         self.ignored: Collection[int] = ()
-        """Ids of pending rows that are neither fetched nor counted: their delivery is done."""
+        """Ids of pending rows whose delivery is complete: they are neither fetched nor counted."""
         self.held_keys: Collection[str] = ()
-        """Keys that wait for one of these rows: nothing of them is released."""
+        """Keys that wait for one of the ignored rows, so their rows are not released."""
         self._pending = _PENDING[self._connection.vendor]
-        # MariaDB would sort the events of two statuses, and any of them will do.
+        # MariaDB would sort the events of two statuses, and the order does not matter.
         mysql = self._connection.vendor == "mysql"
         self._by_due = "" if mysql else " ORDER BY scheduled_at, id"
         hints = {"postgresql": IN_ORDER, "mysql": " FORCE INDEX (broadcaster_due)"}
@@ -75,7 +75,7 @@ class BackendSQL(RelaySQL):
         self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
 
     def _except_ignored(self) -> str:
-        """Return the condition that leaves out the rows in `ignored`, if there are any."""
+        """Return the condition that excludes the rows in `ignored`, if there are any."""
         return f" AND NOT ({self._in('id', self.ignored)})" if self.ignored else ""
 
     def _values_of_ignored(self) -> list[Any]:

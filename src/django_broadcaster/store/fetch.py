@@ -16,7 +16,7 @@ from .sql import EVENTS, JSON_COLUMNS
 
 
 class PendingRow(NamedTuple):
-    """What a relay reads of a pending event. JSON columns are text, undecoded."""
+    """The columns of a pending event that a relay reads. JSON columns are undecoded text."""
 
     id: int
     partition_key: str
@@ -45,21 +45,21 @@ _COLUMNS = ", ".join(f"{name}{{text}}" if name in JSON_COLUMNS else name for nam
 _WIDTH = len(_NAMES)
 
 UNBOUNDED = 2**40
-"""Bytes that no batch has."""
+"""A limit in bytes that no batch reaches."""
 
 
 class Head(NamedTuple):
-    """A pending row, and its key."""
+    """The id and the key of a pending row."""
 
     id: int
     partition_key: str
 
 
 class Fetched(NamedTuple):
-    """Rows that were fetched, in order.
+    """Fetched rows, in order.
 
-    `is_cut` says that rows were left out for the size of their payloads, and `largest` is the size
-    of the largest of those here, in bytes. `due` is since when each has been due, by its id.
+    `is_cut` is True if the limit in bytes excluded rows. `largest` is the size of the largest
+    payload, in bytes. `due` has the time at which each row was due, by its id.
     """
 
     rows: Sequence[PendingRow] = ()
@@ -81,11 +81,15 @@ class FetchSQL(BoundedSQL, BackendSQL):
         each: int | None = None,
         timed: bool = False,
     ) -> Fetched:
-        """Return pending rows of those partitions from id `start` on, in order of their ids.
+        """Return pending rows of the partitions, in order of their ids.
 
-        They end with the first that brings their payloads to `most` bytes, or, given `each`, before
-        the first that has more. If it is `timed`, since when they have been due is read as well: a
-        moment more costs a fetch 5 percent, so that only a few ask for it.
+        Args:
+            partitions: The numbers of the partitions.
+            start: The lowest id.
+            limit: Maximum of rows.
+            most: Bytes of payload; the row that reaches them is the last one.
+            each: If given, the result ends before the first payload with more bytes than this.
+            timed: Whether to read the times at which rows were due, which costs a fetch 5 percent.
         """
         source = (
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
@@ -106,7 +110,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
         return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
 
     def pending_of(self, ids: Collection[int]) -> set[int]:
-        """Return those of these ids whose rows are pending."""
+        """Return the ids whose rows are pending."""
         sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
         rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
         return {row_id for (row_id,) in rows}
@@ -119,7 +123,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
         keys: Collection[str],
         ids: Collection[int],
     ) -> list[Head]:
-        """Return the first pending rows from id `start` on, without these keys and these rows."""
+        """Return the first pending rows from id `start` on, except these keys and these ids."""
         avoided, values = "", []
         for column, others in (("partition_key", keys), ("id", ids)):
             if others:
@@ -142,7 +146,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
     def fetch_these(
         self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
     ) -> Fetched:
-        """Return those of these rows that are pending in those partitions, as `fetch` does."""
+        """Return the rows with these ids that are pending in the partitions, as `fetch` does."""
         source = (
             f"FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._stands_in('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
@@ -154,21 +158,21 @@ class FetchSQL(BoundedSQL, BackendSQL):
         return Fetched(self._as_rows(found), is_cut, max(sizes, default=0))
 
     def read(self, row_id: int) -> PendingRow | None:
-        """Return the row with that id in whatever state, as a relay reads it; None without it."""
+        """Return the row with an id in any status; None if it does not exist."""
         columns = _COLUMNS.format(text="::text" if self._postgres else "")
         sql = f"SELECT {columns} FROM {EVENTS} WHERE id = %s"
         found = self._as_rows(self._select(sql, [row_id]))
         return found[0] if found else None
 
     def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
-        """Return rows of `_NAMES`, whatever stands behind these, as our own."""
+        """Return the columns of `_NAMES` as rows, without further columns."""
         found = [PendingRow._make(row[:_WIDTH]) for row in selected]
         if self._reads_as_is:
             return found
         return [row._replace(**self._converted(row)) for row in found]
 
     def _converted(self, row: PendingRow) -> dict[str, Any]:
-        """Return the columns that the driver gives in another form, in ours."""
+        """Return the values of columns that drivers return in different forms."""
         binary = row.data_binary  # a memoryview of psycopg2's
         return {
             "time": row.time and self._aware(row.time),

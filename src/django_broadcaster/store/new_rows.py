@@ -1,4 +1,4 @@
-"""A row on its way into the outbox, as plain values: JSON is text, and nothing is a default."""
+"""A new row of the outbox as plain values: JSON is text, and no value is a default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sql import EVENTS
 
 
 class EventColumns(NamedTuple):
-    """What is the same in every row of an event; with `sealed`, its data are in there."""
+    """The values that all rows of an event share. If it is encrypted, `sealed` has the data."""
 
     event_id: str
     source: str
@@ -37,7 +37,7 @@ class EventColumns(NamedTuple):
 class NewRow(NamedTuple):
     """A row to be inserted: the columns of its event, and those of its delivery.
 
-    A row with an `identity` that stands in the table already is not written again.
+    If the table has a row with the same `identity`, the row is not inserted.
     """
 
     event_id: str
@@ -63,15 +63,15 @@ class NewRow(NamedTuple):
 
 
 def identity_of(source: str, event_id: str, backend: str) -> str:
-    """Return the digest by which a row is unique whose event id the caller gave."""
+    """Return the digest that makes a row unique if the caller gave the event's id."""
     return sha256("\0".join((source, event_id, backend)).encode()).hexdigest()
 
 
 COLUMNS = (*NewRow._fields, "updated_at")
-"""The columns of a new row that take a value; `updated_at` is `created_at` then."""
+"""The columns of a new row that have a parameter. `updated_at` has the value of `created_at`."""
 
 UNTOUCHED = {"retry_count": "0", "crash_count": "0", "last_error": "''"}
-"""Further columns of every new row, with their values in SQL."""
+"""Other columns of every new row, with their values in SQL."""
 
 USUAL = {
     "subject": "",
@@ -84,14 +84,14 @@ USUAL = {
     "status": "pending",
     "identity": None,
 }
-"""The values that most rows have in these columns. A statement for one row binds only others."""
+"""The usual values of these columns. The statement for one row binds other values only."""
 
 _in_usual_columns = itemgetter(*map(NewRow._fields.index, USUAL))
 _USUAL_VALUES = tuple(USUAL.values())
 
 
 def unusual_columns(row: NewRow) -> tuple[str, ...]:
-    """Return the columns of `USUAL` in which the row has another value."""
+    """Return the columns of `USUAL` in which the row has a different value."""
     values = _in_usual_columns(row)
     if values == _USUAL_VALUES:
         return ()
@@ -103,12 +103,12 @@ _TIME, _SCHEDULED_AT, _CREATED_AT = map(NewRow._fields.index, MOMENTS)
 
 
 def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
-    """Return the values of `COLUMNS` as the database's driver takes them."""
+    """Return the values of `COLUMNS` for the database's driver."""
     values: list[Any] = list(row)
     values[_CREATED_AT] = created_at = moment_of(row.created_at, connection)
     for position in (_TIME, _SCHEDULED_AT):
         moment = row[position]
-        # It is often the same one, and to write it takes longer than to look.
+        # The moments are often the same object; this check is faster than a second conversion.
         same = moment is row.created_at
         values[position] = created_at if same else moment_of(moment, connection)
     values.append(created_at)
@@ -116,16 +116,16 @@ def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
 
 
 def moment_of(moment: Any, connection: BaseDatabaseWrapper) -> Any:
-    """Return a moment as the database's driver takes it."""
+    """Return a moment for the database's driver."""
     if moment is None:
         return None
     if connection.vendor == "postgresql":
-        return text_of(moment)  # the driver takes ten times as long to come to the same
+        return text_of(moment)  # the driver would take ten times as long
     return connection.ops.adapt_datetimefield_value(moment)
 
 
 def text_of(moment: datetime) -> str:
-    """Return a moment in ISO 8601, as PostgreSQL reads it too."""
+    """Return a moment in ISO 8601, which PostgreSQL reads."""
     return orjson.dumps(moment, datetime.isoformat)[1:-1].decode()
 
 
@@ -137,9 +137,9 @@ def insert_sql(
     unique: bool,
     returning: str = "",
 ) -> str:
-    """Return an INSERT of these columns; a `unique` one skips rows whose identity exists already.
+    """Return an INSERT of these columns; if `unique`, it skips rows whose identity exists.
 
-    In time partitions a trigger does that, because no index covers all of them.
+    In time partitions, a trigger skips them, because no index covers all partitions.
     """
     quote = "`" if vendor == "mysql" else '"'  # `partition` is a reserved word there
     names = ", ".join(f"{quote}{name}{quote}" for name in columns)
@@ -154,5 +154,5 @@ def insert_sql(
 
 
 def literal(value: str | None) -> str:
-    """Return a value of `USUAL` in SQL."""
+    """Return a value of `USUAL` as an SQL literal."""
     return "NULL" if value is None else f"'{value}'"

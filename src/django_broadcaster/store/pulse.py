@@ -12,10 +12,11 @@ from .sql import ALIVE, EVENTS, FREE_PARTITIONS, OPERATIONS, RELAYS
 
 
 class Pulse(NamedTuple):
-    """What an idle relay wants to know: what is pending or due, who is there, is it paused.
+    """The state of a backend for an idle relay.
 
-    `overdue`: whether a relay has had no heartbeat for the time of a lease.
-    `operation`: whether events are to be moved in the background.
+    `pending` and `due` are True if there are such events in its partitions. `overdue` is True if a
+    relay has missed heartbeats for the time of a lease. `operation` is True if an operation waits
+    or runs.
     """
 
     pending: bool
@@ -31,7 +32,7 @@ class PulseSQL(BackendSQL):
     """Queries that tell a relay whether anything is to be done."""
 
     def pulse(self, partitions: Collection[int], start: int) -> Pulse:
-        """Look in one statement whether anything is to be done."""
+        """Query by one statement whether the relay has work."""
         mine = self._in(PARTITION, partitions)
         alive = ALIVE[self._connection.vendor]
         sql = (
@@ -64,13 +65,13 @@ class PulseSQL(BackendSQL):
         )
 
     def is_paused(self) -> bool:
-        """Tell whether an operator has paused the backend."""
+        """Return True if an operator has paused the backend."""
         return bool(self._select(self._paused, [self.backend]))
 
     def writers(self) -> frozenset[str] | None:
-        """Return the transactions of others that may have been given ids; None if unknown.
+        """Return the other transactions that may have taken ids; None if unknown.
 
-        A statement that inserts locks the table before it takes an id from the sequence.
+        An INSERT locks the table before it takes an id from the sequence.
         """
         if not self._postgres:
             return None
@@ -83,7 +84,7 @@ class PulseSQL(BackendSQL):
         return frozenset(row[0] for row in self._select(sql, []))
 
     def has_due(self) -> bool:
-        """Tell whether the backend has an event that is due, whoever owns its partition."""
+        """Return True if the backend has an event that is due, in any partition."""
         sql = (
             f"SELECT (SELECT 1 FROM {EVENTS}{self._pending.hint} WHERE publisher_backend = %s "
             f"AND status = 'pending' ORDER BY {self._pending.order} LIMIT 1), "

@@ -13,7 +13,7 @@ class SettleSQL(RelaySQL):
     """Statements that settle a delivery."""
 
     def published(self, ids: Collection[int], *, keep: bool) -> int:
-        """Mark pending rows as published, or delete them unless `keep`; return how many."""
+        """Mark pending rows as delivered, or delete them unless `keep`; return how many."""
         if keep:
             now = self._now()
             return self._move(ids, "pending", "published", published_at=now, updated_at=now)
@@ -28,10 +28,10 @@ class SettleSQL(RelaySQL):
         return self._skipping_locked(ids, delete)
 
     def retry(self, failures: Sequence[tuple[int, float, str, int]]) -> int:
-        """Let pending rows wait for their next attempt; return how many.
+        """Move pending rows into retry; return how many.
 
-        A failure is the row's id, the seconds to wait, the error's text, and the retries that it
-        costs, 1 or 0.
+        A failure is the row's id, the delay in seconds, the error's text, and the number of retries
+        that it costs, 1 or 0.
         """
         now = self.clock.now()
         ids, dues, errors, spent = zip(
@@ -57,7 +57,7 @@ class SettleSQL(RelaySQL):
         )
 
     def bury(self, failures: Sequence[tuple[int, str]]) -> int:
-        """Make pending rows dead letters, in one statement; return how many.
+        """Make pending rows dead letters by one statement; return how many.
 
         A failure is the row's id and the error's text.
         """
@@ -76,16 +76,16 @@ class SettleSQL(RelaySQL):
 
     def expire(self, ids: Collection[int]) -> int:
         """Cancel pending rows whose `expirytime` has passed; return how many."""
-        error = "Expired: its expirytime had passed before it could be sent"
+        error = "Expired: the expirytime passed before the event was sent"
         now = self._now()
         return self._move(
             ids, "pending", "cancelled", last_error=error, ended_at=now, updated_at=now
         )
 
     def note_attempts(self, relay: str, attempts: Sequence[tuple[int, int, str]]) -> None:
-        """Write down attempts that failed: the row's id, the attempt's number, and the error.
+        """Record failed attempts: the row's id, the attempt's number, and the error.
 
-        Not fenced: they have happened, whoever owns the rows now.
+        The statement has no fence: the attempts have been made, whichever relay owns the rows now.
         """
         now = self._now()
         names = [self._connection.ops.quote_name(name) for name in ("row", "number")]
@@ -100,5 +100,5 @@ class SettleSQL(RelaySQL):
             self._execute(f"{into} VALUES {values}", params)
 
     def block(self, ids: Collection[int]) -> int:
-        """Let pending rows wait behind an earlier one of their key; return how many."""
+        """Mark pending rows as blocked by an earlier one of their key; return how many."""
         return self._move(ids, "pending", "blocked")

@@ -10,14 +10,14 @@ from .relay_sql import IN_ORDER, batched
 from .sql import EVENTS
 
 _KEYS = 50
-"""Keys of one statement on the databases where each key takes a query of its own."""
+"""Maximum of keys in a statement, on databases that need a subquery for each key."""
 
 
 class WaitingSQL(BackendSQL):
     """Statements about rows that are due later or are blocked."""
 
     def promote(self, partitions: Collection[int], limit: int) -> list[tuple[int, str]]:
-        """Make rows pending that have become due; return their ids and keys."""
+        """Make due rows pending; return their ids and keys."""
         with self._choosing() as skip_locked:
             rows = self._due(partitions, limit, skip_locked)
             ids = [row_id for row_id, _ in rows]
@@ -27,7 +27,7 @@ class WaitingSQL(BackendSQL):
         return rows
 
     def _due(self, partitions: Collection[int], limit: int, lock: str) -> list[tuple[int, str]]:
-        """Return the first rows that have become due: their ids and keys."""
+        """Return the ids and keys of the first due rows."""
         sql = (
             f"SELECT id, partition_key, scheduled_at FROM {EVENTS}{self._due_hint} "
             f"WHERE publisher_backend = %s AND {{status}} AND scheduled_at <= %s "
@@ -36,7 +36,7 @@ class WaitingSQL(BackendSQL):
         params = [self.backend, self._now(), *self._values(partitions), limit]
         if self._connection.vendor != "mysql":
             rows = self._select(sql.format(status="status IN ('scheduled', 'retry')"), params)
-        else:  # whose index gives the order within one status
+        else:  # the index of MariaDB and MySQL has the order within one status
             each = [sql.format(status=f"status = '{name}'") for name in ("scheduled", "retry")]
             union = " UNION ALL ".join(f"({one})" for one in each)
             last = f"{union} ORDER BY scheduled_at, id LIMIT %s"
@@ -46,10 +46,15 @@ class WaitingSQL(BackendSQL):
     def release(
         self, partitions: Collection[int], limit: int, keys: Collection[str] | None = None
     ) -> list[tuple[int, str]]:
-        """Make blocked rows pending that stand behind nothing in retry; return ids and keys.
+        """Make blocked rows pending if no earlier row of their key is in retry.
 
-        Of each key its first rows are released. Asked for `keys`, it takes the same number of each.
-        Keys in `held_keys` are left alone.
+        Args:
+            partitions: The numbers of the partitions.
+            limit: Maximum of rows. With `keys`, each key gets the same share.
+            keys: If given, only rows of these keys. Keys in `held_keys` are skipped.
+
+        Returns:
+            The ids and keys of the rows, the first rows of each key.
         """
         if keys is not None:
             keys = [key for key in keys if key not in self.held_keys]
@@ -81,7 +86,7 @@ class WaitingSQL(BackendSQL):
             free, waiting = set(ids), set()
             for row_id, name in rows:
                 if row_id not in free:
-                    waiting.add(name)  # nothing of a key overtakes a row that is locked
+                    waiting.add(name)  # no row of a key may overtake a locked one
                 elif name in waiting:
                     free.discard(row_id)
             return move(sorted(free)) if free else 0
@@ -91,7 +96,7 @@ class WaitingSQL(BackendSQL):
         return rows
 
     def hasten(self, ids: Collection[int]) -> set[int]:
-        """Make rows in retry due now; return the ids of those that another transaction locked."""
+        """Make rows in retry due now; return the ids that another transaction has locked."""
         now, locked = self._now(), set()
         for some in batched(sorted(ids), 1000):
             moved = self._move(some, "retry", "retry", scheduled_at=now)
@@ -100,7 +105,7 @@ class WaitingSQL(BackendSQL):
         return locked
 
     def _due_after(self, moment: Any, ids: Collection[int]) -> set[int]:
-        """Return those of these ids whose rows are in retry and due later than a moment."""
+        """Return the ids whose rows are in retry and due after a moment."""
         sql = (
             f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._stands_in('retry')} AND scheduled_at > %s"
@@ -110,12 +115,19 @@ class WaitingSQL(BackendSQL):
     def count_crash(
         self, first: int, last: int, partitions: Collection[int], only: Collection[int] = ()
     ) -> int:
-        """Note that a relay died while it delivered the pending rows of a range of ids.
+        """Count a crash of a relay for the pending rows that it was delivering.
 
-        With `only`, these ids alone.
+        The caller has an open transaction. Rows that another transaction has locked are skipped,
+        because the lease of a dead relay must end at once.
 
-        Called in a transaction. Rows that another one has locked are left out: the lease of a dead
-        relay must end at once.
+        Args:
+            first: The first id of the batch.
+            last: The last id of the batch.
+            partitions: The relay's partitions.
+            only: If given, only these ids.
+
+        Returns:
+            The number of rows.
         """
         these = f" AND {self._in('id', only)}" if only else ""
         sql = (
@@ -134,7 +146,7 @@ class WaitingSQL(BackendSQL):
     def waiting_keys(
         self, partitions: Collection[int], keys: Collection[str] | None = None
     ) -> dict[str, int]:
-        """Return each blocked key, or those of `keys`, with the first of its events that waits."""
+        """Return the blocked keys, all or those of `keys`, each with its first waiting id."""
         if keys is None:
             waiting, values = self._waiting(partitions)
         elif len(keys) > _KEYS and not self._postgres:
@@ -162,10 +174,10 @@ class WaitingSQL(BackendSQL):
     def _waiting_of(
         self, keys: Collection[str], partitions: Collection[int], first: int
     ) -> tuple[str, list[Any]]:
-        """Return a query for the first so many, or more, rows of these keys, and its parameters.
+        """Return a query for at least the `first` rows of each key, and its parameters.
 
-        PostgreSQL may believe for a while that there is next to nothing to find, and then reads
-        all blocked keys for each row that it looks at. This leaves it no choice but the index.
+        With old statistics, PostgreSQL may expect few rows, and read all blocked keys for each row.
+        The lateral join forces it to use the index.
         """
         if not self._postgres:
             return self._waiting_of_each(keys, partitions, first)
@@ -179,10 +191,10 @@ class WaitingSQL(BackendSQL):
     def _waiting_of_each(
         self, keys: Collection[str], partitions: Collection[int], first: int
     ) -> tuple[str, list[Any]]:
-        """Return the same where no query can ask for each of an array: a query for each key."""
+        """Return the same for other databases, which need a subquery for each key."""
         mine = f"{PARTITION} IN ({', '.join(str(int(number)) for number in partitions) or 'NULL'})"
         hint, statuses = "", ["status IN ('retry', 'blocked')"]
-        if self._connection.vendor == "mysql":  # whose index begins with the status
+        if self._connection.vendor == "mysql":  # its index begins with the status
             hint = " FORCE INDEX (broadcaster_waiting)"
             statuses = ["status = 'retry'", "status = 'blocked'"]
         each = [
