@@ -4,9 +4,9 @@
         order = Order.objects.create(...)
         publisher.publish_event("order.placed", "/shop/orders", {"id": order.id})
 
-Importing this module opens no connection and loads no broker's client. Every error about a call's
-arguments is a `PublishError` that names the argument, raised before any SQL, so that the caller's
-transaction stays usable.
+Importing this module opens no connection and imports no broker's client. A call with invalid
+arguments raises a `PublishError` before any SQL, so the caller's transaction stays usable. The
+error names the argument.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ __all__ = ["MAX_RETRIES", "OutboxPublisher", "publisher"]
 
 
 class OutboxPublisher:
-    """Main publisher class for the outbox pattern. Instances hold no state and are thread-safe."""
+    """Writes events to the outbox. Instances have no state and are thread-safe."""
 
     def __init__(self) -> None:
         pass
 
     @property
     def _backends(self) -> MutableMapping[str, PublisherBackend]:
-        """The backends by alias. One that is put in is used by this process's relay, too."""
+        """The backends by alias. This process's relay also uses those that a caller sets here."""
         return _Backends()
 
     @_backends.setter
     def _backends(self, backends_by_alias: Mapping[str, PublisherBackend]) -> None:
-        """Use these instances, in place of those that were put in before."""
+        """Set these instances, in place of those that were set before."""
         mine = _Backends()
         for alias in backends.put_in():
             del mine[alias]
         mine.update(backends_by_alias)
 
     def _load_backends(self) -> None:
-        """Make every configured backend; raises BackendConfigurationError for a wrong setting."""
+        """Create every configured backend; raise BackendConfigurationError for a wrong setting."""
         for alias in backends.aliases():
             backends[alias]
 
     def _get_default_backend(self) -> str | None:
-        """Return `default` if there is such an alias, else the first alias, else None."""
+        """Return `default` if that alias exists, else the first alias, else None."""
         return backends.default_alias()
 
     def publish_event(
@@ -83,27 +83,36 @@ class OutboxPublisher:
     ) -> OutboxEvent:
         """Publish an event to the outbox: it is delivered if and only if the transaction commits.
 
-        event_type, source: required attributes; `source` is a URI reference.
-        data: the payload: anything OUTBOX_JSON_ENCODER takes, by default Django's JSON encoder, or
-            bytes. None is no data.
-        subject: what the event is about, within the source; also an integer or a UUID.
-        backend: an alias of OUTBOX_PUBLISHERS. None goes by OUTBOX_ROUTES, else to the alias
-            `default`, else to the only one.
-        scheduled_at: deliver not before this moment; now unless given.
-        max_retries: attempts after the first one; 0 tries once. OUTBOX_MAX_RETRIES unless given.
-        publisher_config: options of this one event; each backend lists the keys it knows.
-        event_id: publishing the same (source, event_id) to a backend twice writes one row and
-            returns it. Also an integer or a UUID; a UUIDv7 unless given.
-        time: when it happened, an aware datetime; now unless given.
-        partition_key: events of one key and one backend are delivered in publish order; it
-            travels as the attribute `partitionkey`. Also an integer or a UUID.
-        extensions: further CloudEvents attributes, names of `[a-z0-9]{1,20}`.
-        data_content_type: media type; `application/json` unless given.
-        data_schema: absolute URI of the schema that the data follows.
-        using: database alias, by default where the router writes `OutboxEvent`.
+        Args:
+            event_type: The type of the event.
+            source: The context in which the event happened, a URI reference.
+            data: The payload: bytes, or a value that OUTBOX_JSON_ENCODER accepts, by default
+                Django's JSON encoder. None is an event without data.
+            subject: The subject of the event within the source; also an integer or a UUID.
+            backend: An alias of OUTBOX_PUBLISHERS. With None, OUTBOX_ROUTES decide, else the alias
+                is `default`, else the only one.
+            scheduled_at: The time before which the event is not delivered. The default is now.
+            max_retries: Attempts after the first one; 0 means one attempt. The default is
+                OUTBOX_MAX_RETRIES.
+            publisher_config: Options of this event; each backend documents its keys.
+            event_id: If the same source and id are published twice to a backend, one row is written
+                and returned. Also an integer or a UUID. The default is a UUIDv7.
+            time: The time at which the event happened, an aware datetime. The default is now.
+            partition_key: Events with the same key and backend are delivered in publish order.
+                The attribute `partitionkey` has the key. Also an integer or a UUID.
+            extensions: Further CloudEvents attributes, with names of `[a-z0-9]{1,20}`.
+            data_content_type: The media type; the default is `application/json`.
+            data_schema: The absolute URI of the data's schema.
+            using: Alias of the database, by default where the router writes `OutboxEvent`.
 
-        Returns the row; of several by a route, the first. Raises InvalidEvent, of which
-        PayloadTooLarge is one, UnknownBackend, InvalidPublisherConfig or WrongTransaction.
+        Returns:
+            The row, the first one if a route selects several backends.
+
+        Raises:
+            InvalidEvent: An attribute is not valid; PayloadTooLarge is a subclass.
+            UnknownBackend: OUTBOX_PUBLISHERS has no such alias.
+            InvalidPublisherConfig: `publisher_config` has a key or value that the backend rejects.
+            WrongTransaction: The row would not commit with the caller's change.
         """
         call = PublishCall(using, self._get_default_backend)
         event = event_of(
@@ -137,12 +146,22 @@ class OutboxPublisher:
         partition_key: str | None = None,
         using: str | None = None,
     ) -> OutboxEvent:
-        """Publish a CloudEvent to the outbox, with every attribute that it has.
+        """Publish a CloudEvent to the outbox, with all its attributes.
 
-        Takes our `CloudEvent` and the official `cloudevents` SDK's. Its `partitionkey` extension
-        is its key unless `partition_key` is given. Publishing the same event to a backend twice
-        writes one row and returns it. Everything else is as for `publish_event`; raises
-        TypeError for an object of another kind.
+        If the same event is published twice to a backend, one row is written and returned. The
+        other arguments, the result and the errors are those of `publish_event`.
+
+        Args:
+            cloud_event: A `CloudEvent` of this package or of the official `cloudevents` SDK.
+            backend: As for `publish_event`.
+            scheduled_at: As for `publish_event`.
+            max_retries: As for `publish_event`.
+            publisher_config: As for `publish_event`.
+            partition_key: The key. The default is the event's extension `partitionkey`.
+            using: As for `publish_event`.
+
+        Raises:
+            TypeError: The object is not a CloudEvent.
         """
         call = PublishCall(using, self._get_default_backend)
         return publish_one(
@@ -165,25 +184,33 @@ class OutboxPublisher:
         using: str | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> int:
-        """Publish many events, all or none, in a few statements; return how many rows are new.
+        """Publish many events, all or none, in a few statements.
 
-        events: any iterable, of our CloudEvents, of the official SDK's, and of dictionaries of
-            the arguments of `publish_event` (but `using`), in any mixture. A generator is read
-            as its events are written, so that they need not all be in memory.
-        backend, scheduled_at, max_retries, publisher_config: as for `publish_event`, for the
-            events that have none of their own: those that are no dictionary, or one without it.
-        using: database alias, by default where the router writes `OutboxEvent`.
-        batch_size: rows that one statement writes at the most.
+        Events with the same key are delivered in their order in `events`. If the caller gave the
+        id of an event, it is written once for each backend, as by `publish_event`. An event has a
+        row for each backend that a route selects.
 
-        The events of a key are delivered in their order in `events`. Those whose id the caller
-        gave (every CloudEvent, and a dictionary with an `event_id`) are written once for each
-        backend, as by `publish_event`, and not counted where they are known. An event that a
-        route sends to several backends is several rows.
+        If an error is raised, the call has written nothing, and the caller's transaction stays
+        usable. An error of the iterable `events` is raised unchanged.
 
-        Raises what `publish_event` does, with the event's `index` where the fault is in one;
-        TypeError with the index for what is no event, or has an unknown keyword; ValueError for
-        a `batch_size` below 1; and whatever `events` raises. Nothing of the call is written
-        then, and the caller's transaction stays usable.
+        Args:
+            events: An iterable of CloudEvents of this package or of the official SDK, and of
+                dictionaries with arguments of `publish_event` except `using`. A generator is read
+                as its events are written, so they need not all be in memory.
+            backend: As for `publish_event`, for events without a value of their own.
+            scheduled_at: As for `publish_event`, for events without a value of their own.
+            max_retries: As for `publish_event`, for events without a value of their own.
+            publisher_config: As for `publish_event`, for events without a value of their own.
+            using: Alias of the database, by default where the router writes `OutboxEvent`.
+            batch_size: Maximum of rows in one statement.
+
+        Returns:
+            The number of new rows.
+
+        Raises:
+            PublishError: As for `publish_event`. If one event is the cause, `index` is its place.
+            TypeError: An object is not an event, or has an unknown keyword.
+            ValueError: `batch_size` is less than 1.
         """
         return publish_many(
             PublishCall(using, self._get_default_backend),
@@ -200,34 +227,43 @@ class OutboxPublisher:
     apublish_events = asynchronous(publish_events)
 
     def process_pending_events(self, batch_size: int = 100) -> int:
-        """Deliver up to `batch_size` pending events of every backend here and now.
+        """Deliver up to `batch_size` pending events of each backend in this process.
 
-        For tests, scripts and cron; `manage.py outbox_worker` is what a service runs. It takes
-        the partitions that no running relay owns, keeps the same promises as a relay, and gives
-        them back. Returns the number of events that were attempted. Raises WrongTransaction
-        inside a transaction (but that of a TestCase): it would deliver what has not been committed.
+        Use this in tests, scripts and cron jobs; run `manage.py outbox_worker` as a service. It
+        has the same guarantees as a relay. It takes the partitions that no running relay owns, and
+        releases them at the end.
+
+        Args:
+            batch_size: Maximum of events of each backend.
+
+        Returns:
+            The number of events that were attempted.
+
+        Raises:
+            WrongTransaction: A transaction is open, other than that of a TestCase, so the call
+                would deliver events before they commit.
         """
         from .relay.inline import deliver_pending
 
         return deliver_pending(batch_size)
 
     def _process_single_event(self, event: OutboxEvent) -> bool:
-        """Deliver one event here and now; return True once its broker has acknowledged it.
+        """Deliver one event in this process; return True once its broker has acknowledged it.
 
-        False when the attempt failed, and also when it is not the event's turn: it is not
-        pending, an earlier event of its key is undelivered, or a running relay owns it.
+        Return False if the attempt failed, or if there was none: the event is not pending, an
+        earlier event of its key is undelivered, or a running relay owns it.
         """
         from .relay.inline import deliver_one
 
         return deliver_one(event)
 
     def get_backend_health(self) -> Dict[str, bool]:  # noqa: UP006
-        """Return for each alias whether its broker can be reached now."""
+        """Return for each alias True if its broker is available now."""
         return {alias: backends[alias].health_check() for alias in backends.aliases()}
 
 
 class _Backends(MutableMapping[str, PublisherBackend]):
-    """The backends of the process, configured or put in by hand, as the project made them."""
+    """The backends of the process, from the settings or set by a caller."""
 
     def __getitem__(self, alias: str) -> PublisherBackend:
         if alias not in backends.aliases():
@@ -249,4 +285,4 @@ class _Backends(MutableMapping[str, PublisherBackend]):
 
 
 publisher = OutboxPublisher()
-"""The instance that applications use."""
+"""The instance for applications."""

@@ -270,7 +270,7 @@ def test_pages_are_accessible(examined: Page, site: str, mode: Any, size: Any) -
 def test_an_empty_outbox_has_a_page(examined: Page, site: str) -> None:
     """Before anything was published or a relay ran, the page says what is missing."""
     visit(examined, site, f"{ROOT}outboxdashboard/")
-    expect(figure(examined, "default", "status")).to_have_text("no relay runs")
+    expect(figure(examined, "default", "status")).to_have_text("no relay")
     expect(examined.locator('[data-none="relays"]')).to_be_visible()
     visit(examined, site, f"{ROOT}outboxdashboard/default/change/")
     expect(examined.locator('[data-none="keys"]')).to_be_visible()

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from django.utils.functional import _StrPromise
 
 MEANINGS: dict[str, _StrPromise] = {
-    OperationKind.RETRY: _("Retry dead events, and those that wait for a retry, now."),
-    OperationKind.REPLAY: _("Deliver delivered, dead and cancelled events again."),
-    OperationKind.CANCEL: _("Cancel events that have not been delivered."),
-    OperationKind.PURGE: _("Delete delivered, dead and cancelled events."),
+    OperationKind.RETRY: _("Dead events, and those that wait for a retry, are retried now."),
+    OperationKind.REPLAY: _("Delivered, dead and cancelled events are delivered again."),
+    OperationKind.CANCEL: _("Events that have not been delivered are cancelled."),
+    OperationKind.PURGE: _("Delivered, dead and cancelled events are deleted."),
 }
 """A sentence about each kind of operation."""
 
