@@ -18,7 +18,7 @@ _PAGE = """# Benchmarks
 Every ratio is the median of the ratios of several runs, in which the relay and a bare loop took
 turns. Another machine gives other absolute figures. The bare loops are in `benchmarks/bare.py`.
 They do the same work with the clients alone and keep no promise. `backlog`, `scheduled`,
-`held-xmin` and the last lines compare a relay under load with itself.
+`never-analysed`, `held-xmin` and the last lines compare a relay under load with itself.
 
 {table}
 """

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation import gauges, prometheus
-from django_broadcaster.relay.worker import GIVE_BACK_SECONDS
+from django_broadcaster.relay.worker import RELEASE_SECONDS
 from tests.support.redis_server import missing
 from tools.launch import CannotStart, apt_install
 
@@ -188,7 +188,7 @@ def test_whoever_stops_a_relay_waits_for_long_enough() -> None:
         int(relay_of_compose()["stop_grace_period"].removesuffix("s")),
         spec["terminationGracePeriodSeconds"],
     ]
-    assert all(wait > conf.SHUTDOWN_TIMEOUT + GIVE_BACK_SECONDS for wait in waits)
+    assert all(wait > conf.SHUTDOWN_TIMEOUT + RELEASE_SECONDS for wait in waits)
     assert (service["Type"], service["KillSignal"]) == ("notify", "SIGTERM")
 
 

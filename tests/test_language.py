@@ -62,7 +62,7 @@ def test_a_banned_word_is_found_in_every_kind_of_text(
 @pytest.mark.parametrize(
     "sentence",
     [
-        "Look up what the broker has, and who asked.",
+        "Look up what the broker has, and who asked. What does it cost? Nothing.",
         "There is no relay, and the event is no longer pending.",
         "A dead letter, or the dead\nletters of a key: letters and digits.",
         "Finish the batch in flight. Measure wall-clock time.",
@@ -85,6 +85,7 @@ def test_plain_words_are_left_alone(sentence: str, path: str) -> None:
         ("a.py", 'def f():\n    """What became of it."""'),
         ("a.py", 'x = 1\n"""Who may do that."""'),
         ("a.md", "Text.\n\n## What is guaranteed\n"),
+        ("a.md", "# Page\n\nText. What is\nguaranteed is listed.\n"),
         ("a.html", '<a title="Nobody reads this">x</a>'),
         ("a.js", 'say("Whoever reads it")'),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -184,8 +185,16 @@ def test_what_is_advised_works(registry: EventHandlerRegistry) -> None:
     registry.register("order.*")(partial(with_more, more=1))
     names = [handler.name for handler in registry]
     assert names == [f"{__name__}.asynchronous", f"{__name__}.with_more"]
+
+
+@pytest.mark.parametrize("function", [object(), Mock()], ids=["an object", "a mock"])
+def test_what_has_no_path_needs_a_name(registry: EventHandlerRegistry, function: Any) -> None:
+    """An instance has no dotted path, whatever attributes it has."""
     with pytest.raises(TypeError, match=r"pass name= to register\(\)"):
-        registry.register("order.*")(object())  # type: ignore[type-var]
+        registry.register("order.*")(function)
+    if callable(function):
+        registry.register("order.*", name="mock")(function)
+        assert [handler.is_async for handler in registry] == [False]
 
 
 def test_a_decorator_without_its_pattern_is_refused(registry: EventHandlerRegistry) -> None:

@@ -26,6 +26,7 @@ NEEDS_MORE = {
     "django_broadcaster.instrumentation.opentelemetry": "opentelemetry",
     "django_broadcaster.instrumentation.prometheus": "prometheus_client",
     "django_broadcaster.testing.contract": "pytest",
+    "django_broadcaster.testing.faults": "pytest",
     "django_broadcaster.testing.pytest_plugin": "pytest",
 }
 

@@ -114,7 +114,11 @@ def _usage(action: argparse.Action) -> str:
 
 
 def _backend_options(name: str) -> Iterator[str]:
-    """Yield a table of what a backend's OPTIONS may have, as its docstring explains it."""
+    """Yield a table of what a backend's OPTIONS may have, as its docstring explains it.
+
+    Raises:
+        ValueError: The docstring does not have an option.
+    """
     backend = import_string(f"django_broadcaster.backends.{name}")
     defaults = dict(_defaults(backend))
     yield "| option | meaning |\n|---|---|"
@@ -123,8 +127,8 @@ def _backend_options(name: str) -> Iterator[str]:
         default = ", ".join(values if len(set(values)) > 1 else values[:1])
         shown = ", ".join(f"`{each}`" for each in names)
         yield f"| {shown} | {meaning} Default: {default or '`None`'}. |"
-    for each, value in defaults.items():
-        yield f"| `{each}` | Default: {value}. |"
+    if defaults:
+        raise ValueError(f"the docstring of {name} does not explain {', '.join(defaults)}")
     limit = backend.default_max_message_bytes
     default = "None" if limit is None else f"{limit:_}"
     yield (

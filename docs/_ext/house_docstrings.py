@@ -40,18 +40,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def _process(
     app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:
-    if what == "class" and name.endswith("Backend") and "Args:" in lines:
-        _remove_options(lines)
     if what not in ("attribute", "data", "property", "module"):
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
     lines[:] = as_rst(lines)
-
-
-def _remove_options(lines: list[str]) -> None:
-    """Remove the options of a backend, which its page has in a table."""
-    start = lines.index("Args:")
-    end = next((n for n in range(start, len(lines)) if not lines[n].strip()), len(lines))
-    del lines[start:end]
 
 
 def as_rst(lines: list[str]) -> list[str]:

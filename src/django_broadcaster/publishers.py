@@ -4,9 +4,9 @@
         order = Order.objects.create(...)
         publisher.publish_event("order.placed", "/shop/orders", {"id": order.id})
 
-Importing this module opens no connection and imports no broker's client. A call with invalid
-arguments raises a `PublishError` before any SQL, so the caller's transaction stays usable. The
-error names the argument.
+Importing this module opens no connection and loads no broker's client. An invalid argument raises a
+`PublishError` that names it, before any SQL is executed, so that the caller's transaction stays
+usable.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ __all__ = ["MAX_RETRIES", "OutboxPublisher", "publisher"]
 
 
 class OutboxPublisher:
-    """Writes events to the outbox. Instances have no state and are thread-safe."""
+    """The publisher of the outbox. Instances have no state and are thread-safe."""
 
     def __init__(self) -> None:
         pass
 
     @property
     def _backends(self) -> MutableMapping[str, PublisherBackend]:
-        """The backends by alias. This process's relay also uses those that a caller sets here."""
+        """The backends by alias. A relay of this process uses an instance that is set here, too."""
         return _Backends()
 
     @_backends.setter
     def _backends(self, backends_by_alias: Mapping[str, PublisherBackend]) -> None:
-        """Set these instances, in place of those that were set before."""
+        """Use these instances instead of those that were set before."""
         mine = _Backends()
         for alias in backends.put_in():
             del mine[alias]
         mine.update(backends_by_alias)
 
     def _load_backends(self) -> None:
-        """Create every configured backend; raise BackendConfigurationError for a wrong setting."""
+        """Create every configured backend; raises BackendConfigurationError for a wrong setting."""
         for alias in backends.aliases():
             backends[alias]
 
     def _get_default_backend(self) -> str | None:
-        """Return `default` if that alias exists, else the first alias, else None."""
+        """Return `default` if there is such an alias, else the first alias, else None."""
         return backends.default_alias()
 
     def publish_event(
@@ -84,35 +84,35 @@ class OutboxPublisher:
         """Publish an event to the outbox: it is delivered if and only if the transaction commits.
 
         Args:
-            event_type: The type of the event.
-            source: The context in which the event happened, a URI reference.
-            data: The payload: bytes, or a value that OUTBOX_JSON_ENCODER accepts, by default
-                Django's JSON encoder. None is an event without data.
-            subject: The subject of the event within the source; also an integer or a UUID.
-            backend: An alias of OUTBOX_PUBLISHERS. With None, OUTBOX_ROUTES decide, else the alias
-                is `default`, else the only one.
-            scheduled_at: The time before which the event is not delivered. The default is now.
-            max_retries: Attempts after the first one; 0 means one attempt. The default is
+            event_type: The event's type.
+            source: The event's source, a URI reference.
+            data: The payload: anything that OUTBOX_JSON_ENCODER encodes, by default Django's JSON
+                encoder, or bytes. None is an event without data.
+            subject: The subject within the source; also an integer or a UUID.
+            backend: An alias of OUTBOX_PUBLISHERS. By default OUTBOX_ROUTES decides, then the alias
+                `default`, then the only alias.
+            scheduled_at: The earliest time of the delivery; by default now.
+            max_retries: The attempts after the first one; with 0 there is one attempt. By default
                 OUTBOX_MAX_RETRIES.
-            publisher_config: Options of this event; each backend documents its keys.
-            event_id: If the same source and id are published twice to a backend, one row is written
-                and returned. Also an integer or a UUID. The default is a UUIDv7.
-            time: The time at which the event happened, an aware datetime. The default is now.
-            partition_key: Events with the same key and backend are delivered in publish order.
-                The attribute `partitionkey` has the key. Also an integer or a UUID.
+            publisher_config: Options for this event; each backend lists its keys.
+            event_id: The event's id; also an integer or a UUID. Publishing the same source and id
+                to a backend twice writes one row and returns it. By default a new UUIDv7.
+            time: The time at which it happened, an aware datetime; by default now.
+            partition_key: Events of one key and one backend are delivered in publish order. The
+                key is sent as the attribute `partitionkey`. Also an integer or a UUID.
             extensions: Further CloudEvents attributes, with names of `[a-z0-9]{1,20}`.
-            data_content_type: The media type; the default is `application/json`.
-            data_schema: The absolute URI of the data's schema.
-            using: Alias of the database, by default where the router writes `OutboxEvent`.
+            data_content_type: The media type of the data; by default `application/json`.
+            data_schema: The absolute URI of the schema of the data.
+            using: The database alias, by default the one to which the router writes `OutboxEvent`.
 
         Returns:
-            The row, the first one if a route selects several backends.
+            The row; if a route sends the event to several backends, the first row.
 
         Raises:
-            InvalidEvent: An attribute is not valid; PayloadTooLarge is a subclass.
-            UnknownBackend: OUTBOX_PUBLISHERS has no such alias.
-            InvalidPublisherConfig: `publisher_config` has a key or value that the backend rejects.
-            WrongTransaction: The row would not commit with the caller's change.
+            InvalidEvent: An argument is invalid; PayloadTooLarge is one of these errors.
+            UnknownBackend: There is no such alias.
+            InvalidPublisherConfig: The backend does not know an option.
+            WrongTransaction: The event would not commit with the open transaction.
         """
         call = PublishCall(using, self._get_default_backend)
         event = event_of(
@@ -146,22 +146,12 @@ class OutboxPublisher:
         partition_key: str | None = None,
         using: str | None = None,
     ) -> OutboxEvent:
-        """Publish a CloudEvent to the outbox, with all its attributes.
+        """Publish a CloudEvent to the outbox, with every attribute that it has.
 
-        If the same event is published twice to a backend, one row is written and returned. The
-        other arguments, the result and the errors are those of `publish_event`.
-
-        Args:
-            cloud_event: A `CloudEvent` of this package or of the official `cloudevents` SDK.
-            backend: As for `publish_event`.
-            scheduled_at: As for `publish_event`.
-            max_retries: As for `publish_event`.
-            publisher_config: As for `publish_event`.
-            partition_key: The key. The default is the event's extension `partitionkey`.
-            using: As for `publish_event`.
-
-        Raises:
-            TypeError: The object is not a CloudEvent.
+        Accepts a `CloudEvent` and an event of the official `cloudevents` SDK. The default for
+        `partition_key` is its extension `partitionkey`. Publishing the same event to a backend
+        twice writes one row and returns it. The rest is as for `publish_event`. Raises TypeError
+        for any other object.
         """
         call = PublishCall(using, self._get_default_backend)
         return publish_one(
@@ -184,33 +174,31 @@ class OutboxPublisher:
         using: str | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> int:
-        """Publish many events, all or none, in a few statements.
+        """Publish many events, all or none, in a few statements; return how many rows are new.
 
-        Events with the same key are delivered in their order in `events`. If the caller gave the
-        id of an event, it is written once for each backend, as by `publish_event`. An event has a
-        row for each backend that a route selects.
-
-        If an error is raised, the call has written nothing, and the caller's transaction stays
-        usable. An error of the iterable `events` is raised unchanged.
+        The events of a key are delivered in their order in `events`. An event whose id the caller
+        passed (every CloudEvent, and a dictionary with an `event_id`) is written once for each
+        backend, and not counted if it exists already. An event that a route sends to several
+        backends is several rows.
 
         Args:
-            events: An iterable of CloudEvents of this package or of the official SDK, and of
-                dictionaries with arguments of `publish_event` except `using`. A generator is read
-                as its events are written, so they need not all be in memory.
-            backend: As for `publish_event`, for events without a value of their own.
-            scheduled_at: As for `publish_event`, for events without a value of their own.
-            max_retries: As for `publish_event`, for events without a value of their own.
-            publisher_config: As for `publish_event`, for events without a value of their own.
-            using: Alias of the database, by default where the router writes `OutboxEvent`.
-            batch_size: Maximum of rows in one statement.
-
-        Returns:
-            The number of new rows.
+            events: Any iterable of CloudEvents, of events of the official SDK, and of dictionaries
+                with the arguments of `publish_event` except `using`, also mixed. A generator is
+                read while its events are written, so that they need not all be in memory.
+            backend: As for `publish_event`, for CloudEvents and for dictionaries without it.
+            scheduled_at: The same.
+            max_retries: The same.
+            publisher_config: The same.
+            using: The database alias, by default the one to which the router writes `OutboxEvent`.
+            batch_size: The most rows that one statement writes.
 
         Raises:
-            PublishError: As for `publish_event`. If one event is the cause, `index` is its place.
-            TypeError: An object is not an event, or has an unknown keyword.
-            ValueError: `batch_size` is less than 1.
+            PublishError: As for `publish_event`; the error has the `index` of the invalid event.
+            TypeError: An item is not an event, or has an unknown keyword; with its index.
+            ValueError: `batch_size` is below 1.
+
+        Errors of `events` itself pass. If the call raises, nothing of it is written, and the
+        caller's transaction stays usable.
         """
         return publish_many(
             PublishCall(using, self._get_default_backend),
@@ -227,43 +215,40 @@ class OutboxPublisher:
     apublish_events = asynchronous(publish_events)
 
     def process_pending_events(self, batch_size: int = 100) -> int:
-        """Deliver up to `batch_size` pending events of each backend in this process.
+        """Deliver up to `batch_size` pending events of every backend in the calling process.
 
-        Use this in tests, scripts and cron jobs; run `manage.py outbox_worker` as a service. It
-        has the same guarantees as a relay. It takes the partitions that no running relay owns, and
-        releases them at the end.
-
-        Args:
-            batch_size: Maximum of events of each backend.
+        For tests, scripts and cron jobs; a service runs `manage.py outbox_worker`. The call takes
+        the partitions that no running relay owns, keeps the same guarantees as a relay, and
+        releases them.
 
         Returns:
             The number of events that were attempted.
 
         Raises:
-            WrongTransaction: A transaction is open, other than that of a TestCase, so the call
-                would deliver events before they commit.
+            WrongTransaction: The call is inside a transaction (except that of a TestCase), and
+                would deliver events that are not committed.
         """
         from .relay.inline import deliver_pending
 
         return deliver_pending(batch_size)
 
     def _process_single_event(self, event: OutboxEvent) -> bool:
-        """Deliver one event in this process; return True once its broker has acknowledged it.
+        """Deliver one event in the calling process; return True if its broker acknowledged it.
 
-        Return False if the attempt failed, or if there was none: the event is not pending, an
-        earlier event of its key is undelivered, or a running relay owns it.
+        Return False if the attempt failed, and also if the event is not deliverable now: it is not
+        pending, an earlier event of its key is undelivered, or a running relay owns its partition.
         """
         from .relay.inline import deliver_one
 
         return deliver_one(event)
 
     def get_backend_health(self) -> Dict[str, bool]:  # noqa: UP006
-        """Return for each alias True if its broker is available now."""
+        """Return for each alias whether its broker is reachable now."""
         return {alias: backends[alias].health_check() for alias in backends.aliases()}
 
 
 class _Backends(MutableMapping[str, PublisherBackend]):
-    """The backends of the process, from the settings or set by a caller."""
+    """The backends of the process, configured or set by hand, as the project created them."""
 
     def __getitem__(self, alias: str) -> PublisherBackend:
         if alias not in backends.aliases():
@@ -285,4 +270,4 @@ class _Backends(MutableMapping[str, PublisherBackend]):
 
 
 publisher = OutboxPublisher()
-"""The instance for applications."""
+"""The instance that applications use."""

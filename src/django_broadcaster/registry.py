@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, TypeVar
+
+from asgiref.sync import AsyncToSync
 
 from .signals import event_created, event_published
 
@@ -212,7 +215,7 @@ def _is_async(function: HandlerFunction) -> bool:
 
 
 def _path_of(function: HandlerFunction) -> str:
-    """Return the dotted path of a function, or of the one that `async_to_sync()` or `partial()` wraps.
+    """Return a function's dotted path, or that of one in `async_to_sync()` or `partial()`.
 
     Raises:
         TypeError: The object has no dotted path.
@@ -228,11 +231,15 @@ def _path_of(function: HandlerFunction) -> str:
 
 def _layers(function: HandlerFunction) -> Iterator[Any]:
     """Yield a function and the functions that it wraps, the outermost first."""
-    yield function
-    for attribute in ("__wrapped__", "awaitable", "func"):
-        if inner := getattr(function, attribute, None):
-            yield from _layers(inner)
-            return
+    layer: Any = function
+    while layer is not None:
+        yield layer
+        if isinstance(layer, AsyncToSync):
+            layer = layer.awaitable
+        elif isinstance(layer, partial):
+            layer = layer.func
+        else:
+            layer = getattr(layer, "__wrapped__", None)
 
 
 event_registry = EventHandlerRegistry()

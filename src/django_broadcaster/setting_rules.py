@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from math import isfinite
 from typing import Any, Final, NamedTuple, TypeGuard
 
@@ -47,6 +48,7 @@ def seconds_from(least: float) -> Rule:
     )
 
 
+@cache
 def whole(unit: str, least: int, most: int | None = None) -> Rule:
     """Return the rule for a whole number within inclusive bounds."""
     bounds = f", {least} or more" if most is None else f" from {least} to {most}"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from django_broadcaster.testing import Fault
-from tests.relay.conftest import join
+from tests.relay.conftest import clock, join
 from tests.support.certificates import make_certificates
 
-__all__ = ["certificates", "join"]
+__all__ = ["certificates", "clock", "join"]
 
 
 @pytest.fixture(scope="session")

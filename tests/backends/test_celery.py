@@ -414,9 +414,6 @@ def _run_worker(broker: str, queue: str, folder: Path, count: int) -> list[dict[
         ("queue", "x" * 256),
         ("priority", -1),
         ("priority", True),
-        ("timeout", 0),
-        ("connect_timeout", "5"),
-        ("max_message_bytes", 0),
     ],
 )
 def test_wrong_option_is_named(option: str, value: Any) -> None:

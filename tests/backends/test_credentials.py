@@ -381,6 +381,13 @@ def test_name_of_the_server_counts_unless_told_otherwise(
         assert outcomes_of(make(**options, tls=any_name)) == [None] * 2
 
 
+def test_page_of_an_event_shows_no_credentials() -> None:
+    """The header of Basic authentication is named, and its value left out."""
+    login = {"username": USERNAME, "password": PASSWORD}
+    backend = WebhookBackend(alias="orders", url="https://hooks.example", **login)
+    assert backend.show(make_message(data=1)).headers["Authorization"] == "(not shown)"
+
+
 # --- What the clients are told ------------------------------------------------------------------
 
 

@@ -510,7 +510,6 @@ def test_reader_refuses_what_is_no_mqtt() -> None:
         ({"topic": "a/#"}, "topic"),
         ({"topic": "a\0b"}, "topic"),
         ({"topic": "a" * 65536}, "topic"),
-        ({"retain": "yes"}, "retain"),
         ({"client_id": "a\0b"}, "client_id"),
         ({"password": "secret"}, "username"),
         ({"username": "me", "password": b"secret"}, "password"),
@@ -521,9 +520,6 @@ def test_reader_refuses_what_is_no_mqtt() -> None:
         ({"keepalive": -1}, "keepalive"),
         ({"keepalive": 65536}, "keepalive"),
         ({"keepalive": 1.5}, "keepalive"),
-        ({"timeout": 0}, "timeout"),
-        ({"timeout": None}, "timeout"),
-        ({"content_mode": "batched"}, "content_mode"),
     ],
 )
 def test_wrong_option_is_named(options: dict[str, Any], named: str) -> None:

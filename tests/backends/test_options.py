@@ -119,8 +119,12 @@ def test_wrong_value_is_named_with_the_rule(
     known = [kind for kind in kinds if kind in WRONG]
     if len(known) == 1 and not {"SSLContext", "ContentMode"} & set(kinds):
         rule, wrong = WRONG[known[0]]
+        if option == "disable_after":  # infinity is never
+            wrong = [value for value in wrong if value != math.inf]
     else:
         rule, wrong = "must be ", [1, b"x"]
+        if "server" not in option:  # which is text, or a list of texts
+            wrong.append("neither of them")
     for value in wrong if "None" in kinds else [*wrong, None]:
         if value is None and "bool" in kinds and len(kinds) > 1:
             continue  # `tls` may be None

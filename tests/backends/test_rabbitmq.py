@@ -616,16 +616,8 @@ def test_batch_costs_few_writes(
         ({"binding_key": 5}, "'binding_key'"),
         ({"queue": ""}, "'queue'"),
         ({"queue": "a\nb"}, "'queue'"),
-        ({"queue_arguments": "x-max-length"}, "'queue_arguments'"),
-        ({"exchange_arguments": "alternate-exchange"}, "'exchange_arguments'"),
         ({"header_prefix": "ce_"}, "'header_prefix'"),
-        ({"durable": "no"}, "'durable'"),
-        ({"declare": None}, "'declare'"),
-        ({"mandatory": 1}, "'mandatory'"),
-        ({"timeout": 0}, "'timeout'"),
-        ({"connect_timeout": True}, "'connect_timeout'"),
         ({"heartbeat": -1}, "'heartbeat'"),
-        ({"content_mode": "text"}, "'content_mode'"),
     ],
 )
 def test_wrong_option_is_named(options: dict[str, Any], named: str) -> None:

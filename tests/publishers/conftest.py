@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.relay.conftest import join
+from tests.relay.conftest import clock, join
 
-__all__ = ["join"]
+__all__ = ["clock", "join"]

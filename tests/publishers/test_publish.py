@@ -1102,3 +1102,35 @@ def test_naive_scheduled_at_without_use_tz(database: str) -> None:
         assert [columns(row) for row in outbox(database)] == [columns(later), columns(due)]
         assert (later.status, due.status) == ("scheduled", "pending")
         assert due.created_at - due.scheduled_at < timedelta(minutes=6)
+
+
+def test_only_columns_with_unusual_values_are_bound(database: str) -> None:
+    """A usual event binds a value for half of the columns; each other value is bound and kept."""
+    usual = bound(database)
+    unusual = bound(database, "s", data_schema="https://example.com/s", extensions={"a": 1})
+    assert len(usual) == 12
+    assert sorted(set(map(str, unusual)) - set(map(str, usual)))[-3:] == [
+        "https://example.com/s",
+        "s",
+        '{"a":1}',
+    ]
+    row = OutboxEvent.objects.using(database).latest("id")
+    assert (row.subject, row.data_schema, row.extensions) == (
+        "s",
+        "https://example.com/s",
+        {"a": 1},
+    )
+
+
+def bound(database: str, subject: str = "", **options: Any) -> list[Any]:
+    """Publish an event with the id of its subject; return the parameters of its INSERT."""
+    found: list[Any] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.startswith("INSERT INTO django_broadcaster_outboxevent"):
+            found.extend(params)
+        return execute(sql, params, many, context)
+
+    with connections[database].execute_wrapper(note):
+        publisher.publish_event("a.b", "/s", {"n": 1}, subject, using=database, **options)
+    return found

@@ -188,7 +188,7 @@ def test_refused_call_outside_of_a_transaction_writes_nothing(
 def test_object_that_is_no_event_is_refused(database: str, given: Any) -> None:
     """It raises TypeError with the index, and says what is taken."""
     with order_commits(database), statements() as run:
-        with pytest.raises(TypeError, match=r"^event 1: expected .*dictionary of the keywords"):
+        with pytest.raises(TypeError, match=r"^event 1: expected .*dictionary with the keywords"):
             publisher.publish_events([VALID, given], using=database)
         assert run == []
 
@@ -196,7 +196,7 @@ def test_object_that_is_no_event_is_refused(database: str, given: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({**VALID, "sourc": "/shop"}, "event 1: unknown keyword 'sourc'; there are event_type, "),
+        ({**VALID, "sourc": "/shop"}, "event 1: unknown keyword 'sourc'; choose from event_type, "),
         ({**VALID, "using": "default"}, "event 1: unknown keyword 'using'"),
         ({**VALID, "id": "1", "type": "t"}, "event 1: unknown keyword 'id', 'type'"),
         ({**VALID, 5: "a"}, "event 1: unknown keyword 5"),

@@ -113,13 +113,13 @@ def catch_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeliveryLoop], None]:
     """Return a function that lets a relay skip all that is delivered, and then look no more."""
 
     def to_the_end(loop: DeliveryLoop) -> None:
-        monkeypatch.setattr(watermark, "WORTH_LOOKING", 0)
+        monkeypatch.setattr(watermark, "WORTH_CHECKING", 0)
         publish("z1", using=loop.using)
         while loop.turn(2000).found_work:
             pass
         loop.turn(2000)
         assert loop.held.watermark.start > OutboxEvent.objects.order_by("id").last().pk
-        monkeypatch.setattr(watermark, "WORTH_LOOKING", 10**9)
+        monkeypatch.setattr(watermark, "WORTH_CHECKING", 10**9)
 
     return to_the_end
 

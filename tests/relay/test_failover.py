@@ -67,7 +67,7 @@ def pair(
     committing: None, scripted: Script, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Pair, DeliveryLoop]]:
     """A pair, and a relay that delivered much since the replica stopped to follow."""
-    monkeypatch.setattr(watermark, "WORTH_LOOKING", 0)
+    monkeypatch.setattr(watermark, "WORTH_CHECKING", 0)
     with (
         own_instance(service_like("postgres")) as primary,
         running(primary) as server,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
+from django_broadcaster.backends import Message
 from django_broadcaster.publishers import publisher
 from tests.support.backends import Script
 from tests.support.databases import SERVERS
@@ -90,7 +91,8 @@ def end_sessions(database: str) -> None:
             "WHERE db = DATABASE() AND id <> CONNECTION_ID()"
         )
         for (number,) in cursor.fetchall():
-            cursor.execute("KILL CONNECTION %s", [number])
+            with suppress(OperationalError):  # it has ended by itself meanwhile
+                cursor.execute("KILL CONNECTION %s", [number])
 
 
 @contextmanager
@@ -123,4 +125,24 @@ def test_a_caller_keeps_its_isolation_level(database: str, dirty: str, scripted:
         assert publisher.process_pending_events() == 0
     assert publisher.process_pending_events() == 1
     assert statuses(database) == {"a1": "published"}
+    assert level_of(dirty) == before
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_a_call_within_a_delivery_keeps_the_level_of_the_delivery(
+    database: str, dirty: str, scripted: Script
+) -> None:
+    """A backend or handler that delivers by itself leaves the level for the rest of the batch."""
+    before, levels = level_of(dirty), []
+
+    def deliver(messages: Sequence[Message]) -> list[None]:
+        levels.append(level_of(dirty))
+        publisher.process_pending_events()
+        levels.append(level_of(dirty))
+        return [None] * len(messages)
+
+    scripted.answer = deliver  # type: ignore[assignment]
+    publish("a1", using=database)
+    assert publisher.process_pending_events() == 1
+    assert levels[0] == levels[1]
     assert level_of(dirty) == before

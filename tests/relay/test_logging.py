@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -13,6 +16,7 @@ from cryptography.fernet import Fernet
 from django.db import DataError, IntegrityError
 from django.utils import timezone
 
+from django_broadcaster import relay
 from django_broadcaster.archives import Archive, Leaving
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -30,6 +34,7 @@ from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.announcing import MAX_LINES
 from django_broadcaster.relay.log_safety import class_names, loggable
 from tests.support.backends import Script
+from tests.support.docs_runner import ROOT
 from tests.support.events import publish, row
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
@@ -39,6 +44,7 @@ from .conftest import Join, drain, turn, working
 if TYPE_CHECKING:
     from pytest_django import Settings
 
+LOGGING_PAGE = ROOT / "docs" / "reference" / "logging.md"
 PAYLOAD = "4111-1111"
 PASSWORD = "hunter2-please"
 URL = f"amqp://app:{PASSWORD}@broker/orders"
@@ -350,3 +356,23 @@ def test_what_a_database_says_is_told_without_the_row() -> None:
     assert loggable(error) == "value too long for the column"
     assert loggable(ValueError(PAYLOAD)) == "ValueError"
     assert loggable(OSError("no route to host")) == "no route to host"
+
+
+def log_lines() -> Iterator[str]:
+    """Yield the texts of all lines that the relay logs, but for those at DEBUG."""
+    methods = {"log", "info", "warning", "error", "critical", "_log"}
+    for path in sorted(Path(relay.__path__[0]).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in methods:
+                strings = [each for each in node.args if isinstance(each, ast.Constant)]
+                yield from (each.value for each in strings if isinstance(each.value, str))
+
+
+def test_every_line_of_the_relay_is_on_the_page_about_logging() -> None:
+    """Whoever filters or searches the log finds each line there."""
+    page = LOGGING_PAGE.read_text()
+    found = list(log_lines())
+    assert len(found) > 25
+    for text in found:
+        literal = max(re.split(r"%[.\d]*[a-z]", text), key=len).strip(" :;,.(")
+        assert literal in page, text

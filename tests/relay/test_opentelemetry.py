@@ -296,7 +296,7 @@ def test_an_unsampled_trace_says_so_on_the_wire(database: str) -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 def test_tracing_adds_no_statement(database: str, many: bool, settings: Settings) -> None:
-    """Publishing says the same to the database with and without a trace."""
+    """Publishing takes the same statements with and without a trace; one may bind a column more."""
     settings.OUTBOX_NOTIFY = False  # which is said once in a while
 
     def run() -> list[str]:
@@ -305,7 +305,7 @@ def test_tracing_adds_no_statement(database: str, many: bool, settings: Settings
                 publisher.publish_events([{"event_type": "a", "source": "/s"}], using=database)
             else:
                 place(database)
-        return run
+        return [sql.partition("(")[0] for sql in run]
 
     run()  # whatever is done once
     plain = run()

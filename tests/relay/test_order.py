@@ -34,7 +34,7 @@ pytestmark = pytest.mark.parametrize(
 @pytest.fixture(autouse=True)
 def _eager_watermark(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let relays skip what is delivered as soon as they may, not only in a long backlog."""
-    monkeypatch.setattr(watermark, "WORTH_LOOKING", 0)
+    monkeypatch.setattr(watermark, "WORTH_CHECKING", 0)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ BY_ID: dict[str, By] = {
     "bury": lambda rows, ids: rows.bury([(row_id, "no") for row_id in ids]),
     "expire": lambda rows, ids: rows.expire(ids),
     "block": lambda rows, ids: rows.block(ids),
+    "pending": lambda rows, ids: rows.pending_of(ids),
 }
 """The statements that are given ids."""
 
@@ -39,6 +40,8 @@ FIRST: dict[str, Ask] = {
     "fetch": lambda rows, _: rows.fetch(PARTITIONS, 0, LIMIT),
     "fetch from the middle": lambda rows, middle: rows.fetch(PARTITIONS, middle, LIMIT),
     "timed fetch": lambda rows, _: rows.fetch(PARTITIONS, 0, LIMIT, timed=True),
+    "heads": lambda rows, middle: rows.heads(PARTITIONS, 0, LIMIT, ["b"], [middle]),
+    "last id": lambda rows, _: rows.last_id(),
     "promote": lambda rows, _: rows.promote(PARTITIONS, LIMIT),
     "release": lambda rows, _: rows.release(PARTITIONS, LIMIT, ["b"]),
     "waiting keys": lambda rows, _: rows.waiting_keys(PARTITIONS, ["b"]),

@@ -44,7 +44,7 @@ def doubted(
 ) -> DeliveryLoop:
     """A relay whose one key fails while others got through; its pause does not end."""
     settings.OUTBOX_CIRCUIT = {"initial": 600.0, "maximum": 600.0}
-    monkeypatch.setattr(doubts, "LOOK_SECONDS", 600.0)
+    monkeypatch.setattr(doubts, "SCAN_SECONDS", 600.0)
     scripted.fail("a1", AWAY)
     publish("b1", *(f"a{number}" for number in range(1, BACKLOG)), using=database)
     loop = join()

@@ -125,7 +125,7 @@ SERVERLESS: Mapping[str, str] = {
     "LocMemBackend": "keeps events in a list",
     "LocalBackend": "runs handlers in the relay's process",
     "TasksBackend": "calls the queue of the project's tasks, which has the limits and credentials. "
-    "What `enqueue` raises is unavailable, or the event's error where the queue says so: "
+    "An error of `enqueue` is unavailable, or the event's error where the queue says so: "
     + ", ".join(
         f"[`{name}`](../../tests/backends/test_tasks.py)"
         for name in (

@@ -27,8 +27,8 @@ class Archived(NamedTuple):
 def read_archive(path: str | Path) -> Iterator[Archived]:
     """Yield the events of a file of `FileArchive`, in the order in which they were purged.
 
-    If the writer of a file was killed or is still writing, the file may have an incomplete end. Such
-    a partial line is skipped; its event was not deleted from the outbox.
+    If the writer of a file was killed or is still writing, the last line may be incomplete. It is
+    skipped, because its event was not deleted from the outbox.
 
     Args:
         path: The path of the file.

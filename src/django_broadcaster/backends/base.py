@@ -205,10 +205,10 @@ class _TakesOptionsAsDictionary(ABCMeta):
 class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     """One configured destination that is given messages.
 
-    Options arrive as keyword arguments: a subclass lists its own, passes the rest on to
-    `super().__init__(**options)`, opens nothing yet and imports its client no earlier than in
-    `open` or `send`. The relay uses an instance from one thread at a time and never shares it
-    between processes.
+    Options arrive as keyword arguments. The constructor of a subclass lists its own, passes the
+    others to `super().__init__(**options)` and reads its own by `self.read`. It opens nothing; the
+    client is imported in `open` or `send`. The relay uses an instance from one thread at a time and
+    never shares it between processes.
     """
 
     config_keys: ClassVar[frozenset[str]] = frozenset()

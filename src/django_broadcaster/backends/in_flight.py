@@ -124,7 +124,7 @@ class InFlight(KeyOrder, Generic[Packed]):
     @property
     def is_done(self) -> bool:
         """Whether nothing is sent, and nothing can be."""
-        return not self.sent and not self.has_more
+        return not self.sent and (self.stop is not None or not self.ready)
 
     def add(self, token: int, index: int, packed: Packed) -> None:
         """Note that a message is being sent."""

@@ -11,12 +11,14 @@ A backend reads its own in the constructor, by `self.read`, and those of an even
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from reprlib import Repr
 from ssl import SSLContext
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from django_broadcaster.exceptions import Rejected
 from django_broadcaster.redaction import SECRET_NAME
 from django_broadcaster.setting_rules import (
     BOOLEAN,
@@ -36,6 +38,8 @@ T = TypeVar("T")
 PORT: Final = Rule(
     "a port number from 1 to 65535", lambda value: is_whole(value, 1) and value < 2**16
 )
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 60
@@ -135,16 +139,24 @@ class OptionReader:
         most: int | None = None,
         *,
         empty: bool = False,
+        plain: bool = False,
         optional: bool = False,
     ) -> T:
-        """Read text of at most `most` bytes; only if `empty` is True it may have none."""
+        """Read text.
+
+        Args:
+            most: The longest that it may be, in bytes.
+            empty: Whether it may be empty.
+            plain: Whether it must have no control characters.
+        """
         text: Any = value
-        rule = ("a string" if empty else "a non-empty string") + (
-            "" if most is None else f" of at most {most} bytes"
-        )
+        wanted = "a string" if empty else "a non-empty string"
+        wanted += "" if most is None else f" of at most {most} bytes"
+        wanted += " without control characters" if plain else ""
         holds = isinstance(text, str) and (empty or text != "") and is_utf8(text)
         holds = holds and (most is None or len(text.encode()) <= most)
-        return self.require(name, value, holds, rule, optional=optional)
+        holds = holds and not (plain and _CONTROL.search(text))
+        return self.require(name, value, holds, wanted, optional=optional)
 
     def template(
         self,
@@ -222,12 +234,18 @@ class OptionReader:
 
     def strings(self, name: str, value: T) -> T:
         """Read a list of strings."""
-        holds = _is_list(value) and all(isinstance(each, str) and each for each in _all(value))
-        return self.require(name, value, holds, "a list of strings")
+        return self.require(name, value, _are_strings(value), "a list of strings")
+
+    def one_or_more(self, name: str, value: str | Sequence[str], what: str) -> Sequence[str]:
+        """Read one string, or a list of them; return a list."""
+        values = [value] if isinstance(value, str) and value else value
+        holds = _are_strings(values) and len(values) > 0
+        self.require(name, value, holds, f"{what} or a list of these")
+        return values
 
     def addresses(self, name: str, value: T) -> T:
         """Read a list of pairs of a host and a port."""
-        holds = _is_list(value) and all(map(_is_address, _all(value)))
+        holds = _is_list(value) and all(map(_is_address, value))
         return self.require(name, value, holds, "a list of pairs (host, port)")
 
     # --- Options that belong together --------------------------------------------------------
@@ -313,6 +331,10 @@ class OptionReader:
         return TLS(**ours, extra={key: value[key] for key in value.keys() - TLS_KEYS})
 
 
+READ_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
+"""Reads the `publisher_config` of a row. Rows can change after the publish call has read it."""
+
+
 def _not(name: str, value: object) -> str:
     """Return ", not ..." for a value, or for its type if the value may hold a secret."""
     if isinstance(value, type):
@@ -324,13 +346,12 @@ def _not(name: str, value: object) -> str:
     return "" if isinstance(value, str) else f", not {type(value).__name__}"
 
 
-def _all(value: object) -> Sequence[Any]:
-    assert isinstance(value, Sequence)
-    return value
-
-
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _are_strings(value: object) -> TypeGuard[Sequence[str]]:
+    return _is_list(value) and all(isinstance(each, str) and each for each in value)
 
 
 def _is_address(value: object) -> bool:

@@ -4,14 +4,15 @@ Attributes: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 JSON: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 
 Errors are `InvalidEvent`; their `field` is the argument's name in `publish_event` (`event_type`,
-`event_id`, `source`, ...), or `event` where the JSON as a whole is wrong. This package imports
+`event_id`, `source`, ...), or `event` if the JSON as a whole is wrong. This package can be imported
 before `django.setup()`, and never imports the official `cloudevents` SDK.
 
-`cloud_event` is the class; `batch` reads and writes many. Below them, `json_format` is one event
-on the wire, `messages` reads the protocol bindings, `sdk` reads the official SDK's events, and
-`attributes`, `extensions`, `content_type` and `payload` say what an event may hold, by the patterns
-of `grammar` and `timestamps`. `encoder` is how data that is not plain JSON becomes it, and `lazy`
-resolves objects that stand for others.
+- `cloud_event` is the class; `batch` reads and writes many events.
+- `json_format` reads and writes one event as JSON, `messages` reads the protocol bindings, and
+  `sdk` reads the events of the official SDK.
+- `attributes`, `extensions`, `content_type` and `payload` validate the parts of an event, by the
+  patterns of `grammar` and `timestamps`.
+- `encoder` encodes data that are not plain JSON, and `lazy` resolves Django's lazy objects.
 """
 
 from .absent import ABSENT, JSON_NULL, Absent

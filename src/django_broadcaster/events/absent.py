@@ -1,11 +1,11 @@
-"""Values that stand for what `None` can't say: "not given", and JSON's null as data."""
+"""Values that differ from `None`: "not given", and JSON's null as data."""
 
 from enum import Enum
 from typing import Final
 
 
 class Absent(Enum):
-    """The type of `ABSENT`; an enum, so that type checkers narrow it and pickling keeps it one."""
+    """The type of `ABSENT`; an enum, which type checkers narrow and pickling preserves."""
 
     ABSENT = "absent"
 

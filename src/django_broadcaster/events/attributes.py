@@ -1,4 +1,4 @@
-"""The attributes of the specification: their names, and the checks of those that are text."""
+"""The attributes of the specification: their names, and the validation of strings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DISALLOWED: Final = re.compile(
 
 
 def character_problem(value: str) -> str | None:
-    """Return what is wrong with the characters of a value of CloudEvents' type String."""
+    """Return the error in the characters of a CloudEvents String, or None."""
     if value.isascii() and value.isprintable():
         return None
     found = _DISALLOWED.search(value)
@@ -43,16 +43,16 @@ def character_problem(value: str) -> str | None:
 
 
 def check_string(field: str, value: object) -> str:
-    """Return a non-empty String as plain `str`; raises InvalidEvent(field) for all else."""
+    """Return a non-empty String as plain `str`; otherwise raise InvalidEvent(field)."""
     if type(value) is str and value and value.isascii() and value.isprintable():
-        return value  # as nearly all are
+        return value  # the usual case
     value = resolved(value)
     if not isinstance(value, str) or not value:
         given = "an empty one" if value == "" else value.__class__.__name__
         raise InvalidEvent(field, f"must be a non-empty string, not {given}")
     if problem := character_problem(value):
         raise InvalidEvent(field, problem)
-    return str.__str__(value)  # a plain str, for members of an Enum and SafeString as well
+    return str.__str__(value)  # a plain str, also for members of an Enum and SafeString
 
 
 def check_identifier(field: str, value: object) -> str:
@@ -60,7 +60,7 @@ def check_identifier(field: str, value: object) -> str:
     if type(value) is not str:
         value = resolved(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            value = int.__repr__(value)  # the number, for members of an Enum as well
+            value = int.__repr__(value)  # the number, also for members of an Enum
         elif isinstance(value, UUID | uuid_utils.UUID):
             value = str(value)
         elif not isinstance(value, str):
@@ -70,7 +70,7 @@ def check_identifier(field: str, value: object) -> str:
 
 
 def check_source(value: object) -> str:
-    """Return a URI reference; raises InvalidEvent("source") for all else."""
+    """Return a URI reference; otherwise raise InvalidEvent("source")."""
     text = check_string("source", value)
     if not is_uri_reference(text):
         raise InvalidEvent(
@@ -83,7 +83,7 @@ def check_source(value: object) -> str:
 
 
 def check_data_schema(value: object) -> str:
-    """Return an absolute URI; raises InvalidEvent("data_schema") for all else."""
+    """Return an absolute URI; otherwise raise InvalidEvent("data_schema")."""
     text = check_string("data_schema", value)
     if not is_uri(text):
         raise InvalidEvent(
@@ -95,7 +95,7 @@ def check_data_schema(value: object) -> str:
 
 
 def check_media_type(value: object) -> str:
-    """Return a media type; raises InvalidEvent("data_content_type") for all else."""
+    """Return a media type; otherwise raise InvalidEvent("data_content_type")."""
     text = check_string("data_content_type", value)
     if not is_media_type(text):
         raise InvalidEvent(

@@ -16,7 +16,7 @@ def to_json_batch(events: Iterable[CloudEvent]) -> bytes:
 
 
 def from_json_batch(raw: bytes | bytearray | memoryview | str) -> list[CloudEvent]:
-    """Read application/cloudevents-batch+json; one invalid event refuses it all, by its index."""
+    """Read application/cloudevents-batch+json; the error for an invalid event has its index."""
     batch = parse_json(raw)
     if not isinstance(batch, list):
         raise InvalidEvent("event", f"a batch must be a JSON array, not {batch.__class__.__name__}")

@@ -1,4 +1,4 @@
-"""The event itself: immutable, validated when made, equal by value."""
+"""The event: immutable, validated when it is created, equal by value."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .sdk import read_sdk_event
 from .timestamps import check_time
 
 _PLAIN = [name for name in JSON_NAMES if name != "data_content_type"]
-"""The attributes that are kept as they are read."""
+"""The attributes that are stored under their own names."""
 
 
 class CloudEvent:
@@ -44,20 +44,19 @@ class CloudEvent:
         source: A URI reference (RFC 3986), not empty.
         data: Anything that OUTBOX_JSON_ENCODER encodes, `str` for a content type that is not JSON,
             or bytes. None is an event without data, `JSON_NULL` the payload null. The data are
-            neither copied nor encoded here (see `encode_data`): do not change them later.
-        subject: What the event is about, within the source; also an integer or a UUID. Empty or
-            None: not set.
+            neither copied nor encoded here (see `encode_data`). Do not change them later.
+        subject: The subject within the source; also an integer or a UUID. Empty or None: not set.
         data_content_type: Media type (RFC 2046). None or empty: `application/json`, which the
             specification implies, and `application/octet-stream` for bytes, which need not be JSON.
-        data_schema: Absolute URI. Empty or None: not set. A fragment is let through, though RFC
-            3986 section 4.3 has none: schemas inside a document are named by one.
+        data_schema: Absolute URI. Empty or None: not set. A fragment is accepted,
+            which RFC 3986 section 4.3 excludes, because it names a schema inside a document.
         spec_version: The version of the specification, which can only be `1.0`.
         id: Not empty, unique within `source`; also an integer or a UUID. A new UUIDv7 unless given.
-        time: Aware datetime or RFC 3339 text, kept in UTC with microseconds; now unless given, and
-            an explicit None leaves it out.
+        time: Aware datetime or RFC 3339 text, kept in UTC with microseconds; by default
+            now. An explicit None omits it.
         extensions: Names of `[a-z0-9]{1,20}`; values bool, int of 32 bits, str, UUID, bytes (kept
-            as base64 text) or aware datetime (kept as RFC 3339 text). None means unset, so it is
-            dropped.
+            as base64 text) or aware datetime (kept as RFC 3339 text). None means unset and is
+            omitted.
 
     Raises:
         InvalidEvent: An argument breaks the specification; `field` is its name.
@@ -115,10 +114,10 @@ class CloudEvent:
 
     @property
     def data_content_type(self) -> str:
-        """The media type of the data; `application/json` where the event states none.
+        """The media type of the data; `application/json` if the event states none.
 
         https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#datacontenttype
-        Received bytes without a media type have none, as they need not be JSON.
+        Received bytes without a media type have none, because they need not be JSON.
         """
         if isinstance(self._data, bytes):
             return self._stated_content_type
@@ -126,17 +125,17 @@ class CloudEvent:
 
     @property
     def stated_content_type(self) -> str:
-        """The attribute `datacontenttype` as it travels; empty where the event has none."""
+        """The attribute `datacontenttype` as it is sent; empty if the event has none."""
         return self._stated_content_type
 
     @property
     def has_data(self) -> bool:
-        """Whether the event has data: tells JSON's null and no data apart."""
+        """Whether the event has data, which may be JSON's null."""
         return self._data is not ABSENT
 
     @property
     def data(self) -> Any:
-        """The payload; None where there is none (see `has_data`)."""
+        """The payload; None if there is none (see `has_data`)."""
         return None if self._data is ABSENT else self._data
 
     @property
@@ -181,9 +180,9 @@ class CloudEvent:
     def from_dict(cls, members: Mapping[str, Any]) -> Self:
         """Read the members of the JSON event format; the opposite of `to_dict`.
 
-        An attribute that is None counts as unset. Longer extension names than the constructor's
-        are let through, because the specification only advises against them. Bytes without a
-        content type stay without one. The other methods that read an event do the same.
+        An attribute that is None counts as unset. Longer extension names than in the constructor
+        are accepted, because the specification only advises against them. Bytes without a content
+        type stay without one. The other methods that read an event do the same.
         """
         return cls._from_attributes(*read_members(members))
 
@@ -196,8 +195,8 @@ class CloudEvent:
     def from_sdk(cls, event: object) -> Self:
         """Read an event of the official `cloudevents` SDK, 1.x (http, pydantic, abstract) or 2.x.
 
-        The SDK cannot tell null from absent data: None becomes absent. Raises TypeError for
-        anything else than an SDK event, InvalidEvent for one that breaks the specification.
+        The SDK has one value for null and for absent data: None becomes absent. Raises TypeError
+        for anything but an SDK event, InvalidEvent for one that breaks the specification.
         """
         return cls._from_attributes(*read_sdk_event(event))
 
@@ -207,11 +206,11 @@ class CloudEvent:
 
         Args:
             headers: A mapping, or pairs of a name and a value; Django's `request.headers`.
-            body: The body as it came, `request.body`.
+            body: The body as received, `request.body`.
 
-        In binary mode, as for all protocols, extensions arrive as text. Data is what its content
-        type says: JSON decoded, text as `str`, all else bytes. An empty body is no data if its
-        content type is JSON or missing.
+        In binary mode, as for all protocols, extensions arrive as text. The content type decides
+        about the data: JSON is decoded, text becomes `str`, anything else bytes. An empty body
+        means absent data if its content type is JSON or missing.
 
         Raises:
             InvalidEvent: The message is not a CloudEvent, or breaks the specification.
@@ -237,7 +236,7 @@ class CloudEvent:
         Args:
             headers: The application's headers, or properties. The prefixes `ce-`, `cloudEvents_`
                 and `cloudEvents:` are understood.
-            body: The body as it came.
+            body: The body as received.
             content_type: The property `content_type` of the message.
 
         The rest is as for `from_http`.
@@ -250,7 +249,7 @@ class CloudEvent:
 
         Args:
             headers: The user properties. A message of MQTT 3 has none and is always structured.
-            body: The payload as it came.
+            body: The payload as received.
             content_type: The property `Content Type` of the message.
 
         The rest is as for `from_http`.
@@ -263,14 +262,14 @@ class CloudEvent:
         if version != SPEC_VERSION:
             raise InvalidEvent("specversion", f'must be "{SPEC_VERSION}", not {shortened(version)}')
         fields = {name: attributes.pop(key, None) for name, key in JSON_NAMES.items()}
-        fields["id"] = check_string("event_id", fields["id"])  # None would make a new one
+        fields["id"] = check_string("event_id", fields["id"])  # None would create a new one
         if fields["subject"] not in (None, ""):
             check_string("subject", fields["subject"])
         return cls._build({**fields, "data": data}, check_extensions(attributes, None))
 
     @classmethod
     def _stored(cls, *, extensions: Mapping[str, Any], **fields: Any) -> Self:
-        """Return an event of the outbox by the constructor's arguments, without its defaults."""
+        """Return an event of the outbox from the constructor's arguments, without its defaults."""
         event = cls(**fields)
         if extensions:
             object.__setattr__(event, "extensions", check_extensions(extensions, None))
@@ -280,7 +279,7 @@ class CloudEvent:
 
     @classmethod
     def _build(cls, fields: Mapping[str, Any], extensions: Mapping[str, Any]) -> Self:
-        """Construct from `_fields` and extensions that are checked already."""
+        """Return an event from `_fields` and validated extensions."""
         data = JSON_NULL if fields["data"] is None else fields["data"]
         event = cls(**{**fields, "data": data})
         object.__setattr__(event, "extensions", MappingProxyType(dict(extensions)))
@@ -289,7 +288,7 @@ class CloudEvent:
         return event
 
     def _unstate_content_type(self) -> None:
-        """Take back the media type that the constructor gives to bytes: none was stated."""
+        """Remove the media type that the constructor sets for bytes: none was stated."""
         if isinstance(self._data, bytes):
             object.__setattr__(self, "_stated_content_type", "")
 
@@ -324,12 +323,12 @@ class CloudEvent:
 
 
 def as_cloud_event(event: object) -> CloudEvent:
-    """Return `event` itself if it is ours, else read it with `CloudEvent.from_sdk`."""
+    """Return a `CloudEvent` as it is; read any other event with `CloudEvent.from_sdk`."""
     return event if isinstance(event, CloudEvent) else CloudEvent.from_sdk(event)
 
 
 def _payload(data: Any) -> Any:
-    """Return the constructor's `data` as it is kept: ABSENT for none, None for JSON's null."""
+    """Return the constructor's `data` as it is stored: ABSENT for none, None for JSON's null."""
     data = resolved(data)
     if data is None:
         return ABSENT

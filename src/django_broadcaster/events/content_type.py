@@ -1,4 +1,4 @@
-"""The data's content type: what it is where none is given, and which data it allows."""
+"""The content type of data: its default, and the data that it allows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BINARY = (bytes, bytearray, memoryview)
 
 
 def check_content(data: Any, content_type: str | None) -> tuple[Any, str]:
-    """Return data and its content type, checked against each other and filled in.
+    """Return the validated data and their content type, with its default.
 
-    An empty type stands for an event without data that states none.
+    The type is empty for an event without data that states none.
     Raises InvalidEvent("data_content_type").
     """
     content_type = check_media_type(content_type) if content_type else ""

@@ -17,10 +17,10 @@ from .lazy import resolved
 
 
 class EventJSONEncoder(DjangoJSONEncoder):
-    """Encodes what plain JSON lacks by the project's encoder, and what lazy objects stand for."""
+    """Encodes lazy objects, and other values by the project's encoder."""
 
     def default(self, value: Any) -> Any:
-        """Return a value that JSON has instead; raises TypeError where there is none."""
+        """Return a JSON value instead; raises TypeError if there is none."""
         if isinstance(value, LazyObject):
             return resolved(value)
         return _of_project().default(value)

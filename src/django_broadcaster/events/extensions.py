@@ -1,4 +1,4 @@
-"""Extension attributes: which names and values an event may have beside the specification's."""
+"""Extension attributes: their valid names and values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .timestamps import in_utc, rfc3339
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
-"""The extensions by which an event belongs to a trace.
+"""The extensions that connect an event with a trace.
 
 https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md
 """
@@ -34,7 +34,8 @@ def check_extensions(
 ) -> Mapping[str, bool | int | str]:
     """Return extensions as read-only JSON values, without unset ones.
 
-    `longest` is the limit of a name, None for no limit; names in `known` have none.
+    `longest` is the limit for the length of a name, None for no limit. Names in `known` are not
+    limited.
     Raises InvalidEvent("extensions").
     """
     if given is None:

@@ -11,8 +11,8 @@ from ipaddress import IPv6Address
 def _checker(pattern: str) -> Callable[[str], bool]:
     """Return a test for `pattern`; a group in it must be an IPv6 address.
 
-    It remembers the answers for short strings: an application uses few of them, while long ones
-    from a peer must not fill the memory.
+    The results for short strings are cached: an application uses few of them. Long strings from a
+    peer must not fill the memory.
     """
     compiled = re.compile(pattern)
 

@@ -1,4 +1,4 @@
-"""Objects that stand for another one until it is used, as `request.user` and `gettext_lazy()`."""
+"""Django's lazy objects, such as `request.user` and the result of `gettext_lazy()`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.utils.functional import LazyObject, Promise, empty
 
 
 def resolved(value: Any) -> Any:
-    """Return what a lazy object stands for, and anything else as it is."""
+    """Return the value of a lazy object, and anything else as it is."""
     while isinstance(value, LazyObject):
         if value._wrapped is empty:
             value._setup()

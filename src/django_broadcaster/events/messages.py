@@ -1,11 +1,11 @@
-"""Reads the messages of the protocol bindings: headers and a body become attributes and data.
+"""Read the messages of the protocol bindings: headers and a body become attributes and data.
 
     structured   the content type begins with `application/cloudevents`; the body is the event
     binary       each attribute is a header, and the body is the data
 
 https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents/bindings. `backends/bindings.py` writes
-what is read here. Each function takes what clients hand over: headers as a mapping or as pairs, and
-texts as `str` or bytes in UTF-8. They return attributes, unchecked, by their names in the
+these messages. Each function accepts headers as clients pass them: as a mapping or as pairs, and
+text as `str` or bytes in UTF-8. They return unvalidated attributes by their names in the
 specification, and data (ABSENT without any). They raise InvalidEvent.
 """
 
@@ -49,7 +49,7 @@ def read_kafka(headers: Headers, body: Body) -> Read:
 
 
 def read_nats(headers: Headers, body: Body) -> Read:
-    """Read a message of NATS: in binary mode the media type of its data is an attribute, too."""
+    """Read a message of NATS; in binary mode the media type of its data is an attribute, too."""
     return _read(_prefixed(headers, "ce-", _decoded), _content_type_of(headers), body)
 
 
@@ -69,7 +69,7 @@ def read_mqtt(properties: Headers, body: Body, content_type: str | None) -> Read
 
 
 def _read(attributes: dict[str, Any], content_type: str | None, body: Body) -> Read:
-    """Return attributes and data by the mode of a message, which its content type decides."""
+    """Return attributes and data by the mode of a message, which depends on its content type."""
     kind = (content_type or "").strip()
     if kind[: len(_EVENTS)].lower() == _EVENTS:
         return _structured(kind, body)
@@ -109,7 +109,7 @@ def _data(content_type: str, body: Body) -> Any:
         return raw
     try:
         return raw.decode(charset)
-    except (LookupError, ValueError):  # an unknown charset, or bytes that it does not have
+    except (LookupError, ValueError):  # an unknown charset, or bytes that are invalid in it
         return raw
 
 
@@ -147,7 +147,7 @@ def _content_type_of(headers: Headers) -> str | None:
 
 
 def _items(headers: Headers) -> Iterator[tuple[str, Any]]:
-    """Yield names and values; bytes are UTF-8, and times without a zone are in UTC, as AMQP's."""
+    """Yield names and values; bytes are UTF-8, and naive times are in UTC, as those of AMQP."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
     for header, value in pairs:
         name = _text("event", header)
@@ -166,7 +166,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _amqp_value(name: str, value: Any) -> Any:
-    """Return a value of AMQP, whose timestamps are milliseconds since 1970 in some clients."""
+    """Return a value of AMQP; some clients return timestamps as milliseconds since 1970."""
     if name != "time" or type(value) is not int:
         return value
     try:

@@ -1,4 +1,4 @@
-"""Data as JSON text, and what is wrong with data that JSON or a database cannot hold."""
+"""Data as JSON text, and the errors for data that JSON or a database can't store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_DEPTH: Final = 99  # arrays and objects; MySQL's JSON holds 100 levels, a sc
 MAX_DIGITS: Final = 308  # of an integer in data; more overflow the doubles most readers parse into
 
 _NESTED: Final = (dict, list, tuple)
-# check_circular costs more than it tells: without it a cycle ends in RecursionError.
+# check_circular is not worth its time: without it a cycle ends in RecursionError.
 _encoder: Final = EventJSONEncoder(
     allow_nan=False, check_circular=False, ensure_ascii=False, separators=(",", ":")
 )
@@ -27,9 +27,9 @@ _SPARSE_DIGITS: Final = re.compile(r"[0-9]{15}")
 def encode_data(data: Any) -> str:
     """Return `data` as compact JSON text.
 
-    What plain JSON lacks is encoded by OUTBOX_JSON_ENCODER, by default as in DjangoJSONEncoder.
-    Raises InvalidEvent("data") with the path to what JSON, UTF-8 or a supported database cannot
-    hold, because a value that fails in the INSERT breaks the caller's transaction.
+    OUTBOX_JSON_ENCODER, by default DjangoJSONEncoder, encodes values that are not plain JSON.
+    Raises InvalidEvent("data") with the path to a value that JSON, UTF-8 or a supported database
+    can't store, because an error in the INSERT would break the caller's transaction.
     """
     text = _plain(data)
     if text is not None:
@@ -44,11 +44,12 @@ def encode_data(data: Any) -> str:
 
 
 def _plain(data: Any) -> str | None:
-    """Return the text of data that is plain JSON and beyond suspicion, else None.
+    """Return the text of data that is certainly plain JSON, else None.
 
-    orjson is several times as fast, but lets through what `_encoder` refuses, such as NaN. Its text
-    counts only if it reads back as what it was made of. Subclasses may mean something else than
-    they hold, as Django's QueryDict does. Integers have 64 bits here, far below `MAX_DIGITS`.
+    orjson is several times as fast, but accepts values that `_encoder` rejects, such as NaN. So its
+    text is used only if it decodes to equal data. Subclasses go to `_encoder`, because they may
+    mean something else, such as Django's QueryDict. Integers have 64 bits here, far below
+    `MAX_DIGITS`.
     """
     try:
         raw = orjson.dumps(data, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
@@ -61,17 +62,17 @@ def _plain(data: Any) -> str | None:
 
 
 def _suspect(text: str, data: Any) -> bool:
-    """Whether JSON text needs the slow, exact look of `_problem`; never wrongly False."""
+    """Return True if JSON text needs the slow, exact check of `_problem`; never wrongly False."""
     if "\\u0000" in text or not (text.isascii() or _is_utf8(text)):
         return True
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(data, MAX_DEPTH):
         return True
-    # Over 308 digits in a row put 15 on every twentieth place: looking there is 20 times faster.
+    # Of over 308 digits in a row, 15 are at twentieth positions: checking these is 20 times faster.
     return len(text) > MAX_DIGITS and _SPARSE_DIGITS.search(text[::20]) is not None
 
 
 def is_deeper(data: Any, levels: int) -> bool:
-    """Tell whether data has more levels of arrays and objects than that."""
+    """Return True if data has more than `levels` levels of arrays and objects."""
     level = [data]
     for _ in range(levels + 1):
         boxes = [item for item in level if isinstance(item, _NESTED)]
@@ -88,7 +89,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _problem(value: Any, path: str = "", depth: int = 0) -> str | None:
-    """Return what is wrong with the first part of `value` that cannot be stored, and where."""
+    """Return the error for the first part of `value` that can't be stored, with its path."""
     where = f" at data{path}" if path else ""
     if isinstance(value, _NESTED):
         if depth == MAX_DEPTH:

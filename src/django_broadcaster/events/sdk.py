@@ -1,4 +1,4 @@
-"""Reads events of the official `cloudevents` SDK by their methods, without importing it."""
+"""Read events of the official `cloudevents` SDK by their methods, without importing it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .absent import ABSENT
 
 
 def read_sdk_event(event: object) -> tuple[dict[str, Any], Any]:
-    """Return the attributes of an SDK event, unchecked, and its data (ABSENT for None).
+    """Return the unvalidated attributes of an SDK event, and its data (ABSENT for None).
 
-    Raises TypeError for anything else than an SDK event.
+    Raises TypeError for anything but an SDK event.
     """
     read = getattr(event, "get_attributes", None) or getattr(event, "_get_attributes", None)
     read_data = getattr(event, "get_data", None)

@@ -26,7 +26,7 @@ def check_time(value: object) -> datetime | None:
 
 
 def in_utc(value: object) -> datetime:
-    """Return an aware datetime or RFC 3339 text in UTC; digits after microseconds are cut off.
+    """Return an aware datetime or RFC 3339 text in UTC; further digits are dropped.
 
     Raises TypeError, ValueError or OverflowError, with a message that begins with a verb.
     """
@@ -46,7 +46,7 @@ def in_utc(value: object) -> datetime:
 def rfc3339(value: datetime) -> str:
     """Return a datetime in UTC as text.
 
-    Also orjson's `default`, asked about subclasses of datetime (as freezegun's).
+    Also orjson's `default`, for subclasses of datetime such as freezegun's.
     """
     if not isinstance(value, datetime):
         raise TypeError(value.__class__.__name__)

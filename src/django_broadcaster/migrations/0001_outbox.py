@@ -122,7 +122,10 @@ class Migration(migrations.Migration):
                 (
                     "paused_by",
                     models.CharField(
-                        blank=True, default="", help_text="Who paused it, and why.", max_length=255
+                        blank=True,
+                        default="",
+                        help_text="The person, and the reason.",
+                        max_length=255,
                     ),
                 ),
             ],
@@ -144,7 +147,8 @@ class Migration(migrations.Migration):
                 (
                     "takes_share",
                     models.BooleanField(
-                        default=True, help_text="No for a visitor, which takes what no relay owns."
+                        default=True,
+                        help_text="No for a visitor, which takes partitions that no relay owns.",
                     ),
                 ),
                 ("started_at", models.DateTimeField()),
@@ -153,7 +157,7 @@ class Migration(migrations.Migration):
                     "in_flight_from",
                     models.BigIntegerField(
                         blank=True,
-                        help_text="First event of the last delivery that it started.",
+                        help_text="First event of the last delivery.",
                         null=True,
                     ),
                 ),
@@ -163,7 +167,7 @@ class Migration(migrations.Migration):
                     "circuit_open_since",
                     models.DateTimeField(
                         blank=True,
-                        help_text="Since when the broker counts as away for it.",
+                        help_text="The start of the broker's outage.",
                         null=True,
                     ),
                 ),
@@ -247,7 +251,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         default="",
-                        help_text="Key of the user, if it was one.",
+                        help_text="Key of the user, if any.",
                         max_length=255,
                     ),
                 ),
@@ -261,27 +265,25 @@ class Migration(migrations.Migration):
                 ("last", models.BigIntegerField()),
                 (
                     "total",
-                    models.BigIntegerField(
-                        help_text="Events to move, counted when it was requested."
-                    ),
+                    models.BigIntegerField(help_text="Events to change, counted at the request."),
                 ),
                 (
                     "total_is_exact",
-                    models.BooleanField(help_text="No where counting would have taken long."),
+                    models.BooleanField(help_text="No if counting would have taken too long."),
                 ),
                 ("done", models.BigIntegerField(default=0)),
                 (
                     "left_alone",
                     models.BigIntegerField(
                         default=0,
-                        help_text="Events whose state had changed when it was their turn.",
+                        help_text="Events whose state had changed before their turn.",
                     ),
                 ),
                 (
                     "failures",
                     models.PositiveSmallIntegerField(
                         default=0,
-                        help_text="How often in a row the database refused the next step.",
+                        help_text="Consecutive failures of the next step in the database.",
                     ),
                 ),
                 ("not_before", models.DateTimeField(blank=True, null=True)),
@@ -334,7 +336,7 @@ class Migration(migrations.Migration):
                     "sealed",
                     models.BinaryField(
                         help_text=(
-                            "The data, encrypted: they stand neither in data nor in data_binary then."  # noqa: E501
+                            "The data, if they are encrypted; data and data_binary are empty then."
                         ),
                         null=True,
                     ),
@@ -343,7 +345,7 @@ class Migration(migrations.Migration):
                     "identity",
                     models.CharField(
                         editable=False,
-                        help_text="Digest of source, id and backend, where the caller gave the id.",
+                        help_text="Digest of source, id and backend, if the caller passed the id.",
                         max_length=64,
                         null=True,
                     ),
@@ -391,7 +393,9 @@ class Migration(migrations.Migration):
                 (
                     "ended_at",
                     models.DateTimeField(
-                        blank=True, help_text="When it was given up or cancelled.", null=True
+                        blank=True,
+                        help_text="When it became a dead letter or was cancelled.",
+                        null=True,
                     ),
                 ),
                 ("retry_count", models.PositiveIntegerField(default=0)),
@@ -399,7 +403,7 @@ class Migration(migrations.Migration):
                 (
                     "crash_count",
                     models.PositiveSmallIntegerField(
-                        default=0, help_text="Relays that died while they delivered this event."
+                        default=0, help_text="Relays that crashed while they delivered this event."
                     ),
                 ),
                 ("last_error", models.TextField(blank=True, default="")),
@@ -408,9 +412,7 @@ class Migration(migrations.Migration):
                     models.BigIntegerField(
                         blank=True,
                         editable=False,
-                        help_text=(
-                            "Id of the last operation in the background that moved the event."
-                        ),
+                        help_text=("Id of the last background operation that changed the event."),
                         null=True,
                     ),
                 ),
@@ -489,7 +491,7 @@ class Migration(migrations.Migration):
                 (
                     "circuit_open",
                     models.BooleanField(
-                        default=False, help_text="Whether the broker counted as away for a relay."
+                        default=False, help_text="Whether the broker was unavailable for a relay."
                     ),
                 ),
             ],
@@ -519,7 +521,7 @@ class Migration(migrations.Migration):
                     "failing_since",
                     models.DateTimeField(
                         default=django.utils.timezone.now,
-                        help_text="The first failure behind its last success.",
+                        help_text="The first failure after its last success.",
                     ),
                 ),
                 ("disabled_at", models.DateTimeField(blank=True, null=True)),
@@ -527,7 +529,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "webhook endpoint",
-                "verbose_name_plural": "webhook endpoints in trouble",
+                "verbose_name_plural": "failing webhook endpoints",
                 "permissions": [("enable_webhookendpoint", "Can enable webhook endpoints again")],
                 "constraints": [
                     models.UniqueConstraint(fields=("identity",), name="broadcaster_endpoint")

@@ -1,4 +1,4 @@
-"""The tables: events waiting to be sent, who delivers them, and events already handled."""
+"""The tables: events to deliver, the relays that deliver them, and events already processed."""
 
 from ..states import OutboxEventStatus
 from .endpoints import OutboxWebhookEndpoint

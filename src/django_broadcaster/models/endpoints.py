@@ -1,4 +1,4 @@
-"""Webhook endpoints in trouble."""
+"""Webhook endpoints that fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..redaction import masked, place_of
 
 
 class OutboxWebhookEndpoint(models.Model):
-    """A webhook endpoint in trouble. One that works has no row, so to delete it is to enable it."""
+    """A webhook endpoint that fails. One that works has no row: to delete a row enables it."""
 
     id = models.BigAutoField(primary_key=True)
     identity = models.CharField(
@@ -19,17 +19,17 @@ class OutboxWebhookEndpoint(models.Model):
     backend = models.CharField(max_length=64)
     url = models.CharField(max_length=2000)
     failing_since = models.DateTimeField(
-        default=timezone.now, help_text=_("The first failure behind its last success.")
+        default=timezone.now, help_text=_("The first failure after its last success.")
     )
     disabled_at = models.DateTimeField(null=True, blank=True)
     last_error = models.TextField(blank=True, default="")
 
     class Meta:
         verbose_name = _("webhook endpoint")
-        verbose_name_plural = _("webhook endpoints in trouble")
+        verbose_name_plural = _("failing webhook endpoints")
         permissions = [("enable_webhookendpoint", "Can enable webhook endpoints again")]
         constraints = [models.UniqueConstraint(fields=["identity"], name="broadcaster_endpoint")]
 
     def __str__(self) -> str:
-        # As the admin's log keeps it for good, when somebody enables the endpoint again.
+        # The admin's log keeps this text when a user enables the endpoint again.
         return f"{place_of(masked(self.url))} of {self.backend}"

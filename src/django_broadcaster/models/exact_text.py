@@ -1,8 +1,8 @@
 """Text compared exactly, on every database.
 
-The types, sources and ids of CloudEvents differ by case. MariaDB and MySQL ignore case and spaces
-at the end by default, and SQLite ignores case in LIKE. Columns that an index is over have a
-collation of their own (`schema.ExactCharField`); the others are compared by these functions.
+The types, sources and ids of CloudEvents are case-sensitive. By default MariaDB and MySQL ignore
+case and trailing spaces, and SQLite ignores case in LIKE. Indexed columns have a collation of their
+own (`schema.ExactCharField`); these functions compare the others.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from django.db.models.lookups import Exact, GreaterThan
 
 
 def equals(column: str, text: str) -> Exact:
-    """Return the condition that a column is exactly this text."""
+    """Return the condition that a column equals this text exactly."""
     return Exact(_Bytes(column), text)
 
 
 def starts_with(column: str, text: str) -> Exact:
-    """Return the condition that a column begins with exactly this text, which is not empty."""
+    """Return the condition that a column begins with this text, which must not be empty."""
     return Exact(_Bytes(Left(column, len(text))), text)
 
 
 def contains(column: str, text: str) -> GreaterThan:
-    """Return the condition that a column has exactly this text in it, which is not empty."""
+    """Return the condition that a column contains this text, which must not be empty."""
     return GreaterThan(StrIndex(_Bytes(column), Value(text)), 0)
 
 
 class _Bytes(models.Func):
-    """Text, compared as the bytes that it is."""
+    """Text, compared by its bytes."""
 
     template = "%(expressions)s"
     arity = 1

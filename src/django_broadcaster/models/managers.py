@@ -1,4 +1,4 @@
-"""Events by what a person or a command can do to them."""
+"""Querysets of events, with the operations of persons and commands."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class DatabaseNow(Now):
-    """The database's clock in UTC, which all relays share; leases go by it."""
+    """The database's clock in UTC, which all relays share; leases depend on it."""
 
     def as_mysql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        # CURRENT_TIMESTAMP is in the session's time zone there, and Django stores UTC.
+        # CURRENT_TIMESTAMP is in the session's time zone; Django stores UTC.
         return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **context)
 
 
 class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
-    """Events by what can be done to them."""
+    """Events, with the operations on them."""
 
     def bulk_create(
         self, objs: Iterable[OutboxEvent], *args: Any, **kwargs: Any
@@ -39,7 +39,7 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         Raises PublishError.
         """
         events = list(objs)
-        self._for_write = True  # or `db` is where a router reads
+        self._for_write = True  # without this, `db` would be where the router reads
         using = self.db
         # Before the transaction: an error must leave the caller's own usable.
         rows_to_insert.send(self.model, events=events, using=using)
@@ -49,15 +49,15 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         return created
 
     def undelivered(self) -> OutboxEventQuerySet:
-        """Return the events that the relay has still to deliver, now or later."""
+        """Return the events that the relay must still deliver, now or later."""
         return self.filter(status__in=UNDELIVERED)
 
     def dead_letters(self) -> OutboxEventQuerySet:
-        """Return the events that were given up, with their errors."""
+        """Return the dead letters."""
         return self.filter(status=OutboxEventStatus.FAILED)
 
     def due(self, now: datetime | None = None) -> OutboxEventQuerySet:
-        """Return the events that a relay would deliver by now if it were free to."""
+        """Return the events that are due and not delivered."""
         later = models.Q(
             status__in=(OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY),
             scheduled_at__lte=now or timezone.now(),
@@ -71,10 +71,10 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
     def in_chunks(self, size: int) -> Iterator[OutboxEventQuerySet]:
         """Yield the events as sets of at most `size`, by ascending id, each fixed as it is read.
 
-        So a change of many rows is many short transactions, and rows that no longer satisfy the
-        conditions because of the change are neither skipped nor met twice.
+        A change of many rows thus takes many short transactions. Rows that the change removes from
+        the queryset are neither skipped nor found twice.
         """
-        self._for_write = True  # they are about to be changed, which a router's replica can't be
+        self._for_write = True  # the rows are about to be changed, which a replica does not allow
         last = 0
         while ids := list(
             self.filter(id__gt=last).order_by("id").values_list("id", flat=True)[:size]
@@ -85,8 +85,8 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
     def cancel(self, *, operation: int | None = None) -> int:
         """Cancel what has not been delivered; return how many.
 
-        An event that a relay is sending at this moment may still arrive. The events of a
-        cancelled event's key go on without it. The rows keep the id of the operation, if it is one.
+        An event that a relay is sending at this moment may still arrive. Later events of its key
+        are delivered without it. The rows keep the id of the background operation, if any.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
         now = timezone.now()
@@ -95,11 +95,11 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         )
 
     def replay(self, *, at: datetime | None = None, operation: int | None = None) -> int:
-        """Deliver events again that were given up, cancelled or delivered; return how many.
+        """Deliver dead letters, cancelled and delivered events again; return how many.
 
-        Their retries start anew. Each is delivered before those later events of its key that
-        still wait. They are due `at` that moment, or now; of events that are due at the same
-        moment those with lower ids are delivered first.
+        Their retries start again from 0. Each is delivered before the later events of its key that
+        still wait. They are due `at` this time, by default now; of events that are due at the same
+        time, those with lower ids are delivered first.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
         now = timezone.now()
@@ -115,16 +115,13 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         )
 
     def hasten(self, *, at: datetime | None = None, operation: int | None = None) -> int:
-        """Let events that wait for their next attempt be due `at` a moment, or now.
-
-        Returns how many.
-        """
+        """Make events due `at` a time, by default now, that wait for a retry; return how many."""
         waiting = self.filter(status=OutboxEventStatus.RETRY)
         now = timezone.now()
         return waiting.update(scheduled_at=at or now, updated_at=now, **_mark(operation))
 
     def expired(self, before: datetime) -> OutboxEventQuerySet:
-        """Return the events that were published before a moment."""
+        """Return the events that were published before a time."""
         return self.filter(status=OutboxEventStatus.PUBLISHED, published_at__lt=before)
 
 
@@ -133,15 +130,15 @@ def _mark(operation: int | None) -> dict[str, int]:
 
 
 def aware(moment: datetime) -> datetime:
-    """Return a moment of a row with its time zone, which rows lack where USE_TZ is off."""
+    """Return a row's datetime with its time zone, which rows lack if USE_TZ is off."""
     if timezone.is_aware(moment):
         return moment
-    # Not the current time zone, which a request may have activated.
+    # Not the current time zone: a request may have activated another one.
     return timezone.make_aware(moment, timezone.get_default_timezone())
 
 
 def stored_moment(value: Any, using: str) -> datetime | None:
-    """Return a moment as SQL gave it, with its time zone; SQLite's driver may give text."""
+    """Return a datetime of SQL with its time zone; SQLite's driver may return text."""
     if value is None:
         return None
     moment: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value

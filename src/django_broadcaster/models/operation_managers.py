@@ -1,4 +1,4 @@
-"""What can be done to operations."""
+"""The queryset of background operations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class OperationQuerySet(models.QuerySet["OutboxOperation"]):
-    """Operations, and what can be done to them."""
+    """Background operations, and how relays work on them."""
 
     def active(self) -> OperationQuerySet:
-        """Return those that the relays have still to work on, in the order of their turn."""
+        """Return unfinished operations, in the order in which relays run them."""
         return self.filter(state__in=ACTIVE).order_by("id")
 
     def stop(self, pk: int, *, by: str) -> bool:
-        """End an operation where it is; return False if it has ended already.
+        """Stop an operation and keep its changes; return False if it has ended already.
 
-        It waits for the chunk that is being moved. What was moved stays moved.
+        Waits for the chunk in progress.
         """
         stopped = self.active().filter(pk=pk)
         return bool(
@@ -34,16 +34,16 @@ class OperationQuerySet(models.QuerySet["OutboxOperation"]):
         )
 
     def next_due(self) -> int | None:
-        """Return the id of the operation whose turn it is; None if it is not to be tried yet."""
+        """Return the id of the next operation; None if it is too early for its next step."""
         first = self.active().only("id", "not_before").first()
         return first.pk if first is not None and first.is_due else None
 
     def locked(self, pk: int) -> OutboxOperation | None:
-        """Lock an operation in a transaction; None if it has ended, or another relay is at it."""
+        """Lock an operation in a transaction; None if it has ended or another relay locked it."""
         mine = self.active().filter(pk=pk)
         features = connections[self.db].features
         if features.has_select_for_update:
             skips = features.has_select_for_update_skip_locked
             return mine.select_for_update(skip_locked=skips).first()
-        mine.update(position=F("position"))  # SQLite locks everything at the first write
+        mine.update(position=F("position"))  # SQLite locks the whole database at the first write
         return mine.first()

@@ -1,4 +1,4 @@
-"""What operators have the relays do in the background."""
+"""Operations that the relays run in the background."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .selection import EventSelection
 
 
 class OutboxOperation(models.Model):
-    """Something that the relays do to many events in the background, and how far it is.
+    """A change of many events that the relays make in the background, and its progress.
 
-    `selection` is an `EventSelection` as JSON. Of the ids behind `start` up to `last`, which was
-    the newest when it was requested, those up to `position` have been seen to.
+    `selection` is an `EventSelection` as JSON. The operation covers the ids after `start` up to
+    `last`, the newest when it was requested. Those up to `position` are done.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -29,7 +29,10 @@ class OutboxOperation(models.Model):
     )
     requested_by = models.CharField(max_length=255, blank=True, default="")
     user_pk = models.CharField(
-        max_length=255, blank=True, default="", help_text=_("Key of the user, if it was one.")
+        max_length=255,
+        blank=True,
+        default="",
+        help_text=_("Key of the user, if any."),
     )
     stopped_by = models.CharField(max_length=255, blank=True, default="")
     requested_at = models.DateTimeField(default=timezone.now)
@@ -39,14 +42,14 @@ class OutboxOperation(models.Model):
     start = models.BigIntegerField()
     position = models.BigIntegerField()
     last = models.BigIntegerField()
-    total = models.BigIntegerField(help_text=_("Events to move, counted when it was requested."))
-    total_is_exact = models.BooleanField(help_text=_("No where counting would have taken long."))
+    total = models.BigIntegerField(help_text=_("Events to change, counted at the request."))
+    total_is_exact = models.BooleanField(help_text=_("No if counting would have taken too long."))
     done = models.BigIntegerField(default=0)
     left_alone = models.BigIntegerField(
-        default=0, help_text=_("Events whose state had changed when it was their turn.")
+        default=0, help_text=_("Events whose state had changed before their turn.")
     )
     failures = models.PositiveSmallIntegerField(
-        default=0, help_text=_("How often in a row the database refused the next step.")
+        default=0, help_text=_("Consecutive failures of the next step in the database.")
     )
     not_before = models.DateTimeField(null=True, blank=True)
     error = models.TextField(blank=True, default="")
@@ -71,7 +74,7 @@ class OutboxOperation(models.Model):
 
     @property
     def described(self) -> str:
-        """The selection in words."""
+        """The selection as text."""
         try:
             return str(EventSelection.from_json(self.selection))
         except (TypeError, ValueError):  # of a newer version
@@ -79,17 +82,17 @@ class OutboxOperation(models.Model):
 
     @property
     def is_active(self) -> bool:
-        """Whether the relays have still to work on it."""
+        """Whether the operation is unfinished."""
         return self.state in ACTIVE
 
     @property
     def is_due(self) -> bool:
-        """Whether the next step may be tried now."""
+        """Whether the next step may be attempted now."""
         return self.not_before is None or self.not_before <= timezone.now()
 
     @property
     def progress(self) -> float:
-        """How much of it is done, from 0 to 1: by events where they are counted, else by ids."""
+        """The part that is done, from 0 to 1: by events if they are counted, else by ids."""
         if self.state == OperationState.DONE:
             return 1.0
         if self.total_is_exact and self.total:

@@ -1,4 +1,4 @@
-"""The outbox and its archive: events on their way, and events that have left."""
+"""The outbox and its archive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .managers import OutboxEventQuerySet, aware
 
 
 class OutboxEvent(models.Model):
-    """One event on its way to one backend. `id` is its position: it orders the events of a key."""
+    """One event for one backend. `id` is its position: it orders the events of a key."""
 
     id = models.BigAutoField(primary_key=True)
     event_id = models.CharField(max_length=255, blank=True)
@@ -44,13 +44,13 @@ class OutboxEvent(models.Model):
     sealed = models.BinaryField(
         null=True,
         editable=False,
-        help_text=_("The data, encrypted: they stand neither in data nor in data_binary then."),
+        help_text=_("The data, if they are encrypted; data and data_binary are empty then."),
     )
     identity = models.CharField(  # noqa: DJ001  # only NULL is left out of a unique index
         max_length=64,
         null=True,
         editable=False,
-        help_text=_("Digest of source, id and backend, where the caller gave the id."),
+        help_text=_("Digest of source, id and backend, if the caller passed the id."),
     )
 
     partition_key = ExactCharField(max_length=255, blank=True, default="")
@@ -66,19 +66,19 @@ class OutboxEvent(models.Model):
     updated_at = models.DateTimeField(auto_now=True)
     published_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(
-        null=True, blank=True, help_text=_("When it was given up or cancelled.")
+        null=True, blank=True, help_text=_("When it became a dead letter or was cancelled.")
     )
     retry_count = models.PositiveIntegerField(default=0)
     max_retries = models.PositiveSmallIntegerField(default=3)
     crash_count = models.PositiveSmallIntegerField(
-        default=0, help_text=_("Relays that died while they delivered this event.")
+        default=0, help_text=_("Relays that crashed while they delivered this event.")
     )
     last_error = models.TextField(blank=True, default="")
     operation = models.BigIntegerField(
         null=True,
         blank=True,
         editable=False,
-        help_text=_("Id of the last operation in the background that moved the event."),
+        help_text=_("Id of the last background operation that changed the event."),
     )
 
     # Typed as the queryset whose methods it has: pyright does not follow `as_manager`.
@@ -92,8 +92,8 @@ class OutboxEvent(models.Model):
             ("cancel_outboxevent", "Can cancel outbox events"),
             ("purge_outboxevent", "Can purge outbox events"),
         ]
-        # Rows that are done stand in the primary key alone: each further index that held them
-        # would cost a delivery 2 to 4 microseconds per event.
+        # Rows that are done are in the primary key alone: each further index with them would
+        # cost a delivery 2 to 4 microseconds per event.
         indexes = [
             PartialIndex(
                 name="broadcaster_pending",
@@ -133,7 +133,7 @@ class OutboxEvent(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Insert or update the row; a new one is filled in and delivered as by `publish_event`.
 
-        Raises PublishError for a new one that is no valid event.
+        Raises PublishError if a new one is not a valid event.
         """
         if not self._state.adding and self.pk is not None:
             super().save(*args, **kwargs)
@@ -146,7 +146,7 @@ class OutboxEvent(models.Model):
             rows_inserted.send(type(self), events=[self], using=using)
 
     def mark_as_published(self) -> None:
-        """Note that the event was delivered, without a relay.
+        """Mark the event as delivered, without a relay.
 
         Raises IllegalTransition if it is a dead letter or cancelled.
         """
@@ -166,10 +166,10 @@ class OutboxEvent(models.Model):
             event_failed.send_robust(sender=type(self), event=self, error=error)
 
     def increment_retry(self, error_message: str = "") -> None:
-        """Spend one retry, and make the event a dead letter once `max_retries` are spent.
+        """Use one retry; make the event a dead letter once `max_retries` are used.
 
         It is due again after 2 minutes, then 4, then 8, twice as long each time, a day at most.
-        Raises IllegalTransition if it was delivered, given up or cancelled.
+        Raises IllegalTransition if it was delivered, cancelled or is a dead letter.
         """
         spent = self.retry_count + 1
         error = error_message or self.last_error
@@ -197,13 +197,12 @@ class OutboxEvent(models.Model):
         )
 
     def _move(self, target: OutboxEventStatus, **values: Any) -> bool:
-        """Change the status in the database and here; return False if it was the target's.
+        """Change the status in the database and here; return False if it was `target` already.
 
-        All undelivered events become `target`, as each may become pending, and then this. Raises
-        IllegalTransition.
+        Every undelivered event may change to `target`. Raises IllegalTransition.
         """
         values |= {"status": target, "updated_at": timezone.now()}
-        using = router.db_for_write(type(self), instance=self)  # not the replica it was read from
+        using = router.db_for_write(type(self), instance=self)  # not the replica that was read
         rows = type(self)._base_manager.using(using).filter(pk=self.pk)
         if not rows.filter(status__in=UNDELIVERED).update(**values):
             status = rows.values_list("status", flat=True).first()
@@ -219,7 +218,7 @@ class OutboxEvent(models.Model):
     def cloud_event(self) -> CloudEvent:
         """The event as it is delivered; `partition_key` is its attribute `partitionkey`.
 
-        Raises CannotUnseal where its data are encrypted with a key that is not there.
+        Raises CannotUnseal if its data are encrypted with a key that is not configured.
         """
         return _cloud_event_of(self)
 
@@ -237,7 +236,7 @@ class OutboxEvent(models.Model):
 
 
 class OutboxArchivedEvent(models.Model):
-    """An event that `TableArchive` took over from the outbox; `row` was its id there."""
+    """An event that `TableArchive` moved from the outbox; `row` was its id there."""
 
     id = models.BigAutoField(primary_key=True)
     row = models.BigIntegerField()
@@ -313,10 +312,10 @@ def _decoded(text: str) -> Any:
 
 
 def _has_null(row: OutboxEvent | OutboxArchivedEvent) -> bool:
-    """Tell JSON's null from no data: Django reads both as None."""
+    """Return True if the data are JSON's null, which Django reads as None like no data."""
     if not row.pk or not is_json_type(row.data_content_type):
         return False
-    if "has_json_null" in row.__dict__:  # an event that a backend was given
+    if "has_json_null" in row.__dict__:  # an event that was passed to a backend
         return bool(row.__dict__["has_json_null"])
     rows = type(row)._base_manager.using(row._state.db)
     return not rows.filter(pk=row.pk, data__isnull=True).exists()

@@ -1,4 +1,4 @@
-"""Who delivers what: leases, partitions, what operators said, and what went on."""
+"""Leases, partitions, paused backends, figures and failed attempts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from ..schema import ExactCharField
 
 
 class OutboxBackendState(models.Model):
-    """What an operator has said about a backend; without a row it delivers."""
+    """A backend that an operator has paused or resumed; without a row it delivers."""
 
     backend = ExactCharField(max_length=64, primary_key=True)
     paused_at = models.DateTimeField(null=True, blank=True)
     paused_by = models.CharField(
-        max_length=255, blank=True, default="", help_text=_("Who paused it, and why.")
+        max_length=255,
+        blank=True,
+        default="",
+        help_text=_("The person, and the reason."),
     )
 
     class Meta:
@@ -27,21 +30,21 @@ class OutboxBackendState(models.Model):
 
 
 class OutboxDashboard(OutboxBackendState):
-    """The backends once more, as what the admin's index lists the dashboard under."""
+    """A proxy under which the admin's index lists the dashboard."""
 
     class Meta:
         proxy = True
-        default_permissions = ()  # it is seen by who may view outbox events
+        default_permissions = ()  # visible to users who may view outbox events
         verbose_name = _("dashboard")
         verbose_name_plural = _("dashboard")
 
 
 class OutboxSample(models.Model):
-    """One minute of a backend, which its relays add up: what the dashboard draws.
+    """The figures of one backend for one minute, summed over its relays, for the dashboard.
 
-    The counts are of attempts by outcome. `timed` deliveries took `waited` milliseconds in all and
-    `longest` at the most, from when each was due until it was settled: of a batch a second, all.
-    What stood in the outbox is NULL while nobody looked.
+    The counts are attempts by outcome. `timed` deliveries took `waited` milliseconds together and
+    `longest` at most, each from when it was due until it was settled. One batch a second is timed.
+    The figures of the outbox are NULL while no relay counts.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -60,7 +63,7 @@ class OutboxSample(models.Model):
         null=True, help_text=_("Milliseconds that the first event had been due.")
     )
     circuit_open = models.BooleanField(
-        default=False, help_text=_("Whether the broker counted as away for a relay.")
+        default=False, help_text=_("Whether the broker was unavailable for a relay.")
     )
 
     class Meta:
@@ -75,7 +78,7 @@ class OutboxSample(models.Model):
 
 
 class OutboxAttempt(models.Model):
-    """An attempt to deliver an event that failed; `row` is the event's id in the outbox."""
+    """A failed attempt to deliver an event; `row` is the event's id in the outbox."""
 
     id = models.BigAutoField(primary_key=True)
     row = models.BigIntegerField(db_index=True)
@@ -95,30 +98,34 @@ class OutboxAttempt(models.Model):
 class OutboxRelay(models.Model):
     """The lease of a running relay on its partitions of one backend.
 
-    It ends when the row goes: a relay deletes its own on a clean stop, and others delete one whose
-    heartbeat stopped. `id` is the epoch that fences the lease before: it grows with time, and no
-    other outbox has the same.
+    It ends when its row is deleted: by the relay itself when it stops, or by another relay if its
+    heartbeat stopped. `id` is the epoch that fences the lease before. It grows with time, and is
+    unique across outboxes.
     """
 
     id = models.BigAutoField(primary_key=True)
     name = models.CharField(max_length=255, help_text=_("Host and process of the relay."))
     backend = ExactCharField(max_length=64)
     takes_share = models.BooleanField(
-        default=True, help_text=_("No for a visitor, which takes what no relay owns.")
+        default=True, help_text=_("No for a visitor, which takes partitions that no relay owns.")
     )
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField()
     in_flight_from = models.BigIntegerField(
-        null=True, blank=True, help_text=_("First event of the last delivery that it started.")
+        null=True,
+        blank=True,
+        help_text=_("First event of the last delivery."),
     )
     in_flight_to = models.BigIntegerField(null=True, blank=True)
     in_flight_ids = models.TextField(  # noqa: DJ001  # only NULL says that the range is meant
         null=True, blank=True, editable=False
     )
     circuit_open_since = models.DateTimeField(
-        null=True, blank=True, help_text=_("Since when the broker counts as away for it.")
+        null=True,
+        blank=True,
+        help_text=_("The start of the broker's outage."),
     )
-    circuit_error = models.CharField(  # with a default of the database's: older relays join too
+    circuit_error = models.CharField(  # with a database default: older relays join, too
         max_length=500, blank=True, default="", db_default="", help_text=_("Why.")
     )
 

@@ -1,4 +1,4 @@
-"""Which events a command, an operation or a page is about: ids, or conditions."""
+"""The events of a command, an operation or a page, selected by ids or conditions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from .exact_text import contains, equals, starts_with
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSelection:
-    """The events that satisfy every condition that is set; without any, all of them.
+    """The events that satisfy every condition that is set; without any, all events.
 
-    ids: these rows of the outbox, empty for any.
-    event_type: exact, or a pattern with `*` for any text at its end (`order.*`).
-    since, until: when they were published to the outbox; `until` itself is not included.
-    error: a piece of `last_error`.
+    Attributes:
+        ids: Rows of the outbox; empty for any.
+        event_type: An exact type, or a pattern that ends with `*` for any text (`order.*`).
+        since: The earliest time at which the events were published to the outbox.
+        until: The time before which they were published.
+        error: A part of `last_error`.
     """
 
     ids: tuple[int, ...] = ()
@@ -33,7 +35,7 @@ class EventSelection:
     error: str = ""
 
     def conditions(self) -> list[Any]:
-        """Return what a queryset of events is filtered by."""
+        """Return the filter for a queryset of events."""
         lookups: dict[str, Any] = {
             "id__in": self.ids,
             "publisher_backend": self.backend,
@@ -54,15 +56,15 @@ class EventSelection:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Return the conditions that are set, as JSON has them; moments in ISO 8601."""
+        """Return the conditions that are set as values of JSON; times are in ISO 8601."""
         return {name: _plain(value) for name, value in asdict(self).items() if value}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> EventSelection:
-        """Return the selection that `as_json` gave.
+        """Return the selection of the result of `as_json`.
 
-        Raises ValueError for a condition that is not known here: a newer version may have it, and
-        without it more events would be selected than were meant.
+        Raises ValueError for an unknown condition, which a newer version may have: ignoring it
+        would select too many events.
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
@@ -75,7 +77,7 @@ class EventSelection:
         return cls(**known)
 
     def __str__(self) -> str:
-        """Return it in words, such as `backend orders, type order.*`; `all events` for all."""
+        """Return the selection as text, such as `backend orders, type order.*` or `all events`."""
         told = [f"{_WORDS[name]} {_told(value)}" for name, value in self.as_json().items()]
         return ", ".join(told) or "all events"
 

@@ -1,11 +1,14 @@
 """From a publish call to rows of the outbox; the same for one event and for many.
 
-A `PublishCall` is what all events of a call have in common. It judges each event and makes rows of
-it: `destinations` says where to, `columns` what is written, `limits` what a backend never takes.
-`transactions` judges the caller's transaction. `writing` brings rows into the database and tells
-who waits for them. `one` does all that for one event, `many` for those of `publish_events`, in
-chunks, and `model_rows` for what is written through the model. `asynchronous` makes the calls
-awaitable.
+- `call`: a `PublishCall` holds what the events of a call share. It validates each event and makes
+  its rows.
+- `destinations` returns the backends of an event, `columns` the values of a row, and `limits`
+  rejects what a backend or a database never accepts.
+- `transactions` checks the caller's transaction.
+- `insertion` writes rows, sends `event_created` and notifies the relays.
+- `single` publishes one event, `bulk` those of `publish_events` in chunks, and `model_rows` the
+  rows that an application writes through the model.
+- `asynchronous` makes the calls awaitable.
 """
 
 from .asynchronous import asynchronous

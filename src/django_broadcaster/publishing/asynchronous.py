@@ -1,4 +1,4 @@
-"""Publish calls and async code: the awaitable form of a call, and the refusal of the other."""
+"""Publish calls in async code: their awaitable form, and the error for the synchronous one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def asynchronous(
 ) -> Callable[Concatenate[Owner, Arguments], Coroutine[Any, Any, Result]]:
     """Return the awaitable form of a publish call, with the same arguments, result and errors.
 
-    It runs the method of that name, so that a subclass overrides both at once, in the thread
-    where Django runs all synchronous code of a request.
+    The awaitable form calls the method by its name, so that a subclass overrides both at once. It
+    runs in the thread in which Django runs the synchronous code of a request.
     """
     name = method.__name__
 
@@ -34,18 +34,18 @@ def asynchronous(
     call.__name__ = f"a{name}"
     call.__qualname__ = f"{method.__qualname__.removesuffix(name)}a{name}"
     call.__module__ = method.__module__
-    call.__doc__ = f"""Await `{name}` from async code; the arguments, result and errors are its own.
+    call.__doc__ = f"""Await `{name}` from async code, with the same arguments, result and errors.
 
-        The call is a transaction of its own: async code can't hold one open. To write a change and
-        its event together, put both into one function and await it by `sync_to_async`. A caller
-        that is cancelled while it awaits does not know whether the event was written.
+        The call is a transaction of its own, because async code can't hold one open. To write a
+        change and its event together, put both into one function and await it by `sync_to_async`.
+        If the caller is cancelled meanwhile, the event may or may not have been written.
         """
     call.__signature__ = signature(method)  # type: ignore[attr-defined]
     return call
 
 
 def refuse_in_event_loop() -> None:
-    """Raise PublishedFromAsync where an event loop runs, as Django's own database calls do."""
+    """Raise PublishedFromAsync if an event loop runs, as Django's own database calls do."""
     try:
         get_running_loop()
     except RuntimeError:

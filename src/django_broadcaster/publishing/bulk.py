@@ -1,11 +1,11 @@
-"""Publishing many events: judged and written in chunks, all or none.
+"""Publish many events, all or none, in chunks.
 
-What is wrong with an event has to be said before it is written, and nothing of the call may stay
-when it raises. A list that fits in one chunk is judged as a whole, before any SQL, and is written
-by one statement. All else is read as it is written, which keeps one chunk in memory, inside of a
-savepoint: it takes back the chunks before the one at fault, and the caller's transaction goes on.
-The savepoint is there before the first event is asked for, so that what a generator itself writes
-is taken back as a whole, too.
+If the call raises, nothing of it may remain, and the caller's transaction stays usable. A list that
+fits into one chunk is validated as a whole before any SQL, and written by one statement.
+
+Any other iterable is read and written one chunk at a time, which keeps one chunk in memory. This
+happens inside a savepoint, whose rollback removes the chunks before the invalid event. The
+savepoint begins before the first event is read, so that it includes what a generator itself writes.
 """
 
 from __future__ import annotations
@@ -26,25 +26,32 @@ from .insertion import write_rows
 from .transactions import all_or_nothing, check_transaction
 
 BATCH_SIZE: Final = 1000
-"""The rows of a chunk; more take more memory and are no faster."""
+"""The rows of a chunk; larger chunks take more memory and are not faster."""
 
 MOST_CHARACTERS: Final = 2_000_000
-"""Of the events in a chunk; the databases take a statement of 16 MB at the least by default."""
+"""The characters of a chunk; by default every database accepts a statement of 16 MB."""
 
 KEYWORDS: Final = (
     *("event_type", "source", "data", "subject", "backend", "scheduled_at", "max_retries"),
     *("publisher_config", "event_id", "time", "partition_key", "extensions", "data_content_type"),
     "data_schema",
 )
-"""What a dictionary may have: the arguments of `publish_event`, but for the database."""
+"""The keys of a dictionary: the arguments of `publish_event` except `using`."""
 
 
 def publish_many(call: PublishCall, events: Iterable[Any], batch_size: int, **defaults: Any) -> int:
     """Write the rows of events; return how many are new.
 
-    `defaults` are `backend`, `scheduled_at`, `max_retries` and `publisher_config`. Raises
-    PublishError or TypeError with the index of the event at fault, whatever the iterable raises,
-    and ValueError for a `batch_size` below 1.
+    Args:
+        call: The publish call.
+        events: The events, as `publish_events` accepts them.
+        batch_size: The most rows of a chunk.
+        defaults: `backend`, `scheduled_at`, `max_retries` and `publisher_config`.
+
+    Raises:
+        PublishError: An event is invalid; the error has its index. Errors of the iterable pass.
+        TypeError: An item is not an event; the error has its index.
+        ValueError: `batch_size` is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: must be 1 or more, not {batch_size!r}")
@@ -71,7 +78,7 @@ def _write(call: PublishCall, chunks: Iterable[list[NewRow]], *, savepoint: bool
 
 
 def _chunks(judge: _Judge, events: Iterable[Any], batch_size: int) -> Iterator[list[NewRow]]:
-    """Yield the rows of events in order, so many or so large at the most in one chunk."""
+    """Yield the rows of events in order, in chunks of limited number and size."""
     chunk: list[NewRow] = []
     size = 0
     for index, event in enumerate(events):
@@ -90,21 +97,21 @@ def _chunks(judge: _Judge, events: Iterable[Any], batch_size: int) -> Iterator[l
 
 
 class _Judge:
-    """Makes rows of whatever `publish_events` takes, or says which event is at fault."""
+    """Makes rows of the items of `publish_events`; errors have the index of the item."""
 
     def __init__(self, call: PublishCall, *, backend: str | None, **delivery: Any) -> None:
         self._call = call
         self._backend = backend
         self._defaults = delivery
         self._delivery = call.delivery(**delivery)
-        self.aliases()  # so that a wrong one is not laid to the first event
+        self.aliases()  # or an unknown one would be reported as an error of the first event
 
     def aliases(self) -> list[str]:
-        """Return the backend that all of the events go to, as far as the call says so."""
+        """Return the alias that the call names for all events; none if it names none."""
         return [] if self._backend is None else self._call.aliases("", self._backend)
 
     def is_too_long(self, characters: int) -> bool:
-        """Return True if the database may refuse a statement with so many characters."""
+        """Return True if the database may refuse a statement with this many characters."""
         connection = self._call.connection
         return may_be_too_long(characters, connection) and (
             characters * BYTES_OF_A_CHARACTER > max_statement(connection)
@@ -168,11 +175,11 @@ class _Judge:
 
 
 def _explain(given: object, error: TypeError) -> str:
-    """Return what is wrong with an object that is not of the kinds that are taken."""
+    """Return the message for an item that is neither an event nor a valid dictionary."""
     if not isinstance(given, Mapping):
-        return f"{error}; or a dictionary of the keywords of publish_event"
+        return f"{error}; or a dictionary with the keywords of publish_event"
     unknown = [repr(name) for name in given if name not in KEYWORDS]
     if unknown:
-        return f"unknown keyword {', '.join(unknown)}; there are {', '.join(KEYWORDS)}"
+        return f"unknown keyword {', '.join(unknown)}; choose from {', '.join(KEYWORDS)}"
     missing = [repr(name) for name in KEYWORDS[:2] if name not in given]
     return f"missing keyword {', '.join(missing)}" if missing else str(error)

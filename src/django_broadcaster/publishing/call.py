@@ -1,4 +1,4 @@
-"""One publish call: its events, what they have in common, and the rows of each."""
+"""One publish call: what its events share, and the rows of each event."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def event_of(
     data_content_type: str | None = None,
     data_schema: str | None = None,
 ) -> CloudEvent:
-    """Return the event of the keywords of `publish_event`; raises InvalidEvent."""
+    """Return the event for the keywords of `publish_event`; raises InvalidEvent."""
     return CloudEvent(
         event_type,
         source,
@@ -53,18 +53,19 @@ def event_of(
 
 
 def _with_handlers(event_type: str, aliases: list[str]) -> list[str]:
-    """Return the aliases, and the one for an event's handlers if no other backend runs them."""
+    """Return the aliases, with `handlers` added if no other backend runs the event's handlers."""
     handlers = backends.of_handlers(event_type)
     return aliases if handlers is None or handlers in aliases else [*aliases, handlers]
 
 
 class PublishCall:
-    """Judges events and makes rows of them; reads each setting, and the clock, once.
+    """Validates events and makes their rows; reads each setting and the clock once.
 
-    using: the database alias, by default where the router writes `OutboxEvent`.
-    default: returns the alias of an event without a backend or a route, or None.
+    Args:
+        using: The database alias, by default the one to which the router writes `OutboxEvent`.
+        default: Returns the alias of an event without a backend or a route, or None.
 
-    `stamp` is what a tracer makes of each event, if one goes along.
+    A tracer may set `stamp`, which returns each event as it is to be written.
     """
 
     def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
@@ -96,7 +97,7 @@ class PublishCall:
         max_retries: int,
         publisher_config: Mapping[str, Any] | None,
     ) -> Delivery:
-        """Return when and how often to deliver; raises InvalidEvent or InvalidPublisherConfig."""
+        """Return the validated delivery; raises InvalidEvent or InvalidPublisherConfig."""
         return delivery_of(self._now, scheduled_at, max_retries, publisher_config)
 
     def rows(
@@ -110,7 +111,7 @@ class PublishCall:
     ) -> list[NewRow]:
         """Return a row for each backend that the event goes to; raises PublishError.
 
-        `unique` says that the caller gave the event's id.
+        `unique` is True if the caller passed the event's id.
         """
         aliases = self.aliases(event.event_type, backend)
         if self.stamp is not None:
@@ -133,7 +134,7 @@ class PublishCall:
 
 
 def _of_each(aliases: list[str], delivery: Delivery) -> list[Delivery]:
-    """Return the delivery by each alias: `publisher_config` is not for one that was added."""
+    """Return the delivery for each alias: one that was added gets no `publisher_config`."""
     if not delivery.config or not any(map(backends.adds, aliases[1:])):
         return [delivery] * len(aliases)
     plain = delivery._replace(config=None, config_json="{}")
@@ -141,7 +142,7 @@ def _of_each(aliases: list[str], delivery: Delivery) -> list[Delivery]:
 
 
 def _alias(using: object) -> str | None:
-    """Return the argument `using`; raises InvalidEvent for what is no text."""
+    """Return the argument `using`; raises InvalidEvent if it is not a string."""
     alias = resolved(using)
     if alias is None or isinstance(alias, str):
         return alias

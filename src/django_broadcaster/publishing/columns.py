@@ -1,4 +1,4 @@
-"""What is written of an event, and of how it is to be delivered."""
+"""The columns of a row: those of the event, and those of its delivery."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import EventColumns, NewRow, as_stored
 
 MAX_RETRIES = 32_767
-"""The most that `max_retries` may be: what the smallest of the databases' integer columns holds."""
+"""The highest `max_retries`: the limit of the column in the database with the smallest integers."""
 
 
 class _OfSettings(int):
-    """The number of retries of a publish call that names none."""
+    """The number of retries of a publish call without `max_retries`."""
 
 
 RETRIES_OF_SETTINGS: Final = _OfSettings(3)
@@ -52,7 +52,7 @@ def delivery_of(
     max_retries: int,
     publisher_config: Mapping[str, Any] | None,
 ) -> Delivery:
-    """Return those arguments judged; raises InvalidEvent or InvalidPublisherConfig."""
+    """Return the validated arguments; raises InvalidEvent or InvalidPublisherConfig."""
     config_json = "{}" if publisher_config is None else _json_config(publisher_config)
     due = now if scheduled_at is None else _due(scheduled_at)
     status = _PENDING if due <= now else _SCHEDULED
@@ -79,7 +79,7 @@ def columns_of(
         bytes(data) if binary else None,
         None,
         key,
-        # Without a key the id spreads the events over the partitions.
+        # Without a key, the id distributes the events over the partitions.
         crc32((key or event.id).encode()) % partitions,
     )
     if attribute_characters(columns) > _shortest():
@@ -90,7 +90,7 @@ def columns_of(
 def sealed(columns: EventColumns, connection: BaseDatabaseWrapper) -> EventColumns:
     """Return the columns with the data encrypted; raises BackendConfigurationError.
 
-    Encrypted is what would have come back from the database, so that the same is delivered.
+    The plain text is what the database would have returned, so that the same is delivered.
     """
     data = None if columns.data is None else as_stored(columns.data, connection)
     return columns._replace(
@@ -99,7 +99,7 @@ def sealed(columns: EventColumns, connection: BaseDatabaseWrapper) -> EventColum
 
 
 def attribute_characters(columns: EventColumns | NewRow) -> int:
-    """Return how many characters all attributes of an event have together."""
+    """Return the number of characters of all attributes of an event together."""
     return (
         len(columns.event_id)
         + len(columns.source)
@@ -113,7 +113,7 @@ def attribute_characters(columns: EventColumns | NewRow) -> int:
 
 
 def characters(columns: EventColumns | NewRow) -> int:
-    """Return how many characters an event has, a byte of binary data being one."""
+    """Return the number of characters of an event; a byte of binary data counts as one."""
     data = len(columns.data or "") + len(columns.data_binary or b"") + len(columns.sealed or b"")
     return attribute_characters(columns) + data
 
@@ -121,7 +121,7 @@ def characters(columns: EventColumns | NewRow) -> int:
 def _without_key(
     extensions: Mapping[str, Any], partition_key: str | None
 ) -> tuple[Mapping[str, Any], str]:
-    """Return the extensions apart from the key, and the key, which has a column of its own."""
+    """Return the extensions without the key, and the key, which has a column of its own."""
     extension_key = ""
     if extensions:
         extensions = dict(extensions)
@@ -135,7 +135,7 @@ def _without_key(
 
 
 def _fits(columns: EventColumns) -> None:
-    """Raise InvalidEvent for a value that is longer than its column."""
+    """Raise InvalidEvent if a value is longer than its column."""
     for position, longest in _max_lengths():
         length = len(columns[position])  # type: ignore[arg-type]
         if length > longest:
@@ -179,8 +179,8 @@ def _json_config(config: object) -> str:
 
 
 def in_local_time(moment: datetime) -> datetime:
-    """Return an aware moment as Django stores it where USE_TZ is off."""
-    # Not in the current time zone, which a request may have activated.
+    """Return an aware datetime as Django stores it if USE_TZ is off."""
+    # Not in the current time zone: a request may have activated another one.
     return timezone.make_naive(moment, timezone.get_default_timezone())
 
 

@@ -1,4 +1,4 @@
-"""Where an event goes: the backend of the call, else a route, else the default."""
+"""The backends of an event: the one of the call, else those of a route, else the default."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from django_broadcaster.exceptions import UnknownBackend
 
 
 def named(backend: str) -> list[str]:
-    """Return the one alias that a call names; raises UnknownBackend."""
+    """Return the alias that a call names; raises UnknownBackend."""
     return _known([resolved(backend)])
 
 
 def routed(event_type: str, default: Callable[[], str | None]) -> list[str]:
-    """Return the aliases that events of a type go to by OUTBOX_ROUTES, else the default.
+    """Return the aliases of an event type by OUTBOX_ROUTES, else the default.
 
-    Raises UnknownBackend, also where there is no default.
+    Raises UnknownBackend, also if there is no default.
     """
     routes = conf.ROUTES
     target = (_target(event_type, routes) if routes else None) or default()
@@ -36,7 +36,7 @@ def _target(event_type: str, routes: Mapping[str, Any]) -> Any:
 
 
 def _known(aliases: Iterable[Any]) -> list[str]:
-    """Return aliases as plain text, also for members of an Enum; raises UnknownBackend."""
+    """Return aliases as plain strings, also for members of an Enum; raises UnknownBackend."""
     known = backends.aliases()
     for alias in aliases:
         if not isinstance(alias, str) or alias not in known:

@@ -1,4 +1,4 @@
-"""From rows to the database, and to those who wait for them."""
+"""Write rows, notify the relays and send `event_created`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from .transactions import all_or_nothing, check_transaction
 def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> OutboxEvent:
     """Write the rows of one event, all or none, a statement each; return the first.
 
-    A row whose identity stands there already is read instead. Raises WrongTransaction.
+    If a row with the same identity exists already, it is returned instead. Raises
+    WrongTransaction.
     """
     check_transaction(connection)
     if len(rows) == 1:
@@ -48,7 +49,7 @@ def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
 def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     """Write rows of many events in one statement; return how many are new.
 
-    Without receivers of `event_created` no instances are made, which would cost more than all else.
+    Instances are made only for receivers of `event_created`: they cost more than all else.
     """
     try:
         if not has_receivers():
@@ -62,7 +63,7 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 
 
 _ISOLATION_REFUSED = 1665
-"""The error of MariaDB and MySQL for a change that a binary log of statements can't have."""
+"""The error of MariaDB and MySQL for a change that a statement-based binary log can't record."""
 
 
 def _explain(error: OperationalError, connection: BaseDatabaseWrapper) -> None:
@@ -83,7 +84,7 @@ def tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
         failure = _send(events)
     if watch.is_broken or (watch.may_have_ended and not _stand(connection, events)):
         if connection.in_atomic_block:
-            connection.needs_rollback = True  # also where the caller hides the error
+            connection.needs_rollback = True  # also if the caller catches the error
         raise BrokenTransaction(
             "a receiver of event_created met a database error or ended the transaction, so neither "
             "the event nor the caller's changes can be saved; in the receiver, wrap what may fail "
@@ -107,7 +108,7 @@ def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:
     if not events:
         return True
     key: Any = events[0].pk
-    # Some databases do not return the keys of rows that `bulk_create` inserts.
+    # Some databases do not return the keys of the rows of `bulk_create`.
     known = {"event_id": events[0].event_id} if key is None else {"pk": key}
     rows = OutboxEvent.objects.using(connection.alias).filter(**known)
     return state_of(connection) != NONE and rows.exists()
@@ -115,5 +116,5 @@ def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:
 
 def has_receivers() -> bool:
     """Return True if `event_created` has receivers of outbox events."""
-    # The list is nearly always empty, and to ask for listeners takes ten times as long.
+    # The list is nearly always empty, and `has_listeners` takes ten times as long.
     return bool(event_created.receivers) and event_created.has_listeners(OutboxEvent)

@@ -1,4 +1,4 @@
-"""What a backend, or a database, will never take of an event that is valid."""
+"""The limits of backends and databases for valid events."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _TEXTS = [
     for name in EventColumns._fields
     if name not in ("time", "data_binary", "sealed", "partition")
 ]
-"""The columns of text, JSON being text, and their places."""
+"""The columns of text, including JSON, and their positions."""
 
 
 def check_depth(data: Any, data_json: str | None, connection: BaseDatabaseWrapper) -> None:
-    """Raise InvalidEvent for data that is valid JSON and that this database does not take."""
+    """Raise InvalidEvent for valid JSON that this database does not accept."""
     levels = max_depth(connection)
     if levels is None or data_json is None:
         return
     if data_json.count("[") + data_json.count("{") > levels and is_deeper(data, levels):
         raise InvalidEvent(
-            "data", f"is nested over {levels} levels deep, the most of this database; flatten it"
+            "data", f"is nested over {levels} levels deep, the limit of this database; flatten it"
         )
 
 
 def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> None:
-    """Raise InvalidEvent for a character that the database does not have."""
+    """Raise InvalidEvent for a character that the database can't store."""
     texts = {name: columns[position] for name, position in _TEXTS}
     found = first_unstorable(texts, connection)  # type: ignore[arg-type]
     if found is not None:
@@ -61,7 +61,7 @@ def check_characters(columns: EventColumns, connection: BaseDatabaseWrapper) -> 
 def check_statement(
     columns: EventColumns, config_json: str, connection: BaseDatabaseWrapper
 ) -> None:
-    """Raise StatementTooLong for an event that MariaDB or MySQL would end the session for."""
+    """Raise StatementTooLong for an event for which MariaDB or MySQL would end the session."""
     if not limits_statements(connection):
         return
     if not may_be_too_long(characters(columns) + len(config_json), connection):
@@ -77,7 +77,7 @@ def check_accepted(
     config: Mapping[str, Any] | None,
     connection: BaseDatabaseWrapper,
 ) -> None:
-    """Raise InvalidPublisherConfig or PayloadTooLarge if the backend will never take the event."""
+    """Raise InvalidPublisherConfig or PayloadTooLarge if the backend never accepts the event."""
     backend = backends[alias]
     if config:
         backend.validate_config(config)
@@ -112,7 +112,7 @@ def _size(columns: EventColumns, connection: BaseDatabaseWrapper) -> int:
 def most_bytes(columns: EventColumns) -> int:
     """Return a size that the event can't exceed in the CloudEvents JSON format.
 
-    It costs a tenth of the exact size, and nearly always tells enough. A character takes up to
-    four bytes, be it of many bits, escaped, or followed by the space that a database adds.
+    It takes a tenth of the time of the exact size and nearly always suffices. A character takes up
+    to four bytes, including escapes and the space that a database may add.
     """
     return _BYTES_OF_A_CHARACTER * characters(columns) + _BYTES_OF_THE_FRAME

@@ -1,6 +1,6 @@
 """Rows that an application writes through the model: `OutboxEvent.objects.create(...)`.
 
-They are judged and filled in as those of `publish_event` are, and delivered like these.
+They are validated, filled in and delivered like those of `publish_event`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _FILLED = (
     *("event_id", "source", "event_type", "subject", "data_content_type", "data_schema"),
     *("data_binary", "sealed", "partition_key", "publisher_backend", "identity", "max_retries"),
 )
-"""Columns that are in a `NewRow` as they are in the model: text, bytes or an integer."""
+"""Columns with the same value in a `NewRow` and in the model: text, bytes or an integer."""
 
 
 def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
-    """Judge events that are about to be inserted and fill in what a row needs.
+    """Validate events before their INSERT, and fill in the other columns.
 
     Raises PublishError.
     """
@@ -49,7 +49,7 @@ def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
 
 
 def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
-    """Insert the copies for further backends, wake the relays, and send `event_created`.
+    """Insert the copies for further backends, notify the relays and send `event_created`.
 
     Raises BrokenTransaction if a receiver undoes the transaction.
     """
@@ -85,7 +85,7 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
 
 
 def _event_of(event: OutboxEvent) -> CloudEvent:
-    """Return the event of a row that is not complete yet; raises InvalidEvent or CannotUnseal."""
+    """Return the event of an incomplete row; raises InvalidEvent or CannotUnseal."""
     _unseal(event)
     data = event.data if event.data_binary is None else bytes(event.data_binary)
     time = event.time
@@ -105,9 +105,9 @@ def _event_of(event: OutboxEvent) -> CloudEvent:
 
 
 def _unseal(event: OutboxEvent) -> None:
-    """Put the data of a sealed row back, to be sealed again; raises CannotUnseal.
+    """Decrypt the data of a row, which are encrypted again later; raises CannotUnseal.
 
-    A row is sealed before its INSERT, which may fail and be repeated, and it may be copied.
+    A row is encrypted before its INSERT, which may fail and be repeated. It may also be a copy.
     """
     if event.sealed is None or event.data is not None or event.data_binary is not None:
         return
@@ -118,7 +118,7 @@ def _unseal(event: OutboxEvent) -> None:
 
 
 def _uuid_of(key: Any) -> str:
-    """Return the text of a key that is a UUID, as an instance or as text; "" for all else."""
+    """Return a key that is a UUID or its text as text; "" for any other key."""
     if isinstance(key, UUID):
         return str(key)
     try:
@@ -128,12 +128,12 @@ def _uuid_of(key: Any) -> str:
 
 
 def _given(value: Any) -> Any:
-    """Return the value of a column, or None where it is empty; 0 is a value."""
+    """Return the value of a column, None if it is empty; 0 is a value."""
     return None if value in (None, "") else value
 
 
 def _is_null(data: Any) -> bool:
-    """Return True for `Value(None, JSONField())`, by which Django writes JSON's null."""
+    """Return True for `Value(None, JSONField())`, with which Django writes JSON's null."""
     return hasattr(data, "resolve_expression") and getattr(data, "value", ...) is None
 
 

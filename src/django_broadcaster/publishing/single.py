@@ -1,4 +1,4 @@
-"""Publishing one event: its rows, in the caller's transaction, or a clear error."""
+"""Publish one event in the caller's transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The caller's transaction: whether it is the right one, and a part of it that goes as a whole."""
+"""The caller's transaction: whether it is the right one, and a block of it that is atomic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_broadcaster.exceptions import WrongTransaction
 
 
 def check_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Raise WrongTransaction where the row would not commit with the change it is about."""
+    """Raise WrongTransaction if the row would not commit with the change that it announces."""
     if _is_open(connection):
         return
     using = connection.alias
@@ -36,7 +36,7 @@ def check_transaction(connection: BaseDatabaseWrapper) -> None:
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
-        # The innermost one tells: a test case opens its own around all others.
+        # The innermost one counts: a test case opens its own around all others.
         blocks: Any = connection.atomic_blocks
         return not (blocks and blocks[-1]._from_testcase)
     return connection.connection is not None and not connection.get_autocommit()
@@ -44,9 +44,9 @@ def _is_open(connection: BaseDatabaseWrapper) -> bool:
 
 @contextmanager
 def all_or_nothing(connection: BaseDatabaseWrapper, *, savepoint: bool) -> Iterator[None]:
-    """Write all of a block or, when it raises, nothing of it.
+    """Write all of a block or, if it raises, nothing.
 
-    With a savepoint the caller's transaction can go on after an error; without one it ends.
+    With a savepoint the caller's transaction stays usable after an error; without one it ends.
     """
     if savepoint:
         _begin(connection)
@@ -55,10 +55,10 @@ def all_or_nothing(connection: BaseDatabaseWrapper, *, savepoint: bool) -> Itera
 
 
 def _begin(connection: Any) -> None:
-    """Begin the transaction of a caller who switched autocommit off, where it has not begun.
+    """Begin the transaction of a caller who switched autocommit off, unless it has begun.
 
-    SQLite begins it with the first change. A savepoint before that would be the outermost of the
-    transaction, and its end the commit.
+    SQLite begins it at the first change. A savepoint before that would be the whole transaction,
+    and its release the commit.
     """
     if connection.vendor != "sqlite" or connection.in_atomic_block or connection.get_autocommit():
         return

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from django.db import Error
+from django.db import Error, connections
 
 from django_broadcaster.backoff import Backoff
 from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.store import keep_plans
 
 from .db_connections import drop_all_connections, drop_connection, use_own_connections
 from .health import LoopState
@@ -65,7 +66,10 @@ class BackendThread(threading.Thread):
         self._poll = Poll(options.interval)
         self._runner = SeparateThread(f"relay-{alias}-code")
         self._loop = DeliveryLoop(options.database, alias, runner=self._runner)
+        self._loop.is_wanted = self._poll.wake.is_set
         self._joined = False
+        self.has_session = False
+        """Whether the database's sessions are not shared, which a NOTIFY has shown."""
         self._has_died = False
         self._last_error = ""
         self._backoff = Backoff()
@@ -142,7 +146,7 @@ class BackendThread(threading.Thread):
         """Poll the outbox now."""
         self._poll.wake.set()
 
-    def look_at_share(self) -> None:
+    def rebalance_soon(self) -> None:
         """Rebalance the partitions now: a relay joined or left."""
         self._loop.rounds.are_wanted.set()
         self.wake()
@@ -179,7 +183,10 @@ class BackendThread(threading.Thread):
                 self._loop.activity.begin("joining")
                 self._loop.join()
                 self._joined = True
-            report = self._loop.turn(self._options.batch_size, idle=self._poll.is_idle)
+            if self.has_session:
+                keep_plans(connections[self._options.database])
+            idle, woken = self._poll.is_idle, self._poll.take_wake()
+            report = self._loop.turn(self._options.batch_size, idle=idle, woken=woken)
         except LeaseLost as error:
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False
@@ -218,24 +225,17 @@ class BackendThread(threading.Thread):
         self._stopping.wait(pause)
 
     def _is_drained(self) -> bool:
-        """Return True if nothing is left to wait for, or nothing can be delivered."""
+        """Return True if no event is left to wait for, or if none can be delivered."""
         if self._loop.rounds.is_operating:
             return False
+        state = ""
         if not self._loop.circuit.is_closed:
-            self._log(
-                logging.ERROR,
-                "Drain stopped: backend %r is unavailable (%s); undelivered events remain.",
-                self.alias,
-                self._loop.broker.error or "an event fails as if it were",
-            )
-            self.succeeded = False
-            return True
-        if self._loop.rounds.is_paused:
-            self._log(
-                logging.ERROR,
-                "Drain stopped: backend %r is paused; undelivered events may remain.",
-                self.alias,
-            )
+            why = self._loop.broker.error or "an event fails as if it were"
+            state = f"unavailable ({why}); undelivered events remain"
+        elif self._loop.rounds.is_paused:
+            state = "paused; undelivered events may remain"
+        if state:
+            self._log(logging.ERROR, "Drain stopped: backend %r is %s.", self.alias, state)
             self.succeeded = False
             return True
         try:

@@ -56,7 +56,7 @@ def drop_connection(using: str) -> None:
     try:
         connections[using].close()
     except Exception as error:
-        # Django has dropped it all the same, and the caller needs a new one.
+        # Django has dropped it anyway, and the caller needs a new one.
         logger.debug("Could not close the connection to database %r: %s.", using, loggable(error))
 
 

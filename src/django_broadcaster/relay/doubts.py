@@ -27,11 +27,11 @@ SPACING_SECONDS: Final = 0.5
 PART: Final = 3
 """This many events that fail alone at the same time: a part of the broker is unavailable."""
 
-LOOK_SECONDS: Final = 0.5
-"""Seconds between looks at all pending events, while every one of them was tried."""
+SCAN_SECONDS: Final = 0.5
+"""Seconds between scans of all pending events, while every one of them was tried."""
 
-LOOK_SHARE: Final = 100
-"""How many times as long as such a look took goes by until the next."""
+SCAN_SHARE: Final = 100
+"""The pause after such a scan, as a multiple of the time that it took."""
 
 MOST: Final = 1000
 """How many events are remembered; the oldest are forgotten."""
@@ -94,7 +94,7 @@ class Doubts:
         self._ranks: dict[str | int, int] = {}
         self._tried: dict[int, str] = {}
         self._start = 0
-        self._looks_at_all_at = 0.0
+        self._scans_at = 0.0
         self._failures = 0
 
     # --- Which events to send ----------------------------------------------------------------
@@ -108,21 +108,21 @@ class Doubts:
     def start_over(self) -> None:
         """Let probes send the same events again: all were tried, or some were delivered."""
         self._tried.clear()
-        self.look_again()
+        self.scan_again()
 
-    def look_again(self) -> None:
-        """Let the next probe look at all pending events."""
+    def scan_again(self) -> None:
+        """Let the next probe scan all pending events."""
         self._start = 0
 
     @property
     def start(self) -> int:
-        """The id from which on a probe looks for events; 0 if it looks at all of them."""
-        return self._start if self._clock() < self._looks_at_all_at else 0
+        """The id from which on a probe searches for events; 0 if it scans all of them."""
+        return self._start if self._clock() < self._scans_at else 0
 
     def note_none_up_to(self, last: int, *, seconds: float) -> None:
-        """Note that a look at all events, which took so long, found none that was not tried."""
+        """Note that a scan of all events, which took `seconds`, found none that was not tried."""
         self._start = last + 1
-        self._looks_at_all_at = self._clock() + max(LOOK_SECONDS, LOOK_SHARE * seconds)
+        self._scans_at = self._clock() + max(SCAN_SECONDS, SCAN_SHARE * seconds)
 
     def has(self, row: PendingRow) -> bool:
         """Return True if the row, or another one of its key, failed."""

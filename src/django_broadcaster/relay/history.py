@@ -69,18 +69,18 @@ class History:
             figures.waited += round(1000 * sum(report.waits))
             figures.longest = max(figures.longest, round(1000 * max(report.waits)))
 
-    def run(self, *, looks: bool, circuit_is_open: bool) -> None:
-        """Write if it is due; with `looks`, also count the events in the outbox."""
+    def run(self, *, counts: bool, circuit_is_open: bool) -> None:
+        """Write if it is due; with `counts`, also count the events in the outbox."""
         self._figures.circuit_open |= circuit_is_open
         if self._clock() >= self._next_write:
             self._next_write = self._clock() + WRITE_SECONDS
-            self.write(looks=looks)
+            self.write(counts=counts)
 
-    def write(self, *, looks: bool) -> None:
+    def write(self, *, counts: bool) -> None:
         """Write now; raises only if the connection is lost."""
         try:
-            if looks:
-                self._look()
+            if counts:
+                self._count_waiting()
             if self._figures:
                 samples = OutboxSample.objects.using(self._using)
                 add_to_minute(samples, self._backend, minute_of(timezone.now()), self._figures)
@@ -95,7 +95,7 @@ class History:
                 extra={"backend": self._backend},
             )
 
-    def _look(self) -> None:
+    def _count_waiting(self) -> None:
         """Note how many events wait, and how long the first one has waited."""
         (found,) = overviews(self._using, [self._backend], exact=BOUND)
         counts = (count_or_estimate(self._using, found, status) for status in WAITING)

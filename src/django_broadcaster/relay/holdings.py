@@ -55,7 +55,7 @@ class Holdings:
         """Read everything again: a statement may have been cut off, or have had no answer."""
         self._is_current = False
         self.watermark.reset()
-        self.doubts.look_again()
+        self.doubts.scan_again()
 
     def rebalance(self) -> None:
         """Take or give up partitions, and read what waits in new ones; raises LeaseLost."""
@@ -63,7 +63,7 @@ class Holdings:
         if changed or not self._is_current:
             self.watermark.reset()
             self.fetcher.reset()
-            self.doubts.look_again()
+            self.doubts.scan_again()
             self.blocked.reload(self.partitions)
             self._is_current = True
 
@@ -96,4 +96,4 @@ class Holdings:
         """Note that rows have been made pending, of which some are below where a fetch starts."""
         if ids := list(row_ids):
             self.watermark.pending_again(ids)
-            self.doubts.look_again()
+            self.doubts.scan_again()

@@ -27,7 +27,10 @@ def read_committed(connection: BaseDatabaseWrapper) -> None:
 
 @contextmanager
 def own_level_restored(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Restore the isolation level of the connection's owner at the end of the block."""
+    """Restore the isolation level of the connection's owner at the end of the outermost block."""
+    if hasattr(connection, _MARK):
+        yield
+        return
     try:
         yield
     finally:

@@ -29,6 +29,7 @@ from django_broadcaster.store import (
     TIMELINE,
     DatabaseClock,
     DatabaseEpoch,
+    relay_cursor,
     storable,
 )
 
@@ -193,7 +194,7 @@ class Lease:
         asked_at, relay_id, known = time.monotonic(), self.relay_id, self._server
         sets = "".join(f", {name} = %s" for name in columns)
         sql = _RENEW[connections[self.using].vendor].format(sets=sets)
-        with connections[self.using].cursor() as cursor:
+        with relay_cursor(connections[self.using], is_repeated=True) as cursor:
             cursor.execute(sql, [*columns.values(), relay_id])
             stands = cursor.rowcount > 0
             answer = cursor.fetchone() if cursor.description else None

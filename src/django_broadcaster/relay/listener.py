@@ -46,7 +46,8 @@ class Listener:
     def __init__(self, using: str) -> None:
         self._using = using
         self._state = "new" if self._may_listen() else "deaf"
-        self._is_proven = False
+        self.is_proven = False
+        """Whether a NOTIFY has arrived, so that sessions are not shared by a pooler."""
 
     def wait(self, seconds: float, stop: Event) -> Heard:
         """Wait for `seconds` or until notified; return what was received."""
@@ -71,8 +72,8 @@ class Listener:
 
     def _listen(self) -> bool:
         """Listen if a NOTIFY arrives. Once one did, a slow moment proves nothing else."""
-        self._is_proven = self._is_proven or self._gets_through()
-        if self._is_proven:
+        self.is_proven = self.is_proven or self._gets_through()
+        if self.is_proven:
             for channel in (CHANNEL, SHARES_CHANNEL):
                 self._execute(f"LISTEN {channel}")
         else:
@@ -81,7 +82,7 @@ class Listener:
                 "transaction mode; polling instead.",
                 self._using,
             )
-        return self._is_proven
+        return self.is_proven
 
     def _gets_through(self) -> bool:
         """Return True if a NOTIFY of another connection arrives, on a channel of our own.

@@ -59,6 +59,8 @@ class DeliveryLoop:
         self._clock = clock
         self.broker = Broker(self.lease, self._runner, self.activity, clock)
         self.rounds = Rounds(self.lease, self.broker, self._runner, self.activity, clock)
+        self.is_wanted: Callable[[], bool] = _never
+        """Whether there may be something to deliver now: rounds make way for it."""
         self._pipeline: Pipeline | None = None
         self._found_work = False
 
@@ -101,16 +103,25 @@ class DeliveryLoop:
         self.rounds.restart()
         self.held.forget()
 
-    def turn(self, limit: int, *, idle: bool = False) -> Report:
+    def turn(self, limit: int, *, idle: bool = False, woken: bool = False) -> Report:
         """Do what is due, deliver at most `limit` events, and return the delivery in figures.
 
-        `idle` is True if there was nothing to do for a while: then one statement shows whether
-        there is now, instead of the seven that a whole turn takes.
+        Args:
+            limit: The most events of the batch.
+            idle: Whether there was nothing to do for a while. Then one statement shows whether
+                there is now, instead of the seven that a whole turn takes.
+            woken: Whether a publisher has notified the relay. Then the delivery goes first; if it
+                finds work, the next turn does what is due.
         """
         self.activity.begin("turning")
         self.settle_rest()
         if idle and self.rounds.can_skip(self.held):
             return Report()
+        if woken and self.rounds.can_wait():
+            report = self.deliver(limit)
+            if not report.found_work:
+                self.prepare()
+            return report
         self.prepare()
         return self.deliver(limit)
 
@@ -133,7 +144,7 @@ class DeliveryLoop:
     def prepare(self) -> None:
         """Check that the lease stands, and do the rounds if they are due; raises LeaseLost."""
         self.lease.require()
-        self.rounds.run(self.held, found_work=self._found_work)
+        self.rounds.run(self.held, found_work=self._found_work, is_wanted=self.is_wanted)
 
     def deliver(self, limit: int) -> Report:
         """Deliver one batch, or a probe if the broker is or was unavailable."""
@@ -159,7 +170,7 @@ class DeliveryLoop:
         with suppress(LeaseLost):  # then another relay delivers it
             self.held.hasten(self.broker.backend.returned())
             self._joined.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
-        self.rounds.history.write(looks=False)
+        self.rounds.history.write(counts=False)
 
     @property
     def held(self) -> Holdings:
@@ -223,3 +234,7 @@ class DeliveryLoop:
         blocked = self.held.blocked
         if done := [key for key in report.keys_done if key in blocked]:
             self.held.release(done)
+
+
+def _never() -> bool:
+    return False

@@ -23,7 +23,7 @@ from .separate_thread import CallingThread, Runner
 
 logger = logging.getLogger("django_broadcaster.relay")
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """Seconds between polls for an operation while there is none."""
 
 REST = 4
@@ -86,7 +86,7 @@ class Operations:
         if not self.is_due:
             return
         began = self._clock()
-        self._next_at = began + LOOK_SECONDS
+        self._next_at = began + POLL_SECONDS
         pk = self._operations.next_due()
         self.is_moving = pk is not None and self._step(pk)
         if self.is_moving:

@@ -100,7 +100,10 @@ class Pacemaker(threading.Thread):
         left = max(0.0, self._next_beat - time.monotonic())
         heard = self._listener.wait(min(SLICE_SECONDS, left), self._ended)
         for thread in self._threads:
+            thread.has_session = self._listener.is_proven
             if thread.alias in heard.shares:
-                thread.look_at_share()
+                thread.rebalance_soon()
             elif thread.alias in heard.events:
                 thread.wake()
+        if heard.events:
+            time.sleep(0)  # lets a woken thread run before this one listens again

@@ -40,5 +40,11 @@ class Poll:
     def wait(self) -> None:
         """Pause, longer than last time, or until woken."""
         if self.wake.wait(self._backoff.next()):
-            self.wake.clear()
             self._backoff.reset()
+
+    def take_wake(self) -> bool:
+        """Return True if `wake` was set since the last call."""
+        if not self.wake.is_set():
+            return False
+        self.wake.clear()
+        return True

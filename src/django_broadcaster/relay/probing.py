@@ -54,7 +54,7 @@ class Probe:
         return Batch(rows=rows)
 
     def note(self, batch: Batch, report: Report) -> None:
-        """Remember what was sent in vain, so that the next probe sends other events."""
+        """If no event was delivered, let the next probe send others."""
         if not report.published:
             self._held.doubts.note_probe(batch.send)
 
@@ -69,11 +69,11 @@ class Probe:
         """Pick among the events that were not tried.
 
         Without a start a key with many events would be read as a whole by each probe.
-        Transactions that commit late, with ids below the start, are found by the next full look.
+        Transactions that commit late, with ids below the start, are found by the next full scan.
         """
         doubts = self._held.doubts
         if self._repeats:
-            doubts.look_again()
+            doubts.scan_again()
         start = doubts.start
         last = 0 if start else self._held.rows.last_id()
         began = self._clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Event
 from time import monotonic
 
@@ -22,15 +22,19 @@ TICK_SECONDS = 0.5
 """Seconds between rounds, so that free partitions are taken well within a second also where no
 NOTIFY announces them."""
 
+FRESH_SECONDS = 1.2
+"""Seconds since the last look at the relays, partitions and pauses for which a delivery may go
+before the next rounds. An idle relay looks once a second."""
+
 IDLE_SECONDS = 20.0
 """Seconds between rounds of a relay that has been idle for a while."""
 
 REREAD_SHARE = 100
-"""How many times as long as reading all blocked keys takes goes by until the next time."""
+"""The pause after reading all blocked keys, as a multiple of the time that it took."""
 
 
 class Rounds:
-    """When each of these is due, and operations in the background between them."""
+    """The schedule of this work, and operations in the background."""
 
     def __init__(
         self,
@@ -51,19 +55,35 @@ class Rounds:
         self._clock = clock
         self._purge = Purge(lease.using, lease.backend, runner, lease.clock, monotonic=clock)
         self._relays_known = 0
+        self._looked_at = -FRESH_SECONDS
         self._next_at = 0.0
         self._next_when_idle = 0.0
         self._next_reread = 0.0
+        self._steps: Iterator[None] | None = None
 
     def restart(self) -> None:
         """Let rounds be due now, with everything read again."""
         self._next_at = self._next_reread = 0.0
+        self._looked_at = -FRESH_SECONDS
+        self._steps = None
 
-    def run(self, held: Holdings, *, found_work: bool) -> None:
-        """Do what is due; raises LeaseLost and the database's errors."""
-        if self.are_wanted.is_set() or self._clock() >= self._next_at:
+    def can_wait(self) -> bool:
+        """Return True if a delivery may go before rounds that are due."""
+        return not self.are_wanted.is_set() and self._clock() < self._looked_at + FRESH_SECONDS
+
+    def run(self, held: Holdings, *, found_work: bool, is_wanted: Callable[[], bool]) -> None:
+        """Do what is due; raises LeaseLost and the database's errors.
+
+        If `is_wanted` returns True after a step, the next call continues with the step after it.
+        """
+        steps, self._steps = self._steps, None
+        if self.are_wanted.is_set() or (steps is None and self._clock() >= self._next_at):
             self.are_wanted.clear()  # before the round, not to miss what comes meanwhile
-            self._round(held)
+            steps = self._round(held)
+        for _ in steps or ():
+            if is_wanted() and self.can_wait():
+                self._steps = steps
+                return
         if self._operates and self.operations.is_due:
             self._activity.begin("moving events for an operator")
             self.operations.run(idle=not found_work)
@@ -76,6 +96,7 @@ class Rounds:
         changed = pulse.relays != self._relays_known or pulse.overdue or pulse.free_partitions
         changed = changed or pulse.is_paused != self.is_paused
         self._relays_known = pulse.relays
+        self._looked_at = -FRESH_SECONDS if changed else self._clock()
         if changed:
             self._next_at = 0.0
         waits = pulse.pending or pulse.due or held.watermark.has_again
@@ -96,19 +117,24 @@ class Rounds:
         # Not in a process that only visits: it may be that of a request.
         return self._lease.takes_share and 0 in self._lease.partitions
 
-    def _round(self, held: Holdings) -> None:
+    def _round(self, held: Holdings) -> Iterator[None]:
+        """Do one round, a step at a time."""
         self._check_pause(held)
+        yield
         held.rebalance()
+        yield
         self._reread_blocked(held)  # before the promotion, after which a key waits for nothing
         more = held.promote()
+        yield
         is_purger = 0 in held.partitions
         if is_purger:
             self._activity.begin("purging old events")
             self._purge.run()
+            yield
         self._broker.show()
         circuit = self._broker.circuit
-        self.history.run(looks=is_purger, circuit_is_open=not circuit.is_closed)
-        now = self._clock()
+        self.history.run(counts=is_purger, circuit_is_open=not circuit.is_closed)
+        self._looked_at = now = self._clock()
         self._next_at = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:
             self._next_when_idle = self._next_at
@@ -117,6 +143,7 @@ class Rounds:
             self._next_when_idle = now + min(IDLE_SECONDS, self._lease.seconds / 2)
         else:
             self._next_when_idle = now + IDLE_SECONDS
+        yield
 
     def _check_pause(self, held: Holdings) -> None:
         was_paused, self.is_paused = self.is_paused, held.rows.is_paused()

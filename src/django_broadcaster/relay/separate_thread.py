@@ -26,7 +26,7 @@ from .db_connections import drop_all_connections, drop_connection
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Seconds between checks whether the thread is still alive."""
 
 
@@ -100,7 +100,7 @@ class SeparateThread:
             thread = self._thread = self._start()
         call = _Call(copy_context(), lambda: function(*args, **kwargs))
         self._calls.put(call)
-        while not call.is_done.wait(LOOK_SECONDS):
+        while not call.is_done.wait(CHECK_SECONDS):
             if not thread.is_alive() and not call.is_done.is_set():
                 raise RuntimeError(f"The thread {self._name!r} crashed.")
         try:

@@ -120,7 +120,7 @@ class Settler:
         return changed
 
     def _record_attempts(self, verdicts: Verdicts) -> None:
-        """Write down the failed attempts, for whoever looks at the event later."""
+        """Write down the failed attempts, which the pages and commands about the event show."""
         tried = [(row, error) for row, _, error in verdicts.retry if error.sent]
         failed = tried + verdicts.bury
         if failed:

@@ -27,7 +27,7 @@ class Backlog:
     def fetch(self) -> Batch:
         """Return at most `limit` pending rows; raises the database's errors."""
         held = self._held
-        held.watermark.look()
+        held.watermark.check_writers()
         again, is_all = held.watermark.again(self._limit)
         before, unseen = held.fetcher.fetch_these(held.partitions, again) if again else ([], NONE)
         before = [row for row in before if row.id not in held.locked]

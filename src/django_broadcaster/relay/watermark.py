@@ -31,7 +31,7 @@ from django_broadcaster.store import RelayRows
 from .batch import Batch
 from .verdicts import Report
 
-WORTH_LOOKING = 2000
+WORTH_CHECKING = 2000
 """Events delivered after the start from which on it is worth asking for the writers."""
 
 MOST_AGAIN = 20_000
@@ -81,11 +81,11 @@ class Watermark:
             self._again.clear()
             self._distrust()
 
-    def look(self) -> None:
+    def check_writers(self) -> None:
         """Check, right before a fetch, whether writers that could commit below it have ended."""
         if time.monotonic() > self._reset_at + RESET_SECONDS:
             self.reset()
-        if self._passed < WORTH_LOOKING:
+        if self._passed < WORTH_CHECKING:
             return
         writers = self._rows.writers()
         if writers is None:
@@ -96,7 +96,7 @@ class Watermark:
             self._waits_for &= writers
 
     def note(self, batch: Batch, report: Report) -> None:
-        """Move the start by what the fetch after `look` found and delivered."""
+        """Move the start by what the fetch after `check_writers` found and delivered."""
         asked = set(batch.again) - batch.unseen
         if report.left:
             if asked:  # those that are not pending any more

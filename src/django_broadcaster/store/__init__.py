@@ -52,7 +52,7 @@ from .purge import (
     purge_entries,
 )
 from .relay import RelayRows
-from .relay_sql import TIMELINE
+from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .samples import Figures, add_to_minute, minute_of
 from .sizes import portions, size_of
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
@@ -113,6 +113,7 @@ __all__ = [
     "is_partitioned",
     "is_served",
     "keep_ahead",
+    "keep_plans",
     "lacks_migration",
     "limits_statements",
     "lock_final",
@@ -132,6 +133,7 @@ __all__ = [
     "postgres_encoding",
     "purge_entries",
     "read_stored",
+    "relay_cursor",
     "request_operation",
     "resume",
     "same_errors",

@@ -7,6 +7,7 @@ databases send row by row, and rows above the limit are discarded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from .relay_sql import RelaySQL
@@ -45,7 +46,8 @@ class BoundedSQL(RelaySQL):
         if not self._postgres:
             sql = f"SELECT {', '.join(names)} {source}"
             return self._stream(sql, params, names, most, few=each is None)
-        found = self._select(self._bounded(names, source, order, most, each), params)
+        query = self._bounded(names, source, order, most, each)
+        found = self._select(query, params, is_repeated=each is not None)
         sizes = [row[-1] for row in found]
         if each is None:
             return found, sizes, sum(sizes) >= most
@@ -53,6 +55,7 @@ class BoundedSQL(RelaySQL):
         return found[:end], sizes[:end], end < len(sizes)
 
     @staticmethod
+    @lru_cache(maxsize=32)  # to write it takes a tenth of the time of a small fetch
     def _bounded(names: Sequence[str], source: str, order: str, most: int, each: int | None) -> str:
         """Return the query for PostgreSQL. Its last column is the size of the payload."""
         keys = ", ".join(f"{name} AS _{name}" for name in order.split(", "))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -68,6 +69,12 @@ class Fetched(NamedTuple):
     due: Mapping[int, datetime] = MappingProxyType({})
 
 
+@lru_cache(maxsize=32)
+def _numbers(partitions: frozenset[int]) -> str:
+    """Return a list of partitions for SQL; without any, a list of -1, which is not a partition."""
+    return ", ".join(str(int(number)) for number in sorted(partitions)) or "-1"
+
+
 class FetchSQL(BoundedSQL, BackendSQL):
     """Queries of pending rows."""
 
@@ -94,20 +101,27 @@ class FetchSQL(BoundedSQL, BackendSQL):
         source = (
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} "
-            f"AND {self._in(PARTITION, partitions)}{self._except_ignored()} "
-            f"ORDER BY {self._pending.order} LIMIT %s"
+            f"AND {self._in_partitions(frozenset(partitions))}{self._except_ignored()} "
+            # With a parameter, PostgreSQL might keep a plan for any number of rows.
+            f"ORDER BY {self._pending.order} LIMIT {int(limit)}"
         )
         backend = [self.backend, start, self.backend]
         found, sizes, is_cut = self._select_within(
             (*_NAMES, "scheduled_at") if timed else _NAMES,
             source,
-            [*backend, *self._values(partitions), *self._values_of_ignored(), limit],
+            [*backend, *self._values_of_ignored()],
             order=self._pending.order,
             most=most,
             each=each,
         )
         due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
         return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+
+    def _in_partitions(self, partitions: frozenset[int]) -> str:
+        """Return the condition that a row is in these partitions, which rarely change."""
+        if self._postgres:
+            return f"{PARTITION} = ANY('{{{_numbers(partitions)}}}')"
+        return f"{PARTITION} IN ({_numbers(partitions)})"
 
     def pending_of(self, ids: Collection[int]) -> set[int]:
         """Return the ids whose rows are pending."""

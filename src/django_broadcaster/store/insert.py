@@ -1,4 +1,4 @@
-"""Insert one row into the outbox by one statement, and build its instance without a read."""
+"""Insert one row into the outbox by one statement, and return it without reading it again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .new_rows import (
 )
 
 ATTEMPTS = 20
-"""Maximum of inserts of a row whose identity exists, but whose row is deleted before the read."""
+"""Attempts to write a row whose identity exists, but is deleted before it is read."""
 
 _STATUSES = {status.value: status for status in OutboxEventStatus}
 _UNTOUCHED = {
@@ -44,10 +44,10 @@ _UNTOUCHED = {
 def insert_event(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
 ) -> tuple[OutboxEvent, bool]:
-    """Insert one row by one statement; return it, and True if it is new.
+    """Write one row by one statement; return it, and whether it is new.
 
-    If a row with its identity exists, that row is read and returned. If another transaction
-    deletes that row before the read, as with a retention of zero, the insert is repeated.
+    If a row with the same identity exists, that row is read and returned. If it is deleted in
+    between, as with RETENTION zero, the new row is written.
     """
     for _ in range(ATTEMPTS):
         row_id = insert_row(connection, row)
@@ -63,7 +63,7 @@ def insert_event(
 
 
 def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
-    """Insert one row; return its id, or None if a row with its identity exists."""
+    """Write one row; return its id, or None if a row with its identity exists already."""
     unique = row.identity is not None
     statement, bound = _statement(
         connection.vendor, unusual_columns(row), unique, unique and conf.TIME_PARTITIONS is None
@@ -80,7 +80,7 @@ def insert_row(connection: BaseDatabaseWrapper, row: NewRow) -> int | None:
 def _statement(
     vendor: str, unusual: tuple[str, ...], unique: bool, _in_one_table: bool
 ) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]:
-    """Return the INSERT of one row, and a function that selects its parameters from `COLUMNS`."""
+    """Return the INSERT of one row, and the function that selects its parameters."""
     fixed = {name: literal(value) for name, value in USUAL.items() if name not in unusual}
     fixed |= UNTOUCHED
     columns = [name for name in COLUMNS if name not in fixed]
@@ -98,11 +98,11 @@ def _statement(
 def _published_before(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
 ) -> OutboxEvent | None:
-    """Return the existing row with the same identity; None if it has been deleted."""
+    """Return the row that has the identity of this one; None if it was deleted."""
     events = model.objects.using(connection.alias).filter(identity=row.identity)
     known = events.first()
     if known is None and connection.vendor == "mysql" and not connection.get_autocommit():
-        # The row was committed after this transaction's snapshot: only a locking read sees it.
+        # Committed after this transaction's snapshot: only a locking read sees it.
         known = events.select_for_update().first()
     return known
 
@@ -110,10 +110,10 @@ def _published_before(
 def instance_of(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, row_id: int, row: NewRow
 ) -> OutboxEvent:
-    """Return the inserted row as an instance, without a read.
+    """Return the inserted row as an instance, without reading it back.
 
-    The instance is built as unpickling builds it. The constructor would double the time that
-    publishing spends in Python.
+    The instance is created as by unpickling: the constructor would take as long as all other Python
+    code of a publish call.
     """
     values: dict[str, Any] = dict(zip(NewRow._fields, row, strict=True))
     values.update(_UNTOUCHED)

@@ -22,30 +22,30 @@ _TYPES = {
     "partition": "smallint",
     "max_retries": "smallint",
 }
-"""The columns' types on PostgreSQL."""
+"""PostgreSQL's types."""
 
 _ALL = (*COLUMNS, *UNTOUCHED)
 _MARKS = f"({', '.join([*['%s'] * len(COLUMNS), *UNTOUCHED.values()])})"
-"""The values of all columns of a new row, in SQL."""
+"""Every column of a new row, and its values in SQL."""
 
 _WRITERS: dict[str, Callable[[Any], str]] = {
     "timestamptz": text_of,
     "smallint": str,
     "bytea": lambda data: f"\\x{data.hex()}",
 }
-"""Functions that convert values to text, by type."""
+"""The functions that write other values than text, by type."""
 
 
 def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
-    """Insert rows with ascending ids; return how many are new.
+    """Write rows, their ids ascending; return how many are new.
 
-    Of rows with the same identity, the first is inserted, or none if that identity exists.
+    Of rows with one identity only the first is written, and none if the identity exists already.
     """
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(*_from_arrays(rows))
         elif connection.vendor == "sqlite":
-            # SQLite has no round trips, and limits the parameters of a statement.
+            # It has no round trips, and limits the parameters of a statement.
             statement = insert_sql("sqlite", _ALL, f"VALUES {_MARKS}", unique=_is_unique(rows))
             cursor.executemany(statement, [values_of(row, connection) for row in rows])
         else:
@@ -58,9 +58,9 @@ def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 def insert_events(
     model: type[OutboxEvent], connection: BaseDatabaseWrapper, rows: Sequence[NewRow]
 ) -> list[OutboxEvent]:
-    """Insert rows as `insert_rows` does, and return the new ones as instances.
+    """Write rows like `insert_rows`, and return the new ones as instances.
 
-    Only PostgreSQL returns the ids of a statement's rows; elsewhere each row has a statement.
+    Only PostgreSQL returns the ids of the rows of one statement; elsewhere each row takes one.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -76,7 +76,7 @@ def insert_events(
 def _matched(
     rows: Iterable[NewRow], inserted: Iterable[tuple[int, str | None]]
 ) -> list[tuple[int | None, NewRow]]:
-    """Return each row with its id, or None; `inserted` has the new rows in order."""
+    """Return each row with its id, or None; `inserted` are those that are new, in order."""
     left = iter(inserted)
     upcoming = next(left, None)
     matched: list[tuple[int | None, NewRow]] = []
@@ -93,22 +93,22 @@ def _is_unique(rows: Iterable[NewRow]) -> bool:
     return any(row.identity is not None for row in rows)
 
 
-# On PostgreSQL, each column with different values has an array. This module writes arrays as text:
-# every driver accepts that, and it takes a tenth of psycopg's time for a list of texts.
+# PostgreSQL: an array for each column that is not the same in all rows. The arrays are written as
+# text here, which every driver accepts, in a tenth of the time that psycopg takes for a list.
 
 
 def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list[Any]]:
-    """Return the INSERT of the rows, and its parameters."""
+    """Return a statement that writes the rows, and its parameters."""
     constants: list[str | None] = []
     arrays: dict[str, str] = {}
     for name, values in zip(NewRow._fields, zip(*rows, strict=True), strict=True):
-        # The array of event ids is always needed: its length is the number of rows.
+        # The array of event ids is always there: its length is the number of rows.
         if name != "event_id" and values.count(values[-1]) == len(values):
             constants += _texts(name, values[:1])
         else:
             arrays[name] = text_array(_texts(name, values))
     if "created_at" not in arrays:
-        constants.append(text_of(rows[0].created_at))  # for `updated_at`
+        constants.append(text_of(rows[0].created_at))  # as `updated_at`
     select = _select(tuple(arrays))
     statement = insert_sql("postgresql", _ALL, select, unique=_is_unique(rows), returning=returning)
     return statement, [*constants, *arrays.values()]
@@ -126,7 +126,7 @@ def _select(varying: tuple[str, ...]) -> str:
 
 
 def _texts(name: str, values: Sequence[Any]) -> Sequence[str | None]:
-    """Return the values of a column as text for PostgreSQL."""
+    """Return the values of a column as PostgreSQL reads them."""
     write = _WRITERS.get(_TYPES[name])
     if write is None:
         return values
@@ -134,7 +134,7 @@ def _texts(name: str, values: Sequence[Any]) -> Sequence[str | None]:
 
 
 def text_array(texts: Iterable[str | None]) -> str:
-    """Return an array as PostgreSQL's text, which every driver passes on unchanged."""
+    """Return PostgreSQL's text for an array, which every driver sends unchanged."""
     items = (
         "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
         for text in texts

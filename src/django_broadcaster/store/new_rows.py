@@ -1,4 +1,4 @@
-"""A new row of the outbox as plain values: JSON is text, and no value is a default."""
+"""A new row of the outbox as plain values: JSON is text, and every column has a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sql import EVENTS
 
 
 class EventColumns(NamedTuple):
-    """The values that all rows of an event share. If it is encrypted, `sealed` has the data."""
+    """The columns that are the same in every row of an event; `sealed` are its encrypted data."""
 
     event_id: str
     source: str
@@ -37,7 +37,7 @@ class EventColumns(NamedTuple):
 class NewRow(NamedTuple):
     """A row to be inserted: the columns of its event, and those of its delivery.
 
-    If the table has a row with the same `identity`, the row is not inserted.
+    A row is not written if another one with its `identity` exists.
     """
 
     event_id: str
@@ -63,15 +63,15 @@ class NewRow(NamedTuple):
 
 
 def identity_of(source: str, event_id: str, backend: str) -> str:
-    """Return the digest that makes a row unique if the caller gave the event's id."""
+    """Return the digest that makes a row unique if the caller passed the event id."""
     return sha256("\0".join((source, event_id, backend)).encode()).hexdigest()
 
 
 COLUMNS = (*NewRow._fields, "updated_at")
-"""The columns of a new row that have a parameter. `updated_at` has the value of `created_at`."""
+"""The columns of a new row that take a value; `updated_at` is `created_at` then."""
 
 UNTOUCHED = {"retry_count": "0", "crash_count": "0", "last_error": "''"}
-"""Other columns of every new row, with their values in SQL."""
+"""Further columns of every new row, with their values in SQL."""
 
 USUAL = {
     "subject": "",
@@ -84,14 +84,14 @@ USUAL = {
     "status": "pending",
     "identity": None,
 }
-"""The usual values of these columns. The statement for one row binds other values only."""
+"""The values that most rows have in these columns. A statement for one row binds only others."""
 
 _in_usual_columns = itemgetter(*map(NewRow._fields.index, USUAL))
 _USUAL_VALUES = tuple(USUAL.values())
 
 
 def unusual_columns(row: NewRow) -> tuple[str, ...]:
-    """Return the columns of `USUAL` in which the row has a different value."""
+    """Return the columns of `USUAL` in which the row has another value."""
     values = _in_usual_columns(row)
     if values == _USUAL_VALUES:
         return ()
@@ -108,7 +108,7 @@ def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
     values[_CREATED_AT] = created_at = moment_of(row.created_at, connection)
     for position in (_TIME, _SCHEDULED_AT):
         moment = row[position]
-        # The moments are often the same object; this check is faster than a second conversion.
+        # It is often the same one, and formatting takes longer than comparing.
         same = moment is row.created_at
         values[position] = created_at if same else moment_of(moment, connection)
     values.append(created_at)
@@ -116,16 +116,16 @@ def values_of(row: NewRow, connection: BaseDatabaseWrapper) -> list[Any]:
 
 
 def moment_of(moment: Any, connection: BaseDatabaseWrapper) -> Any:
-    """Return a moment for the database's driver."""
+    """Return a datetime for the database's driver."""
     if moment is None:
         return None
     if connection.vendor == "postgresql":
-        return text_of(moment)  # the driver would take ten times as long
+        return text_of(moment)  # the driver takes ten times as long for the same
     return connection.ops.adapt_datetimefield_value(moment)
 
 
 def text_of(moment: datetime) -> str:
-    """Return a moment in ISO 8601, which PostgreSQL reads."""
+    """Return a datetime in ISO 8601, which PostgreSQL reads, too."""
     return orjson.dumps(moment, datetime.isoformat)[1:-1].decode()
 
 
@@ -137,9 +137,9 @@ def insert_sql(
     unique: bool,
     returning: str = "",
 ) -> str:
-    """Return an INSERT of these columns; if `unique`, it skips rows whose identity exists.
+    """Return an INSERT of these columns; a `unique` one skips rows whose identity exists already.
 
-    In time partitions, a trigger skips them, because no index covers all partitions.
+    In time partitions a trigger does that, because no index covers all of them.
     """
     quote = "`" if vendor == "mysql" else '"'  # `partition` is a reserved word there
     names = ", ".join(f"{quote}{name}{quote}" for name in columns)
@@ -154,5 +154,5 @@ def insert_sql(
 
 
 def literal(value: str | None) -> str:
-    """Return a value of `USUAL` as an SQL literal."""
+    """Return a value of `USUAL` in SQL."""
     return "NULL" if value is None else f"'{value}'"

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from .charsets import storable
@@ -58,8 +60,7 @@ class RelaySQL:
         self.clock = clock or DatabaseClock(using)
         self._connection = connections[using]
         self._postgres = self._connection.vendor == "postgresql"
-        self._psycopg3 = self._postgres and _is_psycopg3()
-        self._reads_as_is = self._psycopg3 and settings.USE_TZ
+        self._reads_as_is = _is_psycopg3(self._connection) and settings.USE_TZ
         # The fence is evaluated before any row is read, so the timeout holds for every row.
         timeout = f" AND set_config('lock_timeout', '{LOCK_SECONDS}s', true) IS NOT NULL"
         # After a failover to a replica without the last commits, other events may have these ids.
@@ -207,8 +208,9 @@ class RelaySQL:
 
     # Statements
 
-    def _select(self, sql: str, params: Sequence[Any]) -> list[Any]:
-        with self._read_cursor() as cursor:
+    def _select(self, sql: str, params: Sequence[Any], *, is_repeated: bool = False) -> list[Any]:
+        """Return all rows; `is_repeated` is as for `relay_cursor`."""
+        with relay_cursor(self._connection, is_repeated=is_repeated) as cursor:
             cursor.execute(sql, params)
             return list(cursor.fetchall())
 
@@ -220,18 +222,6 @@ class RelaySQL:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, params)
             return int(cursor.rowcount)
-
-    def _read_cursor(self) -> Any:
-        """Return a cursor for reading; psycopg's binary results double the speed."""
-        if not self._psycopg3:
-            return self._connection.cursor()
-        from psycopg import Cursor, pq
-
-        self._connection.ensure_connection()
-        cursor = Cursor(self._connection.connection)
-        cursor.format = pq.Format.BINARY
-        # Django's wrapper maps errors, logs queries and runs execute_wrappers.
-        return self._connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
 
     # The vendors' SQL
 
@@ -316,8 +306,36 @@ def batched(values: Collection[T], size: int) -> Iterator[Sequence[T]]:
         yield values[start : start + size]
 
 
-def _is_psycopg3() -> bool:
+def relay_cursor(connection: BaseDatabaseWrapper, *, is_repeated: bool = False) -> Any:
+    """Return a cursor for a relay's statement: psycopg's own, or Django's for other drivers.
+
+    `is_repeated` is True for a statement that each delivery runs, whatever the values.
+    """
+    if not _is_psycopg3(connection):
+        return connection.cursor()
+    from .psycopg3 import RelayCursor
+
+    connection.ensure_connection()
+    cursor = RelayCursor(connection.connection, is_repeated=is_repeated)
+    # Django's wrapper maps errors, logs queries and runs execute_wrappers.
+    return connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
+
+
+def keep_plans(connection: BaseDatabaseWrapper) -> None:
+    """Let the server keep the plans of repeated statements; its sessions must not be shared."""
+    if connection.connection is not None and _is_psycopg3(connection):
+        from . import psycopg3
+
+        psycopg3.keep_plans(connection.connection)
+
+
+def _is_psycopg3(connection: BaseDatabaseWrapper) -> bool:
     """Return True if Django uses psycopg 3; psycopg2 also works, but is slower."""
+    return connection.vendor == "postgresql" and _django_uses_psycopg3()
+
+
+@cache
+def _django_uses_psycopg3() -> bool:
     from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
     return bool(is_psycopg3)

@@ -19,6 +19,7 @@ the hooks or says in `excluded` why its server cannot have the fault.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 import traceback
 from collections import Counter
@@ -216,21 +217,25 @@ class BackendFaultContract:
         sent: list[Message] = []
         failures: list[None] = []
         spent: Counter[str] = Counter()
+        is_over = threading.Event()
 
         def stop_and_start() -> None:
             for _ in range(self.restarts):
                 enough = len(sent) + 100
-                _await(lambda: len(sent) >= enough, "the server is under load")  # noqa: B023
+                _await(lambda: len(sent) >= enough or is_over.is_set(), "load")  # noqa: B023
                 known = len(failures)
                 with self.stopped():
-                    _await(lambda: len(failures) > known, "a batch has failed")  # noqa: B023
+                    _await(lambda: len(failures) > known or is_over.is_set(), "failure")  # noqa: B023
 
         with ThreadPoolExecutor(1) as pool:
             outage = pool.submit(stop_and_start)
-            while not outage.done() or len(sent) < 500:
-                batch = _messages(50, keys=5)
-                spent += self._deliver(backend, batch, lambda: failures.append(None))
-                sent += batch
+            try:
+                while not outage.done() or len(sent) < 500:
+                    batch = _messages(50, keys=5)
+                    spent += self._deliver(backend, batch, lambda: failures.append(None))
+                    sent += batch
+            finally:
+                is_over.set()
             outage.result()
         assert max(spent.values(), default=0) <= self.restarts
         self._assert_arrived(sent)
@@ -286,7 +291,8 @@ class BackendFaultContract:
         if Fault.MISSING_FOR_ONE not in self.excluded:
             following.append(make_message(config=self.missing_for_one(self._one_case())))
             kinds.append(self.missing_for_one_error)
-        assert _kinds(self._send(backend, following + good[1:])) == [*kinds, None]
+        outcomes = self._answered(backend, following + good[1:])
+        assert _kinds(outcomes) == [*kinds, None]
         self._deliver(backend, messages)
         self._assert_arrived(first + good + messages)
 
@@ -417,6 +423,14 @@ class BackendFaultContract:
                 assert time.monotonic() < deadline, f"not delivered: {next(filter(None, outcomes))}"
                 time.sleep(0.01)
         return spent
+
+    def _answered(self, backend: MessageBackend, messages: Sequence[Message]) -> list[Outcome]:
+        """Send until the server answers, which may take a moment after a fault."""
+        deadline = time.monotonic() + SECONDS
+        while BackendUnavailable in _kinds(outcomes := self._send(backend, messages)):
+            assert time.monotonic() < deadline, f"no answer: {outcomes[0]}"
+            time.sleep(0.01)
+        return outcomes
 
     def _read_ids(self) -> list[str]:
         return [str(each["id"]) for each in self.read_back()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from django.utils import timezone
 
 from django_broadcaster import endpoints as endpoints_module
 from django_broadcaster.backends import WebhookBackend
+from django_broadcaster.backends.event_backend import EventBackend
 from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
 from django_broadcaster.models import OutboxWebhookEndpoint
+from django_broadcaster.relay.endpoint_book import attach_endpoints
 from django_broadcaster.signals import endpoint_disabled
 from tests.support.batches import kinds, numbers
 from tests.support.redis_server import free_port
@@ -69,6 +72,31 @@ def test_endpoint_that_works_has_no_row(many: Any, server: WebhookServer) -> Non
         assert backend.send_batch([to(server.url) for _ in range(50)]) == [None] * 50
     assert len(queries) == 1
     assert not OutboxWebhookEndpoint.objects.exists()
+
+
+def test_without_a_relay_nothing_is_written(server: WebhookServer) -> None:
+    """A backend that a script uses neither reads nor writes about endpoints."""
+    server.answer = lambda request: Reply(410)
+    backend = WebhookBackend(alias="default", url=server.url, allow_private=True)
+    with closing(backend), CaptureQueriesContext(connection) as queries:
+        assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
+    assert not queries.captured_queries
+
+
+def test_relay_attaches_the_endpoints_to_a_backend_that_is_given_events(
+    server: WebhookServer,
+) -> None:
+    """A webhook backend with a `publish` of its own knows what is disabled, too."""
+
+    class Own(WebhookBackend):
+        def publish(self, event: Any) -> bool:
+            return super().publish(event)
+
+    with closing(Own(alias="default", url=server.url, allow_private=True)) as backend:
+        attach_endpoints(EventBackend(wrapped=backend, alias="default"))
+        server.answer = lambda request: Reply(410)
+        assert kinds(backend.send_batch(numbers(1))) == [BackendUnavailable]
+    assert OutboxWebhookEndpoint.objects.get().disabled_at is not None
 
 
 def test_looks_are_as_rare_as_they_may_be(

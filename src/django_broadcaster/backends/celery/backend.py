@@ -22,7 +22,12 @@ from ..names import escape_words
 from ..outcomes import Batch
 from .connection import CLIENT, Call, Connection
 from .errors import CallRefused
-from .names import PRIORITIES, read_name
+
+PRIORITIES: Final = (0, 255)
+"""What AMQP can carry; on Redis Celery knows 0 to 9."""
+
+SHORT_BYTES: Final = 255
+"""The longest name in AMQP, in bytes of UTF-8."""
 
 # Celery's own tasks, such as celery.map, take the name of another one to call.
 _RESERVED: Final = "celery."
@@ -80,7 +85,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
         self.app_path = self.read.require("app", app, holds, rule)
         self._task = self.read.template("task", task, escape_words)
         self.arguments = self.read.choice("arguments", arguments, ("event", "data"))
-        self.queue = read_name(self.read, "queue", queue, optional=True)
+        self.queue = self.read.text("queue", queue, SHORT_BYTES, plain=True, optional=True)
         self.priority = self.read.integer("priority", priority, *PRIORITIES, optional=True)
         self.timeout = self.read.seconds("timeout", timeout)
         self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
@@ -111,7 +116,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
             if key == "priority":
                 self.read_config.integer(key, value, *PRIORITIES)
             else:
-                read_name(self.read_config, key, value)
+                self.read_config.text(key, value, SHORT_BYTES, plain=True)
 
     def show(self, message: Message) -> Shown:
         """Return the task that is called, and its arguments as JSON."""

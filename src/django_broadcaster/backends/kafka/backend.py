@@ -109,7 +109,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         self._template = self.read.template("topic", topic, escape_topic, topic_problem)
         self.timeout = self.read.seconds("timeout", timeout)
         self.timestamp = self.read.choice("timestamp", timestamp, ("sent", "event"))
-        self._servers = self._read_servers(bootstrap_servers)
+        servers = self.read.one_or_more("bootstrap_servers", bootstrap_servers, "'host:port'")
+        self._servers = ",".join(servers)
         self._tls = self.read.tls(tls)
         login = self.read.login(username, password)
         self._config = read_config(self.read, config, login=login, tls=self._tls)
@@ -296,15 +297,6 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         logs = {"logger": logging.getLogger("django_broadcaster")}
         config = client_config(self._servers, self._limit, self._config)
         return {**logs, **config}
-
-    def _read_servers(self, servers: Any) -> str:
-        """Return `bootstrap_servers` as librdkafka takes them."""
-        listed = [servers] if isinstance(servers, str) else servers
-        holds = isinstance(listed, Sequence) and not isinstance(listed, bytes) and bool(listed)
-        holds = holds and all(isinstance(each, str) and each for each in listed)
-        rule = "'host:port', or a list of these"
-        self.read.require("bootstrap_servers", servers, holds, rule)
-        return ",".join(listed)
 
 
 def _milliseconds(time: datetime | None) -> int:

@@ -25,7 +25,7 @@ from ..outcomes import Batch
 from .connection import CLIENT, Connection, connect
 from .errors import ERRORS, ConnectionLost
 from .names import topic_problem
-from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Outgoing, is_text, properties
+from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Outgoing, properties
 from .sender import Experience, Sender
 
 SHOWN_CHARACTERS: Final = 200
@@ -90,11 +90,8 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.host = self.read.text("host", host)
-        self.client_id = self.read.text("client_id", client_id, empty=True)
-        for option, value in (("host", host), ("client_id", client_id)):
-            if not is_text(value):
-                self.read.refuse(option, f"must have no control characters, not {value!r}")
+        self.host = self.read.text("host", host, plain=True)
+        self.client_id = self.read.text("client_id", client_id, empty=True, plain=True)
         self._login = self.read.login(username, password, most=LONGEST_TEXT, needs=("username",))
         self._tls = self.read.tls(tls, extra=EXTRA_TLS, context=True)
         self.read.port("port", port, optional=True)

@@ -199,7 +199,7 @@ def connect(
     timeout: float,
 ) -> Connection:
     """Return an open connection; raises ConnectionLost, MissingClient or the client's errors."""
-    paho = client_module(CLIENT, "paho.mqtt.client")
+    paho = client_module(CLIENT, "paho.mqtt", "paho.mqtt.client")
     client = paho.Client(
         paho.CallbackAPIVersion.VERSION2,
         client_id=client_id,

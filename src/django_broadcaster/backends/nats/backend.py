@@ -9,7 +9,7 @@ from hashlib import blake2b
 from math import ceil, inf
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from django_broadcaster.exceptions import (
     Rejected,
@@ -103,8 +103,8 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.servers = [servers] if isinstance(servers, str) else servers
-        parts = self._read_servers()
+        self.servers = self.read.one_or_more("servers", servers, "a URL")
+        parts = [self.read.url("servers", each, _SCHEMES) for each in self.servers]
         self.stream = self.read.require(
             "stream",
             stream,
@@ -286,14 +286,6 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return ", ".join(f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts)
 
     # --- Options -----------------------------------------------------------------------------
-
-    def _read_servers(self) -> list[SplitResult]:
-        """Return the parts of the URLs."""
-        rule = "a URL, or a list of URLs"
-        listed: Any = self.servers
-        holds = isinstance(listed, Sequence) and not isinstance(listed, bytes) and bool(listed)
-        self.read.require("servers", listed, holds, rule)
-        return [self.read.url("servers", each, _SCHEMES) for each in listed]
 
     def _read_stream_config(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
         config = self.read.mapping("stream_config", given, optional=True) or {}

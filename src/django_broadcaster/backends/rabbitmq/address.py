@@ -62,29 +62,15 @@ def _tls(tls: TLS, host: str) -> dict[str, Any]:
     }
 
 
-def read_address(
-    read: OptionReader,
-    *,
-    url: str | None,
-    username: str | None,
-    password: str | None,
-    login_method: str,
-    tls: object,
-) -> Address:
-    """Return the address that the options of a backend say; raises BackendConfigurationError."""
-    wanted = read.tls(tls, extra=EXTRA_TLS)
-    default = "amqp://localhost" if wanted is None else "amqps://localhost"
+def read_url(read: OptionReader, url: str | None, tls: TLS | None) -> SplitResult:
+    """Return the parts of the URL; raises the reader's error."""
+    default = "amqp://localhost" if tls is None else "amqps://localhost"
     parts = read.url("url", default if url is None else url, PORTS, needs_host=False)
     if parts.query or parts.fragment:
         problem = "must not contain a query string; use the backend's options instead"
         read.refuse("url", problem)
     if "/" in parts.path[1:]:
         read.refuse("url", "must have %2F for a slash in the name of a virtual host")
-    if wanted and parts.scheme == "amqp":
+    if tls and parts.scheme == "amqp":
         read.refuse("url", "must begin with amqps://, because 'tls' is set")
-    return Address(
-        parts=parts,
-        login=read.login(username, password, {"url": [parts]}),
-        login_method=read.choice("login_method", login_method, LOGIN_METHODS),
-        tls=wanted or (TLS() if parts.scheme == "amqps" else None),
-    )
+    return parts

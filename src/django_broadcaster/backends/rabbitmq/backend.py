@@ -16,16 +16,17 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..connected import ConnectedBackend
+from ..credentials import TLS
 from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
-from ..options import OptionReader
+from ..options import READ_ROW
 from ..outcomes import Batch
-from .address import read_address
+from .address import EXTRA_TLS, LOGIN_METHODS, Address, read_url
 from .connection import CLIENT, Connection
 from .errors import ERRORS, ChannelRefused
 from .frames import SHORT_BYTES, Outgoing
-from .names import ESCAPES, is_fixed, is_short, name_of, read_name
+from .names import ESCAPES, is_fixed, is_short, name_of
 from .properties import PROPERTIES, expiration_of, read_properties
 from .sender import Experience, Sender
 
@@ -34,7 +35,6 @@ EXCHANGE_TYPES: Final = frozenset({"direct", "fanout", "headers", "topic"})
 BINDINGS: Final = {binding.prefix: binding for binding in (RABBITMQ, AMQP)}
 
 _PLACES: Final = frozenset({"exchange", "routing_key"})
-_OF_A_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
 
 
 class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
@@ -114,17 +114,17 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     ) -> None:
         super().__init__(**options)
         read = self.read
-        self._address = read_address(
-            read,
-            url=url,
-            username=username,
-            password=password,
-            login_method=login_method,
-            tls=tls,
+        encryption = read.tls(tls, extra=EXTRA_TLS)
+        parts = read_url(read, url, encryption)
+        self._address = Address(
+            parts,
+            read.login(username, password, {"url": [parts]}),
+            read.choice("login_method", login_method, LOGIN_METHODS),
+            encryption or (TLS() if parts.scheme == "amqps" else None),
         )
         if routing_key is None:
             routing_key = queue or "" if exchange == "" else "{type}"
-        self.queue = read_name(read, "queue", queue, optional=True)
+        self.queue = read.text("queue", queue, SHORT_BYTES, plain=True, optional=True)
         self.exchange, self._exchange = exchange, self._template("exchange", exchange)
         self.routing_key = routing_key
         self._routing_key = self._template("routing_key", routing_key)
@@ -193,7 +193,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         """Judge the values, too; raises InvalidPublisherConfig."""
         super().validate_config(config)
         for key in config.keys() & _PLACES:
-            read_name(self.read_config, key, config[key], empty=True)
+            self.read_config.text(key, config[key], SHORT_BYTES, empty=True, plain=True)
         read_properties(self.read_config, config)
 
     def destination_of(self, message: Message) -> Mapping[str, Any]:
@@ -243,7 +243,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         A publish call refuses those; a row that was changed afterwards may have them.
         """
         config = message.config
-        read_properties(_OF_A_ROW, config)
+        read_properties(READ_ROW, config)
         outgoing.priority = config.get("priority")
         outgoing.correlation_id = config.get("correlation_id", "")
         outgoing.headers = {**config.get("headers", {}), **outgoing.headers}
@@ -319,11 +319,11 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
 
     def _template(self, option: str, text: str) -> Template | None:
         """Return the template of a name, or None for the empty name; both may be empty."""
-        read_name(self.read, option, text, empty=True)
+        self.read.text(option, text, SHORT_BYTES, empty=True, plain=True)
         return None if text == "" else self.read.template(option, text, ESCAPES[option])
 
     def _binding_key(self, given: str | None) -> str:
-        read_name(self.read, "binding_key", given, empty=True, optional=True)
+        self.read.text("binding_key", given, SHORT_BYTES, empty=True, plain=True, optional=True)
         if given is not None:
             return given
         if is_fixed(self._routing_key):

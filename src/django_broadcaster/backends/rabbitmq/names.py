@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 from ..base import Message
 from ..names import Escape, Template, escape_word, escape_words
-from ..options import OptionReader
 from .frames import SHORT_BYTES
-
-T = TypeVar("T")
-
 
 ESCAPES: Final[Mapping[str, Escape]] = {"exchange": escape_word, "routing_key": escape_words}
 
@@ -31,13 +27,3 @@ def name_of(template: Template | None, given: str | None, message: Message) -> s
 def is_short(text: str) -> bool:
     """Return True if AMQP has room for a text where it counts its bytes in one."""
     return len(text) * 4 <= SHORT_BYTES or len(text.encode()) <= SHORT_BYTES
-
-
-def read_name(
-    read: OptionReader, option: str, name: T, *, empty: bool = False, optional: bool = False
-) -> T:
-    """Read a name or another short text; raises the reader's error."""
-    read.text(option, name, SHORT_BYTES, empty=empty, optional=optional)
-    if isinstance(name, str) and any(ord(char) < 0x20 or char == "\x7f" for char in name):
-        read.refuse(option, f"must have no control characters, not {name!r}")
-    return name

@@ -11,7 +11,8 @@ from ..base import Message
 from ..expiry import AMQP_LONGEST, seconds_left
 from ..options import OptionReader
 from ..text import is_utf8
-from .names import is_short, read_name
+from .frames import SHORT_BYTES
+from .names import is_short
 
 PROPERTIES: Final = frozenset({"priority", "expiration", "correlation_id", "headers"})
 
@@ -28,7 +29,7 @@ def read_properties(read: OptionReader, config: Mapping[str, Any]) -> None:
     if "expiration" in config:
         read.seconds("expiration", config["expiration"], 0, AMQP_LONGEST)
     if "correlation_id" in config:
-        read_name(read, "correlation_id", config["correlation_id"], empty=True)
+        read.text("correlation_id", config["correlation_id"], SHORT_BYTES, empty=True, plain=True)
     if "headers" in config:
         headers = read.mapping("headers", config["headers"])
         read.check("headers", next(_header_problems(headers), None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from django_broadcaster.exceptions import MissingClient
 
@@ -29,6 +29,7 @@ class Node(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+SCHEMES: Final = ("redis", "rediss", "unix")
 _DEFAULT_PLACE: Final = ("localhost", 6379)
 
 
@@ -121,69 +122,28 @@ class Address:
             first = Node(parts.hostname or "localhost", parts.port or 6379)
         return [first, *(Node(*each) for each in self.startup_nodes)]
 
-
-def read_address(
-    read: OptionReader,
-    *,
-    host: str,
-    port: int,
-    db: int,
-    url: str | None,
-    username: str | None,
-    password: str | None,
-    tls: object,
-    sentinels: Sequence[tuple[str, int]],
-    sentinel_master: str | None,
-    sentinel_username: str | None,
-    sentinel_password: str | None,
-    cluster: bool,
-    startup_nodes: Sequence[tuple[str, int]],
-) -> Address:
-    """Return the address that the options of a backend say; raises BackendConfigurationError."""
-    read.text("host", host)
-    read.port("port", port)
-    read.integer("db", db, 0)
-    read.flag("cluster", cluster)
-    read.addresses("sentinels", sentinels)
-    read.addresses("startup_nodes", startup_nodes)
-    read.text("sentinel_master", sentinel_master, optional=not sentinels)
-    place = (host, port) if (host, port) != _DEFAULT_PLACE else None
-    parts = None
-    if url is not None:
-        parts = read.url("url", url, ("redis", "rediss", "unix"), needs_host=False)
-        read.apart("url", url, "host", place)
-        read.apart("url", url, "db", db or None)
-    for option, value in (
-        ("sentinel_master", sentinel_master),
-        ("sentinel_username", sentinel_username),
-        ("sentinel_password", sentinel_password),
-    ):
-        read.text(option, value, optional=True)
-        read.together(option, value, "sentinels", sentinels)
-    read.apart("sentinels", sentinels, "url", url)
-    read.apart("sentinels", sentinels, "host", place)
-    read.apart("sentinels", sentinels, "cluster", cluster)
-    read.together("startup_nodes", startup_nodes, "cluster", cluster)
-    if cluster:
-        read.integer("db", db, 0, 0)
-    if cluster and parts and (parts.scheme == "unix" or parts.path not in ("", "/", "/0")):
-        read.refuse("url", "must name a host and no database, because 'cluster' is True")
-    encryption = read.tls(tls, by_url=parts is not None and parts.scheme == "rediss")
-    if encryption and parts and parts.scheme != "rediss":
-        read.refuse("url", "must begin with rediss://, because 'tls' is set")
-    return Address(
-        host=host,
-        port=port,
-        db=db,
-        url=url,
-        login=read.login(username, password, {"url": [parts] if parts else []}),
-        tls=encryption,
-        sentinels=sentinels,
-        sentinel_master=sentinel_master,
-        sentinel_login=Login(sentinel_username, sentinel_password),
-        cluster=cluster,
-        startup_nodes=startup_nodes,
-    )
+    def check(self, read: OptionReader, parts: SplitResult | None) -> None:
+        """Refuse what contradicts itself; `parts` are those of the URL."""
+        place = (self.host, self.port) if (self.host, self.port) != _DEFAULT_PLACE else None
+        read.apart("url", self.url, "host", place)
+        read.apart("url", self.url, "db", self.db or None)
+        read.text("sentinel_master", self.sentinel_master, optional=not self.sentinels)
+        for option, value in (
+            ("sentinel_master", self.sentinel_master),
+            ("sentinel_username", self.sentinel_login.username),
+            ("sentinel_password", self.sentinel_login.password),
+        ):
+            read.together(option, value, "sentinels", self.sentinels)
+        read.apart("sentinels", self.sentinels, "url", self.url)
+        read.apart("sentinels", self.sentinels, "host", place)
+        read.apart("sentinels", self.sentinels, "cluster", self.cluster)
+        read.together("startup_nodes", self.startup_nodes, "cluster", self.cluster)
+        if self.cluster:
+            read.integer("db", self.db, 0, 0)
+        if parts and self.tls and parts.scheme != "rediss":
+            read.refuse("url", "must begin with rediss://, because 'tls' is set")
+        if parts and self.cluster and (parts.scheme == "unix" or parts.path not in ("", "/", "/0")):
+            read.refuse("url", "must name a host and no database, because 'cluster' is True")
 
 
 def _login(login: Login) -> dict[str, Any]:

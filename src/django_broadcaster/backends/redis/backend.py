@@ -8,17 +8,18 @@ from typing import Any, ClassVar, Final
 
 from django_broadcaster.exceptions import (
     DeliveryError,
-    InvalidPublisherConfig,
     Rejected,
 )
 
 from ..base import Message, Shown, as_delivery_error
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import ConnectedBackend
+from ..credentials import Login
 from ..names import escape_stream
+from ..options import READ_ROW, OptionReader
 from ..outcomes import Batch
 from . import entries, fields
-from .address import CLIENT, Node, read_address
+from .address import CLIENT, SCHEMES, Address, Node
 from .cluster import Cluster, OneServer, Servers
 from .connection import Connection, Entry
 from .errors import failure, parse
@@ -107,29 +108,32 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
             RedisStreamBackend.__init__(self, **{"alias": "default", **config, **options})
             return
         super().__init__(**options)
+        read = self.read
         self.stream_name = stream_name
-        self._template = self.read.template("stream_name", stream_name, escape_stream)
-        self.max_len = self.read.integer("max_len", max_len, 1, LONGEST, optional=True)
-        self.body_field = fields.read_body_field(self.read, body_field)
-        self.connect_timeout = self.read.seconds("connect_timeout", connect_timeout)
-        self.socket_timeout = self.read.seconds("socket_timeout", socket_timeout)
-        self.wait_replicas = self.read.integer("wait_replicas", wait_replicas, 0)
-        self._address = read_address(
-            self.read,
-            host=host,
-            port=port,
-            db=db,
+        self._template = read.template("stream_name", stream_name, escape_stream)
+        self.max_len = read.integer("max_len", max_len, 1, LONGEST, optional=True)
+        self.body_field = fields.read_body_field(read, body_field)
+        self.connect_timeout = read.seconds("connect_timeout", connect_timeout)
+        self.socket_timeout = read.seconds("socket_timeout", socket_timeout)
+        self.wait_replicas = read.integer("wait_replicas", wait_replicas, 0)
+        parts = None if url is None else read.url("url", url, SCHEMES, needs_host=False)
+        self._address = Address(
+            host=read.text("host", host),
+            port=read.port("port", port),
+            db=read.integer("db", db, 0),
             url=url,
-            username=username,
-            password=password,
-            tls=tls,
-            sentinels=sentinels,
-            sentinel_master=sentinel_master,
-            sentinel_username=sentinel_username,
-            sentinel_password=sentinel_password,
-            cluster=cluster,
-            startup_nodes=startup_nodes,
+            login=read.login(username, password, {"url": [parts] if parts else []}),
+            tls=read.tls(tls, by_url=parts is not None and parts.scheme == "rediss"),
+            sentinels=read.addresses("sentinels", sentinels),
+            sentinel_master=read.text("sentinel_master", sentinel_master, optional=True),
+            sentinel_login=Login(
+                read.text("sentinel_username", sentinel_username, optional=True),
+                read.text("sentinel_password", sentinel_password, optional=True),
+            ),
+            cluster=read.flag("cluster", cluster),
+            startup_nodes=read.addresses("startup_nodes", startup_nodes),
         )
+        self._address.check(read, parts)
         self.may_be_away_in_part = cluster
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
@@ -179,17 +183,17 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         """Judge `stream_name`, `max_len` and the further fields; raises InvalidPublisherConfig."""
         if "stream_name" in config:
             self.read_config.text("stream_name", config["stream_name"])
-        self.read_config.integer("max_len", config.get("max_len"), 1, LONGEST, optional=True)
-        for key, problem in self._field_problems(config):
-            raise InvalidPublisherConfig(f"{key!r} {problem}", self.alias)
+        if "max_len" in config:
+            self.read_config.integer("max_len", config["max_len"], 1, LONGEST, optional=True)
+        self._check_fields(self.read_config, config)
         largest, limit = fields.packed(config).largest, self.max_message_bytes or 0
         if largest > limit:
             problem = f"has a field of {largest} bytes, over the limit of {limit}"
             self.read_config.refuse("publisher_config", problem)
 
-    def _field_problems(self, config: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
+    def _check_fields(self, read: OptionReader, config: Mapping[str, Any]) -> None:
         binary = self.content_mode == "binary"
-        return fields.problems(config, binary=binary, body_field=self.body_field)
+        fields.check(read, config, binary=binary, body_field=self.body_field)
 
     def show(self, message: Message) -> Shown:
         """Return the fields of the entry; the body is that of `body_field`."""
@@ -272,8 +276,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
 
         Such a row is written by other means, or before the backend's content mode was changed.
         """
-        for key, problem in self._field_problems(config):
-            raise Rejected(f"publisher_config: {key!r} {problem}")
+        self._check_fields(READ_ROW, config)
         return fields.packed(config)
 
     def _too_large(self, size: int) -> Rejected:

@@ -5,9 +5,8 @@ A value is written as text: a number as Python writes it, a bool as `true` or `f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from reprlib import repr as shortened
 from typing import Any, Final, NamedTuple
 
 from ..bindings import REDIS
@@ -66,24 +65,24 @@ def read_body_field(read: OptionReader, name: str | None) -> str | None:
     return name
 
 
-def problems(
-    config: Mapping[Any, Any], *, binary: bool, body_field: str | None = None
-) -> Iterator[tuple[object, str]]:
-    """Yield each key that can't be a field, and why.
+def check(
+    read: OptionReader, config: Mapping[Any, Any], *, binary: bool, body_field: str | None
+) -> None:
+    """Check the further fields of an entry; raises the reader's error.
 
-    `binary` tells the content mode, and `body_field` the name of the body's field, if it has one.
+    Args:
+        binary: Whether the content mode is "binary".
+        body_field: The name of the body's field, if it has one of its own.
     """
     for name, value in config.items():
         if name in OPTIONS:
             continue
         if not isinstance(name, str) or not is_utf8(name):
-            yield name, "must be text to be the name of a field"
-        elif name in DOCUMENTED or name == body_field or (binary and _belongs_to_binary_mode(name)):
-            yield name, "is a field of every entry; choose another name"
-        elif not isinstance(value, str | int | float):
-            yield name, f"must be text, a number or a bool, not {shortened(value)}"
-        elif isinstance(value, str) and not is_utf8(value):
-            yield name, f"must be valid Unicode text, not {shortened(value)}"
+            read.refuse(name, "must be text to be the name of a field")
+        if name in DOCUMENTED or name == body_field or (binary and _belongs_to_binary_mode(name)):
+            read.refuse(name, "is a field of every entry; choose another name")
+        fits = isinstance(value, int | float) or (isinstance(value, str) and is_utf8(value))
+        read.require(name, value, fits, "text, a number or a bool")
 
 
 def _belongs_to_binary_mode(name: str) -> bool:

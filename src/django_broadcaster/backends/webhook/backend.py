@@ -21,7 +21,7 @@ from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
 from django_broadcaster.backends.connected import HEALTH_SECONDS, ConnectedBackend
 from django_broadcaster.backends.credentials import TLS
 from django_broadcaster.backends.errors import unavailable
-from django_broadcaster.backends.options import OptionReader
+from django_broadcaster.backends.options import READ_ROW, OptionReader
 from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
@@ -58,7 +58,6 @@ PROBES: Final = 4
 """How many events at once try one of many endpoints that did not answer before."""
 
 _FROM_A_FUNCTION: Final = OptionReader(lambda key, problem: ValueError(problem))
-_OF_A_ROW: Final = OptionReader(lambda key, problem: Rejected(f"its {key!r} {problem}"))
 
 
 class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
@@ -84,7 +83,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         max_in_flight: The number of requests at once.
         max_response_bytes: The bytes of a response that are read before its connection is closed.
         disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
-            default five days with `event_urls`, and never without.
+            default five days with `event_urls`, and never (`math.inf`) without.
         allow_private: Whether endpoints may have addresses that are not public.
         allowed_networks: Networks that endpoints may be in nevertheless, such as `10.1.0.0/16`.
 
@@ -129,7 +128,8 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         read.apart("secrets", secrets, "secrets_for", secrets_for)
         read.flag("handshake", handshake)
         read.together("handshake", handshake, "request_origin", request_origin)
-        read.seconds("disable_after", disable_after, optional=True)
+        if disable_after != math.inf:
+            read.seconds("disable_after", disable_after, optional=True)
         default = FIVE_DAYS if event_urls else math.inf
         self.options = WebhookOptions(
             url=url,
@@ -247,7 +247,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
 
     def _reason_to_stop(self, url: str) -> Answer | None:
         try:
-            read_url(_OF_A_ROW, url, allow_http=self.options.allow_http or url == self.options.url)
+            read_url(READ_ROW, url, allow_http=self.options.allow_http or url == self.options.url)
         except Rejected as error:
             return Answer(Kind.FORBIDDEN, str(error))
         row = self.book.disabled(url)

@@ -72,10 +72,8 @@ class Connection(HeldConnection):
 
     def close(self) -> None:
         """End connections, the loop and its threads."""
-        sessions = [each for each in (self._session, self._fresh) if each is not None]
         try:
-            for session in sessions:
-                self._loop.run(_close(session))
+            self._loop.run(self._end())
         finally:
             self._loop.close()
 
@@ -145,6 +143,16 @@ class Connection(HeldConnection):
         except (load().ClientError, TimeoutError):
             pass
         response.close()
+
+    async def _end(self) -> None:
+        """Close the sessions. An interrupted batch would go on and open another one."""
+        interrupted = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in interrupted:
+            task.cancel()
+        await asyncio.gather(*interrupted, return_exceptions=True)
+        for session in (self._session, self._fresh):
+            if session is not None:
+                await _close(session)
 
     async def _with_session(self, work: Coroutine[Any, Any, T]) -> T:
         if self._session is None:

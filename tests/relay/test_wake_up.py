@@ -1,0 +1,132 @@
+"""A relay that a publisher wakes: its delivery comes first, by statements whose plans are kept."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections
+
+from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.relay.rounds import FRESH_SECONDS, TICK_SECONDS
+from django_broadcaster.store import keep_plans
+from tests.publishers.statements import statements
+from tests.support.backends import Script
+from tests.support.clock import Clock
+from tests.support.events import publish
+from tests.support.waiting import wait_until
+
+from .conftest import Join, turn, working
+
+PAUSED = "SELECT 1 FROM django_broadcaster_outboxbackendstate"
+"""The first statement of a round."""
+
+
+def of_round(run: list[str]) -> list[str]:
+    """Return the beginnings of the statements of a round; operations are polled after it."""
+    return [sql.partition(" WHERE ")[0] for sql in run if "outboxoperation" not in sql]
+
+
+def woken(loop: DeliveryLoop) -> list[str]:
+    """Take a turn after a wake-up; return its statements."""
+    with statements() as run:
+        loop.turn(100, woken=True)
+    return run
+
+
+def test_a_wake_up_comes_before_rounds_that_are_due(
+    database: str, scripted: Script, join: Join, clock: Clock
+) -> None:
+    """The turn delivers and leaves the round to the next one."""
+    loop = join()
+    turn(loop)
+    clock.advance(TICK_SECONDS)
+    publish("a1", using=database)
+    assert not any(PAUSED in sql for sql in woken(loop))
+    assert scripted.arrived == ["a1"]
+    with statements() as run:
+        loop.turn(100)
+    assert PAUSED in run[0]
+
+
+def test_a_wake_up_without_an_event_does_not_delay_a_round(
+    database: str, scripted: Script, join: Join, clock: Clock
+) -> None:
+    """Other relays' events wake every relay of the backend, and rounds must go on meanwhile."""
+    loop = join()
+    turn(loop)
+    clock.advance(TICK_SECONDS)
+    assert any(PAUSED in sql for sql in woken(loop))
+
+
+@pytest.mark.parametrize("reason", ["late", "shares"])
+def test_a_round_comes_first_if_it_is_late_or_wanted(
+    database: str, scripted: Script, join: Join, clock: Clock, reason: str
+) -> None:
+    """A relay must not go on for long with partitions or a pause that it read long ago."""
+    loop = join()
+    turn(loop)
+    if reason == "late":
+        clock.advance(FRESH_SECONDS)
+    else:
+        loop.rounds.are_wanted.set()
+    publish("a1", using=database)
+    assert PAUSED in woken(loop)[0]
+    assert scripted.arrived == ["a1"]
+
+
+def test_a_round_makes_way_for_a_delivery_after_each_step(
+    database: str, scripted: Script, join: Join, clock: Clock
+) -> None:
+    """The rest of it follows, until it is complete."""
+    loop = join()
+    turn(loop)
+    with statements() as whole:
+        clock.advance(2 * TICK_SECONDS)
+        loop.prepare()
+    loop.is_wanted = lambda: True
+    clock.advance(2 * TICK_SECONDS)
+    parts: list[list[str]] = []
+    while not parts or parts[-1]:
+        with statements() as part:
+            loop.prepare()
+        parts.append(part)
+    assert of_round([sql for part in parts for sql in part]) == of_round(whole)
+    assert len(parts) > 3
+
+
+def test_a_worker_delivers_what_it_is_woken_for(database: str, scripted: Script) -> None:
+    """Each event arrives, in order, while the relay polls too seldom to find one."""
+    names = [f"a{number}" for number in range(20)]
+    with working(database, interval=0.5 if connections[database].vendor != "postgresql" else 60.0):
+        for number, name in enumerate(names, 1):
+            publish(name, using=database)
+            wait_until(lambda number=number: len(scripted.arrived) == number, 30, "the delivery")
+    assert scripted.arrived == names
+
+
+def plans(database: str) -> list[str]:
+    """Return the statements whose plans the server keeps for the connection."""
+    with connections[database].cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        return [statement for (statement,) in cursor.fetchall()]
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own session", "maybe shared"])
+def test_plans_are_kept_for_a_session_of_its_own(
+    database: str, scripted: Script, join: Join, is_own: bool
+) -> None:
+    """The fetch and the heartbeat are planned once; a pooler's session would lack their plans."""
+    if connections[database].vendor != "postgresql":
+        pytest.skip("only PostgreSQL has prepared statements")
+    connections[database].close()
+    loop = join()
+    if is_own:
+        connections[database].ensure_connection()
+        keep_plans(connections[database])
+    for number in range(20):
+        publish(f"a{number}", using=database)
+        loop.turn(100)
+    assert len(scripted.arrived) == 20
+    kept = " ".join(plans(database))
+    assert ("FROM django_broadcaster_outboxevent" in kept) is is_own
+    assert ("UPDATE django_broadcaster_outboxrelay" in kept) is is_own
+    connections[database].close()
