@@ -262,8 +262,11 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "content type": ({"data_content_type": "json"}, "not a media type"),
     "data that are no text": ({"data_content_type": "text/plain"}, "must be a string"),
     "spec version": ({"spec_version": "0.3"}, "must be '1.0', not '0.3'"),
-    "status": ({"status": "waiting"}, "status 'waiting'"),
-    "alias": ({"publisher_backend": "b" * 80}, f"must have at most 64 characters, not 80: {'b' * 80}"),
+    "status": ({"status": "waiting"}, "not 'waiting'"),
+    "alias": (
+        {"publisher_backend": "b" * 80},
+        f"must have at most 64 characters, not 80: {'b' * 80}",
+    ),
     "configuration": ({"publisher_config": ["a"]}, "must be a dictionary"),
 }
 
