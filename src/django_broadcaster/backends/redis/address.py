@@ -65,16 +65,15 @@ class Address:
             "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
             # RESP3 has nothing for a publisher, and brings unrequested messages.
             "protocol": 2,
+            **_tls(self.tls),
         }
         if self.sentinels:
             return self._client_of_master(options)
         options.update(_login(self.login))
         if self.url is None:
             host, port = node or (self.host, self.port)
-            return redis.Redis(host=host, port=port, db=self.db, **options, **_tls(self.tls))
-        if self.tls is not None:
-            options.update(_tls(self.tls))
-            del options["ssl"]  # as the scheme of the URL says
+            is_encrypted = self.tls is not None
+            return redis.Redis(host=host, port=port, db=self.db, ssl=is_encrypted, **options)
         try:
             return redis.Redis.from_url(self._url_of(node), **options)
         except ValueError as error:  # an option in the query
@@ -86,7 +85,7 @@ class Address:
         That is what keeps it off a master that was replaced and comes back: such a one takes
         writes until a sentinel has told it.
         """
-        options |= _tls(self.tls)
+        options["ssl"] = self.tls is not None
         sentinel = library().sentinel.Sentinel(
             self.sentinels, sentinel_kwargs={**options, **_login(self.sentinel_login)}
         )
@@ -153,9 +152,8 @@ def _login(login: Login) -> dict[str, Any]:
 def _tls(tls: TLS | None) -> dict[str, Any]:
     """Return redis-py's keywords."""
     if tls is None:
-        return {"ssl": False}
+        return {}
     return {
-        "ssl": True,
         "ssl_ca_certs": tls.ca_file,
         "ssl_certfile": tls.cert_file,
         "ssl_keyfile": tls.key_file,
