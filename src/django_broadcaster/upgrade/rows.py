@@ -1,7 +1,7 @@
 """Convert rows of 0.1.1 into rows of the outbox, and the reverse.
 
-0.1.1 did not validate events. An invalid event becomes a dead letter with the old values and an
-error with the reason, so that it is not lost and does not block others. A value that is too long
+0.1.1 did not validate events. An invalid event becomes a dead letter with the old values. Its
+error has the reason, so that no event is lost or blocks others. A value that is too long
 for its column is shortened, and the error has the whole value.
 """
 
