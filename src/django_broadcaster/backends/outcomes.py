@@ -1,4 +1,4 @@
-"""What becomes of the messages of one batch, kept by the rules of `send_batch`."""
+"""The outcomes of the messages of one batch, kept by the rules of `send_batch`."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class Batch:
         self.outcomes[index] = Held("an earlier event of its key failed in this batch")
 
     def give_up(self, start: int, error: BackendUnavailable) -> None:
-        """From `start` on, whatever has not failed for a reason of its own was not delivered."""
+        """Note an error for all from `start` on that have not failed for a reason of their own."""
         self.outcomes[start:] = [outcome or error for outcome in self.outcomes[start:]]

@@ -1,4 +1,4 @@
-"""What an error of Redis, or of redis-py, means for events."""
+"""The meaning of errors of Redis, and of redis-py, for events."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             tls=read.tls(tls, context=True) or TLS(),
         )
         self.book: EndpointBook = NoBook()
-        """What is written down about endpoints that fail; the relay sets it."""
+        """Records endpoints that fail; the relay sets it."""
         self._pauses = Pauses()
         self._handshakes = Handshakes()
 
@@ -205,8 +205,9 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         return self._pauses.returned()
 
     def show(self, message: Message) -> Shown:
-        """Return the request without what is a secret: the path of the URL, the signature, and the
-        values of the headers that are set in OPTIONS."""
+        """Return the request without its secrets.
+
+        Those are the path of the URL, the signature, and the values of headers set in OPTIONS."""
         shown = super().show(message)
         hidden = dict.fromkeys((*self.options.headers, "webhook-signature"), "(not shown)")
         if self.options.request_origin is not None:
@@ -226,7 +227,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         try:
             self.book.look(urls)
         except (DatabaseError, InterfaceError) as error:
-            raise BackendUnavailable("which endpoints are disabled can't be read") from error
+            raise BackendUnavailable("the disabled endpoints can't be read") from error
         return {url: self._endpoint(url) for url in urls}
 
     def _endpoint(self, url: str) -> Endpoint:
@@ -256,7 +257,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             return Answer(Kind.GONE, text)
         seconds = self._pauses.seconds_left(url)
         if seconds:
-            return Answer(Kind.AWAY, "did not answer and is left alone for a while", seconds)
+            return Answer(Kind.AWAY, "did not answer; waiting before the next attempt", seconds)
         return None
 
     def _signer_for(self, url: str, secrets_for: SecretsFor | str) -> Signer:
@@ -330,7 +331,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         except (DatabaseError, InterfaceError) as error:
             # What was delivered is delivered. The next batch finds out the same.
             logger.warning(
-                "backend %r: trouble with endpoints could not be written down: %s",
+                "Could not record failed endpoints of backend %r: %s; retrying at the next batch",
                 self.alias,
                 type(error).__name__,
                 extra={"backend": self.alias},

@@ -40,11 +40,14 @@ _HEADERS: Final = {
 class Connection(HeldConnection):
     """Sends requests, over connections that it opens as they are needed.
 
-    Raises MissingClient, or OSError for a file of `tls`.
+    Args:
+        timeout, connect_timeout: Seconds for a request as a whole, and to connect to one address.
+        max_response_bytes: The bytes of a body that are read before the connection is closed.
+        tls: The authorities to trust, and the certificate to connect with.
 
-    timeout, connect_timeout: seconds for a request as a whole, and to connect to one address.
-    max_response_bytes: how much of a body is read before the connection is given up.
-    tls: whom to trust, and with what certificate to connect.
+    Raises:
+        MissingClient: aiohttp is not installed.
+        OSError: A file of `tls` can't be read.
     """
 
     def __init__(

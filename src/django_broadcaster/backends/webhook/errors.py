@@ -1,4 +1,4 @@
-"""What a request came to, and what that means for its event."""
+"""The result of a request, and its meaning for the event."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EMPTY_HANDED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, err
 
 
 class Kind(Enum):
-    """Whom an answer is about.
+    """The cause of an answer: the event, the endpoint, or our own machine.
 
     Only a 2xx is `DELIVERED`. `REFUSED` and `FAILED` are about this event. `DOUBTFUL` may be the
     event's fault or the endpoint's: what the endpoint says to others decides. `MISPLACED`,
@@ -44,7 +44,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, or what went wrong; `retry_after` is in seconds.
+    """The result of a request; `retry_after` is in seconds.
 
     `error` is the event's error where it is known already, and `sent` is False where the answer is
     that to another event.
@@ -146,11 +146,11 @@ def answer_about(error: Exception) -> Answer:
     if isinstance(error, TimeoutError):
         return Answer(Kind.DOUBTFUL, "no answer in time", cause=error)
     if isinstance(error, aiohttp.InvalidURL):
-        return Answer(Kind.FORBIDDEN, "its URL has no usable host")
+        return Answer(Kind.FORBIDDEN, "the URL has no usable host")
     if isinstance(error, aiohttp.ClientConnectionError):
         return Answer(Kind.DOUBTFUL, "the connection was cut before the answer", cause=error)
     if isinstance(error, aiohttp.ClientError):
-        return Answer(Kind.DOUBTFUL, "the answer is no HTTP")
+        return Answer(Kind.DOUBTFUL, "the answer is not HTTP")
     raise error
 
 

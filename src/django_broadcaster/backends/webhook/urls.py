@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from django_broadcaster.backends.options import OptionReader
 
 LONGEST_URL = 2000
-"""Characters; what the table of endpoints in trouble holds."""
+"""Characters; the limit of the table of endpoints that fail."""
 
 
 def read_url(read: OptionReader, url: object, *, allow_http: bool) -> None:
