@@ -6,6 +6,8 @@ from typing import Any
 
 from django_broadcaster.models import OutboxOperation
 
+from .output import Bad
+
 SHOWN = 20
 """The limit for operations in a list."""
 
@@ -33,8 +35,8 @@ def as_row(operation: OutboxOperation) -> dict[str, Any]:
     return {
         "operation": operation.pk,
         "what": str(operation),
-        "state": operation.state,
-        "done": operation.done,
+        "state": Bad(operation.state) if operation.error else operation.state,
+        "done": f"{operation.done:,}",
         "of": f"{about}{operation.total:,}",
         "progress": f"{operation.progress:.0%}",
         "by": operation.requested_by,

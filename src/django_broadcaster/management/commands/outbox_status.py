@@ -10,7 +10,7 @@ from typing import Any
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
-from django_broadcaster.management.output import as_json, as_table, printable
+from django_broadcaster.management.output import Bad, as_json, duration, printable
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.models import OutboxOperation
 from django_broadcaster.store import Overview, overviews, with_leftovers
@@ -27,6 +27,11 @@ class Command(OutboxCommand):
     help = (
         "Shows the backlog, the lag and the relays of each backend. Exits with 0, or with "
         f"{LATE} if a backend that is not paused exceeds --max-lag or --max-retry-age."
+    )
+    examples = (
+        "",
+        "--backend default --json",
+        "--max-lag 60 --max-retry-age 3600",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -59,13 +64,14 @@ class Command(OutboxCommand):
         using = database(options["database"])
         aliases = options["backend"] or with_leftovers(using, backends.aliases())
         found = list(overviews(using, aliases))
+        limits: Limits = {name: options[f"max_{name}"] for name in ("lag", "retry_age")}
         if options["json"]:
             self.stdout.write(as_json([each.as_dict() for each in found]))
         else:
-            self.stdout.write(as_table([_row(each) for each in found]))
+            self.stdout.write(self.table([_row(each, limits) for each in found]))
             self._explain(found)
             self._list_operations(using)
-        if _is_late(found, options["max_lag"], options["max_retry_age"]):
+        if any(_exceeds(each, name, limits) for each in found for name in limits):
             sys.exit(LATE)
 
     def _explain(self, found: list[Overview]) -> None:
@@ -78,16 +84,15 @@ class Command(OutboxCommand):
         """List the active background operations; `outbox_operations --json` has them as JSON."""
         active = list(OutboxOperation.objects.using(using).active()[:SHOWN])
         if active:
-            self.stdout.write("\n" + as_table([as_row(each) for each in active]))
+            self.stdout.write("\n" + self.table([as_row(each) for each in active]))
 
 
-def _is_late(found: list[Overview], lag: float | None, retry_age: float | None) -> bool:
-    return any(
-        (lag is not None and each.lag > lag)
-        or (retry_age is not None and each.retry_age > retry_age)
-        for each in found
-        if not each.is_paused
-    )
+Limits = dict[str, float | None]
+
+
+def _exceeds(each: Overview, name: str, limits: Limits) -> bool:
+    limit = limits[name]
+    return limit is not None and not each.is_paused and getattr(each, name) > limit
 
 
 def _state(each: Overview) -> str:
@@ -104,22 +109,27 @@ def _explanation(each: Overview) -> str:
         return "not in OUTBOX_PUBLISHERS, so no relay delivers its events"
     if state == AWAY and each.away_since is not None:
         seconds = (datetime.now(UTC) - each.away_since).total_seconds()
-        return f"{state} for {max(0, seconds):,.0f} s: {each.away_because}"
+        return f"{state} for {duration(max(0, seconds))}: {each.away_because}"
     return ""
 
 
-def _row(each: Overview) -> dict[str, Any]:
+def _row(each: Overview, limits: Limits) -> dict[str, Any]:
+    state = _state(each)
     counts = ("pending", "scheduled", "retry", "blocked", "failed")
     return {
         "backend": each.backend,
         **{name: _count(each, name) for name in counts},
-        "due for": f"{each.lag:,.1f} s" if each.oldest_due else None,
-        "oldest retry": f"{each.retry_age:,.1f} s" if each.oldest_retry else None,
+        "due for": _age(each, "lag", limits) if each.oldest_due else None,
+        "oldest retry": _age(each, "retry_age", limits) if each.oldest_retry else None,
         "relays": each.relays,
-        "state": _state(each),
+        "state": state if state == "on" else Bad(state),
     }
 
 
-def _count(each: Overview, name: str) -> int | str:
-    value: int = getattr(each, name)
-    return f"{value:,}+" if name in each.at_least else value
+def _age(each: Overview, name: str, limits: Limits) -> str:
+    text = duration(getattr(each, name))
+    return Bad(f"{text} LATE") if _exceeds(each, name, limits) else text
+
+
+def _count(each: Overview, name: str) -> str:
+    return f"{getattr(each, name):,}{'+' if name in each.at_least else ''}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import router
 
 from django_broadcaster.backends.greenlets import refuse_greenlets
@@ -19,6 +19,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.instrumentation.monitors import Watch, watching
+from django_broadcaster.management.base import ExplainedCommand
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
 from django_broadcaster.management.sessions import refuse_other_schema
 from django_broadcaster.models import OutboxEvent
@@ -27,11 +28,16 @@ from django_broadcaster.relay.supervisor import Supervisor, is_supervised
 from django_broadcaster.relay.worker import Worker
 
 
-class Command(BaseCommand):
+class Command(ExplainedCommand):
     """Run the relay until stopped by SIGTERM or SIGINT."""
 
     help = (
         "Delivers the outbox's events to their backends. SIGTERM or SIGINT stops the relay cleanly."
+    )
+    examples = (
+        "",
+        "--backend default --backend audit",
+        "--health-port 8080 --metrics-port 9100 --processes 2",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
