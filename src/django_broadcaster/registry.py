@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync
 
+from .setting_rules import RETRIES
 from .signals import event_created, event_published
 
 __all__ = [
@@ -43,7 +44,8 @@ class Handler:
     """A registered function. `name` is its identity in the inbox: a renamed one runs again.
 
     `atomic` says whether it runs in a transaction, together with the inbox's note of it. `path` is
-    the dotted path that the name was made of, or empty for a name that was given.
+    the dotted path that the name was made of, or empty for a name that was given. `max_retries` is
+    None for as many as the settings allow.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Handler:
     patterns: tuple[str, ...]
     atomic: bool = True
     path: str = ""
+    max_retries: int | None = None
 
     @property
     def is_async(self) -> bool:
@@ -69,7 +72,12 @@ class EventHandlerRegistry:
         self._handlers: dict[str, Handler] = {}
 
     def register(
-        self, event_type: str | None = None, *, name: str | None = None, atomic: bool = True
+        self,
+        event_type: str | None = None,
+        *,
+        name: str | None = None,
+        atomic: bool = True,
+        max_retries: int | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator that registers a handler and returns it unchanged.
 
@@ -80,10 +88,14 @@ class EventHandlerRegistry:
                 functions share a path, each has its first event type added: `path(order.placed)`.
             atomic: Whether the handler runs in a transaction that commits with the inbox's note of
                 it. With False it has none, and runs again if the process dies before the note.
+            max_retries: The retries of its events after the first attempt, unless the publish call
+                sets its own; by default those of the settings. If an event has several handlers,
+                the largest number applies.
 
         Raises:
-            ValueError: `event_type` is empty, another function has the name, or the function is
-                registered with another `atomic`.
+            ValueError: `event_type` is empty, `max_retries` is no number from 0 to 32,767, another
+                function has the name, or the function is registered with another `atomic` or
+                `max_retries`.
             TypeError: `event_type` is no string, or calling the function would run nothing of it:
                 an async function, a generator.
         """
@@ -95,6 +107,8 @@ class EventHandlerRegistry:
             )
         if not pattern:
             raise ValueError("event_type: must not be empty; omit it to handle every event")
+        if max_retries is not None and not RETRIES.accepts(max_retries):
+            raise ValueError(f"max_retries: must be {RETRIES.wanted}, not {max_retries!r}")
 
         def decorate(function: F) -> F:
             if _is_async(function):
@@ -103,7 +117,7 @@ class EventHandlerRegistry:
                 raise TypeError("handlers do not yield: calling a generator runs nothing of it")
             path = "" if name else _path_of(function)
             known_as = name or self._name_for(function, path, pattern)
-            self._add(Handler(known_as, function, (pattern,), atomic, path))
+            self._add(Handler(known_as, function, (pattern,), atomic, path, max_retries))
             return function
 
         return decorate
@@ -111,6 +125,19 @@ class EventHandlerRegistry:
     def handlers_for(self, event_type: str) -> list[Handler]:
         """Return the handlers whose pattern matches the event type."""
         return [handler for handler in self._handlers.values() if handler.matches(event_type)]
+
+    @property
+    def sets_max_retries(self) -> bool:
+        """Whether a handler has a `max_retries` of its own."""
+        return any(handler.max_retries is not None for handler in self)
+
+    def max_retries_for(self, event_type: str, default: int) -> int:
+        """Return the most retries that a handler of the event type allows.
+
+        `default` counts for handlers without a `max_retries`, and for an event without handlers.
+        """
+        found = (each.max_retries for each in self.handlers_for(event_type))
+        return max((default if own is None else own for own in found), default=default)
 
     def get_handlers(self, event_type: str | None = None) -> list[HandlerFunction]:
         """Return the functions for an event type, those of every event included.
@@ -195,6 +222,10 @@ class EventHandlerRegistry:
             raise _taken(name)
         elif known.atomic is not handler.atomic:
             raise ValueError(f"atomic: handler {name!r} is registered with atomic={known.atomic}")
+        elif known.max_retries != handler.max_retries:
+            raise ValueError(
+                f"max_retries: handler {name!r} is registered with max_retries={known.max_retries}"
+            )
         else:
             self._handlers[name] = replace(known, patterns=(*known.patterns, *handler.patterns))
 

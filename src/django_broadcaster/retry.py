@@ -1,10 +1,12 @@
-"""When to try an event again: a pure question, without a clock or a database."""
+"""When and how often to retry an event: pure functions, without a clock or a database."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from .setting_rules import RETRIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,14 +15,18 @@ class RetryPolicy:
 
     `initial` and `maximum` are seconds, `factor` multiplies the delay from one retry to the next,
     and `jitter` is the fraction by which a delay may be shorter or longer, though never longer than
-    `maximum`, so that events that failed together do not come back together. With the defaults the
-    first retries follow after about 1, 2, 4, 8, 16 and 32 seconds, and never more than 300 apart.
+    `maximum`, so that events that failed together do not come back together. `max_retries` is the
+    number of retries after the first attempt, by default OUTBOX_MAX_RETRIES.
+
+    With the defaults, the retries follow after about 10 seconds, 80 seconds and 11 minutes, then
+    every 15 minutes. So an outage of ten minutes is over before the third retry.
     """
 
-    initial: float = 1.0
-    factor: float = 2.0
-    maximum: float = 300.0
+    initial: float = 10.0
+    factor: float = 8.0
+    maximum: float = 900.0
     jitter: float = 0.1
+    max_retries: int | None = None
     random: Callable[[], float] = field(default=random.random, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -32,6 +38,8 @@ class RetryPolicy:
             raise ValueError("maximum: seconds, must not be below initial")
         if not 0 <= self.jitter < 1:
             raise ValueError("jitter: a fraction, must be from 0 up to 1")
+        if self.max_retries is not None and not RETRIES.accepts(self.max_retries):
+            raise ValueError(f"max_retries: must be {RETRIES.wanted}")
 
     def delay(self, attempt: int, max_retries: int | None) -> float | None:
         """Return the seconds to wait after failed attempt number `attempt`, or None when exhausted.
