@@ -106,7 +106,7 @@ def test_handler_is_registered_with_one_number_of_retries() -> None:
     """For another pattern, the same function cannot have another `max_retries`."""
     event_registry.register("order.placed", max_retries=5)(place)
     event_registry.register("order.paid", max_retries=5)(place)
-    with pytest.raises(ValueError, match="is registered with max_retries=5"):
+    with pytest.raises(ValueError, match="max_retries: must be 5, as in another registration"):
         event_registry.register("order.shipped")(place)
 
 
