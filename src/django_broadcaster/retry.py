@@ -13,8 +13,8 @@ from .setting_rules import RETRIES
 class RetryPolicy:
     """Exponential backoff with jitter and a maximum.
 
-    With the defaults, the retries follow after about 10 seconds, 80 seconds and 11 minutes, and later
-    ones after 15 minutes. An outage of ten minutes is over before the third retry.
+    With the defaults, the retries follow after about 10 seconds, 80 seconds and 11 minutes, and
+    later ones after 15 minutes. An outage of ten minutes is over before the third retry.
 
     Args:
         initial: Seconds before the first retry.

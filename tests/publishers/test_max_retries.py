@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +13,7 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from tests.support.databases import ANY
-from tests.support.handlers import place
+from tests.support.registered import only_handlers
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 LOCAL = "django_broadcaster.backends.LocalBackend"
 LOCMEM = "django_broadcaster.backends.LocMemBackend"
 
-Publish = Callable[..., list[int]]
-
 WAYS = ("one", "many", "cloud event", "model")
+
+
+def handle(event: CloudEvent) -> None:
+    """Process an event."""
 
 
 @pytest.fixture
@@ -35,15 +37,8 @@ def own_handlers(settings: Settings) -> Iterator[None]:
         "patient": {"BACKEND": LOCMEM, "RETRY": {"max_retries": 20}},
     }
     settings.OUTBOX_ROUTES = {}
-    known = list(event_registry)
-    event_registry.clear_handlers()
-    yield
-    event_registry.clear_handlers()
-    for handler in known:
-        for pattern in handler.patterns:
-            event_registry.register(pattern, name=handler.name, atomic=handler.atomic)(
-                handler.function
-            )
+    with only_handlers():
+        yield
 
 
 def retries(database: str, way: str, backend: str, **own: int) -> int:
@@ -73,7 +68,7 @@ def test_closest_setting_of_max_retries_wins(database: str, settings: Settings, 
     settings.OUTBOX_RETRY = {"max_retries": 7}
     assert retries(database, way, "broker") == retries(database, way, "local") == 7
     assert retries(database, way, "patient") == 20
-    event_registry.register("order.*", max_retries=11)(place)
+    event_registry.register("order.*", max_retries=11)(handle)
     assert retries(database, way, "local") == 11
     assert retries(database, way, "patient") == 20  # does not run handlers
     for backend in ("local", "broker", "patient"):
@@ -104,10 +99,10 @@ def test_handler_with_a_wrong_number_of_retries_is_refused(wrong: object) -> Non
 @pytest.mark.usefixtures("own_handlers")
 def test_handler_is_registered_with_one_number_of_retries() -> None:
     """For another pattern, the same function cannot have another `max_retries`."""
-    event_registry.register("order.placed", max_retries=5)(place)
-    event_registry.register("order.paid", max_retries=5)(place)
+    event_registry.register("order.placed", max_retries=5)(handle)
+    event_registry.register("order.paid", max_retries=5)(handle)
     with pytest.raises(ValueError, match="max_retries: must be 5, as in another registration"):
-        event_registry.register("order.shipped")(place)
+        event_registry.register("order.shipped")(handle)
 
 
 @pytest.mark.usefixtures("own_handlers")

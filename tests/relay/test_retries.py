@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.registry import event_registry
 from tests.support.events import publish, statuses
+from tests.support.registered import only_handlers
 from tests.support.routing import OneDatabase
 from tests.support.webhook_server import Reply, Request, webhook_server
 
@@ -69,9 +69,8 @@ def destination(
         if not mail_server.take(event.subject or ""):
             raise ConnectionRefusedError("the mail server is down")
 
-    event_registry.register("order.placed", name="retries.send")(send)
-    yield mail_server
-    event_registry.unregister("retries.send")
+    with only_handlers({"retries.send": send}):
+        yield mail_server
 
 
 def _answer(mail_server: MailServer, request: Request) -> Reply:
