@@ -94,8 +94,8 @@ class EventHandlerRegistry:
                 the largest number applies.
 
         Raises:
-            ValueError: `event_type` is empty, `max_retries` is out of range, another function has the
-                name, or the function is registered with another `atomic` or `max_retries`.
+            ValueError: `event_type` is empty, `max_retries` is out of range, another function has
+                the name, or the function is registered with another `atomic` or `max_retries`.
             TypeError: `event_type` is not a string, or the function is async or a generator.
         """
         pattern = EVERY_TYPE if event_type is None else event_type

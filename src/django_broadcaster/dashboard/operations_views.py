@@ -247,11 +247,11 @@ def _outcome(operation: OutboxOperation) -> dict[str, Any]:
     events = OutboxEvent.objects.using(operation._state.db or "default")
     found = outcome_of(events, operation)
     parts = [
-        _("%(queued)s queued for delivery: %(delivered)s delivered, %(failed)s failed")
+        _("%(queued)s queued for delivery: %(delivered)s delivered, %(dead)s dead")
         % {
             "queued": f"{operation.done:,}",
             "delivered": f"{found.delivered:,}",
-            "failed": f"{found.failed:,}",
+            "dead": f"{found.failed:,}",
         }
     ]
     if found.waiting:
