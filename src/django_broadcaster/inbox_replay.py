@@ -1,4 +1,4 @@
-"""What the inbox does to a replay: it skips handlers that have processed an event, or forgets them.
+"""The inbox at a replay: it skips handlers that processed an event, or forgets that they did.
 
 The notes of a chunk are deleted in the transaction that replays its events, if the inbox is in the
 database of the outbox. If it is elsewhere, they are deleted in a transaction just before.

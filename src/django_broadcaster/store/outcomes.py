@@ -1,4 +1,4 @@
-"""What came of the events that an operation made due again."""
+"""Counts of the events that an operation queued for delivery: delivered, dead or waiting."""
 
 from __future__ import annotations
 
