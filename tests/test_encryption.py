@@ -58,7 +58,7 @@ PAYLOADS: Sequence[Any] = (
 def keys(settings: Settings) -> Settings:
     """Encryption is on."""
     settings.OUTBOX_ENCRYPTION_KEYS = [FIRST]
-    settings.OUTBOX_RETRY = {"initial": 0.01, "jitter": 0.0}
+    settings.OUTBOX_RETRY = {"initial": 0.01, "factor": 2.0, "jitter": 0.0}
     return settings
 
 

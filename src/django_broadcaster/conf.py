@@ -14,7 +14,15 @@ from django.conf import settings
 from django.utils.functional import empty
 
 from . import former
-from .setting_rules import BOOLEAN, DURATION, POSITIVE_SECONDS, Rule, seconds_from, whole
+from .setting_rules import (
+    BOOLEAN,
+    DURATION,
+    POSITIVE_SECONDS,
+    RETRIES,
+    Rule,
+    seconds_from,
+    whole,
+)
 
 T = TypeVar("T")
 
@@ -122,7 +130,7 @@ class BackendSettings:
     RETRY: Setting[Mapping[str, float]] = WorkerSetting(
         {},
         "The retry policy of backends without a `RETRY` of their own: `initial` and `maximum` in "
-        "seconds, `factor`, and `jitter` as a fraction.",
+        "seconds, `factor`, `jitter` as a fraction, and `max_retries`.",
         former.retry,
         id="E009",
     )
@@ -142,9 +150,10 @@ class PublishSettings:
     )
     MAX_RETRIES: Setting[int] = WorkerSetting(
         3,
-        "Attempts after the first one, for an event published without `max_retries`.",
+        "Retries after the first attempt, where neither the publish call nor the handler, `RETRY` "
+        "or `OUTBOX_RETRY` sets `max_retries`.",
         former.max_retries,
-        check=former.RETRIES,
+        check=RETRIES,
         id="E029",
     )
     JSON_ENCODER: Setting[str | None] = Setting(

@@ -20,6 +20,9 @@ class Rule(NamedTuple):
     unit: str = ""
 
 
+MAX_RETRIES: Final = 32_767
+"""The highest `max_retries`: the limit of the column in the database with the smallest integers."""
+
 BOOLEAN: Final = Rule("True or False", lambda value: isinstance(value, bool))
 
 DURATION: Final = Rule(
@@ -57,6 +60,9 @@ def whole(unit: str, least: int, most: int | None = None) -> Rule:
         lambda value: is_whole(value, least) and (most is None or value <= most),
         unit,
     )
+
+
+RETRIES: Final = whole("retries", 0, MAX_RETRIES)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

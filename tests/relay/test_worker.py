@@ -490,7 +490,7 @@ def test_a_handlers_lost_connection_is_opened_again(
     settings.OUTBOX_PUBLISHERS = {
         "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
     }
-    settings.OUTBOX_RETRY = {"initial": 0.05}
+    settings.OUTBOX_RETRY = {"initial": 0.05, "factor": 2.0}
     pids: list[int] = []
 
     def handle(event: CloudEvent) -> None:

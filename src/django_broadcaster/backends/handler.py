@@ -176,6 +176,19 @@ class BackendHandler:
                 f"OUTBOX_PUBLISHERS[{alias!r}]['RETRY'] over OUTBOX_RETRY: {error}"
             ) from error
 
+    def max_retries(self, alias: str) -> object:
+        """Return `max_retries` of the backend's RETRY, OUTBOX_RETRY or OUTBOX_MAX_RETRIES."""
+        for options in (self.entry(alias).get("RETRY", {}), conf.RETRY):
+            if options.get("max_retries") is not None:
+                return options["max_retries"]
+        return conf.MAX_RETRIES
+
+    def runs_handlers(self, alias: str) -> bool:
+        """Return True if the backend of an alias runs handlers."""
+        if alias in self._by_hand:
+            return self._by_hand[alias].runs_handlers
+        return _is_consumer(self._entries().get(alias, {}))
+
     def blocks_when_exhausted(self, alias: str) -> bool:
         """Return True if an event that ran out of retries keeps its place, and its key waiting."""
         return bool(self.entry(alias).get("ON_EXHAUSTED", "skip") == "block")

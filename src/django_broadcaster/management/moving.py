@@ -36,6 +36,19 @@ class MovingCommand(OutboxCommand):
     verb: ClassVar[str]
     """The action, as in `3 events to cancel` and `cancel: 3 of 3 events`."""
 
+    forget_inbox: tuple[str, ...] = ()
+    """The handlers that a replay runs again."""
+
+    def prepare(self, selection: EventSelection, options: dict[str, Any]) -> None:
+        """Check further options before anything changes."""
+
+    def details(self) -> dict[str, Any]:
+        """Return further results for JSON."""
+        return {}
+
+    def report(self, changed: int) -> None:
+        """Print further results, after those of all commands."""
+
     def move(self, events: OutboxEventQuerySet) -> int:
         """Change some events in a transaction; return how many changed."""
         run = MOVES[self.verb].run
@@ -69,6 +82,7 @@ class MovingCommand(OutboxCommand):
         """Run the command; raise CommandError, which exits with 1, for an invalid selection."""
         selection = selected(options)
         everything = OutboxEvent.objects.using(database(options["database"]))
+        self.prepare(selection, options)
         if options["background"]:
             self._request(everything, selection, options)
             return
@@ -87,11 +101,12 @@ class MovingCommand(OutboxCommand):
             changed = self._move_all(events, total)
         if options["json"]:
             result = {"selected": total, "changed": changed, "dry_run": options["dry_run"]}
-            self.stdout.write(as_json(result))
+            self.stdout.write(as_json({**result, **self.details()}))
         elif options["dry_run"]:
             self.stdout.write(f"{counted(total, 'event')} to {self.verb}")
         elif total or not unknown:
             self.stdout.write(f"{self.verb}: {changed:,} of {counted(total, 'event')}")
+            self.report(changed)
         if unknown:
             named = ", ".join(map(str, unknown[:MOST_TOLD]))
             more = f" and {len(unknown) - MOST_TOLD:,} more" if len(unknown) > MOST_TOLD else ""
@@ -121,7 +136,11 @@ class MovingCommand(OutboxCommand):
         if options["ask"] and not selection.ids:
             self._confirm(str(selection))
         operation = request_operation(
-            events, self.verb, selection, by=whoami() if options["by"] is None else options["by"]
+            events,
+            self.verb,
+            selection,
+            by=whoami() if options["by"] is None else options["by"],
+            forget_inbox=self.forget_inbox,
         )
         if options["json"]:
             result = {

@@ -24,6 +24,8 @@ def as_values(operation: OutboxOperation) -> dict[str, Any]:
         "total_is_exact": operation.total_is_exact,
         "done": operation.done,
         "left_alone": operation.left_alone,
+        "forget_inbox": operation.forget_inbox,
+        "skipped": operation.skipped,
         "progress": round(operation.progress, 4),
         **{name: getattr(operation, name) for name in names},
     }

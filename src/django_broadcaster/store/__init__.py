@@ -34,6 +34,7 @@ from .missing_migration import MIGRATE, lacks_migration
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
 from .operations import is_served, move_chunk, note_failure, request_operation
+from .outcomes import Outcome, outcome_of
 from .overview import EXACT, Overview, overviews
 from .packets import (
     BYTES_OF_A_CHARACTER,
@@ -84,6 +85,7 @@ __all__ = [
     "Figures",
     "Head",
     "NewRow",
+    "Outcome",
     "Overview",
     "PendingRow",
     "RelayRows",
@@ -125,6 +127,7 @@ __all__ = [
     "move_chunk",
     "narrow_columns",
     "note_failure",
+    "outcome_of",
     "overviews",
     "partition_outbox",
     "pause",

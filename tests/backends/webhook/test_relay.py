@@ -32,7 +32,7 @@ WAIT = 20.0  # seconds, at the most
 def using(database: str, settings: Settings) -> str:
     """The database of the test, where the table of endpoints is, too."""
     settings.DATABASE_ROUTERS = [OneDatabase(database)]
-    settings.OUTBOX_RETRY = {"initial": 0.01, "jitter": 0.0}
+    settings.OUTBOX_RETRY = {"initial": 0.01, "factor": 2.0, "jitter": 0.0}
     settings.OUTBOX_CIRCUIT = {"initial": 0.01, "maximum": 0.05}
     return database
 
