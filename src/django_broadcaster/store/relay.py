@@ -58,6 +58,8 @@ _PARTITION = f"{EVENTS}.partition"  # the word alone is reserved on MariaDB and 
 
 _NAMES = (*PendingRow._fields[:-1], _PARTITION)
 
+_NAMES_AND_DUE = (*_NAMES, "scheduled_at")
+
 _COLUMNS = ", ".join(f"{name}{{text}}" if name in JSON_COLUMNS else name for name in _NAMES)
 
 _WIDTH = len(_NAMES)
@@ -201,15 +203,14 @@ class RelayRows(BoundedSQL):
         )
         backend = [self.backend, start, self.backend]
         found, sizes, is_cut = self._select_within(
-            (*_NAMES, "scheduled_at") if timed else _NAMES,
+            _NAMES_AND_DUE if timed else _NAMES,
             source,
             [*backend, *self._values_of_ignored()],
             order=self._pending.order,
             most=most,
             each=each,
         )
-        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
-        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+        return self._fetched(found, sizes, is_cut, timed=timed)
 
     def _in_partitions(self, partitions: frozenset[int]) -> str:
         """Return the condition that a row is in these partitions, which change seldom."""
@@ -259,7 +260,12 @@ class RelayRows(BoundedSQL):
         return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
 
     def fetch_these(
-        self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
+        self,
+        partitions: Collection[int],
+        ids: Collection[int],
+        *,
+        most: int = UNBOUNDED,
+        timed: bool = False,
     ) -> Fetched:
         """Return those of these rows that are pending in those partitions, as `fetch` does."""
         source = (
@@ -268,15 +274,21 @@ class RelayRows(BoundedSQL):
         )
         params = [*self._values(ids), *self._values(partitions)]
         found, sizes, is_cut = self._select_within(
-            _NAMES, source, params, order="id", most=most, each=None
+            _NAMES_AND_DUE if timed else _NAMES, source, params, order="id", most=most, each=None
         )
-        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0))
+        return self._fetched(found, sizes, is_cut, timed=timed)
 
     def read(self, row_id: int) -> PendingRow | None:
         """Return the row with that id in whatever state, as a relay reads it; None without it."""
         sql = f"SELECT {self._columns} FROM {EVENTS} WHERE id = %s"
         found = self._as_rows(self._select(sql, [row_id]))
         return found[0] if found else None
+
+    def _fetched(
+        self, found: Sequence[Any], sizes: Sequence[int], is_cut: bool, *, timed: bool
+    ) -> Fetched:
+        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
 
     def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
         """Return rows of `_NAMES`, whatever stands behind these, as our own."""
