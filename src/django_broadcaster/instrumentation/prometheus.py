@@ -80,7 +80,7 @@ LATENCIES = Histogram(
 
 
 class OverviewCollector(Collector):
-    """Queries the database at each scrape; if that fails, yields only `outbox_up 0` of its gauges."""
+    """Queries the database at each scrape; yields `outbox_up 0` and no gauges if that fails."""
 
     def __init__(self, using: str | None = None) -> None:
         self._using = using
