@@ -17,6 +17,9 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 from django.core.management import get_commands, load_command_class
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry
 
 from django_broadcaster.conf import conf
@@ -25,23 +28,40 @@ from django_broadcaster.relay.worker import RELEASE_SECONDS
 from tests.support.redis_server import missing
 from tools.launch import CannotStart, apt_install
 
-DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+ALERTS = DEPLOY / "prometheus-alerts.yml"
+SCENES = Path(__file__).parent / "promtool" / "alerts.yml"
 WORD = re.compile(r"\boutbox_[a-z_]+")
 
 
 def alert_rules() -> list[dict[str, Any]]:
-    """Return the rules of the file."""
-    (group,) = yaml.safe_load((DEPLOY / "prometheus-alerts.yml").read_text())["groups"]
-    rules: list[dict[str, Any]] = group["rules"]
-    return rules
+    """Return the rules that alert."""
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return all rules, with those that record a series for others."""
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    """Return the dashboard of Grafana."""
+    found: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    return found
+
+
+def panel_queries() -> list[str]:
+    """Return the queries of the dashboard's panels and marks."""
+    marks = [each["expr"] for each in dashboard()["annotations"]["list"]]
+    return marks + [target["expr"] for each in dashboard()["panels"] for target in each["targets"]]
 
 
 def expressions() -> list[str]:
-    """Return every query of the alert rules and of the dashboard."""
-    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    variables = [each["query"] for each in dashboard["templating"]["list"][1:]]
-    return [rule["expr"] for rule in alert_rules()] + queries + variables
+    """Return every query of the rules and of the dashboard."""
+    variables = [each["query"] for each in dashboard()["templating"]["list"][1:]]
+    return [rule["expr"] for rule in rules()] + panel_queries() + variables
 
 
 @pytest.fixture
@@ -51,6 +71,7 @@ def known(committing: None) -> set[str]:
     registry.register(prometheus.OverviewCollector())
     prometheus.EVENTS.labels("default", "published").inc(0)
     prometheus.SECONDS.labels("default").observe(0)
+    prometheus.LATENCIES.labels("default").observe(0)
     families = [*registry.collect(), *prometheus.REGISTRY.collect()]
     return {sample.name for family in families for sample in family.samples}
 
@@ -63,12 +84,104 @@ def test_alerts_and_dashboard_name_metrics_that_there_are(known: set[str]) -> No
     assert gauges - named == set()
 
 
-def test_every_alert_says_what_is_wrong() -> None:
-    """Whoever is woken reads a sentence."""
-    rules = alert_rules()
-    assert len({rule["alert"] for rule in rules}) == len(rules) >= 5
-    assert all(rule["annotations"]["summary"] for rule in rules)
-    assert {rule["labels"]["severity"] for rule in rules} == {"page", "ticket"}
+def test_every_alert_says_what_is_wrong_and_where_to_read_on() -> None:
+    """Whoever is woken reads a sentence, and finds the section with the alert's name."""
+    alerts = alert_rules()
+    assert len({rule["alert"] for rule in alerts}) == len(alerts)
+    assert all(rule["annotations"]["summary"] for rule in alerts)
+    assert {rule["labels"]["severity"] for rule in alerts} == {"page", "ticket"}
+    for rule in alerts:
+        page, _, section = rule["annotations"]["runbook_url"].partition("#")
+        assert (ROOT / page).is_file()
+        assert section == rule["alert"].lower()
+
+
+def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Prometheus's own judge of rules."""
+    program = installed("promtool", "prometheus")
+    return subprocess.run(
+        [program, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
+    """In scenes with several pods, several projects and outages, as Prometheus judges them."""
+    shutil.copy(SCENES, tmp_path)
+    shutil.copy(ALERTS, tmp_path)
+    tested = promtool("test", "rules", SCENES.name, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    scenes = SCENES.read_text()
+    fired = set(re.findall(r'alertname="(\w+)", alertstate="firing"', scenes))
+    fired |= set(re.findall(r"alertname: (\w+)", scenes))
+    assert fired == {rule["alert"] for rule in alert_rules()}
+
+
+def test_scenes_notice_a_rule_that_is_wrong(tmp_path: Path) -> None:
+    """So that a green run says something."""
+    text = ALERTS.read_text()
+    wrong = text.replace("max by (namespace, job, backend) (outbox_relays)", "outbox_retry", 1)
+    assert wrong != text
+    (tmp_path / ALERTS.name).write_text(wrong)
+    scenes = yaml.safe_load(SCENES.read_text())
+    scenes["tests"] = [each for each in scenes["tests"] if "two projects" in each["name"]]
+    (tmp_path / SCENES.name).write_text(yaml.safe_dump(scenes))
+    tested = promtool("test", "rules", SCENES.name, cwd=tmp_path)
+    assert (tested.returncode, "OutboxWithoutRelay" in tested.stderr) == (1, True), tested.stderr
+
+
+def test_grafana_knows_all_that_the_dashboard_says() -> None:
+    """By the models of Grafana's own library: a field that there is not would be left out."""
+    register_default_plugins()
+    written = dashboard()
+
+    def read(text: dict[str, Any]) -> Any:
+        return json.loads(JSONEncoder().encode(Dashboard.from_json(text)))
+
+    def missed(ours: Any, theirs: Any, path: str = "") -> list[str]:
+        if isinstance(ours, dict):
+            lost = [f"{path}/{name}" for name in ours.keys() - theirs.keys()]
+            both = ours.keys() & theirs.keys()
+            return lost + [
+                each for name in both for each in missed(ours[name], theirs[name], f"{path}/{name}")
+            ]
+        if isinstance(ours, list):
+            pairs = zip(ours, theirs, strict=True)
+            return [each for mine, yours in pairs for each in missed(mine, yours, path)]
+        return [] if ours == theirs else [path]
+
+    assert missed(written, read(written)) == []
+    wrong = {**written, "panel": []}
+    assert missed(wrong, read(wrong)) == ["/panel"]
+
+
+def test_prometheus_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    """None has a fixed window, which is empty where scrapes are farther apart."""
+    assert not [query for query in panel_queries() if re.search(r"\[\d", query)]
+    queries = [query.replace("$__rate_interval", "5m") for query in panel_queries()]
+    names = [f"query:{number}" for number in range(len(queries))]
+    asked = [{"record": name, "expr": expr} for name, expr in zip(names, queries, strict=True)]
+    (tmp_path / "queries.yml").write_text(
+        yaml.safe_dump({"groups": [{"name": "dashboard", "rules": asked}]})
+    )
+    checked = promtool("check", "rules", "queries.yml", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_panels_are_described_and_do_not_overlap() -> None:
+    """A row of single figures with bounds on top, then the plots."""
+    panels = dashboard()["panels"]
+    assert all(panel["description"] and panel["title"] for panel in panels)
+    taken = [
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in panels
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    ]
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) < 24
+    first = [panel for panel in panels if panel["gridPos"]["y"] == 0]
+    assert {panel["type"] for panel in first} == {"stat"}
+    assert all("thresholds" in panel["fieldConfig"]["defaults"] for panel in first)
 
 
 # The relay as a service
@@ -105,21 +218,21 @@ def container() -> dict[str, Any]:
     return found
 
 
-def systemd_analyze() -> str:
-    """Return the program that judges units, which is installed where that is possible."""
-    if not shutil.which("systemd-analyze"):
+def installed(program: str, package: str) -> str:
+    """Return a program, which is installed from Debian's package where that is possible."""
+    if not shutil.which(program):
         try:
-            apt_install(["systemd"])
+            apt_install([package])
         except CannotStart as error:
-            missing(f"systemd-analyze: {error}")
-    return "systemd-analyze"
+            missing(f"{program}: {error}")
+    return program
 
 
 def verify(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Let systemd judge a unit, whose interpreter is there."""
     path = folder / UNIT.name
     path.write_text(re.sub(r"(?<=^ExecStart=)\S+", sys.executable, text, flags=re.MULTILINE))
-    command = [systemd_analyze(), "verify", "--man=no", str(path)]
+    command = [installed("systemd-analyze", "systemd"), "verify", "--man=no", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
