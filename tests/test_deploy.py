@@ -23,7 +23,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry
 
 from django_broadcaster.conf import conf
-from django_broadcaster.instrumentation import gauges, prometheus
+from django_broadcaster.instrumentation import prometheus
 from django_broadcaster.relay.worker import RELEASE_SECONDS
 from tests.support.redis_server import missing
 from tools.launch import CannotStart, apt_install
@@ -188,7 +188,9 @@ def test_panels_are_described_and_do_not_overlap() -> None:
 
 UNIT = DEPLOY / "systemd" / "outbox-relay.service"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+KUBERNETES = DEPLOY / "kubernetes"
+MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))
+POD_MONITOR = yaml.safe_load((KUBERNETES / "prometheus-operator" / "podmonitor.yaml").read_text())
 
 
 def manifests() -> dict[str, dict[str, Any]]:
@@ -327,9 +329,45 @@ def test_no_more_relays_than_partitions_are_asked_for() -> None:
     assert manifests()["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
 
 
-def test_the_autoscaler_reads_a_metric_that_there_is(known: set[str]) -> None:
-    """With a state that is counted."""
+def test_the_autoscaler_reads_a_series_that_a_rule_records() -> None:
+    """One of the project, by the label that its pods are scraped with."""
     (metric,) = manifests()["HorizontalPodAutoscaler"]["spec"]["metrics"]
     named = metric["external"]["metric"]
-    assert named["name"] in known
-    assert named["selector"]["matchLabels"]["status"] in gauges.STATUSES
+    assert named["name"] in {rule.get("record") for rule in rules()}
+    label = POD_MONITOR["spec"]["jobLabel"]
+    job = manifests()["Deployment"]["spec"]["template"]["metadata"]["labels"][label]
+    assert named["selector"]["matchLabels"] == {"job": job}
+    assert "replicas" not in manifests()["Deployment"]["spec"], "each apply would undo its work"
+
+
+def test_prometheus_finds_the_relays() -> None:
+    """The monitor selects the pods of the Deployment, and their port."""
+    labels = manifests()["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert POD_MONITOR["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (endpoint,) = POD_MONITOR["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in container()["ports"]}
+
+
+def test_kubectl_apply_can_create_each_object_again_and_again() -> None:
+    """It needs names, and the objects are of kinds that every cluster has."""
+    for kind, manifest in manifests().items():
+        assert re.fullmatch(r"[a-z0-9-]+", manifest["metadata"]["name"]), kind
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_a_restricted_namespace_takes_the_pods(kind: str) -> None:
+    """By the Pod Security Standards: no root, no privileges, the default profile."""
+    spec = manifests()[kind]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for each in spec["containers"]:
+        assert each["securityContext"]["allowPrivilegeEscalation"] is False
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_systemd_keeps_secrets_in_a_file_and_lets_the_relay_write_its_data() -> None:
+    """`systemctl show` would list secrets of the unit; `strict` makes the rest read-only."""
+    service = unit()["Service"]
+    assert service["EnvironmentFile"].startswith("/etc/")
+    assert service["ProtectSystem"] == "strict"
+    assert service["ReadWritePaths"].removeprefix("-").startswith(service["WorkingDirectory"])
