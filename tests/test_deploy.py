@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import venv as venv_module
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,14 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
     fired = set(re.findall(r'alertname="(\w+)", alertstate="firing"', scenes))
     fired |= set(re.findall(r"alertname: (\w+)", scenes))
     assert fired == {rule["alert"] for rule in alert_rules()}
+
+
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
+    """With the rules that it names."""
+    shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
+    checked = promtool("check", "config", "prometheus.yml", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "rules found" in checked.stdout
 
 
 def test_scenes_notice_a_rule_that_is_wrong(tmp_path: Path) -> None:
@@ -279,13 +289,95 @@ def commands() -> dict[str, list[str]]:
     lines = {
         "systemd": shlex.split(unit()["Service"]["ExecStart"]),
         "compose": relay_of_compose()["command"],
+        "compose migrate": commands_of_compose("migrate"),
+        "compose web": commands_of_compose("web"),
         "kubernetes": container()["command"],
         "migrate": manifests()["Job"]["spec"]["template"]["spec"]["containers"][0]["command"],
     }
     return {place: line[line.index("manage.py") + 1 :] for place, line in lines.items()}
 
 
-@pytest.mark.parametrize("place", ["systemd", "compose", "kubernetes", "migrate"])
+def dockerfile() -> list[tuple[str, str]]:
+    """Return the instructions of the example's image, each with its arguments."""
+    lines = (ROOT / "example" / "Dockerfile").read_text().splitlines()
+    steps = [line.partition(" ") for line in lines if line and not line.startswith("#")]
+    return [(name, rest) for name, _, rest in steps]
+
+
+def test_compose_builds_the_image_of_the_example() -> None:
+    """From files that there are, and for whoever starts it from the repository."""
+    for service in ("migrate", "stock", "web", "relay"):
+        built = yaml.safe_load(COMPOSE.read_text())["services"][service]["build"]
+        context = (COMPOSE.parent / built["context"]).resolve()
+        assert context == ROOT
+        assert (context / built["dockerfile"]).is_file()
+    sources = [word for name, rest in dockerfile() if name == "COPY" for word in rest.split()[:-1]]
+    assert sources
+    assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_image_of_the_example_works(tmp_path: Path) -> None:
+    """Its steps, in a virtual environment, end in a shop whose relay delivers."""
+    work, venv = tmp_path / "work", tmp_path / "venv"
+    work.mkdir()
+    venv_module.create(venv, with_pip=True)
+    env = {
+        "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "SHOP_DATABASE": str(tmp_path / "shop.sqlite3"),
+        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+    }
+
+    def run(command: str) -> str:
+        ran = subprocess.run(
+            ["sh", "-ec", command], cwd=work, env=env, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    for name, rest in dockerfile():
+        if name == "COPY":
+            *sources, target = rest.split()
+            (work / target).mkdir(parents=True, exist_ok=True)
+            for source in sources:
+                path = ROOT / source
+                if path.is_dir():
+                    shutil.copytree(path, work / target, dirs_exist_ok=True)
+                else:
+                    shutil.copy(path, work / target)
+        elif name == "RUN":
+            run(rest)
+    (command,) = (json.loads(rest) for name, rest in dockerfile() if name == "CMD")
+    for service in ("migrate", "stock"):
+        run(shlex.join(commands_of_compose(service)))
+    run(shlex.join(["python", "manage.py", "shell", "-c", ORDER]))
+    run(shlex.join([*command, "--drain"]))
+    assert "1 events" in run(shlex.join(["python", "manage.py", "shell", "-c", ARRIVED]))
+
+
+ORDER = """
+from shop.models import Product
+from shop.services import place_order
+place_order(Product.objects.first())
+"""
+ARRIVED = """
+from shop.models import ReceivedEvent
+print(ReceivedEvent.objects.count(), "events")
+"""
+
+
+def commands_of_compose(service: str) -> list[str]:
+    """Return the command of a service of Compose."""
+    command: list[str] = yaml.safe_load(COMPOSE.read_text())["services"][service]["command"]
+    return command
+
+
+PLACES = ["systemd", "compose", "compose migrate", "compose web", "kubernetes", "migrate"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_the_commands_are_ones_that_there_are(place: str) -> None:
     """Each line starts a command with options that it has."""
     name, *arguments = commands()[place]
