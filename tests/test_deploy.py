@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation import prometheus
 from django_broadcaster.relay.worker import RELEASE_SECONDS
+from tests.support.events import publish
 from tests.support.redis_server import missing
 from tools.launch import CannotStart, apt_install
 
@@ -71,6 +72,7 @@ def known(committing: None) -> set[str]:
     """The names of all samples that can be scraped."""
     registry = CollectorRegistry()
     registry.register(prometheus.OverviewCollector())
+    publish("a1", using="default")
     prometheus.EVENTS.labels("default", "published").inc(0)
     prometheus.SECONDS.labels("default").observe(0)
     prometheus.LATENCIES.labels("default").observe(0)

@@ -112,6 +112,21 @@ def test_the_version_is_a_metric(routed: str) -> None:
     assert found["outbox_build_info"] == {frozenset({("version", __version__)}): 1}
 
 
+def test_arrivals_are_counted_without_a_relay(routed: str) -> None:
+    """What is published raises the counter, and what is purged does not lower it."""
+
+    def arrivals() -> dict[Labels, float]:
+        text = prometheus.metrics(RequestFactory().get("/metrics")).content.decode()
+        return parsed(text).get("outbox_arrivals_total", {})
+
+    publish("a1", using=routed)
+    before = arrivals()[frozenset()]
+    publish("b1", "c1", using=routed)
+    assert arrivals() == {frozenset(): before + 2}
+    OutboxEvent.objects.using(routed).all().delete()
+    assert arrivals() == {}, "a counter of 0 would look like a reset"
+
+
 def test_the_view_shows_the_outbox(routed: str, settings: Settings) -> None:
     """What waits, for how long, who delivers, and what is paused, without a relay."""
     publish("a1", "b1", using=routed)

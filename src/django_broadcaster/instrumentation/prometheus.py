@@ -8,6 +8,8 @@ outbox_events_total             backend, outcome events by outcome: published, r
 outbox_batch_seconds            backend          histogram: time from fetch to settle of a batch
 outbox_delivery_latency_seconds backend          histogram: time from due to delivered
 outbox_build_info               version          always 1
+outbox_arrivals_total           (none)           the id of the newest event; its rate is that at
+                                                 which events are created
 outbox_up                       (none)           1 if the database is available, for the gauges
                                                  below
 outbox_backlog                  backend, status  undelivered events and dead letters, up to
@@ -23,6 +25,9 @@ outbox_paused                   backend          1 while the backend is paused
 
 A relay with `outbox_worker --metrics-port` has the first three. The gauges come from the database,
 so both the port of a relay and the view `metrics` of an application have them.
+
+The rate of arrivals is of the whole outbox: an event for two backends counts twice, and ids
+that the database left out count as well, such as those of transactions that were rolled back.
 
 The latency is a sample: a relay measures one batch a second of each backend, with all events that
 it delivered. Take quantiles and ratios from it; `outbox_events_total` has the throughput. A
@@ -46,7 +51,8 @@ from prometheus_client import (
     generate_latest,
     make_wsgi_app,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -54,7 +60,7 @@ from django_broadcaster import __version__
 from django_broadcaster.signals import batch_settled, relay_started
 
 from . import latency
-from .gauges import FIGURES, UP, current_overviews, labelled
+from .gauges import FIGURES, UP, current_overviews, labelled, last_id
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -85,11 +91,11 @@ class OverviewCollector(Collector):
     def __init__(self, using: str | None = None) -> None:
         self._using = using
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """Return nothing, so that registration does not query the database."""
         return ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the gauges of all backends."""
         build = GaugeMetricFamily(
             "outbox_build_info", "Always 1; the label has the version.", labels=("version",)
@@ -100,6 +106,9 @@ class OverviewCollector(Collector):
         yield GaugeMetricFamily("outbox_up", UP, value=int(found is not None))
         if found is None:
             return
+        newest = last_id(self._using)
+        if newest is not None:  # an outbox that was purged is no counter that was reset
+            yield CounterMetricFamily("outbox_arrivals", "The id of the newest event.", newest)
         for figure in FIGURES:
             labels = ("backend", *figure.labels)
             family = GaugeMetricFamily(figure.name, figure.meaning, labels=labels)
