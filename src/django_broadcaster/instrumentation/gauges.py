@@ -39,6 +39,16 @@ def current_overviews(using: str | None = None) -> list[Overview] | None:
         return None
 
 
+def last_id(using: str | None = None) -> int | None:
+    """Return the id of the newest event; None without events, or if the database is unavailable."""
+    try:
+        using = using or router.db_for_read(OutboxEvent)
+        newest = OutboxEvent.objects.using(using).order_by("-id").values_list("id", flat=True)
+        return newest.first()
+    except (DatabaseError, InterfaceError):
+        return None
+
+
 def labelled(figure: Figure, overview: Overview) -> Iterator[tuple[Mapping[str, str], float]]:
     """Yield the values of a backend's gauge, each with all labels."""
     for values, value in figure.read(overview):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from django_broadcaster.exceptions import (
@@ -112,9 +113,9 @@ class Judge:
         for row_id in verdicts.failed_ids():  # which were judged by an error of their own
             failures.pop(row_id, None)
         # Read again: an operator may have cancelled them meanwhile.
-        rows = (
-            self._held.fetcher.fetch_these(self._held.partitions, failures)[0] if failures else []
-        )
+        rows: Sequence[PendingRow] = ()
+        if failures:
+            rows = self._held.fetcher.fetch_these(self._held.partitions, failures)[0].rows
         for row in rows:
             failure = failures[row.id]
             rounds = failure.rounds if failure.is_part else 0
