@@ -179,6 +179,9 @@ class DeliveryError(BroadcasterError):
     unforeseen: Exception | None = None
     """An exception other than DeliveryError, whose traceback the relay logs."""
 
+    details: str = ""
+    """What else is stored of the error, such as the destination's response; it is never logged."""
+
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
         super().__init__(*args)
         self.retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER)
