@@ -180,7 +180,7 @@ class DeliveryError(BroadcasterError):
     """An exception other than DeliveryError, whose traceback the relay logs."""
 
     details: str = ""
-    """What else is stored of the error, such as the destination's response; it is never logged."""
+    """Further text that is stored with the error, but never logged, such as a response."""
 
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
         super().__init__(*args)

@@ -77,7 +77,7 @@ def place_of(url: str) -> str:
 
 
 def endpoint_identity(backend: str, url: str) -> str:
-    """Return a digest of the URL of an endpoint, by which endpoints of one host are told apart."""
+    """Return a digest of an endpoint's URL, which distinguishes endpoints of one host."""
     return sha256(f"{backend}\0{url}".encode()).hexdigest()
 
 
