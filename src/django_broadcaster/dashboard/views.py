@@ -29,6 +29,7 @@ from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import pause, resume, with_leftovers
 
 from .history import STEPS, history
+from .operations_views import kinds_for
 from .pages import AdminPages
 from .state import STATUSES, state
 from .stuck import BEHIND, KEYS, NEWEST, stuck
@@ -85,7 +86,13 @@ class DashboardViews(AdminPages):
 
     def backend(self, request: HttpRequest, alias: str) -> TemplateResponse:
         """Return the page of one backend."""
-        more = {"alias": alias, "log": _log(alias), "KEYS": KEYS, "NEWEST": NEWEST}
+        more = {
+            "alias": alias,
+            "log": _log(alias),
+            "kinds": kinds_for(request.user),
+            "KEYS": KEYS,
+            "NEWEST": NEWEST,
+        }
         title = _("Backend %(backend)s") % {"backend": alias}
         return self._page(request, "backend", title, more)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 from django.db import connections
+
+from django_broadcaster.models.managers import stored_moment
 
 from .sql import EVENTS
 
@@ -18,11 +21,16 @@ class BlockedKey(NamedTuple):
 
 
 class SameError(NamedTuple):
-    """Dead letters with the same beginning of their error; `newest` is the highest id."""
+    """Dead letters with the same beginning of their error; `newest` is the highest id.
+
+    `first_seen` and `last_seen` are when the first and the last of them became a dead letter.
+    """
 
     error: str
     letters: int
     newest: int
+    first_seen: datetime | None = None
+    last_seen: datetime | None = None
 
 
 _BLOCKED = "status = 'blocked'"
@@ -87,7 +95,7 @@ def _waiting_keys(using: str, backend: str, limit: int) -> list[str]:
 def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
     """Return the `newest` dead letters grouped by the beginning of their errors, most first."""
     sql = (
-        "SELECT error, COUNT(*), MAX(id) FROM (SELECT id, "
+        "SELECT error, COUNT(*), MAX(id), MIN(ended_at), MAX(ended_at) FROM (SELECT id, ended_at, "
         f"SUBSTR(last_error, 1, {ERROR_HEAD}) AS error FROM {EVENTS} "
         "WHERE publisher_backend >= %s AND publisher_backend <= %s AND status = 'failed' "
         "ORDER BY publisher_backend DESC, id DESC LIMIT %s) AS newest "
@@ -95,4 +103,7 @@ def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
     )
     with connections[using].cursor() as cursor:
         cursor.execute(sql, [backend, backend, newest])
-        return [SameError(*row) for row in cursor.fetchall()]
+        return [
+            SameError(error, count, last, stored_moment(began, using), stored_moment(ended, using))
+            for error, count, last, began, ended in cursor.fetchall()
+        ]
