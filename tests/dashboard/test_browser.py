@@ -127,6 +127,10 @@ def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
     expect(keys).to_have_count(2)
     expect(keys.first).to_contain_text("customer-17")
     expect(keys.first).to_contain_text("31")
+    expect(desk.locator("[data-blocked]")).to_have_text(
+        "2 keys wait, 34 events behind them; 2 of the keys because of: "
+        "customer service answered 503 after # s"
+    )
     errors = desk.locator('[data-table="errors"] tbody tr')
     expect(errors).to_have_count(3)
     expect(errors.first).to_contain_text("there is no account #")

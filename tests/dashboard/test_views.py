@@ -374,6 +374,14 @@ def test_stuck_events_of_a_busy_shop(admin_client: Client) -> None:
         ),
         (4, *["RuntimeError: handler shop.mail.send: recipient has no address"] * 2),
     ]
+    assert found["blocked"] == {
+        "keys": 2,
+        "events": 34,
+        "is_all": True,
+        "reason": "customer service answered 503 after # s",
+        "with_reason": 2,
+        "compared": 2,
+    }
     invoices = ask(admin_client, "stuck", "invoices")
     assert (invoices["keys"], invoices["errors"]) == ([], [])
 

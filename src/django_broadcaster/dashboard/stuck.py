@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
+from django.db.models.functions import Left
 from django.utils.translation import gettext as _
 
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.store import SameError, blocked_keys, same_errors
+from django_broadcaster.store import BlockedKey, SameError, blocked_keys, same_errors
 
 from .state import seconds
 
 KEYS = 50
-"""Maximum of keys, the first by name."""
+"""Maximum of keys that are shown, those that block the most events."""
 
-BEHIND = 100
-"""Maximum of events that are counted after a key's first one."""
+HEADS = 500
+"""Maximum of keys whose errors are compared."""
+
+ERROR_SHOWN = 300
+"""Characters of a key's error."""
 
 NEWEST = 5_000
 """Maximum of dead letters that are read, the newest."""
 
 GROUPS = 25
 """Maximum of errors, the most frequent."""
+
+_CLASS = re.compile(r"^\w+: ")
 
 _NUMBERS = re.compile(
     # The host and the digest of an endpoint, and a code such as 503, distinguish errors:
@@ -39,29 +46,47 @@ _NUMBERS = re.compile(
 
 def stuck(using: str, backend: str) -> dict[str, Any]:
     """Return the blocked keys and the dead letters of a backend."""
-    return {"keys": _keys(using, backend), **_errors(using, backend)}
+    return {**_keys(using, backend), **_errors(using, backend)}
 
 
-def _keys(using: str, backend: str) -> list[dict[str, Any]]:
-    keys = blocked_keys(using, backend, KEYS, BEHIND)
-    columns = ("id", "event_type", "created_at", "scheduled_at", "retry_count", "last_error")
-    heads = OutboxEvent.objects.using(using).filter(pk__in=[each.head for each in keys])
-    by_id = {row["id"]: row for row in heads.filter(status="retry").values(*columns)}
-    return [
-        {
-            "key": each.key,
-            "head": each.head,
-            "type": by_id[each.head]["event_type"],
-            "since": seconds(by_id[each.head]["created_at"]),
-            "due": seconds(by_id[each.head]["scheduled_at"]),
-            "retries": by_id[each.head]["retry_count"],
-            "error": by_id[each.head]["last_error"][:300],
-            "behind": min(each.behind, BEHIND),
-            "more": each.behind > BEHIND,
-        }
-        for each in keys
-        if each.head in by_id
-    ]
+def _keys(using: str, backend: str) -> dict[str, Any]:
+    """Return the keys that block the most events, and a summary of all."""
+    keys, is_all = blocked_keys(using, backend)
+    columns = ("id", "event_type", "created_at", "scheduled_at", "retry_count")
+    heads = OutboxEvent.objects.using(using).filter(pk__in=[each.head for each in keys[:HEADS]])
+    read = heads.filter(status="retry").annotate(error=Left("last_error", ERROR_SHOWN))
+    by_id = {row["id"]: row for row in read.values(*columns, "error")}
+    reasons = Counter(_reason(row["error"]) for row in by_id.values())
+    ((reason, count),) = reasons.most_common(1) or [("", 0)]
+    summary = {
+        "keys": len(keys),
+        "events": sum(each.behind for each in keys),
+        "is_all": is_all and not any(each.more for each in keys),
+        "reason": reason,
+        "with_reason": count,
+        "compared": len(by_id),
+    }
+    shown = [_key(each, by_id[each.head]) for each in keys[:KEYS] if each.head in by_id]
+    return {"keys": shown, "blocked": summary}
+
+
+def _key(each: BlockedKey, head: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "key": each.key,
+        "head": each.head,
+        "type": head["event_type"],
+        "since": seconds(head["created_at"]),
+        "due": seconds(head["scheduled_at"]),
+        "retries": head["retry_count"],
+        "error": head["error"],
+        "behind": each.behind,
+        "more": each.more,
+    }
+
+
+def _reason(error: str) -> str:
+    """Return the fingerprint of an error without its class."""
+    return _CLASS.sub("", fingerprint(error)) or _("an unknown error")
 
 
 def _errors(using: str, backend: str) -> dict[str, Any]:

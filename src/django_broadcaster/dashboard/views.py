@@ -32,7 +32,7 @@ from .history import STEPS, history
 from .operations_views import kinds_for
 from .pages import AdminPages
 from .state import STATUSES, state
-from .stuck import BEHIND, KEYS, NEWEST, stuck
+from .stuck import KEYS, NEWEST, stuck
 
 VIEW = "django_broadcaster.view_outboxevent"
 PAUSE = "django_broadcaster.pause_backend"
@@ -152,7 +152,6 @@ class DashboardViews(AdminPages):
             "may_pause": request.user.has_perm(PAUSE),
             "ranges": STEPS,
             "statuses": [(status, OutboxEventStatus(status).label) for status in STATUSES],
-            "BEHIND": BEHIND,
         }
         return super()._page(request, name, title, {**shared, **more})
 

@@ -122,6 +122,16 @@
     ]);
   }
 
+  /** Show how many keys wait, what waits behind them, and for what most of them wait. */
+  function blocked(root, { keys, events, is_all, reason, with_reason, compared }) {
+    const node = root.querySelector("[data-blocked]");
+    const more = is_all ? "" : "+";
+    const sum = `${number(keys)}${more} ${keys === 1 && is_all ? "key waits" : "keys wait"}, ${number(events)}${more} ${events === 1 && is_all ? "event" : "events"} behind ${keys === 1 && is_all ? "it" : "them"}`;
+    const which = is_all && compared >= keys ? "of the keys" : `of ${number(compared)} compared keys`;
+    setText(node, with_reason ? `${sum}; ${number(with_reason)} ${which} because of: ${reason}` : sum);
+    show(node, keys > 0);
+  }
+
   // `events` is the URL of the event list, empty if this admin site has none: then there are no links.
   function keys(root, items, now, events) {
     table(root, "keys", items, (item) => item.key, (item) => [
@@ -165,5 +175,5 @@
     return `${root.dataset[kind]}?${query}`;
   }
 
-  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, keys, errors };
+  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, blocked, keys, errors };
 })(window.broadcaster);
