@@ -179,6 +179,9 @@ class DeliveryError(BroadcasterError):
     unforeseen: Exception | None = None
     """An exception other than DeliveryError, whose traceback the relay logs."""
 
+    details: str = ""
+    """Further text that is stored with the error, but never logged, such as a response."""
+
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
         super().__init__(*args)
         self.retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from hashlib import sha256
 from traceback import format_exception
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -21,6 +22,9 @@ from .conf import conf
 from .exceptions import BroadcasterError
 
 MASK: Final = "***"
+
+SHORT_DIGEST: Final = 8
+"""Characters of an endpoint's digest that are shown."""
 
 LOGGERS: Final = (
     "django_broadcaster",
@@ -70,6 +74,16 @@ def masked(text: str) -> str:
 def place_of(url: str) -> str:
     """Return a URL without the part after the host, which is often a key."""
     return _BEHIND_HOST.sub(rf"\1/{MASK}", url)
+
+
+def endpoint_identity(backend: str, url: str) -> str:
+    """Return a digest of an endpoint's URL, which distinguishes endpoints of one host."""
+    return sha256(f"{backend}\0{url}".encode()).hexdigest()
+
+
+def endpoint_name(backend: str, url: str) -> str:
+    """Return the beginning of the digest, which is shown beside the host."""
+    return endpoint_identity(backend, url)[:SHORT_DIGEST]
 
 
 _BEHIND_HOST = re.compile(r"^(https?://[^/?#]*)[/?#].+", re.IGNORECASE | re.DOTALL)
@@ -209,8 +223,13 @@ def _of_url(text: str) -> Iterator[str]:
 
 
 def error_text(error: BaseException, longest: int = 2000) -> str:
-    """Return an error's text for a row: masked, shortened, and valid in every database."""
-    text = masked(f"{type(error).__name__}: {error}")[:longest].replace("\0", "\ufffd")
+    """Return an error's text for a row: masked, shortened, and valid in every database.
+
+    The details of a `DeliveryError` follow on a line of their own.
+    """
+    details = getattr(error, "details", "")
+    whole = f"{type(error).__name__}: {error}" + (f"\n{details}" if details else "")
+    text = masked(whole)[:longest].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # UTF-8 can't encode a lone surrogate
 
 

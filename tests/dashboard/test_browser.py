@@ -127,11 +127,20 @@ def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
     expect(keys).to_have_count(2)
     expect(keys.first).to_contain_text("customer-17")
     expect(keys.first).to_contain_text("31")
+    expect(desk.locator("[data-blocked]")).to_have_text(
+        "2 keys wait, 34 events behind them; 2 of the keys because of: "
+        "customer service answered 503 after # s"
+    )
     errors = desk.locator('[data-table="errors"] tbody tr')
     expect(errors).to_have_count(3)
     expect(errors.first).to_contain_text("there is no account #")
-    errors.first.get_by_role("link", name="23").click()
+    errors.first.get_by_role("link", name="23", exact=True).click()
     expect(desk.locator("#result_list tbody tr")).to_have_count(23)
+    desk.go_back()
+    errors.first.get_by_role("link", name="Retry all 23").click()
+    expect(desk.locator("[name=error]")).to_have_value("Rejected: there is no account ")
+    expect(desk.get_by_role("radio", name="retry")).to_be_checked()
+    expect(desk.get_by_role("alert")).to_contain_text("error=Rejected: there is no account #")
     desk.go_back()
     keys.first.get_by_role("link", name="order.placed").click()
     expect(desk.locator(".broadcaster-life")).to_contain_text("Attempt 2 failed")

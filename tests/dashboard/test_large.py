@@ -14,9 +14,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from django_broadcaster.dashboard.state import BOUND
-from django_broadcaster.dashboard.stuck import BEHIND, KEYS, NEWEST
+from django_broadcaster.dashboard.stuck import HEADS, NEWEST
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.store.sql import EVENTS
+from django_broadcaster.store.stuck import WINDOW, WINDOWS
 from tests.support.databases import DATABASES
 from tests.support.routing import OneDatabase
 
@@ -90,7 +91,7 @@ VIEWS = {
     "state": ([], 2 * 6 * BOUND),
     "history": ([], 10),  # which backends have events, by a seek for each
     "change": (["default"], 10),
-    "stuck": (["default"], NEWEST + KEYS * (BEHIND + 10)),
+    "stuck": (["default"], NEWEST + WINDOW * WINDOWS + HEADS),
 }
 """The views, with the rows that each may go over at the most."""
 

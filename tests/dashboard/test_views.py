@@ -27,7 +27,7 @@ from django_broadcaster.models import (
     OutboxSample,
 )
 from django_broadcaster.states import OutboxEventStatus as S
-from django_broadcaster.store import SameError, minute_of
+from django_broadcaster.store import minute_of
 from tests.support.events import insert
 from tests.support.staff import permit
 
@@ -374,7 +374,16 @@ def test_stuck_events_of_a_busy_shop(admin_client: Client) -> None:
         ),
         (4, *["RuntimeError: handler shop.mail.send: recipient has no address"] * 2),
     ]
-    assert ask(admin_client, "stuck", "invoices") == {"keys": [], "errors": []}
+    assert found["blocked"] == {
+        "keys": 2,
+        "events": 34,
+        "is_all": True,
+        "reason": "customer service answered 503 after # s",
+        "with_reason": 2,
+        "compared": 2,
+    }
+    invoices = ask(admin_client, "stuck", "invoices")
+    assert (invoices["keys"], invoices["errors"]) == ([], [])
 
 
 def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
@@ -400,12 +409,66 @@ def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
         ("digest deadbeef00112233", "digest #"),
         ("10.0.0.1:5672: refused", "#:#: refused"),
         ("accessed facade", "accessed facade"),
-        ("", "(no text)"),
+        ("no account 471", "no account #"),
+        (
+            "HTTP 404, status=409, error: 410, code 411",
+            "HTTP 404, status=409, error: 410, code 411",
+        ),
+        ("HTTP/1.1 502 of HTTP/2 503", "HTTP/1.1 502 of HTTP/2 503"),
+        ("error 5031, code 1.5", "error #, code #"),
+        (
+            "to http://10.0.0.1:8808 (endpoint 3fa91c2e): answered 500 Oh\nTook 0.12 s.",
+            "to http://10.0.0.1:8808 (endpoint 3fa91c2e): answered 500 Oh",
+        ),
+        ("", ""),
     ],
 )
 def test_errors_are_alike_but_for_what_varies(error: str, pattern: str) -> None:
-    """Numbers and ids are left out of the comparison, words and three-digit codes are not."""
-    assert stuck.alike(SameError(error, 1, 1))[0] == pattern
+    """Numbers and ids are left out of the comparison; words, codes and endpoints are not."""
+    assert stuck.fingerprint(error) == pattern
+
+
+def test_an_error_of_many_orders_is_one_group(admin_client: Client) -> None:
+    """A thousand numbers of orders are one error; two status codes are two."""
+    now = timezone.now().replace(microsecond=0)
+    orders = [
+        scenes.write(
+            number,
+            status=S.FAILED,
+            last_error=f"TransientError: handler shop.ship: KeyError: order {number}",
+            ended_at=now - timedelta(seconds=number),
+        )
+        for number in range(1000)
+    ]
+    webhook = "Rejected: webhook to https://x.example (endpoint 3fa91c2e): answered"
+    answered = [
+        scenes.write(
+            n, status=S.FAILED, last_error=f"{webhook} {code}\nTook 0.{n} s. Response: {n}"
+        )
+        for code, count in ((500, 3), (502, 2))
+        for n in range(count)
+    ]
+    insert(*orders, *answered)
+
+    found = ask(admin_client, "stuck", "default")
+
+    assert [(each["count"], each["error"], each["is_whole"]) for each in found["errors"]] == [
+        (1000, "TransientError: handler shop.ship: KeyError: order #", False),
+        (3, f"{webhook} 500", True),
+        (2, f"{webhook} 502", True),
+    ]
+    ages = [now.timestamp() - found["errors"][0][name] for name in ("first_seen", "last_seen")]
+    assert ages == [999, 0]
+    assert found["more_errors"] == {"errors": 0, "events": 0}
+
+
+def test_errors_that_are_not_shown_are_counted(admin_client: Client) -> None:
+    """The table is cut, and says by how much."""
+    names = [f"error of {chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(stuck.GROUPS + 3)]
+    insert(*(scenes.write(1, status=S.FAILED, last_error=name) for name in [*names, names[-1]]))
+    found = ask(admin_client, "stuck", "default")
+    assert len(found["errors"]) == stuck.GROUPS
+    assert found["more_errors"] == {"errors": 3, "events": 3}
 
 
 # Pause and resume

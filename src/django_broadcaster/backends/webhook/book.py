@@ -18,11 +18,11 @@ class EndpointBook(Protocol):
     def succeeded(self, urls: Iterable[str]) -> None:
         """Note that endpoints took an event."""
 
-    def failed(self, url: str, error: str, disable_after: float) -> None:
+    def failed(self, url: str, error: str, disable_after: float, details: str = "") -> None:
         """Note that an endpoint took nothing; disable it after `disable_after` seconds of that."""
 
-    def disable(self, url: str, error: str) -> None:
-        """Disable an endpoint: nothing more is sent to it."""
+    def disable(self, url: str, error: str, details: str = "") -> None:
+        """Disable an endpoint: nothing more is sent to it. The details are not logged."""
 
 
 class NoBook:
@@ -37,8 +37,8 @@ class NoBook:
     def succeeded(self, urls: Iterable[str]) -> None:
         """Do nothing."""
 
-    def failed(self, url: str, error: str, disable_after: float) -> None:
+    def failed(self, url: str, error: str, disable_after: float, details: str = "") -> None:
         """Do nothing."""
 
-    def disable(self, url: str, error: str) -> None:
+    def disable(self, url: str, error: str, details: str = "") -> None:
         """Do nothing."""

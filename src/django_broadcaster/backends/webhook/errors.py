@@ -47,7 +47,7 @@ class Answer:
     """The result of a request; `retry_after` is in seconds.
 
     `error` is the event's error where it is known already, and `sent` is False where the answer is
-    that to another event.
+    that to another event. `details` are stored with the error, and never logged.
     """
 
     kind: Kind
@@ -56,6 +56,7 @@ class Answer:
     cause: Exception | None = None
     error: DeliveryError | None = None
     sent: bool = True
+    details: str = ""
 
 
 _KINDS: Final = {
@@ -128,6 +129,8 @@ def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
         retry_after=answer.retry_after,
     )
     error.sent = answer.sent
+    if answer.sent:  # else they are those of another event
+        error.details = answer.details
     if isinstance(error, TransientError):
         error.spends_retry = answer.kind not in _PUTS_OFF
     return error

@@ -23,6 +23,13 @@ def place_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def keys_of(url: str) -> set[str]:
+    """Return the parts of a URL that may be the key to an endpoint: its path and its query."""
+    parts = urlsplit(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return {part for part in (target, parts.path, parts.query) if len(part) > 1}
+
+
 def target_of(url: str) -> tuple[str, int]:
     """Return the host and the port of a URL."""
     parts = urlsplit(url)

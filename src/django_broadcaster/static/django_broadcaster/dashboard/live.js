@@ -167,8 +167,9 @@
       }
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
       if (this.stuck) {
+        tools.blocked(root, this.stuck.blocked);
         tools.keys(root, this.stuck.keys, now, root.dataset.events);
-        tools.errors(root, this.stuck.errors, root.dataset.events);
+        tools.errors(root, this.stuck.errors, this.stuck.more_errors, now, root.dataset.events);
       }
     }
   }

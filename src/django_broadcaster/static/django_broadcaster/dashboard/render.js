@@ -67,7 +67,7 @@
     show(root.querySelector(`[data-none="${name}"]`), items.length === 0);
   }
 
-  function fill(row, index, { text, href = "", title = "", kind = "" }) {
+  function fill(row, index, { text, href = "", title = "", kind = "", links = null }) {
     let cell = row.cells[index];
     if (!cell) {
       cell = document.createElement(index === 0 ? "th" : "td");
@@ -76,6 +76,10 @@
     }
     cell.className = kind;
     if (title) cell.title = title;
+    if (links) {
+      linksOf(cell, links);
+      return;
+    }
     let target = cell;
     if (href) {
       target = cell.querySelector("a");
@@ -86,6 +90,17 @@
       target.href = href;
     }
     setText(target, text);
+  }
+
+  /** Write several links into a cell, and keep those that are there. */
+  function linksOf(cell, links) {
+    while (cell.children.length > links.length) cell.lastElementChild.remove();
+    links.forEach(({ text, href }, place) => {
+      const link = cell.children[place] || cell.appendChild(document.createElement("a"));
+      link.className = "broadcaster-button";
+      link.href = href;
+      setText(link, text);
+    });
   }
 
   function relays(root, items, now, withBackend) {
@@ -107,6 +122,16 @@
     ]);
   }
 
+  /** Show how many keys wait, what waits behind them, and for what most of them wait. */
+  function blocked(root, { keys, events, is_all, reason, with_reason, compared }) {
+    const node = root.querySelector("[data-blocked]");
+    const more = is_all ? "" : "+";
+    const sum = `${number(keys)}${more} ${keys === 1 && is_all ? "key waits" : "keys wait"}, ${number(events)}${more} ${events === 1 && is_all ? "event" : "events"} behind ${keys === 1 && is_all ? "it" : "them"}`;
+    const which = is_all && compared >= keys ? "of the keys" : `of ${number(compared)} compared keys`;
+    setText(node, with_reason ? `${sum}; ${number(with_reason)} ${which} because of: ${reason}` : sum);
+    show(node, keys > 0);
+  }
+
   // `events` is the URL of the event list, empty if this admin site has none: then there are no links.
   function keys(root, items, now, events) {
     table(root, "keys", items, (item) => item.key, (item) => [
@@ -119,17 +144,36 @@
     ]);
   }
 
-  function errors(root, items, events) {
+  function errors(root, items, more, now, events) {
+    const actions = [["retry", "Retry all"], ["cancel", "Cancel all"]].filter(([kind]) => root.dataset[kind]);
+    const rest = root.querySelector('[data-more="errors"]');
+    setText(rest, `and ${number(more.errors)} more ${more.errors === 1 ? "error" : "errors"} (${number(more.events)} ${more.events === 1 ? "event" : "events"})`);
+    show(rest, more.errors > 0);
     table(root, "errors", items, (item) => item.error, (item) => {
       const query = new URLSearchParams({ status__exact: "failed", backend: root.dataset.alias });
       if (item.prefix) query.set("last_error__startswith", item.prefix);
       return [
         { text: number(item.count), href: events && `${events}?${query}`, kind: "broadcaster-number" },
         { text: item.error, title: item.example, kind: "broadcaster-error" },
+        age(item.first_seen, now),
+        age(item.last_seen, now),
         { text: String(item.newest), href: events && `${events}${item.newest}/change/` },
+        ...(actions.length ? [{ text: "", kind: "broadcaster-actions", links: actions.map(([kind, text]) => ({ text: `${text} ${number(item.count)}`, href: operation(root, kind, item) })) }] : []),
       ];
     });
   }
 
-  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, keys, errors };
+  function age(at, now) {
+    return at === null ? { text: "–" } : { text: `${duration(Math.max(0, now - at))} ago`, title: moment(at) };
+  }
+
+  /** Return the URL of the form of an operation, filled in for a group of errors. */
+  function operation(root, kind, { error, prefix, is_whole }) {
+    const query = new URLSearchParams({ kind, backend: root.dataset.alias, status: "failed" });
+    if (prefix) query.set("error", prefix);
+    if (!is_whole || !prefix) query.set("lost", `error=${error}`.slice(0, 100));
+    return `${root.dataset[kind]}?${query}`;
+  }
+
+  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, blocked, keys, errors };
 })(window.broadcaster);
