@@ -388,7 +388,7 @@ def test_a_wrong_archive_is_said_at_the_start(
 ) -> None:
     """A relay that could not archive does not begin."""
     settings.OUTBOX_ARCHIVE = {"BACKEND": FILE}
-    with pytest.raises(ArchiveConfigurationError, match="needs 'directory'"):
+    with pytest.raises(ArchiveConfigurationError, match="must have 'directory'"):
         join()
 
 
