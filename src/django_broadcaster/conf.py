@@ -14,7 +14,7 @@ from django.conf import settings
 from django.utils.functional import empty
 
 from . import former
-from .setting_rules import BOOLEAN, DURATION, POSITIVE_SECONDS, Rule, seconds_from, whole
+from .setting_rules import BOOLEAN, DURATION, POSITIVE_SECONDS, RATIO, Rule, seconds_from, whole
 
 T = TypeVar("T")
 
@@ -273,6 +273,25 @@ class HealthSettings:
         "Age, since its publication, of an event in retry before the outbox counts as unhealthy.",
         check=POSITIVE_SECONDS,
         id="E039",
+    )
+    FAILING_RATIO: Setting[float] = Setting(
+        0.5,
+        "Part of the recent attempts that must have failed before a backend counts as failing.",
+        check=RATIO,
+        id="E043",
+    )
+    FAILING_ATTEMPTS: Setting[int] = Setting(
+        10,
+        "Recent attempts that must have failed before the ratio counts.",
+        check=whole("attempts", 1),
+        id="E044",
+    )
+    FAILING_MINUTES: Setting[int] = Setting(
+        5,
+        "Minutes in which an attempt is recent. A backend also counts as failing if it delivered "
+        "nothing in that time, although an older event waits for a retry.",
+        check=whole("minutes", 1, 60),
+        id="E045",
     )
     STALL_SECONDS: Setting[float] = Setting(
         120.0,

@@ -82,10 +82,10 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
     """Figures, circuit and relays are those of the tables, and follow them without a reload."""
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
-    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "status")).to_have_text("some failing")
     expect(figure(desk, "default", "backlog")).to_have_text("74")
     expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
-    expect(figure(desk, "invoices", "problem")).to_contain_text("connection refused")
+    expect(figure(desk, "invoices", "reason")).to_contain_text("connection refused")
     rows = desk.locator('[data-table="relays"] tbody tr')
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("32 (32–63)")  # noqa: RUF001  # a range
@@ -97,7 +97,7 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
 
     expect(figure(desk, "invoices", "status")).to_have_text("up to date")
     expect(figure(desk, "invoices", "backlog")).to_have_text("0")
-    expect(figure(desk, "invoices", "problem")).to_be_hidden()
+    expect(figure(desk, "invoices", "reason")).to_be_hidden()
     expect(rows).to_have_count(2)
     expect(desk.locator("[data-announce]")).to_contain_text("invoices: up to date")
     assert desk.evaluate("window.isTheSame") is True
@@ -191,12 +191,12 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     desk.get_by_role("button", name="Pause default").click()
     expect(desk.locator(".messagelist")).to_contain_text("Backend default paused")
     expect(figure(desk, "default", "status")).to_have_text("paused")
-    expect(figure(desk, "default", "problem")).to_contain_text("by ada: the broker moves")
+    expect(figure(desk, "default", "reason")).to_contain_text("by ada: the broker moves")
     assert OutboxBackendState.objects.get().paused_at is not None
     desk.get_by_role("link", name="Resume default").click()
     arrive(desk, "/resume/")
     desk.get_by_role("button", name="Resume default").click()
-    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "status")).to_have_text("some failing")
     expect(desk.locator(".broadcaster-log li")).to_have_count(2)
     assert OutboxBackendState.objects.get().paused_at is None
     assert LogEntry.objects.filter(object_id="default").count() == 2

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import models
 from django.db.models.functions import Greatest
+from django.utils import timezone
 
 from django_broadcaster.models import OutboxSample
 from django_broadcaster.models.managers import aware
 
 Samples = models.QuerySet[OutboxSample]
+
+HOUR = 60
+"""Minutes in which dead letters are new."""
 
 
 @dataclass(slots=True)
@@ -32,6 +38,51 @@ class Figures:
     def __bool__(self) -> bool:
         """Return True if there is a figure to add."""
         return self != Figures()
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What relays did for a backend recently.
+
+    `published` and `failures` are attempts of the last minutes, and `dead_letters` those of the
+    last hour. `last` is the last whole minute, or the one before it: relays write a minute's
+    figures some seconds later.
+    """
+
+    published: int = 0
+    failures: int = 0
+    dead_letters: int = 0
+    last: OutboxSample | None = None
+
+    @property
+    def attempts(self) -> int:
+        """The attempts of the last minutes."""
+        return self.published + self.failures
+
+
+def recent_minutes(using: str, aliases: Collection[str], minutes: int) -> dict[str, Recent]:
+    """Return what happened in the last minutes, and the current one, by backend."""
+    now = minute_of(timezone.now())
+    rows = OutboxSample.objects.using(using).filter(
+        models.Q(minute__gte=now - max(minutes, 2)) | models.Q(failed__gt=0),
+        backend__in=aliases,
+        minute__gte=now - HOUR,
+    )
+    found: defaultdict[str, list[OutboxSample]] = defaultdict(list)
+    for row in rows.order_by("minute"):
+        found[row.backend].append(row)
+    return {backend: _recent(samples, now, minutes) for backend, samples in found.items()}
+
+
+def _recent(samples: Sequence[OutboxSample], now: int, minutes: int) -> Recent:
+    recent = [row for row in samples if row.minute >= now - minutes]
+    whole = [row for row in samples if now - 2 <= row.minute < now]
+    return Recent(
+        published=sum(row.published for row in recent),
+        failures=sum(row.retried + row.failed for row in recent),
+        dead_letters=sum(row.failed for row in samples),
+        last=whole[-1] if whole else None,
+    )
 
 
 def minute_of(moment: datetime) -> int:
