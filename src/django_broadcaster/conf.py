@@ -288,8 +288,8 @@ class HealthSettings:
     )
     FAILING_MINUTES: Setting[int] = Setting(
         5,
-        "Minutes in which an attempt is recent. A backend also counts as failing if it delivered "
-        "nothing in that time, although an older event waits for a retry.",
+        "Minutes in which an attempt is recent. A backend also counts as failing if all attempts "
+        "fail for that long, however few.",
         check=whole("minutes", 1, 60),
         id="E045",
     )

@@ -204,7 +204,7 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
     stuck.created_at = timezone.now() - timedelta(hours=2)
     stuck.save()
     assert status() == "late"
-    OutboxSample.objects.filter(backend="invoices").update(published=0)
+    OutboxSample.objects.filter(backend="invoices").update(published=0, retried=1)
     assert status() == "failing"
     OutboxRelay.objects.filter(pk=relay.pk).update(
         heartbeat_at=timezone.now() - timedelta(minutes=5)

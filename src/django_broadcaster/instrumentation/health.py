@@ -7,8 +7,8 @@ check        fails if
 `relays`     no relay of the backend had a heartbeat within `OUTBOX_LEASE_SECONDS`
 `lag`        an event of the backend is due for longer than `OUTBOX_MAX_LAG_SECONDS`
 `retry`      an event in retry is older than `OUTBOX_MAX_RETRY_AGE_SECONDS`
-`failures`   the backend is failing: most recent attempts failed, or nothing was delivered
-             while events wait for retries
+`failures`   the backend is failing: most recent attempts failed, or nothing is delivered
+             any more
 `settings`   undelivered events name a backend that is not in `OUTBOX_PUBLISHERS`
 ============ ==========================================================================
 

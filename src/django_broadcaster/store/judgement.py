@@ -11,8 +11,7 @@ not configured             red   undelivered events name a backend that `OUTBOX_
 paused                     amber an operator paused the backend
 no relay                   red   no relay holds a lease
 broker unavailable         red   the circuit of a relay is open
-failing                    red   most recent attempts failed, or nothing was delivered while events
-                                 wait for retries
+failing                    red   most recent attempts failed, or nothing is delivered any more
 late                       red   an event is due for longer than `OUTBOX_MAX_LAG_SECONDS`, or in
                                  retry and older than `OUTBOX_MAX_RETRY_AGE_SECONDS`
 partitions without a relay amber some keys are not delivered until a relay takes their partitions
@@ -25,8 +24,8 @@ up to date                 green the backlog is empty
 
 A backend is failing if at least `OUTBOX_FAILING_ATTEMPTS` attempts of the last
 `OUTBOX_FAILING_MINUTES` failed, and they are at least `OUTBOX_FAILING_RATIO` of all. It is also
-failing if nothing was delivered in that time, although an event that was published before it waits
-for a retry. Attempts are counted by minute, from what relays write every ten seconds.
+failing if the backlog is not empty, and for that long or longer attempts failed and none succeeded.
+Attempts are counted by minute, from what relays write every ten seconds.
 """
 
 from __future__ import annotations
@@ -258,10 +257,10 @@ def _failure(facts: Facts) -> str:
     is_enough = recent.failures >= conf.FAILING_ATTEMPTS
     if is_enough and recent.failures >= conf.FAILING_RATIO * recent.attempts:
         return f"{attempts_of(facts)} failed"
-    waiting = each.retry + each.blocked
-    if waiting and not recent.published and each.retry_age > 60 * minutes:
-        waits = "1 event waits" if waiting == 1 else f"{waiting:,} events wait"
-        return f"Nothing was delivered in the last {minutes} min; {waits} for retries"
+    backlog = each.pending + each.retry + each.blocked
+    if backlog and recent.failing_for >= minutes:
+        waiting = "1 event is" if backlog == 1 else f"{backlog:,} events are"
+        return f"All attempts of the last {recent.failing_for} min failed; {waiting} waiting"
     return ""
 
 
