@@ -46,6 +46,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(opentelemetry|pathlib|ssl|typing)\b.*"),
     (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
     (r"py:.*", r"django_broadcaster\.registry\.F"),
+    (r"py:.*", r"django_broadcaster\.backends\.(connected\.Held|errors\.Code)"),
+    (r"py:.*", r"django_broadcaster\.backends\.(in_flight\.Packed|outcomes\.Batch)"),
     (r"py:.*", r"django_broadcaster\.backends\.(options\.T|names\.HasFields)"),
     (r"py:.*", r"urllib\.parse\.SplitResult"),
     (r"py:.*", r"django_broadcaster\.publishing\.asynchronous\.Result"),

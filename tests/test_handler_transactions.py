@@ -172,7 +172,7 @@ def test_handler_that_rolls_back_and_goes_on(database: str) -> None:
         execute(database, "ROLLBACK")
         Order.objects.using(database).create(number="after")
 
-    with pytest.raises(TransactionManagementError, match="after its transaction had ended"):
+    with pytest.raises(TransactionManagementError, match="after its transaction ended"):
         process(EVENT, handler(roll_back), using=database)
     assert handled(database) == []
     if connections[database].vendor != "sqlite":  # where nothing is left to roll back

@@ -84,8 +84,8 @@ class Endpoints:
         if not changed or row is None:
             return
         logger.error(
-            "Disabled webhook endpoint %d of backend %r: %s; its events become dead letters until "
-            "an operator enables it.",
+            "Disabled webhook endpoint %d of backend %r: %s; enable it in the admin once its "
+            "receiver is fixed.",
             row.pk,
             self._backend,
             error,

@@ -211,8 +211,8 @@ class Rejected(DeliveryError):
 class AfterCommitFailed(Rejected):
     """A handler has committed, and then a function that it passed to `on_commit` failed.
 
-    The inbox has the handler's note, so the handler does not run again. The event becomes a dead
-    letter immediately, whatever `ON_EXHAUSTED` is. A retry of that dead letter skips the handler.
+    The inbox has the handler's note, so the handler does not run again. Whatever `ON_EXHAUSTED` is,
+    the event immediately becomes a dead letter, and a retry of it skips the handler.
     """
 
 

@@ -208,13 +208,13 @@ def _of_url(text: str) -> Iterator[str]:
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def kept(error: BaseException, longest: int = 2000) -> str:
+def error_text(error: BaseException, longest: int = 2000) -> str:
     """Return an error's text for a row: masked, shortened, and valid in every database."""
     text = masked(f"{type(error).__name__}: {error}")[:longest].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # UTF-8 can't encode a lone surrogate
 
 
-def hide(error: BroadcasterError) -> None:
+def mask_error(error: BroadcasterError) -> None:
     """Mask an error's text, and remove causes that would show a secret in a traceback."""
     text = str(error)
     if (shown := masked(text)) != text:
@@ -233,12 +233,12 @@ def _reveals(error: BaseException) -> bool:
 
 
 @contextmanager
-def hiding() -> Iterator[None]:
+def masking_errors() -> Iterator[None]:
     """Mask the errors of this package that a block raises."""
     try:
         yield
     except BroadcasterError as error:
-        hide(error)
+        mask_error(error)
         raise
 
 

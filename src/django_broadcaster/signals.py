@@ -17,9 +17,9 @@ signal             sent                                    arguments
 `event_failed`     after it became a dead letter           `event`, `error` (DeliveryError)
 ================== ======================================= ===================================
 
-`batch_settled` is for instrumentation. The relay sends it after each delivery with events, with
-`sender` = the class `DeliveryLoop` and `backend` (alias), `relay` (id of the lease), `report` (the
-figures), `seconds` (from fetch to settle) and `circuit_is_open`.
+`batch_settled` is for instrumentation. The relay sends it after each delivery with events. Its
+`sender` is the class `DeliveryLoop`. Its arguments are `backend` (alias), `relay` (the lease),
+`report` (the figures), `seconds` (from fetch to settle) and `circuit_is_open`.
 
 `relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers sends it
 at its start, with `sender` = the class `Worker`, `database` and `backends` (aliases).

@@ -100,7 +100,8 @@ class TestFaults(BackendFaultContract):
 
     def make_backend(self, **options: Any) -> MessageBackend:
         url = self.cluster.nodes[0].url
-        return RedisStreamBackend(url=url, cluster=True, stream_name=self.stream, **options)
+        options = {"max_len": None, "stream_name": self.stream, **options}
+        return RedisStreamBackend(url=url, cluster=True, **options)
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
         return [{"id": each} for each in ids(self.node, self.stream)]

@@ -47,7 +47,8 @@ class TestFaults(BackendFaultContract):
             yield
 
     def make_backend(self, **options: Any) -> MessageBackend:
-        return RedisStreamBackend(**{"host": "127.0.0.1", "port": self.proxy.port, **options})
+        server = {"host": "127.0.0.1", "port": self.proxy.port, "max_len": None}
+        return RedisStreamBackend(**{**server, **options})
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
         with self.server.client() as client:

@@ -135,6 +135,7 @@ def test_relays_are_killed_and_the_pooler_restarts(
         pgbouncer.start()
         some_more()
     wait_until(lambda: all_settled(pooled), 30, "every event")
+    wait_until(lambda: SAID in third.output, 20, "the third at work")
     for worker in (second, third):
         assert "Traceback" not in worker.output
         worker.stop()

@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 def die(place: _Place, at: float, times: int) -> list[float]:
     """Let a place's processes die as soon as they have started; return the pauses."""
     place.started_at = at
-    return [place.died(at) for _ in range(times)]
+    return [place.ended(at) for _ in range(times)]
 
 
 def test_processes_that_keep_dying_are_started_ever_later() -> None:
@@ -30,7 +30,7 @@ def test_a_process_that_lived_is_succeeded_at_once() -> None:
     place = _Place()
     die(place, at=100.0, times=10)
     place.started_at = 200.0
-    assert place.died(200.0 + STEADY_SECONDS) == 1.0
+    assert place.ended(200.0 + STEADY_SECONDS) == 1.0
     assert place.start_at == 201.0 + STEADY_SECONDS
 
 
@@ -70,7 +70,7 @@ def test_a_process_that_cannot_start_ends_no_other(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: ended.append(supervisor.run()))
     thread.start()
     try:
-        wait_until(lambda: supervisor._places[0]._deaths, 20, "a start that fails")
+        wait_until(lambda: supervisor._places[0].start_at, 20, "a start that fails")
         assert thread.is_alive()
         program.write_text(f"#!/bin/sh\ntouch {ready}\nexec sleep 60\n")
         program.chmod(0o700)

@@ -540,15 +540,15 @@ def test_a_worker_waits_for_its_database(
 
 
 class _Watcher(logging.Handler):
-    """Sets an event when a relay is in trouble."""
+    """Sets an event when a relay logs an error of its database."""
 
     def __init__(self, event: threading.Event) -> None:
         super().__init__()
         self._event = event
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Look for the trouble."""
-        if "trouble" in record.getMessage():
+        """Notice the error."""
+        if "Database error" in record.getMessage():
             self._event.set()
 
 

@@ -31,6 +31,10 @@ class EventLoop:
         result: T = _outside_of_loops(self._runner.run, work, context=copy_context())
         return result
 
+    def cancel(self) -> None:
+        """Cancel what an interrupted run has left: it would go on with the next one."""
+        self.run(_cancel_others())
+
     def close(self) -> None:
         """End the loop; what still runs in it is cancelled."""
         _outside_of_loops(self._runner.close)
@@ -49,6 +53,13 @@ class EventLoop:
         if self._executor is not None:
             loop.set_default_executor(self._executor)  # type: ignore[arg-type]
         return loop
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _outside_of_loops(work: Callable[..., T], *arguments: Any, **options: Any) -> T:

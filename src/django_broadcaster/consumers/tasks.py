@@ -1,8 +1,8 @@
 """A backend that runs the handlers of `event_registry` as Django's tasks (Django 6.0 or newer).
 
-It enqueues one task for each handler of an event. The task runs the handler through the inbox, so
-it runs once per event, even if the task runs twice or the event is delivered again. An event is
-delivered once its tasks are enqueued; from then on, the project's TASKS are responsible.
+It enqueues one task for each handler of an event. The task runs the handler through the inbox:
+once per event, even if the task runs twice or the event is delivered again. An event is delivered
+once its tasks are enqueued; from then on, the project's TASKS are responsible.
 """
 
 from __future__ import annotations

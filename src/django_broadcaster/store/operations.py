@@ -21,7 +21,7 @@ from django_broadcaster.models import OutboxOperation, OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow, OutboxEventQuerySet
 from django_broadcaster.models.operation_managers import OperationQuerySet
 from django_broadcaster.models.selection import EventSelection
-from django_broadcaster.redaction import kept
+from django_broadcaster.redaction import error_text
 from django_broadcaster.states import OperationKind, OperationState
 
 from .charsets import storable
@@ -190,7 +190,7 @@ def note_failure(
             return None
         now = timezone.now()
         operation.failures += 1
-        operation.error = storable(kept(error), connections[operations.db])
+        operation.error = storable(error_text(error), connections[operations.db])
         operation.not_before = now + timedelta(seconds=2**operation.failures)
         if for_good or operation.failures >= ATTEMPTS:
             operation.state, operation.finished_at = OperationState.FAILED, now

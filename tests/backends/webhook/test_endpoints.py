@@ -256,7 +256,7 @@ def test_receiver_that_raises_stops_nothing(
         endpoint_disabled.disconnect(fail)
     row = OutboxWebhookEndpoint.objects.get()
     assert row.disabled_at is not None
-    assert f"webhook endpoint {row.pk} of backend 'default' is disabled" in caplog.text
+    assert f"Disabled webhook endpoint {row.pk} of backend 'default'" in caplog.text
     assert "path-key" not in caplog.text
 
 

@@ -77,6 +77,13 @@ class Connection(HeldConnection):
         finally:
             self._loop.close()
 
+    def drop(self) -> None:
+        """End what was interrupted, and then the connections."""
+        try:
+            self._loop.cancel()
+        finally:
+            self.close()
+
     def abandon(self) -> None:
         """Close this process's copies of the sockets."""
         self._loop.abandon()
