@@ -1,28 +1,6 @@
 """Metrics for Prometheus: counters of a relay, and gauges of the outbox.
 
-=============================== ================ ================================================
-metric                          labels           meaning
-=============================== ================ ================================================
-outbox_events_total             backend, outcome events by outcome: published, retried, failed,
-                                                 expired; held (waits for an event of its key)
-outbox_batch_seconds            backend          histogram: time from fetch to settle of a batch
-outbox_delivery_latency_seconds backend          histogram: time from due to delivered
-outbox_build_info               version          always 1
-outbox_arrivals_total           (none)           the id of the newest event; its rate is that at
-                                                 which events are created
-outbox_up                       (none)           1 if the database is available, for the gauges
-                                                 below
-outbox_backlog                  backend, status  undelivered events and dead letters, up to
-                                                 100,000
-outbox_lag_seconds              backend          age of the oldest due event
-outbox_retry_age_seconds        backend          age of the oldest event in retry, since its
-                                                 publication
-outbox_relays                   backend          relays that hold a lease
-outbox_free_partitions          backend          partitions without a relay
-outbox_circuit_open             backend          1 while a circuit breaker is open
-outbox_paused                   backend          1 while the backend is paused
-=============================== ================ ================================================
-
+=============================== ================ =========================================
 A relay with `outbox_worker --metrics-port` has the first three. The gauges come from the database,
 so both the port of a relay and the view `metrics` of an application have them.
 
@@ -60,7 +38,7 @@ from django_broadcaster import __version__
 from django_broadcaster.signals import batch_settled, relay_started
 
 from . import latency
-from .gauges import FIGURES, UP, current_overviews, labelled, last_id
+from .gauges import FIGURES, UP, current_judgements, labelled, last_id
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -102,7 +80,7 @@ class OverviewCollector(Collector):
         )
         build.add_metric([__version__], 1)
         yield build
-        found = current_overviews(self._using)
+        found = current_judgements(self._using)
         yield GaugeMetricFamily("outbox_up", UP, value=int(found is not None))
         if found is None:
             return
@@ -112,8 +90,8 @@ class OverviewCollector(Collector):
         for figure in FIGURES:
             labels = ("backend", *figure.labels)
             family = GaugeMetricFamily(figure.name, figure.meaning, labels=labels)
-            for overview in found:
-                for values, number in labelled(figure, overview):
+            for judgement in found:
+                for values, number in labelled(figure, judgement):
                     family.add_metric([values[label] for label in labels], number)
             yield family
 
