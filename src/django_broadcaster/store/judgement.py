@@ -97,7 +97,7 @@ class Endpoints(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the state of a backend is judged by."""
+    """The facts that decide the state of a backend."""
 
     overview: Overview
     recent: Recent

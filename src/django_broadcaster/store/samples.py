@@ -53,7 +53,7 @@ class Minute(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What relays did for a backend recently.
+    """The recent attempts of a backend.
 
     `published` and `failures` are attempts of the last minutes, and `dead_letters` those of the
     last hour. `failing_for` are the minutes since attempts failed without any delivery, an hour at

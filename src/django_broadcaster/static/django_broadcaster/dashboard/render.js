@@ -42,11 +42,8 @@
 
   /** Show how many webhook endpoints of a backend are disabled or failing. */
   function endpoints(node, { disabled, failing }) {
-    const parts = [];
-    if (disabled) parts.push(`${number(disabled)} ${disabled === 1 ? "endpoint" : "endpoints"} disabled`);
-    if (failing) parts.push(`${number(failing)} ${failing === 1 ? "endpoint" : "endpoints"} failing`);
-    setText(node, parts.join(", "));
-    show(node, parts.length > 0);
+    setText(node, `endpoints: ${number(disabled)} disabled, ${number(failing)} failing`);
+    show(node, disabled + failing > 0);
   }
 
   /** Put the cards into the order of the backends; a card that has the focus keeps it. */
