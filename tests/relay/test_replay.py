@@ -83,7 +83,7 @@ def delivered(database: str, calls: Calls, relay: DeliveryLoop) -> Calls:
 def replay(database: str, *arguments: str) -> tuple[str, str]:
     """Run `outbox_replay`; return what it printed, and its warnings."""
     out, err = io.StringIO(), io.StringIO()
-    arguments = (*arguments, "--database", database)
+    arguments = (*arguments, "--no-input", "--database", database)
     call_command("outbox_replay", *arguments, stdout=out, stderr=err)
     return out.getvalue(), err.getvalue()
 
