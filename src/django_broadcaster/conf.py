@@ -18,6 +18,7 @@ from .setting_rules import (
     BOOLEAN,
     DURATION,
     POSITIVE_SECONDS,
+    RATIO,
     RETRIES,
     Rule,
     seconds_from,
@@ -282,6 +283,25 @@ class HealthSettings:
         "Age, since its publication, of an event in retry before the outbox counts as unhealthy.",
         check=POSITIVE_SECONDS,
         id="E039",
+    )
+    FAILING_RATIO: Setting[float] = Setting(
+        0.5,
+        "Part of the recent attempts that must have failed before a backend counts as failing.",
+        check=RATIO,
+        id="E043",
+    )
+    FAILING_ATTEMPTS: Setting[int] = Setting(
+        10,
+        "Recent attempts that must have failed before the ratio counts.",
+        check=whole("attempts", 1),
+        id="E044",
+    )
+    FAILING_MINUTES: Setting[int] = Setting(
+        5,
+        "Minutes in which an attempt is recent. A backend also counts as failing if all attempts "
+        "fail for that long, however few.",
+        check=whole("minutes", 1, 60),
+        id="E045",
     )
     STALL_SECONDS: Setting[float] = Setting(
         120.0,

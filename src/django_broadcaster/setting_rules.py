@@ -35,6 +35,10 @@ POSITIVE_SECONDS: Final = Rule(
     "a positive number of seconds", lambda value: is_number(value) and value > 0, "seconds"
 )
 
+RATIO: Final = Rule(
+    "a number above 0, at most 1", lambda value: is_number(value) and 0 < value <= 1
+)
+
 DAYS: Final = Rule(
     f"a number of days from 0 to {LONGEST.days}",
     lambda value: is_number(value) and 0 <= value <= LONGEST.days,

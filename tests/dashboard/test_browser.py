@@ -15,8 +15,15 @@ from django.contrib.admin.models import LogEntry
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
+from django_broadcaster.models import (
+    OutboxBackendState,
+    OutboxEvent,
+    OutboxRelay,
+    OutboxSample,
+    OutboxWebhookEndpoint,
+)
 from django_broadcaster.states import OutboxEventStatus as S
+from django_broadcaster.store import minute_of
 from tests.support.waiting import wait_until
 
 from . import scenes
@@ -82,10 +89,10 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
     """Figures, circuit and relays are those of the tables, and follow them without a reload."""
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
-    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "status")).to_have_text("some failing")
     expect(figure(desk, "default", "backlog")).to_have_text("74")
     expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
-    expect(figure(desk, "invoices", "problem")).to_contain_text("connection refused")
+    expect(figure(desk, "invoices", "reason")).to_contain_text("connection refused")
     rows = desk.locator('[data-table="relays"] tbody tr')
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("32 (32–63)")  # noqa: RUF001  # a range
@@ -97,10 +104,58 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
 
     expect(figure(desk, "invoices", "status")).to_have_text("up to date")
     expect(figure(desk, "invoices", "backlog")).to_have_text("0")
-    expect(figure(desk, "invoices", "problem")).to_be_hidden()
+    expect(figure(desk, "invoices", "reason")).to_be_hidden()
     expect(rows).to_have_count(2)
     expect(desk.locator("[data-announce]")).to_contain_text("invoices: up to date")
     assert desk.evaluate("window.isTheSame") is True
+
+
+def test_the_worst_backend_is_seen_first(desk: Page, site: str) -> None:
+    """Cards are in the order of their states, and the strip and the tab count what needs attention.
+
+    The order follows the state, a card that has the focus keeps it, and the endpoints that are
+    disabled are one click away.
+    """
+    scenes.busy_shop()
+    OutboxSample.objects.filter(backend="default").update(failed=0)
+    visit(desk, site, addresses()["overview"])
+    cards, strip = desk.locator("[data-card] h3"), desk.locator("[data-attention]")
+    expect(cards).to_have_text(["invoices", "default"])
+    expect(strip).to_have_text("1 of 2 backends needs attention: invoices (broker unavailable)")
+    expect(desk).to_have_title(re.compile(r"^\(1!\) Dashboard"))
+    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "endpoints")).to_be_hidden()
+    expect(desk.locator('[data-plot="rate"] [data-summary]')).to_contain_text("failed attempts")
+    link = desk.get_by_role("link", name="Pause default")
+    link.focus()
+
+    OutboxRelay.objects.filter(backend="invoices").update(circuit_open_since=None)
+    OutboxEvent.objects.filter(publisher_backend="invoices").delete()
+    now = minute_of(timezone.now())
+    OutboxSample.objects.filter(backend="default", minute__gte=now - 9).update(
+        published=0, retried=7, failed=1
+    )
+    OutboxWebhookEndpoint.objects.create(backend="default", disabled_at=timezone.now())
+
+    expect(cards).to_have_text(["default", "invoices"])
+    expect(link).to_be_focused()
+    expect(strip).to_have_text("1 of 2 backends needs attention: default (failing)")
+    expect(figure(desk, "default", "reason")).to_contain_text("attempts in the last 5 min failed")
+    expect(figure(desk, "invoices", "status")).to_have_text("up to date")
+    figure(desk, "default", "endpoints").click()
+    expect(desk.locator("#result_list tbody tr")).to_have_count(1)
+
+
+def test_a_healthy_outbox_needs_no_attention(desk: Page, site: str) -> None:
+    """There is no strip, and the tab's title has no number."""
+    scenes.busy_shop()
+    OutboxRelay.objects.filter(backend="invoices").update(circuit_open_since=None)
+    OutboxEvent.objects.filter(publisher_backend="invoices").delete()
+    OutboxSample.objects.update(failed=0)
+    visit(desk, site, addresses()["overview"])
+    expect(figure(desk, "invoices", "status")).to_have_text("up to date")
+    expect(desk.locator("[data-attention]")).to_be_hidden()
+    expect(desk).to_have_title(re.compile("^Dashboard"))
 
 
 def test_the_plots_follow_the_range_and_the_theme(desk: Page, site: str) -> None:
@@ -191,12 +246,12 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     desk.get_by_role("button", name="Pause default").click()
     expect(desk.locator(".messagelist")).to_contain_text("Backend default paused")
     expect(figure(desk, "default", "status")).to_have_text("paused")
-    expect(figure(desk, "default", "problem")).to_contain_text("by ada: the broker moves")
+    expect(figure(desk, "default", "reason")).to_contain_text("by ada: the broker moves")
     assert OutboxBackendState.objects.get().paused_at is not None
     desk.get_by_role("link", name="Resume default").click()
     arrive(desk, "/resume/")
     desk.get_by_role("button", name="Resume default").click()
-    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "status")).to_have_text("some failing")
     expect(desk.locator(".broadcaster-log li")).to_have_count(2)
     assert OutboxBackendState.objects.get().paused_at is None
     assert LogEntry.objects.filter(object_id="default").count() == 2

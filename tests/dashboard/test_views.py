@@ -155,7 +155,7 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
     """The figures are those of the tables, for each backend."""
     scenes.busy_shop()
     found = ask(admin_client, "state")
-    default, invoices = found["backends"]
+    invoices, default = found["backends"]  # the worst first
     assert default["counts"] == {
         "pending": [38, "exact"],
         "retry": [2, "exact"],
@@ -164,13 +164,17 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
         "failed": [36, "exact"],
     }
     assert default["backlog"] == [74, "exact"]
-    assert default["status"]["name"] == "busy"
+    assert (default["status"]["text"], default["needs_attention"]) == ("some failing", True)
     assert (default["relays"], default["partitions"]) == (2, {"owned": 64, "all": 64})
     assert default["per_second"] > 0
     assert default["latency"] > 0
-    assert invoices["status"]["name"] == "away"
-    assert invoices["circuit"]["error"].endswith("connection refused")
-    assert timezone.now().timestamp() - invoices["oldest_due"] == pytest.approx(260, abs=20)
+    assert (invoices["status"]["text"], invoices["status"]["level"]) == (
+        *("broker unavailable", "red"),
+    )
+    assert invoices["status"]["reason"].endswith("connection refused")
+    now = timezone.now().timestamp()
+    assert now - invoices["oldest_waiting"] == pytest.approx(260, abs=20)
+    assert now - default["oldest_waiting"] == pytest.approx(340, abs=20), "an event in retry waits"
     assert [(relay["backend"], relay["partitions"]["ranges"]) for relay in found["relays"]] == [
         ("default", "0–31"),  # noqa: RUF001  # a range
         ("default", "32–63"),  # noqa: RUF001
@@ -179,32 +183,35 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
 
 
 def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client) -> None:
-    """Paused before anything, then no relay, then a broker that is away, free partitions, and
-    an event that keeps failing."""
+    """Paused before anything, then no relay, then a broker that is away, an event that keeps
+    failing, and free partitions."""
 
     def status() -> str:
         (found,) = ask(admin_client, "state", backend="invoices")["backends"]
-        return str(found["status"]["name"])
+        return str(found["status"]["text"])
 
-    assert status() == "unserved"
+    assert status() == "no relay"
     scenes.busy_shop()
-    assert status() == "away"
+    assert status() == "broker unavailable"
     relay = OutboxRelay.objects.get(backend="invoices")
     OutboxRelay.objects.filter(pk=relay.pk).update(circuit_open_since=None)
-    assert status() == "busy"
+    assert status() == "late"
+    OutboxEvent.objects.filter(publisher_backend="invoices").update(scheduled_at=timezone.now())
+    assert status() == "delivering"
+    relay.partitions.filter(number=5).update(relay=None)
+    assert status() == "partitions without a relay"
     stuck = scenes.write(900, publisher_backend="invoices", status=S.RETRY)
     stuck.created_at = timezone.now() - timedelta(hours=2)
     stuck.save()
-    assert status() == "stuck"
-    relay.partitions.filter(number=5).update(relay=None)
-    assert status() == "unserved"
-    relay.partitions.create(backend="invoices", number=99)
+    assert status() == "late"
+    OutboxSample.objects.filter(backend="invoices").update(published=0, retried=1)
+    assert status() == "failing"
     OutboxRelay.objects.filter(pk=relay.pk).update(
         heartbeat_at=timezone.now() - timedelta(minutes=5)
     )
     (silent,) = ask(admin_client, "state", backend="invoices")["relays"]
     assert silent["stale"]
-    assert status() == "unserved"
+    assert status() == "no relay"
     OutboxBackendState.objects.create(backend="invoices", paused_at=timezone.now(), paused_by="Ada")
     assert status() == "paused"
 
@@ -212,7 +219,7 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
 def test_a_backend_that_was_taken_out_is_shown_while_it_has_events(admin_client: Client) -> None:
     """Its card says so, its page can be opened, and the list can be filtered by it."""
     insert(scenes.write(1, publisher_backend="audit"))
-    *_, found = ask(admin_client, "state")["backends"]
+    found, *_ = ask(admin_client, "state")["backends"]
     assert (found["alias"], found["status"]["text"]) == ("audit", "not configured")
     assert 'data-card="audit"' in admin_client.get(url("changelist")).content.decode()
     assert admin_client.get(url("change", "audit")).status_code == 200
@@ -234,7 +241,7 @@ def test_a_dead_relay_is_no_news_of_the_broker(admin_client: Client) -> None:
     dead.partitions.update(relay=living)
     state = ask(admin_client, "state", backend="invoices")
     (found,) = state["backends"]
-    assert (found["status"]["name"], found["circuit"]) == ("busy", None)
+    assert found["status"]["text"] == "late"
     assert [relay["circuit"] is None for relay in state["relays"] if relay["stale"]] == [False]
 
 
@@ -246,8 +253,9 @@ def test_state_costs_as_many_statements_whatever_there_is(admin_client: Client) 
         with CaptureQueriesContext(connection) as queries:
             ask(admin_client, "state")
         counts.append(len([q for q in queries if "django_broadcaster" in q["sql"]]))
-    # The backends that have events, relays, partitions, the last minute, and one for each backend.
-    assert counts == [6, 6]
+    # The backends that have events, the last minutes, the endpoints, one for each backend, relays
+    # and partitions.
+    assert counts == [7, 7]
 
 
 def test_what_has_not_changed_is_not_sent_again(admin_client: Client) -> None:
@@ -270,7 +278,7 @@ def test_a_count_over_the_bound_says_how_far_it_is_known(
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE django_broadcaster_outboxevent")
-    default, _ = ask(admin_client, "state")["backends"]
+    _, default = ask(admin_client, "state")["backends"]
     number, kind = default["counts"]["pending"]
     assert number >= 10
     assert kind in ("estimate", "at least")

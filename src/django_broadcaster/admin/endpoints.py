@@ -24,7 +24,7 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
     """Failing and disabled webhook endpoints. Enabling one has a permission of its own."""
 
     list_display = ("id", "address", "backend", "state", "failing", "error_start")
-    list_filter = (("disabled_at", admin.EmptyFieldListFilter),)
+    list_filter = ("backend", ("disabled_at", admin.EmptyFieldListFilter))
     search_fields = ("url",)
     fields = ("address", "backend", "state", "failing", "disabled", "last_error")
     readonly_fields = ("address", "state", "failing", "disabled")

@@ -14,6 +14,7 @@ outbox_relays            backend          relays that hold a lease
 outbox_free_partitions   backend          partitions without a relay
 outbox_circuit_open      backend          1 while a circuit breaker is open
 outbox_paused            backend          1 while the backend is paused
+outbox_backend_state     backend, state   1 for the state that the backend is in, 0 for the others
 ======================== ================ ====================================================
 
 A relay with `outbox_worker --metrics-port` has the first two. The others come from the database,
@@ -43,7 +44,7 @@ from prometheus_client.registry import Collector
 
 from django_broadcaster.signals import batch_settled, relay_started
 
-from .gauges import FIGURES, UP, current_overviews, labelled
+from .gauges import FIGURES, UP, current_judgements, labelled
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -73,15 +74,15 @@ class OverviewCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of all backends."""
-        found = current_overviews(self._using)
+        found = current_judgements(self._using)
         yield GaugeMetricFamily("outbox_up", UP, value=int(found is not None))
         if found is None:
             return
         for figure in FIGURES:
             labels = ("backend", *figure.labels)
             family = GaugeMetricFamily(figure.name, figure.meaning, labels=labels)
-            for overview in found:
-                for values, number in labelled(figure, overview):
+            for judgement in found:
+                for values, number in labelled(figure, judgement):
                     family.add_metric([values[label] for label in labels], number)
             yield family
 

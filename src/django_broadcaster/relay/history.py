@@ -100,7 +100,7 @@ class History:
         (found,) = overviews(self._using, [self._backend], exact=BOUND)
         counts = (count_or_estimate(self._using, found, status) for status in WAITING)
         self._figures.backlog = sum(count.number for count in counts)
-        self._figures.oldest_age = round(1000 * found.lag)
+        self._figures.oldest_age = round(1000 * found.waiting_age)
 
 
 BOUND = 10_000

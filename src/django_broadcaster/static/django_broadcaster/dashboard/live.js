@@ -119,7 +119,10 @@
 
     useState(value, now) {
       this.skew = now - Date.now() / 1000;
-      if (value) this.state = value;
+      if (value) {
+        this.state = value;
+        if (!this.paused) tools.sort(this.root, value.backends);
+      }
       if (this.polls.every((poll) => poll.failures === 0)) this.freshness("live", "Live");
       this.render();
       this.announceChanges();
@@ -162,9 +165,10 @@
       if (!this.state || this.paused) return;
       const { root, now } = this;
       for (const backend of this.state.backends) {
-        const card = [...root.querySelectorAll("[data-card]")].find((each) => each.dataset.card === backend.alias);
+        const card = tools.cardOf(root, backend.alias);
         if (card) tools.card(card, backend, now);
       }
+      tools.attention(root, this.state.backends);
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
       if (this.stuck) {
         tools.keys(root, this.stuck.keys, now, root.dataset.events);

@@ -19,6 +19,7 @@
       unit: "/s",
       all: [["published", "delivered"]],
       one: [["published", "delivered"], ["retried", "retrying"], ["failed", "dead"]],
+      failures: true,
     },
     latency: {
       format: duration,
@@ -32,6 +33,19 @@
     oldest: { format: duration, axis: brief, steps: STEPS, unit: "", all: [["oldest_age", ""]], one: [["oldest_age", "oldest"]] },
   };
   const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
+
+  function styleOf(place) {
+    return { colour: (place % 8) + 1, dash: DASHES[place % DASHES.length] };
+  }
+
+  /** Return one line with the failed attempts of all backends. */
+  function failuresOf(series, times) {
+    const sum = (place) => series.reduce((total, { retried, failed }) => {
+      const here = retried[place] === null ? null : retried[place] + failed[place];
+      return here === null ? total : (total ?? 0) + here;
+    }, null);
+    return { label: "failed attempts", colour: "failed", dash: [], values: times.map((_, place) => sum(place)) };
+  }
 
   class Plot {
     constructor(figure, root) {
@@ -49,12 +63,13 @@
     /** Draw the series from the server. */
     draw(history) {
       const aliases = Object.keys(history.series);
-      const wanted = this.root.dataset.alias ? this.kind.one : this.kind.all;
-      const lines = aliases.flatMap((alias, place) => wanted.map(([name, label], index) => ({
-        label: this.root.dataset.alias ? label : alias,
-        colour: this.root.dataset.alias ? index : place,
+      const isOne = Boolean(this.root.dataset.alias);
+      const lines = aliases.flatMap((alias, place) => (isOne ? this.kind.one : this.kind.all).map(([name, label], index) => ({
+        label: isOne ? label : alias,
+        ...styleOf(isOne ? index : place),
         values: history.series[alias][name],
       })));
+      if (!isOne && this.kind.failures) lines.push(failuresOf(Object.values(history.series), history.times));
       this.circuit = aliases.length === 1 ? history.series[aliases[0]].circuit_open : [];
       const data = [history.times, ...lines.map((line) => line.values)];
       this.lines = lines;
@@ -80,7 +95,7 @@
           item.append(document.createElement("span"), document.createElement("span"));
           this.summary.append(item);
         }
-        item.firstChild.className = `broadcaster-key broadcaster-key-${(this.lines[index].colour % 8) + 1}`;
+        item.firstChild.className = `broadcaster-key broadcaster-key-${this.lines[index].colour}`;
         setText(item.lastChild, text);
       });
       this.canvas.setAttribute("aria-label", `${this.caption}. ${texts.join("; ")}`);
@@ -125,8 +140,8 @@
           {},
           ...lines.map((line) => ({
             label: line.label,
-            stroke: style(`--broadcaster-line-${(line.colour % 8) + 1}`),
-            dash: DASHES[line.colour % DASHES.length],
+            stroke: style(`--broadcaster-line-${line.colour}`),
+            dash: line.dash,
             width: 2,
             spanGaps: false,
             points: { show: (chart, index) => isLonely(chart.data[index]), size: 5 },

@@ -11,32 +11,23 @@
     if (node && node.hidden === visible) node.hidden = !visible;
   }
 
-  /** Return the sentence about a backend's problem; empty if there is none. */
-  function problemOf(backend, now) {
-    if (!backend.configured) return "The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events.";
-    if (backend.paused) {
-      return `Paused for ${duration(now - backend.paused.since)} by ${backend.paused.by}`;
-    }
-    if (!backend.relays) return "No relay is running, so no events are delivered.";
-    if (backend.circuit) {
-      return `Broker unavailable for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
-    }
-    const { owned, all } = backend.partitions;
-    if (owned < all) return `${all - owned} of ${all} partitions have no relay.`;
-    if (backend.oldest_retry === null) return "";
-    return `An event in retry was created ${duration(now - backend.oldest_retry)} ago.`;
+  /** Return why a backend is in its state; the server leaves a place for the age, which grows. */
+  function reasonOf({ reason, since }, now) {
+    return since === null ? reason : reason.replace("{age}", () => duration(Math.max(0, now - since)));
   }
 
   function card(root, backend, now) {
     const field = (name) => root.querySelector(`[data-field="${name}"]`);
     const status = field("status");
     setText(status, backend.status.text);
-    status.className = `broadcaster-status broadcaster-status-${backend.status.name}`;
-    const problem = problemOf(backend, now);
-    setText(field("problem"), problem);
-    show(field("problem"), Boolean(problem));
+    status.className = `broadcaster-status broadcaster-status-${backend.status.level}`;
+    const reason = reasonOf(backend.status, now);
+    setText(field("reason"), reason);
+    field("reason").className = `broadcaster-why broadcaster-why-${backend.status.level}`;
+    show(field("reason"), Boolean(reason));
+    endpoints(field("endpoints"), backend.endpoints);
     setText(field("backlog"), count(backend.backlog));
-    setText(field("oldest"), backend.oldest_due === null ? "–" : duration(Math.max(0, now - backend.oldest_due)));
+    setText(field("oldest"), backend.oldest_waiting === null ? "–" : duration(Math.max(0, now - backend.oldest_waiting)));
     setText(field("rate"), backend.per_second === null ? "–" : number(backend.per_second));
     setText(field("latency"), backend.latency === null ? "–" : duration(backend.latency / 1000));
     for (const node of root.querySelectorAll("[data-count]")) {
@@ -45,8 +36,42 @@
     const { owned, all } = backend.partitions;
     setText(field("relays"), `${backend.relays} ${backend.relays === 1 ? "relay" : "relays"}, ${owned} of ${all} partitions`);
     for (const node of root.querySelectorAll("[data-when]")) {
-      show(node, (node.dataset.when === "paused") === Boolean(backend.paused));
+      show(node, (node.dataset.when === "paused") === backend.paused);
     }
+  }
+
+  /** Show how many webhook endpoints of a backend are disabled or failing. */
+  function endpoints(node, { disabled, failing }) {
+    setText(node, `endpoints: ${number(disabled)} disabled, ${number(failing)} failing`);
+    show(node, disabled + failing > 0);
+  }
+
+  /** Put the cards into the order of the backends; a card that has the focus keeps it. */
+  function sort(root, backends) {
+    const list = root.querySelector("[data-cards]");
+    const focused = document.activeElement;
+    backends.forEach(({ alias }, place) => {
+      const node = cardOf(root, alias);
+      if (node && list.children[place] !== node) list.insertBefore(node, list.children[place]);
+    });
+    if (list.contains(focused)) focused.focus({ preventScroll: true });
+  }
+
+  function cardOf(root, alias) {
+    return [...root.querySelectorAll("[data-card]")].find((each) => each.dataset.card === alias);
+  }
+
+  /** Show above the cards, and in the tab's title, how many backends need attention. */
+  function attention(root, backends) {
+    const bad = backends.filter((backend) => backend.needs_attention);
+    const strip = root.querySelector("[data-attention]");
+    const verb = bad.length === 1 ? "needs" : "need";
+    const names = bad.map(({ alias, status }) => `${alias} (${status.text})`);
+    setText(strip, `${bad.length} of ${backends.length} backends ${verb} attention: ${names.join(", ")}`);
+    show(strip, bad.length > 0);
+    if (strip) strip.classList.toggle("broadcaster-attention-red", bad.some(({ status }) => status.level === "red"));
+    const title = document.title.replace(/^\(\d+!\) /, "");
+    document.title = bad.length ? `(${bad.length}!) ${title}` : title;
   }
 
   /** Update the rows of a table by key; `cells` returns the cells of an item. */
@@ -131,5 +156,5 @@
     });
   }
 
-  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, keys, errors };
+  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, cardOf, sort, attention, relays, keys, errors };
 })(window.broadcaster);
