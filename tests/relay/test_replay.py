@@ -83,7 +83,7 @@ def delivered(database: str, calls: Calls, relay: DeliveryLoop) -> Calls:
 def replay(database: str, *arguments: str) -> tuple[str, str]:
     """Run `outbox_replay`; return what it printed, and its warnings."""
     out, err = io.StringIO(), io.StringIO()
-    arguments = (*arguments, "--database", database)
+    arguments = (*arguments, "--no-input", "--database", database)
     call_command("outbox_replay", *arguments, stdout=out, stderr=err)
     return out.getvalue(), err.getvalue()
 
@@ -202,7 +202,7 @@ def test_replay_to_a_broker_says_nothing_of_handlers(database: str, calls: Calls
     OutboxEvent.objects.using(database).update(status="published")
     with pytest.raises(CommandError, match="--forget-inbox: no handler"):
         replay(database, "--backend", "broker", "--forget-inbox", MAIL)
-    assert replay(database, "--backend", "broker") == ("replay: 1 of 1 events\n", "")
+    assert replay(database, "--backend", "broker") == ("replay: 1 of 1 event\n", "")
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
@@ -38,7 +39,7 @@ class Command(OutboxCommand):
     examples = (
         "",
         "--backend default --json",
-        "--max-lag 60 --max-retry-age 3600",
+        "--max-lag 60 --max-failed 0",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -92,7 +93,8 @@ class Command(OutboxCommand):
         """Explain the states that need attention."""
         for each in found:
             if each.needs_attention:
-                self.stdout.write("\n" + printable(f"{each.overview.backend}: {each.text}"))
+                why = printable(f"{each.overview.backend}: {each.text}")
+                self.stdout.write("\n" + (textwrap.fill(why, self.width) if self.width else why))
 
     def _list_operations(self, using: str) -> None:
         """List the active background operations; `outbox_operations --json` has them as JSON."""
@@ -133,10 +135,9 @@ def _row(each: Judgement, limits: Limits) -> dict[str, Any]:
 
 
 def _age(seconds: float, since: datetime | None, is_late: bool) -> str | None:
-    if not since:
+    if since is None:
         return None
-    text = duration(seconds)
-    return Bad(f"{text} LATE") if is_late else text
+    return Bad(f"{duration(seconds)} LATE") if is_late else duration(seconds)
 
 
 def _count(each: Overview, name: str) -> str:
