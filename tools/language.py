@@ -20,7 +20,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKED = ("src", "example", "docs", "README.md", "CONTRIBUTING.md")
+CHECKED = ("src", "example", "docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 NOT_OURS = ("vendor", "_build")
 
 NOT_YET: tuple[str, ...] = (
