@@ -48,6 +48,7 @@ def addresses() -> dict[str, str]:
         "pause": f"{ROOT}outboxdashboard/default/pause/",
         "resume": f"{ROOT}outboxdashboard/default/resume/",
         "event": f"{ROOT}outboxevent/{head.pk}/change/",
+        "retry": f"{ROOT}outboxevent/{head.pk}/retry/",
     }
 
 
@@ -199,6 +200,22 @@ def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
     desk.go_back()
     keys.first.get_by_role("link", name="order.placed").click()
     expect(desk.locator(".broadcaster-life")).to_contain_text("Attempt 2 failed")
+
+
+def test_an_event_is_retried_where_it_is_seen(desk: Page, site: str) -> None:
+    """From the list, which is readable on a phone, to the event, its button and the answer."""
+    scenes.busy_shop()
+    desk.set_viewport_size(PHONE)
+    visit(desk, site, f"{ROOT}outboxevent/?status__exact=failed")
+    row = desk.locator("#result_list tbody tr", has_text="there is no account").first
+    box = row.locator(".field-error_start").bounding_box()
+    assert box is not None
+    assert box["width"] > 150
+    row.get_by_role("link").first.click()
+    desk.get_by_role("link", name="Retry now…").click()
+    desk.get_by_role("button", name="Retry now").click()
+    expect(desk.locator(".messagelist")).to_contain_text("1 of 1 events will be retried now.")
+    expect(desk.locator(".field-status_label")).to_contain_text("scheduled")
 
 
 def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
