@@ -98,6 +98,7 @@ def test_every_alert_says_what_is_wrong_and_where_to_read_on() -> None:
         page, _, section = rule["annotations"]["runbook_url"].partition("#")
         assert (ROOT / page).is_file()
         assert section == rule["alert"].lower()
+        assert f"### {rule['alert']}\n" in (ROOT / page).read_text()
 
 
 def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

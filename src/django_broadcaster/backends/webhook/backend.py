@@ -83,8 +83,8 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         connect_timeout: Seconds to connect to one address.
         max_in_flight: The number of requests at once.
         max_response_bytes: The bytes of a response that are read before its connection is closed.
-        keep_response: Whether the first 500 bytes of a response that is no success are stored with
-            the error.
+        keep_response: Whether the first 500 bytes of the response to a failed request are stored
+            with the error.
         disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
             default five days with `event_urls`, and never (`math.inf`) without.
         allow_private: Whether endpoints may have addresses that are not public.

@@ -1,4 +1,4 @@
-"""What is stored of a failed request: how long it took, and the beginning of the response."""
+"""The stored details of a failed request: its duration, and the beginning of the response."""
 
 from __future__ import annotations
 
