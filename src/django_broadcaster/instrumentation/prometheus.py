@@ -107,7 +107,7 @@ class OverviewCollector(Collector):
         if found is None:
             return
         newest = last_id(self._using)
-        if newest is not None:  # an outbox that was purged is no counter that was reset
+        if newest is not None:  # a purge must not look like a reset
             yield CounterMetricFamily("outbox_arrivals", "The id of the newest event.", newest)
         for figure in FIGURES:
             labels = ("backend", *figure.labels)
