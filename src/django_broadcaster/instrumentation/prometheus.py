@@ -85,7 +85,7 @@ class OverviewCollector(Collector):
         if found is None:
             return
         newest = last_id(self._using)
-        if newest is not None:  # a purged outbox must not look like a counter that was reset
+        if newest is not None:  # a purge must not look like a reset
             yield CounterMetricFamily("outbox_arrivals", "The id of the newest event.", newest)
         for figure in FIGURES:
             labels = ("backend", *figure.labels)
