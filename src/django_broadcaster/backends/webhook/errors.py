@@ -47,7 +47,7 @@ class Answer:
     """What came back, or what went wrong; `retry_after` is in seconds.
 
     `error` is the event's error where it is known already, and `sent` is False where the answer is
-    that to another event.
+    that to another event. `reason` is what may be logged of the text, which may name an address.
     """
 
     kind: Kind
@@ -56,6 +56,7 @@ class Answer:
     cause: Exception | None = None
     error: DeliveryError | None = None
     sent: bool = True
+    reason: str = ""
 
 
 _KINDS: Final = {
@@ -78,7 +79,7 @@ def answer_to(status: int, retry_after: str | None) -> Answer:
     text = f"answered {status} {_phrase(status)}".rstrip()
     if kind is Kind.MISPLACED and status < 400:
         text += ", and redirects are not followed"
-    return Answer(kind, text, seconds_of(retry_after))
+    return Answer(kind, text, seconds_of(retry_after), reason=text)
 
 
 def seconds_of(retry_after: str | None) -> float:
@@ -126,6 +127,7 @@ def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
         shared=not many,
         cause=answer.cause,
         retry_after=answer.retry_after,
+        reason=answer.reason,
     )
     error.sent = answer.sent
     if isinstance(error, TransientError):
@@ -142,16 +144,21 @@ def answer_about(error: Exception) -> Answer:
     if isinstance(error, aiohttp.ClientConnectorError):
         return _answer_about_connecting(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Answer(Kind.AWAY, "no connection in time", cause=error)
+        return _plain(Kind.AWAY, "no connection in time", error)
     if isinstance(error, TimeoutError):
-        return Answer(Kind.DOUBTFUL, "no answer in time", cause=error)
+        return _plain(Kind.DOUBTFUL, "no answer in time", error)
     if isinstance(error, aiohttp.InvalidURL):
         return Answer(Kind.FORBIDDEN, "its URL has no usable host")
     if isinstance(error, aiohttp.ClientConnectionError):
-        return Answer(Kind.DOUBTFUL, "the connection was cut before the answer", cause=error)
+        return _plain(Kind.DOUBTFUL, "the connection was cut before the answer", error)
     if isinstance(error, aiohttp.ClientError):
-        return Answer(Kind.DOUBTFUL, "the answer is no HTTP")
+        return _plain(Kind.DOUBTFUL, "the answer is no HTTP")
     raise error
+
+
+def _plain(kind: Kind, text: str, cause: Exception | None = None) -> Answer:
+    """Return an answer with a text that may be logged."""
+    return Answer(kind, text, cause=cause, reason=text)
 
 
 def _answer_about_connecting(error: Any) -> Answer:
@@ -159,5 +166,7 @@ def _answer_about_connecting(error: Any) -> Answer:
     if isinstance(reason, AddressRefused):
         return Answer(Kind.FORBIDDEN, str(reason), cause=reason)
     if reason.errno in _EMPTY_HANDED:
-        return Answer(Kind.LOCAL, f"no connection: {reason.strerror}", cause=error)
-    return Answer(Kind.AWAY, f"no connection: {reason}", cause=error)
+        return _plain(Kind.LOCAL, f"no connection: {reason.strerror}", error)
+    text = f"no connection: {reason}"
+    name = errno.errorcode.get(reason.errno or 0, type(reason).__name__)
+    return Answer(Kind.AWAY, text, cause=error, reason=f"no connection: {name}")
