@@ -1,10 +1,10 @@
-"""Kill the relay of a busy shop, then count what arrived.
+"""Kill the relay of a busy shop, then count the events that arrived.
 
     python example/demo.py                                SQLite, handlers in the relay
     python example/demo.py --db postgres --broker redis
-    python example/demo.py --serve                        leave the shop running instead
+    python example/demo.py --serve                        run the shop instead
 
-Exits with status 0 if every promise was kept, 1 if one was broken.
+Exits with status 0 if every guarantee was kept, 1 if one was broken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from crashtest.serve import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the demo or the shop; return the exit status."""
     chosen = parse(arguments)
     os.environ["DJANGO_SETTINGS_MODULE"] = "shop_site.settings"
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         print("\nStopped.")
-        return 0 if chosen.serve else 130  # a demo that was cut off has shown nothing
+        return 0 if chosen.serve else 130  # an interrupted demo has no result
     except NoServer as error:
         print(error, file=sys.stderr)
         return 2
@@ -44,29 +44,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        description="Kill the relay of a busy shop, then count what arrived.",
+        description="Kill the relay of a busy shop, then count the events that arrived.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--db", choices=DATABASES, default="sqlite", help="where the shop stands")
-    parser.add_argument("--broker", choices=BROKERS, default="local", help="where events go")
-    parser.add_argument("--orders", type=whole_number, default=2000, metavar="N", help="to place")
-    parser.add_argument("--writers", type=whole_number, default=4, metavar="N", help="processes")
+    parser.add_argument("--db", choices=DATABASES, default="sqlite", help="database of the shop")
+    parser.add_argument("--broker", choices=BROKERS, default="local", help="broker of its events")
+    parser.add_argument(
+        "--orders", type=whole_number, default=2000, metavar="N", help="number of orders"
+    )
+    parser.add_argument(
+        "--writers", type=whole_number, default=4, metavar="N", help="processes that place orders"
+    )
     parser.add_argument(
         "--batch-size",
         type=whole_number,
         default=100,
         metavar="N",
-        help="events that the relay sends at once",
+        help="maximum of events in a batch of the relay",
     )
-    parser.add_argument("--serve", action="store_true", help="leave the shop running instead")
-    parser.add_argument("--port", type=whole_number, default=8000, metavar="N", help="of --serve")
+    parser.add_argument("--serve", action="store_true", help="run the shop instead of the demo")
+    parser.add_argument(
+        "--port", type=whole_number, default=8000, metavar="N", help="port of the shop"
+    )
     return parser.parse_args(arguments)
 
 
 def whole_number(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
 
 

@@ -350,7 +350,7 @@ def test_binary_data_is_shown_by_size_and_head(admin_client: Client) -> None:
 
     assert "1007 bytes\n00000000  89 50 4e 47 3c 62 3e 00" in page
     assert "|.PNG&lt;b&gt;." in page
-    payload, _, message = page.partition("As it is sent")
+    payload, _, message = page.partition("Message to send")
     assert "data_base64" not in payload
     assert "&quot;data_base64&quot;:&quot;iVBORzxiPg" in message  # what the backend sends
     assert page.count("00 00 00 00 00 00 00 00 00") < 20
@@ -377,7 +377,7 @@ def test_event_without_data(admin_client: Client) -> None:
 
 
 def test_retry_moves_what_may_be_moved(admin_client: Client) -> None:
-    """Dead letters are scheduled anew, waiting ones are due now, others are left alone: nothing
+    """Dead letters are scheduled again, waiting ones are due now, others are skipped: nothing
     that was delivered is sent again, and nothing that was cancelled comes back."""
     later = timezone.now() + timedelta(hours=1)
     dead = make_event(1, status=S.FAILED, retry_count=3)
@@ -388,8 +388,8 @@ def test_retry_moves_what_may_be_moved(admin_client: Client) -> None:
     said = act(admin_client, "retry", dead, waiting, *others)
 
     assert said == (
-        "Due again now: 2 of 7 selected. "
-        "Left alone because of their state: 2 published, 1 cancelled, 1 pending, 1 blocked."
+        "2 of 7 events will be retried now. "
+        "Skipped because of their status: 2 delivered, 1 cancelled, 1 pending, 1 blocked."
     )
     assert status_of(dead) == S.SCHEDULED
     assert [status_of(event) for event in others] == list(states)
@@ -406,7 +406,7 @@ def test_cancel_moves_what_may_be_moved(admin_client: Client) -> None:
 
     said = act(admin_client, "cancel", *events, delivered)
 
-    assert said == ("Cancelled: 5 of 6 selected. Left alone because of their state: 1 published.")
+    assert said == "5 of 6 events were cancelled. Skipped because of their status: 1 delivered."
     assert {status_of(event) for event in events} == {S.CANCELLED}
     assert status_of(delivered) == S.PUBLISHED
 
@@ -420,7 +420,7 @@ def test_action_that_changes_nothing_warns(admin_client: Client) -> None:
 
     [message] = page.context["messages"]
     assert message.level_tag == "warning"
-    assert str(message).startswith("Due again now: 0 of 1 selected.")
+    assert str(message).startswith("0 of 1 events will be retried now.")
 
 
 def test_action_takes_all_that_the_filter_finds(
@@ -437,7 +437,7 @@ def test_action_takes_all_that_the_filter_finds(
     page = admin_client.post(url, form, follow=True)
 
     assert [str(message) for message in page.context["messages"]] == [
-        "Due again now: 120 of 120 selected."
+        "120 of 120 events will be retried now."
     ]
     assert OutboxEvent.objects.filter(status=S.SCHEDULED).count() == 120
     assert status_of(other) == S.PUBLISHED
@@ -451,11 +451,11 @@ def test_action_on_too_many_is_left_to_an_operation(
     events = [make_event(number) for number in range(3)]
     more = {"select_across": "1", "index": "0"}
     said = act(admin_client, "cancel", *events[:1], **more)
-    assert "More than 2 events are selected" in said
+    assert "more than 2 are selected" in said
     assert "in the background" in said
     assert {status_of(event) for event in events} == {"pending"}
 
-    assert "Cancelled: 2 of 2" in act(admin_client, "cancel", *events[:2])
+    assert "2 of 2 events were cancelled" in act(admin_client, "cancel", *events[:2])
 
 
 def test_actions_are_written_to_the_history(admin_client: Client, admin_user: User) -> None:
@@ -467,7 +467,7 @@ def test_actions_are_written_to_the_history(admin_client: Client, admin_user: Us
 
     entries = LogEntry.objects.order_by("pk").values_list("object_id", "user", "change_message")
     assert list(entries) == [
-        (str(failed.pk), admin_user.pk, "Retry now (was failed)."),
+        (str(failed.pk), admin_user.pk, "Retry now (was dead)."),
         (str(failed.pk), admin_user.pk, "Cancelled (was scheduled)."),
     ]
 

@@ -108,7 +108,7 @@ def command_lines() -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_server_that_is_not_there(kind: str, tmp_path: Path) -> None:
-    """The demo says which server does not answer and where its address comes from."""
+    """The demo says which server is unavailable and where its address comes from."""
     choice = ("--db", kind) if kind == "postgres" else ("--broker", kind)
     nowhere = {SERVERS[kind]: f"{kind}://nobody@127.0.0.1:1/0"}
     run = subprocess.run(
@@ -119,7 +119,7 @@ def test_a_server_that_is_not_there(kind: str, tmp_path: Path) -> None:
         timeout=60,
     )
     assert run.returncode == 2
-    assert "does not answer" in run.stderr
+    assert "is unavailable" in run.stderr
     assert SERVERS[kind] in run.stderr
     assert "Traceback" not in run.stderr
 

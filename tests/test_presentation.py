@@ -102,7 +102,7 @@ def test_a_redactor_decides_what_is_shown(
     [
         (f"{MINE}fails", "OUTBOX_REDACTOR failed with KeyError"),
         ("no.such.redactor", "OUTBOX_REDACTOR failed with ModuleNotFoundError"),
-        (f"{MINE}wrong", "OUTBOX_REDACTOR returned dict"),
+        (f"{MINE}wrong", "OUTBOX_REDACTOR must return a CloudEvent, not dict"),
         (f"{MINE}half_a_sign", "OUTBOX_REDACTOR failed with"),
         (f"{MINE}no_json", "OUTBOX_REDACTOR failed with"),
     ],

@@ -407,7 +407,7 @@ def test_a_cause_without_a_text_is_no_trouble() -> None:
 
     error = TransientError("can't connect")
     error.__cause__ = SpeechlessError()
-    redaction.hide(error)
+    redaction.mask_error(error)
     assert isinstance(error.__cause__, SpeechlessError)
 
 
@@ -416,6 +416,6 @@ def test_an_error_without_secrets_keeps_its_cause() -> None:
     cause = OSError("refused")
     error = TransientError("can't connect")
     error.__cause__ = cause
-    redaction.hide(error)
+    redaction.mask_error(error)
     assert error.__cause__ is cause
     assert str(error) == "can't connect"

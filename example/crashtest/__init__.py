@@ -1,10 +1,10 @@
-"""The demo's machinery: a relay is killed at work, and what arrived is counted.
+"""The demo: it kills a relay during a delivery, and counts the events that arrived.
 
-judge.py      what broke? compares what was committed with what arrived; knows no Django
-places.py     a fresh database and a fresh stream, gone at the end
-writers.py    the processes that write; writer.py is one of them at work
-relay.py      the relay as a process that can be frozen, killed and started again
-arrivals.py   what is at the destination
-drama.py      the acts in their order
-screen.py     what the reader sees
+judge.py      compares committed events with those that arrived, without Django
+places.py     creates a database and a stream, and deletes them at the end
+writers.py    runs processes that write; writer.py is the code of each one
+relay.py      runs the relay as a process that can be frozen, killed and restarted
+arrivals.py   reads the events at the destination
+drama.py      runs the steps of the demo
+screen.py     prints the progress and the result
 """

@@ -1,4 +1,4 @@
-"""What is at the destination, read without any code of the package that sent it."""
+"""Read the events at the destination, without code of django-broadcaster."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .places import redis_url
 
 
 class Destination(Protocol):
-    """Where events arrive."""
+    """The destination of events."""
 
     def count(self) -> int:
-        """Return how many have arrived so far, repeated ones included."""
+        """Return the number of events that have arrived, including duplicates."""
 
     def read(self) -> list[Event]:
-        """Return everything that arrived, in the order of arrival."""
+        """Return all events in the order of arrival."""
 
 
 class HandlerRows:
-    """Broker `local`: the rows that the shop's handler wrote."""
+    """The destination of broker `local`: rows that the shop's handler wrote."""
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -38,7 +38,7 @@ class HandlerRows:
 
 
 class Stream:
-    """Broker `redis`: a consumer that knows redis-py, JSON and the CloudEvents format, no more."""
+    """The destination of broker `redis`: a stream, read with redis-py and JSON only."""
 
     def __init__(self) -> None:
         import redis
@@ -51,13 +51,13 @@ class Stream:
         return int(self._redis.xlen(self._name))
 
     def read(self) -> list[Event]:
-        """Return what the stream holds, as it is there: an entry is a JSON document."""
+        """Return the entries of the stream, which are JSON documents."""
         entries = self._redis.xrange(self._name)
         return [_parse(json.loads(fields[b"cloud_event"])) for _, fields in entries]
 
 
 def destination() -> Destination:
-    """Return the destination that the environment leads the shop to."""
+    """Return the destination that the environment selects."""
     return Stream() if os.environ["SHOP_BROKER"] == "redis" else HandlerRows()
 
 

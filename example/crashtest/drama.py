@@ -1,4 +1,4 @@
-"""The acts: writers write, the relay delivers, it is killed, another takes over, all is counted."""
+"""The steps of the demo: deliver, kill the relay, start another one, deliver all events."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .screen import Screen
 from .writers import Writers
 
 KILL_AT = 0.35  # of all events
-STALL = 30.0  # seconds without any progress after which we stop to wait
-PICKY = 5.0  # seconds that we look for the worst moment to kill before we take a bad one
+STALL = 30.0  # seconds without progress after which the demo fails
+SEARCH_SECONDS = 5.0  # seconds for which to search the worst time for the kill
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the outbox and the destination hold at one moment."""
+    """The numbers of events in the outbox and at the destination at one time."""
 
     committed: int
-    settled: int  # marked as published in the outbox
-    arrived: int  # at the destination, repeated ones included
+    settled: int  # marked as delivered in the outbox
+    arrived: int  # at the destination, including duplicates
     failed: int
 
     @property
     def backlog(self) -> int:
-        """What the outbox has still to deliver."""
+        """The number of undelivered events."""
         return self.committed - self.settled - self.failed
 
 
 class Drama:
-    """Plays with a relay that runs and writers that write."""
+    """Runs the steps with a running relay and running writers."""
 
     def __init__(
         self,
@@ -53,54 +53,52 @@ class Drama:
         self._batch_size = batch_size
 
     def deliver_until(self, arrived: int) -> None:
-        """Watch until so many events have arrived."""
+        """Wait until this many events have arrived."""
         self._watch(lambda scene: scene.arrived >= arrived)
 
     def kill_at_work(self) -> None:
-        """Send SIGKILL while a delivery is under way.
+        """Send SIGKILL during a delivery.
 
-        The relay is frozen, looked at, and let go again until the look finds a good part of a
-        batch at its destination and not yet marked as published: the worst moment there is.
+        The relay is frozen and resumed until a large part of a batch has arrived but is not marked
+        as delivered. That is the worst time for a crash.
         """
-        picky_until = time.monotonic() + PICKY
+        deadline = time.monotonic() + SEARCH_SECONDS
         enough = max(1, self._batch_size // 5)
         while True:
             self._relay.freeze()
             scene = look(self._destination)
             unmarked, in_flight = scene.arrived - scene.settled, events_in_flight()
-            if unmarked >= enough or (scene.backlog and time.monotonic() > picky_until):
+            if unmarked >= enough or (scene.backlog and time.monotonic() > deadline):
                 break
             if self._over(scene):
-                raise RelayFailed("it was done before it could be killed; try more --orders")
-            # While it stands still the writers go on, so it has a full batch when it is let go.
+                raise RelayFailed("all events were delivered before the kill; use more --orders")
+            # Meanwhile the writers continue, so the resumed relay has a full batch.
             time.sleep(0.2)
             self._relay.thaw()
             self._wait_for_arrivals(scene.arrived + enough)
         self._relay.kill()
         self._screen.say(
-            f"SIGKILL: of {in_flight:,} events in the relay's hands {unmarked:,} have arrived, "
-            "none is marked so"
+            f"SIGKILL with {in_flight:,} events in flight: {unmarked:,} have arrived but are not "
+            "marked as delivered"
         )
 
     def _wait_for_arrivals(self, arrived: int) -> None:
-        """Return as soon as so many have arrived, in the middle of a batch; or after a while."""
+        """Return once this many events have arrived, during a batch; or after 0.1 s."""
         end = time.monotonic() + 0.1
         while self._destination.count() < arrived and time.monotonic() < end:
-            pass  # not even a short sleep: from arrival to mark it takes a millisecond
+            pass  # no sleep: an event is marked about a millisecond after it arrived
 
     def replace_relay(self) -> None:
-        """Start another relay, which knows nothing of the first but what the database holds."""
+        """Start another relay, which has no data of the first one besides the database."""
         self._relay.start()
         lease = settings.OUTBOX_LEASE_SECONDS
-        self._screen.say(f"another relay started; the dead one's lease ends within {lease} s")
+        self._screen.say(f"another relay started; the killed relay's lease ends within {lease} s")
 
     def deliver_all(self) -> None:
-        """Watch until the writers are done and nothing is left to deliver, then stop the relay."""
+        """Wait until the writers have ended and all events are delivered; then stop the relay."""
         self._watch(self._over)
         seconds = self._relay.stop()
-        self._screen.say(
-            f"nothing left to deliver; the relay stopped on SIGTERM in {seconds:.1f} s"
-        )
+        self._screen.say(f"all events delivered; the relay stopped {seconds:.1f} s after SIGTERM")
 
     def _over(self, scene: Scene) -> bool:
         return self._writers.finished() and scene.backlog == 0
@@ -116,14 +114,14 @@ class Drama:
             if scene != seen:
                 seen, seen_at = scene, time.monotonic()
             if time.monotonic() - seen_at > STALL:
-                raise RelayFailed(f"nothing moved for {STALL:.0f} s:\n{self._relay.last_words()}")
+                raise RelayFailed(f"no progress for {STALL:.0f} s:\n{self._relay.log_end()}")
             time.sleep(0.05)
 
 
 def look(destination: Destination) -> Scene:
-    """Return how things stand now."""
+    """Return the current numbers of events."""
     events = OutboxEvent.objects
-    # First what comes last, so that no number can be ahead of one that it follows from.
+    # Count later stages first, so that no number exceeds that of an earlier stage.
     failed = events.filter(status=OutboxEventStatus.FAILED).count()
     settled = events.filter(status=OutboxEventStatus.PUBLISHED).count()
     arrived = destination.count()
@@ -131,13 +129,13 @@ def look(destination: Destination) -> Scene:
 
 
 def dead_letters() -> list[str]:
-    """Return a line for each of the first events that were given up, with its error."""
+    """Return a line for each of the first dead letters, with its error."""
     failed = OutboxEvent.objects.dead_letters().order_by("id")[:5]
-    return [f"  given up: {event}: {event.last_error}" for event in failed]
+    return [f"  dead letter: {event}: {event.last_error}" for event in failed]
 
 
 def events_in_flight() -> int:
-    """Return how many undelivered events stand in the delivery that the relay last started."""
+    """Return the number of undelivered events in the relay's last batch."""
     relay = OutboxRelay.objects.filter(in_flight_from__isnull=False).order_by("-id").first()
     if relay is None:
         return 0

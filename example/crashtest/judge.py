@@ -1,4 +1,4 @@
-"""Compare what was committed with what arrived. Plain lists in, counts out."""
+"""Compare the committed events with those that arrived. This module does not import Django."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """An event as its writer published it, or as it arrived."""
+    """An event, published by a writer or read at the destination."""
 
     id: str
     key: str
-    sequence: int  # its place among the events of its key: 1, 2, 3
+    sequence: int  # the place among the events of the key: 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many events had which fate. `missing`, `rolled_back` and the rest should be zero."""
+    """The numbers of events. All from `missing` on should be zero, except allowed duplicates."""
 
     committed: int
-    delivered: int  # of the committed ones, each counted once
+    delivered: int  # committed events that arrived, without duplicates
     missing: int
     rolled_back: int  # arrived although their transaction was rolled back
-    unknown: int  # arrived although nobody published them, or not as they were published
+    unknown: int  # arrived although they were not published, or with different values
     duplicates: int
     out_of_order: int
     duplicates_allowed: int
 
     @property
     def kept(self) -> bool:
-        """Tell whether every promise was kept."""
+        """Return True if all guarantees were kept."""
         broken = self.missing or self.rolled_back or self.unknown or self.out_of_order
         return not broken and self.duplicates <= self.duplicates_allowed
 
@@ -42,7 +42,7 @@ def judge(
     *,
     duplicates_allowed: int,
 ) -> Verdict:
-    """Return the counts. `rolled_back` are ids; `arrived` is in the order of arrival."""
+    """Return the verdict. `rolled_back` has ids, and `arrived` is in the order of arrival."""
     promised, undone = set(committed), set(rolled_back)
     first_arrivals = list(dict.fromkeys(arrived))
     unpromised = [event for event in first_arrivals if event not in promised]

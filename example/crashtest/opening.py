@@ -1,4 +1,4 @@
-"""Open the shop at the place that the environment leads to."""
+"""Set up the shop with the database and broker that the environment selects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def open_shop() -> Iterator[None]:
-    """Set Django up, make the tables, fill the shelf; close the connections at the end."""
+    """Set up Django, create the tables and products; close the connections at the end."""
     import django
 
     django.setup()
@@ -21,4 +21,4 @@ def open_shop() -> Iterator[None]:
         stock()
         yield
     finally:
-        connections.close_all()  # a database with connections to it cannot be dropped
+        connections.close_all()  # a database with connections can't be dropped

@@ -1,4 +1,4 @@
-"""Fresh places to run on: each yields the environment variables that lead the shop there."""
+"""Create databases and destinations; each function yields environment variables for the shop."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ REDIS = "redis://127.0.0.1:6379/0"
 
 
 class NoServer(Exception):
-    """A server that the demo was asked to run on does not answer."""
+    """A server that the demo needs is unavailable."""
 
 
 @contextmanager
 def fresh_database(kind: str, folder: Path) -> Iterator[Environment]:
-    """A database of its own, `sqlite` in the folder or `postgres` on the server."""
+    """Create a database, `sqlite` in the folder or `postgres` on the server; drop it at the end."""
     if kind == "sqlite":
         yield {"SHOP_DB": "sqlite", "SHOP_DATABASE": str(folder / "shop.sqlite3")}
         return
@@ -35,7 +35,7 @@ def fresh_database(kind: str, folder: Path) -> Iterator[Environment]:
 
 @contextmanager
 def fresh_broker(kind: str) -> Iterator[Environment]:
-    """A destination of its own: the handlers (`local`), or a new stream on the server (`redis`)."""
+    """Select the handlers (`local`), or a new stream (`redis`), which is deleted at the end."""
     if kind == "local":
         yield {"SHOP_BROKER": "local"}
         return
@@ -46,7 +46,7 @@ def fresh_broker(kind: str) -> Iterator[Environment]:
     try:
         client.ping()
     except redis.RedisError as error:
-        raise NoServer(f"Redis does not answer (BROADCASTER_REDIS_URL): {error}") from error
+        raise NoServer(f"Redis is unavailable (BROADCASTER_REDIS_URL): {error}") from error
     try:
         yield {"SHOP_BROKER": "redis", "SHOP_STREAM": stream}
     finally:
@@ -56,13 +56,13 @@ def fresh_broker(kind: str) -> Iterator[Environment]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for the database file and the relay's log."""
+    """Create a folder for the database file and the relay's log; delete it at the end."""
     with tempfile.TemporaryDirectory(prefix="shop-demo-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
 def create_postgres(name: str) -> None:
-    """Create a database unless it is there; raises NoServer."""
+    """Create a database if it does not exist; raise NoServer."""
     if not _on_postgres("SELECT 1 FROM pg_database WHERE datname = %s", name):
         _on_postgres(f'CREATE DATABASE "{name}"')
 
@@ -73,7 +73,7 @@ def redis_url() -> str:
 
 
 def _on_postgres(sql: str, *parameters: str) -> bool:
-    """Run a statement on the server's own database; return whether it found a row."""
+    """Run a statement on the server's default database; return True if it found a row."""
     import psycopg
 
     url = os.environ.get("BROADCASTER_POSTGRES_URL") or POSTGRES
@@ -82,5 +82,5 @@ def _on_postgres(sql: str, *parameters: str) -> bool:
             cursor = connection.execute(sql, parameters)
             return cursor.description is not None and cursor.fetchone() is not None
     except psycopg.OperationalError as error:
-        message = f"PostgreSQL does not answer (BROADCASTER_POSTGRES_URL): {error}"
+        message = f"PostgreSQL is unavailable (BROADCASTER_POSTGRES_URL): {error}"
         raise NoServer(message) from error

@@ -1,4 +1,4 @@
-"""The demo from its first line to its last."""
+"""Run the demo, and print its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENTS_PER_ORDER = 3  # placed, paid, shipped
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line chose."""
+    """The options of the command line."""
 
     db: str
     broker: str
@@ -31,12 +31,12 @@ class Options:
 
     @property
     def duplicates_allowed(self) -> int:
-        """One batch for the one kill; handlers run behind an inbox, which lets none through."""
+        """One batch for the kill; none for handlers, whose inbox drops duplicates."""
         return self.batch_size if self.broker == "redis" else 0
 
 
 def run(options: Options) -> int:
-    """Play on fresh places, which are gone afterwards; return the exit status."""
+    """Run the demo on a new database and destination; return the exit status."""
     screen = Screen()
     screen.plain(introduction(options))
     with ExitStack() as stack:
@@ -52,17 +52,17 @@ def run(options: Options) -> int:
 
 
 def introduction(options: Options) -> str:
-    """Return what is about to happen."""
+    """Return the description of the demo."""
     return (
         f"A shop on {DATABASES[options.db]}. {options.writers} processes place, pay and ship "
         f"{options.orders:,} orders, with an event in\neach transaction; one in ten is rolled "
-        f"back. A relay delivers to {BROKERS[options.broker]},\nis killed at work and replaced. "
-        "Then what arrived is compared with what was\ncommitted.\n"
+        f"back. A relay delivers to {BROKERS[options.broker]},\nis killed and replaced. "
+        "Then the events that arrived are compared with\nthe committed ones.\n"
     )
 
 
 def play(options: Options, folder: Path, screen: Screen) -> int:
-    """Play the acts and print the table; return the exit status."""
+    """Run the steps and print the table; return the exit status."""
     from .arrivals import destination
     from .drama import KILL_AT, Drama, dead_letters
 
@@ -86,6 +86,6 @@ def play(options: Options, folder: Path, screen: Screen) -> int:
 
 
 def conclusion(verdict: Verdict, diary: Diary, dead_letters: list[str]) -> str:
-    """Return the table and what it means, with the errors of events that were given up."""
+    """Return the table and the conclusion, with the errors of dead letters."""
     meaning = "Every promise was kept." if verdict.kept else "A promise was BROKEN, see the table."
     return "\n".join([table(verdict, len(diary.rolled_back)), *dead_letters, meaning])

@@ -1,4 +1,4 @@
-"""The relay, `manage.py outbox_worker`, as a process that one can be cruel to."""
+"""The relay, `manage.py outbox_worker`, as a process that can be frozen and killed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PATIENCE = 40.0  # seconds for a clean stop; longer than OUTBOX_SHUTDOWN_TIMEOUT
 
 
 class RelayFailed(Exception):
-    """The relay ended, or did not end, against what was asked of it."""
+    """The relay ended unexpectedly, or did not stop."""
 
 
 class RelayProcess:
-    """Runs in a session of its own: a Ctrl-C in the terminal is not meant for it."""
+    """A relay in a session of its own, which does not receive a Ctrl-C in the terminal."""
 
     def __init__(self, log: Path, *arguments: str) -> None:
         self._command = [sys.executable, str(MANAGE), "outbox_worker", *arguments]
@@ -26,7 +26,7 @@ class RelayProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; there may be an earlier one that was killed."""
+        """Start the relay, maybe after an earlier one was killed."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -37,30 +37,32 @@ class RelayProcess:
             )
 
     def check(self) -> None:
-        """Raise RelayFailed if it has ended by itself."""
+        """Raise RelayFailed if the relay has ended."""
         status = self._running.poll()
         if status is not None:
-            raise RelayFailed(f"the relay ended with status {status}:\n{self.last_words()}")
+            raise RelayFailed(f"the relay exited with status {status}:\n{self.log_end()}")
 
     def freeze(self) -> None:
-        """Stop it where it is; returns once it does not run any more."""
+        """Send SIGSTOP; return once the process is stopped."""
         self._running.send_signal(signal.SIGSTOP)
         _, status = os.waitpid(self._running.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
-            self._running.returncode = os.waitstatus_to_exitcode(status)  # the status is used up
+            self._running.returncode = os.waitstatus_to_exitcode(
+                status
+            )  # the status can't be read twice
             self.check()
 
     def thaw(self) -> None:
-        """Let it go on after `freeze`."""
+        """Send SIGCONT after `freeze`."""
         self._running.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it without giving it a chance to do anything, as a power cut would."""
+        """Send SIGKILL: the relay ends at once, as at a power failure."""
         self._running.kill()
         self._running.wait()
 
     def stop(self) -> float:
-        """Ask it to stop; return the seconds that it took, or raise RelayFailed."""
+        """Send SIGTERM; return the seconds until the relay stopped, or raise RelayFailed."""
         self.check()
         begin = time.monotonic()
         self._running.terminate()
@@ -69,11 +71,11 @@ class RelayProcess:
         except subprocess.TimeoutExpired as error:
             raise RelayFailed(f"the relay did not stop within {PATIENCE:.0f} s") from error
         if status != 0:
-            raise RelayFailed(f"the relay stopped with status {status}:\n{self.last_words()}")
+            raise RelayFailed(f"the relay stopped with status {status}:\n{self.log_end()}")
         return time.monotonic() - begin
 
-    def last_words(self) -> str:
-        """Return the end of its log."""
+    def log_end(self) -> str:
+        """Return the last lines of the log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
     def __enter__(self) -> RelayProcess:

@@ -1,4 +1,4 @@
-"""What the reader sees: lines that stay, one line of progress that changes, a table."""
+"""The output: lines of text, one line of progress that changes, and a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .judge import Verdict
 
 
 class Screen:
-    """Writes to standard output; on a terminal, progress rewrites its own line."""
+    """Writes to standard output. On a terminal, the line of progress is overwritten."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
@@ -22,12 +22,12 @@ class Screen:
         print(f"{self._clock()}  {text}", flush=True)
 
     def plain(self, text: str) -> None:
-        """Write a line as it is."""
+        """Write a line without the time."""
         self._erase()
         print(text, flush=True)
 
     def progress(self, committed: int, arrived: int, backlog: int) -> None:
-        """Show how far it is: many times a second on a terminal, else once a second."""
+        """Show the progress: ten times a second on a terminal, else once a second."""
         now = time.monotonic()
         if now < self._next_progress:
             return
@@ -51,7 +51,7 @@ class Screen:
 
 
 def table(verdict: Verdict, rolled_back: int) -> str:
-    """Return the verdict as a table; `rolled_back` is how many events were in such transactions."""
+    """Return the verdict as a table; `rolled_back` counts events of rolled-back transactions."""
     rows = [
         ("committed", verdict.committed, ""),
         ("delivered", verdict.delivered, ""),

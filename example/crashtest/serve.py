@@ -1,4 +1,4 @@
-"""The shop and a relay beside it, until Ctrl-C. For this machine only."""
+"""Run the shop and a relay until Ctrl-C, for this machine only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def serve(db: str, broker: str, port: int) -> int:
     print(
         f"\n  The shop    http://{address}/"
         f"\n  Its admin   http://{address}/admin/   ({NAME} / {PASSWORD})"
-        "\n\nA relay runs beside it. Ctrl-C stops both; the orders are kept.\n",
+        "\n\nA relay is running, too. Ctrl-C stops both; the orders are kept.\n",
         flush=True,
     )
     with _running("outbox_worker") as relay, _running("runserver", address, "--noreload") as web:
@@ -39,8 +39,8 @@ def serve(db: str, broker: str, port: int) -> int:
 
 @contextmanager
 def _running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a management command for the time of the block."""
-    # In a session of its own, so that Ctrl-C comes to us alone and each is stopped once.
+    """Run a management command until the end of the block."""
+    # The session is separate, so that only the parent process receives Ctrl-C.
     process = subprocess.Popen([sys.executable, str(MANAGE), *arguments], start_new_session=True)
     try:
         yield process

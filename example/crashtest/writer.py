@@ -1,4 +1,4 @@
-"""One writer at work: every step of an order in a transaction, some of them rolled back first."""
+"""One writer: it runs each step of an order in a transaction, and rolls some of them back first."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ChangedMind(Exception):
 
 
 class Writer:
-    """Takes lanes from the desk until none is left, and keeps a diary.
+    """Takes lanes from the desk until none is left, and records events in a diary.
 
-    The diary is kept in memory, outside of the database, so that it still knows what a rolled-back
-    transaction had published.
+    The diary is in memory, outside of the database, so it also has the events of rolled-back
+    transactions.
     """
 
     def __init__(self, desk: Desk, seed: int) -> None:
@@ -40,7 +40,7 @@ class Writer:
         self._products = list(Product.objects.all())
 
     def work(self) -> Diary:
-        """Do the next step of one order after the other; return the diary."""
+        """Run the next steps of orders until all are shipped; return the diary."""
         event_created.connect(self._note)
         while (lane := self._desk.lanes.get()) is not None:
             self._advance(lane)
@@ -64,10 +64,10 @@ class Writer:
         return lambda: services.ship_order(order_id)
 
     def _perform(self, step: Step) -> Order:
-        """Do a step for good; one time in ten only at the second attempt.
+        """Run and commit a step; one in ten is rolled back and repeated.
 
-        Half of the first attempts are rolled back as a transaction of their own, half to a
-        savepoint of the transaction in which the second attempt commits.
+        Half of these roll back a transaction of their own. The others roll back to a savepoint of
+        the transaction in which the second attempt commits.
         """
         transaction_around: AbstractContextManager[object] = nullcontext()
         hesitates = self._random.random() < CHANGES_OF_MIND
@@ -83,7 +83,7 @@ class Writer:
         return order
 
     def _roll_back(self, step: Step) -> list[str]:
-        """Do a step and roll it back; return the ids of the events that it had published."""
+        """Run a step and roll it back; return the ids of its events."""
         try:
             with transaction.atomic():
                 step()

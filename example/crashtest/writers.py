@@ -1,8 +1,8 @@
-"""The processes that place, pay and ship orders, all at the same time.
+"""The processes that place, pay and ship orders concurrently.
 
-Each order stands on a lane. Whichever process takes the lane from the desk does the order's next
-step and puts the lane back, so an order is often placed by one process and paid by another, and
-its three events are never far apart. A lane whose order has been shipped takes the next order.
+Each order has a lane, an entry of a queue. A process takes a lane, runs the next step of its order,
+and returns the lane. So different processes often place and pay an order, and its three events are
+close together. Once its order is shipped, a lane takes the next order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LANES = 48
 
 
 class Lane(NamedTuple):
-    """The order that stands here, if one does, and how many are to follow it."""
+    """The current order, if there is one, and the number of orders to come."""
 
     order_id: int | None
     to_come: int
@@ -30,7 +30,7 @@ class Lane(NamedTuple):
 
 @dataclass
 class Diary:
-    """What one writer did: events by the fate of the transaction that published them."""
+    """The events of one writer: those that committed, and the ids of those rolled back."""
 
     committed: list[Event] = field(default_factory=list)
     rolled_back: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Diary:
 
 @dataclass
 class Desk:
-    """What the processes share."""
+    """The queues that the processes share."""
 
     lanes: Queue[Lane | None]
     lanes_left: Synchronized[int]
@@ -46,7 +46,7 @@ class Desk:
     writers: int
 
     def retire_lane(self) -> None:
-        """Note that a lane has seen its last order; after the last lane everybody goes home."""
+        """Count a lane that has no more orders; after the last one, let all writers end."""
         with self.lanes_left.get_lock():
             self.lanes_left.value -= 1
             if self.lanes_left.value:
@@ -56,11 +56,11 @@ class Desk:
 
 
 class WriterFailed(Exception):
-    """A writer ended with an error, which it has printed."""
+    """A writer failed; it has printed its error."""
 
 
 class Writers:
-    """The processes, as seen by the one who started them. Use as a context manager."""
+    """The writers' processes, as a context manager."""
 
     def __init__(self, orders: int, writers: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -85,19 +85,19 @@ class Writers:
             process.join()
 
     def finished(self) -> bool:
-        """Tell whether every writer has handed in its diary; raises WriterFailed."""
-        # Diaries are read first: one that is large keeps its process alive until it is read.
+        """Return True if all writers have returned their diaries; raise WriterFailed."""
+        # Read the diaries first: a process with a large one does not end before it is read.
         while True:
             try:
                 self._diaries.append(self._desk.diaries.get_nowait())
             except Empty:
                 break
         if any(process.exitcode not in (None, 0) for process in self._processes):
-            raise WriterFailed("a writer ended with an error, see above")
+            raise WriterFailed("a writer failed; its error is above")
         return len(self._diaries) == self._desk.writers
 
     def diary(self) -> Diary:
-        """Return what all of them wrote, once they have finished."""
+        """Return the diaries of all writers, after they have finished."""
         return Diary(
             [event for diary in self._diaries for event in diary.committed],
             [event_id for diary in self._diaries for event_id in diary.rolled_back],
@@ -105,11 +105,13 @@ class Writers:
 
 
 def _write(desk: Desk, number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everybody; the parent ends us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; the parent ends this one
 
     import django
 
     django.setup()
-    from .writer import Writer  # its models need django.setup()
+    from .writer import Writer  # imports models, which require django.setup()
 
     desk.diaries.put(Writer(desk, seed=number).work())

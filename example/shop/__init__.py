@@ -1,1 +1,1 @@
-"""A small shop whose orders are told to the world through the outbox."""
+"""A small shop that publishes events about its orders through the outbox."""

@@ -1,4 +1,4 @@
-"""The shop in the admin; the outbox registers itself beside it."""
+"""The shop's models in the admin. django-broadcaster registers its own models."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from .models import Order, Parcel, Product, ReceivedEvent
 
 
 class ReadOnly:
-    """Rows that only the services and the handlers write: a change here would publish nothing."""
+    """Read-only rows: a change in the admin would not publish an event."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds rows by hand."""
+        """Return False: only services and handlers add rows."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Nobody changes rows by hand."""
+        """Return False: only services and handlers change rows."""
         return False
 
 
 @admin.register(Product)
 class ProductAdmin(admin.ModelAdmin):
-    """Products are the one thing to edit."""
+    """Products, which can be edited."""
 
     list_display = ["name", "price"]
 
@@ -38,7 +38,7 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):
 
 @admin.register(ReceivedEvent)
 class ReceivedEventAdmin(ReadOnly, admin.ModelAdmin):
-    """What reached the handlers, newest first."""
+    """The events that handlers received, newest first."""
 
     list_display = ["id", "event_type", "key", "event_id", "received_at"]
     list_filter = ["event_type"]

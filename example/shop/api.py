@@ -3,9 +3,8 @@
     POST /api/orders/        {"product": 1, "quantity": 2}   -> 201, the order
     GET  /api/orders/<id>/                                   -> 200, the order
 
-An order is {"id", "product", "quantity", "total", "status", "events"}; its events are what stands
-in the outbox for it: [{"id", "type", "status"}]. Errors are {"error": "..."} with status 400, 404
-or 415.
+An order is {"id", "product", "quantity", "total", "status", "events"}. The events are those in the
+outbox: [{"id", "type", "status"}]. Errors are {"error": "..."} with status 400, 404 or 415.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ MOST = 1000
 
 
 class BadOrder(ValueError):
-    """The request asks for nothing that can be ordered; the message says why."""
+    """The request is not a valid order; the message has the reason."""
 
 
-# No cookie is looked at here, and a page of another site cannot send application/json without
-# asking first, so there is nothing to forge.
+# The view uses no cookie, and a browser does not let another site's page send application/json
+# without permission. So a forged request is not possible.
 @csrf_exempt
 @require_POST
 def orders(request: HttpRequest) -> JsonResponse:
@@ -46,34 +45,34 @@ def orders(request: HttpRequest) -> JsonResponse:
 
 @require_GET
 def order(request: HttpRequest, order_id: int) -> JsonResponse:
-    """Return an order and where its events stand."""
+    """Return an order and the status of its events."""
     found = Order.objects.filter(pk=order_id).first()
     if found is None:
-        return JsonResponse({"error": f"there is no order {order_id}"}, status=404)
+        return JsonResponse({"error": f"order {order_id} does not exist"}, status=404)
     return JsonResponse(_as_json(found))
 
 
 def _read(body: bytes) -> tuple[Product, int]:
-    """Return the product and the quantity that a request asks for; raises BadOrder."""
+    """Return the product and the quantity of a request; raise BadOrder."""
     try:
         wish = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadOrder(f"not JSON: {error}") from error
+        raise BadOrder(f"the body must be JSON: {error}") from error
     if not isinstance(wish, dict):
-        raise BadOrder("send an object: product, quantity")
+        raise BadOrder("the body must be an object with product and quantity")
     product_id, quantity = wish.get("product"), wish.get("quantity", 1)
     if type(quantity) is not int or not 1 <= quantity <= MOST:
-        raise BadOrder(f"quantity must be a whole number from 1 to {MOST}")
+        raise BadOrder(f"quantity must be a whole number from 1 to {MOST}, not {quantity!r}")
     return _product(product_id), quantity
 
 
 def _product(product_id: object) -> Product:
-    # type() and not isinstance(): JSON's true is no number. A key has 64 bits at the most.
+    # Not isinstance(), because True is an int in Python. A key has at most 64 bits.
     if type(product_id) is int and 0 < product_id < 2**63:
         product = Product.objects.filter(pk=product_id).first()
         if product is not None:
             return product
-    raise BadOrder(f"there is no product {product_id!r}")
+    raise BadOrder(f"product {product_id!r} does not exist")
 
 
 def _as_json(found: Order) -> dict[str, Any]:

@@ -4,6 +4,6 @@ from django.apps import AppConfig
 
 
 class ShopConfig(AppConfig):
-    """django-broadcaster imports `event_handlers` of every app by itself; nothing to do here."""
+    """The shop. django-broadcaster imports the `event_handlers` of every app."""
 
     name = "shop"

@@ -1,4 +1,4 @@
-"""What the shop starts with."""
+"""The products that the shop starts with."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ PRODUCTS = [
 
 
 def stock() -> None:
-    """Put the products on the shelf that are not there yet."""
+    """Create the products that do not exist yet."""
     for name, note, price in PRODUCTS:
         Product.objects.get_or_create(name=name, defaults={"note": note, "price": price})

@@ -1,7 +1,7 @@
-"""What happens when an event arrives: run by the relay, where the broker is `local`.
+"""The shop's handlers. If the broker is `local`, the relay runs them.
 
-A handler runs in a transaction of its own, once per event: the inbox remembers in that same
-transaction that the event is done, so an event that is delivered again changes nothing.
+A handler runs once per event, in a transaction of its own. The inbox records the event in the same
+transaction, so a duplicate delivery changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .models import Parcel, ReceivedEvent
 
 @event_registry.register("order.*")
 def remember(event: CloudEvent) -> None:
-    """Keep a trace of every event in the order of arrival."""
+    """Record every event in the order of arrival."""
     ReceivedEvent.objects.create(
         event_id=event.id,
         event_type=event.event_type,
@@ -25,6 +25,6 @@ def remember(event: CloudEvent) -> None:
 
 @event_registry.register("order.shipped")
 def pack_parcel(event: CloudEvent) -> None:
-    """Pack the parcel of a shipped order; a second one would be an error."""
+    """Create the parcel of a shipped order; a second parcel would be an error."""
     order_id = event.data["order"]
     Parcel.objects.create(order_id=order_id, tracking=f"BRC-{order_id:08d}")

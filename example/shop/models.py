@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Product(models.Model):
-    """Something to order."""
+    """A product that can be ordered."""
 
     name = models.CharField(max_length=100)
     note = models.CharField(max_length=200, blank=True)
@@ -17,10 +17,10 @@ class Product(models.Model):
 
 
 class Order(models.Model):
-    """A number of one product, on its way from placed to shipped."""
+    """An order of a quantity of one product."""
 
     class Status(models.TextChoices):
-        """The life of an order, in this order."""
+        """The statuses of an order, in their sequence."""
 
         PLACED = "placed"
         PAID = "paid"
@@ -37,25 +37,25 @@ class Order(models.Model):
 
     @property
     def key(self) -> str:
-        """The partition key of the order's events, which are delivered in the order of its life."""
+        """The partition key of the order's events, which are delivered in their order."""
         return f"order-{self.pk}"
 
     @property
     def sequence(self) -> int:
-        """How far it has come: 1 placed, 2 paid, 3 shipped."""
+        """The number of the status: 1 placed, 2 paid, 3 shipped."""
         return self.Status.values.index(self.status) + 1
 
     @property
     def next_status(self) -> str | None:
-        """What it will be next; None when its life is over."""
+        """The next status; None if the order is shipped."""
         later = self.Status.values[self.sequence :]
         return later[0] if later else None
 
 
 class ReceivedEvent(models.Model):
-    """An event as it reached a handler; `id` is the order of arrival.
+    """An event that a handler received; `id` is the order of arrival.
 
-    `event_id` is not unique on purpose: a handler that ran twice for an event would show.
+    `event_id` is not unique, so that a second run of the handler would be visible.
     """
 
     event_id = models.CharField(max_length=255)
@@ -69,7 +69,7 @@ class ReceivedEvent(models.Model):
 
 
 class Parcel(models.Model):
-    """What the warehouse makes of an `order.shipped`."""
+    """The parcel of a shipped order."""
 
     order = models.OneToOneField(Order, on_delete=models.CASCADE)
     tracking = models.CharField(max_length=40)

@@ -1,4 +1,4 @@
-"""What the shop does. Each change and its event commit together, or neither does."""
+"""The shop's services. Each change commits together with its event, or neither does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .models import Order, Product
 
 
 class WrongStep(Exception):
-    """The order is not at the point in its life where this can be done."""
+    """The order's status does not allow this step."""
 
 
 @transaction.atomic
@@ -23,18 +23,18 @@ def place_order(product: Product, quantity: int = 1) -> Order:
 
 @transaction.atomic
 def pay_order(order_id: int) -> Order:
-    """Pay a placed order and publish `order.paid`; raises WrongStep."""
+    """Pay a placed order and publish `order.paid`; raise WrongStep."""
     return _advance(order_id, Order.Status.PAID)
 
 
 @transaction.atomic
 def ship_order(order_id: int) -> Order:
-    """Ship a paid order and publish `order.shipped`; raises WrongStep."""
+    """Ship a paid order and publish `order.shipped`; raise WrongStep."""
     return _advance(order_id, Order.Status.SHIPPED)
 
 
 def _advance(order_id: int, status: str) -> Order:
-    # The lock keeps two clicks on "pay" from both seeing a placed order.
+    # Without the lock, two concurrent clicks on "Pay" could both read a placed order.
     order = Order.objects.select_for_update().get(pk=order_id)
     if order.next_status != status:
         raise WrongStep(f"order {order_id} is {order.status} and cannot become {status}")

@@ -1,4 +1,4 @@
-"""The shop by itself: `python example/manage.py test shop`."""
+"""Tests of the shop: `python example/manage.py test shop`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .models import Order, Parcel, Product, ReceivedEvent
 
 
 class ShopTestCase(TestCase):
-    """A shop with something on its shelf."""
+    """A shop with products."""
 
     mug: Product
 
     @classmethod
     def setUpTestData(cls) -> None:
-        """Fill the shelf."""
+        """Create the products."""
         stock()
         cls.mug = Product.objects.get(name="Mug")
 
 
 class ServicesTest(ShopTestCase):
-    """Each change and its event are there together, or neither is."""
+    """Each change is saved together with its event, or neither is."""
 
     def test_life_of_an_order(self) -> None:
         """An order publishes one event at each step, all with its key."""
@@ -122,7 +122,7 @@ class PagesTest(ShopTestCase):
         assert answer.status_code == 403
 
     def test_unknown(self) -> None:
-        """Pages of orders and products that are not there are not found."""
+        """The status of pages of unknown orders and products is 404."""
         for name in ("order", "events"):
             assert self.client.get(reverse(f"shop:{name}", args=[99])).status_code == 404
         for name in ("place", "advance"):
@@ -138,7 +138,7 @@ class ApiTest(ShopTestCase):
         return self.client.post("/api/orders/", text, content_type=content_type)
 
     def test_place_and_read(self) -> None:
-        """An order that was placed can be read back, with where its event stands."""
+        """A placed order can be read, with the status of its event."""
         answer = self.place({"product": self.mug.pk, "quantity": 3})
         assert answer.status_code == 201
         placed = answer.json()
@@ -149,7 +149,7 @@ class ApiTest(ShopTestCase):
         assert read["events"][0]["status"] == "published"
 
     def test_bad_orders(self) -> None:
-        """What cannot be ordered is refused with a reason, and publishes nothing."""
+        """An invalid order gets an error with the reason, and publishes nothing."""
         mug = self.mug.pk
         bodies: list[Any] = [
             "{",
@@ -169,9 +169,9 @@ class ApiTest(ShopTestCase):
         assert not OutboxEvent.objects.exists()
 
     def test_other_content_type(self) -> None:
-        """A form of another site, which cannot send JSON, is refused."""
+        """A form of another site, which can't send JSON, is refused."""
         assert self.place("{}", "text/plain").status_code == 415
 
     def test_unknown_order(self) -> None:
-        """An order that is not there is not found."""
+        """The status of an unknown order is 404."""
         assert self.client.get("/api/orders/99/").status_code == 404

@@ -1,4 +1,4 @@
-"""Pages for people, and a JSON endpoint for programs."""
+"""URLs of the pages and of the JSON endpoint."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""The pages: what can be ordered, and one order with its events as they are delivered."""
+"""The pages: the products, and an order with its events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .models import Order, Product, ReceivedEvent
 
 @require_GET
 def products(request: HttpRequest) -> HttpResponse:
-    """Show what can be ordered, and the latest orders."""
+    """Show the products and the latest orders."""
     latest = Order.objects.select_related("product").order_by("-id")[:8]
     context = {"products": Product.objects.order_by("name"), "orders": latest}
     return render(request, "shop/products.html", context)
@@ -27,14 +27,14 @@ def products(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def place(request: HttpRequest, product_id: int) -> HttpResponse:
-    """Order one of a product, then show the order."""
+    """Order one item of a product, then show the order."""
     placed = services.place_order(get_object_or_404(Product, pk=product_id))
     return redirect("shop:order", placed.pk)
 
 
 @require_GET
 def order(request: HttpRequest, order_id: int) -> HttpResponse:
-    """Show one order: how far it has come, what can be done, and its events."""
+    """Show an order, its next step and its events."""
     found = get_object_or_404(Order.objects.select_related("product"), pk=order_id)
     steps = [(label, found.sequence > number) for number, label in enumerate(Order.Status.labels)]
     action = {Order.Status.PLACED: "Pay", Order.Status.PAID: "Ship"}.get(Order.Status(found.status))
@@ -44,27 +44,27 @@ def order(request: HttpRequest, order_id: int) -> HttpResponse:
 
 @require_GET
 def events(request: HttpRequest, order_id: int) -> HttpResponse:
-    """Return the part of the order page that changes by itself, as HTML."""
+    """Return the part of the order page that is refreshed, as HTML."""
     found = get_object_or_404(Order, pk=order_id)
     return render(request, "shop/_events.html", {"order": found, **_delivery(found)})
 
 
 @require_POST
 def advance(request: HttpRequest, order_id: int) -> HttpResponse:
-    """Pay or ship an order, whichever is next."""
+    """Pay or ship an order, depending on its status."""
     found = get_object_or_404(Order, pk=order_id)
     step = services.pay_order if found.status == Order.Status.PLACED else services.ship_order
     try:
         step(order_id)
     except services.WrongStep as error:
-        messages.error(request, str(error))  # a second click, or somebody else's
+        messages.error(request, str(error))  # another click was faster
     return redirect("shop:order", order_id)
 
 
 def _delivery(found: Order) -> dict[str, Any]:
-    """Return the order's events in the outbox, and what the handlers made of them."""
-    # Delivered events stand in no index but the primary key, so this reads the whole outbox:
-    # fine on a page of an example, too slow for a large shop.
+    """Return the order's events in the outbox, and the times at which handlers received them."""
+    # Only the primary key has delivered events, so this query reads the whole outbox. That is too
+    # slow for a large shop.
     sent = list(OutboxEvent.objects.filter(partition_key=found.key).order_by("id"))
     received = ReceivedEvent.objects.filter(key=found.key)
     handled = {one.event_id: one.received_at for one in received}

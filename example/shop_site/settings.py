@@ -1,11 +1,11 @@
-"""Settings of the example shop: for a laptop, never for a server on a network.
+"""Settings of the example shop, for a laptop only: they are not safe on a network.
 
-Environment variables choose what it runs on:
+Environment variables select the database and the broker:
 
 SHOP_DB        sqlite (the default) or postgres, at BROADCASTER_POSTGRES_URL
 SHOP_DATABASE  the database: a file for SQLite, a name for PostgreSQL
 SHOP_BROKER    local (the default: handlers in the relay) or redis, at BROADCASTER_REDIS_URL
-SHOP_STREAM    the Redis stream that events go to
+SHOP_STREAM    the Redis stream of the events
 """
 
 import os
@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = "for-the-example-only"  # it protects nothing: DEBUG, on this machine
+SECRET_KEY = "for-the-example-only"  # not secret: with DEBUG, on this machine only
 DEBUG = True
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
@@ -71,8 +71,8 @@ def sqlite() -> dict[str, Any]:
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": name,
         "OPTIONS": {
-            # A transaction takes the write lock as it begins. One that read first and asked for
-            # it later would fail at once, without waiting, when another has written meanwhile.
+            # A transaction takes the write lock at its beginning. If it took the lock after a read,
+            # it would fail without waiting if another transaction had written in between.
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
@@ -81,7 +81,7 @@ def sqlite() -> dict[str, Any]:
 
 
 def postgres() -> dict[str, Any]:
-    """Return the PostgreSQL database of SHOP_DATABASE, else the one that the address names."""
+    """Return the PostgreSQL database of SHOP_DATABASE, else that of the address."""
     url = urlsplit(
         os.environ.get("BROADCASTER_POSTGRES_URL") or "postgres://postgres@127.0.0.1:5432/postgres"
     )
@@ -109,12 +109,12 @@ BROKERS: dict[str, dict[str, Any]] = {
         "OPTIONS": {
             "url": os.environ.get("BROADCASTER_REDIS_URL") or "redis://127.0.0.1:6379/0",
             "stream_name": os.environ.get("SHOP_STREAM", "shop"),
-            "max_len": None,  # the default trims what no consumer has read yet
+            "max_len": None,  # the default deletes old entries, read or not
         },
     },
 }
 SHOP_BROKER = os.environ.get("SHOP_BROKER", "local")
 OUTBOX_PUBLISHERS = {"default": BROKERS[SHOP_BROKER]}
-OUTBOX_REQUIRE_TRANSACTION = True  # an event outside of a transaction would be a mistake here
-OUTBOX_POLL_INTERVAL = 0.2  # seconds; a shop that somebody watches should look alive
-OUTBOX_LEASE_SECONDS = 3  # so that another relay takes over from a killed one while you watch
+OUTBOX_REQUIRE_TRANSACTION = True  # here, an event outside of a transaction is a mistake
+OUTBOX_POLL_INTERVAL = 0.2  # seconds; low, so that deliveries are visible quickly
+OUTBOX_LEASE_SECONDS = 3  # low, so that another relay takes over quickly from a killed one

@@ -1,4 +1,4 @@
-"""What happens when Django starts: logs are masked, checks registered, and handlers found."""
+"""The app's configuration: at startup, mask logs, register checks and import handlers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class BroadcasterConfig(AppConfig):
 
     def ready(self) -> None:
         """Mask the logs, register the system checks, and import each app's `event_handlers.py`."""
-        # The checks reach the models, which can be imported from here on.
-        from . import publishing  # noqa: F401  # which fills in what the model inserts
+        # Models, which the checks use, can't be imported earlier.
+        from . import publishing  # noqa: F401  # connects the receivers of `rows_to_insert`
         from .checks import register_checks
         from .redaction import mask_logs
         from .upgrade import remember_output

@@ -1,11 +1,11 @@
 """Payloads encrypted at rest, by the keys of OUTBOX_ENCRYPTION_KEYS.
 
-The data of an event is encrypted as it is published, before it goes to the database, and decrypted
-by the relay that sends it: the table, its backups and the database's log hold what nobody reads
-without a key. What is delivered is the same. The first key encrypts, all of them decrypt:
-https://cryptography.io/en/latest/fernet/
+The publish call encrypts the data of an event before it sends them to the database, and the relay
+decrypts them for delivery. So the table, its backups and the database's log have encrypted data
+only. The first key encrypts; all keys decrypt: https://cryptography.io/en/latest/fernet/
 
-Attributes, extensions and the key are not encrypted: the relay, routes and the admin go by them.
+Attributes, extensions and the key are not encrypted, because the relay, routes and the admin use
+them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 _JSON: Final = b"j"
 _BINARY: Final = b"b"
-"""What a sealed payload begins with, beside its data: JSON text, or bytes."""
+"""The first byte of a decrypted payload: the data are JSON text, or bytes."""
 
 
 def is_on() -> bool:
-    """Whether payloads are encrypted that are published now."""
+    """Return True if new payloads are encrypted."""
     return bool(conf.ENCRYPTION_KEYS)
 
 
 def seal(data_json: str | None, data_binary: bytes | None) -> bytes | None:
     """Return data encrypted with the first key; None for an event without data.
 
-    Raises BackendConfigurationError for a key that is none, MissingClient without the library.
+    Raises:
+        BackendConfigurationError: OUTBOX_ENCRYPTION_KEYS has an invalid key.
+        MissingClient: The library `cryptography` is not installed.
     """
     if data_binary is not None:
         return _keys().encrypt(_BINARY + data_binary)
@@ -41,13 +43,19 @@ def seal(data_json: str | None, data_binary: bytes | None) -> bytes | None:
 
 
 def unseal(sealed: bytes | memoryview) -> tuple[str | None, bytes | None]:
-    """Return data as JSON text or as bytes; raises CannotUnseal, and what `seal` raises."""
+    """Return decrypted data as JSON text and None, or as None and bytes.
+
+    Raises:
+        CannotUnseal: No key decrypts the payload.
+        BackendConfigurationError: OUTBOX_ENCRYPTION_KEYS has an invalid key.
+        MissingClient: The library `cryptography` is not installed.
+    """
     data = _decrypt(bytes(sealed))
     return (None, data[1:]) if data[:1] == _BINARY else (data[1:].decode(), None)
 
 
 def reseal(sealed: bytes | memoryview) -> bytes | None:
-    """Return data encrypted with the first key, or None if it is already; raises as `unseal`."""
+    """Return data encrypted with the first key, or None if they are already; raise as `unseal`."""
     first = _one(_listed()[0])
     from cryptography.fernet import InvalidToken
 
@@ -60,13 +68,13 @@ def reseal(sealed: bytes | memoryview) -> bytes | None:
 
 
 def key_problem(key: object) -> str:
-    """Return what is wrong with a key, without repeating it, or nothing."""
+    """Return why a key is invalid, without the key, or an empty string."""
     if not isinstance(key, str | bytes):
-        return f"is a {type(key).__name__}, and a key is text"
+        return f"must be text, not {type(key).__name__}"
     try:
         _fernet(key)
     except ValueError:
-        return "is no key: 32 bytes in URL-safe base64, which Fernet.generate_key() makes"
+        return "must be 32 bytes in URL-safe base64; make one with Fernet.generate_key()"
     return ""
 
 
@@ -98,7 +106,7 @@ def _listed() -> tuple[Any, ...]:
 
 @lru_cache(maxsize=8)
 def _multi(keys: tuple[Any, ...]) -> MultiFernet:
-    fernets = [_one(key) for key in keys]  # which says what to install, if that is missing
+    fernets = [_one(key) for key in keys]  # raises MissingClient without the library
     from cryptography.fernet import MultiFernet
 
     return MultiFernet(fernets)

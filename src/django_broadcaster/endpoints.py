@@ -1,8 +1,8 @@
-"""The webhook endpoints in trouble: since when each fails, and which are disabled.
+"""The state of webhook endpoints: since when each one fails, and which ones are disabled.
 
-An endpoint has a row only while there is trouble. Whoever deletes the row enables it, and every
-relay notices within `REREAD_SECONDS`. What is here is called before and after a batch, never
-while one is sent.
+Only a failing or disabled endpoint has a row. Deleting the row enables the endpoint; each relay
+notices that within `REREAD_SECONDS`. The relay calls this module before and after a batch, but not
+while it sends one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .signals import endpoint_disabled
 logger = logging.getLogger("django_broadcaster")
 
 REREAD_SECONDS: Final = 5.0
-"""How long a relay believes what it read: others write there, too."""
+"""Seconds for which a relay caches rows, which other processes write, too."""
 
 _LONGEST_URL: Final = 2000
-"""What the column holds; an URL with escapes may be longer."""
+"""The column's length; escapes may make a URL longer."""
 
 
 class Endpoints:
-    """The endpoints of one backend, with what is written about them.
+    """The endpoints of one backend and their rows.
 
-    Everything raises the database's errors. Rows are where the router writes
-    `OutboxWebhookEndpoint`.
+    All methods raise the database's errors. The router's database for writing
+    `OutboxWebhookEndpoint` has the rows.
     """
 
     def __init__(self, backend: str) -> None:
@@ -44,7 +44,7 @@ class Endpoints:
         self._read_at = 0.0
 
     def look(self, urls: Collection[str]) -> None:
-        """Read what is written about these endpoints, if it is not known."""
+        """Read the rows of these endpoints, if they are not cached."""
         known = time.monotonic() < self._read_at + REREAD_SECONDS
         if known and self._rows.keys() >= set(urls):
             return
@@ -54,27 +54,28 @@ class Endpoints:
         self._read_at = time.monotonic()
 
     def disabled(self, url: str) -> OutboxWebhookEndpoint | None:
-        """Return the row of an endpoint that is disabled."""
+        """Return the row of an endpoint if it is disabled, else None."""
         row = self._rows.get(url)
         return row if row is not None and row.disabled_at is not None else None
 
     def succeeded(self, urls: Iterable[str]) -> None:
-        """Note that endpoints took an event: their trouble is over."""
-        over = [row.pk for url in urls if (row := self._rows.get(url)) and not row.disabled_at]
-        if over:
-            self._all().filter(pk__in=over, disabled_at=None).delete()
+        """Delete the rows of failing endpoints that accepted an event."""
+        recovered = [row.pk for url in urls if (row := self._rows.get(url)) and not row.disabled_at]
+        if recovered:
+            self._all().filter(pk__in=recovered, disabled_at=None).delete()
             self._read_at = 0.0
 
     def failed(self, url: str, error: str, disable_after: float) -> None:
-        """Note that an endpoint took nothing; disable it when it did not for so many seconds."""
+        """Record a failure; disable the endpoint if it has failed for `disable_after` seconds."""
         row = self._rows.get(url)
         if row is None:
             self._note(url, error)
         elif (timezone.now() - row.failing_since).total_seconds() >= disable_after:
-            self.disable(url, f"{error}, as since {row.failing_since:%Y-%m-%d %H:%M %Z}")
+            since = f"{row.failing_since:%Y-%m-%d %H:%M %Z}"
+            self.disable(url, f"{error} (failing since {since})")
 
     def disable(self, url: str, error: str) -> None:
-        """Let nothing more be sent to an endpoint; one relay of all sends the signal."""
+        """Disable an endpoint. The first relay that disables it logs that and sends the signal."""
         self._note(url, error)
         error = self._text(masked(error))
         mine = self._all().filter(identity=self._identity(url))
@@ -83,7 +84,8 @@ class Endpoints:
         if not changed or row is None:
             return
         logger.error(
-            "webhook endpoint %d of backend %r is disabled: %s",
+            "Disabled webhook endpoint %d of backend %r: %s; enable it in the admin once its "
+            "receiver is fixed.",
             row.pk,
             self._backend,
             error,
@@ -92,7 +94,7 @@ class Endpoints:
         endpoint_disabled.send_robust(sender=OutboxWebhookEndpoint, endpoint=row)
 
     def _note(self, url: str, error: str) -> None:
-        """Write a row where there is none; other relays may do the same at this moment."""
+        """Insert a row if there is none; other relays may insert it at the same time."""
         row = OutboxWebhookEndpoint(
             identity=self._identity(url),
             backend=self._backend,

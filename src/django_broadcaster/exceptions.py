@@ -1,25 +1,25 @@
 """Every exception of django-broadcaster.
 
 BroadcasterError
-├── PublishError                     a publish call was refused, and has written nothing
+├── PublishError                     a publish call failed, and has written nothing
 │   ├── InvalidEvent (ValueError)    the event breaks the CloudEvents specification or a column
 │   │   └── PayloadTooLarge          the payload is over the backend's limit
 │   │       └── StatementTooLong     the row is over `max_allowed_packet` of the database
-│   ├── UnknownBackend (LookupError) no such alias in OUTBOX_PUBLISHERS
-│   ├── InvalidPublisherConfig (ValueError)   a key or value that the backend does not know
-│   ├── WrongTransaction (RuntimeError)       the row would not commit with the change it is about
+│   ├── UnknownBackend (LookupError) the alias is not in OUTBOX_PUBLISHERS
+│   ├── InvalidPublisherConfig (ValueError)   a key or value that the backend rejects
+│   ├── WrongTransaction (RuntimeError)       the row would not commit with the caller's change
 │   ├── PublishedFromAsync (SynchronousOnlyOperation)   a synchronous call in async code
-│   └── RefusedByDatabase            the database writes no events with its configuration
-├── DeliveryError                    one attempt to deliver did not succeed
-│   ├── BackendUnavailable           the broker is away: no retry is spent
-│   ├── TransientError               this event, try again by the retry policy
-│   ├── Rejected                     this event can never be sent: dead-letter it now
+│   └── RefusedByDatabase            the database's configuration prevents writing events
+├── DeliveryError                    an attempt to deliver failed
+│   ├── BackendUnavailable           the broker is unavailable: no retry is spent
+│   ├── TransientError               this event failed: retry it by the retry policy
+│   ├── Rejected                     this event can never be sent: make it a dead letter
 │   │   └── AfterCommitFailed        a handler's `on_commit` function failed: no retry repeats it
 │   └── Held                         not sent, because an earlier event of its key failed
-├── IllegalTransition                an event can't go from its status to that one
+├── IllegalTransition                an event can't change from its status to another one
 ├── BrokenTransaction (TransactionManagementError)   a receiver broke the caller's transaction
-├── CannotUnseal                     no key decrypts a payload that is encrypted
-├── LeaseLost                        another relay may own our partitions now
+├── CannotUnseal                     no key decrypts an encrypted payload
+├── LeaseLost                        another relay may own the partitions now
 ├── ArchiveError                     old events could not be archived, and stay in the outbox
 ├── ArchiveConfigurationError (ImproperlyConfigured)
 └── BackendConfigurationError (ImproperlyConfigured)
@@ -35,10 +35,10 @@ from django.db.transaction import TransactionManagementError
 
 
 class BroadcasterError(Exception):
-    """Base of every exception raised by django-broadcaster; all can be pickled."""
+    """Base class of all exceptions of django-broadcaster, which can be pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own would call the class with the message alone.
+        # The method of Exception would call the class with the message only.
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -49,16 +49,16 @@ def _restored(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str
 
 
 class PublishError(BroadcasterError):
-    """A publish call was refused; it has written nothing, and the transaction stays usable.
+    """A publish call failed; it has written nothing, and the transaction stays usable.
 
-    `index` is the place of the event at fault among those of `publish_events`, from 0. It is None
-    where the fault is in the call itself, and for the calls that take one event.
+    If one event of `publish_events` is the cause, `index` is its place, from 0. Otherwise, and for
+    calls with one event, it is None.
     """
 
     index: int | None = None
 
     def place_at(self, index: int) -> None:
-        """Set `index`, and say it in the error's text."""
+        """Set `index`, and add it to the error's text."""
         self.index = index
         self.args = (f"event {index}: {self}",)
 
@@ -73,7 +73,7 @@ class InvalidEvent(PublishError, ValueError):
 
 
 class PayloadTooLarge(InvalidEvent):
-    """The event's payload is over the backend's limit; sizes are in bytes."""
+    """The event is larger than the backend's limit; sizes are in bytes."""
 
     def __init__(self, backend: str, size: int, limit: int) -> None:
         super().__init__(
@@ -87,9 +87,9 @@ class PayloadTooLarge(InvalidEvent):
 
 
 class StatementTooLong(PayloadTooLarge):
-    """The event's row is over `max_allowed_packet` of MariaDB or MySQL; sizes are in bytes.
+    """The event's row exceeds `max_allowed_packet` of MariaDB or MySQL; sizes are in bytes.
 
-    `database` is the alias. Sent all the same, the statement would end the session.
+    `database` is the alias. The statement would end the session, so it was not sent.
     """
 
     def __init__(self, database: str, size: int, limit: int) -> None:
@@ -106,22 +106,24 @@ class StatementTooLong(PayloadTooLarge):
 
 
 class UnknownBackend(PublishError, LookupError):
-    """The alias is not in OUTBOX_PUBLISHERS; `known` lists those that are."""
+    """The alias is not in OUTBOX_PUBLISHERS; `known` has its aliases."""
 
     field = "backend"
 
     def __init__(self, alias: object, known: tuple[str, ...]) -> None:
-        listed = ", ".join(map(repr, known)) or "none at all"
-        named = "no backend was named and there is no default" if alias is None else f"{alias!r}"
+        listed = ", ".join(map(repr, known)) or "no backends"
+        named = "must be given, because there is no default"
+        if alias is not None:
+            named = f"must be an alias of OUTBOX_PUBLISHERS, not {alias!r}"
         super().__init__(f"backend: {named}; OUTBOX_PUBLISHERS has {listed}")
         self.alias = alias
         self.known = known
 
 
 class InvalidPublisherConfig(PublishError, ValueError):
-    """`publisher_config` has a key or a value that its backend does not accept.
+    """`publisher_config` has a key or a value that its backend rejects.
 
-    `backend` is the alias, or None where the value would be wrong for every backend.
+    `backend` is the alias, or None if the value is wrong for every backend.
     """
 
     field = "publisher_config"
@@ -133,48 +135,49 @@ class InvalidPublisherConfig(PublishError, ValueError):
 
 
 class WrongTransaction(PublishError, RuntimeError):
-    """The event's row would not commit together with the change it is about.
+    """The event's row would not commit together with the caller's change.
 
-    Also raised by a delivery in the caller's own process, which needs that no transaction is open.
+    A delivery in the caller's process also raises this error if a transaction is open.
     """
 
 
 class RefusedByDatabase(PublishError):
-    """The database writes nothing with its configuration; the text says what to change.
+    """The database's configuration prevents writing events; the text says what to change.
 
-    From `publish_events` it ends a block of `transaction.atomic()`, as the database's errors do.
+    If `publish_events` raises it, the block of `transaction.atomic()` can't commit, as after other
+    errors of the database.
     """
 
 
 class PublishedFromAsync(PublishError, SynchronousOnlyOperation):
-    """A synchronous publish call was made where an event loop runs; the message shows the ways."""
+    """A synchronous publish call was made in a running event loop; the text has alternatives."""
 
     def __init__(self) -> None:
         super().__init__(
-            "publish calls are synchronous, and an event loop runs here. Put the change and the "
+            "publish calls are synchronous, but an event loop is running. Put the change and the "
             "publish call into one function under transaction.atomic(), and await "
-            "sync_to_async(function)(). An event without a change can await apublish_event()."
+            "sync_to_async(function)(). For an event without a change, await apublish_event()."
         )
 
 
 MAX_RETRY_AFTER: Final = 86_400.0
-"""Seconds: a day. What asks for a longer pause is not followed further than that."""
+"""The maximum of a requested pause in seconds, a day."""
 
 
 class DeliveryError(BroadcasterError):
-    """One attempt to deliver did not succeed; raised and returned by backends.
+    """An attempt to deliver failed; raised and returned by backends.
 
-    `retry_after` is how many seconds the destination wants to be left alone, from 0 to a day. The
-    relay waits no less than that; it has no meaning for `Rejected` and `Held`.
+    `retry_after` is the pause that the destination requests, in seconds up to a day. The relay
+    waits at least that long. The value has no meaning for `Rejected` and `Held`.
     """
 
     retry_after: float = 0.0
 
     sent: bool = True
-    """False where the event was not even sent, because of what came of another one."""
+    """False if the event was not sent because another one failed."""
 
     unforeseen: Exception | None = None
-    """What was raised instead of a DeliveryError, whose traceback the relay's log shows."""
+    """An exception other than DeliveryError, whose traceback the relay logs."""
 
     reason: str = ""
     """What may be logged of the error: a status, a code or a fixed text; nothing of an event."""
@@ -188,16 +191,15 @@ class DeliveryError(BroadcasterError):
 
 
 class BackendUnavailable(DeliveryError):
-    """The broker can't be reached or refuses everyone; the event itself is not to blame."""
+    """The broker is unavailable or refuses every event; the cause is not this event."""
 
 
 class TransientError(DeliveryError):
-    """This event was not accepted now, and may be later.
+    """This event was not accepted, but a retry may succeed.
 
-    `spends_retry` is False where the event is not to blame, as when it was not even sent because
-    its one endpoint of many is away. Such events wait for as long as it takes. `waits_for` names
-    that destination where the event was not sent: it is tried again when the backend says that the
-    destination is back.
+    `spends_retry` is False if the cause is not the event, for example if one endpoint of many is
+    unavailable. Such events wait without a limit. If the event was not sent, `waits_for` names the
+    destination. Once the backend reports that the destination is available, the event is retried.
     """
 
     spends_retry: bool = True
@@ -213,10 +215,10 @@ class Rejected(DeliveryError):
 
 
 class AfterCommitFailed(Rejected):
-    """A handler has committed, and then a function failed that it gave to `on_commit`.
+    """A handler has committed, and then a function that it passed to `on_commit` failed.
 
-    The inbox has the handler's note, so it does not run again: the event becomes a dead letter at
-    once, whatever `ON_EXHAUSTED` says, and a retry of that dead letter skips the handler.
+    The inbox has the handler's note, so the handler does not run again. Whatever `ON_EXHAUSTED` is,
+    the event immediately becomes a dead letter, and a retry of it skips the handler.
     """
 
 
@@ -225,7 +227,7 @@ class Held(DeliveryError):
 
 
 class IllegalTransition(BroadcasterError):
-    """An event can't go from its status to the one that was asked for."""
+    """An event can't change from its status to the requested one."""
 
     def __init__(self, event_id: object, status: str, target: str) -> None:
         super().__init__(f"event {event_id} is {status} and can't become {target}")
@@ -234,9 +236,9 @@ class IllegalTransition(BroadcasterError):
 
 
 class BrokenTransaction(BroadcasterError, TransactionManagementError):
-    """A receiver of `event_created` met a database error: the transaction can't commit any more.
+    """A receiver of `event_created` caused a database error, so the transaction can't commit.
 
-    Neither the event nor what the caller changed is saved. The transaction has to be rolled back.
+    Neither the event nor the caller's changes are saved. The transaction must be rolled back.
     """
 
 
@@ -245,19 +247,19 @@ class CannotUnseal(BroadcasterError):
 
 
 class LeaseLost(BroadcasterError):
-    """The relay's lease ended: it may change no row and start no delivery until it joins again."""
+    """The relay's lease has ended: until it joins again, it must not change rows or deliver."""
 
 
 class ArchiveError(BroadcasterError):
-    """Old events could not be archived: they stay in the outbox, and it is tried again."""
+    """Old events could not be archived. They stay in the outbox until a retry succeeds."""
 
 
 class ArchiveConfigurationError(BroadcasterError, ImproperlyConfigured):
-    """OUTBOX_ARCHIVE is wrong; the message names the setting."""
+    """OUTBOX_ARCHIVE is not valid; the message names the setting."""
 
 
 class BackendConfigurationError(BroadcasterError, ImproperlyConfigured):
-    """A backend's settings are wrong; the message names the setting and the alias."""
+    """A backend's settings are not valid; the message names the setting and the alias."""
 
 
 class MissingClient(BackendConfigurationError):

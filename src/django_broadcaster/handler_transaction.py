@@ -1,6 +1,6 @@
-"""The transaction of one handler: whether it still is the one that its note was written in.
+"""The transaction of one handler, which must remain the one with its note.
 
-Finding that out costs a statement only where something happened that may have ended it.
+A check needs a statement only if the transaction may have ended.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .transaction_state import ABORTED, OPEN, Watch, state_of
 
 
 class HandlerTransaction:
-    """Watches the transaction of one call of a handler, from the note to the commit."""
+    """Observes the transaction of one call of a handler, from the note to the commit."""
 
     def __init__(self, handler: str, note: Note) -> None:
         self.has_committed = False
-        """Whether what the handler changed has committed, also if something raised after that."""
+        """Whether the handler's changes have committed, even if an error was raised after that."""
         self._handler = handler
         self._note = note
         self._connection: Any = connections[note.using]
@@ -30,18 +30,22 @@ class HandlerTransaction:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch while the handler runs; raises TransactionManagementError if it can't commit."""
+        """Observe the transaction while the handler runs.
+
+        Raises:
+            TransactionManagementError: The handler's changes can't commit with the note.
+        """
         if self._is_outermost:
-            self._connection.on_commit(self._note_commit)  # the first one: others may raise
+            self._connection.on_commit(self._note_commit)  # registered first: others may raise
         with self._watch:
             yield
         if self._watch.is_broken:
-            raise self._error("went on after a database error, which undoes what it changed")
+            raise self._error("continued after a database error, which rolls back its changes")
         if self._watch.may_have_ended and not self._note.exists():
-            raise self._error("went on after its transaction had ended, which undid its changes")
+            raise self._error("continued after its transaction ended, which undid its changes")
 
     def forget(self) -> None:
-        """Delete the note if the handler committed it and then failed: it has to run again."""
+        """Delete the note if the handler committed it and then failed, so that it runs again."""
         if self._is_outermost and self._watch.may_have_ended:
             with suppress(Error):
                 self._note.delete()
@@ -51,13 +55,14 @@ class HandlerTransaction:
 
     def _error(self, problem: str) -> transaction.TransactionManagementError:
         return transaction.TransactionManagementError(
-            f"handler {self._handler} {problem}; wrap what may fail in transaction.atomic()"
+            f"handler {self._handler} {problem}; wrap statements that may fail in "
+            "transaction.atomic()"
         )
 
 
 @contextmanager
 def left_open(handler: str) -> Iterator[None]:
-    """Raise TransactionManagementError, and roll back, if a handler leaves a transaction open."""
+    """Roll back a transaction that a handler leaves open, and raise TransactionManagementError."""
     before = {each.alias for each in connections.all(initialized_only=True) if _is_open(each)}
     try:
         yield
@@ -74,7 +79,7 @@ def left_open(handler: str) -> Iterator[None]:
     if left:
         names = ", ".join(repr(connection.alias) for connection in left)
         raise transaction.TransactionManagementError(
-            f"handler {handler} left a transaction open on database {names}, which is rolled back"
+            f"handler {handler} left a transaction open on database {names}; rolled it back"
         )
 
 

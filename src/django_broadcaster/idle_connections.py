@@ -1,8 +1,8 @@
-"""Database connections of threads in which no request begins or ends.
+"""Database connections of threads without requests.
 
-Django looks at a thread's connections when a request begins and when it ends. A relay, a consumer
-and a task worker have no requests. The server may end a connection that is idle for long, and the
-next statement on it would fail.
+Django checks a thread's connections when a request begins and when it ends. A relay, a consumer
+and a task worker have no requests. If the server ends a connection that is idle for long, the next
+statement on it fails.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from typing import Any
 from django.db import connections
 
 LOOK_SECONDS = 1.0
-"""Seconds for which a thread trusts its connections after it looked at them."""
+"""Seconds between two checks of a thread's connections."""
 
 _looked = threading.local()
 
 
 def check_connections() -> None:
-    """Let each connection of the calling thread prove that it works before its next statement.
+    """Let Django check each connection of the calling thread before its next statement.
 
-    A connection that is not used costs nothing, a used one costs one round trip a second. One that
-    does not work is closed, and Django opens a new one. A connection in a transaction is left
-    alone.
+    An unused connection costs nothing, and a used one costs one round trip a second. Django
+    replaces a broken connection. A connection in a transaction is not checked.
     """
     now = time.monotonic()
     if now < getattr(_looked, "at", -LOOK_SECONDS) + LOOK_SECONDS:
         return
     _looked.at = now
-    connection: Any  # the names of Django's own flags are in no stub
+    connection: Any  # the type stubs lack Django's flags
     for connection in connections.all(initialized_only=True):
         if not is_in_transaction(connection):
             connection.health_check_enabled = True
@@ -38,19 +37,19 @@ def check_connections() -> None:
 
 
 def is_in_transaction(connection: Any) -> bool:
-    """Return True if Django has begun a transaction there, or the caller turned autocommit off."""
+    """Return True if Django has begun a transaction, or the caller turned autocommit off."""
     if connection.in_atomic_block:
         return True
     return connection.connection is not None and not connection.autocommit
 
 
 def return_to_pools() -> None:
-    """Give the calling thread's connections back to Django's pools, where there are pools."""
+    """Return the calling thread's pooled connections to Django's pools."""
     for connection in connections.all(initialized_only=True):
         if has_pool(connection) and not is_in_transaction(connection):
             connection.close()
 
 
 def has_pool(connection: Any) -> bool:
-    """Return True if the connection comes from a pool of Django's."""
+    """Return True if the connection is from one of Django's pools."""
     return bool(connection.settings_dict.get("OPTIONS", {}).get("pool"))

@@ -1,7 +1,7 @@
-"""The consumer side: run a handler once per event, whatever is delivered again.
+"""The consumer side: run each handler once per event, even if the event is delivered again.
 
-The fact that an event was handled commits in the same transaction as what the handler changed, so
-neither can be there without the other.
+The note that a handler has processed an event commits in the same transaction as the handler's
+changes. So both are saved, or neither is.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ from .models import InboxEvent
 from .registry import EventHandlerRegistry, Handler, event_registry
 
 MOST_STARTS = 5
-"""Times that a handler's transaction begins, if others write down the same event meanwhile."""
+"""Maximum of a handler's transactions while other transactions write the same note."""
 
 
 def process(event: CloudEvent, handler: Handler, *, using: str | None = None) -> bool:
-    """Run one handler unless it has had this event; return whether it ran.
+    """Run one handler unless it has processed this event; return True if it ran.
 
-    An event is the same when its source and id are. The handler runs in a copy of the context, so
-    that a language, time zone or context variable that it sets ends with it. What the handler
-    raises is passed on, and its transaction is rolled back together with the note that it had the
-    event. `using` is the alias of that transaction, by default where the router writes
-    `InboxEvent`.
+    Events with the same source and id are the same event. The handler runs in a copy of the
+    context, so a language, time zone or context variable that it sets ends with it. If it raises
+    an error, its transaction is rolled back together with the note, and the error is raised.
 
     A handler with `atomic=False` runs without that transaction, and its note is written after it
-    returned: a crash in between lets it run again.
+    returned. After a crash in between, it runs again.
+
+    Args:
+        event: The event.
+        handler: The handler.
+        using: Alias of the database, by default where the router writes `InboxEvent`.
 
     Raises:
-        AfterCommitFailed: a function that the handler gave to `on_commit` raised. What the
-            handler changed has committed, and it does not run again.
-        TransactionManagementError: the handler went on after a database error or ended its
-            transaction, so that its changes can't commit with the note; or, with `atomic=False`,
-            it left a transaction open.
+        AfterCommitFailed: A function that the handler passed to `on_commit` raised an error. The
+            handler's changes have committed, and it does not run again.
+        TransactionManagementError: The handler continued after a database error or ended its
+            transaction, so its changes can't commit with the note; or, with `atomic=False`, it
+            left a transaction open.
     """
     alias = using or router.db_for_write(InboxEvent)
     check_connections()
@@ -53,7 +56,7 @@ def process(event: CloudEvent, handler: Handler, *, using: str | None = None) ->
 
 
 def _process_until_seen(event: CloudEvent, handler: Handler, note: Note) -> bool:
-    """Start again while others write the same note: at REPEATABLE READ only a new start sees it."""
+    """Retry in a new transaction, which sees a note that another transaction has written."""
     for _ in range(MOST_STARTS - 1):
         try:
             return _process_atomically(event, handler, note)
@@ -91,20 +94,32 @@ def _process_alone(event: CloudEvent, handler: Handler, note: Note) -> bool:
 def _call(handler: Handler, event: CloudEvent) -> None:
     result = copy_context().run(handler.function, event)
     if isinstance(result, Awaitable | Generator | AsyncGenerator):
-        # A function that hides that it is async: it would count as done, and nothing has run.
+        # The function is async, which its registration could not detect: its code has not run.
         if isinstance(result, Coroutine):
-            result.close()  # which else warns that nobody awaited it
-        raise TypeError(f"handler {handler.name} gave back a {type(result).__name__}, not yet run")
+            result.close()  # otherwise Python warns that it was never awaited
+        raise TypeError(
+            f"handler {handler.name} returned a {type(result).__name__} that was never awaited"
+        )
 
 
 def dispatch(event: CloudEvent, registry: EventHandlerRegistry = event_registry) -> int:
-    """Run every handler of the event that has not had it; each commits by itself.
+    """Run each handler of the event that has not processed it; each one commits by itself.
 
-    Returns how many handlers the event has.
-    When handlers fail the others still run. Then the failures are raised as one error:
-    TransientError, or Rejected if each of them was Rejected. It waits as long as the longest of
-    them wants (`retry_after`), and spends no retry if none of them does. If one of them was
-    AfterCommitFailed, that is raised: a retry would skip its handler, and nothing would show it.
+    If a handler fails, the others still run, and then one error is raised for all failures. Its
+    `retry_after` is the longest of theirs, and it spends a retry if one of them does.
+
+    Args:
+        event: The event.
+        registry: The handlers.
+
+    Returns:
+        The number of handlers that the event has.
+
+    Raises:
+        AfterCommitFailed: A handler raised this error. A retry would skip the handler, so the
+            event has to become a dead letter.
+        Rejected: All failed handlers raised Rejected.
+        TransientError: Handlers failed in other ways.
     """
     handlers = registry.handlers_for(event.event_type)
     failures = [
@@ -128,8 +143,8 @@ def dispatch(event: CloudEvent, registry: EventHandlerRegistry = event_registry)
 
 def _failed_after_commit(error: BaseException) -> AfterCommitFailed:
     failure = AfterCommitFailed(
-        "a function that it gave to on_commit failed after its changes had committed, and it does "
-        f"not run again: {type(error).__name__}: {error}"
+        "an on_commit function failed after the handler's changes had committed, so the handler "
+        f"will not run again: {type(error).__name__}: {error}"
     )
     failure.unforeseen = error if isinstance(error, Exception) else None
     return failure

@@ -1,4 +1,4 @@
-"""The note of the inbox that one handler has had one event."""
+"""A note in the inbox: one handler has processed one event."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _RESTARTS = frozenset({
 
 
 class NoteConflict(OperationalError):
-    """Another transaction wrote the same note, so this one has to start again to see it."""
+    """Another transaction wrote the same note; only a new transaction sees it."""
 
 
 class Note:
-    """A row of `InboxEvent` in the database `using`; writes nothing by itself."""
+    """A row of `InboxEvent` in the database `using`; `write` inserts it."""
 
     def __init__(self, event: CloudEvent, handler: Handler, using: str) -> None:
         self.using = using
@@ -37,7 +37,7 @@ class Note:
         whole = (handler.name, event.source, event.id)
         self._row = {
             "identity": sha256("\0".join(whole).encode()).hexdigest(),
-            # For the reader; an event of another maker may have longer ones than the columns.
+            # For display only. Events from other systems may have longer values than the columns.
             "handler": storable(handler.name, self._connection)[:255],
             "source": storable(event.source, self._connection)[:512],
             "event_id": storable(event.id, self._connection)[:255],
@@ -46,7 +46,11 @@ class Note:
         self._table = ops.quote_name(InboxEvent._meta.db_table)
 
     def write(self) -> bool:
-        """Insert the row; return False if it is there already. Raises NoteConflict."""
+        """Insert the row; return False if it exists.
+
+        Raises:
+            NoteConflict: Another transaction wrote the same note.
+        """
         ops = self._connection.ops
         names = ", ".join(ops.quote_name(name) for name in self._row)
         insert = ops.insert_statement(on_conflict=OnConflict.IGNORE)
@@ -61,7 +65,7 @@ class Note:
             raise
 
     def exists(self) -> bool:
-        """Return True if the row is there, as the connection sees it now."""
+        """Return True if the connection's transaction sees the row."""
         sql = f"SELECT 1 FROM {self._table} WHERE identity = %s"
         with self._connection.cursor() as cursor:
             cursor.execute(sql, [self._row["identity"]])

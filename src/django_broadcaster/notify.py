@@ -1,8 +1,8 @@
-"""The publisher's side of a wake-up: a NOTIFY once the transaction has committed (PostgreSQL).
+"""Wake relays by a NOTIFY once a publisher's transaction has committed (PostgreSQL).
 
-It is never sent inside of the transaction: NOTIFY takes a lock at commit that all transactions of
-the server queue for. One is enough for many events: a process sends none within `COALESCE_SECONDS`
-of its last, and a relay that was woken keeps polling fast for longer than that.
+The NOTIFY is not part of that transaction, because at commit it takes a lock for which all
+transactions of the server wait. A process sends at most one within `COALESCE_SECONDS`. That is
+enough, because a woken relay keeps polling fast for longer than that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANNEL = "django_broadcaster"
 SHARES_CHANNEL = "django_broadcaster_shares"
 COALESCE_SECONDS = 0.005
 RECENT_HOOKS = 8
-"""Callbacks of a transaction among which a publisher looks for its own: backends of a fan-out."""
+"""The last callbacks of a transaction that are searched for an equal one."""
 
 _sent: dict[tuple[str, str], float] = {}
 
@@ -32,11 +32,11 @@ def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
     """Wake the relays of a backend once the open transaction has committed."""
     if connection.vendor != "postgresql" or not conf.NOTIFY:
         return
-    # Django can't tell when a transaction ends that was begun by switching autocommit off.
+    # If autocommit was turned off, Django does not notice the end of the transaction.
     if not connection.in_atomic_block and not connection.get_autocommit():
         return
     hook = _hook(connection.alias, backend)
-    # One is enough for many events. One of a savepoint that has ended is not here any more.
+    # One callback is enough for many events. Those of rolled back savepoints are not in the list.
     for entry in connection.run_on_commit[-RECENT_HOOKS:]:
         if entry[1] is hook:
             return
@@ -45,7 +45,7 @@ def notify_after_commit(connection: BaseDatabaseWrapper, backend: str) -> None:
 
 @cache
 def _hook(using: str, backend: str) -> Callable[[], None]:
-    def notify() -> None:  # no `partial`: Django reads its name when it fails
+    def notify() -> None:  # not a `partial`: Django logs the function's name if it fails
         _notify(using, backend)
 
     return notify
@@ -59,18 +59,18 @@ def _notify(using: str, backend: str) -> None:
     try:
         send(connections[using], CHANNEL, backend)
     except Error as error:
-        # What the caller wanted has been committed, and a relay finds it when it polls.
-        problem = " ".join(str(error).split())
+        # The caller's transaction has committed, and a relay finds the event when it polls.
+        reason = " ".join(str(error).split())
         logger.warning(
-            "Could not wake the relay of backend %r: %s; it finds the event when it polls.",
+            "Could not wake the relay of backend %r: %s; the relay finds the event when it polls.",
             backend,
-            problem,
+            reason,
             extra={"backend": backend},
         )
 
 
 def notify_shares(using: str, backend: str) -> None:
-    """Let the relays of a backend look at their shares, now or when the transaction commits."""
+    """Wake the relays of a backend to check their shares, now or when the transaction commits."""
     connection = connections[using]
     if conf.NOTIFY and connection.vendor == "postgresql":
         send(connection, SHARES_CHANNEL, backend)
@@ -78,7 +78,7 @@ def notify_shares(using: str, backend: str) -> None:
 
 def send(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
     with connection.cursor() as cursor:
-        # The caller need not wait for the disk: a NOTIFY leaves nothing behind.
+        # A NOTIFY writes nothing to the disk, so the caller need not wait for it.
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)",
             [channel, payload],

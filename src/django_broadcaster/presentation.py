@@ -1,4 +1,4 @@
-"""An event as people may see it: decrypted, and then as OUTBOX_REDACTOR leaves it."""
+"""Events for display: decrypted, then redacted by OUTBOX_REDACTOR."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .models import OutboxEvent
 
 
 def presented(row: OutboxEvent) -> CloudEvent | str:
-    """Return the event to show, or why there is nothing to show."""
+    """Return the event to show, or the reason why it can't be shown."""
     try:
         event = row.cloud_event
     except CannotUnseal as error:
         return f"The payload can't be shown: {error}"
-    except InvalidEvent as error:  # a row that was not written by the publishers API
-        # Its text may quote what is wrong, and the redactor has not seen it.
+    except InvalidEvent as error:  # the row was written without the publishers API
+        # The error's text may quote data that the redactor has not processed.
         return f"This row is not a valid event: {error if conf.REDACTOR is None else error.field}"
     return event if conf.REDACTOR is None else _redacted(event)
 
 
 def _redacted(event: CloudEvent) -> CloudEvent | str:
-    """Return what the redactor makes of an event; a note, and nothing of the event, if it fails."""
+    """Return the redacted event, or if the redactor fails, the reason without any data."""
     try:
         redactor: Any = import_string(conf.REDACTOR)  # type: ignore[arg-type]  # it is set
         shown = redactor(event)
         if isinstance(shown, CloudEvent):
-            shown.to_json()  # what can't be written as JSON can't be shown either
-    except Exception as error:  # its text may hold the payload
-        return f"OUTBOX_REDACTOR failed with {type(error).__name__}, so nothing is shown."
+            shown.to_json()  # the page shows JSON, so this must not raise
+    except Exception as error:  # the error's text may have the payload
+        return f"The event can't be shown: OUTBOX_REDACTOR failed with {type(error).__name__}."
     if not isinstance(shown, CloudEvent):
-        return f"OUTBOX_REDACTOR returned {type(shown).__name__}, not a CloudEvent."
+        return f"OUTBOX_REDACTOR must return a CloudEvent, not {type(shown).__name__}."
     return shown

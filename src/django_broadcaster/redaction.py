@@ -1,8 +1,8 @@
-"""Keeps secrets out of what is shown: the values of options that are secret become `***`.
+"""Mask secrets in texts: the values of secret options become `***`.
 
-Broker clients quote passwords and whole URLs in their errors. Those errors stand in the log, in
-`last_error`, in the admin and on the terminal. The secrets are known, they are in the settings: so
-each text that repeats one is shown without it, whatever the client's way of writing it.
+Broker clients quote passwords and whole URLs in their errors. The log, `last_error`, the admin and
+the terminal show these errors. The settings have the secrets, so each of them is replaced in a
+text, in every spelling that a client may use.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOGGERS: Final = (
     "django_broadcaster.relay.errors",
     "django_broadcaster.tracing",
 )
-"""Every logger of this package. A filter of one does not see the records of those below it."""
+"""Every logger of this package. The filter of a logger does not apply to its child loggers."""
 
 SECRET_NAME: Final = re.compile(
     r"(?:^|[._-]) ( passw(or)?d | passphrase | pwd | pass | secrets? | token | credentials?"
@@ -44,20 +44,20 @@ SECRET_NAME: Final = re.compile(
 )
 """Names of options, headers and parameters whose values are secret.
 
-That covers librdkafka's `sasl.password` and `ssl.key.pem`, boto3's `aws_secret_access_key`,
-nats-py's `nkeys_seed_str` and headers such as `X-Api-Key`, and neither a `routing_key` nor a path
-(`ssl.key.location`).
+The pattern matches librdkafka's `sasl.password` and `ssl.key.pem`, boto3's `aws_secret_access_key`,
+nats-py's `nkeys_seed_str` and headers such as `X-Api-Key`. It does not match `routing_key` or a
+path (`ssl.key.location`).
 """
 
 _NO_SECRETS: Final = frozenset({"user_credentials", "nkeys_seed"})
-"""Names of nats-py for the paths of files."""
+"""Options of nats-py that are paths of files."""
 
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"]+)@", re.IGNORECASE)
 _LEAST_WORD: Final = 4
 _PLAIN_LENGTH: Final = 8
-"""From so many characters on, a secret is found wherever it stands.
+"""The length from which a secret is masked everywhere.
 
-A shorter one may be an ordinary word. It is masked in a URL, and beside the name of an option.
+A shorter secret may be an ordinary word. It is masked in a URL, and after the name of an option.
 """
 
 _NAME: Final = (
@@ -67,13 +67,13 @@ _NAME: Final = (
 
 
 def masked(text: str) -> str:
-    """Return a text with `***` for each secret of the settings, and for logins in URLs."""
+    """Return a text with `***` for each secret of the settings and each login in a URL."""
     text = _URL.sub(lambda found: f"{found[1]}{MASK}@", text)
     return _without(text, _of_settings(repr((*_with_secrets(), conf.ENCRYPTION_KEYS))))
 
 
 def place_of(url: str) -> str:
-    """Return a web address without what stands behind its host, which is a key, often."""
+    """Return a URL without the part after the host, which is often a key."""
     return _BEHIND_HOST.sub(rf"\1/{MASK}", url)
 
 
@@ -81,7 +81,7 @@ _BEHIND_HOST = re.compile(r"^(https?://[^/?#]*)[/?#].+", re.IGNORECASE | re.DOTA
 
 
 def without(text: str, values: set[str]) -> str:
-    """Return a text with `***` for these values, in whatever case."""
+    """Return a text with `***` for these values, in upper or lower case."""
     return _without(text, _patterns(values))
 
 
@@ -97,15 +97,15 @@ def _mask(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=8)
 def _of_settings(_: str) -> Sequence[re.Pattern[str]]:
-    """Return the patterns of the settings' secrets; a text of the settings tells when they change.
+    """Return the patterns of the settings' secrets, cached by a text of the settings.
 
-    A batch of failed events asks for them thousands of times.
+    A batch of failed events needs them thousands of times.
     """
     return [_whole(secret) for secret in sorted(secrets(), key=len, reverse=True)]
 
 
 def _whole(secret: str) -> re.Pattern[str]:
-    """Return what finds a secret of the settings, and no ordinary word in its place."""
+    """Return a pattern that matches a secret of the settings, but not an ordinary word."""
     escaped = re.escape(secret)
     if len(secret) < _PLAIN_LENGTH:
         named = rf"(?P<name>{_NAME}['\"]?\s{{0,2}}[=:]\s{{0,2}}b?['\"]?){escaped}(?!\w)"
@@ -114,7 +114,7 @@ def _whole(secret: str) -> re.Pattern[str]:
 
 
 def _patterns(values: set[str]) -> Sequence[re.Pattern[str]]:
-    """Return what finds each of the values, the longest first."""
+    """Return patterns of the values, the longest first."""
     return [_pattern(value) for value in sorted(values, key=len, reverse=True)]
 
 
@@ -126,34 +126,33 @@ def _pattern(value: str) -> re.Pattern[str]:
 
 
 def secrets() -> set[str]:
-    """Return every text by which a secret of the settings may be shown."""
+    """Return every spelling of the settings' secrets."""
     keys: Any = conf.ENCRYPTION_KEYS
     values = [*_secret_values(_with_secrets()), keys]
     return {form for text in _texts(values) for whole in _wholes(text) for form in _forms(whole)}
 
 
 def _with_secrets() -> tuple[object, ...]:
-    """Return the settings in which secrets stand among other things."""
+    """Return the settings that have secrets among other values."""
     return conf.PUBLISHERS, conf.ARCHIVE
 
 
 def spellings(value: object) -> set[str]:
-    """Return the texts by which a value may be shown: as it is, escaped or not, and its words.
+    """Return the spellings of a value, escaped and unescaped, and its words.
 
-    This is for values of which nothing may be shown, whatever they are: a parser's error quotes a
-    part of what it could not read.
+    Use this for values of which no part may be shown: a parser's error quotes a part of its input.
     """
     found: set[str] = set()
     for text in _texts(value):
-        rest = text.partition("://")[2] or text  # a scheme is no secret
+        rest = text.partition("://")[2] or text  # a scheme is not secret
         found.update(re.findall(rf"\w{{{_LEAST_WORD},}}", f"{rest} {unquote(rest)}"), _forms(text))
     return found
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield the texts of a value at whatever depth.
+    """Yield the texts of a value at every depth.
 
-    Short numbers are left out: they are limits or databases, and too common.
+    Short numbers are omitted, because they are limits or numbers of databases, and too common.
     """
     if isinstance(value, Mapping):
         value = list(value.values())
@@ -167,7 +166,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _wholes(text: str) -> set[str]:
-    """Return a secret, and it alone where it begins with its kind, as in `Bearer ...`."""
+    """Return a secret, with and without a prefix such as `Bearer`."""
     return {text, _KIND.sub("", text)}
 
 
@@ -175,13 +174,13 @@ _KIND: Final = re.compile(r"^(?:[A-Za-z]+\s+|whs[ek]c?_)(?=\S{8})")
 
 
 def _forms(text: str) -> set[str]:
-    """Return a text as it is, escaped and unescaped."""
+    """Return a text unchanged, escaped and unescaped."""
     forms = {text, unquote(text), repr(text)[1:-1], json.dumps(text)[1:-1]}
     return (forms | {quote(text, safe=""), quote_plus(text)}) - {""}
 
 
 def _secret_values(value: object) -> Iterator[object]:
-    """Yield the secret ones of settings, at whatever depth."""
+    """Yield the secret values of settings, at every depth."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if _is_secret(name):
@@ -200,10 +199,10 @@ def _is_secret(name: object) -> bool:
 
 
 def _of_url(text: str) -> Iterator[str]:
-    """Yield the secrets of a URL: its password, a token that stands for a user, parameters."""
+    """Yield the secrets of a URL: a password, a token in place of a user, and parameters."""
     try:
         parts = urlsplit(text)
-    except ValueError:  # whatever it is, it stands in front of a host
+    except ValueError:  # the text before the host may be a login
         yield from (found[2] for found in _URL.finditer(text))
         return
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
@@ -214,14 +213,14 @@ def _of_url(text: str) -> Iterator[str]:
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def kept(error: BaseException, longest: int = 2000) -> str:
-    """Return an error as a row keeps it: masked, cut off, and text that every database can hold."""
+def error_text(error: BaseException, longest: int = 2000) -> str:
+    """Return an error's text for a row: masked, shortened, and valid in every database."""
     text = masked(f"{type(error).__name__}: {error}")[:longest].replace("\0", "\ufffd")
-    return text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
+    return text.encode(errors="replace").decode()  # UTF-8 can't encode a lone surrogate
 
 
-def hide(error: BroadcasterError) -> None:
-    """Mask an error's text, and cut it off from causes that would show a secret in a traceback."""
+def mask_error(error: BroadcasterError) -> None:
+    """Mask an error's text, and remove causes that would show a secret in a traceback."""
     text = str(error)
     if (shown := masked(text)) != text:
         error.args = (shown,)
@@ -233,23 +232,23 @@ def hide(error: BroadcasterError) -> None:
 def _reveals(error: BaseException) -> bool:
     try:
         text = str(error)
-    except Exception:  # somebody else's class; a traceback says that it has no text
+    except Exception:  # a foreign class may fail; the traceback then has no text either
         return False
     return masked(text) != text
 
 
 @contextmanager
-def hiding() -> Iterator[None]:
-    """Let no error of ours get out of a block that shows a secret."""
+def masking_errors() -> Iterator[None]:
+    """Mask the errors of this package that a block raises."""
     try:
         yield
     except BroadcasterError as error:
-        hide(error)
+        mask_error(error)
         raise
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that a traceback shows above this one."""
+    """Yield the exceptions that a traceback shows before this one."""
     seen = {id(error)}
     following = error.__cause__ or error.__context__
     while following is not None and id(following) not in seen:
@@ -262,13 +261,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class SecretsFilter(logging.Filter):
-    """Masks the text of a record, and replaces a traceback that would show a secret by its text."""
+    """Masks the text of a record, and replaces a traceback with a secret by its masked text."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
+        """Mask the record, and return True."""
         try:
             text = record.getMessage()
-        except Exception:  # logging itself says what is wrong with it
+        except Exception:  # the handler reports the error
             return True
         if (shown := masked(text)) != text:
             record.msg, record.args = shown, ()
@@ -286,7 +285,7 @@ def name_process(record: logging.LogRecord) -> bool:
 
 
 def mask_logs() -> None:
-    """Let no logger of this package show a secret; may be called more than once."""
+    """Add the filter to every logger of this package, once."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, SecretsFilter) for each in logger.filters):

@@ -1,6 +1,6 @@
-"""Which handlers an event has: event type patterns to functions.
+"""The registry of handlers, by patterns of event types.
 
-Imports before `django.setup()`, so that any module may register its handlers.
+This module can be imported before `django.setup()`, so any module may register handlers.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ __all__ = [
 logger = logging.getLogger("django_broadcaster")
 
 HandlerFunction = Callable[[Any], object]
-"""A handler is called with the event, a `CloudEvent`."""
+"""A function that receives the event, a `CloudEvent`."""
 
 EVERY_TYPE = "*"
-"""The pattern of handlers that are registered without an event type."""
+"""The pattern of handlers without an event type."""
 
 F = TypeVar("F", bound=HandlerFunction)
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A registered function. `name` is its identity in the inbox: a renamed one runs again.
+    """A registered function.
 
-    `atomic` says whether it runs in a transaction, together with the inbox's note of it. `path` is
-    the dotted path that the name was made of, or empty for a name that was given.
+    `name` identifies it in the inbox: after a change of the name, it runs again for old events. If
+    `atomic` is True, it runs in a transaction with the inbox's note. `path` is the dotted path from
+    which the name was made, or empty if the name was given.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """Whether an async function is in it, which `async_to_sync()` runs in an event loop."""
+        """Whether the function wraps an async function, which `async_to_sync()` runs."""
         return any(iscoroutinefunction(each) for each in _layers(self.function))
 
     def matches(self, event_type: str) -> bool:
@@ -84,8 +85,7 @@ class EventHandlerRegistry:
         Raises:
             ValueError: `event_type` is empty, another function has the name, or the function is
                 registered with another `atomic`.
-            TypeError: `event_type` is no string, or calling the function would run nothing of it:
-                an async function, a generator.
+            TypeError: `event_type` is not a string, or the function is async or a generator.
         """
         pattern = EVERY_TYPE if event_type is None else event_type
         if not isinstance(pattern, str):
@@ -98,9 +98,9 @@ class EventHandlerRegistry:
 
         def decorate(function: F) -> F:
             if _is_async(function):
-                raise TypeError("handlers are not async; wrap this one in async_to_sync()")
+                raise TypeError("handlers must not be async; wrap this one in async_to_sync()")
             if isgeneratorfunction(function):
-                raise TypeError("handlers do not yield: calling a generator runs nothing of it")
+                raise TypeError("handlers must not be generators, whose calls run no code")
             path = "" if name else _path_of(function)
             known_as = name or self._name_for(function, path, pattern)
             self._add(Handler(known_as, function, (pattern,), atomic, path))
@@ -113,9 +113,9 @@ class EventHandlerRegistry:
         return [handler for handler in self._handlers.values() if handler.matches(event_type)]
 
     def get_handlers(self, event_type: str | None = None) -> list[HandlerFunction]:
-        """Return the functions for an event type, those of every event included.
+        """Return the functions for an event type, including those for every event.
 
-        Without an event type, return the functions that are registered for every event alone.
+        Without an event type, return only the functions that are registered for every event.
         """
         handlers = self if event_type is None else self.handlers_for(event_type)
         wanted = [h for h in handlers if event_type is not None or EVERY_TYPE in h.patterns]
@@ -134,22 +134,22 @@ class EventHandlerRegistry:
                 del self._handlers[handler.name]
 
     def handle_event(self, event: Any) -> bool:
-        """Run the handlers of an event now, without the inbox; return True if none raised.
+        """Run the handlers of an event now, without the inbox; return True if none failed.
 
-        For tests and scripts: the relay runs handlers by itself. A handler that raises is logged,
-        and the others still run.
+        Use this in tests and scripts; the relay does not call it. If a handler fails, that is
+        logged, and the others still run.
         """
         succeeded = True
         for handler in self.handlers_for(event.event_type):
             try:
                 copy_context().run(handler.function, event)
-            except Exception as error:  # its text may quote the event
+            except Exception as error:  # the error's text may quote the event
                 logger.error("Handler %s failed with %s.", handler.name, type(error).__name__)
                 succeeded = False
         return succeeded
 
     def unregister(self, name: str) -> None:
-        """Forget the handler of that name; raises KeyError when there is none."""
+        """Remove a handler; raise KeyError if no handler has this name."""
         del self._handlers[name]
 
     def __iter__(self) -> Iterator[Handler]:
@@ -159,15 +159,17 @@ class EventHandlerRegistry:
         return len(self._handlers)
 
     def _name_for(self, function: HandlerFunction, path: str, pattern: str) -> str:
-        """Return a function's path; with the pattern, if another function has the path.
+        """Return a function's path, with the pattern if another function has the same path.
 
-        Decorators without `functools.wraps` give all functions the path of one. The names must not
-        depend on which function is imported first, so that the other one gets its pattern, too.
-        Raises ValueError if the pattern is that of the other one.
+        A decorator without `functools.wraps` gives all functions the same path. Because names must
+        not depend on the order of imports, the other function's name then gets its pattern, too.
+
+        Raises:
+            ValueError: Both functions have the same pattern.
         """
         same = [each for each in self if path in (each.path, each.name)]
         for handler in same:
-            if handler.function == function:  # each access makes a bound method anew
+            if handler.function == function:  # not `is`: each access creates a bound method
                 return handler.name
         if not same:
             return path
@@ -181,7 +183,7 @@ class EventHandlerRegistry:
         return name
 
     def _rename(self, handler: Handler, name: str) -> None:
-        """Give a handler another name; it keeps its place in the order."""
+        """Rename a handler, which keeps its place in the order."""
         renamed = replace(handler, name=name)
         handlers = (renamed if each is handler else each for each in self)
         self._handlers = {each.name: each for each in handlers}
@@ -194,14 +196,16 @@ class EventHandlerRegistry:
         elif known.function != handler.function:
             raise _taken(name)
         elif known.atomic is not handler.atomic:
-            raise ValueError(f"atomic: handler {name!r} is registered with atomic={known.atomic}")
+            raise ValueError(
+                f"atomic: must be {known.atomic}, as in another registration of handler {name!r}"
+            )
         else:
             self._handlers[name] = replace(known, patterns=(*known.patterns, *handler.patterns))
 
 
 def _taken(name: str) -> ValueError:
     return ValueError(
-        f"name: another handler {name!r} is registered already; pass name= to register()"
+        f"name: must be unique, but another handler is {name!r}; pass name= to register()"
     )
 
 
@@ -211,18 +215,22 @@ def _is_async(function: HandlerFunction) -> bool:
 
 
 def _path_of(function: HandlerFunction) -> str:
-    """Return a function's dotted path; that of what `async_to_sync()` or `partial()` has wrapped.
+    """Return a function's dotted path, or that of one in `async_to_sync()` or `partial()`.
 
-    Raises TypeError for what has none.
+    Raises:
+        TypeError: The object has no dotted path.
     """
     named = next((each for each in _layers(function) if hasattr(each, "__qualname__")), None)
     if named is None:
-        raise TypeError(f"name: {type(function).__name__} has none; pass name= to register()")
+        raise TypeError(
+            f"name: must be given for a handler of type {type(function).__name__}; "
+            "pass name= to register()"
+        )
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def _layers(function: HandlerFunction) -> Iterator[Any]:
-    """Yield a function, and what it wraps, from the outside in."""
+    """Yield a function and the functions that it wraps, the outermost first."""
     layer: Any = function
     while layer is not None:
         yield layer
@@ -235,4 +243,4 @@ def _layers(function: HandlerFunction) -> Iterator[Any]:
 
 
 event_registry = EventHandlerRegistry()
-"""What `LocalBackend` and the consumers run; each app's `event_handlers.py` fills it."""
+"""The handlers that `LocalBackend` and the consumers run, from each app's `event_handlers.py`."""

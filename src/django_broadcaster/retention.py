@@ -1,4 +1,4 @@
-"""How long events are kept that nobody has to deliver any more: pure, no clock and no database.
+"""The retention of events with a final status: a policy without a clock or a database.
 
     RetentionPolicy.of(timedelta(days=7))              published 7 days
                                                        cancelled 7 days
@@ -8,8 +8,8 @@
                                                        cancelled 1 day
                                                        failed    90 days
 
-A dead letter is work for somebody, so it stays unless a time is named. A cancelled event is settled
-like a published one, but for a day at least, so that a mistake can be taken back.
+By default, dead letters are kept for ever, because an operator should handle them. Cancelled events
+are kept as long as delivered ones, but at least a day, so that a mistake can be corrected.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Span = timedelta | float | None
 """A timedelta or seconds; None is for ever."""
 
 Retention = Span | Mapping[str, Span]
-"""A span for published events, or spans by status."""
+"""A span for delivered events, or spans by status."""
 
 STATUSES: Final = ("published", "failed", "cancelled")
 
 UNDOABLE: Final = timedelta(days=1)
-"""How long a cancelled event stays at least, where no time is named for it."""
+"""The minimum for cancelled events without a span of their own."""
 
 
 def span(value: Span) -> timedelta | None:
@@ -39,13 +39,13 @@ def span(value: Span) -> timedelta | None:
 
 
 def by_status(value: Retention) -> dict[str, Span]:
-    """Return a setting as spans by status; a single span is about published events."""
+    """Return a setting as spans by status; a single span is for delivered events."""
     return dict(value) if isinstance(value, Mapping) else {"published": value}
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How long an event stays after it was published, given up or cancelled; None is for ever."""
+    """The time for which events are kept after their end, by status; None is for ever."""
 
     published: timedelta | None
     failed: timedelta | None
@@ -53,9 +53,11 @@ class RetentionPolicy:
 
     @classmethod
     def of(cls, value: Retention, default: Span = None) -> Self:
-        """Return the policy that a setting says; `default` is for published events it leaves out.
+        """Return the policy of a setting. The system checks validate its values.
 
-        A single value is about published events. Values are judged by the system checks.
+        Args:
+            value: The setting. A single span is for delivered events.
+            default: The span for delivered events, if the setting has none.
         """
         spans = by_status(value)
         published = span(spans.get("published", default))
@@ -68,11 +70,11 @@ class RetentionPolicy:
 
     @property
     def keeps_published(self) -> bool:
-        """Whether a delivered event is marked; otherwise it is deleted as it is settled."""
+        """Whether delivered events are kept. Otherwise they are deleted at once."""
         return self.published != timedelta(0)
 
     def extended(self, by: timedelta) -> Self:
-        """Return a policy that keeps published and cancelled events longer."""
+        """Return a policy that keeps delivered and cancelled events longer."""
         return replace(
             self,
             published=None if self.published is None else self.published + by,
@@ -80,6 +82,6 @@ class RetentionPolicy:
         )
 
     def expiries(self, now: datetime) -> dict[str, datetime]:
-        """Return for each status the moment before which its events are old; some may lack one."""
+        """Return the time before which events are old, by status, without those kept for ever."""
         spans = {name: getattr(self, name) for name in STATUSES}
-        return {name: now - kept for name, kept in spans.items() if kept is not None}
+        return {name: now - each for name, each in spans.items() if each is not None}

@@ -1,4 +1,4 @@
-"""When to try an event again: a pure question, without a clock or a database."""
+"""The delays of retries: a policy without a clock or a database."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Exponential backoff with jitter and a cap.
+    """Exponential backoff with jitter and a maximum.
 
-    `initial` and `maximum` are seconds, `factor` multiplies the delay from one retry to the next,
-    and `jitter` is the fraction by which a delay may be shorter or longer, though never longer than
-    `maximum`, so that events that failed together do not come back together. With the defaults the
-    first retries follow after about 1, 2, 4, 8, 16 and 32 seconds, and never more than 300 apart.
+    With the defaults, the first retries follow after about 1, 2, 4, 8, 16 and 32 seconds, and later
+    ones after at most 300 seconds.
+
+    Args:
+        initial: Seconds before the first retry.
+        factor: The factor from one delay to the next.
+        maximum: The maximum of a delay in seconds.
+        jitter: The fraction by which a delay may be shorter or longer. With jitter, events that
+            failed together are not retried together.
     """
 
     initial: float = 1.0
@@ -25,19 +30,23 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.initial <= 0:
-            raise ValueError("initial: seconds before the first retry, must be above 0")
+            raise ValueError(f"initial: must be a positive number of seconds, not {self.initial}")
         if self.factor < 1:
-            raise ValueError("factor: must be 1 or more")
+            raise ValueError(f"factor: must be 1 or more, not {self.factor}")
         if self.maximum < self.initial:
-            raise ValueError("maximum: seconds, must not be below initial")
+            raise ValueError(
+                f"maximum: must be at least the initial {self.initial} s, not {self.maximum} s"
+            )
         if not 0 <= self.jitter < 1:
-            raise ValueError("jitter: a fraction, must be from 0 up to 1")
+            raise ValueError(f"jitter: must be at least 0 and less than 1, not {self.jitter}")
 
     def delay(self, attempt: int, max_retries: int | None) -> float | None:
-        """Return the seconds to wait after failed attempt number `attempt`, or None when exhausted.
+        """Return the delay before the next attempt, or None if retries are exhausted.
 
-        Attempts count from 1, so the first attempt is no retry: with `max_retries` = 3 the
-        attempts 1, 2 and 3 are followed by another. None for `max_retries` never gives up.
+        Args:
+            attempt: The number of the failed attempt, from 1. With `max_retries` = 3, a retry
+                follows the attempts 1, 2 and 3.
+            max_retries: The maximum of retries; None is without a limit.
         """
         if max_retries is not None and attempt > max_retries:
             return None

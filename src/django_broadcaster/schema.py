@@ -1,4 +1,4 @@
-"""What the tables need that Django's own fields and indexes can't say for every database."""
+"""Fields, indexes and migration operations that Django lacks for some databases."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Columns, Statement, Table
 from django.db.migrations.operations.base import Operation
 
-if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
+if TYPE_CHECKING:  # at run time, Django's classes take no type arguments
     CharField = models.CharField[str, str]
 else:
     CharField = models.CharField
 
 
 class ExactCharField(CharField):
-    """Text that compares by its bytes, also on MariaDB and MySQL, which ignore case by default."""
+    """Text that is compared by its bytes, also on MariaDB and MySQL, whose default ignores case."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
-        """Return the column's parameters, with a binary collation where it is not the default."""
+        """Return the column's parameters, with a binary collation if that is not the default."""
         parameters: dict[str, Any] = super().db_parameters(connection)
         if connection.vendor == "mysql":
             parameters["collation"] = _exact_collation(connection)
@@ -29,7 +29,7 @@ class ExactCharField(CharField):
 
 
 def _exact_collation(connection: Any) -> str:
-    """Return the collation that compares bytes, also the spaces at the end, which others ignore."""
+    """Return the collation that compares bytes, including trailing spaces."""
     if connection.mysql_is_mariadb:
         return "utf8mb4_nopad_bin"
     return "utf8mb4_0900_bin" if connection.mysql_version >= (8, 0, 17) else "utf8mb4_bin"
@@ -38,11 +38,10 @@ def _exact_collation(connection: Any) -> str:
 class PartialIndex(models.Index):
     """Index `fields` of the rows that satisfy `where`, optionally unique.
 
-    `where` is a condition in SQL over columns of the table, the same on PostgreSQL and SQLite. On
-    MariaDB and MySQL, which have no partial indexes, it is left out and `prefix` columns come
-    first, so that the index still finds the rows in question; there a unique one must be over a
-    column that is NULL in all other rows. Django's own `condition` is not used because it makes
-    every check of a MariaDB project warn (models.W037) of what is intended here.
+    `where` is a condition in SQL on columns of the table, for PostgreSQL and SQLite. MariaDB and
+    MySQL have no partial indexes. There the index has all rows, and begins with the `prefix`
+    columns, which find the rows. A unique index must then have a column that is NULL in all other
+    rows. With Django's `condition`, each check of a MariaDB project would warn (models.W037).
     """
 
     def __init__(
@@ -89,11 +88,11 @@ class PartialIndex(models.Index):
 
 
 class AddIndexConcurrently(migrations.AddIndex):
-    """Adds a `PartialIndex` to a table in use: on PostgreSQL without a lock that stops writers.
+    """Adds a `PartialIndex` to a table, on PostgreSQL without a lock that blocks writers.
 
-    Its migration has to be `atomic = False`. One that was interrupted there leaves an invalid
-    index behind, which goes before the next try. For a table in partitions PostgreSQL has no such
-    way, and writers wait.
+    The migration must be `atomic = False`. If it is interrupted, PostgreSQL keeps an invalid
+    index, which the next run drops. PostgreSQL can't do this for a partitioned table, where writers
+    wait.
     """
 
     atomic = False
@@ -120,10 +119,10 @@ class AddIndexConcurrently(migrations.AddIndex):
 
 
 class SetTableStorage(Operation):
-    """Sets storage parameters of a model's table on PostgreSQL, and resets them backwards.
+    """Sets storage parameters of a model's table on PostgreSQL; its reverse resets them.
 
-    It takes a lock (SHARE UPDATE EXCLUSIVE) that stops neither readers nor writers. Other databases
-    have none of these. https://www.postgresql.org/docs/current/sql-createtable.html
+    The lock (SHARE UPDATE EXCLUSIVE) blocks neither readers nor writers. Other databases are not
+    changed. https://www.postgresql.org/docs/current/sql-createtable.html
     """
 
     reversible = True
@@ -133,12 +132,12 @@ class SetTableStorage(Operation):
         self.parameters = dict(parameters)
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
-        """Return how to make it again."""
+        """Return the arguments that create the operation."""
         kwargs = {"model_name": self.model_name, "parameters": self.parameters}
         return type(self).__qualname__, [], kwargs
 
     def state_forwards(self, app_label: str, state: Any) -> None:
-        """Change nothing: models know no storage parameters."""
+        """Change nothing: the state of models has no storage parameters."""
 
     def database_forwards(
         self,
@@ -147,7 +146,7 @@ class SetTableStorage(Operation):
         from_state: Any,
         to_state: Any,
     ) -> None:
-        """Set them."""
+        """Set the parameters."""
         listed = ", ".join(f"{name} = {value}" for name, value in self.parameters.items())
         self._alter(app_label, schema_editor, to_state, f"SET ({listed})")
 
@@ -158,7 +157,7 @@ class SetTableStorage(Operation):
         from_state: Any,
         to_state: Any,
     ) -> None:
-        """Let the server's settings be in force again."""
+        """Reset the parameters to the server's defaults."""
         self._alter(app_label, schema_editor, from_state, f"RESET ({', '.join(self.parameters)})")
 
     def _alter(
@@ -171,18 +170,18 @@ class SetTableStorage(Operation):
                 schema_editor.execute(f"ALTER TABLE {schema_editor.quote_name(table)} {change}")
 
     def describe(self) -> str:
-        """Say it in a sentence, for who runs the migration."""
+        """Return the description that `migrate` shows."""
         return f"Set storage parameters of {self.model_name} on PostgreSQL"
 
 
 def _is_partitioned(schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> bool:
-    """Tell whether a table of PostgreSQL is in partitions."""
+    """Return True if a PostgreSQL table is partitioned."""
     table = model._meta.db_table
     return _tables(schema_editor, model) != [table]
 
 
 def _tables(schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> list[str]:
-    """Return the tables in which a model's rows stand: its own, or the partitions of it."""
+    """Return the tables with a model's rows: its own, or the partitions."""
     table = model._meta.db_table
     if schema_editor.collect_sql:
         return [table]

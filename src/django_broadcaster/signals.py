@@ -1,7 +1,7 @@
-"""What happened. Receivers observe: what they raise is logged and goes no further.
+"""Signals. Errors of receivers are logged and not raised.
 
-A receiver of `event_created` that undoes or ends the caller's transaction makes the publish call
-raise `BrokenTransaction`. The relay's signals are sent on connections that are not the relay's own.
+If a receiver of `event_created` rolls back or ends the caller's transaction, the publish call
+raises `BrokenTransaction`. Receivers of the relay's signals use other connections than the relay.
 
 The signals of an event are sent with `sender` = the class `OutboxEvent` and these arguments:
 
@@ -10,29 +10,29 @@ signal             sent                                    arguments
 ================== ======================================= ===================================
 `event_created`    by the publish call, inside the          `event`
                    caller's transaction
-`event_published`  after the broker acknowledged it and    `event`
-                   the row says so
+`event_published`  after the broker acknowledged the       `event`
+                   event and the row is updated
 `event_retried`    after a failed attempt that will be     `event`, `error` (DeliveryError),
-                   repeated                                `delay` (seconds)
-`event_failed`     after it was dead-lettered              `event`, `error` (DeliveryError)
+                   retried                                 `delay` (seconds)
+`event_failed`     after it became a dead letter           `event`, `error` (DeliveryError)
 ================== ======================================= ===================================
 
-`batch_settled` is for instrumentation: sent by the relay after each delivery that had work, with
-`sender` = the class `DeliveryLoop` and `backend` (alias), `relay` (id of the lease), `report` (the
-figures), `seconds` (from fetch to settle) and `circuit_is_open`.
+`batch_settled` is for instrumentation. The relay sends it after each delivery with events. Its
+`sender` is the class `DeliveryLoop`. Its arguments are `backend` (alias), `relay` (the lease),
+`report` (the figures), `seconds` (from fetch to settle) and `circuit_is_open`.
 
-`relay_started` is for instrumentation, too: sent by `outbox_worker` in each process that delivers,
-before it begins, with `sender` = the class `Worker`, `database` and `backends` (aliases).
+`relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers sends it
+at its start, with `sender` = the class `Worker`, `database` and `backends` (aliases).
 
-`event` is the `OutboxEvent` as the database holds it then. The relay reads it back only when a
+`event` is the `OutboxEvent` with its current state in the database. The relay reads it only if a
 signal has a receiver, so an unused signal costs nothing.
 
-`endpoint_disabled` is sent with `sender` = the class `OutboxWebhookEndpoint` and the argument
-`endpoint`, an instance of it, by the relay that disabled a webhook's endpoint, after its row says
-so.
+`endpoint_disabled` has `sender` = the class `OutboxWebhookEndpoint` and the argument `endpoint`, an
+instance of it. The relay that disables a webhook's endpoint sends it after the row is updated.
 
-`operation_ended` is sent with `sender` = the class `OutboxOperation` and the argument `operation`,
-an instance of it, by the relay with which an operation was done or failed, after its row says so.
+`operation_ended` has `sender` = the class `OutboxOperation` and the argument `operation`, an
+instance of it. The relay that completes an operation, or with which it fails, sends it after the
+row is updated.
 """
 
 from django.dispatch import Signal
@@ -47,10 +47,10 @@ relay_started = Signal()
 operation_ended = Signal()
 
 rows_to_insert = Signal()
-"""For this package: sent by the model before it inserts events, to have them filled in.
+"""An internal signal: the model sends it before it inserts events; the receiver completes them.
 
-Arguments: `events`, `using`. What the receiver raises is raised by `save()` or `bulk_create()`.
+Arguments: `events`, `using`. `save()` and `bulk_create()` raise the receiver's errors.
 """
 
 rows_inserted = Signal()
-"""For this package: sent by the model after it inserted events, in the same transaction."""
+"""An internal signal: the model sends it after it inserted events, in the same transaction."""

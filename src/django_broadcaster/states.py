@@ -3,16 +3,16 @@
     insert ──► pending ──► published
       │        ▲ ▲ ▲ │ ├──► failed (dead letter)
       ▼        │ │ │ │ └──► cancelled
-    scheduled ─┘ │ │ ├──► retry ────┐    an attempt failed, due again later
+    scheduled ─┘ │ │ ├──► retry ────┐    an attempt failed, the next one is due later
       ▲          │ └─┼──────────────┘
       │          │   └──► blocked ──┐    an earlier event of its key is in retry
       │          └──────────────────┘
-      └── published, failed, cancelled   replayed by an operator
+      └── published, failed, cancelled   an operator replayed it
 
-    processing    an application delivers it by itself; no relay writes or takes it
+    processing    an application delivers the event; no relay writes or fetches it
 
-`scheduled`, `retry`, `blocked` and `failed` may also be cancelled. Only the relay that owns a row's
-partition moves it into `pending`, so an operator's replay goes through `scheduled`.
+`scheduled`, `retry`, `blocked` and `failed` may also become `cancelled`. Only the relay that owns a
+row's partition moves it into `pending`, so a replay moves it into `scheduled` first.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from django.utils.translation import gettext_lazy as _
 
 
 class OutboxEventStatus(models.TextChoices):
-    """Where an event stands; the value is what the database holds."""
+    """The status of an event, with its value in the database and its label."""
 
     PENDING = "pending", _("pending")
     PROCESSING = "processing", _("processing")
     SCHEDULED = "scheduled", _("scheduled")
     RETRY = "retry", _("retry")
     BLOCKED = "blocked", _("blocked")
-    PUBLISHED = "published", _("published")
-    FAILED = "failed", _("failed")
+    PUBLISHED = "published", _("delivered")
+    FAILED = "failed", _("dead")
     CANCELLED = "cancelled", _("cancelled")
 
 
 class OperationKind(models.TextChoices):
-    """What an operation does to the events that it is about."""
+    """The kind of an operation on events."""
 
     RETRY = "retry", _("retry")
     CANCEL = "cancel", _("cancel")
@@ -47,7 +47,7 @@ class OperationKind(models.TextChoices):
 
 
 class OperationState(models.TextChoices):
-    """How far an operation is: waiting ──► running ──► done, stopped or failed."""
+    """The state of an operation: waiting ──► running ──► done, stopped or failed."""
 
     WAITING = "waiting", _("waiting")
     RUNNING = "running", _("running")
@@ -57,7 +57,7 @@ class OperationState(models.TextChoices):
 
 
 ACTIVE = (OperationState.WAITING, OperationState.RUNNING)
-"""States of operations that the relays have still to work on."""
+"""The states of operations that have not ended."""
 
 _S = OutboxEventStatus
 
@@ -73,15 +73,15 @@ TRANSITIONS: Mapping[OutboxEventStatus, frozenset[OutboxEventStatus]] = MappingP
         _S.CANCELLED: frozenset({_S.SCHEDULED}),
     }
 )
-"""Every legal move: status -> the statuses it may change to."""
+"""The statuses to which each status may change."""
 
 UNDELIVERED = (_S.PENDING, _S.PROCESSING, _S.SCHEDULED, _S.RETRY, _S.BLOCKED)
-"""Statuses of events that are still to be delivered."""
+"""The statuses of events that are to be delivered."""
 
 FINAL = (_S.PUBLISHED, _S.FAILED, _S.CANCELLED)
-"""Statuses that change only when an operator acts."""
+"""The statuses that only an operator changes."""
 
 
 def sources_of(target: OutboxEventStatus) -> tuple[OutboxEventStatus, ...]:
-    """Return the statuses from which `target` may be reached."""
+    """Return the statuses that may change to `target`."""
     return tuple(status for status, targets in TRANSITIONS.items() if target in targets)

@@ -1,11 +1,11 @@
-"""Where a tracer goes along: with a publish call, with a batch that is sent, with a handler.
+"""The interface for tracers of publish calls, sent batches and handlers.
 
-A signal tells what has happened. A span has to be there while it happens, so that what goes on
-inside belongs to it, and an event has to be told its span before it is written. `instrumentation`
-installs a tracer; without one, each of these places costs a look at a variable.
+A signal reports a past event. A span must be active while the work is done, and an event needs its
+span's context before it is written. `instrumentation` installs a tracer. Without one, each of these
+places only reads a variable.
 
-What a tracer raises is logged and goes no further: the event is published, sent or handled without
-it.
+If a tracer raises an error, it is logged, and the event is published, sent or handled without a
+span.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ if TYPE_CHECKING:
     from .registry import Handler
 
     Stamp: TypeAlias = Callable[[CloudEvent], CloudEvent]
-    """Returns an event of a publish call as it is to be written."""
+    """A function that returns an event of a publish call with its trace context."""
 
     Note: TypeAlias = Callable[[Sequence[Outcome]], None]
-    """Is told what became of the messages of a batch."""
+    """A function that receives the outcomes of a batch's messages."""
 
 logger = logging.getLogger("django_broadcaster.tracing")
 
 
 class Tracer(Protocol):
-    """What goes along. Each method returns a context manager for the time that it takes."""
+    """A tracer. Each method returns a context manager for the traced work."""
 
     def publishing(
         self, event: CloudEvent | None, aliases: Sequence[str]
     ) -> AbstractContextManager[Stamp]:
-        """Go along with a publish call.
+        """Trace a publish call.
 
-        `event` is the only one, or None for a call with many. `aliases` are the backends that the
-        events go to, none if they are not known beforehand.
+        Args:
+            event: The event, or None for a call with many.
+            aliases: The backends of the events; empty if they are not known beforehand.
         """
 
     def sending(
         self, backend: MessageBackend, messages: Sequence[Message]
     ) -> AbstractContextManager[Note]:
-        """Go along while a relay hands a batch to a backend."""
+        """Trace the call of a backend with a batch."""
 
     def processing(self, event: CloudEvent, handler: Handler) -> AbstractContextManager[object]:
-        """Go along while a handler runs for an event, its transaction included."""
+        """Trace a handler's run for an event, including its transaction."""
 
 
 class _Place:
@@ -55,32 +56,32 @@ class _Place:
 
 
 def install(tracer: Tracer | None) -> None:
-    """Let this tracer go along from now on, instead of the one before; None for nobody."""
+    """Install a tracer in place of the current one; None removes it."""
     _Place.tracer = tracer
 
 
 def installed() -> Tracer | None:
-    """Return the tracer, if there is one."""
+    """Return the installed tracer, or None."""
     return _Place.tracer
 
 
 def publishing(
     event: CloudEvent | None, aliases: Callable[[], Sequence[str]]
 ) -> AbstractContextManager[Stamp | None]:
-    """Trace a publish call; the value is None where no event is to be changed."""
+    """Trace a publish call; yield None if events are not to be changed."""
     tracer = _Place.tracer
     if tracer is None:
-        return _NOBODY
+        return _UNTRACED
     return _guarded(lambda: tracer.publishing(event, aliases()), lambda event: event)
 
 
 def sending(
     backend: MessageBackend, messages: Sequence[Message]
 ) -> AbstractContextManager[Note | None]:
-    """Trace the sending of a batch; the value is None where nobody wants to know the outcomes."""
+    """Trace the sending of a batch; yield None if the outcomes are not needed."""
     tracer = _Place.tracer
     if tracer is None:
-        return _NOBODY
+        return _UNTRACED
     return _guarded(lambda: tracer.sending(backend, messages), lambda _: None)
 
 
@@ -88,28 +89,29 @@ def processing(event: CloudEvent, handler: Handler) -> AbstractContextManager[ob
     """Trace a handler."""
     tracer = _Place.tracer
     if tracer is None:
-        return _NOBODY
+        return _UNTRACED
     return _guarded(lambda: tracer.processing(event, handler), lambda _: None)
 
 
-_NOBODY: Final = nullcontext(None)
+_UNTRACED: Final = nullcontext(None)
 
 
 @contextmanager
 def _guarded(
     begin: Callable[[], AbstractContextManager[Any]], otherwise: Callable[[Any], Any]
 ) -> Iterator[Any]:
-    """Go through a tracer's context manager, whose errors break nothing.
+    """Enter a tracer's context manager, and log its errors.
 
-    Its value is called as it is, or `otherwise` where that raises. What the block raises is told
-    to the tracer, which can't keep it.
+    Args:
+        begin: Returns the context manager. It receives the block's error, but can't suppress it.
+        otherwise: Is called in place of the manager's value if that fails.
     """
     try:
         manager = begin()
         call = manager.__enter__()
     except Exception as error:
         _log(error)
-        manager, call = _NOBODY, otherwise
+        manager, call = _UNTRACED, otherwise
 
     def value(argument: Any) -> Any:
         try:
@@ -137,4 +139,4 @@ def _end(manager: AbstractContextManager[Any], error: BaseException | None) -> N
 
 
 def _log(error: Exception) -> None:
-    logger.warning("the tracer failed, and is left out: %s", error, exc_info=error)
+    logger.warning("Tracer failed: %s; continuing without a span.", error, exc_info=error)

@@ -1,9 +1,9 @@
-"""The state of a connection's transaction as its server has it, which Django does not follow.
+"""The state of a connection's transaction on its server, which Django does not track.
 
-A server may end a transaction by itself: PostgreSQL aborts it at the first error and answers COMMIT
-with a rollback, without an error; MariaDB rolls back the loser of a deadlock, and what follows is
-another transaction. Code may end a transaction by a statement of its own, too. Code that hides such
-an error would count as done.
+A server may end a transaction by itself. PostgreSQL aborts it at the first error, and a COMMIT then
+rolls back without an error. MariaDB rolls back a transaction at a deadlock, and the next statement
+begins another one. Code may also end a transaction by a statement. If a handler ignores such an
+error, its changes are lost, although it seems to have succeeded.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ OPEN: Final = "open"
 ABORTED: Final = "aborted"
 """PostgreSQL refuses every further statement, and answers COMMIT with a rollback."""
 UNKNOWN: Final = "unknown"
-"""The driver does not say; the server has to be asked."""
+"""The driver has no state; only a query of the server can find out."""
 
 _POSTGRES: Final = {1: OPEN, 2: OPEN, 3: ABORTED}
-"""By libpq's PGTransactionStatusType; 0 is idle, and 4 a connection that ended."""
+"""States by libpq's PGTransactionStatusType; 0 is idle, and 4 is a closed connection."""
 
 
 def state_of(connection: Any) -> str:
-    """Return NONE, OPEN, ABORTED or UNKNOWN for a connection of Django's; sends no statement."""
+    """Return NONE, OPEN, ABORTED or UNKNOWN for a Django connection, without a statement."""
     driver = connection.connection
     if driver is None:
         return NONE
@@ -38,14 +38,14 @@ def state_of(connection: Any) -> str:
                 return _POSTGRES.get(int(driver.info.transaction_status), NONE)
             if connection.vendor == "sqlite":
                 return OPEN if driver.in_transaction else NONE
-    except Error:  # it is closed
+    except Error:  # the connection is closed
         return NONE
     return UNKNOWN
 
 
 _ENDS = re.compile(r"\s*(commit|end|abort|rollback(?!\s+(work\s+|transaction\s+)?to\b))\b", re.I)
 _ENDS_ON_MYSQL = re.compile(
-    # What commits the open transaction before it runs.
+    # Statements that commit the open transaction before they run.
     r"\s*(begin|start|alter|create(?!\s+temporary)|drop(?!\s+temporary)|rename|truncate|lock|unlock"
     r"|grant|revoke|analyze|optimize|repair|set\s+autocommit)\b",
     re.IGNORECASE,
@@ -53,13 +53,13 @@ _ENDS_ON_MYSQL = re.compile(
 
 
 class Watch:
-    """Watches a connection's open transaction while other code runs; sends no statement."""
+    """Observes a connection's open transaction while other code runs, without statements."""
 
     def __init__(self, connection: Any) -> None:
         self.is_broken = False
         """Whether the transaction can only be rolled back."""
         self.may_have_ended = False
-        """Whether it may have ended, so that what is open now may be another one."""
+        """Whether the transaction may have ended, and another one may be open."""
         self._connection = connection
         self._driver: Any = None
         self._had_errors = False
@@ -69,7 +69,7 @@ class Watch:
         connection = self._connection
         self._driver = connection.connection
         self._had_errors, connection.errors_occurred = connection.errors_occurred, False
-        self._wrapper = connection.execute_wrapper(self._look)
+        self._wrapper = connection.execute_wrapper(self._inspect)
         self._wrapper.__enter__()
         return self
 
@@ -91,10 +91,10 @@ class Watch:
             self.may_have_ended = True
         connection.errors_occurred |= self._had_errors
 
-    def _look(
+    def _inspect(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
     ) -> Any:
-        """Carry out a statement, and note whether it ends the transaction."""
+        """Run a statement, and record whether it may end the transaction."""
         if isinstance(sql, str) and self._ends(sql):
             self.may_have_ended = True
         return execute(sql, params, many, context)

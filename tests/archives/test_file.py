@@ -169,7 +169,9 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
     """Somebody else's file is not taken for an archive."""
     path = tmp_path / "other.jsonl.gz"
     path.write_bytes(gzip.compress(f"{line}\n".encode()))
-    with pytest.raises(InvalidEvent, match=r"other\.jsonl\.gz: a line is not one of FileArchive's"):
+    with pytest.raises(
+        InvalidEvent, match=r"other\.jsonl\.gz: a line was not written by FileArchive"
+    ):
         list(read_archive(path))
 
 

@@ -85,7 +85,7 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
     expect(figure(desk, "default", "status")).to_have_text("delivering")
     expect(figure(desk, "default", "backlog")).to_have_text("74")
     expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
-    expect(figure(desk, "invoices", "trouble")).to_contain_text("connection refused")
+    expect(figure(desk, "invoices", "problem")).to_contain_text("connection refused")
     rows = desk.locator('[data-table="relays"] tbody tr')
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("32 (32–63)")  # noqa: RUF001  # a range
@@ -97,7 +97,7 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
 
     expect(figure(desk, "invoices", "status")).to_have_text("up to date")
     expect(figure(desk, "invoices", "backlog")).to_have_text("0")
-    expect(figure(desk, "invoices", "trouble")).to_be_hidden()
+    expect(figure(desk, "invoices", "problem")).to_be_hidden()
     expect(rows).to_have_count(2)
     expect(desk.locator("[data-announce]")).to_contain_text("invoices: up to date")
     assert desk.evaluate("window.isTheSame") is True
@@ -157,23 +157,23 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     desk.unroute("**/outboxdashboard/history/**")
     expect(freshness).to_have_text("Live", timeout=60_000)
     desk.context.clear_cookies()
-    expect(freshness).to_have_text("Not live: you are not logged in any more; reload the page")
+    expect(freshness).to_have_text("Not live: your session has ended; reload the page")
 
 
-def test_it_can_be_held_still(desk: Page, site: str) -> None:
-    """While it is held nothing on it moves and nothing is asked; then it goes on."""
+def test_updates_can_be_paused(desk: Page, site: str) -> None:
+    """While updates are paused, the page changes nothing and sends no request."""
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
-    hold = desk.get_by_role("button", name="Hold still")
-    hold.click()
-    expect(hold).to_have_attribute("aria-pressed", "true")
+    pause = desk.get_by_role("button", name="Pause updates")
+    pause.click()
+    expect(pause).to_have_attribute("aria-pressed", "true")
     OutboxEvent.objects.filter(publisher_backend="invoices").delete()
     asked: list[str] = []
     desk.on("request", lambda request: asked.append(request.url))
     desk.wait_for_timeout(2500)  # longer than between two polls
     assert asked == []
     expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
-    hold.click()
+    pause.click()
     expect(figure(desk, "invoices", "backlog")).to_have_text("0")
 
 
@@ -183,15 +183,15 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     visit(desk, site, addresses()["overview"])
     desk.get_by_role("link", name="Pause default").click()
     arrive(desk, "/pause/")
-    desk.get_by_role("link", name="No, go back").click()
+    desk.get_by_role("link", name="Cancel").click()
     arrive(desk, "/change/")
     assert not OutboxBackendState.objects.filter(paused_at__isnull=False).exists()
     desk.get_by_role("link", name="Pause default").click()
-    desk.get_by_label("Why").fill("the broker moves")
+    desk.get_by_label("Reason").fill("the broker moves")
     desk.get_by_role("button", name="Pause default").click()
-    expect(desk.locator(".messagelist")).to_contain_text("Backend default is paused")
+    expect(desk.locator(".messagelist")).to_contain_text("Backend default paused")
     expect(figure(desk, "default", "status")).to_have_text("paused")
-    expect(figure(desk, "default", "trouble")).to_contain_text("by ada: the broker moves")
+    expect(figure(desk, "default", "problem")).to_contain_text("by ada: the broker moves")
     assert OutboxBackendState.objects.get().paused_at is not None
     desk.get_by_role("link", name="Resume default").click()
     arrive(desk, "/resume/")
@@ -213,12 +213,12 @@ def test_everything_can_be_done_with_the_keyboard(desk: Page, site: str) -> None
     desk.keyboard.press("Space")
     expect(desk.get_by_role("button", name="6 h")).to_have_attribute("aria-pressed", "true")
     desk.reload()
-    expect(figure(desk, "invoices", "status")).to_have_text("broker away")
+    expect(figure(desk, "invoices", "status")).to_have_text("broker unavailable")
     tab_to(desk, "Pause invoices")
     polled(desk, "state/")  # which must not take the focus away
     desk.keyboard.press("Enter")
-    expect(desk.get_by_label("Why")).to_be_visible()
-    tab_to(desk, "Why, for those who look (optional)")
+    expect(desk.get_by_label("Reason")).to_be_visible()
+    tab_to(desk, "Reason, shown to other operators (optional)")
     desk.keyboard.type("by hand")
     desk.keyboard.press("Enter")
     expect(figure(desk, "invoices", "status")).to_have_text("paused")
@@ -270,7 +270,7 @@ def test_pages_are_accessible(examined: Page, site: str, mode: Any, size: Any) -
 def test_an_empty_outbox_has_a_page(examined: Page, site: str) -> None:
     """Before anything was published or a relay ran, the page says what is missing."""
     visit(examined, site, f"{ROOT}outboxdashboard/")
-    expect(figure(examined, "default", "status")).to_have_text("no relay runs")
+    expect(figure(examined, "default", "status")).to_have_text("no relay")
     expect(examined.locator('[data-none="relays"]')).to_be_visible()
     visit(examined, site, f"{ROOT}outboxdashboard/default/change/")
     expect(examined.locator('[data-none="keys"]')).to_be_visible()

@@ -90,7 +90,7 @@ VIEWS = {
     "state": ([], 2 * 6 * BOUND),
     "history": ([], 10),  # which backends have events, by a seek for each
     "change": (["default"], 10),
-    "trouble": (["default"], NEWEST + KEYS * (BEHIND + 10)),
+    "stuck": (["default"], NEWEST + KEYS * (BEHIND + 10)),
 }
 """The views, with the rows that each may go over at the most."""
 
@@ -109,7 +109,7 @@ def test_no_view_reads_the_outbox(
     assert rows_read(millions, client, page, event.pk) <= 10
     assert {name: rows for name, rows in found.items() if rows > VIEWS[name][1]} == {}
     assert found["state"] > 4 * BOUND, "the rows are not there"
-    assert found["trouble"] > NEWEST
+    assert found["stuck"] > NEWEST
     counts = json.loads(
         client.get(reverse("admin:django_broadcaster_outboxdashboard_state")).content
     )

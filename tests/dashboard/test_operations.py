@@ -168,8 +168,8 @@ def test_nothing_is_requested_before_it_is_confirmed(admin_client: Client) -> No
     assert [event.pk for event in page.context["sample"]] == [event.pk for event in events[:10]]
     text = page.content.decode()
     assert "type order.*" in text
-    assert "The first of them" in text
-    assert "No relay runs: the operation would wait for one." in text
+    assert "First events" in text
+    assert "No relay is running. The operation will start once one runs." in text
 
 
 def test_what_is_confirmed_is_requested_and_logged(admin_client: Client, admin_user: User) -> None:
@@ -232,25 +232,29 @@ def test_nothing_to_do_is_not_confirmed(admin_client: Client) -> None:
 @pytest.mark.parametrize(
     ("form", "field", "words"),
     [
-        ({"kind": "cancel"}, "__all__", "Say which events: give a condition, or choose all"),
+        ({"kind": "cancel"}, "__all__", "Add a filter, or tick"),
         ({"kind": "paint", "key": "a"}, "kind", "Select a valid choice. paint is not one"),
         ({"key": "a"}, "kind", "This field is required"),
         (
             {"kind": "cancel", "key": "a", "everything": "on"},
-            *("everything", "Choose all events, or give conditions, but not both."),
+            *("everything", "Clear this box, or clear the filters below"),
         ),
         (
             {"kind": "purge", "status": "pending"},
-            *("status", "There is nothing to purge in this status. Possible: published, failed"),
+            *("status", "Can't purge events with this status. Choose one of: delivered, dead"),
         ),
         ({"kind": "cancel", "backend": "nope"}, "backend", "nope is not one of the available"),
         ({"kind": "cancel", "event_type": "o*.x"}, "event_type", "at the end only"),
         ({"kind": "cancel", "since": "soon"}, "since", "Enter a valid date/time."),
         (
             {"kind": "cancel", "since": "2026-01-02T00:00", "until": "2026-01-01T00:00"},
-            *("until", "It must be later than the moment before it."),
+            *("until", "“Created before” must be later than “Created since”."),
         ),
-        ({"kind": "cancel", "until": "9999-12-31T23:59:59"}, "until", "No database can hold"),
+        (
+            {"kind": "cancel", "until": "9999-12-31T23:59:59"},
+            "until",
+            "out of the range of the database",
+        ),
         ({"kind": "cancel", "key": "a\0"}, "key", "Null characters are not allowed"),
     ],
 )
@@ -374,14 +378,14 @@ def test_the_page_says_how_far_it_is(admin_client: Client) -> None:
     text = admin_client.get(url("change", operation)).content.decode()
     assert "Replay: all events" in text
     assert "0 of 1 event" in text
-    assert "No relay runs. It goes on as soon as one does." in text
+    assert "No relay is running. The operation continues once one runs." in text
     assert 'value="0.0"' in text
     assert "Ada" in text
     work_off("default")
     text = admin_client.get(url("change", operation)).content.decode()
     assert "1 of 1 event" in text
     assert 'value="1.0"' in text
-    assert "No relay runs" not in text
+    assert "No relay is running" not in text
 
 
 def test_progress_is_json_that_nobody_keeps(admin_client: Client) -> None:
@@ -396,7 +400,7 @@ def test_progress_is_json_that_nobody_keeps(admin_client: Client) -> None:
     found = answer.json()
     assert (found["is_active"], found["value"], found["state"]) == (True, 0, "waiting")
     assert (found["summary"], found["note"]) == ("0 of 1 event", "")
-    assert note == "It has its turn behind 1 other operation."
+    assert note == "Waiting for 1 earlier operation."
 
 
 def test_a_step_that_failed_is_shown(admin_client: Client) -> None:
@@ -407,9 +411,7 @@ def test_a_step_that_failed_is_shown(admin_client: Client) -> None:
     )
     with DeliveryLoop("default", "default"):
         note = admin_client.get(url("progress", operation)).json()["note"]
-    assert note == (
-        "The last step failed 2 times and is tried again: OperationalError: no space left"
-    )
+    assert note == ("The last step failed 2 times; retrying: OperationalError: no space left")
     OutboxOperation.objects.update(state="failed", failures=5)
     assert "no space left" in admin_client.get(url("change", operation)).content.decode()
 
@@ -418,7 +420,10 @@ def test_a_stop_is_logged(admin_client: Client, admin_user: User) -> None:
     """Who stopped it stands with it, and in the log; a second stop changes nothing."""
     make(1, status="pending")
     operation = request("cancel", "default")
-    for said in ("Stopped. What was moved stays moved.", "It had ended already."):
+    for said in (
+        "Operation stopped; the changes made so far remain.",
+        "The operation had already ended.",
+    ):
         page = admin_client.post(url("stop", operation), follow=True)
         assert [str(message) for message in page.context["messages"]] == [said]
     operation.refresh_from_db()

@@ -47,12 +47,12 @@ def dead() -> int:
 def test_a_replay_from_the_form_to_its_end(desk: Page, site: str, dead_letters: None) -> None:
     """The form says what is missing, the confirmation shows the events, the bar fills up alone."""
     desk.goto(site + ADD)
-    desk.get_by_role("button", name="Look at the events").click()
-    expect(desk.get_by_role("alert")).to_have_text("Please correct what is said below.")
+    desk.get_by_role("button", name="Preview").click()
+    expect(desk.get_by_role("alert")).to_have_text("Please correct the errors below.")
     desk.get_by_label("Replay").check()
     desk.get_by_label("Event type").fill("order.*")
     desk.get_by_label("Error").fill("order/v3")
-    desk.get_by_role("button", name="Look at the events").click()
+    desk.get_by_role("button", name="Preview").click()
     expect(desk.get_by_role("heading", name="Replay 24 events?")).to_be_visible()
     expect(desk.locator("#content table tbody tr")).to_have_count(10)
     assert not OutboxOperation.objects.exists()
@@ -60,7 +60,7 @@ def test_a_replay_from_the_form_to_its_end(desk: Page, site: str, dead_letters: 
 
     bar, percent = desk.get_by_role("progressbar"), desk.locator("[data-percent]")
     expect(percent).to_have_text("0 %")
-    expect(desk.locator("[data-note]")).to_contain_text("No relay runs.")
+    expect(desk.locator("[data-note]")).to_contain_text("No relay is running.")
     desk.evaluate("window.isTheSame = true")
     with DeliveryLoop("default", "default") as loop:
         step(loop.rounds.operations)
@@ -85,7 +85,7 @@ def test_a_purge_is_stopped_half_way(desk: Page, site: str, dead_letters: None) 
     with DeliveryLoop("default", "default") as loop:
         step(loop.rounds.operations)
         desk.get_by_role("button", name="Stop").click()
-        expect(desk.locator(".messagelist")).to_contain_text("What was moved stays moved.")
+        expect(desk.locator(".messagelist")).to_contain_text("the changes made so far remain.")
         step(loop.rounds.operations)
     expect(desk.locator("[data-state]")).to_have_text("stopped")
     expect(desk.locator("#content")).to_contain_text("by Grace")
@@ -95,7 +95,7 @@ def test_a_purge_is_stopped_half_way(desk: Page, site: str, dead_letters: None) 
 
 
 def test_a_failure_is_shown_without_a_reload(desk: Page, site: str, dead_letters: None) -> None:
-    """When an operation is given up, its page says why."""
+    """When an operation has failed, its page shows the error."""
     operation = request("purge", "default")
     desk.goto(f"{site}{LIST}{operation.pk}/change/")
     OutboxOperation.objects.update(
@@ -107,7 +107,7 @@ def test_a_failure_is_shown_without_a_reload(desk: Page, site: str, dead_letters
 
 
 def test_a_page_that_is_not_up_to_date_says_so(desk: Page, site: str, dead_letters: None) -> None:
-    """While the server does not answer that is said; the page goes on by itself."""
+    """While the server does not respond, the page says so; it continues by itself."""
     operation = request("replay", "default")
     desk.goto(f"{site}{LIST}{operation.pk}/change/")
     desk.route("**/progress/", lambda route: route.fulfill(status=200, body="nonsense"))
@@ -133,7 +133,7 @@ def test_it_can_be_done_with_the_keyboard(desk: Page, site: str, dead_letters: N
     tab_to(desk, "Add operation")
     desk.keyboard.press("Enter")
     expect(desk.get_by_role("heading", name="New operation")).to_be_visible()
-    tab_to(desk, "Retry Dead letters, and events that wait for a retry, are due now.")
+    tab_to(desk, "Retry Dead events, and those that wait for a retry, are retried now.")
     desk.keyboard.press("ArrowDown")
     expect(desk.get_by_label("Replay")).to_be_checked()
     tab_to(desk, "Partition key:")
@@ -168,12 +168,12 @@ def test_pages_are_accessible(
 
     examined.goto(f"{site}{ADD}?lost=q%3Dneedle")
     look("form")
-    examined.get_by_role("button", name="Look at the events").click()
+    examined.get_by_role("button", name="Preview").click()
     expect(examined.get_by_text("Please correct")).to_be_visible()
     look("form with errors")
-    examined.get_by_label("All events").check()
+    examined.get_by_label("All eligible events").check()
     examined.get_by_label("Purge").check()
-    examined.get_by_role("button", name="Look at the events").click()
+    examined.get_by_role("button", name="Preview").click()
     expect(examined.get_by_role("heading", name="Purge 24 events?")).to_be_visible()
     look("confirmation")
     examined.get_by_role("button", name="Purge, in the background").click()

@@ -44,7 +44,7 @@ PAGES = {
     "state": [],
     "history": [],
     "change": ["default"],
-    "trouble": ["default"],
+    "stuck": ["default"],
 }
 SWITCHES = {"pause": ["default"], "resume": ["default"]}
 
@@ -127,7 +127,7 @@ def test_the_entry_is_there_for_those_who_may_look(client: Client, staff: User) 
 
 def test_unknown_backend_is_not_found(admin_client: Client) -> None:
     """An alias that the setting lacks has no page, no figures and no switch."""
-    for name in ("change", "trouble", "pause", "resume"):
+    for name in ("change", "stuck", "pause", "resume"):
         assert admin_client.get(url(name, "nobody")).status_code == 404
     assert admin_client.post(url("pause", "nobody")).status_code == 404
     for name in ("state", "history"):
@@ -141,7 +141,7 @@ def test_any_alias_has_a_page(admin_client: Client, settings: Settings, alias: s
     settings.OUTBOX_PUBLISHERS = {alias: {"BACKEND": "django_broadcaster.backends.DummyBackend"}}
     overview = admin_client.get(url("changelist")).content.decode()
     assert '"><script>' not in overview
-    for name in ("change", "trouble", "pause"):
+    for name in ("change", "stuck", "pause"):
         assert admin_client.get(url(name, quote(alias))).status_code == 200
     assert [each["alias"] for each in ask(admin_client, "state")["backends"]] == [alias]
     admin_client.post(url("pause", quote(alias)))
@@ -355,10 +355,10 @@ def test_history_knows_its_ranges_only(admin_client: Client, hours: str) -> None
 # What is stuck
 
 
-def test_trouble_of_a_busy_shop(admin_client: Client) -> None:
-    """Keys that wait with their first event, and dead letters by what their errors share."""
+def test_stuck_events_of_a_busy_shop(admin_client: Client) -> None:
+    """Blocked keys have their first event, and dead letters are grouped by their errors."""
     scenes.busy_shop()
-    found = ask(admin_client, "trouble", "default")
+    found = ask(admin_client, "stuck", "default")
     assert [(each["key"], each["behind"], each["more"]) for each in found["keys"]] == [
         ("customer-17", 31, False),
         ("customer-4711", 3, False),
@@ -374,7 +374,7 @@ def test_trouble_of_a_busy_shop(admin_client: Client) -> None:
         ),
         (4, *["RuntimeError: handler shop.mail.send: recipient has no address"] * 2),
     ]
-    assert ask(admin_client, "trouble", "invoices") == {"keys": [], "errors": []}
+    assert ask(admin_client, "stuck", "invoices") == {"keys": [], "errors": []}
 
 
 def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
@@ -420,7 +420,7 @@ def test_pause_and_resume_ask_first_and_are_logged(client: Client, staff: User) 
     page = client.post(url("pause", "default"), {"reason": "broker\0 moves"}, follow=True)
     state = OutboxBackendState.objects.get()
     assert (state.backend, state.paused_by) == ("default", "staff: broker moves")
-    assert "default is paused" in str(next(iter(page.context["messages"])))
+    assert "default paused" in str(next(iter(page.context["messages"])))
     assert "Paused: broker moves" in page.content.decode()
 
     client.get(url("resume", "default"))
@@ -504,8 +504,8 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
     page = event_page_of(admin_client, event)
 
     steps = [
-        *("Published to the outbox", "Attempt 1 failed", "TransientError: try 1"),
-        *("Attempt 2 failed", "Retry now (was failed).", "Delivered: the broker has it"),
+        *("Created", "Attempt 1 failed", "TransientError: try 1"),
+        *("Attempt 2 failed", "Retry now (was dead).", "Delivered: the broker acknowledged it"),
     ]
     places = [page.index(step) for step in steps]
     assert places == sorted(places)
@@ -543,7 +543,7 @@ def test_a_message_that_can_not_be_made_says_why(admin_client: Client, settings:
     """The page of an event stands, whatever its backend raises or however it is configured."""
     event = scenes.write(1, publisher_backend="gone")
     insert(event)
-    assert "It can&#x27;t be sent" in event_page_of(admin_client, event)
+    assert "The event can&#x27;t be sent" in event_page_of(admin_client, event)
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe" * 400, None, b"", "ä".encode()])

@@ -186,8 +186,8 @@ def test_events_without_a_backend_go_to_the_default(
     aliases = {subject: row.publisher_backend for subject, row in outbox(database).items()}
     assert aliases == {"none": "redis", "gone": "gone", "later": "redis", "no Redis": "default"}
     lines = "\n".join(report.lines())
-    assert "Without a backend: 1. These go to 'redis'." in lines
-    assert "For the backend 'gone', which OUTBOX_PUBLISHERS lacks: 1." in lines
+    assert "Events without a backend: 1. These are delivered to 'redis'." in lines
+    assert "Events for backend 'gone', which is not in OUTBOX_PUBLISHERS: 1." in lines
 
 
 def test_a_backend_that_was_put_in_is_the_default_without_a_configured_one(
@@ -249,8 +249,8 @@ def test_handlers_that_0_1_1_has_run_do_not_run_again(
     assert rows.pop("failed").status == "failed"
     for row in rows.values():
         assert row.published_at is not None
-        assert "its handlers have run in 0.1.1" in row.last_error
-    assert f"For the backend {alias!r}, which runs handlers: 6." in "\n".join(report.lines())
+        assert "0.1.1 has run the handlers" in row.last_error
+    assert f"Events for backend {alias!r}, which runs handlers: 6." in "\n".join(report.lines())
 
 
 INVALID: dict[str, tuple[dict[str, Any], str]] = {
@@ -262,8 +262,11 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "content type": ({"data_content_type": "json"}, "not a media type"),
     "data that are no text": ({"data_content_type": "text/plain"}, "must be a string"),
     "spec version": ({"spec_version": "0.3"}, "must be '1.0', not '0.3'"),
-    "status": ({"status": "waiting"}, "status 'waiting'"),
-    "alias": ({"publisher_backend": "b" * 80}, f"its column holds 64: {'b' * 80}"),
+    "status": ({"status": "waiting"}, "not 'waiting'"),
+    "alias": (
+        {"publisher_backend": "b" * 80},
+        f"must have at most 64 characters, not 80: {'b' * 80}",
+    ),
     "configuration": ({"publisher_config": ["a"]}, "must be a dictionary"),
 }
 
@@ -285,7 +288,7 @@ def test_what_may_not_be_sent_is_a_dead_letter_that_says_why(
         assert rows[name].ended_at is not None
     assert rows["source with a space"].source == "order service"
     assert report.invalid == len(INVALID)
-    assert f"Not valid: {len(INVALID)}." in "\n".join(report.lines())
+    assert f"Invalid events: {len(INVALID)}." in "\n".join(report.lines())
 
 
 def test_a_dead_letter_of_0_1_1_can_be_looked_at_and_corrected(
@@ -490,7 +493,7 @@ def test_a_row_that_the_database_refuses_stays_and_is_reported(
     [(event_id, reason)] = report.refused
     assert event_id == str(old_events.get().pk)
     assert "tests_refuse" in reason
-    assert "Left in outbox_events: 1." in "\n".join(report.lines())
+    assert "Events left in outbox_events: 1." in "\n".join(report.lines())
     move_events(database)
     assert list(outbox(database)) == ["a", "b", "refused"]
 
@@ -620,7 +623,7 @@ def test_ids_that_0_1_1_would_write_in_another_way_do_not_go_back(
             publisher.publish_event("t", "s", event_id=event_id, backend="redis", using=database)
     report = move_back(database)
     assert [event_id for event_id, _ in report.refused] == kept
-    assert all("0.1.1 would write its id as" in reason for _, reason in report.refused)
+    assert all("0.1.1 would change the id to" in reason for _, reason in report.refused)
     assert not old_events.exists()
 
 

@@ -1,7 +1,6 @@
-"""The admin: see what is in the outbox and why, retry it or cancel it. Nothing can be edited.
+"""The admin: view, retry and cancel the events of the outbox. Rows can't be edited.
 
-The outbox may hold millions of rows: nothing here reads all of them to draw a page, and lists leave
-the payloads in the database.
+The outbox may hold millions of rows. No page reads all of them, and lists read no payloads.
 """
 
 from .dashboard import DashboardAdmin

@@ -1,4 +1,4 @@
-"""What the pages have in common: they are read-only, and count no large table."""
+"""Base classes of the admin's pages: read-only, and without counts of large tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
-if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
+if TYPE_CHECKING:  # at run time, Django's classes take no type arguments
     ModelAdmin = admin.ModelAdmin[Any]
     AnyPaginator = Paginator[Any]
 else:
@@ -26,14 +26,14 @@ EXACT_COUNT = 50_000
 """Rows up to which a list without a filter counts exactly."""
 
 MOST = 10_000
-"""Rows that a filtered list counts and has, and that an action takes."""
+"""Maximum of rows in a filtered list, and of events that an action changes."""
 
 
 class BoundedPaginator(AnyPaginator):
-    """Counts no large table: that would read it all, or all that a filter lets through.
+    """Paginates without counting a large table, which would read all matching rows.
 
-    Without a filter PostgreSQL's estimate serves. With one the count ends at `most`, and
-    `has_more` says so.
+    Without a filter, the count is PostgreSQL's estimate. With a filter, the count ends at `most`,
+    and `has_more` is True.
     """
 
     most = MOST
@@ -41,7 +41,7 @@ class BoundedPaginator(AnyPaginator):
 
     @cached_property
     def count(self) -> int:
-        """The number of rows: exact, estimated, or as many as are counted."""
+        """The number of rows: exact, estimated, or at most `most`."""
         rows: Any = self.object_list
         if rows.query.has_filters():
             found: int = rows.order_by()[: self.most + 1].count()
@@ -51,14 +51,14 @@ class BoundedPaginator(AnyPaginator):
         return estimate if estimate > EXACT_COUNT else super().count
 
     def _estimate(self, rows: QuerySet[Any]) -> int:
-        """Return the rows that the statistics promise for the table's size now, or 0."""
+        """Return the rows by the database's statistics and the table's size, or 0."""
         connection = connections[rows.db]
         if connection.vendor != "postgresql":
             return 0
         with connection.cursor() as cursor:
             cursor.execute(_ESTIMATE, [rows.model._meta.db_table])
             estimate: float = cursor.fetchone()[0]
-        return round(estimate)  # which may be just below a whole number
+        return round(estimate)
 
 
 _ESTIMATE = """
@@ -70,7 +70,7 @@ _ESTIMATE = """
 
 
 class LeanChangeList(ChangeList):
-    """A list that leaves payloads and errors in the database."""
+    """A list that does not read payloads and errors."""
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         """Return the rows of the list."""
@@ -78,25 +78,25 @@ class LeanChangeList(ChangeList):
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Rows to look at: they are written by the application and the relay alone."""
+    """Read-only rows: only the application and the relay write them."""
 
     ordering = ("-id",)
-    sortable_by = ("id",)  # the order that has an index
+    sortable_by = ("id",)  # the only order with an index
     show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER  # each would count every row
+    show_facets = admin.ShowFacets.NEVER  # a facet counts every row
     paginator = BoundedPaginator
 
     class Media:
         css = {"all": ["django_broadcaster/admin.css"]}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds rows here."""
+        """Return False: rows can't be added."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody edits rows here."""
+        """Return False: rows can't be edited."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes rows here."""
+        """Return False: rows can't be deleted."""
         return False

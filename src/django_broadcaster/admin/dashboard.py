@@ -16,16 +16,16 @@ from .base import ReadOnlyAdmin
 
 @admin.register(OutboxDashboard)
 class DashboardAdmin(ReadOnlyAdmin):
-    """Lists the dashboard in the index for those who may view outbox events, and leads to it."""
+    """The entry of the dashboard, for users who may view outbox events."""
 
     ordering = sortable_by = ("backend",)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether the user may see the outbox."""
+        """Return True if the user may view outbox events."""
         return request.user.has_perm(VIEW)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """Whether the index lists it."""
+        """Return True if the index lists the dashboard for the user."""
         return self.has_view_permission(request)
 
     def get_urls(self) -> list[URLPattern]:

@@ -1,4 +1,4 @@
-"""The webhook endpoints in trouble."""
+"""The failing and disabled webhook endpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .base import ReadOnlyAdmin
 
 @admin.register(OutboxWebhookEndpoint)
 class WebhookEndpointAdmin(ReadOnlyAdmin):
-    """The webhook endpoints in trouble. Enabling one has a permission of its own."""
+    """Failing and disabled webhook endpoints. Enabling one has a permission of its own."""
 
     list_display = ("id", "address", "backend", "state", "failing", "error_start")
     list_filter = (("disabled_at", admin.EmptyFieldListFilter),)
@@ -31,13 +31,13 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
     actions = ("enable",)
 
     def has_enable_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may enable endpoints again."""
+        """Return True if the user may enable endpoints."""
         return request.user.has_perm("django_broadcaster.enable_webhookendpoint")
 
     @admin.action(description=_("Enable again"), permissions=["enable"])
     def enable(self, request: HttpRequest, queryset: QuerySet[OutboxWebhookEndpoint]) -> None:
-        """Forget the trouble of the endpoints: relays send to them again within seconds."""
-        user: Any = request.user  # not anonymous: the admin has seen to it
+        """Delete the endpoints' rows, so that relays send to them again within seconds."""
+        user: Any = request.user  # not anonymous: the admin requires a login
         with transaction.atomic(using=router.db_for_write(OutboxWebhookEndpoint)):
             endpoints: Any = list(queryset)
             LogEntry.objects.log_actions(
@@ -49,27 +49,27 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("URL"))
     def address(self, endpoint: OutboxWebhookEndpoint) -> str:
-        """Return its URL, without a login."""
+        """Return the URL without a login."""
         return masked(endpoint.url)
 
     @admin.display(description=_("state"))
     def state(self, endpoint: OutboxWebhookEndpoint) -> SafeString:
-        """Return whether it is disabled, in a colour."""
+        """Return a coloured label: failing or disabled."""
         if endpoint.disabled_at is None:
             return label("retry", _("failing"))
         return label("failed", _("disabled"))
 
     @admin.display(description=_("failing since"))
     def failing(self, endpoint: OutboxWebhookEndpoint) -> str:
-        """Return when its first failure was."""
+        """Return the time of the first failure since the last success."""
         return moment(endpoint.failing_since)
 
     @admin.display(description=_("disabled at"))
     def disabled(self, endpoint: OutboxWebhookEndpoint) -> str:
-        """Return when it was disabled."""
+        """Return the time at which the endpoint was disabled."""
         return moment(endpoint.disabled_at)
 
     @admin.display(description=_("last error"))
     def error_start(self, endpoint: OutboxWebhookEndpoint) -> str:
-        """Return the beginning of its error."""
+        """Return the beginning of the last error."""
         return endpoint.last_error[:80]

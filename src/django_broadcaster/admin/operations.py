@@ -1,4 +1,4 @@
-"""Operations in the background: their list, and who may see and do what."""
+"""Operations in the background: their list and permissions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OperationAdmin(ReadOnlyAdmin):
         return OperationViews(self.admin_site)
 
     def get_urls(self) -> list[URLPattern]:
-        """Return the URLs of the admin's own pages, and of those that an operation has besides."""
+        """Return the URLs of the admin's pages, of an operation's progress and of its stop."""
         name = "django_broadcaster_outboxoperation_{}"
         views = {"progress": require_GET(self._views.progress), "stop": self._views.stop}
         more = [
@@ -46,47 +46,47 @@ class OperationAdmin(ReadOnlyAdmin):
         return [*more, *super().get_urls()]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether the user may view operations, or request some."""
+        """Return True if the user may view operations, or request some."""
         return may_view(request.user)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """Whether the index lists them."""
+        """Return True if the index lists operations for the user."""
         return may_view(request.user)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Whether there is anything that the user may have done."""
+        """Return True if the user may request any kind of operation."""
         return bool(kinds_for(request.user))
 
     def add_view(self, request: HttpRequest, *args: Any, **more: Any) -> Any:
-        """Return the form, and its confirmation."""
+        """Return the form or its confirmation."""
         return self._views.new(request)
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **more: Any) -> Any:
         """Return the page of an operation."""
         return self._views.detail(request, object_id)
 
-    @admin.display(description=_("what"), ordering="kind")
+    @admin.display(description=_("operation"), ordering="kind")
     def what(self, operation: OutboxOperation) -> str:
-        """Return what is done."""
+        """Return the kind of operation."""
         return operation.get_kind_display()
 
-    @admin.display(description=_("which events"))
+    @admin.display(description=_("events"))
     def about(self, operation: OutboxOperation) -> str:
-        """Return the selection in words."""
+        """Return the selected events in words."""
         return operation.described
 
     @admin.display(description=_("state"))
     def state_label(self, operation: OutboxOperation) -> SafeString:
-        """Return the state in its colour."""
+        """Return the state as a coloured label."""
         return label(operation.state, operation.get_state_display())
 
     @admin.display(description=_("progress"))
     def progress(self, operation: OutboxOperation) -> str:
-        """Return how far it is."""
+        """Return the events done and the total."""
         about = "" if operation.total_is_exact else "~"
         return f"{operation.done:,} / {about}{operation.total:,}"
 
     @admin.display(description=_("requested"))
     def requested(self, operation: OutboxOperation) -> str:
-        """Return when it was requested."""
+        """Return the time at which the operation was requested."""
         return moment(operation.requested_at)

@@ -1,4 +1,4 @@
-"""The outbox: a list, a page for each event, and what can be done to them."""
+"""The outbox: a list of events, a page for each, and actions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.models.managers import OutboxEventQuerySet
-from django_broadcaster.states import OperationKind
+from django_broadcaster.states import OperationKind, OutboxEventStatus
 from django_broadcaster.store import MOVES, with_leftovers
 
 from .base import MOST, PAYLOAD_FIELDS, LeanChangeList, ReadOnlyAdmin
 
 UNSEARCHED = frozenset(PAYLOAD_FIELDS) - {"last_error"}
-"""What no filter may look into, also not one that somebody writes into the address."""
+"""Fields that no filter may use, including a filter that a user types into the URL."""
 
 IN_BACKGROUND = _("All events of this filter, in the background")
 
@@ -41,18 +41,18 @@ CHUNK = 500  # events that an action changes in one transaction
 
 
 class BackendFilter(admin.SimpleListFilter):
-    """By alias, from the setting: the aliases in use would have to be read from every row."""
+    """A filter by alias, whose choices need no scan of the table."""
 
     title = _("backend")
     parameter_name = "backend"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return the aliases that are configured, and those whose events are left."""
+        """Return the configured aliases, then others that have events in the outbox."""
         using = router.db_for_read(OutboxEvent)
         return [(alias, alias) for alias in with_leftovers(using, backends.aliases())]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the events to the chosen backend."""
+        """Return the events of the chosen backend."""
         alias = self.value()
         if not alias:
             return queryset
@@ -62,7 +62,7 @@ class BackendFilter(admin.SimpleListFilter):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What an action does, what it says and what it logs."""
+    """An action on events, its message to the user and its text in the log."""
 
     kind: OperationKind
     done: Promise
@@ -71,12 +71,12 @@ class Action:
 
 RETRY = Action(
     kind=OperationKind.RETRY,
-    done=_("Due again now: %(changed)d of %(selected)d selected."),
+    done=_("%(changed)d of %(selected)d events will be retried now."),
     logged="Retry now (was %s).",
 )
 CANCEL = Action(
     kind=OperationKind.CANCEL,
-    done=_("Cancelled: %(changed)d of %(selected)d selected."),
+    done=_("%(changed)d of %(selected)d events were cancelled."),
     logged="Cancelled (was %s).",
 )
 
@@ -95,7 +95,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     actions = ("retry", "cancel", "in_background")
     fieldsets = (
         (None, {"fields": ("id", "status_label", "event_type", "source", "event_id", "subject")}),
-        (_("Life"), {"fields": ("life",)}),
+        (_("History"), {"fields": ("life",)}),
         (_("Payload"), {"fields": ("payload",)}),
         (_("Message"), {"fields": ("message",)}),
         (
@@ -116,10 +116,10 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     )
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """Let no address of the list ask about payloads.
+        """Return False for a filter on payloads.
 
-        `?data__card__startswith=4` would answer a question about what OUTBOX_REDACTOR hides, and
-        read every row for it.
+        `?data__card__startswith=4` would reveal data that OUTBOX_REDACTOR hides, and would read
+        every row.
         """
         field = lookup.partition("__")[0]
         return field not in UNSEARCHED and super().lookup_allowed(lookup, value, request)
@@ -130,32 +130,32 @@ class OutboxEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("status"))
     def status_label(self, event: OutboxEvent) -> SafeString:
-        """Return the status in its colour."""
+        """Return the status as a coloured label."""
         return label(event.status, event.get_status_display())
 
     @admin.display(description=_("retries"))
     def retries(self, event: OutboxEvent) -> str:
-        """Return the retries spent, of those allowed."""
+        """Return the retries spent and the retries allowed."""
         return f"{event.retry_count} / {event.max_retries}"
 
     @admin.display(description=_("backend"))
     def backend(self, event: OutboxEvent) -> str:
-        """Return the alias, under a title that leaves the list its width."""
+        """Return the alias, in a column with a short title."""
         return event.publisher_backend
 
     @admin.display(description=_("created"))
     def created(self, event: OutboxEvent) -> str:
-        """Return when the event was published to the outbox."""
+        """Return the time at which the event was written to the outbox."""
         return moment(event.created_at)
 
     @admin.display(description=_("due"))
     def scheduled(self, event: OutboxEvent) -> str:
-        """Return when the event is or was due."""
+        """Return the time at which the event is or was due."""
         return moment(event.scheduled_at)
 
     @admin.display(description=_("delivered"))
     def published(self, event: OutboxEvent) -> str:
-        """Return when the event's broker had it."""
+        """Return the time at which the broker acknowledged the event."""
         return moment(event.published_at)
 
     @admin.display(description=_("last error"))
@@ -163,9 +163,9 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         """Return the error of the last failed attempt."""
         return text_block(event.last_error) if event.last_error else NOTHING
 
-    @admin.display(description=_("last moved by"))
+    @admin.display(description=_("last changed by"))
     def moved_by(self, event: OutboxEvent) -> str:
-        """Return the operation in the background that moved the event last."""
+        """Return the last background operation that changed the event."""
         if event.operation is None:
             return NOTHING
         text = _("operation %(id)d") % {"id": event.operation}
@@ -180,7 +180,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("CloudEvent"))
     def payload(self, event: OutboxEvent) -> SafeString:
-        """Return the event as JSON; binary data as its size and first bytes instead of base64."""
+        """Return the event as JSON; binary data is shown by its size and first bytes."""
         return event_page.payload(event)
 
     @admin.display(description=_("publisher config"))
@@ -190,28 +190,27 @@ class OutboxEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("what happened"))
     def life(self, event: OutboxEvent) -> SafeString:
-        """Return what happened to the event, and who did it."""
+        """Return the history of the event."""
         return event_page.life(event)
 
-    @admin.display(description=_("as it is sent"))
+    @admin.display(description=_("message to send"))
     def message(self, event: OutboxEvent) -> SafeString:
-        """Return what the backend sends for the event."""
+        """Return the message that the backend sends for the event."""
         return event_page.message(event)
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may have events delivered again."""
+        """Return True if the user may retry and replay events."""
         return request.user.has_perm("django_broadcaster.replay_outboxevent")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may cancel events."""
+        """Return True if the user may cancel events."""
         return request.user.has_perm("django_broadcaster.cancel_outboxevent")
 
     @admin.action(description=_("Retry now"), permissions=["replay"])
     def retry(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> None:
-        """Deliver events again that were given up; hasten those that wait for a retry.
+        """Retry dead events, and those that wait for a retry, now.
 
-        What was delivered or cancelled is left alone: a replay of it is an operation, which asks
-        for confirmation.
+        Delivered and cancelled events are skipped. An operation replays them, after a confirmation.
         """
         self._apply(request, queryset, RETRY)
 
@@ -221,54 +220,54 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         self._apply(request, queryset, CANCEL)
 
     def has_operation_permission(self, request: HttpRequest) -> bool:
-        """Whether there is anything that the user may have done in the background, and a form."""
+        """Return True if the user may request operations, and this site has their form."""
         return self.admin_site.is_registered(OutboxOperation) and bool(kinds_for(request.user))
 
     @admin.action(description=IN_BACKGROUND, permissions=["operation"])
     def in_background(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> Any:
-        """Bring the filter of the list to the form of an operation."""
+        """Open the form of an operation with the filters of the list."""
         url = reverse(
             "admin:django_broadcaster_outboxoperation_add", current_app=self.admin_site.name
         )
         return HttpResponseRedirect(f"{url}?{form_query(request.GET)}")
 
     def changelist_view(self, request: HttpRequest, *args: Any, **more: Any) -> Any:
-        """Return the list; the action that is about all events needs none to be selected."""
+        """Return the list. The background action works without selected events."""
         if request.POST.get("action") == "in_background":
             post = request.POST.copy()
             post.setdefault(ACTION_CHECKBOX_NAME, "0")
-            request.POST = post  # type: ignore[assignment]  # which Django's own list reads
+            request.POST = post  # type: ignore[assignment]  # Django's list reads it
         return super().changelist_view(request, *args, **more)
 
     def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, action: Action) -> None:
-        """Do it with every selected event that stands in a fitting state, and report."""
-        # Ids first: a filter by status would not find the events any more once they have moved.
+        """Apply an action to the selected events with a fitting status, and report the result."""
+        # Read the ids first: a filter by status does not find events after their change.
         ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
         if len(ids) > MOST:
             text = _(
-                "More than %(most)s events are selected, so none was changed. Use “%(action)s”."
+                "No event was changed: more than %(most)s are selected. Use “%(action)s” instead."
             )
             what = {"most": f"{MOST:,}", "action": IN_BACKGROUND}
             self.message_user(request, text % what, messages.ERROR)
             return
-        changed, left_alone = 0, Counter[str]()
+        changed, skipped = 0, Counter[str]()
         for start in range(0, len(ids), CHUNK):
             moved, others = _move_chunk(request, ids[start : start + CHUNK], action)
             changed += moved
-            left_alone.update(others)
-        said = str(action.done) % {"changed": changed, "selected": len(ids)}
-        if left_alone:
-            listed = ", ".join(f"{count} {status}" for status, count in left_alone.most_common())
-            said += " " + _("Left alone because of their state: %(states)s.") % {"states": listed}
-        self.message_user(request, said, messages.SUCCESS if changed else messages.WARNING)
+            skipped.update(others)
+        done = str(action.done) % {"changed": changed, "selected": len(ids)}
+        if skipped:
+            listed = ", ".join(f"{count} {status}" for status, count in skipped.most_common())
+            done += " " + _("Skipped because of their status: %(states)s.") % {"states": listed}
+        self.message_user(request, done, messages.SUCCESS if changed else messages.WARNING)
 
 
 def _move_chunk(request: HttpRequest, ids: list[int], action: Action) -> tuple[int, Counter[str]]:
-    """Move those of the events that may be; return how many, and the states of the others."""
+    """Change eligible events; return how many, and the statuses of the others."""
     move = MOVES[action.kind]
-    assert move.run is not None  # as for a purge
+    assert move.run is not None  # only a purge has none
     with transaction.atomic(using=router.db_for_write(OutboxEvent)):
-        # Locked, so that the log says what really happened while relays go on.
+        # Lock the rows, so that the log is correct while relays continue.
         rows = OutboxEvent.objects.select_for_update().filter(pk__in=ids).order_by("pk")
         events = list(rows.defer(*PAYLOAD_FIELDS))
         movable = [event for event in events if event.status in move.sources]
@@ -281,10 +280,13 @@ def _move_chunk(request: HttpRequest, ids: list[int], action: Action) -> tuple[i
 
 def _log(request: HttpRequest, events: list[OutboxEvent], action: Action) -> None:
     """Write an entry to the history of each event."""
-    user: Any = request.user  # not anonymous: the admin has seen to it
+    user: Any = request.user  # not anonymous: the admin requires a login
     for status in MOVES[action.kind].sources:
         moved: Any = [event for event in events if event.status == status]
         if moved:
             LogEntry.objects.log_actions(
-                user.pk, moved, CHANGE, change_message=action.logged % status
+                user.pk,
+                moved,
+                CHANGE,
+                change_message=action.logged % OutboxEventStatus(status).label,
             )

@@ -27,32 +27,32 @@ class RelayAdmin(ReadOnlyAdmin):
         *("id", "name", "backend", "partition_count", "heartbeat_age", "in_flight", "started_at"),
     )
     list_filter = ("backend",)
-    fields = (*list_display, "takes_share", "heartbeat_at")
+    fields = (*list_display, "heartbeat_at")
     readonly_fields = ("partition_count", "heartbeat_age", "in_flight")
     search_fields = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxRelay]:
-        """Return the relays with their partitions counted and the age of their heartbeats."""
+        """Return the relays, each with its number of partitions and the age of its heartbeat."""
         age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
         queryset: QuerySet[OutboxRelay] = super().get_queryset(request)
         return queryset.annotate(owned=Count("partitions"), age=age)
 
     @admin.display(description=_("partitions"))
     def partition_count(self, relay: Any) -> int:
-        """Return how many partitions the relay owns."""
+        """Return the number of partitions that the relay owns."""
         count: int = relay.owned
         return count
 
     @admin.display(description=_("heartbeat"))
     def heartbeat_age(self, relay: Any) -> SafeString:
-        """Return how long ago the heartbeat was, on the database's clock."""
+        """Return the age of the heartbeat, by the database's clock."""
         seconds = relay.age / timedelta(seconds=1)
         state = "stale" if seconds > conf.LEASE_SECONDS else "alive"
         return label(state, _("%(seconds).1f s ago") % {"seconds": max(seconds, 0)})
 
-    @admin.display(description=_("in flight"))
+    @admin.display(description=_("last batch"))
     def in_flight(self, relay: OutboxRelay) -> str:
-        """Return the range of ids that the relay's last delivery took."""
+        """Return the range of ids in the relay's last batch."""
         if relay.in_flight_from is None:
             return NOTHING
         return f"{relay.in_flight_from}–{relay.in_flight_to}"  # noqa: RUF001  # a range

@@ -1,8 +1,8 @@
-"""Where events go before they are purged.
+"""Archives, which store events before they are purged.
 
-`base` is the contract: all that is needed to write one. `handler` makes the one of OUTBOX_ARCHIVE,
-`removal` is the only way out of the outbox for events that are kept until they are old, and `file`
-and `table` are the two that come with the package. `read_archive` reads a file back.
+`base` is the contract of an archive, and `handler` creates the archive of OUTBOX_ARCHIVE. `removal`
+archives and deletes old events. `file` and `table` are this package's archives, and `read_archive`
+reads a file.
 """
 
 from .base import Archive, Leaving

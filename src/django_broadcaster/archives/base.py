@@ -1,4 +1,4 @@
-"""The contract of an archive: all that is needed to write one.
+"""The contract of an archive.
 
     class BucketArchive(Archive):
         def __init__(self, *, bucket, **options):
@@ -7,10 +7,10 @@
 
         def store(self, leaving):
             lines = b"".join(as_line(row) for row in leaving.rows)
-            put(self.bucket, str(uuid7()), lines)  # returns when it is safe
+            put(self.bucket, str(uuid7()), lines)  # returns once the data are safe
 
-Options arrive as keyword arguments from OPTIONS of OUTBOX_ARCHIVE. An instance is used from one
-thread at a time; each relay and each command has its own.
+The OPTIONS of OUTBOX_ARCHIVE are keyword arguments. Each relay and each command has an instance of
+its own, which one thread uses at a time.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from django_broadcaster.store import StoredRow, read_stored
 
 @dataclass(frozen=True)
 class Leaving:
-    """Events that are about to be deleted from the database `using`.
+    """Events to be archived and then deleted from the database `using`.
 
-    At most a thousand, and outside of a transaction no more than OUTBOX_BATCH_BYTES of payload,
-    but for a single event that has more.
+    There are at most a thousand. Outside of a transaction their payloads have at most
+    OUTBOX_BATCH_BYTES, except for a single larger event.
     """
 
     using: str
@@ -38,20 +38,20 @@ class Leaving:
 
     @cached_property
     def rows(self) -> list[StoredRow]:
-        """The events, read when somebody asks for them; their JSON is text."""
+        """The events, read at first access. JSON columns are text."""
         return read_stored(self.using, self.ids)
 
 
 class Archive(ABC):
-    """Keeps what leaves the outbox."""
+    """Stores events that leave the outbox."""
 
     in_transaction: ClassVar[bool] = False
-    """True for one that writes into the outbox's own database.
+    """True for an archive in the outbox's own database.
 
-    It is then called in the transaction that deletes, so that events are in one place, always. That
-    is on the relay's own connection: it must leave the session as it was. Any other is called
-    before that transaction and while none is open: a crash in between has it called again with
-    the same events, so it may hold some twice, and never lacks one.
+    Such an archive is called in the transaction that deletes, so an event is always in one place.
+    It uses the relay's own connection, and must not change the session. Other archives are called
+    before that transaction, while none is open. After a crash in between, they are called again
+    with the same events, so they may store some twice, but they miss none.
     """
 
     def __init__(self, **unknown: Any) -> None:
@@ -63,8 +63,8 @@ class Archive(ABC):
 
     @abstractmethod
     def store(self, leaving: Leaving) -> None:
-        """Keep these events; they are deleted once it returns, so no earlier than they are safe.
+        """Store these events safely; they are deleted once this method returns.
 
-        Whatever it raises keeps them in the outbox. The relay logs that, delivers on, and tries
-        again a minute later.
+        If an error is raised, the events stay in the outbox. The relay logs the error, continues to
+        deliver, and retries a minute later.
         """

@@ -1,8 +1,8 @@
 """An archive of files: JSON Lines, compressed, one file per process and day.
 
-A line is `{"event": ..., "outbox": ...}`: the CloudEvent in its JSON format, and what the outbox
-knew besides. Each call of `store` appends one complete member to a gzip file (RFC 1952, 2.2: a file
-is any number of them), so that any reader of gzip reads the file as a whole.
+A line is `{"event": ..., "outbox": ...}`: the CloudEvent in its JSON format, and the outbox's other
+columns. Each call of `store` appends one complete member to a gzip file. A gzip file may have any
+number of members (RFC 1952, 2.2), so any gzip reader reads the whole file.
 
 JSON Lines: https://jsonlines.org/
 """
@@ -31,21 +31,22 @@ SUFFIX = ".jsonl.gz"
 class FileArchive(Archive):
     """Appends events to compressed files of JSON Lines in a directory.
 
-    A file is safe on its disk before its events are deleted. A crash in between repeats the lines
-    of a batch in a later file, under the same `outbox.id`; none is ever missing. Files are named
-    `outbox-YYYY-MM-DD-....jsonl.gz` by the day in UTC; each process writes its own, so that any
-    number of relays may share the directory. They hold payloads, so only their owner may read them.
+    A file is synced to disk before its events are deleted. After a crash in between, a later file
+    repeats the lines of the batch with the same `outbox.id`; no line is ever missing. Files are
+    named `outbox-YYYY-MM-DD-....jsonl.gz` by the day in UTC. Each process writes its own files, so
+    any number of relays may share the directory. Because files have payloads, only their owner may
+    read them.
 
     Args:
-        directory: where the files go; it is made if it is missing.
-        level: how hard to compress, from 1 (fast) to 9 (small).
+        directory: The directory of the files; created if missing.
+        level: The level of compression, from 1 (fast) to 9 (small).
     """
 
     def __init__(self, *, directory: str | Path = "", level: int = 6, **options: Any) -> None:
         super().__init__(**options)
         if not directory or not isinstance(directory, str | Path):
             raise ArchiveConfigurationError(
-                "OUTBOX_ARCHIVE['OPTIONS'] needs 'directory': the path of a directory"
+                "OUTBOX_ARCHIVE['OPTIONS'] must have 'directory', the path of a directory"
             )
         if isinstance(level, bool) or level not in range(1, 10):
             raise ArchiveConfigurationError(
@@ -56,7 +57,7 @@ class FileArchive(Archive):
         self._written_for: tuple[str, int] | None = None
 
     def store(self, leaving: Leaving) -> None:
-        """Append the events, and return when they are on the disk; raises OSError."""
+        """Append the events, and sync the file to disk; raise OSError if that fails."""
         lines = b"".join(map(as_line, leaving.rows))
         if lines:
             self._append(gzip.compress(lines, self._level))
@@ -71,11 +72,12 @@ class FileArchive(Archive):
                 _write(file, member)
                 os.fsync(file)
             except BaseException:
-                # Half a member would hide those behind it. A new file is begun in any case.
+                # An incomplete member would make later ones unreadable. The next call starts a
+                # new file in any case.
                 self._written_for = None
                 with suppress(OSError):
                     os.ftruncate(file, before)
-                    if not before:  # an empty file is none that gzip reads
+                    if not before:  # gzip can't read an empty file
                         path.unlink()
                 raise
         finally:
@@ -84,7 +86,7 @@ class FileArchive(Archive):
             _sync_directory(self._directory)
 
     def _path(self) -> Path:
-        """Return the file to write to: a new one each day, and in each process."""
+        """Return the path of the file to write, which is new each day and in each process."""
         day = f"{datetime.now(UTC):%Y-%m-%d}"
         if self._written_for != (day, os.getpid()):
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ class FileArchive(Archive):
 
 
 def as_line(row: StoredRow) -> bytes:
-    """Return an event as a line of JSON, with its end; JSON in it is passed on undecoded."""
+    """Return an event as a line of JSON with its line break; JSON columns are not decoded."""
     outbox = {
         "id": row.id,
         "backend": row.publisher_backend,
@@ -107,7 +109,7 @@ def as_line(row: StoredRow) -> bytes:
         "retry_count": row.retry_count,
         "last_error": row.last_error,
     }
-    if row.sealed is not None:  # encrypted in the table, and so in the file
+    if row.sealed is not None:  # data that are encrypted in the table stay encrypted in the file
         outbox["sealed"] = row.sealed.decode()
     return orjson.dumps(
         {"event": orjson.Fragment(_event(row)), "outbox": outbox},
@@ -140,7 +142,7 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """See that the name of a new file is on the disk too, where directories can be opened."""
+    """Sync a new file's name to disk, if the operating system can open directories."""
     with suppress(PermissionError):  # Windows
         file = os.open(directory, os.O_RDONLY)
         try:

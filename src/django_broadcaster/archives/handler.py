@@ -1,4 +1,4 @@
-"""From OUTBOX_ARCHIVE to an archive."""
+"""Create the archive of the setting OUTBOX_ARCHIVE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS"})
 
 
 def create_archive() -> Archive | None:
-    """Make the archive that OUTBOX_ARCHIVE names, or None; raises ArchiveConfigurationError."""
+    """Return the archive of OUTBOX_ARCHIVE, or None; raise ArchiveConfigurationError."""
     entry: Any = conf.ARCHIVE
     if entry is None:
         return None

@@ -1,4 +1,4 @@
-"""A file of `FileArchive`, read back."""
+"""Read a file of `FileArchive`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class Archived(NamedTuple):
-    """A line of an archive: the event, and what the outbox knew of it besides."""
+    """A line of an archive: the event, and its other columns in the outbox."""
 
     event: CloudEvent
     outbox: Mapping[str, Any]
@@ -27,16 +27,22 @@ class Archived(NamedTuple):
 def read_archive(path: str | Path) -> Iterator[Archived]:
     """Yield the events of a file of `FileArchive`, in the order in which they were purged.
 
-    A file whose writer was killed, or is at work, may end in the middle. What is behind the last
-    whole line was not deleted from the outbox, and is passed over. Raises OSError, also for a file
-    that was damaged otherwise, InvalidEvent for a line that holds no event, and CannotUnseal for
-    one whose data are encrypted with a key that is not there.
+    If the writer of a file was killed or is still writing, the last line may be incomplete. It is
+    skipped, because its event was not deleted from the outbox.
+
+    Args:
+        path: The path of the file.
+
+    Raises:
+        OSError: The file can't be read, or is damaged.
+        InvalidEvent: A line has no event.
+        CannotUnseal: No key of OUTBOX_ENCRYPTION_KEYS decrypts an event's data.
     """
     with Path(path).open("rb") as file:
         for line in _lines(file):
             found = parse_json(line)
             if not (isinstance(found, dict) and {"event", "outbox"} <= found.keys()):
-                raise InvalidEvent("event", f"{path}: a line is not one of FileArchive's")
+                raise InvalidEvent("event", f"{path}: a line was not written by FileArchive")
             yield Archived(_event_of(found), found["outbox"])
 
 
@@ -57,9 +63,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _decompressed(file: BinaryIO) -> Iterator[bytes]:
-    """Yield what the members hold, the last one as far as it goes.
+    """Yield the data of the members, including an incomplete last one.
 
-    The standard library's reader takes a file that ends in a member's header for a damaged one.
+    For the standard library's reader, a file that ends in a member's header is damaged.
     """
     member = zlib.decompressobj(_GZIP)
     while data := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""The only way out of the outbox for events that were kept: into the archive, then deleted."""
+"""Archive old events, then delete them from the outbox. No other code deletes old events."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from django_broadcaster.store import delete_events, lock_final, portions
 from .base import Archive, Leaving
 
 Stored = Mapping[int, Sequence[Any]]
-"""The state of events as an archive has them, by id."""
+"""The columns of archived events that a replay changes, by id."""
 
 Run = Callable[..., Any]
-"""Calls a function with arguments, maybe in another thread, and returns what it returns."""
+"""A function that calls another one with arguments, maybe in another thread."""
 
 
 def _run_here(function: Callable[..., Any], *args: Any) -> Any:
@@ -26,11 +26,21 @@ def _run_here(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def remove(using: str, ids: Sequence[int], archive: Archive | None, *, run: Run = _run_here) -> int:
-    """Delete those of these events that nobody has to deliver; return how many.
+    """Archive and delete the events that have a final status; return how many.
 
-    One short transaction, that waits for nobody: events that somebody else has locked are left for
-    the next time. An archive outside of the database has them first, while nothing is locked.
-    Raises ArchiveError, and the database's errors; then nothing was deleted.
+    The events are deleted in one short transaction. Events that another transaction has locked are
+    skipped until the next call. An archive outside of the database stores the events first, while
+    no row is locked. If an error is raised, nothing was deleted.
+
+    Args:
+        using: Alias of the database.
+        ids: The ids of the events.
+        archive: The archive, if there is one.
+        run: Calls the archive.
+
+    Raises:
+        ArchiveError: The archive raised an error.
+        Error: The database refused a statement.
     """
     if not ids:
         return 0
@@ -40,10 +50,19 @@ def remove(using: str, ids: Sequence[int], archive: Archive | None, *, run: Run 
 def store_first(
     using: str, ids: Sequence[int], archive: Archive | None, *, run: Run = _run_here
 ) -> Stored | None:
-    """Let an archive outside of the database have events, before the transaction of `take_out`.
+    """Store events in an archive outside of the database, before the transaction of `take_out`.
 
-    `run` calls the archive. Returns how they were then, None where there is no such archive. Raises
-    ArchiveError.
+    Args:
+        using: Alias of the database.
+        ids: The ids of the events.
+        archive: The archive, if there is one.
+        run: Calls the archive.
+
+    Returns:
+        The state of the events before they were stored; None without such an archive.
+
+    Raises:
+        ArchiveError: The archive raised an error.
     """
     if not ids or archive is None or archive.in_transaction:
         return None
@@ -56,11 +75,10 @@ def store_first(
 def take_out(
     using: str, ids: Sequence[int], archive: Archive | None, stored: Stored | None = None
 ) -> int:
-    """Delete those of these events that nobody has to deliver; return how many.
+    """Delete the events that have a final status; return how many. Raise as `remove` does.
 
-    An archive in the database has them in the same transaction; any other has them already, as
-    they were in `stored`. To write an archive may take long: what was replayed meanwhile stays.
-    Raises as `remove` does.
+    An archive in the database stores them in the same transaction. Other archives have stored them
+    already: `stored` is their state at that time. Events that were replayed since then are kept.
     """
     events = OutboxEvent.objects.using(using)
     with transaction.atomic(using=using):
@@ -73,7 +91,7 @@ def take_out(
 
 
 def _states(using: str, ids: Sequence[int]) -> Stored:
-    """Return what a replay changes of each of these events, whatever has become of it since."""
+    """Return the columns of events that a replay changes, by id."""
     columns = ("status", "scheduled_at", "published_at", "ended_at")
     rows = OutboxEvent.objects.using(using).filter(pk__in=ids).order_by("pk")
     return {pk: state for pk, *state in rows.values_list("pk", *columns)}
@@ -84,5 +102,5 @@ def _store(archive: Archive, leaving: Leaving) -> None:
         archive.store(leaving)
     except Exception as error:
         if archive.in_transaction and isinstance(error, Error):
-            raise  # it is the outbox's own database that can't
+            raise  # an error of the outbox's own database
         raise ArchiveError(f"{type(archive).__name__}: {error}") from error

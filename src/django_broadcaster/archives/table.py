@@ -10,12 +10,12 @@ from .base import Archive, Leaving
 class TableArchive(Archive):
     """Moves events into the table of `OutboxArchivedEvent`, in the transaction that deletes them.
 
-    An event is in the one table or in the other, whatever dies. Nothing purges this table: it has
-    no index that deliveries would have to keep up, so it may grow; delete from it as you like.
+    Even after a crash, an event is in exactly one of the tables. The package does not purge the
+    archive table. Its size does not slow down deliveries, and you may delete rows at any time.
     """
 
     in_transaction = True
 
     def store(self, leaving: Leaving) -> None:
-        """Copy the events from table to table."""
+        """Copy the events into the archive table."""
         copy_to_archive(leaving.using, leaving.ids)

@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, UnknownBackend
-from django_broadcaster.redaction import hiding
+from django_broadcaster.redaction import masking_errors
 from django_broadcaster.registry import event_registry
 from django_broadcaster.retention import RetentionPolicy, by_status
 from django_broadcaster.retry import RetryPolicy
@@ -149,7 +149,7 @@ class BackendHandler:
             return self._by_hand[alias]
         entry = self.entry(alias)
         where = f"OUTBOX_PUBLISHERS[{alias!r}]"
-        with hiding():
+        with masking_errors():
             backend_class = _backend_class(entry, where)
             try:
                 options = entry.get("OPTIONS", {})

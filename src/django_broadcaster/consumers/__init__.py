@@ -1,6 +1,6 @@
-"""Backends that run handlers in this project: in the relay, or as Django's tasks.
+"""Backends that run this project's handlers: in the relay, or as Django's tasks.
 
-The names are loaded at first use, since models can't be imported before `django.setup()`.
+The classes are imported at first access, since models can't be imported before `django.setup()`.
 """
 
 from importlib import import_module

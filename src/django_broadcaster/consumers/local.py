@@ -1,7 +1,7 @@
-"""Runs the handlers of `event_registry` inside the relay: no broker is needed.
+"""A backend without a broker: the relay runs the handlers of `event_registry`.
 
-Each handler runs once per event, in a transaction of its own, also when another handler of the
-event fails and the event is tried again: the inbox remembers who has had it.
+Each handler runs in a transaction of its own. If a handler fails, the event is retried. The inbox
+records which handlers have processed the event, so the others don't run again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ class LocalBackend(MessageBackend):
         self._requires_handler = self.read.flag("requires_handler", requires_handler)
 
     def send(self, message: Message) -> None:
-        """Run the event's handlers; raises TransientError, or Rejected if a handler said so."""
-        # Its handlers are consumers, and models can't be imported before `django.setup()`.
+        """Run the event's handlers.
+
+        Raises:
+            TransientError: A handler failed, or there is none and `requires_handler` is True.
+            Rejected: All failed handlers raised Rejected.
+        """
+        # The inbox imports models, which can't be imported before `django.setup()`.
         from django_broadcaster.inbox import dispatch
 
         if not dispatch(message.event):
@@ -42,7 +47,7 @@ class LocalBackend(MessageBackend):
             tell_unhandled(message.event_type)
 
     def show(self, message: Message) -> Shown:
-        """Return the event that the handlers are given, and which they are."""
+        """Return the event and the names of its handlers."""
         from django_broadcaster.registry import event_registry
 
         handlers = [handler.name for handler in event_registry.handlers_for(message.event_type)]

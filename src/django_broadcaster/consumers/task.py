@@ -1,7 +1,7 @@
-"""The task that `TasksBackend` enqueues: one handler for one event, through the inbox.
+"""The task that `TasksBackend` enqueues: it runs one handler for one event, through the inbox.
 
-A worker of Django's tasks finds it by its path, `django_broadcaster.consumers.task.run_handler`.
-Before Django 6.0, which has no tasks, it is a plain function.
+Workers of Django's tasks import it by its path, `django_broadcaster.consumers.task.run_handler`.
+Before Django 6.0, which has no tasks, it is a function.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from django_broadcaster.registry import Handler, event_registry
 
 
 def run_handler(event: Mapping[str, Any], handler: str) -> bool:
-    """Run the handler of that name unless it has had the event; return whether it ran.
+    """Run a handler unless it has processed the event; return True if it ran.
 
-    `event` has the members of the CloudEvents JSON format. Raises LookupError where no handler has
-    the name, and whatever the handler raises, with its transaction rolled back.
+    If the handler raises an error, its transaction is rolled back and the error is raised.
+
+    Args:
+        event: The members of the event in the CloudEvents JSON format.
+        handler: The name of the handler.
+
+    Raises:
+        LookupError: No handler has this name.
     """
     return process(CloudEvent.from_dict(event), _handler(handler))
 
@@ -29,11 +35,13 @@ def _handler(name: str) -> Handler:
     for handler in event_registry:
         if handler.name == name:
             return handler
-    raise LookupError(f"no handler {name!r} is registered in this process: does it run older code?")
+    raise LookupError(
+        f"handler {name!r} is not registered in this process; deploy the version that has it"
+    )
 
 
 def _as_task(function: Callable[..., Any]) -> Any:
-    """Return the task. It needs a backend and a queue that there are; `using` chooses others."""
+    """Return the task, with an existing backend and queue; `using` selects others."""
     from django.tasks import task, task_backends
 
     aliases = list(task_backends)

@@ -1,8 +1,8 @@
-"""Runs the handlers of `event_registry` as tasks of Django (`django.tasks`, Django 6.0 or newer).
+"""A backend that runs the handlers of `event_registry` as Django's tasks (Django 6.0 or newer).
 
-For each handler of an event one task is enqueued, which runs it through the inbox: once per event,
-also when the task runs twice or the event is delivered again. An event counts as delivered when
-its tasks are enqueued; what becomes of them is the affair of the project's TASKS.
+It enqueues one task for each handler of an event. The task runs the handler through the inbox:
+once per event, even if the task runs twice or the event is delivered again. An event is delivered
+once its tasks are enqueued; from then on, the project's TASKS are responsible.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from django_broadcaster.exceptions import (
 
 PRIORITIES: Final = (-100, 100)
 
-_AWAY: Final = (InterfaceError, OperationalError, OSError)
-"""A queue in a database that is away, or on a server that can't be reached."""
+_UNAVAILABLE: Final = (InterfaceError, OperationalError, OSError)
+"""Errors of a queue whose database or server is unavailable."""
 
 
 class TasksBackend(MessageBackend):
@@ -67,7 +67,7 @@ class TasksBackend(MessageBackend):
         self.priority = self.read.integer("priority", priority, *PRIORITIES)
 
     def open(self) -> None:
-        """See that TASKS has the backend and the queue; raises BackendConfigurationError."""
+        """Raise BackendConfigurationError if TASKS lacks the backend or the queue."""
         from django.core.exceptions import ImproperlyConfigured
         from django.tasks.exceptions import InvalidTask
         from django.utils.connection import ConnectionDoesNotExist
@@ -78,19 +78,19 @@ class TasksBackend(MessageBackend):
             raise self.option_error("tasks_backend", str(error)) from error
         except InvalidTask as error:
             raise BackendConfigurationError(
-                f"OUTBOX_PUBLISHERS[{self.alias!r}]['OPTIONS']: TASKS[{self.tasks_backend!r}] does "
-                f"not take it: {error}"
+                f"OUTBOX_PUBLISHERS[{self.alias!r}]['OPTIONS']: TASKS[{self.tasks_backend!r}] "
+                f"rejected the task: {error}"
             ) from error
 
     def send(self, message: Message) -> None:
-        """Enqueue the event's handlers; raises its DeliveryError.
+        """Enqueue a task for each handler of the event; raise its DeliveryError.
 
-        A handler whose task was enqueued before another one's failed gets a second task when the
-        event is tried again; the inbox makes it have no effect.
+        If a task can't be enqueued, the retry of the event enqueues the others again. Because of
+        the inbox, those tasks have no effect.
         """
         from django.tasks.exceptions import InvalidTask
 
-        # What it runs are consumers, and models can't be imported before `django.setup()`.
+        # Handlers' modules import models, which can't be imported before `django.setup()`.
         from django_broadcaster.registry import event_registry
 
         handlers = event_registry.handlers_for(message.event_type)
@@ -100,13 +100,13 @@ class TasksBackend(MessageBackend):
         try:
             task = self._task(message.config)
         except InvalidTask as error:
-            raise Rejected(f"TASKS[{self.tasks_backend!r}] does not take it: {error}") from error
+            raise Rejected(f"TASKS[{self.tasks_backend!r}] rejected the task: {error}") from error
         event = parse_json(message.to_json())
         failures: list[DeliveryError] = []
         for handler in handlers:
             try:
                 result = task.enqueue(event, handler.name)
-            except _AWAY as error:
+            except _UNAVAILABLE as error:
                 raise BackendUnavailable(
                     f"TASKS[{self.tasks_backend!r}]: {type(error).__name__}: {error}"
                 ) from error
@@ -130,7 +130,7 @@ class TasksBackend(MessageBackend):
             self.read_config.integer("priority", config["priority"], *PRIORITIES)
 
     def show(self, message: Message) -> Shown:
-        """Return the event that the tasks are given, and which handlers they run."""
+        """Return the event, and the names of the handlers that its tasks run."""
         from django_broadcaster.registry import event_registry
 
         handlers = [handler.name for handler in event_registry.handlers_for(message.event_type)]
@@ -141,8 +141,8 @@ class TasksBackend(MessageBackend):
         )
 
     def _task(self, config: Mapping[str, Any]) -> Any:
-        """Return the task for the backend and the queue that are wanted; raises InvalidTask."""
-        # Its module makes a task, for which Django has to be set up.
+        """Return the task for an event's backend and queue; raise InvalidTask."""
+        # The module creates a task, which requires `django.setup()`.
         from django_broadcaster.consumers.task import run_handler
 
         task: Any = run_handler
@@ -154,9 +154,9 @@ class TasksBackend(MessageBackend):
 
 
 def _failures(result: Any, handler: str) -> list[DeliveryError]:
-    """Return the failure of a task that ran at once, as Django's ImmediateBackend runs all.
+    """Return the failure of a task that ran immediately, as with Django's ImmediateBackend.
 
-    Such a backend has no queue where a failed task could stand: the event is tried again.
+    Such a backend has no queue for a failed task, so the event is retried.
     """
     from django.tasks import TaskResultStatus
 

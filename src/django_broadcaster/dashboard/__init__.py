@@ -1,8 +1,8 @@
-"""The operator's dashboard, in Django's admin: figures, plots, what is stuck, and the switches.
+"""The operator's dashboard in Django's admin: figures, plots, stuck events, pause and resume.
 
-`views` are its pages and the JSON that keeps them live; `state`, `history` and `trouble` what they
-show; `event_page` is the life of an event, and `display` how values look.
-
-`operations_form` says what is to be done to which events, `operations_filter` brings the filter of
-the list of events to it, `operations_views` are the pages, and `operations_audit` is the log.
+- `views` has its pages and their JSON. `state`, `history` and `stuck` collect the figures.
+- `event_page` shows the history of an event, and `display` formats values.
+- `operations_form` is the form of an operation, `operations_views` has its pages.
+  `operations_filter` copies the filters of the event list into the form, and `operations_audit`
+  writes the admin's log.
 """

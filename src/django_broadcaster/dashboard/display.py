@@ -1,4 +1,4 @@
-"""How the admin shows values: labels, moments, texts and bytes; all of it escaped."""
+"""Formats for values in the admin: labels, moments, texts and bytes. The result is escaped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ BINARY_HEAD = 256  # bytes of a binary payload that a page shows
 
 
 def label(name: str, text: Any) -> SafeString:
-    """Return a short text on the colour that `admin.css` has for the name."""
+    """Return a short text on the colour that `admin.css` defines for the name."""
     return format_html('<span class="broadcaster-label broadcaster-label-{}">{}</span>', name, text)
 
 
 def text_block(text: Any) -> SafeString:
-    """Return a text as it is, and cut off where a page would become unusable."""
-    # It may be scrolled, so it can be reached with the keyboard.
+    """Return a text unchanged, but cut off where it would make the page unusable."""
+    # The block scrolls, so the keyboard must be able to focus it.
     return format_html('<pre class="broadcaster-text" tabindex="0">{}</pre>', shortened(text))
 
 
 def shortened(text: Any, longest: int = LONGEST_TEXT) -> str:
-    """Return a text, cut off where a page would become unusable."""
+    """Return a text, cut off after `longest` characters."""
     whole = str(text)
     if len(whole) <= longest:
         return whole
@@ -37,7 +37,7 @@ def shortened(text: Any, longest: int = LONGEST_TEXT) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """Return a moment with its seconds, which Django's formats leave out."""
+    """Return a moment with its seconds, which Django's formats omit."""
     if value is None:
         return NOTHING
     local = localtime(value) if is_aware(value) else value

@@ -1,4 +1,4 @@
-"""What an event's page says: what happened to it, the event itself, and what is sent for it."""
+"""The page of an event: its history, its attributes and payload, and the message to be sent."""
 
 from __future__ import annotations
 
@@ -32,16 +32,15 @@ from django_broadcaster.store import RelayRows
 from .display import dump, moment, shortened, text_block
 
 MOST_ATTEMPTS = 200
-"""Failed attempts that a page shows, the latest."""
-
+"""Maximum of failed attempts on a page, the latest ones."""
 
 LONGEST_BODY = 20_000
-"""Characters of a message that a page shows."""
+"""Maximum of a message's characters on a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happened: when, what, of what kind, by whom, and an error or a remark."""
+    """An entry in the history of an event; `more` is an error or a remark."""
 
     at: datetime
     what: str
@@ -51,19 +50,19 @@ class Step:
 
     @property
     def shown_at(self) -> str:
-        """The moment as the page shows it."""
+        """The moment in the page's format."""
         return moment(self.at)
 
 
 def life(event: OutboxEvent) -> SafeString:
-    """Return the steps of an event in order of time."""
+    """Return the history of an event, the oldest step first."""
     steps = sorted(_steps(event), key=lambda step: aware(step.at))
     template = "admin/django_broadcaster/outboxevent/life.html"
     return SafeString(render_to_string(template, {"steps": steps}))
 
 
 def _steps(event: OutboxEvent) -> Iterator[Step]:
-    yield Step(event.created_at, _("Published to the outbox"), "created")
+    yield Step(event.created_at, _("Created"), "created")
     attempts = OutboxAttempt.objects.using(event._state.db).filter(row=event.pk).order_by("-id")
     for attempt in attempts[:MOST_ATTEMPTS]:
         what = _("Attempt %(number)d failed") % {"number": attempt.number}
@@ -71,20 +70,20 @@ def _steps(event: OutboxEvent) -> Iterator[Step]:
     for entry in _log(event):
         yield Step(entry.action_time, entry.get_change_message(), "operator", str(entry.user))
     if event.status == OutboxEventStatus.PUBLISHED and event.published_at is not None:
-        yield Step(event.published_at, _("Delivered: the broker has it"), "published")
+        yield Step(event.published_at, _("Delivered: the broker acknowledged it"), "published")
     elif event.status in (OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY):
         yield Step(event.scheduled_at, _("Next attempt is due"), "due")
 
 
 def _log(event: OutboxEvent) -> Iterator[LogEntry]:
-    """Return what operators did to the event."""
+    """Yield the admin's log entries of the event, the latest first."""
     kind = ContentType.objects.get_for_model(event)
     entries = LogEntry.objects.filter(content_type=kind, object_id=str(event.pk))
     yield from entries.select_related("user").order_by("-pk")[:MOST_ATTEMPTS]
 
 
 def payload(event: OutboxEvent) -> SafeString:
-    """Return the event as JSON; binary data as its size and first bytes instead of base64."""
+    """Return the event as JSON; binary data is shown by its size and first bytes."""
     shown = presented(event)
     if isinstance(shown, str):
         return text_block(shown)
@@ -95,9 +94,9 @@ def payload(event: OutboxEvent) -> SafeString:
 
 
 def config(event: OutboxEvent) -> SafeString:
-    """Return the event's options for its backend; of a URL its host: the rest is a key, often."""
+    """Return the event's options for its backend. URLs are cut after the host, to hide keys."""
     shown: Any = event.publisher_config
-    if isinstance(shown, dict):  # as all are that were not written past the publishers API
+    if isinstance(shown, dict):  # rows written without the publishers API may have another type
         shown = {name: _place(value) for name, value in shown.items()}
     return text_block(masked(json.dumps(shown, ensure_ascii=False)))
 
@@ -107,16 +106,18 @@ def _place(value: object) -> object:
 
 
 def message(event: OutboxEvent) -> SafeString:
-    """Return what the backend sends for the event, as it is configured now."""
+    """Return the message that the backend sends for the event with the current settings."""
     try:
         shown = _shown(event)
-    except Exception as error:  # a backend of anybody's: its page is there to say what is wrong
-        problem = _("It can't be sent: %(error)s") % {"error": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # a custom backend may raise anything; the page shows the error
+        problem = _("The event can't be sent: %(error)s") % {
+            "error": f"{type(error).__name__}: {error}"
+        }
         return text_block(masked(problem))
     if isinstance(shown, str):
         return text_block(shown)
     if shown is None:
-        return format_html("<p>{}</p>", _("The event is gone."))
+        return format_html("<p>{}</p>", _("The event has been deleted."))
     places = {name: value for name, value in shown.destination.items() if value not in (None, "")}
     template = "admin/django_broadcaster/outboxevent/message.html"
     parts = {"places": places, "headers": dict(shown.headers), "body": _body(shown.body)}
@@ -124,15 +125,15 @@ def message(event: OutboxEvent) -> SafeString:
 
 
 def _shown(event: OutboxEvent) -> Shown | str | None:
-    """Return what is sent, with what OUTBOX_REDACTOR leaves of the event; or why not, or None."""
+    """Return the message after redaction, the reason why there is none, or None without a row."""
     backend = backends.create(event.publisher_backend)
     row = RelayRows(event._state.db or "default", event.publisher_backend, 0).read(event.pk)
     if row is None:
         return None
-    ([*opened], shut) = decrypted([row])
-    if shut:
-        return str(shut[row.id])
-    sent = message_of(opened[0])
+    ([*readable], errors) = decrypted([row])
+    if errors:
+        return str(errors[row.id])
+    sent = message_of(readable[0])
     if conf.REDACTOR is None:
         return backend.show(sent)
     event_shown = presented(event)
@@ -140,7 +141,7 @@ def _shown(event: OutboxEvent) -> Shown | str | None:
 
 
 def _with(sent: Message, shown: CloudEvent) -> Message:
-    """Return a message with what may be shown of its event."""
+    """Return a message with the subject, extensions and data of the redacted event."""
     binary = shown.data if isinstance(shown.data, bytes) else None
     has_json = shown.has_data and binary is None
     return replace(

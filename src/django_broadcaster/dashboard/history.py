@@ -1,4 +1,4 @@
-"""The minutes of the past as series to plot, as JSON."""
+"""Past minutes as series for the plots, as JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from django_broadcaster.models import OutboxSample
 from django_broadcaster.store import minute_of
 
 STEPS: Mapping[int, int] = {1: 1, 6: 2, 24: 5, 168: 30}
-"""Hours that can be seen, and how many minutes then are one point of the plot."""
+"""Selectable ranges in hours, each with the minutes of one point of the plot."""
 
 
 def history(using: str, aliases: Collection[str], hours: int) -> dict[str, Any]:
-    """Return the series of each backend; None where no relay has said anything."""
+    """Return the series of each backend; a minute without a report is None."""
     step = STEPS[hours]
     now = minute_of(timezone.now())
     start = now - hours * 60
@@ -46,7 +46,7 @@ def _rows(using: str, aliases: Collection[str], start: int, step: int, now: int)
     is_open = Case(When(circuit_open=True, then=1), default=0, output_field=IntegerField())
     return rows.values("backend", "slot").annotate(
         **{
-            # A minute that has only begun has no rate yet.
+            # The current minute is incomplete, so it has no rate.
             f"{name}_sum": Sum(name, filter=Q(minute__lt=now), default=0)
             for name in ("published", "retried", "failed")
         },
@@ -57,7 +57,7 @@ def _rows(using: str, aliases: Collection[str], start: int, step: int, now: int)
 
 
 def _point(row: Mapping[str, Any], minutes: int) -> dict[str, Any]:
-    """Return a row in units to plot: per second over so many whole minutes, and seconds."""
+    """Return a row in the units of the plots: per second over `minutes` whole minutes, seconds."""
     point: dict[str, Any] = {
         name: round(int(row[f"{name}_sum"]) / (60 * minutes), 3) if minutes else None
         for name in ("published", "retried", "failed")

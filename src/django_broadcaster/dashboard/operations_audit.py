@@ -1,7 +1,8 @@
 """The admin's log of operations: who requested one, who stopped it, and how it ended.
 
-The end is written for who requested it, by the relay, if the admin is installed. A relay that dies
-right after the last step does not write it; the operation itself says when and how it ended.
+If the admin is installed, the relay logs the end in the name of the user who requested the
+operation. A relay that crashes right after the last step does not log it, but the operation's own
+row has the time and the result.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from django_broadcaster.signals import operation_ended
 
 
 def log_request(user: Any, operation: OutboxOperation) -> None:
-    """Write down who requested it, and how many events it was about."""
+    """Log who requested an operation, and for how many events."""
     _log(user.pk, operation, ADDITION, f"Requested for {operation.total:,} events.")
 
 
 def log_stop(user: Any, operation: OutboxOperation) -> None:
-    """Write down who stopped it, and how far it had come."""
+    """Log who stopped an operation, and after how many events."""
     _log(user.pk, operation, CHANGE, f"Stopped at {operation.done:,} events.")
 
 
 @receiver(operation_ended, dispatch_uid="django_broadcaster.operations_audit")
 def log_end(operation: OutboxOperation, **_more: Any) -> None:
-    """Write down how it ended, if a user requested it who is still there."""
+    """Log how an operation ended, if the user who requested it still exists."""
     if not operation.user_pk:
         return
     user = get_user_model()._default_manager.filter(pk=operation.user_pk).first()

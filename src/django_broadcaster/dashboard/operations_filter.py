@@ -12,20 +12,20 @@ CONDITIONS = {
     "created_at__gte": "since",
     "created_at__lt": "until",
 }
-"""What the list filters by, and the condition of an operation that it is."""
+"""Filters of the list, each with the equal condition of an operation."""
 
 NEARLY = {"last_error__startswith": "error"}
-"""The same, where the condition may let more events through: it takes a text anywhere."""
+"""Filters with a wider condition: it finds the text anywhere in the error."""
 
 OF_THE_LIST = frozenset({"p", "o", "all", "e", "_changelist_filters", "_popup", "_to_field"})
-"""What a query of the list says that is no filter: page, order and the like."""
+"""Parameters of the list that do not filter, such as page and order."""
 
 
 def form_query(filters: QueryDict) -> str:
     """Return the query that opens the form with the filters of the list.
 
-    What the form has no condition for, or none that is as narrow, is named in `lost`: it would
-    otherwise look as if the operation were about the events that the list shows.
+    `lost` names the filters for which the form has no condition, or only a wider one. Otherwise the
+    operation would seem to select exactly the events of the list.
     """
     query = QueryDict(mutable=True)
     for name in filters:

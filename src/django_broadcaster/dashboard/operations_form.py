@@ -1,4 +1,4 @@
-"""What somebody wants done to which events, as a form that says what is wrong with it."""
+"""The form of an operation: a kind of operation, and conditions that select events."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from django.utils.functional import _StrPromise
 
 MEANINGS: dict[str, _StrPromise] = {
-    OperationKind.RETRY: _("Dead letters, and events that wait for a retry, are due now."),
-    OperationKind.REPLAY: _("Delivered, given up and cancelled events are delivered again."),
-    OperationKind.CANCEL: _("Events that have not been delivered will not be."),
-    OperationKind.PURGE: _("Delivered, given up and cancelled events are deleted."),
+    OperationKind.RETRY: _("Dead events, and those that wait for a retry, are retried now."),
+    OperationKind.REPLAY: _("Delivered, dead and cancelled events are delivered again."),
+    OperationKind.CANCEL: _("Events that have not been delivered are cancelled."),
+    OperationKind.PURGE: _("Delivered, dead and cancelled events are deleted."),
 }
-"""What each kind of operation does, in a sentence."""
+"""A sentence about each kind of operation."""
 
 CONDITIONS = ("backend", "status", "event_type", "key", "source", "since", "until", "error")
 ANY = [("", _("any"))]
 
 
 class _Moment(forms.DateTimeInput):
-    """The browser's own control: it needs no script, and works with a keyboard and on a phone."""
+    """The browser's own control, which works without a script, by keyboard and on a phone."""
 
     input_type = "datetime-local"
 
@@ -41,13 +41,13 @@ class _Moment(forms.DateTimeInput):
 
 
 class OperationForm(forms.Form):
-    """An operation; `selection` is what it is about, once it is valid."""
+    """An operation. Once the form is valid, `selection` has its conditions."""
 
-    kind = forms.ChoiceField(label=_("What"), widget=forms.RadioSelect)
+    kind = forms.ChoiceField(label=_("Operation"), widget=forms.RadioSelect)
     everything = forms.BooleanField(
-        label=_("All events that it can be done to"),
+        label=_("All eligible events"),
         required=False,
-        help_text=_("Instead of conditions."),
+        help_text=_("Ignores the filters below."),
     )
     backend = forms.ChoiceField(label=_("Backend"), required=False)
     status = forms.ChoiceField(
@@ -66,20 +66,20 @@ class OperationForm(forms.Form):
         label=_("Source"), required=False, max_length=512, help_text=_("Exact.")
     )
     since = forms.DateTimeField(
-        label=_("Published since"),
+        label=_("Created since"),
         required=False,
         widget=_Moment,
-        help_text=_("When the event was published to the outbox."),
+        help_text=_("The time at which the event was written to the outbox."),
     )
     until = forms.DateTimeField(
-        label=_("Published before"), required=False, widget=_Moment, help_text=_("Not included.")
+        label=_("Created before"), required=False, widget=_Moment, help_text=_("Exclusive.")
     )
     error = forms.CharField(
         label=_("Error"),
         required=False,
         max_length=500,
         strip=False,
-        help_text=_("A piece of the last error."),
+        help_text=_("Part of the last error."),
     )
 
     def __init__(self, *args: Any, kinds: Sequence[str], using: str, **options: Any) -> None:
@@ -91,57 +91,57 @@ class OperationForm(forms.Form):
 
     @property
     def kinds(self) -> list[tuple[Any, _StrPromise]]:
-        """The choices of what to do, each with its meaning."""
+        """The choices of the operation, each with its meaning."""
         return [(choice, MEANINGS[choice.data["value"]]) for choice in self["kind"]]
 
     @property
     def conditions(self) -> list[forms.BoundField]:
-        """The fields that narrow the events down."""
+        """The fields that filter the events."""
         return [self[name] for name in CONDITIONS]
 
     def clean_event_type(self) -> str:
-        """Refuse a pattern that would not be one."""
+        """Return the pattern; raise ValidationError for an asterisk before its end."""
         value: str = self.cleaned_data["event_type"]
         if "*" in value[:-1]:
-            raise forms.ValidationError(_("An asterisk stands for any text at the end only."))
+            raise forms.ValidationError(_("An asterisk is allowed at the end only."))
         return value
 
     def clean(self) -> dict[str, Any]:
-        """Judge what the fields say together."""
+        """Validate the fields together, and set `selection`."""
         data: dict[str, Any] = self.cleaned_data
-        self._judge_moments(data)
-        self._judge_status(data.get("kind"), data.get("status"))
+        self._check_moments(data)
+        self._check_status(data.get("kind"), data.get("status"))
         found = {name: data[name] for name in CONDITIONS if data.get(name)}
         if data.get("everything") and found:
-            self.add_error("everything", _("Choose all events, or give conditions, but not both."))
-        if not self.errors and not found and not data.get("everything"):
-            raise forms.ValidationError(
-                _("Say which events: give a condition, or choose all that it can be done to.")
+            self.add_error(
+                "everything", _("Clear this box, or clear the filters below: not both can apply.")
             )
+        if not self.errors and not found and not data.get("everything"):
+            raise forms.ValidationError(_("Add a filter, or tick “All eligible events”."))
         self.selection = EventSelection(**found)
         return data
 
-    def _judge_moments(self, data: dict[str, Any]) -> None:
+    def _check_moments(self, data: dict[str, Any]) -> None:
         for name in ("since", "until"):
             try:
                 if data.get(name):
-                    data[name].astimezone(UTC)  # as a database has it
+                    data[name].astimezone(UTC)  # databases store UTC
             except (OverflowError, ValueError):
-                self.add_error(name, _("No database can hold this moment."))
+                self.add_error(name, _("This time is out of the range of the database."))
         if data.get("since") and data.get("until") and data["since"] >= data["until"]:
-            self.add_error("until", _("It must be later than the moment before it."))
+            self.add_error("until", _("“Created before” must be later than “Created since”."))
 
-    def _judge_status(self, kind: str | None, status: str | None) -> None:
+    def _check_status(self, kind: str | None, status: str | None) -> None:
         if kind and status and status not in MOVES[kind].sources:
             possible = ", ".join(str(OutboxEventStatus(each).label) for each in MOVES[kind].sources)
-            problem = _("There is nothing to %(kind)s in this status. Possible: %(possible)s.")
+            problem = _("Can't %(kind)s events with this status. Choose one of: %(possible)s.")
             self.add_error(
                 "status", problem % {"kind": OperationKind(kind).label, "possible": possible}
             )
 
 
 def _aliases(using: str) -> list[str]:
-    """Return the configured backends, then those whose events may still be there."""
+    """Return the configured backends, then others that may still have events."""
     configured = list(backends.aliases())
     known = OutboxPartition.objects.using(using).values_list("backend", flat=True).distinct()
     return [*configured, *sorted(set(known) - set(configured))]

@@ -1,4 +1,4 @@
-"""The pages of operations: the form and its confirmation, and each one's progress and end."""
+"""The pages of operations: the form, its confirmation, and the progress of each operation."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PERMISSIONS = {
     OperationKind.CANCEL: f"{APP}.cancel_outboxevent",
     OperationKind.PURGE: f"{APP}.purge_outboxevent",
 }
-"""What a user needs for each kind of operation, beside the permission to view events."""
+"""The permission for each kind of operation, in addition to that to view events."""
 
 SAMPLE = 10
-"""Events that a confirmation shows."""
+"""Events that the confirmation page shows."""
 
 LOG_ENTRIES = 10
 
@@ -49,20 +49,20 @@ def kinds_for(user: Any) -> list[str]:
 
 
 def may_view(user: Any) -> bool:
-    """Tell whether a user may see operations: as any of the staff with that, or as who requests."""
+    """Return True if a user may view operations, or request some."""
     return bool(user.has_perm(f"{APP}.view_outboxoperation") or kinds_for(user))
 
 
 class OperationViews(AdminPages):
-    """The views for one admin site, which sees to it that users are staff."""
+    """The views for one admin site, which requires that users are staff."""
 
     model = OutboxOperation
     folder = "operations"
 
-    # A new one
+    # A new operation
 
     def new(self, request: HttpRequest) -> HttpResponseBase:
-        """Return the form; then its confirmation, with a sample; then have it done."""
+        """Return the form, or its confirmation with a sample; once confirmed, request it."""
         kinds = kinds_for(request.user)
         if not kinds:
             raise PermissionDenied
@@ -112,7 +112,7 @@ class OperationViews(AdminPages):
         return self._page(request, "confirm", title, more)
 
     def _request(self, request: HttpRequest, form: OperationForm, using: str) -> HttpResponseBase:
-        user: Any = request.user  # not anonymous: the admin has seen to it
+        user: Any = request.user  # not anonymous: the admin requires a login
         with transaction.atomic(using=using):
             operation = request_operation(
                 OutboxEvent.objects.using(using),
@@ -124,10 +124,10 @@ class OperationViews(AdminPages):
             log_request(user, operation)
         return HttpResponseRedirect(self._url("change", operation.pk))
 
-    # One that there is
+    # An existing operation
 
     def detail(self, request: HttpRequest, pk: str) -> TemplateResponse:
-        """Return the page of an operation, which keeps itself up to date."""
+        """Return the page of an operation, which refreshes itself."""
         operation = self._found(request, pk)
         more = {
             "operation": operation,
@@ -140,16 +140,16 @@ class OperationViews(AdminPages):
         return self._page(request, "operation", str(operation).capitalize(), more)
 
     def progress(self, request: HttpRequest, pk: str) -> JsonResponse:
-        """Return how far an operation is, as the page shows it; the admin lets nobody keep it."""
+        """Return the progress of an operation as JSON for its page."""
         return JsonResponse(self._progress(self._found(request, pk)))
 
     def stop(self, request: HttpRequest, pk: str) -> HttpResponseBase:
-        """Stop an operation where it is, on a POST."""
+        """Stop an operation, if the request is a POST."""
         operation = self._found(request, pk)
         if operation.kind not in kinds_for(request.user):
             raise PermissionDenied
         if request.method == "POST":
-            user: Any = request.user  # not anonymous: the admin has seen to it
+            user: Any = request.user  # not anonymous: the admin requires a login
             using = operation._state.db
             with transaction.atomic(using=using):
                 stopped = OutboxOperation.objects.using(using).stop(
@@ -159,9 +159,9 @@ class OperationViews(AdminPages):
                 if stopped:
                     log_stop(user, operation)
             if stopped:
-                messages.success(request, _("Stopped. What was moved stays moved."))
+                messages.success(request, _("Operation stopped; the changes made so far remain."))
             else:
-                messages.warning(request, _("It had ended already."))
+                messages.warning(request, _("The operation had already ended."))
         return HttpResponseRedirect(self._url("change", operation.pk))
 
     def _found(self, request: HttpRequest, pk: str) -> OutboxOperation:
@@ -170,7 +170,7 @@ class OperationViews(AdminPages):
         operations = OutboxOperation.objects.using(router.db_for_write(OutboxOperation))
         found = operations.filter(pk=pk).first() if pk.isdecimal() and len(pk) < 19 else None
         if found is None:
-            raise Http404(f"there is no operation {pk!r}; it may have been purged")
+            raise Http404(f"operation {pk!r} does not exist; it may have been purged")
         return found
 
     def _progress(self, operation: OutboxOperation) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class OperationViews(AdminPages):
 
 
 def _initial(request: HttpRequest, kinds: list[str]) -> dict[str, Any]:
-    """Return what the address of the form says of its fields."""
+    """Return initial values of the form's fields from the query string."""
     initial: dict[str, Any] = {name: value for name, value in request.GET.items() if value}
     for name in ("since", "until"):
         initial[name] = _moment_of(initial.get(name, ""))
@@ -203,7 +203,7 @@ def _initial(request: HttpRequest, kinds: list[str]) -> dict[str, Any]:
 
 
 def _moment_of(text: str) -> datetime | None:
-    """Return a moment as the form shows it; None where it can't."""
+    """Return a moment in the form's time zone; None if the text is not valid."""
     try:
         found = parse_datetime(text)
         if found is not None and timezone.is_naive(found):
@@ -219,8 +219,8 @@ def _summary(operation: OutboxOperation) -> str:
     if operation.left_alone:
         parts.append(
             ngettext(
-                "%(count)s left alone, because its status had changed",
-                "%(count)s left alone, because their status had changed",
+                "%(count)s skipped, because its status had changed",
+                "%(count)s skipped, because their status had changed",
                 operation.left_alone,
             )
             % {"count": f"{operation.left_alone:,}"}
@@ -229,14 +229,14 @@ def _summary(operation: OutboxOperation) -> str:
 
 
 def _note(operation: OutboxOperation) -> str:
-    """Return what somebody should know who waits for the operation."""
+    """Return why an active operation waits; empty if it does not."""
     if not operation.is_active:
         return ""
     using = operation._state.db or "default"
     if not is_served(OutboxRelay.objects.using(using)):
-        return _("No relay runs. It goes on as soon as one does.")
+        return _("No relay is running. The operation continues once one runs.")
     if operation.failures:
-        return _("The last step failed %(times)d times and is tried again: %(error)s") % {
+        return _("The last step failed %(times)d times; retrying: %(error)s") % {
             "times": operation.failures,
             "error": operation.error,
         }
@@ -244,8 +244,8 @@ def _note(operation: OutboxOperation) -> str:
     if not ahead:
         return ""
     text = ngettext(
-        "It has its turn behind %(ahead)d other operation.",
-        "It has its turn behind %(ahead)d other operations.",
+        "Waiting for %(ahead)d earlier operation.",
+        "Waiting for %(ahead)d earlier operations.",
         ahead,
     )
     return text % {"ahead": ahead}

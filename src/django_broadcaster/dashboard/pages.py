@@ -1,4 +1,4 @@
-"""A page of our own on an admin site: what all of them have in common."""
+"""The base class of this package's own pages on an admin site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ APP = "django_broadcaster"
 
 
 class AdminPages:
-    """The pages of one model on one site; their templates are in the `folder`."""
+    """The pages of one model on one site; `folder` has their templates."""
 
     model: ClassVar[type[models.Model]]
     folder: ClassVar[str]

@@ -1,7 +1,7 @@
-"""How the backends and their relays are now, as JSON.
+"""The current state of the backends and their relays, as JSON.
 
-Moments are seconds since 1970, so that what has not changed reads the same: the page makes ages of
-them. A count is a number and whether it is `exact`, an `estimate` or `at least` so many.
+Moments are seconds since 1970, so that an unchanged state has unchanged JSON; the page computes
+ages. A count is a number and its kind: `exact`, `estimate` or `at least`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from django_broadcaster.models.managers import DatabaseNow, aware
 from django_broadcaster.store import Count, Overview, count_or_estimate, minute_of, overviews
 
 BOUND = 2_000
-"""Events that are looked at to count those of a state; more are estimated where that can be."""
+"""Events up to which a state is counted; more are estimated if the database can."""
 
 STATUSES = ("pending", "retry", "blocked", "scheduled", "failed")
 BACKLOG = ("pending", "retry", "blocked")
@@ -57,9 +57,9 @@ def _backend(
 ) -> dict[str, Any]:
     counts = {status: count_or_estimate(using, found, status) for status in STATUSES}
     alive = [relay for relay in relays if not relay["stale"]]
-    # What a dead relay met last is no news of the broker.
-    trouble = [relay["circuit"] for relay in alive if relay["circuit"]]
-    circuit = min(trouble, key=lambda each: each["since"], default=None)
+    # The last circuit of a dead relay says nothing about the broker now.
+    circuits = [relay["circuit"] for relay in alive if relay["circuit"]]
+    circuit = min(circuits, key=lambda each: each["since"], default=None)
     owned = conf.PARTITIONS - found.free_partitions if alive else 0
     return {
         "alias": found.backend,
@@ -75,22 +75,22 @@ def _backend(
         "partitions": {"owned": owned, "all": conf.PARTITIONS},
         "circuit": circuit,
         "paused": found.is_paused
-        and {"since": seconds(found.paused_at), "by": found.paused_by or _("somebody")},
+        and {"since": seconds(found.paused_at), "by": found.paused_by or _("an unknown user")},
     }
 
 
 def _status(found: Overview, is_served: bool, is_open: bool, owned: int) -> dict[str, str]:
-    """Return the word that a backend is described with; the worst one wins."""
+    """Return the most severe state of a backend, with its label."""
     if found.backend not in backends.aliases():
         return {"name": "unserved", "text": _("not configured")}
     if found.is_paused:
         return {"name": "paused", "text": _("paused")}
     if not is_served:
-        return {"name": "unserved", "text": _("no relay runs")}
+        return {"name": "unserved", "text": _("no relay")}
     if is_open:
-        return {"name": "away", "text": _("broker away")}
+        return {"name": "away", "text": _("broker unavailable")}
     if owned < conf.PARTITIONS:
-        return {"name": "unserved", "text": _("partitions free")}
+        return {"name": "unserved", "text": _("partitions without a relay")}
     if _has_stuck(found):
         return {"name": "stuck", "text": _("an event is stuck")}
     if found.oldest_due is None:
@@ -99,7 +99,7 @@ def _status(found: Overview, is_served: bool, is_open: bool, owned: int) -> dict
 
 
 def _has_stuck(found: Overview) -> bool:
-    """Whether an event has been in retry for longer than anything should be."""
+    """Return True if an event has been in retry for longer than OUTBOX_MAX_RETRY_AGE_SECONDS."""
     return found.retry_age > conf.MAX_RETRY_AGE_SECONDS
 
 
@@ -112,7 +112,7 @@ def _sum(counts: Sequence[Count]) -> Count:
 
 
 def _relays(using: str, aliases: Collection[str]) -> list[dict[str, Any]]:
-    """Return the relays that have a lease; which of them are silent, by the database's clock."""
+    """Return the relays that hold a lease; `stale` ones have missed heartbeats."""
     age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
     rows = OutboxRelay.objects.using(using).filter(backend__in=aliases).annotate(age=age)
     owned: defaultdict[int, list[int]] = defaultdict(list)
@@ -123,7 +123,7 @@ def _relays(using: str, aliases: Collection[str]) -> list[dict[str, Any]]:
         owned[relay_id].append(number)
     return [
         {
-            "id": str(row.pk),  # a number in JavaScript has fewer digits
+            "id": str(row.pk),  # JavaScript would round a large number
             "name": row.name,
             "backend": row.backend,
             "partitions": {"count": len(owned[row.pk]), "ranges": ranges(owned[row.pk])},
@@ -141,7 +141,7 @@ def _relays(using: str, aliases: Collection[str]) -> list[dict[str, Any]]:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as people write them: `0-3, 7`."""
+    """Return ascending numbers as ranges: `0-3, 7`."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
@@ -152,8 +152,10 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _last_minutes(using: str, aliases: Collection[str]) -> dict[str, OutboxSample]:
-    """Return the last whole minute of each backend that has said something in it, or in the one
-    before: what a relay does is written some seconds later."""
+    """Return the last whole minute of each backend, or the one before it.
+
+    Relays write a minute's figures some seconds later.
+    """
     now = minute_of(timezone.now())
     rows = OutboxSample.objects.using(using).filter(
         backend__in=aliases, minute__gte=now - 2, minute__lt=now

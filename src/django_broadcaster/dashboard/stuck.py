@@ -1,4 +1,4 @@
-"""What is stuck at a backend, as JSON: the keys that wait, and the dead letters by their error."""
+"""Stuck events of a backend, as JSON: blocked keys, and dead letters by error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from django_broadcaster.store import SameError, blocked_keys, same_errors
 from .state import seconds
 
 KEYS = 50
-"""Keys that are shown, the first by name."""
+"""Maximum of keys, the first by name."""
 
 BEHIND = 100
-"""Events behind a key's first one that are counted."""
+"""Maximum of events that are counted after a key's first one."""
 
 NEWEST = 5_000
-"""Dead letters that are looked at, the newest."""
+"""Maximum of dead letters that are read, the newest."""
 
 GROUPS = 25
-"""Errors that are shown, the most frequent."""
+"""Maximum of errors, the most frequent."""
 
 _VARIABLE = re.compile(
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # a UUID
@@ -33,8 +33,8 @@ _VARIABLE = re.compile(
 )
 
 
-def trouble(using: str, backend: str) -> dict[str, Any]:
-    """Return what is stuck at a backend."""
+def stuck(using: str, backend: str) -> dict[str, Any]:
+    """Return the blocked keys and the dead letters of a backend."""
     return {"keys": _keys(using, backend), "errors": _errors(using, backend)}
 
 
@@ -61,7 +61,7 @@ def _keys(using: str, backend: str) -> list[dict[str, Any]]:
 
 
 def _errors(using: str, backend: str) -> list[dict[str, Any]]:
-    """Return the errors that differ in numbers and ids alone as one, the most frequent first."""
+    """Return the errors, grouped without regard to numbers and ids, the most frequent first."""
     groups: dict[str, dict[str, Any]] = {}
     for same in same_errors(using, backend, NEWEST):
         pattern, prefix = alike(same)
@@ -76,7 +76,7 @@ def _errors(using: str, backend: str) -> list[dict[str, Any]]:
 
 
 def alike(same: SameError) -> tuple[str, str]:
-    """Return an error with `#` for what varies, and its beginning that does not."""
+    """Return an error with `#` for each number or id, and its text before the first one."""
     first = _VARIABLE.search(same.error)
     prefix = same.error[: first.start()] if first else same.error
     return _VARIABLE.sub("#", same.error) or _("(no text)"), prefix

@@ -1,4 +1,4 @@
-"""The dashboard's pages, the JSON that keeps them live, and the two switches."""
+"""The dashboard's pages, their JSON, and the forms to pause and resume a backend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from django_broadcaster.store import pause, resume, with_leftovers
 from .history import STEPS, history
 from .pages import AdminPages
 from .state import STATUSES, state
-from .stuck import BEHIND, KEYS, NEWEST, trouble
+from .stuck import BEHIND, KEYS, NEWEST, stuck
 
 VIEW = "django_broadcaster.view_outboxevent"
 PAUSE = "django_broadcaster.pause_backend"
@@ -43,7 +43,7 @@ View = Callable[..., HttpResponseBase]
 
 
 class DashboardViews(AdminPages):
-    """The views for one admin site. Who may not view outbox events is refused by all of them."""
+    """The views for one admin site. All of them require the permission to view outbox events."""
 
     model = OutboxDashboard
     folder = "dashboard"
@@ -55,7 +55,7 @@ class DashboardViews(AdminPages):
             ("state/", "state", require_GET(self.state)),
             ("history/", "history", require_GET(self.history)),
             ("<path:alias>/change/", "change", require_GET(self.backend)),
-            ("<path:alias>/trouble/", "trouble", require_GET(self.trouble)),
+            ("<path:alias>/stuck/", "stuck", require_GET(self.stuck)),
             ("<path:alias>/pause/", "pause", require_http_methods(["GET", "POST"])(self.pause)),
             ("<path:alias>/resume/", "resume", require_http_methods(["GET", "POST"])(self.resume)),
         ]
@@ -64,7 +64,7 @@ class DashboardViews(AdminPages):
         ]
 
     def _guarded(self, view: View) -> View:
-        """Return a view for the staff that may see the outbox; `alias` is one that is known."""
+        """Return a view that checks the user's permission and that the alias is known."""
 
         def guarded(request: HttpRequest, alias: str | None = None) -> HttpResponseBase:
             if not request.user.has_perm(VIEW):
@@ -90,17 +90,18 @@ class DashboardViews(AdminPages):
         return self._page(request, "backend", title, more)
 
     def pause(self, request: HttpRequest, alias: str) -> HttpResponseBase:
-        """Ask for confirmation, then let the relays deliver nothing to the backend."""
-        why = request.POST.get("reason", "").replace("\0", "").strip()[:LONGEST_REASON]
+        """Ask for confirmation, then pause the backend."""
+        reason = request.POST.get("reason", "").replace("\0", "").strip()[:LONGEST_REASON]
 
         def do(states: Any) -> tuple[bool, str]:
-            by = f"{request.user.get_username()}: {why}" if why else request.user.get_username()
-            return pause(states, alias, by), f"Paused: {why}" if why else "Paused."
+            user = request.user.get_username()
+            by = f"{user}: {reason}" if reason else user
+            return pause(states, alias, by), f"Paused: {reason}" if reason else "Paused."
 
         return self._switch(request, alias, "pause", do)
 
     def resume(self, request: HttpRequest, alias: str) -> HttpResponseBase:
-        """Ask for confirmation, then let the relays deliver to the backend again."""
+        """Ask for confirmation, then resume the backend."""
         return self._switch(
             request, alias, "resume", lambda states: (resume(states, alias), "Resumed.")
         )
@@ -122,15 +123,15 @@ class DashboardViews(AdminPages):
         with transaction.atomic(using=using):
             changed, logged = do(OutboxBackendState.objects.using(using))
             if changed:
-                user: Any = request.user  # not anonymous: the admin has seen to it
+                user: Any = request.user  # not anonymous: the admin requires a login
                 LogEntry.objects.log_actions(
                     user.pk, [OutboxDashboard(backend=alias)], CHANGE, change_message=logged
                 )
         said = {
-            ("pause", True): _("Backend %(backend)s is paused. Relays see it within a second."),
-            ("pause", False): _("Backend %(backend)s was paused already."),
-            ("resume", True): _("Backend %(backend)s is resumed. Relays see it within a second."),
-            ("resume", False): _("Backend %(backend)s was not paused."),
+            ("pause", True): _("Backend %(backend)s paused. Relays stop within a second."),
+            ("pause", False): _("Backend %(backend)s is already paused."),
+            ("resume", True): _("Backend %(backend)s resumed. Relays continue within a second."),
+            ("resume", False): _("Backend %(backend)s is not paused."),
         }[action, changed]
         level = messages.SUCCESS if changed else messages.WARNING
         messages.add_message(request, level, said % {"backend": alias})
@@ -163,13 +164,13 @@ class DashboardViews(AdminPages):
         found = history(router.db_for_read(OutboxEvent), _wanted(request), int(hours))
         return _answer(request, found)
 
-    def trouble(self, request: HttpRequest, alias: str) -> HttpResponseBase:
-        """Return what is stuck at a backend."""
-        return _answer(request, trouble(router.db_for_read(OutboxEvent), alias))
+    def stuck(self, request: HttpRequest, alias: str) -> HttpResponseBase:
+        """Return the blocked keys and the dead letters of a backend."""
+        return _answer(request, stuck(router.db_for_read(OutboxEvent), alias))
 
 
 def _wanted(request: HttpRequest) -> tuple[str, ...]:
-    """Return the aliases that a request is about; raises Http404 for one that there is not."""
+    """Return the aliases of a request; raise Http404 for an unknown one."""
     alias = request.GET.get("backend")
     if not alias:
         return _aliases()
@@ -178,18 +179,18 @@ def _wanted(request: HttpRequest) -> tuple[str, ...]:
 
 
 def _aliases() -> tuple[str, ...]:
-    """Return the configured backends, then those whose events are left in the outbox."""
+    """Return the configured backends, then others that have events in the outbox."""
     return tuple(with_leftovers(router.db_for_read(OutboxEvent), backends.aliases()))
 
 
 def _require(alias: str) -> None:
-    """Raise Http404 for an alias that is neither configured nor in the outbox."""
+    """Raise Http404 if an alias is neither configured nor in the outbox."""
     if alias not in backends.aliases() and alias not in _aliases():
         raise Http404(f"OUTBOX_PUBLISHERS has no backend {alias!r}")
 
 
 def _answer(request: HttpRequest, value: Any) -> HttpResponseBase:
-    """Return JSON with the time it was made at; without a body if the page has the same already."""
+    """Return JSON and the server's time; without a body if the page has this version."""
     body = json.dumps(value, default=str)
     etag = f'"{blake2b(body.encode(), digest_size=12).hexdigest()}"'
     whole = HttpResponse(body, content_type="application/json", headers={"ETag": etag})
@@ -199,7 +200,7 @@ def _answer(request: HttpRequest, value: Any) -> HttpResponseBase:
 
 
 def _log(alias: str) -> Any:
-    """Return the latest that operators did to a backend."""
+    """Return the latest log entries about a backend."""
     kind = ContentType.objects.get_for_model(OutboxDashboard, for_concrete_model=False)
     entries = LogEntry.objects.filter(content_type=kind, object_id=alias)
     return entries.select_related("user").order_by("-pk")[:LOG_ENTRIES]

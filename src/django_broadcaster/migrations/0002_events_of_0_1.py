@@ -1,4 +1,4 @@
-"""Events of 0.1.1 move into the outbox; without its table this takes no time."""
+"""Move events of 0.1.1 into the outbox. Without its table, this does nothing."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ APP = "django_broadcaster"
 
 
 def move(apps: Any, schema_editor: Any) -> None:
-    """Move all rows, in batches, each of which is one transaction."""
+    """Move all rows in batches; each batch is one transaction."""
     using = schema_editor.connection.alias
     old = OldTable(using)
     if not old.exists() or old.is_empty():
@@ -36,10 +36,10 @@ def move(apps: Any, schema_editor: Any) -> None:
 
 
 def restore(apps: Any, schema_editor: Any) -> None:
-    """Move undelivered events back.
+    """Move undelivered events back, because the tables are dropped next.
 
-    Raises RuntimeError if a relay is running, or if an undelivered event can't go back: the tables
-    are dropped next.
+    Raises:
+        RuntimeError: A relay is running, or an undelivered event can't be moved back.
     """
     using = schema_editor.connection.alias
     if is_served(apps.get_model(APP, "OutboxRelay")._base_manager.using(using)):

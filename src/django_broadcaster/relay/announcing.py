@@ -10,7 +10,7 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.redaction import kept
+from django_broadcaster.redaction import error_text
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import PendingRow
@@ -58,13 +58,13 @@ class Announcer:
             event_published.send_robust(sender=OutboxEvent, event=event)
         for row, delay, error in verdicts.retry:
             for event in self._known([row]):
-                event.status, event.last_error = OutboxEventStatus.RETRY, kept(error)
+                event.status, event.last_error = OutboxEventStatus.RETRY, error_text(error)
                 event.retry_count += spends_retry(error)
                 event.scheduled_at = now + timedelta(seconds=delay)
                 event_retried.send_robust(sender=OutboxEvent, event=event, error=error, delay=delay)
         for row, error in verdicts.bury:
             for event in self._known([row]):
-                event.status, event.last_error = OutboxEventStatus.FAILED, kept(error)
+                event.status, event.last_error = OutboxEventStatus.FAILED, error_text(error)
                 event.ended_at = now
                 event_failed.send_robust(sender=OutboxEvent, event=event, error=error)
         self._events = {}

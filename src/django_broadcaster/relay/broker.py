@@ -11,7 +11,7 @@ from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
-from django_broadcaster.redaction import hiding, kept
+from django_broadcaster.redaction import error_text, masking_errors
 
 from .circuit import Circuit
 from .endpoint_book import attach_endpoints
@@ -99,7 +99,7 @@ class Broker:
     def _open(self) -> bool:
         self._activity.begin("connecting to the broker")
         try:
-            with hiding():
+            with masking_errors():
                 self.runner.run(self.backend.open)
         except BackendConfigurationError:
             raise
@@ -135,7 +135,7 @@ class Broker:
                 extra=self._extra,
             )
         self.circuit.failed(at_least=error.retry_after, doubted=doubted)
-        self.error = self.error or kept(error)
+        self.error = self.error or error_text(error)
 
     def _note_available(self) -> None:
         if self.error is not None:

@@ -13,7 +13,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
-from django_broadcaster.redaction import hide
+from django_broadcaster.redaction import mask_error
 from django_broadcaster.retry import RetryPolicy
 from django_broadcaster.store import PendingRow
 
@@ -49,7 +49,7 @@ class Judge:
             if outcome is None:
                 verdicts.published.append(row)
                 continue
-            hide(outcome)  # before it is kept or logged
+            mask_error(outcome)  # before it is stored or logged
             if isinstance(outcome, BackendUnavailable):
                 verdicts.unavailable = outcome
                 if verdicts.first_unavailable is None and outcome.sent:

@@ -15,7 +15,7 @@ from django_broadcaster.exceptions import (
     DeliveryError,
     Held,
 )
-from django_broadcaster.redaction import hiding
+from django_broadcaster.redaction import masking_errors
 from django_broadcaster.store import PendingRow
 
 from .batch import Batch
@@ -117,7 +117,7 @@ class Sender:
         """Call the backend; raises what it raises."""
         messages = [message_of(row) for row in rows]
         with tracing.sending(self._backend, messages) as note:
-            with hiding():
+            with masking_errors():
                 outcomes = self._runner.run(self._backend.send_batch, messages)
             if len(outcomes) != len(rows):
                 raise RuntimeError(

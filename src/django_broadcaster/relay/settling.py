@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.redaction import kept
+from django_broadcaster.redaction import error_text
 
 from .announcing import Announcer
 from .batch import Batch
@@ -109,12 +109,12 @@ class Settler:
         changed = rows.published(published, keep=keep) if published else 0
         if verdicts.retry:
             failures = [
-                (row.id, delay, kept(error), int(spends_retry(error)))
+                (row.id, delay, error_text(error), int(spends_retry(error)))
                 for row, delay, error in verdicts.retry
             ]
             changed += rows.retry(failures)
         if verdicts.bury:
-            changed += rows.bury([(row.id, kept(error)) for row, error in verdicts.bury])
+            changed += rows.bury([(row.id, error_text(error)) for row, error in verdicts.bury])
         if verdicts.expire:
             changed += rows.expire([row.id for row in verdicts.expire])
         if verdicts.hold:
@@ -126,5 +126,5 @@ class Settler:
         tried = [(row, error) for row, _, error in verdicts.retry if error.sent]
         failed = tried + verdicts.bury
         if failed:
-            attempts = [(row.id, row.retry_count + 1, kept(error)) for row, error in failed]
+            attempts = [(row.id, row.retry_count + 1, error_text(error)) for row, error in failed]
             self._held.rows.note_attempts(self._held.lease.name, attempts)

@@ -1,12 +1,13 @@
 """The only place where rows of the outbox change status, in Django's ORM or in plain SQL.
 
 - Into the table: `insert` and `insert_many`, for rows as `new_rows` describes them.
-- Delivery: `relay` holds what a relay does, in the SQL of `relay_sql` and `bounded_sql`.
-- Out of the table: `purge`, and `archive` for what is kept elsewhere.
+- Delivery: `relay` joins `fetch`, `pulse`, `settle` and `waiting`, which share the SQL of
+  `relay_sql`, `backend_sql` and `bounded_sql`.
+- Out of the table: `purge` deletes old rows, `archive` copies them first.
 - Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
   `previews` estimates them, and `pausing` pauses a backend.
-- Time partitions: `time_partitioning` creates them, `time_partitions` keeps them.
-- Questions: `overview`, `estimates`, `samples`, `stuck` and `backends_in_use`.
+- Time partitions: `time_partitioning` creates them, `time_partitions` maintains them.
+- Queries: `overview`, `estimates`, `samples`, `stuck` and `backends_in_use`.
 - Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
 
 The managers of the models, and the selection of events, are in `models`.
@@ -25,6 +26,7 @@ from .charsets import (
 from .chunks import Window
 from .clock import DatabaseClock, DatabaseEpoch
 from .estimates import Count, count_or_estimate
+from .fetch import Fetched, Head, PendingRow
 from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows, text_array
 from .json_columns import as_stored, growth, max_depth
@@ -49,7 +51,7 @@ from .purge import (
     lock_final,
     purge_entries,
 )
-from .relay import Fetched, Head, PendingRow, RelayRows
+from .relay import RelayRows
 from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .samples import Figures, add_to_minute, minute_of
 from .sizes import portions, size_of

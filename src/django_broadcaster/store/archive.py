@@ -1,4 +1,4 @@
-"""Events on their way into an archive: as rows whose JSON is text, or from table to table."""
+"""Statements that read events for an archive, or copy them into the archive table."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .sql import ARCHIVE, EVENTS, JSON_COLUMNS
 
 
 class StoredRow(NamedTuple):
-    """An event as it stands in the outbox. JSON columns are text, undecoded.
+    """A row of the outbox. JSON columns are undecoded text.
 
-    `sealed` has the data of an event whose payload is encrypted.
+    If the payload is encrypted, `sealed` has the data.
     """
 
     id: int
@@ -48,7 +48,7 @@ _MOMENTS = ("time", "scheduled_at", "created_at", "published_at", "ended_at")
 
 
 def read_stored(using: str, ids: Collection[int]) -> list[StoredRow]:
-    """Return the events of these ids that are there, in order of their ids."""
+    """Return the existing events with these ids, in order of their ids."""
     if not ids:
         return []
     text = "::text" if connections[using].vendor == "postgresql" else ""
@@ -60,7 +60,7 @@ def read_stored(using: str, ids: Collection[int]) -> list[StoredRow]:
 
 
 def _converted(row: StoredRow, using: str) -> StoredRow:
-    """Return the columns that drivers give in forms of their own, in ours."""
+    """Return a row with aware moments and with binary data as bytes, whatever the driver."""
     values: dict[str, Any] = {name: stored_moment(getattr(row, name), using) for name in _MOMENTS}
     for name in ("data_binary", "sealed"):
         if (binary := getattr(row, name)) is not None:
@@ -69,9 +69,9 @@ def _converted(row: StoredRow, using: str) -> StoredRow:
 
 
 def copy_to_archive(using: str, ids: Collection[int]) -> int:
-    """Copy the events of these ids into the table of archived ones; return how many.
+    """Copy the events with these ids into the archive table; return how many.
 
-    It happens in the database: no payload travels.
+    The database copies them, so no payload is sent to this process.
     """
     columns = ", ".join(StoredRow._fields[1:])
     row = connections[using].ops.quote_name("row")

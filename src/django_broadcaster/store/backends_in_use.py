@@ -1,7 +1,7 @@
-"""The backends whose events stand in the outbox, whatever the settings say.
+"""The backends that have events in the outbox, configured or not.
 
-An alias that was taken out of OUTBOX_PUBLISHERS, or that only the web processes know, has events
-that no relay delivers: nobody would hear of them who asks about the configured ones alone.
+If an alias was removed from OUTBOX_PUBLISHERS, or is set in the web processes only, no relay
+delivers its events. Queries about the configured aliases alone would hide them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ _WALKS = {
     "broadcaster_waiting": "status IN ('retry', 'blocked')",
     "broadcaster_failed": "status = 'failed'",
 }
-"""The indexes that begin with the alias, and what is in each of them."""
+"""The indexes that begin with the alias, each with its condition."""
 
 _MYSQL = (
     f"SELECT alias FROM (SELECT DISTINCT status, publisher_backend AS alias "
     f"FROM {EVENTS} FORCE INDEX (broadcaster_pending)) AS pairs "
     "WHERE status NOT IN ('published', 'cancelled')"
 )
-"""There the state comes first in each index, which holds all rows: it is skipped through."""
+"""On MariaDB and MySQL, the status is the first column of the index, which has all rows.
+
+The loose index scan of DISTINCT skips from one pair of status and alias to the next.
+"""
 
 
 def with_leftovers(using: str, configured: Collection[str]) -> list[str]:
-    """Return the configured aliases, then the others with events undelivered or dead-lettered."""
+    """Return the configured aliases, then others with undelivered events or dead letters."""
     with connections[using].cursor() as cursor:
         cursor.execute(_MYSQL if connections[using].vendor == "mysql" else _skip_scan())
         in_use = {alias for (alias,) in cursor.fetchall() if alias is not None}
@@ -37,14 +40,14 @@ def with_leftovers(using: str, configured: Collection[str]) -> list[str]:
 
 
 def _skip_scan() -> str:
-    """Return a query of the aliases, each found by a seek in its index instead of a scan."""
+    """Return a query that finds each alias by a seek in an index, without a scan."""
     walks = ", ".join(_walk(name, condition) for name, condition in _WALKS.items())
     found = " UNION ".join(f"SELECT alias FROM {name}" for name in _WALKS)
     return f"WITH RECURSIVE {walks} {found}"
 
 
 def _walk(name: str, condition: str) -> str:
-    """Return a table of the aliases in an index, each the first one after the one before."""
+    """Return a recursive table expression that steps through the aliases in an index."""
     following = (
         f"SELECT publisher_backend FROM {EVENTS} WHERE {condition}{{}} "
         "ORDER BY publisher_backend LIMIT 1"

@@ -1,7 +1,7 @@
-"""Reading rows with their payloads, bounded by bytes as well as by number.
+"""Queries of rows with payloads, limited by bytes and by number.
 
-PostgreSQL is asked for no more than fits: its driver keeps a whole result in memory. The others
-send row by row, and what is over is thrown away as it comes.
+PostgreSQL's driver keeps a whole result in memory, so the query itself has the limit. Other
+databases send row by row, and rows above the limit are discarded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .sql import JSON_COLUMNS
 
 
 class BoundedSQL(RelaySQL):
-    """Queries of rows whose payloads are bounded by bytes."""
+    """Queries of rows whose payloads are limited by bytes."""
 
     def _select_within(
         self,
@@ -28,11 +28,20 @@ class BoundedSQL(RelaySQL):
         most: int,
         each: int | None,
     ) -> tuple[list[Any], list[int], bool]:
-        """Return rows, the bytes of each one's payload, and whether rows were left out for theirs.
+        """Read rows until their payloads reach a limit.
 
-        `source` begins with FROM, and is in the order of the columns `order`. Rows are taken until
-        they have `most` bytes or a few more, so that there is one at least. With `each`, which is
-        cheaper, they end before the first one that has more bytes than that.
+        Args:
+            names: The columns to read.
+            source: The rest of the query, from FROM on.
+            params: The parameters of `source`.
+            order: The columns by which `source` is ordered.
+            most: Bytes of payload. The row that reaches them is the last one, so the result has
+                at least one row.
+            each: If given, the result ends before the first payload with more bytes than this.
+                This limit is cheaper than `most`.
+
+        Returns:
+            The rows, the bytes of each one's payload, and True if the limit excluded rows.
         """
         if not self._postgres:
             sql = f"SELECT {', '.join(names)} {source}"
@@ -48,7 +57,7 @@ class BoundedSQL(RelaySQL):
     @staticmethod
     @lru_cache(maxsize=32)  # to write it takes a tenth of the time of a small fetch
     def _bounded(names: Sequence[str], source: str, order: str, most: int, each: int | None) -> str:
-        """Return the query for PostgreSQL; its last column is the size."""
+        """Return the query for PostgreSQL. Its last column is the size of the payload."""
         keys = ", ".join(f"{name} AS _{name}" for name in order.split(", "))
         ordered = ", ".join(f"_{name}" for name in order.split(", "))
         size = SIZE["postgresql"].format(most=most if each is None else each)
@@ -70,7 +79,7 @@ class BoundedSQL(RelaySQL):
     def _stream(
         self, sql: str, params: Sequence[Any], names: Sequence[str], most: int, *, few: bool
     ) -> tuple[list[Any], list[int], bool]:
-        """Read rows as they come, a `few` at a time where they may be large."""
+        """Read rows as the server sends them; one at a time if `few`, for large payloads."""
         places = [names.index(name) for name in PAYLOADS]
         at_a_time = 1 if few else 10
         rows: list[Any] = []
@@ -87,11 +96,11 @@ class BoundedSQL(RelaySQL):
                     sizes.append(len(payload))
                     left -= sizes[-1]
             while self._connection.vendor == "mysql" and cursor.fetchmany(at_a_time):
-                pass  # to close the cursor would read all of the rest at once
+                pass  # otherwise, closing the cursor would read all other rows at once
         return rows, sizes, left <= 0
 
     def _stream_cursor(self) -> Any:
-        """Return a cursor that reads as it is asked; MySQL's reads all at once by default."""
+        """Return a cursor that reads row by row; the default of MySQL's driver reads all rows."""
         if self._connection.vendor != "mysql":
             return self._connection.cursor()
         from django.db.backends.mysql.base import CursorWrapper

@@ -1,8 +1,8 @@
-"""Which text a database can hold: its character set may lack characters that Unicode has.
+"""Character sets of databases, which may lack characters of Unicode.
 
-PostgreSQL fails such a statement and with it the transaction. MariaDB and MySQL refuse it too, but
-`INSERT IGNORE` writes question marks. So text from a caller is refused before any SQL, and text
-that the package writes itself is escaped.
+PostgreSQL rejects a statement with such a character and aborts the transaction. MariaDB and MySQL
+reject it too, but `INSERT IGNORE` writes question marks. Therefore text from a caller raises an
+error before any SQL, and the package's own text is escaped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Unstorable(NamedTuple):
 
 
 class NarrowColumn(NamedTuple):
-    """A text column whose character set is not all of Unicode; MariaDB and MySQL."""
+    """A text column on MariaDB or MySQL whose character set lacks characters of Unicode."""
 
     table: str
     column: str
@@ -35,10 +35,10 @@ class NarrowColumn(NamedTuple):
 
 
 REREAD_SECONDS = 10.0
-"""How long it is remembered that a database does not hold all; that it does, for good."""
+"""Seconds for which narrow columns are cached. A database without any is cached for ever."""
 
 _asked: dict[tuple[str, ...], tuple[Mapping[str, str], float]] = {}
-"""The charsets of columns that lack characters, by the place of the database; when asked."""
+"""For each database, the character sets of its narrow columns, and when they were queried."""
 
 
 _EVERY = "*"
@@ -46,7 +46,7 @@ _UNKNOWN: tuple[Mapping[str, str], float] = {_EVERY: "?"}, -REREAD_SECONDS
 
 
 def storable(text: str, connection: BaseDatabaseWrapper) -> str:
-    """Return text as every text column of the package can hold it: as it is, or with escapes."""
+    """Return text that every text column of the package can hold: unchanged or with escapes."""
     if text.isascii() or not _narrow(connection):
         return text
     codec = (connection.vendor == "postgresql" and _codec(postgres_encoding(connection))) or "ascii"
@@ -54,7 +54,7 @@ def storable(text: str, connection: BaseDatabaseWrapper) -> str:
 
 
 def may_lack_characters(connection: Any) -> bool:
-    """Return False if the database is known to hold all of Unicode; runs no statement."""
+    """Return False if the database is known to hold all of Unicode; run no statement."""
     if connection.vendor == "postgresql":
         return connection.connection is None or bool(_narrow(connection))
     return connection.vendor == "mysql" and _asked.get(_place(connection), _UNKNOWN)[0] != {}
@@ -65,7 +65,7 @@ def first_unstorable(
 ) -> Unstorable | None:
     """Return the first character that a column of the outbox can't hold, or None.
 
-    It asks the database only about text beyond ASCII, and no more once it is known to hold all.
+    The database is queried only for text beyond ASCII, until it is known to hold all of Unicode.
     """
     beyond = {name: text for name, text in texts.items() if text and not text.isascii()}
     narrow = _narrow(connection) if beyond else {}
@@ -87,7 +87,7 @@ def _place(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
 
 
 def _narrow(connection: BaseDatabaseWrapper) -> Mapping[str, str]:
-    """Return the columns that lack characters, by table, with their charsets; `*` is every one."""
+    """Return the narrow columns as `table.column` with their character sets; `*` is every one."""
     if connection.vendor not in ("postgresql", "mysql"):
         return {}
     place = _place(connection)
@@ -106,16 +106,16 @@ def _narrow(connection: BaseDatabaseWrapper) -> Mapping[str, str]:
     return found
 
 
-# PostgreSQL: one encoding for a database.
+# PostgreSQL has one encoding for a database.
 
 _ALL_OF_UNICODE = ("UTF8", "SQL_ASCII")
-"""The second one stores bytes as they come."""
+"""SQL_ASCII stores bytes unchanged."""
 
 
 def postgres_encoding(connection: Any) -> str:
     """Return the encoding of the database, or of the client if that has fewer characters.
 
-    The server has said both as the connection began, so that it takes no statement.
+    The server sends both at the start of a connection, so no statement is needed.
     """
     connection.ensure_connection()
     raw = connection.connection
@@ -125,7 +125,7 @@ def postgres_encoding(connection: Any) -> str:
 
 
 def _codec(encoding: str) -> str | None:
-    """Return Python's name of an encoding of PostgreSQL's, or None for one that it lacks."""
+    """Return Python's name of a PostgreSQL encoding, or None if Python has no such encoding."""
     try:
         return codecs.lookup(encoding.replace("WIN", "cp").replace("KOI8", "koi8_")).name
     except LookupError:
@@ -144,11 +144,11 @@ def _refused_by_postgres(texts: Mapping[str, str], encoding: str) -> Unstorable 
     return None
 
 
-# MariaDB and MySQL: a character set for each column, and one for the client.
+# MariaDB and MySQL have a character set for each column, and one for the client.
 
 
 def client_charset(connection: BaseDatabaseWrapper) -> str:
-    """Return the character set in which statements are sent to MariaDB or MySQL."""
+    """Return the character set of statements sent to MariaDB or MySQL."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT @@character_set_client")
         return str(cursor.fetchone()[0])
@@ -172,9 +172,13 @@ def narrow_columns(connection: BaseDatabaseWrapper) -> list[NarrowColumn]:
 def _refused_by_mysql(
     texts: Sequence[tuple[str, str, str]], connection: BaseDatabaseWrapper
 ) -> Unstorable | None:
-    """Let the server convert each text, and compare: its character sets are not quite Python's.
+    """Return the first character that the server can't convert, or None.
 
-    A text comes with its column and the character set of that.
+    The server converts the texts because its character sets differ from Python's.
+
+    Args:
+        texts: Tuples of a column, a text and the column's character set.
+        connection: The connection to the server.
     """
     if not texts:
         return None
@@ -183,11 +187,11 @@ def _refused_by_mysql(
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT {converted}", [text for _, text, _ in texts])
             stored = cursor.fetchone()
-    except UnicodeEncodeError as error:  # the driver's, before anything is sent
+    except UnicodeEncodeError as error:  # from the driver, before the statement is sent
         character = error.object[error.start]
         return next(Unstorable(n, character, cs) for n, text, cs in texts if character in text)
-    for (name, text, charset), kept in zip(texts, stored, strict=True):
-        for character, other in zip(text, kept, strict=False):
+    for (name, text, charset), converted_text in zip(texts, stored, strict=True):
+        for character, other in zip(text, converted_text, strict=False):
             if character != other:
                 return Unstorable(name, character, charset)
     return None

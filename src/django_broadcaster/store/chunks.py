@@ -1,7 +1,7 @@
-"""The next events of an operation: looked for in ranges of ids, in their order.
+"""The next events of an operation, found by queries of ascending ranges of ids.
 
-A look at a range that has hardly anything to move may have to read it all, so it is kept as short
-as `Window` says. Where ids are missing, it is jumped.
+If a range has few events to move, its query may read all of it, so `Window` limits its length. The
+search skips gaps between ids.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from django_broadcaster.models.selection import EventSelection
 from .moves import MOVES
 
 CHUNK = 1000
-"""Events that one transaction moves at the most."""
+"""Maximum of events that one transaction moves."""
 
 
 class Window:
-    """How many ids one look covers: twice as many while looks are quick, half when they are slow.
+    """The number of ids in one query: doubled after a fast query, halved after a slow one.
 
-    So a look takes about as long whatever the table's size, and whatever plan the database makes.
+    So a query takes about the same time for every size of the table and every plan.
     """
 
     FIRST = 10_000
@@ -34,7 +34,7 @@ class Window:
         self.ids = self.FIRST
 
     def took(self, seconds: float) -> None:
-        """Note how long a look took."""
+        """Adjust the number of ids to the duration of a query."""
         if seconds < self.QUICK_SECONDS:
             self.ids = min(self.MOST, self.ids * 2)
         elif seconds > self.SLOW_SECONDS:
@@ -42,9 +42,10 @@ class Window:
 
 
 class Chunk(NamedTuple):
-    """The next events of an operation, which stood at `position`, and where it stands behind them.
+    """The next events of an operation.
 
-    `seconds`: how long it took to find them, as far as that was not in the transaction.
+    The operation is at `position` before them and at `end` after them. `seconds` is the duration
+    of the search, if that was outside of the transaction.
     """
 
     position: int
@@ -54,12 +55,12 @@ class Chunk(NamedTuple):
 
     @property
     def is_full(self) -> bool:
-        """Whether there may be more before the end of the window."""
+        """Whether the window may have more events."""
         return len(self.ids) == CHUNK
 
 
 def next_chunk(operation: OutboxOperation, events: OutboxEventQuerySet, window: Window) -> Chunk:
-    """Return the next events of an operation; raises ValueError for one of a newer version."""
+    """Return the next events of an operation; raise ValueError if its kind is unknown."""
     if operation.kind not in MOVES:
         raise ValueError(f"kind: {operation.kind!r} is unknown to this version")
     end = min(operation.position + window.ids, operation.last)
@@ -76,5 +77,5 @@ def _seen_up_to(events: OutboxEventQuerySet, chunk: Chunk) -> int:
         return chunk.ids[-1]
     if chunk.ids:
         return chunk.end
-    behind = events.filter(id__gt=chunk.end).order_by("id").values_list("id", flat=True).first()
-    return sys.maxsize if behind is None else behind - 1
+    following = events.filter(id__gt=chunk.end).order_by("id").values_list("id", flat=True).first()
+    return sys.maxsize if following is None else following - 1

@@ -1,4 +1,4 @@
-"""The database's clock, which all relays share: it decides what is due, and what is old."""
+"""The database's clock, by which all relays decide which events are due and which are old."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 _EPOCH = {
     "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())",
-    # Not UNIX_TIMESTAMP, which goes by the session's time zone.
+    # UNIX_TIMESTAMP would depend on the session's time zone.
     "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1000000",
 }
-"""Seconds since 1970 by the database's clock; SQLite has none but that of the process."""
+"""Seconds since 1970 by the database's clock; SQLite uses the clock of the process."""
 
 MAX_AGE = 60.0
-"""Seconds after which the database is asked again if nobody has noted its clock meanwhile."""
+"""Seconds after which a reading of the database's clock is replaced by a new one."""
 
 
 class DatabaseEpoch(models.Func):
@@ -27,15 +27,15 @@ class DatabaseEpoch(models.Func):
     output_field: models.Field[Any, Any] = models.FloatField()
 
     def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper, *_: Any, **__: Any) -> Any:
-        """Return the expression of the database's kind."""
+        """Return the expression for the database's vendor."""
         return _EPOCH.get(connection.vendor, "0.0"), ()
 
 
 class DatabaseClock:
-    """Tells what time it is by a database's clock, without a statement for each question.
+    """The time by a database's clock, without a statement for each call.
 
-    What the database said goes on by the process's monotonic clock, so the process's own time of
-    day has no effect. It is ahead by the time that the answer took, at most. One thread uses it.
+    The process's monotonic clock advances the last reading, so the process's time of day has no
+    effect. The time is ahead by at most the duration of that query. One thread uses an instance.
     """
 
     def __init__(self, using: str) -> None:
@@ -46,7 +46,7 @@ class DatabaseClock:
         self._asked_at = -MAX_AGE
 
     def ask(self) -> None:
-        """Ask the database; raises its errors."""
+        """Read the database's clock; raise the database's errors."""
         if self._is_own:
             return
         asked_at = time.monotonic()
@@ -56,7 +56,12 @@ class DatabaseClock:
         self.note(epoch, asked_at)
 
     def note(self, epoch: float, asked_at: float) -> None:
-        """Note what another statement said that was sent at a moment of the monotonic clock."""
+        """Take over a reading.
+
+        Args:
+            epoch: Seconds since 1970 by the database's clock.
+            asked_at: The monotonic clock when the statement was sent.
+        """
         if self._is_own:
             return
         if self._epoch:
@@ -66,14 +71,14 @@ class DatabaseClock:
     def take_jump(self) -> float:
         """Return the seconds by which the database's clock jumped ahead since the last call.
 
-        An answer that took long counts as a jump.
+        A slow query counts as a jump.
         """
         jump, self._jump = self._jump, 0.0
         return jump
 
     @property
     def is_old(self) -> bool:
-        """Whether `now` would ask the database."""
+        """Whether `now` would query the database."""
         return not self._is_own and time.monotonic() >= self._asked_at + MAX_AGE
 
     def timestamp(self) -> float:
@@ -85,5 +90,5 @@ class DatabaseClock:
         return self._epoch + (time.monotonic() - self._asked_at)
 
     def now(self) -> datetime:
-        """Return the moment as `django.utils.timezone.now` does: naive where USE_TZ is off."""
+        """Return the time as `django.utils.timezone.now` does: naive if USE_TZ is False."""
         return datetime.fromtimestamp(self.timestamp(), UTC if settings.USE_TZ else None)

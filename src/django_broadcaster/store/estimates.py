@@ -1,4 +1,4 @@
-"""How many rows there are where counting them would take too long."""
+"""Estimates of numbers of rows that would take too long to count."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .overview import Overview
 
 
 class Count(NamedTuple):
-    """A number of rows: exact, the database's own estimate, or what there is at least."""
+    """A number of rows: exact, the database's estimate, or a minimum."""
 
     number: int
     kind: Literal["exact", "estimate", "at least"]
 
 
 def count_or_estimate(using: str, overview: Overview, status: str) -> Count:
-    """Return the events in a status: as the overview has counted them, or an estimate.
+    """Return the number of events in a status.
 
-    Where the overview stopped it is the planner's estimate, which comes from statistics that may
-    be old. It is not used where it says less than has been counted, nor on SQLite, which estimates
-    nothing.
+    If the overview stopped counting, the number is the planner's estimate, whose statistics may be
+    old. If the estimate is lower than the count, or on SQLite, which has no estimates, the number
+    is the count as a minimum.
     """
     counted: int = getattr(overview, status)
     if status not in overview.at_least:
@@ -35,14 +35,14 @@ def count_or_estimate(using: str, overview: Overview, status: str) -> Count:
 
 
 def _planned(rows: Any) -> int:
-    """Return the rows that the planner expects of a query; 0 if it does not say."""
+    """Return the planner's estimate of a query's rows; 0 if there is none."""
     vendor = connections[rows.db].vendor
     if vendor == "sqlite":
         return 0
     plan: Any = json.loads(rows.explain(format="json"))
     if vendor == "postgresql":
         return int(plan[0]["Plan"]["Plan Rows"])
-    # MariaDB and MySQL give a text, which Django takes for a value and encodes once more.
+    # MariaDB and MySQL return text, which Django encodes as JSON a second time.
     block = json.loads(plan)["query_block"]
     table = block["nested_loop"][0]["table"] if "nested_loop" in block else block["table"]
     return int(table.get("rows") or table.get("rows_examined_per_scan") or 0)

@@ -1,4 +1,4 @@
-"""What each database makes of JSON: how deep it may be, and how much longer it comes back."""
+"""JSON columns of each database: the maximum depth, and the form in which they are read back."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 MARIADB_DEPTH: Final = 31
-"""Levels of arrays and objects in MariaDB's JSON, by its JSON_DEPTH_LIMIT."""
+"""Maximum of nested arrays and objects in MariaDB's JSON, from its JSON_DEPTH_LIMIT."""
 
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"')
 
 
 def max_depth(connection: BaseDatabaseWrapper) -> int | None:
-    """Return the levels that the database holds, or None if that is no less than MAX_DEPTH."""
+    """Return the maximum depth of the database's JSON, or None if MAX_DEPTH is lower."""
     return MARIADB_DEPTH if _is_mariadb(connection) else None
 
 
 def growth(connection: BaseDatabaseWrapper, text: str) -> int:
-    """Return the bytes by which compact JSON text comes back longer from the database.
+    """Return the bytes by which compact JSON text is longer when it is read back.
 
-    PostgreSQL and MySQL keep JSON parsed, and write it with a space after each comma and colon.
+    PostgreSQL and MySQL store parsed JSON, and return a space after each comma and colon.
     """
     if connection.vendor == "sqlite" or _is_mariadb(connection):
         return 0
@@ -32,11 +32,11 @@ def growth(connection: BaseDatabaseWrapper, text: str) -> int:
 
 
 def as_stored(text: str, connection: BaseDatabaseWrapper) -> str:
-    """Return compact JSON text as it comes back from a column of this database.
+    """Return compact JSON text in the form in which this database returns it.
 
-    PostgreSQL's `jsonb` orders the members of an object by the length of their names, spaces what
-    it writes, and has numbers in full. https://www.postgresql.org/docs/current/datatype-json.html
-    MySQL does alike in its own way, which is not followed: there text comes back as it is given.
+    PostgreSQL's `jsonb` orders the members of an object by the length of their names, adds spaces
+    and writes numbers in full. https://www.postgresql.org/docs/current/datatype-json.html
+    For MySQL, which has a similar form, the text is returned unchanged.
     """
     if connection.vendor != "postgresql":
         return text
@@ -44,7 +44,7 @@ def as_stored(text: str, connection: BaseDatabaseWrapper) -> str:
 
 
 class _Number(str):
-    """A number as it was written."""
+    """A number in its original spelling."""
 
     __slots__ = ()
 
@@ -57,7 +57,7 @@ def _jsonb(value: Any) -> str:
         return "[" + ", ".join(map(_jsonb, value)) + "]"
     if isinstance(value, _Number):
         number = Decimal(value)
-        return format(number if number else abs(number), "f")  # there is no negative zero
+        return format(number if number else abs(number), "f")  # `jsonb` has no negative zero
     return _string(value) if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""A table or column that is not there yet: a migration is missing, and nothing else helps."""
+"""Errors about a missing table or column: a migration has not been applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SQLITE = ("no such table: ", "no such column: ")
 
 
 def lacks_migration(error: BaseException) -> bool:
-    """Tell whether a database's error on a statement of ours says that what it names is missing."""
+    """Return True if an error means that a table or column does not exist."""
     if not isinstance(error, Error):
         return False
     cause = error.__cause__ or error

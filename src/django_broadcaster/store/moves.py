@@ -1,4 +1,4 @@
-"""What can be done to many events: by a command at once, or by the relays as an operation."""
+"""Kinds of operations on many events, which a command or the relays run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django_broadcaster.states import FINAL, OperationKind, OutboxEventStatus, s
 
 
 class Run(Protocol):
-    """Does it to events of any state, as far as it may be done to them; returns to how many."""
+    """A function that changes the eligible ones of some events, and returns how many."""
 
     def __call__(
         self,
@@ -26,9 +26,9 @@ class Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One thing that can be done, and the statuses of events in which it can be done to them.
+    """A kind of operation, with the statuses of eligible events.
 
-    `run` is None for a purge: rows know no archive, which events may have to go through.
+    `run` is None for a purge, which may need an archive.
     """
 
     sources: tuple[OutboxEventStatus, ...]
@@ -38,7 +38,7 @@ class Move:
 def _retry(
     events: OutboxEventQuerySet, *, at: datetime | None = None, operation: int | None = None
 ) -> int:
-    # Of the dead letters alone: what waited for a retry may have been delivered meanwhile.
+    # Replay dead letters only: an event in retry may have been delivered in the meantime.
     replayed = events.dead_letters().replay(at=at, operation=operation)
     return replayed + events.hasten(at=at, operation=operation)
 
@@ -63,4 +63,4 @@ MOVES: Mapping[str, Move] = MappingProxyType(
         OperationKind.PURGE: Move(FINAL, None),
     }
 )
-"""Each kind of operation, and what it does."""
+"""The move of each kind of operation."""

@@ -1,9 +1,8 @@
 """Operations: moves of many events that relays make in the background, a chunk at a time.
 
-A chunk is one transaction that locks the operation, moves the events, and notes how far it is. So
-a relay that dies repeats nothing and leaves nothing out, whichever relay goes on. Operations are
-worked on one at a time, in the order in which they were requested: who cancels and then replays
-means it in that order.
+A chunk is one transaction that locks the operation, moves the events, and saves its position. If a
+relay crashes, another one continues without repeating or omitting an event. Operations run one at
+a time, in the order of their requests: a cancel before a replay stays before it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from django_broadcaster.models import OutboxOperation, OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow, OutboxEventQuerySet
 from django_broadcaster.models.operation_managers import OperationQuerySet
 from django_broadcaster.models.selection import EventSelection
-from django_broadcaster.redaction import kept
+from django_broadcaster.redaction import error_text
 from django_broadcaster.states import OperationKind, OperationState
 
 from .charsets import storable
@@ -31,7 +30,7 @@ from .moves import MOVES
 from .previews import estimate_of, span_of
 
 ATTEMPTS = 5
-"""How often in a row the database may refuse a chunk before the operation has failed."""
+"""Consecutive failures of a chunk after which an operation has failed."""
 
 
 def request_operation(
@@ -42,9 +41,9 @@ def request_operation(
     by: str,
     user_pk: str = "",
 ) -> OutboxOperation:
-    """Have the relays move the events of a selection that are in the outbox now.
+    """Request that the relays move the selected events that are in the outbox now.
 
-    Events that are published from now on are not moved, so that every operation ends.
+    Events that are published later are not moved, so that every operation ends.
     """
     span = span_of(events, selection)
     estimate = estimate_of(events, kind, selection, span)
@@ -62,7 +61,7 @@ def request_operation(
 
 
 def is_served(relays: models.QuerySet[OutboxRelay]) -> bool:
-    """Tell whether a relay runs that works on operations."""
+    """Return True if a relay is running that works on operations."""
     age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
     lease = timedelta(seconds=conf.LEASE_SECONDS)
     return relays.annotate(age=age).filter(takes_share=True, age__lte=lease).exists()
@@ -73,13 +72,13 @@ class WayOut(Protocol):
 
     @property
     def stores_first(self) -> bool:
-        """Whether something outside of the database has to have them before."""
+        """Whether an archive outside of the database must store events first."""
 
     def store(self, using: str, ids: Sequence[int]) -> None:
-        """Let it have them, while nothing is locked."""
+        """Store events in that archive, while no row is locked."""
 
     def take_out(self, using: str, ids: Sequence[int]) -> int:
-        """Delete them in the open transaction; return how many."""
+        """Delete events in the open transaction; return how many."""
 
 
 def move_chunk(
@@ -91,8 +90,11 @@ def move_chunk(
 ) -> OutboxOperation | None:
     """Move the next events of an operation, and return it; None as `locked` does.
 
-    Raises ValueError for an operation of a newer version, the database's errors, and what the way
-    out raises; the operation is then as it was.
+    If an error is raised, the operation is unchanged.
+
+    Raises:
+        ValueError: A newer version of this package requested the operation.
+        Error: The database refused a statement. The archive may raise other errors.
     """
     stored = _stored_first(operations, pk, events, window, way_out)
     with transaction.atomic(using=operations.db):
@@ -117,7 +119,7 @@ def _stored_first(
     window: Window,
     way_out: WayOut,
 ) -> Chunk | None:
-    """Let an archive outside of the database have the next events of a purge, if there is one."""
+    """Store the next events of a purge in an archive outside of the database, if there is one."""
     operation = operations.active().filter(pk=pk).first() if way_out.stores_first else None
     if operation is None or operation.kind != OperationKind.PURGE:
         return None
@@ -131,8 +133,10 @@ def _stored_first(
 def _before_locked(events: OutboxEventQuerySet, chunk: Chunk) -> Chunk:
     """Return the chunk up to the first event that another transaction has locked.
 
-    A relay that waited for the lock would deliver nothing meanwhile. Raises DatabaseError if the
-    first event is locked: the operation is then tried again after a pause.
+    While a relay waited for the lock, it would deliver nothing.
+
+    Raises:
+        DatabaseError: The first event is locked; the operation is retried after a pause.
     """
     if not (chunk.ids and connections[events.db].features.has_select_for_update_skip_locked):
         return chunk
@@ -140,8 +144,8 @@ def _before_locked(events: OutboxEventQuerySet, chunk: Chunk) -> Chunk:
     free = set(rows.select_for_update(skip_locked=True))
     if len(free) == len(chunk.ids):
         return chunk
-    there = set(rows)  # the others have been deleted meanwhile
-    first = next((row_id for row_id in chunk.ids if row_id in there - free), None)
+    locked = set(rows) - free  # other missing rows have been deleted
+    first = next((row_id for row_id in chunk.ids if row_id in locked), None)
     if first is None:
         return chunk
     if first == chunk.ids[0]:
@@ -153,7 +157,7 @@ def _move(
     operation: OutboxOperation, events: OutboxEventQuerySet, chunk: Chunk, way_out: WayOut
 ) -> None:
     now = timezone.now()
-    # Never earlier than the chunk before, which a relay with another clock may have moved: events
+    # Not earlier than the previous chunk, which a relay with another clock may have moved: events
     # of a key are due in the order of their ids.
     operation.moved_at = max(now, operation.moved_at or now)
     run, moved = MOVES[operation.kind].run, 0
@@ -175,9 +179,10 @@ def _move(
 def note_failure(
     operations: OperationQuerySet, pk: int, error: BaseException, *, for_good: bool
 ) -> OutboxOperation | None:
-    """Note that the chunk of an operation failed, and return the operation.
+    """Record that a chunk of an operation failed, and return the operation.
 
-    It is tried again after a pause that grows, or has failed: `for_good`, or after so many times.
+    It is retried after an increasing pause. With `for_good`, or after `ATTEMPTS` consecutive
+    failures, the operation has failed.
     """
     with transaction.atomic(using=operations.db):
         operation = operations.locked(pk)
@@ -185,7 +190,7 @@ def note_failure(
             return None
         now = timezone.now()
         operation.failures += 1
-        operation.error = storable(kept(error), connections[operations.db])
+        operation.error = storable(error_text(error), connections[operations.db])
         operation.not_before = now + timedelta(seconds=2**operation.failures)
         if for_good or operation.failures >= ATTEMPTS:
             operation.state, operation.finished_at = OperationState.FAILED, now

@@ -1,7 +1,6 @@
-"""How a backend is doing, in a few statements that stay cheap however large the outbox is.
+"""The state of a backend, by queries whose cost does not grow with the outbox.
 
-Counts come from the partial indexes and stop at `EXACT` rows: above that only "more" is known.
-What has been delivered is not counted at all.
+Counts come from the partial indexes and stop at `EXACT` rows. Delivered events are not counted.
 """
 
 from __future__ import annotations
@@ -20,23 +19,25 @@ from django_broadcaster.models.managers import stored_moment
 from .sql import ALIVE, BACKENDS, EVENTS, FREE_PARTITIONS, RELAYS
 
 EXACT = 100_000
-"""Rows that are looked at to count those of a state, or of two that share an index."""
+"""Rows up to which a state is counted, or two states that share an index."""
 
 FIRST = 2_000
-"""Pending events among which the one is found that has been due for the longest.
+"""Pending events among which the oldest due one is searched.
 
-It is mostly the first one. One that was scheduled, or is replayed, may stand before it.
+It is usually the first one, but a scheduled or replayed event may have a lower id.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """One backend now. `oldest_due` is since when the event waits that has been due the longest.
+    """The current state of one backend.
 
-    `blocked` counts events behind one in retry, `failed` the dead letters. Of the states in
-    `at_least` there may be more. `oldest_retry` is when the first event in retry was published to
-    the outbox. `relays` hold a lease, `free_partitions` belong to none of them. `away_since` is
-    since when the broker is away for one of them, and `away_because` its error.
+    `blocked` counts events of keys whose first event is in retry, and `failed` counts dead letters.
+    The states in `at_least` may have more events than was counted. `oldest_due` is the earliest
+    time at which a waiting event was due. `oldest_retry` is the time at which the first event in
+    retry was created. `relays` counts those that hold a lease, and `free_partitions` belong to no
+    relay. `away_since` is the time since which a relay could not reach the broker, and
+    `away_because` its error.
     """
 
     backend: str
@@ -57,22 +58,22 @@ class Overview:
 
     @property
     def lag(self) -> float:
-        """The most seconds that an event has been due; 0 when nothing is."""
+        """Seconds for which the oldest due event has been due; 0 if none is due."""
         return _age(self.oldest_due)
 
     @property
     def retry_age(self) -> float:
-        """Seconds since the first event in retry was published; 0 when none is."""
+        """Seconds since the first event in retry was created; 0 without one."""
         return _age(self.oldest_retry)
 
     @property
     def undelivered(self) -> int:
-        """How many events wait, or more where `at_least` says so."""
+        """The number of undelivered events, a minimum if `at_least` has their states."""
         return self.pending + self.scheduled + self.retry + self.blocked
 
     @property
     def is_paused(self) -> bool:
-        """Whether an operator stopped the delivery."""
+        """Whether an operator has paused the backend."""
         return self.paused_at is not None
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,20 +90,20 @@ def _age(moment: datetime | None) -> float:
 def overviews(
     using: str, backends: Collection[str], *, exact: int | None = None
 ) -> Iterator[Overview]:
-    """Yield the overview of each backend, whose counts stop at `exact`, else at `EXACT`."""
+    """Yield the overview of each backend. Counts stop at `exact`, by default `EXACT`."""
     for alias in backends:
         yield _overview(using, alias, exact or EXACT)
 
 
 class _Scan(NamedTuple):
-    """A walk along one index that tells how many rows are in some states.
+    """A scan of one index that counts the rows in some states.
 
-    It goes on in the order of the index and ends at a bound, whatever it finds. A condition on one
-    state alone would have no end where the index holds others, too, nor where PostgreSQL believes
-    that the table itself gives as many rows as are wanted soon enough.
+    The scan has the order of the index and a maximum of rows, whatever their states. With a
+    condition on one state, a scan of an index with several states would have no bound, and
+    PostgreSQL might prefer to scan the table.
 
-    `finds_retry`: it looks for the first event in retry as well, among rows of which none is
-    blocked: there may be any number behind another key.
+    With `finds_retry`, the scan also finds the first event in retry. Its index has no blocked
+    rows, of which a key may have any number.
     """
 
     name: str
@@ -113,13 +114,13 @@ class _Scan(NamedTuple):
 
     @property
     def table(self) -> str:
-        """The name of its result."""
+        """The name of the scan's result."""
         return f"{self.name}_{self.statuses[0]}"
 
     @property
     def columns(self) -> str:
-        """How many rows it went over, and how many are in each of the states."""
-        return ", ".join(f"{self.table}.{name}" for name in ("went_over", *self.statuses))
+        """The columns of the number of scanned rows, and of the count of each state."""
+        return ", ".join(f"{self.table}.{name}" for name in ("scanned", *self.statuses))
 
 
 _SCANS = (
@@ -139,7 +140,7 @@ _SCANS = (
     ),
     _Scan("broadcaster_failed", "status = 'failed'", "id", ("failed",)),
 )
-_MYSQL_SCANS = tuple(  # there the state comes first in each index
+_MYSQL_SCANS = tuple(  # on MariaDB and MySQL, the status is the first column of each index
     _Scan(scan.name, f"status = '{status}'", scan.order, (status,), finds_retry=status == "retry")
     for scan in _SCANS
     for status in scan.statuses
@@ -196,10 +197,10 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
 
 
 def _counting(scan: _Scan, hint: str) -> str:
-    """Return a table of one row: what `columns` names, and the first event in retry.
+    """Return a table of one row with the `columns` and, if wanted, the first event in retry.
 
-    The condition on the backend is a range, so that the primary key can't give the order, which
-    PostgreSQL else may take it for.
+    The condition on the backend is a range. With an equality, PostgreSQL might use the primary key
+    for the order.
     """
     counts = [
         f"COALESCE(SUM(CASE WHEN status = '{status}' THEN 1 ELSE 0 END), 0) AS {status}"
@@ -208,7 +209,7 @@ def _counting(scan: _Scan, hint: str) -> str:
     if scan.finds_retry:
         counts.append("MIN(CASE WHEN status = 'retry' THEN id END) AS first_retry")
     return (
-        f"(SELECT COUNT(*) AS went_over, {', '.join(counts)} FROM (SELECT status, id FROM "
+        f"(SELECT COUNT(*) AS scanned, {', '.join(counts)} FROM (SELECT status, id FROM "
         f"{EVENTS}{hint.format(scan.name)} WHERE {scan.condition} "
         "AND publisher_backend >= %s AND publisher_backend <= %s "
         f"ORDER BY publisher_backend, {scan.order} LIMIT %s) AS walk) "
@@ -219,7 +220,7 @@ def _counting(scan: _Scan, hint: str) -> str:
 def _read_counts(
     scans: Sequence[_Scan], values: Sequence[Any], exact: int
 ) -> tuple[dict[str, int], frozenset[str]]:
-    """Return the counts by state, and the states of which there may be more."""
+    """Return the counts by state, and the states that may have more events."""
     counts: dict[str, int] = {}
     at_least: set[str] = set()
     rest = iter(values)

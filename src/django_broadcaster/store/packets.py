@@ -1,6 +1,6 @@
-"""How long a statement may be on MariaDB and MySQL: `max_allowed_packet`.
+"""The maximum length of a statement on MariaDB and MySQL: `max_allowed_packet`.
 
-A longer one ends the session, and with it the caller's transaction, so it is never sent.
+A longer statement would end the session and with it the caller's transaction, so it is not sent.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from collections.abc import Iterable
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 REREAD_SECONDS = 60.0
-"""How long the server's answer is believed."""
+"""Seconds for which the server's limit is cached."""
 
 BYTES_OF_A_CHARACTER = 8
-"""At most: four in UTF-8, and what has to be escaped has one byte."""
+"""Maximum of a character's bytes, with a margin: four in UTF-8; escapes double one byte."""
 
 _FRAME = 4096
-"""Bytes of a statement for one row that are no text of the caller's."""
+"""Maximum of bytes in a statement for one row, besides the caller's values."""
 
 _ESCAPED = b"\0\n\r\x1a\\'\""
 _ASK_FROM = 100_000
-"""Bytes that any server takes: the least that it can be told is less, but nobody does that."""
+"""Bytes that every usual server accepts; the lowest possible limit is smaller."""
 
 _asked: dict[tuple[str, ...], tuple[int, float]] = {}
 
 
 def limits_statements(connection: BaseDatabaseWrapper) -> bool:
-    """Return True if the server ends the session for a long statement."""
+    """Return True if the server ends the session at a statement that is too long."""
     return connection.vendor == "mysql"
 
 
 def may_be_too_long(characters: int, connection: BaseDatabaseWrapper) -> bool:
-    """Return True if a statement with this many characters has to be measured."""
+    """Return True if a statement with this many characters may be too long."""
     return limits_statements(connection) and characters * BYTES_OF_A_CHARACTER > _ASK_FROM
 
 
 def max_statement(connection: BaseDatabaseWrapper) -> int:
-    """Return the most bytes of a statement; asks the server now and then."""
+    """Return the maximum of a statement's bytes; query the server every REREAD_SECONDS."""
     place = connection.settings_dict
     key = connection.alias, place["HOST"], str(place["PORT"]), str(place["NAME"])
     most, asked_at = _asked.get(key, (0, -REREAD_SECONDS))
@@ -50,7 +50,7 @@ def max_statement(connection: BaseDatabaseWrapper) -> int:
 
 
 def statement_bytes(values: Iterable[object]) -> int:
-    """Return about the bytes of a statement that writes one row with these values, escaped."""
+    """Return the approximate bytes of a statement that inserts a row with these values."""
     total = _FRAME
     for value in values:
         if isinstance(value, str):

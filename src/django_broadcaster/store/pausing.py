@@ -1,4 +1,4 @@
-"""What an operator says about backends: pause, resume."""
+"""Pause and resume backends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ States = models.QuerySet[OutboxBackendState]
 
 
 def pause(states: States, backend: str, by: str = "") -> bool:
-    """Let the relays deliver nothing to a backend; return False if it was paused already.
+    """Pause the delivery to a backend; return False if it is already paused.
 
-    What is in flight is finished. Relays look once a second. Events stay where they are, and
-    spend no retries.
+    Relays poll this once a second, and complete the batch in flight. Waiting events spend no
+    retries.
     """
     states.get_or_create(backend=backend)
     waiting = states.filter(backend=backend, paused_at=None)
@@ -22,11 +22,11 @@ def pause(states: States, backend: str, by: str = "") -> bool:
 
 
 def resume(states: States, backend: str) -> bool:
-    """Let the relays deliver again; return False if it was not paused."""
+    """Resume the delivery to a backend; return False if it is not paused."""
     paused = states.filter(backend=backend, paused_at__isnull=False)
     return bool(paused.update(paused_at=None, paused_by=""))
 
 
 def paused_backends(states: States) -> set[str]:
-    """Return the aliases that are paused."""
+    """Return the aliases of the paused backends."""
     return set(states.filter(paused_at__isnull=False).values_list("backend", flat=True))

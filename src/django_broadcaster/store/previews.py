@@ -1,4 +1,4 @@
-"""How many events there are to move, and which are the first: asked before it is done."""
+"""Previews of operations: the number of events to move, and the first of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .chunks import Window, next_chunk
 from .moves import MOVES
 
 FEW = 10_000
-"""Events in statuses with an index, up to which those of a selection are simply looked up."""
+"""Events in indexed statuses up to which the events of a selection are read exactly."""
 
 _BY_ID = ("publisher_backend", "id")
 _BY_KEY = ("publisher_backend", "partition_key", "id")
@@ -27,7 +27,7 @@ INDEXED = {
     OutboxEventStatus.BLOCKED: _BY_KEY,
     OutboxEventStatus.FAILED: _BY_ID,
 }
-"""The statuses that have indexes, and the order of those: rows read in it are read by them."""
+"""The statuses that have an index, and its order: a query in that order uses the index."""
 
 _WHERE = {
     OutboxEventStatus.PENDING: "status = 'pending'",
@@ -36,25 +36,25 @@ _WHERE = {
     OutboxEventStatus.BLOCKED: "status IN ('retry', 'blocked')",
     OutboxEventStatus.FAILED: "status = 'failed'",
 }
-"""The conditions of these indexes: SQLite takes none whose condition it is given as a parameter."""
+"""The conditions of these indexes; SQLite does not match a condition with a parameter."""
 
 
 class Estimate(NamedTuple):
-    """How many events there are to move, exactly or about."""
+    """The number of events to move, exact or estimated."""
 
     events: int
     is_exact: bool
 
 
 class Span(NamedTuple):
-    """The ids that an operation looks at: behind `start`, up to `last`."""
+    """The ids that an operation searches: greater than `start`, up to `last`."""
 
     start: int
     last: int
 
 
 def span_of(events: OutboxEventQuerySet, selection: EventSelection) -> Span:
-    """Return the ids that there are to look at for a selection; cheap, whatever it is."""
+    """Return the ids to search for a selection. The query is cheap for every selection."""
     if selection.ids:
         return Span(min(selection.ids) - 1, max(selection.ids))
     ends = events.aggregate(first=Min("id"), last=Max("id"))
@@ -69,10 +69,10 @@ def estimate_of(
     *,
     seconds: float = 0.3,
 ) -> Estimate:
-    """Count what there is to move, for about so long; from then on go by the share that was seen.
+    """Count the events to move for about `seconds`, then extrapolate.
 
-    It begins with the newest events, which are more often meant than the oldest. Where few events
-    stand in the statuses that are meant, as dead letters do, the count is exact.
+    The count begins with the newest events, which selections match more often than the oldest. If
+    the statuses of the selection have few events, as dead letters usually do, the count is exact.
     """
     few = few_of(events, kind, selection, span)
     if few is not None:
@@ -96,15 +96,15 @@ def estimate_of(
 def few_of(
     events: OutboxEventQuerySet, kind: str, selection: EventSelection, span: Span | None = None
 ) -> list[int] | None:
-    """Return the ids of all events to move, if their statuses have indexes, and few rows.
+    """Return the ids of all events to move, if their statuses have indexes and few rows.
 
-    Else None: then the whole table has to be looked at, or the `span`.
+    Otherwise return None: then a search has to read the whole table, or the `span`.
     """
     statuses = [each for each in MOVES[kind].sources if selection.status in ("", each)]
     if not set(statuses) <= set(INDEXED):
         return None
     ids: list[int] = []
-    for status in statuses:  # one by one: an index is of one or two of them
+    for status in statuses:  # a query each: an index has one or two statuses
         rows = events.extra(where=[_WHERE[status]]).filter(status=status)  # noqa: S610  # constants
         if span is not None:
             rows = rows.filter(id__gt=span.start, id__lte=span.last)
@@ -126,25 +126,25 @@ def first_of(
     *,
     seconds: float = 0.3,
 ) -> list[int]:
-    """Return the ids of the first events that there are to move, as far as they are soon found."""
+    """Return the ids of the first events to move that are found within `seconds`."""
     few = few_of(events, kind, selection, span)
     if few is not None:
         return few[:limit]
-    look = OutboxOperation(
+    preview = OutboxOperation(
         kind=kind, selection=selection.as_json(), position=span.start, last=span.last
     )
     window, found = Window(), list[int]()
     deadline = time.monotonic() + seconds
-    while look.position < look.last and len(found) < limit and time.monotonic() < deadline:
+    while preview.position < preview.last and len(found) < limit and time.monotonic() < deadline:
         began = time.monotonic()
-        chunk = next_chunk(look, events, window)
+        chunk = next_chunk(preview, events, window)
         window.took(time.monotonic() - began)
         found += chunk.ids
-        look.position = chunk.end
+        preview.position = chunk.end
     return found[:limit]
 
 
 def _newest(events: OutboxEventQuerySet, up_to: int) -> int:
-    """Return the last id up to another, or 0."""
+    """Return the highest id up to `up_to`, or 0."""
     last = events.filter(id__lte=up_to).order_by("-id").values_list("id", flat=True).first()
     return last or 0

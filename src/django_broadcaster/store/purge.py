@@ -1,4 +1,4 @@
-"""The way out of the outbox and the inbox: old rows go, a bounded number at a time."""
+"""Purges of the outbox and the inbox: find and delete old rows, a limited number at a time."""
 
 from __future__ import annotations
 
@@ -24,29 +24,38 @@ def find_delivered(
     start: int,
     limit: int,
 ) -> tuple[list[int], int | None]:
-    """Find old published and cancelled events of a backend among the next `limit` behind `start`.
+    """Find old delivered and cancelled events of a backend among the next `limit` rows.
 
-    `expiries` has one or both of these statuses, with the moment before which an event is old.
-    Returns their ids, and the id to go on from, or None where hardly anything behind can be old
-    enough: the rows stand in the order in which they were published, more or less, so it reads
-    them in that order and stops where they are young instead of keeping an index by age. Single
-    young ones among the old, which were scheduled or replayed, are passed by. Rows of other
-    backends are read too, so that no call reads more than `limit`; they tell as well where all that
-    is behind was written too late to be old, unless by a clock that is ahead of `now`.
+    Rows have about the order of their ages. The search reads them in that order and stops at young
+    ones, so it needs no index by age. It skips single young rows among old ones, which were
+    scheduled or replayed. It also reads rows of other backends, so that no call reads more than
+    `limit` rows. If all rows were created too late to be old, the search ends, unless the clock
+    of their publisher is ahead of `now`.
+
+    Args:
+        events: All events.
+        backend: Alias of the backend.
+        expiries: One or both of these statuses, with the time before which an event is old.
+        now: The present time.
+        start: The id after which the search begins.
+        limit: Maximum of rows to read.
+
+    Returns:
+        The ids of old events, and the id to continue from, or None if few later rows can be old.
     """
-    # Where published events stay for ever, cancelled ones tell where the young begin.
-    telling = _S.PUBLISHED if _S.PUBLISHED in expiries else _S.CANCELLED
+    # If delivered events are never purged, the ages of cancelled ones end the search.
+    decisive = _S.PUBLISHED if _S.PUBLISHED in expiries else _S.CANCELLED
     chosen = {status: expiries[status] for status in _SINCE if status in expiries}
     latest = max(chosen.values())
-    rows = _judged(
+    rows = _classified(
         events.filter(id__gt=start).order_by("id"),
         is_old=models.Q(publisher_backend=backend) & _is_old(chosen),
-        tells=models.Q(publisher_backend=backend, status=telling),
+        decides=models.Q(publisher_backend=backend, status=decisive),
         is_late=models.Q(created_at__gte=latest, created_at__lte=now),
     )[:limit]
     found = list(rows)
     old = [row_id for row_id, is_old, _, _ in found if is_old]
-    has_young = any(tells and not is_old for _, is_old, tells, _ in found)
+    has_young = any(decides and not is_old for _, is_old, decides, _ in found)
     too_late = all(is_late for *_, is_late in found)
     if len(found) < limit or too_late or (has_young and not old):
         return old, None
@@ -56,20 +65,20 @@ def find_delivered(
 def find_dead_letters(
     events: OutboxEventQuerySet, backend: str, before: datetime, start: int, limit: int
 ) -> tuple[list[int], int | None]:
-    """Find old dead letters of a backend, as `find_delivered` does, along their own index."""
+    """Find old dead letters of a backend by their index; return as `find_delivered` does."""
     dead = events.filter(status=_S.FAILED, publisher_backend=backend, id__gt=start)
     ordered = dead.order_by("publisher_backend", "id")
-    found = list(_judged(ordered, is_old=_is_old({_S.FAILED: before}))[:limit])
+    found = list(_classified(ordered, is_old=_is_old({_S.FAILED: before}))[:limit])
     end = found[-1][0] if len(found) == limit else None
     return [row_id for row_id, is_old in found if is_old], end
 
 
 _SINCE = {_S.PUBLISHED: "published_at", _S.CANCELLED: "ended_at", _S.FAILED: "ended_at"}
-"""Since when nobody has to deliver an event, by status; one changed by hand may not say."""
+"""The column with the time of an event's end, by status; manually changed rows may lack it."""
 
 
 def _is_old(expiries: Mapping[OutboxEventStatus, datetime]) -> models.Q:
-    """Return the condition that an event's time is over; due since when, where it says no more."""
+    """Return the condition that an event is old: by its end, or without one by `scheduled_at`."""
     old = models.Q()
     for status, before in expiries.items():
         end = _SINCE[status]
@@ -78,28 +87,29 @@ def _is_old(expiries: Mapping[OutboxEventStatus, datetime]) -> models.Q:
     return old
 
 
-def _judged(events: OutboxEventQuerySet, **conditions: models.Q) -> models.QuerySet[Any, Any]:
-    """Return the ids of events, each with what is true of it.
+def _classified(events: OutboxEventQuerySet, **conditions: models.Q) -> models.QuerySet[Any, Any]:
+    """Return the ids of events, each with the values of the conditions.
 
-    The database judges: to read a thousand moments takes Python longer than to delete the rows.
+    The database evaluates them: Python would take longer to read a thousand moments than the
+    database takes to delete the rows.
     """
-    judged = {
+    classified = {
         name: models.Case(
             models.When(condition, then=1), default=0, output_field=models.SmallIntegerField()
         )
         for name, condition in conditions.items()
     }
-    return events.annotate(**judged).values_list("id", *judged)
+    return events.annotate(**classified).values_list("id", *classified)
 
 
 def lock_final(events: OutboxEventQuerySet, ids: Collection[int]) -> list[int]:
-    """Return those of the ids whose events nobody has to deliver, locked to be deleted.
+    """Lock the events that have a final status for deletion; return their ids.
 
-    What somebody else is at is left out instead of waited for.
+    Rows that another transaction has locked are skipped.
     """
     using = events.db
     if connections[using].vendor == "postgresql":
-        # One array: to write a list of parameters would take most of the time of a purge.
+        # A list of parameters instead of an array would take most of the time of a purge.
         final = ", ".join(f"'{status}'" for status in FINAL)
         sql = f"SELECT id FROM {EVENTS} WHERE id = ANY(%s) AND status IN ({final}) "
         locked = select(using, f"{sql}ORDER BY id FOR UPDATE SKIP LOCKED", list(ids))
@@ -110,7 +120,7 @@ def lock_final(events: OutboxEventQuerySet, ids: Collection[int]) -> list[int]:
 
 
 def delete_events(events: OutboxEventQuerySet, ids: Collection[int]) -> int:
-    """Delete these events in one statement; return how many."""
+    """Delete events by one statement; return how many."""
     if not ids:
         return 0
     if connections[events.db].vendor == "postgresql":
@@ -121,9 +131,9 @@ def delete_events(events: OutboxEventQuerySet, ids: Collection[int]) -> int:
 def purge_entries(
     entries: models.QuerySet[Any], column: str, before: datetime | int, limit: int
 ) -> int:
-    """Delete up to `limit` of the first entries, as far as their `column` is from `before`.
+    """Delete those of the first `limit` entries whose `column` is less than `before`.
 
-    For tables that are written in the order of time, and never changed.
+    The table must be written in the order of time, and its rows never change.
     """
     first = entries.order_by("id").values_list("id", column)[:limit]
     old = [row_id for row_id, moment in first if moment < before]
@@ -131,5 +141,5 @@ def purge_entries(
 
 
 def _delete(rows: models.QuerySet[Any]) -> int:
-    """Delete in one statement; Django's own `delete` would first read the rows for cascades."""
+    """Delete rows by one statement; Django's `delete` would read them first, for cascades."""
     return rows._raw_delete(rows.db)

@@ -1,4 +1,4 @@
-"""What the statements of a relay have in common: the fence, the driver, and what vendors write."""
+"""Shared parts of a relay's statements: the fence, locks, the driver and the vendors' SQL."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from .sql import EVENTS, RELAYS
 
 T = TypeVar("T")
 Change = Callable[[Collection[int]], int]
-"""Changes rows named by their ids in one statement; returns how many."""
+"""A function that changes rows with some ids by one statement, and returns how many."""
 
 IN_ORDER = (
     " CROSS JOIN (SELECT FROM generate_series(1, (SELECT 1)) AS a, "
     "generate_series(1, (SELECT 1)) AS b OFFSET 0) AS once"
 )
-"""Makes PostgreSQL read the first rows of an index in its order, whatever its statistics say.
+"""A join that makes PostgreSQL read the first rows of an index in its order.
 
-It takes no hints. Where it believes that few rows match, it would read all of them and sort. This
-join is with one row, of which it believes that there are a million: so it never wants all.
+PostgreSQL has no hints. If its statistics say that few rows match, it reads and sorts all of them.
+The joined table has one row, but its estimate is a million rows, so PostgreSQL avoids a sort.
 """
 
 TIMELINE = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
-"""Of PostgreSQL: another one since a replica has taken over, which may have been behind."""
+"""PostgreSQL's timeline. It changes at a failover to a replica, which may lack the last commits."""
 
 LOCK_SECONDS = 1
 """Seconds for which a statement waits for rows that another transaction has locked."""
 
 CAREFUL_SECONDS = 10.0
-"""Seconds after locked rows were met in which statements skip them at once, without a wait."""
+"""Seconds after locked rows were found in which statements skip such rows without a wait."""
 
 
 class RelaySQL:
     """Statements on one connection, on behalf of the lease `relay_id`.
 
-    Those that move rows carry the fence: they change nothing once the lease has gone. A row that
-    another transaction has locked is skipped after LOCK_SECONDS, so it holds up no other row.
+    Statements that move rows carry the fence: once the lease has ended, they change nothing. A row
+    that another transaction has locked is skipped after LOCK_SECONDS, so it delays no other row.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class RelaySQL:
         self._reads_as_is = _is_psycopg3(self._connection) and settings.USE_TZ
         # The fence is evaluated before any row is read, so the timeout holds for every row.
         timeout = f" AND set_config('lock_timeout', '{LOCK_SECONDS}s', true) IS NOT NULL"
-        # Where a replica has taken over that was behind, other events may have the same ids.
+        # After a failover to a replica without the last commits, other events may have these ids.
         same = f" AND {TIMELINE} = '{timeline}'" if timeline else ""
         self._lease = f"SELECT 1 FROM {RELAYS} WHERE id = %s{same}"
         self._fence = (
@@ -73,7 +73,7 @@ class RelaySQL:
         self._limited = (
             f"SET STATEMENT innodb_lock_wait_timeout={LOCK_SECONDS} FOR " if is_mariadb else ""
         )
-        # Of a small table MariaDB would rather read all rows, and wait for each that is locked.
+        # MariaDB would read all rows of a small table, and wait for each locked one.
         mysql = self._connection.vendor == "mysql"
         self._by_id = f"{EVENTS} FORCE INDEX (PRIMARY)" if mysql else EVENTS
         self._deleted = f"{EVENTS} " if mysql else ""  # a DELETE with a hint names its table
@@ -84,13 +84,13 @@ class RelaySQL:
 
     @property
     def is_careful(self) -> bool:
-        """Whether rows were met lately that another transaction has locked."""
+        """Whether rows that another transaction has locked were found recently."""
         return time.monotonic() < self._careful_until
 
     def _lock(self) -> str:
-        """Return the lock that keeps a lease from being taken away while a statement runs.
+        """Return the lock clause that keeps the lease from ending while a statement runs.
 
-        It lets heartbeats pass where it can. SQLite has one writer at a time and needs none.
+        On PostgreSQL, heartbeats don't wait for the lock. SQLite has one writer and needs no lock.
         """
         locks = {"postgresql": " FOR KEY SHARE", "mysql": " LOCK IN SHARE MODE"}
         return locks.get(self._connection.vendor, "")
@@ -98,11 +98,11 @@ class RelaySQL:
     # Moving rows
 
     def _move(self, ids: Collection[int], source: str, target: str, **columns: Any) -> int:
-        """Change the status of those of the rows that stand in `source`; return how many."""
+        """Change the status of rows from `source` to `target`; return how many."""
         return self._skipping_locked(ids, self._moving(source, target, **columns))
 
     def _moving(self, source: str, target: str, **columns: Any) -> Change:
-        """Return the change from one status to another, of rows named by their ids."""
+        """Return a function that changes rows from one status to another."""
         columns.setdefault("updated_at", self._now())
         sets = "".join(f", {name} = %s" for name in columns)
 
@@ -118,9 +118,13 @@ class RelaySQL:
     def _move_each(
         self, changes: str, arrays: str, names: str, columns: Sequence[Sequence[Any]]
     ) -> int:
-        """Change pending rows, each by values of its own, on PostgreSQL; return how many.
+        """Change pending rows on PostgreSQL, each with its own values; return how many.
 
-        The first of the columns of values are the ids. They are the row `v` in the changes.
+        Args:
+            changes: The SET clause, in which `v` is the row of values.
+            arrays: The placeholders of the columns, with their types.
+            names: The names of the columns.
+            columns: The columns of values; the first one has the ids.
         """
         sql = (
             f"UPDATE {EVENTS} e SET updated_at = %s, {changes} FROM unnest({arrays}) AS v({names}) "
@@ -135,9 +139,10 @@ class RelaySQL:
         return self._skipping_locked(columns[0], move)
 
     def _move_each_by_case(self, changes: str, columns: Sequence[Sequence[Any]]) -> int:
-        """Do the same on the other databases, where the changes have a `{case}` for each column.
+        """Change pending rows on the other databases, each with its own values; return how many.
 
-        It takes a thousand rows at a time: SQLite allows 32,766 parameters.
+        The SET clause has a `{case}` for each column but the ids. A statement has a thousand rows:
+        SQLite allows 32,766 parameters.
         """
         now = self._now()
 
@@ -164,10 +169,10 @@ class RelaySQL:
     # Rows that another transaction has locked
 
     def _skipping_locked(self, ids: Collection[int], change: Change) -> int:
-        """Change rows by one statement; where some are locked, change the others.
+        """Change rows by one statement; if some are locked, change the others.
 
-        To skip locked rows takes a transaction and a second statement, so it is done only where
-        the statement has just waited in vain, and for a while after that.
+        Skipping locked rows takes a transaction and a second statement. So rows are skipped only
+        after a statement's wait has timed out, and for CAREFUL_SECONDS after that.
         """
         if not self.is_careful:
             try:
@@ -184,9 +189,9 @@ class RelaySQL:
 
     @contextmanager
     def _choosing(self) -> Iterator[str]:
-        """Give what lets a query skip locked rows, where such rows were met lately; else "".
+        """Yield the clause that skips locked rows if such rows were found recently, else "".
 
-        The rows that it finds stay locked until the end of the block.
+        The rows that a query with the clause returns stay locked until the end of the block.
         """
         if not self.is_careful:
             yield ""
@@ -196,12 +201,12 @@ class RelaySQL:
 
     @contextmanager
     def _locking(self) -> Iterator[None]:
-        """Open a transaction that holds the lease: who takes that away locks it before rows."""
+        """Open a transaction that locks the lease; whoever ends a lease locks it before rows."""
         with transaction.atomic(using=self._connection.alias):
             self._select(f"{self._lease}{self._lock()}", [self.relay_id])
             yield
 
-    # The ways to the database
+    # Statements
 
     def _select(self, sql: str, params: Sequence[Any], *, is_repeated: bool = False) -> list[Any]:
         """Return all rows; `is_repeated` is as for `relay_cursor`."""
@@ -210,7 +215,7 @@ class RelaySQL:
             return list(cursor.fetchall())
 
     def _change(self, sql: str, params: Sequence[Any]) -> int:
-        """Run a fenced statement that waits for locked rows for LOCK_SECONDS."""
+        """Run a fenced statement, which waits at most LOCK_SECONDS for locked rows."""
         return self._execute(f"{self._limited}{sql}", params)
 
     def _execute(self, sql: str, params: Sequence[Any]) -> int:
@@ -218,35 +223,34 @@ class RelaySQL:
             cursor.execute(sql, params)
             return int(cursor.rowcount)
 
-    # What vendors write
+    # The vendors' SQL
 
     def _in(self, column: str, values: Collection[Any]) -> str:
         """Return the condition that a column has one of the values.
 
-        PostgreSQL takes them as one array, which it plans in half the time of a list of them.
+        PostgreSQL plans an array in half the time of a list.
         """
         if self._postgres:
             return f"{column} = ANY(%s)"
         return f"{column} IN ({', '.join(['%s'] * len(values))})" if values else "1 = 0"
 
     def _stands_in(self, status: str) -> str:
-        """Return the condition that rows named by their ids stand in a status.
+        """Return the condition that rows selected by id have a status.
 
-        PostgreSQL may not know it for the one of the partial index. Statistics of an outbox that
-        was empty say that next to nothing is pending, so it would rather read all of that index
-        for each batch than look the ids up, and each batch of a backlog would take as long as the
-        backlog is.
+        On PostgreSQL, the condition must not match that of the partial index. With statistics of an
+        empty outbox, PostgreSQL would read the whole index for each batch instead of looking up
+        the ids. The time of a batch would then grow with the backlog.
         """
         return f"status || '' = '{status}'" if self._postgres else f"status = '{status}'"
 
     def _values(self, values: Collection[Any] | None) -> list[Any]:
-        """Return the parameters that belong to `_in`; none for None."""
+        """Return the parameters of `_in`; none for None."""
         if values is None:
             return []
         return [list(values)] if self._postgres else list(values)
 
     def _aware(self, moment: datetime) -> datetime:
-        """Return a moment as the driver gave it, with the time zone in which Django wrote it."""
+        """Return the driver's moment, with the time zone in which Django wrote it."""
         if timezone.is_aware(moment):
             return moment
         zone = self._connection.timezone or timezone.get_default_timezone()
@@ -263,7 +267,7 @@ class RelaySQL:
 
 
 def _of_ids(columns: Sequence[Sequence[Any]], ids: Collection[int]) -> list[Sequence[Any]]:
-    """Return columns of values, the first of which are ids, for these of the ids only."""
+    """Return columns of values for some ids only; the first column has the ids."""
     if len(ids) == len(columns[0]):
         return list(columns)
     wanted = set(ids)
@@ -279,11 +283,11 @@ def _is_lock_timeout(error: OperationalError) -> bool:
 
 
 MOST_CHARACTERS = 300_000
-"""Of the texts in a statement for many rows; its length is limited on MariaDB and MySQL."""
+"""Maximum of the texts' characters in a statement for many rows; see `packets`."""
 
 
 def thousands(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
-    """Yield rows by the thousand or fewer, within what every database takes in a statement."""
+    """Yield portions of at most a thousand rows, which every database accepts in a statement."""
     begin = characters = 0
     for end, row in enumerate(rows):
         more = sum(len(value) for value in row if isinstance(value, str))
@@ -303,9 +307,9 @@ def batched(values: Collection[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def relay_cursor(connection: BaseDatabaseWrapper, *, is_repeated: bool = False) -> Any:
-    """Return a cursor for a statement of a relay: psycopg's own, or Django's for other drivers.
+    """Return a cursor for a relay's statement: psycopg's own, or Django's for other drivers.
 
-    `is_repeated` says that each delivery runs the statement, whatever the values.
+    `is_repeated` is True for a statement that each delivery runs, whatever the values.
     """
     if not _is_psycopg3(connection):
         return connection.cursor()
@@ -313,7 +317,7 @@ def relay_cursor(connection: BaseDatabaseWrapper, *, is_repeated: bool = False) 
 
     connection.ensure_connection()
     cursor = RelayCursor(connection.connection, is_repeated=is_repeated)
-    # Django's wrapper around it maps errors, logs queries and runs execute_wrappers.
+    # Django's wrapper maps errors, logs queries and runs execute_wrappers.
     return connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
 
 
@@ -326,7 +330,7 @@ def keep_plans(connection: BaseDatabaseWrapper) -> None:
 
 
 def _is_psycopg3(connection: BaseDatabaseWrapper) -> bool:
-    """Return True if Django uses psycopg 3; psycopg2 works as well, if not as fast."""
+    """Return True if Django uses psycopg 3; psycopg2 also works, but is slower."""
     return connection.vendor == "postgresql" and _django_uses_psycopg3()
 
 

@@ -1,4 +1,4 @@
-"""The minutes of a backend: how relays add to them, and the dashboard reads them."""
+"""Figures of a backend by minute, written by relays and read by the dashboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Samples = models.QuerySet[OutboxSample]
 
 @dataclass(slots=True)
 class Figures:
-    """What a relay adds to a minute; see `OutboxSample`. None where it did not look."""
+    """Figures that a relay adds to a minute, see `OutboxSample`. None is a missing measurement."""
 
     published: int = 0
     retried: int = 0
@@ -30,17 +30,17 @@ class Figures:
     circuit_open: bool = False
 
     def __bool__(self) -> bool:
-        """Whether there is anything to add."""
+        """Return True if there is a figure to add."""
         return self != Figures()
 
 
 def minute_of(moment: datetime) -> int:
-    """Return the minutes from 1970 to a moment, in UTC."""
+    """Return the minutes since 1970 in UTC."""
     return int(aware(moment).timestamp()) // 60
 
 
 def add_to_minute(samples: Samples, backend: str, minute: int, figures: Figures) -> None:
-    """Add what a relay did to a minute, which all relays of the backend share."""
+    """Add a relay's figures to a minute, whose row all relays of the backend share."""
     rows = samples.filter(backend=backend, minute=minute)
     changes = _changes(figures)
     if not rows.update(**changes):
@@ -53,7 +53,7 @@ def _changes(figures: Figures) -> dict[str, Any]:
     added = ("published", "retried", "failed", "timed", "waited")
     changes: dict[str, Any] = {name: models.F(name) + values[name] for name in added}
     changes["longest"] = Greatest("longest", models.Value(figures.longest))
-    for name in ("backlog", "oldest_age"):  # the last look of the minute stands
+    for name in ("backlog", "oldest_age"):  # the last measurement of the minute replaces others
         if values[name] is not None:
             changes[name] = values[name]
     if figures.circuit_open:

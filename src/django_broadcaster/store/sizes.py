@@ -1,6 +1,6 @@
-"""How many bytes payloads take, so that what is read at a time is bounded by bytes, too.
+"""The bytes of payloads, by which reads are limited.
 
-Relays and archives read payloads as text. What that takes is not what it takes in the table, where
+Relays and archives read payloads as text. The size of the text is not the size in the table, where
 PostgreSQL compresses it.
 """
 
@@ -12,26 +12,26 @@ from typing import Any
 from django.db import connections
 
 PAYLOADS = ("data", "data_binary", "sealed")
-"""The columns of which one holds the payload; their order is that of the rows that are read."""
+"""The columns of which one has the payload, in the order of the rows that are read."""
 
 _JSON_SIZE = (
     "CASE WHEN pg_column_compression(data) IS NULL OR pg_column_size(data) > {most} "
     "THEN pg_column_size(data) ELSE octet_length(data::text) END"
 )
-"""PostgreSQL's size of JSON: what is stored compressed is read, unless it is too large anyway."""
+"""The size of JSON on PostgreSQL. Compressed data are decompressed unless they exceed `most`."""
 
 SIZE = {
     "postgresql": f"COALESCE(octet_length(sealed), octet_length(data_binary), {_JSON_SIZE}, 0)",
     "mysql": "COALESCE(LENGTH(sealed), LENGTH(data_binary), LENGTH(data), 0)",
     "sqlite": "COALESCE(LENGTH(sealed), LENGTH(data_binary), LENGTH(CAST(data AS BLOB)), 0)",
 }
-"""The bytes of a row's payload, as SQL; those over `most` need not be exact."""
+"""The bytes of a row's payload, as SQL; sizes above `most` may be inexact."""
 
 
 def portions(using: str, table: str, ids: Collection[int], most: int) -> Iterator[list[int]]:
-    """Yield these ids in order, in portions whose payloads take about `most` bytes together.
+    """Yield these ids in order, in portions of at most `most` bytes of payload.
 
-    An event that takes more is a portion of its own. Ids without a row are left out.
+    An event with more bytes is a portion of its own. Ids without a row are omitted.
     """
     portion: list[int] = []
     total = 0
@@ -57,5 +57,5 @@ def _sizes(using: str, table: str, ids: Collection[int], most: int) -> Iterable[
 
 
 def size_of(row: Any) -> int:
-    """Return the bytes of a row's payload that was read; of text, its characters."""
+    """Return the size of a row's payload: the bytes of binary data, the characters of text."""
     return len(row.data or row.data_binary or row.sealed or b"")

@@ -1,4 +1,4 @@
-"""Names of tables and columns, and the plain statements of the modules that write SQL."""
+"""Names of tables and columns, shared SQL, and functions that run statements."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FREE_PARTITIONS = (
     f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s "
     "AND COALESCE(relay_id, 0) = 0"
 )
-"""How many of a backend's partitions, below OUTBOX_PARTITIONS, belong to no relay.
+"""The number of a backend's partitions, below OUTBOX_PARTITIONS, without a relay.
 
-PostgreSQL may not use the index on `relay_id`: until a vacuum, it holds every earlier version of
-every partition that was free.
+COALESCE keeps PostgreSQL from using the index on `relay_id`. Until a vacuum, that index has every
+earlier version of every partition that was free.
 """
 
 ALIVE = {
@@ -33,7 +33,7 @@ ALIVE = {
     "mysql": "heartbeat_at >= UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
     "sqlite": "heartbeat_at >= strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', -%s || ' seconds')",
 }
-"""Of a relay: it has had a heartbeat within OUTBOX_LEASE_SECONDS, on the database's clock."""
+"""The condition that a relay had a heartbeat in OUTBOX_LEASE_SECONDS, by the database's clock."""
 
 
 def run(using: str, *statements: str) -> None:
@@ -44,7 +44,7 @@ def run(using: str, *statements: str) -> None:
 
 
 def change(using: str, sql: str, *params: Any) -> int:
-    """Run a statement with parameters; return how many rows it changed."""
+    """Run a statement with parameters; return the number of changed rows."""
     with connections[using].cursor() as cursor:
         cursor.execute(sql, params)
         return int(cursor.rowcount)

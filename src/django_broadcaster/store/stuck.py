@@ -1,4 +1,4 @@
-"""What is stuck, in statements that stay cheap however much is: blocked keys and dead letters."""
+"""Blocked keys and dead letters, by queries whose cost is limited."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sql import EVENTS
 
 
 class BlockedKey(NamedTuple):
-    """A key whose event `head` waits for a retry; `behind` events wait for that, or more."""
+    """A key whose event `head` waits for a retry, which blocks at least `behind` events."""
 
     key: str
     head: int
@@ -27,20 +27,23 @@ class SameError(NamedTuple):
 
 _BLOCKED = "status = 'blocked'"
 _WAITING = {"mysql": "status = 'retry'"}
-"""How the first event of each waiting key is found: on MariaDB and MySQL the status comes first in
-the index, elsewhere it holds both states and the first row of a key is the one in retry."""
+"""The condition for the first event of a blocked key.
+
+On MariaDB and MySQL, the status is the first column of the index. Elsewhere the index has both
+statuses, and the first row of a key is in retry.
+"""
 
 ERROR_HEAD = 200
-"""Characters of an error that are compared."""
+"""Characters by which errors are compared."""
 
 
 def blocked_keys(using: str, backend: str, limit: int, most_behind: int) -> list[BlockedKey]:
-    """Return the first `limit` keys that wait, by name; at most `most_behind` + 1 are counted."""
+    """Return the first `limit` blocked keys by name; count up to `most_behind` + 1 events each."""
     keys = _waiting_keys(using, backend, limit)
     if not keys:
         return []
     waiting = _WAITING.get(connections[using].vendor, "status IN ('retry', 'blocked')")
-    # Ranges of one value: PostgreSQL might else think that the primary key gives the order.
+    # Conditions are ranges: with equalities, PostgreSQL might use the primary key for the order.
     of_key = (
         f"FROM {EVENTS} WHERE publisher_backend = %s AND partition_key >= %s "
         "AND partition_key <= %s AND {} ORDER BY publisher_backend, partition_key, id LIMIT"
@@ -56,14 +59,14 @@ def blocked_keys(using: str, backend: str, limit: int, most_behind: int) -> list
     ]
     with connections[using].cursor() as cursor:
         cursor.execute(" UNION ALL ".join([one] * len(keys)), params)
-        # One that was delivered meanwhile has no head any more.
+        # A key whose first event was delivered in the meantime has no head.
         return [BlockedKey(*row) for row in cursor.fetchall() if row[1] is not None]
 
 
 def _waiting_keys(using: str, backend: str, limit: int) -> list[str]:
-    """Return the first keys, by stepping from each to the next in the index.
+    """Return the first keys, by steps from each to the next in the index.
 
-    DISTINCT would read all events that wait, and there may be a million behind one key.
+    DISTINCT would read all waiting events, and one key may block a million.
     """
     waiting = _WAITING.get(connections[using].vendor, "status IN ('retry', 'blocked')")
     step = (
@@ -82,7 +85,7 @@ def _waiting_keys(using: str, backend: str, limit: int) -> list[str]:
 
 
 def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
-    """Return the `newest` dead letters by the beginning of their errors, most first."""
+    """Return the `newest` dead letters grouped by the beginning of their errors, most first."""
     sql = (
         "SELECT error, COUNT(*), MAX(id) FROM (SELECT id, "
         f"SUBSTR(last_error, 1, {ERROR_HEAD}) AS error FROM {EVENTS} "

@@ -1,4 +1,4 @@
-"""From a plain outbox to one in time partitions, once: see `segments`."""
+"""The conversion of a plain outbox into time partitions: see `time_partitions`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .time_partitions import (
 )
 
 MOST_ROWS: Final = 1_000_000
-"""Rows that are read while writers and relays wait, which takes a second or two."""
+"""Maximum of rows, which are read in a second or two while writers and relays wait."""
 
 FIRST: Final = f"{EVENTS}_from_0"
 
@@ -51,20 +51,24 @@ BEGIN
     RETURN NULL;
 END $$
 """
-"""It runs with the rights of the table's owner: who may publish needs none on identities.
+"""The trigger that skips events whose identity exists.
 
-The row counts, not its id alone: after a TRUNCATE that restarts the ids, another row may have it.
+The function runs with the rights of the table's owner, so publishers need none on identities. It
+compares the row's identity, not only its id: after a TRUNCATE that restarts the ids, another row
+may have the id.
 """
 
 
 def partition_outbox(using: str, width: timedelta, now: datetime) -> bool:
-    """Put the outbox's table into partitions; return False if it is already.
+    """Partition the outbox's table; return False if it is partitioned already.
 
-    Of one that is, the trigger is made again, as this version has it.
+    The rows are not moved: the table becomes the first segment. Writers and relays wait for the
+    transaction, which reads the rows once. For a partitioned table, only the trigger is replaced by
+    that of this version.
 
-    Its rows stay where they are: the table becomes the first segment. It is one transaction, for
-    which writers and relays wait; the rows are read once in it. Raises CannotPartition, and
-    DatabaseError where the table can't be had for itself within a second.
+    Raises:
+        CannotPartition: The table has something that partitions would lose, or too many rows.
+        DatabaseError: The table could not be locked within a second.
     """
     if is_partitioned(using):
         with transaction.atomic(using=using):
@@ -74,12 +78,12 @@ def partition_outbox(using: str, width: timedelta, now: datetime) -> bool:
         run(using, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         home = go_home(using)
         run(using, f"LOCK TABLE {EVENTS} IN ACCESS EXCLUSIVE MODE")
-        _judge(using)
+        _check(using)
         size = events_within(using, width, now)
         sequence = select(using, "SELECT pg_get_serial_sequence(%s, 'id')", EVENTS)[0][0]
         last, is_called = select(using, f"SELECT last_value, is_called FROM {sequence}")[0]
         upper = last + size
-        indexes = _step_aside(using)
+        indexes = _rename(using)
         _make_parent(using, last, is_called, indexes)
         bounds = f"FOR VALUES FROM (MINVALUE) TO ({upper})"
         run(using, f"ALTER TABLE {EVENTS} ATTACH PARTITION {FIRST} {bounds}")
@@ -92,27 +96,31 @@ def partition_outbox(using: str, width: timedelta, now: datetime) -> bool:
     return True
 
 
-def _judge(using: str) -> None:
-    """Raise CannotPartition where something would be lost or take long."""
+def _check(using: str) -> None:
+    """Raise CannotPartition if a constraint would be lost, or if the move would take long."""
     sql = "SELECT conrelid::regclass::text FROM pg_constraint WHERE confrelid = %s::regclass"
     if names := [row[0] for row in select(using, sql, EVENTS)]:
-        raise CannotPartition(f"foreign keys of {', '.join(names)} point to it: drop them first")
+        raise CannotPartition(
+            f"foreign keys of {', '.join(names)} reference the table; drop them first"
+        )
     sql = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
     if names := [row[0] for row in select(using, sql, EVENTS)]:
-        raise CannotPartition(f"it has the triggers {', '.join(names)}: drop them first")
+        raise CannotPartition(f"the table has the triggers {', '.join(names)}; drop them first")
     sql = "SELECT 1 FROM pg_class WHERE oid = %s::regclass AND relrowsecurity"
     if select(using, sql, EVENTS):
-        raise CannotPartition("it has row-level security, which its partitions would not have")
+        raise CannotPartition(
+            "the table has row-level security, which partitions would not have; disable it first"
+        )
     counted = f"SELECT COUNT(*) FROM (SELECT 1 FROM {EVENTS} LIMIT {MOST_ROWS + 1}) c"
     if select(using, counted)[0][0] > MOST_ROWS:
         raise CannotPartition(
-            f"it has more than {MOST_ROWS:,} rows, which writers would have to wait for: "
+            f"the table has more than {MOST_ROWS:,} rows, so writers would wait too long; "
             "run outbox_purge first"
         )
 
 
-def _step_aside(using: str) -> list[str]:
-    """Give the table and its indexes other names; return how to make the indexes again."""
+def _rename(using: str) -> list[str]:
+    """Rename the table and its indexes; return the statements that create the indexes."""
     sql = (
         "SELECT c.relname, pg_get_indexdef(c.oid), i.indisunique FROM pg_index i "
         "JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %s::regclass"
@@ -143,9 +151,9 @@ def _make_parent(using: str, last: int, is_called: bool, indexes: list[str]) -> 
 
 
 def _identify(using: str, home: str) -> None:
-    """Make the table of identities, fill it, and let a trigger keep it.
+    """Create and fill the table of identities, and create the trigger that updates it.
 
-    One that is there was left behind by a table of events that is no more.
+    If the table exists, it belonged to a table of events that has been dropped.
     """
     filled = f"INSERT INTO {IDENTITIES} SELECT identity, id FROM {FIRST} WHERE identity IS NOT NULL"
     owner = owner_of(using, EVENTS)
@@ -194,7 +202,7 @@ _RIGHTS: Final = """
 
 
 def _pass_on_rights(using: str) -> None:
-    """Grant on the new table what was granted on the old one and on columns of it."""
+    """Grant the rights on the old table and its columns for the new table."""
     for grantee, rights, option, writes in select(using, _RIGHTS, FIRST, FIRST):
         run(using, f"GRANT {rights} ON {EVENTS} TO {grantee}{option}")
         if writes:

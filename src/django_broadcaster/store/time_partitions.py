@@ -1,16 +1,15 @@
-"""The outbox in time partitions, on PostgreSQL: to purge is to drop a table.
+"""The outbox in time partitions on PostgreSQL, where a purge drops a table.
 
-A table that is partitioned by ranges of `id` is cut in the order in which events were published,
-and keeps its primary key. One partition, here a segment, holds about as many events as are
-published in the time of OUTBOX_TIME_PARTITIONS; its bounds are fixed when it is made, one ahead of
-the one in use. A last one, the rest, takes what fits nowhere: events that nobody made a segment for
-in time, and those that a dropped segment still had to keep.
+The table is partitioned by ranges of `id`, in the order in which events were created, and keeps its
+primary key. A partition is called a segment. It has about the events of OUTBOX_TIME_PARTITIONS.
+Its bounds are fixed when it is created, one segment ahead of the one in use. The default partition,
+called the rest, has events without a segment, and those that a dropped segment had to keep.
 
-A unique index can't span partitions. So identities stand in a table of their own, which a trigger
-asks and fills; the memory of an identity is the row of its event, as without partitions.
+A unique index can't span partitions. So a trigger reads and fills a separate table of identities.
+As without partitions, an identity exists as long as the row of its event.
 
-No statement here waits long for a lock: it would have everybody else wait behind it. What does not
-get it in time raises, and is tried again a minute later.
+No statement here waits long for a lock, because other statements would wait for it. A statement
+that times out raises an error, and is retried a minute later.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ IDENTITIES: Final = "django_broadcaster_outboxidentity"
 SEQUENCE: Final = f"{EVENTS}_id_seq"
 
 LEAST: Final = 10_000
-"""Events that a segment is made for at the least: with few, rows are purged one by one as well."""
+"""Minimum of events in a segment; for fewer events, deleting rows is fast enough."""
 
 MOST_KEPT: Final = 10_000
-"""Events that may be left in a segment that is dropped; they are copied while others wait."""
+"""Maximum of events that are copied out of a dropped segment, while others wait."""
 
 LOCK_TIMEOUT: Final = "1s"
 _DOOMED: Final = "django_broadcaster: to be dropped"
@@ -42,7 +41,7 @@ _LOCK: Final = 7_306_001  # of advisory locks: one relay at a time changes segme
 
 
 class Segment(NamedTuple):
-    """A partition with the ids that it is for: from `lower`, None for the first, below `upper`."""
+    """A partition for the ids from `lower`, which is None for the first one, to below `upper`."""
 
     name: str
     lower: int | None
@@ -50,7 +49,7 @@ class Segment(NamedTuple):
 
 
 def is_partitioned(using: str) -> bool:
-    """Tell whether the outbox's table is in partitions."""
+    """Return True if the outbox's table is partitioned."""
     if connections[using].vendor != "postgresql":
         return False
     kind = f"SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('{EVENTS}')"
@@ -58,7 +57,7 @@ def is_partitioned(using: str) -> bool:
 
 
 def segments_of(using: str) -> list[Segment]:
-    """Return the segments that are attached, the oldest first."""
+    """Return the attached segments, the oldest first."""
     sql = (
         "SELECT c.oid::regclass::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i "
         f"JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('{EVENTS}')"
@@ -73,7 +72,7 @@ def segments_of(using: str) -> list[Segment]:
 
 
 def keep_ahead(using: str, width: timedelta, now: datetime) -> Segment | None:
-    """See that a segment waits behind the one in use; return the new one, or None."""
+    """Create a segment for future ids if there is none; return it, or None."""
     with _alone(using) as may:
         if not may:
             return None
@@ -82,13 +81,13 @@ def keep_ahead(using: str, width: timedelta, now: datetime) -> Segment | None:
         if last < (newest.lower or 0):
             return None
         size = events_within(using, width, now)
-        # Behind what is being written now: rows of these ids may stand in the rest already.
+        # Leave out the ids in use now: the rest may already have rows with such ids.
         lower = newest.upper if last < newest.upper else last + 1 + size
         return open_segment(using, lower, lower + size, like=newest.name)
 
 
 def open_segment(using: str, lower: int, upper: int, like: str) -> Segment:
-    """Make a segment, stored as the one that it is `like`; writers go on meanwhile."""
+    """Create a segment with the storage parameters of `like`, without blocking writers."""
     name = f"{EVENTS}_from_{lower}"
     storage = storage_of(using, like)
     run(
@@ -102,24 +101,27 @@ def open_segment(using: str, lower: int, upper: int, like: str) -> Segment:
 
 
 def storage_of(using: str, table: str) -> str:
-    """Return a table's storage parameters, as a clause for another one; partitions inherit none."""
+    """Return a table's storage parameters as a clause; partitions don't inherit them."""
     sql = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s::regclass"
     options = select(using, sql, table)[0][0]
     return f" WITH ({options})" if options else ""
 
 
 def drop_oldest(using: str, before: datetime) -> str | None:
-    """Drop the oldest segment if all in it was published or cancelled `before`; return its name.
+    """Drop the oldest segment if its events ended before a time; return its name, or None.
 
-    Up to MOST_KEPT events that are not, dead letters for example, move to the rest. The segment is
-    read once to find them. Raises DatabaseError where a lock can't be had in time.
+    Up to MOST_KEPT other events, such as dead letters, move to the rest. One query of the segment
+    finds them.
+
+    Raises:
+        DatabaseError: A lock was not available in time.
     """
     _drop_detached(using)
     with _alone(using) as may:
         oldest = segments_of(using)[0] if may else None
         if oldest is None or not _is_behind(using, oldest, before):
             return None
-        # Nobody else changes it from here on; it is read before anybody has to wait.
+        # From here on, the segment does not change. It is read before other statements must wait.
         run(using, f"LOCK TABLE {oldest.name} IN SHARE MODE")
         old = "status IN ('published', 'cancelled') AND "
         ended = "CASE status WHEN 'published' THEN published_at ELSE ended_at END"
@@ -141,16 +143,16 @@ def drop_oldest(using: str, before: datetime) -> str | None:
 
 
 def _is_behind(using: str, segment: Segment, before: datetime) -> bool:
-    """Tell whether events behind the segment have been written, and that long ago."""
+    """Return True if an event with an id above the segment was created before a time."""
     sql = f"SELECT created_at FROM {EVENTS} WHERE id >= %s ORDER BY id LIMIT 1"
     rows = select(using, sql, segment.upper)
     return bool(rows) and _moment(rows[0][0], using) < before
 
 
 def _drop_detached(using: str) -> None:
-    """Drop segments that were detached for it, and identities of no row.
+    """Drop the segments that `drop_oldest` detached, and identities without a row.
 
-    One that somebody else has detached, to keep it, is left alone.
+    A segment that an administrator detached is kept.
     """
     sql = (
         "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_class p ON p.oid = %s::regclass "
@@ -167,23 +169,23 @@ def _drop_detached(using: str) -> None:
 
 
 def last_id(using: str) -> int:
-    """Return the last id that was given out."""
+    """Return the last id of the sequence."""
     sql = f"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {SEQUENCE}"
     return int(select(using, sql)[0][0])
 
 
 def events_within(using: str, width: timedelta, now: datetime) -> int:
-    """Estimate how many events will be published in a span of time, by those of the last one.
+    """Estimate the number of events in a span of time from those of the last such span.
 
-    With events of a shorter time it is no more than twice what there are: a burst is not taken for
-    what comes all day. At least LEAST.
+    If the outbox covers a shorter time, the estimate is twice its number of events: a burst is not
+    extrapolated. The minimum is LEAST.
     """
     edges = f"(SELECT MIN(id) FROM {EVENTS}), (SELECT MAX(id) FROM {EVENTS})"
     first, last = select(using, f"SELECT {edges}")[0]
     if first is None:
         return LEAST
     low, high = first, last
-    while low < high:  # ids are in the order of time, more or less
+    while low < high:  # ids are approximately in the order of time
         middle = (low + high) // 2
         if _created_from(using, middle) < now - width:
             low = middle + 1
@@ -205,9 +207,9 @@ def _columns(using: str) -> list[str]:
 
 
 def go_home(using: str) -> str:
-    """Let new tables of this transaction be where the outbox's is; return that schema, quoted.
+    """Create new tables of this transaction in the outbox's schema; return that schema, quoted.
 
-    With several schemas in `search_path` they would be in the first one.
+    With several schemas in `search_path`, the first one would have them.
     """
     sql = (
         "SELECT quote_ident(n.nspname), set_config('search_path', quote_ident(n.nspname) || "
@@ -218,14 +220,14 @@ def go_home(using: str) -> str:
 
 
 def owner_of(using: str, table: str) -> str:
-    """Return the role that a table belongs to, quoted."""
+    """Return the owner of a table, quoted."""
     sql = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = %s::regclass"
     return str(select(using, sql, table)[0][0])
 
 
 @contextmanager
 def _alone(using: str) -> Iterator[bool]:
-    """Give a transaction whose locks are had soon or not at all; False if another one is at it."""
+    """Open a transaction with a short lock timeout; yield False if another process works here."""
     with transaction.atomic(using=using):
         run(using, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         go_home(using)
@@ -239,4 +241,4 @@ def _moment(value: Any, using: str) -> datetime:
 
 
 class CannotPartition(DatabaseError):
-    """The outbox's table can't be partitioned; the message says why, and what to do."""
+    """The outbox's table can't be partitioned; the message has the reason and the remedy."""

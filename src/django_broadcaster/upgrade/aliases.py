@@ -1,4 +1,4 @@
-"""Where events of 0.1.1 go: which alias was its default, and which aliases run handlers."""
+"""The backends of events from 0.1.1: its default alias, and aliases that run handlers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import UnknownBackend
 
 REDIS: Final = "django_broadcaster.backends.RedisStreamBackend"
-"""The only path that 0.1.1 did not skip in OUTBOX_PUBLISHERS."""
+"""The only backend in OUTBOX_PUBLISHERS that 0.1.1 loaded."""
 
 
 def default_of_0_1_1() -> str:
-    """Return the alias to which 0.1.1 sent an event that named none.
+    """Return the alias to which 0.1.1 sent an event without a backend.
 
-    That was the first one of its Redis backend, else the first backend that was put in by hand. If
-    there is neither, the alias is that of a publish call without a backend; routes are newer.
+    This is the first alias of its Redis backend, else the first backend that a caller set. If there
+    is neither, the alias is that of a publish call without a backend and routes.
     """
     of_redis = (name for name, each in conf.PUBLISHERS.items() if each.get("BACKEND") == REDIS)
     by_hand = iter(backends.put_in())
@@ -26,7 +26,7 @@ def default_of_0_1_1() -> str:
 
 
 def runs_handlers(alias: str) -> bool:
-    """Return True if the backend of an alias runs handlers; an unknown or wrong one does not."""
+    """Return True if the backend of an alias runs handlers; False for an invalid backend."""
     if alias == HANDLERS and HANDLERS not in conf.PUBLISHERS:
         return True
     try:

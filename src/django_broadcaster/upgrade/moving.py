@@ -1,4 +1,4 @@
-"""Moving events between the table of 0.1.1 and the outbox, a batch at a time."""
+"""Move events between the table of 0.1.1 and the outbox, a batch at a time."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 
 from .aliases import default_of_0_1_1, runs_handlers
+from .insertion import OUTBOX, Writer
 from .old_table import DELIVERED, Key, OldRow, OldTable
 from .report import Report
 from .rows import Row, Target, Undelivered, new_row, old_values
-from .writing import OUTBOX, Writer
 
 BATCH: Final = 500
-"""Rows of a transaction: SQLite allows 32,766 parameters, and nobody waits long for it."""
+"""Maximum of rows in a transaction: SQLite allows 32,766 parameters, and locks stay short."""
 
 STATEMENT_CHARACTERS: Final = 2_000_000
-"""Of the payloads in one statement; MariaDB takes 16 MB by default."""
+"""Maximum of the payloads' characters in one statement; MariaDB's default limit is 16 MB."""
 
 UNDELIVERED: Final = ("pending", "processing", "scheduled", "retry", "blocked")
-"""Statuses of events of the outbox that are still to be delivered."""
+"""The statuses of undelivered events in the outbox."""
 
 Progress = Callable[[int], None]
 
 
 def move_events(using: str, progress: Progress = lambda count: None) -> Report:
-    """Move all events of 0.1.1 into the outbox; return what was done.
+    """Move all events of 0.1.1 into the outbox; return a report.
 
-    Undelivered ones come first, in the order in which 0.1.1 would have sent them. A row that
-    somebody else has locked stays for the next call.
+    Undelivered events are moved first, in the order in which 0.1.1 would have sent them. Rows that
+    another transaction has locked are skipped until the next call.
 
     Args:
         using: Alias of the database.
@@ -58,7 +58,7 @@ def move_events(using: str, progress: Progress = lambda count: None) -> Report:
 
 
 class _Mover:
-    """Moves the rows of one group after another."""
+    """Moves the delivered or the undelivered rows, in batches."""
 
     def __init__(self, old: OldTable, report: Report) -> None:
         self._old = old
@@ -99,7 +99,7 @@ class _Mover:
         )
 
     def _written(self, made: list[tuple[OldRow, Row, bool]]) -> list[tuple[OldRow, Row, bool]]:
-        """Insert rows; return those that the database took."""
+        """Insert rows; return those that the database accepted."""
         written = []
         for chunk in _chunks(made):
             try:
@@ -108,11 +108,11 @@ class _Mover:
             except OperationalError:
                 raise
             except DatabaseError:
-                written += [each for each in chunk if self._took(each)]
+                written += [each for each in chunk if self._is_accepted(each)]
         return written
 
-    def _took(self, made: tuple[OldRow, Row, bool]) -> bool:
-        """Return True if the database takes one row; note the error otherwise."""
+    def _is_accepted(self, made: tuple[OldRow, Row, bool]) -> bool:
+        """Insert one row; return True, or record the error and return False."""
         try:
             self._write([made[1]])
         except OperationalError:
@@ -142,7 +142,7 @@ class _Mover:
 def _chunks(
     made: Sequence[tuple[OldRow, Row, bool]],
 ) -> list[list[tuple[OldRow, Row, bool]]]:
-    """Return rows in portions that a database takes as one statement."""
+    """Return rows in portions for one statement each."""
     chunks: list[list[tuple[OldRow, Row, bool]]] = []
     size = 0
     for each in made:
@@ -156,10 +156,15 @@ def _chunks(
 
 
 def move_back(using: str, progress: Progress = lambda count: None) -> Report:
-    """Move undelivered events of the outbox back into the table of 0.1.1; return what was done.
+    """Move undelivered events of the outbox back into the table of 0.1.1; return a report.
 
-    No relay may run meanwhile. What 0.1.1 can't hold stays in the outbox, and the report says why.
-    Partition keys are dropped: 0.1.1 knows none. It sends `created_at` as the time of an event.
+    No relay may run during the move. Events that 0.1.1 does not support stay in the outbox, and the
+    report has the reasons. Because 0.1.1 has no partition keys, they are dropped. It sends
+    `created_at` as the time of an event.
+
+    Args:
+        using: Alias of the database.
+        progress: Receives the number of rows of each batch.
     """
     old = OldTable(using)
     report = Report()
@@ -193,7 +198,7 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
         ids, inserted = [], []
         for row, values, reason in made:
             if values and values[0] in taken:
-                values, reason = None, "the table of 0.1.1 has an event of that id"
+                values, reason = None, "the table of 0.1.1 has an event with this id"
             if values is None:
                 report.refused.append((row.event_id, reason))
                 continue
@@ -213,5 +218,5 @@ def _batch_back(old: OldTable, last: int, report: Report) -> list[Undelivered]:
 def _values_back(row: Undelivered) -> tuple[list[Any] | None, str]:
     alias = row.publisher_backend
     if runs_handlers(alias):
-        return None, f"its handlers have not run; run outbox_worker --drain --backend {alias}"
+        return None, f"handlers have not run; run outbox_worker --drain --backend {alias}"
     return old_values(row)

@@ -1,4 +1,4 @@
-"""The table `outbox_events` of 0.1.1: is it there, what is in it, its rows in batches."""
+"""The table `outbox_events` of 0.1.1: its existence, contents and rows in batches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FIRST_MIGRATION: Final = ("django_broadcaster", "0001_initial")
 """The only migration of 0.1.1."""
 
 DELIVERED: Final = ("published", "failed")
-"""Its statuses of events that are not to be delivered any more."""
+"""The statuses of events in 0.1.1 that are not to be delivered."""
 
 MOST_CHARACTERS: Final = 4_000_000
-"""Of the payloads that are read at a time."""
+"""Maximum of the payloads' characters that are read at a time."""
 
 
 class OldRow(NamedTuple):
-    """A row of 0.1.1, as the driver returns it; JSON columns are text.
+    """A row of 0.1.1 with the driver's values. JSON columns are text.
 
-    `is_later` is true if the event is not due yet.
+    `is_later` is True if the event is not due yet.
     """
 
     id: Any
@@ -52,7 +52,7 @@ _JSON: Final = ("data", "publisher_config")
 
 
 class Key(NamedTuple):
-    """Where a row stands in the order in which 0.1.1 delivered, and the size of its payload."""
+    """The position of a row in the delivery order of 0.1.1, and the size of its payload."""
 
     id: Any
     created_at: Any
@@ -60,13 +60,13 @@ class Key(NamedTuple):
 
 
 class ReferencedError(RuntimeError):
-    """Tables refer to the table of 0.1.1 by a foreign key, so its rows can't move."""
+    """Foreign keys refer to the table of 0.1.1, so its rows can't move."""
 
     def __init__(self, tables: Sequence[str]) -> None:
-        """Name the tables."""
+        """Set the text with the names of the tables."""
         super().__init__(
             f"can't move events: a foreign key of {', '.join(tables)} refers to {TABLE}. Install "
-            "0.1.1 again, make the ForeignKey a UUIDField in a migration of your app, and apply it"
+            "0.1.1 again, replace the ForeignKey by a UUIDField in a migration, and apply it"
         )
 
 
@@ -86,9 +86,9 @@ class OldTable:
         self._last: Any = None
 
     def exists(self) -> bool:
-        """Return True if the table is there and has the columns of 0.1.1.
+        """Return True if the table exists and has the columns of 0.1.1.
 
-        The name is a common one: another app's table is left alone.
+        Because the name is common, it may be another app's table, which is not touched.
         """
         introspection = self.connection.introspection
         with self.connection.cursor() as cursor:
@@ -107,14 +107,14 @@ class OldTable:
         return not self._select(f"SELECT 1 FROM {TABLE} LIMIT 1")
 
     def prepare(self) -> None:
-        """Settle which rows are to move: those that are there now, found by their `created_at`.
+        """Limit the move to the current rows, by their `created_at`.
 
-        Publishers that go on could otherwise keep a move from ever ending. Batches have to use the
-        index on that column, also among many rows.
+        Otherwise the move might never end while applications publish. Batches must use the index on
+        that column.
         """
         [(self._last,)] = self._select(f"SELECT MAX(created_at) FROM {TABLE}")
         if self._vendor == "postgresql":
-            self._execute(f"ANALYZE {TABLE}")  # stops no writer; PostgreSQL takes no hints
+            self._execute(f"ANALYZE {TABLE}")  # PostgreSQL has no hints; this blocks no writer
             return
         with self.connection.cursor() as cursor:
             found = self.connection.introspection.get_constraints(cursor, TABLE)
@@ -126,7 +126,7 @@ class OldTable:
     def check_references(self) -> None:
         """Raise ReferencedError if another table refers to this one by a foreign key.
 
-        The database would refuse to delete the rows, or would delete those that refer to them.
+        The database would refuse to delete the rows, or also delete the referring rows.
         """
         introspection = self.connection.introspection
         with self.connection.cursor() as cursor:
@@ -140,17 +140,22 @@ class OldTable:
             raise ReferencedError(sorted({*referring}))
 
     def begin_writing(self) -> None:
-        """Let the transaction write from its start on, where reading first could end it.
+        """Begin the transaction with a write on SQLite.
 
-        SQLite refuses a write after a read if somebody else has written in between.
+        SQLite refuses a write after a read if another connection has written in between.
         """
         if self._vendor == "sqlite":
             self._execute(f"DELETE FROM {TABLE} WHERE id IS NULL")
 
     def lock_keys(self, *, delivered: bool, after: Key | None, limit: int) -> list[Key]:
-        """Lock rows of one group after a key, oldest first, and return their keys.
+        """Lock rows in their order and return their keys, as many as fit into memory.
 
-        Rows that somebody else has locked are left out. Returned are as many as fit into memory.
+        Rows that another transaction has locked are skipped.
+
+        Args:
+            delivered: True for delivered rows, False for undelivered ones.
+            after: The key after which to begin; None for the first row.
+            limit: Maximum of rows.
         """
         size = "pg_column_size(data)" if self._vendor == "postgresql" else "LENGTH(data)"
         group = "IN" if delivered else "NOT IN"
@@ -163,10 +168,10 @@ class OldTable:
             f"SELECT id, created_at, COALESCE({size}, 0) FROM {TABLE}{self._hint} "
             f"WHERE {conditions} ORDER BY created_at, id LIMIT %s{self._lock}"
         )
-        return _that_fit([Key._make(row) for row in self._select(sql, *values, limit)])
+        return _fitting([Key._make(row) for row in self._select(sql, *values, limit)])
 
     def read(self, keys: Sequence[Key]) -> list[OldRow]:
-        """Return the rows of these keys, in their order."""
+        """Return the rows with these keys, in their order."""
         names = ", ".join(self._as_text(name) for name in COLUMNS)
         sql = (
             f"SELECT {names}, CASE WHEN scheduled_at > %s THEN 1 ELSE 0 END FROM {TABLE} "
@@ -177,26 +182,26 @@ class OldTable:
         return [OldRow._make(row) for row in self._select(sql, now, *ids)]
 
     def delete(self, ids: Collection[Any]) -> None:
-        """Delete the rows of these ids."""
+        """Delete the rows with these ids."""
         if ids:
             self._execute(f"DELETE FROM {TABLE} WHERE {self._among(ids)}", *self._ids(ids))
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Return those of the ids, 32 hexadecimal digits each, that the table has a row for."""
+        """Return the ids that exist in the table; an id has 32 hexadecimal digits."""
         if not ids:
             return set()
         rows = self._select(f"SELECT id FROM {TABLE} WHERE id IN ({_marks(ids)})", *ids)
         return {str(row[0]).replace("-", "") for row in rows}
 
     def insert(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows, each with the values of `COLUMNS`; an id is 32 hexadecimal digits."""
+        """Insert rows with the values of `COLUMNS`; an id has 32 hexadecimal digits."""
         if rows:
             values = ", ".join([f"({_marks(COLUMNS)})"] * len(rows))
             flat = [value for row in rows for value in row]
             self._execute(f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) VALUES {values}", *flat)
 
     def drop_if_empty(self) -> bool:
-        """Drop the table, and forget the migration of 0.1.1; return False if rows are there."""
+        """Drop the table and the record of the migration of 0.1.1; return False if it has rows."""
         with transaction.atomic(using=self.using):
             if self._vendor == "postgresql":
                 self._execute("SET LOCAL lock_timeout = '5s'")
@@ -211,7 +216,7 @@ class OldTable:
     def _among(self, ids: Collection[Any]) -> str:
         """Return the condition that a row has one of these ids."""
         if self._vendor == "postgresql":
-            return "id = ANY(%s)"  # a list of placeholders takes the driver long
+            return "id = ANY(%s)"  # the driver is slow with a list of placeholders
         return f"id IN ({_marks(ids)})"
 
     def _ids(self, ids: Collection[Any]) -> list[Any]:
@@ -230,7 +235,7 @@ class OldTable:
             cursor.execute(sql, params or None)
 
 
-def _that_fit(keys: Sequence[Key]) -> list[Key]:
+def _fitting(keys: Sequence[Key]) -> list[Key]:
     """Return the first keys, at least one, whose payloads fit into memory together."""
     fitting: list[Key] = []
     size = 0

@@ -1,4 +1,4 @@
-"""What a move has done, for the one who runs it."""
+"""The report of a move."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ MOST_NAMED = 5
 
 @dataclass
 class Report:
-    """Counts of a move, and what somebody has to look at.
+    """The counts of a move, and events that an operator should check.
 
     Attributes:
-        moved: Rows that moved, by the status that they have now.
-        invalid: Undelivered events that became dead letters, because no event may be like that.
-        default: Undelivered events that named no backend.
-        default_alias: The backend that these go to.
-        unknown: Undelivered events by alias, for aliases that OUTBOX_PUBLISHERS lacks.
-        handled: Undelivered events by alias, for aliases that run handlers; 0.1.1 has run these.
+        moved: Moved rows by their new status.
+        invalid: Undelivered events that became dead letters, because they are not valid.
+        default: Undelivered events without a backend.
+        default_alias: The backend of these events.
+        unknown: Undelivered events by alias, for aliases that are not in OUTBOX_PUBLISHERS.
+        handled: Undelivered events by alias, for aliases whose handlers 0.1.1 has run.
         refused: Events that could not move, with the reason.
-        left: Rows in the table that they come from.
+        left: Rows that remain in the source table.
     """
 
     default_alias: str = ""
@@ -34,29 +34,35 @@ class Report:
     left: int = 0
 
     def lines(self) -> Iterator[str]:
-        """Yield the report, a sentence each."""
+        """Yield the lines of the report."""
         counts = ", ".join(f"{count:,} {status}" for status, count in sorted(self.moved.items()))
         yield f"Moved {self.moved.total():,} events{f': {counts}' if counts else ''}."
         if self.default:
-            yield f"Without a backend: {self.default:,}. These go to {self.default_alias!r}."
+            yield (
+                f"Events without a backend: {self.default:,}. These are delivered to "
+                f"{self.default_alias!r}."
+            )
         for alias, count in sorted(self.unknown.items()):
             yield (
-                f"For the backend {alias!r}, which OUTBOX_PUBLISHERS lacks: {count:,}. "
-                "These wait until it is there."
+                f"Events for backend {alias!r}, which is not in OUTBOX_PUBLISHERS: {count:,}. "
+                "These wait until you add it."
             )
         for alias, count in sorted(self.handled.items()):
             yield (
-                f"For the backend {alias!r}, which runs handlers: {count:,}. 0.1.1 has run the "
-                "handlers, so these are published."
+                f"Events for backend {alias!r}, which runs handlers: {count:,}. 0.1.1 has run the "
+                "handlers, so these are marked as delivered."
             )
         if self.invalid:
             yield (
-                f"Not valid: {self.invalid:,}. These are dead letters now, and their errors say "
-                "why."
+                f"Invalid events: {self.invalid:,}. These are dead letters now; their errors have "
+                "the reasons."
             )
         for event_id, reason in self.refused[:MOST_NAMED]:
             yield f"Could not move event {event_id}: {reason}."
         if len(self.refused) > MOST_NAMED:
-            yield f"Could not move {len(self.refused) - MOST_NAMED:,} further events."
+            yield f"Could not move {len(self.refused) - MOST_NAMED:,} other events."
         if self.left:
-            yield f"Left in outbox_events: {self.left:,}. Run manage.py outbox_upgrade for them."
+            yield (
+                f"Events left in outbox_events: {self.left:,}. Run manage.py outbox_upgrade to "
+                "move them."
+            )

@@ -1,8 +1,8 @@
-"""One row of 0.1.1 as a row of the outbox, and the reverse.
+"""Convert rows of 0.1.1 into rows of the outbox, and the reverse.
 
-0.1.1 validated nothing. What may not be sent comes over as a dead letter whose error says why, with
-the values as they were, so that nothing is lost and nothing stops the others. Values that are too
-long for their column are shortened, and stand in full in the error.
+0.1.1 did not validate events. An invalid event becomes a dead letter with the old values. Its
+error has the reason, so that no event is lost or blocks others. A value that is too long
+for its column is shortened, and the error has the whole value.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ _LENGTHS: Final = {
     "data_schema": 2000,
     "publisher_backend": 64,
 }
-HANDLED: Final = "its handlers have run in 0.1.1, and it has no other backend"
+HANDLED: Final = "0.1.1 has run the handlers, and the event has no other backend"
 _STATUSES: Final = ("pending", "processing", "retry", "published", "failed")
 _EMPTY: Final = ("null", "[]", "{}", '""', "0", "0.0", "false")
-"""JSON of what 0.1.1 took for no `publisher_config`."""
+"""JSON values that 0.1.1 treated as an empty `publisher_config`."""
 
 _CHECKS: Final[tuple[tuple[str, Callable[[object], str]], ...]] = (
     ("event_type", lambda value: check_string("event_type", value)),
@@ -86,9 +86,10 @@ _OPTIONAL_CHECKS: Final[tuple[tuple[str, Callable[[object], str]], ...]] = (
 
 
 class Target(NamedTuple):
-    """What all rows of a move have in common; `now` is as the driver takes it.
+    """The values that all rows of a move share.
 
-    `runs_handlers` tells it of an alias: 0.1.1 has run the handlers of every event already.
+    `runs_handlers` returns True for an alias that runs handlers, which 0.1.1 has run already. `now`
+    is a value for the driver.
     """
 
     default_alias: str
@@ -99,12 +100,12 @@ class Target(NamedTuple):
 
 
 def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
-    """Return the row of the outbox for a row of 0.1.1, and whether it became a dead letter."""
+    """Return the row of the outbox for a row of 0.1.1, and True if it became a dead letter."""
     event_id = str(UUID(str(old.id)))
     alias = old.publisher_backend or target.default_alias
     fitting = {name: (getattr(old, name) or "")[:most] for name, most in _LENGTHS.items()}
     fitting["publisher_backend"] = alias[: _LENGTHS["publisher_backend"]]
-    data = None if old.data == "null" else old.data  # 0.1.1 sent neither
+    data = None if old.data == "null" else old.data  # 0.1.1 sent no data for either
     config = "{}" if old.publisher_config in _EMPTY else old.publisher_config
     too_long = list(_too_long(old))
     if not config.startswith("{"):
@@ -158,7 +159,7 @@ def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
 
 
 def _identity(source: str, event_id: str, alias: str) -> str:
-    """Return the digest by which the outbox knows an event whose id was given."""
+    """Return the digest that makes an event with a given id unique in the outbox."""
     return sha256("\0".join((source, event_id, alias)).encode()).hexdigest()
 
 
@@ -166,13 +167,13 @@ def _too_long(old: OldRow) -> Iterator[str]:
     for name, most in _LENGTHS.items():
         value = getattr(old, name) or ""
         if len(value) > most:
-            yield f"{name} has {len(value)} characters, its column holds {most}: {value}"
+            yield f"{name} must have at most {most} characters, not {len(value)}: {value}"
 
 
 def _problems(old: OldRow) -> Iterator[str]:
-    """Yield why an event may not be sent."""
+    """Yield the reasons why an event is not valid."""
     if old.status not in _STATUSES:
-        yield f"status {old.status!r} is not one of 0.1.1"
+        yield f"status must be one of {', '.join(_STATUSES)}, not {old.status!r}"
     if old.spec_version != "1.0":
         yield f"spec_version must be '1.0', not {old.spec_version!r}"
     checks = [*_CHECKS, *(each for each in _OPTIONAL_CHECKS if getattr(old, each[0]))]
@@ -185,11 +186,11 @@ def _problems(old: OldRow) -> Iterator[str]:
     content_type = old.data_content_type
     is_text = old.data is None or old.data.startswith('"')
     if content_type and not is_text and not is_json_type(content_type):
-        yield f"data_content_type {content_type!r} is not JSON, so the data must be a string"
+        yield f"data must be a string, because data_content_type {content_type!r} is not JSON"
 
 
 class Undelivered(NamedTuple):
-    """What `old_values` reads of a row of the outbox; JSON columns are text."""
+    """The columns of an outbox row that `old_values` needs; JSON columns are text."""
 
     id: int
     event_id: str
@@ -224,7 +225,7 @@ _OLD_LENGTHS: Final = {
 
 
 def old_values(row: Undelivered) -> tuple[list[Any] | None, str]:
-    """Return the values of `COLUMNS` for an event of the outbox, or None and why there are none."""
+    """Return the values of `COLUMNS` for an event of the outbox, or None and the reason."""
     data = row.data
     try:
         event_id = UUID(row.event_id)
@@ -232,9 +233,9 @@ def old_values(row: Undelivered) -> tuple[list[Any] | None, str]:
             data, binary = encryption.unseal(row.sealed)
             row = row._replace(data_binary=binary)
     except ValueError:
-        return None, "0.1.1 needs a UUID as its id"
+        return None, "for 0.1.1, the id must be a UUID"
     if str(event_id) != row.event_id:
-        return None, f"0.1.1 would write its id as {event_id}"
+        return None, f"0.1.1 would change the id to {event_id}"
     if row.data_binary is not None:
         return None, "0.1.1 has no binary data"
     if row.extensions.strip() != "{}":

@@ -1,10 +1,10 @@
-/* Keeps the page of an operation up to date while somebody looks at it. */
+/* Updates the page of an operation while it is visible. */
 "use strict";
 
 (function () {
   const SECONDS = 1;
   const LONGEST_PAUSE = 30;
-  const SPOKEN_SECONDS = 10; // a screen reader is told no more often how far it is
+  const ANNOUNCE_SECONDS = 10; // minimum between two announcements to screen readers
 
   class Watch {
     constructor(root) {
@@ -12,7 +12,7 @@
       this.failures = 0;
       this.timer = 0;
       this.state = this.part("state").textContent;
-      this.spokenAt = Date.now();
+      this.announcedAt = Date.now();
       document.addEventListener("visibilitychange", () => this.resume());
       this.resume();
     }
@@ -23,16 +23,16 @@
 
     resume() {
       clearTimeout(this.timer);
-      if (!document.hidden && this.root.dataset.active === "yes") this.ask();
+      if (!document.hidden && this.root.dataset.active === "yes") this.request();
     }
 
-    async ask() {
+    async request() {
       let pause = SECONDS;
       try {
         const signal = AbortSignal.timeout(20000);
-        const answer = await fetch(this.root.dataset.operation, { signal, cache: "no-store", credentials: "same-origin" });
-        if (!answer.ok || answer.redirected) throw new Error(`the server answered ${answer.status}`);
-        this.show(await answer.json());
+        const response = await fetch(this.root.dataset.operation, { signal, cache: "no-store", credentials: "same-origin" });
+        if (!response.ok || response.redirected) throw new Error(`the server responded with ${response.status}`);
+        this.show(await response.json());
         this.failures = 0;
       } catch {
         this.failures += 1;
@@ -56,16 +56,16 @@
       this.text("state", now.state_text);
       this.part("state").className = `broadcaster-label broadcaster-label-${now.state}`;
       this.root.dataset.active = now.is_active ? "yes" : "no";
-      this.speak(now);
+      this.announce(now);
       if (!now.is_active && this.part("stop")) this.part("stop").hidden = true;
       if (now.state === "failed") window.location.reload(); // the page has the error then
     }
 
-    speak(now) {
-      const isDue = Date.now() > this.spokenAt + SPOKEN_SECONDS * 1000;
+    announce(now) {
+      const isDue = Date.now() > this.announcedAt + ANNOUNCE_SECONDS * 1000;
       if (now.state_text === this.state && !isDue) return;
       this.state = now.state_text;
-      this.spokenAt = Date.now();
+      this.announcedAt = Date.now();
       this.text("announce", `${now.state_text}, ${now.percent}, ${now.summary}`);
     }
 

@@ -1,4 +1,4 @@
-/* How the dashboard writes numbers, durations and moments. */
+/* The dashboard's formats for numbers, durations and moments. */
 "use strict";
 
 window.broadcaster = (function () {
@@ -7,18 +7,18 @@ window.broadcaster = (function () {
   const short = new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 });
   const exact = new Intl.NumberFormat(language, { maximumSignificantDigits: 3 });
 
-  /** A number of events or of events per second. */
+  /** Format a number of events or of events per second. */
   function number(value) {
     return value >= 1000 || Number.isInteger(value) ? whole.format(value) : exact.format(value);
   }
 
-  /** A count as the server gives it: a number, and how far it is known. */
+  /** Format a count from the server: a number and its kind. */
   function count([value, kind]) {
     if (kind === "exact") return whole.format(value);
     return kind === "estimate" ? `≈ ${short.format(value)}` : `${whole.format(value)}+`;
   }
 
-  /** Seconds in the two largest units that say something. */
+  /** Format seconds in the two largest units that are not zero. */
   function duration(seconds) {
     if (seconds < 0.0005) return "0 s";
     if (seconds < 1) return `${exact.format(seconds * 1000)} ms`;
@@ -33,7 +33,7 @@ window.broadcaster = (function () {
     return rest ? `${whole} ${name} ${rest} ${restName}` : `${whole} ${name}`;
   }
 
-  /** Seconds in one unit, for an axis. */
+  /** Format seconds in one unit, for an axis. */
   function brief(seconds) {
     if (seconds === 0) return "0";
     const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1], ["ms", 0.001]];
@@ -41,7 +41,7 @@ window.broadcaster = (function () {
     return `${exact.format(seconds / size)} ${name}`;
   }
 
-  /** Seconds since 1970 as a mark on the axis of time: a day where one begins. */
+  /** Format seconds since 1970 as a mark on the time axis: the day at midnight, else the time. */
   function mark(seconds, span) {
     const date = new Date(seconds * 1000);
     if (span > 86400 * 2 || (date.getHours() === 0 && date.getMinutes() === 0)) {
@@ -50,7 +50,7 @@ window.broadcaster = (function () {
     return date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
   }
 
-  /** Seconds since 1970 as the time of the day, with the day if it is not today. */
+  /** Format seconds since 1970 as a time, with the date if it is not today. */
   function moment(seconds) {
     const date = new Date(seconds * 1000);
     const time = date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", second: "2-digit" });

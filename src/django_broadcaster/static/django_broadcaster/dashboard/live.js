@@ -1,16 +1,16 @@
-/* Keeps the dashboard live: asks for what has changed while somebody looks at the page. */
+/* Updates the dashboard: requests changes while the page is visible. */
 "use strict";
 
 (function (tools) {
   const STATE_SECONDS = 2;
-  const TROUBLE_SECONDS = 10;
+  const STUCK_SECONDS = 10;
   const HISTORY_SECONDS = 10;
   const LONGEST_PAUSE = 30;
-  const ANSWER_SECONDS = 20;
+  const TIMEOUT_SECONDS = 20;
 
   class LoggedOut extends Error {}
 
-  /** Asks one URL again and again; what has not changed is not sent again. */
+  /** Polls one URL; the server does not send an unchanged response again. */
   class Poll {
     constructor(seconds, urlOf, use, failed) {
       Object.assign(this, { seconds, urlOf, use, failed });
@@ -20,11 +20,11 @@
       this.turn = 0;
     }
 
-    /** Ask now, and then again for as long as nobody stops it. */
+    /** Request now, and then repeatedly until `stop` is called. */
     async start() {
       this.stop();
       const turn = this.turn;
-      const pause = await this.ask(turn);
+      const pause = await this.request(turn);
       if (turn === this.turn) this.timer = setTimeout(() => this.start(), pause * 1000);
     }
 
@@ -33,24 +33,24 @@
       clearTimeout(this.timer);
     }
 
-    /** Forget what was asked for before. */
+    /** Request again after the URL has changed. */
     renew() {
       this.etag = "";
       this.start();
     }
 
-    async ask(turn) {
+    async request(turn) {
       try {
         const headers = { Accept: "application/json", ...(this.etag && { "If-None-Match": this.etag }) };
-        const signal = AbortSignal.timeout(ANSWER_SECONDS * 1000);
-        const answer = await fetch(this.urlOf(), { headers, signal, cache: "no-store", credentials: "same-origin" });
-        if (answer.redirected || answer.status === 403) throw new LoggedOut("you are not logged in any more; reload the page");
-        if (answer.status !== 304 && !answer.ok) throw new Error(`the server answered ${answer.status}`);
-        const value = answer.status === 304 ? null : await answer.json();
+        const signal = AbortSignal.timeout(TIMEOUT_SECONDS * 1000);
+        const response = await fetch(this.urlOf(), { headers, signal, cache: "no-store", credentials: "same-origin" });
+        if (response.redirected || response.status === 403) throw new LoggedOut("your session has ended; reload the page");
+        if (response.status !== 304 && !response.ok) throw new Error(`the server responded with ${response.status}`);
+        const value = response.status === 304 ? null : await response.json();
         if (turn !== this.turn) return 0;
-        if (value !== null) this.etag = answer.headers.get("ETag") || "";
+        if (value !== null) this.etag = response.headers.get("ETag") || "";
         this.failures = 0;
-        this.use(value, Number(answer.headers.get("X-Broadcaster-Now")));
+        this.use(value, Number(response.headers.get("X-Broadcaster-Now")));
         return this.seconds;
       } catch (error) {
         this.failures += 1;
@@ -64,10 +64,10 @@
     constructor(root) {
       this.root = root;
       this.state = null;
-      this.trouble = null;
-      this.skew = 0; // seconds that the server's clock is ahead of ours
+      this.stuck = null;
+      this.skew = 0; // seconds by which the server's clock is ahead of the browser's
       this.hours = "1";
-      this.held = false;
+      this.paused = false;
       this.statuses = new Map();
       this.draw = tools.plots(root);
       const { alias } = root.dataset;
@@ -75,11 +75,11 @@
       const failed = (error) => this.lost(error);
       this.history = new Poll(HISTORY_SECONDS, () => root.dataset.history + query({ hours: this.hours }), (value) => value && this.draw(value), failed);
       this.polls = [
-        new Poll(STATE_SECONDS, () => root.dataset.state + query({}), (value, now) => this.arrived(value, now), failed),
+        new Poll(STATE_SECONDS, () => root.dataset.state + query({}), (value, now) => this.useState(value, now), failed),
         this.history,
       ];
-      if (root.dataset.trouble) {
-        this.polls.push(new Poll(TROUBLE_SECONDS, () => root.dataset.trouble, (value) => this.stuck(value), failed));
+      if (root.dataset.stuck) {
+        this.polls.push(new Poll(STUCK_SECONDS, () => root.dataset.stuck, (value) => this.useStuck(value), failed));
       }
       this.listen();
       this.resume();
@@ -92,18 +92,18 @@
 
     listen() {
       document.addEventListener("visibilitychange", () => this.resume());
-      const hold = this.root.querySelector("[data-hold]");
-      hold.addEventListener("click", () => {
-        this.held = !this.held;
-        hold.setAttribute("aria-pressed", String(this.held));
+      const pause = this.root.querySelector("[data-pause-updates]");
+      pause.addEventListener("click", () => {
+        this.paused = !this.paused;
+        pause.setAttribute("aria-pressed", String(this.paused));
         this.resume();
       });
       for (const button of this.root.querySelectorAll("[data-hours]")) {
-        button.addEventListener("click", () => this.look(button));
+        button.addEventListener("click", () => this.select(button));
       }
     }
 
-    look(chosen) {
+    select(chosen) {
       this.hours = chosen.dataset.hours;
       for (const button of this.root.querySelectorAll("[data-hours]")) {
         button.setAttribute("aria-pressed", String(button === chosen));
@@ -112,29 +112,29 @@
     }
 
     resume() {
-      const on = !document.hidden && !this.held;
+      const on = !document.hidden && !this.paused;
       this.polls.forEach((poll) => (on ? poll.start() : poll.stop()));
-      if (this.held) this.freshness("held", "Held still");
+      if (this.paused) this.freshness("paused", "Updates paused");
     }
 
-    arrived(value, now) {
+    useState(value, now) {
       this.skew = now - Date.now() / 1000;
       if (value) this.state = value;
       if (this.polls.every((poll) => poll.failures === 0)) this.freshness("live", "Live");
       this.render();
-      this.announce();
+      this.announceChanges();
     }
 
-    stuck(value) {
-      if (value) this.trouble = value;
+    useStuck(value) {
+      if (value) this.stuck = value;
       this.render();
     }
 
     lost(error) {
       if (error instanceof LoggedOut) this.polls.forEach((poll) => poll.stop());
-      const text = error.name === "TimeoutError" ? "the server does not answer" : error.message;
+      const text = error.name === "TimeoutError" ? "the server does not respond" : error.message;
       this.freshness("lost", `Not live: ${text}`);
-      this.say(`The dashboard is not live: ${text}`);
+      this.announce(`The dashboard is not live: ${text}`);
     }
 
     freshness(name, text) {
@@ -143,32 +143,32 @@
       tools.setText(this.root.querySelector("[data-freshness]"), text);
     }
 
-    /** Tell a screen reader what a sighted reader would notice: a backend that fares differently. */
-    announce() {
+    /** Announce changes of the backends' states to screen readers. */
+    announceChanges() {
       const changes = [];
       for (const { alias, status } of this.state.backends) {
         const before = this.statuses.get(alias);
         if (before !== undefined && before !== status.text) changes.push(`${alias}: ${status.text}`);
         this.statuses.set(alias, status.text);
       }
-      if (changes.length) this.say(changes.join(", "));
+      if (changes.length) this.announce(changes.join(", "));
     }
 
-    say(text) {
+    announce(text) {
       tools.setText(this.root.querySelector("[data-announce]"), text);
     }
 
     render() {
-      if (!this.state || this.held) return;
+      if (!this.state || this.paused) return;
       const { root, now } = this;
       for (const backend of this.state.backends) {
         const card = [...root.querySelectorAll("[data-card]")].find((each) => each.dataset.card === backend.alias);
         if (card) tools.card(card, backend, now);
       }
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
-      if (this.trouble) {
-        tools.keys(root, this.trouble.keys, now, root.dataset.events);
-        tools.errors(root, this.trouble.errors, root.dataset.events);
+      if (this.stuck) {
+        tools.keys(root, this.stuck.keys, now, root.dataset.events);
+        tools.errors(root, this.stuck.errors, root.dataset.events);
       }
     }
   }

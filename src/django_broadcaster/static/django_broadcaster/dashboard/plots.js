@@ -1,24 +1,24 @@
-/* The plots: four canvases that share a cursor, drawn by uPlot in the colours of the admin's theme. */
+/* The plots: four canvases with a common cursor, drawn by uPlot in the colours of the admin's theme. */
 "use strict";
 
 (function (tools) {
   const { number, duration, brief, mark, short, setText } = tools;
   const HEIGHT = 170;
 
-  /** Seconds between two marks of an axis of durations, as people count time. */
+  /** Seconds between two marks of an axis of durations. */
   const STEPS = [
     ...[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30],
     ...[60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400, 172800, 604800],
   ];
 
-  /** What each plot shows of a backend: the name in the JSON, a label, and how it is drawn. */
+  /** The lines of each plot, with names in the JSON and labels, and its formats. */
   const PLOTS = {
     rate: {
       format: number,
       axis: short,
       unit: "/s",
       all: [["published", "delivered"]],
-      one: [["published", "delivered"], ["retried", "to retry"], ["failed", "given up"]],
+      one: [["published", "delivered"], ["retried", "retrying"], ["failed", "dead"]],
     },
     latency: {
       format: duration,
@@ -46,7 +46,7 @@
       new ResizeObserver(() => this.resize()).observe(this.canvas);
     }
 
-    /** Draw the series of the backends that the server has sent. */
+    /** Draw the series from the server. */
     draw(history) {
       const aliases = Object.keys(history.series);
       const wanted = this.root.dataset.alias ? this.kind.one : this.kind.all;
@@ -66,14 +66,14 @@
         this.shape = shape;
         this.chart = new uPlot(this.options(lines), data, this.canvas);
       }
-      this.tell(history.times.length - 1);
+      this.summarize(history.times.length - 1);
     }
 
-    /** Say in words what a sighted reader sees: each line at a place, and its highest value. */
-    tell(place) {
-      const said = (this.lines || []).map((line) => this.words(line, place));
-      while (this.summary.children.length > said.length) this.summary.lastChild.remove();
-      said.forEach((text, index) => {
+    /** Write the value of each line at a place, and its maximum, as text. */
+    summarize(place) {
+      const texts = (this.lines || []).map((line) => this.words(line, place));
+      while (this.summary.children.length > texts.length) this.summary.lastChild.remove();
+      texts.forEach((text, index) => {
         let item = this.summary.children[index];
         if (!item) {
           item = document.createElement("li");
@@ -83,15 +83,15 @@
         item.firstChild.className = `broadcaster-key broadcaster-key-${(this.lines[index].colour % 8) + 1}`;
         setText(item.lastChild, text);
       });
-      this.canvas.setAttribute("aria-label", `${this.caption}. ${said.join("; ")}`);
+      this.canvas.setAttribute("aria-label", `${this.caption}. ${texts.join("; ")}`);
     }
 
     words({ label, values }, place) {
       const { format, unit } = this.kind;
       const known = values.filter((value) => value !== null);
-      if (!known.length) return `${label}: nothing known`;
+      if (!known.length) return `${label}: no data`;
       const at = values[place] ?? known[known.length - 1];
-      return `${label} ${format(at)}${unit}, at most ${format(Math.max(...known))}${unit}`;
+      return `${label} ${format(at)}${unit}, max ${format(Math.max(...known))}${unit}`;
     }
 
     options(lines) {
@@ -109,7 +109,7 @@
         cursor: { sync: { key: "broadcaster" }, y: false, drag: { x: false, y: false } },
         hooks: {
           drawClear: [(chart) => this.shade(chart)],
-          setCursor: [(chart) => this.tell(chart.cursor.idx ?? chart.data[0].length - 1)],
+          setCursor: [(chart) => this.summarize(chart.cursor.idx ?? chart.data[0].length - 1)],
         },
         scales: { y: { range: (chart, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
         axes: [
@@ -135,13 +135,13 @@
       };
     }
 
-    /** The seconds that the plot shows. */
+    /** Return the seconds between the first and the last point. */
     span(chart) {
       const times = chart.data[0];
       return times[times.length - 1] - times[0];
     }
 
-    /** Shade the time in which the broker was away. */
+    /** Shade the time in which the broker was unavailable. */
     shade(chart) {
       const times = chart.data[0];
       const step = times[1] - times[0];
@@ -169,7 +169,7 @@
     }
   }
 
-  /** Whether a series has too few points for a line to be seen. */
+  /** Return true if a series has too few points for a visible line. */
   function isLonely(values) {
     return values.filter((value) => value !== null).length < 3;
   }

@@ -1,5 +1,5 @@
-/* Puts what the server says into the page. Only what has changed is touched, so that the focus, a
-   selection and a screen reader stay where they are. */
+/* Writes the server's data into the page. Only changed nodes are written, so that the focus, a
+   selection and the position of a screen reader remain. */
 "use strict";
 
 (function ({ number, count, duration, moment, ...rest }) {
@@ -11,20 +11,20 @@
     if (node && node.hidden === visible) node.hidden = !visible;
   }
 
-  /** The sentence below a backend's name: what is wrong, and since when. */
-  function troubleOf(backend, now) {
-    if (!backend.configured) return "OUTBOX_PUBLISHERS does not have it: no relay delivers its events.";
+  /** Return the sentence about a backend's problem; empty if there is none. */
+  function problemOf(backend, now) {
+    if (!backend.configured) return "The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events.";
     if (backend.paused) {
       return `Paused for ${duration(now - backend.paused.since)} by ${backend.paused.by}`;
     }
-    if (!backend.relays) return "No relay runs for it: nothing is delivered.";
+    if (!backend.relays) return "No relay is running, so no events are delivered.";
     if (backend.circuit) {
-      return `Broker away for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
+      return `Broker unavailable for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
     }
     const { owned, all } = backend.partitions;
-    if (owned < all) return `${all - owned} of ${all} partitions belong to no relay.`;
+    if (owned < all) return `${all - owned} of ${all} partitions have no relay.`;
     if (backend.oldest_retry === null) return "";
-    return `An event in retry was published ${duration(now - backend.oldest_retry)} ago.`;
+    return `An event in retry was created ${duration(now - backend.oldest_retry)} ago.`;
   }
 
   function card(root, backend, now) {
@@ -32,9 +32,9 @@
     const status = field("status");
     setText(status, backend.status.text);
     status.className = `broadcaster-status broadcaster-status-${backend.status.name}`;
-    const trouble = troubleOf(backend, now);
-    setText(field("trouble"), trouble);
-    show(field("trouble"), Boolean(trouble));
+    const problem = problemOf(backend, now);
+    setText(field("problem"), problem);
+    show(field("problem"), Boolean(problem));
     setText(field("backlog"), count(backend.backlog));
     setText(field("oldest"), backend.oldest_due === null ? "–" : duration(Math.max(0, now - backend.oldest_due)));
     setText(field("rate"), backend.per_second === null ? "–" : number(backend.per_second));
@@ -49,7 +49,7 @@
     }
   }
 
-  /** Make the rows of a table those of `items`, by key; `cells` gives a text or a node for each. */
+  /** Update the rows of a table by key; `cells` returns the cells of an item. */
   function table(root, name, items, keyOf, cells) {
     const body = root.querySelector(`[data-table="${name}"] tbody`);
     if (!body) return;
@@ -94,7 +94,9 @@
       ...(withBackend ? [{ text: relay.backend }] : []),
       { text: relay.partitions.count ? `${relay.partitions.count} (${relay.partitions.ranges})` : "none" },
       {
-        text: `${duration(Math.max(0, now - relay.heartbeat))} ago${relay.stale ? ", silent" : ""}`,
+        text: relay.stale
+          ? `dead? no heartbeat for ${duration(Math.max(0, now - relay.heartbeat))}`
+          : `${duration(Math.max(0, now - relay.heartbeat))} ago`,
         kind: relay.stale ? "broadcaster-bad" : "",
       },
       { text: duration(Math.max(0, now - relay.started)) },
@@ -105,14 +107,14 @@
     ]);
   }
 
-  // Without `events`, the outbox's list on this admin site, there are no links.
+  // `events` is the URL of the event list, empty if this admin site has none: then there are no links.
   function keys(root, items, now, events) {
     table(root, "keys", items, (item) => item.key, (item) => [
       { text: item.key, href: events && `${events}?backend=${encodeURIComponent(root.dataset.alias)}&partition_key=${encodeURIComponent(item.key)}` },
       { text: `${item.head} ${item.type}`, href: events && `${events}${item.head}/change/` },
       { text: item.more ? `${number(item.behind)}+` : number(item.behind), kind: "broadcaster-number" },
       { text: `${duration(Math.max(0, now - item.since))} ago`, title: moment(item.since) },
-      { text: `${item.due > now ? `in ${duration(item.due - now)}` : "now"} (${item.retries} spent)` },
+      { text: `${item.due > now ? `in ${duration(item.due - now)}` : "now"} (${item.retries} retries spent)` },
       { text: item.error, kind: "broadcaster-error" },
     ]);
   }

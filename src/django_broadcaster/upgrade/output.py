@@ -1,4 +1,4 @@
-"""Where `migrate` prints: Django tells it to receivers of `pre_migrate`, not to migrations."""
+"""The output stream of `migrate`, which only receivers of `pre_migrate` get from Django."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _outputs: dict[str, Any] = {}
 
 
 def remember_output(*, using: str, verbosity: int, stdout: Any = None, **_: Any) -> None:
-    """Receive `pre_migrate`: note where it prints, or that it is to be quiet."""
+    """Receive `pre_migrate`, and store its output stream, or None if `migrate` is quiet."""
     _outputs[using] = stdout if verbosity >= 1 else None
 
 
 def stdout_of_migrate(using: str) -> Any:
-    """Return the stream that `migrate` prints to on that database, or None."""
+    """Return the output stream of `migrate` for a database, or None."""
     return _outputs.get(using)

@@ -1,4 +1,4 @@
-"""Rows on their way into the outbox, as each database takes many of them fastest."""
+"""Insert rows into the outbox by the fastest statement of each database."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _TYPES: Final = {
     **dict.fromkeys(("data_binary", "sealed"), "bytea"),
     **dict.fromkeys(("partition", "retry_count", "max_retries", "crash_count"), "integer"),
 }
-"""PostgreSQL's types, of values that are written as text."""
+"""The columns' types on PostgreSQL, for values that are written as text."""
 
 
 class Writer:
-    """Inserts rows into the outbox of one database; an event that is there is not written again."""
+    """Inserts rows into the outbox of one database; events that exist are skipped."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
         self._columns = ", ".join(map(connection.ops.quote_name, Row._fields))
         self._ends = " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
         if connection.vendor == "mysql":
-            # IGNORE would hide other errors.
+            # INSERT IGNORE would also hide other errors.
             self._ends = " ON DUPLICATE KEY UPDATE identity = identity"
         elif is_partitioned(connection.alias):
-            self._ends = ""  # a trigger does it
+            self._ends = ""  # a trigger skips existing events
 
     def insert(self, rows: Sequence[Row]) -> None:
-        """Write rows in one statement, their ids ascending."""
+        """Insert rows by one statement, with ascending ids."""
         params: list[Any]
         if self._connection.vendor == "postgresql":
             arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in Row._fields)
@@ -59,7 +59,7 @@ _PLACEHOLDERS: Final = f"({', '.join(['%s'] * len(Row._fields))})"
 
 
 def _text(value: Any) -> str | None:
-    """Return a value as PostgreSQL reads it."""
+    """Return a value as text for PostgreSQL."""
     if value is None or isinstance(value, str):
         return value
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
