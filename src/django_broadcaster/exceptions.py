@@ -180,7 +180,7 @@ class DeliveryError(BroadcasterError):
     """An exception other than DeliveryError, whose traceback the relay logs."""
 
     reason: str = ""
-    """What may be logged of the error: a status, a code or a fixed text; nothing of an event."""
+    """The loggable part of the error: a status, a code or a fixed text; nothing of an event."""
 
     handlers: tuple[tuple[str, Exception], ...] = ()
     """The handlers that failed, by name, each with its error."""

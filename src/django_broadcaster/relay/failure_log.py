@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from django_broadcaster.exceptions import DeliveryError
-from django_broadcaster.redaction import kept
+from django_broadcaster.redaction import error_text
 from django_broadcaster.store import PendingRow
 
 from .log_safety import loggable_event_error, loggable_traceback, place_of
@@ -100,7 +100,7 @@ class FailureLog:
                 row.event_id,
                 row.id,
                 self._backend,
-                kept(error),
+                error_text(error),
                 extra=names,
             )
 
