@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,10 +28,13 @@ MASK: Final = "***"
 SHORT_DIGEST: Final = 8
 """Characters of an endpoint's digest that are shown."""
 
+_HOST: Final = socket.gethostname()
+
 LOGGERS: Final = (
     "django_broadcaster",
     "django_broadcaster.backends",
     "django_broadcaster.relay",
+    "django_broadcaster.relay.errors",
     "django_broadcaster.tracing",
 )
 """Every logger of this package. The filter of a logger does not apply to its child loggers."""
@@ -292,9 +297,16 @@ class SecretsFilter(logging.Filter):
         return True
 
 
+def name_process(record: logging.LogRecord) -> bool:
+    """Give a record the host and the process, as the admin names a relay; let it pass."""
+    record.relay_process = f"{_HOST}:{os.getpid()}"
+    return True
+
+
 def mask_logs() -> None:
     """Add the filter to every logger of this package, once."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, SecretsFilter) for each in logger.filters):
             logger.addFilter(SecretsFilter())
+            logger.addFilter(name_process)

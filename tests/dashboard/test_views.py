@@ -23,6 +23,7 @@ from django_broadcaster.models import (
     OutboxAttempt,
     OutboxBackendState,
     OutboxEvent,
+    OutboxOperation,
     OutboxRelay,
     OutboxSample,
 )
@@ -584,6 +585,34 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
     assert admin_user.get_username() in page
     assert SCRIPT not in page
     assert "Attempt 9" not in page
+
+
+def test_an_event_tells_what_it_waits_for_and_who_changed_it(admin_client: Client) -> None:
+    """A blocked event links to the one before it; an operation names its requester."""
+    first = scenes.write(1, status=S.RETRY, partition_key="k")
+    operation = OutboxOperation.objects.create(
+        kind="retry",
+        requested_by="deploy@web1",
+        start=0,
+        position=0,
+        last=9,
+        total=1,
+        total_is_exact=True,
+    )
+    first.operation = operation.pk
+    first.extensions = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    first.save()
+    second = scenes.write(2, status=S.BLOCKED, partition_key="k")
+    second.save()
+
+    page = event_page_of(admin_client, second)
+    link = reverse("admin:django_broadcaster_outboxevent_change", args=[first.pk])
+    assert f'<a href="{link}">Waits for event {first.pk} of the same key</a>' in page
+
+    page = event_page_of(admin_client, first)
+    assert f"Operation {operation.pk}" in page
+    assert "deploy@web1" in page
+    assert "traceparent 00-4bf92f35" in page
 
 
 def test_an_event_shows_the_message_that_is_sent(admin_client: Client, settings: Settings) -> None:

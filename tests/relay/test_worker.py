@@ -548,7 +548,7 @@ class _Watcher(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Notice the error."""
-        if "Database error" in record.getMessage():
+        if "is failing" in record.getMessage():
             self._event.set()
 
 

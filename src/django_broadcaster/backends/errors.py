@@ -45,6 +45,7 @@ class Scope(Enum):
         shared: bool = True,
         cause: BaseException | None = None,
         retry_after: float = 0.0,
+        reason: str = "",
     ) -> DeliveryError:
         """Return the error of an event.
 
@@ -53,10 +54,12 @@ class Scope(Enum):
             shared: Whether all events of the backend go to the destination of this one.
             cause: The error of the client.
             retry_after: Seconds to wait before the next attempt, as the broker asks.
+            reason: The broker's code or status, which may be logged.
         """
         kind: type[DeliveryError] = self.value[0 if shared else 1]
         error = kind(text, retry_after=retry_after)
         error.__cause__ = cause
+        error.reason = reason
         return error
 
 

@@ -83,7 +83,9 @@ def failure_of_call(error: Exception, place: str, *, shared: bool) -> DeliveryEr
         place: The destination.
         shared: Whether it is the configured one, without which nothing can be delivered.
     """
-    return scope_of(error).error(f"{place}: {describe(error)}", shared=shared, cause=error)
+    reason = f"AWS answered {code_of(error) or type(error).__name__}"
+    text = f"{place}: {describe(error)}"
+    return scope_of(error).error(text, shared=shared, cause=error, reason=reason)
 
 
 def failure_of_entry(failed: Mapping[str, Any] | None, place: str) -> DeliveryError:
@@ -96,7 +98,8 @@ def failure_of_entry(failed: Mapping[str, Any] | None, place: str) -> DeliveryEr
         found = Scope.BROKER
     elif found is Scope.ATTEMPT and failed.get("SenderFault"):
         found = Scope.EVENT
-    return found.error(f"{place}: {code}: {failed.get('Message') or 'no reason given'}")
+    text = f"{place}: {code}: {failed.get('Message') or 'no reason given'}"
+    return found.error(text, reason=f"AWS answered {code}")
 
 
 def _response(error: Exception) -> Mapping[str, Any]:

@@ -282,7 +282,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             if is_shared:
                 return connection.unavailable(error, f" for topic {topic!r}")
         text = f"topic {topic!r} of {self._place}: {describe(error)}"
-        return found.error(text, shared=is_shared)
+        return found.error(text, shared=is_shared, reason=f"Kafka answered {error.name()}")
 
     # --- The client --------------------------------------------------------------------------
 

@@ -194,7 +194,8 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         """Return what a reason code of MQTT 5 means for a message."""
         topic = outgoing.topic.decode()[:SHOWN_CHARACTERS]
         problem = f"{self._place}: topic {topic!r}: {text}"
-        return ERRORS.scope(code).error(problem, shared=outgoing.is_own)
+        reason = f"the MQTT server answered reason code 0x{code:02x}"
+        return ERRORS.scope(code).error(problem, shared=outgoing.is_own, reason=reason)
 
     def unavailable(self, error: Exception) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

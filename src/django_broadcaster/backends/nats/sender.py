@@ -207,7 +207,10 @@ class Sender:
         found = scope_of(error)
         if found is Scope.DESTINATION:
             problem = f"{problem}: {outgoing.subject!r}"
-        return self._error(found, problem, outgoing)
+        failure = self._error(found, problem, outgoing)
+        code = error.get("err_code")
+        failure.reason = f"NATS answered error {code}" if isinstance(code, int) else ""
+        return failure
 
     async def _why_unheard(self, outgoing: Outgoing) -> DeliveryError:
         """Return why the stream did not get a message: it is away, or not for the subject."""

@@ -47,7 +47,8 @@ class Answer:
     """The result of a request; `retry_after` is in seconds.
 
     `error` is the event's error where it is known already, and `sent` is False where the answer is
-    that to another event. `details` are stored with the error, and never logged.
+    that to another event. `details` are stored with the error, and never logged. `reason` is the
+    part of the text that may be logged: the text may name an address.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class Answer:
     error: DeliveryError | None = None
     sent: bool = True
     details: str = ""
+    reason: str = ""
 
 
 _KINDS: Final = {
@@ -79,7 +81,7 @@ def answer_to(status: int, retry_after: str | None) -> Answer:
     text = f"answered {status} {_phrase(status)}".rstrip()
     if kind is Kind.MISPLACED and status < 400:
         text += ", and redirects are not followed"
-    return Answer(kind, text, seconds_of(retry_after))
+    return Answer(kind, text, seconds_of(retry_after), reason=text)
 
 
 def seconds_of(retry_after: str | None) -> float:
@@ -127,6 +129,7 @@ def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
         shared=not many,
         cause=answer.cause,
         retry_after=answer.retry_after,
+        reason=answer.reason,
     )
     error.sent = answer.sent
     if answer.sent:  # else they are those of another event
@@ -145,16 +148,21 @@ def answer_about(error: Exception) -> Answer:
     if isinstance(error, aiohttp.ClientConnectorError):
         return _answer_about_connecting(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Answer(Kind.AWAY, "no connection in time", cause=error)
+        return _plain(Kind.AWAY, "no connection in time", error)
     if isinstance(error, TimeoutError):
-        return Answer(Kind.DOUBTFUL, "no answer in time", cause=error)
+        return _plain(Kind.DOUBTFUL, "no answer in time", error)
     if isinstance(error, aiohttp.InvalidURL):
         return Answer(Kind.FORBIDDEN, "the URL has no usable host")
     if isinstance(error, aiohttp.ClientConnectionError):
-        return Answer(Kind.DOUBTFUL, "the connection was cut before the answer", cause=error)
+        return _plain(Kind.DOUBTFUL, "the connection was cut before the answer", error)
     if isinstance(error, aiohttp.ClientError):
-        return Answer(Kind.DOUBTFUL, "the answer is not HTTP")
+        return _plain(Kind.DOUBTFUL, "the answer is not HTTP")
     raise error
+
+
+def _plain(kind: Kind, text: str, cause: Exception | None = None) -> Answer:
+    """Return an answer with a text that may be logged."""
+    return Answer(kind, text, cause=cause, reason=text)
 
 
 def _answer_about_connecting(error: Any) -> Answer:
@@ -162,5 +170,7 @@ def _answer_about_connecting(error: Any) -> Answer:
     if isinstance(reason, AddressRefused):
         return Answer(Kind.FORBIDDEN, str(reason), cause=reason)
     if reason.errno in _EMPTY_HANDED:
-        return Answer(Kind.LOCAL, f"no connection: {reason.strerror}", cause=error)
-    return Answer(Kind.AWAY, f"no connection: {reason}", cause=error)
+        return _plain(Kind.LOCAL, f"no connection: {reason.strerror}", error)
+    text = f"no connection: {reason}"
+    name = errno.errorcode.get(reason.errno or 0, type(reason).__name__)
+    return Answer(Kind.AWAY, text, cause=error, reason=f"no connection: {name}")

@@ -9,11 +9,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from django_broadcaster.event_history import steps_of
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Row, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.models.exact_text import equals
+from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
 
 SHOWN = (
@@ -60,6 +62,10 @@ class Command(OutboxCommand):
         fields = ("number", "attempted_at", "relay", "error")
         found: dict[str, Any] = {
             "event": {name: getattr(event, name) for name in SHOWN},
+            "history": [
+                {"at": step.at, "step": step.what, "by": step.who}
+                for step in sorted(steps_of(event), key=lambda step: aware(step.at))
+            ],
             "failed_attempts": list(attempts.values(*fields)),
         }
         if options["payload"]:
@@ -91,7 +97,8 @@ def _is_row(wanted: str) -> bool:
 
 def _text(found: dict[str, Any], table: Callable[[Sequence[Row]], str]) -> str:
     event = [{"field": name, "value": value} for name, value in found["event"].items()]
-    parts = [table(event), "", "failed attempts", table(found["failed_attempts"])]
+    parts = [table(event), "", "history", table(found["history"])]
+    parts += ["", "failed attempts", table(found["failed_attempts"])]
     if "message" in found:
         parts += ["", "message", as_json(found["message"])]
     return "\n".join(parts)
