@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
 from django.utils import timezone
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from django_broadcaster.models import (
     OutboxBackendState,
@@ -24,9 +25,11 @@ from django_broadcaster.models import (
 )
 from django_broadcaster.states import OutboxEventStatus as S
 from django_broadcaster.store import minute_of
+from tests.support.browser import opened
 from tests.support.waiting import wait_until
 
 from . import scenes
+from .conftest import logged_in
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +40,7 @@ RULES = {
 }
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
+AMBER, GREY = "rgb(148, 84, 10)", "rgb(92, 99, 106)"
 
 
 def addresses() -> dict[str, str]:
@@ -226,7 +230,7 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     desk.route(
         "**/outboxdashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense")
     )
-    expect(freshness).to_contain_text("Not live")
+    expect(freshness).to_have_text("Not live: the response is not valid")
     desk.unroute("**/outboxdashboard/state/**")
     expect(freshness).to_have_text("Live", timeout=20_000)
     desk.route("**/outboxdashboard/history/**", lambda route: route.fulfill(status=200, body="x"))
@@ -239,6 +243,47 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     expect(freshness).to_have_text("Live", timeout=60_000)
     desk.context.clear_cookies()
     expect(freshness).to_have_text("Not live: your session has ended; reload the page")
+
+
+@pytest.mark.parametrize("failure", ["the server fails", "the network is gone", "it hangs"])
+def test_a_dead_page_says_that_its_figures_are_old(
+    browser: Browser, site: str, operator: User, failure: str
+) -> None:
+    """Ages stop at the last answer; after 10 s a red bar names it, and no state has its colour."""
+    scenes.busy_shop()
+    answers = {
+        "the server fails": lambda route: route.fulfill(status=500, body="broken"),
+        "the network is gone": lambda route: route.abort(),
+        "it hangs": lambda route: None,
+    }
+    with opened(browser, allowed="Failed to load resource") as new:
+        desk = logged_in(new, site, operator)
+        desk.clock.install()
+        visit(desk, site, addresses()["backend"])
+        as_of, bar = desk.locator("[data-as-of]"), desk.locator("[data-dead]")
+        pill, oldest = figure(desk, "default", "status"), figure(desk, "default", "oldest")
+        expect(pill).to_have_css("background-color", AMBER)
+        expect(bar).to_be_hidden()
+        desk.route(f"**{ROOT}outboxdashboard/**", answers[failure])
+        desk.clock.run_for(12_000)
+        expect(bar).to_have_text(re.compile(r"^No answer since \S+ \(1\d s\)\. Figures are old\.$"))
+        last, age = as_of.inner_text(), oldest.inner_text()
+        desk.clock.run_for(10_000)
+        time = last.removeprefix("as of ")
+        expect(bar).to_have_text(re.compile(rf"^No answer since {time} \(2\d s\)\."))
+        expect(oldest).to_have_text(age)
+        expect(as_of).to_have_text(last)
+        expect(desk).to_have_title(re.compile(r"^\(\?\) Backend"))
+        expect(desk.locator("[data-cards]")).to_have_css("opacity", "0.5")
+        expect(pill).to_have_css("background-color", GREY)
+        expect(desk.locator("[data-announce]")).to_contain_text("Figures are old.")
+
+        desk.unroute(f"**{ROOT}outboxdashboard/**")
+        desk.evaluate("window.dispatchEvent(new Event('online'))")
+        expect(bar).to_be_hidden()
+        expect(desk).to_have_title(re.compile(r"^\(1!\) Backend"))
+        expect(as_of).not_to_have_text(last)
+        expect(pill).to_have_css("background-color", AMBER)
 
 
 def test_updates_can_be_paused(desk: Page, site: str) -> None:

@@ -50,6 +50,11 @@ window.broadcaster = (function () {
     return date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
   }
 
+  /** Format seconds since 1970 as a time of the day. */
+  function time(seconds) {
+    return new Date(seconds * 1000).toLocaleTimeString("en-GB");
+  }
+
   /** Format seconds since 1970 as a time, with the date if it is not today. */
   function moment(seconds) {
     const date = new Date(seconds * 1000);
@@ -58,5 +63,5 @@ window.broadcaster = (function () {
     return today ? time : `${date.toLocaleDateString(language)} ${time}`;
   }
 
-  return { number, count, duration, brief, mark, moment, short: (value) => short.format(value) };
+  return { number, count, duration, brief, mark, time, moment, short: (value) => short.format(value) };
 })();

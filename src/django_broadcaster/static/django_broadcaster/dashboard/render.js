@@ -70,8 +70,22 @@
     setText(strip, `${bad.length} of ${backends.length} backends ${verb} attention: ${names.join(", ")}`);
     show(strip, bad.length > 0);
     if (strip) strip.classList.toggle("broadcaster-attention-red", bad.some(({ status }) => status.level === "red"));
-    const title = document.title.replace(/^\(\d+!\) /, "");
-    document.title = bad.length ? `(${bad.length}!) ${title}` : title;
+    mark(bad.length ? `${bad.length}!` : "");
+  }
+
+  /** Put a mark before the tab's title; "" removes it. */
+  function mark(text) {
+    const title = document.title.replace(/^\((?:\d+!|\?)\) /, "");
+    document.title = text ? `(${text}) ${title}` : title;
+  }
+
+  /** Show in a bar that the server does not answer, and mark the figures as old; "" ends this. */
+  function dead(root, text) {
+    const bar = root.querySelector("[data-dead]");
+    setText(bar, text);
+    show(bar, Boolean(text));
+    root.classList.toggle("broadcaster-dead", Boolean(text));
+    if (text) mark("?");
   }
 
   /** Update the rows of a table by key; `cells` returns the cells of an item. */
@@ -201,6 +215,6 @@
   }
 
   window.broadcaster = {
-    ...rest, number, count, duration, moment, setText, show, card, cardOf, sort, attention, relays, blocked, keys, errors,
+    ...rest, number, count, duration, moment, setText, show, card, cardOf, sort, attention, dead, relays, blocked, keys, errors,
   };
 })(window.broadcaster);
