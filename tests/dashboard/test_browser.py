@@ -7,7 +7,9 @@ script of it has failed (`tests/support/browser.py`).
 from __future__ import annotations
 
 import re
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -30,6 +32,9 @@ from tests.support.waiting import wait_until
 
 from . import scenes
 from .conftest import logged_in
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +184,52 @@ def test_the_plots_follow_the_range_and_the_theme(desk: Page, site: str) -> None
     wait_until(lambda: canvas.evaluate("c => c.toDataURL()") != light, 10, "the dark plot")
 
 
+def test_there_is_one_time_zone(
+    browser: Browser, site: str, operator: User, settings: Settings
+) -> None:
+    """Moments are in Django's zone, which is named, whatever the zone of the browser is."""
+    settings.TIME_ZONE = zone = "Asia/Kolkata"
+    scenes.busy_shop()
+    with opened(browser, timezone_id="America/New_York") as new:
+        desk = logged_in(new, site, operator)
+        visit(desk, site, addresses()["overview"])
+        expect(desk.get_by_role("heading", name="Over time")).to_have_text(f"Over time ({zone})")
+        expect(desk.locator("[data-as-of]")).to_contain_text(zone)
+        hover(desk, 0.5)
+        times = desk.locator("[data-at]")
+        expect(times).to_have_text([re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:00 Asia/Kolkata$")] * 4)
+        shown = datetime.fromisoformat(times.first.inner_text().removesuffix(f" {zone}"))
+        age = timezone.now() - shown.replace(tzinfo=ZoneInfo(zone))
+        assert timedelta(minutes=15) < age < timedelta(minutes=45)
+        desk.goto(f"{site}{ROOT}outboxrelay/")
+        expect(desk.locator("#result_list .field-started").first).to_contain_text(zone)
+        desk.goto(f"{site}{ROOT}outboxoperation/add/")
+        expect(desk.get_by_label(f"Created since ({zone})")).to_be_visible()
+
+
+def test_the_cursor_tells_the_values_of_its_time(desk: Page, site: str) -> None:
+    """A gap in a line has no value; without the cursor the latest values are shown."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    latency = desk.locator('[data-plot="latency"] [data-summary]')
+    expect(latency).to_contain_text(re.compile(r"invoices [\d.]+ ms, max"))
+    hover(desk, 0.99)
+    expect(latency).to_contain_text("invoices no data, max")
+    hover(desk, 0.5)
+    expect(latency).to_contain_text(re.compile(r"invoices [\d.]+ ms, max"))
+    desk.mouse.move(0, 0)
+    expect(desk.locator("[data-at]").first).to_have_text("")
+
+
+def hover(desk: Page, share: float) -> None:
+    """Put the cursor at a share of the width of the first plot."""
+    plot = desk.locator('[data-plot="rate"] .u-over')
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    desk.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
+
+
 def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
     """Keys and dead letters are listed, and each leads to its events."""
     scenes.busy_shop()
@@ -269,7 +320,7 @@ def test_a_dead_page_says_that_its_figures_are_old(
         expect(bar).to_have_text(re.compile(r"^No answer since \S+ \(1\d s\)\. Figures are old\.$"))
         last, age = as_of.inner_text(), oldest.inner_text()
         desk.clock.run_for(10_000)
-        time = last.removeprefix("as of ")
+        time = last.removeprefix("(as of ").split()[0]
         expect(bar).to_have_text(re.compile(rf"^No answer since {time} \(2\d s\)\."))
         expect(oldest).to_have_text(age)
         expect(as_of).to_have_text(last)

@@ -90,9 +90,8 @@ def opened(browser: Browser, allowed: str | None = None, **options: Any) -> Iter
 
     Console messages that begin with `allowed` are expected.
     """
-    context = browser.new_context(
-        locale="en-GB", timezone_id="UTC", reduced_motion="reduce", **options
-    )
+    defaults = {"locale": "en-GB", "timezone_id": "UTC", "reduced_motion": "reduce"}
+    context = browser.new_context(**{**defaults, **options})
     context.set_default_timeout(15_000)
     context.route("**/favicon.ico", lambda route: route.fulfill(status=204))
     new = context.new_page()

@@ -7,7 +7,13 @@ from typing import Any
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timezone import is_aware, localtime, make_aware, now
+from django.utils.timezone import (
+    get_current_timezone_name,
+    is_aware,
+    localtime,
+    make_aware,
+    now,
+)
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -37,11 +43,11 @@ def shortened(text: Any, longest: int = LONGEST_TEXT) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """Return a moment with its seconds, which Django's formats omit."""
+    """Return a moment with its seconds, which Django's formats omit, and the time zone."""
     if value is None:
         return NOTHING
     local = localtime(value) if is_aware(value) else value
-    return f"{local:%Y-%m-%d %H:%M:%S}"
+    return f"{local:%Y-%m-%d %H:%M:%S} {get_current_timezone_name()}"
 
 
 def age(value: datetime) -> SafeString:

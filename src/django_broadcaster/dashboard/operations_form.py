@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.utils.timezone import get_current_timezone_name
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -91,6 +92,9 @@ class OperationForm(forms.Form):
     def __init__(self, *args: Any, kinds: Sequence[str], using: str, **options: Any) -> None:
         super().__init__(*args, **options)
         self.selection = EventSelection()
+        zone = get_current_timezone_name()
+        for name in ("since", "until"):
+            self.fields[name].label = f"{self.fields[name].label} ({zone})"
         choices: Any = self.fields
         choices["kind"].choices = [(kind, OperationKind(kind).label.capitalize()) for kind in kinds]
         choices["forget_inbox"].choices = [(each.name, each.name) for each in event_registry]

@@ -94,6 +94,7 @@
       if (root.dataset.stuck) {
         this.polls.push(new Poll(STUCK_SECONDS, () => root.dataset.stuck, (value, now) => this.useStuck(value, now), failed));
       }
+      tools.setText(root.querySelector("[data-zone-name]"), `(${tools.zone})`);
       this.listen();
       this.resume();
       setInterval(() => this.watch(), 1000);
@@ -204,7 +205,7 @@
         const card = tools.cardOf(root, backend.alias);
         if (card) tools.card(card, backend, now);
       }
-      tools.setText(root.querySelector("[data-as-of]"), `as of ${tools.time(now)}`);
+      tools.setText(root.querySelector("[data-as-of]"), `(as of ${tools.time(now)} ${tools.zone})`);
       tools.attention(root, this.state.backends);
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
       if (this.stuck) {

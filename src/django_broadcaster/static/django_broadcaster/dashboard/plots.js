@@ -2,7 +2,7 @@
 "use strict";
 
 (function (tools) {
-  const { number, duration, brief, mark, short, setText } = tools;
+  const { number, duration, brief, mark, moment, zone, short, setText } = tools;
   const HEIGHT = 170;
 
   /** Seconds between two marks of an axis of durations. */
@@ -54,6 +54,7 @@
       this.canvas = figure.querySelector("[data-canvas]");
       this.caption = figure.querySelector("figcaption").textContent;
       this.summary = figure.querySelector("[data-summary]");
+      this.time = figure.querySelector("[data-at]");
       this.chart = null;
       this.shape = "";
       this.circuit = [];
@@ -81,11 +82,13 @@
         this.shape = shape;
         this.chart = new uPlot(this.options(lines), data, this.canvas);
       }
-      this.summarize(history.times.length - 1);
+      this.summarize(this.chart.cursor.idx);
     }
 
-    /** Write the value of each line at a place, and its maximum, as text. */
-    summarize(place) {
+    /** Write the value of each line under the cursor, or else the latest, and its maximum, as text. */
+    summarize(cursor) {
+      const place = cursor ?? null;
+      setText(this.time, place === null ? "" : moment(this.chart.data[0][place]));
       const texts = (this.lines || []).map((line) => this.words(line, place));
       while (this.summary.children.length > texts.length) this.summary.lastChild.remove();
       texts.forEach((text, index) => {
@@ -105,8 +108,9 @@
       const { format, unit } = this.kind;
       const known = values.filter((value) => value !== null);
       if (!known.length) return `${label}: no data`;
-      const at = values[place] ?? known[known.length - 1];
-      return `${label} ${format(at)}${unit}, max ${format(Math.max(...known))}${unit}`;
+      const at = place === null ? known[known.length - 1] : values[place];
+      const text = at === null ? "no data" : `${format(at)}${unit}`;
+      return `${label} ${text}, max ${format(Math.max(...known))}${unit}`;
     }
 
     options(lines) {
@@ -120,11 +124,12 @@
       return {
         width: this.canvas.clientWidth || 300,
         height: HEIGHT,
+        tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), zone),
         legend: { show: false },
         cursor: { sync: { key: "broadcaster" }, y: false, drag: { x: false, y: false } },
         hooks: {
           drawClear: [(chart) => this.shade(chart)],
-          setCursor: [(chart) => this.summarize(chart.cursor.idx ?? chart.data[0].length - 1)],
+          setCursor: [(chart) => this.summarize(chart.cursor.idx)],
         },
         scales: { y: { range: (chart, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
         axes: [
