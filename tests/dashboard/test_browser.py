@@ -221,6 +221,48 @@ def test_the_cursor_tells_the_values_of_its_time(desk: Page, site: str) -> None:
     expect(desk.locator("[data-at]").first).to_have_text("")
 
 
+def test_the_key_of_a_line_has_its_dashes(desk: Page, site: str) -> None:
+    """Lines can be told apart without their colours, in the key as in the plot."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    keys = desk.locator('[data-plot="rate"] .broadcaster-key')
+    expect(keys).to_have_count(3)  # default, invoices, and the failed attempts
+    images = [each.evaluate("key => getComputedStyle(key).backgroundImage") for each in keys.all()]
+    assert images[::2] == ["none", "none"]
+    assert "repeating-linear-gradient" in images[1]
+
+
+def test_a_point_without_neighbours_is_drawn(desk: Page, site: str) -> None:
+    """A minute between two gaps is seen, though no line goes through it."""
+    scenes.busy_shop()
+    middle = minute_of(timezone.now()) - 30
+    around = [middle + each for each in range(-6, 7) if each]
+    OutboxSample.objects.filter(minute__in=around).delete()
+    desk.emulate_media(color_scheme="light")
+    visit(desk, site, addresses()["backend"])
+    plot = desk.locator('[data-plot="backlog"]')
+    wait_until(lambda: plot.evaluate(PAINTED, 0.9) > 0, 10, "the line")
+    assert plot.evaluate(PAINTED, 0.5) > 0
+    assert plot.evaluate(PAINTED, 0.43) == 0  # the gap
+
+
+# Return how many pixels near a share of the width have the colour of the first line.
+PAINTED = """(plot, share) => {
+    const canvas = plot.querySelector("canvas");
+    const all = canvas.getBoundingClientRect();
+    const over = plot.querySelector(".u-over").getBoundingClientRect();
+    const copy = document.createElement("canvas");
+    Object.assign(copy, { width: 20, height: over.height });
+    const drawn = copy.getContext("2d", { willReadFrequently: true });
+    const left = over.left - all.left + over.width * share - 10;
+    drawn.drawImage(canvas, -left, all.top - over.top);
+    const { data } = drawn.getImageData(0, 0, copy.width, copy.height);
+    const blue = [11, 99, 165];
+    const isBlue = (place) => blue.every((value, index) => data[place + index] === value);
+    return [...data.keys()].filter((place) => place % 4 === 0 && isBlue(place)).length;
+}"""
+
+
 def hover(desk: Page, share: float) -> None:
     """Put the cursor at a share of the width of the first plot."""
     plot = desk.locator('[data-plot="rate"] .u-over')

@@ -27,15 +27,16 @@
       steps: STEPS,
       unit: "",
       all: [["latency", "mean"]],
-      one: [["latency", "mean"], ["longest", "longest"]],
+      one: [["latency", "mean (sample)"], ["longest", "longest"]],
     },
     backlog: { format: number, axis: short, unit: "", all: [["backlog", ""]], one: [["backlog", "backlog"]] },
     oldest: { format: duration, axis: brief, steps: STEPS, unit: "", all: [["oldest_age", ""]], one: [["oldest_age", "oldest"]] },
   };
+  /** The dashes of lines; the stylesheet has the same for the keys. */
   const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
 
   function styleOf(place) {
-    return { colour: (place % 8) + 1, dash: DASHES[place % DASHES.length] };
+    return { colour: (place % 8) + 1, dash: place % DASHES.length };
   }
 
   /** Return one line with the failed attempts of all backends. */
@@ -44,7 +45,7 @@
       const here = retried[place] === null ? null : retried[place] + failed[place];
       return here === null ? total : (total ?? 0) + here;
     }, null);
-    return { label: "failed attempts", colour: "failed", dash: [], values: times.map((_, place) => sum(place)) };
+    return { label: "failed attempts", colour: "failed", dash: 0, values: times.map((_, place) => sum(place)) };
   }
 
   class Plot {
@@ -98,7 +99,8 @@
           item.append(document.createElement("span"), document.createElement("span"));
           this.summary.append(item);
         }
-        item.firstChild.className = `broadcaster-key broadcaster-key-${this.lines[index].colour}`;
+        const { colour, dash } = this.lines[index];
+        item.firstChild.className = `broadcaster-key broadcaster-key-${colour} broadcaster-dash-${dash}`;
         setText(item.lastChild, text);
       });
       this.canvas.setAttribute("aria-label", `${this.caption}. ${texts.join("; ")}`);
@@ -146,10 +148,10 @@
           ...lines.map((line) => ({
             label: line.label,
             stroke: style(`--broadcaster-line-${line.colour}`),
-            dash: line.dash,
+            dash: DASHES[line.dash],
             width: 2,
             spanGaps: false,
-            points: { show: (chart, index) => isLonely(chart.data[index]), size: 5 },
+            points: { show: () => false, filter: (chart, index) => lonely(chart.data[index]), size: 5 },
           })),
         ],
       };
@@ -189,9 +191,10 @@
     }
   }
 
-  /** Return true if a series has too few points for a visible line. */
-  function isLonely(values) {
-    return values.filter((value) => value !== null).length < 3;
+  /** Return the places of the points without a neighbour, through which no line goes. */
+  function lonely(values) {
+    const isThere = (place) => (values[place] ?? null) !== null;
+    return [...values.keys()].filter((place) => isThere(place) && !isThere(place - 1) && !isThere(place + 1));
   }
 
   tools.plots = function (root) {
