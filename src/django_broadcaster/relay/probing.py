@@ -75,9 +75,8 @@ class Probe:
         held, doubts = self._held, self._held.doubts
         if self._repeats:
             doubts.scan_again()
-        if (start := doubts.start) and not held.rows.heads(
-            held.partitions, start, 1, *doubts.tried
-        ):
+        start = doubts.start
+        if start and not held.rows.heads(held.partitions, start, 1, *doubts.tried):
             return _Heads()
         last = held.rows.last_id()
         began = self._clock()
