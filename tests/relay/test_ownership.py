@@ -308,7 +308,7 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error", 1)]),
     "bury": lambda rows, ids: rows.bury([(ids["a1"], "error")]),
     "expire": lambda rows, ids: rows.expire([ids["a1"]]),
-    "hasten": lambda rows, ids: rows.hasten([ids["b1"]]),
+    "hasten": lambda rows, ids: rows.hasten([ids["b1"]], range(PARTITIONS)),
     "block": lambda rows, ids: rows.block([ids["a1"]]),
     "promote": lambda rows, ids: rows.promote(range(PARTITIONS), 100),
     "release": lambda rows, ids: rows.release(range(PARTITIONS), 100),
@@ -337,6 +337,8 @@ def test_a_fenced_relay_changes_no_row(
     ids = {event.subject: event.pk for event in events}
     for subject, status in {"b1": "retry", "c1": "blocked", "d1": "scheduled"}.items():
         OutboxEvent.objects.using(database).filter(subject=subject).update(status=status)
+    later = timezone.now() + timedelta(hours=1)
+    OutboxEvent.objects.using(database).filter(subject="b1").update(scheduled_at=later)
     before = list(OutboxEvent.objects.using(database).order_by("id").values())
     rows = RelayRows(database, "default", mine.relay_id)
     if fenced:

@@ -76,6 +76,7 @@ class Holdings:
         """
         promoted = self.rows.promote(self.partitions, CHUNK)
         self.blocked.refresh(self.partitions, (key for _, key in promoted))
+        self.waiting.forget(row_id for row_id, _ in promoted)
         self._note_pending(row_id for row_id, _ in promoted)
         return len(promoted)
 
@@ -90,7 +91,7 @@ class Holdings:
         self.waiting.note_returned(destinations)
         if self.waiting.due and self._clock() >= self._hastens_at:
             self.locked.hasten(self.waiting.due)
-            self.waiting.due = self.rows.hasten(self.waiting.due)
+            self.waiting.due = self.rows.hasten(self.waiting.due, self.partitions)
             self._hastens_at = self._clock() + HASTEN_SECONDS if self.waiting.due else 0.0
 
     def _note_pending(self, row_ids: Iterable[int]) -> None:
