@@ -448,6 +448,23 @@ def test_a_crash_is_laid_to_what_was_in_flight(database: str, lease: Callable[..
     assert set(counts.values()) == {0, 1}
 
 
+def test_a_crash_is_laid_to_its_own_delivery_though_the_record_of_one_before_failed(
+    database: str, lease: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids of an earlier delivery, recorded individually, are overwritten."""
+    mine = lease()
+    settle(mine)
+    events = [event.pk for event in publish("a1", "b1", "c1", "d1", "e1", using=database)]
+    mine.begin([events[0], events[2]])
+    with monkeypatch.context() as patch:
+        patch.setattr(mine, "_renew", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            mine.begin(events[:2])
+    mine.begin(events[3:])
+    mine.count_crash()
+    assert crash_counts(database) == {"a1": 0, "b1": 0, "c1": 0, "d1": 1, "e1": 1}
+
+
 def test_an_idle_relay_takes_over_as_soon_as_it_looks(
     database: str, scripted: Script, join: Join, lease: Callable[..., Lease]
 ) -> None:
