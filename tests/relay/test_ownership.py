@@ -465,6 +465,25 @@ def test_a_crash_is_laid_to_its_own_delivery_though_the_record_of_one_before_fai
     assert crash_counts(database) == {"a1": 0, "b1": 0, "c1": 0, "d1": 1, "e1": 1}
 
 
+def test_a_relay_that_could_not_join_again_delivers_nothing_under_its_old_lease(
+    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it knew ends with the lease, also if the database fails before it has a new one."""
+    loop = join()
+    turn(loop)
+    publish("a1", using=database)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.lease, "join", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loop.join()
+    with pytest.raises(LeaseLost, match="has not joined"):
+        loop.deliver(100)
+    assert scripted.arrived == []
+    loop.join()
+    turn(loop)
+    assert scripted.arrived == ["a1"]
+
+
 def test_an_idle_relay_takes_over_as_soon_as_it_looks(
     database: str, scripted: Script, join: Join, lease: Callable[..., Lease]
 ) -> None:

@@ -82,6 +82,7 @@ class DeliveryLoop:
 
     def join(self) -> None:
         """Begin a new lease; nothing that was known under an earlier one holds any more."""
+        self._pipeline = None
         self.lease.leave()
         read_committed(connections[self.using])
         self.lease.join()
