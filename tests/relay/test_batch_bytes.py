@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,7 @@ from django_broadcaster.relay.loop import DeliveryLoop
 from tests.publishers.statements import statements
 from tests.support.archives import WatchingArchive, grow_old
 from tests.support.backends import Script
-from tests.support.events import count
+from tests.support.events import count, publish
 from tests.support.workers import MANAGE, environment
 
 from .conftest import Join, drain, turn
@@ -164,6 +165,20 @@ def test_suspects_are_fetched_one_at_a_time(database: str, scripted: Script, joi
     assert [report.left for report in reports] == [0] * 7
     assert scripted.arrived == names
     assert [len(batch) for batch in scripted.batches[:3]] == [1, 1, 1]
+
+
+def test_batches_grow_again_though_the_events_that_were_asked_for_are_gone(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """After a suspect, ids that are not pending any more hold up nothing for long."""
+    events = publish(*(f"-{number}" for number in range(1, 201)), using=database)
+    fetcher = join().held.fetcher
+    fetcher.take_one()
+    OutboxEvent.objects.using(database).update(status="cancelled")
+    left: Collection[int] = {event.pk for event in events}
+    for _ in range(8):
+        _, left = fetcher.fetch_these(range(64), left)
+    assert not left
 
 
 def test_an_archive_has_large_events_in_portions(

@@ -202,3 +202,23 @@ def test_who_delivers_in_passing_is_not_stopped_by_one_event(routed: str, script
     publish("a1", *(f"a{number}" for number in range(2, 8)), "b1", "c1", using=routed)
     publisher.process_pending_events()
     assert set(scripted.arrived) == {"b1", "c1"}
+
+
+def test_an_event_that_fails_alone_has_one_verdict(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """If it has expired as the batch with its last strike is sent, it is not retried as well."""
+    settings.OUTBOX_CIRCUIT = {"initial": 1e-9, "maximum": 1e-9, "probe_size": 3}
+    scripted.fail("a1", AWAY)
+    (event,) = publish("a1", using=database)
+    loop = join()
+    for number in range(1, doubts.STRIKES):
+        assert turn(loop).unavailable
+        publish(f"b{number}", using=database)
+        assert turn(loop).published
+    publish("c1", using=database)
+    expired = {"expirytime": "2020-01-01T00:00:00Z"}
+    OutboxEvent.objects.using(database).filter(pk=event.pk).update(extensions=expired)
+    report = turn(loop)
+    assert (report.published, report.expired, report.retried, report.left) == (1, 1, 0, 0)
+    assert row("a1", database).status == "cancelled"

@@ -308,7 +308,7 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
     "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error", 1)]),
     "bury": lambda rows, ids: rows.bury([(ids["a1"], "error")]),
     "expire": lambda rows, ids: rows.expire([ids["a1"]]),
-    "hasten": lambda rows, ids: rows.hasten([ids["b1"]]),
+    "hasten": lambda rows, ids: rows.hasten([ids["b1"]], range(PARTITIONS)),
     "block": lambda rows, ids: rows.block([ids["a1"]]),
     "promote": lambda rows, ids: rows.promote(range(PARTITIONS), 100),
     "release": lambda rows, ids: rows.release(range(PARTITIONS), 100),
@@ -337,6 +337,8 @@ def test_a_fenced_relay_changes_no_row(
     ids = {event.subject: event.pk for event in events}
     for subject, status in {"b1": "retry", "c1": "blocked", "d1": "scheduled"}.items():
         OutboxEvent.objects.using(database).filter(subject=subject).update(status=status)
+    later = timezone.now() + timedelta(hours=1)
+    OutboxEvent.objects.using(database).filter(subject="b1").update(scheduled_at=later)
     before = list(OutboxEvent.objects.using(database).order_by("id").values())
     rows = RelayRows(database, "default", mine.relay_id)
     if fenced:
@@ -444,6 +446,42 @@ def test_a_crash_is_laid_to_what_was_in_flight(database: str, lease: Callable[..
     counts = crash_counts(database)
     assert {name for name, count in counts.items() if count} == suspects
     assert set(counts.values()) == {0, 1}
+
+
+def test_a_crash_is_laid_to_its_own_delivery_though_the_record_of_one_before_failed(
+    database: str, lease: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids of an earlier delivery, recorded individually, are overwritten."""
+    mine = lease()
+    settle(mine)
+    events = [event.pk for event in publish("a1", "b1", "c1", "d1", "e1", using=database)]
+    mine.begin([events[0], events[2]])
+    with monkeypatch.context() as patch:
+        patch.setattr(mine, "_renew", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            mine.begin(events[:2])
+    mine.begin(events[3:])
+    mine.count_crash()
+    assert crash_counts(database) == {"a1": 0, "b1": 0, "c1": 0, "d1": 1, "e1": 1}
+
+
+def test_a_relay_that_could_not_join_again_delivers_nothing_under_its_old_lease(
+    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it knew ends with the lease, also if the database fails before it has a new one."""
+    loop = join()
+    turn(loop)
+    publish("a1", using=database)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.lease, "join", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loop.join()
+    with pytest.raises(LeaseLost, match="has not joined"):
+        loop.deliver(100)
+    assert scripted.arrived == []
+    loop.join()
+    turn(loop)
+    assert scripted.arrived == ["a1"]
 
 
 def test_an_idle_relay_takes_over_as_soon_as_it_looks(

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.relay import waiting
 from django_broadcaster.signals import event_retried
 from tests.support.backends import Script
 from tests.support.events import publish, row, statuses
@@ -125,3 +126,52 @@ def test_events_are_due_at_once_if_a_settle_failed_when_their_destination_return
 
 def _fail(*_: object, **__: object) -> int:
     raise OSError("disk full")
+
+
+def test_event_that_is_put_off_again_and_again_is_remembered_once(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """The ids of events that became due are forgotten, so that there is room for others."""
+    for name in NAMES:
+        scripted.fail(name, away())
+    publish(*NAMES, using=database)
+    loop = join()
+    put_off = len(NAMES) - waiting.PROBES
+    for _ in range(3):
+        OutboxEvent.objects.using(database).filter(status="retry").hasten()
+        turn(loop)
+        assert loop.held.waiting.has_room_for(waiting.MOST - put_off)
+        assert not loop.held.waiting.has_room_for(waiting.MOST - put_off + 1)
+
+
+def test_destination_that_returned_shortens_no_pause_in_partitions_of_another_relay(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """The relay that was given a partition decides when its events are due."""
+    for name in NAMES:
+        scripted.fail(name, away())
+    publish(*NAMES, using=database)
+    loop = join()
+    turn(loop)
+    loop.lease.partitions -= {row(LAST, database).partition}
+    scripted.returned = {"x"}
+    loop.settle_rest()
+    assert is_put_off(LAST, database)
+
+
+def test_destination_that_returned_shortens_no_pause_of_an_event_that_was_sent_since(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """An event that became due and failed by itself waits as long as its retry policy says."""
+    for name in NAMES:
+        scripted.fail(name, away(), times=1)
+    publish(*NAMES, using=database)
+    loop = join()
+    turn(loop)
+    assert is_put_off(LAST, database)
+    scripted.fail(LAST, TransientError("busy", retry_after=600), times=1)
+    OutboxEvent.objects.using(database).filter(subject=LAST).hasten()
+    turn(loop)
+    scripted.returned = {"x"}
+    loop.settle_rest()
+    assert is_put_off(LAST, database)

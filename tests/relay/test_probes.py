@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
 from django_broadcaster.relay import doubts, fetching
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.backends import Script
+from tests.support.databases import SERVERS
 from tests.support.events import publish
 
 from .conftest import Join, turn
@@ -36,6 +38,30 @@ def counting(loop: DeliveryLoop) -> Iterator[list[str]]:
 
     with connections[loop.using].execute_wrapper(note):
         yield found
+
+
+@contextmanager
+def late_commit(name: str, database: str) -> Iterator[None]:
+    """Publish an event at once, whose transaction commits at the end of the block."""
+    written, end = Event(), Event()
+
+    def write() -> None:
+        try:
+            with transaction.atomic(using=database):
+                publish(name, using=database)
+                written.set()
+                end.wait(20)
+        finally:
+            connections.close_all()
+
+    thread = Thread(target=write)
+    thread.start()
+    assert written.wait(20)
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(20)
 
 
 @pytest.fixture
@@ -93,6 +119,21 @@ def test_an_event_that_is_due_again_is_found_at_once(
     doubted.rounds.are_wanted.set()
     doubted.turn(10)
     assert scripted.arrived[-1] == "c1"
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_a_probe_keeps_the_order_of_a_key_whose_first_event_was_committed_late(
+    database: str, scripted: Script, doubted: DeliveryLoop
+) -> None:
+    """The first event is sent first, though a scan of all events went past its id."""
+    with late_commit("c1", database):
+        publish(f"a{BACKLOG}", using=database)
+        doubted.held.doubts.scan_again()
+        doubted.turn(10)
+    publish("c2", using=database)
+    while doubted.turn(10).found_work:
+        pass
+    assert scripted.arrived[-2:] == ["c1", "c2"]
 
 
 def test_a_probe_that_was_cut_off_goes_on_with_what_was_left_out(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from django.db import connections
+from typing import Any
 
+import pytest
+from django.db import OperationalError, connections
+
+from django_broadcaster.exceptions import TransientError
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.rounds import FRESH_SECONDS, TICK_SECONDS
 from django_broadcaster.store import keep_plans
 from tests.publishers.statements import statements
 from tests.support.backends import Script
 from tests.support.clock import Clock
-from tests.support.events import publish
+from tests.support.events import publish, row
 from tests.support.waiting import wait_until
 
 from .conftest import Join, turn, working
@@ -55,6 +58,44 @@ def test_a_wake_up_without_an_event_does_not_delay_a_round(
     turn(loop)
     clock.advance(TICK_SECONDS)
     assert any(PAUSED in sql for sql in woken(loop))
+
+
+@pytest.mark.parametrize("error_in", ["rebalance", "reload"])
+def test_nothing_is_delivered_after_an_error_until_the_partitions_are_read_again(
+    database: str,
+    scripted: Script,
+    join: Join,
+    monkeypatch: pytest.MonkeyPatch,
+    error_in: str,
+) -> None:
+    """A round that failed is repeated, also by an idle relay that is woken for an event."""
+    leaving, loop = join(), join()
+    for each in (leaving, loop, leaving, loop):
+        turn(each)
+    scripted.fail("a1", TransientError("busy", retry_after=600))
+    publish("a1", using=database)
+    for each in (leaving, loop):
+        turn(each)
+    leaving.lease.leave()
+    target: object = loop.lease if error_in == "rebalance" else loop.held.blocked
+    with monkeypatch.context() as patch:
+        real = getattr(target, error_in)
+
+        def fail(*args: Any) -> None:
+            if error_in == "rebalance":
+                real()  # the answer of its last statement was lost
+            raise OperationalError("connection lost")
+
+        patch.setattr(target, error_in, fail)
+        with pytest.raises(OperationalError):
+            loop.turn(100, idle=True)
+    loop.forget()
+    assert not loop.deliver(100).found_work
+    loop.turn(100, idle=True)
+    publish("a2", using=database)
+    loop.turn(100, woken=True)
+    assert scripted.arrived == []
+    assert row("a2", database).status == "blocked"
 
 
 @pytest.mark.parametrize("reason", ["late", "shares"])

@@ -19,7 +19,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import BackendUnavailable, MissingClient
+from django_broadcaster.exceptions import BackendUnavailable, LeaseLost, MissingClient
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import backend_thread
@@ -380,6 +380,24 @@ def test_an_event_that_would_end_its_thread_is_put_aside(database: str, scripted
         worker.stop()
     assert worker.succeeded
     assert OutboxRelay.objects.using(database).count() == 0
+
+
+def test_a_relay_that_loses_lease_after_lease_pauses(
+    database: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time it joins again at once, then less and less often."""
+    losses: list[float] = []
+
+    def lose(*_: Any, **__: Any) -> None:
+        losses.append(worker.worker._threads[0]._backoff.seconds)
+        raise LeaseLost("it was taken away")
+
+    with working(database) as worker:
+        wait_until(lambda: owned(database) == 64, 20, "the relay at work")
+        monkeypatch.setattr(DeliveryLoop, "turn", lose)
+        wait_until(lambda: len(losses) >= 4, 20, "some losses")
+    assert losses[:2] == [0.0, 0.0]
+    assert 0.0 < losses[2] < losses[3]
 
 
 @pytest.mark.parametrize("dying", ["backend", "pacemaker"])

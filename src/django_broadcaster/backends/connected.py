@@ -80,7 +80,8 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         """Send the messages of a batch, and note what became of each.
 
         What is sent when this raises BackendUnavailable counts as not delivered, and so does all
-        else in the batch that has no outcome.
+        else in the batch that has no outcome; the connection is dropped, since answers may still
+        come.
         """
 
     def prepare(self, connection: Held) -> None:  # not every backend has something to check
@@ -118,7 +119,9 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         if messages:
             with self.dropped_if_interrupted():
                 try:
-                    self.deliver(batch, self.fresh_connection())
+                    connection = self.fresh_connection()
+                    with self.dropped_if_lost():
+                        self.deliver(batch, connection)
                 except BackendUnavailable as error:
                     batch.give_up(0, error)
         return batch.outcomes
@@ -167,6 +170,15 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         except DeliveryError:
             raise
         except BaseException:
+            self.drop()
+            raise
+
+    @contextmanager
+    def dropped_if_lost(self) -> Iterator[None]:
+        """Drop the connection if the broker is unavailable: its answers may still come."""
+        try:
+            yield
+        except BackendUnavailable:
             self.drop()
             raise
 

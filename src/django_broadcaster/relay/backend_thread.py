@@ -79,6 +79,8 @@ class BackendThread(threading.Thread):
         self._outage = outage or DatabaseOutage(options.database)
         self._unexpected = Repeats()
         self._backoff = Backoff()
+        self._lost_lease = False
+        """Whether no turn succeeded since a lease was lost."""
 
     def run(self) -> None:
         """Turn the loop until it is stopped, out of iterations, or drained."""
@@ -197,11 +199,15 @@ class BackendThread(threading.Thread):
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False
             self._last_text = str(error)
+            if self._lost_lease:  # the one before, too
+                self._stopping.wait(self._backoff.next())
+            self._lost_lease = True
             return None
         except BaseException as error:
             self._recover(error)
             return None
         self._backoff.reset()
+        self._lost_lease = False
         self._last_error = ""
         self._outage.end(self.name)
         self._unexpected.reset()

@@ -116,7 +116,7 @@ class Doubts:
 
     @property
     def start(self) -> int:
-        """The id from which on a probe searches for events; 0 if it scans all of them."""
+        """The id from which on a probe looks for new events; 0 if it scans all of them."""
         return self._start if self._clock() < self._scans_at else 0
 
     def note_none_up_to(self, last: int, *, seconds: float) -> None:

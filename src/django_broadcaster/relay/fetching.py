@@ -84,7 +84,7 @@ class Fetcher:
         """Set the size of the next fetch by the result of this one."""
         if found.is_cut:
             self._limit = 2 * max(1, len(found.rows) + beside)
-        elif found.rows:
+        else:
             self._limit = min(MOST_ROWS, 2 * self._limit)
         if found.rows:
             self._bytes = min(2 * self._bytes, conf.BATCH_BYTES)

@@ -43,7 +43,8 @@ class Holdings:
         self.fetcher = Fetcher(self.rows)
         self.watermark = Watermark(self.rows)
         self._clock = clock
-        self._is_current = False
+        self.is_current = False
+        """Whether the partitions and blocked keys were read since all was forgotten."""
         self._hastens_at = 0.0
 
     @property
@@ -53,19 +54,19 @@ class Holdings:
 
     def forget(self) -> None:
         """Read everything again: a statement may have been cut off, or have had no answer."""
-        self._is_current = False
+        self.is_current = False
         self.watermark.reset()
         self.doubts.scan_again()
 
     def rebalance(self) -> None:
         """Take or give up partitions, and read what waits in new ones; raises LeaseLost."""
         changed = self.lease.rebalance()
-        if changed or not self._is_current:
+        if changed or not self.is_current:
             self.watermark.reset()
             self.fetcher.reset()
             self.doubts.scan_again()
             self.blocked.reload(self.partitions)
-            self._is_current = True
+            self.is_current = True
 
     def promote(self) -> int:
         """Make events pending that have become due; return how many.
@@ -75,6 +76,7 @@ class Holdings:
         """
         promoted = self.rows.promote(self.partitions, CHUNK)
         self.blocked.refresh(self.partitions, (key for _, key in promoted))
+        self.waiting.forget(row_id for row_id, _ in promoted)
         self._note_pending(row_id for row_id, _ in promoted)
         return len(promoted)
 
@@ -89,7 +91,7 @@ class Holdings:
         self.waiting.note_returned(destinations)
         if self.waiting.due and self._clock() >= self._hastens_at:
             self.locked.hasten(self.waiting.due)
-            self.waiting.due = self.rows.hasten(self.waiting.due)
+            self.waiting.due = self.rows.hasten(self.waiting.due, self.partitions)
             self._hastens_at = self._clock() + HASTEN_SECONDS if self.waiting.due else 0.0
 
     def _note_pending(self, row_ids: Iterable[int]) -> None:

@@ -38,8 +38,8 @@ class Judge:
         """Return the batch with its verdicts; raises the database's errors."""
         verdicts = Verdicts(hold=[*batch.hold], expire=[*batch.expired])
         self._judge_outcomes(batch, verdicts)
-        others = self._judge_alone(batch, verdicts)
         verdicts.bury += [(row, crash_error(row)) for row in batch.poison]
+        others = self._judge_alone(batch, verdicts)
         return replace(batch, verdicts=verdicts, others=others)
 
     def _judge_outcomes(self, batch: Batch, verdicts: Verdicts) -> None:
@@ -109,9 +109,8 @@ class Judge:
         """
         doubts = self._held.doubts
         alone = doubts.note(verdicts.published, verdicts.first_unavailable)
-        failures = {each.row.id: each for each in alone}
-        for row_id in verdicts.failed_ids():  # which were judged by an error of their own
-            failures.pop(row_id, None)
+        judged = {row.id for row in verdicts.rows} if alone else set()
+        failures = {each.row.id: each for each in alone if each.row.id not in judged}
         # Read again: an operator may have cancelled them meanwhile.
         rows: Sequence[PendingRow] = ()
         if failures:
@@ -122,8 +121,8 @@ class Judge:
             self._judge_failure(verdicts, row, _own_error(failure), Counter(), rounds=rounds)
         for row, _ in verdicts.bury:
             doubts.forget(row)
-        sent = {row.id for row in batch.send} if rows else set()
-        return sum(row.id not in sent for row in rows)
+        fetched = {row.id for row in batch.rows} if rows else set()
+        return sum(row.id not in fetched for row in rows)
 
 
 def _own_error(failure: Failure) -> DeliveryError:

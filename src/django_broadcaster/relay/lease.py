@@ -170,8 +170,9 @@ class Lease:
         apart = len(ids) <= MOST_APART and last - first >= len(ids)
         if apart or self._records_ids:
             columns["in_flight_ids"] = ",".join(map(str, ids)) if apart else None
-        self._records_ids = apart
+        self._records_ids |= apart  # if the statement fails, it may have been run
         self._renew(columns)
+        self._records_ids = apart
 
     def give_back(self) -> None:
         """Record that nothing is in flight any more; raises LeaseLost."""

@@ -84,6 +84,7 @@ class DeliveryLoop:
 
     def join(self) -> None:
         """Begin a new lease; nothing that was known under an earlier one holds any more."""
+        self._pipeline = None
         self.lease.leave()
         read_committed(connections[self.using])
         self.lease.join()
@@ -150,10 +151,13 @@ class DeliveryLoop:
         self.rounds.run(self.held, found_work=self._found_work, is_wanted=self.is_wanted)
 
     def deliver(self, limit: int) -> Report:
-        """Deliver one batch, or a probe if the broker is or was unavailable."""
+        """Deliver one batch, or a probe if the broker is or was unavailable.
+
+        Nothing is delivered after `forget` until the rounds have read the partitions again.
+        """
         self._found_work = False
         allowed = 0 if self.rounds.is_paused else self.broker.allowance(limit)
-        if not allowed:
+        if not allowed or not self.held.is_current:
             return Report()
         if not self.circuit.is_closed:
             return self._probe(allowed)

@@ -68,17 +68,20 @@ class Probe:
     def _untried(self) -> _Heads:
         """Pick among the events that were not tried.
 
-        Without a start a key with many events would be read as a whole by each probe.
-        Transactions that commit late, with ids below the start, are found by the next full scan.
+        Without a start a key with many events would be read as a whole by each probe. The start
+        only shows whether there is something new: a transaction that committed late may have
+        left an earlier event of the same key below it.
         """
-        doubts = self._held.doubts
+        held, doubts = self._held, self._held.doubts
         if self._repeats:
             doubts.scan_again()
         start = doubts.start
-        last = 0 if start else self._held.rows.last_id()
+        if start and not held.rows.heads(held.partitions, start, 1, *doubts.tried):
+            return _Heads()
+        last = held.rows.last_id()
         began = self._clock()
-        heads = self._pick(self._limit, *doubts.tried, start=start)
-        if not (heads or start):
+        heads = self._pick(self._limit, *doubts.tried)
+        if not heads:
             doubts.note_none_up_to(last, seconds=self._clock() - began)
         return heads
 
@@ -90,7 +93,7 @@ class Probe:
         room = self._limit - len(beside.free)
         return self._pick(room, keys, {head.id for head in beside.free})
 
-    def _pick(self, room: int, keys: set[str], ids: set[int], *, start: int = 0) -> _Heads:
+    def _pick(self, room: int, keys: set[str], ids: set[int]) -> _Heads:
         """Return the first event of each of some keys.
 
         None is of these keys or rows, which are added to.
@@ -99,7 +102,7 @@ class Probe:
         heads = _Heads()
         for _ in range(room + PICKS):
             left = room - len(heads.free)
-            found = held.rows.heads(held.partitions, start, left, keys, ids) if left else []
+            found = held.rows.heads(held.partitions, 0, left, keys, ids) if left else []
             for head in found:
                 if head.partition_key not in keys:
                     (heads.blocked if held.blocked.holds(head) else heads.free).append(head)

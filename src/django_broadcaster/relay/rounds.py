@@ -66,7 +66,7 @@ class Rounds:
 
     def restart(self) -> None:
         """Let rounds be due now, with everything read again."""
-        self._next_at = self._next_reread = 0.0
+        self._next_at = self._next_when_idle = self._next_reread = 0.0
         self._looked_at = -FRESH_SECONDS
         self._steps = None
 

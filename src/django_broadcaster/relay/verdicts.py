@@ -64,10 +64,6 @@ class Verdicts:
             expire=self.expire + others.expire,
         )
 
-    def failed_ids(self) -> set[int]:
-        """Return the ids of the rows whose attempt failed."""
-        return {row.id for row, _, _ in self.retry} | {row.id for row, _ in self.bury}
-
 
 def _bare(row: PendingRow) -> PendingRow:
     return row._replace(data=None, data_binary=None, sealed=None)

@@ -7,7 +7,6 @@ remembered here: when the destination is available again, they are due at once.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,7 +14,7 @@ WAIT_SECONDS: Final = 300.0
 """How long an event waits if its destination stays unavailable, or if its relay was replaced."""
 
 MOST: Final = 100_000
-"""Ids that are remembered, of eight bytes each. Further events are due with those tried."""
+"""Ids that are remembered, of about 100 bytes each. Further events are due with those tried."""
 
 
 PROBES: Final = 4
@@ -23,28 +22,30 @@ PROBES: Final = 4
 
 
 class Waiting:
-    """The ids of events that were not sent, by destination."""
+    """The ids of events that were not sent, each with its destination."""
 
     def __init__(self) -> None:
-        self._ids: dict[str, array[int]] = {}
-        self._count = 0
+        self._destinations: dict[int, str] = {}
         self.due: set[int] = set()
         """Ids of events whose destination is available again, and that are not due yet."""
 
     def has_room_for(self, count: int) -> bool:
         """Return True if `count` more events can be remembered."""
-        return self._count + count <= MOST
+        return len(self._destinations) + count <= MOST
 
     def add(self, events: Iterable[tuple[str, int]]) -> None:
         """Remember events that wait: the destination and the id of each."""
-        for destination, row_id in events:
-            self._ids.setdefault(destination, array("q")).append(row_id)
-            self._count += 1
+        self._destinations.update((row_id, destination) for destination, row_id in events)
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Note that events wait no longer: they became due."""
+        for row_id in ids:
+            self._destinations.pop(row_id, None)
+            self.due.discard(row_id)
 
     def note_returned(self, destinations: Iterable[str]) -> None:
         """Note that destinations are available again: the events that wait for them are due."""
-        for destination in destinations:
-            ids = self._ids.pop(destination, None)
-            if ids is not None:
-                self._count -= len(ids)
-                self.due.update(ids)
+        if names := frozenset(destinations):
+            due = {row_id for row_id, name in self._destinations.items() if name in names}
+            self.forget(due)
+            self.due |= due

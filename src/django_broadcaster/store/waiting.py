@@ -95,22 +95,27 @@ class WaitingSQL(BackendSQL):
             self._skipping_locked([row_id for row_id, _ in rows], release)
         return rows
 
-    def hasten(self, ids: Collection[int]) -> set[int]:
-        """Make rows in retry due now; return the ids that another transaction has locked."""
+    def hasten(self, ids: Collection[int], partitions: Collection[int]) -> set[int]:
+        """Make rows in retry in the partitions due now; return the ids of those that are locked."""
         now, locked = self._now(), set()
         for some in batched(sorted(ids), 1000):
-            moved = self._move(some, "retry", "retry", scheduled_at=now)
-            if moved < len(some) and self.is_careful:
-                locked |= self._due_after(now, some)
+            later = self._due_after(now, some, partitions)
+            moved = self._move(later, "retry", "retry", scheduled_at=now) if later else 0
+            if moved < len(later) and self.is_careful:
+                locked |= self._due_after(now, later, partitions)
         return locked
 
-    def _due_after(self, moment: Any, ids: Collection[int]) -> set[int]:
-        """Return the ids whose rows are in retry and due after a moment."""
+    def _due_after(
+        self, moment: Any, ids: Collection[int], partitions: Collection[int]
+    ) -> set[int]:
+        """Return the ids whose rows are in retry in the partitions and due after a moment."""
         sql = (
             f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
+            f"AND {self._in(PARTITION, partitions)} "
             f"AND {self._stands_in('retry')} AND scheduled_at > %s"
         )
-        return {row_id for (row_id,) in self._select(sql, [*self._values(ids), moment])}
+        values = [*self._values(ids), *self._values(partitions), moment]
+        return {row_id for (row_id,) in self._select(sql, values)}
 
     def count_crash(
         self, first: int, last: int, partitions: Collection[int], only: Collection[int] = ()

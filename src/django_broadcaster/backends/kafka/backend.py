@@ -150,11 +150,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     def deliver(self, batch: Batch, connection: Connection) -> None:
         """Append the events of a batch in order; see `sender`."""
         messages = batch.messages
-        try:
-            topics = self._topics(messages, connection)
-        except BackendUnavailable:
-            self.drop()
-            raise
+        topics = self._topics(messages, connection)
         planner = Planner(batch, topics, self._record, self._wave_bytes, self._wave_count)
         failure = partial(self._failure, connection)
         sender = Sender(batch, connection.send, failure, connection.lost)
