@@ -486,7 +486,7 @@ def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBac
         ("config", {"linger.ms": 5}, "when to send"),
         ("config", {"queue.buffering.max.messages": 5}, "'batch.size'"),
         ("config", {"transactional.id": "mine"}, "transactions"),
-        ("config", {"error_cb": print}, "itself"),
+        ("config", {"error_cb": print}, "uses it"),
         ("config", {"batch.size": "large"}, "whole number"),
     ],
 )

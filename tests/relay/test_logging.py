@@ -285,7 +285,9 @@ def test_no_payload_is_logged_of_a_handler(
         event_registry.unregister("charge")
     text = everything(log)
     assert ("in charge" in text) is not isinstance(error, DeliveryError)  # that is foreseen
-    assert f"handler charge: {class_names(error)} at relay/test_logging.py:" in text
+    # Which folder the path begins with depends on where Python finds the tests.
+    place = rf"handler charge: {class_names(error)} at (tests/)?relay/test_logging\.py:\d"
+    assert re.search(place, text)
     assert PAYLOAD not in text
     assert PAYLOAD in row("a1", routed).last_error
 
@@ -412,7 +414,7 @@ def test_a_dead_letter_is_an_error_of_its_real_class(
         assert ("Traceback" in text) is (record is not second)
     assert vars(first)["handler"] == "charge"
     assert vars(first)["error_class"] == "KeyError"
-    assert vars(first)["place"].startswith("relay/test_logging.py:")
+    assert "relay/test_logging.py:" in vars(first)["place"]
     assert vars(first)["event_type"] == "order.placed"
 
 

@@ -89,7 +89,7 @@ def test_wrong_option_is_named(options: dict[str, Any], named: str) -> None:
         ({"event_urls": True}, {"url": "http://hooks.example"}, "https://"),
         ({"event_urls": True}, {"url": "file:///etc/passwd"}, "https://"),
         ({"event_urls": True, "allow_http": True}, {"url": "gopher://a"}, "http://"),
-        ({"event_urls": True}, {"url": "https://me:key@hooks.example"}, "user and password"),
+        ({"event_urls": True}, {"url": "https://me:key@hooks.example"}, "user name or password"),
         ({"event_urls": True}, {"url": URL, "secrets": []}, "unknown key 'secrets'"),
     ],
 )
