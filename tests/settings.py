@@ -112,6 +112,8 @@ TEMPLATES = [
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 OUTBOX_PUBLISHERS = {"default": {"BACKEND": "django_broadcaster.backends.LocMemBackend"}}
+# Quick, since tests wait for retries; tests of the default remove it.
+OUTBOX_RETRY = {"initial": 1.0, "factor": 2.0, "maximum": 300.0}
 # Not None: handlers that a test registers are run where it says so.
 OUTBOX_ROUTES: dict[str, Any] = {}
 

@@ -18,10 +18,12 @@ from django_broadcaster.admin import base, outbox
 from django_broadcaster.models import (
     InboxEvent,
     OutboxEvent,
+    OutboxOperation,
     OutboxPartition,
     OutboxRelay,
     OutboxWebhookEndpoint,
 )
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OutboxEventStatus
 from tests.support.events import insert
 from tests.support.staff import permit
@@ -537,9 +539,9 @@ def test_inbox_is_searched(admin_client: Client) -> None:
 # Webhook endpoints in trouble
 
 
-def enable(client: Client, *endpoints: OutboxWebhookEndpoint) -> str:
-    """Run the action on endpoints and return what the admin then says."""
-    form = {"action": "enable", "_selected_action": [each.pk for each in endpoints]}
+def enable(client: Client, *endpoints: OutboxWebhookEndpoint, action: str = "enable") -> str:
+    """Run an action on endpoints and return what the admin then says."""
+    form = {"action": action, "_selected_action": [each.pk for each in endpoints]}
     response = client.post(reverse(LIST.format("outboxwebhookendpoint")), form, follow=True)
     assert response.status_code == 200
     return " ".join(str(message) for message in response.context["messages"])
@@ -552,13 +554,30 @@ def test_endpoint_shows_what_is_wrong_with_it(admin_client: Client) -> None:
     url = reverse(LIST.format("outboxwebhookendpoint"))
 
     page = admin_client.get(url).content.decode()
-    only_disabled = admin_client.get(url, {"disabled_at__isempty": "0"}).content.decode()
+    only_disabled = admin_client.get(url, {"state": "disabled"}).content.decode()
+    only_failing = admin_client.get(url, {"state": "failing"}).content.decode()
 
     for text in ("https://hooks.example/1", ">disabled<", ">failing<", "answered 410"):
         assert text in page
     assert SCRIPT not in page
     assert "hooks.example/1" in only_disabled
     assert "hooks.example/2" not in only_disabled
+    assert "hooks.example/2" in only_failing
+    assert "hooks.example/1" not in only_failing
+
+
+def test_endpoint_shows_its_digest_and_response(admin_client: Client) -> None:
+    """An error in the outbox leads to its endpoint by the digest, and the page has the response."""
+    error = f'answered 500 Internal Server Error\nTook 0.12 s. Response: "{SCRIPT}"'
+    found = make_endpoint(1, identity="ab12cd34" + "0" * 56, last_error=error)
+    make_endpoint(2)
+
+    listed = admin_client.get(reverse(LIST.format("outboxwebhookendpoint")), {"q": "ab12cd34"})
+    page = admin_client.get(reverse(DETAIL.format("outboxwebhookendpoint"), args=[found.pk]))
+
+    assert list(listed.context["cl"].result_list) == [found]
+    assert "Took 0.12 s. Response:" in page.content.decode()
+    assert SCRIPT not in page.content.decode()
 
 
 def test_endpoints_are_enabled_with_a_permission(client: Client, staff: User) -> None:
@@ -576,3 +595,30 @@ def test_endpoints_are_enabled_with_a_permission(client: Client, staff: User) ->
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_id) == (staff, str(first.pk))
     assert entry.object_repr == "https://hooks.example/*** of hooks"  # the path may be a key
+
+
+def test_endpoint_is_enabled_and_its_dead_letters_are_retried(client: Client, staff: User) -> None:
+    """Those of no other endpoint, in the background, and only with both permissions."""
+    endpoint = make_endpoint(1, disabled_at=timezone.now())
+    other = make_endpoint(2, identity="2" * 64)
+    mine, _others = (
+        make_event(
+            status="failed",
+            publisher_backend="hooks",
+            last_error=f"Rejected: webhook to https://hooks.example (endpoint {each.name}): gone",
+        )
+        for each in (endpoint, other)
+    )
+    permit(staff, "view_outboxwebhookendpoint", "view_outboxevent", "enable_webhookendpoint")
+    enable(client, endpoint, action="enable_and_retry")
+    assert OutboxWebhookEndpoint.objects.count() == 2
+
+    permit(staff, "replay_outboxevent")
+    said = enable(client, endpoint, action="enable_and_retry")
+
+    assert "Enabled again: 1. Dead letters that will be retried: 1." in said
+    assert list(OutboxWebhookEndpoint.objects.all()) == [other]
+    operation = OutboxOperation.objects.get()
+    assert (operation.kind, operation.requested_by) == ("retry", "staff")
+    selection = EventSelection.from_json(operation.selection)
+    assert list(OutboxEvent.objects.filter(*selection.conditions())) == [mine]

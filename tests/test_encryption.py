@@ -58,7 +58,7 @@ PAYLOADS: Sequence[Any] = (
 def keys(settings: Settings) -> Settings:
     """Encryption is on."""
     settings.OUTBOX_ENCRYPTION_KEYS = [FIRST]
-    settings.OUTBOX_RETRY = {"initial": 0.01, "jitter": 0.0}
+    settings.OUTBOX_RETRY = {"initial": 0.01, "factor": 2.0, "jitter": 0.0}
     return settings
 
 
@@ -386,7 +386,7 @@ def test_what_no_key_decrypts_is_named(database: str, keys: Settings) -> None:
     publish(database, "old")
     keys.OUTBOX_ENCRYPTION_KEYS = [FIRST, SECOND]
     before = raw(database)
-    with pytest.raises(CommandError, match=rf"Could not decrypt 1 events \(event {lost.pk}\)"):
+    with pytest.raises(CommandError, match=rf"Could not decrypt 1 event \(event {lost.pk}\)"):
         reencrypt(database)
     after = raw(database)
     assert bytes(after[0][2]) == bytes(before[0][2])

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from django_broadcaster.retry import RetryPolicy
+from django_broadcaster.states import RETRIES_OF_SETTINGS
 
 ALMOST_ONE = 1 - 2**-53
 """The largest value of random.random()."""
@@ -30,10 +31,19 @@ def schedule(policy: RetryPolicy, attempts: int, max_retries: int | None = None)
 
 
 def test_schedule_of_the_defaults() -> None:
-    """The first retries follow after about 1, 2, 4, 8, 16 and 32 seconds, then up to 300."""
+    """The retries follow after about 10 s, 80 s and 11 minutes, then every 15 minutes."""
     policy = RetryPolicy(random=lambda: 0.5)
-    assert schedule(policy, 6) == pytest.approx([1, 2, 4, 8, 16, 32])
-    assert schedule(RetryPolicy(jitter=0), 12)[6:] == [64, 128, 256, 300, 300, 300]
+    assert schedule(policy, 3) == pytest.approx([10, 80, 640])
+    assert schedule(RetryPolicy(jitter=0), 5)[3:] == [900, 900]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_default_retries_reach_over_ten_minutes(chance: float) -> None:
+    """Whatever the jitter, the third retry comes after ten minutes, and the first within 15 s."""
+    delays = schedule(RetryPolicy(random=lambda: chance), 4, int(RETRIES_OF_SETTINGS))
+    assert delays[0] < 15
+    assert sum(delays[:3]) > 600
+    assert delays[3] is None
 
 
 def test_schedule_of_own_options() -> None:
@@ -114,6 +124,9 @@ def test_chance_is_taken_for_every_delay() -> None:
         ({"maximum": 0.5}, "maximum"),
         ({"jitter": -0.1}, "jitter"),
         ({"jitter": 1}, "jitter"),
+        ({"max_retries": -1}, "max_retries"),
+        ({"max_retries": 1.5}, "max_retries"),
+        ({"max_retries": 32_768}, "max_retries"),
     ],
 )
 def test_wrong_option_is_named(options: dict[str, Any], name: str) -> None:

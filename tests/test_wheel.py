@@ -28,6 +28,7 @@ NEEDS_MORE = {
     "django_broadcaster.testing.contract": "pytest",
     "django_broadcaster.testing.faults": "pytest",
     "django_broadcaster.testing.pytest_plugin": "pytest",
+    "django_broadcaster.store.psycopg3": "psycopg",
 }
 
 HANDLERS = """

@@ -14,7 +14,16 @@ from django.conf import settings
 from django.utils.functional import empty
 
 from . import former
-from .setting_rules import BOOLEAN, DURATION, POSITIVE_SECONDS, Rule, seconds_from, whole
+from .setting_rules import (
+    BOOLEAN,
+    DURATION,
+    POSITIVE_SECONDS,
+    RATIO,
+    RETRIES,
+    Rule,
+    seconds_from,
+    whole,
+)
 
 T = TypeVar("T")
 
@@ -122,7 +131,7 @@ class BackendSettings:
     RETRY: Setting[Mapping[str, float]] = WorkerSetting(
         {},
         "The retry policy of backends without a `RETRY` of their own: `initial` and `maximum` in "
-        "seconds, `factor`, and `jitter` as a fraction.",
+        "seconds, `factor`, `jitter` as a fraction, and `max_retries`.",
         former.retry,
         id="E009",
     )
@@ -142,9 +151,10 @@ class PublishSettings:
     )
     MAX_RETRIES: Setting[int] = WorkerSetting(
         3,
-        "Attempts after the first one, for an event published without `max_retries`.",
+        "Retries after the first attempt, where neither the publish call nor the handler, `RETRY` "
+        "or `OUTBOX_RETRY` sets `max_retries`.",
         former.max_retries,
-        check=former.RETRIES,
+        check=RETRIES,
         id="E029",
     )
     JSON_ENCODER: Setting[str | None] = Setting(
@@ -273,6 +283,25 @@ class HealthSettings:
         "Age, since its publication, of an event in retry before the outbox counts as unhealthy.",
         check=POSITIVE_SECONDS,
         id="E039",
+    )
+    FAILING_RATIO: Setting[float] = Setting(
+        0.5,
+        "Part of the recent attempts that must have failed before a backend counts as failing.",
+        check=RATIO,
+        id="E043",
+    )
+    FAILING_ATTEMPTS: Setting[int] = Setting(
+        10,
+        "Recent attempts that must have failed before the ratio counts.",
+        check=whole("attempts", 1),
+        id="E044",
+    )
+    FAILING_MINUTES: Setting[int] = Setting(
+        5,
+        "Minutes in which an attempt is recent. A backend also counts as failing if all attempts "
+        "fail for that long, however few.",
+        check=whole("minutes", 1, 60),
+        id="E045",
     )
     STALL_SECONDS: Setting[float] = Setting(
         120.0,

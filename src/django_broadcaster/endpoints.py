@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable
-from hashlib import sha256
 from typing import Any, Final
 
 from django.db import connections, router
@@ -19,7 +18,7 @@ from django.utils import timezone
 from django_broadcaster.store import storable
 
 from .models import OutboxWebhookEndpoint
-from .redaction import masked
+from .redaction import endpoint_identity, masked
 from .signals import endpoint_disabled
 
 logger = logging.getLogger("django_broadcaster")
@@ -65,21 +64,23 @@ class Endpoints:
             self._all().filter(pk__in=recovered, disabled_at=None).delete()
             self._read_at = 0.0
 
-    def failed(self, url: str, error: str, disable_after: float) -> None:
+    def failed(self, url: str, error: str, disable_after: float, details: str = "") -> None:
         """Record a failure; disable the endpoint if it has failed for `disable_after` seconds."""
         row = self._rows.get(url)
         if row is None:
-            self._note(url, error)
+            self._note(url, _whole(error, details))
         elif (timezone.now() - row.failing_since).total_seconds() >= disable_after:
             since = f"{row.failing_since:%Y-%m-%d %H:%M %Z}"
-            self.disable(url, f"{error} (failing since {since})")
+            self.disable(url, f"{error} (failing since {since})", details)
 
-    def disable(self, url: str, error: str) -> None:
+    def disable(self, url: str, error: str, details: str = "") -> None:
         """Disable an endpoint. The first relay that disables it logs that and sends the signal."""
-        self._note(url, error)
-        error = self._text(masked(error))
+        self._note(url, _whole(error, details))
+        stored = self._text(masked(_whole(error, details)))
         mine = self._all().filter(identity=self._identity(url))
-        changed = mine.filter(disabled_at=None).update(disabled_at=timezone.now(), last_error=error)
+        changed = mine.filter(disabled_at=None).update(
+            disabled_at=timezone.now(), last_error=stored
+        )
         row = mine.first()
         if not changed or row is None:
             return
@@ -88,7 +89,7 @@ class Endpoints:
             "receiver is fixed.",
             row.pk,
             self._backend,
-            error,
+            masked(error),
             extra={"backend": self._backend},
         )
         endpoint_disabled.send_robust(sender=OutboxWebhookEndpoint, endpoint=row)
@@ -108,7 +109,12 @@ class Endpoints:
         return storable(text, connections[router.db_for_write(OutboxWebhookEndpoint)])
 
     def _identity(self, url: str) -> str:
-        return sha256(f"{self._backend}\0{url}".encode()).hexdigest()
+        return endpoint_identity(self._backend, url)
 
     def _all(self) -> Any:
         return OutboxWebhookEndpoint._base_manager.using(router.db_for_write(OutboxWebhookEndpoint))
+
+
+def _whole(error: str, details: str) -> str:
+    """Return an error and its details, which begin a line."""
+    return f"{error}\n{details}" if details else error

@@ -179,6 +179,15 @@ class DeliveryError(BroadcasterError):
     unforeseen: Exception | None = None
     """An exception other than DeliveryError, whose traceback the relay logs."""
 
+    details: str = ""
+    """Further text that is stored with the error, but never logged, such as a response."""
+
+    reason: str = ""
+    """The loggable part of the error: a status, a code or a fixed text; nothing of an event."""
+
+    handlers: tuple[tuple[str, Exception], ...] = ()
+    """The handlers that failed, by name, each with its error."""
+
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
         super().__init__(*args)
         self.retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER)

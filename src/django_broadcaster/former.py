@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
-from .setting_rules import BOOLEAN, DAYS, POSITIVE_SECONDS, Rule, whole
+from .setting_rules import BOOLEAN, DAYS, POSITIVE_SECONDS, RETRIES, Rule, whole
 
 WORKER: Final = "OUTBOX_WORKER"
 
@@ -26,7 +26,6 @@ POLLS_PER_LEASE: Final = 4
 """With fewer polls, a relay takes over the partitions of a crashed one too late."""
 
 BATCH: Final = whole("events", 1, 10_000)
-RETRIES: Final = whole("attempts", 0, 32_767)
 
 
 class Item(NamedTuple):

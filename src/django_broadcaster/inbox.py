@@ -136,6 +136,7 @@ def dispatch(event: CloudEvent, registry: EventHandlerRegistry = event_registry)
         if isinstance(error, TransientError):
             error.spends_retry = any(getattr(e, "spends_retry", True) for _, e in failures)
         error.unforeseen = next((u for _, e in failures if (u := _unforeseen(e))), None)
+        error.handlers = tuple((h.name, _unforeseen(e) or e) for h, e in failures)
         raise error from failures[0][1]
     return len(handlers)
 

@@ -23,6 +23,11 @@ _RESTARTS = frozenset({
 })  # fmt: skip
 
 
+def note_identity(handler: str, source: str, event_id: str) -> str:
+    """Return the value of `InboxEvent.identity` for a handler's name and an event."""
+    return sha256("\0".join((handler, source, event_id)).encode()).hexdigest()
+
+
 class NoteConflict(OperationalError):
     """Another transaction wrote the same note; only a new transaction sees it."""
 
@@ -34,9 +39,8 @@ class Note:
         self.using = using
         self._connection = connections[using]
         ops = self._connection.ops
-        whole = (handler.name, event.source, event.id)
         self._row = {
-            "identity": sha256("\0".join(whole).encode()).hexdigest(),
+            "identity": note_identity(handler.name, event.source, event.id),
             # For display only. Events from other systems may have longer values than the columns.
             "handler": storable(handler.name, self._connection)[:255],
             "source": storable(event.source, self._connection)[:512],

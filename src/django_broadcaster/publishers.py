@@ -22,14 +22,14 @@ from .events import CloudEvent, as_cloud_event
 from .models import OutboxEvent
 from .publishing import (
     BATCH_SIZE,
-    MAX_RETRIES,
-    RETRIES_OF_SETTINGS,
     PublishCall,
     asynchronous,
     event_of,
     publish_many,
     publish_one,
 )
+from .setting_rules import MAX_RETRIES
+from .states import RETRIES_OF_SETTINGS
 
 __all__ = ["MAX_RETRIES", "OutboxPublisher", "publisher"]
 
@@ -92,8 +92,9 @@ class OutboxPublisher:
             backend: An alias of OUTBOX_PUBLISHERS. By default OUTBOX_ROUTES decides, then the alias
                 `default`, then the only alias.
             scheduled_at: The earliest time of the delivery; by default now.
-            max_retries: The attempts after the first one; with 0 there is one attempt. By default
-                OUTBOX_MAX_RETRIES.
+            max_retries: The retries after the first attempt; with 0 there is one attempt. By
+                default `max_retries` of the event's handlers, the backend's RETRY or OUTBOX_RETRY,
+                else OUTBOX_MAX_RETRIES.
             publisher_config: Options for this event; each backend lists its keys.
             event_id: The event's id; also an integer or a UUID. Publishing the same source and id
                 to a backend twice writes one row and returns it. By default a new UUIDv7.

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from hashlib import sha256
 from traceback import format_exception
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -22,10 +25,16 @@ from .exceptions import BroadcasterError
 
 MASK: Final = "***"
 
+SHORT_DIGEST: Final = 8
+"""Characters of an endpoint's digest that are shown."""
+
+_HOST: Final = socket.gethostname()
+
 LOGGERS: Final = (
     "django_broadcaster",
     "django_broadcaster.backends",
     "django_broadcaster.relay",
+    "django_broadcaster.relay.errors",
     "django_broadcaster.tracing",
 )
 """Every logger of this package. The filter of a logger does not apply to its child loggers."""
@@ -70,6 +79,16 @@ def masked(text: str) -> str:
 def place_of(url: str) -> str:
     """Return a URL without the part after the host, which is often a key."""
     return _BEHIND_HOST.sub(rf"\1/{MASK}", url)
+
+
+def endpoint_identity(backend: str, url: str) -> str:
+    """Return a digest of an endpoint's URL, which distinguishes endpoints of one host."""
+    return sha256(f"{backend}\0{url}".encode()).hexdigest()
+
+
+def endpoint_name(backend: str, url: str) -> str:
+    """Return the beginning of the digest, which is shown beside the host."""
+    return endpoint_identity(backend, url)[:SHORT_DIGEST]
 
 
 _BEHIND_HOST = re.compile(r"^(https?://[^/?#]*)[/?#].+", re.IGNORECASE | re.DOTALL)
@@ -209,8 +228,13 @@ def _of_url(text: str) -> Iterator[str]:
 
 
 def error_text(error: BaseException, longest: int = 2000) -> str:
-    """Return an error's text for a row: masked, shortened, and valid in every database."""
-    text = masked(f"{type(error).__name__}: {error}")[:longest].replace("\0", "\ufffd")
+    """Return an error's text for a row: masked, shortened, and valid in every database.
+
+    The details of a `DeliveryError` follow on a line of their own.
+    """
+    details = getattr(error, "details", "")
+    whole = f"{type(error).__name__}: {error}" + (f"\n{details}" if details else "")
+    text = masked(whole)[:longest].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # UTF-8 can't encode a lone surrogate
 
 
@@ -273,9 +297,16 @@ class SecretsFilter(logging.Filter):
         return True
 
 
+def name_process(record: logging.LogRecord) -> bool:
+    """Give a record the host and the process, as the admin names a relay; let it pass."""
+    record.relay_process = f"{_HOST}:{os.getpid()}"
+    return True
+
+
 def mask_logs() -> None:
     """Add the filter to every logger of this package, once."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, SecretsFilter) for each in logger.filters):
             logger.addFilter(SecretsFilter())
+            logger.addFilter(name_process)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync
 
+from .setting_rules import RETRIES
 from .signals import event_created, event_published
 
 __all__ = [
@@ -44,7 +45,8 @@ class Handler:
 
     `name` identifies it in the inbox: after a change of the name, it runs again for old events. If
     `atomic` is True, it runs in a transaction with the inbox's note. `path` is the dotted path from
-    which the name was made, or empty if the name was given.
+    which the name was made, or empty if the name was given. `max_retries` is None for the number of
+    the settings.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Handler:
     patterns: tuple[str, ...]
     atomic: bool = True
     path: str = ""
+    max_retries: int | None = None
 
     @property
     def is_async(self) -> bool:
@@ -70,7 +73,12 @@ class EventHandlerRegistry:
         self._handlers: dict[str, Handler] = {}
 
     def register(
-        self, event_type: str | None = None, *, name: str | None = None, atomic: bool = True
+        self,
+        event_type: str | None = None,
+        *,
+        name: str | None = None,
+        atomic: bool = True,
+        max_retries: int | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator that registers a handler and returns it unchanged.
 
@@ -81,10 +89,13 @@ class EventHandlerRegistry:
                 functions share a path, each has its first event type added: `path(order.placed)`.
             atomic: Whether the handler runs in a transaction that commits with the inbox's note of
                 it. With False it has none, and runs again if the process dies before the note.
+            max_retries: The retries of its events after the first attempt, unless the publish call
+                sets its own; by default those of the settings. If an event has several handlers,
+                the largest number applies.
 
         Raises:
-            ValueError: `event_type` is empty, another function has the name, or the function is
-                registered with another `atomic`.
+            ValueError: `event_type` is empty, `max_retries` is out of range, another function has
+                the name, or the function is registered with another `atomic` or `max_retries`.
             TypeError: `event_type` is not a string, or the function is async or a generator.
         """
         pattern = EVERY_TYPE if event_type is None else event_type
@@ -95,6 +106,8 @@ class EventHandlerRegistry:
             )
         if not pattern:
             raise ValueError("event_type: must not be empty; omit it to handle every event")
+        if max_retries is not None and not RETRIES.accepts(max_retries):
+            raise ValueError(f"max_retries: must be {RETRIES.wanted}, not {max_retries!r}")
 
         def decorate(function: F) -> F:
             if _is_async(function):
@@ -103,7 +116,7 @@ class EventHandlerRegistry:
                 raise TypeError("handlers must not be generators, whose calls run no code")
             path = "" if name else _path_of(function)
             known_as = name or self._name_for(function, path, pattern)
-            self._add(Handler(known_as, function, (pattern,), atomic, path))
+            self._add(Handler(known_as, function, (pattern,), atomic, path, max_retries))
             return function
 
         return decorate
@@ -111,6 +124,19 @@ class EventHandlerRegistry:
     def handlers_for(self, event_type: str) -> list[Handler]:
         """Return the handlers whose pattern matches the event type."""
         return [handler for handler in self._handlers.values() if handler.matches(event_type)]
+
+    @property
+    def sets_max_retries(self) -> bool:
+        """Whether a handler has a `max_retries` of its own."""
+        return any(handler.max_retries is not None for handler in self)
+
+    def max_retries_for(self, event_type: str, default: int) -> int:
+        """Return the most retries that a handler of the event type allows.
+
+        `default` counts for handlers without a `max_retries`, and for an event without handlers.
+        """
+        found = (each.max_retries for each in self.handlers_for(event_type))
+        return max((default if own is None else own for own in found), default=default)
 
     def get_handlers(self, event_type: str | None = None) -> list[HandlerFunction]:
         """Return the functions for an event type, including those for every event.
@@ -198,6 +224,11 @@ class EventHandlerRegistry:
         elif known.atomic is not handler.atomic:
             raise ValueError(
                 f"atomic: must be {known.atomic}, as in another registration of handler {name!r}"
+            )
+        elif known.max_retries != handler.max_retries:
+            raise ValueError(
+                f"max_retries: must be {known.max_retries}, as in another registration of handler "
+                f"{name!r}"
             )
         else:
             self._handlers[name] = replace(known, patterns=(*known.patterns, *handler.patterns))

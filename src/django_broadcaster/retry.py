@@ -6,13 +6,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .setting_rules import RETRIES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """Exponential backoff with jitter and a maximum.
 
-    With the defaults, the first retries follow after about 1, 2, 4, 8, 16 and 32 seconds, and later
-    ones after at most 300 seconds.
+    With the defaults, the retries follow after about 10 seconds, 80 seconds and 11 minutes, and
+    later ones after 15 minutes. An outage of ten minutes is over before the third retry.
 
     Args:
         initial: Seconds before the first retry.
@@ -20,12 +22,14 @@ class RetryPolicy:
         maximum: The maximum of a delay in seconds.
         jitter: The fraction by which a delay may be shorter or longer. With jitter, events that
             failed together are not retried together.
+        max_retries: The number of retries after the first attempt, by default OUTBOX_MAX_RETRIES.
     """
 
-    initial: float = 1.0
-    factor: float = 2.0
-    maximum: float = 300.0
+    initial: float = 10.0
+    factor: float = 8.0
+    maximum: float = 900.0
     jitter: float = 0.1
+    max_retries: int | None = None
     random: Callable[[], float] = field(default=random.random, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +43,8 @@ class RetryPolicy:
             )
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter: must be at least 0 and less than 1, not {self.jitter}")
+        if self.max_retries is not None and not RETRIES.accepts(self.max_retries):
+            raise ValueError(f"max_retries: must be {RETRIES.wanted}, not {self.max_retries!r}")
 
     def delay(self, attempt: int, max_retries: int | None) -> float | None:
         """Return the delay before the next attempt, or None if retries are exhausted.

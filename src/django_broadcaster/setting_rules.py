@@ -20,6 +20,9 @@ class Rule(NamedTuple):
     unit: str = ""
 
 
+MAX_RETRIES: Final = 32_767
+"""The highest `max_retries`: the limit of the column in the database with the smallest integers."""
+
 BOOLEAN: Final = Rule("True or False", lambda value: isinstance(value, bool))
 
 DURATION: Final = Rule(
@@ -30,6 +33,10 @@ DURATION: Final = Rule(
 
 POSITIVE_SECONDS: Final = Rule(
     "a positive number of seconds", lambda value: is_number(value) and value > 0, "seconds"
+)
+
+RATIO: Final = Rule(
+    "a number above 0, at most 1", lambda value: is_number(value) and 0 < value <= 1
 )
 
 DAYS: Final = Rule(
@@ -57,6 +64,9 @@ def whole(unit: str, least: int, most: int | None = None) -> Rule:
         lambda value: is_whole(value, least) and (most is None or value <= most),
         unit,
     )
+
+
+RETRIES: Final = whole("retries", 0, MAX_RETRIES)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

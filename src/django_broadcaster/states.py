@@ -19,9 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+
+
+class _OfSettings(int):
+    """The number of retries of an event that is published without `max_retries`."""
+
+
+RETRIES_OF_SETTINGS: Final = _OfSettings(3)
+"""The default of `max_retries`: as the settings and handlers say, which is 3 unless they differ."""
 
 
 class OutboxEventStatus(models.TextChoices):

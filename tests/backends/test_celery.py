@@ -428,7 +428,7 @@ def test_wrong_option_is_named(option: str, value: Any) -> None:
     [
         ("tests.support.celery_app.none", "can't be imported"),
         ("no_such_module.app", "can't be imported"),
-        ("tests.support.celery_app.make_app", "is no Celery app"),
+        ("tests.support.celery_app.make_app", "is not a Celery app"),
     ],
 )
 def test_app_that_is_none_is_named(path: str, problem: str) -> None:

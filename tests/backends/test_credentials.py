@@ -314,7 +314,7 @@ def test_credentials_may_be_in_the_url(
     assert outcomes_of(backend) == [None] * 2
     with pytest.raises(BackendConfigurationError) as caught:
         make(**{option: value}, password=WRONG)
-    assert f"['{option}']: must have no credentials in it" in str(caught.value)
+    assert f"['{option}']: must not contain credentials" in str(caught.value)
     assert WRONG not in str(caught.value)
     assert QUOTED not in str(caught.value)
 

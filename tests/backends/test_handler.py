@@ -176,7 +176,7 @@ def test_retry_of_a_backend_goes_over_the_general_one() -> None:
         override_settings(OUTBOX_RETRY={"initial": 5.0, "maximum": 60.0}),
     ):
         policy = backends.retry_policy("orders")
-    assert (policy.initial, policy.maximum, policy.factor) == (2.0, 60.0, 2.0)
+    assert (policy.initial, policy.maximum, policy.factor) == (2.0, 60.0, 8.0)
 
 
 def test_public_names_are_there() -> None:

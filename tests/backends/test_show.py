@@ -46,7 +46,7 @@ SHOWN: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "headers": {"Authorization": "hush"},
             "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
         },
-        {"endpoint": "https://hooks.example"},
+        {"endpoint": "https://hooks.example (endpoint 128de634)"},
     ),
 }
 """By backend: options, and a part of the destination that it shows."""

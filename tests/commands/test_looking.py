@@ -54,6 +54,16 @@ def run(command: str, *arguments: str) -> str:
     return out.getvalue()
 
 
+def probed(command: str, *arguments: str) -> tuple[int, str]:
+    """Return a command's exit status, and what it printed."""
+    out = io.StringIO()
+    try:
+        call_command(f"outbox_{command}", *arguments, stdout=out)
+    except SystemExit as end:
+        return int(str(end.code)), out.getvalue()
+    return 0, out.getvalue()
+
+
 def as_json(command: str, *arguments: str) -> Any:
     """Run a command and return what it printed as JSON."""
     return json.loads(run(command, *arguments, "--json"))
@@ -121,10 +131,10 @@ def test_status_says_that_a_broker_is_away(database: str) -> None:
         relay.update(circuit_open_since=since, circuit_error="[Errno 111] refused")
         said = run("status", "--database", database)
         assert " 1  broker unavailable\n" in said
-        assert "default: broker unavailable for 9" in said
+        assert "default: Broker unavailable for 9" in said
         assert "s: [Errno 111] refused" in said
         relay.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
-        assert " 0  on\n" in run("status", "--database", database)
+        assert " 0  no relay\n" in run("status", "--database", database)
 
 
 @pytest.mark.parametrize("status", ["pending", "scheduled", "retry", "blocked", "failed"])
@@ -137,7 +147,7 @@ def test_status_tells_of_a_backend_that_was_taken_out(database: str, status: str
     configured, upper, lower = as_json("status", "--database", database)
     assert [each["backend"] for each in (configured, upper, lower)] == ["default", "Audit", "audit"]
     assert lower[status] == 1
-    assert "audit: not in OUTBOX_PUBLISHERS" in run("status", "--database", database)
+    assert "audit: The backend is not in OUTBOX_PUBLISHERS" in run("status", "--database", database)
     rows.update(status="published")
     assert len(as_json("status", "--database", database)) == 1
 
@@ -186,14 +196,19 @@ def test_status_is_a_table_for_people(database: str, settings: Settings) -> None
         for alias in ("audit", "orders")
     }
     publish("a1", using=database, backend="orders")
-    title, audit, orders = run("status", "--database", database).splitlines()
+    title, audit, orders, *why = run("status", "--database", database).splitlines()
     assert title.split() == [
         *("backend", "pending", "scheduled", "retry", "blocked", "failed"),
-        *("due", "for", "oldest", "retry", "relays", "state"),
+        *("oldest", "waiting", "oldest", "retry", "relays", "state"),
     ]
-    assert audit.split() == ["audit", *"00000", "-", "-", "0", "on"]
+    assert audit.split() == ["audit", *"00000", "-", "-", "0", "no", "relay"]
     assert orders.split()[:3] == ["orders", "1", "0"]
-    assert run("status", "--backend", "audit", "--database", database).count("\n") == 2
+    assert [line.split(": ")[0] for line in why if line] == ["audit", "orders"]
+    with DeliveryLoop(database, "audit") as loop:
+        loop.turn(10)
+        shown = run("status", "--backend", "audit", "--database", database).splitlines()
+    assert [line.split()[0] for line in shown] == ["backend", "audit"]
+    assert shown[1].endswith(" up to date")
 
 
 def test_large_counts_stop(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +224,17 @@ def test_status_exits_for_a_probe(database: str, bound: str, code: int) -> None:
     publish("a1", using=database)
     OutboxEvent.objects.using(database).update(scheduled_at=timezone.now() - timedelta(minutes=5))
     arguments = ("status", "--max-lag", bound, "--database", database)
-    if code:
-        with pytest.raises(SystemExit) as caught:
-            run(*arguments)
-        assert caught.value.code == code
-    else:
-        run(*arguments)
+    status, printed = probed(*arguments)
+    assert (status, " LATE " in printed) == (code, bool(code))
+
+
+@pytest.mark.parametrize(("bound", "code"), [("1", outbox_status.LATE), ("2", 0)])
+def test_status_exits_for_dead_letters(database: str, bound: str, code: int) -> None:
+    """More than `--max-failed` of them are an exit status, and marked."""
+    publish("a1", "b1", using=database)
+    OutboxEvent.objects.using(database).update(status="failed")
+    status, printed = probed("status", "--max-failed", bound, "--database", database)
+    assert (status, " 2 HIGH " in printed) == (code, bool(code))
 
 
 @pytest.mark.parametrize("command", ["status", "health"])
@@ -247,7 +267,11 @@ def test_a_paused_backend_is_not_late(database: str) -> None:
     OutboxEvent.objects.using(database).update(scheduled_at=timezone.now() - timedelta(minutes=5))
     run("pause", "default", "--by", "Ada: the broker moves", "--database", database)
     printed = run("status", "--max-lag", "60", "--database", database)
-    assert printed.split()[-1] == "paused"
+    _, row, _, why = printed.splitlines()
+    assert row.endswith("paused")
+    assert "LATE" not in row
+    assert why.startswith("default: Paused for ")
+    assert why.endswith("by Ada: the broker moves")
     (found,) = as_json("status", "--database", database)
     assert found["paused_by"] == "Ada: the broker moves"
 

@@ -14,16 +14,19 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from django_broadcaster.management import moving
-from django_broadcaster.management.output import Progress
+from django_broadcaster.management.output import Progress, counted
 from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish, statuses
 from tests.support.operations import AFTER, STATES, work_off
+from tests.support.terminal import Terminal
 
 
 def run(command: str, *arguments: str, **options: Any) -> str:
-    """Run a command and return what it printed."""
+    """Run a command without questions and return what it printed."""
     out = io.StringIO()
+    if command in AFTER:
+        options = {"ask": False, **options}
     call_command(f"outbox_{command}", *arguments, stdout=out, stderr=io.StringIO(), **options)
     return out.getvalue()
 
@@ -45,7 +48,7 @@ def test_each_event_is_changed_whose_state_fits(events: str, command: str) -> No
     expected = {**STATES, **AFTER[command]}
     assert statuses(events) == {name: state for name, state in expected.items() if state}
     count = len(AFTER[command])
-    assert printed == f"{command}: {count} of {count} events\n"
+    assert printed == f"{command}: {count} of {counted(count, 'event')}\n"
 
 
 def test_ids_name_single_events(events: str) -> None:
@@ -61,9 +64,9 @@ def test_ids_that_do_not_fit_are_told(events: str) -> None:
     done, failed = (rows.get(subject=name).pk for name in ("e1", "f1"))
     out, err = io.StringIO(), io.StringIO()
     arguments = (str(done), str(failed), "999999", "--json", "--database", events)
-    call_command("outbox_retry", *arguments, stdout=out, stderr=err)
+    with pytest.raises(CommandError, match="The outbox has no event 999999; it may have been"):
+        call_command("outbox_retry", *arguments, stdout=out, stderr=err)
     assert json.loads(out.getvalue()) == {"selected": 1, "changed": 1, "dry_run": False}
-    assert "Skipped: the outbox has no event 999999." in err.getvalue()
     told = f"Skipped: event {done} is published; retry needs one of: "
     assert told in err.getvalue()
     assert f"event {failed} " not in err.getvalue()
@@ -183,14 +186,6 @@ def test_who_interrupts_is_told_how_far_it_came(
     assert len(changed) == 2
 
 
-class Terminal(io.StringIO):
-    """What a command takes for a terminal."""
-
-    def isatty(self) -> bool:
-        """Say so."""
-        return True
-
-
 @pytest.mark.parametrize(("answer", "goes_on"), [("y", True), ("yes", True), ("", False)])
 def test_a_person_is_asked(
     events: str, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool
@@ -206,6 +201,30 @@ def test_a_person_is_asked(
         call_command(*arguments, stdout=Terminal(), stderr=io.StringIO())
     assert questions == ["5 events to cancel. Continue? [y/N] "]
     assert (statuses(events) != STATES) is goes_on
+
+
+@pytest.mark.parametrize("command", AFTER)
+@pytest.mark.parametrize("background", [False, True])
+def test_a_script_has_to_say_that_it_wants_no_question(
+    events: str, command: str, background: bool
+) -> None:
+    """Without a terminal a selection by conditions needs `--no-input`, and nothing changes."""
+    with pytest.raises(CommandError, match=r"no events were changed\. Add --no-input"):
+        run(command, "--all", "--database", events, ask=True, background=background)
+    assert statuses(events) == STATES
+    assert not OutboxOperation.objects.using(events).exists()
+
+
+def test_no_such_event_is_an_error(events: str) -> None:
+    """An id without an event is named, and the exit status says so; the others are changed."""
+    row = OutboxEvent.objects.using(events).get(subject="a1")
+    out = io.StringIO()
+    for ids in (["999999"], [str(row.pk), "999999"]):
+        with pytest.raises(CommandError, match="The outbox has no event 999999") as caught:
+            call_command("outbox_cancel", *ids, "--database", events, stdout=out)
+        assert caught.value.returncode == 1
+    assert out.getvalue() == "cancel: 1 of 1 event\n"
+    assert statuses(events)["a1"] == "cancelled"
 
 
 def test_who_can_not_answer_changes_nothing(events: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +266,7 @@ def test_in_the_background_only_the_request_is_written(events: str) -> None:
     """The command changes no event: it prints the id of an operation, which a relay works off."""
     printed = run("replay", "--key", "f", "--background", "--by", "Ada", "--database", events)
     operation = OutboxOperation.objects.using(events).get()
-    assert printed == f"operation {operation.pk}: 1 events to replay\n"
+    assert printed == f"operation {operation.pk}: 1 event to replay\n"
     assert (operation.kind, operation.requested_by) == ("replay", "Ada")
     assert operation.selection == {"key": "f"}
     assert statuses(events) == STATES
@@ -284,7 +303,7 @@ def test_ids_can_be_named_in_the_background(events: str) -> None:
 def test_a_request_without_a_relay_says_that_it_waits(events: str, runs: bool) -> None:
     """Where nobody would work on it, that is said at once."""
     err = io.StringIO()
-    arguments = ("outbox_cancel", "--all", "--background", "--database", events)
+    arguments = ("outbox_cancel", "--all", "--no-input", "--background", "--database", events)
     with DeliveryLoop(events, "default") if runs else nullcontext():
         call_command(*arguments, stdout=io.StringIO(), stderr=err)
     assert err.getvalue() == (

@@ -7,19 +7,34 @@ script of it has failed (`tests/support/browser.py`).
 from __future__ import annotations
 
 import re
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
 from django.utils import timezone
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from django_broadcaster.models import OutboxBackendState, OutboxEvent, OutboxRelay
+from django_broadcaster.models import (
+    OutboxBackendState,
+    OutboxEvent,
+    OutboxRelay,
+    OutboxSample,
+    OutboxWebhookEndpoint,
+)
 from django_broadcaster.states import OutboxEventStatus as S
+from django_broadcaster.store import minute_of
+from tests.support.browser import opened
 from tests.support.waiting import wait_until
 
 from . import scenes
+from .conftest import logged_in
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +45,7 @@ RULES = {
 }
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
+AMBER, GREY = "rgb(148, 84, 10)", "rgb(92, 99, 106)"
 
 
 def addresses() -> dict[str, str]:
@@ -41,6 +57,7 @@ def addresses() -> dict[str, str]:
         "pause": f"{ROOT}outboxdashboard/default/pause/",
         "resume": f"{ROOT}outboxdashboard/default/resume/",
         "event": f"{ROOT}outboxevent/{head.pk}/change/",
+        "retry": f"{ROOT}outboxevent/{head.pk}/retry/",
     }
 
 
@@ -82,10 +99,10 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
     """Figures, circuit and relays are those of the tables, and follow them without a reload."""
     scenes.busy_shop()
     visit(desk, site, addresses()["overview"])
-    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "status")).to_have_text("some failing")
     expect(figure(desk, "default", "backlog")).to_have_text("74")
     expect(figure(desk, "invoices", "backlog")).to_have_text("1,234")
-    expect(figure(desk, "invoices", "problem")).to_contain_text("connection refused")
+    expect(figure(desk, "invoices", "reason")).to_contain_text("connection refused")
     rows = desk.locator('[data-table="relays"] tbody tr')
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("32 (32–63)")  # noqa: RUF001  # a range
@@ -97,10 +114,58 @@ def test_it_shows_what_is_there_and_stays_live(desk: Page, site: str) -> None:
 
     expect(figure(desk, "invoices", "status")).to_have_text("up to date")
     expect(figure(desk, "invoices", "backlog")).to_have_text("0")
-    expect(figure(desk, "invoices", "problem")).to_be_hidden()
+    expect(figure(desk, "invoices", "reason")).to_be_hidden()
     expect(rows).to_have_count(2)
     expect(desk.locator("[data-announce]")).to_contain_text("invoices: up to date")
     assert desk.evaluate("window.isTheSame") is True
+
+
+def test_the_worst_backend_is_seen_first(desk: Page, site: str) -> None:
+    """Cards are in the order of their states, and the strip and the tab count what needs attention.
+
+    The order follows the state, a card that has the focus keeps it, and the endpoints that are
+    disabled are one click away.
+    """
+    scenes.busy_shop()
+    OutboxSample.objects.filter(backend="default").update(failed=0)
+    visit(desk, site, addresses()["overview"])
+    cards, strip = desk.locator("[data-card] h3"), desk.locator("[data-attention]")
+    expect(cards).to_have_text(["invoices", "default"])
+    expect(strip).to_have_text("1 of 2 backends needs attention: invoices (broker unavailable)")
+    expect(desk).to_have_title(re.compile(r"^\(1!\) Dashboard"))
+    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "endpoints")).to_be_hidden()
+    expect(desk.locator('[data-plot="rate"] [data-summary]')).to_contain_text("failed attempts")
+    link = desk.get_by_role("link", name="Pause default")
+    link.focus()
+
+    OutboxRelay.objects.filter(backend="invoices").update(circuit_open_since=None)
+    OutboxEvent.objects.filter(publisher_backend="invoices").delete()
+    now = minute_of(timezone.now())
+    OutboxSample.objects.filter(backend="default", minute__gte=now - 9).update(
+        published=0, retried=7, failed=1
+    )
+    OutboxWebhookEndpoint.objects.create(backend="default", disabled_at=timezone.now())
+
+    expect(cards).to_have_text(["default", "invoices"])
+    expect(link).to_be_focused()
+    expect(strip).to_have_text("1 of 2 backends needs attention: default (failing)")
+    expect(figure(desk, "default", "reason")).to_contain_text("attempts in the last 5 min failed")
+    expect(figure(desk, "invoices", "status")).to_have_text("up to date")
+    figure(desk, "default", "endpoints").click()
+    expect(desk.locator("#result_list tbody tr")).to_have_count(1)
+
+
+def test_a_healthy_outbox_needs_no_attention(desk: Page, site: str) -> None:
+    """There is no strip, and the tab's title has no number."""
+    scenes.busy_shop()
+    OutboxRelay.objects.filter(backend="invoices").update(circuit_open_since=None)
+    OutboxEvent.objects.filter(publisher_backend="invoices").delete()
+    OutboxSample.objects.update(failed=0)
+    visit(desk, site, addresses()["overview"])
+    expect(figure(desk, "invoices", "status")).to_have_text("up to date")
+    expect(desk.locator("[data-attention]")).to_be_hidden()
+    expect(desk).to_have_title(re.compile("^Dashboard"))
 
 
 def test_the_plots_follow_the_range_and_the_theme(desk: Page, site: str) -> None:
@@ -119,6 +184,94 @@ def test_the_plots_follow_the_range_and_the_theme(desk: Page, site: str) -> None
     wait_until(lambda: canvas.evaluate("c => c.toDataURL()") != light, 10, "the dark plot")
 
 
+def test_there_is_one_time_zone(
+    browser: Browser, site: str, operator: User, settings: Settings
+) -> None:
+    """Moments are in Django's zone, which is named, whatever the zone of the browser is."""
+    settings.TIME_ZONE = zone = "Asia/Kolkata"
+    scenes.busy_shop()
+    with opened(browser, timezone_id="America/New_York") as new:
+        desk = logged_in(new, site, operator)
+        visit(desk, site, addresses()["overview"])
+        expect(desk.get_by_role("heading", name="Over time")).to_have_text(f"Over time ({zone})")
+        expect(desk.locator("[data-as-of]")).to_contain_text(zone)
+        hover(desk, 0.5)
+        times = desk.locator("[data-at]")
+        expect(times).to_have_text([re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:00 Asia/Kolkata$")] * 4)
+        shown = datetime.fromisoformat(times.first.inner_text().removesuffix(f" {zone}"))
+        age = timezone.now() - shown.replace(tzinfo=ZoneInfo(zone))
+        assert timedelta(minutes=15) < age < timedelta(minutes=45)
+        desk.goto(f"{site}{ROOT}outboxrelay/")
+        expect(desk.locator("#result_list .field-started").first).to_contain_text(zone)
+        desk.goto(f"{site}{ROOT}outboxoperation/add/")
+        expect(desk.get_by_label(f"Created since ({zone})")).to_be_visible()
+
+
+def test_the_cursor_tells_the_values_of_its_time(desk: Page, site: str) -> None:
+    """A gap in a line has no value; without the cursor the latest values are shown."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    latency = desk.locator('[data-plot="latency"] [data-summary]')
+    expect(latency).to_contain_text(re.compile(r"invoices [\d.]+ ms, max"))
+    hover(desk, 0.99)
+    expect(latency).to_contain_text("invoices no data, max")
+    hover(desk, 0.5)
+    expect(latency).to_contain_text(re.compile(r"invoices [\d.]+ ms, max"))
+    desk.mouse.move(0, 0)
+    expect(desk.locator("[data-at]").first).to_have_text("")
+
+
+def test_the_key_of_a_line_has_its_dashes(desk: Page, site: str) -> None:
+    """Lines can be told apart without their colours, in the key as in the plot."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    keys = desk.locator('[data-plot="rate"] .broadcaster-key')
+    expect(keys).to_have_count(3)  # default, invoices, and the failed attempts
+    images = [each.evaluate("key => getComputedStyle(key).backgroundImage") for each in keys.all()]
+    assert images[::2] == ["none", "none"]
+    assert "repeating-linear-gradient" in images[1]
+
+
+def test_a_point_without_neighbours_is_drawn(desk: Page, site: str) -> None:
+    """A minute between two gaps is seen, though no line goes through it."""
+    scenes.busy_shop()
+    middle = minute_of(timezone.now()) - 30
+    around = [middle + each for each in range(-6, 7) if each]
+    OutboxSample.objects.filter(minute__in=around).delete()
+    desk.emulate_media(color_scheme="light")
+    visit(desk, site, addresses()["backend"])
+    plot = desk.locator('[data-plot="backlog"]')
+    wait_until(lambda: plot.evaluate(PAINTED, 0.9) > 0, 10, "the line")
+    assert plot.evaluate(PAINTED, 0.5) > 0
+    assert plot.evaluate(PAINTED, 0.43) == 0  # the gap
+
+
+# Return how many pixels near a share of the width have the colour of the first line.
+PAINTED = """(plot, share) => {
+    const canvas = plot.querySelector("canvas");
+    const all = canvas.getBoundingClientRect();
+    const over = plot.querySelector(".u-over").getBoundingClientRect();
+    const copy = document.createElement("canvas");
+    Object.assign(copy, { width: 20, height: over.height });
+    const drawn = copy.getContext("2d", { willReadFrequently: true });
+    const left = over.left - all.left + over.width * share - 10;
+    drawn.drawImage(canvas, -left, all.top - over.top);
+    const { data } = drawn.getImageData(0, 0, copy.width, copy.height);
+    const blue = [11, 99, 165];
+    const isBlue = (place) => blue.every((value, index) => data[place + index] === value);
+    return [...data.keys()].filter((place) => place % 4 === 0 && isBlue(place)).length;
+}"""
+
+
+def hover(desk: Page, share: float) -> None:
+    """Put the cursor at a share of the width of the first plot."""
+    plot = desk.locator('[data-plot="rate"] .u-over')
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    desk.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
+
+
 def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
     """Keys and dead letters are listed, and each leads to its events."""
     scenes.busy_shop()
@@ -127,14 +280,39 @@ def test_a_backend_page_leads_to_what_is_stuck(desk: Page, site: str) -> None:
     expect(keys).to_have_count(2)
     expect(keys.first).to_contain_text("customer-17")
     expect(keys.first).to_contain_text("31")
+    expect(desk.locator("[data-blocked]")).to_have_text(
+        "2 keys wait, 34 events behind them; 2 of the keys because of: "
+        "customer service answered 503 after # s"
+    )
     errors = desk.locator('[data-table="errors"] tbody tr')
     expect(errors).to_have_count(3)
     expect(errors.first).to_contain_text("there is no account #")
-    errors.first.get_by_role("link", name="23").click()
+    errors.first.get_by_role("link", name="23", exact=True).click()
     expect(desk.locator("#result_list tbody tr")).to_have_count(23)
+    desk.go_back()
+    errors.first.get_by_role("link", name="Retry all 23").click()
+    expect(desk.locator("[name=error]")).to_have_value("Rejected: there is no account ")
+    expect(desk.get_by_role("radio", name="retry")).to_be_checked()
+    expect(desk.get_by_role("alert")).to_contain_text("error=Rejected: there is no account #")
     desk.go_back()
     keys.first.get_by_role("link", name="order.placed").click()
     expect(desk.locator(".broadcaster-life")).to_contain_text("Attempt 2 failed")
+
+
+def test_an_event_is_retried_where_it_is_seen(desk: Page, site: str) -> None:
+    """From the list, which is readable on a phone, to the event, its button and the answer."""
+    scenes.busy_shop()
+    desk.set_viewport_size(PHONE)
+    visit(desk, site, f"{ROOT}outboxevent/?status__exact=failed")
+    row = desk.locator("#result_list tbody tr", has_text="there is no account").first
+    box = row.locator(".field-error_start").bounding_box()
+    assert box is not None
+    assert box["width"] > 150
+    row.get_by_role("link").first.click()
+    desk.get_by_role("link", name="Retry now…").click()
+    desk.get_by_role("button", name="Retry now").click()
+    expect(desk.locator(".messagelist")).to_contain_text("1 of 1 events will be retried now.")
+    expect(desk.locator(".field-status_label")).to_contain_text("scheduled")
 
 
 def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
@@ -145,7 +323,7 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     desk.route(
         "**/outboxdashboard/state/**", lambda route: route.fulfill(status=200, body="nonsense")
     )
-    expect(freshness).to_contain_text("Not live")
+    expect(freshness).to_have_text("Not live: the response is not valid")
     desk.unroute("**/outboxdashboard/state/**")
     expect(freshness).to_have_text("Live", timeout=20_000)
     desk.route("**/outboxdashboard/history/**", lambda route: route.fulfill(status=200, body="x"))
@@ -158,6 +336,47 @@ def test_it_says_so_when_it_is_not_live(desk: Page, site: str) -> None:
     expect(freshness).to_have_text("Live", timeout=60_000)
     desk.context.clear_cookies()
     expect(freshness).to_have_text("Not live: your session has ended; reload the page")
+
+
+@pytest.mark.parametrize("failure", ["the server fails", "the network is gone", "it hangs"])
+def test_a_dead_page_says_that_its_figures_are_old(
+    browser: Browser, site: str, operator: User, failure: str
+) -> None:
+    """Ages stop at the last answer; after 10 s a red bar names it, and no state has its colour."""
+    scenes.busy_shop()
+    answers = {
+        "the server fails": lambda route: route.fulfill(status=500, body="broken"),
+        "the network is gone": lambda route: route.abort(),
+        "it hangs": lambda route: None,
+    }
+    with opened(browser, allowed="Failed to load resource") as new:
+        desk = logged_in(new, site, operator)
+        desk.clock.install()
+        visit(desk, site, addresses()["backend"])
+        as_of, bar = desk.locator("[data-as-of]"), desk.locator("[data-dead]")
+        pill, oldest = figure(desk, "default", "status"), figure(desk, "default", "oldest")
+        expect(pill).to_have_css("background-color", AMBER)
+        expect(bar).to_be_hidden()
+        desk.route(f"**{ROOT}outboxdashboard/**", answers[failure])
+        desk.clock.run_for(12_000)
+        expect(bar).to_have_text(re.compile(r"^No answer since \S+ \(1\d s\)\. Figures are old\.$"))
+        last, age = as_of.inner_text(), oldest.inner_text()
+        desk.clock.run_for(10_000)
+        time = last.removeprefix("(as of ").split()[0]
+        expect(bar).to_have_text(re.compile(rf"^No answer since {time} \(2\d s\)\."))
+        expect(oldest).to_have_text(age)
+        expect(as_of).to_have_text(last)
+        expect(desk).to_have_title(re.compile(r"^\(\?\) Backend"))
+        expect(desk.locator("[data-cards]")).to_have_css("opacity", "0.5")
+        expect(pill).to_have_css("background-color", GREY)
+        expect(desk.locator("[data-announce]")).to_contain_text("Figures are old.")
+
+        desk.unroute(f"**{ROOT}outboxdashboard/**")
+        desk.evaluate("window.dispatchEvent(new Event('online'))")
+        expect(bar).to_be_hidden()
+        expect(desk).to_have_title(re.compile(r"^\(1!\) Backend"))
+        expect(as_of).not_to_have_text(last)
+        expect(pill).to_have_css("background-color", AMBER)
 
 
 def test_updates_can_be_paused(desk: Page, site: str) -> None:
@@ -191,12 +410,12 @@ def test_pause_and_resume(desk: Page, site: str) -> None:
     desk.get_by_role("button", name="Pause default").click()
     expect(desk.locator(".messagelist")).to_contain_text("Backend default paused")
     expect(figure(desk, "default", "status")).to_have_text("paused")
-    expect(figure(desk, "default", "problem")).to_contain_text("by ada: the broker moves")
+    expect(figure(desk, "default", "reason")).to_contain_text("by ada: the broker moves")
     assert OutboxBackendState.objects.get().paused_at is not None
     desk.get_by_role("link", name="Resume default").click()
     arrive(desk, "/resume/")
     desk.get_by_role("button", name="Resume default").click()
-    expect(figure(desk, "default", "status")).to_have_text("delivering")
+    expect(figure(desk, "default", "status")).to_have_text("some failing")
     expect(desk.locator(".broadcaster-log li")).to_have_count(2)
     assert OutboxBackendState.objects.get().paused_at is None
     assert LogEntry.objects.filter(object_id="default").count() == 2

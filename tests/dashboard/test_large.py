@@ -13,10 +13,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from django_broadcaster.dashboard.event_links import NEAR
 from django_broadcaster.dashboard.state import BOUND
-from django_broadcaster.dashboard.stuck import BEHIND, KEYS, NEWEST
+from django_broadcaster.dashboard.stuck import HEADS, NEWEST
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.store.sql import EVENTS
+from django_broadcaster.store.stuck import WINDOW, WINDOWS
 from tests.support.databases import DATABASES
 from tests.support.routing import OneDatabase
 
@@ -90,7 +92,7 @@ VIEWS = {
     "state": ([], 2 * 6 * BOUND),
     "history": ([], 10),  # which backends have events, by a seek for each
     "change": (["default"], 10),
-    "stuck": (["default"], NEWEST + KEYS * (BEHIND + 10)),
+    "stuck": (["default"], NEWEST + WINDOW * WINDOWS + HEADS),
 }
 """The views, with the rows that each may go over at the most."""
 
@@ -106,7 +108,10 @@ def test_no_view_reads_the_outbox(
         found[name] = rows_read(millions, client, address)
     event = OutboxEvent.objects.filter(status="retry").order_by("id")[:1].get()
     page = reverse("admin:django_broadcaster_outboxevent_change", args=[event.pk])
-    assert rows_read(millions, client, page, event.pk) <= 10
+    assert rows_read(millions, client, page, event.pk) <= 10 + 2 * NEAR
+    blocked = OutboxEvent.objects.filter(status="blocked").order_by("id")[:1].get()
+    page = reverse("admin:django_broadcaster_outboxevent_change", args=[blocked.pk])
+    assert rows_read(millions, client, page, blocked.pk) <= 11 + 2 * NEAR
     assert {name: rows for name, rows in found.items() if rows > VIEWS[name][1]} == {}
     assert found["state"] > 4 * BOUND, "the rows are not there"
     assert found["stuck"] > NEWEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -16,10 +17,13 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.timezone import make_aware
 
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxPartition
 from django_broadcaster.relay.loop import DeliveryLoop
+from tests.relay.conftest import drain
 from tests.support.events import insert
 from tests.support.operations import request, work_off
+from tests.support.registered import only_handlers
 from tests.support.staff import permit
 
 if TYPE_CHECKING:
@@ -211,6 +215,109 @@ def test_what_is_confirmed_is_requested_and_logged(admin_client: Client, admin_u
         (admin_user, "Requested for 1 events."),
         (admin_user, "Ended: done, 1 events."),
     ]
+
+
+@pytest.fixture
+def handlers(settings: Settings) -> Iterator[list[str]]:
+    """Two handlers of a local backend, beside a broker; the value has the events' subjects."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"},
+        "broker": {"BACKEND": "django_broadcaster.backends.LocMemBackend"},
+    }
+    ran: list[str] = []
+
+    def send(event: CloudEvent) -> None:
+        ran.append(event.id)
+
+    with only_handlers({"shop.send": send, "shop.count": lambda event: None}):
+        yield ran
+
+
+WILL_NOT = "Handlers that already processed these events will NOT run again."
+
+
+@pytest.mark.parametrize(
+    ("form", "offered"),
+    [
+        ({"kind": "replay", "everything": "on"}, True),
+        ({"kind": "replay", "backend": "default"}, True),
+        ({"kind": "replay", "event_type": "order.*"}, True),
+        ({"kind": "replay", "event_type": "order.placed"}, True),
+        ({"kind": "replay", "event_type": "order.paid"}, False),
+        ({"kind": "replay", "backend": "broker"}, False),
+        ({"kind": "retry", "everything": "on"}, False),
+        ({"kind": "cancel", "everything": "on"}, False),
+        ({"kind": "purge", "everything": "on"}, False),
+    ],
+)
+def test_confirmation_of_a_replay_names_the_handlers(
+    admin_client: Client, handlers: list[str], form: dict[str, str], offered: bool
+) -> None:
+    """Where handlers run, it says which will not run again, and has a tick box for each."""
+    make(1)
+    page = admin_client.post(reverse(ADD), form).content.decode()
+    assert (WILL_NOT in page) is offered
+    for name in ("shop.send", "shop.count"):
+        assert (f'type="checkbox" name="forget_inbox" value="{name}"' in page) is offered
+    assert "checked" not in page
+
+
+@pytest.mark.parametrize("ticked", [[], ["shop.send"]], ids=["none", "one"])
+def test_ticked_handlers_run_again(
+    admin_client: Client, handlers: list[str], ticked: list[str]
+) -> None:
+    """The result says how many events were delivered, and how many the inbox skipped."""
+    make(1)
+    make(2)
+    with DeliveryLoop("default", "default") as loop:
+        OutboxEvent.objects.all().replay()
+        drain(loop)
+        assert sorted(handlers) == ["event-1", "event-2"]
+        form = {"kind": "replay", "everything": "on", "forget_inbox": ticked, "confirm": "yes"}
+        admin_client.post(reverse(ADD), form)
+        work_off("default")
+        operation = OutboxOperation.objects.get()
+        progress = admin_client.get(url("progress", operation)).json()
+        assert progress["outcome"].startswith(
+            "2 queued for delivery: 0 delivered, 0 dead, 2 waiting"
+        )
+        assert progress["is_delivering"]
+        drain(loop)
+    progress = admin_client.get(url("progress", operation)).json()
+    assert not progress["is_delivering"]
+    skipped = ", 2 skipped by the inbox, because all their handlers already processed them"
+    assert progress["outcome"] == (
+        f"2 queued for delivery: 2 delivered, 0 dead{'' if ticked else skipped}."
+    )
+    assert sorted(handlers) == sorted(["event-1", "event-2"] * (1 + len(ticked)))
+    page = admin_client.get(url("change", operation)).content.decode()
+    assert ("Handlers that run again" in page) is bool(ticked)
+    logged = LogEntry.objects.order_by("pk").first()
+    assert logged is not None
+    assert ("Handlers to run again: shop.send." in logged.get_change_message()) is bool(ticked)
+
+
+def test_result_of_an_operation_links_its_events(admin_client: Client, handlers: list[str]) -> None:
+    """The list has the events that it queued, and no others."""
+    make(1, partition_key="acme")
+    make(2, partition_key="other")
+    operation = request("retry", "default", key="acme")
+    work_off("default")
+    page = admin_client.get(url("change", operation))
+    assert "Show the events of this operation" in page.content.decode()
+    events = admin_client.get(page.context["events"])
+    assert events.status_code == 200
+    assert [event.event_id for event in events.context["cl"].result_list] == ["event-1"]
+
+
+def test_unknown_handler_is_refused(admin_client: Client, handlers: list[str]) -> None:
+    """A handler that does not run for the events is not forgotten."""
+    make(1)
+    form = {"kind": "replay", "backend": "broker", "forget_inbox": "shop.send", "confirm": "yes"}
+    admin_client.post(reverse(ADD), form)
+    assert OutboxOperation.objects.get().forget_inbox == []
+    wrong = {**form, "backend": "default", "forget_inbox": "shop.sent"}
+    assert "forget_inbox" in admin_client.post(reverse(ADD), wrong).context["form"].errors
 
 
 def test_the_form_can_be_changed_from_the_confirmation(admin_client: Client) -> None:

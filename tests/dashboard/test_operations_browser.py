@@ -6,21 +6,31 @@ script of it has failed (`tests/support/browser.py`).
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from playwright.sync_api import Page, expect
 
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent, OutboxOperation
+from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.states import OutboxEventStatus as S
 from django_broadcaster.store import chunks
+from tests.relay.conftest import drain
 from tests.support.events import insert
 from tests.support.operations import request, step, work_off
+from tests.support.registered import only_handlers
 
 from .scenes import write
 from .test_browser import DESK, PHONE, ROOT, polled, tab_to, violations
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +86,63 @@ def test_a_replay_from_the_form_to_its_end(desk: Page, site: str, dead_letters: 
     assert bar.evaluate("bar => bar.value") == 1
     assert desk.evaluate("window.isTheSame") is True
     assert dead() == 0
+
+
+@pytest.fixture
+def sent(settings: Settings) -> Iterator[list[str]]:
+    """What a handler of the local backend `default` was given."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+    }
+    found: list[str] = []
+
+    def send(event: CloudEvent) -> None:
+        found.append(event.id)
+
+    with only_handlers({"shop.mail.send_confirmation": send, "shop.stock.reserve": print}):
+        yield found
+
+
+def test_a_replay_runs_the_handlers_that_are_ticked(
+    desk: Page, site: str, committing: None, sent: list[str], tmp_path: Path
+) -> None:
+    """The confirmation names the handlers; the result says what came of the events."""
+    for _ in range(3):
+        publisher.publish_event("order.placed", "/shop", {})
+    with DeliveryLoop("default", "default") as loop:
+        drain(loop)
+        for ticked, skipped in ((False, True), (True, False)):
+            desk.goto(site + ADD)
+            desk.get_by_label("Replay").check()
+            desk.get_by_label("All eligible events").check()
+            desk.get_by_role("button", name="Preview").click()
+            expect(desk.get_by_text("will NOT run again")).to_be_visible()
+            desk.get_by_label("shop.mail.send_confirmation").set_checked(ticked)
+            picture(desk, tmp_path, "replay-confirmation")
+            desk.get_by_role("button", name="Replay, in the background").click()
+            expect(desk.locator("[data-outcome]")).to_be_hidden()
+            work_off("default")
+            outcome = desk.locator("[data-outcome]")
+            expect(outcome).to_contain_text("3 queued for delivery: 0 delivered, 0 dead, 3 waiting")
+            expect(desk.locator("[data-state]")).to_have_text("done")
+            drain(loop)
+            expect(outcome).to_contain_text(
+                "3 queued for delivery: 3 delivered, 0 dead", timeout=20_000
+            )
+            text = "3 skipped by the inbox"
+            if skipped:
+                expect(outcome).to_contain_text(text)
+            else:
+                expect(outcome).not_to_contain_text(text)
+            assert len(sent) == 3 * (1 + ticked)
+            picture(desk, tmp_path, "replay-result")
+    desk.get_by_role("link", name="Show the events of this operation").click()
+    expect(desk.locator("#result_list tbody tr")).to_have_count(3)
+
+
+def picture(page: Page, folder: Path, name: str) -> None:
+    """Take a picture, where somebody wants to look at it."""
+    page.screenshot(path=Path(os.environ.get("BROADCASTER_PICTURES") or folder) / f"{name}.png")
 
 
 def test_a_purge_is_stopped_half_way(desk: Page, site: str, dead_letters: None) -> None:
@@ -153,7 +220,7 @@ def test_it_can_be_done_with_the_keyboard(desk: Page, site: str, dead_letters: N
     ("mode", "size"), [("light", DESK), ("dark", PHONE)], ids=["light, at a desk", "dark, a phone"]
 )
 def test_pages_are_accessible(
-    examined: Page, site: str, dead_letters: None, mode: Any, size: Any
+    examined: Page, site: str, dead_letters: None, sent: list[str], mode: Any, size: Any
 ) -> None:
     """axe-core finds nothing wrong with any page, and none is wider than the screen."""
     examined.emulate_media(color_scheme=mode)
@@ -172,6 +239,11 @@ def test_pages_are_accessible(
     expect(examined.get_by_text("Please correct")).to_be_visible()
     look("form with errors")
     examined.get_by_label("All eligible events").check()
+    examined.get_by_label("Replay").check()
+    examined.get_by_role("button", name="Preview").click()
+    expect(examined.get_by_text("will NOT run again")).to_be_visible()
+    look("confirmation of a replay")
+    examined.get_by_role("button", name="Edit").click()
     examined.get_by_label("Purge").check()
     examined.get_by_role("button", name="Preview").click()
     expect(examined.get_by_role("heading", name="Purge 24 events?")).to_be_visible()

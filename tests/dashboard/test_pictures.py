@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -15,6 +15,9 @@ from tests.support.docs_runner import ROOT
 
 from . import scenes
 
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
 pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "docs" / "how-to" / "dashboard.md"
@@ -22,9 +25,12 @@ DESK: Any = {"width": 1180, "height": 900}
 PHONE: Any = {"width": 390, "height": 844}
 
 
-def test_the_pictures_of_the_docs_can_be_made(desk: Page, site: str, tmp_path: Path) -> None:
+def test_the_pictures_of_the_docs_can_be_made(
+    desk: Page, site: str, tmp_path: Path, settings: Settings
+) -> None:
     """Each picture that the page of the docs shows is one of a page that is there."""
     folder = Path(os.environ.get("BROADCASTER_PICTURES") or tmp_path)
+    settings.TIME_ZONE = "UTC"
     scenes.busy_shop()
     head = OutboxEvent.objects.get(status="retry", partition_key="customer-17").pk
     root = f"{site}/admin/django_broadcaster/"

@@ -79,11 +79,11 @@ def test_a_stuck_retry_does_not_hide_behind_a_blocked_key(database: str) -> None
 
 
 def test_keys_that_wait(database: str) -> None:
-    """Each key once, in the order of their names, with its first event and those behind it."""
+    """Each key once, with its first event; those with the most events behind it come first."""
     fill(
         database,
         *(write(n, status=S.RETRY, partition_key=key) for n, key in enumerate(["b", "a", "C"])),
-        *(write(n, status=S.BLOCKED, partition_key="b") for n in range(5)),
+        *(write(n, status=S.BLOCKED, partition_key="C") for n in range(5)),
         write(9, status=S.RETRY),  # of no key: nothing waits behind it
         write(9, status=S.RETRY, partition_key="a", publisher_backend="other"),
         write(9, partition_key="d"),
@@ -94,14 +94,40 @@ def test_keys_that_wait(database: str) -> None:
             status=S.RETRY, publisher_backend="default"
         )
     }
-    found = blocked_keys(database, "default", 50, 3)
-    assert {(each.key, each.head, each.behind) for each in found} == {
-        ("a", heads["a"], 0),
-        ("b", heads["b"], 4),  # one more than are counted
-        ("C", heads["C"], 0),
-    }
-    assert len(blocked_keys(database, "default", 2, 3)) == 2
-    assert blocked_keys(database, "nobody", 50, 3) == []
+    oldest_first = [(key, heads[key], 0, False) for key in ("b", "a")]
+    assert blocked_keys(database, "default") == ([("C", heads["C"], 5, False), *oldest_first], True)
+    assert blocked_keys(database, "nobody") == ([], True)
+
+
+@pytest.mark.parametrize("window", [2, 3, 4, 7, 100])
+def test_the_worst_key_is_first_whatever_its_name(database: str, window: int) -> None:
+    """Keys are counted in windows; one that fills a window says that there are more."""
+    names = [f"order-{n:02}" for n in range(20)]
+    fill(
+        database,
+        *(write(n, status=S.RETRY, partition_key=name) for n, name in enumerate(names)),
+        *(write(n, status=S.BLOCKED, partition_key=names[7]) for n in range(3)),
+        write(1, status=S.RETRY, partition_key="tenant"),
+        *(write(n, status=S.BLOCKED, partition_key="tenant") for n in range(9)),
+    )
+    found, is_all = blocked_keys(database, "default", window)
+    assert is_all
+    assert sorted(each.key for each in found) == [*names, "tenant"]
+    worst = ["tenant", "order-07"]
+    assert sorted(each.key for each in found[:2]) == sorted(worst)
+    if window > 9:
+        assert [each.key for each in found[:2]] == worst
+    for each in found:
+        real = {"tenant": 9, "order-07": 3}.get(each.key, 0)
+        assert each.behind == real or (each.more and window - 1 <= each.behind < real)
+
+
+def test_keys_beyond_the_limit_are_said_to_be_there(database: str) -> None:
+    """A walk that ends at its limit returns what it read, and that there is more."""
+    fill(database, *(write(n, status=S.RETRY, partition_key=f"k{n}") for n in range(9)))
+    found, is_all = blocked_keys(database, "default", 3, 2)
+    assert 2 < len(found) < 9
+    assert not is_all
 
 
 def test_dead_letters_by_error(database: str) -> None:

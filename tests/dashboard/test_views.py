@@ -23,11 +23,12 @@ from django_broadcaster.models import (
     OutboxAttempt,
     OutboxBackendState,
     OutboxEvent,
+    OutboxOperation,
     OutboxRelay,
     OutboxSample,
 )
 from django_broadcaster.states import OutboxEventStatus as S
-from django_broadcaster.store import SameError, minute_of
+from django_broadcaster.store import minute_of
 from tests.support.events import insert
 from tests.support.staff import permit
 
@@ -155,7 +156,7 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
     """The figures are those of the tables, for each backend."""
     scenes.busy_shop()
     found = ask(admin_client, "state")
-    default, invoices = found["backends"]
+    invoices, default = found["backends"]  # the worst first
     assert default["counts"] == {
         "pending": [38, "exact"],
         "retry": [2, "exact"],
@@ -164,13 +165,17 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
         "failed": [36, "exact"],
     }
     assert default["backlog"] == [74, "exact"]
-    assert default["status"]["name"] == "busy"
+    assert (default["status"]["text"], default["needs_attention"]) == ("some failing", True)
     assert (default["relays"], default["partitions"]) == (2, {"owned": 64, "all": 64})
     assert default["per_second"] > 0
     assert default["latency"] > 0
-    assert invoices["status"]["name"] == "away"
-    assert invoices["circuit"]["error"].endswith("connection refused")
-    assert timezone.now().timestamp() - invoices["oldest_due"] == pytest.approx(260, abs=20)
+    assert (invoices["status"]["text"], invoices["status"]["level"]) == (
+        *("broker unavailable", "red"),
+    )
+    assert invoices["status"]["reason"].endswith("connection refused")
+    now = timezone.now().timestamp()
+    assert now - invoices["oldest_waiting"] == pytest.approx(260, abs=20)
+    assert now - default["oldest_waiting"] == pytest.approx(340, abs=20), "an event in retry waits"
     assert [(relay["backend"], relay["partitions"]["ranges"]) for relay in found["relays"]] == [
         ("default", "0–31"),  # noqa: RUF001  # a range
         ("default", "32–63"),  # noqa: RUF001
@@ -179,32 +184,35 @@ def test_state_of_a_busy_shop(admin_client: Client) -> None:
 
 
 def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client) -> None:
-    """Paused before anything, then no relay, then a broker that is away, free partitions, and
-    an event that keeps failing."""
+    """Paused before anything, then no relay, then a broker that is away, an event that keeps
+    failing, and free partitions."""
 
     def status() -> str:
         (found,) = ask(admin_client, "state", backend="invoices")["backends"]
-        return str(found["status"]["name"])
+        return str(found["status"]["text"])
 
-    assert status() == "unserved"
+    assert status() == "no relay"
     scenes.busy_shop()
-    assert status() == "away"
+    assert status() == "broker unavailable"
     relay = OutboxRelay.objects.get(backend="invoices")
     OutboxRelay.objects.filter(pk=relay.pk).update(circuit_open_since=None)
-    assert status() == "busy"
+    assert status() == "late"
+    OutboxEvent.objects.filter(publisher_backend="invoices").update(scheduled_at=timezone.now())
+    assert status() == "delivering"
+    relay.partitions.filter(number=5).update(relay=None)
+    assert status() == "partitions without a relay"
     stuck = scenes.write(900, publisher_backend="invoices", status=S.RETRY)
     stuck.created_at = timezone.now() - timedelta(hours=2)
     stuck.save()
-    assert status() == "stuck"
-    relay.partitions.filter(number=5).update(relay=None)
-    assert status() == "unserved"
-    relay.partitions.create(backend="invoices", number=99)
+    assert status() == "late"
+    OutboxSample.objects.filter(backend="invoices").update(published=0, retried=1)
+    assert status() == "failing"
     OutboxRelay.objects.filter(pk=relay.pk).update(
         heartbeat_at=timezone.now() - timedelta(minutes=5)
     )
     (silent,) = ask(admin_client, "state", backend="invoices")["relays"]
     assert silent["stale"]
-    assert status() == "unserved"
+    assert status() == "no relay"
     OutboxBackendState.objects.create(backend="invoices", paused_at=timezone.now(), paused_by="Ada")
     assert status() == "paused"
 
@@ -212,7 +220,7 @@ def test_the_worst_that_is_known_of_a_backend_is_its_status(admin_client: Client
 def test_a_backend_that_was_taken_out_is_shown_while_it_has_events(admin_client: Client) -> None:
     """Its card says so, its page can be opened, and the list can be filtered by it."""
     insert(scenes.write(1, publisher_backend="audit"))
-    *_, found = ask(admin_client, "state")["backends"]
+    found, *_ = ask(admin_client, "state")["backends"]
     assert (found["alias"], found["status"]["text"]) == ("audit", "not configured")
     assert 'data-card="audit"' in admin_client.get(url("changelist")).content.decode()
     assert admin_client.get(url("change", "audit")).status_code == 200
@@ -234,7 +242,7 @@ def test_a_dead_relay_is_no_news_of_the_broker(admin_client: Client) -> None:
     dead.partitions.update(relay=living)
     state = ask(admin_client, "state", backend="invoices")
     (found,) = state["backends"]
-    assert (found["status"]["name"], found["circuit"]) == ("busy", None)
+    assert found["status"]["text"] == "late"
     assert [relay["circuit"] is None for relay in state["relays"] if relay["stale"]] == [False]
 
 
@@ -246,8 +254,9 @@ def test_state_costs_as_many_statements_whatever_there_is(admin_client: Client) 
         with CaptureQueriesContext(connection) as queries:
             ask(admin_client, "state")
         counts.append(len([q for q in queries if "django_broadcaster" in q["sql"]]))
-    # The backends that have events, relays, partitions, the last minute, and one for each backend.
-    assert counts == [6, 6]
+    # The backends that have events, the last minutes, the endpoints, one for each backend, relays
+    # and partitions.
+    assert counts == [7, 7]
 
 
 def test_what_has_not_changed_is_not_sent_again(admin_client: Client) -> None:
@@ -270,7 +279,7 @@ def test_a_count_over_the_bound_says_how_far_it_is_known(
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE django_broadcaster_outboxevent")
-    default, _ = ask(admin_client, "state")["backends"]
+    _, default = ask(admin_client, "state")["backends"]
     number, kind = default["counts"]["pending"]
     assert number >= 10
     assert kind in ("estimate", "at least")
@@ -374,7 +383,16 @@ def test_stuck_events_of_a_busy_shop(admin_client: Client) -> None:
         ),
         (4, *["RuntimeError: handler shop.mail.send: recipient has no address"] * 2),
     ]
-    assert ask(admin_client, "stuck", "invoices") == {"keys": [], "errors": []}
+    assert found["blocked"] == {
+        "keys": 2,
+        "events": 34,
+        "is_all": True,
+        "reason": "customer service answered 503 after # s",
+        "with_reason": 2,
+        "compared": 2,
+    }
+    invoices = ask(admin_client, "stuck", "invoices")
+    assert (invoices["keys"], invoices["errors"]) == ([], [])
 
 
 def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
@@ -400,12 +418,66 @@ def test_the_links_of_what_is_stuck_lead_to_it(admin_client: Client) -> None:
         ("digest deadbeef00112233", "digest #"),
         ("10.0.0.1:5672: refused", "#:#: refused"),
         ("accessed facade", "accessed facade"),
-        ("", "(no text)"),
+        ("no account 471", "no account #"),
+        (
+            "HTTP 404, status=409, error: 410, code 411",
+            "HTTP 404, status=409, error: 410, code 411",
+        ),
+        ("HTTP/1.1 502 of HTTP/2 503", "HTTP/1.1 502 of HTTP/2 503"),
+        ("error 5031, code 1.5", "error #, code #"),
+        (
+            "to http://10.0.0.1:8808 (endpoint 3fa91c2e): answered 500 Oh\nTook 0.12 s.",
+            "to http://10.0.0.1:8808 (endpoint 3fa91c2e): answered 500 Oh",
+        ),
+        ("", ""),
     ],
 )
 def test_errors_are_alike_but_for_what_varies(error: str, pattern: str) -> None:
-    """Numbers and ids are left out of the comparison, words and three-digit codes are not."""
-    assert stuck.alike(SameError(error, 1, 1))[0] == pattern
+    """Numbers and ids are left out of the comparison; words, codes and endpoints are not."""
+    assert stuck.fingerprint(error) == pattern
+
+
+def test_an_error_of_many_orders_is_one_group(admin_client: Client) -> None:
+    """A thousand numbers of orders are one error; two status codes are two."""
+    now = timezone.now().replace(microsecond=0)
+    orders = [
+        scenes.write(
+            number,
+            status=S.FAILED,
+            last_error=f"TransientError: handler shop.ship: KeyError: order {number}",
+            ended_at=now - timedelta(seconds=number),
+        )
+        for number in range(1000)
+    ]
+    webhook = "Rejected: webhook to https://x.example (endpoint 3fa91c2e): answered"
+    answered = [
+        scenes.write(
+            n, status=S.FAILED, last_error=f"{webhook} {code}\nTook 0.{n} s. Response: {n}"
+        )
+        for code, count in ((500, 3), (502, 2))
+        for n in range(count)
+    ]
+    insert(*orders, *answered)
+
+    found = ask(admin_client, "stuck", "default")
+
+    assert [(each["count"], each["error"], each["is_whole"]) for each in found["errors"]] == [
+        (1000, "TransientError: handler shop.ship: KeyError: order #", False),
+        (3, f"{webhook} 500", True),
+        (2, f"{webhook} 502", True),
+    ]
+    ages = [now.timestamp() - found["errors"][0][name] for name in ("first_seen", "last_seen")]
+    assert ages == [999, 0]
+    assert found["more_errors"] == {"errors": 0, "events": 0}
+
+
+def test_errors_that_are_not_shown_are_counted(admin_client: Client) -> None:
+    """The table is cut, and says by how much."""
+    names = [f"error of {chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(stuck.GROUPS + 3)]
+    insert(*(scenes.write(1, status=S.FAILED, last_error=name) for name in [*names, names[-1]]))
+    found = ask(admin_client, "stuck", "default")
+    assert len(found["errors"]) == stuck.GROUPS
+    assert found["more_errors"] == {"errors": 3, "events": 3}
 
 
 # Pause and resume
@@ -513,6 +585,34 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
     assert admin_user.get_username() in page
     assert SCRIPT not in page
     assert "Attempt 9" not in page
+
+
+def test_an_event_tells_what_it_waits_for_and_who_changed_it(admin_client: Client) -> None:
+    """A blocked event links to the one before it; an operation names its requester."""
+    first = scenes.write(1, status=S.RETRY, partition_key="k")
+    operation = OutboxOperation.objects.create(
+        kind="retry",
+        requested_by="deploy@web1",
+        start=0,
+        position=0,
+        last=9,
+        total=1,
+        total_is_exact=True,
+    )
+    first.operation = operation.pk
+    first.extensions = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    first.save()
+    second = scenes.write(2, status=S.BLOCKED, partition_key="k")
+    second.save()
+
+    page = event_page_of(admin_client, second)
+    link = reverse("admin:django_broadcaster_outboxevent_change", args=[first.pk])
+    assert f'<a href="{link}">Waits for event {first.pk} of the same key</a>' in page
+
+    page = event_page_of(admin_client, first)
+    assert f"Operation {operation.pk}" in page
+    assert "deploy@web1" in page
+    assert "traceparent 00-4bf92f35" in page
 
 
 def test_an_event_shows_the_message_that_is_sent(admin_client: Client, settings: Settings) -> None:

@@ -245,7 +245,7 @@ def test_rows_are_changed_where_the_router_writes(database: str, settings: Setti
     """Events that were read from a replica are marked, moved and delivered in their database."""
     settings.DATABASE_ROUTERS = [ReplicaRouter(database)]
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": LOCMEM}}
-    settings.OUTBOX_RETRY = {"initial": 60.0}
+    settings.OUTBOX_RETRY = {"initial": 60.0, "factor": 2.0}
     replicated(database).mark_as_published()
     replicated(database).mark_as_failed("no")
     replicated(database).increment_retry("busy")

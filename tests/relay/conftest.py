@@ -39,7 +39,7 @@ def scripted(settings: Settings) -> Iterator[Script]:
     forget_scripts()
     locmem.clear()
     settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": SCRIPTED}}
-    settings.OUTBOX_RETRY = {"jitter": 0.0}
+    settings.OUTBOX_RETRY = {**settings.OUTBOX_RETRY, "jitter": 0.0}
     yield script()
     forget_scripts()
 

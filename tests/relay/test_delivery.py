@@ -348,7 +348,7 @@ def test_a_retry_comes_by_itself(
     database: str, scripted: Script, join: Join, settings: Settings
 ) -> None:
     """The next attempt is made once its time has come, with nobody's help."""
-    settings.OUTBOX_RETRY = {"initial": 0.05}
+    settings.OUTBOX_RETRY = {"initial": 0.05, "factor": 2.0}
     scripted.fail("a1", BUSY, times=1)
     publish("a1", "a2", using=database)
     loop = join()

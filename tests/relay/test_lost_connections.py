@@ -135,7 +135,7 @@ def test_a_connection_that_ends_at_any_statement(
     when: str,
 ) -> None:
     """Each event is sent as often as without the loss, in order, and its state is as without it."""
-    settings.OUTBOX_RETRY = {"initial": 1e-6, "jitter": 0.0}
+    settings.OUTBOX_RETRY = {"initial": 1e-6, "factor": 2.0, "jitter": 0.0}
     settings.OUTBOX_LEASE_SECONDS = 600  # nothing is to wait for the end of a lease
     struck: set[str] = set()
     goes_on = True

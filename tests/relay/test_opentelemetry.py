@@ -509,6 +509,18 @@ def test_a_relay_shows_the_outbox(routed: str, telemetry: Telemetry, settings: S
     assert {"outbox.relays", "outbox.free_partitions"} <= found.keys()
 
 
+def test_a_relay_measures_the_latency(
+    database: str, scripted: Script, telemetry: Telemetry
+) -> None:
+    """The same histogram as for Prometheus, per backend, from due to delivered."""
+    publish("a1", "b1", using=database)
+    with working(database):
+        wait_until(lambda: "outbox.delivery.latency" in telemetry.metrics(), 10, "the latency")
+    ((labels, count),) = telemetry.metrics()["outbox.delivery.latency"]
+    assert labels == {"backend": "default"}
+    assert 1 <= count <= 2
+
+
 def test_the_last_call_counts(routed: str) -> None:
     """`opentelemetry-instrument` may have turned it on already, with other providers."""
     first, second = InMemoryMetricReader(), InMemoryMetricReader()

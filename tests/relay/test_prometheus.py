@@ -16,11 +16,13 @@ from django.urls import path
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from django_broadcaster import __version__
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.instrumentation import prometheus
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.store import pause
 from tests.support.backends import Script
+from tests.support.clock import Clock
 from tests.support.events import publish, publish_many
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
@@ -79,6 +81,52 @@ def test_a_relay_counts_what_it_does(
     assert total(after, "outbox_batch_seconds_count") > total(before, "outbox_batch_seconds_count")
 
 
+def test_latency_is_a_histogram_from_due_to_delivered(
+    database: str, scripted: Script, join: Join, clock: Clock
+) -> None:
+    """Each event of a measured batch is in the bucket of its wait, retried ones from the retry."""
+    prometheus.install()
+    name = "outbox_delivery_latency_seconds"
+
+    def below(seconds: str) -> float:
+        text = prometheus.generate_latest(prometheus.REGISTRY).decode()
+        return total(parsed(text), f"{name}_bucket", le=seconds)
+
+    before = {le: below(le) for le in ("300.0", "600.0", "+Inf")}
+    scripted.fail("b1", TransientError("busy"), times=1)
+    publish("a1", "b1", "c1", using=database)
+    rows = OutboxEvent.objects.using(database)
+    rows.filter(subject="c1").update(scheduled_at=timezone.now() - timedelta(seconds=400))
+    loop = join()
+    drain(loop)
+    assert {le: below(le) - before[le] for le in before} == {"300.0": 1, "600.0": 2, "+Inf": 2}
+    clock.advance(1)
+    rows.filter(subject="b1").update(scheduled_at=timezone.now() - timedelta(seconds=500))
+    drain(loop)
+    assert below("600.0") - before["600.0"] == 3
+
+
+def test_the_version_is_a_metric(routed: str) -> None:
+    """A rollout can be followed."""
+    found = parsed(prometheus.metrics(RequestFactory().get("/metrics")).content.decode())
+    assert found["outbox_build_info"] == {frozenset({("version", __version__)}): 1}
+
+
+def test_arrivals_are_counted_without_a_relay(routed: str) -> None:
+    """What is published raises the counter, and what is purged does not lower it."""
+
+    def arrivals() -> dict[Labels, float]:
+        text = prometheus.metrics(RequestFactory().get("/metrics")).content.decode()
+        return parsed(text).get("outbox_arrivals_total", {})
+
+    publish("a1", using=routed)
+    before = arrivals()[frozenset()]
+    publish("b1", "c1", using=routed)
+    assert arrivals() == {frozenset(): before + 2}
+    OutboxEvent.objects.using(routed).all().delete()
+    assert arrivals() == {}, "a counter of 0 would look like a reset"
+
+
 def test_the_view_shows_the_outbox(routed: str, settings: Settings) -> None:
     """What waits, for how long, who delivers, and what is paused, without a relay."""
     publish("a1", "b1", using=routed)
@@ -124,6 +172,7 @@ def test_a_database_that_is_away_is_a_metric(
         found = parsed(Client().get("/metrics").content.decode())
     connection.close()
     assert total(found, "outbox_up") == 0
+    assert total(found, "outbox_build_info") == 1
     assert "outbox_backlog" not in found
 
 
@@ -149,7 +198,10 @@ def test_a_relay_serves_what_all_of_its_processes_count(
         return (delivered, total(found, "outbox_relays")) == (300, processes)
 
     wait_until(has_all, 30, "every event to be counted, and each process to be there")
-    assert total(scrape(port), "outbox_backlog", status="pending") == 0
+    found = scrape(port)
+    assert total(found, "outbox_backlog", status="pending") == 0
+    assert total(found, "outbox_delivery_latency_seconds_count") > 0
+    assert [name for name in found if name.endswith("_created")] == []
     worker.stop()
     assert worker.end() == 0
 

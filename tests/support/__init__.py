@@ -1,1 +1,1 @@
-"""What tests of several rooms share: servers of their own, and ways to disturb them."""
+"""Helpers that several packages of tests share: servers of their own, and ways to disturb them."""

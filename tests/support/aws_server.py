@@ -64,7 +64,7 @@ class AWSServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -245,7 +245,7 @@ class RefusingProxy:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:

@@ -1,7 +1,7 @@
 """Backends that fail, hang, kill and keep a record, for tests of the relay.
 
 `ScriptedBackend` works in the process of the test, which tells it by `script(alias)` what to do.
-The others work in processes of their own: they are told by their options, and by files.
+The others work in processes of their own: options and files control them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Answer = Callable[[Sequence[Message]], Any]
 
 
 class Script:
-    """What the `ScriptedBackend` of one alias is to do, and what was asked of it.
+    """The script of the `ScriptedBackend` of one alias, and the record of its calls.
 
     `arrived` are the names of the events that it acknowledged, in order; `batches` the names in
     each batch that it was given. `returned` are destinations that are back. `answer` takes the
@@ -43,7 +43,7 @@ class Script:
         self._always: dict[str, BaseException] = {}
 
     def fail(self, name: str, error: BaseException, times: int | None = None) -> None:
-        """Let the event of that name fail so many times, or until `heal`."""
+        """Let the event of that name fail `times` times, or until `heal`."""
         if times is None:
             self._always[name] = error
         else:
@@ -56,7 +56,7 @@ class Script:
         self.answer = self.on_open = self.on_close = None
 
     def accept(self, message: Message) -> None:
-        """Acknowledge an event, or fail as told; `*` stands for every event."""
+        """Acknowledge an event, or fail by the script; `*` stands for every event."""
         name = message.subject
         if self._failures.get(name):
             raise self._failures[name].pop(0).with_traceback(None)
@@ -76,7 +76,7 @@ def script(alias: str = "default") -> Script:
 
 
 def forget_scripts() -> None:
-    """Begin anew: every alias gets a new script."""
+    """Give every alias a new script."""
     _scripts.clear()
 
 
@@ -288,7 +288,7 @@ class HangingBackend(MessageBackend):
 
 
 class SlowBackend(MessageBackend):
-    """Takes so many seconds for each event; the file `arrived` appears when it was asked."""
+    """Takes `seconds` for each event; the file `arrived` appears when it was asked."""
 
     def __init__(self, *, folder: str, seconds: float, **options: Any) -> None:
         super().__init__(**options)

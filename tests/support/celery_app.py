@@ -1,4 +1,4 @@
-"""A Celery app: for the tests `app` is replaced, and a worker process is told by the environment.
+"""A Celery app: for the tests `app` is replaced, and the environment configures a worker process.
 
 BROADCASTER_CELERY_BROKER   the broker's URL
 BROADCASTER_CELERY_QUEUE    the queue of all tasks

@@ -1,4 +1,4 @@
-"""What stands in a queue of Celery, read by plain clients of Redis and RabbitMQ."""
+"""The content of a queue of Celery, read by plain clients of Redis and RabbitMQ."""
 
 from __future__ import annotations
 

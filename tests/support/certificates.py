@@ -15,7 +15,7 @@ def make_certificates(folder: Path) -> Path:
     `other.pem` is another CA, which signed nothing. Each has its `.key` beside it.
     """
     for name in ("ca", "other"):
-        usage = "keyUsage=critical,keyCertSign,cRLSign"  # Python 3.13 insists on it
+        usage = "keyUsage=critical,keyCertSign,cRLSign"  # Python 3.13 requires it
         files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
         _openssl(folder, "req", "-x509", "-subj", f"/CN={name}", "-addext", usage, *files)
     extensions = "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"

@@ -1,4 +1,4 @@
-"""What arrived, as the official `cloudevents` SDK reads it, beside what was published."""
+"""Compare arrived events, as the official `cloudevents` SDK reads them, with the published."""
 
 from __future__ import annotations
 

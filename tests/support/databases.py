@@ -9,7 +9,7 @@ DATABASES = tuple(settings.DATABASES)
 SERVERS = [
     alias for alias, entry in settings.DATABASES.items() if not entry["ENGINE"].endswith("sqlite3")
 ]
-"""Those that several can write to at a time, and that can be away."""
+"""Databases that several can write to at a time, and that can be away."""
 
 ANY = DATABASES[-1:]
 """The quickest one, for what no database makes a difference to."""

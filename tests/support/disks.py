@@ -54,7 +54,7 @@ def small_disk(path: Path, megabytes: int, instance: launch.Instance) -> Iterato
 class FileLimit:
     """Files of a server that may not grow beyond `size` bytes: a quota, by the kernel's limit.
 
-    The server is told so as it writes, as by a full disk. It needs no rights but the account's.
+    Writes of the server fail, as with a full disk. It needs no rights but the account's.
     """
 
     def __init__(self, instance: launch.Instance, size: int) -> None:

@@ -81,7 +81,7 @@ def statuses(using: str) -> dict[str, str]:
 
 
 def count(status: str, using: str) -> int:
-    """Return how many events stand in that status."""
+    """Return how many events have that status."""
     return OutboxEvent.objects.using(using).filter(status=status).count()
 
 

@@ -1,4 +1,4 @@
-"""Programs that are told another time of day, by Debian's libfaketime."""
+"""Programs that run at another time of day, by Debian's libfaketime."""
 
 from __future__ import annotations
 

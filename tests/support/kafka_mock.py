@@ -1,4 +1,4 @@
-"""The mock cluster that librdkafka has for its own tests: brokers that fail as they are told to.
+"""The mock cluster that librdkafka has for its own tests: brokers that fail on demand.
 
 They are real to a client: they listen, speak Kafka's protocol and keep records in memory. What a
 broker answers when its disk is full or a replica is missing can be had from no other one at will.

@@ -34,7 +34,7 @@ READ_SECONDS = 20.0
 class KafkaServer:
     """A broker of our own, which keeps its port and loses its data when it is started again.
 
-    `advertised` is the port that clients are told to use, which a proxy may listen on.
+    `advertised` is the port that clients use, which a proxy may listen on.
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
@@ -45,7 +45,7 @@ class KafkaServer:
 
     @property
     def servers(self) -> str:
-        """Its address, as `bootstrap_servers`."""
+        """The server's address, as `bootstrap_servers`."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -110,7 +110,7 @@ def kafka_server(folder: Path, *arguments: str) -> Iterator[KafkaServer]:
 
 @contextmanager
 def proxied_kafka(folder: Path) -> Iterator[tuple[KafkaServer, TcpProxy]]:
-    """A running broker whose clients are all told to come through a proxy."""
+    """A running broker whose clients all come through a proxy."""
     server = KafkaServer(folder)
     with TcpProxy("127.0.0.1", server.port) as proxy:
         server.advertised = proxy.port
@@ -148,8 +148,8 @@ def make_topic(servers: str, partitions: int = 1) -> str:
 def records(servers: str, topic: str) -> list[Message]:
     """Return what is in a topic, partition by partition and in order.
 
-    A mark is put at the end of each partition, and it is read up to there: what a broker says of
-    its ends need not be so while they move.
+    A mark is put at the end of each partition, and records are read up to there. The ends that a
+    broker reports need not be right while they move.
     """
     partitions, mark = _put_marks(servers, topic)
     consumer = Consumer(

@@ -15,7 +15,7 @@ from tests.support.events import first_arrivals, publish
 class Load:
     """One writer for each key. `committed` are the events whose commit the database confirmed.
 
-    An event whose commit failed is left alone: it may stand in the outbox all the same.
+    An event whose commit failed is left alone: it may be in the outbox all the same.
     """
 
     def __init__(self, database: str, keys: str, pause: float) -> None:
@@ -82,8 +82,8 @@ def all_settled(database: str) -> bool:
 def repeats(arrived: Sequence[str], committed: Sequence[str], database: str) -> int:
     """Return how many deliveries were repeats, if all else is as it should be.
 
-    What was committed stands in the outbox; what stands there has arrived, and nothing else; and
-    the first arrivals of each key are in the order of its rows.
+    Everything committed is in the outbox. Everything in the outbox has arrived, and nothing else.
+    The first arrivals of each key are in the order of its rows.
     """
     events = OutboxEvent.objects.using(database).order_by("id")
     rows = list(events.values_list("subject", flat=True))

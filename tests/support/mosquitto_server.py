@@ -267,7 +267,7 @@ def mosquitto_server(folder: Path, config: str = "", **options: Any) -> Iterator
 
 
 def members(message: Arrived) -> Mapping[str, Any]:
-    """What is in a message of binary mode, by the words of the specification."""
+    """Return the content of a message of binary mode, by the words of the specification."""
     found: dict[str, Any] = dict(message.headers)
     if message.content_type is not None:
         found["datacontenttype"] = message.content_type

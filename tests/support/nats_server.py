@@ -177,7 +177,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be done to events, and operations that do it, worked on a step at a time."""
+"""Operations on events, worked on a step at a time."""
 
 from __future__ import annotations
 

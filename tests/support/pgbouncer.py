@@ -64,7 +64,7 @@ class Pool:
         self.place.update({name: self._server[name] for name in ("NAME", "USER", "PASSWORD")})
 
     def start(self) -> None:
-        """Start it, also anew on the same port."""
+        """Start the server, or restart it on the same port."""
         self._configure()
         self.instance.start()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Answer:
-    """What a probe got: its status, 0 if nobody answered, and its checks."""
+    """The answer to a probe: its status, 0 if there was no answer, and its checks."""
 
     def __init__(self, status: int, body: bytes) -> None:
         self.status = status

@@ -38,7 +38,7 @@ class Arrived:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its application headers."""
+        """The application headers."""
         return self.properties.headers or {}
 
 
@@ -113,7 +113,7 @@ class RabbitMQServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}"
 
     def start(self) -> None:

@@ -109,7 +109,7 @@ class RedisCluster:
         for first, last, master, *_ in self.nodes[0].raw("CLUSTER", "SLOTS"):
             if first <= key_slot(stream.encode()) <= last:
                 return next(each for each in self.nodes if each.port == master[1])
-        raise AssertionError(f"nobody has {stream!r}")
+        raise AssertionError(f"no node has {stream!r}")
 
     def stream_on(self, node: RedisServer, prefix: str = "stream") -> str:
         """A name whose slot a node has."""

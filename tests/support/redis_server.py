@@ -39,7 +39,7 @@ def shared_url() -> str:
 
 
 def answers(url: str, **options: Any) -> bool:
-    """Whether a server is at the address, be it one that wants a password first."""
+    """Whether a server is at the address, even one that wants a password first."""
     with redis.Redis.from_url(url, retry=None, socket_timeout=2, **options) as client:
         try:
             client.ping()
@@ -73,7 +73,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         login = f":{self.password}@" if self.password else ""
         return f"redis://{login}127.0.0.1:{self.port}/0"
 

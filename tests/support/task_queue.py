@@ -8,7 +8,7 @@ from django.tasks.backends.base import BaseTaskBackend
 
 
 class AwayBackend(BaseTaskBackend):
-    """Raises what its class is told to."""
+    """Raises the error that its class has."""
 
     supports_priority = True
     error: ClassVar[Exception]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class TcpProxy:
-    """Listens on `port` and passes everything on to a server, until it is told otherwise.
+    """Listens on `port` and passes everything on to a server, until a method changes that.
 
     `cut_request_after` and `cut_reply_after` are bytes, counted from when they are set: the
     connection is cut as soon as that many have gone to the server, or come back from it.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 SERVER_CASES = ("another CA", "no CA file", "the system's CAs", "another name", "no TLS")
-"""What may be wrong where the server wants no certificate of a client."""
+"""Faults of TLS if the server wants no certificate of a client."""
 
 CASES = (*SERVER_CASES, "no certificate")
-"""What may be wrong where the server wants a certificate."""
+"""Faults of TLS if the server wants a certificate."""
 
 
 def tls_options(certificates: Path, case: str | None) -> dict[str, Any]:

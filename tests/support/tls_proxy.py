@@ -39,7 +39,7 @@ class TlsProxy:
 
     async def _serve(self) -> None:
         self._ended = asyncio.Event()
-        # Failed handshakes are what some tests want; asyncio would tell of each.
+        # Failed handshakes are what some tests want; asyncio would log each.
         self._loop.set_exception_handler(lambda *_: None)
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
         self.port = server.sockets[0].getsockname()[1]

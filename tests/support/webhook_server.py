@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """What to answer.
+    """An answer to a request.
 
     `raw` goes out instead of a response. `cut` ends the connection behind it. `hold` keeps the
     answer back until the event is set. `endless` adds bytes to the body until nobody reads them.

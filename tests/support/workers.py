@@ -41,7 +41,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
@@ -51,7 +51,7 @@ class Worker:
 
     @property
     def output(self) -> str:
-        """What it has said so far."""
+        """The output so far."""
         return self._log.read_text(errors="replace")
 
     def end(self, seconds: float = PATIENCE) -> int:

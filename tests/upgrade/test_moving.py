@@ -33,6 +33,7 @@ from django_broadcaster.upgrade import OldTable, ReferencedError, move_back, mov
 from tests.relay.test_time_partitions import parted, plain
 from tests.support.databases import SERVERS
 from tests.support.routing import OneDatabase
+from tests.support.terminal import Terminal
 from tests.support.waiting import wait_until
 from tests.support.workers import MANAGE, environment
 
@@ -650,7 +651,7 @@ def test_events_whose_handlers_have_not_run_do_not_go_back(
     try:
         with transaction.atomic(using=database):
             event = publisher.publish_event("t", "s", backend=alias, using=database)
-        with pytest.raises(CommandError, match="1 events could not be moved"):
+        with pytest.raises(CommandError, match="1 event could not be moved"):
             call_command(
                 "outbox_upgrade",
                 "--back",
@@ -724,10 +725,11 @@ def test_the_old_table_is_dropped_when_it_is_empty(database: str, old_events: An
 def test_dropping_asks_first(
     database: str, old_events: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any answer but yes leaves the table."""
+    """Any answer but yes leaves the table, and so does a script without `--no-input`."""
     monkeypatch.setattr("builtins.input", lambda _: "")
-    with pytest.raises(CommandError, match="the table was not dropped"):
-        call_command("outbox_upgrade", "--drop", database=database)
+    for screen in (Terminal(), StringIO()):
+        with pytest.raises(CommandError, match="the table was not dropped"):
+            call_command("outbox_upgrade", "--drop", database=database, stdout=screen)
     assert OldTable(database).exists()
 
 

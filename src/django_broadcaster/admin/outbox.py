@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +11,22 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.db.models.functions import Left
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.http.response import HttpResponseRedirect
-from django.urls import reverse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.dashboard import event_page
-from django_broadcaster.dashboard.display import NOTHING, label, moment, text_block
+from django_broadcaster.dashboard import event_links, event_page
+from django_broadcaster.dashboard.display import NOTHING, age, label, moment, text_block
 from django_broadcaster.dashboard.operations_filter import form_query
 from django_broadcaster.dashboard.operations_views import kinds_for
 from django_broadcaster.models import OutboxEvent, OutboxOperation
@@ -36,6 +40,11 @@ UNSEARCHED = frozenset(PAYLOAD_FIELDS) - {"last_error"}
 """Fields that no filter may use, including a filter that a user types into the URL."""
 
 IN_BACKGROUND = _("All events of this filter, in the background")
+
+LISTED_ERROR = 80
+"""Characters of an error in the list."""
+
+_ERROR_CLASS = re.compile(r"^\w+: ")
 
 CHUNK = 500  # events that an action changes in one transaction
 
@@ -62,23 +71,50 @@ class BackendFilter(admin.SimpleListFilter):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An action on events, its message to the user and its text in the log."""
+    """An action on events: its texts for the user, and its text in the log."""
 
     kind: OperationKind
+    button: Promise
+    meaning: Promise
     done: Promise
     logged: str
 
 
 RETRY = Action(
     kind=OperationKind.RETRY,
+    button=_("Retry now"),
+    meaning=_("The event is due now. A dead event gets all its retries again."),
     done=_("%(changed)d of %(selected)d events will be retried now."),
     logged="Retry now (was %s).",
 )
 CANCEL = Action(
     kind=OperationKind.CANCEL,
+    button=_("Cancel event"),
+    meaning=_("The event will not be delivered. Later events of its key continue without it."),
     done=_("%(changed)d of %(selected)d events were cancelled."),
     logged="Cancelled (was %s).",
 )
+REPLAY = Action(
+    kind=OperationKind.REPLAY,
+    button=_("Replay"),
+    meaning=_(
+        "The event is delivered again, so a receiver may get it twice. Handlers that already "
+        "processed it do not run again."
+    ),
+    done=_("%(changed)d of %(selected)d events will be delivered again."),
+    logged="Replayed (was %s).",
+)
+ACTIONS = {str(each.kind): each for each in (RETRY, CANCEL, REPLAY)}
+
+
+class EventChangeList(LeanChangeList):
+    """A list that reads the beginning of each error."""
+
+    def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        """Return the rows of the list."""
+        rows: QuerySet[Any] = super().get_queryset(request, *args, **kwargs)
+        beginning = Left("last_error", 2 * LISTED_ERROR)
+        return rows.annotate(error_start=beginning)  # type: ignore[no-any-return]
 
 
 @admin.register(OutboxEvent)
@@ -86,15 +122,22 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     """The outbox. Retrying and cancelling have permissions of their own."""
 
     list_display = (
-        *("id", "event_type", "subject", "partition_key", "backend"),
-        *("status_label", "retries", "created"),
+        *("id", "status_label", "event_type", "key", "backend", "error_start", "created_age"),
     )
     list_filter = ("status", BackendFilter, "created_at", "scheduled_at")
     search_fields = ("event_id", "event_type", "subject", "partition_key", "source")
     search_help_text = _("Event id, event type, subject, partition key or source")
     actions = ("retry", "cancel", "in_background")
     fieldsets = (
-        (None, {"fields": ("id", "status_label", "event_type", "source", "event_id", "subject")}),
+        (
+            None,
+            {
+                "fields": (
+                    *("id", "status_label", "event_type", "source", "event_id", "subject"),
+                    "related",
+                )
+            },
+        ),
         (_("History"), {"fields": ("life",)}),
         (_("Payload"), {"fields": ("payload",)}),
         (_("Message"), {"fields": ("message",)}),
@@ -110,7 +153,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         ),
     )
     readonly_fields = (
-        *("status_label", "life", "payload", "message"),
+        *("status_label", "related", "life", "payload", "message"),
         *("backend", "created", "scheduled", "published"),
         *("retries", "error", "config", "moved_by"),
     )
@@ -126,7 +169,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the class of the list."""
-        return LeanChangeList
+        return EventChangeList
 
     @admin.display(description=_("status"))
     def status_label(self, event: OutboxEvent) -> SafeString:
@@ -142,6 +185,27 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def backend(self, event: OutboxEvent) -> str:
         """Return the alias, in a column with a short title."""
         return event.publisher_backend
+
+    @admin.display(description=_("key"))
+    def key(self, event: OutboxEvent) -> str:
+        """Return the partition key, in a column with a short title."""
+        return event.partition_key or NOTHING
+
+    @admin.display(description=_("last error"))
+    def error_start(self, event: OutboxEvent) -> str:
+        """Return the beginning of the last error, without its class and its details."""
+        line = event.error_start.partition("\n")[0]  # type: ignore[attr-defined]
+        return _ERROR_CLASS.sub("", line)[:LISTED_ERROR] or NOTHING
+
+    @admin.display(description=_("created"))
+    def created_age(self, event: OutboxEvent) -> SafeString:
+        """Return how long ago the event was written to the outbox."""
+        return age(event.created_at)
+
+    @admin.display(description=_("related"))
+    def related(self, event: OutboxEvent) -> SafeString:
+        """Return links to the event's copies, key, blocker and endpoint."""
+        return event_links.related(event, self.admin_site)
 
     @admin.display(description=_("created"))
     def created(self, event: OutboxEvent) -> str:
@@ -218,6 +282,79 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def cancel(self, request: HttpRequest, queryset: OutboxEventQuerySet) -> None:
         """Cancel events that have not been delivered."""
         self._apply(request, queryset, CANCEL)
+
+    # One event
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the URLs of the admin's pages, and of the moves of one event."""
+        view = self.admin_site.admin_view(self.move_view)
+        move = path("<int:pk>/<slug:kind>/", view, name="django_broadcaster_outboxevent_move")
+        kept = super().get_urls()
+        return [*kept[:-1], move, kept[-1]]  # the last one redirects every other URL
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return the page of an event, with a button for each move that is allowed."""
+        event: Any = self.get_object(request, object_id)
+        moves = [] if event is None else self._moves(request, event)
+        links = [(self._event_url("move", event.pk, each.kind), each.button) for each in moves]
+        context = {**(extra_context or {}), "moves": links}
+        return super().change_view(request, object_id, form_url, context)
+
+    def move_view(self, request: HttpRequest, pk: int, kind: str) -> HttpResponseBase:
+        """Ask for confirmation, then retry, cancel or replay one event."""
+        action = ACTIONS.get(kind)
+        event = self.get_object(request, str(pk)) if action else None
+        if action is None or event is None:
+            raise Http404(f"there is no event {pk}, or no move {kind!r}")
+        if not (self.has_view_permission(request, event) and self._may(request, action)):
+            raise PermissionDenied
+        event_url = self._event_url("change", event.pk)
+        if request.method == "POST":
+            self._apply(request, OutboxEvent.objects.filter(pk=event.pk), action)
+            return HttpResponseRedirect(event_url)
+        if event.status not in MOVES[kind].sources:
+            text = _("The event is %(status)s, which does not allow this.")
+            said = text % {"status": event.get_status_display()}
+            self.message_user(request, said, messages.WARNING)
+            return HttpResponseRedirect(event_url)
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("%(action)s: event %(id)d?") % {"action": action.button, "id": event.pk},
+            "opts": self.opts,
+            "event": event,
+            "event_url": event_url,
+            "text": action.button,
+            "meaning": action.meaning,
+        }
+        return TemplateResponse(request, "admin/django_broadcaster/outboxevent/move.html", context)
+
+    def _moves(self, request: HttpRequest, event: OutboxEvent) -> list[Action]:
+        """Return the moves that the event's status and the user's permissions allow."""
+        allowed = [
+            each
+            for each in ACTIONS.values()
+            if event.status in MOVES[each.kind].sources and self._may(request, each)
+        ]
+        # To retry a dead letter is to replay it.
+        return [each for each in allowed if each is not REPLAY or RETRY not in allowed]
+
+    def _may(self, request: HttpRequest, action: Action) -> bool:
+        if action is CANCEL:
+            return self.has_cancel_permission(request)
+        return self.has_replay_permission(request)
+
+    def _event_url(self, name: str, *arguments: object) -> str:
+        view = f"admin:django_broadcaster_outboxevent_{name}"
+        return reverse(view, args=arguments, current_app=self.admin_site.name)
+
+    # Many events
 
     def has_operation_permission(self, request: HttpRequest) -> bool:
         """Return True if the user may request operations, and this site has their form."""

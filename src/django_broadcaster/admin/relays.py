@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from django_broadcaster.conf import conf
-from django_broadcaster.dashboard.display import NOTHING, label
+from django_broadcaster.dashboard.display import NOTHING, label, moment
 from django_broadcaster.models import OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow
 
@@ -24,11 +24,11 @@ class RelayAdmin(ReadOnlyAdmin):
     """The relays that hold a lease now."""
 
     list_display = (
-        *("id", "name", "backend", "partition_count", "heartbeat_age", "in_flight", "started_at"),
+        *("id", "name", "backend", "partition_count", "heartbeat_age", "in_flight", "started"),
     )
     list_filter = ("backend",)
-    fields = (*list_display, "heartbeat_at")
-    readonly_fields = ("partition_count", "heartbeat_age", "in_flight")
+    fields = (*list_display, "heartbeat")
+    readonly_fields = ("partition_count", "heartbeat_age", "in_flight", "started", "heartbeat")
     search_fields = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxRelay]:
@@ -56,3 +56,13 @@ class RelayAdmin(ReadOnlyAdmin):
         if relay.in_flight_from is None:
             return NOTHING
         return f"{relay.in_flight_from}–{relay.in_flight_to}"  # noqa: RUF001  # a range
+
+    @admin.display(description=_("started at"), ordering="started_at")
+    def started(self, relay: OutboxRelay) -> str:
+        """Return when the relay started."""
+        return moment(relay.started_at)
+
+    @admin.display(description=_("heartbeat at"))
+    def heartbeat(self, relay: OutboxRelay) -> str:
+        """Return the time of the last heartbeat."""
+        return moment(relay.heartbeat_at)

@@ -1,4 +1,4 @@
-"""What RabbitMQ and Celery do with a connection of py-amqp."""
+"""Helpers of RabbitMQ and Celery for a connection of py-amqp."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def has_news(connection: Any) -> bool:
 
 
 def close_socket(connection: Any) -> None:
-    """Close the socket without a word: in a child process it is the parent's."""
+    """Close the socket and send nothing: in a child process it is the parent's."""
     sock = _socket_of(connection)
     if sock is not None:
         sock.close()

@@ -1,7 +1,7 @@
 """The contract of a backend: all that is needed to write one.
 
-A backend takes messages to one destination. It is given `Message`s, never rows, and answers with
-an acknowledgement or one of three kinds of error, mapped from its client's errors at its edge:
+A backend takes messages to one destination. The relay gives it `Message`s, never rows. The backend
+acknowledges each, or maps its client's error to one of three kinds:
 
 `BackendUnavailable`
     the broker is away or refuses everyone: no retry is spent, the relay waits and probes;
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
 
 Outcome = DeliveryError | None
-"""What became of a message: None once the broker holds it durably, else the error."""
+"""The outcome of a message: None once the broker holds it durably, else the error."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,8 +95,10 @@ class Message:
     ) -> Self:
         """Return an event as a relay hands it to a backend.
 
-        The key is `partition_key`, else the event's own. Raises InvalidEvent("data") for data that
-        can't be written as JSON.
+        The key is `partition_key`, else the event's own.
+
+        Raises:
+            InvalidEvent: The event's data can't be written as JSON.
         """
         key = partition_key or event.partition_key or ""
         binary = event.data if isinstance(event.data, bytes) else None
@@ -142,7 +144,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a backend sends for a message, for a person to read.
+    """A message as a backend sends it, for a person to read.
 
     `destination` names what it is sent to and how, by the words of the broker: `topic`, `key`.
     `headers` go beside the `body`, which is None where there is none. None of it is a secret.
@@ -275,7 +277,10 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     def publish(self, event: OutboxEvent) -> bool:
         """Open the backend, send one event here and now, and return True.
 
-        For tests and scripts: the relay calls `send_batch`. Raises a DeliveryError.
+        For tests and scripts: the relay calls `send_batch`.
+
+        Raises:
+            DeliveryError: The event was not delivered.
         """
         self.open()
         self.send(
@@ -296,8 +301,8 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Send messages in order; return one outcome for each, in the same order.
 
-        The events of one key keep their order: after one of them failed, those behind it in the
-        batch are not sent and come back as `Held`. After `BackendUnavailable` nothing further is
+        The events of one key keep their order. After one of them failed, later ones in the batch
+        are not sent and come back as `Held`. After `BackendUnavailable` nothing further is
         sent. May raise BackendUnavailable when no message at all is known to be acknowledged.
         """
         return send_one_by_one(messages, self._send_and_show_progress)
@@ -314,7 +319,7 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         return Shown({}, {}, message.to_json())
 
     def health_check(self) -> bool:
-        """Tell cheaply whether the broker can be reached now; never raises."""
+        """Return True if the broker can be reached now; cheap, and never raises."""
         return True
 
     def returned(self) -> Collection[str]:
@@ -345,7 +350,7 @@ def _nothing() -> None:
 
 
 def as_delivery_error(error: Exception) -> DeliveryError:
-    """Return the error itself, or an unforeseen one as transient with its type and text."""
+    """Return a DeliveryError itself, or any other error as transient with its type and text."""
     if isinstance(error, DeliveryError):
         return error
     transient = TransientError(f"{type(error).__name__}: {error}")

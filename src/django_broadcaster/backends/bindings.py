@@ -10,9 +10,9 @@ the formats is written anywhere else; `events/messages.py` reads what is written
 
 An event that belongs to a trace has that in its extensions `traceparent` and `tracestate`:
 https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md
-They travel like any extension. Instrumented consumers that know nothing of CloudEvents look for
-the headers of W3C Trace Context, so where a protocol has such headers the same values are in them
-too, in both modes: https://www.w3.org/TR/trace-context/ and its drafts for AMQP and MQTT.
+They travel like any extension. Instrumented consumers without support for CloudEvents look for the
+headers of W3C Trace Context. If a protocol has such headers, they carry the same values, in both
+modes: https://www.w3.org/TR/trace-context/ and its drafts for AMQP and MQTT.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ MQTT: Final = Binding("", content_type_is_header=True)
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md section 2.1.
 HTTP: Final = Binding("ce-", percent_encoded, needs_body=True)
 # There is no binding for SQS and SNS. Their attributes hold Unicode, as Kafka's headers do.
-# A message has ten attributes at the most, and none to spare.
+# A message has at most ten attributes, and none to spare.
 AWS: Final = Binding(KAFKA.prefix, has_trace_headers=False, needs_body=True)
 # There is no binding for Redis: fields are named as Kafka's headers, and the content type is one.
 REDIS: Final = Binding(KAFKA.prefix, has_trace_headers=False)

@@ -85,7 +85,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         """
 
     def prepare(self, connection: Held) -> None:  # not every backend has something to check
-        """See that the destination is there; raises DeliveryError. Called once a connection."""
+        """Check that the destination is there; raises DeliveryError. Called once a connection."""
 
     def is_up(self, connection: Held) -> bool:
         """Return True if the broker answers over a connection that `connect` has just opened."""

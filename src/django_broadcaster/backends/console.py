@@ -30,7 +30,7 @@ class ConsoleBackend(MessageBackend):
         """Write one event; raises BackendUnavailable when the stream is closed."""
         stream = self._stream or sys.stdout
         text = self._render(message)
-        # What the terminal cannot show is escaped: an event must not fail because of its letters.
+        # Characters that the terminal cannot show are escaped: they must not fail an event.
         encoding = getattr(stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         try:

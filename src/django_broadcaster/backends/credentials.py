@@ -70,10 +70,10 @@ class TLS:
         """Return a context for a client.
 
         Args:
-            key_password: What the private key is encrypted with.
+            key_password: The password of the private key.
 
         Raises:
-            OSError: A file can't be read, or is no certificate or key.
+            OSError: A file can't be read, or is not a certificate or key.
         """
         if self.own_context is not None:
             return self.own_context

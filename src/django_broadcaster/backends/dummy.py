@@ -1,4 +1,4 @@
-"""Discards events, for where nobody listens."""
+"""Discards events, for projects without a consumer."""
 
 from __future__ import annotations
 

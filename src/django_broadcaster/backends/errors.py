@@ -1,4 +1,4 @@
-"""What the errors of a broker mean for events: one table for each broker, and one way to raise.
+"""The meaning of a broker's errors for events: a table for each broker, and one way to raise.
 
 An `ErrorTable` has the `Scope` of each error code, which decides the error of an event. `mapped`
 raises it around a call of a client.
@@ -25,7 +25,7 @@ Code = TypeVar("Code")
 
 
 class Scope(Enum):
-    """What an error is about, and so which events meet it.
+    """The extent of an error: which events meet it.
 
     The first error is for a destination that all events of the backend share: they wait until it is
     repaired. The second one is for a destination that the event itself named: it must not stop the
@@ -45,6 +45,7 @@ class Scope(Enum):
         shared: bool = True,
         cause: BaseException | None = None,
         retry_after: float = 0.0,
+        reason: str = "",
     ) -> DeliveryError:
         """Return the error of an event.
 
@@ -52,11 +53,13 @@ class Scope(Enum):
             text: What happened.
             shared: Whether all events of the backend go to the destination of this one.
             cause: The error of the client.
-            retry_after: The seconds for which the broker wants to be left alone.
+            retry_after: Seconds to wait before the next attempt, as the broker asks.
+            reason: The broker's code or status, which may be logged.
         """
         kind: type[DeliveryError] = self.value[0 if shared else 1]
         error = kind(text, retry_after=retry_after)
         error.__cause__ = cause
+        error.reason = reason
         return error
 
 
@@ -96,7 +99,7 @@ def unavailable(text: str, cause: BaseException | None = None) -> BackendUnavail
 
 
 def describe(error: BaseException) -> str:
-    """Return the type of an error and its text, in the broker's own words where it has said any."""
+    """Return the type of an error and its text, in the broker's own words if it sent any."""
     text = getattr(error, "reply_text", None) or str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -58,7 +58,7 @@ class EventBackend(MessageBackend):
         return self.wrapped.get_name()
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
-        """Accept every `publisher_config`: its keys are the backend's own affair."""
+        """Accept every `publisher_config`: only the wrapped backend knows its keys."""
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:

@@ -1,8 +1,8 @@
 """How long a broker may keep an event that has an `expirytime`.
 
 https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
-The relay sends no event whose time has passed. If a broker can drop a message by itself, the
-message says how long the event is of use from now on, by the relay's clock.
+The relay sends no event whose time has passed. If a broker can drop messages by itself,
+the message carries the time that the event has left, by the relay's clock.
 """
 
 from __future__ import annotations

@@ -30,15 +30,15 @@ _HANDLERS_ENTRY = {
 
 
 HANDLERS = "handlers"
-"""The alias that runs the handlers of a project which says nowhere that they are run."""
+"""The alias that runs handlers if no setting of the project names a backend for them."""
 
 
 class BackendHandler:
     """The configured backends. `backends["alias"]` is made once and kept for publish calls.
 
     Three kinds of aliases are known: those of OUTBOX_PUBLISHERS, those whose backend was `put` in
-    by hand, and `handlers`, if handlers are registered, no backend runs them, and OUTBOX_ROUTES is
-    not set. The default of OUTBOX_PUBLISHERS is for a project that puts in none.
+    by hand, and `handlers`. The last exists if handlers are registered, no backend runs them, and
+    OUTBOX_ROUTES is not set. The default of OUTBOX_PUBLISHERS is for a project that puts in none.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,8 @@ class BackendHandler:
     def put(self, alias: str, backend: PublisherBackend) -> None:
         """Use this instance for an alias, configured or not, until it is removed.
 
-        Raises BackendConfigurationError if it is in use for another alias.
+        Raises:
+            BackendConfigurationError: The instance is in use for another alias.
         """
         for other, known in self._made.items():
             if other != alias and (backend is known or backend is getattr(known, "wrapped", None)):
@@ -143,7 +144,9 @@ class BackendHandler:
 
         One that was put in by hand is returned as it is.
 
-        Raises UnknownBackend, or BackendConfigurationError naming the setting and the alias.
+        Raises:
+            UnknownBackend: The alias is not configured.
+            BackendConfigurationError: A setting is invalid; the text names it and the alias.
         """
         if alias in self._by_hand:
             return self._by_hand[alias]
@@ -173,8 +176,21 @@ class BackendHandler:
                 f"OUTBOX_PUBLISHERS[{alias!r}]['RETRY'] over OUTBOX_RETRY: {error}"
             ) from error
 
+    def max_retries(self, alias: str) -> object:
+        """Return `max_retries` of the backend's RETRY, OUTBOX_RETRY or OUTBOX_MAX_RETRIES."""
+        for options in (self.entry(alias).get("RETRY", {}), conf.RETRY):
+            if options.get("max_retries") is not None:
+                return options["max_retries"]
+        return conf.MAX_RETRIES
+
+    def runs_handlers(self, alias: str) -> bool:
+        """Return True if the backend of an alias runs handlers."""
+        if alias in self._by_hand:
+            return self._by_hand[alias].runs_handlers
+        return _is_consumer(self._entries().get(alias, {}))
+
     def blocks_when_exhausted(self, alias: str) -> bool:
-        """Tell whether an event that ran out of retries keeps its place, and its key waiting."""
+        """Return True if an event that ran out of retries keeps its place, and its key waiting."""
         return bool(self.entry(alias).get("ON_EXHAUSTED", "skip") == "block")
 
     def retention(self, alias: str) -> RetentionPolicy:

@@ -2,7 +2,7 @@
 
 For brokers that may refuse any message by itself and take the next one. The first messages of all
 keys, and those without a key, may go at once. The next one of a key may go when the one before it
-is acknowledged, so that nothing of a key can be stored after a message that was refused.
+is acknowledged. So nothing of a key can be stored after a message that was refused.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The size in bytes."""
 
 
 Packed = TypeVar("Packed", bound=Sized)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 FIELDS: Final = ("type", "source", "subject", "key")
 EMPTY: Final = "_"
-"""What stands for an attribute that an event has not: protocols refuse empty parts of names."""
+"""Replaces an attribute that an event lacks: protocols refuse empty parts of names."""
 
 LONGEST_VALUE: Final = 250
 """Bytes that one value may take in the name of a stream or a subject."""
@@ -26,7 +26,7 @@ Escape = Callable[[str, str], str]
 
 
 class HasFields(Protocol):
-    """What a name is made from: a `Message`."""
+    """The attributes that a name is made from: a `Message` has them."""
 
     @property
     def type(self) -> str: ...
@@ -116,9 +116,9 @@ def escape_words(field: str, value: str) -> str:
 def escape_level(_: str, value: str) -> str:
     """Return a value as a part of an MQTT topic: one level.
 
-    Letters and digits of ASCII and `-._~` stay; all else is percent-encoded: `/` begins no level,
-    `+` and `#` are no wildcards, and a `$` does not lead to the server's own topics. The value `_`
-    is encoded, too, because it stands for a value that is missing.
+    Letters and digits of ASCII and `-._~` stay; all else is percent-encoded. So `/` begins no
+    level, `+` and `#` are not wildcards, and `$` does not lead to the server's own topics. The
+    value `_` is encoded, too, because it stands for a value that is missing.
     """
     return "%5F" if value == EMPTY else quote(value, safe="")
 
@@ -151,7 +151,7 @@ def escape_subject(field: str, value: str) -> str:
 def escape_topic(field: str, value: str) -> str:
     """Return a value as a part of a Kafka topic's name: `_2F` stands for `/`.
 
-    A dot stays in the `type`, where it divides words; elsewhere it is escaped, so that no value
+    A dot stays in the `type`, where it divides words. Elsewhere it is escaped, so that no value
     can pass for two parts of the name.
     """
     escaped = _TO_ESCAPE.sub(_hex, value)

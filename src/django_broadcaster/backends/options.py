@@ -197,14 +197,14 @@ class OptionReader:
         except ValueError:
             well_formed = False
         if not well_formed or any(each.isspace() or not each.isprintable() for each in value):
-            problem = "must have a valid host and port; percent-encode what is special in it"
+            problem = "must have a valid host and port; percent-encode special characters"
             self.refuse(name, problem)
         if parts.scheme not in schemes:
             self.refuse(name, f"must begin with {' or '.join(beginnings)}")
         if needs_host and not parts.hostname:
             self.refuse(name, "must name a host")
         if "@" in parts.netloc and not credentials:
-            self.refuse(name, "must have no user and password in it")
+            self.refuse(name, "must not contain a user name or password")
         return parts
 
     def function(self, name: str, value: T, *, optional: bool = False) -> T:
@@ -284,7 +284,7 @@ class OptionReader:
         for option, parts in (urls or {}).items():
             within = [each for each in parts if "@" in each.netloc]
             if within and login:
-                problem = "must have no credentials in it if 'username' or 'password' is given"
+                problem = "must not contain credentials if 'username' or 'password' is given"
                 self.refuse(option, problem)
             if within:
                 first = within[0]

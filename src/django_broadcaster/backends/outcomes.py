@@ -1,4 +1,4 @@
-"""What becomes of the messages of one batch, kept by the rules of `send_batch`."""
+"""The outcomes of the messages of one batch, kept by the rules of `send_batch`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Batch:
         self.outcomes[index] = Held("an earlier event of its key failed in this batch")
 
     def give_up(self, indexes: Iterable[int], error: BackendUnavailable) -> None:
-        """Whatever of these has not failed for a reason of its own was not delivered."""
+        """Note an error for those of these that have not failed for a reason of their own."""
         for index in indexes:
             if self.outcomes[index] in (None, self._unknown):
                 self.outcomes[index] = error

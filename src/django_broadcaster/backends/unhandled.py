@@ -1,4 +1,4 @@
-"""Events that no handler takes: delivered to nobody, which is said once for each type."""
+"""A warning about events that no handler takes, once for each type."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import logging
 logger = logging.getLogger("django_broadcaster.backends")
 
 MOST = 1000
-"""Types that are remembered to have been told of. Further ones are not told of."""
+"""The number of types that are remembered. Further ones are not logged."""
 
-_told: set[str] = set()
+_logged: set[str] = set()
 
 
 def tell_unhandled(event_type: str) -> None:
     """Log that no handler takes events of a type, the first time in this process."""
-    if event_type in _told or len(_told) >= MOST:
+    if event_type in _logged or len(_logged) >= MOST:
         return
-    _told.add(event_type)
+    _logged.add(event_type)
     logger.warning(
-        "no handler takes events of type %r, so they count as delivered; handlers are found in the "
-        "module event_handlers of each installed app, when the relay starts: start it anew for a "
-        "new one, and replay what it has missed",
+        "No handler takes events of type %r, so they count as delivered. Handlers are found in the "
+        "module event_handlers of each installed app when the relay starts: restart it after "
+        "adding a handler, and replay the events that it missed",
         event_type,
     )

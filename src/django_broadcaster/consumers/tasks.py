@@ -117,7 +117,9 @@ class TasksBackend(MessageBackend):
                 kind = AfterCommitFailed  # as in `inbox.dispatch`
             elif all(isinstance(f, Rejected) for f in failures):
                 kind = Rejected
-            raise kind("; ".join(map(str, failures)))
+            failure = kind("; ".join(map(str, failures)))
+            failure.reason = "; ".join(each.reason for each in failures)
+            raise failure
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
@@ -161,11 +163,15 @@ def _failures(result: Any, handler: str) -> list[DeliveryError]:
     if result.status != TaskResultStatus.FAILED:
         return []
     if not result.errors:
-        return [TransientError(f"handler {handler}: the task failed")]
+        error: DeliveryError = TransientError(f"handler {handler}: the task failed")
+        error.reason = str(error)
+        return [error]
     failed = result.errors[-1]
     kind: type[DeliveryError] = TransientError
     if issubclass(failed.exception_class, Rejected):
         is_after_commit = issubclass(failed.exception_class, AfterCommitFailed)
         kind = AfterCommitFailed if is_after_commit else Rejected
     last_line = failed.traceback.strip().rpartition("\n")[2]
-    return [kind(f"handler {handler}: {last_line}")]
+    error = kind(f"handler {handler}: {last_line}")
+    error.reason = f"handler {handler}: {failed.exception_class.__name__}"
+    return [error]

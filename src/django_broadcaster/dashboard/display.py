@@ -7,7 +7,13 @@ from typing import Any
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timezone import is_aware, localtime
+from django.utils.timezone import (
+    get_current_timezone_name,
+    is_aware,
+    localtime,
+    make_aware,
+    now,
+)
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -37,11 +43,28 @@ def shortened(text: Any, longest: int = LONGEST_TEXT) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """Return a moment with its seconds, which Django's formats omit."""
+    """Return a moment with its seconds, which Django's formats omit, and the time zone."""
     if value is None:
         return NOTHING
     local = localtime(value) if is_aware(value) else value
-    return f"{local:%Y-%m-%d %H:%M:%S}"
+    return f"{local:%Y-%m-%d %H:%M:%S} {get_current_timezone_name()}"
+
+
+def age(value: datetime) -> SafeString:
+    """Return how long ago a moment was, and the moment under the cursor."""
+    local = value if is_aware(value) else make_aware(value)
+    seconds = max(0, int((now() - local).total_seconds()))
+    units = (
+        (86_400, _("%(count)d d ago")),
+        (3600, _("%(count)d h ago")),
+        (60, _("%(count)d min ago")),
+    )
+    text = _("%(count)d s ago") % {"count": seconds}
+    for size, unit in units:
+        if seconds >= size:
+            text = unit % {"count": seconds // size}
+            break
+    return format_html('<time title="{}">{}</time>', moment(value), text)
 
 
 def dump(data: bytes) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.template.loader import render_to_string
+from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -19,67 +19,52 @@ from django_broadcaster.backends import Shown
 from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
+from django_broadcaster.event_history import MOST_ATTEMPTS, Step, steps_of
 from django_broadcaster.events import CloudEvent, encode_data
-from django_broadcaster.models import OutboxAttempt, OutboxEvent
+from django_broadcaster.models import OutboxEvent
 from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
 from django_broadcaster.redaction import masked, place_of
 from django_broadcaster.relay.decryption import decrypted
 from django_broadcaster.relay.messages import message_of
-from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import RelayRows
 
 from .display import dump, moment, shortened, text_block
 
-MOST_ATTEMPTS = 200
-"""Maximum of failed attempts on a page, the latest ones."""
+_CHANGE = "admin:django_broadcaster_outboxevent_change"
 
 LONGEST_BODY = 20_000
 """Maximum of a message's characters on a page."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An entry in the history of an event; `more` is an error or a remark."""
-
-    at: datetime
-    what: str
-    kind: str
-    who: str = ""
-    more: str = ""
-
-    @property
-    def shown_at(self) -> str:
-        """The moment in the page's format."""
-        return moment(self.at)
-
-
 def life(event: OutboxEvent) -> SafeString:
-    """Return the history of an event, the oldest step first."""
-    steps = sorted(_steps(event), key=lambda step: aware(step.at))
+    """Return the history of an event, the oldest step first, with the time between steps."""
+    steps = sorted([*steps_of(event), *_log(event)], key=lambda step: aware(step.at))
+    rows, before = [], None
+    for step in steps:
+        at = aware(step.at)
+        gap = "" if before is None else f"+{(at - before).total_seconds():,.3f} s"
+        link = step.waits_for and _url(step.waits_for)
+        rows.append({"step": step, "at": moment(step.at), "gap": gap, "link": link})
+        before = at
     template = "admin/django_broadcaster/outboxevent/life.html"
-    return SafeString(render_to_string(template, {"steps": steps}))
+    return SafeString(render_to_string(template, {"rows": rows}))
 
 
-def _steps(event: OutboxEvent) -> Iterator[Step]:
-    yield Step(event.created_at, _("Created"), "created")
-    attempts = OutboxAttempt.objects.using(event._state.db).filter(row=event.pk).order_by("-id")
-    for attempt in attempts[:MOST_ATTEMPTS]:
-        what = _("Attempt %(number)d failed") % {"number": attempt.number}
-        yield Step(attempt.attempted_at, what, "failed", attempt.relay, attempt.error)
-    for entry in _log(event):
-        yield Step(entry.action_time, entry.get_change_message(), "operator", str(entry.user))
-    if event.status == OutboxEventStatus.PUBLISHED and event.published_at is not None:
-        yield Step(event.published_at, _("Delivered: the broker acknowledged it"), "published")
-    elif event.status in (OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY):
-        yield Step(event.scheduled_at, _("Next attempt is due"), "due")
+def _url(row: int) -> str:
+    """Return the address of an event's page; empty if the admin site has none."""
+    try:
+        return reverse(_CHANGE, args=[row])
+    except NoReverseMatch:
+        return ""
 
 
-def _log(event: OutboxEvent) -> Iterator[LogEntry]:
-    """Yield the admin's log entries of the event, the latest first."""
+def _log(event: OutboxEvent) -> Iterator[Step]:
+    """Yield what users of the admin did to the event, the latest first."""
     kind = ContentType.objects.get_for_model(event)
     entries = LogEntry.objects.filter(content_type=kind, object_id=str(event.pk))
-    yield from entries.select_related("user").order_by("-pk")[:MOST_ATTEMPTS]
+    for entry in entries.select_related("user").order_by("-pk")[:MOST_ATTEMPTS]:
+        yield Step(entry.action_time, entry.get_change_message(), "operator", str(entry.user))
 
 
 def payload(event: OutboxEvent) -> SafeString:

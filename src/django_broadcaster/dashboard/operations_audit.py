@@ -19,7 +19,10 @@ from django_broadcaster.signals import operation_ended
 
 def log_request(user: Any, operation: OutboxOperation) -> None:
     """Log who requested an operation, and for how many events."""
-    _log(user.pk, operation, ADDITION, f"Requested for {operation.total:,} events.")
+    message = f"Requested for {operation.total:,} events."
+    if operation.forget_inbox:
+        message += f" Handlers to run again: {', '.join(operation.forget_inbox)}."
+    _log(user.pk, operation, ADDITION, message)
 
 
 def log_stop(user: Any, operation: OutboxOperation) -> None:

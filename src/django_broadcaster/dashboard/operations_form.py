@@ -7,12 +7,15 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.utils.timezone import get_current_timezone_name
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.inbox_replay import skippable_handlers
 from django_broadcaster.models import OutboxPartition
 from django_broadcaster.models.selection import EventSelection
+from django_broadcaster.registry import event_registry
 from django_broadcaster.states import OperationKind, OutboxEventStatus
 from django_broadcaster.store import MOVES
 
@@ -82,11 +85,19 @@ class OperationForm(forms.Form):
         help_text=_("Part of the last error."),
     )
 
+    forget_inbox = forms.MultipleChoiceField(
+        label=_("Run these handlers again"), required=False, widget=forms.CheckboxSelectMultiple
+    )
+
     def __init__(self, *args: Any, kinds: Sequence[str], using: str, **options: Any) -> None:
         super().__init__(*args, **options)
         self.selection = EventSelection()
+        zone = get_current_timezone_name()
+        for name in ("since", "until"):
+            self.fields[name].label = f"{self.fields[name].label} ({zone})"
         choices: Any = self.fields
         choices["kind"].choices = [(kind, OperationKind(kind).label.capitalize()) for kind in kinds]
+        choices["forget_inbox"].choices = [(each.name, each.name) for each in event_registry]
         choices["backend"].choices = [*ANY, *((alias, alias) for alias in _aliases(using))]
 
     @property
@@ -98,6 +109,12 @@ class OperationForm(forms.Form):
     def conditions(self) -> list[forms.BoundField]:
         """The fields that filter the events."""
         return [self[name] for name in CONDITIONS]
+
+    @property
+    def handlers(self) -> forms.BoundField | None:
+        """The handlers that a replay may skip, as tick boxes; None without one."""
+        field: Any = self.fields["forget_inbox"]
+        return self["forget_inbox"] if field.choices else None
 
     def clean_event_type(self) -> str:
         """Return the pattern; raise ValidationError for an asterisk before its end."""
@@ -119,7 +136,16 @@ class OperationForm(forms.Form):
         if not self.errors and not found and not data.get("everything"):
             raise forms.ValidationError(_("Add a filter, or tick “All eligible events”."))
         self.selection = EventSelection(**found)
+        self._limit_handlers(data)
         return data
+
+    def _limit_handlers(self, data: dict[str, Any]) -> None:
+        """Leave only the handlers that a replay of the selection may skip."""
+        field: Any = self.fields["forget_inbox"]
+        is_replay = data.get("kind") == OperationKind.REPLAY and not self.errors
+        names = skippable_handlers(self.selection) if is_replay else []
+        field.choices = [(name, name) for name in names]
+        data["forget_inbox"] = [name for name in data.get("forget_inbox", ()) if name in names]
 
     def _check_moments(self, data: dict[str, Any]) -> None:
         for name in ("since", "until"):

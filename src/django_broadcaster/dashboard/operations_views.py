@@ -13,6 +13,7 @@ from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
 from django.http.response import HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
@@ -20,7 +21,14 @@ from django.utils.translation import ngettext
 
 from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.states import OperationKind, OperationState
-from django_broadcaster.store import estimate_of, first_of, is_served, request_operation, span_of
+from django_broadcaster.store import (
+    estimate_of,
+    first_of,
+    is_served,
+    outcome_of,
+    request_operation,
+    span_of,
+)
 
 from .display import moment
 from .operations_audit import log_request, log_stop
@@ -94,7 +102,8 @@ class OperationViews(AdminPages):
         columns = ("id", "event_type", "partition_key", "publisher_backend", "status", "last_error")
         more = {
             "form": form,
-            "hidden": [field.as_hidden() for field in form],
+            "hidden": [field.as_hidden() for field in form if field.name != "forget_inbox"],
+            "handlers": form.handlers,
             "meaning": MEANINGS[kind],
             "kind": OperationKind(kind),
             "selection": selection,
@@ -120,6 +129,7 @@ class OperationViews(AdminPages):
                 form.selection,
                 by=user.get_username(),
                 user_pk=str(user.pk),
+                forget_inbox=form.cleaned_data["forget_inbox"],
             )
             log_request(user, operation)
         return HttpResponseRedirect(self._url("change", operation.pk))
@@ -135,6 +145,7 @@ class OperationViews(AdminPages):
             "meaning": MEANINGS.get(operation.kind, ""),
             "progress": self._progress(operation),
             "may_stop": operation.kind in kinds_for(request.user),
+            "events": _events_url(operation, self._site.name),
             "log": _log(operation),
         }
         return self._page(request, "operation", str(operation).capitalize(), more)
@@ -182,6 +193,7 @@ class OperationViews(AdminPages):
             "state": state.value,
             "state_text": str(state.label),
             "summary": _summary(operation),
+            **_outcome(operation),
             "note": _note(operation),
             "started": moment(operation.started_at),
             "finished": moment(operation.finished_at),
@@ -226,6 +238,44 @@ def _summary(operation: OutboxOperation) -> str:
             % {"count": f"{operation.left_alone:,}"}
         )
     return "; ".join(parts)
+
+
+def _outcome(operation: OutboxOperation) -> dict[str, Any]:
+    """Return what came of events that were queued for delivery, and whether some still wait."""
+    if operation.kind not in (OperationKind.RETRY, OperationKind.REPLAY) or not operation.done:
+        return {"outcome": "", "is_delivering": False}
+    events = OutboxEvent.objects.using(operation._state.db or "default")
+    found = outcome_of(events, operation)
+    parts = [
+        _("%(queued)s queued for delivery: %(delivered)s delivered, %(dead)s dead")
+        % {
+            "queued": f"{operation.done:,}",
+            "delivered": f"{found.delivered:,}",
+            "dead": f"{found.failed:,}",
+        }
+    ]
+    if found.waiting:
+        parts.append(_("%(count)s waiting") % {"count": f"{found.waiting:,}"})
+    if operation.skipped:
+        parts.append(
+            _("%(count)s skipped by the inbox, because all their handlers already processed them")
+            % {"count": f"{operation.skipped:,}"}
+        )
+    if not found.is_complete:
+        parts.append(_("only a part of the events was counted"))
+    return {"outcome": ", ".join(parts) + ".", "is_delivering": bool(found.waiting)}
+
+
+def _events_url(operation: OutboxOperation, site: str) -> str:
+    """Return the address of the list of the events that an operation changed; else empty."""
+    if operation.kind == OperationKind.PURGE:
+        return ""
+    try:
+        events = reverse(f"admin:{APP}_outboxevent_changelist", current_app=site)
+    except NoReverseMatch:  # the site does not register them
+        return ""
+    # The range of ids spares the database a look at the whole table.
+    return f"{events}?operation={operation.pk}&id__gt={operation.start}&id__lte={operation.last}"
 
 
 def _note(operation: OutboxOperation) -> str:

@@ -12,14 +12,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import DurationField, ExpressionWrapper, F
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.models import OutboxPartition, OutboxRelay, OutboxSample
+from django_broadcaster.models import OutboxPartition, OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow, aware
-from django_broadcaster.store import Count, Overview, count_or_estimate, minute_of, overviews
+from django_broadcaster.store import Count, Judgement, count_or_estimate, judgements
 
 BOUND = 2_000
 """Events up to which a state is counted; more are estimated if the database can."""
@@ -29,21 +28,13 @@ BACKLOG = ("pending", "retry", "blocked")
 
 
 def state(using: str, aliases: Collection[str]) -> dict[str, Any]:
-    """Return the backends with those aliases, and their relays."""
-    relays = _relays(using, aliases)
-    minutes = _last_minutes(using, aliases)
-    found = overviews(using, aliases, exact=BOUND)
+    """Return the backends with those aliases, the worst first, and their relays."""
+    found = judgements(using, aliases, backends.aliases(), exact=BOUND)
     return {
         "backends": [
-            _backend(
-                using,
-                each,
-                [relay for relay in relays if relay["backend"] == each.backend],
-                minutes.get(each.backend),
-            )
-            for each in found
+            _backend(using, each) for each in sorted(found, key=lambda each: each.severity)
         ],
-        "relays": relays,
+        "relays": _relays(using, aliases),
     }
 
 
@@ -52,55 +43,37 @@ def seconds(moment: datetime | None) -> float | None:
     return None if moment is None else round(aware(moment).timestamp(), 3)
 
 
-def _backend(
-    using: str, found: Overview, relays: Sequence[dict[str, Any]], minute: OutboxSample | None
-) -> dict[str, Any]:
+def _backend(using: str, judgement: Judgement) -> dict[str, Any]:
+    found, minute = judgement.overview, judgement.facts.recent.last
     counts = {status: count_or_estimate(using, found, status) for status in STATUSES}
-    alive = [relay for relay in relays if not relay["stale"]]
-    # The last circuit of a dead relay says nothing about the broker now.
-    circuits = [relay["circuit"] for relay in alive if relay["circuit"]]
-    circuit = min(circuits, key=lambda each: each["since"], default=None)
-    owned = conf.PARTITIONS - found.free_partitions if alive else 0
     return {
         "alias": found.backend,
-        "status": _status(found, bool(alive), circuit is not None, owned),
+        "status": _status(judgement),
+        "needs_attention": judgement.needs_attention,
         "counts": counts,
         "backlog": _sum([counts[status] for status in BACKLOG]),
-        "configured": found.backend in backends.aliases(),
-        "oldest_due": seconds(found.oldest_due),
-        "oldest_retry": seconds(found.oldest_retry) if _has_stuck(found) else None,
+        "oldest_waiting": seconds(found.oldest_waiting),
         "per_second": None if minute is None else round(minute.published / 60, 2),
         "latency": None if minute is None or not minute.timed else minute.waited / minute.timed,
-        "relays": len(alive),
-        "partitions": {"owned": owned, "all": conf.PARTITIONS},
-        "circuit": circuit,
-        "paused": found.is_paused
-        and {"since": seconds(found.paused_at), "by": found.paused_by or _("an unknown user")},
+        "relays": found.relays,
+        "partitions": {
+            "owned": conf.PARTITIONS - found.free_partitions if found.relays else 0,
+            "all": conf.PARTITIONS,
+        },
+        "endpoints": judgement.facts.endpoints._asdict(),
+        "paused": found.is_paused,
     }
 
 
-def _status(found: Overview, is_served: bool, is_open: bool, owned: int) -> dict[str, str]:
-    """Return the most severe state of a backend, with its label."""
-    if found.backend not in backends.aliases():
-        return {"name": "unserved", "text": _("not configured")}
-    if found.is_paused:
-        return {"name": "paused", "text": _("paused")}
-    if not is_served:
-        return {"name": "unserved", "text": _("no relay")}
-    if is_open:
-        return {"name": "away", "text": _("broker unavailable")}
-    if owned < conf.PARTITIONS:
-        return {"name": "unserved", "text": _("partitions without a relay")}
-    if _has_stuck(found):
-        return {"name": "stuck", "text": _("an event is stuck")}
-    if found.oldest_due is None:
-        return {"name": "idle", "text": _("up to date")}
-    return {"name": "busy", "text": _("delivering")}
-
-
-def _has_stuck(found: Overview) -> bool:
-    """Return True if an event has been in retry for longer than OUTBOX_MAX_RETRY_AGE_SECONDS."""
-    return found.retry_age > conf.MAX_RETRY_AGE_SECONDS
+def _status(judgement: Judgement) -> dict[str, Any]:
+    """Return the state of a backend, and why: the page puts the time since `since` into it."""
+    verdict = judgement.verdict
+    return {
+        "text": _(verdict.state),
+        "level": judgement.level.name.lower(),
+        "reason": verdict.reason_and_error,
+        "since": seconds(verdict.since),
+    }
 
 
 def _sum(counts: Sequence[Count]) -> Count:
@@ -149,15 +122,3 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join("–".join(map(str, part)) for part in parts)  # noqa: RUF001  # a range
-
-
-def _last_minutes(using: str, aliases: Collection[str]) -> dict[str, OutboxSample]:
-    """Return the last whole minute of each backend, or the one before it.
-
-    Relays write a minute's figures some seconds later.
-    """
-    now = minute_of(timezone.now())
-    rows = OutboxSample.objects.using(using).filter(
-        backend__in=aliases, minute__gte=now - 2, minute__lt=now
-    )
-    return {row.backend: row for row in rows.order_by("minute")}

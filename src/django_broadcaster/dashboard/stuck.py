@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
+from django.db.models.functions import Left
 from django.utils.translation import gettext as _
 
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.store import SameError, blocked_keys, same_errors
+from django_broadcaster.store import BlockedKey, SameError, blocked_keys, same_errors
 
 from .state import seconds
 
 KEYS = 50
-"""Maximum of keys, the first by name."""
+"""Maximum of keys that are shown, those that block the most events."""
 
-BEHIND = 100
-"""Maximum of events that are counted after a key's first one."""
+HEADS = 500
+"""Maximum of keys whose errors are compared."""
+
+ERROR_SHOWN = 300
+"""Characters of a key's error."""
 
 NEWEST = 5_000
 """Maximum of dead letters that are read, the newest."""
@@ -24,59 +29,106 @@ NEWEST = 5_000
 GROUPS = 25
 """Maximum of errors, the most frequent."""
 
-_VARIABLE = re.compile(
-    r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # a UUID
+_CLASS = re.compile(r"^\w+: ")
+
+_NUMBERS = re.compile(
+    # The host and the digest of an endpoint, and a code such as 503, distinguish errors:
+    r"(?P<kept>https?://[^\s/]+|\bendpoint [0-9a-f]{8}\b"
+    r"|\b(?:answered|status|HTTP(?:/\d(?:\.\d)?)?|code|error)[ :=]{1,2}\d{3}(?![\d.]*\d))"
+    # Other numbers and ids vary from event to event:
+    r"|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # a UUID
     r"|\b0x[0-9a-f]+\b"
     r"|\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b"  # a digest
-    r"|(?<![\d.])(?!\d{3}(?![\d.]))\d+(?:\.\d+)*",  # a number, but not a code such as 503
+    r"|(?<![\d.])\d+(?:\.\d+)*",  # a number
     re.IGNORECASE,
 )
 
 
 def stuck(using: str, backend: str) -> dict[str, Any]:
     """Return the blocked keys and the dead letters of a backend."""
-    return {"keys": _keys(using, backend), "errors": _errors(using, backend)}
+    return {**_keys(using, backend), **_errors(using, backend)}
 
 
-def _keys(using: str, backend: str) -> list[dict[str, Any]]:
-    keys = blocked_keys(using, backend, KEYS, BEHIND)
-    columns = ("id", "event_type", "created_at", "scheduled_at", "retry_count", "last_error")
-    heads = OutboxEvent.objects.using(using).filter(pk__in=[each.head for each in keys])
-    by_id = {row["id"]: row for row in heads.filter(status="retry").values(*columns)}
-    return [
-        {
-            "key": each.key,
-            "head": each.head,
-            "type": by_id[each.head]["event_type"],
-            "since": seconds(by_id[each.head]["created_at"]),
-            "due": seconds(by_id[each.head]["scheduled_at"]),
-            "retries": by_id[each.head]["retry_count"],
-            "error": by_id[each.head]["last_error"][:300],
-            "behind": min(each.behind, BEHIND),
-            "more": each.behind > BEHIND,
-        }
-        for each in keys
-        if each.head in by_id
-    ]
+def _keys(using: str, backend: str) -> dict[str, Any]:
+    """Return the keys that block the most events, and a summary of all."""
+    keys, is_all = blocked_keys(using, backend)
+    columns = ("id", "event_type", "created_at", "scheduled_at", "retry_count")
+    heads = OutboxEvent.objects.using(using).filter(pk__in=[each.head for each in keys[:HEADS]])
+    read = heads.filter(status="retry").annotate(error=Left("last_error", ERROR_SHOWN))
+    by_id = {row["id"]: row for row in read.values(*columns, "error")}
+    reasons = Counter(_reason(row["error"]) for row in by_id.values())
+    ((reason, count),) = reasons.most_common(1) or [("", 0)]
+    summary = {
+        "keys": len(keys),
+        "events": sum(each.behind for each in keys),
+        "is_all": is_all and not any(each.more for each in keys),
+        "reason": reason,
+        "with_reason": count,
+        "compared": len(by_id),
+    }
+    shown = [_key(each, by_id[each.head]) for each in keys[:KEYS] if each.head in by_id]
+    return {"keys": shown, "blocked": summary}
 
 
-def _errors(using: str, backend: str) -> list[dict[str, Any]]:
-    """Return the errors, grouped without regard to numbers and ids, the most frequent first."""
-    groups: dict[str, dict[str, Any]] = {}
+def _key(each: BlockedKey, head: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "key": each.key,
+        "head": each.head,
+        "type": head["event_type"],
+        "since": seconds(head["created_at"]),
+        "due": seconds(head["scheduled_at"]),
+        "retries": head["retry_count"],
+        "error": head["error"],
+        "behind": each.behind,
+        "more": each.more,
+    }
+
+
+def _reason(error: str) -> str:
+    """Return the fingerprint of an error without its class."""
+    return _CLASS.sub("", fingerprint(error)) or _("an unknown error")
+
+
+def _errors(using: str, backend: str) -> dict[str, Any]:
+    """Return the groups of errors with the most events, and how many others there are."""
+    groups: dict[str, list[SameError]] = {}
     for same in same_errors(using, backend, NEWEST):
-        pattern, prefix = alike(same)
-        group = groups.setdefault(
-            pattern,
-            {"error": pattern, "prefix": prefix, "example": same.error, "count": 0, "newest": 0},
-        )
-        group["count"] += same.letters
-        group["newest"] = max(group["newest"], same.newest)
-    ordered = sorted(groups.values(), key=lambda each: (-each["count"], -each["newest"]))
-    return ordered[:GROUPS]
+        groups.setdefault(fingerprint(same.error), []).append(same)
+    found = [_group(pattern, group) for pattern, group in groups.items()]
+    found.sort(key=lambda each: (-each["count"], -each["newest"]))
+    shown, others = found[:GROUPS], found[GROUPS:]
+    more = {"errors": len(others), "events": sum(each["count"] for each in others)}
+    return {"errors": shown, "more_errors": more}
 
 
-def alike(same: SameError) -> tuple[str, str]:
-    """Return an error with `#` for each number or id, and its text before the first one."""
-    first = _VARIABLE.search(same.error)
-    prefix = same.error[: first.start()] if first else same.error
-    return _VARIABLE.sub("#", same.error) or _("(no text)"), prefix
+def _group(pattern: str, group: list[SameError]) -> dict[str, Any]:
+    firsts = [same.first_seen for same in group if same.first_seen]
+    lasts = [same.last_seen for same in group if same.last_seen]
+    newest = max(group, key=lambda same: same.newest)
+    return {
+        "error": pattern or _("(no text)"),
+        "prefix": prefix_of(newest.error),
+        "is_whole": "#" not in pattern,
+        "example": newest.error,
+        "count": sum(same.letters for same in group),
+        "newest": newest.newest,
+        "first_seen": seconds(min(firsts, default=None)),
+        "last_seen": seconds(max(lasts, default=None)),
+    }
+
+
+def fingerprint(error: str) -> str:
+    """Return the first line of an error with `#` for each number and id that may vary.
+
+    The line has the class, the handler or the destination, and the reason. Later lines are details
+    such as a response.
+    """
+    line, _rest, _details = error.partition("\n")
+    return _NUMBERS.sub(lambda found: found["kept"] or "#", line)
+
+
+def prefix_of(error: str) -> str:
+    """Return the beginning of an error, up to the first part that varies."""
+    line, _rest, _details = error.partition("\n")
+    varies = (found.start() for found in _NUMBERS.finditer(line) if not found["kept"])
+    return line[: next(varies, None)]

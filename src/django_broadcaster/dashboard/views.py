@@ -29,9 +29,10 @@ from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import pause, resume, with_leftovers
 
 from .history import STEPS, history
+from .operations_views import kinds_for
 from .pages import AdminPages
 from .state import STATUSES, state
-from .stuck import BEHIND, KEYS, NEWEST, stuck
+from .stuck import KEYS, NEWEST, stuck
 
 VIEW = "django_broadcaster.view_outboxevent"
 PAUSE = "django_broadcaster.pause_backend"
@@ -85,7 +86,13 @@ class DashboardViews(AdminPages):
 
     def backend(self, request: HttpRequest, alias: str) -> TemplateResponse:
         """Return the page of one backend."""
-        more = {"alias": alias, "log": _log(alias), "KEYS": KEYS, "NEWEST": NEWEST}
+        more = {
+            "alias": alias,
+            "log": _log(alias),
+            "kinds": kinds_for(request.user),
+            "KEYS": KEYS,
+            "NEWEST": NEWEST,
+        }
         title = _("Backend %(backend)s") % {"backend": alias}
         return self._page(request, "backend", title, more)
 
@@ -145,7 +152,6 @@ class DashboardViews(AdminPages):
             "may_pause": request.user.has_perm(PAUSE),
             "ranges": STEPS,
             "statuses": [(status, OutboxEventStatus(status).label) for status in STATUSES],
-            "BEHIND": BEHIND,
         }
         return super()._page(request, name, title, {**shared, **more})
 

@@ -9,11 +9,17 @@ from django.db import DatabaseError, InterfaceError, router
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.store import Overview, overviews, with_leftovers
+from django_broadcaster.store import Judgement, Overview, State, judgements, with_leftovers
 
 STATUSES: Final = ("pending", "scheduled", "retry", "blocked", "failed")
 
 UP: Final = "1 if the database is available."
+
+
+Values = Iterator[tuple[tuple[str, ...], float]]
+"""Values of labels, each with the value of the gauge."""
+
+Reader = Callable[[Judgement], Values]
 
 
 class Figure(NamedTuple):
@@ -27,42 +33,54 @@ class Figure(NamedTuple):
     meaning: str
     unit: str
     labels: tuple[str, ...]
-    read: Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]
+    read: Reader
 
 
-def current_overviews(using: str | None = None) -> list[Overview] | None:
-    """Return the overview of every backend, or None if the database is unavailable."""
+def current_judgements(using: str | None = None) -> list[Judgement] | None:
+    """Return the judgement on every backend, or None if the database is unavailable."""
     try:
         using = using or router.db_for_read(OutboxEvent)
-        return list(overviews(using, with_leftovers(using, backends.aliases())))
+        configured = backends.aliases()
+        return list(judgements(using, with_leftovers(using, configured), configured))
     except (DatabaseError, InterfaceError):
         return None
 
 
-def labelled(figure: Figure, overview: Overview) -> Iterator[tuple[Mapping[str, str], float]]:
+def last_id(using: str | None = None) -> int | None:
+    """Return the id of the newest event; None without events, or if the database is unavailable."""
+    try:
+        using = using or router.db_for_read(OutboxEvent)
+        newest = OutboxEvent.objects.using(using).order_by("-id").values_list("id", flat=True)
+        return newest.first()
+    except (DatabaseError, InterfaceError):
+        return None
+
+
+def labelled(figure: Figure, judgement: Judgement) -> Iterator[tuple[Mapping[str, str], float]]:
     """Yield the values of a backend's gauge, each with all labels."""
-    for values, value in figure.read(overview):
+    for values, value in figure.read(judgement):
         labels = dict(zip(figure.labels, values, strict=True))
-        yield {"backend": overview.backend, **labels}, value
+        yield {"backend": judgement.overview.backend, **labels}, value
 
 
-def _backlog(overview: Overview) -> Iterator[tuple[tuple[str, ...], float]]:
+def _backlog(judgement: Judgement) -> Values:
     for status in STATUSES:
-        yield (status,), getattr(overview, status)
+        yield (status,), getattr(judgement.overview, status)
 
 
-def _one(
-    read: Callable[[Overview], float],
-) -> Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]:
-    return lambda overview: iter([((), read(overview))])
+def _states(judgement: Judgement) -> Values:
+    for state in State:
+        yield (state,), int(state == judgement.state)
 
 
-def _of_relays(
-    read: Callable[[Overview], float],
-) -> Callable[[Overview], Iterator[tuple[tuple[str, ...], float]]]:
+def _one(read: Callable[[Overview], float]) -> Reader:
+    return lambda judgement: iter([((), read(judgement.overview))])
+
+
+def _of_relays(read: Callable[[Overview], float]) -> Reader:
     """Return a reader that yields nothing for backends that are not configured."""
-    return lambda overview: iter(
-        [((), read(overview))] if overview.backend in backends.aliases() else []
+    return lambda judgement: iter(
+        [((), read(judgement.overview))] if judgement.facts.is_configured else []
     )
 
 
@@ -111,5 +129,12 @@ FIGURES: Final = (
         "1",
         (),
         _one(lambda overview: int(overview.is_paused)),
+    ),
+    Figure(
+        "outbox_backend_state",
+        "1 for the state that the backend is in, 0 for the others.",
+        "1",
+        ("state",),
+        _states,
     ),
 )

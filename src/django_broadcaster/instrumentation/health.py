@@ -7,6 +7,8 @@ check        fails if
 `relays`     no relay of the backend had a heartbeat within `OUTBOX_LEASE_SECONDS`
 `lag`        an event of the backend is due for longer than `OUTBOX_MAX_LAG_SECONDS`
 `retry`      an event in retry is older than `OUTBOX_MAX_RETRY_AGE_SECONDS`
+`failures`   the backend is failing: most recent attempts failed, or nothing is delivered
+             any more
 `settings`   undelivered events name a backend that is not in `OUTBOX_PUBLISHERS`
 ============ ==========================================================================
 
@@ -28,7 +30,15 @@ from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.relay.health import Check, Health
-from django_broadcaster.store import MIGRATE, Overview, lacks_migration, overviews, with_leftovers
+from django_broadcaster.store import (
+    MIGRATE,
+    Judgement,
+    State,
+    attempts_of,
+    judgements,
+    lacks_migration,
+    with_leftovers,
+)
 
 OK, UNWELL = 200, 503
 
@@ -86,16 +96,18 @@ def _checks(using: str, aliases: Collection[str], bounds: _Bounds) -> Iterator[C
     living = _living(using, aliases)
     free = _without_relay(using, aliases)
     configured = backends.aliases()
-    for each in overviews(using, aliases):
-        if each.backend in configured:
+    for judgement in judgements(using, aliases, configured):
+        each = judgement.overview
+        if judgement.facts.is_configured:
             relays, unowned = living.get(each.backend, 0), free.get(each.backend, 0)
-            yield from _backend(each, relays, unowned, bounds)
+            yield from _backend(judgement, relays, unowned, bounds)
         elif each.undelivered:
             detail = f"{each.undelivered} undelivered events, but not in OUTBOX_PUBLISHERS"
             yield Check(name="settings", ok=False, detail=detail, backend=each.backend)
 
 
-def _backend(each: Overview, relays: int, free: int, bounds: _Bounds) -> Iterator[Check]:
+def _backend(judgement: Judgement, relays: int, free: int, bounds: _Bounds) -> Iterator[Check]:
+    each = judgement.overview
     if each.is_paused:
         # The name and reason of the pause are confidential; the view is unauthenticated.
         yield Check(name="relays", ok=True, detail=f"{relays}, paused", backend=each.backend)
@@ -108,6 +120,10 @@ def _backend(each: Overview, relays: int, free: int, bounds: _Bounds) -> Iterato
     ):
         detail = f"{age:.1f} s (limit {bound:g} s)"
         yield Check(name=name, ok=age <= bound, detail=detail, backend=each.backend)
+    # Without the error, which may contain data of an event; the view is unauthenticated.
+    is_failing = judgement.state == State.FAILING
+    detail = judgement.verdict.reason if is_failing else f"{attempts_of(judgement.facts)} failed"
+    yield Check(name="failures", ok=not is_failing, detail=detail, backend=each.backend)
 
 
 def _living(using: str, aliases: Collection[str]) -> dict[str, int]:

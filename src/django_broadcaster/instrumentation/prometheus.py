@@ -1,23 +1,15 @@
 """Metrics for Prometheus: counters of a relay, and gauges of the outbox.
 
-======================== ================ ====================================================
-metric                   labels           meaning
-======================== ================ ====================================================
-outbox_events_total      backend, outcome attempts by outcome: published, retried, failed, held,
-                                          expired
-outbox_batch_seconds     backend          histogram: time from fetch to settle of a batch
-outbox_up                (none)           1 if the database is available, for the gauges below
-outbox_backlog           backend, status  undelivered events and dead letters, up to 100,000
-outbox_lag_seconds       backend          age of the oldest due event
-outbox_retry_age_seconds backend          age of the oldest event in retry, since its publication
-outbox_relays            backend          relays that hold a lease
-outbox_free_partitions   backend          partitions without a relay
-outbox_circuit_open      backend          1 while a circuit breaker is open
-outbox_paused            backend          1 while the backend is paused
-======================== ================ ====================================================
-
-A relay with `outbox_worker --metrics-port` has the first two. The others come from the database,
+=============================== ================ =========================================
+A relay with `outbox_worker --metrics-port` has the first three. The gauges come from the database,
 so both the port of a relay and the view `metrics` of an application have them.
+
+The rate of arrivals is of the whole outbox: an event for two backends counts twice, and ids
+that the database left out count as well, such as those of transactions that were rolled back.
+
+The latency is a sample: a relay measures one batch a second of each backend, with all events that
+it delivered. Take quantiles and ratios from it; `outbox_events_total` has the throughput. A
+scheduled event is due at `scheduled_at`, and a retried one when its retry is due.
 """
 
 from __future__ import annotations
@@ -37,13 +29,16 @@ from prometheus_client import (
     generate_latest,
     make_wsgi_app,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from django_broadcaster import __version__
 from django_broadcaster.signals import batch_settled, relay_started
 
-from .gauges import FIGURES, UP, current_overviews, labelled
+from . import latency
+from .gauges import FIGURES, UP, current_judgements, labelled, last_id
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -59,29 +54,44 @@ SECONDS = Histogram(
     buckets=BUCKETS,
     registry=REGISTRY,
 )
+LATENCIES = Histogram(
+    "outbox_delivery_latency_seconds",
+    latency.MEANING,
+    ("backend",),
+    buckets=latency.BUCKETS,
+    registry=REGISTRY,
+)
 
 
 class OverviewCollector(Collector):
-    """Queries the database at each scrape; yields only `outbox_up 0` if that fails."""
+    """Queries the database at each scrape; yields `outbox_up 0` and no gauges if that fails."""
 
     def __init__(self, using: str | None = None) -> None:
         self._using = using
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """Return nothing, so that registration does not query the database."""
         return ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the gauges of all backends."""
-        found = current_overviews(self._using)
+        build = GaugeMetricFamily(
+            "outbox_build_info", "Always 1; the label has the version.", labels=("version",)
+        )
+        build.add_metric([__version__], 1)
+        yield build
+        found = current_judgements(self._using)
         yield GaugeMetricFamily("outbox_up", UP, value=int(found is not None))
         if found is None:
             return
+        newest = last_id(self._using)
+        if newest is not None:  # a purge must not look like a reset
+            yield CounterMetricFamily("outbox_arrivals", "The id of the newest event.", newest)
         for figure in FIGURES:
             labels = ("backend", *figure.labels)
             family = GaugeMetricFamily(figure.name, figure.meaning, labels=labels)
-            for overview in found:
-                for values, number in labelled(figure, overview):
+            for judgement in found:
+                for values, number in labelled(figure, judgement):
                     family.add_metric([values[label] for label in labels], number)
             yield family
 
@@ -101,6 +111,7 @@ def _begin(*, backends: Collection[str], **_: Any) -> None:
     for backend in backends:
         for outcome in OUTCOMES:
             EVENTS.labels(backend, outcome)
+        LATENCIES.labels(backend)
 
 
 def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
@@ -108,6 +119,9 @@ def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
         if number := getattr(report, outcome):
             EVENTS.labels(backend, outcome).inc(number)
     SECONDS.labels(backend).observe(seconds)
+    latencies = LATENCIES.labels(backend)
+    for wait in report.waits:
+        latencies.observe(wait)
 
 
 def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:
@@ -136,7 +150,10 @@ class _Together(Collector):
 
     def collect(self) -> Iterator[Any]:
         """Yield the counters and the gauges."""
-        yield from self._counted.collect()
+        for family in self._counted.collect():
+            # The time when a counter was created is of no use to a query.
+            family.samples = [each for each in family.samples if not each.name.endswith("_created")]
+            yield family
         try:
             yield from self._outbox.collect()
         finally:

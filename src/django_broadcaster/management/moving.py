@@ -17,7 +17,7 @@ from django_broadcaster.models.managers import OutboxEventQuerySet
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.store import MOVES, few_of, is_served, request_operation
 
-from .output import Progress, as_json, whoami
+from .output import Progress, as_json, counted, whoami
 from .selection import add_selection, database, selected
 
 CHUNK = 1000
@@ -35,6 +35,19 @@ class MovingCommand(OutboxCommand):
 
     verb: ClassVar[str]
     """The action, as in `3 events to cancel` and `cancel: 3 of 3 events`."""
+
+    forget_inbox: tuple[str, ...] = ()
+    """The handlers that a replay runs again."""
+
+    def prepare(self, selection: EventSelection, options: dict[str, Any]) -> None:
+        """Check further options before anything changes."""
+
+    def details(self) -> dict[str, Any]:
+        """Return further results for JSON."""
+        return {}
+
+    def report(self, changed: int) -> None:
+        """Print further results, after those of all commands."""
 
     def move(self, events: OutboxEventQuerySet) -> int:
         """Change some events in a transaction; return how many changed."""
@@ -69,6 +82,7 @@ class MovingCommand(OutboxCommand):
         """Run the command; raise CommandError, which exits with 1, for an invalid selection."""
         selection = selected(options)
         everything = OutboxEvent.objects.using(database(options["database"]))
+        self.prepare(selection, options)
         if options["background"]:
             self._request(everything, selection, options)
             return
@@ -78,32 +92,37 @@ class MovingCommand(OutboxCommand):
             events = everything.filter(pk__in=few)
         total = events.count() if few is None else len(few)
         changed = 0
+        unknown = []
         if total < len(set(options["ids"])):
-            self._tell_others(everything, options["ids"])
+            unknown = self._tell_others(everything, options["ids"])
         if total and not options["dry_run"]:
             if options["ask"] and not options["ids"]:
-                self._confirm(f"{total:,} events")
+                self._confirm(counted(total, "event"))
             changed = self._move_all(events, total)
         if options["json"]:
             result = {"selected": total, "changed": changed, "dry_run": options["dry_run"]}
-            self.stdout.write(as_json(result))
+            self.stdout.write(as_json({**result, **self.details()}))
         elif options["dry_run"]:
-            self.stdout.write(f"{total:,} events to {self.verb}")
-        else:
-            self.stdout.write(f"{self.verb}: {changed:,} of {total:,} events")
+            self.stdout.write(f"{counted(total, 'event')} to {self.verb}")
+        elif total or not unknown:
+            self.stdout.write(f"{self.verb}: {changed:,} of {counted(total, 'event')}")
+            self.report(changed)
+        if unknown:
+            named = ", ".join(map(str, unknown[:MOST_TOLD]))
+            more = f" and {len(unknown) - MOST_TOLD:,} more" if len(unknown) > MOST_TOLD else ""
+            raise CommandError(f"The outbox has no event {named}{more}; it may have been purged.")
 
-    def _tell_others(self, everything: OutboxEventQuerySet, ids: list[int]) -> None:
-        """Report ids without an event, and events whose status does not allow the action."""
+    def _tell_others(self, everything: OutboxEventQuerySet, ids: list[int]) -> list[int]:
+        """Report events whose status does not allow the action; return ids without an event."""
         sources = MOVES[self.verb].sources
         known = dict(everything.filter(pk__in=ids).values_list("pk", "status"))
-        for pk in list(dict.fromkeys(ids))[:MOST_TOLD]:
-            if pk not in known:
-                self.stderr.write(f"Skipped: the outbox has no event {pk}.")
-            elif known[pk] not in sources:
-                possible = ", ".join(sources)
-                self.stderr.write(
-                    f"Skipped: event {pk} is {known[pk]}; {self.verb} needs one of: {possible}."
-                )
+        wanted = list(dict.fromkeys(ids))
+        for pk in [pk for pk in wanted if known.get(pk, sources[0]) not in sources][:MOST_TOLD]:
+            possible = ", ".join(sources)
+            self.stderr.write(
+                f"Skipped: event {pk} is {known[pk]}; {self.verb} needs one of: {possible}."
+            )
+        return [pk for pk in wanted if pk not in known]
 
     def _request(
         self, events: OutboxEventQuerySet, selection: EventSelection, options: dict[str, Any]
@@ -117,7 +136,11 @@ class MovingCommand(OutboxCommand):
         if options["ask"] and not selection.ids:
             self._confirm(str(selection))
         operation = request_operation(
-            events, self.verb, selection, by=whoami() if options["by"] is None else options["by"]
+            events,
+            self.verb,
+            selection,
+            by=whoami() if options["by"] is None else options["by"],
+            forget_inbox=self.forget_inbox,
         )
         if options["json"]:
             result = {
@@ -128,21 +151,13 @@ class MovingCommand(OutboxCommand):
             self.stdout.write(as_json(result))
             return
         about = "" if operation.total_is_exact else "about "
-        self.stdout.write(
-            f"operation {operation.pk}: {about}{operation.total:,} events to {self.verb}"
-        )
+        count = counted(operation.total, "event")
+        self.stdout.write(f"operation {operation.pk}: {about}{count} to {self.verb}")
         if not is_served(OutboxRelay.objects.using(events.db)):
             self.stderr.write("No relay is running; the operation starts when one does.")
 
     def _confirm(self, what: str) -> None:
-        if not self.stdout.isatty():  # a script cannot answer
-            return
-        try:
-            answer = input(f"{what} to {self.verb}. Continue? [y/N] ")
-        except (EOFError, KeyboardInterrupt):  # no answer counts as no
-            answer = ""
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CommandError("Cancelled; no events were changed.")
+        self.confirm(f"{what} to {self.verb}", "no events were changed")
 
     def _move_all(self, events: OutboxEventQuerySet, total: int) -> int:
         progress, changed = Progress(self.stderr, self.verb, total), 0  # type: ignore[arg-type]
@@ -152,7 +167,9 @@ class MovingCommand(OutboxCommand):
                 changed += done
                 progress.advance(done)
         except KeyboardInterrupt:
-            raise CommandError(f"Interrupted after {changed:,} of {total:,} events.") from None
+            raise CommandError(
+                f"Interrupted after {changed:,} of {counted(total, 'event')}."
+            ) from None
         finally:
             progress.end()
         return changed

@@ -6,6 +6,8 @@ from typing import Any
 
 from django_broadcaster.models import OutboxOperation
 
+from .output import Bad
+
 SHOWN = 20
 """The limit for operations in a list."""
 
@@ -22,6 +24,8 @@ def as_values(operation: OutboxOperation) -> dict[str, Any]:
         "total_is_exact": operation.total_is_exact,
         "done": operation.done,
         "left_alone": operation.left_alone,
+        "forget_inbox": operation.forget_inbox,
+        "skipped": operation.skipped,
         "progress": round(operation.progress, 4),
         **{name: getattr(operation, name) for name in names},
     }
@@ -33,8 +37,8 @@ def as_row(operation: OutboxOperation) -> dict[str, Any]:
     return {
         "operation": operation.pk,
         "what": str(operation),
-        "state": operation.state,
-        "done": operation.done,
+        "state": Bad(operation.state) if operation.error else operation.state,
+        "done": f"{operation.done:,}",
         "of": f"{about}{operation.total:,}",
         "progress": f"{operation.progress:.0%}",
         "by": operation.requested_by,

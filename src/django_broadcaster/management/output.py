@@ -7,12 +7,23 @@ import json
 import os
 import re
 import socket
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
 Row = Mapping[str, Any]
+
+GAP = 2
+"""Spaces between two columns."""
+
+LEAST_ROOM = 24
+"""The narrowest column that text is wrapped in."""
+
+UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+_NUMBER = re.compile(r"~?\d[\d,]*[+%]?")
 
 _CONTROLS = re.compile("[\x7f-\x9f]")
 """Control characters that JSON does not escape."""
@@ -41,23 +52,94 @@ def printable(text: str) -> str:
     )
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """Return rows of the same columns as a table; align numbers right."""
+class Bad(str):
+    """The text of a cell that needs attention."""
+
+    __slots__ = ()
+
+
+def as_table(
+    rows: Sequence[Row], *, width: int | None = None, bad: Callable[[str], str] = str
+) -> str:
+    """Return rows of the same columns as a table; align numbers right.
+
+    If the table is too wide, columns without a value are left out. If that is not enough, the last
+    column is wrapped, or each row is shown as a list of its own.
+
+    Args:
+        rows: The rows, by column. Ids and counts alike are shown as `str` does.
+        width: The longest line, None for no limit.
+        bad: Returns the text of a `Bad` cell in colour.
+    """
     if not rows:
         return "(none)"
-    names = list(rows[0])
-    cells = [[_cell(row[name]) for name in names] for row in rows]
-    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
-    right = [all(isinstance(row[name], int | float) for row in rows) for name in names]
-    return "\n".join(_line(line, widths, right) for line in [names, *cells])
+    columns = [_Column(name, [row[name] for row in rows], bad) for name in rows[0]]
+    if _too_wide(columns, width):
+        columns = [each for each in columns if each is columns[0] or not each.is_empty]
+    if width is None or not _too_wide(columns, width):
+        return "\n".join(_lines(columns))
+    room = width - sum(each.width + GAP for each in columns[:-1])
+    if room >= LEAST_ROOM and not columns[-1].is_number:
+        return "\n".join(_lines(columns, room))
+    return "\n\n".join(_as_list(columns, index, width) for index in range(len(rows)))
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    padded = [
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=True)
-    ]
-    return "  ".join(padded).rstrip()
+class _Column:
+    """A column of a table: its title and its cells, as text."""
+
+    def __init__(self, name: str, values: Sequence[Any], bad: Callable[[str], str]) -> None:
+        self.name = name
+        self.cells = [_cell(value) for value in values]
+        self.is_empty = set(self.cells) <= {"-", "0"}
+        figures = set(self.cells) - {"-"}
+        self.is_number = bool(figures) and all(_NUMBER.fullmatch(each) for each in figures)
+        self.width = max(map(len, [name, *self.cells]))
+        self._styles = [bad if isinstance(value, Bad) else str for value in values]
+
+    def line(self, index: int | None) -> str:
+        """Return a cell, or the title for None, padded."""
+        text = self.name if index is None else self.cells[index]
+        padded = text.rjust(self.width) if self.is_number else text.ljust(self.width)
+        return padded if index is None else self.styled(index, padded)
+
+    def styled(self, index: int, text: str) -> str:
+        """Return a text, which is one of a cell, in the colour of the cell."""
+        return self._styles[index](text.rstrip()) + " " * (len(text) - len(text.rstrip()))
+
+
+def _too_wide(columns: Sequence[_Column], width: int | None) -> bool:
+    return width is not None and sum(each.width + GAP for each in columns) - GAP > width
+
+
+def _lines(columns: Sequence[_Column], room: int | None = None) -> Iterator[str]:
+    """Yield the lines of a table; wrap the last column at `room` characters."""
+    *others, last = columns
+    gap = " " * GAP
+    for index in [None, *range(len(last.cells))]:
+        start = gap.join([*(each.line(index) for each in others), ""])
+        if room is None or index is None:
+            yield f"{start}{last.line(index)}".rstrip()
+            continue
+        indent = " " * sum(each.width + GAP for each in others)
+        for text in _wrapped(last.cells[index], room):
+            yield f"{start}{last.styled(index, text)}".rstrip()
+            start = indent
+
+
+def _as_list(columns: Sequence[_Column], index: int, width: int) -> str:
+    """Return a row as lines of a title and a value."""
+    names = max(len(each.name) for each in columns) + GAP
+    lines = []
+    for each in columns:
+        start = each.name.ljust(names)
+        for text in _wrapped(each.cells[index], max(width - names, LEAST_ROOM)):
+            lines.append(f"{start}{each.styled(index, text)}")
+            start = " " * names
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width) or [text]
 
 
 def _cell(value: Any) -> str:
@@ -67,7 +149,28 @@ def _cell(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S%z}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+    return printable(str(value))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, as in `1 event` and `2,000 events`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in their two largest units, as the dashboard shows them."""
+    if seconds < 0.0005:
+        return "0 s"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s".replace(".0 ", " ") if seconds < 10 else f"{seconds:.0f} s"
+    for index, (name, size) in enumerate(UNITS[:-1]):
+        if seconds >= size:
+            rest_name, rest_size = UNITS[index + 1]
+            rest = int(seconds % size // rest_size)
+            return f"{int(seconds // size)} {name}" + (f" {rest} {rest_name}" if rest else "")
+    return "1 min"  # 59.5 s and more, rounded
 
 
 def whoami() -> str:

@@ -46,7 +46,7 @@ def add_selection(parser: ArgumentParser) -> None:
     of_outbox = whole(1, HIGHEST)
     parser.add_argument("ids", nargs="*", type=of_outbox, metavar="ID", help="ids of the outbox")
     parser.add_argument("--all", action="store_true", help="select every eligible event")
-    parser.add_argument("--backend", help="select events to this backend")
+    parser.add_argument("--backend", metavar="ALIAS", help="select events to this backend")
     parser.add_argument(
         "--status", choices=OutboxEventStatus.values, help="select events with this status"
     )

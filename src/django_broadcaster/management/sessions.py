@@ -12,6 +12,19 @@ from django.core.management.base import CommandError
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_broadcaster.models import (
+    OutboxAttempt,
+    OutboxBackendState,
+    OutboxEvent,
+    OutboxPartition,
+    OutboxRelay,
+)
+from django_broadcaster.relay.log_safety import loggable
+from django_broadcaster.store import lacks_migration
+
+_NEEDED: Final = (OutboxEvent, OutboxAttempt, OutboxBackendState, OutboxPartition, OutboxRelay)
+"""The models without whose tables no relay can deliver."""
+
 _SCHEMAS: Final = {
     "postgresql": "SELECT array_to_string(current_schemas(false), ', ')",
     "mysql": "SELECT DATABASE()",
@@ -40,6 +53,29 @@ def refuse_other_schema(using: str) -> None:
             f"{found!r}. Add an alias to DATABASES that looks in {wanted!r}, and run outbox_worker "
             "--database with that alias."
         )
+
+
+def refuse_missing_tables(using: str) -> str:
+    """Raise CommandError if the database lacks a table or a column that a relay needs.
+
+    Return why that cannot be said now, as the database is unavailable; empty if it can.
+    """
+    connection = connections[using]
+    was_open = connection.connection is not None
+    try:
+        for model in _NEEDED:
+            model._default_manager.using(using).filter(pk=0).first()
+    except Error as error:
+        if lacks_migration(error):
+            raise CommandError(
+                f"Database {using!r} lacks a table or a column of the outbox. Run manage.py "
+                "migrate first, or start the relay with --wait."
+            ) from error
+        return loggable(error)
+    finally:
+        if not was_open:
+            connection.close()
+    return ""
 
 
 def _schemas(connection: BaseDatabaseWrapper) -> str:

@@ -280,6 +280,21 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "forget_inbox",
+                    models.JSONField(
+                        blank=True,
+                        default=list,
+                        help_text="Names of the handlers that a replay runs again.",
+                    ),
+                ),
+                (
+                    "skipped",
+                    models.BigIntegerField(
+                        default=0,
+                        help_text="Replayed events that every handler had processed.",
+                    ),
+                ),
+                (
                     "failures",
                     models.PositiveSmallIntegerField(
                         default=0,

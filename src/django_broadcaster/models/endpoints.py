@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..redaction import masked, place_of
+from ..redaction import SHORT_DIGEST, masked, place_of
 
 
 class OutboxWebhookEndpoint(models.Model):
@@ -33,3 +33,8 @@ class OutboxWebhookEndpoint(models.Model):
     def __str__(self) -> str:
         # The admin's log keeps this text when a user enables the endpoint again.
         return f"{place_of(masked(self.url))} of {self.backend}"
+
+    @property
+    def name(self) -> str:
+        """The beginning of the digest, by which errors name the endpoint."""
+        return self.identity[:SHORT_DIGEST]

@@ -48,6 +48,12 @@ class OutboxOperation(models.Model):
     left_alone = models.BigIntegerField(
         default=0, help_text=_("Events whose state had changed before their turn.")
     )
+    forget_inbox = models.JSONField(
+        default=list, blank=True, help_text=_("Names of the handlers that a replay runs again.")
+    )
+    skipped = models.BigIntegerField(
+        default=0, help_text=_("Replayed events that every handler had processed.")
+    )
     failures = models.PositiveSmallIntegerField(
         default=0, help_text=_("Consecutive failures of the next step in the database.")
     )

@@ -22,7 +22,7 @@ from ..signals import (
     rows_inserted,
     rows_to_insert,
 )
-from ..states import UNDELIVERED, OutboxEventStatus
+from ..states import RETRIES_OF_SETTINGS, UNDELIVERED, OutboxEventStatus
 from .managers import OutboxEventQuerySet, aware
 
 
@@ -69,7 +69,7 @@ class OutboxEvent(models.Model):
         null=True, blank=True, help_text=_("When it became a dead letter or was cancelled.")
     )
     retry_count = models.PositiveIntegerField(default=0)
-    max_retries = models.PositiveSmallIntegerField(default=3)
+    max_retries = models.PositiveSmallIntegerField(default=RETRIES_OF_SETTINGS)
     crash_count = models.PositiveSmallIntegerField(
         default=0, help_text=_("Relays that crashed while they delivered this event.")
     )

@@ -14,14 +14,11 @@
 from .asynchronous import asynchronous
 from .bulk import BATCH_SIZE, publish_many
 from .call import PublishCall, event_of
-from .columns import MAX_RETRIES, RETRIES_OF_SETTINGS
 from .model_rows import announce, fill_in
 from .single import publish_one
 
 __all__ = [
     "BATCH_SIZE",
-    "MAX_RETRIES",
-    "RETRIES_OF_SETTINGS",
     "PublishCall",
     "announce",
     "asynchronous",

@@ -15,10 +15,19 @@ from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, resolved
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.registry import event_registry
+from django_broadcaster.states import RETRIES_OF_SETTINGS
 from django_broadcaster.store import NewRow, identity_of, may_lack_characters
 
 from .asynchronous import refuse_in_event_loop
-from .columns import Delivery, columns_of, delivery_of, in_local_time, sealed
+from .columns import (
+    Delivery,
+    checked_retries,
+    columns_of,
+    delivery_of,
+    in_local_time,
+    sealed,
+)
 from .destinations import named, routed
 from .limits import check_accepted, check_characters, check_depth, check_statement
 
@@ -74,6 +83,7 @@ class PublishCall:
         self.stamp: Stamp | None = None
         self._default = default
         self._routed: dict[str, list[str]] = {}
+        self._retries: dict[tuple[str, str], int] = {}
         self.moment = datetime.now(UTC)
         self._use_tz = settings.USE_TZ
         self._now = self.moment if self._use_tz else in_local_time(self.moment)
@@ -118,7 +128,7 @@ class PublishCall:
             event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
         check_depth(event.data, columns.data, self.connection)
-        deliveries = _of_each(aliases, delivery)
+        deliveries = self._of_each(event.event_type, aliases, delivery)
         for alias, each in zip(aliases, deliveries, strict=True):
             check_accepted(alias, columns, each.config, self.connection)
         if self._seals:
@@ -132,13 +142,32 @@ class PublishCall:
             rows.append(NewRow._make((*columns, *each[1:], self._now, alias, identity)))
         return rows
 
+    def _of_each(self, event_type: str, aliases: list[str], delivery: Delivery) -> list[Delivery]:
+        """Return the delivery for each alias, with its own number of retries.
 
-def _of_each(aliases: list[str], delivery: Delivery) -> list[Delivery]:
-    """Return the delivery for each alias: one that was added gets no `publisher_config`."""
-    if not delivery.config or not any(map(backends.adds, aliases[1:])):
-        return [delivery] * len(aliases)
-    plain = delivery._replace(config=None, config_json="{}")
-    return [delivery, *(plain if backends.adds(alias) else delivery for alias in aliases[1:])]
+        An alias that was added for handlers gets no `publisher_config`.
+        """
+        deliveries = [delivery] * len(aliases)
+        if delivery.config and any(map(backends.adds, aliases[1:])):
+            plain = delivery._replace(config=None, config_json="{}")
+            added = (plain if backends.adds(alias) else delivery for alias in aliases[1:])
+            deliveries = [delivery, *added]
+        if delivery.max_retries is not RETRIES_OF_SETTINGS:
+            return deliveries
+        return [
+            each._replace(max_retries=self._retries_of(event_type, alias))
+            for alias, each in zip(aliases, deliveries, strict=True)
+        ]
+
+    def _retries_of(self, event_type: str, alias: str) -> int:
+        """Return the retries of a call without `max_retries`; raises InvalidEvent."""
+        found = self._retries.get((event_type, alias))
+        if found is None:
+            found = checked_retries(backends.max_retries(alias))
+            if event_registry.sets_max_retries and backends.runs_handlers(alias):
+                found = event_registry.max_retries_for(event_type, found)
+            self._retries[event_type, alias] = found
+        return found
 
 
 def _alias(using: object) -> str | None:

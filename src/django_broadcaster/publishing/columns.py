@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from django.conf import settings
@@ -13,23 +13,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from django_broadcaster import encryption
-from django_broadcaster.conf import conf
 from django_broadcaster.events import CloudEvent, check_identifier, encode_data, resolved
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.setting_rules import MAX_RETRIES
+from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
 from django_broadcaster.store import EventColumns, NewRow, as_stored
-
-MAX_RETRIES = 32_767
-"""The highest `max_retries`: the limit of the column in the database with the smallest integers."""
-
-
-class _OfSettings(int):
-    """The number of retries of a publish call without `max_retries`."""
-
-
-RETRIES_OF_SETTINGS: Final = _OfSettings(3)
-"""The default of `max_retries`: OUTBOX_MAX_RETRIES, which is 3 unless a project sets it."""
 
 _PENDING = OutboxEventStatus.PENDING.value
 _SCHEDULED = OutboxEventStatus.SCHEDULED.value
@@ -37,7 +26,10 @@ _BINARY = (bytes, bytearray, memoryview)
 
 
 class Delivery(NamedTuple):
-    """When and how often to deliver an event; `config_json` is `config` as it is written."""
+    """When and how often to deliver an event; `config_json` is `config` as it is written.
+
+    `max_retries` may be RETRIES_OF_SETTINGS, which depends on the backend and the event type.
+    """
 
     config: Mapping[str, Any] | None
     config_json: str
@@ -56,7 +48,9 @@ def delivery_of(
     config_json = "{}" if publisher_config is None else _json_config(publisher_config)
     due = now if scheduled_at is None else _due(scheduled_at)
     status = _PENDING if due <= now else _SCHEDULED
-    return Delivery(publisher_config, config_json, status, due, _retries(max_retries))
+    if max_retries is not RETRIES_OF_SETTINGS:
+        max_retries = checked_retries(max_retries)
+    return Delivery(publisher_config, config_json, status, due, max_retries)
 
 
 def columns_of(
@@ -158,9 +152,8 @@ def _max_lengths() -> list[tuple[int, int]]:
     ]
 
 
-def _retries(value: object) -> int:
-    if value is RETRIES_OF_SETTINGS:
-        value = conf.MAX_RETRIES
+def checked_retries(value: object) -> int:
+    """Return a number of retries; raises InvalidEvent."""
     if type(value) is not int:
         value = resolved(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_RETRIES:

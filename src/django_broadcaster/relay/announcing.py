@@ -15,13 +15,9 @@ from django_broadcaster.signals import event_failed, event_published, event_retr
 from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import PendingRow
 
-from .log_safety import loggable_event_error, loggable_traceback
 from .verdicts import Report, Verdicts, spends_retry
 
 logger = logging.getLogger("django_broadcaster.relay")
-
-MAX_LINES = 10
-"""Failed events of one batch with a line of their own; the line of the batch counts them all."""
 
 
 class Announcer:
@@ -79,9 +75,7 @@ class Announcer:
 
 def log_delivery(report: Report, backend: str, relay_id: int) -> None:
     """Log one line for a delivery: figures, and nothing of a payload."""
-    level = logging.WARNING if report.failed or report.retried else logging.DEBUG
-    logger.log(
-        level,
+    logger.debug(
         "Backend %r: %d published, %d retrying, %d dead-lettered, %d blocked by their keys, "
         "%d expired.",
         backend,
@@ -100,39 +94,6 @@ def log_delivery(report: Report, backend: str, relay_id: int) -> None:
             "expired": report.expired,
         },
     )
-
-
-def log_failures(verdicts: Verdicts, backend: str, relay_id: int) -> None:
-    """Log a line for each of the first events that failed: its id and the class of its error.
-
-    An unexpected error has its traceback. The text of an error is in the outbox, see `log_safety`.
-    """
-    failed = [
-        (row, error, f"retrying in {delay:.1f} s")
-        for row, delay, error in verdicts.retry
-        if error.sent
-    ]
-    failed += [(row, error, "dead-lettered") for row, error in verdicts.bury]
-    for row, error, fate in failed[:MAX_LINES]:
-        unforeseen = error.unforeseen
-        logger.warning(
-            "Event %s (id %d) of backend %r failed at attempt %d: %s; %s.",
-            row.event_id,
-            row.id,
-            backend,
-            row.retry_count + 1,
-            loggable_event_error(error),
-            fate,
-            extra={
-                "backend": backend,
-                "relay": relay_id,
-                "event_id": row.event_id,
-                "row": row.id,
-                "partition": row.partition,
-                "attempt": row.retry_count + 1,
-            },
-            exc_info=loggable_traceback(unforeseen) if unforeseen else None,
-        )
 
 
 def _heard(signal: Signal) -> bool:

@@ -17,6 +17,7 @@ from .db_connections import drop_all_connections, drop_connection, use_own_conne
 from .health import LoopState
 from .log_safety import class_names, explains_itself, loggable, loggable_traceback
 from .loop import DeliveryLoop
+from .outage import DatabaseOutage, Repeats
 from .polling import Poll
 from .separate_thread import SeparateThread
 from .verdicts import Report
@@ -57,10 +58,13 @@ class BackendThread(threading.Thread):
     same, the worker stops.
     """
 
-    def __init__(self, options: WorkerOptions, alias: str) -> None:
+    def __init__(
+        self, options: WorkerOptions, alias: str, outage: DatabaseOutage | None = None
+    ) -> None:
         super().__init__(name=f"relay-{alias}", daemon=True)
         self.alias = alias
-        self.succeeded = True
+        self.failure = ""
+        """Why the thread did not end as it should; empty if it did."""
         self._options = options
         self._stopping = threading.Event()
         self._poll = Poll(options.interval)
@@ -71,7 +75,9 @@ class BackendThread(threading.Thread):
         self.has_session = False
         """Whether the database's sessions are not shared, which a NOTIFY has shown."""
         self._has_died = False
-        self._last_error = ""
+        self._last_error = self._last_text = ""
+        self._outage = outage or DatabaseOutage(options.database)
+        self._unexpected = Repeats()
         self._backoff = Backoff()
         self._lost_lease = False
         """Whether no turn succeeded since a lease was lost."""
@@ -83,7 +89,7 @@ class BackendThread(threading.Thread):
             self._turn_on()
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
-            self.succeeded = False
+            self.failure = f"the thread of backend {self.alias!r} crashed: {class_names(error)}"
             self._has_died = True
             self._log(
                 logging.CRITICAL,
@@ -109,7 +115,7 @@ class BackendThread(threading.Thread):
                     self.alias,
                     failures,
                 )
-                self.succeeded = False
+                self.failure = f"backend {self.alias!r}: {self._last_text}"
                 break
             if report is None or report.found_work:
                 continue
@@ -192,6 +198,7 @@ class BackendThread(threading.Thread):
         except LeaseLost as error:
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
             self._joined = False
+            self._last_text = str(error)
             if self._lost_lease:  # the one before, too
                 self._stopping.wait(self._backoff.next())
             self._lost_lease = True
@@ -202,6 +209,8 @@ class BackendThread(threading.Thread):
         self._backoff.reset()
         self._lost_lease = False
         self._last_error = ""
+        self._outage.end(self.name)
+        self._unexpected.reset()
         if report.found_work:
             self._poll.reset()
         elif self._loop.rounds.is_operating:
@@ -211,18 +220,19 @@ class BackendThread(threading.Thread):
     def _recover(self, error: BaseException) -> None:
         """Log an error and pause; then continue under the same lease, if it is still valid."""
         pause = self._backoff.next()
-        self._last_error = type(error).__name__
+        self._last_error, self._last_text = type(error).__name__, loggable(error)
         self._loop.activity.begin("recovering", pause=pause)
-        is_database = isinstance(error, Error)
-        self._log(
-            logging.WARNING if is_database else logging.ERROR,
-            "Backend %r: %s error: %s; retrying in %.1f s.",
-            self.alias,
-            "Database" if is_database else "Unexpected",
-            loggable(error),
-            pause,
-            error=None if explains_itself(error) else error,
-        )
+        if isinstance(error, Error):
+            self._outage.note(self.name, error, pause)
+        elif self._unexpected.is_due(self._last_text):
+            self._log(
+                logging.ERROR,
+                "Backend %r: Unexpected error: %s; retrying in %.1f s.",
+                self.alias,
+                self._last_text,
+                pause,
+                error=None if explains_itself(error) else error,
+            )
         drop_connection(self._options.database)
         if self._joined:
             self._loop.forget()
@@ -242,7 +252,7 @@ class BackendThread(threading.Thread):
             state = "paused; undelivered events may remain"
         if state:
             self._log(logging.ERROR, "Drain stopped: backend %r is %s.", self.alias, state)
-            self.succeeded = False
+            self.failure = f"backend {self.alias!r} is {state}"
             return True
         try:
             return not self._loop.held.rows.has_due()

@@ -47,7 +47,9 @@ class Broker:
         else:
             self.runner = InTurn(self.runner, lock, self._attach)
         self.circuit = Circuit(**conf.CIRCUIT, clock=clock)  # type: ignore[arg-type]  # judged by checks.py
+        self._clock = clock
         self._is_open = False
+        self._away_since = 0.0
         self.error: str | None = None
         """Why the broker is unavailable; None if it is available."""
         self._shown: str | None = None
@@ -125,6 +127,7 @@ class Broker:
 
     def _note_unavailable(self, error: DeliveryError, *, doubted: bool = False) -> None:
         if self.error is None:
+            self._away_since = self._clock()
             logger.warning(
                 "Backend %r is unavailable: %s; its events wait.",
                 self._lease.backend,
@@ -136,7 +139,12 @@ class Broker:
 
     def _note_available(self) -> None:
         if self.error is not None:
-            logger.warning("Backend %r is available again.", self._lease.backend, extra=self._extra)
+            logger.warning(
+                "Backend %r is available again after %.1f s.",
+                self._lease.backend,
+                self._clock() - self._away_since,
+                extra=self._extra,
+            )
         self.circuit.succeeded()
         self.error = None
 

@@ -63,18 +63,18 @@ class Fetcher:
         return found._replace(is_cut=True) if more else found
 
     def fetch_these(
-        self, partitions: Collection[int], ids: Collection[int]
-    ) -> tuple[list[PendingRow], frozenset[int]]:
+        self, partitions: Collection[int], ids: Collection[int], *, timed: bool = False
+    ) -> tuple[Fetched, frozenset[int]]:
         """Return those of these rows that are pending there, and the ids that were left out.
 
         If all rows are too much for a batch, those with the highest ids are left out.
         """
         asked = sorted(ids)[: self._limit]
-        found = self._rows.fetch_these(partitions, asked, most=self._most)
+        found = self._rows.fetch_these(partitions, asked, most=self._most, timed=timed)
         self._note(found)
         if found.is_cut:
             asked = [row_id for row_id in asked if row_id <= found.rows[-1].id]
-        return list(found.rows), frozenset(ids).difference(asked)
+        return found, frozenset(ids).difference(asked)
 
     @property
     def _most(self) -> int:

@@ -44,6 +44,8 @@ class History:
         self._clock = clock
         self._next_write = 0.0
         self._next_time = 0.0
+        self.backlog: int | None = None
+        """The events that waited when this relay counted last; None if it does not count."""
 
     @property
     def has_news(self) -> bool:
@@ -74,6 +76,8 @@ class History:
         self._figures.circuit_open |= circuit_is_open
         if self._clock() >= self._next_write:
             self._next_write = self._clock() + WRITE_SECONDS
+            if not counts:
+                self.backlog = None  # another relay counts now
             self.write(counts=counts)
 
     def write(self, *, counts: bool) -> None:
@@ -81,6 +85,7 @@ class History:
         try:
             if counts:
                 self._count_waiting()
+                self.backlog = self._figures.backlog
             if self._figures:
                 samples = OutboxSample.objects.using(self._using)
                 add_to_minute(samples, self._backend, minute_of(timezone.now()), self._figures)
@@ -100,7 +105,7 @@ class History:
         (found,) = overviews(self._using, [self._backend], exact=BOUND)
         counts = (count_or_estimate(self._using, found, status) for status in WAITING)
         self._figures.backlog = sum(count.number for count in counts)
-        self._figures.oldest_age = round(1000 * found.lag)
+        self._figures.oldest_age = round(1000 * found.waiting_age)
 
 
 BOUND = 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from django_broadcaster.exceptions import (
@@ -111,9 +112,9 @@ class Judge:
         judged = {row.id for row in verdicts.rows} if alone else set()
         failures = {each.row.id: each for each in alone if each.row.id not in judged}
         # Read again: an operator may have cancelled them meanwhile.
-        rows = (
-            self._held.fetcher.fetch_these(self._held.partitions, failures)[0] if failures else []
-        )
+        rows: Sequence[PendingRow] = ()
+        if failures:
+            rows = self._held.fetcher.fetch_these(self._held.partitions, failures)[0].rows
         for row in rows:
             failure = failures[row.id]
             rounds = failure.rounds if failure.is_part else 0
@@ -132,4 +133,5 @@ def _own_error(failure: Failure) -> DeliveryError:
         spends_retry=not failure.is_part,
     )
     error.__cause__ = failure.error.__cause__
+    error.reason, error.handlers = failure.error.reason, failure.error.handlers
     return error

@@ -15,6 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Collection, Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
 from django.db import connections, models, transaction
@@ -95,6 +96,8 @@ class Lease:
         self._table = PartitionTable(using, backend)
         self._server: _Server | None = None
         self._records_ids = False
+        self._is_new = True
+        """Whether the lease has not taken partitions yet."""
         self._valid_until = 0.0
         self._judges_from = 0.0
 
@@ -114,6 +117,7 @@ class Lease:
         )
         self.relay_id = relay.pk
         self.partitions = frozenset()
+        self._is_new = True
         self._valid_until = asked_at + self.seconds
         if self.takes_share:
             # In two steps: if the answer to the first is lost, the row is unknown to this relay,
@@ -243,19 +247,45 @@ class Lease:
         found = list(
             relays.annotate(
                 stale=models.ExpressionWrapper(stale, models.BooleanField()), epoch=DatabaseEpoch()
-            ).values_list("pk", "stale", "takes_share", "epoch")
+            ).values_list("pk", "stale", "takes_share", "epoch", "name", "heartbeat_at")
         )
-        states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, _ in found}
+        states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, *_ in found}
         if self.relay_id not in states:
             raise LeaseLost(f"the lease {self.relay_id} of backend {self.backend!r} was taken away")
-        self._notice_jump(float(found[0][-1]), asked_at, looks_stale=states[self.relay_id][0])
+        epoch = float(found[0][3])
+        self._notice_jump(epoch, asked_at, looks_stale=states[self.relay_id][0])
         for pk, (is_stale, _) in states.items():
             if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
                 fence(pk, self._table, self.seconds, self.clock)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
-        before = self.partitions
-        self.partitions = self._table.take_share(self.relay_id, self._share(sharing))
+        before, share = self.partitions, self._share(sharing)
+        self.partitions = self._table.take_share(self.relay_id, share)
+        if self.takes_share and (self._is_new or len(self.partitions) != len(before)):
+            others = {pk: (name, epoch - beat.timestamp()) for pk, *_, name, beat in found}
+            del others[self.relay_id]
+            self._log_share(share, {pk: others[pk] for pk in sharing if pk in others})
+        self._is_new = False
         return self.partitions != before
+
+    def _log_share(self, share: int, others: Mapping[int, tuple[str, float]]) -> None:
+        """Log how many partitions this relay has, and at its start for which lease it waits.
+
+        `others` has the name of each relay, and the seconds since its last heartbeat.
+        """
+        waits_for = ""
+        if self._is_new and len(self.partitions) < share and others:
+            name, age = max(others.values(), key=itemgetter(1))
+            left = max(0.0, self.seconds - age)
+            waits_for = f"; waiting for relay {name} (lease expires in {left:.1f} s if it is dead)"
+        logger.info(
+            "Backend %r: %s with %d of %d partitions%s.",
+            self.backend,
+            "joined" if self._is_new else "continuing",
+            len(self.partitions),
+            conf.PARTITIONS,
+            waits_for,
+            extra={"backend": self.backend, "relay": self.relay_id},
+        )
 
     def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
         """Fence no relay for the time of a lease if the database's clock jumped ahead.

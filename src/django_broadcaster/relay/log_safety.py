@@ -2,16 +2,22 @@
 
 The text of an event's error may repeat the event: it comes from a handler, a database or a broker.
 It is stored with the payload, in the outbox (`last_error` and the failed attempts), for those who
-may read that. The log has the class of the error, and where it was raised.
+may read that. The log has a broker's status, or the class of the error and where it was raised.
 """
 
 from __future__ import annotations
 
+import os.path
 import re
+import sys
+import sysconfig
+from functools import lru_cache
+from traceback import walk_tb
 from types import TracebackType
 
 from django.db import Error
 
+import django_broadcaster
 from django_broadcaster.exceptions import (
     ArchiveError,
     BackendConfigurationError,
@@ -23,6 +29,12 @@ from django_broadcaster.store import MIGRATE, lacks_migration
 from .decryption import NotDecryptable
 
 _DETAIL = re.compile(r"\n\s*(DETAIL|CONTEXT|STATEMENT):.*", re.DOTALL)
+
+WITHHELD = "text withheld, as it may contain the payload; outbox_inspect shows an event's errors"
+
+_PACKAGE = os.path.join(os.path.dirname(django_broadcaster.__file__), "")
+_PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_LIBRARIES = (*(os.path.join(path, "") for path in _PATHS), "<")
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -47,17 +59,52 @@ def loggable(error: BaseException) -> str:
     return f"{text} ({MIGRATE})" if lacks_migration(error) else text
 
 
-def loggable_event_error(error: BaseException) -> str:
-    """Return what may be logged of the error of an event: its class, in nearly all cases.
+def loggable_event_error(error: DeliveryError) -> str:
+    """Return what may be logged of the error of an event: the reason, in a few words.
 
-    Only the relay's own error about a missing key has its text. Any other class may be raised by a
-    backend or a handler, with the event in its text.
+    That is the status or code of a broker, or for each handler that failed its name, the class of
+    what it raised, and where. Any other error may have the event in its text, so that only its
+    class and its place are logged. The relay's own error about a missing key has its text.
     """
-    return (
-        f"{class_names(error)} ({error})"
-        if isinstance(error, NotDecryptable)
-        else class_names(error)
-    )
+    if isinstance(error, NotDecryptable):
+        return f"{class_names(error)} ({error})"
+    if error.handlers:
+        return "; ".join(f"handler {name}: {_class_and_place(e)}" for name, e in error.handlers)
+    if error.reason:
+        return error.reason
+    if error.unforeseen is not None:
+        return _class_and_place(error.unforeseen)
+    return class_names(error)
+
+
+def _class_and_place(error: BaseException) -> str:
+    name, reason = class_names(error), getattr(error, "reason", "")
+    if reason and isinstance(error, DeliveryError):
+        return f"{name} ({reason})"
+    place = place_of(error)
+    return f"{name} at {place}" if place else name
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and line of the project where an error was raised, as in `shop/pay.py:12`.
+
+    If no line of its traceback is the project's, that is the first line of another package.
+    """
+    others = [
+        (frame.f_code.co_filename, line)
+        for frame, line in walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith(_PACKAGE)
+    ]
+    projects = [each for each in others if not each[0].startswith(_LIBRARIES)]
+    found = projects[-1:] or others[:1]
+    return "".join(f"{_short(path)}:{line}" for path, line in found)
+
+
+@lru_cache(maxsize=256)
+def _short(path: str) -> str:
+    """Return the path of a file below the folder that it is imported from."""
+    roots = (os.path.join(os.path.abspath(root), "") for root in sys.path)
+    return path[max((len(root) for root in roots if path.startswith(root)), default=0) :]
 
 
 def class_names(error: BaseException) -> str:
@@ -67,11 +114,22 @@ def class_names(error: BaseException) -> str:
     return f"{name} from {type(cause).__name__}" if cause is not None else name
 
 
-def loggable_traceback(error: BaseException) -> ExcInfo:
-    """Return the traceback of an error for `exc_info`, with its class in place of its text."""
-    hint = "text withheld, as it may contain the payload; outbox_inspect shows an event's errors"
-    stand_in = TextWithheld(f"{class_names(error)} ({hint})")
-    return TextWithheld, stand_in, error.__traceback__
+def loggable_traceback(error: BaseException, *, shows: bool = True) -> ExcInfo:
+    """Return an error for `exc_info`: its class and traceback, without its text.
+
+    With `shows=False` it has no traceback.
+    """
+    kind = type(error)
+    reason = error.reason if isinstance(error, DeliveryError) else ""
+    stand_in = _stand_in(kind.__module__, kind.__qualname__)(reason or WITHHELD)
+    return kind, stand_in, error.__traceback__ if shows else None
+
+
+@lru_cache(maxsize=256)
+def _stand_in(module: str, name: str) -> type[TextWithheld]:
+    """Return a class with the name of another: formatters print that, and no code of it runs."""
+    names = {"__module__": module, "__qualname__": name}
+    return type(name.rpartition(".")[2], (TextWithheld,), names)
 
 
 def explains_itself(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from .announcing import log_delivery
 from .batch import Source
 from .broker import Broker
 from .circuit import Circuit
+from .failure_log import FailureLog
 from .health import Activity
 from .holdings import Holdings
 from .isolation import read_committed
@@ -61,6 +62,7 @@ class DeliveryLoop:
         self.rounds = Rounds(self.lease, self.broker, self._runner, self.activity, clock)
         self.is_wanted: Callable[[], bool] = _never
         """Whether there may be something to deliver now: rounds make way for it."""
+        self._failure_log = FailureLog(alias, clock)
         self._pipeline: Pipeline | None = None
         self._found_work = False
 
@@ -95,7 +97,8 @@ class DeliveryLoop:
             blocks_when_exhausted=backends.blocks_when_exhausted(self.alias),
         )
         sender = Sender(held, self.broker.backend, self.broker.runner)
-        self._pipeline = Pipeline(held, sender, judge, Settler(held, self._runner))
+        settler = Settler(held, self._runner, self._failure_log)
+        self._pipeline = Pipeline(held, sender, judge, settler)
         self.broker.forget_shown()
         self.forget()
 
@@ -174,7 +177,7 @@ class DeliveryLoop:
         with suppress(LeaseLost):  # then another relay delivers it
             self.held.hasten(self.broker.backend.returned())
             self._joined.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
-        self.rounds.history.write(counts=False)
+        self.rounds.end()
 
     @property
     def held(self) -> Holdings:
@@ -222,8 +225,7 @@ class DeliveryLoop:
         self.broker.show()
         if report.found_work:
             self._found_work = True
-            self.rounds.note_work()
-            self.rounds.history.note(report)
+            self.rounds.note(report)
             log_delivery(report, self.alias, self.lease.relay_id)
             if batch_settled.has_listeners(DeliveryLoop):
                 self._runner.run(

@@ -14,6 +14,7 @@ from django.db import Error, connections
 
 from django_broadcaster.archives import Stored, create_archive, store_first, take_out
 from django_broadcaster.exceptions import ArchiveError
+from django_broadcaster.inbox_replay import prepare_replay
 from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.signals import operation_ended
 from django_broadcaster.store import Window, move_chunk, note_failure
@@ -96,7 +97,9 @@ class Operations:
     def _step(self, pk: int) -> bool:
         """Move a chunk of the operation; return True if this relay could."""
         try:
-            operation = move_chunk(self._operations, pk, self._events, self._window, self._way_out)
+            operation = move_chunk(
+                self._operations, pk, self._events, self._window, self._way_out, prepare_replay
+            )
         except ArchiveError as error:
             operation = self._failed(pk, error, for_good=False)
         except Error as error:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from django.db import Error
+
 from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 
@@ -15,7 +17,8 @@ from .db_connections import drop_all_connections, drop_connection, use_own_conne
 from .health import Activity
 from .lease import HEARTBEATS_PER_LEASE
 from .listener import Listener
-from .log_safety import class_names, explains_itself, loggable, loggable_traceback
+from .log_safety import class_names, loggable, loggable_traceback
+from .outage import DatabaseOutage, Repeats
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -29,10 +32,14 @@ class Pacemaker(threading.Thread):
     The thread has its own connection, so a relay does not lose its lease because of a slow broker.
     """
 
-    def __init__(self, using: str, threads: Sequence[BackendThread]) -> None:
+    def __init__(
+        self, using: str, threads: Sequence[BackendThread], outage: DatabaseOutage
+    ) -> None:
         super().__init__(name="relay-pacemaker", daemon=True)
         self._using = using
         self._threads = threads
+        self._outage = outage
+        self._unexpected = Repeats()
         self._ended = threading.Event()
         self.has_died = False
         """Whether the thread ended because of an error."""
@@ -67,6 +74,8 @@ class Pacemaker(threading.Thread):
             self._recover(error)
         else:
             self._backoff.reset()
+            self._outage.end(self.name)
+            self._unexpected.reset()
 
     def end(self) -> None:
         """Stop; waits for the last heartbeat."""
@@ -77,14 +86,15 @@ class Pacemaker(threading.Thread):
         """Log an error, pause, and continue with a new connection."""
         pause = self._backoff.next()
         self.activity.begin("recovering", pause=pause)
-        foreseen = explains_itself(error)
-        logger.log(
-            logging.WARNING if foreseen else logging.ERROR,
-            "Heartbeat failed: %s; retrying in %.1f s.",
-            loggable(error),
-            pause,
-            exc_info=None if foreseen else loggable_traceback(error),
-        )
+        if isinstance(error, Error):
+            self._outage.note(self.name, error, pause)
+        elif self._unexpected.is_due(text := loggable(error)):
+            logger.error(
+                "Heartbeat failed: %s; retrying in %.1f s.",
+                text,
+                pause,
+                exc_info=loggable_traceback(error),
+            )
         drop_connection(self._using)
         self._listener.reset()
         self._ended.wait(pause)

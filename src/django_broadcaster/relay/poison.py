@@ -30,7 +30,9 @@ def is_poison(row: PendingRow) -> bool:
 
 def crash_error(row: PendingRow) -> Rejected:
     """Return the error of a poison message, which its row keeps as the last one."""
-    return Rejected(f"The relay crashed {row.crash_count} times while delivering this event.")
+    error = Rejected(f"The relay crashed {row.crash_count} times while delivering this event.")
+    error.reason = f"the relay crashed {row.crash_count} times"
+    return error
 
 
 @contextmanager

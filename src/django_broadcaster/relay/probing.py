@@ -62,8 +62,8 @@ class Probe:
         """Return rows, and whether some were left out for their size."""
         if not ids:
             return [], False
-        rows, left_out = self._held.fetcher.fetch_these(self._held.partitions, ids)
-        return rows, bool(left_out)
+        found, left_out = self._held.fetcher.fetch_these(self._held.partitions, ids)
+        return found.rows, bool(left_out)
 
     def _untried(self) -> _Heads:
         """Pick among the events that were not tried.

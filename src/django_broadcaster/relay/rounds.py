@@ -15,6 +15,8 @@ from .lease import Lease
 from .operations import Operations
 from .purging import Purge
 from .separate_thread import Runner
+from .summary import Summary
+from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
 
@@ -54,6 +56,7 @@ class Rounds:
         self._activity = activity
         self._clock = clock
         self._purge = Purge(lease.using, lease.backend, runner, lease.clock, monotonic=clock)
+        self._summary = Summary(lease.backend, clock)
         self._relays_known = 0
         self._looked_at = -FRESH_SECONDS
         self._next_at = 0.0
@@ -103,9 +106,17 @@ class Rounds:
         operates = pulse.operation and self._operates
         return not (changed or operates or (waits and not self.is_paused))
 
-    def note_work(self) -> None:
-        """Note that events were delivered, so that the next round is soon."""
+    def note(self, report: Report) -> None:
+        """Note that events were delivered: add the figures, and let the next round be soon."""
+        self.history.note(report)
+        self._summary.note(report)
         self._next_when_idle = min(self._next_when_idle, self._next_at)
+
+    def end(self) -> None:
+        """Write the last figures."""
+        self.history.write(counts=False)
+        if self._lease.takes_share:
+            self._summary.end(self._lease.relay_id, self.history.backlog)
 
     @property
     def is_operating(self) -> bool:
@@ -134,6 +145,8 @@ class Rounds:
         self._broker.show()
         circuit = self._broker.circuit
         self.history.run(counts=is_purger, circuit_is_open=not circuit.is_closed)
+        if self._lease.takes_share:
+            self._summary.run(self._lease.relay_id, self.history.backlog)
         self._looked_at = now = self._clock()
         self._next_at = now + (0 if more else TICK_SECONDS)
         if is_purger and self._purge.is_behind:

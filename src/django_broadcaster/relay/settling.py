@@ -13,8 +13,9 @@ from dataclasses import replace
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.redaction import error_text
 
-from .announcing import Announcer, log_failures
+from .announcing import Announcer
 from .batch import Batch
+from .failure_log import FailureLog
 from .holdings import Holdings
 from .separate_thread import Runner
 from .verdicts import Report, Verdicts, spends_retry
@@ -28,9 +29,10 @@ LOCKED_PAUSE = 0.1
 class Settler:
     """Settles the deliveries of one lease; each statement is fenced by the lease."""
 
-    def __init__(self, held: Holdings, runner: Runner) -> None:
+    def __init__(self, held: Holdings, runner: Runner, failure_log: FailureLog) -> None:
         self._held = held
         self._runner = runner
+        self._failure_log = failure_log
         self._announcer = Announcer(held.lease.using)
         self._unsettled: Batch | None = None
 
@@ -64,7 +66,7 @@ class Settler:
         held.blocked.add(row for row, _, _ in verdicts.retry)
         held.waiting.add(verdicts.put_off)
         self._unsettled = None
-        log_failures(verdicts, held.lease.backend, held.lease.relay_id)
+        self._failure_log.write(verdicts, held.lease.relay_id)
         if self._announcer.has_news:
             self._runner.run(self._announcer.announce, verdicts)
         return report

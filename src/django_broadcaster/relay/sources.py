@@ -29,8 +29,10 @@ class Backlog:
         held = self._held
         held.watermark.check_writers()
         again, is_all = held.watermark.again(self._limit)
-        before, unseen = held.fetcher.fetch_these(held.partitions, again) if again else ([], NONE)
-        before = [row for row in before if row.id not in held.locked]
+        below, unseen = Fetched(), NONE
+        if again:
+            below, unseen = held.fetcher.fetch_these(held.partitions, again, timed=self._timed)
+        before = [row for row in below.rows if row.id not in held.locked]
         room = self._limit - len(before) if is_all and not unseen else 0
         after = Fetched()
         if room:
@@ -40,7 +42,7 @@ class Backlog:
             )
         return Batch(
             rows=[*before, *after.rows],
-            due=after.due,
+            due={**below.due, **after.due},
             again=again,
             unseen=unseen,
             last=after.rows[-1].id if after.rows else 0,

@@ -47,6 +47,8 @@ class Supervisor:
         self._places = [_Place() for _ in range(count)]
         self._stopping = threading.Event()
         self.activity = Activity()
+        self.failure = ""
+        """Why the processes did not end as they should; empty if they did."""
 
     @property
     def is_stopping(self) -> bool:
@@ -121,7 +123,12 @@ class Supervisor:
                 process.kill()
                 process.wait()
         # A process that the signal ended had not begun: a worker that has begun exits with 0.
-        return all(process.returncode in (0, -signal.SIGTERM) for process in running)
+        self.failure = "; ".join(
+            f"relay process {process.pid} exited with status {process.returncode}"
+            for process in running
+            if process.returncode not in (0, -signal.SIGTERM)
+        )
+        return not self.failure
 
 
 class _Place:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 
+from django_broadcaster import __version__
 from django_broadcaster.conf import conf
 from django_broadcaster.idle_connections import return_to_pools
 from django_broadcaster.signals import relay_started
@@ -15,6 +17,7 @@ from .backend_thread import BackendThread, WorkerOptions
 from .db_connections import warn_of_small_pool
 from .gc_tuning import seldom_collected
 from .health import RelayState
+from .outage import DatabaseOutage
 from .pacemaker import Pacemaker
 from .supervisor import is_orphaned
 
@@ -29,8 +32,11 @@ class Worker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        self._threads = [BackendThread(options, alias) for alias in options.backends]
-        self._pacemaker = Pacemaker(options.database, self._threads)
+        outage = DatabaseOutage(options.database)
+        self._threads = [BackendThread(options, alias, outage) for alias in options.backends]
+        self._pacemaker = Pacemaker(options.database, self._threads, outage)
+        self.failure = ""
+        """Why the relay did not end as it should; empty if it did."""
 
     def stop(self) -> None:
         """Stop after the batches in flight; a signal handler or any thread may call this."""
@@ -59,10 +65,27 @@ class Worker:
         )
         warn_of_small_pool(options.database, options.backends)
         return_to_pools()  # from here on this thread only waits
+        logger.info(
+            "Relay started: django-broadcaster %s, host %s, process %d, database %r, backends %s.",
+            __version__,
+            socket.gethostname(),
+            os.getpid(),
+            options.database,
+            ", ".join(map(repr, options.backends)),
+        )
+        began = time.monotonic()
         with seldom_collected():
-            return self._run()
+            self._run()
+        logger.info(
+            "Relay stopped after %.0f s: host %s, process %d%s.",
+            time.monotonic() - began,
+            socket.gethostname(),
+            os.getpid(),
+            f", {self.failure}" if self.failure else "",
+        )
+        return not self.failure
 
-    def _run(self) -> bool:
+    def _run(self) -> None:
         for thread in (*self._threads, self._pacemaker):
             thread.start()
         for thread in self._threads:
@@ -70,9 +93,16 @@ class Worker:
                 thread.join(1)  # in slices, so that signals are handled in between
                 self._end_if_crippled()
                 self._end_if_orphaned()
-        in_time = self._join(conf.SHUTDOWN_TIMEOUT)
+        if any(thread.is_alive() for thread in self._threads):
+            logger.info(
+                "Relay stopping: waiting up to %g s for running batches.", conf.SHUTDOWN_TIMEOUT
+            )
+        failures = self._join(conf.SHUTDOWN_TIMEOUT)
         self._pacemaker.end()
-        return in_time and not self._is_crippled and all(t.succeeded for t in self._threads)
+        failures += [thread.failure for thread in self._threads if thread.failure]
+        if self._pacemaker.has_died:
+            failures.append("the heartbeat thread crashed")
+        self.failure = "; ".join(failures)
 
     @property
     def _is_crippled(self) -> bool:
@@ -95,8 +125,11 @@ class Worker:
             logger.error("The supervisor of this relay process ended; shutting down.")
             self.stop()
 
-    def _join(self, timeout: float) -> bool:
-        """Wait for the threads; release the leases of those that do not end in time."""
+    def _join(self, timeout: float) -> list[str]:
+        """Wait for the threads; release the leases of those that do not end in time.
+
+        Return what there is to say about them.
+        """
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -106,4 +139,6 @@ class Worker:
             releaser.start()
         for releaser in releasers:
             releaser.join(RELEASE_SECONDS)
-        return not late
+        return [
+            f"a batch of backend {t.alias!r} was still running after {timeout:g} s" for t in late
+        ]

@@ -30,10 +30,21 @@ from .fetch import Fetched, Head, PendingRow
 from .insert import insert_event, insert_row
 from .insert_many import insert_events, insert_rows, text_array
 from .json_columns import as_stored, growth, max_depth
+from .judgement import (
+    Endpoints,
+    Facts,
+    Judgement,
+    Level,
+    State,
+    attempts_of,
+    judge,
+    judgements,
+)
 from .missing_migration import MIGRATE, lacks_migration
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
 from .operations import is_served, move_chunk, note_failure, request_operation
+from .outcomes import Outcome, outcome_of
 from .overview import EXACT, Overview, overviews
 from .packets import (
     BYTES_OF_A_CHARACTER,
@@ -53,7 +64,7 @@ from .purge import (
 )
 from .relay import RelayRows
 from .relay_sql import TIMELINE, keep_plans, relay_cursor
-from .samples import Figures, add_to_minute, minute_of
+from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
 from .time_partitioning import partition_outbox
@@ -79,19 +90,27 @@ __all__ = [
     "Count",
     "DatabaseClock",
     "DatabaseEpoch",
+    "Endpoints",
     "EventColumns",
+    "Facts",
     "Fetched",
     "Figures",
     "Head",
+    "Judgement",
+    "Level",
     "NewRow",
+    "Outcome",
     "Overview",
     "PendingRow",
+    "Recent",
     "RelayRows",
     "SameError",
+    "State",
     "StoredRow",
     "Window",
     "add_to_minute",
     "as_stored",
+    "attempts_of",
     "blocked_keys",
     "client_charset",
     "copy_to_archive",
@@ -112,6 +131,8 @@ __all__ = [
     "insert_rows",
     "is_partitioned",
     "is_served",
+    "judge",
+    "judgements",
     "keep_ahead",
     "keep_plans",
     "lacks_migration",
@@ -125,6 +146,7 @@ __all__ = [
     "move_chunk",
     "narrow_columns",
     "note_failure",
+    "outcome_of",
     "overviews",
     "partition_outbox",
     "pause",
@@ -133,6 +155,7 @@ __all__ = [
     "postgres_encoding",
     "purge_entries",
     "read_stored",
+    "recent_minutes",
     "relay_cursor",
     "request_operation",
     "resume",

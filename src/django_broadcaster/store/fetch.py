@@ -41,6 +41,8 @@ class PendingRow(NamedTuple):
 
 _NAMES = (*PendingRow._fields[:-1], PARTITION)
 
+_NAMES_AND_DUE = (*_NAMES, "scheduled_at")
+
 _COLUMNS = ", ".join(f"{name}{{text}}" if name in JSON_COLUMNS else name for name in _NAMES)
 
 _WIDTH = len(_NAMES)
@@ -107,15 +109,14 @@ class FetchSQL(BoundedSQL, BackendSQL):
         )
         backend = [self.backend, start, self.backend]
         found, sizes, is_cut = self._select_within(
-            (*_NAMES, "scheduled_at") if timed else _NAMES,
+            _NAMES_AND_DUE if timed else _NAMES,
             source,
             [*backend, *self._values_of_ignored()],
             order=self._pending.order,
             most=most,
             each=each,
         )
-        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
-        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+        return self._fetched(found, sizes, is_cut, timed=timed)
 
     def _in_partitions(self, partitions: frozenset[int]) -> str:
         """Return the condition that a row is in these partitions, which rarely change."""
@@ -158,7 +159,12 @@ class FetchSQL(BoundedSQL, BackendSQL):
         return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
 
     def fetch_these(
-        self, partitions: Collection[int], ids: Collection[int], *, most: int = UNBOUNDED
+        self,
+        partitions: Collection[int],
+        ids: Collection[int],
+        *,
+        most: int = UNBOUNDED,
+        timed: bool = False,
     ) -> Fetched:
         """Return the rows with these ids that are pending in the partitions, as `fetch` does."""
         source = (
@@ -166,10 +172,11 @@ class FetchSQL(BoundedSQL, BackendSQL):
             f"AND {self._stands_in('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
         )
         params = [*self._values(ids), *self._values(partitions)]
+        names = _NAMES_AND_DUE if timed else _NAMES
         found, sizes, is_cut = self._select_within(
-            _NAMES, source, params, order="id", most=most, each=None
+            names, source, params, order="id", most=most, each=None
         )
-        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0))
+        return self._fetched(found, sizes, is_cut, timed=timed)
 
     def read(self, row_id: int) -> PendingRow | None:
         """Return the row with an id in any status; None if it does not exist."""
@@ -177,6 +184,12 @@ class FetchSQL(BoundedSQL, BackendSQL):
         sql = f"SELECT {columns} FROM {EVENTS} WHERE id = %s"
         found = self._as_rows(self._select(sql, [row_id]))
         return found[0] if found else None
+
+    def _fetched(
+        self, found: Sequence[Any], sizes: Sequence[int], is_cut: bool, *, timed: bool
+    ) -> Fetched:
+        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
 
     def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
         """Return the columns of `_NAMES` as rows, without further columns."""

@@ -8,7 +8,7 @@ a time, in the order of their requests: a cancel before a replay stays before it
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -40,6 +40,7 @@ def request_operation(
     *,
     by: str,
     user_pk: str = "",
+    forget_inbox: Sequence[str] = (),
 ) -> OutboxOperation:
     """Request that the relays move the selected events that are in the outbox now.
 
@@ -52,6 +53,7 @@ def request_operation(
         selection=selection.as_json(),
         requested_by=by[:255],
         user_pk=user_pk,
+        forget_inbox=list(forget_inbox),
         start=span.start,
         position=span.start,
         last=span.last,
@@ -65,6 +67,13 @@ def is_served(relays: models.QuerySet[OutboxRelay]) -> bool:
     age = ExpressionWrapper(DatabaseNow() - F("heartbeat_at"), output_field=DurationField())
     lease = timedelta(seconds=conf.LEASE_SECONDS)
     return relays.annotate(age=age).filter(takes_share=True, age__lte=lease).exists()
+
+
+PrepareReplay = Callable[[OutboxEventQuerySet, Sequence[str]], int]
+"""Prepares the inbox for a replay, in its transaction; returns how many events run no handler.
+
+It is given the events, and the names of the handlers whose notes it deletes.
+"""
 
 
 class WayOut(Protocol):
@@ -87,6 +96,7 @@ def move_chunk(
     events: OutboxEventQuerySet,
     window: Window,
     way_out: WayOut,
+    prepare_replay: PrepareReplay,
 ) -> OutboxOperation | None:
     """Move the next events of an operation, and return it; None as `locked` does.
 
@@ -105,6 +115,9 @@ def move_chunk(
             return None  # another relay was faster
         began = time.monotonic()
         chunk = _before_locked(events, stored or next_chunk(operation, events, window))
+        if operation.kind == OperationKind.REPLAY and chunk.ids:
+            replayed = events.filter(id__in=chunk.ids)
+            operation.skipped += prepare_replay(replayed, operation.forget_inbox)
         _move(operation, events, chunk, way_out)
         operation.save(using=operations.db)
     if not chunk.is_full:

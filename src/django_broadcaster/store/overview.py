@@ -27,6 +27,9 @@ FIRST = 2_000
 It is usually the first one, but a scheduled or replayed event may have a lower id.
 """
 
+ERROR = 300
+"""Characters of an error that are read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
@@ -35,9 +38,9 @@ class Overview:
     `blocked` counts events of keys whose first event is in retry, and `failed` counts dead letters.
     The states in `at_least` may have more events than was counted. `oldest_due` is the earliest
     time at which a waiting event was due. `oldest_retry` is the time at which the first event in
-    retry was created. `relays` counts those that hold a lease, and `free_partitions` belong to no
-    relay. `away_since` is the time since which a relay could not reach the broker, and
-    `away_because` its error.
+    retry was created, and `retry_error` the start of its error. `relays` counts those that hold a
+    lease, and `free_partitions` belong to no relay. `away_since` is the time since which a relay
+    could not reach the broker, and `away_because` its error.
     """
 
     backend: str
@@ -49,6 +52,7 @@ class Overview:
     at_least: frozenset[str] = frozenset()
     oldest_due: datetime | None
     oldest_retry: datetime | None
+    retry_error: str
     relays: int
     free_partitions: int
     away_since: datetime | None
@@ -67,6 +71,20 @@ class Overview:
         return _age(self.oldest_retry)
 
     @property
+    def oldest_waiting(self) -> datetime | None:
+        """The time since which the oldest event of the backlog waits.
+
+        A blocked event is younger than the event in retry before it.
+        """
+        moments = [each for each in (self.oldest_due, self.oldest_retry) if each is not None]
+        return min(moments, default=None)
+
+    @property
+    def waiting_age(self) -> float:
+        """Seconds for which the oldest event of the backlog waits; 0 if the backlog is empty."""
+        return _age(self.oldest_waiting)
+
+    @property
     def undelivered(self) -> int:
         """The number of undelivered events, a minimum if `at_least` has their states."""
         return self.pending + self.scheduled + self.retry + self.blocked
@@ -78,8 +96,9 @@ class Overview:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
-        ages = {"lag": round(self.lag, 3), "retry_age": round(self.retry_age, 3)}
-        return {**asdict(self), "at_least": sorted(self.at_least), **ages}
+        ages = ("lag", "retry_age", "waiting_age")
+        rounded = {name: round(getattr(self, name), 3) for name in ages}
+        return {**asdict(self), "at_least": sorted(self.at_least), **rounded}
 
 
 def _age(moment: datetime | None) -> float:
@@ -164,6 +183,7 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
         f"(SELECT MIN(scheduled_at) FROM {EVENTS} WHERE publisher_backend = %s "
         "AND status IN ('scheduled', 'retry') AND scheduled_at <= %s), "
         f"(SELECT created_at FROM {EVENTS} WHERE id = first_retry), "
+        f"(SELECT SUBSTR(last_error, 1, {ERROR}) FROM {EVENTS} WHERE id = first_retry), "
         f"(SELECT COUNT(*) {living}), "
         f"({FREE_PARTITIONS}), "
         f"(SELECT circuit_open_since {away}), (SELECT circuit_error {away}), "
@@ -179,7 +199,7 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()
-    counts, at_least = _read_counts(scans, row[9:], exact)
+    counts, at_least = _read_counts(scans, row[10:], exact)
     due = [moment for value in row[:2] if (moment := stored_moment(value, using))]
     return Overview(
         backend=backend,
@@ -187,12 +207,13 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
         at_least=at_least,
         oldest_due=min(due, default=None),
         oldest_retry=stored_moment(row[2], using),
-        relays=row[3],
-        free_partitions=row[4],
-        away_since=stored_moment(row[5], using),
-        away_because=row[6] or "",
-        paused_at=stored_moment(row[7], using),
-        paused_by=row[8] or "",
+        retry_error=row[3] or "",
+        relays=row[4],
+        free_partitions=row[5],
+        away_since=stored_moment(row[6], using),
+        away_because=row[7] or "",
+        paused_at=stored_moment(row[8], using),
+        paused_by=row[9] or "",
     )
 
 

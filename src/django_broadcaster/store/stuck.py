@@ -2,92 +2,124 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 from django.db import connections
+
+from django_broadcaster.models.managers import stored_moment
 
 from .sql import EVENTS
 
 
 class BlockedKey(NamedTuple):
-    """A key whose event `head` waits for a retry, which blocks at least `behind` events."""
+    """A key whose event `head` waits for a retry, which blocks `behind` events, or `more`."""
 
     key: str
     head: int
     behind: int
+    more: bool = False
+
+
+class _Part(NamedTuple):
+    """Waiting events of a key: its first one in retry, the number of blocked ones, or `more`."""
+
+    head: int | None
+    blocked: int
+    more: bool = False
 
 
 class SameError(NamedTuple):
-    """Dead letters with the same beginning of their error; `newest` is the highest id."""
+    """Dead letters with the same beginning of their error; `newest` is the highest id.
+
+    `first_seen` and `last_seen` are when the first and the last of them became a dead letter.
+    """
 
     error: str
     letters: int
     newest: int
+    first_seen: datetime | None = None
+    last_seen: datetime | None = None
 
 
-_BLOCKED = "status = 'blocked'"
-_WAITING = {"mysql": "status = 'retry'"}
-"""The condition for the first event of a blocked key.
+_WALKS = {"mysql": ("status = 'retry'", "status = 'blocked'")}
+"""The conditions of the walks that read all waiting events in the order of their keys.
 
-On MariaDB and MySQL, the status is the first column of the index. Elsewhere the index has both
-statuses, and the first row of a key is in retry.
+On MariaDB and MySQL, the status is the first column of the index, so each status needs a walk.
 """
+
+WINDOW = 2_000
+"""Rows of one query, and the most events of a key that are counted."""
+
+WINDOWS = 25
+"""Maximum of queries of one walk."""
 
 ERROR_HEAD = 200
 """Characters by which errors are compared."""
 
 
-def blocked_keys(using: str, backend: str, limit: int, most_behind: int) -> list[BlockedKey]:
-    """Return the first `limit` blocked keys by name; count up to `most_behind` + 1 events each."""
-    keys = _waiting_keys(using, backend, limit)
-    if not keys:
-        return []
-    waiting = _WAITING.get(connections[using].vendor, "status IN ('retry', 'blocked')")
-    # Conditions are ranges: with equalities, PostgreSQL might use the primary key for the order.
-    of_key = (
-        f"FROM {EVENTS} WHERE publisher_backend = %s AND partition_key >= %s "
-        "AND partition_key <= %s AND {} ORDER BY publisher_backend, partition_key, id LIMIT"
-    )
-    one = (
-        f"SELECT %s AS name, (SELECT id {of_key.format(waiting)} 1) AS head, "
-        f"(SELECT COUNT(*) FROM (SELECT 1 AS one {of_key.format(_BLOCKED)} %s) counted) AS behind"
-    )
-    params = [
-        value
-        for key in keys
-        for value in (key, backend, key, key, backend, key, key, most_behind + 1)
-    ]
-    with connections[using].cursor() as cursor:
-        cursor.execute(" UNION ALL ".join([one] * len(keys)), params)
-        # A key whose first event was delivered in the meantime has no head.
-        return [BlockedKey(*row) for row in cursor.fetchall() if row[1] is not None]
+def blocked_keys(
+    using: str, backend: str, window: int = WINDOW, windows: int = WINDOWS
+) -> tuple[list[BlockedKey], bool]:
+    """Return the blocked keys, those with the most events first, then the oldest.
 
-
-def _waiting_keys(using: str, backend: str, limit: int) -> list[str]:
-    """Return the first keys, by steps from each to the next in the index.
-
-    DISTINCT would read all waiting events, and one key may block a million.
+    The cost has a limit, however many events wait. The second value is False if there are more
+    keys than it allows to read.
     """
-    waiting = _WAITING.get(connections[using].vendor, "status IN ('retry', 'blocked')")
-    step = (
-        f"(SELECT partition_key FROM {EVENTS} WHERE publisher_backend = %s AND {waiting} "
-        "AND partition_key > {after} ORDER BY publisher_backend, partition_key LIMIT 1)"
-    )
-    first, following = step.format(after="%s"), step.format(after="walk.name")
+    parts: dict[str, list[_Part]] = {}
+    is_all = True
+    walks = _WALKS.get(connections[using].vendor, ("status IN ('retry', 'blocked')",))
+    for condition in walks:
+        found, ended = _walk(using, backend, condition, window, windows)
+        is_all &= ended
+        for key, part in found.items():
+            parts.setdefault(key, []).append(part)
+    keys = [
+        BlockedKey(key, head, sum(p.blocked for p in each), any(p.more for p in each))
+        for key, each in parts.items()
+        # A key whose first event was delivered in the meantime has no head.
+        if (head := next((p.head for p in each if p.head is not None), None)) is not None
+    ]
+    return sorted(keys, key=lambda each: (-each.behind, each.head)), is_all
+
+
+def _walk(
+    using: str, backend: str, condition: str, window: int, windows: int
+) -> tuple[dict[str, _Part], bool]:
+    """Return the waiting events by key, and whether these are all; each query reads a window.
+
+    The last key of a window is read again by the next query, since the window may have cut it. A
+    key that fills a window is counted no further.
+    """
     sql = (
-        f"WITH RECURSIVE walk (name, place) AS (SELECT {first}, 1 UNION ALL "
-        f"SELECT {following}, place + 1 FROM walk WHERE walk.name IS NOT NULL AND place < %s) "
-        "SELECT name FROM walk WHERE name IS NOT NULL"
+        "SELECT partition_key, MIN(CASE WHEN status = 'retry' THEN id END), "
+        "SUM(CASE WHEN status = 'blocked' THEN 1 ELSE 0 END), COUNT(*) FROM ("
+        f"SELECT partition_key, id, status FROM {EVENTS} WHERE publisher_backend = %s "
+        f"AND {condition} AND partition_key {{}} %s "
+        "ORDER BY publisher_backend, partition_key, id LIMIT %s) AS part "
+        "GROUP BY partition_key ORDER BY partition_key"
     )
+    found: dict[str, _Part] = {}
+    start, comparison = "", ">"
     with connections[using].cursor() as cursor:
-        cursor.execute(sql, [backend, "", backend, limit])
-        return [row[0] for row in cursor.fetchall()]
+        for _ in range(windows):
+            cursor.execute(sql.format(comparison), [backend, start, window])
+            rows = cursor.fetchall()
+            is_full = sum(row[3] for row in rows) >= window
+            fills = is_full and len(rows) == 1
+            if is_full:
+                start, comparison = rows[-1][0], ">" if fills else ">="
+            for key, head, blocked, _count in rows[:-1] if is_full and not fills else rows:
+                found[key] = _Part(head, int(blocked), more=fills)
+            if not is_full:
+                return found, True
+    return found, False
 
 
 def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
     """Return the `newest` dead letters grouped by the beginning of their errors, most first."""
     sql = (
-        "SELECT error, COUNT(*), MAX(id) FROM (SELECT id, "
+        "SELECT error, COUNT(*), MAX(id), MIN(ended_at), MAX(ended_at) FROM (SELECT id, ended_at, "
         f"SUBSTR(last_error, 1, {ERROR_HEAD}) AS error FROM {EVENTS} "
         "WHERE publisher_backend >= %s AND publisher_backend <= %s AND status = 'failed' "
         "ORDER BY publisher_backend DESC, id DESC LIMIT %s) AS newest "
@@ -95,4 +127,7 @@ def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
     )
     with connections[using].cursor() as cursor:
         cursor.execute(sql, [backend, backend, newest])
-        return [SameError(*row) for row in cursor.fetchall()]
+        return [
+            SameError(error, count, last, stored_moment(began, using), stored_moment(ended, using))
+            for error, count, last, began, ended in cursor.fetchall()
+        ]

@@ -19,9 +19,11 @@ def assert_published(
     """Return the first event of this type whose attributes of `OutboxEvent` equal those given.
 
     Looks at `events`, else in the outbox of the database `using` (by default where the router
-    reads it), whatever the status. An attribute may be `containing(...)` to match a part. Raises
-    AssertionError that lists what there is of the type, and TypeError for an attribute that events
-    don't have.
+    reads it), whatever the status. An attribute may be `containing(...)` to match a part.
+
+    Raises:
+        AssertionError: There is no such event. The text lists the events of the type.
+        TypeError: Events don't have such an attribute.
     """
     found = _found(events, using)
     candidates = [event for event in found if event.event_type == event_type]

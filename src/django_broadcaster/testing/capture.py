@@ -1,4 +1,4 @@
-"""What did this code publish?
+"""Capture the events that code publishes.
 
 with capture_events() as events:
     place_order()

@@ -5,7 +5,7 @@
             return PigeonBackend(loft=self.loft, **options)
 
         def read_back(self):
-            return [json.loads(letter) for letter in self.loft.letters()]
+            return [json.loads(event) for event in self.loft.events()]
 
 The names of the tests say what is promised; `backends/base.py` says why.
 """
@@ -180,7 +180,7 @@ class BackendContract:
         self._arrived(messages)
 
     def test_empty_batch_has_no_outcomes(self, backend: MessageBackend) -> None:
-        """A batch of nothing is no special case."""
+        """An empty batch has an empty list of outcomes."""
         assert backend.send_batch([]) == []
         self._arrived([])
 
@@ -200,7 +200,7 @@ class BackendContract:
     # --- Failures ----------------------------------------------------------------------------
 
     def test_message_over_the_limit_holds_its_key_only(self) -> None:
-        """It is rejected, later events of its key are held, and all others are sent."""
+        """The message is rejected, later events of its key are held, and all others are sent."""
         if not self.per_message_failure:
             pytest.skip("this backend refuses no single message by its size")
         backend = self._make(max_message_bytes=1000)
@@ -287,7 +287,7 @@ class BackendContract:
         backend.close()
 
     def test_close_may_be_called_at_any_time(self) -> None:
-        """Closing twice, or without having opened, is no error."""
+        """Closing twice, or without having opened, raises nothing."""
         backend = self._make()
         backend.close()
         backend.open()
@@ -305,7 +305,7 @@ class BackendContract:
         self._arrived(messages)
 
     def test_health_check_tells_that_the_broker_is_there(self) -> None:
-        """It is True whether the backend is new, open or closed."""
+        """The health check is True whether the backend is new, open or closed."""
         backend = self._make()
         answers = [backend.health_check()]
         backend.open()
@@ -315,7 +315,7 @@ class BackendContract:
         assert answers == [True, True, True]
 
     def test_health_check_tells_that_the_broker_is_away(self) -> None:
-        """It is False while the broker is away, raises nothing, and True once it is back."""
+        """The check is False while the broker is away, raises nothing, and is True afterwards."""
         backend = self._make()
         backend.open()
         with self.break_broker():

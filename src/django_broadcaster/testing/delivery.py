@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 def deliver_events(limit: int = 1000) -> list[OutboxEvent]:
     """Deliver every event that is due, here and now; return those delivered, in order.
 
-    Events that handlers publish are delivered as well. `limit` is how many events may be delivered
-    before the call gives up, for handlers that publish without end.
+    Events that handlers publish are delivered as well. The errors of handlers and backends are
+    raised.
 
-    Raises what a handler or a backend raised: the exception itself if one event failed, an
-    ExceptionGroup if several did. Raises AssertionError where events are left, as when a backend is
-    unavailable or paused, and RuntimeError inside a transaction other than a TestCase's.
+    Args:
+        limit: The most events to deliver, for handlers that publish without end.
+
+    Raises:
+        Exception: One event failed; the exception is that of the handler or the backend.
+        ExceptionGroup: Several events failed.
+        AssertionError: Events are left, as when a backend is unavailable or paused.
+        RuntimeError: A transaction other than a TestCase's is open.
     """
     run = _Run()
     with run.listening():
@@ -47,7 +52,7 @@ def deliver_events(limit: int = 1000) -> list[OutboxEvent]:
 
 
 class _Run:
-    """What the relay's signals tell of one call."""
+    """The deliveries and failures that the relay's signals report for one call."""
 
     def __init__(self) -> None:
         self.delivered: list[OutboxEvent] = []

@@ -7,7 +7,7 @@
             return PigeonBackend(loft=self.loft.address, **options)
 
         def read_back(self):
-            return [json.loads(letter) for letter in self.loft.letters()]
+            return [json.loads(event) for event in self.loft.events()]
 
         def stopped(self):
             return self.loft.closed()
@@ -48,7 +48,7 @@ SECONDS = 60.0
 
 
 class Fault(StrEnum):
-    """What goes wrong with a server, in the order of the tests."""
+    """Faults of a server, in the order of the tests."""
 
     RESTART = "server stopped and started under load"
     CUT = "connection cut in the middle of a batch"
@@ -149,7 +149,7 @@ class BackendFaultContract:
     def connection_cut(
         self, direction: Literal["request", "reply"], after: int
     ) -> AbstractContextManager[object]:
-        """Return a context manager that cuts the connection after so many further bytes.
+        """Return a context manager that cuts the connection after `after` further bytes.
 
         Args:
             direction: Whether the bytes go to the server, or come back from it.
@@ -248,7 +248,7 @@ class BackendFaultContract:
     def test_connection_cut_in_a_batch(
         self, direction: Literal["request", "reply"], part: float
     ) -> None:
-        """What was acknowledged has arrived. Sent again, the rest arrives after it."""
+        """Everything acknowledged has arrived. Sent again, the rest arrives after it."""
         backend = self.new_backend(**self.timeout_options)
         first, messages = _messages(1), _messages(100, keys=10)
         self._deliver(backend, first)
@@ -501,7 +501,7 @@ def _await(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def _interrupted(*, after: float) -> Iterator[None]:
-    """Raise Interrupted in the main thread after so many seconds."""
+    """Raise Interrupted in the main thread after `after` seconds."""
 
     def interrupt(*_: object) -> None:
         raise Interrupted

@@ -131,7 +131,8 @@ def test_gone_disables_the_endpoint(
     assert "410 Gone" in str(outcomes[0])
     assert len(server.requests) == 1
     (row,) = disabled
-    assert (row.url, row.backend, row.last_error) == (server.url, "default", "answered 410 Gone")
+    assert (row.url, row.backend) == (server.url, "default")
+    assert row.last_error.splitlines()[0] == "answered 410 Gone"
     assert row.disabled_at is not None
 
 

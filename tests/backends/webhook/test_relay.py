@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,7 +34,7 @@ WAIT = 20.0  # seconds, at the most
 def using(database: str, settings: Settings) -> str:
     """The database of the test, where the table of endpoints is, too."""
     settings.DATABASE_ROUTERS = [OneDatabase(database)]
-    settings.OUTBOX_RETRY = {"initial": 0.01, "jitter": 0.0}
+    settings.OUTBOX_RETRY = {"initial": 0.01, "factor": 2.0, "jitter": 0.0}
     settings.OUTBOX_CIRCUIT = {"initial": 0.01, "maximum": 0.05}
     return database
 
@@ -196,6 +198,43 @@ def test_gone_makes_dead_letters_that_can_be_replayed(
         assert OutboxEvent.objects.using(using).dead_letters().replay() == 3
         drain(loop)
     assert names(server)[1:] == ["a1", "a2", "a3"]
+
+
+def test_response_and_time_are_in_the_stored_error(
+    using: str, server: WebhookServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event, its attempt and its endpoint have them; no line of the log does."""
+    settings.OUTBOX_PUBLISHERS = backend(url=server.url, event_urls=True)
+    server.answer = lambda request: Reply(422, body=b'{"error":\n  "ledger is locked"}')
+    publish("a", using=using)
+    with caplog.at_level(logging.DEBUG), DeliveryLoop(using, "default") as loop:
+        drain(loop)
+
+    expected = r'answered 422 Unprocessable \w+\nTook \d+\.\d\d s\. Response: {"error": "ledger is'
+    event = OutboxEvent.objects.using(using).get()
+    assert re.search(expected, event.last_error)
+    assert re.search(expected, OutboxAttempt.objects.using(using).get().error)
+    assert "dead-lettered" in caplog.text
+    assert "ledger" not in caplog.text
+
+
+def test_endpoint_that_is_disabled_has_its_response(
+    using: str, server: WebhookServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row has the last response, which later events and the log do not repeat."""
+    settings.OUTBOX_PUBLISHERS = backend(url=server.url, event_urls=True)
+    server.answer = lambda request: Reply(410, body=b'{"error":\n  "ledger is locked"}')
+    publish("a1", "a2", using=using)
+    with caplog.at_level(logging.DEBUG), DeliveryLoop(using, "default") as loop:
+        drain(loop)
+        publish("b1", using=using)
+        drain(loop)
+
+    assert "ledger is locked" in OutboxWebhookEndpoint.objects.using(using).get().last_error
+    errors = OutboxEvent.objects.using(using).order_by("id").values_list("last_error", flat=True)
+    assert ["ledger is locked" in error for error in errors] == [True, False, False]
+    assert "Disabled webhook endpoint" in caplog.text
+    assert "ledger" not in caplog.text
 
 
 def test_refused_event_is_a_dead_letter_and_its_key_goes_on(

@@ -1,4 +1,4 @@
-"""What Amazon's SQS and SNS have in common.
+"""The parts that the backends for Amazon's SQS and SNS share.
 
 backend      options, and the contract
 connection   a client, and the threads that make its calls

@@ -1,4 +1,4 @@
-"""What the backends for SQS and SNS have in common: options, client, and the contract."""
+"""The base of the backends for SQS and SNS: options, client, and the contract."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .entries import Entry
 from .sender import Sender
 
 BATCH_BYTES: Final = 256 * 2**10
-"""What every queue and topic takes in one message, and in all messages of one call together."""
+"""The limit for one message, and for all messages of one call, in every queue and topic."""
 
 CLIENT_OPTIONS: Final = frozenset({
     "api_version", "aws_access_key_id", "aws_account_id", "aws_secret_access_key",
@@ -81,7 +81,7 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
 
     @abstractmethod
     def ask(self, client: Any) -> object:
-        """Ask for something that costs nothing."""
+        """Make a call that costs nothing."""
 
     @abstractmethod
     def check_destination(self, read: OptionReader, destination: object) -> None:
@@ -96,7 +96,10 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
     def connect(self, within: float = inf) -> Connection:
         """Return a client; it connects with the first call.
 
-        Raises BackendUnavailable, MissingClient or BackendConfigurationError.
+        Raises:
+            BackendUnavailable: A file of `tls` can't be read.
+            MissingClient: boto3 is not installed.
+            BackendConfigurationError: boto3 rejects the options.
         """
         options = {**self._options}
         if region := self.region():
@@ -223,7 +226,7 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
 
     def _failure_to_connect(self, error: Exception) -> Exception:
         if isinstance(error, TypeError):
-            return self.option_error("client", f"boto3 does not take it: {error}")
+            return self.option_error("client", f"boto3 rejects the options: {error}")
         return unavailable(f"{self._place(self.destination)}: {describe(error)}")
 
     # --- Options -----------------------------------------------------------------------------

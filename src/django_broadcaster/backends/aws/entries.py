@@ -8,9 +8,9 @@ There is no CloudEvents binding for either, so the names are those of the Kafka 
 
 A body must not be empty, holds the characters of XML 1.0 only, and has room for ten attributes
 beside it, none of them empty. An event in binary mode that does not fit in there goes structured:
-one without data, with bytes that are no such text (they are base64 then, `data_base64`), with too
-many attributes or with an empty one, and one whose data is an event itself. Readers tell the modes
-apart by `content-type`.
+one without data, with bytes that are not such text, with too many attributes or an empty one, or
+with an event as its data. Bytes are base64 then (`data_base64`). Readers tell the modes apart by
+`content-type`.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
@@ -98,8 +98,8 @@ def group_id(message: Message) -> str:
 def deduplication_id(message: Message) -> str:
     """Return the event's id, `.`, and a digest of its source; or one digest of both.
 
-    The id alone would not do: events of two sources may have the same, and the second would be
-    taken for a repetition and be lost.
+    The id alone would not do, because events of two sources may have the same. The second would
+    be taken for a repetition and be lost.
     """
     readable = f"{message.event_id}.{_digest(message.source)}"
     if len(readable) <= ID_LENGTH and _IS_ID(readable):

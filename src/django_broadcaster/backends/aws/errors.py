@@ -1,4 +1,4 @@
-"""What an error of boto3, or of one entry of a batch, means for the events.
+"""The meaning of errors of boto3, and of single entries of a batch, for the events.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
 https://docs.aws.amazon.com/sns/latest/api/API_PublishBatch.html
@@ -83,20 +83,23 @@ def failure_of_call(error: Exception, place: str, *, shared: bool) -> DeliveryEr
         place: The destination.
         shared: Whether it is the configured one, without which nothing can be delivered.
     """
-    return scope_of(error).error(f"{place}: {describe(error)}", shared=shared, cause=error)
+    reason = f"AWS answered {code_of(error) or type(error).__name__}"
+    text = f"{place}: {describe(error)}"
+    return scope_of(error).error(text, shared=shared, cause=error, reason=reason)
 
 
 def failure_of_entry(failed: Mapping[str, Any] | None, place: str) -> DeliveryError:
     """Return what it means that one entry is in `Failed`, or is not in the answer (None)."""
     if failed is None:
-        return unavailable(f"{place}: the answer does not say what became of it")
+        return unavailable(f"{place}: the answer has no result for this message")
     code = str(failed.get("Code", ""))
     found = ENTRY_ERRORS.scope(_short(code))
     if code.upper().startswith("KMS"):
         found = Scope.BROKER
     elif found is Scope.ATTEMPT and failed.get("SenderFault"):
         found = Scope.EVENT
-    return found.error(f"{place}: {code}: {failed.get('Message') or 'no reason given'}")
+    text = f"{place}: {code}: {failed.get('Message') or 'no reason given'}"
+    return found.error(text, reason=f"AWS answered {code}")
 
 
 def _response(error: Exception) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """How a batch of the relay becomes calls of ten messages, several of them in flight at once.
 
-The service may refuse any entry of a call by itself, and store the next one. Where the
-destination keeps an order (FIFO), of each key one event is in flight at a time: a call has at
-most one of each key, and the next one of a key leaves when the one before it is stored.
+The service may refuse any entry of a call by itself, and store the next one. If
+the destination keeps an order (FIFO), one event of each key is in flight at a time. A call has at
+most one event of each key. The next one of a key leaves when the one before it is stored.
 
 A destination that keeps no order gets all at once. Once an event of a key has failed, those that
 have not left yet are held; one that left together with it may be stored.

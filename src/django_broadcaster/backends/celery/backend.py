@@ -24,7 +24,7 @@ from .connection import CLIENT, Call, Connection
 from .errors import CallRefused
 
 PRIORITIES: Final = (0, 255)
-"""What AMQP can carry; on Redis Celery knows 0 to 9."""
+"""The range of AMQP; on Redis Celery knows 0 to 9."""
 
 SHORT_BYTES: Final = 255
 """The longest name in AMQP, in bytes of UTF-8."""
@@ -160,7 +160,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
             return [parse_json(body)], {}
         data = None if message.data_json is None else parse_json(message.data_json)
         if not isinstance(data, dict):
-            raise Rejected("the event's data are no object, so they can't be keyword arguments")
+            raise Rejected("the event's data must be an object to become keyword arguments")
         return [], data
 
     # --- Sending -----------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
         except ImportError as error:
             raise self.option_error("app", f"{path!r} can't be imported: {error}") from error
         if not isinstance(found, celery.Celery):
-            raise self.option_error("app", f"{path!r} is no Celery app")
+            raise self.option_error("app", f"{path!r} is not a Celery app")
         return found
 
 

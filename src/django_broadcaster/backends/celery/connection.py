@@ -1,7 +1,7 @@
 """A connection to the broker of a Celery app, by kombu, on which each call is acknowledged.
 
-It is the backend's own, not one of the app's pool: on AMQP the app's connections confirm nothing
-unless its settings say so, and all of them wait for ever, or try again by themselves.
+The connection is the backend's own, not one of the app's pool. On AMQP the app's connections
+confirm nothing unless its settings say so. All of them wait for ever, or retry by themselves.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Connection(HeldConnection):
         self.is_amqp = self._connection.transport.driver_type == "amqp"
         self.has_routes = bool(app.conf.task_routes)
         if self.is_amqp and self._connection.transport.driver_name != "py-amqp":
-            raise ValueError("its AMQP client can't wait for confirmations; write pyamqp://")
+            raise ValueError("the app's AMQP client can't wait for confirmations; use pyamqp://")
         self.is_open = True
         self._connection.transport_options.update(self._transport_options(connect_timeout))
         try:
@@ -83,8 +83,11 @@ class Connection(HeldConnection):
     def send(self, call: Call) -> None:
         """Send a call and wait until the broker has it.
 
-        Raises CallRefused or BackendUnavailable. The connection is closed by what leaves it in
-        doubt.
+        An error that leaves the connection in doubt closes it.
+
+        Raises:
+            CallRefused: The broker refused the call.
+            BackendUnavailable: The broker is unavailable, or refuses everyone.
         """
         self._returned = ""
         with mapped(self._meaning):
@@ -95,7 +98,7 @@ class Connection(HeldConnection):
             raise CallRefused(Scope.DESTINATION, f"no queue takes it: {self._returned}")
 
     def close(self) -> None:
-        """Say goodbye, and disconnect."""
+        """Disconnect in an orderly way."""
         if self.is_amqp and self.is_open:
             with suppress(Exception):
                 amqp.set_timeout(
@@ -106,7 +109,7 @@ class Connection(HeldConnection):
             self._connection.release()
 
     def drop(self) -> None:
-        """Disconnect without a word."""
+        """Disconnect at once."""
         self.is_open = False
         with suppress(Exception):
             if self.is_amqp:
@@ -180,8 +183,8 @@ class Connection(HeldConnection):
             producer=self._producer,
             retry=False,
             add_to_parent=False,
-            # Results are not read here, so the result backend is not told to wait. For the worker,
-            # it is as the task says.
+            # Results are not read here, so the result backend does not wait for them. For the
+            # worker, it is as the task says.
             ignore_result=True,
             headers={"ignore_result": None, **call.headers},
             **{name: value for name, value in choices.items() if value is not None},
@@ -227,7 +230,7 @@ def _connection(app: Any, connect_timeout: float) -> Any:
         connection = app.connection_for_write(connect_timeout=connect_timeout)
         connection.transport  # noqa: B018  # it is made at access, and imports its client
     except ImportError as error:
-        raise ValueError(f"its broker needs a client library: {error}") from error
+        raise ValueError(f"the app's broker needs a client library: {error}") from error
     except Exception as error:
         # Its text may have a piece of the URL in it, and so of a password.
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What an error of Celery, or of its broker's client, means for an event."""
+"""The meaning of errors of Celery, and of its broker's client, for an event."""
 
 from __future__ import annotations
 

@@ -71,14 +71,14 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     record after a lost answer, it is stored once (`enable.idempotence`).
 
     Events are sent in waves. Kafka takes all of a wave that is for one partition, or nothing
-    (`sender.py`). Three settings ensure that: librdkafka sends nothing before a wave is complete
-    (`linger.ms`), it knows the partitions of a topic before the first event for it, and it never
-    gives up on an event by itself (`message.timeout.ms`). At the timeout all events in flight are
-    unavailable and the producer is closed. Some of them may still be stored. They are sent again
-    before all others, so they are duplicates, but not out of order.
+    (`sender.py`). Three rules ensure that. librdkafka sends nothing before a wave is complete
+    (`linger.ms`). The partitions of a topic are known before its first event is sent. librdkafka
+    never gives up on an event by itself (`message.timeout.ms`). At the timeout all events in flight
+    are unavailable and the producer is closed. Some of them may still be stored. They are sent
+    again before all others, so they are duplicates, but not out of order.
 
-    A record batch that is refused for what is in it (too large, invalid) is sent again in halves,
-    one after the other, until the event that caused it is alone.
+    A record batch that is refused for its content (too large, invalid) is sent again in halves, one
+    after the other. In the end the event that caused the refusal is alone.
     """
 
     system: ClassVar[str] = "kafka"
@@ -196,8 +196,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     ) -> list[str | DeliveryError]:
         """Return for each message its topic, or why it can't have one.
 
-        Raises BackendUnavailable if the cluster does not answer, or the topic of all events is not
-        there.
+        Raises:
+            BackendUnavailable: The cluster does not answer, or the topic of all events is missing.
         """
         if self.topic in connection.known and not any(message.config for message in messages):
             return [self.topic] * len(messages)
@@ -230,7 +230,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         return name
 
     def _find_topic(self, name: str, connection: Connection, deadline: float) -> None:
-        """See that a topic has partitions; raises a DeliveryError."""
+        """Check that a topic has partitions; raises a DeliveryError."""
         problem = connection.find_topic(name, deadline)
         if problem is not None:
             raise self._failure(connection, problem, name, Scope.DESTINATION)
@@ -278,7 +278,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             if is_shared:
                 return connection.unavailable(error, f" for topic {topic!r}")
         text = f"topic {topic!r} of {self._place}: {describe(error)}"
-        return found.error(text, shared=is_shared)
+        return found.error(text, shared=is_shared, reason=f"Kafka answered {error.name()}")
 
     # --- The client --------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         return f"Kafka at {self._servers}"
 
     def _config_error(self, error: Exception) -> BackendConfigurationError:
-        return self.option_error("config", f"librdkafka does not take it: {error}")
+        return self.option_error("config", f"librdkafka rejects the configuration: {error}")
 
     def _client_config(self) -> dict[str, Any]:
         logs = {"logger": logging.getLogger("django_broadcaster")}

@@ -1,4 +1,4 @@
-"""librdkafka: how it is loaded, and what it is told."""
+"""librdkafka: how it is loaded and configured, and how records are sent with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLIENT: Final = ("confluent_kafka", "kafka")
 """The client library, and the extra that it comes with."""
 
 PURGE_SECONDS: Final = 1.0
-"""How long librdkafka may take to return what it was told to forget."""
+"""The longest that librdkafka may take to return purged records, in seconds."""
 
 
 class Record(NamedTuple):
@@ -50,7 +50,7 @@ class Failure(NamedTuple):
 
 
 Reports = dict[int, Failure | None]
-"""What became of records, by place: None for an acknowledgement; not there if it is not known."""
+"""Outcomes by place: None for an acknowledgement. A record of unknown fate is not there."""
 
 
 class Connection(HeldConnection):
@@ -79,8 +79,11 @@ class Connection(HeldConnection):
     def find_topic(self, name: str, deadline: float) -> Any:
         """Have librdkafka know a topic's partitions; return the error if there are none, or None.
 
-        Raises BackendUnavailable if the cluster does not answer. It asks by itself, too, but then
-        events wait apart until the answer is there, and may go out in more than one record batch.
+        librdkafka asks by itself, too. But then events wait apart until the answer is there, and
+        may go out in more than one record batch.
+
+        Raises:
+            BackendUnavailable: The cluster does not answer.
         """
         while True:
             with mapped(lambda error: self.unavailable(error.args[0] if error.args else error)):
@@ -154,7 +157,7 @@ def producer(config: Mapping[str, Any]) -> Any:
 # --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------
 
 RECORD_BYTES: Final = 48_576
-"""What a record may take beside the event: its key, the names of its headers, Kafka's framing."""
+"""Bytes of a record beside the event: its key, the names of its headers, Kafka's framing."""
 
 FRAMING_BYTES: Final = 64
 """The most that Kafka's format adds to a record, and to a record batch."""
@@ -197,14 +200,12 @@ _REFUSED: Final[Mapping[str, str]] = {
     "message.timeout.ms": "give the option 'timeout' instead",
     "delivery.timeout.ms": "give the option 'timeout' instead",
     "transactional.id": "the backend uses no transactions of Kafka",
-    **dict.fromkeys(
-        ("linger.ms", "queue.buffering.max.ms"), "the backend itself says when to send"
-    ),
+    **dict.fromkeys(("linger.ms", "queue.buffering.max.ms"), "the backend decides when to send"),
     **dict.fromkeys(
         ("queue.buffering.max.messages", "queue.buffering.max.kbytes"),
         "no more than 'batch.size' waits to be sent",
     ),
-    **dict.fromkeys(("error_cb", "on_delivery"), "the backend needs it itself"),
+    **dict.fromkeys(("error_cb", "on_delivery"), "the backend uses it"),
 }
 
 
@@ -264,7 +265,7 @@ def _tls(tls: TLS | None) -> dict[str, Any]:
 def client_config(
     bootstrap_servers: str, max_message_bytes: int, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all that librdkafka is told: our defaults, then the project's, then what must be."""
+    """Return librdkafka's settings: our defaults, then the project's, then the fixed ones."""
     ours = {
         **_OURS,
         "bootstrap.servers": bootstrap_servers,

@@ -1,4 +1,4 @@
-"""What an error of librdkafka means for events.
+"""The meaning of librdkafka's errors for events.
 
 https://kafka.apache.org/protocol#protocol_error_codes; a leading `_` marks librdkafka's own errors.
 """
@@ -39,7 +39,7 @@ ERRORS: Final = ErrorTable({
 """By the name of the error."""
 
 BEING_MADE: Final = frozenset({"LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"})
-"""What brokers say of a topic while they make it, and of one that they will not make."""
+"""Errors for a topic that is being created, and for one that will never be."""
 
 
 def is_about_records(error: Any) -> bool:

@@ -1,8 +1,8 @@
 """How a batch goes to Kafka in waves, and how the cause of a refusal is found.
 
 Kafka takes the records that come together for one partition, a *record batch*, as a whole or not
-at all. A wave is small enough to be one record batch in each partition, a key has one topic in it,
-that is, one partition, and the next wave waits for the answers. So no event can be stored while
+at all. A wave is small enough to be one record batch in each partition. A key has one topic in a
+wave, and so one partition. The next wave waits for the answers. So no event can be stored while
 an earlier one of its key, sent with it or before it, is refused.
 """
 

@@ -60,8 +60,8 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
 
     The `publisher_config` of an event may have `topic`, as plain text, and `retain`.
 
-    A batch takes about as many round trips as its busiest key has events, and at least its size
-    divided by the server's Receive Maximum: see `sender`.
+    A batch takes about as many round trips as its busiest key has events (see `sender`). It takes
+    at least its size divided by the server's Receive Maximum.
     """
 
     system: ClassVar[str] = "mqtt"
@@ -187,14 +187,15 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     def _topic(self, message: Message) -> bytes:
         topic = message.config.get("topic") or self._template.render(message)
         if problem := topic_problem(topic):
-            raise Rejected(f"its topic {problem}")
+            raise Rejected(f"the topic {problem}")
         return topic.encode()
 
     def refusal(self, outgoing: Outgoing, code: int, text: str) -> DeliveryError:
         """Return what a reason code of MQTT 5 means for a message."""
         topic = outgoing.topic.decode()[:SHOWN_CHARACTERS]
         problem = f"{self._place}: topic {topic!r}: {text}"
-        return ERRORS.scope(code).error(problem, shared=outgoing.is_own)
+        reason = f"the MQTT server answered reason code 0x{code:02x}"
+        return ERRORS.scope(code).error(problem, shared=outgoing.is_own, reason=reason)
 
     def unavailable(self, error: Exception) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

@@ -1,8 +1,8 @@
 """A connection to an MQTT server for a publisher, without a thread of its own.
 
 paho-mqtt connects, encrypts and logs in. From then on packets are written and read here: paho's own
-way costs fifty times as much for each message, and it would send what was not acknowledged once
-more over the next connection, after messages that were sent later.
+way costs fifty times as much for each message. Besides, paho would repeat unacknowledged messages
+over the next connection, after messages that were sent later.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Connection(HeldConnection):
         return True
 
     def close(self) -> None:
-        """Say goodbye, and disconnect."""
+        """Disconnect in an orderly way."""
         if self._is_whole and self._end is None:
             with suppress(OSError, ValueError):
                 self._sock.setblocking(False)
@@ -150,7 +150,7 @@ class Connection(HeldConnection):
         self.abandon()
 
     def abandon(self) -> None:
-        """Disconnect without a word."""
+        """Disconnect at once."""
         self._sock.close()
 
     def _read(self) -> list[Packet]:
@@ -179,9 +179,9 @@ class Connection(HeldConnection):
     def _set(self, option: int | None) -> None:
         """Set an option of TCP; without it, it is slower.
 
-        Small packets must not wait, neither our messages for the server to have got the one before
-        (TCP_NODELAY), nor the server's answers for us to say so, which a system puts off for 40 ms
-        (TCP_QUICKACK, which has to be set again and again).
+        Small packets must not wait. With TCP_NODELAY, our messages do not wait for the server to
+        confirm the one before. With TCP_QUICKACK, the server's answers do not wait for our
+        confirmation, which systems delay by 40 ms. TCP_QUICKACK has to be set repeatedly.
         """
         if option is not None:
             with suppress(OSError):
@@ -233,9 +233,7 @@ def _answer(client: Client, answers: list[tuple[Any, Any]], timeout: float) -> t
     while not answers:
         sock: Any = client.socket()
         if sock is None:
-            raise ConnectionLost(
-                "the server closed the connection before it let us in", hung_up=True
-            )
+            raise ConnectionLost("the server closed the connection during the login", hung_up=True)
         if not (hasattr(sock, "pending") and sock.pending()):
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.want_write() else 0)
             with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""What a reason code of MQTT 5 means for an event.
+"""The meaning of MQTT 5's reason codes for an event.
 
 https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html, section 2.4.
 """

@@ -13,7 +13,7 @@ def topic_problem(topic: object) -> str:
     if not isinstance(topic, str) or not topic:
         return "must be a non-empty string"
     if "+" in topic or "#" in topic or not is_text(topic):
-        return f"must have no wildcard (+, #) and no control character, not {topic!r}"
+        return f"must not contain a wildcard (+, #) or a control character, not {topic!r}"
     if len(topic.encode()) > LONGEST_TEXT:
         return f"must not be longer than {LONGEST_TEXT} bytes"
     return ""

@@ -83,7 +83,7 @@ def properties(content_type: str, user: Mapping[str, str], expiry: int | None = 
 def string(text: str) -> bytes:
     """Return text with its length in front; raises ValueError where the protocol has no room."""
     if not is_text(text):
-        raise ValueError(f"has a character that MQTT has no place for: {text[:100]!r}")
+        raise ValueError(f"has a character that MQTT does not allow: {text[:100]!r}")
     encoded = text.encode()
     if len(encoded) > LONGEST_TEXT:
         raise ValueError(f"is longer than MQTT's {LONGEST_TEXT} bytes: {text[:100]!r}...")
@@ -139,5 +139,5 @@ def _fixed_header(data: bytes, start: int) -> tuple[int, int] | None:
             body = start + 2 + place
             return body, body + length
     if len(data) >= start + 5:
-        raise ValueError("it does not speak MQTT")
+        raise ValueError("the server does not speak MQTT")
     return None

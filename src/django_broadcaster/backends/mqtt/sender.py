@@ -1,13 +1,13 @@
 """How one batch goes to an MQTT server: what may be in flight at the same time.
 
-A server takes the messages of one connection in the order in which they come, but it may refuse any
-of them by itself and take the next one: a topic is not permitted, a quota is used up and then is
-not. So of one key only one message is in flight at a time (`in_flight`), and never more in all
-than the server's Receive Maximum.
+A server takes the messages of one connection in the order in which they come. But it may refuse any
+of them by itself and take the next one, as when a quota is used up for a moment. So of one key only
+one message is in flight at a time (`in_flight`), and never more in all than the server's Receive
+Maximum.
 
 Some servers answer a message that they do not take by ending the connection, and what else was in
-flight is lost with it. Each message in flight then is a *suspect*: it is sent again after all
-others, and alone, so that the cause is certain and no other message fails for it. Where the server
+flight is lost with it. Each message in flight then is a *suspect*: it is sent again alone,
+after all others. So the cause is certain, and no other message fails for it. Where the server
 has refused one right before, as Mosquitto 2.0 does, the cause is certain without that.
 """
 
@@ -48,7 +48,7 @@ SUSPECTS: Final = 10_000
 
 @dataclass
 class Experience:
-    """What a backend knows from the batches before.
+    """The knowledge that a backend has from the batches before.
 
     served: whether the server has taken a message, so that it can.
     suspects: by source and id, how often the connection ended while the message was alone.

@@ -11,8 +11,8 @@
 subjects that messages go to. Needs nats-server 2.2 or newer with JetStream.
 
 The server drops a message whose `Nats-Msg-Id` it has had within the stream's duplicate window, and
-acknowledges it. An event id alone would not do for that: it is unique for its source only, and one
-event may go to several subjects of a stream.
+acknowledges it. An event id alone would not do: it is unique for its source only, and one event may
+go to several subjects of a stream.
 """
 
 from .backend import NATSBackend

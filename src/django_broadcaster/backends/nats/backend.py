@@ -61,8 +61,8 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             changed.
         stream_config: More of nats-py's `StreamConfig` for a stream that is created, such as
             `max_age`.
-        timeout: Seconds to wait for a connection, and for the next answer while a batch is in
-            flight.
+        timeout: Seconds to wait for a connection, and for the next answer while a batch is
+            in flight.
 
     The `publisher_config` of an event may have `subject`, as plain text.
 
@@ -174,7 +174,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         return connection
 
     def prepare(self, connection: Connection) -> None:
-        """See that the stream is there and takes our subjects, or make it."""
+        """Check that the stream is there and takes our subjects; create it if that is set."""
         connection.run(self._check_stream(connection))
 
     def deliver(self, batch: Batch, connection: Connection) -> None:
@@ -249,7 +249,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     # --- The connection ----------------------------------------------------------------------
 
     async def _check_stream(self, connection: Connection) -> None:
-        """See that the stream stores what we publish, and learn its limits."""
+        """Check that the stream stores what we publish, and learn its limits."""
         subjects = self._wildcard
         stream = await connection.stream_info(self.stream)
         if stream is None and self.create_stream:
@@ -257,13 +257,13 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             stream = await self._make_stream(connection, wanted)
         if stream is None:
             raise connection.unavailable(
-                f"no stream {self.stream!r}; make it, or set the option 'create_stream' to True"
+                f"no stream {self.stream!r}; create it, or set the option 'create_stream' to True"
             )
         config = stream.config
         taken = config.subjects or []
         if not any_overlaps(taken, subjects):
             raise connection.unavailable(
-                f"stream {self.stream!r} takes {taken}, and nothing that goes to {self.subject!r}"
+                f"stream {self.stream!r} takes {taken}, not {self.subject!r}"
             )
         if config.no_ack or config.sealed:
             problem = "acknowledges nothing (no_ack)" if config.no_ack else "is sealed"
@@ -276,7 +276,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         try:
             return await connection.add_stream(wanted)
         except TypeError as error:
-            problem = f"is nothing that nats-py's StreamConfig takes: {error}"
+            problem = f"is not accepted by nats-py's StreamConfig: {error}"
             raise self.option_error("stream_config", problem) from error
 
     @property

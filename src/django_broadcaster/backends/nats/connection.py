@@ -39,7 +39,7 @@ RESTED_SECONDS: Final = 1.0
 """After so long without use, a connection is tried before it is trusted."""
 
 CLOSE_SECONDS: Final = 1.0
-"""The longest that saying goodbye takes."""
+"""The longest that an orderly disconnect takes, in seconds."""
 
 _DENIED = re.compile(r'permissions violation for publish to "(.*?)"')
 
@@ -70,9 +70,9 @@ class Connection(HeldConnection):
     an interrupt, the only thing to do with a connection is to close it.
 
     While a batch is being sent, `on_answer` is called with the token, the body and the headers of
-    what arrives at the inbox, and `on_denied` with a subject, in lower case, that the server does
-    not let us publish to. Neither may ask the server anything: the loop that calls them would have
-    to read the answer.
+    each message to the inbox. `on_denied` is called with a subject, in lower case, that the server
+    does not let us publish to. Neither may ask the server anything: the loop that calls them would
+    have to read the answer.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Connection(HeldConnection):
         return True
 
     def close(self) -> None:
-        """Say goodbye, without waiting for a server that does not listen."""
+        """Disconnect in an orderly way, without waiting for a server that does not answer."""
         try:
             self.run(self._disconnect())
         finally:
@@ -260,7 +260,7 @@ class Connection(HeldConnection):
             self._error = error
 
     async def _on_error(self, error: Exception) -> None:
-        """Hear of an error that has no other way: a lost connection, or a refused subject."""
+        """Receive an error that has no other way: a lost connection, or a refused subject."""
         text = str(error)
         if "permissions violation" not in text.lower():
             self._error = error
@@ -280,8 +280,8 @@ def _new_client(*, encrypted: bool) -> Any:
         """nats-py's client with a shorter way for messages and their answers, and strict TLS.
 
         What it overrides and calls is not nats-py's public interface. It saves two thirds of the
-        time that `publish_async` takes for a message: no header is parsed, no future, queue or
-        task stands between the socket and the window. The tests say if a release changes it.
+        time that `publish_async` takes for a message. No header is parsed, and no future, queue
+        or task is between the socket and the window. The tests say if a release changes it.
         """
 
         _answers: tuple[int, OnMessage] | None = None

@@ -1,4 +1,4 @@
-"""What an error of JetStream means for an event.
+"""The meaning of JetStream's errors for an event.
 
 https://github.com/nats-io/nats-server/blob/main/server/errors.json
 """

@@ -34,14 +34,14 @@ def length_problem(template: Template) -> str | None:
     """Return what is wrong with the length of what a template may become, if anything."""
     longest = len(template.filled(lambda _: "")) + LONGEST_VALUE * len(template.fields)
     if template.fields and longest > LONGEST_SUBJECT:
-        return f"may become longer than the {LONGEST_SUBJECT} bytes that NATS has room for"
+        return f"may exceed the limit of {LONGEST_SUBJECT} bytes for subjects of NATS"
     return None
 
 
 def subject_problem(subject: str) -> str | None:
     """Return what is wrong with a subject to publish to, if anything."""
     if _FORBIDDEN.search(subject) or not all(subject.split(".")):
-        return f"must be words with dots between, without spaces and wildcards, not {subject!r}"
+        return f"must be words separated by dots, without spaces and wildcards, not {subject!r}"
     if len(subject.encode()) > LONGEST_SUBJECT:
         return f"must not be longer than {LONGEST_SUBJECT} bytes"
     return None

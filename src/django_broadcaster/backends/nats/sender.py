@@ -1,6 +1,6 @@
 """A batch for JetStream: what is in flight, what waits, what was answered.
 
-JetStream stores what comes over one connection in the order in which it comes, but each message
+JetStream stores what comes over one connection in the order in which it comes. But each message
 fails for itself, and a later one may be stored all the same. A full stream has room again for the
 next one, or for a smaller one. A subject is not permitted, and the next one is. A cluster elects a
 leader, no server answers for a moment, and the new leader takes what comes then. The server's own
@@ -8,8 +8,8 @@ condition for a key's messages would be the sequence number of the one before, w
 until it is acknowledged.
 
 So no message is sent before the earlier one of its key is acknowledged (`in_flight`). Keys do not
-wait for each other: a batch of many keys is one round trip, one of a single key as many as it has
-events.
+wait for each other. A batch of many keys is one round trip. A batch of a single key takes as many
+as it has events.
 """
 
 from __future__ import annotations
@@ -207,7 +207,10 @@ class Sender:
         found = scope_of(error)
         if found is Scope.DESTINATION:
             problem = f"{problem}: {outgoing.subject!r}"
-        return self._error(found, problem, outgoing)
+        failure = self._error(found, problem, outgoing)
+        code = error.get("err_code")
+        failure.reason = f"NATS answered error {code}" if isinstance(code, int) else ""
+        return failure
 
     async def _why_unheard(self, outgoing: Outgoing) -> DeliveryError:
         """Return why the stream did not get a message: it is away, or not for the subject."""

@@ -258,7 +258,8 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
             scope = Scope.DESTINATION
         is_own = is_fixed(self._exchange) and "exchange" not in message.config
         shared = is_own and not error.is_about_topic
-        return scope.error(f"{self._place}: {error}", shared=shared, cause=error)
+        reason = f"RabbitMQ closed the channel with {error.code}"
+        return scope.error(f"{self._place}: {error}", shared=shared, cause=error, reason=reason)
 
     def nacked(self, message: Message, outgoing: Outgoing) -> DeliveryError:
         """Return what a nack means: a queue is full (`reject-publish`), or has failed.
@@ -269,7 +270,8 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         problem = f"a queue for {place} is full, or failed, and did not take it"
         is_own = is_fixed(self._exchange) and is_fixed(self._routing_key)
         shared = is_own and not message.config.keys() & _PLACES
-        return Scope.DESTINATION.error(f"{self._place}: {problem}", shared=shared)
+        text = f"{self._place}: {problem}"
+        return Scope.DESTINATION.error(text, shared=shared, reason="RabbitMQ sent a nack")
 
     def unavailable(self, problem: str, cause: Exception | None = None) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""

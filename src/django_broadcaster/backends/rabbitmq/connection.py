@@ -110,14 +110,14 @@ class Connection(HeldConnection):
         return not self.is_spent
 
     def close(self) -> None:
-        """Say goodbye, and disconnect."""
+        """Disconnect in an orderly way."""
         with suppress(Exception):
             amqp.set_timeout(self.connection, min(self._timeout, amqp.GOODBYE_SECONDS))
             self.connection.close()
         self.drop()
 
     def drop(self) -> None:
-        """Disconnect without a word."""
+        """Disconnect at once."""
         with suppress(Exception):
             amqp.set_timeout(self.connection, min(self._timeout, amqp.GOODBYE_SECONDS))
         with suppress(Exception):

@@ -1,4 +1,4 @@
-"""What a refusal of RabbitMQ means for an event.
+"""The meaning of RabbitMQ's refusals for an event.
 
 https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 1.2.
 """

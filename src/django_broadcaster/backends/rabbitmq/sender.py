@@ -44,7 +44,7 @@ SUSPECTS: Final = 10_000
 
 @dataclass
 class Experience:
-    """What a backend knows of its server from the messages before."""
+    """The knowledge that a backend has of its server from the messages before."""
 
     exchanges: set[str] = field(default_factory=set)  # they took a message
     proven: int = UNPROVEN_BYTES  # bytes of the largest message that was taken
@@ -206,7 +206,7 @@ class Sender:
         return outgoing
 
     def _is_ambiguous(self, outgoing: Outgoing) -> bool:
-        """Return True if its return could not be told from that of another message."""
+        """Return True if a returned message could be this one or another."""
         return not outgoing.message_id or outgoing.message_id in self._tags
 
     # --- Outcomes ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Node(NamedTuple):
 
     @property
     def netloc(self) -> str:
-        """The node as it stands in a URL."""
+        """The node as a URL names it."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -54,7 +54,9 @@ class Address:
     def client(self, timeout: float, connect_timeout: float, node: Node | None = None) -> Any:
         """Return a client of redis-py, not yet connected, for a node of a cluster if given one.
 
-        Raises MissingClient, and BackendUnavailable for an option in the URL that does not work.
+        Raises:
+            MissingClient: redis-py is not installed.
+            BackendUnavailable: An option in the URL does not work.
         """
         redis = library()
         options: dict[str, Any] = {
@@ -82,8 +84,8 @@ class Address:
     def _client_of_master(self, options: dict[str, Any]) -> Any:
         """Return a client that asks the sentinels for the master each time that it connects.
 
-        That is what keeps it off a master that was replaced and comes back: such a one takes
-        writes until a sentinel has told it.
+        So the client avoids a master that was replaced and comes back: such a master takes
+        writes until a sentinel demotes it.
         """
         options["ssl"] = self.tls is not None
         sentinel = library().sentinel.Sentinel(

@@ -26,8 +26,11 @@ from .errors import failure, parse
 from .sender import Sender
 
 EXCHANGE_BYTES: Final = 8 * 2**20
-"""Where a batch is split into several transactions: the server holds one in memory until EXEC, and
-cuts the connection of a client that makes it hold too much (`client-query-buffer-limit`)."""
+"""Bytes after which a batch is split into several transactions.
+
+The server holds a transaction in memory until EXEC. If that is too much, it closes the connection
+(`client-query-buffer-limit`).
+"""
 
 LONGEST: Final = 2**63 - 1
 """The most that Redis takes for the length of a stream."""
@@ -157,7 +160,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         return OneServer(connect_to)
 
     def prepare(self, connection: Servers) -> None:
-        """See that the server lets us work; raises BackendUnavailable."""
+        """Check that the server lets us work; raises BackendUnavailable."""
         connection.open(self._constant)
 
     def deliver(self, batch: Batch, connection: Servers) -> None:
@@ -220,9 +223,9 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         """Yield what is sent together, with the index after it.
 
         The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
-        its outcome here. In one chunk, all events of a key are for the same stream: what Redis
-        refuses only as it executes (a key that is not a stream) it refuses for all of them. If the
-        streams were different, the later events would be stored by then.
+        its outcome here. In one chunk, all events of a key are for the same stream. If Redis
+        refuses one only at EXEC (a key that is not a stream), it refuses all of them. With
+        different streams, later events would be stored by then.
         """
         chunk: list[Entry] = []
         size = 0

@@ -82,7 +82,7 @@ class OneServer(Servers):
 
     @property
     def limit(self) -> int | None:
-        """The server's limit for one value, if it told."""
+        """The server's limit for one value, if it is known."""
         return self._connection.limit
 
     def is_up(self, stream: str | None) -> bool:
@@ -93,8 +93,8 @@ class OneServer(Servers):
 class Cluster(Servers):
     """The nodes of a cluster, each over a connection of its own, and who has which slot.
 
-    A transaction is for one stream: a node takes none over several slots, and one over several
-    streams of a slot that is moving could be neither here nor there.
+    A transaction is for one stream, because a node takes none over several slots. If a slot is
+    moving, no node would have all the streams of a transaction over several.
     """
 
     def __init__(self, connect_to: Connect, seeds: Iterable[Node]) -> None:
@@ -155,7 +155,7 @@ class Cluster(Servers):
 
     @property
     def limit(self) -> int | None:
-        """The lowest limit that a node told."""
+        """The lowest limit of a node, as far as they are known."""
         limits = (each.limit for each in self._connections.values())
         return min(filter(None, limits), default=None)
 
@@ -220,8 +220,8 @@ class Cluster(Servers):
 def _owners(answer: list[Any], asked: str) -> list[Node | None]:
     """Return the node of each slot, by the reply to CLUSTER SLOTS of a node.
 
-    A node that does not know its own name leaves it out, and so do those that are to be found
-    where the asked one is.
+    The reply has no name for a node that does not know its own. Such a node has the address of the
+    asked one.
     """
     owners: list[Node | None] = [None] * SLOTS
     for first, last, master, *_replicas in answer:

@@ -131,12 +131,13 @@ class Connection:
         return bool(self._client.ping())
 
     def greet(self) -> None:
-        """See that transactions are permitted, and learn the server's limit for one value.
+        """Check that transactions are permitted, and learn the server's limit for one value.
 
-        A command over that limit costs the connection, often before one can read why: without the
-        limit, such an event would look like a server that is away, and stop all others. Done once,
-        and again after the connection broke: another server may be the master by then. With too
-        few replicas nothing is sent, so that an event is not stored again and again without them.
+        A command over that limit costs the connection, often before the reason can be read. Without
+        the limit, such an event would look like an unavailable server and stop all others. Done
+        once, and again after the connection broke: another server may be the master by then. With
+        too few replicas nothing is sent, so that an event is not stored again and again without
+        them.
         """
         if self._ready:
             return

@@ -1,4 +1,4 @@
-"""What an error of Redis, or of redis-py, means for events."""
+"""The meaning of errors of Redis, and of redis-py, for events."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def failure(error: Exception, place: str, stream: str, *, shared: bool) -> Deliv
     if scope is Scope.BROKER or (scope is Scope.DESTINATION and shared):
         return unavailable(place, error)
     problem = f"stream {stream!r} of Redis at {place}: {code} {text}".strip()
-    return scope.error(problem, shared=shared, cause=error)
+    return scope.error(problem, shared=shared, cause=error, reason=f"Redis answered {code}".strip())
 
 
 def redirection(error: object) -> Redirection | None:

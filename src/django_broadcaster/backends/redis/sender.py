@@ -22,8 +22,8 @@ Failure = Callable[[Exception, str, Message], DeliveryError]
 class Sender:
     """Sends the entries of a chunk until each has its outcome in the batch.
 
-    All entries of a key are for one stream, so they are in one transaction: what becomes of
-    another transaction does not matter to their order. A transaction that was refused for some of
+    All entries of a key are for one stream, so they are in one transaction. The outcome of another
+    transaction does not matter to their order. A transaction that was refused for some of
     its commands stored nothing: it is sent again without them, and without the later events of
     their keys. One that another node of a cluster should have got is sent there.
 
@@ -53,7 +53,7 @@ class Sender:
                 self._judge(each)
             left = left - 1 if self._redirected else REDIRECTIONS
             if not left and self._stop is None:
-                lost = f"Redis sends us on to another node {REDIRECTIONS} times in a row"
+                lost = f"Redis redirected the commands {REDIRECTIONS} times in a row"
                 self._give_up(self._again, BackendUnavailable(lost))
             entries = self._again
         if self._stop is not None:
@@ -112,7 +112,7 @@ class Sender:
         self._again += kept
 
     def _give_up(self, entries: Sequence[Entry], error: BackendUnavailable) -> None:
-        """Whatever of these has not failed for a reason of its own was not delivered."""
+        """Note an error for all of these that have not failed for a reason of their own."""
         self._note(error)
         self._batch.give_up((place for place, _, _ in entries), error)
 
@@ -132,7 +132,8 @@ class TransactionRefused(Exception):
 def executed(replies: list[Any], count: int) -> tuple[bool, list[Exception | None]]:
     """Return whether `count` commands were executed, and for each its error or None.
 
-    Raises TransactionRefused for a failure that is not because of a single command.
+    Raises:
+        TransactionRefused: The transaction failed, and not because of a single command.
     """
     begun, queued, result = replies[0], replies[1 : count + 1], replies[-1]
     if isinstance(result, list):

@@ -4,9 +4,9 @@ An event is delivered when its endpoint answers with a status from 200 to 299. R
 followed, and addresses that are not public are refused unless they are allowed.
 
 Either all events go to the one endpoint `url`, or, with `event_urls`, each to the `url` in its
-`publisher_config`. It decides what trouble means. An only endpoint that is away is an outage of the
-backend: everything waits. One of many that is away makes its own events wait, and spends none of
-their retries; after `disable_after` it is disabled.
+`publisher_config`. If the only endpoint is unavailable, so is the backend: everything waits. If one
+of many is unavailable, its own events wait and spend no retries. After `disable_after` it is
+disabled.
 """
 
 from .backend import WebhookBackend

@@ -1,9 +1,9 @@
 """Which addresses a webhook may go to.
 
-A URL that a customer chose must not lead into our own network: to a database, a metadata service,
-or a panel that trusts whoever is inside. Its name says nothing, for it may resolve to anything,
-and to something else a moment later. So the judgement is passed on the very address of a socket,
-just before it is connected: there is no second look-up that could have another answer.
+A URL that a customer chose must not lead into our own network, as to a database or a metadata
+service. Its name says nothing, because it may resolve to any address, and to another one a moment
+later. So the address of each socket is checked just before it is connected. No second look-up
+could have another answer.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 class AddressRefused(OSError):
     """A name leads to an address that is not allowed; nothing was connected.
 
-    The text is the same for every address, so that nobody learns what is inside from an error.
+    The text is the same for every address, so that errors do not reveal the network.
     """
 
     def __init__(self) -> None:
-        super().__init__("its address is not a public one, and not in 'allowed_networks'")
+        super().__init__("the address is not public and not in 'allowed_networks'")
 
 
 class AddressRules:
@@ -51,7 +51,7 @@ class AddressRules:
         self._allowed: list[Network] = [ip_network(text) for text in allowed_networks]
 
     def allows(self, host: str) -> bool:
-        """Tell whether a socket may be connected to an address, given as text."""
+        """Return True if a socket may be connected to an address, given as text."""
         if self._allow_all:
             return True
         try:
@@ -69,7 +69,7 @@ class AddressRules:
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address belongs to one host somewhere in the internet.
+    """Return True if an address belongs to one host somewhere in the internet.
 
     Python's `is_global` is true for multicast, and in IPv6 for much that nobody was given.
     """

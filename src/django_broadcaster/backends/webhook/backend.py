@@ -30,6 +30,7 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
+from django_broadcaster.redaction import endpoint_name
 
 from .book import EndpointBook, NoBook
 from .connection import IDLE_CONNECTIONS, Connection, load
@@ -82,6 +83,8 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         connect_timeout: Seconds to connect to one address.
         max_in_flight: The number of requests at once.
         max_response_bytes: The bytes of a response that are read before its connection is closed.
+        keep_response: Whether the first 500 bytes of the response to a failed request are stored
+            with the error.
         disable_after: Seconds of nothing but failures after which an endpoint is disabled. By
             default five days with `event_urls`, and never (`math.inf`) without.
         allow_private: Whether endpoints may have addresses that are not public.
@@ -114,6 +117,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         connect_timeout: float = 5.0,
         max_in_flight: int = 64,
         max_response_bytes: int = 16_384,
+        keep_response: bool = True,
         disable_after: float | None = None,
         allow_private: bool = False,
         allowed_networks: Sequence[str] = (),
@@ -127,6 +131,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             read.refuse("username", "can't be combined with 'event_urls'")
         read.apart("secrets", secrets, "secrets_for", secrets_for)
         read.flag("handshake", handshake)
+        read.flag("keep_response", keep_response)
         read.together("handshake", handshake, "request_origin", request_origin)
         if disable_after != math.inf:
             read.seconds("disable_after", disable_after, optional=True)
@@ -144,12 +149,13 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             connect_timeout=read.seconds("connect_timeout", connect_timeout),
             max_in_flight=read.integer("max_in_flight", max_in_flight, 1),
             max_response_bytes=read.integer("max_response_bytes", max_response_bytes, 1),
+            keep_response=keep_response,
             disable_after=default if disable_after is None else disable_after,
             rules=read_networks(read, allow_private, allowed_networks),
             tls=read.tls(tls, context=True) or TLS(),
         )
         self.book: EndpointBook = NoBook()
-        """What is written down about endpoints that fail; the relay sets it."""
+        """Records endpoints that fail; the relay sets it."""
         self._pauses = Pauses()
         self._handshakes = Handshakes()
 
@@ -165,6 +171,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
                 timeout=self.options.timeout,
                 connect_timeout=self.options.connect_timeout,
                 max_response_bytes=self.options.max_response_bytes,
+                keep_response=self.options.keep_response,
                 tls=self.options.tls,
             )
         except OSError as error:
@@ -205,13 +212,15 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         return self._pauses.returned()
 
     def show(self, message: Message) -> Shown:
-        """Return the request without what is a secret: the path of the URL, the signature, and the
-        values of the headers that are set in OPTIONS."""
+        """Return the request without its secrets.
+
+        Those are the path of the URL, the signature, and the values of headers set in OPTIONS."""
         shown = super().show(message)
         hidden = dict.fromkeys((*self.options.headers, "webhook-signature"), "(not shown)")
         if self.options.request_origin is not None:
             hidden[REQUEST_ORIGIN] = self.options.request_origin
-        endpoint = {"endpoint": place_of(self._url_of(message))}
+        url = self._url_of(message)
+        endpoint = {"endpoint": f"{place_of(url)} (endpoint {endpoint_name(self.alias, url)})"}
         return Shown(endpoint, {**hidden, **shown.headers}, shown.body)
 
     # --- Before a batch ----------------------------------------------------------------------
@@ -226,7 +235,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         try:
             self.book.look(urls)
         except (DatabaseError, InterfaceError) as error:
-            raise BackendUnavailable("which endpoints are disabled can't be read") from error
+            raise BackendUnavailable("the disabled endpoints can't be read") from error
         return {url: self._endpoint(url) for url in urls}
 
     def _endpoint(self, url: str) -> Endpoint:
@@ -252,11 +261,12 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
             return Answer(Kind.FORBIDDEN, str(error))
         row = self.book.disabled(url)
         if row is not None:
-            text = f"is disabled since {row.disabled_at:%Y-%m-%d %H:%M %Z}: {row.last_error}"
+            why, _, _details = row.last_error.partition("\n")
+            text = f"is disabled since {row.disabled_at:%Y-%m-%d %H:%M %Z}: {why}"
             return Answer(Kind.GONE, text)
         seconds = self._pauses.seconds_left(url)
         if seconds:
-            return Answer(Kind.AWAY, "did not answer and is left alone for a while", seconds)
+            return Answer(Kind.AWAY, "did not answer; waiting before the next attempt", seconds)
         return None
 
     def _signer_for(self, url: str, secrets_for: SecretsFor | str) -> Signer:
@@ -273,7 +283,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         self, messages: Sequence[Message], endpoints: Sequence[Endpoint], connection: Connection
     ) -> Sender:
         keep = len({endpoint.url for endpoint in endpoints}) <= IDLE_CONNECTIONS
-
+        secret = set(self.options.headers.values())
         self._handshakes.begin()
 
         async def attempt(index: int) -> Answer:
@@ -283,7 +293,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
                 if handshake and (answer := await self._refusal(endpoint.url, connection)):
                     return answer
                 headers, body = self._request(message, endpoint.signer)
-                return await connection.post(endpoint.url, headers, body, keep=keep)
+                return await connection.post(endpoint.url, headers, body, keep=keep, secret=secret)
             except Exception as error:
                 return Answer(Kind.REFUSED, error=as_delivery_error(error))
 
@@ -330,7 +340,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         except (DatabaseError, InterfaceError) as error:
             # What was delivered is delivered. The next batch finds out the same.
             logger.warning(
-                "backend %r: trouble with endpoints could not be written down: %s",
+                "Could not record failed endpoints of backend %r: %s; retrying at the next batch",
                 self.alias,
                 type(error).__name__,
                 extra={"backend": self.alias},
@@ -341,9 +351,10 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         for endpoint in endpoints:
             failure = endpoint.failure
             if failure and failure.kind is Kind.GONE:
-                self.book.disable(endpoint.url, failure.text)
+                self.book.disable(endpoint.url, failure.text, failure.details)
             elif failure and not endpoint.delivered:
-                self.book.failed(endpoint.url, failure.text, self.options.disable_after)
+                after = self.options.disable_after
+                self.book.failed(endpoint.url, failure.text, after, failure.details)
 
     def _note_outcomes(self, batch: Batch, sender: Sender) -> None:
         """Note the outcome of each message, by what its endpoint came to as a whole."""
@@ -360,7 +371,8 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         if answer.kind is Kind.AWAY:
             left = self._pauses.seconds_left(url)
             answer = replace(answer, retry_after=max(left, answer.retry_after))
-        error = error_of(answer, place_of(url), many=self.options.event_urls)
+        place = f"{place_of(url)} (endpoint {endpoint_name(self.alias, url)})"
+        error = error_of(answer, place, many=self.options.event_urls)
         if answer.kind is Kind.AWAY and not answer.sent and isinstance(error, TransientError):
             error.waits_for = url
         return error

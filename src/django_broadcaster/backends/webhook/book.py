@@ -1,4 +1,4 @@
-"""What is written down about endpoints that fail."""
+"""The record of endpoints that fail."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class EndpointBook(Protocol):
-    """The book of one backend's endpoints. Every method may raise the database's errors."""
+    """The record of one backend's endpoints. Every method may raise the database's errors."""
 
     def look(self, urls: Collection[str]) -> None:
-        """Read what is written about these endpoints."""
+        """Read the records of these endpoints."""
 
     def disabled(self, url: str) -> Any:
         """Return the `OutboxWebhookEndpoint` of an endpoint that is disabled, else None."""
@@ -18,15 +18,15 @@ class EndpointBook(Protocol):
     def succeeded(self, urls: Iterable[str]) -> None:
         """Note that endpoints took an event."""
 
-    def failed(self, url: str, error: str, disable_after: float) -> None:
-        """Note that an endpoint took nothing; disable it after so many seconds of that."""
+    def failed(self, url: str, error: str, disable_after: float, details: str = "") -> None:
+        """Note that an endpoint took nothing; disable it after `disable_after` seconds of that."""
 
-    def disable(self, url: str, error: str) -> None:
-        """Let nothing more be sent to an endpoint."""
+    def disable(self, url: str, error: str, details: str = "") -> None:
+        """Disable an endpoint: nothing more is sent to it. The details are not logged."""
 
 
 class NoBook:
-    """For a backend that no relay uses: nothing is written down, and no endpoint is disabled."""
+    """For a backend that no relay uses: nothing is recorded, and no endpoint is disabled."""
 
     def look(self, urls: Collection[str]) -> None:
         """Do nothing."""
@@ -37,8 +37,8 @@ class NoBook:
     def succeeded(self, urls: Iterable[str]) -> None:
         """Do nothing."""
 
-    def failed(self, url: str, error: str, disable_after: float) -> None:
+    def failed(self, url: str, error: str, disable_after: float, details: str = "") -> None:
         """Do nothing."""
 
-    def disable(self, url: str, error: str) -> None:
+    def disable(self, url: str, error: str, details: str = "") -> None:
         """Do nothing."""

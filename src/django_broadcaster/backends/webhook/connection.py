@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -21,8 +22,10 @@ from ..connected import HeldConnection
 from ..errors import client_module
 from ..event_loop import EventLoop
 from .addresses import AddressRules
-from .errors import CLIENT, Answer, answer_about, answer_to
+from .errors import CLIENT, Answer, Kind, answer_about, answer_to
 from .handshakes import REQUEST_ORIGIN, about_the_endpoint, verdict
+from .responses import READ_AHEAD, details_of
+from .urls import keys_of
 
 T = TypeVar("T")
 
@@ -32,7 +35,7 @@ IDLE_CONNECTIONS: Final = 200
 _RESOLVERS: Final = 32  # threads: a name server that is slow for one name holds up no other
 _HEADERS: Final = {
     "User-Agent": f"django-broadcaster/{__version__}",
-    # What a response says is not read, so it is not to be packed either.
+    # A response is not decompressed, so it is not to be packed either.
     "Accept-Encoding": "identity",
 }
 
@@ -40,11 +43,15 @@ _HEADERS: Final = {
 class Connection(HeldConnection):
     """Sends requests, over connections that it opens as they are needed.
 
-    Raises MissingClient, or OSError for a file of `tls`.
+    Args:
+        timeout, connect_timeout: Seconds for a request as a whole, and to connect to one address.
+        max_response_bytes: The bytes of a body that are read before the connection is closed.
+        keep_response: Whether the beginning of the body of a failed request becomes its details.
+        tls: The authorities to trust, and the certificate to connect with.
 
-    timeout, connect_timeout: seconds for a request as a whole, and to connect to one address.
-    max_response_bytes: how much of a body is read before the connection is given up.
-    tls: whom to trust, and with what certificate to connect.
+    Raises:
+        MissingClient: aiohttp is not installed.
+        OSError: A file of `tls` can't be read.
     """
 
     def __init__(
@@ -54,11 +61,13 @@ class Connection(HeldConnection):
         timeout: float,
         connect_timeout: float,
         max_response_bytes: int,
+        keep_response: bool,
         tls: TLS,
     ) -> None:
         self._rules = rules
         self._timeouts = {"total": timeout, "sock_connect": connect_timeout}
         self._max_response_bytes = max_response_bytes
+        self._keep_response = keep_response
         load()
         self._context = tls.context()
         self._loop = EventLoop(ThreadPoolExecutor(_RESOLVERS, "webhook-resolver"))
@@ -89,12 +98,18 @@ class Connection(HeldConnection):
         self._loop.abandon()
 
     async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, *, keep: bool
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        keep: bool,
+        secret: Collection[str] = (),
     ) -> Answer:
         """Send one request and return what came of it; `keep` its connection for another one.
 
         A server may end a connection that was kept, just as the next request is sent. Then the
-        request goes once more, over a new connection.
+        request goes once more, over a new connection. `secret` texts are masked in a response.
         """
         headers = headers if keep else {**headers, "Connection": "close"}
         request = {
@@ -106,17 +121,17 @@ class Connection(HeldConnection):
         }
         began = time.monotonic()
         try:
-            return await self._post(self._session, url, request)
+            answer, response = await self._post(self._session, url, request)
         except Exception as error:
-            if not (connection.is_reused and _is_cut(error)):
-                return answer_about(error)
-        left = max(0.001, self._timeouts["total"] - (time.monotonic() - began))
-        try:
-            return await self._post(
-                self._fresh_session(), url, request | {"timeout": self._timeout(total=left)}
-            )
-        except Exception as error:
-            return answer_about(error)
+            answer, response = answer_about(error), b""
+            if connection.is_reused and _is_cut(error):
+                left = max(0.001, self._timeouts["total"] - (time.monotonic() - began))
+                again = request | {"timeout": self._timeout(total=left)}
+                answer, response = await self._post_anew(url, again)
+        if answer.kind is Kind.DELIVERED:
+            return answer
+        details = details_of(time.monotonic() - began, response, {*keys_of(url), *secret})
+        return replace(answer, details=details)
 
     async def ask(self, url: str, headers: Mapping[str, str], origin: str) -> Answer:
         """Ask an endpoint whether it agrees to receive events; a Kind.DELIVERED says yes."""
@@ -131,25 +146,41 @@ class Connection(HeldConnection):
         except Exception as error:
             return about_the_endpoint(answer_about(error))
 
-    async def _post(self, session: Any, url: str, request: Mapping[str, Any]) -> Answer:
-        async with session.post(_as_it_is(url), **request) as response:
-            await self._read(response)
-            return answer_to(response.status, response.headers.get("Retry-After"))
+    async def _post_anew(self, url: str, request: Mapping[str, Any]) -> tuple[Answer, bytes]:
+        try:
+            return await self._post(self._fresh_session(), url, request)
+        except Exception as error:
+            return answer_about(error), b""
 
-    async def _read(self, response: Any) -> None:
-        """Read a body, so that its connection can be used again; the status has decided already."""
+    async def _post(
+        self, session: Any, url: str, request: Mapping[str, Any]
+    ) -> tuple[Answer, bytes]:
+        """Return the answer, and the beginning of its body if that is to be kept."""
+        async with session.post(_as_it_is(url), **request) as response:
+            beginning = await self._read(response)
+            answer = answer_to(response.status, response.headers.get("Retry-After"))
+            return answer, beginning if self._keep_response else b""
+
+    async def _read(self, response: Any) -> bytes:
+        """Read a body, so that its connection can be used again, and return its beginning.
+
+        The status has decided already.
+        """
+        beginning = b""
         if response.content.at_eof():
-            return
+            return beginning
         left = self._max_response_bytes
         try:
             while left > 0:
                 chunk = await response.content.read(left)
                 if not chunk:
-                    return
+                    return beginning
+                beginning += chunk[: READ_AHEAD - len(beginning)]
                 left -= len(chunk)
         except (load().ClientError, TimeoutError):
             pass
         response.close()
+        return beginning
 
     async def _end(self) -> None:
         """Close the sessions. An interrupted batch would go on and open another one."""

@@ -1,4 +1,4 @@
-"""What a request came to, and what that means for its event."""
+"""The result of a request, and its meaning for the event."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EMPTY_HANDED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, err
 
 
 class Kind(Enum):
-    """Whom an answer is about.
+    """The cause of an answer: the event, the endpoint, or our own machine.
 
     Only a 2xx is `DELIVERED`. `REFUSED` and `FAILED` are about this event. `DOUBTFUL` may be the
     event's fault or the endpoint's: what the endpoint says to others decides. `MISPLACED`,
@@ -44,10 +44,11 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, or what went wrong; `retry_after` is in seconds.
+    """The result of a request; `retry_after` is in seconds.
 
     `error` is the event's error where it is known already, and `sent` is False where the answer is
-    that to another event.
+    that to another event. `details` are stored with the error, and never logged. `reason` is the
+    part of the text that may be logged: the text may name an address.
     """
 
     kind: Kind
@@ -56,6 +57,8 @@ class Answer:
     cause: Exception | None = None
     error: DeliveryError | None = None
     sent: bool = True
+    details: str = ""
+    reason: str = ""
 
 
 _KINDS: Final = {
@@ -78,7 +81,7 @@ def answer_to(status: int, retry_after: str | None) -> Answer:
     text = f"answered {status} {_phrase(status)}".rstrip()
     if kind is Kind.MISPLACED and status < 400:
         text += ", and redirects are not followed"
-    return Answer(kind, text, seconds_of(retry_after))
+    return Answer(kind, text, seconds_of(retry_after), reason=text)
 
 
 def seconds_of(retry_after: str | None) -> float:
@@ -126,8 +129,11 @@ def error_of(answer: Answer, place: str, *, many: bool) -> DeliveryError:
         shared=not many,
         cause=answer.cause,
         retry_after=answer.retry_after,
+        reason=answer.reason,
     )
     error.sent = answer.sent
+    if answer.sent:  # else they are those of another event
+        error.details = answer.details
     if isinstance(error, TransientError):
         error.spends_retry = answer.kind not in _PUTS_OFF
     return error
@@ -142,16 +148,21 @@ def answer_about(error: Exception) -> Answer:
     if isinstance(error, aiohttp.ClientConnectorError):
         return _answer_about_connecting(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Answer(Kind.AWAY, "no connection in time", cause=error)
+        return _plain(Kind.AWAY, "no connection in time", error)
     if isinstance(error, TimeoutError):
-        return Answer(Kind.DOUBTFUL, "no answer in time", cause=error)
+        return _plain(Kind.DOUBTFUL, "no answer in time", error)
     if isinstance(error, aiohttp.InvalidURL):
-        return Answer(Kind.FORBIDDEN, "its URL has no usable host")
+        return Answer(Kind.FORBIDDEN, "the URL has no usable host")
     if isinstance(error, aiohttp.ClientConnectionError):
-        return Answer(Kind.DOUBTFUL, "the connection was cut before the answer", cause=error)
+        return _plain(Kind.DOUBTFUL, "the connection was cut before the answer", error)
     if isinstance(error, aiohttp.ClientError):
-        return Answer(Kind.DOUBTFUL, "the answer is no HTTP")
+        return _plain(Kind.DOUBTFUL, "the answer is not HTTP")
     raise error
+
+
+def _plain(kind: Kind, text: str, cause: Exception | None = None) -> Answer:
+    """Return an answer with a text that may be logged."""
+    return Answer(kind, text, cause=cause, reason=text)
 
 
 def _answer_about_connecting(error: Any) -> Answer:
@@ -159,5 +170,7 @@ def _answer_about_connecting(error: Any) -> Answer:
     if isinstance(reason, AddressRefused):
         return Answer(Kind.FORBIDDEN, str(reason), cause=reason)
     if reason.errno in _EMPTY_HANDED:
-        return Answer(Kind.LOCAL, f"no connection: {reason.strerror}", cause=error)
-    return Answer(Kind.AWAY, f"no connection: {reason}", cause=error)
+        return _plain(Kind.LOCAL, f"no connection: {reason.strerror}", error)
+    text = f"no connection: {reason}"
+    name = errno.errorcode.get(reason.errno or 0, type(reason).__name__)
+    return Answer(Kind.AWAY, text, cause=error, reason=f"no connection: {name}")

@@ -42,6 +42,7 @@ class WebhookOptions:
     connect_timeout: float
     max_in_flight: int
     max_response_bytes: int
+    keep_response: bool
     disable_after: float
     rules: AddressRules
     tls: TLS

@@ -1,4 +1,4 @@
-"""Endpoints that do not answer are left alone for a while, each for itself."""
+"""Pauses of endpoints that do not answer, each for itself."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Pauses:
         self._returned: set[str] = set()
 
     def __contains__(self, url: str) -> bool:
-        """Tell whether an endpoint did not answer last time, so that one event is to try it."""
+        """Return True if an endpoint did not answer last time, so that one event is to try it."""
         return url in self._pauses
 
     def seconds_left(self, url: str) -> float:
-        """Return the seconds for which an endpoint is to be left alone."""
+        """Return the seconds left of the pause of an endpoint."""
         pause = self._pauses.get(url)
         return max(0.0, pause.ends_at - self._clock()) if pause else 0.0
 

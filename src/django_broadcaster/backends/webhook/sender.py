@@ -1,8 +1,8 @@
 """A batch in flight: many endpoints at once, and each key in order.
 
-A key is a lane: its next event is sent when the one before was delivered, so whatever fails, none
-of its later events is sent before it. Events without a key have a lane each. Lanes run at once,
-within the limits of the backend and of each endpoint. The earliest event that may be sent is first.
+A key is a lane: its next event is sent when the one before was delivered. So no later event of a
+key is sent before one that failed. Events without a key have a lane each. Lanes run at once, within
+the limits of the backend and of each endpoint. The earliest event that may be sent is first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ABOUT_THE_ONLY_ENDPOINT: Final = ABOUT_THE_ENDPOINT | {Kind.MISPLACED}
 
 @dataclass(slots=True)
 class Endpoint:
-    """What is known of an endpoint in this batch.
+    """The state of an endpoint in this batch.
 
     `stopped` is why nothing more is sent to it, `last_failure` the last attempt that failed, and
     `slots` how many requests it gets at once.
@@ -74,7 +74,7 @@ class Endpoint:
 
     @property
     def failure(self) -> Answer | None:
-        """What went wrong with the endpoint itself, as far as something did."""
+        """The failure of the endpoint itself, if it failed."""
         failure = self.stopped or self.last_failure
         return failure and self.conclude(failure)
 
@@ -153,7 +153,7 @@ class Sender:
             return reason if not reason.sent else replace(reason, sent=False)
         if time.monotonic() < self._ends_at:
             return None
-        return Answer(Kind.UNSENT, "not sent, because its batch took too long", sent=False)
+        return Answer(Kind.UNSENT, "not sent, because the batch took too long", sent=False)
 
 
 def _lanes(messages: Sequence[Message]) -> tuple[list[int], dict[int, int]]:

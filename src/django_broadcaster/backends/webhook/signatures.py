@@ -32,7 +32,8 @@ _ED25519: Final = "whsk_"
 class Signer:
     """Signs with each of the secrets, so that they can be changed without a gap.
 
-    Raises ValueError for what is no secret, without repeating it.
+    Raises:
+        ValueError: A secret is invalid. The text does not repeat it.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from django_broadcaster.backends.options import OptionReader
 
 LONGEST_URL = 2000
-"""Characters; what the table of endpoints in trouble holds."""
+"""Characters; the limit of the table of endpoints that fail."""
 
 
 def read_url(read: OptionReader, url: object, *, allow_http: bool) -> None:
@@ -21,6 +21,13 @@ def place_of(url: str) -> str:
     """Return what may be shown of a URL: a path or a query is often the key to an endpoint."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def keys_of(url: str) -> set[str]:
+    """Return the parts of a URL that may be the key to an endpoint: its path and its query."""
+    parts = urlsplit(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return {part for part in (target, parts.path, parts.query) if len(part) > 1}
 
 
 def target_of(url: str) -> tuple[str, int]:

@@ -21,6 +21,7 @@ metric                                kind      meaning
 `messaging.client.operation.duration` histogram duration of `send`, in seconds
 `messaging.client.consumed.messages`  counter   events that a handler was called for
 `messaging.process.duration`          histogram duration of `process`, in seconds
+`outbox.delivery.latency`             histogram from due to delivered, in seconds: a sample
 `outbox.up`                           gauge     1 if the database is available
 `outbox.backlog`                      gauge     undelivered events and dead letters, by `status`
 `outbox.lag`                          gauge     age of the oldest due event, in seconds
@@ -31,7 +32,9 @@ metric                                kind      meaning
 `outbox.paused`                       gauge     1 while the backend is paused
 ===================================== ========= ===================================================
 
-The gauges come from the processes of relays, and have the label `backend`.
+The metrics whose names begin with `outbox` come from the processes of relays, and have the label
+`backend`. The latency is that of one batch a second of each backend. The instrumentation scope has
+the version of the package.
 
 https://opentelemetry.io/docs/specs/semconv/messaging/ (names as of version 1.40)
 """
@@ -42,7 +45,7 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from django_broadcaster import __version__, tracing
-from django_broadcaster.signals import relay_started
+from django_broadcaster.signals import batch_settled, relay_started
 
 from .gauges import Gauges
 from .measures import Measures
@@ -67,7 +70,9 @@ def instrument(
     meter = get_meter(_NAME, __version__, meter_provider)
     tracer = get_tracer(_NAME, __version__, tracer_provider)
     uninstrument()
-    tracing.install(SpanTracer(tracer, Measures(meter)))
+    measures = Measures(meter)
+    tracing.install(SpanTracer(tracer, measures))
+    batch_settled.connect(measures.settled, dispatch_uid=_NAME, weak=False)
     _Place.gauges = Gauges(meter)
     relay_started.connect(_Place.gauges.begin, dispatch_uid=_NAME, weak=False)
 
@@ -75,6 +80,7 @@ def instrument(
 def uninstrument() -> None:
     """Stop traces and metrics."""
     tracing.install(None)
+    batch_settled.disconnect(dispatch_uid=_NAME)
     relay_started.disconnect(dispatch_uid=_NAME)
     if _Place.gauges is not None:
         _Place.gauges.end()

@@ -12,7 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 if TYPE_CHECKING:
     from django_broadcaster.instrumentation.gauges import Figure
-    from django_broadcaster.store import Overview
+    from django_broadcaster.store import Judgement
 
 KEEP_SECONDS: Final = 1.0
 """The time that a result is reused: the gauges are read one after the other."""
@@ -25,7 +25,7 @@ class Gauges:
         self._meter = meter
         self._using: str | None = None
         self._lock = Lock()
-        self._found: list[Overview] | None = None
+        self._found: list[Judgement] | None = None
         self._expires = 0.0
         self._has_ended = False
 
@@ -60,13 +60,13 @@ class Gauges:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             if self._has_ended:
                 return
-            for overview in self._current() or ():
-                for labels, value in labelled(figure, overview):
+            for judgement in self._current() or ():
+                for labels, value in labelled(figure, judgement):
                     yield Observation(value, labels)
 
         return observe
 
-    def _current(self) -> list[Overview] | None:
+    def _current(self) -> list[Judgement] | None:
         with self._lock:
             if time.monotonic() >= self._expires:
                 self._found = _ask(self._using)
@@ -74,13 +74,13 @@ class Gauges:
             return self._found
 
 
-def _ask(using: str | None) -> list[Overview] | None:
+def _ask(using: str | None) -> list[Judgement] | None:
     """Read the outbox, and close the database connections that this opened in the thread."""
-    from django_broadcaster.instrumentation.gauges import current_overviews
+    from django_broadcaster.instrumentation.gauges import current_judgements
 
     before = set(connections.all(initialized_only=True))
     try:
-        return current_overviews(using)
+        return current_judgements(using)
     finally:
         for connection in connections.all(initialized_only=True):
             if connection not in before:

@@ -6,9 +6,11 @@ https://opentelemetry.io/docs/specs/semconv/messaging/messaging-metrics/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry.metrics import Meter
+
+from django_broadcaster.instrumentation import latency
 
 BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """Seconds, as the conventions recommend."""
@@ -42,6 +44,12 @@ class Measures:
             "Duration of processing operation.",
             explicit_bucket_boundaries_advisory=BOUNDARIES,
         )
+        self._latency = meter.create_histogram(
+            "outbox.delivery.latency",
+            "s",
+            latency.MEANING,
+            explicit_bucket_boundaries_advisory=latency.BUCKETS,
+        )
 
     def sent(
         self, labels: Mapping[str, str], seconds: float, counts: Mapping[str, int], error: str
@@ -62,6 +70,12 @@ class Measures:
         """Record a call of a handler."""
         self._consumed.add(1, _with(labels, error))
         self._processing.record(seconds, _with(labels, error))
+
+    def settled(self, *, backend: str, report: Any, **_: Any) -> None:
+        """Record a delivery; a receiver of `batch_settled`."""
+        labels = {"backend": backend}
+        for wait in report.waits:
+            self._latency.record(wait, labels)
 
 
 def _with(labels: Mapping[str, str], error: str) -> dict[str, str]:

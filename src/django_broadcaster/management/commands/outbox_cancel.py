@@ -9,4 +9,9 @@ class Command(MovingCommand):
     """Cancel undelivered events."""
 
     help = "Cancels undelivered events. Later events of their keys are delivered."
+    examples = (
+        "1291 1292",
+        '--type "invoice.*" --since 2026-01-31T14:00',
+        "--key customer-7 --dry-run",
+    )
     verb = "cancel"

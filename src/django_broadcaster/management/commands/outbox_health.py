@@ -14,7 +14,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.instrumentation import health_file
 from django_broadcaster.instrumentation.health import outbox_health
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.output import Bad, as_json
 from django_broadcaster.management.selection import add_database, database, listed, seconds
 from django_broadcaster.relay.health import LIVE, Health
 
@@ -30,6 +30,11 @@ class Command(OutboxCommand):
         f"with 0 if healthy, {UNWELL} if a check failed, and {UNKNOWN} if the database is "
         "unavailable or an argument is invalid. With --file, reads the file of one relay instead "
         "of the database."
+    )
+    examples = (
+        "",
+        "--backend default --max-lag 60",
+        "--file /run/relay/health.json --live",
     )
     wrong_call = UNKNOWN
     requires_system_checks = []  # a probe runs often; the relay ran them when it started
@@ -76,7 +81,7 @@ class Command(OutboxCommand):
         if options["json"]:
             self.stdout.write(as_json(found.as_dict()))
         else:
-            self.stdout.write(as_table([_row(check) for check in found.checks]))
+            self.stdout.write(self.table([_row(check) for check in found.checks]))
         if any(check.name == "database" for check in found.failing):
             sys.exit(UNKNOWN)
         if not found.is_ready:
@@ -115,6 +120,6 @@ def _row(check: Any) -> dict[str, Any]:
         "check": check.name,
         "backend": check.backend,
         "process": check.process,
-        "ok": "yes" if check.ok else "NO",
+        "ok": "yes" if check.ok else Bad("NO"),
         "detail": check.detail,
     }

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
 
+from django_broadcaster.event_history import steps_of
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.output import Row, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.models.exact_text import equals
+from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
 
 SHOWN = (
@@ -30,6 +33,11 @@ class Command(OutboxCommand):
     """Show an event, its failed attempts, and its message."""
 
     help = "Shows an event of the outbox, its failed attempts, and with --payload its message."
+    examples = (
+        "1291",
+        "1291 --payload",
+        "1f6b1a3c-6f5e-4d55-9a3c-0d8f8f2f4c11 --json",
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -54,12 +62,16 @@ class Command(OutboxCommand):
         fields = ("number", "attempted_at", "relay", "error")
         found: dict[str, Any] = {
             "event": {name: getattr(event, name) for name in SHOWN},
+            "history": [
+                {"at": step.at, "step": step.what, "by": step.who}
+                for step in sorted(steps_of(event), key=lambda step: aware(step.at))
+            ],
             "failed_attempts": list(attempts.values(*fields)),
         }
         if options["payload"]:
             shown = presented(event)
             found["message"] = shown if isinstance(shown, str) else json.loads(shown.to_json())
-        self.stdout.write(as_json(found) if options["json"] else _text(found))
+        self.stdout.write(as_json(found) if options["json"] else _text(found, self.table))
 
 
 def _found(using: str, wanted: str) -> OutboxEvent:
@@ -83,9 +95,10 @@ def _is_row(wanted: str) -> bool:
     return wanted.isdecimal() and len(wanted) <= len(str(HIGHEST)) and int(wanted) <= HIGHEST
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(found: dict[str, Any], table: Callable[[Sequence[Row]], str]) -> str:
     event = [{"field": name, "value": value} for name, value in found["event"].items()]
-    parts = [as_table(event), "", "failed attempts", as_table(found["failed_attempts"])]
+    parts = [table(event), "", "history", table(found["history"])]
+    parts += ["", "failed attempts", table(found["failed_attempts"])]
     if "message" in found:
         parts += ["", "message", as_json(found["message"])]
     return "\n".join(parts)

@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row, as_values
-from django_broadcaster.management.output import as_json, as_table, whoami
+from django_broadcaster.management.output import as_json, whoami
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import OutboxOperation
 
@@ -20,6 +20,11 @@ class Command(OutboxCommand):
     help = (
         "Lists the operations started with --background, the newest first, or stops some. Stopping "
         "keeps the changes made so far."
+    )
+    examples = (
+        "",
+        "7 8 --json",
+        '7 --stop --by "Ada: wrong filter"',
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -45,7 +50,7 @@ class Command(OutboxCommand):
         if options["json"]:
             self.stdout.write(as_json([as_values(each) for each in found]))
         else:
-            self.stdout.write(as_table([as_row(each) for each in found]))
+            self.stdout.write(self.table([as_row(each) for each in found]))
 
     def _found(self, operations: Any, options: dict[str, Any]) -> list[OutboxOperation]:
         ids = options["ids"]

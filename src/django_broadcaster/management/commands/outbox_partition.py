@@ -11,7 +11,6 @@ from django.utils import timezone
 
 from django_broadcaster.conf import conf
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import as_table
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.retention import span
@@ -22,6 +21,11 @@ class Command(OutboxCommand):
     """Partition the table, or list its partitions if it has some."""
 
     help = "Partitions the outbox's table by time (PostgreSQL), or lists its partitions."
+    examples = (
+        "",
+        "--database outbox",
+        "--settings mysite.settings",
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -42,4 +46,4 @@ class Command(OutboxCommand):
             partition_outbox(using, width, timezone.now())
         except DatabaseError as error:
             raise CommandError(f"Could not partition the outbox: {loggable(error)}") from error
-        self.stdout.write(as_table([segment._asdict() for segment in segments_of(using)]))
+        self.stdout.write(self.table([segment._asdict() for segment in segments_of(using)]))

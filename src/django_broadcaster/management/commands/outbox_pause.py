@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.output import as_json
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxBackendState
 from django_broadcaster.store import pause
@@ -16,6 +16,11 @@ class Command(OutboxCommand):
     """Pause delivery to a backend."""
 
     help = "Pauses delivery to backends until outbox_resume is run."
+    examples = (
+        "default",
+        "default audit",
+        'default --by "Ada: the broker moves"',
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -36,4 +41,4 @@ class Command(OutboxCommand):
             }
             for alias in options["backends"]
         ]
-        self.stdout.write(as_json(rows) if options["json"] else as_table(rows))
+        self.stdout.write(as_json(rows) if options["json"] else self.table(rows))

@@ -21,6 +21,11 @@ class Command(MovingCommand):
         "Deletes published, failed or cancelled events. If OUTBOX_ARCHIVE is set, archives them "
         "first."
     )
+    examples = (
+        "--status published --until 2026-01-31 --dry-run",
+        "--status cancelled --no-input",
+        "--all --backend audit --background",
+    )
     verb = "purge"
     archive: Archive | None
 

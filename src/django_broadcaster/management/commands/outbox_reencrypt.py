@@ -14,7 +14,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.encryption import is_on, reseal
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import Progress, as_json
+from django_broadcaster.management.output import Progress, as_json, counted
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.store import portions
@@ -32,6 +32,11 @@ class Command(OutboxCommand):
     help = (
         "Re-encrypts payloads with the first of OUTBOX_ENCRYPTION_KEYS, so that older keys can be "
         "removed. Can be interrupted and run again; finished payloads are skipped."
+    )
+    examples = (
+        "",
+        "--start 1291",
+        "--json",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -61,15 +66,15 @@ class Command(OutboxCommand):
 
     def _report(self, changed: int, unreadable: list[str], *, as_text: bool) -> None:
         if as_text:
-            self.stdout.write(f"re-encrypted: {changed:,} events")
+            self.stdout.write(f"re-encrypted: {counted(changed, 'event')}")
         else:
             self.stdout.write(as_json({"changed": changed, "unreadable": unreadable}))
         if unreadable:
             named = ", ".join(unreadable[:NAMED])
             more = f" and {len(unreadable) - NAMED:,} more" if len(unreadable) > NAMED else ""
             raise CommandError(
-                f"Could not decrypt {len(unreadable):,} events ({named}{more}). Add the key that "
-                "encrypted them to OUTBOX_ENCRYPTION_KEYS."
+                f"Could not decrypt {counted(len(unreadable), 'event')} ({named}{more}). Add the "
+                "key that encrypted them to OUTBOX_ENCRYPTION_KEYS."
             )
 
     def _reencrypt_all(self, rows: QuerySet[Any], kind: str) -> tuple[int, list[str]]:
@@ -91,7 +96,8 @@ class Command(OutboxCommand):
                 progress.advance(len(ids))
         except KeyboardInterrupt:
             raise CommandError(
-                f"Interrupted after {changed:,} changes, at {kind} {last}. Run the command again."
+                f"Interrupted after {counted(changed, 'change')}, at {kind} {last}. Run the "
+                "command again."
             ) from None
         finally:
             progress.end()

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import as_json, as_table
+from django_broadcaster.management.output import as_json
 from django_broadcaster.management.selection import add_database, check_backend, database
 from django_broadcaster.models import OutboxBackendState
 from django_broadcaster.store import resume
@@ -16,6 +16,11 @@ class Command(OutboxCommand):
     """Resume delivery to a backend."""
 
     help = "Resumes delivery to paused backends."
+    examples = (
+        "default",
+        "default audit",
+        "default --json",
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -32,4 +37,4 @@ class Command(OutboxCommand):
             {"backend": alias, "now": "resumed" if resume(states, alias) else "not paused"}
             for alias in options["backends"]
         ]
-        self.stdout.write(as_json(rows) if options["json"] else as_table(rows))
+        self.stdout.write(as_json(rows) if options["json"] else self.table(rows))

@@ -9,4 +9,9 @@ class Command(MovingCommand):
     """Retry dead letters, and events that wait for their next attempt, now."""
 
     help = "Retries dead letters, and events that wait for their next attempt, now."
+    examples = (
+        "1291",
+        '--status failed --error "timed out" --dry-run',
+        "--backend audit --status failed --no-input",
+    )
     verb = "retry"

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from argparse import ArgumentParser
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
-from django_broadcaster.management.output import as_json, as_table, printable
-from django_broadcaster.management.selection import add_database, check_backend, database, seconds
+from django_broadcaster.management.output import Bad, as_json, duration, printable
+from django_broadcaster.management.selection import (
+    HIGHEST,
+    add_database,
+    check_backend,
+    database,
+    seconds,
+    whole,
+)
 from django_broadcaster.models import OutboxOperation
-from django_broadcaster.store import Overview, overviews, with_leftovers
+from django_broadcaster.store import Judgement, Overview, State, judgements, with_leftovers
+
+STATUSES = ("pending", "scheduled", "retry", "blocked", "failed")
 
 LATE = 3
-"""The exit status if `--max-lag` or `--max-retry-age` is exceeded."""
-
-AWAY, UNKNOWN = "broker unavailable", "not configured"
+"""The exit status if a limit is exceeded."""
 
 
 class Command(OutboxCommand):
     """Show the backlog, the lag and the relays of each backend."""
 
     help = (
-        "Shows the backlog, the lag and the relays of each backend. Exits with 0, or with "
-        f"{LATE} if a backend that is not paused exceeds --max-lag or --max-retry-age."
+        "Shows the backlog, the state and the relays of each backend. Exits with 0. With a limit, "
+        f"exits with {LATE} if a backend that is not paused exceeds it or is failing."
+    )
+    examples = (
+        "",
+        "--backend default --json",
+        "--max-lag 60 --max-failed 0",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -49,6 +62,12 @@ class Command(OutboxCommand):
             metavar="SECONDS",
             help=f"exit with {LATE} if an event in retry is older (default: no limit)",
         )
+        parser.add_argument(
+            "--max-failed",
+            type=whole(0, HIGHEST),
+            metavar="N",
+            help=f"exit with {LATE} if a backend has more dead letters (default: no limit)",
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
         add_database(parser)
 
@@ -57,69 +76,69 @@ class Command(OutboxCommand):
         for alias in options["backend"] or []:
             check_backend(alias)
         using = database(options["database"])
-        aliases = options["backend"] or with_leftovers(using, backends.aliases())
-        found = list(overviews(using, aliases))
+        configured = backends.aliases()
+        aliases = options["backend"] or with_leftovers(using, configured)
+        found = list(judgements(using, aliases, configured))
+        limits = {name: options[f"max_{name}"] for name in ("lag", "retry_age", "failed")}
         if options["json"]:
             self.stdout.write(as_json([each.as_dict() for each in found]))
         else:
-            self.stdout.write(as_table([_row(each) for each in found]))
+            self.stdout.write(self.table([_row(each, limits) for each in found]))
             self._explain(found)
             self._list_operations(using)
-        if _is_late(found, options["max_lag"], options["max_retry_age"]):
+        if any(_is_late(each, limits) for each in found):
             sys.exit(LATE)
 
-    def _explain(self, found: list[Overview]) -> None:
-        """Explain the states of backends that are not delivered to."""
+    def _explain(self, found: list[Judgement]) -> None:
+        """Explain the states that need attention."""
         for each in found:
-            if why := _explanation(each):
-                self.stdout.write("\n" + printable(f"{each.backend}: {why}"))
+            if each.needs_attention:
+                why = printable(f"{each.overview.backend}: {each.text}")
+                self.stdout.write("\n" + (textwrap.fill(why, self.width) if self.width else why))
 
     def _list_operations(self, using: str) -> None:
         """List the active background operations; `outbox_operations --json` has them as JSON."""
         active = list(OutboxOperation.objects.using(using).active()[:SHOWN])
         if active:
-            self.stdout.write("\n" + as_table([as_row(each) for each in active]))
+            self.stdout.write("\n" + self.table([as_row(each) for each in active]))
 
 
-def _is_late(found: list[Overview], lag: float | None, retry_age: float | None) -> bool:
-    return any(
-        (lag is not None and each.lag > lag)
-        or (retry_age is not None and each.retry_age > retry_age)
-        for each in found
-        if not each.is_paused
-    )
+Limits = dict[str, float | None]
 
 
-def _state(each: Overview) -> str:
-    if each.backend not in backends.aliases():
-        return UNKNOWN
-    if each.is_paused:
-        return "paused"
-    return "on" if each.away_since is None else AWAY
+def _is_late(each: Judgement, limits: Limits) -> bool:
+    if each.overview.is_paused:
+        return False
+    is_failing = each.state == State.FAILING and any(limit is not None for limit in limits.values())
+    return is_failing or any(_exceeds(each, name, limits) for name in limits)
 
 
-def _explanation(each: Overview) -> str:
-    state = _state(each)
-    if state == UNKNOWN:
-        return "not in OUTBOX_PUBLISHERS, so no relay delivers its events"
-    if state == AWAY and each.away_since is not None:
-        seconds = (datetime.now(UTC) - each.away_since).total_seconds()
-        return f"{state} for {max(0, seconds):,.0f} s: {each.away_because}"
-    return ""
+def _exceeds(each: Judgement, name: str, limits: Limits) -> bool:
+    limit = limits[name]
+    return limit is not None and getattr(each.overview, name) > limit
 
 
-def _row(each: Overview) -> dict[str, Any]:
-    counts = ("pending", "scheduled", "retry", "blocked", "failed")
+def _row(each: Judgement, limits: Limits) -> dict[str, Any]:
+    found = each.overview
+    over = {name: _exceeds(each, name, limits) and not found.is_paused for name in limits}
+    counts = {name: _count(found, name) for name in STATUSES}
+    if over["failed"]:
+        counts["failed"] = Bad(f"{counts['failed']} HIGH")
     return {
-        "backend": each.backend,
-        **{name: _count(each, name) for name in counts},
-        "due for": f"{each.lag:,.1f} s" if each.oldest_due else None,
-        "oldest retry": f"{each.retry_age:,.1f} s" if each.oldest_retry else None,
-        "relays": each.relays,
-        "state": _state(each),
+        "backend": found.backend,
+        **counts,
+        "oldest waiting": _age(found.waiting_age, found.oldest_waiting, over["lag"]),
+        "oldest retry": _age(found.retry_age, found.oldest_retry, over["retry_age"]),
+        "relays": found.relays,
+        "state": Bad(each.state) if each.needs_attention else each.state,
     }
 
 
-def _count(each: Overview, name: str) -> int | str:
-    value: int = getattr(each, name)
-    return f"{value:,}+" if name in each.at_least else value
+def _age(seconds: float, since: datetime | None, is_late: bool) -> str | None:
+    if since is None:
+        return None
+    return Bad(f"{duration(seconds)} LATE") if is_late else duration(seconds)
+
+
+def _count(each: Overview, name: str) -> str:
+    return f"{getattr(each, name):,}{'+' if name in each.at_least else ''}"

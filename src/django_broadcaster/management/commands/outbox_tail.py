@@ -20,7 +20,7 @@ from django_broadcaster.management.selection import (
     database,
     whole,
 )
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.models.managers import OutboxEventQuerySet
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OutboxEventStatus
@@ -40,16 +40,25 @@ S = OutboxEventStatus
 LEFT_BEHIND = (S.FAILED, S.SCHEDULED, S.BLOCKED, S.RETRY, S.PENDING)
 """The statuses in which later events may overtake an event; the most likely last."""
 
-SHOWN = ("id", "published_at", "publisher_backend", "event_type", "partition_key", "event_id")
+EVENT = ("id", "publisher_backend", "event_type", "partition_key", "event_id")
+SHOWN = (*EVENT, "published_at")
+
+
+ATTEMPT = ("row", "attempted_at", "number", "error")
 
 
 class Command(OutboxCommand):
-    """Print a line for each delivered event, until interrupted."""
+    """Print a line for each delivered event or failed attempt, until interrupted."""
 
     help = (
         "Follows deliveries: prints a line for each delivered event, without its payload. Needs an "
         "OUTBOX_RETENTION above 0. Of older events, the newest 10,000 that wait or failed are "
-        "followed."
+        "followed. With --failures, prints a line for each failed attempt, with its error."
+    )
+    examples = (
+        "",
+        '--backend default --type "order.*"',
+        "--failures --count 10 --json",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -62,6 +71,9 @@ class Command(OutboxCommand):
         )
         parser.add_argument("--key", help="follow only events with this partition key")
         parser.add_argument(
+            "--failures", action="store_true", help="follow failed attempts instead of deliveries"
+        )
+        parser.add_argument(
             "--count",
             type=whole(1, HIGHEST),
             help="exit after N events (default: never)",
@@ -72,9 +84,10 @@ class Command(OutboxCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command."""
         check_backend(options["backend"])
+        lines = _Lines(self.width)
         try:
             for number, row in enumerate(_follow(options), start=1):
-                line = as_json(row, on_one_line=True) if options["json"] else _line(row)
+                line = as_json(row, on_one_line=True) if options["json"] else lines.line(row)
                 self.stdout.write(line)
                 self.stdout.flush()
                 if number == options["count"]:
@@ -86,9 +99,12 @@ class Command(OutboxCommand):
 
 
 def _follow(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each event delivered from now on, within the limits of the command's help."""
+    """Yield each delivery or failure from now on, within the limits of the command's help."""
     everything = OutboxEvent.objects.using(database(options["database"]))
-    window = _Window(everything, everything.matching(EventSelection(**conditions_of(options))))
+    wanted = everything.matching(EventSelection(**conditions_of(options)))
+    window: _Failures | _Window = (
+        _Failures(wanted) if options["failures"] else _Window(everything, wanted)
+    )
     while True:
         yield from window.poll()
         time.sleep(POLL_SECONDS)
@@ -162,9 +178,62 @@ def _first_pending(events: OutboxEventQuerySet, start: int) -> int:
     return max(start, (newest if first is None else first) - LATE_IDS, 1)
 
 
-def _line(row: dict[str, Any]) -> str:
-    key = row["partition_key"] or "-"
-    return printable(
-        f"{row['published_at']:%H:%M:%S}  {row['id']:>10}  {row['publisher_backend']}  "
-        f"{row['event_type']}  {key}  {row['event_id']}"
-    )
+class _Failures:
+    """The failed attempts, which have ids of their own."""
+
+    def __init__(self, wanted: OutboxEventQuerySet) -> None:
+        self._wanted = wanted
+        self._attempts = OutboxAttempt.objects.using(wanted.db).order_by("id")
+        self._newest = self._attempts.values_list("id", flat=True).last() or 0
+        self._seen: set[int] = set()
+        self._new_ids()
+
+    def poll(self) -> list[dict[str, Any]]:
+        """Return the attempts that failed since the last poll, in their order."""
+        attempts = list(self._attempts.filter(id__in=self._new_ids()).values(*ATTEMPT))
+        events = self._wanted.filter(id__in={each["row"] for each in attempts}).values(*EVENT)
+        known = {event["id"]: event for event in events}
+        return [
+            {**known[each["row"]], **{name: each[name] for name in ATTEMPT[1:]}}
+            for each in attempts
+            if each["row"] in known
+        ]
+
+    def _new_ids(self) -> list[int]:
+        """Return the ids that were not there before; a lower id may commit late."""
+        recent = self._attempts.filter(id__gt=self._newest - LATE_IDS)
+        found = list(recent.values_list("id", flat=True)[: 2 * LATE_IDS])
+        new = [each for each in found if each not in self._seen]
+        self._newest = found[-1] if found else self._newest
+        self._seen = set(found)
+        return new
+
+
+class _Lines:
+    """Lines whose columns are aligned as far as their widths are known."""
+
+    def __init__(self, width: int | None) -> None:
+        self._width = width
+        self._widths = [8, 7, 7, 14, 8]
+
+    def line(self, row: dict[str, Any]) -> str:
+        """Return a delivery or a failed attempt as a line that fits the terminal."""
+        failed = "error" in row
+        moment = row["attempted_at" if failed else "published_at"]
+        values = (row["publisher_backend"], row["event_type"], row["partition_key"] or "-")
+        cells = [f"{moment:%H:%M:%S}", str(row["id"]), *map(printable, values)]
+        self._widths = [
+            max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)
+        ]
+        padded = [cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)]
+        padded[1] = cells[1].rjust(self._widths[1])
+        start = "  ".join(padded).rstrip()
+        end = (
+            f"#{row['number']} {printable(row['error'])}" if failed else printable(row["event_id"])
+        )
+        whole = "  ".join([*padded, end])
+        if self._width is None or len(whole) <= self._width:
+            return whole
+        # An id is of no use in part; the beginning of an error is.
+        shown = whole if failed else start
+        return shown if len(shown) <= self._width else f"{shown[: self._width - 1]}…"

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError
 
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import Progress
+from django_broadcaster.management.output import Progress, counted
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.relay.log_safety import loggable
@@ -24,6 +24,11 @@ class Command(OutboxCommand):
     help = (
         "Moves events from outbox_events, the table of version 0.1.1, into the outbox. migrate "
         "does this once; run the command again after the last process of 0.1.1 has exited."
+    )
+    examples = (
+        "",
+        "--back",
+        "--drop --no-input",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -80,7 +85,7 @@ class Command(OutboxCommand):
         report = self._run("Moving events back", total, move_back, using)
         if report.refused:
             raise CommandError(
-                f"{len(report.refused):,} events could not be moved and remain in the outbox."
+                f"{counted(len(report.refused), 'event')} could not be moved; still in the outbox."
             )
 
     def _run(
@@ -110,8 +115,9 @@ class Command(OutboxCommand):
             raise CommandError(
                 "outbox_events must be empty. Run outbox_upgrade without --drop to move its events."
             )
-        if ask and not self._confirmed():
-            raise CommandError("Cancelled; the table was not dropped.")
+        if ask:
+            what = "Drop the table outbox_events of version 0.1.1"
+            self.confirm(what, "the table was not dropped")
         try:
             dropped = old.drop_if_empty()
         except DatabaseError as error:
@@ -121,10 +127,3 @@ class Command(OutboxCommand):
                 "outbox_events got new rows meanwhile. Run outbox_upgrade to move them."
             )
         self.stdout.write("Dropped the table outbox_events.")
-
-    def _confirmed(self) -> bool:
-        try:
-            answer = input("Drop the table outbox_events of version 0.1.1? [y/N] ")
-        except (EOFError, KeyboardInterrupt):
-            return False
-        return answer.strip().lower() in ("y", "yes")

@@ -7,31 +7,38 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import router
 
 from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.exceptions import BackendConfigurationError, MissingClient
 from django_broadcaster.instrumentation.monitors import Watch, watching
+from django_broadcaster.management.base import ExplainedCommand
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
-from django_broadcaster.management.sessions import refuse_other_schema
+from django_broadcaster.management.sessions import refuse_missing_tables, refuse_other_schema
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
 from django_broadcaster.relay.worker import Worker
 
 
-class Command(BaseCommand):
+class Command(ExplainedCommand):
     """Run the relay until stopped by SIGTERM or SIGINT."""
 
     help = (
         "Delivers the outbox's events to their backends. SIGTERM or SIGINT stops the relay cleanly."
+    )
+    examples = (
+        "",
+        "--backend default --backend audit",
+        "--health-port 8080 --metrics-port 9100 --processes 2",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -105,6 +112,12 @@ class Command(BaseCommand):
             "because a broker is unavailable",
         )
 
+        parser.add_argument(
+            "--wait",
+            action="store_true",
+            help="if tables or client libraries are missing, retry instead of exiting with 1",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker; raise CommandError, which exits with 1, if it fails."""
         worker_options = WorkerOptions(
@@ -115,7 +128,7 @@ class Command(BaseCommand):
             max_iterations=options["max_iterations"] or None,
             drain=options["drain"],
         )
-        _refuse_what_cannot_run(worker_options.backends)
+        _refuse_what_cannot_run(worker_options.backends, wait=options["wait"])
         several = options["processes"] > 1 and not is_supervised()
         finite = options["drain"] or worker_options.max_iterations is not None
         worker: Worker | Supervisor
@@ -123,18 +136,21 @@ class Command(BaseCommand):
             worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
         else:
             worker = Worker(worker_options)
+        waits_for = ""
+        if not options["wait"] and not is_supervised():
+            waits_for = refuse_missing_tables(worker_options.database)
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
             refuse_other_schema(worker_options.database)
             # A run that ends by itself is for cron, which mails all output.
             if options["verbosity"] and not finite and not is_supervised():
-                self._say(_greeting(worker_options))
+                self._say(_greeting(worker_options, waits_for))
                 _on_signals(worker.stop, lambda: self._say(_farewell()))
             else:
                 _on_signals(worker.stop)
             ended_well = worker.run()
         if not ended_well:
-            raise CommandError("The relay exited with an error; see its log for the cause.")
+            raise CommandError(f"The relay exited with an error: {worker.failure}.")
 
     def _say(self, line: str) -> None:
         """Print a line; a closed output must not stop the relay."""
@@ -143,7 +159,9 @@ class Command(BaseCommand):
             self.stdout.flush()
 
 
-def _greeting(options: WorkerOptions) -> str:
+def _greeting(options: WorkerOptions, waits_for: str) -> str:
+    if waits_for:
+        return f"Waiting for database {options.database!r}: {waits_for}. Press Ctrl-C to stop."
     named = (f"{alias} ({backends[alias].get_name()})" for alias in options.backends)
     to = ", ".join(named)
     return f"Delivering from database {options.database!r} to {to}. Press Ctrl-C to stop."
@@ -220,13 +238,27 @@ def _chosen(wanted: list[str], excluded: list[str]) -> list[str]:
     return chosen
 
 
-def _refuse_what_cannot_run(aliases: Iterable[str]) -> None:
-    """Raise CommandError if a backend cannot run in this process."""
+def _refuse_what_cannot_run(aliases: Iterable[str], *, wait: bool) -> None:
+    """Raise CommandError if a backend cannot run in this process, or lacks its client library."""
     try:
         for alias in aliases:
-            refuse_greenlets(backends.create(alias))
+            backend = backends.create(alias)
+            refuse_greenlets(backend)
+            library = getattr(backend, "client_library", None)
+            if library and not wait:
+                _refuse_missing(library)
     except BackendConfigurationError as error:
         raise CommandError(str(error)) from error
+
+
+def _refuse_missing(library: tuple[str, str]) -> None:
+    """Raise MissingClient if a client library is not installed."""
+    try:
+        found = find_spec(library[0])
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise MissingClient(*library)
 
 
 def _listed(aliases: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 
 (function () {
   const SECONDS = 1;
+  const DELIVERING_SECONDS = 5; // between updates after the end, while events still wait
   const LONGEST_PAUSE = 30;
   const ANNOUNCE_SECONDS = 10; // minimum between two announcements to screen readers
 
@@ -23,7 +24,8 @@
 
     resume() {
       clearTimeout(this.timer);
-      if (!document.hidden && this.root.dataset.active === "yes") this.request();
+      const { active, delivering } = this.root.dataset;
+      if (!document.hidden && (active === "yes" || delivering === "yes")) this.request();
     }
 
     async request() {
@@ -34,6 +36,7 @@
         if (!response.ok || response.redirected) throw new Error(`the server responded with ${response.status}`);
         this.show(await response.json());
         this.failures = 0;
+        if (this.root.dataset.active === "no") pause = DELIVERING_SECONDS;
       } catch {
         this.failures += 1;
         pause = Math.min(LONGEST_PAUSE, 2 ** this.failures);
@@ -44,11 +47,14 @@
     }
 
     show(now) {
+      const wasActive = this.root.dataset.active === "yes";
       const bar = this.root.querySelector("progress");
       bar.value = now.value;
       bar.textContent = now.percent;
       this.text("percent", now.percent);
       this.text("summary", now.summary);
+      this.text("outcome", now.outcome);
+      this.part("outcome").hidden = !now.outcome;
       this.text("started", now.started);
       this.text("finished", now.finished);
       this.text("note", now.note);
@@ -56,9 +62,10 @@
       this.text("state", now.state_text);
       this.part("state").className = `broadcaster-label broadcaster-label-${now.state}`;
       this.root.dataset.active = now.is_active ? "yes" : "no";
+      this.root.dataset.delivering = now.is_delivering ? "yes" : "no";
       this.announce(now);
       if (!now.is_active && this.part("stop")) this.part("stop").hidden = true;
-      if (now.state === "failed") window.location.reload(); // the page has the error then
+      if (wasActive && now.state === "failed") window.location.reload(); // the page has the error then
     }
 
     announce(now) {

@@ -7,6 +7,23 @@ window.broadcaster = (function () {
   const short = new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 });
   const exact = new Intl.NumberFormat(language, { maximumSignificantDigits: 3 });
 
+  const zone = knownZone(document.querySelector("[data-zone]").dataset.zone);
+  const digits = "2-digit";
+  const clock = new Intl.DateTimeFormat("en-GB", {
+    timeZone: zone, hourCycle: "h23", year: "numeric", month: digits, day: digits, hour: digits, minute: digits, second: digits,
+  });
+  const day = new Intl.DateTimeFormat(language, { timeZone: zone, day: "numeric", month: "short" });
+
+  /** Return the server's time zone, or UTC if the browser does not know it. */
+  function knownZone(name) {
+    try {
+      new Intl.DateTimeFormat("en", { timeZone: name });
+      return name;
+    } catch {
+      return "UTC";
+    }
+  }
+
   /** Format a number of events or of events per second. */
   function number(value) {
     return value >= 1000 || Number.isInteger(value) ? whole.format(value) : exact.format(value);
@@ -41,22 +58,28 @@ window.broadcaster = (function () {
     return `${exact.format(seconds / size)} ${name}`;
   }
 
+  /** Return the parts of a moment in Django's current time zone: `year`, `month`, ... */
+  function partsOf(seconds) {
+    return Object.fromEntries(clock.formatToParts(seconds * 1000).map(({ type, value }) => [type, value]));
+  }
+
   /** Format seconds since 1970 as a mark on the time axis: the day at midnight, else the time. */
   function mark(seconds, span) {
-    const date = new Date(seconds * 1000);
-    if (span > 86400 * 2 || (date.getHours() === 0 && date.getMinutes() === 0)) {
-      return date.toLocaleDateString(language, { day: "numeric", month: "short" });
-    }
-    return date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
+    const { hour, minute } = partsOf(seconds);
+    return span > 86400 * 2 || `${hour}${minute}` === "0000" ? day.format(seconds * 1000) : `${hour}:${minute}`;
   }
 
-  /** Format seconds since 1970 as a time, with the date if it is not today. */
+  /** Format seconds since 1970 as a time of the day. */
+  function time(seconds) {
+    const { hour, minute, second } = partsOf(seconds);
+    return `${hour}:${minute}:${second}`;
+  }
+
+  /** Format seconds since 1970 with the date and the time zone. */
   function moment(seconds) {
-    const date = new Date(seconds * 1000);
-    const time = date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-    const today = date.toDateString() === new Date().toDateString();
-    return today ? time : `${date.toLocaleDateString(language)} ${time}`;
+    const { year, month, day: date } = partsOf(seconds);
+    return `${year}-${month}-${date} ${time(seconds)} ${zone}`;
   }
 
-  return { number, count, duration, brief, mark, moment, short: (value) => short.format(value) };
+  return { number, count, duration, zone, brief, mark, time, moment, short: (value) => short.format(value) };
 })();

@@ -7,8 +7,17 @@
   const HISTORY_SECONDS = 10;
   const LONGEST_PAUSE = 30;
   const TIMEOUT_SECONDS = 20;
+  const DEAD_SECONDS = 10; // without an answer, after which the figures are marked as old
 
   class LoggedOut extends Error {}
+
+  /** Return why a request failed, in the same words in every browser. */
+  function reasonOf(error) {
+    if (error.name === "TimeoutError") return "the server does not respond";
+    if (error instanceof TypeError) return "the server can't be reached";
+    if (error instanceof SyntaxError) return "the response is not valid";
+    return error.message;
+  }
 
   /** Polls one URL; the server does not send an unchanged response again. */
   class Poll {
@@ -65,7 +74,11 @@
       this.root = root;
       this.state = null;
       this.stuck = null;
-      this.skew = 0; // seconds by which the server's clock is ahead of the browser's
+      this.now = 0; // the server's time of the last answer: the page counts no further by itself
+      this.stuckNow = 0;
+      this.asked = Date.now(); // since then an answer is due, by the browser's clock
+      this.answered = this.asked;
+      this.dead = false;
       this.hours = "1";
       this.paused = false;
       this.statuses = new Map();
@@ -79,19 +92,17 @@
         this.history,
       ];
       if (root.dataset.stuck) {
-        this.polls.push(new Poll(STUCK_SECONDS, () => root.dataset.stuck, (value) => this.useStuck(value), failed));
+        this.polls.push(new Poll(STUCK_SECONDS, () => root.dataset.stuck, (value, now) => this.useStuck(value, now), failed));
       }
+      tools.setText(root.querySelector("[data-zone-name]"), `(${tools.zone})`);
       this.listen();
       this.resume();
-      setInterval(() => this.render(), 1000);
-    }
-
-    get now() {
-      return Date.now() / 1000 + this.skew;
+      setInterval(() => this.watch(), 1000);
     }
 
     listen() {
       document.addEventListener("visibilitychange", () => this.resume());
+      window.addEventListener("online", () => this.resume());
       const pause = this.root.querySelector("[data-pause-updates]");
       pause.addEventListener("click", () => {
         this.paused = !this.paused;
@@ -111,30 +122,59 @@
       this.history.renew();
     }
 
+    get isAsking() {
+      return !document.hidden && !this.paused;
+    }
+
     resume() {
-      const on = !document.hidden && !this.paused;
-      this.polls.forEach((poll) => (on ? poll.start() : poll.stop()));
+      this.asked = Date.now();
+      this.polls.forEach((poll) => (this.isAsking ? poll.start() : poll.stop()));
       if (this.paused) this.freshness("paused", "Updates paused");
     }
 
     useState(value, now) {
-      this.skew = now - Date.now() / 1000;
-      if (value) this.state = value;
+      this.now = now;
+      this.answered = Date.now();
+      this.revive();
+      if (value) {
+        this.state = value;
+        if (!this.paused) tools.sort(this.root, value.backends);
+      }
       if (this.polls.every((poll) => poll.failures === 0)) this.freshness("live", "Live");
       this.render();
       this.announceChanges();
     }
 
-    useStuck(value) {
+    useStuck(value, now) {
+      this.stuckNow = now;
       if (value) this.stuck = value;
       this.render();
     }
 
     lost(error) {
       if (error instanceof LoggedOut) this.polls.forEach((poll) => poll.stop());
-      const text = error.name === "TimeoutError" ? "the server does not respond" : error.message;
+      const text = reasonOf(error);
       this.freshness("lost", `Not live: ${text}`);
-      this.announce(`The dashboard is not live: ${text}`);
+      if (!this.dead) this.announce(`The dashboard is not live: ${text}`);
+    }
+
+    /** Mark the figures as old if the server has not answered for a while. */
+    watch() {
+      const silent = Date.now() - Math.max(this.answered, this.asked);
+      const dies = !this.dead && this.isAsking && silent >= DEAD_SECONDS * 1000;
+      if (dies) this.dead = true;
+      if (!this.dead) return;
+      const since = this.state ? `No answer since ${tools.time(this.now)}` : "No answer yet";
+      const old = this.state ? " Figures are old." : "";
+      const age = tools.duration(Math.floor((Date.now() - this.answered) / 1000));
+      tools.dead(this.root, `${since} (${age}).${old}`);
+      if (dies) this.announce(`${since}.${old}`);
+    }
+
+    revive() {
+      if (this.dead) this.announce("The dashboard is live again");
+      this.dead = false;
+      tools.dead(this.root, "");
     }
 
     freshness(name, text) {
@@ -162,13 +202,16 @@
       if (!this.state || this.paused) return;
       const { root, now } = this;
       for (const backend of this.state.backends) {
-        const card = [...root.querySelectorAll("[data-card]")].find((each) => each.dataset.card === backend.alias);
+        const card = tools.cardOf(root, backend.alias);
         if (card) tools.card(card, backend, now);
       }
+      tools.setText(root.querySelector("[data-as-of]"), `(as of ${tools.time(now)} ${tools.zone})`);
+      tools.attention(root, this.state.backends);
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
       if (this.stuck) {
-        tools.keys(root, this.stuck.keys, now, root.dataset.events);
-        tools.errors(root, this.stuck.errors, root.dataset.events);
+        tools.blocked(root, this.stuck.blocked);
+        tools.keys(root, this.stuck.keys, this.stuckNow, root.dataset.events);
+        tools.errors(root, this.stuck.errors, this.stuck.more_errors, this.stuckNow, root.dataset.events);
       }
     }
   }

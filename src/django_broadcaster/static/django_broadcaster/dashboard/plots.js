@@ -2,7 +2,7 @@
 "use strict";
 
 (function (tools) {
-  const { number, duration, brief, mark, short, setText } = tools;
+  const { number, duration, brief, mark, moment, zone, short, setText } = tools;
   const HEIGHT = 170;
 
   /** Seconds between two marks of an axis of durations. */
@@ -19,6 +19,7 @@
       unit: "/s",
       all: [["published", "delivered"]],
       one: [["published", "delivered"], ["retried", "retrying"], ["failed", "dead"]],
+      failures: true,
     },
     latency: {
       format: duration,
@@ -26,12 +27,26 @@
       steps: STEPS,
       unit: "",
       all: [["latency", "mean"]],
-      one: [["latency", "mean"], ["longest", "longest"]],
+      one: [["latency", "mean (sample)"], ["longest", "longest"]],
     },
     backlog: { format: number, axis: short, unit: "", all: [["backlog", ""]], one: [["backlog", "backlog"]] },
     oldest: { format: duration, axis: brief, steps: STEPS, unit: "", all: [["oldest_age", ""]], one: [["oldest_age", "oldest"]] },
   };
+  /** The dashes of lines; the stylesheet has the same for the keys. */
   const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
+
+  function styleOf(place) {
+    return { colour: (place % 8) + 1, dash: place % DASHES.length };
+  }
+
+  /** Return one line with the failed attempts of all backends. */
+  function failuresOf(series, times) {
+    const sum = (place) => series.reduce((total, { retried, failed }) => {
+      const here = retried[place] === null ? null : retried[place] + failed[place];
+      return here === null ? total : (total ?? 0) + here;
+    }, null);
+    return { label: "failed attempts", colour: "failed", dash: 0, values: times.map((_, place) => sum(place)) };
+  }
 
   class Plot {
     constructor(figure, root) {
@@ -40,6 +55,7 @@
       this.canvas = figure.querySelector("[data-canvas]");
       this.caption = figure.querySelector("figcaption").textContent;
       this.summary = figure.querySelector("[data-summary]");
+      this.time = figure.querySelector("[data-at]");
       this.chart = null;
       this.shape = "";
       this.circuit = [];
@@ -49,12 +65,13 @@
     /** Draw the series from the server. */
     draw(history) {
       const aliases = Object.keys(history.series);
-      const wanted = this.root.dataset.alias ? this.kind.one : this.kind.all;
-      const lines = aliases.flatMap((alias, place) => wanted.map(([name, label], index) => ({
-        label: this.root.dataset.alias ? label : alias,
-        colour: this.root.dataset.alias ? index : place,
+      const isOne = Boolean(this.root.dataset.alias);
+      const lines = aliases.flatMap((alias, place) => (isOne ? this.kind.one : this.kind.all).map(([name, label], index) => ({
+        label: isOne ? label : alias,
+        ...styleOf(isOne ? index : place),
         values: history.series[alias][name],
       })));
+      if (!isOne && this.kind.failures) lines.push(failuresOf(Object.values(history.series), history.times));
       this.circuit = aliases.length === 1 ? history.series[aliases[0]].circuit_open : [];
       const data = [history.times, ...lines.map((line) => line.values)];
       this.lines = lines;
@@ -66,11 +83,13 @@
         this.shape = shape;
         this.chart = new uPlot(this.options(lines), data, this.canvas);
       }
-      this.summarize(history.times.length - 1);
+      this.summarize(this.chart.cursor.idx);
     }
 
-    /** Write the value of each line at a place, and its maximum, as text. */
-    summarize(place) {
+    /** Write the value of each line under the cursor, or else the latest, and its maximum, as text. */
+    summarize(cursor) {
+      const place = cursor ?? null;
+      setText(this.time, place === null ? "" : moment(this.chart.data[0][place]));
       const texts = (this.lines || []).map((line) => this.words(line, place));
       while (this.summary.children.length > texts.length) this.summary.lastChild.remove();
       texts.forEach((text, index) => {
@@ -80,7 +99,8 @@
           item.append(document.createElement("span"), document.createElement("span"));
           this.summary.append(item);
         }
-        item.firstChild.className = `broadcaster-key broadcaster-key-${(this.lines[index].colour % 8) + 1}`;
+        const { colour, dash } = this.lines[index];
+        item.firstChild.className = `broadcaster-key broadcaster-key-${colour} broadcaster-dash-${dash}`;
         setText(item.lastChild, text);
       });
       this.canvas.setAttribute("aria-label", `${this.caption}. ${texts.join("; ")}`);
@@ -90,8 +110,9 @@
       const { format, unit } = this.kind;
       const known = values.filter((value) => value !== null);
       if (!known.length) return `${label}: no data`;
-      const at = values[place] ?? known[known.length - 1];
-      return `${label} ${format(at)}${unit}, max ${format(Math.max(...known))}${unit}`;
+      const at = place === null ? known[known.length - 1] : values[place];
+      const text = at === null ? "no data" : `${format(at)}${unit}`;
+      return `${label} ${text}, max ${format(Math.max(...known))}${unit}`;
     }
 
     options(lines) {
@@ -105,11 +126,12 @@
       return {
         width: this.canvas.clientWidth || 300,
         height: HEIGHT,
+        tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), zone),
         legend: { show: false },
         cursor: { sync: { key: "broadcaster" }, y: false, drag: { x: false, y: false } },
         hooks: {
           drawClear: [(chart) => this.shade(chart)],
-          setCursor: [(chart) => this.summarize(chart.cursor.idx ?? chart.data[0].length - 1)],
+          setCursor: [(chart) => this.summarize(chart.cursor.idx)],
         },
         scales: { y: { range: (chart, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
         axes: [
@@ -125,11 +147,11 @@
           {},
           ...lines.map((line) => ({
             label: line.label,
-            stroke: style(`--broadcaster-line-${(line.colour % 8) + 1}`),
-            dash: DASHES[line.colour % DASHES.length],
+            stroke: style(`--broadcaster-line-${line.colour}`),
+            dash: DASHES[line.dash],
             width: 2,
             spanGaps: false,
-            points: { show: (chart, index) => isLonely(chart.data[index]), size: 5 },
+            points: { show: () => false, filter: (chart, index) => lonely(chart.data[index]), size: 5 },
           })),
         ],
       };
@@ -169,9 +191,10 @@
     }
   }
 
-  /** Return true if a series has too few points for a visible line. */
-  function isLonely(values) {
-    return values.filter((value) => value !== null).length < 3;
+  /** Return the places of the points without a neighbour, through which no line goes. */
+  function lonely(values) {
+    const isThere = (place) => (values[place] ?? null) !== null;
+    return [...values.keys()].filter((place) => isThere(place) && !isThere(place - 1) && !isThere(place + 1));
   }
 
   tools.plots = function (root) {

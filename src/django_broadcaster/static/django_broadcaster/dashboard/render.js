@@ -11,32 +11,23 @@
     if (node && node.hidden === visible) node.hidden = !visible;
   }
 
-  /** Return the sentence about a backend's problem; empty if there is none. */
-  function problemOf(backend, now) {
-    if (!backend.configured) return "The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events.";
-    if (backend.paused) {
-      return `Paused for ${duration(now - backend.paused.since)} by ${backend.paused.by}`;
-    }
-    if (!backend.relays) return "No relay is running, so no events are delivered.";
-    if (backend.circuit) {
-      return `Broker unavailable for ${duration(now - backend.circuit.since)}: ${backend.circuit.error}`;
-    }
-    const { owned, all } = backend.partitions;
-    if (owned < all) return `${all - owned} of ${all} partitions have no relay.`;
-    if (backend.oldest_retry === null) return "";
-    return `An event in retry was created ${duration(now - backend.oldest_retry)} ago.`;
+  /** Return why a backend is in its state; the server leaves a place for the age, which grows. */
+  function reasonOf({ reason, since }, now) {
+    return since === null ? reason : reason.replace("{age}", () => duration(Math.max(0, now - since)));
   }
 
   function card(root, backend, now) {
     const field = (name) => root.querySelector(`[data-field="${name}"]`);
     const status = field("status");
     setText(status, backend.status.text);
-    status.className = `broadcaster-status broadcaster-status-${backend.status.name}`;
-    const problem = problemOf(backend, now);
-    setText(field("problem"), problem);
-    show(field("problem"), Boolean(problem));
+    status.className = `broadcaster-status broadcaster-status-${backend.status.level}`;
+    const reason = reasonOf(backend.status, now);
+    setText(field("reason"), reason);
+    field("reason").className = `broadcaster-why broadcaster-why-${backend.status.level}`;
+    show(field("reason"), Boolean(reason));
+    endpoints(field("endpoints"), backend.endpoints);
     setText(field("backlog"), count(backend.backlog));
-    setText(field("oldest"), backend.oldest_due === null ? "–" : duration(Math.max(0, now - backend.oldest_due)));
+    setText(field("oldest"), backend.oldest_waiting === null ? "–" : duration(Math.max(0, now - backend.oldest_waiting)));
     setText(field("rate"), backend.per_second === null ? "–" : number(backend.per_second));
     setText(field("latency"), backend.latency === null ? "–" : duration(backend.latency / 1000));
     for (const node of root.querySelectorAll("[data-count]")) {
@@ -45,8 +36,56 @@
     const { owned, all } = backend.partitions;
     setText(field("relays"), `${backend.relays} ${backend.relays === 1 ? "relay" : "relays"}, ${owned} of ${all} partitions`);
     for (const node of root.querySelectorAll("[data-when]")) {
-      show(node, (node.dataset.when === "paused") === Boolean(backend.paused));
+      show(node, (node.dataset.when === "paused") === backend.paused);
     }
+  }
+
+  /** Show how many webhook endpoints of a backend are disabled or failing. */
+  function endpoints(node, { disabled, failing }) {
+    setText(node, `endpoints: ${number(disabled)} disabled, ${number(failing)} failing`);
+    show(node, disabled + failing > 0);
+  }
+
+  /** Put the cards into the order of the backends; a card that has the focus keeps it. */
+  function sort(root, backends) {
+    const list = root.querySelector("[data-cards]");
+    const focused = document.activeElement;
+    backends.forEach(({ alias }, place) => {
+      const node = cardOf(root, alias);
+      if (node && list.children[place] !== node) list.insertBefore(node, list.children[place]);
+    });
+    if (list.contains(focused)) focused.focus({ preventScroll: true });
+  }
+
+  function cardOf(root, alias) {
+    return [...root.querySelectorAll("[data-card]")].find((each) => each.dataset.card === alias);
+  }
+
+  /** Show above the cards, and in the tab's title, how many backends need attention. */
+  function attention(root, backends) {
+    const bad = backends.filter((backend) => backend.needs_attention);
+    const strip = root.querySelector("[data-attention]");
+    const verb = bad.length === 1 ? "needs" : "need";
+    const names = bad.map(({ alias, status }) => `${alias} (${status.text})`);
+    setText(strip, `${bad.length} of ${backends.length} backends ${verb} attention: ${names.join(", ")}`);
+    show(strip, bad.length > 0);
+    if (strip) strip.classList.toggle("broadcaster-attention-red", bad.some(({ status }) => status.level === "red"));
+    mark(bad.length ? `${bad.length}!` : "");
+  }
+
+  /** Put a mark before the tab's title; "" removes it. */
+  function mark(text) {
+    const title = document.title.replace(/^\((?:\d+!|\?)\) /, "");
+    document.title = text ? `(${text}) ${title}` : title;
+  }
+
+  /** Show in a bar that the server does not answer, and mark the figures as old; "" ends this. */
+  function dead(root, text) {
+    const bar = root.querySelector("[data-dead]");
+    setText(bar, text);
+    show(bar, Boolean(text));
+    root.classList.toggle("broadcaster-dead", Boolean(text));
+    if (text) mark("?");
   }
 
   /** Update the rows of a table by key; `cells` returns the cells of an item. */
@@ -67,7 +106,7 @@
     show(root.querySelector(`[data-none="${name}"]`), items.length === 0);
   }
 
-  function fill(row, index, { text, href = "", title = "", kind = "" }) {
+  function fill(row, index, { text, href = "", title = "", kind = "", links = null }) {
     let cell = row.cells[index];
     if (!cell) {
       cell = document.createElement(index === 0 ? "th" : "td");
@@ -76,6 +115,10 @@
     }
     cell.className = kind;
     if (title) cell.title = title;
+    if (links) {
+      linksOf(cell, links);
+      return;
+    }
     let target = cell;
     if (href) {
       target = cell.querySelector("a");
@@ -86,6 +129,17 @@
       target.href = href;
     }
     setText(target, text);
+  }
+
+  /** Write several links into a cell, and keep those that are there. */
+  function linksOf(cell, links) {
+    while (cell.children.length > links.length) cell.lastElementChild.remove();
+    links.forEach(({ text, href }, place) => {
+      const link = cell.children[place] || cell.appendChild(document.createElement("a"));
+      link.className = "broadcaster-button";
+      link.href = href;
+      setText(link, text);
+    });
   }
 
   function relays(root, items, now, withBackend) {
@@ -107,6 +161,16 @@
     ]);
   }
 
+  /** Show how many keys wait, what waits behind them, and for what most of them wait. */
+  function blocked(root, { keys, events, is_all, reason, with_reason, compared }) {
+    const node = root.querySelector("[data-blocked]");
+    const more = is_all ? "" : "+";
+    const sum = `${number(keys)}${more} ${keys === 1 && is_all ? "key waits" : "keys wait"}, ${number(events)}${more} ${events === 1 && is_all ? "event" : "events"} behind ${keys === 1 && is_all ? "it" : "them"}`;
+    const which = is_all && compared >= keys ? "of the keys" : `of ${number(compared)} compared keys`;
+    setText(node, with_reason ? `${sum}; ${number(with_reason)} ${which} because of: ${reason}` : sum);
+    show(node, keys > 0);
+  }
+
   // `events` is the URL of the event list, empty if this admin site has none: then there are no links.
   function keys(root, items, now, events) {
     table(root, "keys", items, (item) => item.key, (item) => [
@@ -119,17 +183,38 @@
     ]);
   }
 
-  function errors(root, items, events) {
+  function errors(root, items, more, now, events) {
+    const actions = [["retry", "Retry all"], ["cancel", "Cancel all"]].filter(([kind]) => root.dataset[kind]);
+    const rest = root.querySelector('[data-more="errors"]');
+    setText(rest, `and ${number(more.errors)} more ${more.errors === 1 ? "error" : "errors"} (${number(more.events)} ${more.events === 1 ? "event" : "events"})`);
+    show(rest, more.errors > 0);
     table(root, "errors", items, (item) => item.error, (item) => {
       const query = new URLSearchParams({ status__exact: "failed", backend: root.dataset.alias });
       if (item.prefix) query.set("last_error__startswith", item.prefix);
       return [
         { text: number(item.count), href: events && `${events}?${query}`, kind: "broadcaster-number" },
         { text: item.error, title: item.example, kind: "broadcaster-error" },
+        age(item.first_seen, now),
+        age(item.last_seen, now),
         { text: String(item.newest), href: events && `${events}${item.newest}/change/` },
+        ...(actions.length ? [{ text: "", kind: "broadcaster-actions", links: actions.map(([kind, text]) => ({ text: `${text} ${number(item.count)}`, href: operation(root, kind, item) })) }] : []),
       ];
     });
   }
 
-  window.broadcaster = { ...rest, number, count, duration, moment, setText, show, card, relays, keys, errors };
+  function age(at, now) {
+    return at === null ? { text: "–" } : { text: `${duration(Math.max(0, now - at))} ago`, title: moment(at) };
+  }
+
+  /** Return the URL of the form of an operation, filled in for a group of errors. */
+  function operation(root, kind, { error, prefix, is_whole }) {
+    const query = new URLSearchParams({ kind, backend: root.dataset.alias, status: "failed" });
+    if (prefix) query.set("error", prefix);
+    if (!is_whole || !prefix) query.set("lost", `error=${error}`.slice(0, 100));
+    return `${root.dataset[kind]}?${query}`;
+  }
+
+  window.broadcaster = {
+    ...rest, number, count, duration, moment, setText, show, card, cardOf, sort, attention, dead, relays, blocked, keys, errors,
+  };
 })(window.broadcaster);

@@ -1,0 +1,288 @@
+"""The state of a backend: one judgement for the dashboard, the health checks, the commands and
+the metrics.
+
+A backend has the first of these states that applies:
+
+========================== ===== ==================================================================
+state                      level applies if
+========================== ===== ==================================================================
+not configured             red   undelivered events name a backend that `OUTBOX_PUBLISHERS` lacks;
+                                 amber if only dead letters do
+paused                     amber an operator paused the backend
+no relay                   red   no relay holds a lease
+broker unavailable         red   the circuit of a relay is open
+failing                    red   most recent attempts failed, or nothing is delivered any more
+late                       red   an event is due for longer than `OUTBOX_MAX_LAG_SECONDS`, or in
+                                 retry and older than `OUTBOX_MAX_RETRY_AGE_SECONDS`
+partitions without a relay amber some keys are not delivered until a relay takes their partitions
+some failing               amber events became dead letters within the last hour and are still
+                                 there, or a webhook endpoint is disabled
+waiting for retries        blue  nothing is due, but events are in retry or blocked
+delivering                 green events are due
+up to date                 green the backlog is empty
+========================== ===== ==================================================================
+
+A backend is failing if at least `OUTBOX_FAILING_ATTEMPTS` attempts of the last
+`OUTBOX_FAILING_MINUTES` failed, and they are at least `OUTBOX_FAILING_RATIO` of all. It is also
+failing if the backlog is not empty, and for that long or longer attempts failed and none succeeded.
+Attempts are counted by minute, from what relays write every ten seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from typing import Any, Final, NamedTuple
+
+from django.db.models import Count, Q
+from django.utils.translation import gettext_noop
+
+from django_broadcaster.conf import conf
+from django_broadcaster.models import OutboxWebhookEndpoint
+
+from .overview import Overview, overviews
+from .samples import Recent, recent_minutes
+
+
+class Level(IntEnum):
+    """How bad a state is, the worst first."""
+
+    RED = 0
+    AMBER = 1
+    BLUE = 2
+    GREEN = 3
+
+
+class State(StrEnum):
+    """The states, in the order in which they are tried."""
+
+    NOT_CONFIGURED = gettext_noop("not configured")
+    PAUSED = gettext_noop("paused")
+    NO_RELAY = gettext_noop("no relay")
+    UNAVAILABLE = gettext_noop("broker unavailable")
+    FAILING = gettext_noop("failing")
+    LATE = gettext_noop("late")
+    UNOWNED = gettext_noop("partitions without a relay")
+    SOME_FAILING = gettext_noop("some failing")
+    WAITING = gettext_noop("waiting for retries")
+    DELIVERING = gettext_noop("delivering")
+    UP_TO_DATE = gettext_noop("up to date")
+
+
+_LEVELS: Final[Mapping[State, Level]] = {
+    State.NOT_CONFIGURED: Level.RED,
+    State.PAUSED: Level.AMBER,
+    State.NO_RELAY: Level.RED,
+    State.UNAVAILABLE: Level.RED,
+    State.FAILING: Level.RED,
+    State.LATE: Level.RED,
+    State.UNOWNED: Level.AMBER,
+    State.SOME_FAILING: Level.AMBER,
+    State.WAITING: Level.BLUE,
+    State.DELIVERING: Level.GREEN,
+    State.UP_TO_DATE: Level.GREEN,
+}
+
+_ORDER: Final = list(State)
+
+
+class Endpoints(NamedTuple):
+    """The webhook endpoints of a backend that are disabled, and those that fail."""
+
+    disabled: int = 0
+    failing: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The facts that decide the state of a backend."""
+
+    overview: Overview
+    recent: Recent
+    endpoints: Endpoints
+    is_configured: bool
+
+
+class Verdict(NamedTuple):
+    """A state, and why.
+
+    `{age}` in the reason is the time since `since`. `error` may contain data of an event, and must
+    not be shown to everybody; the reason of a pause names a person.
+    """
+
+    state: State
+    reason: str = ""
+    since: datetime | None = None
+    error: str = ""
+
+    @property
+    def reason_and_error(self) -> str:
+        """The reason, and the error if there is one."""
+        return f"{self.reason}: {self.error}" if self.error else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The state of a backend, with the facts that it was judged by."""
+
+    facts: Facts
+    verdict: Verdict
+
+    @property
+    def overview(self) -> Overview:
+        """The counts of the backend."""
+        return self.facts.overview
+
+    @property
+    def state(self) -> State:
+        """The state."""
+        return self.verdict.state
+
+    @property
+    def level(self) -> Level:
+        """How bad the state is."""
+        if self.state == State.NOT_CONFIGURED and not self.overview.undelivered:
+            return Level.AMBER
+        return _LEVELS[self.state]
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the level is red or amber."""
+        return self.level <= Level.AMBER
+
+    @property
+    def severity(self) -> tuple[int, int]:
+        """A key that sorts the worst first: by level, then in the order of the states."""
+        return self.level, _ORDER.index(self.state)
+
+    @property
+    def text(self) -> str:
+        """The reason with the age, and the error."""
+        since, text = self.verdict.since, self.verdict.reason_and_error
+        if since is None:
+            return text
+        age = max(0.0, (datetime.now(UTC) - since).total_seconds())
+        return text.replace("{age}", f"{age:,.0f} s", 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts, the state and the reason for JSON."""
+        recent, endpoints = self.facts.recent, self.facts.endpoints
+        return {
+            **self.overview.as_dict(),
+            "state": self.state,
+            "level": self.level.name.lower(),
+            "reason": self.text,
+            "recent_attempts": recent.attempts,
+            "recent_failures": recent.failures,
+            "dead_letters_last_hour": recent.dead_letters,
+            "disabled_endpoints": endpoints.disabled,
+            "failing_endpoints": endpoints.failing,
+        }
+
+
+def judgements(
+    using: str, aliases: Collection[str], configured: Collection[str], *, exact: int | None = None
+) -> Iterator[Judgement]:
+    """Yield the judgement on each backend; `exact` as for `overviews`.
+
+    Two statements for all of them, and one for each.
+    """
+    recent = recent_minutes(using, aliases, conf.FAILING_MINUTES)
+    endpoints = _endpoints(using, aliases)
+    for overview in overviews(using, aliases, exact=exact):
+        yield judge(
+            Facts(
+                overview=overview,
+                recent=recent.get(overview.backend, Recent()),
+                endpoints=endpoints.get(overview.backend, Endpoints()),
+                is_configured=overview.backend in configured,
+            )
+        )
+
+
+def judge(facts: Facts) -> Judgement:
+    """Return the judgement by these facts and the settings."""
+    return Judgement(facts, next(_applying(facts)))
+
+
+def _applying(facts: Facts) -> Iterator[Verdict]:
+    """Yield the states that apply."""
+    yield from _undeliverable(facts)
+    yield from _troubled(facts)
+    each = facts.overview
+    if each.retry + each.blocked and each.oldest_due is None:
+        yield Verdict(State.WAITING, "Retrying", error=each.retry_error)
+    if each.oldest_due is not None or each.pending:
+        yield Verdict(State.DELIVERING)
+    yield Verdict(State.UP_TO_DATE)
+
+
+def _undeliverable(facts: Facts) -> Iterator[Verdict]:
+    each = facts.overview
+    if not facts.is_configured:
+        reason = "The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events"
+        yield Verdict(State.NOT_CONFIGURED, reason)
+    if each.is_paused:
+        who = each.paused_by or "an unknown user"
+        yield Verdict(State.PAUSED, f"Paused for {{age}} by {who}", each.paused_at)
+    if not each.relays:
+        yield Verdict(State.NO_RELAY, "No relay is running, so events are not delivered")
+    if each.away_since is not None:
+        reason = "Broker unavailable for {age}"
+        yield Verdict(State.UNAVAILABLE, reason, each.away_since, each.away_because)
+
+
+def _troubled(facts: Facts) -> Iterator[Verdict]:
+    each = facts.overview
+    if failure := _failure(facts):
+        yield Verdict(State.FAILING, failure, error=each.retry_error)
+    if each.lag > conf.MAX_LAG_SECONDS:
+        limit = f"limit {conf.MAX_LAG_SECONDS:g} s"
+        yield Verdict(State.LATE, f"An event has been due for {{age}} ({limit})", each.oldest_due)
+    if each.retry_age > conf.MAX_RETRY_AGE_SECONDS:
+        reason = "An event in retry was published {age} ago"
+        yield Verdict(State.LATE, reason, each.oldest_retry, each.retry_error)
+    if each.free_partitions:
+        free = f"{each.free_partitions} of {conf.PARTITIONS} partitions have no relay"
+        yield Verdict(State.UNOWNED, free)
+    if some := "; ".join(_single_failures(facts)):
+        yield Verdict(State.SOME_FAILING, some)
+
+
+def _failure(facts: Facts) -> str:
+    """Return why the backend is failing, or an empty text if it is not."""
+    each, recent, minutes = facts.overview, facts.recent, conf.FAILING_MINUTES
+    is_enough = recent.failures >= conf.FAILING_ATTEMPTS
+    if is_enough and recent.failures >= conf.FAILING_RATIO * recent.attempts:
+        return f"{attempts_of(facts)} failed"
+    backlog = each.pending + each.retry + each.blocked
+    if backlog and recent.failing_for >= minutes:
+        waiting = "1 event is" if backlog == 1 else f"{backlog:,} events are"
+        return f"All attempts of the last {recent.failing_for} min failed; {waiting} waiting"
+    return ""
+
+
+def attempts_of(facts: Facts) -> str:
+    """Return how many of the recent attempts failed, in words."""
+    recent = facts.recent
+    of_all = f"{recent.failures:,} of {recent.attempts:,} attempts"
+    return f"{of_all} in the last {conf.FAILING_MINUTES} min"
+
+
+def _single_failures(facts: Facts) -> Iterator[str]:
+    dead, disabled = facts.recent.dead_letters, facts.endpoints.disabled
+    if dead and facts.overview.failed:
+        yield f"{dead:,} {'dead letter' if dead == 1 else 'dead letters'} in the last hour"
+    if disabled:
+        yield f"{disabled:,} {'endpoint' if disabled == 1 else 'endpoints'} disabled"
+
+
+def _endpoints(using: str, aliases: Collection[str]) -> dict[str, Endpoints]:
+    """Return the endpoints of each backend that fail; the table has no others."""
+    rows = OutboxWebhookEndpoint._base_manager.using(using).filter(backend__in=aliases)
+    disabled = Count("pk", filter=Q(disabled_at__isnull=False))
+    failing = Count("pk", filter=Q(disabled_at=None))
+    counted = rows.order_by().values_list("backend").annotate(disabled=disabled, failing=failing)
+    return {backend: Endpoints(*counts) for backend, *counts in counted}
