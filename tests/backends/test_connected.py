@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.connected import ConnectedBackend, HeldConnection
+from django_broadcaster.backends.in_flight import KeyOrder
 from django_broadcaster.backends.outcomes import Batch
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.testing import make_message
@@ -69,3 +70,28 @@ def test_connection_stays_if_another_would_be_of_no_use() -> None:
     (outcome,) = backend.send_batch(messages(1))
     assert str(outcome) == "blocked"
     assert [each.was_dropped for each in backend.opened] == [False]
+
+
+def test_event_without_an_outcome_is_not_delivered() -> None:
+    """A backend that forgets a message loses no event: the relay sends it again."""
+
+    def forget(batch: Batch) -> None:
+        batch.landed(0)
+
+    delivered, forgotten = Backend(forget).send_batch(messages(2))
+    assert delivered is None
+    assert isinstance(forgotten, BackendUnavailable)
+    assert "no outcome" in str(forgotten)
+
+
+def test_event_that_had_no_answer_at_the_end_of_a_batch_is_not_delivered() -> None:
+    """So is one that its sender has neither acknowledged nor given up."""
+
+    def forget(batch: Batch) -> None:
+        order = KeyOrder(batch, lambda: None)
+        order.landed(order.ready.popleft())
+        order.finish()
+
+    delivered, forgotten = Backend(forget).send_batch(messages(2))
+    assert delivered is None
+    assert isinstance(forgotten, BackendUnavailable)

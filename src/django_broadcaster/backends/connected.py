@@ -123,7 +123,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
                     with self.dropped_if_lost():
                         self.deliver(batch, connection)
                 except BackendUnavailable as error:
-                    batch.give_up(0, error)
+                    batch.give_up(range(len(messages)), error)
         return batch.outcomes
 
     def health_check(self) -> bool:

@@ -60,6 +60,7 @@ class KeyOrder:
         """Note that a message is acknowledged: the next one of its key may go."""
         self._on_progress()
         self._open.discard(index)
+        self._batch.landed(index)
         later = self._later.get(self._batch.messages[index].partition_key)
         if later:
             self.ready.append(later.popleft())

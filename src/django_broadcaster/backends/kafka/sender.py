@@ -105,6 +105,8 @@ class Sender:
             records = [record for record in records if not is_held(record.place, batch)]
         reports = self.send(records) if records else {}
         if len(reports) == len(records) and not any(reports.values()):
+            for record in records:
+                batch.landed(record.place)
             return None
         refused: dict[tuple[str, int], list[Record]] = {}
         stop: BackendUnavailable | None = None
@@ -116,8 +118,8 @@ class Sender:
                 continue
             failure = reports[record.place]
             if failure is None:
-                continue
-            if failure.partition is not None and is_about_records(failure.error):
+                batch.landed(record.place)
+            elif failure.partition is not None and is_about_records(failure.error):
                 refused.setdefault((record.topic, failure.partition), []).append(record)
             else:
                 stop = self._fail(record, failure.error, stop)

@@ -169,7 +169,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         for end, chunk in self._chunks(batch):
             stop = Sender(connection, batch, self._failure).run(chunk)
             if stop is not None:
-                batch.give_up(end, stop)
+                batch.give_up(range(end, len(batch.messages)), stop)
                 return
 
     def is_up(self, connection: Servers) -> bool:

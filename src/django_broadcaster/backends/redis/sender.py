@@ -88,6 +88,8 @@ class Sender:
             self._give_up(transaction.entries, unavailable(server, refused.reply))
             return
         if stored and not any(refusals):
+            for place, _, _ in transaction.entries:
+                self._batch.landed(place)
             return
         kept: list[Entry] = []
         for entry, refusal in zip(transaction.entries, refusals, strict=True):
@@ -101,18 +103,18 @@ class Sender:
                         self._give_up(transaction.entries, failure)
                         return
                 self._batch.fail(place, failure)
-            elif not stored and message.partition_key in self._batch.blocked:
+            elif stored:
+                self._batch.landed(place)
+            elif message.partition_key in self._batch.blocked:
                 self._batch.hold(place)
-            elif not stored:
+            else:
                 kept.append(entry)
         self._again += kept
 
     def _give_up(self, entries: Sequence[Entry], error: BackendUnavailable) -> None:
         """Note an error for all of these that have not failed for a reason of their own."""
         self._note(error)
-        outcomes = self._batch.outcomes
-        for place, _, _ in entries:
-            outcomes[place] = outcomes[place] or error
+        self._batch.give_up((place for place, _, _ in entries), error)
 
     def _note(self, error: BackendUnavailable) -> None:
         self._stop = self._stop or error

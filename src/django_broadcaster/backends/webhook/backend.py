@@ -362,7 +362,9 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         for index, (answer, endpoint) in enumerate(answers):
             if answer is None:
                 batch.hold(index)
-            elif answer.kind is not Kind.DELIVERED:
+            elif answer.kind is Kind.DELIVERED:
+                batch.landed(index)
+            else:
                 batch.fail(index, self._error(endpoint.conclude(answer), endpoint.url))
 
     def _error(self, answer: Answer, url: str) -> DeliveryError:
