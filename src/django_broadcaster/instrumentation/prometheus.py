@@ -1,6 +1,29 @@
 """Metrics for Prometheus: counters of a relay, and gauges of the outbox.
 
-=============================== ================ =========================================
+=============================== ================ ================================================
+metric                          labels           meaning
+=============================== ================ ================================================
+outbox_events_total             backend, outcome events by outcome: published, retried, failed,
+                                                 expired; held (waits for an event of its key)
+outbox_batch_seconds            backend          histogram: time from fetch to settle of a batch
+outbox_delivery_latency_seconds backend          histogram: time from due to delivered
+outbox_build_info               version          always 1
+outbox_arrivals_total           (none)           the id of the newest event; its rate is that at
+                                                 which events are created
+outbox_up                       (none)           1 if the database is available, for the gauges
+                                                 below
+outbox_backlog                  backend, status  undelivered events and dead letters, up to
+                                                 100,000
+outbox_lag_seconds              backend          age of the oldest due event
+outbox_retry_age_seconds        backend          age of the oldest event in retry, since its
+                                                 publication
+outbox_relays                   backend          relays that hold a lease
+outbox_free_partitions          backend          partitions without a relay
+outbox_circuit_open             backend          1 while a circuit breaker is open
+outbox_paused                   backend          1 while the backend is paused
+outbox_backend_state            backend, state   1 for the state of the backend, 0 for the others
+=============================== ================ ================================================
+
 A relay with `outbox_worker --metrics-port` has the first three. The gauges come from the database,
 so both the port of a relay and the view `metrics` of an application have them.
 
