@@ -19,13 +19,13 @@ OPERATIONS = "django_broadcaster_outboxoperation"
 SAMPLES = "django_broadcaster_outboxsample"
 
 FREE_PARTITIONS = (
-    f"SELECT COUNT(*) FROM {PARTITIONS} WHERE backend = %s AND number < %s "
+    f"SELECT COUNT(*) FROM {PARTITIONS} WHERE COALESCE(backend, '') = %s AND number < %s "
     "AND COALESCE(relay_id, 0) = 0"
 )
 """The number of a backend's partitions, below OUTBOX_PARTITIONS, without a relay.
 
-COALESCE keeps PostgreSQL from using the index on `relay_id`. Until a vacuum, that index has every
-earlier version of every partition that was free.
+COALESCE keeps PostgreSQL from using an index of this small table. Until a vacuum, its indexes have
+every earlier version of every partition.
 """
 
 ALIVE = {
