@@ -56,29 +56,33 @@ def judged(
     )
 
 
-EVERYTHING: list[tuple[State, dict[str, Any]]] = [
-    (State.UP_TO_DATE, {}),
-    (State.DELIVERING, {"pending": 1, "oldest_due": ago(1)}),
-    (State.WAITING, {"pending": 0, "oldest_due": None, "retry": 2, "oldest_retry": ago(9)}),
-    (State.SOME_FAILING, {"disabled": 1}),
-    (State.UNOWNED, {"free_partitions": 3}),
-    (State.LATE, {"oldest_due": ago(61)}),
-    (State.FAILING, {"recent": Recent(published=10, failures=10)}),
-    (State.UNAVAILABLE, {"away_since": ago(5), "away_because": "refused"}),
-    (State.NO_RELAY, {"relays": 0}),
-    (State.PAUSED, {"paused_at": ago(5), "paused_by": "Ada"}),
-    (State.NOT_CONFIGURED, {"is_configured": False}),
-]
-"""Facts, from the mildest on, each with the state if all those before it apply as well."""
+def everything() -> list[tuple[State, dict[str, Any]]]:
+    """Return facts, from the mildest on, each with the state if all before it apply as well."""
+    return [
+        (State.UP_TO_DATE, {}),
+        (State.DELIVERING, {"pending": 1, "oldest_due": ago(1)}),
+        (State.WAITING, {"pending": 0, "oldest_due": None, "retry": 2, "oldest_retry": ago(9)}),
+        (State.SOME_FAILING, {"disabled": 1}),
+        (State.UNOWNED, {"free_partitions": 3}),
+        (State.LATE, {"oldest_due": ago(61)}),
+        (State.FAILING, {"recent": Recent(published=10, failures=10)}),
+        (State.UNAVAILABLE, {"away_since": ago(5), "away_because": "refused"}),
+        (State.NO_RELAY, {"relays": 0}),
+        (State.PAUSED, {"paused_at": ago(5), "paused_by": "Ada"}),
+        (State.NOT_CONFIGURED, {"is_configured": False}),
+    ]
 
 
-@pytest.mark.parametrize("place", range(len(EVERYTHING)), ids=[state for state, _ in EVERYTHING])
+STATES = [state for state, _ in everything()]
+
+
+@pytest.mark.parametrize("place", range(len(STATES)), ids=STATES)
 def test_the_first_state_that_applies_wins(place: int) -> None:
     """Whatever else is wrong with the backend, in the order that is documented."""
     facts: dict[str, Any] = {}
-    for _, more in EVERYTHING[: place + 1]:
+    for _, more in everything()[: place + 1]:
         facts |= more
-    assert judged(**facts).state == EVERYTHING[place][0]
+    assert judged(**facts).state == STATES[place]
 
 
 @pytest.mark.parametrize(

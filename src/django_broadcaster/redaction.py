@@ -227,12 +227,12 @@ def _of_url(text: str) -> Iterator[str]:
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def error_text(error: BaseException, longest: int = 2000) -> str:
+def error_text(error: BaseException, longest: int = 2000, *, has_details: bool = True) -> str:
     """Return an error's text for a row: masked, shortened, and valid in every database.
 
-    The details of a `DeliveryError` follow on a line of their own.
+    The details of a `DeliveryError` follow on a line of their own, unless `has_details` is False.
     """
-    details = getattr(error, "details", "")
+    details = getattr(error, "details", "") if has_details else ""
     whole = f"{type(error).__name__}: {error}" + (f"\n{details}" if details else "")
     text = masked(whole)[:longest].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # UTF-8 can't encode a lone surrogate

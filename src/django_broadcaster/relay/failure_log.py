@@ -100,7 +100,7 @@ class FailureLog:
                 row.event_id,
                 row.id,
                 self._backend,
-                error_text(error),
+                error_text(error, has_details=False),
                 extra=names,
             )
 

@@ -136,11 +136,11 @@ class Command(ExplainedCommand):
             worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
         else:
             worker = Worker(worker_options)
-        waits_for = ""
-        if not options["wait"] and not is_supervised():
-            waits_for = refuse_missing_tables(worker_options.database)
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
+            waits_for = ""
+            if not options["wait"] and not is_supervised():
+                waits_for = refuse_missing_tables(worker_options.database)
             refuse_other_schema(worker_options.database)
             # A run that ends by itself is for cron, which mails all output.
             if options["verbosity"] and not finite and not is_supervised():
