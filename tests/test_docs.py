@@ -59,8 +59,8 @@ NOT_RUN = {
     ("docs/how-to/opentelemetry.md", INSTALLING),
     ("docs/how-to/opentelemetry.md", "it needs a collector"),
     ("docs/how-to/retention.md", "it needs PostgreSQL; tests of their own run with it"),
-    ("docs/how-to/run-the-relay.md", "it needs PgBouncer; tests of their own run with it"),
-    ("docs/how-to/run-the-relay.md", "it needs PostgreSQL; tests of their own run with it"),
+    ("docs/how-to/run-the-relay.md", "needs PgBouncer; other tests run with it"),
+    ("docs/how-to/run-the-relay.md", "needs PostgreSQL; other tests run with it"),
     ("docs/how-to/run-the-relay.md", "it needs psycopg's pool; tests of their own run with it"),
     ("docs/how-to/secure.md", INSTALLING),
     (

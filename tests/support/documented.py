@@ -8,8 +8,8 @@ from typing import Any
 from tests.support.docs_runner import ROOT, blocks_of
 
 RUN_THE_RELAY = ROOT / "docs" / "how-to" / "run-the-relay.md"
-BEHIND_PGBOUNCER = "it needs PgBouncer; tests of their own run with it"
-FAR_DATABASE = "it needs PostgreSQL; tests of their own run with it"
+BEHIND_PGBOUNCER = "needs PgBouncer; other tests run with it"
+FAR_DATABASE = "needs PostgreSQL; other tests run with it"
 
 
 def shown(reason: str) -> Any:
