@@ -138,10 +138,10 @@ class Command(ExplainedCommand):
             worker = Worker(worker_options)
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
+            refuse_other_schema(worker_options.database)
             waits_for = ""
             if not options["wait"] and not is_supervised():
                 waits_for = refuse_missing_tables(worker_options.database)
-            refuse_other_schema(worker_options.database)
             # A run that ends by itself is for cron, which mails all output.
             if options["verbosity"] and not finite and not is_supervised():
                 self._say(_greeting(worker_options, waits_for))
