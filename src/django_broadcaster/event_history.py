@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from .events.extensions import TRACEPARENT
 from .models import OutboxAttempt, OutboxEvent, OutboxOperation
-from .states import UNDELIVERED, OutboxEventStatus
+from .states import OutboxEventStatus
 
 MOST_ATTEMPTS = 200
 """Maximum of failed attempts in a history, the latest ones."""
@@ -66,11 +66,13 @@ def _operation(event: OutboxEvent) -> Iterator[Step]:
 
 
 def _blocker(event: OutboxEvent) -> int | None:
-    """Return the id of the first undelivered event of the key before this one."""
-    before = OutboxEvent.objects.using(event._state.db).filter(
-        publisher_backend=event.publisher_backend,
-        partition_key=event.partition_key,
-        status__in=UNDELIVERED,
-        pk__lt=event.pk,
+    """Return the id of the event in retry for which this one waits."""
+    key = event.partition_key
+    # Ranges, in the order of their index: PostgreSQL might read the primary key otherwise.
+    heads = (
+        OutboxEvent.objects.using(event._state.db)
+        .filter(publisher_backend=event.publisher_backend)
+        .filter(partition_key__gte=key, partition_key__lte=key, status=OutboxEventStatus.RETRY)
+        .order_by("publisher_backend", "partition_key", "id")
     )
-    return before.order_by("pk").values_list("pk", flat=True).first()
+    return heads.values_list("pk", flat=True).first()
