@@ -12,6 +12,7 @@ from pathlib import Path
 
 import django
 import pytest
+from django.core.management import load_command_class
 
 from tests.support.docs_runner import ROOT, Block, Mistake, Project, blocks_of, copy_of, new_project
 
@@ -111,6 +112,19 @@ def test_what_is_not_run_is_known() -> None:
         if block.not_run
     }
     assert shown == NOT_RUN
+
+
+COMMAND = re.compile(r"`(?:python manage\.py )?(outbox_\w+) ([^`\n]+)`")
+"""A command within a sentence, with its arguments."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_commands_within_a_sentence_have_their_options(page: Path) -> None:
+    """They are not run, so their options are compared with those of the command."""
+    for name, arguments in COMMAND.findall(page.read_text()):
+        parser = load_command_class("django_broadcaster", name).create_parser("manage.py", name)
+        known = {option for action in parser._actions for option in action.option_strings}
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= known, f"{name} {arguments}"
 
 
 @pytest.mark.parametrize(

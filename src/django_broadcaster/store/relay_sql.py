@@ -201,7 +201,10 @@ class RelaySQL:
 
     @contextmanager
     def _locking(self) -> Iterator[None]:
-        """Open a transaction that locks the lease; whoever ends a lease locks it before rows."""
+        """Open a transaction that locks the lease first.
+
+        A statement that ends a lease locks it before rows as well, so neither waits for the other.
+        """
         with transaction.atomic(using=self._connection.alias):
             self._select(f"{self._lease}{self._lock()}", [self.relay_id])
             yield
