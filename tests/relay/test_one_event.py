@@ -119,6 +119,25 @@ def test_an_event_that_fails_alone_spends_its_retries(
     turns_until(loop, lambda: loop.circuit.is_closed, "the circuit to close")
 
 
+def test_an_event_that_fails_alone_keeps_the_response(
+    database: str, hasty: Script, join: Join
+) -> None:
+    """The error of its dead letter has the beginning of the response, as every other error has."""
+    error = BackendUnavailable("503 Service Unavailable")
+    error.details = "Took 0.1 s. Response: ledger is locked"
+    hasty.fail("a1", error)
+    publish("a1", using=database, max_retries=0)
+    loop = join()
+    numbers = iter(range(10_000))
+
+    def is_over() -> bool:
+        publish(f"b{next(numbers)}", using=database)
+        return row("a1", database).status == "failed"
+
+    turns_until(loop, is_over, "the dead letter")
+    assert "Response: ledger is locked" in row("a1", database).last_error
+
+
 def test_an_event_alone_in_the_outbox_waits(database: str, scripted: Script, join: Join) -> None:
     """Where nothing gets through the backend is away: nothing is spent, whatever the number."""
     scripted.fail("*", AWAY)

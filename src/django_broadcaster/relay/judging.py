@@ -133,5 +133,6 @@ def _own_error(failure: Failure) -> DeliveryError:
         spends_retry=not failure.is_part,
     )
     error.__cause__ = failure.error.__cause__
-    error.reason, error.handlers = failure.error.reason, failure.error.handlers
+    error.reason, error.details = failure.error.reason, failure.error.details
+    error.handlers = failure.error.handlers
     return error
