@@ -77,7 +77,7 @@ def test_nothing_is_delivered_after_an_error_until_the_partitions_are_read_again
     for each in (leaving, loop):
         turn(each)
     leaving.lease.leave()
-    target: object = loop.lease if error_in == "rebalance" else loop.held.blocked
+    target: object = loop.lease if error_in == "rebalance" else loop.owned.blocked
     with monkeypatch.context() as patch:
         real = getattr(target, error_in)
 

@@ -62,15 +62,15 @@ class Fetcher:
         more = limit < wanted and len(found.rows) == limit
         return found._replace(is_cut=True) if more else found
 
-    def fetch_these(
+    def fetch_fitting(
         self, partitions: Collection[int], ids: Collection[int], *, timed: bool = False
     ) -> tuple[Fetched, frozenset[int]]:
-        """Return those of these rows that are pending there, and the ids that were left out.
+        """Return those of these rows that are pending there and fit into a batch.
 
-        If all rows are too much for a batch, those with the highest ids are left out.
+        The second value are the ids that were left out, the highest ones.
         """
         asked = sorted(ids)[: self._limit]
-        found = self._rows.fetch_these(partitions, asked, most=self._most, timed=timed)
+        found = self._rows.fetch_by_id(partitions, asked, most=self._most, timed=timed)
         self._note(found)
         if found.is_cut:
             asked = [row_id for row_id in asked if row_id <= found.rows[-1].id]
