@@ -26,7 +26,7 @@ from django_broadcaster.exceptions import (
 )
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import MAX_RETRIES, publisher
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.store import RelayRows
 from tests.app.models import Order
 

@@ -146,7 +146,7 @@ def test_events_in_retry_and_new_ones_share_the_budget(
     settings.OUTBOX_BATCH_BYTES = BUDGET
     names = publish_sizes(*[4000] * 6, using=database)
     loop = join()
-    loop.prepare()
+    loop.do_rounds()
     ids = list(OutboxEvent.objects.using(database).order_by("id").values_list("id", flat=True))
     loop.owned.watermark.start = ids[2]
     loop.owned.watermark.pending_again(ids[:2])

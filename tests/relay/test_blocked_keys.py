@@ -171,7 +171,7 @@ def test_ten_thousand_blocked_keys_cost_the_others_nothing(
     OutboxEvent.objects.filter(subject="stuck17-0").hasten()
     loop.rounds.are_wanted.set()
     loop.rounds._next_reread = float("inf")
-    loop.prepare()
+    loop.do_rounds()
     backlog(BATCH, keys=100)
     with reading(database) as reads:
         while loop.deliver(BATCH).found_work:

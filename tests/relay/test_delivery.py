@@ -174,7 +174,7 @@ def test_failures_cost_one_statement_for_each_fate(
         scripted.fail(name, TransientError(f"not yet {name}"))
     publish(*names, using=database)
     loop = join()
-    loop.prepare()
+    loop.do_rounds()
     with CaptureQueriesContext(connections[database]) as queries:
         report = loop.deliver(100)
     assert (report.published, report.retried, report.failed) == (2, 20, 20)
@@ -195,7 +195,7 @@ def test_a_large_batch_that_fails_is_settled(database: str, scripted: Script, jo
         connections[database].connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 10_000)
     publish_many(count, using=database, keys=count)
     loop = join()
-    loop.prepare()
+    loop.do_rounds()
     report = loop.deliver(count)
     assert (report.retried, OutboxAttempt.objects.using(database).count()) == (count, count)
     waiting = events(database).filter(status="retry", retry_count=1)

@@ -268,7 +268,7 @@ def test_retries_that_are_due_at_once_are_not_overtaken(
     events.hasten()
     loop.rounds.are_wanted.set()
     if why == "some are cancelled":
-        loop.prepare()
+        loop.do_rounds()
         events.filter(subject__in=["x1", "y1"]).cancel()
     else:
         scripted.fail("y1", BackendUnavailable("away"), times=1)

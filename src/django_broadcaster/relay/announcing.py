@@ -31,7 +31,7 @@ class Announcer:
         self._using = using
         self._events: dict[int, OutboxEvent] = {}
 
-    def prepare(self, verdicts: Verdicts) -> None:
+    def read_events(self, verdicts: Verdicts) -> None:
         """Read the events that receivers wait for."""
         ids: list[int] = []
         if _heard(event_published):

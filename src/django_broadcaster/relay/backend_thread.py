@@ -224,7 +224,7 @@ class BackendThread(threading.Thread):
         self._loop.activity.begin("recovering", pause=pause)
         if isinstance(error, Error):
             self._outage.note(self.name, error, pause)
-        elif self._unexpected.is_due(self._last_text):
+        elif self._unexpected.take_line(self._last_text):
             self._log(
                 logging.ERROR,
                 "Backend %r: Unexpected error: %s; retrying in %.1f s.",

@@ -54,8 +54,11 @@ class Broker:
         """Why the broker is unavailable; None if it is available."""
         self._shown: str | None = None
 
-    def allowance(self, limit: int) -> int:
-        """Return how many events may be sent now: `limit`, a probe, or none."""
+    def open_for(self, limit: int) -> int:
+        """Open the backend unless it is open, or nothing may be sent now.
+
+        Return how many events may be sent: `limit`, a probe, or none.
+        """
         allowed = self.circuit.allowance(limit)
         return allowed if allowed and (self._is_open or self._open()) else 0
 

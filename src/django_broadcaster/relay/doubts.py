@@ -178,11 +178,12 @@ class Doubts:
         self._failures += 1
         doubt = self._doubts.pop(row.id, None)
         strikes, at = (doubt.strikes, doubt.at) if doubt else (0, 0.0)
-        bare = row._replace(data=None, data_binary=None, sealed=None)
         if len(self._doubts) >= MOST:
             del self._doubts[next(iter(self._doubts))]
         company = len(self._doubts) + 1
-        doubt = _Doubt(bare, error, self._failures, company, strikes=strikes, at=at)
+        doubt = _Doubt(
+            row.without_payload(), error, self._failures, company, strikes=strikes, at=at
+        )
         self._doubts[row.id] = doubt
         self.mark_tried([row])
 

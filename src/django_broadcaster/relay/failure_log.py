@@ -80,7 +80,9 @@ class FailureLog:
             "handler": handlers,
             "place": place,
         }
-        shows = bool(error.unforeseen) and self._is_new(is_dead, type(raised), handlers, place)
+        shows = bool(error.unforeseen) and self._has_traceback(
+            is_dead, type(raised), handlers, place
+        )
         logger.log(
             logging.ERROR if is_dead else logging.WARNING,
             "Event %s (id %d, %s) of backend %r failed at attempt %d: %s; %s.",
@@ -104,8 +106,8 @@ class FailureLog:
                 extra=names,
             )
 
-    def _is_new(self, *fingerprint: object) -> bool:
-        """Return True if the traceback of a failure was not logged within the last minute."""
+    def _has_traceback(self, *fingerprint: object) -> bool:
+        """Return True if a failure has its traceback now, which is at most once a minute."""
         now = self._clock()
         if now < self._shown_at.get(fingerprint, float("-inf")) + TRACEBACK_SECONDS:
             return False

@@ -54,7 +54,7 @@ def deliver_one(event: OutboxEvent) -> bool:
         own_level_restored(connections[using]),
         DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop,
     ):
-        loop.prepare()
+        loop.do_rounds()
         if event.partition not in loop.lease.partitions or _has_earlier(event, using):
             return False
         if not events.filter(pk=event.pk, status=OutboxEventStatus.PENDING).exists():

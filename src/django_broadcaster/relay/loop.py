@@ -124,9 +124,9 @@ class DeliveryLoop:
         if woken and self.rounds.can_wait():
             report = self.deliver(limit)
             if not report.found_work:
-                self.prepare()
+                self.do_rounds()
             return report
-        self.prepare()
+        self.do_rounds()
         return self.deliver(limit)
 
     def settle_earlier(self) -> Report | None:
@@ -137,7 +137,7 @@ class DeliveryLoop:
         """
         self.lease.renew_if_expired()
         began = perf_counter()
-        settler = self._joined.settler
+        settler = self.pipeline.settler
         report = settler.settle_interrupted()
         if report is not None:
             self._conclude(report, perf_counter() - began)
@@ -145,7 +145,7 @@ class DeliveryLoop:
         self.owned.hasten(self.broker.backend.returned())
         return report
 
-    def prepare(self) -> None:
+    def do_rounds(self) -> None:
         """Check that the lease stands, and do the rounds if they are due; raises LeaseLost."""
         self.lease.renew_if_expired()
         self.rounds.run(self.owned, found_work=self._found_work, is_wanted=self.is_wanted)
@@ -156,7 +156,7 @@ class DeliveryLoop:
         Nothing is delivered after `forget` until the rounds have read the partitions again.
         """
         self._found_work = False
-        allowed = 0 if self.rounds.is_paused else self.broker.allowance(limit)
+        allowed = 0 if self.rounds.is_paused else self.broker.open_for(limit)
         if not allowed or not self.owned.is_current:
             return Report()
         if not self.circuit.is_closed:
@@ -168,7 +168,7 @@ class DeliveryLoop:
 
     def deliver_only(self, row_id: int, partition: int) -> Report:
         """Deliver one pending event of one partition, and no other."""
-        if self.rounds.is_paused or not self.broker.allowance(1):
+        if self.rounds.is_paused or not self.broker.open_for(1):
             return Report()
         return self._one_batch(OneEvent(self.owned, row_id, partition))
 
@@ -176,13 +176,13 @@ class DeliveryLoop:
         """Settle what another transaction has locked, and write down the last figures."""
         with suppress(LeaseLost):  # then another relay delivers it
             self.owned.hasten(self.broker.backend.returned())
-            self._joined.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
+            self.pipeline.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self.rounds.end()
 
     @property
     def owned(self) -> Owned:
         """What the lease owns; raises LeaseLost before the first `join`."""
-        return self._joined.owned
+        return self.pipeline.owned
 
     @property
     def circuit(self) -> Circuit:
@@ -192,10 +192,11 @@ class DeliveryLoop:
     @property
     def is_interrupted(self) -> bool:
         """Whether a delivery is left that the database did not let settle."""
-        return self._joined.settler.is_interrupted
+        return self.pipeline.settler.is_interrupted
 
     @property
-    def _joined(self) -> Pipeline:
+    def pipeline(self) -> Pipeline:
+        """The steps of a delivery; raises LeaseLost before the first `join`."""
         if self._pipeline is None:
             raise LeaseLost(f"the relay of backend {self.alias!r} has not joined")
         return self._pipeline
@@ -215,7 +216,7 @@ class DeliveryLoop:
     def _one_batch(self, source: Source) -> Report:
         began = perf_counter()
         self.activity.begin("delivering")
-        report = self._joined.run(source)
+        report = self.pipeline.run(source)
         self._conclude(report, perf_counter() - began)
         return report
 

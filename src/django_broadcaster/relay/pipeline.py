@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import orjson
+
+from django_broadcaster.events.timestamps import in_utc
+from django_broadcaster.store import DatabaseClock, PendingRow
+
 from . import poison
 from .batch import Batch, Source
 from .judging import Judge
-from .messages import has_expired
 from .owned import Owned
 from .sending import Sender
 from .settling import Settler
@@ -51,7 +55,7 @@ class Pipeline:
         for row in batch.rows:
             if is_blocked(row):
                 hold.append(row)
-            elif has_expired(row, clock):
+            elif _has_expired(row, clock):
                 expired.append(row)
             elif not row.crash_count:
                 send.append(row)
@@ -70,3 +74,17 @@ class Pipeline:
             expired=expired,
             is_repeat=all(map(doubts.has, send)),
         )
+
+
+def _has_expired(row: PendingRow, clock: DatabaseClock) -> bool:
+    """Return True if the row's event has the extension `expirytime`, and that time has passed.
+
+    https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
+    """
+    if '"expirytime"' not in row.extensions:  # as in nearly every event: nothing is decoded
+        return False
+    try:
+        moment = orjson.loads(row.extensions).get("expirytime")
+        return moment is not None and in_utc(moment).timestamp() <= clock.timestamp()
+    except (AttributeError, TypeError, ValueError, OverflowError):  # no valid time: it is sent
+        return False

@@ -21,8 +21,8 @@ from django_broadcaster.store import PendingRow
 from .batch import Batch
 from .decryption import decrypted
 from .log_safety import loggable_traceback
-from .messages import message_of
 from .owned import Owned
+from .row_to_message import message_of
 from .separate_thread import Runner
 
 logger = logging.getLogger("django_broadcaster.relay")

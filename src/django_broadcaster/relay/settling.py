@@ -53,7 +53,7 @@ class Settler:
         """
         owned, verdicts = self._owned, batch.verdicts
         self._interrupted = batch
-        self._announcer.prepare(verdicts)
+        self._announcer.read_events(verdicts)
         changed = self._write(verdicts)
         if not batch.attempts_are_recorded:
             self._record_attempts(verdicts)

@@ -47,11 +47,11 @@ class Verdicts:
     def without_payloads(self) -> Verdicts:
         """Return the same verdicts on rows without their payloads."""
         return Verdicts(
-            published=[_bare(row) for row in self.published],
-            retry=[(_bare(row), delay, error) for row, delay, error in self.retry],
-            dead_letter=[(_bare(row), error) for row, error in self.dead_letter],
-            hold=[_bare(row) for row in self.hold],
-            expire=[_bare(row) for row in self.expire],
+            published=[row.without_payload() for row in self.published],
+            retry=[(row.without_payload(), delay, error) for row, delay, error in self.retry],
+            dead_letter=[(row.without_payload(), error) for row, error in self.dead_letter],
+            hold=[row.without_payload() for row in self.hold],
+            expire=[row.without_payload() for row in self.expire],
         )
 
     def with_others(self, others: Verdicts) -> Verdicts:
@@ -63,10 +63,6 @@ class Verdicts:
             hold=self.hold + others.hold,
             expire=self.expire + others.expire,
         )
-
-
-def _bare(row: PendingRow) -> PendingRow:
-    return row._replace(data=None, data_binary=None, sealed=None)
 
 
 @dataclass(frozen=True, slots=True)

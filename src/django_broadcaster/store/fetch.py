@@ -38,6 +38,10 @@ class PendingRow(NamedTuple):
     crash_count: int
     partition: int
 
+    def without_payload(self) -> PendingRow:
+        """Return the row without its payload, to be remembered."""
+        return self._replace(data=None, data_binary=None, sealed=None)
+
 
 _NAMES = (*PendingRow._fields[:-1], PARTITION)
 
