@@ -101,7 +101,7 @@ class Pacemaker(threading.Thread):
         self.activity.begin("recovering", pause=pause)
         if isinstance(error, Error):
             self._outage.note(self.name, error, pause)
-        elif self._unexpected.is_due(text := loggable(error)):
+        elif self._unexpected.take_line(text := loggable(error)):
             logger.error(
                 "Heartbeat failed: %s; retrying in %.1f s.",
                 text,
