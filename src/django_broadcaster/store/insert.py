@@ -22,7 +22,6 @@ from .new_rows import (
     USUAL,
     NewRow,
     insert_sql,
-    literal,
     unusual_columns,
     values_of,
 )
@@ -81,9 +80,10 @@ def _statement(
     vendor: str, unusual: tuple[str, ...], unique: bool, _in_one_table: bool
 ) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]:
     """Return the INSERT of one row, and the function that selects its parameters."""
-    fixed = {name: literal(value) for name, value in USUAL.items() if name not in unusual}
-    fixed |= UNTOUCHED
-    columns = [name for name in COLUMNS if name not in fixed]
+    usual = {name: value for name, value in USUAL.items() if name not in unusual}
+    columns = [name for name in COLUMNS if name not in usual]
+    # A column that is left out is null.
+    fixed = {name: f"'{value}'" for name, value in usual.items() if value is not None} | UNTOUCHED
     values = ", ".join(["%s"] * len(columns) + list(fixed.values()))
     statement = insert_sql(
         vendor,
