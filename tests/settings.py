@@ -75,7 +75,11 @@ DATABASES = _databases()
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "static/"
 
+# A theme of the admin, such as unfold, has to be before the admin (tests/dashboard/test_themes.py).
+ADMIN_THEME = os.environ.get("BROADCASTER_ADMIN_THEME")
+
 INSTALLED_APPS = [
+    *([ADMIN_THEME] if ADMIN_THEME else []),
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -85,6 +89,9 @@ INSTALLED_APPS = [
     "django_broadcaster",
     "tests.app",
 ]
+
+# Fonts from the internet, which tests can't reach.
+JAZZMIN_SETTINGS = {"use_google_fonts_cdn": False}
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
