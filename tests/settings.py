@@ -90,8 +90,9 @@ INSTALLED_APPS = [
     "tests.app",
 ]
 
-# Fonts from the internet, which tests can't reach.
+# Jazzmin: no fonts from the internet, which tests can't reach, and dark where the browser is.
 JAZZMIN_SETTINGS = {"use_google_fonts_cdn": False}
+JAZZMIN_UI_TWEAKS = {"default_theme_mode": "auto"}
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -162,7 +162,7 @@
 
     /** Return the colour of a key of the legend: a canvas knows neither variables nor themes. */
     colourOf(name) {
-      this.probe.className = `broadcaster-key broadcaster-key-${name}`;
+      this.probe.className = `broadcaster-key-${name}`;
       return getComputedStyle(this.probe).color;
     }
 
