@@ -1,16 +1,23 @@
-"""Backends that run this project's handlers: in the relay, or as Django's tasks.
+"""The other half: messages of a broker are received, and handlers are given their events.
 
-The classes are imported at first access, since models can't be imported before `django.setup()`.
+- `base` is the contract of a consumer, and each broker's consumer has a file of its own.
+- `handler` makes the consumers of OUTBOX_CONSUMERS, and `rows` writes what they receive.
+- `local` and `tasks` are the backends that run handlers: in the relay, or as Django's tasks.
+
+The names are loaded at first use: models can't be imported before `django.setup()`, and no broker's
+client is needed before a consumer is made.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .base import Consumer, Delivery, ReceivedMessage
+
 if TYPE_CHECKING:
     from .local import LocalBackend
     from .tasks import TasksBackend
 
-__all__ = ["LocalBackend", "TasksBackend"]
+__all__ = ["Consumer", "Delivery", "LocalBackend", "ReceivedMessage", "TasksBackend"]
 
 _MODULES = {"LocalBackend": ".local", "TasksBackend": ".tasks"}
 
