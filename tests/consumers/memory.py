@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +20,11 @@ BINDING = KAFKA
 
 @dataclass
 class Broker:
-    """Messages by their offset. `taken` are those that a consumer holds."""
+    """Messages by their offset. `taken` has those that a consumer holds, and which one does."""
 
     log: list[ProducedMessage] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
-    taken: set[int] = field(default_factory=set)
+    taken: dict[int, object] = field(default_factory=dict)
     problem: str = ""
 
     def produce(self, messages: Sequence[ProducedMessage]) -> None:
@@ -39,16 +40,21 @@ class Broker:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Be away for the time of the block: a broker that starts holds nothing as taken."""
+        """Be away for the time of the block; nothing is taken afterwards."""
         self.problem = "stopped"
-        self.release()
+        self.release(self.taken)
         yield
         self.problem = ""
 
-    def release(self) -> None:
+    def release(self, offsets: Iterable[int]) -> None:
         """Make what is taken wait again, in its place."""
-        self.waiting = sorted({*self.waiting, *self.taken})
-        self.taken.clear()
+        for offset in list(offsets):
+            insort(self.waiting, offset)
+            self.taken.pop(offset)
+
+    def held_by(self, consumer: object) -> list[int]:
+        """Return what a consumer holds."""
+        return [offset for offset, holder in self.taken.items() if holder is consumer]
 
 
 class MemoryConsumer(Consumer):
@@ -62,12 +68,10 @@ class MemoryConsumer(Consumer):
 
     def open(self) -> None:
         self.broker.check()
-        self.broker.release()
         self.is_open = True
 
     def close(self) -> None:
-        if self.is_open:
-            self.broker.release()
+        self.broker.release(self.broker.held_by(self))
         self.is_open = False
 
     def receive(self, limit: int, seconds: float) -> list[Delivery]:
@@ -79,10 +83,15 @@ class MemoryConsumer(Consumer):
     def take(self, limit: int) -> list[int]:
         """Take the first messages of the queue."""
         self.broker.check()
+        self.release_others()
         found = self.broker.waiting[:limit]
         del self.broker.waiting[:limit]
-        self.broker.taken.update(found)
+        self.broker.taken.update(dict.fromkeys(found, self))
         return found
+
+    def release_others(self) -> None:
+        """Take over what another consumer holds: one at a time has the right to read."""
+        self.broker.release(self.broker.taken.keys() - self.broker.held_by(self))
 
     def delivery_of(self, offset: int) -> Delivery:
         """Return a message as it is delivered."""
@@ -99,7 +108,10 @@ class MemoryConsumer(Consumer):
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.broker.check()
-        self.broker.taken.difference_update(each.receipt for each in deliveries)
+        for each in deliveries:
+            self.broker.taken.pop(each.receipt, None)
+            if each.receipt in self.broker.waiting:
+                self.broker.waiting.remove(each.receipt)
 
     def extend(self, deliveries: Sequence[Delivery]) -> None:
         self.broker.check()

@@ -60,10 +60,6 @@ class ReturnsLast(MemoryConsumer):
         self.broker.taken.clear()
         self.is_open = False
 
-    def open(self) -> None:
-        self.broker.check()
-        self.is_open = True
-
 
 class Greedy(MemoryConsumer):
     """Returns one more than the limit."""
@@ -172,7 +168,8 @@ def test_consumer_that_breaks_a_promise_fails(
     consumer: type[MemoryConsumer], test: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test of a promise notices who breaks it."""
-    monkeypatch.setattr("django_broadcaster.testing.consumer_contract.SECONDS", 0.3)
+    for module in ("consumer_contract", "fault_tests"):
+        monkeypatch.setattr(f"django_broadcaster.testing.{module}.SECONDS", 0.3)
     contract = TestHonest()
     contract.consumer_class = consumer
     contract.broker = Broker()

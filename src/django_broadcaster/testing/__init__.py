@@ -7,8 +7,8 @@
 `BackendContract`, `BackendFaultContract`, `Fault`, `make_message`
     the promises of a backend, and the faults that it survives, as test classes to subclass. They
     need pytest;
-`ConsumerContract`, `ProducedMessage`
-    the promises of a consumer, in the same way.
+`ConsumerContract`, `ProducedMessage`, `ConsumerFaultContract`, `ConsumerFault`
+    those of a consumer, in the same way.
 
 The names are loaded at first use: pytest imports this package before Django is set up, and who
 tests without pytest need not have it.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .assertions import assert_not_published, assert_published, containing
     from .capture import CapturedEvents, capture_events
     from .consumer_contract import ConsumerContract, ProducedMessage
+    from .consumer_faults import ConsumerFault, ConsumerFaultContract
     from .contract import BackendContract, make_message
     from .delivery import deliver_events
     from .faults import BackendFaultContract, Fault
@@ -30,6 +31,8 @@ __all__ = [
     "BackendFaultContract",
     "CapturedEvents",
     "ConsumerContract",
+    "ConsumerFault",
+    "ConsumerFaultContract",
     "Fault",
     "ProducedMessage",
     "assert_not_published",
@@ -45,6 +48,8 @@ _MODULES = {
     "BackendFaultContract": "faults",
     "CapturedEvents": "capture",
     "ConsumerContract": "consumer_contract",
+    "ConsumerFault": "consumer_faults",
+    "ConsumerFaultContract": "consumer_faults",
     "Fault": "faults",
     "ProducedMessage": "consumer_contract",
     "assert_not_published": "assertions",

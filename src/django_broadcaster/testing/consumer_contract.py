@@ -40,9 +40,7 @@ from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 
 from .contract import EVENTS, make_message
-
-SECONDS: Final = 60.0
-"""The longest that a message may take to arrive."""
+from .fault_tests import SECONDS, eventually
 
 LIMIT: Final = 100
 """The `limit` of the tests that are not about it."""
@@ -656,14 +654,6 @@ def canonical_event(event: CloudEvent) -> str:
     if event.data_content_type == "application/json":
         members.pop("datacontenttype", None)
     return json.dumps(members, sort_keys=True)
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until the condition is true."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {SECONDS} seconds: {what}"
-        time.sleep(0.01)
 
 
 def is_unavailable(call: Callable[[], object]) -> bool:
