@@ -18,7 +18,7 @@ from ..bindings import AWS, Binding, BindingBackend
 from ..connected import ConnectedBackend
 from ..errors import Scope, describe, mapped, unavailable
 from ..options import OptionReader
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
 from .connection import CLIENT, Connection
@@ -115,7 +115,7 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
                 name=f"outbox-{self.alias}",
             )
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Send events in calls of ten.
 
         The order of a key is kept where the destination has one (FIFO): see `sender`. FIFO

@@ -23,7 +23,7 @@ from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
 from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import (
     CLIENT,
     DEFAULTS,
@@ -147,7 +147,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 self._client_config(), place=self._place, timeout=min(self.timeout, within)
             )
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Append the events of a batch in order; see `sender`."""
         messages = batch.messages
         topics = self._topics(messages, connection)

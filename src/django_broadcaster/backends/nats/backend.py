@@ -28,7 +28,7 @@ from ..credentials import Login
 from ..errors import mapped, unavailable
 from ..expiry import seconds_left
 from ..names import escape_subject, percent_encoded
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import CLIENT, Connection, Outgoing
 from .names import any_overlaps, length_problem, subject_problem, wildcard
 from .sender import Sender
@@ -177,7 +177,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         """Check that the stream is there and takes our subjects; create it if that is set."""
         connection.run(self._check_stream(connection))
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Publish the messages of a batch.
 
         What is sent again within the stream's duplicate window is dropped and acknowledged.
@@ -188,7 +188,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             if connection.is_lost:
                 self.drop()
 
-    async def _send(self, batch: Batch, connection: Connection) -> None:
+    async def _send(self, batch: MessageBatch, connection: Connection) -> None:
         sender = Sender(batch, connection, self.stream, self._outgoing, self.on_progress)
         await sender.run()
 

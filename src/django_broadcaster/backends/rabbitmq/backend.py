@@ -20,8 +20,7 @@ from ..credentials import TLS
 from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
-from ..options import READ_ROW
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .address import EXTRA_TLS, LOGIN_METHODS, Address, read_url
 from .connection import CLIENT, Connection
 from .errors import ERRORS, ChannelRefused
@@ -173,7 +172,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         with mapped(lambda error: self.unavailable(str(error))):  # a ChannelRefused
             self._declare(connection)
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Publish the messages of a batch; the order of a key is kept: see `sender`."""
         self._sender = Sender(batch, self, self._experience)
         try:
@@ -243,7 +242,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         A publish call refuses those; a row that was changed afterwards may have them.
         """
         config = message.config
-        read_properties(READ_ROW, config)
+        read_properties(self.read_message_config, config)
         outgoing.priority = config.get("priority")
         outgoing.correlation_id = config.get("correlation_id", "")
         outgoing.headers = {**config.get("headers", {}), **outgoing.headers}

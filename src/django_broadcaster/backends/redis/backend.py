@@ -16,8 +16,8 @@ from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import ConnectedBackend
 from ..credentials import Login
 from ..names import escape_stream
-from ..options import READ_ROW, OptionReader
-from ..outcomes import Batch
+from ..options import OptionReader
+from ..outcomes import MessageBatch
 from . import entries, fields
 from .address import CLIENT, SCHEMES, Address, Node
 from .cluster import Cluster, OneServer, Servers
@@ -163,7 +163,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         """Check that the server lets us work; raises BackendUnavailable."""
         connection.open(self._constant)
 
-    def deliver(self, batch: Batch, connection: Servers) -> None:
+    def deliver(self, batch: MessageBatch, connection: Servers) -> None:
         """Append the events of a batch in order."""
         self._limit = min(filter(None, (self.max_message_bytes, connection.limit)))
         for end, chunk in self._chunks(batch):
@@ -219,7 +219,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
 
     # --- From messages to chunks -------------------------------------------------------------
 
-    def _chunks(self, batch: Batch) -> Iterator[tuple[int, list[Entry]]]:
+    def _chunks(self, batch: MessageBatch) -> Iterator[tuple[int, list[Entry]]]:
         """Yield what is sent together, with the index after it.
 
         The caller delivers a chunk before it asks for the next. A message that cannot be sent gets
@@ -241,8 +241,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
             if chunk and (elsewhere or size + len(command) > EXCHANGE_BYTES):
                 yield index, chunk
                 chunk, size, streams = [], 0, {}
-            if key in batch.blocked:
-                batch.hold(index)
+            if batch.hold_after_failure(index):
                 continue
             chunk.append((index, command, stream))
             size += len(command)
@@ -279,7 +278,7 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
 
         Such a row is written by other means, or before the backend's content mode was changed.
         """
-        self._check_fields(READ_ROW, config)
+        self._check_fields(self.read_message_config, config)
         return fields.packed(config)
 
     def _too_large(self, size: int) -> Rejected:
