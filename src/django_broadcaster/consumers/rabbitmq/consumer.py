@@ -76,7 +76,7 @@ class RabbitMQConsumer(Consumer):
         heartbeat: Seconds between heartbeats. The server gives the messages of a receiver that
             hangs to another one after about twice that time.
 
-    At most twice as many messages as the first call of `receive` asks for are unacknowledged.
+    At most twice as many messages as one call of `receive` asks for are unacknowledged.
     """
 
     system: ClassVar[str] = "rabbitmq"
@@ -127,7 +127,7 @@ class RabbitMQConsumer(Consumer):
         self.heartbeat = read.integer("heartbeat", heartbeat, 1, 2**16 - 1, unit="seconds")
         self._connection: ReceivingConnection | None = None
         self._outstanding: dict[int, None] = {}  # tags that `receive` has returned, in order
-        self._is_consuming = False
+        self._limit = 0  # that of the call which began to consume; 0 before
         self._has_warned = False
 
     # --- The contract ------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class RabbitMQConsumer(Consumer):
         """Disconnect: the server delivers again what is unacknowledged, in the same order."""
         connection, self._connection = self._connection, None
         self._outstanding.clear()
-        self._is_consuming = False
+        self._limit = 0
         if connection is not None:
             connection.close()
 
@@ -158,8 +158,11 @@ class RabbitMQConsumer(Consumer):
         """Return the messages that have arrived, at least one if any arrives within the time."""
         connection = self._opened()
         deadline = time.monotonic() + seconds
+        if 0 < self._limit < limit and not self._outstanding:
+            self.open()  # a consumer's prefetch count can't be changed
+            connection = self._opened()
         try:
-            if not self._is_consuming:
+            if self._limit == 0:
                 self._consume(connection, limit)
             connection.wait(deadline)
             connection.keep_alive()
@@ -283,7 +286,7 @@ class RabbitMQConsumer(Consumer):
                 f"has no effect on queue {self.queue!r}: only classic queues have exclusive "
                 f"consumers. Create the queue with the argument {SINGLE_ACTIVE!r} instead",
             )
-        self._is_consuming = True
+        self._limit = limit
 
     # --- Messages ----------------------------------------------------------------------------
 

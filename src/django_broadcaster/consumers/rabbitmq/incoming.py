@@ -33,6 +33,9 @@ STREAM_OFFSET: Final = "x-stream-offset"
 _COUNTERS: Final = frozenset({DELIVERY_COUNT, "x-acquired-count"})
 """Headers that differ each time that a message is delivered."""
 
+_TIMES: Final = frozenset({"ce-time", "cloudevents:time", "cloudevents_time"})
+"""Headers of CloudEvents with a time."""
+
 _ACK: Final = Struct(">BHIHHQBB")
 
 # By their bits in the flags, in the order in which they are written.
@@ -159,7 +162,16 @@ def _add_headers(message: Incoming, table: Mapping[Any, Any]) -> None:
             message.delivery_count = value
         message.is_of_stream |= text == STREAM_OFFSET
         if text not in _COUNTERS:
-            message.headers[text] = _text(value)
+            is_time = type(value) is int and text.lower() in _TIMES
+            message.headers[text] = _time(value) if is_time else _text(value)
+
+
+def _time(milliseconds: int) -> str:
+    """Return a time that a client has written as milliseconds since 1970."""
+    try:
+        return rfc3339(datetime.fromtimestamp(milliseconds / 1000, UTC))
+    except (OverflowError, ValueError, OSError):
+        return str(milliseconds)
 
 
 def _text(value: Any) -> str:
