@@ -59,19 +59,23 @@ class AMQPConnection(HeldConnection):
             return action(self.channel)
 
     def receive(self, deadline: float) -> bool:
-        """Wait for one thing that the server says; return False at the deadline."""
+        """Wait for one frame of the server; return False at the deadline.
+
+        The client's own `drain_events` does not return for a heartbeat.
+        """
         seconds = deadline - time.monotonic()
         if seconds <= 0:
             return False
         with self._guarded(), suppress(TimeoutError):
-            self.connection.drain_events(timeout=seconds)
+            self.connection.blocking_read(seconds)
             return True
         return False
 
     def catch_up(self) -> None:
         """Read what the server has said already, which may be that it closed the connection."""
-        while amqp.has_news(self.connection):
-            self.receive(time.monotonic() + self._timeout)
+        with amqp.watched(self.connection) as has_news:
+            while has_news():
+                self.receive(time.monotonic() + self._timeout)
 
     def close(self) -> None:
         """Disconnect in an orderly way."""
