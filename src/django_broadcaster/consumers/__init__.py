@@ -15,11 +15,23 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .rabbitmq import RabbitMQConsumer
     from .tasks import TasksBackend
 
-__all__ = ["Consumer", "Delivery", "LocalBackend", "ReceivedMessage", "TasksBackend"]
+__all__ = [
+    "Consumer",
+    "Delivery",
+    "LocalBackend",
+    "RabbitMQConsumer",
+    "ReceivedMessage",
+    "TasksBackend",
+]
 
-_MODULES = {"LocalBackend": ".local", "TasksBackend": ".tasks"}
+_MODULES = {
+    "LocalBackend": ".local",
+    "RabbitMQConsumer": ".rabbitmq",
+    "TasksBackend": ".tasks",
+}
 
 
 def __getattr__(name: str) -> Any:
