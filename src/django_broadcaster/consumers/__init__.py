@@ -15,11 +15,23 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .nats import NATSConsumer
     from .tasks import TasksBackend
 
-__all__ = ["Consumer", "Delivery", "LocalBackend", "ReceivedMessage", "TasksBackend"]
+__all__ = [
+    "Consumer",
+    "Delivery",
+    "LocalBackend",
+    "NATSConsumer",
+    "ReceivedMessage",
+    "TasksBackend",
+]
 
-_MODULES = {"LocalBackend": ".local", "TasksBackend": ".tasks"}
+_MODULES = {
+    "LocalBackend": ".local",
+    "NATSConsumer": ".nats",
+    "TasksBackend": ".tasks",
+}
 
 
 def __getattr__(name: str) -> Any:
