@@ -16,6 +16,7 @@ from .base import Consumer, Delivery, ReceivedMessage
 if TYPE_CHECKING:
     from .local import LocalBackend
     from .nats import NATSConsumer
+    from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "LocalBackend",
     "NATSConsumer",
     "ReceivedMessage",
+    "SQSConsumer",
     "TasksBackend",
 ]
 
 _MODULES = {
     "LocalBackend": ".local",
     "NATSConsumer": ".nats",
+    "SQSConsumer": ".sqs",
     "TasksBackend": ".tasks",
 }
 
