@@ -142,7 +142,7 @@ class Call(Generic[T]):
         self._error: BaseException | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the call; return False if it has not ended after so many seconds.
+        """Wait for the call; return False if it has not ended by then.
 
         Raises:
             RuntimeError: The thread crashed.
