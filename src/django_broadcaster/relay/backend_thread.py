@@ -39,6 +39,7 @@ class WorkerOptions:
         interval: The longest pause between two polls, in seconds.
         max_iterations: The number of polls for each backend; None for no limit.
         drain: Whether to stop when nothing is left to deliver.
+        consumers: The aliases of the consumers to receive for.
     """
 
     database: str
@@ -47,6 +48,7 @@ class WorkerOptions:
     interval: float
     max_iterations: int | None = None
     drain: bool = False
+    consumers: Sequence[str] = ()
 
 
 class BackendThread(threading.Thread):

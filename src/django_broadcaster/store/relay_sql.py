@@ -332,6 +332,18 @@ def keep_plans(connection: BaseDatabaseWrapper) -> None:
         psycopg3.keep_plans(connection.connection)
 
 
+def keeps_plans(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if psycopg may let the server keep plans in this session.
+
+    Django forbids it, because sessions may be shared by a pooler. A project allows it with
+    `prepare_threshold` in the database's OPTIONS, and a relay with `keep_plans`.
+    """
+    return (
+        _is_psycopg3(connection)
+        and getattr(connection.connection, "prepare_threshold", None) is not None
+    )
+
+
 def _is_psycopg3(connection: BaseDatabaseWrapper) -> bool:
     """Return True if Django uses psycopg 3; psycopg2 also works, but is slower."""
     return connection.vendor == "postgresql" and _django_uses_psycopg3()
