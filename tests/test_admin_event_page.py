@@ -114,7 +114,9 @@ def test_replay_of_one_event_offers_to_run_its_handlers_again(
     with only_handlers({"shop.mail.send": print}):
         InboxEvent.objects.create(
             identity=note_identity("shop.mail.send", event.source, event.event_id),
-            **{"handler": "shop.mail.send", "source": event.source, "event_id": event.event_id},
+            handler="shop.mail.send",
+            source=event.source,
+            event_id=event.event_id,
         )
         confirmation = admin_client.get(move_url(event, "replay")).content.decode()
         assert "will NOT run again" in confirmation
