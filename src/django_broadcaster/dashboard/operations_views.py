@@ -25,8 +25,8 @@ from django_broadcaster.store import (
     estimate_of,
     first_of,
     is_served,
-    outcome_of,
     request_operation,
+    result_of,
     span_of,
 )
 
@@ -240,7 +240,7 @@ def _outcome(operation: OutboxOperation) -> dict[str, Any]:
     if operation.kind not in (OperationKind.RETRY, OperationKind.REPLAY) or not operation.done:
         return {"outcome": "", "is_delivering": False}
     events = OutboxEvent.objects.using(operation._state.db or "default")
-    found = outcome_of(events, operation)
+    found = result_of(events, operation)
     parts = [
         _("%(queued)s queued for delivery: %(delivered)s delivered, %(dead)s dead")
         % {
