@@ -24,6 +24,10 @@ signal             sent                                    arguments
 `relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers sends it
 at its start, with `sender` = the class `Worker`, `database` and `backends` (aliases).
 
+`handler_called` is for instrumentation as well. It is sent after each call of a handler, in the
+handler's thread and transaction, so its receivers must not use the database. Its `sender` is the
+class `Handler`. Its arguments are `handler`, `seconds` and `error` (the type's name, or empty).
+
 `event` is the `OutboxEvent` with its current state in the database. The relay reads it only if a
 signal has a receiver, so an unused signal costs nothing.
 
@@ -44,6 +48,7 @@ event_failed = Signal()
 endpoint_disabled = Signal()
 batch_settled = Signal()
 relay_started = Signal()
+handler_called = Signal()
 operation_ended = Signal()
 
 rows_to_insert = Signal()

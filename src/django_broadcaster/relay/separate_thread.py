@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from queue import SimpleQueue
 from threading import RLock
 from typing import Any, Protocol, TypeVar
@@ -85,7 +86,7 @@ class SeparateThread:
     """Runs code in one thread, which starts with the first call and has its own connections.
 
     After each call, connections are returned to their pools, and those with an open transaction are
-    closed. Only one thread may call `run`.
+    closed. Only one thread may call `run` and `start`.
     """
 
     def __init__(self, name: str) -> None:
@@ -95,19 +96,25 @@ class SeparateThread:
 
     def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call the function there and wait for it; raises RuntimeError if the thread crashed."""
+        return self.start(function, *args, **kwargs)()
+
+    def start(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[[], T]:
+        """Call the function there; return a function that waits for it, as `run` does."""
         thread = self._thread
         if thread is None or not thread.is_alive():
             thread = self._thread = self._start()
         call = _Call(copy_context(), lambda: function(*args, **kwargs))
         self._calls.put(call)
+        return partial(self._result_of, call, thread)  # a lambda would be in the traceback
+
+    def _result_of(self, call: _Call, thread: threading.Thread) -> Any:
         while not call.is_done.wait(CHECK_SECONDS):
             if not thread.is_alive() and not call.is_done.is_set():
                 raise RuntimeError(f"The thread {self._name!r} crashed.")
         try:
             if call.error is not None:
                 raise call.error
-            result: T = call.result
-            return result
+            return call.result
         finally:
             del call  # its error refers to this frame
 
