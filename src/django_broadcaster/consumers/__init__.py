@@ -15,11 +15,23 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .redis import RedisStreamConsumer
     from .tasks import TasksBackend
 
-__all__ = ["Consumer", "Delivery", "LocalBackend", "ReceivedMessage", "TasksBackend"]
+__all__ = [
+    "Consumer",
+    "Delivery",
+    "LocalBackend",
+    "ReceivedMessage",
+    "RedisStreamConsumer",
+    "TasksBackend",
+]
 
-_MODULES = {"LocalBackend": ".local", "TasksBackend": ".tasks"}
+_MODULES = {
+    "LocalBackend": ".local",
+    "RedisStreamConsumer": ".redis",
+    "TasksBackend": ".tasks",
+}
 
 
 def __getattr__(name: str) -> Any:
