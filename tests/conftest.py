@@ -20,6 +20,7 @@ from django_broadcaster.models import (
     OutboxEvent,
     OutboxOperation,
     OutboxPartition,
+    OutboxReceiver,
     OutboxRelay,
     OutboxSample,
     OutboxWebhookEndpoint,
@@ -39,7 +40,7 @@ TABLES = (
         OutboxBackendState,
         OutboxSample,
     ),
-    *(OutboxWebhookEndpoint, OutboxOperation, Order),
+    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, Order),
 )
 
 

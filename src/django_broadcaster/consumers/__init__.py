@@ -15,21 +15,30 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .nats import NATSConsumer
+    from .rabbitmq import RabbitMQConsumer
     from .redis import RedisStreamConsumer
+    from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
 __all__ = [
     "Consumer",
     "Delivery",
     "LocalBackend",
+    "NATSConsumer",
+    "RabbitMQConsumer",
     "ReceivedMessage",
     "RedisStreamConsumer",
+    "SQSConsumer",
     "TasksBackend",
 ]
 
 _MODULES = {
     "LocalBackend": ".local",
+    "NATSConsumer": ".nats",
+    "RabbitMQConsumer": ".rabbitmq",
     "RedisStreamConsumer": ".redis",
+    "SQSConsumer": ".sqs",
     "TasksBackend": ".tasks",
 }
 

@@ -40,7 +40,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from .contract import make_message
+from .contract import kinds_of, make_message
 from .fault_tests import SECONDS, FaultTests, about, eventually
 
 
@@ -266,7 +266,7 @@ class BackendFaultContract(FaultTests):
             following.append(make_message(config=self.missing_for_one(self._one_case())))
             kinds.append(self.missing_for_one_error)
         outcomes = self._answered(backend, following + good[1:])
-        assert _kinds(outcomes) == [*kinds, None]
+        assert kinds_of(outcomes) == [*kinds, None]
         self._deliver(backend, messages)
         self._assert_arrived(first + good + messages)
 
@@ -283,7 +283,7 @@ class BackendFaultContract(FaultTests):
                 for n, (key, kind) in enumerate(zip(keys, kinds, strict=True))
             ]
             outcomes = self._send(self.new_backend(), messages)
-            assert _kinds(outcomes) == kinds
+            assert kinds_of(outcomes) == kinds
             self._assert_arrived(_acknowledged(messages, outcomes))
 
     @about(Fault.MISSING_FOR_ONE)
@@ -292,7 +292,7 @@ class BackendFaultContract(FaultTests):
         messages = [make_message(data=n, partition_key=key) for n, key in enumerate("aaaab")]
         messages[1].config = self.missing_for_one(case)
         outcomes = self._send(self.new_backend(), messages)
-        assert _kinds(outcomes) == [None, self.missing_for_one_error, Held, Held, None]
+        assert kinds_of(outcomes) == [None, self.missing_for_one_error, Held, Held, None]
         self._assert_arrived(_acknowledged(messages, outcomes))
 
     # --- The server refuses everything -------------------------------------------------------
@@ -347,7 +347,7 @@ class BackendFaultContract(FaultTests):
                 assert len(outcomes) < len(messages), "the server is never full"
                 outcomes += self._send(backend, messages[len(outcomes) :][:50])
         sent = messages[: len(outcomes)]
-        assert set(_kinds(outcomes)) <= {None, self.full_error, Held}
+        assert set(kinds_of(outcomes)) <= {None, self.full_error, Held}
         assert _ids(_acknowledged(sent, outcomes)) <= set(self._read_ids())
         self._deliver(backend, _left(sent, outcomes))
         self._assert_arrived(sent)
@@ -388,7 +388,7 @@ class BackendFaultContract(FaultTests):
     def _answered(self, backend: MessageBackend, messages: Sequence[Message]) -> list[Outcome]:
         """Send until the server answers, which may take a moment after a fault."""
         deadline = time.monotonic() + SECONDS
-        while BackendUnavailable in _kinds(outcomes := self._send(backend, messages)):
+        while BackendUnavailable in kinds_of(outcomes := self._send(backend, messages)):
             assert time.monotonic() < deadline, f"no answer: {outcomes[0]}"
             time.sleep(0.01)
         return outcomes
@@ -406,7 +406,7 @@ class BackendFaultContract(FaultTests):
 
     def _assert_all_wait(self, backend: MessageBackend, messages: Sequence[Message]) -> None:
         outcomes = self._send(backend, messages)
-        assert {BackendUnavailable} <= set(_kinds(outcomes)) <= {BackendUnavailable, Held}
+        assert {BackendUnavailable} <= set(kinds_of(outcomes)) <= {BackendUnavailable, Held}
         assert self.secret not in "".join(traceback.format_exception(outcomes[0]))
 
     def _assert_unhealthy(self, backend: MessageBackend, fault: Fault) -> None:
@@ -414,7 +414,7 @@ class BackendFaultContract(FaultTests):
             assert backend.health_check() is False
 
     def _assert_works(self, backend: MessageBackend, messages: Sequence[Message]) -> None:
-        assert _kinds(self._send(backend, messages)) == [None] * len(messages)
+        assert kinds_of(self._send(backend, messages)) == [None] * len(messages)
         assert backend.health_check() is True
 
     def _assert_arrived(self, messages: Sequence[Message]) -> None:
@@ -447,10 +447,6 @@ def _left(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Mess
 
 def _ids(messages: Sequence[Message]) -> set[str]:
     return {message.event_id for message in messages}
-
-
-def _kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 
 @contextmanager
