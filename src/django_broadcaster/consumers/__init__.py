@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .local import LocalBackend
     from .nats import NATSConsumer
     from .rabbitmq import RabbitMQConsumer
+    from .redis import RedisStreamConsumer
     from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
@@ -27,6 +28,7 @@ __all__ = [
     "NATSConsumer",
     "RabbitMQConsumer",
     "ReceivedMessage",
+    "RedisStreamConsumer",
     "SQSConsumer",
     "TasksBackend",
 ]
@@ -35,6 +37,7 @@ _MODULES = {
     "LocalBackend": ".local",
     "NATSConsumer": ".nats",
     "RabbitMQConsumer": ".rabbitmq",
+    "RedisStreamConsumer": ".redis",
     "SQSConsumer": ".sqs",
     "TasksBackend": ".tasks",
 }
