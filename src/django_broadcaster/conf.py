@@ -110,7 +110,7 @@ class RetentionSetting(Setting[T]):
 
 
 class BackendSettings:
-    """Backends and routes"""
+    """Backends, routes and consumers"""
 
     PUBLISHERS: Setting[Mapping[str, Mapping[str, Any]]] = Setting(
         {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
@@ -127,6 +127,14 @@ class BackendSettings:
         "which runs them.",
         id="E011",
         related=("E012", "E013", "E014"),
+    )
+    CONSUMERS: Setting[Mapping[str, Mapping[str, Any]]] = Setting(
+        {},
+        "The consumers by alias: what `outbox_worker` reads from brokers. Each is a dictionary "
+        "with `CONSUMER`, and optionally `OPTIONS` and `DELIVER_TO`, the alias of a backend that "
+        "runs handlers. Without `DELIVER_TO` that is the only such backend.",
+        id="E046",
+        related=("E047", "E048", "E049", "E050", "W009", "W010"),
     )
     RETRY: Setting[Mapping[str, float]] = WorkerSetting(
         {},

@@ -228,6 +228,9 @@ class AfterCommitFailed(Rejected):
 class Held(DeliveryError):
     """This event was not sent, because an earlier one of its key failed in the same batch."""
 
+    def __init__(self, why: str = "an earlier event of its key failed in this batch") -> None:
+        super().__init__(why)
+
 
 class IllegalTransition(BroadcasterError):
     """An event can't change from its status to the requested one."""

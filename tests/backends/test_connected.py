@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.connected import ConnectedBackend, HeldConnection
 from django_broadcaster.backends.in_flight import KeyOrder
-from django_broadcaster.backends.outcomes import Batch
+from django_broadcaster.backends.outcomes import MessageBatch
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.testing import make_message
 
@@ -31,7 +31,7 @@ class Connection(HeldConnection):
 class Backend(ConnectedBackend[Connection]):
     """Delivers as `answer` says."""
 
-    def __init__(self, answer: Callable[[Batch], None]) -> None:
+    def __init__(self, answer: Callable[[MessageBatch], None]) -> None:
         super().__init__(alias="default")
         self.answer = answer
         self.opened: list[Connection] = []
@@ -40,7 +40,7 @@ class Backend(ConnectedBackend[Connection]):
         self.opened.append(Connection())
         return self.opened[-1]
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         self.answer(batch)
 
 
@@ -49,7 +49,7 @@ def messages(count: int) -> list[Message]:
     return [make_message(data=number) for number in range(count)]
 
 
-def time_out(batch: Batch) -> None:
+def time_out(batch: MessageBatch) -> None:
     """Raise the error of a broker that may still answer."""
     raise BackendUnavailable("no answer")
 
@@ -75,8 +75,8 @@ def test_connection_stays_if_another_would_be_of_no_use() -> None:
 def test_event_without_an_outcome_is_not_delivered() -> None:
     """A backend that forgets a message loses no event: the relay sends it again."""
 
-    def forget(batch: Batch) -> None:
-        batch.landed(0)
+    def forget(batch: MessageBatch) -> None:
+        batch.acknowledge(0)
 
     delivered, forgotten = Backend(forget).send_batch(messages(2))
     assert delivered is None
@@ -87,9 +87,9 @@ def test_event_without_an_outcome_is_not_delivered() -> None:
 def test_event_that_had_no_answer_at_the_end_of_a_batch_is_not_delivered() -> None:
     """So is one that its sender has neither acknowledged nor given up."""
 
-    def forget(batch: Batch) -> None:
+    def forget(batch: MessageBatch) -> None:
         order = KeyOrder(batch, lambda: None)
-        order.landed(order.ready.popleft())
+        order.conclude(order.ready.popleft(), None)
         order.finish()
 
     delivered, forgotten = Backend(forget).send_batch(messages(2))

@@ -28,7 +28,7 @@ from django_broadcaster.backends.mqtt.connection import Connection
 from django_broadcaster.backends.mqtt.packets import Outgoing, Packet, Reader, properties, variable
 from django_broadcaster.backends.mqtt.sender import TURN
 from django_broadcaster.backends.names import escape_level
-from django_broadcaster.backends.outcomes import Batch
+from django_broadcaster.backends.outcomes import MessageBatch
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -398,15 +398,15 @@ def test_tampered_event_is_transient_and_holds_its_key(
 
 @pytest.mark.shows("order after a failure in a batch")
 def test_one_event_of_a_key_is_on_its_way_at_a_time() -> None:
-    """The next event of a key is ready when the one before has landed, never if it failed."""
-    batch = Batch([*numbers(3, "a"), *numbers(2), *numbers(3, "b")])
+    """The next event of a key is ready when the one before is acknowledged, never if it failed."""
+    batch = MessageBatch([*numbers(3, "a"), *numbers(2), *numbers(3, "b")])
     order = KeyOrder(batch, lambda: None)
     assert list(order.ready) == [0, 3, 4, 5]
     order.ready.clear()
-    order.landed(0)
+    order.conclude(0, None)
     assert list(order.ready) == [1]
-    order.failed(5, Rejected("no"))
-    order.landed(3)
+    order.conclude(5, Rejected("no"))
+    order.conclude(3, None)
     assert list(order.ready) == [1]
     assert kinds(batch.outcomes[5:]) == [Rejected, Held, Held]
     assert [index for index, each in enumerate(batch.outcomes) if each is None] == [0, 3]

@@ -31,6 +31,7 @@ from django_broadcaster.exceptions import (
     DeliveryError,
     Held,
     InvalidPublisherConfig,
+    Rejected,
     TransientError,
 )
 
@@ -258,7 +259,13 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         self.read = OptionReader(self.option_error)
         """Reads the options of a backend."""
         self.read_config = OptionReader(self.config_error)
-        """Reads the `publisher_config` of an event."""
+        """Reads the `publisher_config` of an event in a publish call, for `validate_config`."""
+        self.read_message_config = OptionReader(_reject_config)
+        """Reads the `config` of a message in `send`, and raises Rejected.
+
+        A row can have a value that no publish call has read: it was changed, or written by other
+        means.
+        """
         self.read.integer("max_message_bytes", max_message_bytes, 1, optional=True)
         self.max_message_bytes = max_message_bytes or self.default_max_message_bytes
         self.on_progress: Callable[[], object] = _nothing
@@ -345,6 +352,10 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
             )
 
 
+def _reject_config(key: str, problem: str) -> Rejected:
+    return Rejected(f"publisher_config: {key!r} {problem}")
+
+
 def _nothing() -> None:
     """Do nothing: no relay is watching."""
 
@@ -365,7 +376,7 @@ def send_one_by_one(messages: Sequence[Message], send: Callable[[Message], None]
     for message in messages:
         outcome: Outcome = None
         if message.partition_key in failed_keys:
-            outcome = Held("an earlier event of its key failed in this batch")
+            outcome = Held()
         else:
             try:
                 send(message)

@@ -18,7 +18,7 @@ from weakref import WeakSet
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from .base import Message, MessageBackend, Outcome
-from .outcomes import Batch
+from .outcomes import MessageBatch
 
 HEALTH_SECONDS: Final = 1.0
 """The longest that a health check waits for a connection, and again for each answer."""
@@ -51,10 +51,10 @@ class HeldConnection(ABC):
         """
 
 
-Held = TypeVar("Held", bound=HeldConnection)
+ConnectionT = TypeVar("ConnectionT", bound=HeldConnection)
 
 
-class ConnectedBackend(MessageBackend, Generic[Held]):
+class ConnectedBackend(MessageBackend, Generic[ConnectionT]):
     """A backend that delivers over a connection of its own.
 
     A subclass writes `connect` and `deliver`, and `prepare` if it has a destination to check.
@@ -62,13 +62,13 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._connection: Held | None = None
+        self._connection: ConnectionT | None = None
         _backends.add(self)
 
     # --- What a subclass writes --------------------------------------------------------------
 
     @abstractmethod
-    def connect(self, within: float = math.inf) -> Held:
+    def connect(self, within: float = math.inf) -> ConnectionT:
         """Return an open connection; raises BackendUnavailable or BackendConfigurationError.
 
         Args:
@@ -76,7 +76,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         """
 
     @abstractmethod
-    def deliver(self, batch: Batch, connection: Held) -> None:
+    def deliver(self, batch: MessageBatch, connection: ConnectionT) -> None:
         """Send the messages of a batch, and note what became of each.
 
         What is sent when this raises BackendUnavailable counts as not delivered, and so does all
@@ -84,10 +84,10 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         come.
         """
 
-    def prepare(self, connection: Held) -> None:  # not every backend has something to check
+    def prepare(self, connection: ConnectionT) -> None:  # not every backend has something to check
         """Check that the destination is there; raises DeliveryError. Called once a connection."""
 
-    def is_up(self, connection: Held) -> bool:
+    def is_up(self, connection: ConnectionT) -> bool:
         """Return True if the broker answers over a connection that `connect` has just opened."""
         return True
 
@@ -115,7 +115,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
         What had no answer when the connection was lost may have arrived: it is unavailable, and
         sent again it can make duplicates.
         """
-        batch = Batch(messages)
+        batch = MessageBatch(messages)
         if messages:
             with self.dropped_if_interrupted():
                 try:
@@ -139,7 +139,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
 
     # --- The connection ----------------------------------------------------------------------
 
-    def connection(self) -> Held:
+    def connection(self) -> ConnectionT:
         """Return the connection, a new one if there is none; raises DeliveryError."""
         if self._connection is None:
             connection = self.connect()
@@ -151,7 +151,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
             self._connection = connection
         return self._connection
 
-    def fresh_connection(self) -> Held:
+    def fresh_connection(self) -> ConnectionT:
         """Return a connection for the next batch; one that is of no further use is replaced."""
         if self._connection is not None and not self._connection.is_fresh():
             self.drop()
@@ -182,7 +182,7 @@ class ConnectedBackend(MessageBackend, Generic[Held]):
             self.drop()
             raise
 
-    def _taken(self) -> Held | None:
+    def _taken(self) -> ConnectionT | None:
         connection, self._connection = self._connection, None
         return connection
 

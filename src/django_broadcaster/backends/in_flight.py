@@ -3,6 +3,11 @@
 For brokers that may refuse any message by itself and take the next one. The first messages of all
 keys, and those without a key, may go at once. The next one of a key may go when the one before it
 is acknowledged. So nothing of a key can be stored after a message that was refused.
+
+A sender takes indexes out of `ready` and sends these messages: it `add`s each with the token that
+the broker names in its answer. For an answer it `pop`s the token, and `conclude`s the message with
+its outcome, which makes the next one of the key ready. If the connection is lost, it `pop_all`s
+what had no answer, and lets it be `send_again` or sets `stop`. It calls `finish` at the end.
 """
 
 from __future__ import annotations
@@ -15,18 +20,18 @@ from typing import Generic, Protocol, TypeVar
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from .base import Outcome
-from .outcomes import Batch
+from .outcomes import MessageBatch
 
 
 class KeyOrder:
     """The messages of a batch, those of a key one after the other; indexes are those of the batch.
 
     `ready` are those that may be sent now; the sender takes out each one that it sends. `stop` is
-    the error after which nothing more is sent. `on_progress` is called for each message that is
-    acknowledged: a key may take long, answer by answer, and is not stalled.
+    the error after which nothing more is sent; a sender may set it. `on_progress` is called for
+    each message that is acknowledged: a key may take long, answer by answer, and is not stalled.
     """
 
-    def __init__(self, batch: Batch, on_progress: Callable[[], object]) -> None:
+    def __init__(self, batch: MessageBatch, on_progress: Callable[[], object]) -> None:
         self.ready: deque[int] = deque()
         self.stop: BackendUnavailable | None = None
         self._on_progress = on_progress
@@ -47,38 +52,36 @@ class KeyOrder:
         """Whether a message can be sent now."""
         return self.stop is None and bool(self.ready)
 
-    def settle(self, index: int, outcome: Outcome) -> None:
-        """Note what became of a message; BackendUnavailable means that nothing more is sent."""
-        if outcome is None:
-            self.landed(index)
-        elif isinstance(outcome, BackendUnavailable):
+    def conclude(self, index: int, outcome: Outcome) -> None:
+        """Note the outcome of a message.
+
+        None makes the next one of its key ready. BackendUnavailable sets `stop`. After any other
+        error, the later ones of its key are held.
+        """
+        if isinstance(outcome, BackendUnavailable):
             self.stop = self.stop or outcome
+            return
+        self._open.discard(index)
+        if outcome is None:
+            self._on_progress()
+            self._batch.acknowledge(index)
+            if later := self._later.get(self._batch.messages[index].partition_key):
+                self.ready.append(later.popleft())
         else:
-            self.failed(index, outcome)
+            self._fail(index, outcome)
 
-    def landed(self, index: int) -> None:
-        """Note that a message is acknowledged: the next one of its key may go."""
-        self._on_progress()
-        self._open.discard(index)
-        self._batch.landed(index)
-        later = self._later.get(self._batch.messages[index].partition_key)
-        if later:
-            self.ready.append(later.popleft())
-
-    def failed(self, index: int, failure: DeliveryError) -> None:
-        """Note that a message failed: the others of its key are held."""
-        self._open.discard(index)
+    def _fail(self, index: int, failure: DeliveryError) -> None:
         self._batch.fail(index, failure)
         for later in self._later.pop(self._batch.messages[index].partition_key, ()):
             self._open.discard(later)
             self._batch.hold(later)
 
-    def again(self, indexes: Sequence[int]) -> None:
-        """Note that messages were sent and have to be sent once more, before all others."""
+    def send_again(self, indexes: Sequence[int]) -> None:
+        """Make messages ready again, before all others; they were sent, and had no answer."""
         self.ready.extendleft(reversed(indexes))
 
     def finish(self) -> None:
-        """Note that nothing more is sent: after `stop`, what has no outcome was not delivered."""
+        """End the batch: after `stop`, each message without an outcome gets that error."""
         if self.stop is not None:
             for index in self._open:
                 self._batch.outcomes[index] = self.stop
@@ -100,13 +103,13 @@ Packed = TypeVar("Packed", bound=Sized)
 class InFlight(KeyOrder, Generic[Packed]):
     """The messages of a batch, and the window of those that have no answer yet.
 
-    `sent` has by token, which is what the broker names in its answer, the index and the message. It
-    is full at `max_bytes` or `max_messages`.
+    `sent` has the index and the message of each, by its token. The window is full at `max_bytes` or
+    `max_messages`.
     """
 
     def __init__(
         self,
-        batch: Batch,
+        batch: MessageBatch,
         on_progress: Callable[[], object],
         *,
         max_bytes: int,
@@ -139,7 +142,7 @@ class InFlight(KeyOrder, Generic[Packed]):
             self.bytes -= found[1].size
         return found
 
-    def lose(self) -> list[tuple[int, Packed]]:
-        """Return all messages that have no answer, and will get none."""
+    def pop_all(self) -> list[tuple[int, Packed]]:
+        """Return all messages that have no answer: the connection that would bring it is lost."""
         lost, self.sent, self.bytes = list(self.sent.values()), {}, 0
         return lost

@@ -1,7 +1,8 @@
 """How backends read options: one method, one rule and one wording for each kind of value.
 
-A backend reads its own in the constructor, by `self.read`, and those of an event, its
-`publisher_config`, by `self.read_config`:
+A backend reads its own in the constructor, by `self.read`. It reads those of an event, its
+`publisher_config`, in a publish call by `self.read_config`, and in `send` by
+`self.read_message_config`:
 
     self.timeout = self.read.seconds("timeout", timeout)
     self.connections = self.read.integer("connections", connections, 1, 100)
@@ -18,7 +19,6 @@ from ssl import SSLContext
 from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from django_broadcaster.exceptions import Rejected
 from django_broadcaster.redaction import SECRET_NAME
 from django_broadcaster.setting_rules import (
     BOOLEAN,
@@ -329,10 +329,6 @@ class OptionReader:
         inner.together("key_file", value.get("key_file"), "cert_file", value.get("cert_file"))
         ours = {key: value[key] for key in value.keys() & TLS_KEYS}
         return TLS(**ours, extra={key: value[key] for key in value.keys() - TLS_KEYS})
-
-
-READ_ROW: Final = OptionReader(lambda key, text: Rejected(f"publisher_config: {key!r} {text}"))
-"""Reads the `publisher_config` of a row. Rows can change after the publish call has read it."""
 
 
 def _not(name: str, value: object) -> str:

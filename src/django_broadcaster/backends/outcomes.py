@@ -9,36 +9,40 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, Hel
 from .base import Message, Outcome
 
 
-class Batch:
+class MessageBatch:
     """Messages and their outcomes: None once the broker holds a message, else its error.
 
-    Until a backend notes the outcome of a message, it counts as not delivered. `blocked` are the
-    keys of which an event failed: nothing further of them may be sent.
+    Until a backend notes the outcome of a message, it counts as not delivered. Nothing further may
+    be sent of `failed_keys`, the keys of which a message failed.
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = messages
         self._unknown = BackendUnavailable("the backend has noted no outcome of the event")
         self.outcomes: list[Outcome] = [self._unknown] * len(messages)
-        self.blocked: set[str] = set()
+        self.failed_keys: set[str] = set()
 
-    def landed(self, index: int) -> None:
-        """Note that the broker holds a message."""
+    def acknowledge(self, index: int) -> None:
+        """Note that the broker has acknowledged a message."""
         self.outcomes[index] = None
 
     def fail(self, index: int, failure: DeliveryError) -> None:
         """Note that a message failed, or is held if an earlier one of its key did."""
-        key = self.messages[index].partition_key
-        if key in self.blocked:
-            self.hold(index)
-            return
-        self.outcomes[index] = failure
-        if key:
-            self.blocked.add(key)
+        if not self.hold_after_failure(index):
+            self.outcomes[index] = failure
+            if key := self.messages[index].partition_key:
+                self.failed_keys.add(key)
+
+    def hold_after_failure(self, index: int) -> bool:
+        """Hold a message if an earlier one of its key failed; return True if so."""
+        if self.messages[index].partition_key not in self.failed_keys:
+            return False
+        self.hold(index)
+        return True
 
     def hold(self, index: int) -> None:
         """Note that a message was not sent, because an earlier one of its key failed."""
-        self.outcomes[index] = Held("an earlier event of its key failed in this batch")
+        self.outcomes[index] = Held()
 
     def give_up(self, indexes: Iterable[int], error: BackendUnavailable) -> None:
         """Note an error for those of these that have not failed for a reason of their own."""

@@ -15,11 +15,29 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .nats import NATSConsumer
+    from .rabbitmq import RabbitMQConsumer
+    from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
-__all__ = ["Consumer", "Delivery", "LocalBackend", "ReceivedMessage", "TasksBackend"]
+__all__ = [
+    "Consumer",
+    "Delivery",
+    "LocalBackend",
+    "NATSConsumer",
+    "RabbitMQConsumer",
+    "ReceivedMessage",
+    "SQSConsumer",
+    "TasksBackend",
+]
 
-_MODULES = {"LocalBackend": ".local", "TasksBackend": ".tasks"}
+_MODULES = {
+    "LocalBackend": ".local",
+    "NATSConsumer": ".nats",
+    "RabbitMQConsumer": ".rabbitmq",
+    "SQSConsumer": ".sqs",
+    "TasksBackend": ".tasks",
+}
 
 
 def __getattr__(name: str) -> Any:

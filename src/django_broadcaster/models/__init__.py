@@ -10,6 +10,7 @@ from .relays import (
     OutboxBackendState,
     OutboxDashboard,
     OutboxPartition,
+    OutboxReceiver,
     OutboxRelay,
     OutboxSample,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "OutboxEventStatus",
     "OutboxOperation",
     "OutboxPartition",
+    "OutboxReceiver",
     "OutboxRelay",
     "OutboxSample",
     "OutboxWebhookEndpoint",

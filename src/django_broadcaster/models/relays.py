@@ -1,4 +1,4 @@
-"""Leases, partitions, paused backends, figures and failed attempts."""
+"""Leases, partitions, receivers, paused backends, figures and failed attempts."""
 
 from __future__ import annotations
 
@@ -156,3 +156,52 @@ class OutboxPartition(models.Model):
 
     def __str__(self) -> str:
         return f"partition {self.number} of {self.backend}"
+
+
+class OutboxReceiver(models.Model):
+    """A running process that reads the broker of one consumer, with its figures since its start.
+
+    Its row is its lease: each batch updates the row in its own transaction, so a receiver whose row
+    another one has deleted writes nothing.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.CharField(max_length=255, help_text=_("Host and process of the receiver."))
+    consumer = ExactCharField(max_length=64)
+    reads = ExactCharField(  # type: ignore[misc]  # typed as a field that is never NULL
+        max_length=64,
+        null=True,
+        blank=True,
+        help_text=_("The consumer, if this receiver alone may read it now."),
+    )
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+    received = models.PositiveBigIntegerField(default=0)
+    duplicates = models.PositiveBigIntegerField(
+        default=0, help_text=_("Messages that had been received before.")
+    )
+    malformed = models.PositiveBigIntegerField(
+        default=0, help_text=_("Messages that became dead letters.")
+    )
+    received_per_second = models.FloatField(default=0, help_text=_("Over the last minute."))
+    last_received_at = models.DateTimeField(null=True, blank=True)
+    lag = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text=_("Messages that wait at the broker, if it can say.")
+    )
+    lag_grows_since = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text=_("Since when nothing has been received while the lag grew."),
+    )
+    unavailable_since = models.DateTimeField(
+        null=True, blank=True, help_text=_("The start of the broker's outage.")
+    )
+    error = models.CharField(max_length=500, blank=True, default="", help_text=_("Why."))
+
+    class Meta:
+        verbose_name = _("receiver")
+        verbose_name_plural = _("receivers")
+        constraints = [models.UniqueConstraint(fields=["reads"], name="broadcaster_receiver_reads")]
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.consumer}"

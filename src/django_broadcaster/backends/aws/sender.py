@@ -19,7 +19,7 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, Outcome, as_delivery_error
 from ..in_flight import KeyOrder
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .entries import Entry
 
 CALL_ENTRIES: Final = 10
@@ -29,22 +29,21 @@ CALL_ENTRIES: Final = 10
 class NoOrder(KeyOrder):
     """The messages of a batch whose destination keeps no order: all may go at once."""
 
-    def __init__(self, batch: Batch, on_progress: Callable[[], object]) -> None:
-        super().__init__(Batch([]), on_progress)
+    def __init__(self, batch: MessageBatch, on_progress: Callable[[], object]) -> None:
+        super().__init__(MessageBatch([]), on_progress)
         self.ready = deque(range(len(batch.messages)))
         self._batch = batch
         self._open = set(self.ready)
         self._first_failed: dict[str, int] = {}  # by key
 
-    def failed(self, index: int, failure: DeliveryError) -> None:
-        """Note that an event failed, whatever has become of others of its key."""
-        self._open.discard(index)
+    def _fail(self, index: int, failure: DeliveryError) -> None:
+        # Whatever has become of others of its key.
         self._batch.outcomes[index] = failure
         if key := self._batch.messages[index].partition_key:
             self._first_failed[key] = min(index, self._first_failed.get(key, index))
 
-    def holds(self, index: int) -> bool:
-        """Return True if an unsent event follows a failed one of its key, and hold it then."""
+    def hold_after_failure(self, index: int) -> bool:
+        """Hold an unsent event if an earlier one of its key failed; return True if so."""
         key = self._batch.messages[index].partition_key
         if index <= self._first_failed.get(key, index):
             return False
@@ -62,7 +61,7 @@ class Sender:
 
     def __init__(
         self,
-        batch: Batch,
+        batch: MessageBatch,
         *,
         ordered: bool,
         max_bytes: int,
@@ -109,7 +108,7 @@ class Sender:
             try:
                 entry = self._write(index, self._batch.messages[index])
             except Exception as error:
-                self._order.failed(index, as_delivery_error(error))
+                self._order.conclude(index, as_delivery_error(error))
                 continue
             part = self._parts.setdefault(entry.destination, [])
             if part and sum(each.size for each in part) + entry.size > self._max_bytes:
@@ -125,11 +124,11 @@ class Sender:
 
     def _begin(self, entries: Sequence[Entry]) -> None:
         if isinstance(self._order, NoOrder):
-            entries = [each for each in entries if not self._order.holds(each.index)]
+            entries = [each for each in entries if not self._order.hold_after_failure(each.index)]
         if not entries:
             return
         if not (self._running or self._parts or self._order.ready):
-            self._settle(entries, self._deliver(entries))  # the only one: no thread is needed
+            self._conclude(entries, self._deliver(entries))  # the only one: no thread is needed
             return
         self._running[self._executor().submit(self._deliver, entries)] = entries
 
@@ -150,8 +149,8 @@ class Sender:
         """
         until = FIRST_COMPLETED if self._unsent else ALL_COMPLETED
         for done in wait(self._running, return_when=until).done:
-            self._settle(self._running.pop(done), done.result())
+            self._conclude(self._running.pop(done), done.result())
 
-    def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
+    def _conclude(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(entries, outcomes, strict=True):
-            self._order.settle(entry.index, outcome)
+            self._order.conclude(entry.index, outcome)

@@ -19,7 +19,7 @@ from ..connected import ConnectedBackend
 from ..errors import client_module
 from ..expiry import AMQP_LONGEST, seconds_left
 from ..names import escape_words
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import CLIENT, Call, Connection
 from .errors import CallRefused
 
@@ -100,7 +100,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
         except ValueError as error:
             raise self.option_error("app", str(error)) from None
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Send the call for each event, when the one before has been acknowledged."""
         batch.outcomes[:] = send_one_by_one(batch.messages, self._send)
 

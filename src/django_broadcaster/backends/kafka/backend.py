@@ -23,7 +23,7 @@ from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
 from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import (
     CLIENT,
     DEFAULTS,
@@ -38,7 +38,7 @@ from .connection import (
 )
 from .errors import ERRORS, describe
 from .names import topic_problem
-from .sender import Planner, Sender, stopped
+from .sender import Planner, Sender
 
 TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
@@ -147,7 +147,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 self._client_config(), place=self._place, timeout=min(self.timeout, within)
             )
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Append the events of a batch in order; see `sender`."""
         messages = batch.messages
         topics = self._topics(messages, connection)
@@ -159,7 +159,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             wave, waiting = planner.next_wave(waiting)
             if stop := sender.deliver(wave):
                 self.drop()
-                stopped(batch, waiting, stop)
+                batch.give_up(waiting, stop)
                 break
 
     def health_check(self) -> bool:

@@ -8,14 +8,14 @@ an earlier one of its key, sent with it or before it, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message, as_delivery_error
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import FRAMING_BYTES, Record, Reports
 from .errors import is_about_records
 
@@ -28,7 +28,7 @@ class Planner:
     as a record, or raises its DeliveryError.
     """
 
-    batch: Batch
+    batch: MessageBatch
     topics: Sequence[str | DeliveryError]
     encode: Callable[[int, Message, str], Record]
     max_bytes: int
@@ -46,7 +46,7 @@ class Planner:
             self.max_bytes,
             self.max_count,
         )
-        messages, topics, blocked = batch.messages, self.topics, batch.blocked
+        messages, topics = batch.messages, self.topics
         wave: list[Record] = []
         later: list[int] = []
         size = FRAMING_BYTES
@@ -55,7 +55,7 @@ class Planner:
         for position, index in enumerate(waiting):
             message, topic = messages[index], topics[index]
             key = message.partition_key
-            if blocked and is_held(index, batch):
+            if batch.failed_keys and batch.hold_after_failure(index):
                 continue
             if key and (key in passed or going.get(key, topic) != topic):
                 passed.add(key)
@@ -90,7 +90,7 @@ class Sender:
     topic. `lost` is the failure of a record whose fate is not known.
     """
 
-    batch: Batch
+    batch: MessageBatch
     send: Callable[[Sequence[Record]], Reports]
     failure: Callable[[Any, str], DeliveryError]
     lost: Callable[[], BackendUnavailable]
@@ -101,24 +101,24 @@ class Sender:
         It is the outcome of everything here that is not known to be stored.
         """
         batch = self.batch
-        if batch.blocked:
-            records = [record for record in records if not is_held(record.place, batch)]
+        if batch.failed_keys:
+            records = [each for each in records if not batch.hold_after_failure(each.place)]
         reports = self.send(records) if records else {}
         if len(reports) == len(records) and not any(reports.values()):
             for record in records:
-                batch.landed(record.place)
+                batch.acknowledge(record.place)
             return None
         refused: dict[tuple[str, int], list[Record]] = {}
         stop: BackendUnavailable | None = None
         for record in records:
             if record.place not in reports:
-                if not is_held(record.place, batch):
+                if not batch.hold_after_failure(record.place):
                     stop = stop or self.lost()
                     batch.outcomes[record.place] = stop
                 continue
             failure = reports[record.place]
             if failure is None:
-                batch.landed(record.place)
+                batch.acknowledge(record.place)
             elif failure.partition is not None and is_about_records(failure.error):
                 refused.setdefault((record.topic, failure.partition), []).append(record)
             else:
@@ -153,19 +153,5 @@ class Sender:
             if stop is None:
                 stop = self.deliver(part)
             else:
-                stopped(self.batch, (record.place for record in part), stop)
+                self.batch.give_up((record.place for record in part), stop)
         return stop
-
-
-def is_held(index: int, batch: Batch) -> bool:
-    """Return True if an event follows a failed one of its key, and hold it then."""
-    if batch.messages[index].partition_key not in batch.blocked:
-        return False
-    batch.hold(index)
-    return True
-
-
-def stopped(batch: Batch, indexes: Iterable[int], stop: DeliveryError) -> None:
-    """Note that events were not sent, because the broker is unavailable."""
-    for index in indexes:
-        batch.outcomes[index] = stop

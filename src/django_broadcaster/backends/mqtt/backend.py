@@ -21,7 +21,7 @@ from ..connected import ConnectedBackend
 from ..errors import describe, mapped, unavailable
 from ..expiry import EXPIRYTIME, seconds_left
 from ..names import escape_level
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import CLIENT, Connection, connect
 from .errors import ERRORS, ConnectionLost
 from .names import topic_problem
@@ -129,7 +129,7 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
                 raise ConnectionLost(problem)
             return connection
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Publish the messages of a batch; the order of a key is kept: see `sender`."""
         Sender(batch, self, self._experience).run()
 

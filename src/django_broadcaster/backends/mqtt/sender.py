@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, Tra
 
 from ..base import Message, as_delivery_error
 from ..in_flight import InFlight
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import Connection
 from .errors import BLAMING, REFUSED, ConnectionLost, reason_text
 from .packets import PUBACK, Outgoing, Packet
@@ -82,7 +82,7 @@ def _identity(message: Message) -> tuple[str, str]:
 class Sender:
     """Sends one batch; `batch.outcomes` are complete when `run` returns."""
 
-    def __init__(self, batch: Batch, backend: MQTTBackend, experience: Experience) -> None:
+    def __init__(self, batch: MessageBatch, backend: MQTTBackend, experience: Experience) -> None:
         self._messages = batch.messages
         self._backend = backend
         self._experience = experience
@@ -170,10 +170,10 @@ class Sender:
     def _answered(self, packet: Packet, connection: Connection) -> None:
         """Note a PUBACK (section 3.4): an identifier, then a reason code unless that is 0."""
         body = packet.body
-        landed = self._in_flight.pop(int.from_bytes(body[:2]))
-        if landed is None:
+        popped = self._in_flight.pop(int.from_bytes(body[:2]))
+        if popped is None:
             return
-        index, outgoing = landed
+        index, outgoing = popped
         code = body[2] if len(body) > 2 else 0
         connection.has_refused = code >= REFUSED
         if connection.has_refused:
@@ -183,7 +183,7 @@ class Sender:
         connection.acknowledged += 1
         self._experience.served = True
         self._experience.settled(self._messages[index])
-        self._in_flight.landed(index)
+        self._in_flight.conclude(index, None)
 
     def _lost(self, error: ConnectionLost) -> None:
         """Note that the connection ended; the batch goes on over another one if it is known why.
@@ -191,12 +191,12 @@ class Sender:
         What was in flight goes again then, and may be stored twice, as after any loss.
         """
         connection, self._connection = self._connection, None
-        lost = self._in_flight.lose()
+        lost = self._in_flight.pop_all()
         indexes = [index for index, _ in lost]
         self._backend.drop()
         refused = connection is not None and connection.has_refused
         if error.hung_up and error.code is None and refused:
-            self._in_flight.again(indexes)
+            self._in_flight.send_again(indexes)
         elif error.code in BLAMING and self._experience.served:
             self._blame(lost, error.code, str(error))
         else:
@@ -213,7 +213,7 @@ class Sender:
             return
         for index, _ in lost:
             self._experience.suspect(self._messages[index])
-        self._in_flight.again([index for index, _ in lost])
+        self._in_flight.send_again([index for index, _ in lost])
 
     def _strike(self, lost: list[int], served: bool, text: str) -> None:
         """Note which messages were in flight when the server hung up without a reason."""
@@ -227,7 +227,7 @@ class Sender:
     def _fail(self, index: int, failure: DeliveryError) -> None:
         if not isinstance(failure, BackendUnavailable):
             self._experience.settled(self._messages[index])
-        self._in_flight.settle(index, failure)
+        self._in_flight.conclude(index, failure)
 
     def _stop(self, error: BackendUnavailable) -> None:
         self._in_flight.stop = self._in_flight.stop or error

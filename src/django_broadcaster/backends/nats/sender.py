@@ -25,7 +25,7 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 from ..base import Message, Outcome, as_delivery_error
 from ..errors import Scope
 from ..in_flight import InFlight
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import Connection, Outgoing
 from .errors import OTHER_STREAM, scope_of
 from .names import any_overlaps
@@ -50,7 +50,7 @@ class Sender:
 
     def __init__(
         self,
-        batch: Batch,
+        batch: MessageBatch,
         connection: Connection,
         stream: str,
         pack: Callable[[Message], Outgoing],
@@ -63,7 +63,7 @@ class Sender:
         self._in_flight = InFlight[Outgoing](
             batch, on_progress, max_bytes=IN_FLIGHT_BYTES, max_messages=IN_FLIGHT
         )
-        self._settled = 0
+        self._concluded = 0
         self._room, self._done = asyncio.Event(), asyncio.Event()
         self._inquiries: set[asyncio.Task[None]] = set()
         self._inquiry = asyncio.Lock()
@@ -104,7 +104,7 @@ class Sender:
         try:
             outgoing = self._pack(self._messages[index])
         except Exception as error:
-            self._settle(index, as_delivery_error(error))
+            self._conclude(index, as_delivery_error(error))
             return
         token = self._connection.next_token()
         self._in_flight.add(token, index, outgoing)
@@ -114,22 +114,22 @@ class Sender:
             if self._connection.is_lost:
                 self._give_up(self._connection.lost())
             else:
-                self._land(token, as_delivery_error(error))
+                self._conclude_sent(token, as_delivery_error(error))
 
     # --- Waiting -----------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         """Return when all is answered, or nothing more is to be expected."""
         clock, timeout = asyncio.get_running_loop().time, self._connection.timeout
-        settled, heard = self._settled, clock()
+        settled, heard = self._concluded, clock()
         while not self._done.is_set():
             try:
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._done.wait()
             except TimeoutError:
                 pass
-            if self._settled != settled:
-                settled, heard = self._settled, clock()
+            if self._concluded != settled:
+                settled, heard = self._concluded, clock()
             elif self._connection.is_lost:
                 self._give_up(self._connection.lost())
                 return
@@ -159,12 +159,12 @@ class Sender:
             return  # it has its outcome, or is of an earlier batch
         answer = _read(body)
         if answer.get("stream") == self._stream and answer.get("seq"):
-            self._land(token, None)
+            self._conclude_sent(token, None)
         elif error := answer.get("error"):
             if error.get("err_code") == OTHER_STREAM:
                 self._find_out(token, sent[1])
             else:
-                self._land(token, self._refusal(error, sent[1]))
+                self._conclude_sent(token, self._refusal(error, sent[1]))
         elif not body and headers.startswith(_NO_RESPONDERS):
             self._find_out(token, sent[1])
         # Else another subscriber has answered. The stream's answer may still come.
@@ -174,7 +174,7 @@ class Sender:
         for token, (_, outgoing) in list(self._in_flight.sent.items()):
             if outgoing.subject.lower() == subject:
                 problem = f"no permission to publish to {outgoing.subject!r}"
-                self._land(token, self._error(Scope.DESTINATION, problem, outgoing))
+                self._conclude_sent(token, self._error(Scope.DESTINATION, problem, outgoing))
 
     def _find_out(self, token: int, outgoing: Outgoing) -> None:
         """Ask the server, in a task of its own, why the stream did not get a message."""
@@ -182,21 +182,21 @@ class Sender:
         async def find_out() -> None:
             async with self._inquiry:
                 failure = await self._why_unheard(outgoing)
-            self._land(token, failure)
+            self._conclude_sent(token, failure)
 
         task = asyncio.create_task(find_out())
         self._inquiries.add(task)
         task.add_done_callback(self._inquiries.discard)
 
-    def _land(self, token: int, outcome: Outcome) -> None:
-        landed = self._in_flight.pop(token)
-        if landed is not None:
-            self._settle(landed[0], outcome)
+    def _conclude_sent(self, token: int, outcome: Outcome) -> None:
+        popped = self._in_flight.pop(token)
+        if popped is not None:
+            self._conclude(popped[0], outcome)
 
-    def _settle(self, index: int, outcome: Outcome) -> None:
+    def _conclude(self, index: int, outcome: Outcome) -> None:
         """Note what became of a message, and let the next one of its key go."""
-        self._settled += 1
-        self._in_flight.settle(index, outcome)
+        self._concluded += 1
+        self._in_flight.conclude(index, outcome)
         self._room.set()
         self._finish_if_done()
 

@@ -16,13 +16,11 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..credentials import TLS
 from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
-from ..options import READ_ROW
-from ..outcomes import Batch
-from .address import EXTRA_TLS, LOGIN_METHODS, Address, read_url
+from ..outcomes import MessageBatch
+from .address import read_address
 from .connection import CLIENT, Connection
 from .errors import ERRORS, ChannelRefused
 from .frames import SHORT_BYTES, Outgoing
@@ -114,13 +112,13 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     ) -> None:
         super().__init__(**options)
         read = self.read
-        encryption = read.tls(tls, extra=EXTRA_TLS)
-        parts = read_url(read, url, encryption)
-        self._address = Address(
-            parts,
-            read.login(username, password, {"url": [parts]}),
-            read.choice("login_method", login_method, LOGIN_METHODS),
-            encryption or (TLS() if parts.scheme == "amqps" else None),
+        self._address = read_address(
+            read,
+            url=url,
+            username=username,
+            password=password,
+            login_method=login_method,
+            tls=tls,
         )
         if routing_key is None:
             routing_key = queue or "" if exchange == "" else "{type}"
@@ -173,7 +171,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         with mapped(lambda error: self.unavailable(str(error))):  # a ChannelRefused
             self._declare(connection)
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Publish the messages of a batch; the order of a key is kept: see `sender`."""
         self._sender = Sender(batch, self, self._experience)
         try:
@@ -243,7 +241,7 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
         A publish call refuses those; a row that was changed afterwards may have them.
         """
         config = message.config
-        read_properties(READ_ROW, config)
+        read_properties(self.read_message_config, config)
         outgoing.priority = config.get("priority")
         outgoing.correlation_id = config.get("correlation_id", "")
         outgoing.headers = {**config.get("headers", {}), **outgoing.headers}

@@ -21,7 +21,7 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError, Rej
 from ..amqp import BLOCKED
 from ..base import as_delivery_error
 from ..in_flight import InFlight
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .connection import Connection
 from .errors import EXCHANGE_CODES, ChannelRefused
 from .frames import Outgoing
@@ -82,7 +82,9 @@ class Experience:
 class Sender:
     """Sends one batch; `batch.outcomes` are complete when `run` returns."""
 
-    def __init__(self, batch: Batch, backend: RabbitMQBackend, experience: Experience) -> None:
+    def __init__(
+        self, batch: MessageBatch, backend: RabbitMQBackend, experience: Experience
+    ) -> None:
         self._batch = batch
         self._backend = backend
         self._experience = experience
@@ -118,7 +120,7 @@ class Sender:
                 tags.append(each)
         for each in tags:
             if each in sent:
-                self._landed(each, stored)
+                self._conclude(each, stored)
 
     def came_back(self, message_id: str, reason: str) -> None:
         """Note a message that no queue was there for; its confirmation follows.
@@ -154,7 +156,7 @@ class Sender:
         return self._alone or self._in_flight.is_full
 
     def _wait(self, connection: Connection) -> None:
-        """Wait until something has landed; raises BackendUnavailable after the timeout."""
+        """Wait until something is confirmed; raises BackendUnavailable after the timeout."""
         deadline = time.monotonic() + self._backend.timeout
         before = len(self._in_flight.sent)
         while len(self._in_flight.sent) == before:
@@ -201,7 +203,7 @@ class Sender:
             if outgoing.exchange in self._refusals:
                 raise self._refusals[outgoing.exchange]
         except Exception as error:
-            self._in_flight.settle(index, as_delivery_error(error))
+            self._in_flight.conclude(index, as_delivery_error(error))
             return None
         return outgoing
 
@@ -211,20 +213,20 @@ class Sender:
 
     # --- Outcomes ----------------------------------------------------------------------------
 
-    def _landed(self, tag: int, stored: bool) -> None:
+    def _conclude(self, tag: int, stored: bool) -> None:
         index, outgoing = self._pop(tag)
         reason = self._returned.pop(tag, None)
         if not stored:
             failure = self._backend.nacked(self._batch.messages[index], outgoing)
-            self._in_flight.settle(index, failure)
+            self._in_flight.conclude(index, failure)
             return
         self._experience.accepted(outgoing)
         if reason is not None:
             place = f"exchange {outgoing.exchange!r}, routing key {outgoing.routing_key!r}"
             failure = Rejected(f"no queue of the server takes it: {place}: {reason}")
-            self._in_flight.failed(index, failure)
+            self._in_flight.conclude(index, failure)
             return
-        self._in_flight.landed(index)
+        self._in_flight.conclude(index, None)
 
     def _refused(self, error: ChannelRefused) -> None:
         if not self._alone:
@@ -236,12 +238,12 @@ class Sender:
         failure = self._backend.refused(self._batch.messages[index], error)
         if error.code in EXCHANGE_CODES and not error.is_about_topic:
             self._refusals[outgoing.exchange] = failure
-        self._in_flight.settle(index, failure)
+        self._in_flight.conclude(index, failure)
 
     def _pop(self, tag: int) -> tuple[int, Outgoing]:
-        landed = self._in_flight.pop(tag)
-        assert landed is not None
-        del self._tags[landed[1].message_id]
+        popped = self._in_flight.pop(tag)
+        assert popped is not None
+        del self._tags[popped[1].message_id]
         if not self._in_flight.sent:
             self._alone = False
-        return landed
+        return popped

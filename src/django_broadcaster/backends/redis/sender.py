@@ -8,7 +8,7 @@ from typing import Any, Final
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..base import Message
-from ..outcomes import Batch
+from ..outcomes import MessageBatch
 from .cluster import Servers
 from .connection import Entry, Transaction, exchange
 from .errors import errors_in, redirection, unavailable
@@ -30,7 +30,7 @@ class Sender:
     `failure` tells what an error reply to one message means, on the server of that name.
     """
 
-    def __init__(self, servers: Servers, batch: Batch, failure: Failure) -> None:
+    def __init__(self, servers: Servers, batch: MessageBatch, failure: Failure) -> None:
         self._servers = servers
         self._batch = batch
         self._failure = failure
@@ -89,7 +89,7 @@ class Sender:
             return
         if stored and not any(refusals):
             for place, _, _ in transaction.entries:
-                self._batch.landed(place)
+                self._batch.acknowledge(place)
             return
         kept: list[Entry] = []
         for entry, refusal in zip(transaction.entries, refusals, strict=True):
@@ -104,10 +104,8 @@ class Sender:
                         return
                 self._batch.fail(place, failure)
             elif stored:
-                self._batch.landed(place)
-            elif message.partition_key in self._batch.blocked:
-                self._batch.hold(place)
-            else:
+                self._batch.acknowledge(place)
+            elif not self._batch.hold_after_failure(place):
                 kept.append(entry)
         self._again += kept
 

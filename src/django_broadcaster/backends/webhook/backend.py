@@ -21,8 +21,8 @@ from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
 from django_broadcaster.backends.connected import HEALTH_SECONDS, ConnectedBackend
 from django_broadcaster.backends.credentials import TLS
 from django_broadcaster.backends.errors import unavailable
-from django_broadcaster.backends.options import READ_ROW, OptionReader
-from django_broadcaster.backends.outcomes import Batch
+from django_broadcaster.backends.options import OptionReader
+from django_broadcaster.backends.outcomes import MessageBatch
 from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
     BackendUnavailable,
@@ -197,7 +197,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         if self.options.event_urls:
             read_url(self.read_config, given, allow_http=self.options.allow_http)
 
-    def deliver(self, batch: Batch, connection: Connection) -> None:
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Send a batch, many endpoints at once and each key in order."""
         urls = [self._url_of(message) for message in batch.messages]
         endpoints = self._endpoints(set(urls))
@@ -256,7 +256,8 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
 
     def _reason_to_stop(self, url: str) -> Answer | None:
         try:
-            read_url(READ_ROW, url, allow_http=self.options.allow_http or url == self.options.url)
+            allow_http = self.options.allow_http or url == self.options.url
+            read_url(self.read_message_config, url, allow_http=allow_http)
         except Rejected as error:
             return Answer(Kind.FORBIDDEN, str(error))
         row = self.book.disabled(url)
@@ -356,14 +357,14 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
                 after = self.options.disable_after
                 self.book.failed(endpoint.url, failure.text, after, failure.details)
 
-    def _note_outcomes(self, batch: Batch, sender: Sender) -> None:
+    def _note_outcomes(self, batch: MessageBatch, sender: Sender) -> None:
         """Note the outcome of each message, by what its endpoint came to as a whole."""
         answers = zip(sender.answers, sender.endpoints, strict=True)
         for index, (answer, endpoint) in enumerate(answers):
             if answer is None:
                 batch.hold(index)
             elif answer.kind is Kind.DELIVERED:
-                batch.landed(index)
+                batch.acknowledge(index)
             else:
                 batch.fail(index, self._error(endpoint.conclude(answer), endpoint.url))
 

@@ -1,0 +1,100 @@
+"""From alias to consumer, by OUTBOX_CONSUMERS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.conf import conf
+from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.redaction import masking_errors
+
+from .base import Consumer
+
+ENTRY_KEYS = frozenset({"CONSUMER", "OPTIONS", "DELIVER_TO"})
+
+
+class ConsumerHandler:
+    """The configured consumers."""
+
+    def aliases(self) -> tuple[str, ...]:
+        """Return the configured aliases in the order of the setting."""
+        return tuple(conf.CONSUMERS)
+
+    def entry(self, alias: str) -> Mapping[str, Any]:
+        """Return the alias's part of OUTBOX_CONSUMERS; raises BackendConfigurationError."""
+        try:
+            return conf.CONSUMERS[alias]
+        except (KeyError, TypeError):
+            listed = ", ".join(map(repr, self.aliases())) or "no consumers"
+            raise BackendConfigurationError(
+                f"OUTBOX_CONSUMERS has no {alias!r}; it has {listed}"
+            ) from None
+
+    def create(self, alias: str) -> Consumer:
+        """Make a new instance for a caller who opens and closes it: a receiver has its own.
+
+        Raises:
+            BackendConfigurationError: A setting is invalid; the text names it and the alias.
+        """
+        entry, where = self.entry(alias), f"OUTBOX_CONSUMERS[{alias!r}]"
+        with masking_errors():
+            consumer_class = _consumer_class(entry, where)
+            try:
+                return consumer_class(alias=alias, **entry.get("OPTIONS", {}))
+            except BackendConfigurationError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise BackendConfigurationError(f"{where}['OPTIONS']: {error}") from error
+
+    def delivers_to(self, alias: str) -> str:
+        """Return the alias of the backend that runs handlers for a consumer's events.
+
+        Raises:
+            BackendConfigurationError: DELIVER_TO names no such backend, or is missing while there
+                is not exactly one.
+        """
+        where = f"OUTBOX_CONSUMERS[{alias!r}]['DELIVER_TO']"
+        local = [each for each in backends.aliases() if backends.runs_handlers(each)]
+        named = self.entry(alias).get("DELIVER_TO")
+        listed = ", ".join(map(repr, local)) or "none"
+        if named is None and len(local) == 1:
+            return local[0]
+        if named is None:
+            raise BackendConfigurationError(
+                f"{where} must be given, because OUTBOX_PUBLISHERS does not have exactly one "
+                f"backend that runs handlers; it has {listed}"
+            )
+        if named not in local:
+            raise BackendConfigurationError(
+                f"{where} must be an alias of OUTBOX_PUBLISHERS whose backend runs handlers, not "
+                f"{named!r}; such are {listed}"
+            )
+        return str(named)
+
+
+def _consumer_class(entry: Mapping[str, Any], where: str) -> type[Consumer]:
+    path = entry.get("CONSUMER")
+    if not path:
+        raise BackendConfigurationError(
+            f"{where} needs 'CONSUMER': the dotted path of a consumer class"
+        )
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise BackendConfigurationError(
+            f"{where}['CONSUMER']: {path!r} can't be imported: {error}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Consumer)):
+        raise BackendConfigurationError(
+            f"{where}['CONSUMER']: {path!r} is not a subclass of "
+            "django_broadcaster.consumers.Consumer"
+        )
+    return found
+
+
+consumers = ConsumerHandler()
+"""The consumers of this process."""

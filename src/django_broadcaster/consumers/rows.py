@@ -1,0 +1,255 @@
+"""Rows of the outbox for the messages that a consumer received.
+
+The row of an event has the identity of its source, its id, the consumer and the backend, so a
+repetition is skipped. A message without an event becomes a dead letter with its bytes. Its
+`publisher_config` has the rest of the message, so that a replay can decode it once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import quote
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+
+from django_broadcaster.backends.base import Message
+from django_broadcaster.events import CloudEvent, encode_data
+from django_broadcaster.exceptions import PublishError, Rejected, StatementTooLong
+from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models.managers import DatabaseNow
+from django_broadcaster.notify import notify_after_commit
+from django_broadcaster.publishing import PublishCall
+from django_broadcaster.publishing.insertion import write_rows
+from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
+from django_broadcaster.store import NewRow, identity_of, storable
+
+from .base import Delivery, ReceivedMessage
+from .handler import consumers
+
+FAILED: Final = OutboxEventStatus.FAILED.value
+
+MALFORMED_TYPE: Final = "django_broadcaster.malformed"
+"""The event type of a dead letter that was made of a message without a valid event."""
+
+LONGEST_NAME: Final = 255
+"""The characters of a key, or of an event id, that a row can hold."""
+
+BEGINNING_BYTES: Final = 64_000
+"""The bytes that are kept of a message that no row can hold."""
+
+
+@dataclass(slots=True)
+class Written:
+    """The outcome of a batch.
+
+    Args:
+        received: The messages of the batch.
+        duplicates: Those that had been received before.
+        malformed: Those that became dead letters.
+        cut: Those whose row holds only the beginning, because no row can hold them.
+    """
+
+    received: int
+    duplicates: int
+    malformed: int
+    cut: Sequence[Delivery]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """The row of a delivery, and why it is a dead letter; empty if it is not."""
+
+    row: NewRow
+    delivery: Delivery
+    problem: str = ""
+    is_cut: bool = False
+
+
+class Writer:
+    """Writes the deliveries of one consumer to the outbox.
+
+    Args:
+        using: The alias of the outbox's database.
+        consumer: The alias of the consumer.
+
+    Raises:
+        BackendConfigurationError: The consumer has no backend to deliver to.
+    """
+
+    def __init__(self, using: str, consumer: str) -> None:
+        self._using = using
+        self._consumer = consumer
+        self._backend = consumers.delivers_to(consumer)
+        self._config = encode_data({"consumer": consumer})
+
+    def write(
+        self, deliveries: Sequence[Delivery], also: Callable[[Written], object] | None = None
+    ) -> Written:
+        """Insert a row for each delivery, in one transaction.
+
+        Args:
+            deliveries: What was received, in its order.
+            also: Called at the end of the transaction, with what was written.
+
+        Raises:
+            DatabaseError: Nothing was written.
+        """
+        entries = self._entries(deliveries)
+        try:
+            return self._insert(entries, len(deliveries), also)
+        except (InterfaceError, OperationalError):
+            raise
+        except DatabaseError:  # the database refuses a value
+            entries = [self._tried(entry) for entry in entries]
+            return self._insert(entries, len(deliveries), also)
+
+    def _insert(
+        self,
+        entries: Sequence[_Entry],
+        received: int,
+        also: Callable[[Written], object] | None,
+    ) -> Written:
+        malformed = [entry for entry in entries if entry.problem]
+        cut = [entry.delivery for entry in malformed if entry.is_cut]
+        connection = connections[self._using]
+        with transaction.atomic(using=self._using):
+            new = write_rows(connection, [entry.row for entry in entries]) if entries else 0
+            for entry in malformed:
+                self._explain(entry)
+            if new:
+                notify_after_commit(connection, self._backend)
+            written = Written(received, len(entries) - new, len(malformed), cut)
+            if also is not None:
+                also(written)
+        return written
+
+    def _explain(self, entry: _Entry) -> None:
+        """Complete the row of a dead letter, unless it was there already."""
+        rows = OutboxEvent.objects.using(self._using).filter(
+            identity=entry.row.identity, status=FAILED, ended_at=None
+        )
+        text = storable(_plain(entry.problem), connections[self._using])
+        rows.update(last_error=text, ended_at=DatabaseNow())
+
+    def _tried(self, entry: _Entry) -> _Entry:
+        """Return the entry, or one of a dead letter if the database refuses its row."""
+        try:
+            with transaction.atomic(using=self._using):
+                write_rows(connections[self._using], [entry.row])
+                transaction.set_rollback(True, using=self._using)
+        except (InterfaceError, OperationalError):
+            raise
+        except DatabaseError as error:
+            problem = f"the database refuses the row: {type(error).__name__}: {error}"
+            return self._malformed(self._call(), entry.delivery, problem)
+        return entry
+
+    def write_event(self, delivery: Delivery) -> None:
+        """Insert the row of an event; raises Rejected if the message still has no valid one."""
+        entries = self._entries([delivery])
+        for entry in entries:
+            if entry.problem:
+                raise Rejected(entry.problem)
+        self._insert(entries, 1, None)
+
+    # --- From deliveries to rows -------------------------------------------------------------
+
+    def _call(self) -> PublishCall:
+        return PublishCall(self._using, lambda: self._backend)
+
+    def _entries(self, deliveries: Sequence[Delivery]) -> list[_Entry]:
+        """Return an entry for each delivery that is not to be ignored."""
+        call = self._call()
+        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
+        entries = []
+        for delivery in deliveries:
+            event, problem = delivery.event, delivery.problem
+            if event is not None:
+                try:
+                    row = self._row(call, event, plan, delivery.message.key, self._config)
+                    entries.append(_Entry(row, delivery))
+                except PublishError as error:
+                    problem = str(error)
+            if problem:
+                entries.append(self._malformed(call, delivery, problem))
+        return entries
+
+    def _row(
+        self, call: PublishCall, event: CloudEvent, plan: Any, key: str, config: str
+    ) -> NewRow:
+        """Return the row of an event; raises PublishError if no row can hold it.
+
+        `config` is added afterwards, since its keys are not for the backend to judge.
+        """
+        own_key = None if event.partition_key else _short(key) or None
+        (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=False)
+        # Two consumers may read the same event for different handlers.
+        where = f"{self._backend}\0{self._consumer}"
+        identity = identity_of(event.source, event.id, where)
+        return row._replace(publisher_config=config, identity=identity)
+
+    def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> _Entry:
+        message = delivery.message
+        try:
+            return _Entry(self._dead_letter(call, delivery, message.body), delivery, problem)
+        except StatementTooLong as error:
+            problem = f"{problem}; only its beginning is stored: {error}"
+            row = self._dead_letter(call, delivery, message.body[:BEGINNING_BYTES])
+            return _Entry(row, delivery, problem, is_cut=True)
+
+    def _dead_letter(self, call: PublishCall, delivery: Delivery, body: bytes) -> NewRow:
+        message = delivery.message
+        event = CloudEvent(
+            event_type=MALFORMED_TYPE,
+            source=f"/consumers/{quote(self._consumer)}",
+            data=body,
+            id=_short(message.identity),
+            data_content_type="application/octet-stream",
+        )
+        received = {
+            "headers": {_plain(n): _plain(v) for n, v in message.headers.items()},
+            "content_type": _plain(message.content_type),
+            "key": _plain(message.key),
+            "origin": _plain(message.origin),
+            "position": _plain(message.position),
+            "bytes": len(message.body),
+        }
+        config = encode_data({"consumer": self._consumer, "received": received})
+        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
+        return self._row(call, event, plan._replace(status=FAILED), "", config)
+
+
+def redeliver(message: Message, using: str) -> None:
+    """Decode a malformed message once more, and insert the row of its event.
+
+    A relay calls this for a dead letter that is replayed, after `decode` has been corrected.
+
+    Raises:
+        Rejected: The message still has no valid event, or only its beginning is stored.
+    """
+    received: Mapping[str, Any] = message.config["received"]
+    body = message.data_binary or b""
+    if len(body) < received["bytes"]:
+        raise Rejected(
+            f"only the first {len(body)} of {received['bytes']} bytes are stored; read the message "
+            f"at the broker: {received['origin']}, {received['position']}"
+        )
+    alias = message.config["consumer"]
+    original = ReceivedMessage(
+        body=body, **{name: value for name, value in received.items() if name != "bytes"}
+    )
+    Writer(using, alias).write_event(consumers.create(alias).delivery(original))
+
+
+def _short(name: str) -> str:
+    """Return a name, or its digest if no row can hold it."""
+    fits = len(name) <= LONGEST_NAME and name.isprintable()
+    return name if fits else sha256(name.encode(errors="surrogatepass")).hexdigest()
+
+
+def _plain(text: str) -> str:
+    """Return text that every database can store as JSON."""
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
