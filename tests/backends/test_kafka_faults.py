@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -40,7 +40,6 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.waiting import wait_until
 
-T = TypeVar("T")
 MakeBackend = Callable[..., KafkaBackend]
 
 PASSWORD = "s3cret"
@@ -149,13 +148,10 @@ class TestFaults(BackendFaultContract):
     def frozen(self) -> AbstractContextManager[object]:
         return self.server.frozen()
 
-    def size_limited(self, case: str) -> AbstractContextManager[int]:
-        return self._changed("max.message.bytes", "20000", 30_000)
-
     @contextmanager
-    def _changed(self, option: str, value: str, result: T) -> Iterator[T]:
-        with changed(self.servers, self.topic, option, value):
-            yield result
+    def size_limited(self, case: str) -> Iterator[int]:
+        with changed(self.servers, self.topic, "max.message.bytes", "20000"):
+            yield 30_000
 
     @contextmanager
     def destination_missing(self, case: str) -> Iterator[MessageBackend]:
