@@ -15,6 +15,7 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .mqtt import MQTTConsumer
     from .rabbitmq import RabbitMQConsumer
     from .tasks import TasksBackend
 
@@ -22,6 +23,7 @@ __all__ = [
     "Consumer",
     "Delivery",
     "LocalBackend",
+    "MQTTConsumer",
     "RabbitMQConsumer",
     "ReceivedMessage",
     "TasksBackend",
@@ -29,6 +31,7 @@ __all__ = [
 
 _MODULES = {
     "LocalBackend": ".local",
+    "MQTTConsumer": ".mqtt",
     "RabbitMQConsumer": ".rabbitmq",
     "TasksBackend": ".tasks",
 }
