@@ -16,7 +16,9 @@ from .base import Consumer, Delivery, ReceivedMessage
 if TYPE_CHECKING:
     from .local import LocalBackend
     from .mqtt import MQTTConsumer
+    from .nats import NATSConsumer
     from .rabbitmq import RabbitMQConsumer
+    from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
 __all__ = [
@@ -24,15 +26,19 @@ __all__ = [
     "Delivery",
     "LocalBackend",
     "MQTTConsumer",
+    "NATSConsumer",
     "RabbitMQConsumer",
     "ReceivedMessage",
+    "SQSConsumer",
     "TasksBackend",
 ]
 
 _MODULES = {
     "LocalBackend": ".local",
     "MQTTConsumer": ".mqtt",
+    "NATSConsumer": ".nats",
     "RabbitMQConsumer": ".rabbitmq",
+    "SQSConsumer": ".sqs",
     "TasksBackend": ".tasks",
 }
 
