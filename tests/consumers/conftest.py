@@ -1,13 +1,14 @@
-"""Marks of the consumers' tests."""
+"""Fixtures and marks of the consumers' tests."""
 
 from __future__ import annotations
 
 import pytest
 
 from django_broadcaster.testing import ConsumerFault
+from tests.backends.conftest import certificates
 from tests.relay.conftest import workers
 
-__all__ = ["workers"]
+__all__ = ["certificates", "workers"]
 
 STOPPING = {
     ConsumerFault.RESTART,
