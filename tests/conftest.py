@@ -19,6 +19,7 @@ from django_broadcaster.models import (
     OutboxEvent,
     OutboxOperation,
     OutboxPartition,
+    OutboxReceiver,
     OutboxRelay,
     OutboxSample,
     OutboxWebhookEndpoint,
@@ -37,7 +38,7 @@ TABLES = (
         OutboxBackendState,
         OutboxSample,
     ),
-    *(OutboxWebhookEndpoint, OutboxOperation, Order),
+    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, Order),
 )
 
 

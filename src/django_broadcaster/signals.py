@@ -24,6 +24,10 @@ signal             sent                                    arguments
 `relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers sends it
 at its start, with `sender` = the class `Worker`, `database` and `backends` (aliases).
 
+`messages_received` is the same for receivers: sent after each batch was written and acknowledged,
+with `sender` = the class `Receiver`, `consumer` (alias), `written` (`received`, `duplicates` and
+`malformed`) and `seconds` (from receive to acknowledge).
+
 `event` is the `OutboxEvent` with its current state in the database. The relay reads it only if a
 signal has a receiver, so an unused signal costs nothing.
 
@@ -43,6 +47,7 @@ event_retried = Signal()
 event_failed = Signal()
 endpoint_disabled = Signal()
 batch_settled = Signal()
+messages_received = Signal()
 relay_started = Signal()
 operation_ended = Signal()
 

@@ -16,6 +16,7 @@ from .base import Consumer, Delivery, ReceivedMessage
 if TYPE_CHECKING:
     from .local import LocalBackend
     from .nats import NATSConsumer
+    from .rabbitmq import RabbitMQConsumer
     from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
@@ -24,6 +25,7 @@ __all__ = [
     "Delivery",
     "LocalBackend",
     "NATSConsumer",
+    "RabbitMQConsumer",
     "ReceivedMessage",
     "SQSConsumer",
     "TasksBackend",
@@ -32,6 +34,7 @@ __all__ = [
 _MODULES = {
     "LocalBackend": ".local",
     "NATSConsumer": ".nats",
+    "RabbitMQConsumer": ".rabbitmq",
     "SQSConsumer": ".sqs",
     "TasksBackend": ".tasks",
 }

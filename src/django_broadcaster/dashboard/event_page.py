@@ -26,7 +26,7 @@ from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
 from django_broadcaster.redaction import masked, place_of
 from django_broadcaster.relay.decryption import decrypted
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.store import RelayRows
 
 from .display import dump, moment, shortened, text_block

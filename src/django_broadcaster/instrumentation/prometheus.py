@@ -143,7 +143,7 @@ def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
             EVENTS.labels(backend, outcome).inc(number)
     SECONDS.labels(backend).observe(seconds)
     latencies = LATENCIES.labels(backend)
-    for wait in report.waits:
+    for wait in report.latencies:
         latencies.observe(wait)
 
 

@@ -172,10 +172,7 @@ class OutboxReceiver(models.Model):
         max_length=64,
         null=True,
         blank=True,
-        help_text=_(
-            "The consumer, if this receiver is the only one that reads it now; NULL while it "
-            "stands by, or if all receivers read."
-        ),
+        help_text=_("The consumer, if this receiver alone may read it now."),
     )
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField()

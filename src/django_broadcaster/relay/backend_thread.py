@@ -39,6 +39,7 @@ class WorkerOptions:
         interval: The longest pause between two polls, in seconds.
         max_iterations: The number of polls for each backend; None for no limit.
         drain: Whether to stop when nothing is left to deliver.
+        consumers: The aliases of the consumers to receive for.
     """
 
     database: str
@@ -47,6 +48,7 @@ class WorkerOptions:
     interval: float
     max_iterations: int | None = None
     drain: bool = False
+    consumers: Sequence[str] = ()
 
 
 class BackendThread(threading.Thread):
@@ -224,7 +226,7 @@ class BackendThread(threading.Thread):
         self._loop.activity.begin("recovering", pause=pause)
         if isinstance(error, Error):
             self._outage.note(self.name, error, pause)
-        elif self._unexpected.is_due(self._last_text):
+        elif self._unexpected.take_line(self._last_text):
             self._log(
                 logging.ERROR,
                 "Backend %r: Unexpected error: %s; retrying in %.1f s.",
@@ -255,7 +257,7 @@ class BackendThread(threading.Thread):
             self.failure = f"backend {self.alias!r} is {state}"
             return True
         try:
-            return not self._loop.held.rows.has_due()
+            return not self._loop.owned.rows.has_due()
         except Error as error:
             self._recover(error)
             return False
@@ -272,7 +274,7 @@ class BackendThread(threading.Thread):
                 loggable(error),
                 error=error,
             )
-        if self._joined and (failure := self._try_twice(self._loop.settle_rest)):
+        if self._joined and (failure := self._try_twice(self._loop.settle_earlier)):
             self._log(
                 logging.WARNING,
                 "Could not settle the last batch of backend %r: %s; it may be delivered again.",
@@ -315,6 +317,5 @@ class BackendThread(threading.Thread):
     def _log(
         self, level: int, text: str, *values: object, error: BaseException | None = None
     ) -> None:
-        extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
         trace = loggable_traceback(error) if error else None
-        logger.log(level, text, *values, extra=extra, exc_info=trace)
+        logger.log(level, text, *values, extra=self._loop.lease.log_extra, exc_info=trace)

@@ -19,7 +19,7 @@ from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 
 from .db_connections import drop_connection
 from .heartbeat import beating
-from .isolation import own_level_restored
+from .isolation_level import own_level_restored
 from .log_safety import loggable
 from .loop import DeliveryLoop
 from .verdicts import Report
@@ -54,7 +54,7 @@ def deliver_one(event: OutboxEvent) -> bool:
         own_level_restored(connections[using]),
         DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop,
     ):
-        loop.prepare()
+        loop.do_rounds()
         if event.partition not in loop.lease.partitions or _has_earlier(event, using):
             return False
         if not events.filter(pk=event.pk, status=OutboxEventStatus.PENDING).exists():
@@ -79,7 +79,7 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
                 size = min(limit - attempted, MOST)
                 report = _settled(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
             except LeaseLost as error:
-                extra = {"backend": alias, "relay": loop.lease.relay_id}
+                extra = loop.lease.log_extra
                 logger.warning(
                     "Lease lost: %s; another relay delivers the rest.", error, extra=extra
                 )
@@ -101,7 +101,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         failure = error
     backoff = Backoff()
     for _ in range(SETTLE_ATTEMPTS):
-        if not loop.is_unsettled:
+        if not loop.is_interrupted:
             break
         pause = backoff.next()
         logger.warning(
@@ -109,13 +109,13 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
             loop.alias,
             loggable(failure),
             pause,
-            extra={"backend": loop.alias, "relay": loop.lease.relay_id},
+            extra=loop.lease.log_extra,
         )
         time.sleep(pause)
         _renew_session(loop.using)
         loop.forget()
         try:
-            if report := loop.settle_rest():
+            if report := loop.settle_earlier():
                 return report
         except Error as error:
             failure = error

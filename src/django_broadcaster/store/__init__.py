@@ -1,11 +1,11 @@
 """The only place where rows of the outbox change status, in Django's ORM or in plain SQL.
 
 - Into the table: `insert` and `insert_many`, for rows as `new_rows` describes them.
-- Delivery: `relay` joins `fetch`, `pulse`, `settle` and `waiting`, which share the SQL of
+- Delivery: `relay` joins `fetch`, `pulse`, `settle` and `promote`, which share the SQL of
   `relay_sql`, `backend_sql` and `bounded_sql`.
 - Out of the table: `purge` deletes old rows, `archive` copies them first.
 - Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
-  `previews` estimates them, and `pausing` pauses a backend.
+  `previews` estimates them, `results` counts what came of them, and `pausing` pauses a backend.
 - Time partitions: `time_partitioning` creates them, `time_partitions` maintains them.
 - Queries: `overview`, `estimates`, `samples`, `stuck` and `backends_in_use`.
 - Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
@@ -44,7 +44,6 @@ from .missing_migration import MIGRATE, lacks_migration
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
 from .operations import is_served, move_chunk, note_failure, request_operation
-from .outcomes import Outcome, outcome_of
 from .overview import EXACT, Overview, overviews
 from .packets import (
     BYTES_OF_A_CHARACTER,
@@ -64,6 +63,7 @@ from .purge import (
 )
 from .relay import RelayRows
 from .relay_sql import TIMELINE, keep_plans, relay_cursor
+from .results import OperationResult, result_of
 from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
@@ -99,7 +99,7 @@ __all__ = [
     "Judgement",
     "Level",
     "NewRow",
-    "Outcome",
+    "OperationResult",
     "Overview",
     "PendingRow",
     "Recent",
@@ -146,7 +146,6 @@ __all__ = [
     "move_chunk",
     "narrow_columns",
     "note_failure",
-    "outcome_of",
     "overviews",
     "partition_outbox",
     "pause",
@@ -158,6 +157,7 @@ __all__ = [
     "recent_minutes",
     "relay_cursor",
     "request_operation",
+    "result_of",
     "resume",
     "same_errors",
     "segments_of",

@@ -38,6 +38,10 @@ class PendingRow(NamedTuple):
     crash_count: int
     partition: int
 
+    def without_payload(self) -> PendingRow:
+        """Return the row without its payload, to be remembered."""
+        return self._replace(data=None, data_binary=None, sealed=None)
+
 
 _NAMES = (*PendingRow._fields[:-1], PARTITION)
 
@@ -103,15 +107,15 @@ class FetchSQL(BoundedSQL, BackendSQL):
         source = (
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} "
-            f"AND {self._in_partitions(frozenset(partitions))}{self._except_ignored()} "
+            f"AND {self._in_partitions(frozenset(partitions))}{self._except_skipped()} "
             # With a parameter, PostgreSQL might keep a plan for any number of rows.
             f"ORDER BY {self._pending.order} LIMIT {int(limit)}"
         )
-        backend = [self.backend, start, self.backend]
+        alias = [self.alias, start, self.alias]
         found, sizes, is_cut = self._select_within(
             _NAMES_AND_DUE if timed else _NAMES,
             source,
-            [*backend, *self._values_of_ignored()],
+            [*alias, *self._values_of_skipped()],
             order=self._pending.order,
             most=most,
             each=each,
@@ -147,18 +151,18 @@ class FetchSQL(BoundedSQL, BackendSQL):
         sql = (
             f"SELECT id, partition_key FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} AND {self._in(PARTITION, partitions)}{avoided}"
-            f"{self._except_ignored()} ORDER BY {self._pending.order} LIMIT %s"
+            f"{self._except_skipped()} ORDER BY {self._pending.order} LIMIT %s"
         )
-        backend = [self.backend, start, self.backend]
+        alias = [self.alias, start, self.alias]
         numbers = self._values(partitions)
-        params = [*backend, *numbers, *values, *self._values_of_ignored(), limit]
+        params = [*alias, *numbers, *values, *self._values_of_skipped(), limit]
         return [Head._make(row) for row in self._select(sql, params)]
 
     def last_id(self) -> int:
         """Return the highest id in the outbox; 0 if it is empty."""
         return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
 
-    def fetch_these(
+    def fetch_by_id(
         self,
         partitions: Collection[int],
         ids: Collection[int],

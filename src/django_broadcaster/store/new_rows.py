@@ -151,8 +151,3 @@ def insert_sql(
     if returning:
         ends += f" RETURNING {returning}"
     return f"INSERT{ignore} INTO {EVENTS} ({names}) {values}{ends}"
-
-
-def literal(value: str | None) -> str:
-    """Return a value of `USUAL` in SQL."""
-    return "NULL" if value is None else f"'{value}'"

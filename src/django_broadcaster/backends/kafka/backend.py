@@ -38,7 +38,7 @@ from .connection import (
 )
 from .errors import ERRORS, describe
 from .names import topic_problem
-from .sender import Planner, Sender, stopped
+from .sender import Planner, Sender
 
 TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
@@ -159,7 +159,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             wave, waiting = planner.next_wave(waiting)
             if stop := sender.deliver(wave):
                 self.drop()
-                stopped(batch, waiting, stop)
+                batch.give_up(waiting, stop)
                 break
 
     def health_check(self) -> bool:

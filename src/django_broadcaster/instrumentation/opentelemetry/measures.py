@@ -74,7 +74,7 @@ class Measures:
     def settled(self, *, backend: str, report: Any, **_: Any) -> None:
         """Record a delivery; a receiver of `batch_settled`."""
         labels = {"backend": backend}
-        for wait in report.waits:
+        for wait in report.latencies:
             self._latency.record(wait, labels)
 
 
