@@ -21,6 +21,7 @@ from django_broadcaster.models import (
     InboxEvent,
     OutboxAttempt,
     OutboxEvent,
+    OutboxMove,
     OutboxOperation,
     OutboxSample,
 )
@@ -186,10 +187,12 @@ class Purge:
             return 0
         before = self._clock.now() - keep
         attempts = OutboxAttempt.objects.using(self._using).all()
+        moves = OutboxMove.objects.using(self._using).all()
         ended = OutboxOperation.objects.using(self._using).filter(finished_at__isnull=False)
         samples = OutboxSample.objects.using(self._using).all()
         return (
             purge_entries(attempts, "attempted_at", before, CHUNK)
+            + purge_entries(moves, "moved_at", before, CHUNK)
             + purge_entries(ended, "finished_at", before, CHUNK)
             + purge_entries(samples, "minute", minute_of(before), CHUNK)
         )
