@@ -43,7 +43,7 @@ from .judgement import (
 from .missing_migration import MIGRATE, lacks_migration
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
-from .operations import is_served, move_chunk, note_failure, request_operation
+from .operations import is_served, move_chunk, record_failure, request_operation
 from .overview import EXACT, Overview, overviews
 from .packets import (
     BYTES_OF_A_CHARACTER,
@@ -149,7 +149,6 @@ __all__ = [
     "minute_of",
     "move_chunk",
     "narrow_columns",
-    "note_failure",
     "overviews",
     "partition_outbox",
     "pause",
@@ -159,6 +158,7 @@ __all__ = [
     "purge_entries",
     "read_stored",
     "recent_minutes",
+    "record_failure",
     "relay_cursor",
     "request_operation",
     "result_of",
