@@ -15,7 +15,9 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 (
                     "row",
-                    models.BigIntegerField(db_index=True, help_text="The event's id in the outbox."),
+                    models.BigIntegerField(
+                        db_index=True, help_text="The event's id in the outbox."
+                    ),
                 ),
                 ("moved_at", models.DateTimeField(db_index=True)),
                 ("kind", models.CharField(max_length=16)),
@@ -25,7 +27,10 @@ class Migration(migrations.Migration):
                     models.DateTimeField(help_text="When the event was done before.", null=True),
                 ),
                 ("moved_by", models.CharField(max_length=255)),
-                ("operation", models.BigIntegerField(help_text="The operation, if any.", null=True)),
+                (
+                    "operation",
+                    models.BigIntegerField(help_text="The operation, if any.", null=True),
+                ),
             ],
             options={
                 "verbose_name": "move of an event",
