@@ -38,8 +38,8 @@ from django_broadcaster.store import (
     Judgement,
     Level,
     State,
-    attempts_of,
     consumer_judgements,
+    failed_of,
     judgements,
     lacks_migration,
     with_leftovers,
@@ -132,7 +132,7 @@ def _backend(judgement: Judgement, relays: int, free: int, bounds: _Bounds) -> I
         yield Check(name=name, ok=age <= bound, detail=detail, backend=each.backend)
     # Without the error, which may contain data of an event; the view is unauthenticated.
     is_failing = judgement.state == State.FAILING
-    detail = judgement.verdict.reason if is_failing else f"{attempts_of(judgement.facts)} failed"
+    detail = judgement.verdict.reason if is_failing else failed_of(judgement.facts)
     yield Check(name="failures", ok=not is_failing, detail=detail, backend=each.backend)
 
 
