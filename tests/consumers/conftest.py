@@ -1,4 +1,4 @@
-"""Marks of the consumers' tests."""
+"""Fixtures and marks of the consumers' tests."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .mqtt import MQTTConsumer
     from .nats import NATSConsumer
     from .rabbitmq import RabbitMQConsumer
     from .redis import RedisStreamConsumer
@@ -25,6 +26,7 @@ __all__ = [
     "Consumer",
     "Delivery",
     "LocalBackend",
+    "MQTTConsumer",
     "NATSConsumer",
     "RabbitMQConsumer",
     "ReceivedMessage",
@@ -35,6 +37,7 @@ __all__ = [
 
 _MODULES = {
     "LocalBackend": ".local",
+    "MQTTConsumer": ".mqtt",
     "NATSConsumer": ".nats",
     "RabbitMQConsumer": ".rabbitmq",
     "RedisStreamConsumer": ".redis",

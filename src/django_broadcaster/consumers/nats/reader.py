@@ -120,6 +120,9 @@ class Reader:
     async def release(self) -> None:
         """Make the server deliver all messages again, at once and in order."""
         await self._connection.stop_listening()
+        # Its own request is still open at the server until the server looks for it. Before 2.10 a
+        # message that is delivered to a request without a receiver waits for `ack_wait`.
+        await self.info()
         subjects = [each.subject for each in sorted(self._unacknowledged())]
         await self._connection.publish_to_each(subjects, NAK)
 
