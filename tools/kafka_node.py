@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -31,14 +31,15 @@ CLUSTER = "broadcaster-for-testsA"
 _JAVA = ("java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """Made to start quickly and to leave memory and processors to the tests."""
 
-_PROPERTIES = """\
+_PROPERTIES = r"""
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,\
+  SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={advertised}
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 num.network.threads=1
@@ -59,19 +60,27 @@ share.coordinator.state.topic.min.isr=1
 
 
 class Node:
-    """One node. `config` has more lines of its server.properties, which override those above.
+    """One node, which listens on `port` without TLS and without asking who connects.
 
-    The broker sends its clients to the port `advertised`, where a proxy may listen.
+    `config` has more lines of its server.properties, which override those above. `listeners` has
+    more ports, by the security protocol, such as "SASL_SSL". `advertised` has by the security
+    protocol the ports to which clients are sent where these are others, such as those of proxies.
     """
 
     def __init__(
-        self, folder: Path, port: int, config: str = "", advertised: int | None = None
+        self,
+        folder: Path,
+        port: int,
+        config: str = "",
+        listeners: Mapping[str, int] | None = None,
+        advertised: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
         self._data = folder / f"kafka-{port}"
-        self._config = _write_config(self._data, port, config, advertised)
+        ports = {"PLAINTEXT": port, **(listeners or {})}
+        self._config = _write_config(self._data, ports, {**ports, **(advertised or {})}, config)
 
     def start(self, output: IO[bytes] | None = None) -> None:
         """Start it, and do not wait until it answers."""
@@ -102,18 +111,30 @@ def formatted() -> Path:
     """Return a folder of data in which there is nothing yet; takes jars and a second to make."""
 
     def make(folder: Path) -> list[str]:
-        config = _write_config(folder / "data", _free_port())
+        ports = {"PLAINTEXT": _free_port()}
+        config = _write_config(folder / "data", ports, ports)
         tool = ("kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER)
         return _java(*tool, "--config", str(config))
 
     return _made_once("data", make) / "data"
 
 
-def _write_config(data: Path, port: int, config: str = "", advertised: int | None = None) -> Path:
-    ports = {"port": port, "advertised": advertised or port, "controller": _free_port()}
+def _write_config(
+    data: Path, listeners: Mapping[str, int], advertised: Mapping[str, int], config: str = ""
+) -> Path:
     path = data.with_suffix(".properties")
-    path.write_text(_PROPERTIES.format(data=data, **ports) + config)
+    lines = _PROPERTIES.format(
+        data=data,
+        controller=_free_port(),
+        listeners=_addresses(listeners),
+        advertised=_addresses(advertised),
+    )
+    path.write_text(lines + config)
     return path
+
+
+def _addresses(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items())
 
 
 def _java(*words: str) -> list[str]:
@@ -147,15 +168,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def main() -> int:
+def main() -> None:
     """Fetch what is needed, or become a node that runs until SIGTERM."""
     if sys.argv[1] == "prepare":
         formatted()
-        return 0
-    port, folder = int(sys.argv[2]), Path(sys.argv[3])
-    command = Node(folder, port).command()
-    os.execvp(command[0], command)
+    else:
+        command = Node(Path(sys.argv[3]), int(sys.argv[2])).command()
+        os.execvp(command[0], command)  # noqa: S606  # no shell, which would get its signals
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

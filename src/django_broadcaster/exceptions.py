@@ -13,7 +13,9 @@ BroadcasterError
 ├── DeliveryError                    an attempt to deliver failed
 │   ├── BackendUnavailable           the broker is unavailable: no retry is spent
 │   ├── TransientError               this event failed: retry it by the retry policy
+│   │   └── Retry                    raised by a handler: retry the event, by the policy or later
 │   ├── Rejected                     this event can never be sent: make it a dead letter
+│   │   ├── Reject                   raised by a handler: do not run the handler again
 │   │   └── AfterCommitFailed        a handler's `on_commit` function failed: no retry repeats it
 │   └── Held                         not sent, because an earlier event of its key failed
 ├── IllegalTransition                an event can't change from its status to another one
@@ -188,6 +190,12 @@ class DeliveryError(BroadcasterError):
     handlers: tuple[tuple[str, Exception], ...] = ()
     """The handlers that failed, by name, each with its error."""
 
+    delay: float | None = None
+    """The seconds before the next attempt, in place of the retry policy's; None leaves it to that.
+
+    `retry_after` still applies if it is longer.
+    """
+
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
         super().__init__(*args)
         self.retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER)
@@ -213,8 +221,29 @@ class TransientError(DeliveryError):
         self.spends_retry = spends_retry
 
 
+class Retry(TransientError):
+    """Raised by a handler that wants to run again, `after` this many seconds, up to a day.
+
+    Without `after`, the retry policy has the pause. A retry is spent as for any other error.
+
+        raise Retry("the stock is being counted", after=60)
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        super().__init__(reason or "the handler asked for a retry")
+        if after is not None:
+            self.delay = min(max(0.0, after), MAX_RETRY_AFTER)
+
+
 class Rejected(DeliveryError):
     """This event can never be accepted by this broker."""
+
+
+class Reject(Rejected):
+    """Raised by a handler that can never process the event; it does not run for it again.
+
+    The event becomes a dead letter once none of its other handlers is to be retried.
+    """
 
 
 class AfterCommitFailed(Rejected):

@@ -6,8 +6,8 @@ changes. So both are saved, or neither is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
-from contextvars import copy_context
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 
 from django.db import router, transaction
 
@@ -16,9 +16,13 @@ from .events import CloudEvent
 from .exceptions import AfterCommitFailed, DeliveryError, Rejected, TransientError
 from .handler_transaction import HandlerTransaction, left_open
 from .idle_connections import check_connections
-from .inbox_notes import Note, NoteConflict
+from .inbox_notes import Note, NoteConflict, Rejections
 from .models import InboxEvent
 from .registry import EventHandlerRegistry, Handler, event_registry
+from .signals import handler_called
+
+Failures = Sequence[tuple[Handler, Exception]]
+"""The handlers of an event that failed, each with its error."""
 
 MOST_STARTS = 5
 """Maximum of a handler's transactions while other transactions write the same note."""
@@ -72,10 +76,10 @@ def _process_atomically(event: CloudEvent, handler: Handler, note: Note) -> bool
             if not note.write():
                 return False
             with own.watching():
-                _call(handler, event)
+                call(handler, event)
     except BaseException as error:
         if own.has_committed and isinstance(error, Exception | SystemExit):
-            raise _failed_after_commit(error) from error
+            raise failed_after_commit(error) from error
         if not own.has_committed:
             own.forget()
         raise
@@ -86,31 +90,46 @@ def _process_alone(event: CloudEvent, handler: Handler, note: Note) -> bool:
     if note.exists():
         return False
     with left_open(handler.name):
-        _call(handler, event)
+        call(handler, event)
     note.write()
     return True
 
 
-def _call(handler: Handler, event: CloudEvent) -> None:
-    result = copy_context().run(handler.function, event)
-    if isinstance(result, Awaitable | Generator | AsyncGenerator):
-        # The function is async, which its registration could not detect: its code has not run.
-        if isinstance(result, Coroutine):
-            result.close()  # otherwise Python warns that it was never awaited
-        raise TypeError(
-            f"handler {handler.name} returned a {type(result).__name__} that was never awaited"
+def call(handler: Handler, event: CloudEvent) -> None:
+    """Call a handler's function, and report how long it took; raises what it raises."""
+    began, failure = perf_counter(), ""
+    try:
+        handler.call(event)
+    except BaseException as error:
+        failure = type(error).__name__
+        raise
+    finally:
+        handler_called.send_robust(
+            sender=Handler, handler=handler, seconds=perf_counter() - began, error=failure
         )
 
 
-def dispatch(event: CloudEvent, registry: EventHandlerRegistry = event_registry) -> int:
+def dispatch(
+    event: CloudEvent,
+    registry: EventHandlerRegistry = event_registry,
+    *,
+    consumer: str = "",
+    attempt: int = 1,
+    failed: Mapping[str, Exception] | None = None,
+) -> int:
     """Run each handler of the event that has not processed it; each one commits by itself.
 
     If a handler fails, the others still run, and then one error is raised for all failures. Its
-    `retry_after` is the longest of theirs, and it spends a retry if one of them does.
+    pause is the longest of theirs, and it spends a retry if one of them does. A handler that raised
+    Rejected does not run again at later attempts, which the others may need.
 
     Args:
         event: The event.
         registry: The handlers.
+        consumer: The consumer that received the event; empty if it was published here.
+        attempt: The number of the attempt. The first one runs handlers that had rejected the event,
+            because it was replayed.
+        failed: The errors of handlers, by name, that this attempt has already called.
 
     Returns:
         The number of handlers that the event has.
@@ -121,27 +140,65 @@ def dispatch(event: CloudEvent, registry: EventHandlerRegistry = event_registry)
         Rejected: All failed handlers raised Rejected.
         TransientError: Handlers failed in other ways.
     """
-    handlers = registry.handlers_for(event.event_type)
-    failures = [
-        (handler, error) for handler in handlers if (error := _attempt(event, handler)) is not None
-    ]
+    handlers = registry.handlers_for(event.event_type, consumer)
+    rejections = Rejections(event, handlers, router.db_for_write(InboxEvent))
+    rejected = rejections.names() if attempt > 1 and len(handlers) > 1 else set()
+    errors = {name: _rejected_earlier() for name in rejected} | dict(failed or {})
+    failures: list[tuple[Handler, Exception]] = []
+    for handler in handlers:
+        error = errors.get(handler.name) or _attempt(event, handler)
+        if error is not None:
+            failures.append((handler, error))
     if failures:
-        kind: type[DeliveryError] = TransientError
-        if any(isinstance(e, AfterCommitFailed) for _, e in failures):
-            kind = AfterCommitFailed
-        elif all(isinstance(e, Rejected) for _, e in failures):
-            kind = Rejected
-        text = "; ".join(f"handler {h.name}: {type(e).__name__}: {e}" for h, e in failures)
-        error = kind(text, retry_after=max(getattr(e, "retry_after", 0.0) for _, e in failures))
-        if isinstance(error, TransientError):
-            error.spends_retry = any(getattr(e, "spends_retry", True) for _, e in failures)
-        error.unforeseen = next((u for _, e in failures if (u := _unforeseen(e))), None)
-        error.handlers = tuple((h.name, _unforeseen(e) or e) for h, e in failures)
-        raise error from failures[0][1]
+        failure = failure_of(failures, attempt)
+        if len(handlers) > 1:
+            if attempt == 1 or (rejected and isinstance(failure, Rejected)):
+                rejections.clear()
+            if isinstance(failure, TransientError):
+                rejections.add({h.name for h, e in failures if isinstance(e, Rejected)} - rejected)
+        raise failure from failures[0][1]
     return len(handlers)
 
 
-def _failed_after_commit(error: BaseException) -> AfterCommitFailed:
+def _rejected_earlier() -> Rejected:
+    return Rejected("rejected at an earlier attempt")
+
+
+def failure_of(failures: Failures, attempt: int) -> DeliveryError:
+    """Return one error for all handlers of an event that failed at an attempt."""
+    errors = [error for _, error in failures]
+    kind: type[DeliveryError] = TransientError
+    if any(isinstance(each, AfterCommitFailed) for each in errors):
+        kind = AfterCommitFailed
+    elif all(isinstance(each, Rejected) for each in errors):
+        kind = Rejected
+    text = "; ".join(f"handler {h.name}: {type(e).__name__}: {e}" for h, e in failures)
+    failure = kind(text, retry_after=max(getattr(each, "retry_after", 0.0) for each in errors))
+    if isinstance(failure, TransientError):
+        retried = [(h, e) for h, e in failures if not isinstance(e, Rejected)]
+        # The first rejection spends one, so that the next attempt is known not to be the first.
+        spending = errors if attempt == 1 else [error for _, error in retried]
+        failure.spends_retry = any(getattr(each, "spends_retry", True) for each in spending)
+        own = [_delay_of(handler, error, attempt) for handler, error in retried]
+        longest = max((each for each in own if each is not None), default=None)
+        if longest is not None and None in own:
+            failure.retry_after = max(failure.retry_after, longest)
+        else:
+            failure.delay = longest
+    failure.unforeseen = next((u for each in errors if (u := _unforeseen(each))), None)
+    failure.handlers = tuple((h.name, _unforeseen(e) or e) for h, e in failures)
+    return failure
+
+
+def _delay_of(handler: Handler, error: Exception, attempt: int) -> float | None:
+    """Return the pause that a handler wants before its retry; None for the backend's policy."""
+    if isinstance(error, DeliveryError) and error.delay is not None:
+        return error.delay
+    return None if handler.retry is None else handler.retry.delay(attempt, None)
+
+
+def failed_after_commit(error: BaseException) -> AfterCommitFailed:
+    """Return the error of a handler with an `on_commit` function that failed."""
     failure = AfterCommitFailed(
         "an on_commit function failed after the handler's changes had committed, so the handler "
         f"will not run again: {type(error).__name__}: {error}"

@@ -1,9 +1,10 @@
-"""A note in the inbox: one handler has processed one event."""
+"""Notes in the inbox: which handlers have processed, or rejected, an event."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from django.db import OperationalError, connections
 from django.db.models.constants import OnConflict
@@ -22,6 +23,9 @@ _RESTARTS = frozenset({
     1213,  # MariaDB and MySQL: deadlock
 })  # fmt: skip
 
+_REJECTED: Final = "rejected"
+"""Sets the identity of a rejection apart from that of a note that the event was processed."""
+
 
 def note_identity(handler: str, source: str, event_id: str) -> str:
     """Return the value of `InboxEvent.identity` for a handler's name and an event."""
@@ -37,17 +41,9 @@ class Note:
 
     def __init__(self, event: CloudEvent, handler: Handler, using: str) -> None:
         self.using = using
-        self._connection = connections[using]
-        ops = self._connection.ops
-        self._row = {
-            "identity": note_identity(handler.name, event.source, event.id),
-            # For display only. Events from other systems may have longer values than the columns.
-            "handler": storable(handler.name, self._connection)[:255],
-            "source": storable(event.source, self._connection)[:512],
-            "event_id": storable(event.id, self._connection)[:255],
-            "processed_at": ops.adapt_datetimefield_value(timezone.now()),
-        }
-        self._table = ops.quote_name(InboxEvent._meta.db_table)
+        self._table = _Table(using)
+        identity = note_identity(handler.name, event.source, event.id)
+        self._row = self._table.row(identity, handler.name, event)
 
     def write(self) -> bool:
         """Insert the row; return False if it exists.
@@ -55,35 +51,139 @@ class Note:
         Raises:
             NoteConflict: Another transaction wrote the same note.
         """
+        return self._table.insert([self._row]) == 1
+
+    def exists(self) -> bool:
+        """Return True if the connection's transaction sees the row."""
+        return bool(self._table.known([self._row["identity"]]))
+
+    def delete(self) -> None:
+        """Delete the row if it is the one that `write` inserted."""
+        self._table.delete([self._row["identity"]], self._row["processed_at"])
+
+
+class Notes:
+    """The notes of several calls, which one statement inserts."""
+
+    def __init__(self, calls: Iterable[tuple[CloudEvent, Handler]], using: str) -> None:
+        self._table = _Table(using)
+        self.identities: list[str] = []
+        """The identities of the notes, in the order of the calls."""
+        self._rows: dict[str, Mapping[str, Any]] = {}
+        for event, handler in calls:
+            identity = note_identity(handler.name, event.source, event.id)
+            self.identities.append(identity)
+            self._rows[identity] = self._table.row(identity, handler.name, event)
+
+    def write(self, known: Collection[str] = ()) -> bool:
+        """Insert the rows but for those that are known; return False if another one exists.
+
+        Raises:
+            NoteConflict: Another transaction wrote one of the notes.
+        """
+        # Sorted: transactions with the same notes then wait for each other, without a deadlock.
+        rows = [self._rows[each] for each in sorted(self._rows) if each not in known]
+        return not rows or self._table.insert(rows) == len(rows)
+
+    def known(self) -> set[str]:
+        """Return the identities of the notes that exist."""
+        return self._table.known(list(self._rows))
+
+    def delete(self, identities: Collection[str]) -> None:
+        """Delete notes that `write` inserted in the same transaction."""
+        self._table.delete(list(identities))
+
+
+class Rejections:
+    """Which handlers of an event have rejected it, while others of its handlers are retried.
+
+    They are kept beside the notes of processed events, so that a replay runs these handlers again.
+    """
+
+    def __init__(self, event: CloudEvent, handlers: Iterable[Handler], using: str) -> None:
+        self._event = event
+        self._table = _Table(using)
+        self._identities = {
+            note_identity(f"{_REJECTED}\0{each.name}", event.source, event.id): each.name
+            for each in handlers
+        }
+
+    def names(self) -> set[str]:
+        """Return the names of the handlers that have rejected the event."""
+        return {self._identities[each] for each in self._table.known(list(self._identities))}
+
+    def add(self, names: Collection[str]) -> None:
+        """Note that handlers have rejected the event."""
+        rows = [
+            self._table.row(identity, f"{name} ({_REJECTED})", self._event)
+            for identity, name in sorted(self._identities.items())
+            if name in names
+        ]
+        if rows:
+            self._table.insert(rows)
+
+    def clear(self) -> None:
+        """Forget that handlers have rejected the event."""
+        self._table.delete(list(self._identities))
+
+
+class _Table:
+    """The statements on the inbox of one database."""
+
+    def __init__(self, using: str) -> None:
+        self._connection = connections[using]
+        self._name = self._connection.ops.quote_name(InboxEvent._meta.db_table)
+        self._now = self._connection.ops.adapt_datetimefield_value(timezone.now())
+
+    def row(self, identity: str, handler: str, event: CloudEvent) -> dict[str, Any]:
+        """Return a row by the names of its columns."""
+        return {
+            "identity": identity,
+            # For display only. Events from other systems may have longer values than the columns.
+            "handler": storable(handler, self._connection)[:255],
+            "source": storable(event.source, self._connection)[:512],
+            "event_id": storable(event.id, self._connection)[:255],
+            "processed_at": self._now,
+        }
+
+    def insert(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Insert the rows that do not exist; return how many. Raises NoteConflict."""
         ops = self._connection.ops
-        names = ", ".join(ops.quote_name(name) for name in self._row)
+        names = ", ".join(ops.quote_name(name) for name in rows[0])
         insert = ops.insert_statement(on_conflict=OnConflict.IGNORE)
         suffix = ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], [])
-        marks = ", ".join(["%s"] * len(self._row))
-        sql = f"{insert} {self._table} ({names}) VALUES ({marks}) {suffix}"
+        marks = ", ".join([f"({', '.join(['%s'] * len(rows[0]))})"] * len(rows))
+        sql = f"{insert} {self._name} ({names}) VALUES {marks} {suffix}"
         try:
-            return self._execute(sql, list(self._row.values())) == 1
+            return self._execute(sql, [value for row in rows for value in row.values()])
         except OperationalError as error:
             if _code(error) in _RESTARTS:
                 raise NoteConflict(*error.args) from error
             raise
 
-    def exists(self) -> bool:
-        """Return True if the connection's transaction sees the row."""
-        sql = f"SELECT 1 FROM {self._table} WHERE identity = %s"
+    def known(self, identities: Sequence[str]) -> set[str]:
+        """Return those of the identities that have a row."""
+        sql = f"SELECT identity FROM {self._name} WHERE identity IN ({_marks(identities)})"
         with self._connection.cursor() as cursor:
-            cursor.execute(sql, [self._row["identity"]])
-            return cursor.fetchone() is not None
+            cursor.execute(sql, identities)
+            return {row[0] for row in cursor.fetchall()}
 
-    def delete(self) -> None:
-        """Delete the row if it is the one that `write` inserted."""
-        sql = f"DELETE FROM {self._table} WHERE identity = %s AND processed_at = %s"
-        self._execute(sql, [self._row["identity"], self._row["processed_at"]])
+    def delete(self, identities: Sequence[str], processed_at: Any = None) -> None:
+        """Delete rows by their identities, and by the time at which they were written."""
+        sql = f"DELETE FROM {self._name} WHERE identity IN ({_marks(identities)})"
+        if processed_at is None:
+            self._execute(sql, identities)
+        else:
+            self._execute(f"{sql} AND processed_at = %s", [*identities, processed_at])
 
-    def _execute(self, sql: str, params: list[Any]) -> int:
+    def _execute(self, sql: str, params: Sequence[Any]) -> int:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, params)
             return int(cursor.rowcount)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join(["%s"] * len(values))
 
 
 def _code(error: OperationalError) -> object:

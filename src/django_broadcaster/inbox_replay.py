@@ -31,8 +31,7 @@ def skippable_handlers(selection: EventSelection) -> list[str]:
         return []
     event_type = selection.event_type
     is_exact = event_type and not event_type.endswith("*")
-    handlers = event_registry.handlers_for(event_type) if is_exact else event_registry
-    return [handler.name for handler in handlers]
+    return [each.name for each in event_registry if not is_exact or each.matches_type(event_type)]
 
 
 def prepare_replay(events: OutboxEventQuerySet, forget: Sequence[str]) -> int:
@@ -45,20 +44,22 @@ def prepare_replay(events: OutboxEventQuerySet, forget: Sequence[str]) -> int:
         forget: The names of the handlers that run again.
     """
     rows = events.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED)).values_list(
-        "id", "event_type", "source", "event_id"
+        "id", "event_type", "source", "event_id", "publisher_config"
     )
     notes = {
         row_id: {
             handler.name: note_identity(handler.name, source, event_id)
-            for handler in event_registry.handlers_for(event_type)
+            for handler in event_registry.handlers_for(event_type, config.get("consumer", ""))
         }
-        for row_id, event_type, source, event_id in rows.filter(publisher_backend__in=_aliases())
+        for row_id, event_type, source, event_id, config in rows.filter(
+            publisher_backend__in=_aliases()
+        )
     }
     inbox = InboxEvent.objects.using(router.db_for_write(InboxEvent))
     if forget:
         forgotten = [
             note_identity(name, source, event_id)
-            for _, _, source, event_id in rows
+            for _, _, source, event_id, _ in rows
             for name in forget
         ]
         with transaction.atomic(using=inbox.db):

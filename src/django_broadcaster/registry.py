@@ -5,18 +5,30 @@ This module can be imported before `django.setup()`, so any module may register 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any, Final, TypeVar
 
-from asgiref.sync import AsyncToSync
+from asgiref.sync import AsyncToSync, async_to_sync
 
-from .setting_rules import RETRIES
+from .exceptions import TransientError
+from .retry import RetryPolicy
+from .setting_rules import POSITIVE_SECONDS, RETRIES
 from .signals import event_created, event_published
 
 __all__ = [
@@ -31,10 +43,19 @@ __all__ = [
 logger = logging.getLogger("django_broadcaster")
 
 HandlerFunction = Callable[[Any], object]
-"""A function that receives the event, a `CloudEvent`."""
+"""A function that receives the event, a `CloudEvent`. If it is async, it is awaited."""
 
 EVERY_TYPE = "*"
 """The pattern of handlers without an event type."""
+
+_OPTIONS: Final = {
+    "atomic": "atomic",
+    "consumer": "consumers",
+    "max_retries": "max_retries",
+    "retry": "retry",
+    "timeout": "timeout",
+}
+"""The options of `register` that all registrations of a function share, and their attributes."""
 
 F = TypeVar("F", bound=HandlerFunction)
 
@@ -46,7 +67,8 @@ class Handler:
     `name` identifies it in the inbox: after a change of the name, it runs again for old events. If
     `atomic` is True, it runs in a transaction with the inbox's note. `path` is the dotted path from
     which the name was made, or empty if the name was given. `max_retries` is None for the number of
-    the settings.
+    the settings, and `retry` for their policy. `consumers` are the consumers whose events it takes;
+    empty for all events.
     """
 
     name: str
@@ -55,15 +77,68 @@ class Handler:
     atomic: bool = True
     path: str = ""
     max_retries: int | None = None
+    consumers: tuple[str, ...] = ()
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
 
     @property
     def is_async(self) -> bool:
-        """Whether the function wraps an async function, which `async_to_sync()` runs."""
-        return any(iscoroutinefunction(each) for each in _layers(self.function))
+        """Whether an event loop runs the function, or the one that it wraps."""
+        return any(map(_is_async, _layers(self.function)))
 
-    def matches(self, event_type: str) -> bool:
-        """Return True if a pattern matches the whole event type, in its exact case."""
+    def matches(self, event_type: str, consumer: str = "") -> bool:
+        """Return True if a pattern matches the whole event type, in its exact case.
+
+        `consumer` is the consumer that received the event; empty if it was published here.
+        """
+        is_wanted = not self.consumers or consumer in self.consumers
+        return is_wanted and self.matches_type(event_type)
+
+    def matches_type(self, event_type: str) -> bool:
+        """Return True if a pattern matches the whole event type, whatever consumer received it."""
         return any(fnmatchcase(event_type, pattern) for pattern in self.patterns)
+
+    def call(self, event: Any) -> None:
+        """Call the function with an event, in a copy of the context; await it if it is async.
+
+        Raises:
+            TransientError: An async function took longer than `timeout`, and was cancelled.
+            TypeError: The function is a generator, whose code has not run.
+        """
+        began = monotonic()
+        copy_context().run(self._call, event)
+        seconds = monotonic() - began
+        if self.timeout is not None and seconds > self.timeout:
+            logger.warning(
+                "Handler %s took %.1f s (timeout %g s); its changes are kept, because only async "
+                "handlers can be cancelled.",
+                self.name,
+                seconds,
+                self.timeout,
+            )
+
+    def _call(self, event: Any) -> None:
+        function = self.function
+        if isinstance(function, AsyncToSync):
+            function = function.awaitable  # so that the timeout can cancel it
+        result = function(event)
+        if isinstance(result, Awaitable):
+            async_to_sync(self._await)(result)
+        elif isinstance(result, Generator | AsyncGenerator):
+            # A decorator hid it from the registration.
+            raise TypeError(
+                f"handler {self.name} returned a {type(result).__name__}, whose code has not run"
+            )
+
+    async def _await(self, result: Awaitable[object]) -> None:
+        limit = asyncio.timeout(self.timeout)
+        try:
+            async with limit:
+                await result
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TransientError(f"cancelled after {self.timeout:g} s (its timeout)") from error
 
 
 class EventHandlerRegistry:
@@ -77,8 +152,11 @@ class EventHandlerRegistry:
         event_type: str | None = None,
         *,
         name: str | None = None,
+        consumer: str | Collection[str] | None = None,
         atomic: bool = True,
         max_retries: int | None = None,
+        retry: RetryPolicy | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator that registers a handler and returns it unchanged.
 
@@ -87,16 +165,22 @@ class EventHandlerRegistry:
                 every event. A function that is registered for several runs once for an event.
             name: Identifies the handler in the inbox; the function's dotted path unless given. If
                 functions share a path, each has its first event type added: `path(order.placed)`.
+            consumer: The alias in OUTBOX_CONSUMERS of the consumer whose events the handler takes,
+                or several. By default it takes events from everywhere.
             atomic: Whether the handler runs in a transaction that commits with the inbox's note of
                 it. With False it has none, and runs again if the process dies before the note.
             max_retries: The retries of its events after the first attempt, unless the publish call
                 sets its own; by default those of the settings. If an event has several handlers,
                 the largest number applies.
+            retry: When its events are retried after it failed: a `RetryPolicy`, or a dictionary
+                with parts of it, such as `{"initial": 60}`. By default the policy of the backend.
+            timeout: The most seconds that a call may take. An async handler is cancelled, and has
+                failed. Another one can't be interrupted: a warning is logged after it returned.
 
         Raises:
-            ValueError: `event_type` is empty, `max_retries` is out of range, another function has
-                the name, or the function is registered with another `atomic` or `max_retries`.
-            TypeError: `event_type` is not a string, or the function is async or a generator.
+            ValueError: An argument is out of range or empty, another function has the name, or the
+                function is registered with other options.
+            TypeError: An argument has the wrong type, or the function is a generator.
         """
         pattern = EVERY_TYPE if event_type is None else event_type
         if not isinstance(pattern, str):
@@ -106,36 +190,57 @@ class EventHandlerRegistry:
             )
         if not pattern:
             raise ValueError("event_type: must not be empty; omit it to handle every event")
+        policy = _policy_of(retry)
+        if policy is not None and policy.max_retries is not None:
+            if max_retries is not None:
+                raise ValueError("max_retries: must be given once, here or in retry")
+            max_retries = policy.max_retries
         if max_retries is not None and not RETRIES.accepts(max_retries):
             raise ValueError(f"max_retries: must be {RETRIES.wanted}, not {max_retries!r}")
+        if timeout is not None and not POSITIVE_SECONDS.accepts(timeout):
+            raise ValueError(f"timeout: must be {POSITIVE_SECONDS.wanted}, not {timeout!r}")
+        consumers = _consumers_of(consumer)
 
         def decorate(function: F) -> F:
-            if _is_async(function):
-                raise TypeError("handlers must not be async; wrap this one in async_to_sync()")
-            if isgeneratorfunction(function):
+            if isgeneratorfunction(function) or isasyncgenfunction(function):
                 raise TypeError("handlers must not be generators, whose calls run no code")
             path = "" if name else _path_of(function)
             known_as = name or self._name_for(function, path, pattern)
-            self._add(Handler(known_as, function, (pattern,), atomic, path, max_retries))
+            self._add(
+                Handler(
+                    known_as,
+                    function,
+                    (pattern,),
+                    atomic=atomic,
+                    path=path,
+                    max_retries=max_retries,
+                    consumers=consumers,
+                    retry=policy,
+                    timeout=timeout,
+                )
+            )
             return function
 
         return decorate
 
-    def handlers_for(self, event_type: str) -> list[Handler]:
-        """Return the handlers whose pattern matches the event type."""
-        return [handler for handler in self._handlers.values() if handler.matches(event_type)]
+    def handlers_for(self, event_type: str, consumer: str = "") -> list[Handler]:
+        """Return the handlers of an event, in the order of their registration.
+
+        `consumer` is the consumer that received the event; empty if it was published here.
+        """
+        return [each for each in self._handlers.values() if each.matches(event_type, consumer)]
 
     @property
     def sets_max_retries(self) -> bool:
         """Whether a handler has a `max_retries` of its own."""
         return any(handler.max_retries is not None for handler in self)
 
-    def max_retries_for(self, event_type: str, default: int) -> int:
+    def max_retries_for(self, event_type: str, default: int, consumer: str = "") -> int:
         """Return the most retries that a handler of the event type allows.
 
         `default` counts for handlers without a `max_retries`, and for an event without handlers.
         """
-        found = (each.max_retries for each in self.handlers_for(event_type))
+        found = (each.max_retries for each in self.handlers_for(event_type, consumer))
         return max((default if own is None else own for own in found), default=default)
 
     def get_handlers(self, event_type: str | None = None) -> list[HandlerFunction]:
@@ -168,7 +273,7 @@ class EventHandlerRegistry:
         succeeded = True
         for handler in self.handlers_for(event.event_type):
             try:
-                copy_context().run(handler.function, event)
+                handler.call(event)
             except Exception as error:  # the error's text may quote the event
                 logger.error("Handler %s failed with %s.", handler.name, type(error).__name__)
                 succeeded = False
@@ -221,16 +326,14 @@ class EventHandlerRegistry:
             self._handlers[name] = handler
         elif known.function != handler.function:
             raise _taken(name)
-        elif known.atomic is not handler.atomic:
-            raise ValueError(
-                f"atomic: must be {known.atomic}, as in another registration of handler {name!r}"
-            )
-        elif known.max_retries != handler.max_retries:
-            raise ValueError(
-                f"max_retries: must be {known.max_retries}, as in another registration of handler "
-                f"{name!r}"
-            )
         else:
+            for option, attribute in _OPTIONS.items():
+                wanted = getattr(known, attribute)
+                if getattr(handler, attribute) != wanted:
+                    raise ValueError(
+                        f"{option}: must be {wanted!r}, as in another registration of handler "
+                        f"{name!r}"
+                    )
             self._handlers[name] = replace(known, patterns=(*known.patterns, *handler.patterns))
 
 
@@ -242,7 +345,33 @@ def _taken(name: str) -> ValueError:
 
 def _is_async(function: HandlerFunction) -> bool:
     called = [function, getattr(function, "__call__", None)]  # noqa: B004  # of an instance
-    return any(iscoroutinefunction(each) or isasyncgenfunction(each) for each in called)
+    return any(map(iscoroutinefunction, called))
+
+
+def _policy_of(retry: object) -> RetryPolicy | None:
+    """Return the option `retry` as a policy; raises ValueError or TypeError."""
+    if retry is None or isinstance(retry, RetryPolicy):
+        return retry
+    if not isinstance(retry, Mapping):
+        raise TypeError(f"retry: must be a dictionary or a RetryPolicy, not {retry!r}")
+    try:
+        return RetryPolicy(**retry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"retry: {error}") from error
+
+
+def _consumers_of(consumer: object) -> tuple[str, ...]:
+    """Return the option `consumer` as a tuple; raises TypeError or ValueError."""
+    if consumer is None:
+        return ()
+    names = [consumer] if isinstance(consumer, str) else consumer
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"consumer: must be an alias of OUTBOX_CONSUMERS, or several, not {consumer!r}"
+        )
+    if not names or not all(names):
+        raise ValueError("consumer: must not be empty; omit it to take events from everywhere")
+    return tuple(sorted(set(names)))
 
 
 def _path_of(function: HandlerFunction) -> str:

@@ -28,6 +28,10 @@ at its start, with `sender` = the class `Worker`, `database` and `backends` (ali
 with `sender` = the class `Receiver`, `consumer` (alias), `written` (`received`, `duplicates` and
 `malformed`) and `seconds` (from receive to acknowledge).
 
+`handler_called` is for instrumentation as well. It is sent after each call of a handler, in the
+handler's thread and transaction, so its receivers must not use the database. Its `sender` is the
+class `Handler`. Its arguments are `handler`, `seconds` and `error` (the type's name, or empty).
+
 `event` is the `OutboxEvent` with its current state in the database. The relay reads it only if a
 signal has a receiver, so an unused signal costs nothing.
 
@@ -49,6 +53,7 @@ endpoint_disabled = Signal()
 batch_settled = Signal()
 messages_received = Signal()
 relay_started = Signal()
+handler_called = Signal()
 operation_ended = Signal()
 
 rows_to_insert = Signal()

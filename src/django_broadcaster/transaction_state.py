@@ -52,15 +52,27 @@ _ENDS_ON_MYSQL = re.compile(
 )
 
 
-class Watch:
-    """Observes a connection's open transaction while other code runs, without statements."""
+class RefusedStatement(Exception):
+    """A statement that must not run in a transaction that several handlers share."""
 
-    def __init__(self, connection: Any) -> None:
+
+class Watch:
+    """Observes a connection's open transaction while other code runs, without statements.
+
+    If `refuses` is True, statements that end the transaction raise RefusedStatement.
+    """
+
+    def __init__(self, connection: Any, *, refuses: bool = False) -> None:
         self.is_broken = False
         """Whether the transaction can only be rolled back."""
         self.may_have_ended = False
         """Whether the transaction may have ended, and another one may be open."""
+        self.has_refused = False
+        """Whether it has refused a statement."""
+        self.had_errors = False
+        """Whether a statement failed, even in a savepoint that was rolled back."""
         self._connection = connection
+        self._refuses = refuses
         self._driver: Any = None
         self._had_errors = False
         self._wrapper: AbstractContextManager[None] | None = None
@@ -89,6 +101,7 @@ class Watch:
             or connection.connection is not self._driver
         ):
             self.may_have_ended = True
+        self.had_errors = self.is_broken or self.may_have_ended or connection.errors_occurred
         connection.errors_occurred |= self._had_errors
 
     def _inspect(
@@ -96,6 +109,9 @@ class Watch:
     ) -> Any:
         """Run a statement, and record whether it may end the transaction."""
         if isinstance(sql, str) and self._ends(sql):
+            if self._refuses:
+                self.has_refused = True
+                raise RefusedStatement("it would end a transaction that other events share")
             self.may_have_ended = True
         return execute(sql, params, many, context)
 

@@ -150,6 +150,8 @@ class TestStructured(BackendContract):
         self.timeout = timeout
         for backend in self.made:
             backend.timeout = timeout
+            if backend._connection is not None:
+                backend._connection.timeout = timeout
 
 
 class TestBinary(TestStructured):

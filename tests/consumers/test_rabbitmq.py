@@ -6,10 +6,11 @@ Messages are produced by pika, and by the official SDK of CloudEvents.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pika
@@ -17,10 +18,14 @@ import pytest
 from cloudevents.core.bindings import amqp, rabbitmq
 from cloudevents.core.v1.event import CloudEvent as SDKEvent
 
-from django_broadcaster.consumers import Delivery, RabbitMQConsumer
+from django_broadcaster.backends import MessageBackend, RabbitMQBackend
+from django_broadcaster.backends.bindings import RABBITMQ
+from django_broadcaster.consumers import Consumer, Delivery, RabbitMQConsumer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
+from django_broadcaster.testing import ConsumerContract, ProducedMessage
 from tests.support.rabbitmq_server import channel, depth, remove, shared_url, take
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 
 WAIT = 30.0  # seconds, at the most
@@ -103,6 +108,69 @@ def stand_by(consumer: RabbitMQConsumer) -> None:
 def numbers(deliveries: Sequence[Delivery]) -> list[int]:
     """The numbers of the events."""
     return [int(each.event.id) for each in deliveries if each.event is not None]
+
+
+# --- The contract ------------------------------------------------------------------------------
+
+
+class QueueContract(ConsumerContract):
+    """A queue for each test on the shared server, through a proxy that can break off."""
+
+    binding = RABBITMQ
+    has_positions = False  # of AMQP 0-9-1, only streams have any
+    wrong_options: Mapping[str, Any] = {
+        "queue": "", "queue_arguments": 5, "durable": "yes", "declare": 1, "exchange": 5,
+        "binding_key": [5], "exclusive": "no", "url": "http://localhost", "username": 5,
+        "password": 5, "login_method": "NONE", "tls": 5, "timeout": 0, "connect_timeout": "1",
+        "heartbeat": 0,
+    }  # fmt: skip
+    secret_options: Mapping[str, Any] = {"password": "hush-hush"}
+
+    queue_type: str
+
+    @pytest.fixture(autouse=True)
+    def _queue(self, name: str) -> Iterator[None]:
+        self.name = name
+        parts = urlsplit(shared_url())
+        with TcpProxy(parts.hostname or "", parts.port or 5672) as self.proxy:
+            yield
+
+    def make_consumer(self, **options: Any) -> Consumer:
+        url = f"amqp://127.0.0.1:{self.proxy.port}"
+        arguments = {"x-queue-type": self.queue_type}
+        defaults: Mapping[str, Any] = {"queue": self.name, "queue_arguments": arguments}
+        login = {} if "url" in options else {"url": url}
+        return RabbitMQConsumer(**{**defaults, **login, **options})
+
+    def produce(self, messages: Sequence[ProducedMessage]) -> None:
+        with channel(shared_url()) as producer:
+            producer.confirm_delivery()
+            for each in messages:
+                properties = pika.BasicProperties(
+                    content_type=each.content_type or None,
+                    headers=dict(each.headers) or None,
+                    delivery_mode=2,
+                )
+                producer.basic_publish("", self.name, each.body or b"", properties)
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        place = {"url": shared_url(), "exchange": "", "routing_key": self.name}
+        return RabbitMQBackend(**place, **options)
+
+    def break_broker(self) -> AbstractContextManager[object]:
+        return self.proxy.away()
+
+
+class TestClassicQueue(QueueContract):
+    """A classic queue with a single active consumer."""
+
+    queue_type = "classic"
+
+
+class TestQuorumQueue(QueueContract):
+    """A quorum queue with a single active consumer."""
+
+    queue_type = "quorum"
 
 
 # --- Order -------------------------------------------------------------------------------------
@@ -361,7 +429,8 @@ def test_properties_are_headers_of_the_message(make: MakeConsumer, name: str) ->
     consumer.open()
     headers = {
         "text": "Zoë", "number": 7, "flag": True, "bytes": b"\xff", "nothing": None,
-        "time": datetime(2026, 11, 30, tzinfo=UTC), "table": {"a": [1, "b"]}, "fraction": Decimal("0.5"),
+        "time": datetime(2026, 11, 30, tzinfo=UTC), "table": {"a": [1, "b"]},
+        "fraction": Decimal("0.5"),
     }  # fmt: skip
     properties = pika.BasicProperties(
         content_type="text/plain", message_id="m-1", correlation_id="c-1", priority=3,

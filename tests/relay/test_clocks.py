@@ -122,7 +122,7 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
         for lease in leases:
             lease.rebalance()
     (event,) = publish("a1", using="own")
-    third.begin([event.pk])
+    third.begin_delivery([event.pk])
     known = {lease.id for lease in leases}
     jumping.set(60)
     for lease in leases:

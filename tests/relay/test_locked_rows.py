@@ -233,7 +233,7 @@ def test_a_dead_relay_is_replaced_while_its_event_is_locked(
     for lease in (dead, alive):
         lease.join()
     dead.rebalance()
-    dead.begin(range(row("a1", database).pk, row("b1", database).pk + 1))
+    dead.begin_delivery(range(row("a1", database).pk, row("b1", database).pk + 1))
     OutboxRelay.objects.using(database).filter(pk=dead.id).update(
         heartbeat_at=timezone.now() - timedelta(hours=1)
     )

@@ -117,7 +117,7 @@ def test_events_are_due_at_once_if_a_settle_failed_when_their_destination_return
     publish("a1", using=database)
     scripted.returned = {"x"}
     with monkeypatch.context() as patch:
-        patch.setattr(loop.owned.rows, "published", _fail)
+        patch.setattr(loop.owned.rows, "mark_published", _fail)
         with pytest.raises(OSError, match="disk"):
             turn(loop)
     drain(loop)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,22 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from tests.support.redis_server import free_port, missing
 from tests.support.tcp_proxy import TcpProxy
@@ -34,14 +50,17 @@ READ_SECONDS = 20.0
 class KafkaServer:
     """A broker of our own, which keeps its port and its data when it is started again.
 
-    `advertised` is the port that clients use, which a proxy may listen on. `config` has more lines
-    of its server.properties.
+    `config` has more lines of its server.properties. Besides its port without TLS, it has one for
+    each security protocol of `listeners`, such as "SASL_PLAINTEXT": `ports`. Clients are sent to
+    `advertised`, where proxies may listen.
     """
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, config: str = "", listeners: Sequence[str] = ()) -> None:
         if not is_installed():
             missing("Java and Maven, for Apache Kafka")
-        self.port = self.advertised = free_port()
+        self.port = free_port()
+        self.ports = {protocol: free_port() for protocol in listeners}
+        self.advertised = {"PLAINTEXT": self.port}
         self._folder = folder
         self._config = config
         self._log = folder / f"kafka-{self.port}.log"
@@ -54,7 +73,7 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self._node = Node(self._folder, self.port, self._config, self.advertised)
+        self._node = Node(self._folder, self.port, self._config, self.ports, self.advertised)
         with self._log.open("ab") as log:
             self._node.start(log)
         try:
@@ -118,20 +137,106 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def kafka_server(folder: Path, config: str = "") -> Iterator[KafkaServer]:
+def kafka_server(
+    folder: Path, config: str = "", listeners: Sequence[str] = ()
+) -> Iterator[KafkaServer]:
     """A running broker for the time of the block."""
-    with running(KafkaServer(folder, config)) as server:
+    with running(KafkaServer(folder, config, listeners)) as server:
         yield server
 
 
 @contextmanager
-def proxied_kafka(folder: Path) -> Iterator[tuple[KafkaServer, TcpProxy]]:
-    """A running broker whose clients all come through a proxy."""
-    server = KafkaServer(folder)
+def proxied_kafka(
+    folder: Path, config: str = "", listeners: Sequence[str] = ()
+) -> Iterator[tuple[KafkaServer, TcpProxy]]:
+    """A running broker whose clients without TLS and credentials all come through a proxy."""
+    server = KafkaServer(folder, config, listeners)
     with TcpProxy("127.0.0.1", server.port) as proxy:
-        server.advertised = proxy.port
+        server.advertised["PLAINTEXT"] = proxy.port
         with running(server):
             yield server, proxy
+
+
+SASL = """
+sasl.enabled.mechanisms=SCRAM-SHA-256
+listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config=\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
+"""
+"""The configuration of a broker with users, and with permissions, on port SASL_PLAINTEXT."""
+
+
+def tls_config(folder: Path, certificates: Path, protocol: str = "SSL") -> str:
+    """Return the lines for a port that speaks TLS, and wants a certificate of the client."""
+    own = folder / "server.pem"
+    own.write_text((certificates / "server.key").read_text())
+    with own.open("a") as file:
+        file.write((certificates / "server.pem").read_text())
+    lines = {
+        "keystore.type": "PEM",
+        "keystore.location": own,
+        "truststore.type": "PEM",
+        "truststore.location": certificates / "ca.pem",
+        "client.auth": "required",
+    }
+    prefix = f"listener.name.{protocol.lower()}.ssl"
+    return "".join(f"\n{prefix}.{name}={value}" for name, value in lines.items())
+
+
+def add_user(server: KafkaServer, name: str, password: str) -> None:
+    """Let a user log in at a broker with `SASL`."""
+    credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    change = UserScramCredentialUpsertion(name, credential, password.encode())
+    admin = AdminClient({"bootstrap.servers": server.servers})
+    for done in admin.alter_user_scram_credentials([change]).values():
+        done.result(READ_SECONDS)
+
+
+def forbid(server: KafkaServer, name: str, topic: str) -> AbstractContextManager[None]:
+    """Forbid a user of a broker with `SASL` everything about a topic, for the time of the block."""
+    rule = AclBinding(
+        *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{name}"),
+        *("*", AclOperation.ALL, AclPermissionType.DENY),
+    )
+    admin = AdminClient({"bootstrap.servers": server.servers})
+    return _changed(
+        lambda: admin.create_acls([rule]), lambda: admin.delete_acls([_as_filter(rule)])
+    )
+
+
+def changed(servers: str, topic: str, option: str, value: str) -> AbstractContextManager[None]:
+    """Give a topic another value of an option, for the time of the block."""
+    admin = AdminClient({"bootstrap.servers": servers})
+
+    def change(operation: AlterConfigOpType, value: str | None) -> Mapping[Any, Future[Any]]:
+        entry = ConfigEntry(option, value, incremental_operation=operation)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        return admin.incremental_alter_configs([resource])
+
+    return _changed(
+        lambda: change(AlterConfigOpType.SET, value),
+        lambda: change(AlterConfigOpType.DELETE, None),
+    )
+
+
+@contextmanager
+def _changed(
+    change: Callable[[], Mapping[Any, Future[Any]]], undo: Callable[[], Mapping[Any, Future[Any]]]
+) -> Iterator[None]:
+    for done in change().values():
+        done.result(READ_SECONDS)
+    yield
+    for done in undo().values():
+        done.result(READ_SECONDS)
+
+
+def _as_filter(rule: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        *(rule.restype, rule.name, rule.resource_pattern_type, rule.principal),
+        *(rule.host, rule.operation, rule.permission_type),
+    )
 
 
 @contextmanager

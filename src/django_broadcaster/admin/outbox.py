@@ -458,7 +458,7 @@ def _move_chunk(
         movable = [event for event in events if event.status in move.sources]
         chosen = OutboxEvent.objects.filter(pk__in=[event.pk for event in movable])
         processed = prepare_replay(chosen, forget) if action is REPLAY else 0
-        changed = move.run(chosen)
+        changed = move.run(chosen, by=request.user.get_username())
         _log(request, movable, action, forget)
     return (
         changed,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from django_broadcaster.events import JSON_NULL, CloudEvent, encode_data, envelope
 from django_broadcaster.events.json_format import parse_json
@@ -39,6 +39,28 @@ from .options import OptionReader
 
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """A call in another thread."""
+
+    def result(self) -> T_co:
+        """Wait for the call, and return what it returned; raises what it raised."""
+
+
+class Thread(Protocol):
+    """A thread with database connections of its own."""
+
+    def begin(self, function: Callable[..., T], *args: Any) -> Pending[T]:
+        """Call the function there after the calls that have begun; return at once."""
+
+    def end(self) -> None:
+        """End the thread, which closes its connections."""
+
 
 Outcome = DeliveryError | None
 """The outcome of a message: None once the broker holds it durably, else the error."""
@@ -271,6 +293,9 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         self.on_progress: Callable[[], object] = _nothing
         """Set by the relay. Called between the messages of a long batch, it shows that the batch
         goes on: silence for longer than OUTBOX_STALL_SECONDS counts as a stall."""
+        self.new_thread: Callable[[str], Thread] | None = None
+        """Set by the relay. Returns a thread by its name, for a backend that does things in
+        parallel. None in `process_pending_events`, whose callers have all in their own thread."""
 
     def option_error(self, option: str, problem: str) -> BackendConfigurationError:
         """Return the error for an option with a wrong value, naming the setting and the alias."""

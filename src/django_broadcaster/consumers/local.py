@@ -1,16 +1,24 @@
 """A backend without a broker: the relay runs the handlers of `event_registry`.
 
-Each handler runs in a transaction of its own. If a handler fails, the event is retried. The inbox
-records which handlers have processed the event, so the others don't run again.
+The inbox records which handlers have processed an event, in the transaction of the handler. Events
+of a batch share such a transaction where that is safe. If a handler fails, only its own changes are
+rolled back, and the event is retried for the handlers that have not processed it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from django_broadcaster.backends.base import Message, MessageBackend, Shown
+from django_broadcaster.backends.base import Message, MessageBackend, Outcome, Shown, Thread
 from django_broadcaster.backends.unhandled import tell_unhandled
 from django_broadcaster.exceptions import TransientError
+
+from .received import CONFIG_KEYS, consumer_of, handlers_of, is_malformed, redeliver
+
+if TYPE_CHECKING:
+    from .lane import Sharing
 
 
 class LocalBackend(MessageBackend):
@@ -19,13 +27,30 @@ class LocalBackend(MessageBackend):
     Args:
         requires_handler: Whether an event without a handler fails. Otherwise it counts as
             delivered.
+        batch_size: The most events whose handlers share a transaction. With 1, each handler has
+            its own.
+        concurrency: The threads in which a relay runs handlers, each with its own database
+            connections. Events of one key stay in one thread, in their order.
     """
+
+    config_keys: ClassVar[frozenset[str]] = CONFIG_KEYS
 
     runs_handlers = True
 
-    def __init__(self, *, requires_handler: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        requires_handler: bool = False,
+        batch_size: int = 100,
+        concurrency: int = 1,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._requires_handler = self.read.flag("requires_handler", requires_handler)
+        self._batch_size = self.read.integer("batch_size", batch_size, 1)
+        self._concurrency = self.read.integer("concurrency", concurrency, 1, 64)
+        self._threads: list[Thread] = []
+        self._sharing: Sharing | None = None
 
     def send(self, message: Message) -> None:
         """Run the event's handlers.
@@ -34,10 +59,18 @@ class LocalBackend(MessageBackend):
             TransientError: A handler failed, or there is none and `requires_handler` is True.
             Rejected: All failed handlers raised Rejected.
         """
+        self._send(message)
+
+    def _send(self, message: Message, failed: Mapping[str, Exception] | None = None) -> None:
+        """Run the event's handlers, but for those that have failed at this attempt."""
         # The inbox imports models, which can't be imported before `django.setup()`.
         from django_broadcaster.inbox import dispatch
 
-        if not dispatch(message.event):
+        if is_malformed(message):
+            redeliver(message)
+            return
+        consumer = consumer_of(message)
+        if not dispatch(message.event, consumer=consumer, attempt=message.attempt, failed=failed):
             if self._requires_handler:
                 raise TransientError(
                     f"no handler of {message.event_type!r} is registered in the relay's process; "
@@ -46,9 +79,65 @@ class LocalBackend(MessageBackend):
                 )
             tell_unhandled(message.event_type)
 
+    def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Run the handlers of events, in threads if there is `concurrency`.
+
+        Raises nothing but what ends the process, such as SystemExit.
+        """
+        if type(self).send is not LocalBackend.send:  # a project's own
+            return super().send_batch(messages)
+        parts = _by_key(messages, self._concurrency if self.new_thread else 1)
+        while self.new_thread and len(self._threads) < len(parts) - 1:
+            name = f"relay-{self.alias}-handlers-{len(self._threads) + 1}"
+            self._threads.append(self.new_thread(name))
+        first, *others = parts
+        waits = [
+            thread.begin(self._handle, messages, places).result
+            for thread, places in zip(self._threads, others, strict=False)
+        ]
+        outcomes: dict[int, Outcome] = {}
+        with ExitStack() as threads:  # waits for each, also if an error is raised here
+            for wait in waits:
+                threads.callback(_join, wait, outcomes)
+            outcomes.update(self._handle(messages, first))
+        return [outcomes[place] for place in range(len(messages))]
+
+    def close(self) -> None:
+        """End the threads."""
+        threads, self._threads = self._threads, []
+        for thread in threads:
+            thread.end()
+
     def show(self, message: Message) -> Shown:
         """Return the event and the names of its handlers."""
-        from django_broadcaster.registry import event_registry
+        handlers = ", ".join(handler.name for handler in handlers_of(message)) or "(none)"
+        return Shown({"handlers": handlers}, {}, message.to_json())
 
-        handlers = [handler.name for handler in event_registry.handlers_for(message.event_type)]
-        return Shown({"handlers": ", ".join(handlers) or "(none)"}, {}, message.to_json())
+    def _handle(self, messages: Sequence[Message], places: Sequence[int]) -> dict[int, Outcome]:
+        """Run the handlers of the messages at these places, and return the outcomes by place."""
+        from .lane import Lane, Sharing
+
+        if self._sharing is None:
+            self._sharing = Sharing(self._batch_size)
+        chosen = [messages[place] for place in places]
+        lane = Lane(chosen, self._send, self._sharing, self.on_progress)
+        return dict(zip(places, lane.run(), strict=True))
+
+
+def _join(wait: Callable[[], dict[int, Outcome]], outcomes: dict[int, Outcome]) -> None:
+    outcomes.update(wait())
+
+
+def _by_key(messages: Sequence[Message], number: int) -> list[list[int]]:
+    """Divide the places of messages into up to `number` parts, each key into one of them."""
+    if number == 1 or len(messages) < 2:
+        return [list(range(len(messages)))]
+    parts: list[list[int]] = [[] for _ in range(number)]
+    of_keys: dict[str, list[int]] = {}
+    for place, message in enumerate(messages):
+        key = message.partition_key
+        part = of_keys[key] if key in of_keys else min(parts, key=len)
+        if key:
+            of_keys[key] = part
+        part.append(place)
+    return [part for part in parts if part]

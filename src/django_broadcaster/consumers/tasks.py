@@ -25,6 +25,8 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
+from .received import CONFIG_KEYS, handlers_of, is_malformed, redeliver
+
 PRIORITIES: Final = (-100, 100)
 
 _UNAVAILABLE: Final = (InterfaceError, OperationalError, OSError)
@@ -43,7 +45,7 @@ class TasksBackend(MessageBackend):
     """
 
     system: ClassVar[str] = "django_tasks"
-    config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue_name"})
+    config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue_name"}) | CONFIG_KEYS
 
     runs_handlers = True
 
@@ -90,10 +92,10 @@ class TasksBackend(MessageBackend):
         """
         from django.tasks.exceptions import InvalidTask
 
-        # Handlers' modules import models, which can't be imported before `django.setup()`.
-        from django_broadcaster.registry import event_registry
-
-        handlers = event_registry.handlers_for(message.event_type)
+        if is_malformed(message):
+            redeliver(message)
+            return
+        handlers = handlers_of(message)
         if not handlers:
             tell_unhandled(message.event_type)
             return
@@ -131,9 +133,7 @@ class TasksBackend(MessageBackend):
 
     def show(self, message: Message) -> Shown:
         """Return the event, and the names of the handlers that its tasks run."""
-        from django_broadcaster.registry import event_registry
-
-        handlers = [handler.name for handler in event_registry.handlers_for(message.event_type)]
+        handlers = [handler.name for handler in handlers_of(message)]
         queue = message.config.get("queue_name", self.queue_name)
         destination = {"tasks_backend": self.tasks_backend, "queue_name": queue}
         return Shown(

@@ -7,6 +7,8 @@ outbox_events_total             backend, outcome events by outcome: published, r
                                                  expired; held (waits for an event of its key)
 outbox_batch_seconds            backend          histogram: time from fetch to settle of a batch
 outbox_delivery_latency_seconds backend          histogram: time from due to delivered
+outbox_handler_seconds          handler, outcome histogram: time of a call of a handler; outcome:
+                                                 succeeded, failed
 outbox_build_info               version          always 1
 outbox_arrivals_total           (none)           the id of the newest event; its rate is that at
                                                  which events are created
@@ -24,7 +26,7 @@ outbox_paused                   backend          1 while the backend is paused
 outbox_backend_state            backend, state   1 for the state of the backend, 0 for the others
 =============================== ================ ================================================
 
-A relay with `outbox_worker --metrics-port` has the first three. The gauges come from the database,
+A relay with `outbox_worker --metrics-port` has the first four. The gauges come from the database,
 so both the port of a relay and the view `metrics` of an application have them.
 
 The rate of arrivals is of the whole outbox: an event for two backends counts twice, and ids
@@ -58,7 +60,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from django_broadcaster import __version__
-from django_broadcaster.signals import batch_settled, relay_started
+from django_broadcaster.registry import Handler
+from django_broadcaster.signals import batch_settled, handler_called, relay_started
 
 from . import latency
 from .gauges import FIGURES, UP, current_judgements, labelled, last_id
@@ -82,6 +85,14 @@ LATENCIES = Histogram(
     latency.MEANING,
     ("backend",),
     buckets=latency.BUCKETS,
+    registry=REGISTRY,
+)
+
+HANDLERS = Histogram(
+    "outbox_handler_seconds",
+    "Time of a call of a handler.",
+    ("handler", "outcome"),
+    buckets=BUCKETS,
     registry=REGISTRY,
 )
 
@@ -127,6 +138,7 @@ def install() -> None:
     with _installing:
         relay_started.connect(_begin, dispatch_uid="django_broadcaster.prometheus")
         batch_settled.connect(_count, dispatch_uid="django_broadcaster.prometheus")
+        handler_called.connect(_time, dispatch_uid="django_broadcaster.prometheus")
 
 
 def _begin(*, backends: Collection[str], **_: Any) -> None:
@@ -145,6 +157,10 @@ def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
     latencies = LATENCIES.labels(backend)
     for wait in report.latencies:
         latencies.observe(wait)
+
+
+def _time(*, handler: Handler, seconds: float, error: str, **_: Any) -> None:
+    HANDLERS.labels(handler.name, "failed" if error else "succeeded").observe(seconds)
 
 
 def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:

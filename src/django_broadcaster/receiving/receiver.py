@@ -224,7 +224,7 @@ class Receiver:
 
 
 class _Lag:
-    """What the broker has answered, and whether it grows while nothing is received."""
+    """The lag, and whether it grows while nothing is received."""
 
     def __init__(self) -> None:
         self.value: int | None = None

@@ -196,7 +196,7 @@ class ReceiverThread(threading.Thread):
         self._error = text = str(error) if is_ours else loggable(error)
         if self._unavailable_since is None:
             self._unavailable_since, self._since = time.monotonic(), now_in_database()
-        if not self._repeats.is_due(text):
+        if not self._repeats.take_line(text):
             return
         if isinstance(error, BackendUnavailable):
             self._log(

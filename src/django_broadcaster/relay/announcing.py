@@ -73,19 +73,19 @@ class Announcer:
         return [self._events[row.id] for row in rows if row.id in self._events]
 
 
-def log_delivery(report: Report, backend: str, lease_id: int) -> None:
+def log_delivery(report: Report, alias: str, lease_id: int) -> None:
     """Log one line for a delivery: figures, and nothing of a payload."""
     logger.debug(
         "Backend %r: %d published, %d retrying, %d dead-lettered, %d blocked by their keys, "
         "%d expired.",
-        backend,
+        alias,
         report.published,
         report.retried,
         report.failed,
         report.held,
         report.expired,
         extra={
-            "backend": backend,
+            "backend": alias,
             "relay": lease_id,
             "published": report.published,
             "retried": report.retried,

@@ -17,7 +17,7 @@ from .circuit import Circuit
 from .endpoint_book import attach_endpoints
 from .health import Activity
 from .lease import Lease
-from .separate_thread import CallingThread, InTurn, Runner
+from .separate_thread import CallingThread, InTurn, Runner, SeparateThread
 from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -40,6 +40,7 @@ class Broker:
         refuse_greenlets(self.backend)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
         self.runner: Runner = CallingThread() if runs_alone else runner
+        self._has_threads = isinstance(runner, SeparateThread)
         lock = backends.lock_of(lease.alias)
         self._closes = lock is None or lease.takes_share  # a visitor leaves it open for the others
         if lock is None:
@@ -98,6 +99,7 @@ class Broker:
     def _attach(self) -> None:
         """Let the backend report its progress to this relay."""
         self.backend.on_progress = self._activity.go_on
+        self.backend.new_thread = SeparateThread if self._has_threads else None
 
     def _open(self) -> bool:
         self._activity.begin("connecting to the broker")

@@ -103,6 +103,8 @@ class Judge:
         if not isinstance(error, Rejected):
             allowed = row.max_retries if spends_retry(error) else None
             delay = self._policy.delay(row.retry_count + 1 + unspent, allowed)
+            if delay is not None and error.delay is not None:
+                delay = error.delay
         may_block = self._blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
         return self._policy.maximum if delay is None and may_block else delay
 

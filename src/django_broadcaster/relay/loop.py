@@ -181,7 +181,7 @@ class DeliveryLoop:
 
     @property
     def owned(self) -> Owned:
-        """What the lease owns; raises LeaseLost before the first `join`."""
+        """Everything that the lease owns; raises LeaseLost before the first `join`."""
         return self.pipeline.owned
 
     @property

@@ -85,7 +85,7 @@ class SeparateThread:
     """Runs code in one thread, which starts with the first call and has its own connections.
 
     After each call, connections are returned to their pools, and those with an open transaction are
-    closed. Only one thread may call `run`.
+    closed. Only one thread may call `run` and `start`.
     """
 
     def __init__(self, name: str) -> None:
@@ -95,13 +95,7 @@ class SeparateThread:
 
     def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call the function there and wait for it; raises RuntimeError if the thread crashed."""
-        call = self.begin(function, *args, **kwargs)
-        while not call.wait(CHECK_SECONDS):
-            pass
-        try:
-            return call.result()
-        finally:
-            del call  # its error refers to this frame
+        return self.begin(function, *args, **kwargs).result()
 
     def begin(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Call[T]:
         """Call the function there after the calls that have begun; return at once."""
@@ -142,7 +136,7 @@ class Call(Generic[T]):
         self._error: BaseException | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the call; return False if it has not ended after so many seconds.
+        """Wait for the call; return False if it has not ended by then.
 
         Raises:
             RuntimeError: The thread crashed.
@@ -154,11 +148,16 @@ class Call(Generic[T]):
         return False
 
     def result(self) -> T:
-        """Return what the function returned; raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        result: T = self._result
-        return result
+        """Wait for the call, and return what the function returned; raises what it raised."""
+        while not self.wait(CHECK_SECONDS):
+            pass
+        try:
+            if self._error is not None:
+                raise self._error
+            result: T = self._result
+            return result
+        finally:
+            del self  # the error refers to this frame
 
     def make(self) -> None:
         """Call the function, in its own thread."""

@@ -178,7 +178,8 @@ def _move(
         moved = way_out.take_out(events.db, chunk.ids)
     elif chunk.ids and run is not None:
         rows = events.filter(id__in=chunk.ids)
-        moved = run(rows, at=operation.moved_at, operation=operation.pk)
+        by = operation.requested_by
+        moved = run(rows, at=operation.moved_at, operation=operation.pk, by=by)
     operation.done += moved
     operation.left_alone += len(chunk.ids) - moved
     operation.position = chunk.end

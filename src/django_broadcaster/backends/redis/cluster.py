@@ -13,11 +13,12 @@ from django_broadcaster.exceptions import BackendUnavailable
 
 from ..connected import HeldConnection
 from .address import Address, Node, library
+from .commands import packed
 from .connection import Connection, Entry, Transaction
 from .errors import Redirection, unavailable
 
 SLOTS: Final = 16384
-_CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+_CLUSTER_SLOTS: Final = packed("CLUSTER", "SLOTS")
 
 Connect = Callable[[Node | None], Connection]
 

@@ -6,13 +6,14 @@ span                   kind     covers
 `create {alias}`       PRODUCER a call that publishes one event
 `publish {alias}`      PRODUCER a call of `publish_events`
 `send {alias}`         CLIENT   a relay's call to a broker for one batch
-`process {event type}` CONSUMER one handler for one event, with its transaction
+`process {event type}` CONSUMER one handler for one event, with a transaction of its own
 ====================== ======== ==========================================================
 
 A publish call within a span has a span of its own, and its events carry that span in the extensions
 `traceparent` and `tracestate`. An event that has a `traceparent` keeps it. The span `send` links to
 the spans of up to 128 events, and is their child if all have the same. The span `process` is always
-a child of its event's span, with links to that span and to the surrounding one.
+a child of its event's span, with links to that span and to the surrounding one. If handlers share a
+transaction that is rolled back, those that run again have another span.
 
 ===================================== ========= ===================================================
 metric                                kind      meaning

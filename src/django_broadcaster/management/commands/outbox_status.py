@@ -8,10 +8,11 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
+from django_broadcaster.amounts import duration
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
-from django_broadcaster.management.output import Bad, as_json, duration, printable
+from django_broadcaster.management.output import Bad, as_json, printable
 from django_broadcaster.management.selection import (
     HIGHEST,
     add_database,

@@ -1,0 +1,38 @@
+"""What the backends that run handlers know of received messages, by their `publisher_config`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django_broadcaster.backends.base import Message
+from django_broadcaster.registry import Handler, event_registry
+
+CONFIG_KEYS: Final = frozenset({"consumer", "received"})
+"""Set by a receiver: its consumer, and what else it received of a malformed message."""
+
+
+def consumer_of(message: Message) -> str:
+    """Return the consumer that received a message; empty if it was published here."""
+    return str(message.config.get("consumer", ""))
+
+
+def handlers_of(message: Message) -> list[Handler]:
+    """Return the handlers of a message."""
+    return event_registry.handlers_for(message.event_type, consumer_of(message))
+
+
+def is_malformed(message: Message) -> bool:
+    """Return True if a receiver could not decode the message; its dead letter is replayed."""
+    return "received" in message.config
+
+
+def redeliver(message: Message) -> None:
+    """Decode a malformed message again, and insert its event; raises Rejected."""
+    # These import models, which can't be imported before `django.setup()`.
+    from django.db import router
+
+    from django_broadcaster.models import OutboxEvent
+
+    from . import rows
+
+    rows.redeliver(message, router.db_for_write(OutboxEvent))
