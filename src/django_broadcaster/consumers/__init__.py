@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
+    from .http import CloudEventView
     from .local import LocalBackend
     from .mqtt import MQTTConsumer
     from .nats import NATSConsumer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .tasks import TasksBackend
 
 __all__ = [
+    "CloudEventView",
     "Consumer",
     "Delivery",
     "LocalBackend",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CloudEventView": ".http",
     "LocalBackend": ".local",
     "MQTTConsumer": ".mqtt",
     "NATSConsumer": ".nats",
