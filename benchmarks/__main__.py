@@ -23,6 +23,7 @@ from benchmarks import (
     draining,
     outbox,
     publishing,
+    receiving,
     scaling,
     waiting,
 )
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "relay": draining.relay,
     "latency": waiting.latency,
     "publish": publishing.publish,
+    "receive": receiving.receive,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
     "never-analysed": draining.never_analysed,

@@ -44,6 +44,7 @@ class Watch:
 
     database: str
     backends: Sequence[str]
+    consumers: Sequence[str] = ()
     metrics_port: int | None = None
     health_port: int | None = None
     listen: str | None = None
@@ -86,7 +87,7 @@ def _serve_and_report(stack: ExitStack, worker: Worker | Supervisor, watch: Watc
     several = isinstance(worker, Supervisor)
     reports = stack.enter_context(_folder("health", REPORTS)) if several else None
     source = _source(worker, reports)
-    outbox = partial(outbox_health, watch.database, watch.backends)
+    outbox = partial(outbox_health, watch.database, watch.backends, receiving=watch.consumers)
     metrics = _metrics(stack, watch, several) if watch.metrics_port is not None else None
     for port in ports:
         app = site(source, outbox, metrics if port == watch.metrics_port else None)
