@@ -1,0 +1,136 @@
+"""Benchmarks of handlers: a handler that inserts one row, through the relay and the inbox."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import orjson
+import psycopg
+from django.db import connection, connections
+from django.test.utils import override_settings
+from psycopg import pq
+
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import Reject
+from django_broadcaster.registry import event_registry
+
+from . import outbox, relays
+from .measure import Figure, compare
+
+BATCH = 100
+ROW = "INSERT INTO bench_handled (number, customer) VALUES (%s, %s)"
+
+_FETCH = """
+    SELECT id, event_id, source, data::text FROM django_broadcaster_outboxevent
+    WHERE status = 'pending' AND publisher_backend = 'default' AND id > %s ORDER BY id LIMIT %s
+"""
+_NOTE = """
+    INSERT INTO django_broadcaster_inboxevent (identity, handler, source, event_id, processed_at)
+    SELECT *, now() FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
+    ON CONFLICT DO NOTHING
+"""
+_SETTLE = """
+    UPDATE django_broadcaster_outboxevent SET status = 'published', published_at = now()
+    WHERE id = ANY(%s)
+"""
+
+
+def handlers(runs: int, events: int) -> list[Figure]:
+    """Compare a relay that runs a handler with bare loops, and with failures among the events."""
+    with _table():
+        one_by_one = partial(_on_backlog, events, partial(_bare, _insert_each))
+        at_once = partial(_on_backlog, events, partial(_bare, _insert_many))
+        ours = partial(_on_backlog, events, _drain)
+        failing = partial(_on_backlog, events, partial(_drain, failing_each=1000))
+        alone = partial(_on_backlog, min(events, 10_000), partial(_drain, batch_size=1))
+        return [
+            compare("handlers", ours, one_by_one, wanted=">= 0.60", runs=runs),
+            compare("handlers, executemany beside", ours, at_once, runs=runs),
+            compare("handlers, 1 of 1,000 fails", failing, ours, wanted=">= 0.80", runs=runs),
+            compare("handlers, one transaction each", alone, ours, runs=runs),
+        ]
+
+
+def _on_backlog(events: int, drain: outbox.Drain) -> float:
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE bench_handled")
+    return outbox.on_backlog(events, drain)
+
+
+def _drain(*, failing_each: int = 0, batch_size: int = BATCH) -> float:
+    """Let a relay in this process run the handler; return events a second."""
+
+    def handle(event: CloudEvent) -> None:
+        data: dict[str, Any] = event.data
+        with connections["default"].cursor() as cursor:
+            cursor.execute(ROW, [data["order"], data["customer"]])
+        if failing_each and data["order"] % failing_each == 0:
+            raise Reject("no")  # a dead letter at once: the first attempts are measured
+
+    event_registry.register("order.*", name="bench")(handle)
+    backend = {
+        "BACKEND": "django_broadcaster.backends.LocalBackend",
+        "OPTIONS": {"batch_size": batch_size},
+    }
+    try:
+        with override_settings(OUTBOX_PUBLISHERS={"default": backend}):
+            return relays.drain()
+    finally:
+        event_registry.unregister("bench")
+
+
+def _bare(insert: Callable[[Any, list[tuple[int, str]]], object]) -> float:
+    """Fetch 100 events, insert their notes and their rows, and settle them, in one transaction."""
+    count = last = 0
+    with psycopg.connect(**outbox.address()) as bare:
+        fetching = psycopg.Cursor(bare)
+        fetching.format = pq.Format.BINARY
+        cursor = bare.cursor()
+        began = time.perf_counter()
+        while rows := fetching.execute(_FETCH, [last, BATCH]).fetchall():
+            identities, sources, ids = _notes(rows)
+            cursor.execute(_NOTE, [identities, ["bench"] * len(rows), sources, ids])
+            decoded = [orjson.loads(row[3]) for row in rows]
+            insert(cursor, [(data["order"], data["customer"]) for data in decoded])
+            cursor.execute(_SETTLE, [[row[0] for row in rows]])
+            bare.commit()
+            count += len(rows)
+            last = rows[-1][0]
+        return count / (time.perf_counter() - began)
+
+
+def _notes(rows: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
+    sources, ids = [row[2] for row in rows], [row[1] for row in rows]
+    texts = ("\0".join(("bench", *pair)) for pair in zip(sources, ids, strict=True))
+    return [sha256(text.encode()).hexdigest() for text in texts], sources, ids
+
+
+def _insert_each(cursor: Any, rows: list[tuple[int, str]]) -> None:
+    """Insert one row after the other, as handlers do."""
+    for row in rows:
+        cursor.execute(ROW, row)
+
+
+def _insert_many(cursor: Any, rows: list[tuple[int, str]]) -> None:
+    """Insert all rows in one pipeline, which no handler of a single event can do."""
+    cursor.executemany(ROW, rows)
+
+
+@contextmanager
+def _table() -> Iterator[None]:
+    """Create the table of the handler."""
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS bench_handled")
+        cursor.execute(
+            "CREATE TABLE bench_handled (id bigserial PRIMARY KEY, number int, customer text)"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE bench_handled")
