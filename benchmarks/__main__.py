@@ -24,6 +24,7 @@ from benchmarks import (
     handling,
     outbox,
     publishing,
+    receiving,
     scaling,
     waiting,
 )
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "relay": draining.relay,
     "latency": waiting.latency,
     "publish": publishing.publish,
+    "receive": receiving.receive,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
     "never-analysed": draining.never_analysed,

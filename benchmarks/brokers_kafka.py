@@ -20,7 +20,7 @@ _HEADERS = [("content-type", b"application/cloudevents+json")]
 
 
 def measure(runs: int, events: int) -> list[Figure]:
-    """Compare one relay in the default content mode; the broker keeps its topics in memory."""
+    """Compare one relay in the default content mode, with Apache Kafka on the same processors."""
     return [
         compare(
             "relay, Kafka",

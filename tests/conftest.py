@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
@@ -17,13 +18,16 @@ from django_broadcaster.models import (
     OutboxAttempt,
     OutboxBackendState,
     OutboxEvent,
+    OutboxMove,
     OutboxOperation,
     OutboxPartition,
+    OutboxReceiver,
     OutboxRelay,
     OutboxSample,
     OutboxWebhookEndpoint,
 )
 from tests.app.models import Order
+from tests.support.certificates import make_certificates
 from tests.support.databases import DATABASES
 
 TABLES = (
@@ -34,10 +38,11 @@ TABLES = (
         OutboxRelay,
         InboxEvent,
         OutboxAttempt,
+        OutboxMove,
         OutboxBackendState,
         OutboxSample,
     ),
-    *(OutboxWebhookEndpoint, OutboxOperation, Order),
+    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, Order),
 )
 
 
@@ -102,6 +107,12 @@ def _filled(alias: str) -> str:
     quote = connections[alias].ops.quote_name
     tables = (quote(model._meta.db_table) for model in TABLES)
     return "SELECT " + ", ".join(f"EXISTS (SELECT 1 FROM {table})" for table in tables)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CA, certificates of it for 127.0.0.1 and for a client, and another CA."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

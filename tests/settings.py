@@ -75,7 +75,11 @@ DATABASES = _databases()
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "static/"
 
+# A theme of the admin, such as unfold, has to be before the admin (tests/dashboard/test_themes.py).
+ADMIN_THEME = os.environ.get("BROADCASTER_ADMIN_THEME")
+
 INSTALLED_APPS = [
+    *([ADMIN_THEME] if ADMIN_THEME else []),
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -85,6 +89,10 @@ INSTALLED_APPS = [
     "django_broadcaster",
     "tests.app",
 ]
+
+# Jazzmin: no fonts from the internet, which tests can't reach, and dark where the browser is.
+JAZZMIN_SETTINGS = {"use_google_fonts_cdn": False}
+JAZZMIN_UI_TWEAKS = {"default_theme_mode": "auto"}
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

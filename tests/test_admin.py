@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -522,7 +523,7 @@ def test_relay_shows_partitions_and_heartbeat(admin_client: Client) -> None:
     assert page.count('<td class="field-partition_count">2</td>') == 2
     assert page.count("broadcaster-label-alive") == 1
     assert page.count("broadcaster-label-stale") == 1
-    assert "120." in page
+    assert "2 min ago" in page
     assert "10–19" in page  # noqa: RUF001  # a range
 
 
@@ -622,3 +623,28 @@ def test_endpoint_is_enabled_and_its_dead_letters_are_retried(client: Client, st
     assert (operation.kind, operation.requested_by) == ("retry", "staff")
     selection = EventSelection.from_json(operation.selection)
     assert list(OutboxEvent.objects.filter(*selection.conditions())) == [mine]
+
+
+def test_buttons_of_an_endpoint_enable_it(client: Client, staff: User) -> None:
+    """Its page has a button for each action that is allowed, which asks and shows what it does."""
+    endpoint = make_endpoint(1, disabled_at=timezone.now())
+    error = f"Rejected: webhook to https://hooks.example (endpoint {endpoint.name}): gone"
+    make_event(status="failed", publisher_backend="hooks", last_error=error)
+    page = reverse(DETAIL.format("outboxwebhookendpoint"), args=[endpoint.pk])
+    url = reverse("admin:django_broadcaster_outboxwebhookendpoint_enable", args=[endpoint.pk, "x"])
+    both = url.replace("/x/", "/enable_and_retry/")
+    permit(staff, "view_outboxwebhookendpoint", "view_outboxevent", "enable_webhookendpoint")
+    assert [text for _, text in client.get(page).context["buttons"]] == ["Enable again"]
+    assert client.post(both).status_code == 403
+    assert client.get(url).status_code == 404
+
+    permit(staff, "replay_outboxevent")
+    (_again, (address, _text)) = client.get(page).context["buttons"]
+    asked = client.get(urljoin(page, address)).content.decode()
+    assert "An operation in the background retries its dead letters: 1 event." in asked
+    assert OutboxWebhookEndpoint.objects.exists()
+
+    assert client.post(both).url == reverse(LIST.format("outboxwebhookendpoint"))  # type: ignore[attr-defined]
+    assert not OutboxWebhookEndpoint.objects.exists()
+    assert OutboxOperation.objects.get().requested_by == "staff"
+    assert client.post(both).status_code == 404

@@ -11,10 +11,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent, OutboxWebhookEndpoint
+from django_broadcaster.inbox_notes import note_identity
+from django_broadcaster.models import InboxEvent, OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.publishers import publisher
 from django_broadcaster.states import OutboxEventStatus as S
 from tests.support.events import insert
+from tests.support.registered import only_handlers
 from tests.support.staff import permit
 
 if TYPE_CHECKING:
@@ -100,6 +102,33 @@ def test_move_asks_first_and_is_logged(
     assert (event.status, other.status) == (after, before)
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_id) == (admin_user, str(event.pk))
+
+
+@pytest.mark.parametrize("ticked", [True, False])
+def test_replay_of_one_event_offers_to_run_its_handlers_again(
+    admin_client: Client, settings: Settings, ticked: bool
+) -> None:
+    """The confirmation says which would not run; the inbox forgets those that are ticked."""
+    settings.OUTBOX_PUBLISHERS = {"default": LOCAL}
+    event = make(S.PUBLISHED)
+    with only_handlers({"shop.mail.send": print}):
+        InboxEvent.objects.create(
+            identity=note_identity("shop.mail.send", event.source, event.event_id),
+            handler="shop.mail.send",
+            source=event.source,
+            event_id=event.event_id,
+        )
+        confirmation = admin_client.get(move_url(event, "replay")).content.decode()
+        assert "will NOT run again" in confirmation
+        assert 'value="shop.mail.send"' in confirmation
+
+        data = {"forget_inbox": ["shop.mail.send"]} if ticked else {}
+        answer = admin_client.post(move_url(event, "replay"), data, follow=True)
+
+    said = " ".join(map(str, answer.context["messages"]))
+    assert ("runs no handler" in said) is not ticked
+    assert InboxEvent.objects.exists() is not ticked
+    assert ("shop.mail.send" in LogEntry.objects.get().change_message) is ticked
 
 
 @pytest.mark.parametrize("method", ["get", "post"])

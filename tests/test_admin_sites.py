@@ -16,7 +16,7 @@ from django.test import Client, override_settings
 from django.urls import Resolver404, path, resolve, reverse
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.store import request_operation
 from tests.support.events import insert
@@ -91,6 +91,15 @@ def test_every_page_of_a_site_with_some_models(site: admin.AdminSite, admin_clie
         visited(admin_client, page_of(model, "changelist"))
     if site.is_registered(OutboxEvent):
         visited(admin_client, page_of(OutboxEvent, "change", event.pk))
+        for move in ("retry", "cancel"):
+            visited(admin_client, page_of(OutboxEvent, "move", event.pk, move))
+    if site.is_registered(OutboxWebhookEndpoint):
+        for action in ("enable", "enable_and_retry"):
+            endpoint = OutboxWebhookEndpoint.objects.create(backend="default", url="https://a.test")
+            visited(admin_client, page_of(OutboxWebhookEndpoint, "change", endpoint.pk))
+            page = page_of(OutboxWebhookEndpoint, "enable", endpoint.pk, action)
+            visited(admin_client, page)
+            assert admin_client.post(page, follow=True).status_code == 200
     if site.is_registered(OPERATION):
         visited(admin_client, page_of(OPERATION, "change", operation.pk))
         form = {"kind": "cancel", "everything": "on"}

@@ -20,6 +20,7 @@ from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
+from tests.support.memory_broker import MemoryConsumer
 from tests.support.own_servers import as_alias
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +75,7 @@ class FickleArchive(Archive):
         """Keep everything."""
 
 
+CONSUMER = "tests.support.memory_broker.MemoryConsumer"
 STRICT = f"{__name__}.StrictBackend"
 REDIS = "django_broadcaster.backends.RedisStreamBackend"
 TABLE = "django_broadcaster.archives.TableArchive"
@@ -95,6 +97,14 @@ def backend(name: object) -> dict[str, Any]:
     return {"OUTBOX_PUBLISHERS": {"default": {"BACKEND": name}}}
 
 
+def consumers(entries: object = None, **entry: Any) -> dict[str, Any]:
+    """Return settings with a local backend and consumers: these, or one whose entry has these."""
+    local = {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}}
+    if entries is None:
+        entries = {"orders": {"CONSUMER": CONSUMER, **entry}}
+    return {"OUTBOX_PUBLISHERS": local, "OUTBOX_CONSUMERS": entries}
+
+
 def routes(routes: object) -> dict[str, Any]:
     """Return settings with a valid backend and these routes."""
     return {**publishers(), "OUTBOX_ROUTES": routes}
@@ -111,6 +121,36 @@ def former_retention(**items: object) -> dict[str, Any]:
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"OUTBOX_CONSUMERS": []}, "E046", "Set OUTBOX_CONSUMERS = {'orders'"),
+    (consumers({"": {"CONSUMER": CONSUMER}}), "E047", "Rename it in OUTBOX_CONSUMERS"),
+    (consumers({"orders": "redis"}), "E048", "Set OUTBOX_CONSUMERS = {'orders'"),
+    (consumers(DELIVER="default"), "E049", "rename 'DELIVER' to 'DELIVER_TO'"),
+    (consumers(CONSUMER=7), "E050", "subclass of django_broadcaster.consumers.Consumer"),
+    (consumers(CONSUMER=STRICT), "E050", "subclass of django_broadcaster.consumers.Consumer"),
+    (
+        consumers(CONSUMER="django_broadcaster.consumers.Consumer"),
+        "E050",
+        "Define acknowledge, close",
+    ),
+    (
+        consumers(CONSUMER="django_broadcaster.consumers.SQSConsumers"),
+        "E050",
+        "'django_broadcaster.consumers.SQSConsumer'",
+    ),
+    (consumers(OPTIONS=[]), "E051", "['OPTIONS'] = {}"),
+    (consumers(OPTIONS={"orderd": True}), "E051", "rename 'orderd' to 'ordered'"),
+    (consumers(OPTIONS={"ordered": 1}), "E051", "correct the option named in the message"),
+    (
+        consumers(OPTIONS={"decode": "shop.nothing"}),
+        "E051",
+        "correct the option named in the message",
+    ),
+    (consumers(DELIVER_TO="nobody"), "E052", "['DELIVER_TO'] = 'handlers'"),
+    (
+        {**publishers(), "OUTBOX_CONSUMERS": {"o": {"CONSUMER": CONSUMER}}},
+        "E052",
+        "['DELIVER_TO'] = 'handlers'",
+    ),
     # settings, id, a part of the hint
     ({"OUTBOX_PUBLISHERS": {}}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
     ({"OUTBOX_PUBLISHERS": None}, "E001", "OUTBOX_PUBLISHERS = {'default': {'BACKEND'"),
@@ -398,7 +438,7 @@ def test_every_id_is_documented_and_tested() -> None:
     by_hand = set(re.findall(r"^\| `([EWI]\d{3})` \|", page, flags=re.MULTILINE))
 
     produced = {number for _, number, _ in WRONG} | {
-        *("E024", "E031", "E035", "W003", "W006", "W007", "W008")
+        *("E024", "E031", "E035", "W003", "W006", "W007", "W008", "W009", "W010")
     }
     assert of_rules | by_hand == produced
     assert not of_rules & by_hand
@@ -564,3 +604,25 @@ def test_missing_table_is_no_error(set_cache: Alter) -> None:
         cursor.execute("ALTER TABLE django_broadcaster_outboxevent RENAME TO elsewhere")
 
     assert checks.database.check_id_sequence(databases=["default"]) == []
+
+
+def test_a_consumer_without_its_client_library_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hint names the extra that installs it."""
+    monkeypatch.setattr(MemoryConsumer, "client_library", ("no_such_client", "redis"))
+    (problem,) = found(**consumers())
+    assert problem.id == "django_broadcaster.W009"
+    assert "pip install 'django-broadcaster[redis]'" in (problem.hint or "")
+
+
+def test_an_inbox_that_forgets_before_the_broker_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An event that the broker delivers again after that time would be handled twice."""
+    monkeypatch.setattr(MemoryConsumer, "redelivery_seconds", 14 * 86_400.0)
+    (problem,) = found(**consumers(), OUTBOX_INBOX_RETENTION=timedelta(days=7))
+    assert problem.id == "django_broadcaster.W010"
+    assert "timedelta(days=14)" in (problem.hint or "")
+    assert found(**consumers(), OUTBOX_INBOX_RETENTION=timedelta(days=14)) == []
+    assert found(**consumers(), OUTBOX_INBOX_RETENTION=None) == []

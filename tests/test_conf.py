@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_FAILING_MINUTES": 5,
     "OUTBOX_STALL_SECONDS": 120.0,
     "OUTBOX_MAX_CRASHES": 3,
+    "OUTBOX_CONSUMERS": {},
     "OUTBOX_RETRY": {},
     "OUTBOX_CIRCUIT": {},
     "OUTBOX_REDACTOR": None,

@@ -37,7 +37,7 @@ from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.decryption import decrypted
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.store import RelayRows, as_stored
 from tests.events.strategies import EVENTS
 from tests.publishers.statements import statements

@@ -34,7 +34,9 @@ def test_a_dead_port_is_no_server(name: str) -> None:
         probe(SERVICES[name], SERVICES[name].at(free_port()))
 
 
-@pytest.mark.parametrize(("name", "other"), [("postgres", "redis"), ("mariadb", "redis")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("postgres", "redis"), ("mariadb", "redis"), ("kafka", "redis")]
+)
 def test_another_protocol_is_no_server(name: str, other: str) -> None:
     """A server of another kind on the port does not pass for the one wanted."""
     with services.ensure([other], fresh=True) as env:

@@ -93,19 +93,19 @@ Move = Callable[[Rows], Any]
 
 BY_RELAYS: dict[str, tuple[Move, dict[str, str]]] = {
     "published": (
-        lambda of: of.relay.published(of.ids, keep=True),
+        lambda of: of.relay.mark_published(of.ids, keep=True),
         {"pending": "published"},
     ),
     "published and deleted": (
-        lambda of: of.relay.published(of.ids, keep=False),
+        lambda of: of.relay.mark_published(of.ids, keep=False),
         {"pending": "gone"},
     ),
     "retry": (
         lambda of: of.relay.retry([(pk, 60.0, "error", 1) for pk in of.ids]),
         {"pending": "retry"},
     ),
-    "bury": (
-        lambda of: of.relay.bury([(pk, "error") for pk in of.ids]),
+    "dead_letter": (
+        lambda of: of.relay.dead_letter([(pk, "error") for pk in of.ids]),
         {"pending": "failed"},
     ),
     "block": (

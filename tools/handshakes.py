@@ -192,3 +192,17 @@ def mqtt(wire: BufferedRWPair, url: SplitResult) -> str:
     wire.write(b"\xe0\0")
     wire.flush()
     return "(MQTT 5)"
+
+
+def kafka(wire: BufferedRWPair, url: SplitResult) -> str:
+    """Ask for the brokers of the cluster; the answer does not tell their version."""
+    metadata, version, no_topics = 3, 1, 0
+    request = struct.pack("!hhihi", metadata, version, 1, -1, no_topics)
+    wire.write(struct.pack("!i", len(request)) + request)
+    wire.flush()
+    _, request_id, brokers = struct.unpack("!iii", _read(wire, 12))
+    if request_id != 1:
+        raise NoAnswer("it does not speak Kafka's protocol")
+    if brokers < 1:
+        raise NoAnswer("it has no broker yet")
+    return "(Kafka)"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import BufferedRWPair
 from urllib.parse import SplitResult, urlsplit
 
-from tools import handshakes, rabbitmq_node
+from tools import handshakes, kafka_node, rabbitmq_node
 from tools.handshakes import NoAnswer
 
 HANDSHAKE_SECONDS = 3.0
@@ -127,6 +127,17 @@ SERVICES = {
             folders="/usr/sbin",
             serve="mosquitto -p {port}",  # without a configuration it listens on loopback only
             debian=("mosquitto",),
+        ),
+        Service(
+            name="kafka",
+            variable="BROADCASTER_KAFKA_URL",
+            default="kafka://127.0.0.1:9092",
+            handshake=handshakes.kafka,
+            program="mvn",  # fetches Kafka from Maven Central
+            folders="/usr/share/maven/bin",
+            prepare=f"{sys.executable} {kafka_node.__file__} prepare",
+            serve=f"{sys.executable} {kafka_node.__file__} serve {{port}} {{data}}",
+            debian=("default-jre-headless", "maven"),
         ),
     )
 }

@@ -134,7 +134,7 @@ class BackendSettings:
         "with `CONSUMER`, and optionally `OPTIONS` and `DELIVER_TO`, the alias of a backend that "
         "runs handlers. Without `DELIVER_TO` that is the only such backend.",
         id="E046",
-        related=("E047", "E048", "E049", "E050", "W009", "W010"),
+        related=("E047", "E048", "E049", "E050", "E051", "E052", "W009"),
     )
     RETRY: Setting[Mapping[str, float]] = WorkerSetting(
         {},
@@ -270,8 +270,8 @@ class RetentionSettings:
     )
     HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=7),
-        "How long failed attempts, finished operations, and the dashboard's figures by the minute "
-        "are kept; `None` is for ever.",
+        "How long failed attempts, the steps of an event's history, finished operations, and the "
+        "dashboard's figures by the minute are kept; `None` is for ever.",
         check=DURATION,
         id="E026",
     )

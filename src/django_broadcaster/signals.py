@@ -24,6 +24,10 @@ signal             sent                                    arguments
 `relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers sends it
 at its start, with `sender` = the class `Worker`, `database` and `backends` (aliases).
 
+`messages_received` is the same for receivers: sent after each batch was written and acknowledged,
+with `sender` = the class `Receiver`, `consumer` (alias), `written` (`received`, `duplicates` and
+`malformed`) and `seconds` (from receive to acknowledge).
+
 `handler_called` is for instrumentation as well. It is sent after each call of a handler, in the
 handler's thread and transaction, so its receivers must not use the database. Its `sender` is the
 class `Handler`. Its arguments are `handler`, `seconds` and `error` (the type's name, or empty).
@@ -47,6 +51,7 @@ event_retried = Signal()
 event_failed = Signal()
 endpoint_disabled = Signal()
 batch_settled = Signal()
+messages_received = Signal()
 relay_started = Signal()
 handler_called = Signal()
 operation_ended = Signal()

@@ -23,7 +23,7 @@ from django_broadcaster.backends import (
 from django_broadcaster.testing import make_message
 from tests.support import celery_app
 from tests.support.aws_server import aws_server
-from tests.support.kafka_server import kafka_server, make_topic, records
+from tests.support.kafka_server import make_topic, records, shared_servers
 from tests.support.redis_server import shared_url
 from tests.support.webhook_server import webhook_server
 
@@ -79,17 +79,18 @@ def test_webhook(mode: str) -> None:
     assert [each.headers["traceparent"] for each in server.requests] == traces(messages)
 
 
-def test_kafka(tmp_path: Path) -> None:
+def test_kafka() -> None:
     """A record has one header `traceparent`, the event's."""
-    with instrumented("confluent_kafka"), kafka_server(tmp_path) as server:
-        topic = make_topic(server.servers)
-        backend = KafkaBackend(alias="default", bootstrap_servers=server.servers, topic=topic)
+    servers = shared_servers()
+    with instrumented("confluent_kafka"):
+        topic = make_topic(servers)
+        backend = KafkaBackend(alias="default", bootstrap_servers=servers, topic=topic)
         messages = traced()
         assert backend.send_batch(messages) == [None] * 3
         backend.close()
         found = [
             [value.decode() for name, value in record.headers() or [] if name == "traceparent"]
-            for record in records(server.servers, topic)
+            for record in records(servers, topic)
         ]
     assert found == [[trace] for trace in traces(messages)]
 

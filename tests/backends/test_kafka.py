@@ -44,10 +44,10 @@ from tests.support.kafka_mock import MockCluster, mock_cluster
 from tests.support.kafka_server import (
     KafkaServer,
     headers_of,
-    kafka_server,
     make_topic,
     proxied_kafka,
     records,
+    shared_servers,
 )
 from tests.support.tcp_proxy import TcpProxy
 
@@ -58,25 +58,24 @@ MakeBackend = Callable[..., KafkaBackend]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker for all tests here."""
-    with kafka_server(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
+def servers() -> str:
+    """The address of the shared broker."""
+    return shared_servers()
 
 
 @pytest.fixture
-def topic(server: KafkaServer) -> str:
+def topic(servers: str) -> str:
     """A topic of one partition."""
-    return make_topic(server.servers)
+    return make_topic(servers)
 
 
 @pytest.fixture
-def make(server: KafkaServer) -> Iterator[MakeBackend]:
+def make(servers: str) -> Iterator[MakeBackend]:
     """Make backends, which are closed at the end."""
     with ExitStack() as made:
 
         def make(**options: Any) -> KafkaBackend:
-            where = {"alias": "default", "bootstrap_servers": server.servers}
+            where = {"alias": "default", "bootstrap_servers": servers}
             backend = KafkaBackend(**{**where, **options})
             made.callback(backend.close)
             return backend
@@ -151,6 +150,8 @@ class TestStructured(BackendContract):
         self.timeout = timeout
         for backend in self.made:
             backend.timeout = timeout
+            if backend._connection is not None:
+                backend._connection.timeout = timeout
 
 
 class TestBinary(TestStructured):
@@ -194,7 +195,7 @@ def _binary_members(message: Message) -> Mapping[str, Any]:
 @pytest.mark.shows("read by the official SDK")
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_official_sdk_reads_what_is_in_the_topic(
-    server: KafkaServer, make: MakeBackend, mode: str
+    servers: str, make: MakeBackend, mode: str
 ) -> None:
     """Any events arrive through a real broker with their attributes, their data and its types."""
     from tests.support.conformance import assert_same_event
@@ -204,11 +205,11 @@ def test_official_sdk_reads_what_is_in_the_topic(
     @settings(max_examples=5, deadline=None)
     @given(events=st.lists(ANY_EVENT, min_size=12, max_size=12))
     def arrive(events: list[CloudEvent]) -> None:
-        topic = make_topic(server.servers)
+        topic = make_topic(servers)
         config = {"topic": topic}
         messages = [make_message(event, config=config) for event in events]
         assert backend.send_batch(messages) == [None] * len(messages)
-        for record, event in zip(records(server.servers, topic), events, strict=True):
+        for record, event in zip(records(servers, topic), events, strict=True):
             message = sdk.KafkaMessage(dict(headers_of(record)), None, record.value() or b"")
             assert_same_event(sdk.from_kafka(message, JSONFormat()), event)
 
@@ -216,7 +217,7 @@ def test_official_sdk_reads_what_is_in_the_topic(
 
 
 def test_record_has_exactly_the_documented_parts(
-    server: KafkaServer, make: MakeBackend, topic: str
+    servers: str, make: MakeBackend, topic: str
 ) -> None:
     """In binary mode the value is the data, and every attribute is a header, `partitionkey` too."""
     message = make_message(
@@ -229,7 +230,7 @@ def test_record_has_exactly_the_documented_parts(
         partition_key="order-1",
     )
     make(topic=topic, content_mode="binary").send(message)
-    (record,) = records(server.servers, topic)
+    (record,) = records(servers, topic)
     assert (record.key(), record.value()) == (b"order-1", b'{"total":1}')
     assert headers_of(record) == {
         "ce_specversion": b"1.0",
@@ -245,7 +246,7 @@ def test_record_has_exactly_the_documented_parts(
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_timestamp_is_the_events_time_where_that_is_wanted(
-    server: KafkaServer, make: MakeBackend, topic: str, mode: str
+    servers: str, make: MakeBackend, topic: str, mode: str
 ) -> None:
     """With `timestamp="event"` a record has the event's time, if it has one that Kafka can have."""
     long_ago = datetime(2024, 2, 29, 12, 0, 0, 5000, tzinfo=UTC)
@@ -256,7 +257,7 @@ def test_timestamp_is_the_events_time_where_that_is_wanted(
         backend = make(topic=topic, content_mode=mode, **options)
         for message in messages:
             backend.send(message)
-    stamps = [record.timestamp()[1] for record in records(server.servers, topic)]
+    stamps = [record.timestamp()[1] for record in records(servers, topic)]
     assert stamps[0] == 1_709_208_000_005
     assert all(before < stamp for stamp in stamps[1:])
 
@@ -265,23 +266,21 @@ def test_timestamp_is_the_events_time_where_that_is_wanted(
     ("data", "value"), [({}, None), ({"data": JSON_NULL}, b"null"), ({"data": b""}, b"")]
 )
 def test_event_without_data_is_a_tombstone(
-    server: KafkaServer, make: MakeBackend, topic: str, data: dict[str, Any], value: bytes | None
+    servers: str, make: MakeBackend, topic: str, data: dict[str, Any], value: bytes | None
 ) -> None:
     """No data is a null value in binary mode, and nothing else is."""
     make(topic=topic, content_mode="binary").send(make_message(partition_key="k", **data))
-    (record,) = records(server.servers, topic)
+    (record,) = records(servers, topic)
     assert record.value() == value
 
 
 @pytest.mark.shows("key and topic")
-def test_keys_are_in_the_partitions_where_java_puts_them(
-    server: KafkaServer, make: MakeBackend
-) -> None:
+def test_keys_are_in_the_partitions_where_java_puts_them(servers: str, make: MakeBackend) -> None:
     """The partition of a key is what the clients in Java choose, so that producers agree."""
-    topic = make_topic(server.servers, partitions=7)
+    topic = make_topic(servers, partitions=7)
     messages = [make_message(partition_key=f"schlüssel-{number}") for number in range(50)]
     assert make(topic=topic).send_batch(messages) == [None] * 50
-    found = records(server.servers, topic)
+    found = records(servers, topic)
     assert len(found) == 50
     for record in found:
         key = record.key() or b""
@@ -304,7 +303,7 @@ def _murmur2(data: bytes) -> int:
 
 
 @pytest.mark.shows("key and topic")
-def test_topic_is_made_from_the_event(server: KafkaServer, make: MakeBackend) -> None:
+def test_topic_is_made_from_the_event(servers: str, make: MakeBackend) -> None:
     """A template names the topic of each event, and `publisher_config` names another one."""
     prefix = f"test-{uuid4()}"
     own = f"{prefix}.own"
@@ -316,7 +315,7 @@ def test_topic_is_made_from_the_event(server: KafkaServer, make: MakeBackend) ->
     assert make(topic=f"{prefix}.{{type}}.{{key}}").send_batch(messages) == [None] * 3
     names = [f"{prefix}.order.placed.a_2Fb", own, f"{prefix}.order_2Fpaid._"]
     for name, message in zip(names, messages, strict=True):
-        assert ids(records(server.servers, name)) == [message.event_id]
+        assert ids(records(servers, name)) == [message.event_id]
 
 
 def test_topic_that_is_no_name_is_rejected_alone(make: MakeBackend, topic: str) -> None:
@@ -513,14 +512,13 @@ def test_wrong_option_is_named(option: str, value: Any, said: str) -> None:
     ],
 )
 def test_what_librdkafka_knows_is_passed_on(
-    server: KafkaServer, make: MakeBackend, topic: str, config: dict[str, Any]
+    servers: str, make: MakeBackend, topic: str, config: dict[str, Any]
 ) -> None:
     """Settings that contradict nothing work."""
     messages = numbers(3)
-    servers = [server.servers, server.servers]
-    backend = make(topic=topic, config=config, bootstrap_servers=servers)
+    backend = make(topic=topic, config=config, bootstrap_servers=[servers, servers])
     assert backend.send_batch(messages) == [None] * 3
-    assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
+    assert ids(records(servers, topic)) == [message.event_id for message in messages]
 
 
 @pytest.mark.parametrize(
@@ -543,15 +541,14 @@ def test_wrong_topic_of_an_event_is_refused(make: MakeBackend, name: Any) -> Non
     assert caught.value.backend == "default"
 
 
-def test_larger_events_where_the_cluster_takes_them(
-    server: KafkaServer, make: MakeBackend, topic: str
-) -> None:
+def test_larger_events_where_the_cluster_takes_them(servers: str, make: MakeBackend) -> None:
     """`max_message_bytes` raises the limit of librdkafka, too."""
+    topic = make_topic(servers, config={"max.message.bytes": "3000000"})
     messages = [make_message(data="x" * 2_500_000, partition_key="k"), *numbers(2, "k")]
     outcomes = make(topic=topic).send_batch(messages)
     assert [type(outcome) for outcome in outcomes] == [Rejected, Held, Held]
     assert make(topic=topic, max_message_bytes=2_900_000).send_batch(messages) == [None] * 3
-    assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
+    assert ids(records(servers, topic)) == [message.event_id for message in messages]
 
 
 # --- Life --------------------------------------------------------------------------------------
@@ -590,25 +587,25 @@ assert os.waitpid(pid, 0)[1] == 0
 """
 
 
-def test_child_process_begins_anew(server: KafkaServer, topic: str) -> None:
+def test_child_process_begins_anew(servers: str, topic: str) -> None:
     """After a fork both sides publish, each over connections of its own, and end well."""
-    command = [sys.executable, "-c", FORK, server.servers, topic]
+    command = [sys.executable, "-c", FORK, servers, topic]
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
     subprocess.run(command, check=True, env=environment, timeout=60)
-    stored = ids(records(server.servers, topic))
+    stored = ids(records(servers, topic))
     for side in ("parent", "child"):
         mine = [each for each in stored if each.startswith(side)]
         assert mine == [f"{side}-{number}" for number in range(4)]
 
 
 def test_committed_events_reach_the_topic(
-    server: KafkaServer, topic: str, database: str, settings: Settings
+    servers: str, topic: str, database: str, settings: Settings
 ) -> None:
     """From publish_event in a transaction through a relay to the topic, in order."""
     settings.OUTBOX_PUBLISHERS = {
         "default": {
             "BACKEND": "django_broadcaster.backends.KafkaBackend",
-            "OPTIONS": {"bootstrap_servers": server.servers, "topic": topic},
+            "OPTIONS": {"bootstrap_servers": servers, "topic": topic},
         }
     }
     with transaction.atomic(using=database):
@@ -624,6 +621,6 @@ def test_committed_events_reach_the_topic(
     with DeliveryLoop(database, "default") as loop:
         while loop.turn(7).found_work:
             pass
-    found = [json.loads(record.value() or b"") for record in records(server.servers, topic)]
+    found = [json.loads(record.value() or b"") for record in records(servers, topic)]
     assert [event["data"]["number"] for event in found] == list(range(20))
     assert set(statuses(database).values()) == {"published"}

@@ -1,4 +1,4 @@
-"""What goes wrong with Kafka: on a real broker, and on brokers that fail as they are told to."""
+"""What goes wrong with Kafka: on a real broker, and on mock brokers that fail on demand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import Message as KafkaRecord
@@ -25,18 +26,23 @@ from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import kinds, numbers
 from tests.support.kafka_mock import MockCluster, mock_cluster
 from tests.support.kafka_server import (
+    SASL,
     KafkaServer,
-    kafka_server,
+    add_user,
+    changed,
+    forbid,
     make_topic,
     proxied_kafka,
     records,
+    tls_config,
 )
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
-from tests.support.tls_proxy import TlsProxy
 from tests.support.waiting import wait_until
 
 MakeBackend = Callable[..., KafkaBackend]
+
+PASSWORD = "s3cret"
 
 TOO_LARGE, INVALID_RECORD, POLICY_VIOLATION = 10, 87, 44
 NOT_ENOUGH_REPLICAS, STORAGE_ERROR, OUT_OF_ORDER = 19, 56, 45
@@ -65,18 +71,27 @@ def cluster() -> Iterator[MockCluster]:
         yield running
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[KafkaServer]:
-    """A real broker of the test's own."""
-    with kafka_server(tmp_path) as running:
-        yield running
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path
+) -> Iterator[tuple[KafkaServer, TcpProxy]]:
+    """A broker behind a proxy; its other ports are for users who log in, and for TLS."""
+    folder = tmp_path_factory.mktemp("kafka")
+    config = SASL + tls_config(folder, certificates)
+    with proxied_kafka(folder, config, ["SASL_PLAINTEXT", "SSL"]) as pair:
+        yield pair
 
 
 @pytest.fixture
-def proxied(tmp_path: Path) -> Iterator[tuple[str, TcpProxy]]:
-    """The address of a real broker behind a proxy, and the proxy."""
-    with proxied_kafka(tmp_path) as (_, proxy):
-        yield f"127.0.0.1:{proxy.port}", proxy
+def server(running: tuple[KafkaServer, TcpProxy]) -> KafkaServer:
+    """The broker, whose clients come through the proxy."""
+    return running[0]
+
+
+@pytest.fixture
+def proxied(running: tuple[KafkaServer, TcpProxy]) -> tuple[str, TcpProxy]:
+    """The address of the proxy, and the proxy."""
+    return f"127.0.0.1:{running[1].port}", running[1]
 
 
 def ids(found: Sequence[KafkaRecord] | Sequence[Message]) -> list[str]:
@@ -90,40 +105,26 @@ def ids(found: Sequence[KafkaRecord] | Sequence[Message]) -> list[str]:
 # --- The contract ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, TcpProxy]]:
-    """A real broker behind a proxy, for the tests of the contract."""
-    with proxied_kafka(tmp_path_factory.mktemp("kafka")) as pair:
-        yield pair
-
-
 class TestFaults(BackendFaultContract):
-    """A real broker behind a proxy, and mock brokers for what it does not refuse."""
+    """Apache Kafka behind a proxy, and a mock broker that is full."""
 
     backend = KafkaBackend
-    excluded = {
-        Fault.TOO_LARGE: "the broker has no limit; mock brokers refuse an event instead:"
-        " `test_event_to_blame_for_a_refused_batch_is_found`",
-    }
     cases = {
         Fault.MISSING: ("unknown topic", "topic not permitted"),
-        Fault.CREDENTIALS: ("unknown user", "another mechanism", "no login"),
+        Fault.CREDENTIALS: ("wrong password", "unknown user", "another mechanism", "no login"),
         # A file that is missing is an error of the settings.
         Fault.TLS: tuple(case for case in CASES if case != "no CA file"),
         Fault.FULL: ("too few replicas", "disk full"),
     }
-    test_right_credentials_deliver = None  # type: ignore[assignment]  # the broker has no users
-    restarts = 2
 
     @pytest.fixture(autouse=True)
     def _server(
         self,
         running: tuple[KafkaServer, TcpProxy],
-        tmp_path: Path,
         request: pytest.FixtureRequest,
     ) -> None:
         self.server, self.proxy = running
-        self.folder, self.request = tmp_path, request
+        self.request = request
         self.servers = f"127.0.0.1:{self.proxy.port}"
         self.topic = make_topic(self.servers)
 
@@ -135,8 +136,11 @@ class TestFaults(BackendFaultContract):
     def read_back(self) -> Sequence[Mapping[str, Any]]:
         return [{"id": each} for each in ids(records(self.servers, self.topic))]
 
-    def stopped(self) -> AbstractContextManager[object]:
-        return self.proxy.away()
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.server.kill()
+        yield
+        self.server.start()
 
     def connection_cut(self, direction: str, after: int) -> AbstractContextManager[object]:
         return self.proxy.cut(direction, after)
@@ -144,52 +148,57 @@ class TestFaults(BackendFaultContract):
     def frozen(self) -> AbstractContextManager[object]:
         return self.server.frozen()
 
-    def use_mock(self) -> MockCluster:
-        """Let mock brokers take the place of the real one."""
-        cluster: MockCluster = self.request.getfixturevalue("cluster")
-        self.servers, self.topic = cluster.servers, "events"
-        return cluster
+    @contextmanager
+    def size_limited(self, case: str) -> Iterator[int]:
+        with changed(self.servers, self.topic, "max.message.bytes", "20000"):
+            yield 30_000
 
     @contextmanager
     def destination_missing(self, case: str) -> Iterator[MessageBackend]:
-        cluster = self.use_mock()
-        code = {"unknown topic": UNKNOWN_TOPIC, "topic not permitted": TOPIC_FORBIDDEN}[case]
-        cluster.break_topic("events", code)
-        yield self.new_backend()
-        cluster.break_topic("events", OK)
+        if case == "unknown topic":
+            self.topic = f"later-{uuid4()}"
+            yield self.new_backend()
+            make_topic(self.servers, name=self.topic)
+        else:
+            with forbid(self.server, "app", self.topic):
+                yield self.new_backend(**self._login())
 
     def missing_for_one(self, case: str) -> Mapping[str, Any]:
         return {"topic": "no-such-topic"}
 
+    def _login(self, password: str = PASSWORD, mechanism: str = "SCRAM-SHA-256") -> dict[str, Any]:
+        add_user(self.server, "app", PASSWORD)
+        return {
+            "bootstrap_servers": f"127.0.0.1:{self.server.ports['SASL_PLAINTEXT']}",
+            "username": "app",
+            "password": password,
+            "config": {"sasl.mechanisms": mechanism},
+        }
+
     @contextmanager
     def credentials(self, case: str | None) -> Iterator[MessageBackend]:
-        mechanism = "PLAIN" if case == "another mechanism" else "SCRAM-SHA-256"
-        login = {
-            "security.protocol": "sasl_plaintext",
-            "sasl.username": "app",
-            "sasl.password": self.secret,
-            "sasl.mechanisms": mechanism,
-        }
-        with kafka_server(self.folder, "--authentication") as server:
-            yield self.new_backend(
-                bootstrap_servers=server.servers,
-                timeout=1.5,
-                config={} if case == "no login" else login,
-            )
+        options = {
+            None: self._login(),
+            "wrong password": self._login(self.secret),
+            "unknown user": {**self._login(self.secret), "username": "nobody"},
+            "another mechanism": self._login(self.secret, "PLAIN"),
+            "no login": {"bootstrap_servers": self._login()["bootstrap_servers"]},
+        }[case]
+        yield self.new_backend(timeout=1.5 if case else 10.0, **options)
 
     @contextmanager
     def tls(self, case: str | None) -> Iterator[MessageBackend]:
-        port: int = self.request.getfixturevalue("tls")
         yield self.new_backend(
-            bootstrap_servers=f"{host_of(case)}:{port}",
+            bootstrap_servers=f"{host_of(case)}:{self.server.ports['SSL']}",
             timeout=0.8 if case else 10.0,
-            config={"allow.auto.create.topics": True},
             **tls_options(self.request.getfixturevalue("certificates"), case),
         )
 
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:
-        cluster = self.use_mock()
+        """One broker alone has replicas enough, and a disk that others need too."""
+        cluster: MockCluster = self.request.getfixturevalue("cluster")
+        self.servers, self.topic = cluster.servers, "events"
         backend = self.new_backend(timeout=1.0)
         backend.open()
         code = {"too few replicas": NOT_ENOUGH_REPLICAS, "disk full": STORAGE_ERROR}[case]
@@ -451,28 +460,3 @@ def test_interrupted_batch_leaves_nothing_behind(
     server.resume()
     assert backend.send_batch(messages) == [None] * 10
     assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
-
-
-# --- Who we are, and who they are --------------------------------------------------------------
-
-
-@pytest.fixture
-def tls(tmp_path: Path, certificates: Path) -> Iterator[int]:
-    """The port where a real broker speaks TLS, and wants a client's certificate."""
-    server = KafkaServer(tmp_path)
-    with TlsProxy(certificates, server.port) as proxy:
-        server.advertised = proxy.port
-        server.start()
-        try:
-            yield proxy.port
-        finally:
-            server.kill()
-
-
-def tls_config(folder: Path, **files: str | None) -> dict[str, Any]:
-    """librdkafka's settings for TLS, with the files of that folder."""
-    names = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key", **files}
-    return {
-        "security.protocol": "ssl",
-        **{f"ssl.{key}.location": str(folder / name) for key, name in names.items() if name},
-    }

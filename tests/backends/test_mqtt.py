@@ -545,8 +545,8 @@ def test_wrong_config_of_an_event_is_named(config: dict[str, Any]) -> None:
 
 def test_port_is_that_of_the_protocol() -> None:
     """Without a port it is 1883, and 8883 with TLS."""
-    assert MQTTBackend(alias="default").port == 1883
-    assert MQTTBackend(alias="default", tls=True).port == 8883
+    assert MQTTBackend(alias="default")._address.port == 1883
+    assert MQTTBackend(alias="default", tls=True)._address.port == 8883
 
 
 def test_client_identifiers_begin_as_told_and_differ(make: MakeBackend, reader: Subscriber) -> None:

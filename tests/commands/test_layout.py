@@ -15,9 +15,10 @@ from django.core.management import call_command, load_command_class
 from django.db import connections
 from django.utils import timezone
 
+from django_broadcaster.amounts import counted, duration
 from django_broadcaster.management import commands
 from django_broadcaster.management.commands import outbox_tail
-from django_broadcaster.management.output import Bad, as_table, counted, duration
+from django_broadcaster.management.output import Bad, as_table
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from tests.support.events import publish
 from tests.support.terminal import Terminal

@@ -13,8 +13,9 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.utils import timezone
 
+from django_broadcaster.amounts import counted
 from django_broadcaster.management import moving
-from django_broadcaster.management.output import Progress, counted
+from django_broadcaster.management.output import Progress
 from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.events import publish, statuses

@@ -28,7 +28,7 @@ from django_broadcaster.models import (
     OutboxSample,
 )
 from django_broadcaster.states import OutboxEventStatus as S
-from django_broadcaster.store import minute_of
+from django_broadcaster.store import MOVES, minute_of
 from tests.support.events import insert
 from tests.support.staff import permit
 
@@ -557,6 +557,7 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
     """Publication, failed attempts, what an operator did, and the delivery, in order of time."""
     start = timezone.now() - timedelta(hours=1)
     event = scenes.write(1, status=S.FAILED, created_at=start, last_error="Rejected: no")
+    event.ended_at = start + timedelta(minutes=3)
     event.save()
     for number in (1, 2):
         OutboxAttempt.objects.create(
@@ -577,7 +578,12 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
 
     steps = [
         *("Created", "Attempt 1 failed", "TransientError: try 1"),
-        *("Attempt 2 failed", "Retry now (was dead).", "Delivered: the broker acknowledged it"),
+        *(
+            "Attempt 2 failed",
+            "Given up after 2 attempts",
+            "Replayed (was dead)",
+            "Delivered: the broker acknowledged it",
+        ),
     ]
     places = [page.index(step) for step in steps]
     assert places == sorted(places)
@@ -599,9 +605,11 @@ def test_an_event_tells_what_it_waits_for_and_who_changed_it(admin_client: Clien
         total=1,
         total_is_exact=True,
     )
-    first.operation = operation.pk
     first.extensions = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
     first.save()
+    MOVES["retry"].run(  # type: ignore[misc]  # only a purge has none
+        OutboxEvent.objects.filter(pk=first.pk), operation=operation.pk, by="deploy@web1"
+    )
     second = scenes.write(2, status=S.BLOCKED, partition_key="k")
     second.save()
 
@@ -610,7 +618,8 @@ def test_an_event_tells_what_it_waits_for_and_who_changed_it(admin_client: Clien
     assert f'<a href="{link}">Waits for event {first.pk} of the same key</a>' in page
 
     page = event_page_of(admin_client, first)
-    assert f"Operation {operation.pk}" in page
+    address = reverse("admin:django_broadcaster_outboxoperation_change", args=[operation.pk])
+    assert f'<a href="{address}">Retried now (was retry), operation {operation.pk}</a>' in page
     assert "deploy@web1" in page
     assert "traceparent 00-4bf92f35" in page
 

@@ -26,7 +26,7 @@ from django_broadcaster.exceptions import (
 )
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import MAX_RETRIES, publisher
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.store import RelayRows
 from tests.app.models import Order
 
@@ -327,7 +327,7 @@ def test_limit_of_any_backend_of_a_route_counts(database: str) -> None:
 
 def as_delivered(event: OutboxEvent) -> bytes:
     """The message that a relay makes of the row, in the CloudEvents JSON format."""
-    rows = RelayRows(str(event._state.db), event.publisher_backend, relay_id=0)
+    rows = RelayRows(str(event._state.db), event.publisher_backend, lease_id=0)
     [row] = [
         each for each in rows.fetch({event.partition}, event.pk, 1).rows if each.id == event.pk
     ]

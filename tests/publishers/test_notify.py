@@ -33,7 +33,7 @@ def nothing_sent_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def notified(run: list[str]) -> int:
     """How many of the statements are a NOTIFY."""
-    return sum("pg_notify" in sql for sql in run)
+    return sum(sql.startswith("NOTIFY ") for sql in run)
 
 
 def publish(database: str, *, many: bool) -> None:

@@ -29,7 +29,7 @@ from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.exceptions import UnknownBackend, WrongTransaction
 from django_broadcaster.models import OutboxEvent, OutboxEventStatus
 from django_broadcaster.publishers import OutboxPublisher, publisher
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.signals import event_created
 from django_broadcaster.store import RelayRows
 from tests.app.models import Order

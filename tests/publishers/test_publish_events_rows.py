@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.store import RelayRows
 from tests.events.strategies import EVENTS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from django.utils import timezone
 
 from django_broadcaster.exceptions import TransientError
-from django_broadcaster.relay import waiting
+from django_broadcaster.relay import postponed
 from tests.support.events import row
 
-NAMES = [f"-{number}" for number in range(waiting.PROBES + 2)]
+NAMES = [f"-{number}" for number in range(postponed.PROBES + 2)]
 LAST = NAMES[-1]
 """More events than try a destination by themselves, and the last of them."""
 
@@ -21,6 +21,6 @@ def away() -> TransientError:
     return error
 
 
-def is_put_off(name: str, database: str) -> bool:
+def is_postponed(name: str, database: str) -> bool:
     """Return True if an event is due in more than a minute."""
     return (row(name, database).scheduled_at - timezone.now()).total_seconds() > 60

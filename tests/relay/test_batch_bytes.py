@@ -131,9 +131,9 @@ def test_large_events_in_retry_come_again_in_bounded_batches(
     loop = join()
     turn(loop, 1)
     ids = list(OutboxEvent.objects.using(database).order_by("id").values_list("id", flat=True))
-    loop.held.watermark.start = ids[-1] + 1  # as after many deliveries, on PostgreSQL
-    loop.held.watermark.pending_again(ids)
-    while loop.held.watermark.has_again:
+    loop.owned.watermark.start = ids[-1] + 1  # as after many deliveries, on PostgreSQL
+    loop.owned.watermark.pending_again(ids)
+    while loop.owned.watermark.has_again:
         loop.turn(100)
     assert scripted.arrived == [str(number) for number in range(10)]
     assert max(len(batch) for batch in scripted.batches) == 3
@@ -146,10 +146,10 @@ def test_events_in_retry_and_new_ones_share_the_budget(
     settings.OUTBOX_BATCH_BYTES = BUDGET
     names = publish_sizes(*[4000] * 6, using=database)
     loop = join()
-    loop.prepare()
+    loop.do_rounds()
     ids = list(OutboxEvent.objects.using(database).order_by("id").values_list("id", flat=True))
-    loop.held.watermark.start = ids[2]
-    loop.held.watermark.pending_again(ids[:2])
+    loop.owned.watermark.start = ids[2]
+    loop.owned.watermark.pending_again(ids[:2])
     deliver(loop, 6)
     assert scripted.arrived == names
     assert [len(batch) for batch in scripted.batches] == [3, 3]
@@ -172,12 +172,12 @@ def test_batches_grow_again_though_the_events_that_were_asked_for_are_gone(
 ) -> None:
     """After a suspect, ids that are not pending any more hold up nothing for long."""
     events = publish(*(f"-{number}" for number in range(1, 201)), using=database)
-    fetcher = join().held.fetcher
+    fetcher = join().owned.fetcher
     fetcher.take_one()
     OutboxEvent.objects.using(database).update(status="cancelled")
     left: Collection[int] = {event.pk for event in events}
     for _ in range(8):
-        _, left = fetcher.fetch_these(range(64), left)
+        _, left = fetcher.fetch_fitting(range(64), left)
     assert not left
 
 

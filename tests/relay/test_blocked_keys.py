@@ -118,7 +118,7 @@ def catch_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeliveryLoop], None]:
         while loop.turn(2000).found_work:
             pass
         loop.turn(2000)
-        assert loop.held.watermark.start > OutboxEvent.objects.order_by("id").last().pk
+        assert loop.owned.watermark.start > OutboxEvent.objects.order_by("id").last().pk
         monkeypatch.setattr(watermark, "WORTH_CHECKING", 10**9)
 
     return to_the_end
@@ -171,7 +171,7 @@ def test_ten_thousand_blocked_keys_cost_the_others_nothing(
     OutboxEvent.objects.filter(subject="stuck17-0").hasten()
     loop.rounds.are_wanted.set()
     loop.rounds._next_reread = float("inf")
-    loop.prepare()
+    loop.do_rounds()
     backlog(BATCH, keys=100)
     with reading(database) as reads:
         while loop.deliver(BATCH).found_work:
@@ -190,6 +190,6 @@ def test_what_an_operator_let_go_is_found_in_one_pass(
     block_a_key_each(KEYS, scripted, loop)
     OutboxEvent.objects.filter(subject__in=["stuck17-0", "stuck18-0"]).cancel()
     with reading(database) as reads:
-        released = loop.held.rows.release(loop.lease.partitions, 1000)
+        released = loop.owned.rows.release(loop.lease.partitions, 1000)
     assert [key for _, key in released] == ["stuck17", "stuck18"]
     assert reads[0].rows <= 3 * 2 * KEYS

@@ -122,8 +122,8 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
         for lease in leases:
             lease.rebalance()
     (event,) = publish("a1", using="own")
-    third.begin([event.pk])
-    known = {lease.relay_id for lease in leases}
+    third.begin_delivery([event.pk])
+    known = {lease.id for lease in leases}
     jumping.set(60)
     for lease in leases:
         lease.renew()
@@ -136,10 +136,10 @@ def test_a_jump_of_the_databases_clock_takes_no_lease_away(
         for lease in (first, second):
             lease.renew()
             lease.rebalance()
-        return third.relay_id not in OutboxRelay.objects.using("own").values_list("pk", flat=True)
+        return third.id not in OutboxRelay.objects.using("own").values_list("pk", flat=True)
 
     wait_until(is_replaced, 20, "the end of the dead one's lease")
-    assert {first.relay_id, second.relay_id} <= set(
+    assert {first.id, second.id} <= set(
         OutboxRelay.objects.using("own").values_list("pk", flat=True)
     )
     for lease in (first, second):
@@ -159,7 +159,7 @@ def test_a_jump_that_another_question_showed_takes_no_lease_away(
     first.clock.ask()
     first.renew()
     first.rebalance()
-    assert OutboxRelay.objects.using("own").filter(pk=second.relay_id).exists()
+    assert OutboxRelay.objects.using("own").filter(pk=second.id).exists()
     assert "jumped ahead by" in caplog.text
     for lease in (first, second):
         lease.leave()

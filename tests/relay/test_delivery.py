@@ -27,7 +27,7 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import InboxEvent, OutboxAttempt, OutboxEvent, OutboxRelay
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
-from django_broadcaster.relay import holdings, rounds
+from django_broadcaster.relay import owned, rounds
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.signals import event_failed, event_published, event_retried
 from tests.app.models import Order
@@ -164,7 +164,7 @@ def test_failures_cost_one_statement_for_each_fate(
     database: str, scripted: Script, join: Join
 ) -> None:
     """However many events of a batch are given up or wait, each with an error of its own, one
-    statement buries them, one lets them wait, and one keeps the attempts.
+    statement makes them dead letters, one lets them wait, and one keeps the attempts.
     """
     names = [f"-{number}" for number in range(42)]  # without keys, so that none holds another up
     dead, late = names[:20], names[20:40]
@@ -174,11 +174,11 @@ def test_failures_cost_one_statement_for_each_fate(
         scripted.fail(name, TransientError(f"not yet {name}"))
     publish(*names, using=database)
     loop = join()
-    loop.prepare()
+    loop.do_rounds()
     with CaptureQueriesContext(connections[database]) as queries:
         report = loop.deliver(100)
     assert (report.published, report.retried, report.failed) == (2, 20, 20)
-    assert len(queries) == 6  # fetch, begin, and settle: published, retry, bury, attempts
+    assert len(queries) == 6  # fetch, begin, and settle: published, retry, dead letters, attempts
     failed = events(database).exclude(status="published")
     assert set(failed.values_list("subject", "status", "last_error", "retry_count")) == {
         *((name, "failed", f"Rejected: no {name}", 0) for name in dead),
@@ -195,7 +195,7 @@ def test_a_large_batch_that_fails_is_settled(database: str, scripted: Script, jo
         connections[database].connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 10_000)
     publish_many(count, using=database, keys=count)
     loop = join()
-    loop.prepare()
+    loop.do_rounds()
     report = loop.deliver(count)
     assert (report.retried, OutboxAttempt.objects.using(database).count()) == (count, count)
     waiting = events(database).filter(status="retry", retry_count=1)
@@ -846,7 +846,7 @@ def test_events_due_at_once_come_in_publish_order(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More events than one step promotes arrive in the order of their keys all the same."""
-    monkeypatch.setattr(holdings, "CHUNK", 3)
+    monkeypatch.setattr(owned, "CHUNK", 3)
     due = timezone.now() + timedelta(hours=1)
     names = [f"a{number}" for number in range(1, 11)]
     for name in names:
@@ -862,7 +862,7 @@ def test_more_followers_than_one_step_releases_come_in_order(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key with many blocked events goes on in order, with new ones behind them."""
-    monkeypatch.setattr(holdings, "CHUNK", 3)
+    monkeypatch.setattr(owned, "CHUNK", 3)
     scripted.fail("a1", BUSY, times=1)
     names = [f"a{number}" for number in range(1, 12)]
     publish(*names, using=database)

@@ -78,12 +78,12 @@ def pair(
     ):
         publish("z1", using=pool.alias)
         drain(loop)
-        replica.prepare()
+        replica.do_rounds()
         for number in range(60):
             publish(f"z{number + 2}", using=pool.alias)
         for _ in range(4):
             loop.turn(20)
-        assert loop.held.watermark.start > 40
+        assert loop.owned.watermark.start > 40
         yield Pair(primary, replica, pool), loop
 
 
@@ -118,8 +118,10 @@ def test_nothing_is_overtaken_on_a_new_primary_that_was_behind(
     servers, loop = pair
     servers.fail_over()
     (first,) = publish("k1", using="beside")
-    assert first.pk < loop.held.watermark.start
-    while OutboxEvent.objects.using("beside").order_by("id").last().pk <= loop.held.watermark.start:
+    assert first.pk < loop.owned.watermark.start
+    while (
+        OutboxEvent.objects.using("beside").order_by("id").last().pk <= loop.owned.watermark.start
+    ):
         publish("y1", using="beside")
     publish("k2", using="beside")
     go_on(loop)

@@ -168,12 +168,12 @@ def test_a_take_over_that_hangs_holds_up_nobody_else(
         turn(loop)
     shared = alive.lease.partitions
     long_ago = timezone.now() - timedelta(hours=1)
-    OutboxRelay.objects.using(database).filter(pk=dead.lease.relay_id).update(heartbeat_at=long_ago)
+    OutboxRelay.objects.using(database).filter(pk=dead.lease.id).update(heartbeat_at=long_ago)
     with closing(connection.copy()) as other, other.cursor() as cursor:
         other.set_autocommit(False)
         cursor.execute(
             "SELECT id FROM django_broadcaster_outboxrelay WHERE id = %s FOR UPDATE",
-            [dead.lease.relay_id],
+            [dead.lease.id],
         )
         with limited_waiting(database):
             turn(alive)

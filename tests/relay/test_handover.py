@@ -128,7 +128,7 @@ def owned(relay: DeliveryLoop | None, database: str) -> int:
     """Return how many partitions a relay owns, or, for None, how many have an owner."""
     partitions = OutboxPartition.objects.using(database).filter(relay__isnull=False)
     if relay is not None:
-        partitions = partitions.filter(relay=relay.lease.relay_id)
+        partitions = partitions.filter(relay=relay.lease.id)
     return partitions.count()
 
 

@@ -385,7 +385,7 @@ def test_no_other_event_takes_the_place_of_one_that_went(
     """An event that is cancelled right before its delivery is not replaced by the next one."""
     event, _ = publish("a1", "a2", using=routed)
     loop = join(takes_share=False)
-    loop.prepare()
+    loop.do_rounds()
     OutboxEvent.objects.using(routed).filter(pk=event.pk).cancel()
     assert loop.deliver_only(event.pk, event.partition).published == 0
     assert scripted.arrived == []

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_broadcaster.exceptions import TransientError
 from django_broadcaster.models import OutboxEvent, OutboxOperation, OutboxRelay
 from django_broadcaster.publishers import publisher
-from django_broadcaster.relay import holdings, locked
+from django_broadcaster.relay import locked, owned
 from django_broadcaster.relay.lease import Lease
 from django_broadcaster.relay.operations import Operations
 from django_broadcaster.store import relay_sql
@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 
 from .conftest import Join, Stream, drain, turn
-from .destinations import LAST, NAMES, away, is_put_off
+from .destinations import LAST, NAMES, away, is_postponed
 from .test_fencing import limited_waiting
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def holder(database: str) -> Iterator[Holder]:
 def _prompt(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no lock for long; MariaDB counts in whole seconds."""
     monkeypatch.setattr(locked, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(holdings, "HASTEN_SECONDS", 0.0)
+    monkeypatch.setattr(owned, "HASTEN_SECONDS", 0.0)
     seconds = 0.05 if connections[database].vendor == "postgresql" else 0
     monkeypatch.setattr(relay_sql, "LOCK_SECONDS", seconds)
 
@@ -233,13 +233,13 @@ def test_a_dead_relay_is_replaced_while_its_event_is_locked(
     for lease in (dead, alive):
         lease.join()
     dead.rebalance()
-    dead.begin(range(row("a1", database).pk, row("b1", database).pk + 1))
-    OutboxRelay.objects.using(database).filter(pk=dead.relay_id).update(
+    dead.begin_delivery(range(row("a1", database).pk, row("b1", database).pk + 1))
+    OutboxRelay.objects.using(database).filter(pk=dead.id).update(
         heartbeat_at=timezone.now() - timedelta(hours=1)
     )
     holder.change(["a1"])
     alive.rebalance()
-    assert not OutboxRelay.objects.using(database).filter(pk=dead.relay_id).exists()
+    assert not OutboxRelay.objects.using(database).filter(pk=dead.id).exists()
     assert [row(name, database).crash_count for name in ("a1", "b1")] in ([0, 0], [0, 1])
     alive.leave()
 
@@ -311,7 +311,7 @@ def test_an_event_that_was_locked_when_its_destination_returned_is_due_at_once(
     publish(*NAMES, using=database)
     loop = join()
     drain(loop)
-    assert is_put_off(LAST, database)
+    assert is_postponed(LAST, database)
     holder.change([LAST])
     scripted.returned = {"x"}
     drain(loop)

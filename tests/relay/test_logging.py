@@ -96,7 +96,7 @@ def test_a_batch_is_one_line_for_people_and_programs(
     loop = join()
     drain(loop)
     (record,) = [each for each in log.records if each.levelno == logging.DEBUG]
-    assert extras(record) == {"backend": "default", "relay": loop.lease.relay_id}
+    assert extras(record) == {"backend": "default", "relay": loop.lease.id}
     assert (vars(record)["published"], vars(record)["failed"]) == (50, 0)
 
 
@@ -123,7 +123,7 @@ def test_an_event_that_fails_has_a_line_with_all_that_finds_it(
                 "row": event.pk,
                 "backend": "default",
                 "partition": event.partition,
-                "relay": loop.lease.relay_id,
+                "relay": loop.lease.id,
                 "attempt": 1,
             }.items()
         )

@@ -201,7 +201,7 @@ def test_a_commit_is_one_although_nobody_can_be_woken(
     calls: list[str] = []
 
     def lose(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        if "pg_notify" in sql:
+        if sql.startswith("NOTIFY "):
             with closing(connections["default"].copy()) as other, other.cursor() as cursor:
                 pid = context["connection"].connection.info.backend_pid
                 cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])

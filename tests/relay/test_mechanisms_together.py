@@ -75,7 +75,7 @@ def test_heartbeat_that_overtakes_a_delivery_is_no_failover(
     lease = join().lease
     asked, judged = Event(), Event()
     errors: list[Exception] = []
-    real: Callable[..., None] = Lease._judge_server
+    real: Callable[..., None] = Lease._check_server
 
     def judge(self: Lease, *args: Any) -> None:
         if current_thread().name == "slow":
@@ -85,13 +85,13 @@ def test_heartbeat_that_overtakes_a_delivery_is_no_failover(
 
     def begin() -> None:
         try:
-            lease.begin([1])
+            lease.begin_delivery([1])
         except Exception as error:
             errors.append(error)
         finally:
             connections.close_all()
 
-    monkeypatch.setattr(Lease, "_judge_server", judge)
+    monkeypatch.setattr(Lease, "_check_server", judge)
     thread = Thread(target=begin, name="slow")
     thread.start()
     assert asked.wait(20)
@@ -123,7 +123,7 @@ def test_locked_events_keep_no_payloads_in_memory(
         loop = join()
         wait_until(lambda: _all_are_locked(loop), 20, "every event to be delivered")
         assert len(scripted.arrived) == 20
-        assert [row.data for row in loop.held.locked._verdicts.rows] == [None] * 20
+        assert [row.data for row in loop.owned.locked._verdicts.rows] == [None] * 20
     finally:
         holder.rollback()
         holder.close()
@@ -131,7 +131,7 @@ def test_locked_events_keep_no_payloads_in_memory(
 
 def _all_are_locked(loop: DeliveryLoop) -> bool:
     loop.turn(500)
-    return len(loop.held.locked) == 20
+    return len(loop.owned.locked) == 20
 
 
 def test_probe_of_which_nothing_was_sent_closes_no_circuit(

@@ -98,7 +98,7 @@ def test_a_late_commit_behind_the_watermarks_back_does_not_happen(
         publish(*names, using=database)
         for _ in range(4):
             loop.turn(100)
-        return loop.held.watermark.start
+        return loop.owned.watermark.start
 
     assert (go_on("x1", "x2") > 0) is moves
     with uncommitted(database, "a1") as first, uncommitted(database, "b1") as second:
@@ -268,7 +268,7 @@ def test_retries_that_are_due_at_once_are_not_overtaken(
     events.hasten()
     loop.rounds.are_wanted.set()
     if why == "some are cancelled":
-        loop.prepare()
+        loop.do_rounds()
         events.filter(subject__in=["x1", "y1"]).cancel()
     else:
         scripted.fail("y1", BackendUnavailable("away"), times=1)

@@ -180,13 +180,13 @@ def test_visitor_that_a_handler_leads_to_another_outbox_settles_nothing_there(
 
 def test_no_two_leases_have_one_id(database: str, join: Callable[..., Any]) -> None:
     """A lease's id is not counted: no statement that names it finds one of another outbox."""
-    ids = [join().lease.relay_id for _ in range(3)]
+    ids = [join().lease.id for _ in range(3)]
     assert ids == sorted(ids)
     assert all(later - earlier > 1 for earlier, later in pairwise(ids))
     publish("a1", using=database)
     (event,) = OutboxEvent.objects.using(database)
-    assert RelayRows(database, "default", ids[-1] + 1).published([event.pk], keep=True) == 0
-    assert RelayRows(database, "default", ids[-1]).published([event.pk], keep=True) == 1
+    assert RelayRows(database, "default", ids[-1] + 1).mark_published([event.pk], keep=True) == 0
+    assert RelayRows(database, "default", ids[-1]).mark_published([event.pk], keep=True) == 1
 
 
 def _autocommit_off(database: str) -> None:

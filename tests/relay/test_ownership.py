@@ -64,11 +64,7 @@ def settle(*leases: Lease) -> list[int]:
 def let_go_stale(lease: Lease) -> None:
     """Let the lease's heartbeat be older than it may be."""
     long_ago = timezone.now() - timedelta(hours=1)
-    assert (
-        OutboxRelay.objects.using(lease.using)
-        .filter(pk=lease.relay_id)
-        .update(heartbeat_at=long_ago)
-    )
+    assert OutboxRelay.objects.using(lease.using).filter(pk=lease.id).update(heartbeat_at=long_ago)
 
 
 # Sharing
@@ -137,7 +133,7 @@ def test_events_that_fewer_partitions_leave_behind_are_not_silent(
     assert "in partitions from 2 on" in caplog.text
     (overview,) = overviews(database, ["default"])
     assert overview.free_partitions == 0
-    assert few.held.rows.pulse(few.lease.partitions, 0).free_partitions == 0
+    assert few.owned.rows.pulse(few.lease.partitions, 0).free_partitions == 0
     few.lease.leave()
     settings.OUTBOX_PARTITIONS = PARTITIONS
     drain(join())
@@ -229,9 +225,7 @@ def test_a_stale_lease_is_taken_over(database: str, lease: Callable[..., Lease])
     settle(dead, alive)
     let_go_stale(dead)
     assert settle(alive) == [64]
-    assert list(OutboxRelay.objects.using(database).values_list("pk", flat=True)) == [
-        alive.relay_id
-    ]
+    assert list(OutboxRelay.objects.using(database).values_list("pk", flat=True)) == [alive.id]
 
 
 def test_a_heartbeat_keeps_a_lease(database: str, lease: Callable[..., Lease]) -> None:
@@ -277,36 +271,42 @@ def test_a_lease_that_was_taken_away_says_so(database: str, lease: Callable[...,
     settle(lost)
     let_go_stale(lost)
     settle(lease())
-    looks = [lost.renew, lost.give_back, lost.rebalance, lost.require, lambda: lost.begin([1, 2])]
+    looks = [
+        lost.renew,
+        lost.end_delivery,
+        lost.rebalance,
+        lost.renew_if_expired,
+        lambda: lost.begin_delivery([1, 2]),
+    ]
     for look in looks:
         with pytest.raises(LeaseLost):
             look()
-    epoch = lost.relay_id
+    epoch = lost.id
     lost.leave()
     lost.join()
-    assert lost.relay_id > epoch
+    assert lost.id > epoch
     lost.renew()
 
 
 def test_a_lost_lease_takes_no_partition(database: str, lease: Callable[..., Lease]) -> None:
     """A relay whose row has gone can't own a partition, not even one that it finds free."""
     lost = lease()
-    OutboxRelay.objects.using(database).filter(pk=lost.relay_id).delete()
+    OutboxRelay.objects.using(database).filter(pk=lost.id).delete()
     free = list(OutboxPartition.objects.using(database).values_list("number", flat=True))
     with pytest.raises(LeaseLost):
-        lost._table.change_owner(free, lost.relay_id, None)
+        lost._table.change_owner(free, lost.id, None)
     assert not OutboxPartition.objects.using(database).filter(relay__isnull=False).exists()
 
 
 READS = {
-    *("fetch", "fetch_these", "heads", "read", "pending_of", "last_id"),
-    *("is_paused", "waiting_keys", "pulse", "writers", "has_due"),
+    *("fetch", "fetch_by_id", "heads", "read", "pending_of", "last_id"),
+    *("is_paused", "blocked_keys", "pulse", "writers", "has_due"),
 }
 WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
-    "published": lambda rows, ids: rows.published([ids["a1"]], keep=True),
-    "published, not kept": lambda rows, ids: rows.published([ids["a1"]], keep=False),
+    "mark_published": lambda rows, ids: rows.mark_published([ids["a1"]], keep=True),
+    "mark_published, not kept": lambda rows, ids: rows.mark_published([ids["a1"]], keep=False),
     "retry": lambda rows, ids: rows.retry([(ids["a1"], 1.0, "error", 1)]),
-    "bury": lambda rows, ids: rows.bury([(ids["a1"], "error")]),
+    "dead_letter": lambda rows, ids: rows.dead_letter([(ids["a1"], "error")]),
     "expire": lambda rows, ids: rows.expire([ids["a1"]]),
     "hasten": lambda rows, ids: rows.hasten([ids["b1"]], range(PARTITIONS)),
     "block": lambda rows, ids: rows.block([ids["a1"]]),
@@ -318,11 +318,12 @@ WRITES: dict[str, Callable[[RelayRows, dict[str, int]], object]] = {
 def test_every_write_of_a_relay_is_known_here() -> None:
     """No method that moves rows is missing below.
 
-    `count_crash` is part of the fencing itself, and `note_attempts` writes to a table of its own.
+    `count_crash` is part of the fencing itself, and `record_attempts` writes to a table of its own.
+    `skip` runs no statement.
     """
     names = set(dir(RelayRows)) - set(dir(RelaySQL))
     public = {name for name in names if not name.startswith("_")}
-    moving = public - READS - {"count_crash", "note_attempts"}
+    moving = public - READS - {"count_crash", "record_attempts", "skip"}
     assert moving == {name.partition(",")[0] for name in WRITES}
 
 
@@ -340,7 +341,7 @@ def test_a_fenced_relay_changes_no_row(
     later = timezone.now() + timedelta(hours=1)
     OutboxEvent.objects.using(database).filter(subject="b1").update(scheduled_at=later)
     before = list(OutboxEvent.objects.using(database).order_by("id").values())
-    rows = RelayRows(database, "default", mine.relay_id)
+    rows = RelayRows(database, "default", mine.id)
     if fenced:
         let_go_stale(mine)
         settle(lease())
@@ -388,7 +389,7 @@ def test_an_overtaken_relay_starts_nothing_more(
     slow = join()
     turn(slow)
     publish("a1", using=database)
-    fetch = slow.held.rows.fetch
+    fetch = slow.owned.rows.fetch
 
     def fenced_afterwards(*arguments: Any, **options: Any) -> object:
         found = fetch(*arguments, **options)
@@ -400,7 +401,7 @@ def test_an_overtaken_relay_starts_nothing_more(
             settle_other.leave()
         return found
 
-    slow.held.rows.fetch = fenced_afterwards  # type: ignore[assignment,method-assign]
+    slow.owned.rows.fetch = fenced_afterwards  # type: ignore[assignment,method-assign]
     with pytest.raises(LeaseLost):
         slow.turn(100)
     assert scripted.batches == []
@@ -433,7 +434,7 @@ def test_a_crash_is_laid_to_what_was_in_flight(database: str, lease: Callable[..
     events = publish(*(f"{key}1" for key in "abcdefghijkl"), using=database)
     events[5].status = "published"
     events[5].save()
-    dead.begin([event.pk for event in events[2:10]])
+    dead.begin_delivery([event.pk for event in events[2:10]])
     let_go_stale(dead)
     suspects = {
         event.subject
@@ -455,12 +456,12 @@ def test_a_crash_is_laid_to_its_own_delivery_though_the_record_of_one_before_fai
     mine = lease()
     settle(mine)
     events = [event.pk for event in publish("a1", "b1", "c1", "d1", "e1", using=database)]
-    mine.begin([events[0], events[2]])
+    mine.begin_delivery([events[0], events[2]])
     with monkeypatch.context() as patch:
         patch.setattr(mine, "_renew", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            mine.begin(events[:2])
-    mine.begin(events[3:])
+            mine.begin_delivery(events[:2])
+    mine.begin_delivery(events[3:])
     mine.count_crash()
     assert crash_counts(database) == {"a1": 0, "b1": 0, "c1": 0, "d1": 1, "e1": 1}
 
@@ -505,9 +506,9 @@ def test_a_crash_is_counted_once(
     alive = lease()
     settle(alive)
     (event,) = publish("a1", using=database)
-    alive.begin([event.pk])
+    alive.begin_delivery([event.pk])
     with monkeypatch.context() as patch:
-        patch.setattr(alive, "give_back", lambda: 1 / 0)
+        patch.setattr(alive, "end_delivery", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             alive.count_crash()
     assert crash_counts(database) == {"a1": 0}
@@ -523,8 +524,8 @@ def test_a_relay_that_died_idle_makes_no_suspects(
     publish("a1", using=database)
     drain(idle)
     publish("a2", using=database)
-    idle.lease.begin([row("a2", database).pk])
-    idle.lease.give_back()
+    idle.lease.begin_delivery([row("a2", database).pk])
+    idle.lease.end_delivery()
     let_go_stale(idle.lease)
     settle(lease())
     assert crash_counts(database) == {"a1": 0, "a2": 0}

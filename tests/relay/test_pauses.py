@@ -10,13 +10,13 @@ from django.utils import timezone
 
 from django_broadcaster.exceptions import BackendUnavailable, TransientError
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.relay import waiting
+from django_broadcaster.relay import postponed
 from django_broadcaster.signals import event_retried
 from tests.support.backends import Script
 from tests.support.events import publish, row, statuses
 
 from .conftest import SCRIPTED, Join, drain, turn
-from .destinations import LAST, NAMES, away, is_put_off
+from .destinations import LAST, NAMES, away, is_postponed
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -113,11 +113,11 @@ def test_events_are_due_at_once_if_a_settle_failed_when_their_destination_return
     publish(*NAMES, using=database)
     loop = join()
     turn(loop)
-    assert is_put_off(LAST, database)
+    assert is_postponed(LAST, database)
     publish("a1", using=database)
     scripted.returned = {"x"}
     with monkeypatch.context() as patch:
-        patch.setattr(loop.held.rows, "published", _fail)
+        patch.setattr(loop.owned.rows, "mark_published", _fail)
         with pytest.raises(OSError, match="disk"):
             turn(loop)
     drain(loop)
@@ -136,12 +136,12 @@ def test_event_that_is_put_off_again_and_again_is_remembered_once(
         scripted.fail(name, away())
     publish(*NAMES, using=database)
     loop = join()
-    put_off = len(NAMES) - waiting.PROBES
+    left_out = len(NAMES) - postponed.PROBES
     for _ in range(3):
         OutboxEvent.objects.using(database).filter(status="retry").hasten()
         turn(loop)
-        assert loop.held.waiting.has_room_for(waiting.MOST - put_off)
-        assert not loop.held.waiting.has_room_for(waiting.MOST - put_off + 1)
+        assert loop.owned.postponed.has_room_for(postponed.MOST - left_out)
+        assert not loop.owned.postponed.has_room_for(postponed.MOST - left_out + 1)
 
 
 def test_destination_that_returned_shortens_no_pause_in_partitions_of_another_relay(
@@ -155,8 +155,8 @@ def test_destination_that_returned_shortens_no_pause_in_partitions_of_another_re
     turn(loop)
     loop.lease.partitions -= {row(LAST, database).partition}
     scripted.returned = {"x"}
-    loop.settle_rest()
-    assert is_put_off(LAST, database)
+    loop.settle_earlier()
+    assert is_postponed(LAST, database)
 
 
 def test_destination_that_returned_shortens_no_pause_of_an_event_that_was_sent_since(
@@ -168,10 +168,10 @@ def test_destination_that_returned_shortens_no_pause_of_an_event_that_was_sent_s
     publish(*NAMES, using=database)
     loop = join()
     turn(loop)
-    assert is_put_off(LAST, database)
+    assert is_postponed(LAST, database)
     scripted.fail(LAST, TransientError("busy", retry_after=600), times=1)
     OutboxEvent.objects.using(database).filter(subject=LAST).hasten()
     turn(loop)
     scripted.returned = {"x"}
-    loop.settle_rest()
-    assert is_put_off(LAST, database)
+    loop.settle_earlier()
+    assert is_postponed(LAST, database)

@@ -25,11 +25,11 @@ TABLE = OutboxEvent._meta.db_table
 PARTITION_TABLE = OutboxPartition._meta.db_table
 
 BY_ID: dict[str, By] = {
-    "fetch": lambda rows, ids: rows.fetch_these(PARTITIONS, ids),
-    "published": lambda rows, ids: rows.published(ids, keep=True),
-    "deleted": lambda rows, ids: rows.published(ids, keep=False),
+    "fetch": lambda rows, ids: rows.fetch_by_id(PARTITIONS, ids),
+    "published": lambda rows, ids: rows.mark_published(ids, keep=True),
+    "deleted": lambda rows, ids: rows.mark_published(ids, keep=False),
     "retry": lambda rows, ids: rows.retry([(row_id, 1.0, "busy", 1) for row_id in ids]),
-    "bury": lambda rows, ids: rows.bury([(row_id, "no") for row_id in ids]),
+    "dead_letter": lambda rows, ids: rows.dead_letter([(row_id, "no") for row_id in ids]),
     "expire": lambda rows, ids: rows.expire(ids),
     "block": lambda rows, ids: rows.block(ids),
     "pending": lambda rows, ids: rows.pending_of(ids),
@@ -44,7 +44,7 @@ FIRST: dict[str, Ask] = {
     "last id": lambda rows, _: rows.last_id(),
     "promote": lambda rows, _: rows.promote(PARTITIONS, LIMIT),
     "release": lambda rows, _: rows.release(PARTITIONS, LIMIT, ["b"]),
-    "waiting keys": lambda rows, _: rows.waiting_keys(PARTITIONS, ["b"]),
+    "waiting keys": lambda rows, _: rows.blocked_keys(PARTITIONS, ["b"]),
     "pulse": lambda rows, _: rows.pulse(PARTITIONS, 0),
     "due": lambda rows, _: rows.has_due(),
 }

@@ -128,7 +128,7 @@ def test_a_probe_keeps_the_order_of_a_key_whose_first_event_was_committed_late(
     """The first event is sent first, though a scan of all events went past its id."""
     with late_commit("c1", database):
         publish(f"a{BACKLOG}", using=database)
-        doubted.held.doubts.scan_again()
+        doubted.owned.doubts.scan_again()
         doubted.turn(10)
     publish("c2", using=database)
     while doubted.turn(10).found_work:
@@ -161,16 +161,16 @@ def test_a_delivery_that_was_settled_late_has_the_same_report(
 ) -> None:
     """The report says how many events were handed over, and that they had failed before."""
     doubted.circuit.succeeded()
-    real = doubted.lease.give_back
+    real = doubted.lease.end_delivery
 
     def fail() -> None:
-        monkeypatch.setattr(doubted.lease, "give_back", real)
+        monkeypatch.setattr(doubted.lease, "end_delivery", real)
         raise OperationalError("the database is away")
 
-    monkeypatch.setattr(doubted.lease, "give_back", fail)
+    monkeypatch.setattr(doubted.lease, "end_delivery", fail)
     with pytest.raises(OperationalError):
         doubted.turn(10)
-    report = doubted.settle_rest()
+    report = doubted.settle_earlier()
     assert report is not None
     assert report.is_repeat
     assert report.handed == report.attempted > 0

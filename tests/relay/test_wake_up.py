@@ -77,7 +77,7 @@ def test_nothing_is_delivered_after_an_error_until_the_partitions_are_read_again
     for each in (leaving, loop):
         turn(each)
     leaving.lease.leave()
-    target: object = loop.lease if error_in == "rebalance" else loop.held.blocked
+    target: object = loop.lease if error_in == "rebalance" else loop.owned.blocked
     with monkeypatch.context() as patch:
         real = getattr(target, error_in)
 
@@ -122,13 +122,13 @@ def test_a_round_makes_way_for_a_delivery_after_each_step(
     turn(loop)
     with statements() as whole:
         clock.advance(2 * TICK_SECONDS)
-        loop.prepare()
+        loop.do_rounds()
     loop.is_wanted = lambda: True
     clock.advance(2 * TICK_SECONDS)
     parts: list[list[str]] = []
     while not parts or parts[-1]:
         with statements() as part:
-            loop.prepare()
+            loop.do_rounds()
         parts.append(part)
     assert of_round([sql for part in parts for sql in part]) == of_round(whole)
     assert len(parts) > 3

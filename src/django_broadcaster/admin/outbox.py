@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +24,19 @@ from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.dashboard import event_links, event_page
 from django_broadcaster.dashboard.display import NOTHING, age, label, moment, text_block
 from django_broadcaster.dashboard.operations_filter import form_query
+from django_broadcaster.dashboard.operations_form import HandlersForm
 from django_broadcaster.dashboard.operations_views import kinds_for
+from django_broadcaster.dashboard.pages import AdminPages
+from django_broadcaster.inbox_replay import prepare_replay, skippable_handlers
 from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.models.managers import OutboxEventQuerySet
+from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OperationKind, OutboxEventStatus
 from django_broadcaster.store import MOVES, with_leftovers
 
@@ -97,14 +103,33 @@ CANCEL = Action(
 REPLAY = Action(
     kind=OperationKind.REPLAY,
     button=_("Replay"),
-    meaning=_(
-        "The event is delivered again, so a receiver may get it twice. Handlers that already "
-        "processed it do not run again."
-    ),
+    meaning=_("The event is delivered again, so a receiver may get it twice."),
     done=_("%(changed)d of %(selected)d events will be delivered again."),
     logged="Replayed (was %s).",
 )
 ACTIONS = {str(each.kind): each for each in (RETRY, CANCEL, REPLAY)}
+
+
+class EventPages(AdminPages):
+    """The page that asks before one event is changed."""
+
+    model = OutboxEvent
+    folder = "outboxevent"
+
+    def move(
+        self, request: HttpRequest, event: OutboxEvent, action: Action, form: HandlersForm
+    ) -> TemplateResponse:
+        """Return the page."""
+        title = _("%(action)s: event %(id)d?") % {"action": action.button, "id": event.pk}
+        more = {
+            "event": event,
+            "text": action.button,
+            "meaning": action.meaning,
+            "handlers": form.handlers,
+        }
+        above = (self._list(), (str(event), self._url("change", event.pk)))
+        crumb = str(action.button)
+        return self._page(request, "move", title, more, above=above, crumb=crumb)
 
 
 class EventChangeList(LeanChangeList):
@@ -303,7 +328,7 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         event: Any = self.get_object(request, object_id)
         moves = [] if event is None else self._moves(request, event)
         links = [(self._event_url("move", event.pk, each.kind), each.button) for each in moves]
-        context = {**(extra_context or {}), "moves": links}
+        context = {**(extra_context or {}), "buttons": links}
         return super().change_view(request, object_id, form_url, context)
 
     def move_view(self, request: HttpRequest, pk: int, kind: str) -> HttpResponseBase:
@@ -315,25 +340,17 @@ class OutboxEventAdmin(ReadOnlyAdmin):
         if not (self.has_view_permission(request, event) and self._may(request, action)):
             raise PermissionDenied
         event_url = self._event_url("change", event.pk)
+        form = _handlers_form(event, action, request.POST or None)
         if request.method == "POST":
-            self._apply(request, OutboxEvent.objects.filter(pk=event.pk), action)
+            forget = form.cleaned_data["forget_inbox"] if form.is_valid() else []
+            self._apply(request, OutboxEvent.objects.filter(pk=event.pk), action, forget)
             return HttpResponseRedirect(event_url)
         if event.status not in MOVES[kind].sources:
             text = _("The event is %(status)s, which does not allow this.")
             said = text % {"status": event.get_status_display()}
             self.message_user(request, said, messages.WARNING)
             return HttpResponseRedirect(event_url)
-        request.current_app = self.admin_site.name
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("%(action)s: event %(id)d?") % {"action": action.button, "id": event.pk},
-            "opts": self.opts,
-            "event": event,
-            "event_url": event_url,
-            "text": action.button,
-            "meaning": action.meaning,
-        }
-        return TemplateResponse(request, "admin/django_broadcaster/outboxevent/move.html", context)
+        return EventPages(self.admin_site).move(request, event, action, form)
 
     def _moves(self, request: HttpRequest, event: OutboxEvent) -> list[Action]:
         """Return the moves that the event's status and the user's permissions allow."""
@@ -376,8 +393,17 @@ class OutboxEventAdmin(ReadOnlyAdmin):
             request.POST = post  # type: ignore[assignment]  # Django's list reads it
         return super().changelist_view(request, *args, **more)
 
-    def _apply(self, request: HttpRequest, queryset: OutboxEventQuerySet, action: Action) -> None:
-        """Apply an action to the selected events with a fitting status, and report the result."""
+    def _apply(
+        self,
+        request: HttpRequest,
+        queryset: OutboxEventQuerySet,
+        action: Action,
+        forget: Sequence[str] = (),
+    ) -> None:
+        """Apply an action to the selected events with a fitting status, and report the result.
+
+        A replay runs the handlers in `forget` again.
+        """
         # Read the ids first: a filter by status does not find events after their change.
         ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
         if len(ids) > MOST:
@@ -387,20 +413,42 @@ class OutboxEventAdmin(ReadOnlyAdmin):
             what = {"most": f"{MOST:,}", "action": IN_BACKGROUND}
             self.message_user(request, text % what, messages.ERROR)
             return
-        changed, skipped = 0, Counter[str]()
+        changed, without_handlers, skipped = 0, 0, Counter[str]()
         for start in range(0, len(ids), CHUNK):
-            moved, others = _move_chunk(request, ids[start : start + CHUNK], action)
+            chunk = ids[start : start + CHUNK]
+            moved, processed, others = _move_chunk(request, chunk, action, forget)
             changed += moved
+            without_handlers += processed
             skipped.update(others)
         done = str(action.done) % {"changed": changed, "selected": len(ids)}
         if skipped:
             listed = ", ".join(f"{count} {status}" for status, count in skipped.most_common())
             done += " " + _("Skipped because of their status: %(states)s.") % {"states": listed}
+        if without_handlers:
+            done += " " + ngettext(
+                "%(count)d of them runs no handler, because all already processed it.",
+                "%(count)d of them run no handler, because all already processed them.",
+                without_handlers,
+            ) % {"count": without_handlers}
         self.message_user(request, done, messages.SUCCESS if changed else messages.WARNING)
 
 
-def _move_chunk(request: HttpRequest, ids: list[int], action: Action) -> tuple[int, Counter[str]]:
-    """Change eligible events; return how many, and the statuses of the others."""
+def _handlers_form(event: OutboxEvent, action: Action, data: Any) -> HandlersForm:
+    """Return the form with the handlers that a replay of an event may skip."""
+    form = HandlersForm(data)
+    selection = EventSelection(backend=event.publisher_backend, event_type=event.event_type)
+    form.offer(skippable_handlers(selection) if action is REPLAY else [])
+    return form
+
+
+def _move_chunk(
+    request: HttpRequest, ids: list[int], action: Action, forget: Sequence[str]
+) -> tuple[int, int, Counter[str]]:
+    """Change eligible events.
+
+    Returns:
+        How many were changed, how many of them run no handler, and the statuses of the others.
+    """
     move = MOVES[action.kind]
     assert move.run is not None  # only a purge has none
     with transaction.atomic(using=router.db_for_write(OutboxEvent)):
@@ -408,16 +456,25 @@ def _move_chunk(request: HttpRequest, ids: list[int], action: Action) -> tuple[i
         rows = OutboxEvent.objects.select_for_update().filter(pk__in=ids).order_by("pk")
         events = list(rows.defer(*PAYLOAD_FIELDS))
         movable = [event for event in events if event.status in move.sources]
-        changed = move.run(OutboxEvent.objects.filter(pk__in=[event.pk for event in movable]))
-        _log(request, movable, action)
-    return changed, Counter(
-        str(event.get_status_display()) for event in events if event.status not in move.sources
+        chosen = OutboxEvent.objects.filter(pk__in=[event.pk for event in movable])
+        processed = prepare_replay(chosen, forget) if action is REPLAY else 0
+        changed = move.run(chosen, by=request.user.get_username())
+        _log(request, movable, action, forget)
+    return (
+        changed,
+        processed,
+        Counter(
+            str(event.get_status_display()) for event in events if event.status not in move.sources
+        ),
     )
 
 
-def _log(request: HttpRequest, events: list[OutboxEvent], action: Action) -> None:
+def _log(
+    request: HttpRequest, events: list[OutboxEvent], action: Action, forget: Sequence[str]
+) -> None:
     """Write an entry to the history of each event."""
     user: Any = request.user  # not anonymous: the admin requires a login
+    more = f" Handlers that run again: {', '.join(forget)}." if forget else ""
     for status in MOVES[action.kind].sources:
         moved: Any = [event for event in events if event.status == status]
         if moved:
@@ -425,5 +482,5 @@ def _log(request: HttpRequest, events: list[OutboxEvent], action: Action) -> Non
                 user.pk,
                 moved,
                 CHANGE,
-                change_message=action.logged % OutboxEventStatus(status).label,
+                change_message=action.logged % OutboxEventStatus(status).label + more,
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import selectors
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 GOODBYE_SECONDS: Final = 1.0
@@ -30,12 +32,21 @@ def set_timeout(connection: Any, seconds: float) -> None:
 
 def has_news(connection: Any) -> bool:
     """Return True if the server has said something that was not read, or the connection is gone."""
+    with watched(connection) as has_more:
+        return has_more()
+
+
+@contextmanager
+def watched(connection: Any) -> Iterator[Callable[[], bool]]:
+    """Return a context manager whose value is `has_news` for this connection, made once."""
     sock = _socket_of(connection)
-    if sock is None or (hasattr(sock, "pending") and sock.pending()):
-        return True
+    if sock is None:
+        yield lambda: True
+        return
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(0))
+        has_pending = getattr(sock, "pending", lambda: False)
+        yield lambda: bool(has_pending() or selector.select(0))
 
 
 def close_socket(connection: Any) -> None:

@@ -42,13 +42,21 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """A call in another thread."""
+
+    def result(self) -> T_co:
+        """Wait for the call, and return what it returned; raises what it raised."""
 
 
 class Thread(Protocol):
     """A thread with database connections of its own."""
 
-    def start(self, function: Callable[..., T], *args: Any) -> Callable[[], T]:
-        """Call the function there; return a function that waits for it and returns its result."""
+    def begin(self, function: Callable[..., T], *args: Any) -> Pending[T]:
+        """Call the function there after the calls that have begun; return at once."""
 
     def end(self) -> None:
         """End the thread, which closes its connections."""

@@ -11,7 +11,8 @@ import re
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from .aws.backend import SCHEMES, AWSBackend
+from .aws.backend import AWSBackend
+from .aws.connection import SCHEMES
 from .options import OptionReader
 
 # sqs.eu-west-1.amazonaws.com, sqs.cn-north-1.amazonaws.com.cn, eu-west-1.queue.amazonaws.com, ...
@@ -64,5 +65,10 @@ class SQSBackend(AWSBackend):
 
     def region(self) -> str:
         """Return the region in the queue's address, or nothing."""
-        found = _REGION.match(urlsplit(self.destination).hostname or "")
-        return (found[1] or found[2]) if found else ""
+        return region_of(self.destination)
+
+
+def region_of(queue_url: str) -> str:
+    """Return the region in a queue's address, or nothing."""
+    found = _REGION.match(urlsplit(queue_url).hostname or "")
+    return (found[1] or found[2]) if found else ""

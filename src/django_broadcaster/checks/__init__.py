@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
-from . import database, former, policies, publishers, retention, routes, values
+from . import consumers, database, former, policies, publishers, retention, routes, values
 from .shared import TAG
 
 __all__ = ["CHECKS", "TAG", "register_checks"]
@@ -17,6 +17,10 @@ CHECKS = (
     publishers.check_backends,
     publishers.check_client_libraries,
     publishers.check_trimming,
+    consumers.check_consumers,
+    consumers.check_consumer_classes,
+    consumers.check_consumer_libraries,
+    consumers.check_inbox_retention,
     policies.check_retry,
     policies.check_backend_retries,
     policies.check_circuit,

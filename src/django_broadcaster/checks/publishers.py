@@ -1,27 +1,33 @@
-"""Checks of OUTBOX_PUBLISHERS. No message shows a value of OPTIONS that may be a password."""
+"""Checks of OUTBOX_PUBLISHERS."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from importlib.util import find_spec
-from inspect import Parameter, isabstract, signature
+from collections.abc import Iterator, Mapping
 from reprlib import repr as shortened
 from typing import Any
 
 from django.core.checks import CheckMessage
-from django.utils.module_loading import import_string
 
 from .. import backends as backends_package
 from ..backends.base import MessageBackend, PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..backends.redis import RedisStreamBackend
 from ..conf import conf
-from ..exceptions import BackendConfigurationError
-from ..redaction import SECRET_NAME, spellings, without
-from .shared import TAG, Messages, entries, error, fix_of_key, kind, nearest, unknown_keys, warning
+from .classes import MAX_ALIAS, Kind, client_problem, creation_problem, shape_problem
+from .shared import TAG, Messages, entries, error, kind, unknown_keys, warning
 
-MAX_ALIAS = 64  # what the column `publisher_backend` holds
+BACKEND = Kind(
+    setting="OUTBOX_PUBLISHERS",
+    key="BACKEND",
+    package=backends_package,
+    base=PublisherBackend,
+    takes_options=MessageBackend,
+    usual="LocalBackend",
+    wrong_class="E005",
+    wrong_options="E006",
+    no_client="W003",
+    who_needs_no_client="A process that only publishes does not need it",
+)
 _PUBLISHERS_HINT = (
     "Set OUTBOX_PUBLISHERS = {'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
 )
@@ -74,41 +80,22 @@ def check_backends(**_: Any) -> Messages:
 
 def _backend_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None:
     where = f"OUTBOX_PUBLISHERS[{alias!r}]"
-    path, options = entry.get("BACKEND", ""), entry.get("OPTIONS", {})
-    if not isinstance(path, str):
-        message = f"{where}['BACKEND'] must be a dotted path, not {kind(path)}."
-        return error("E005", message, _backend_hint(where, ""))
-    if not isinstance(options, Mapping):
-        message = f"{where}['OPTIONS'] must be a dict, not {kind(options)}."
-        return error("E006", message, f"Set {where}['OPTIONS'] = {{}}.")
+    if (problem := shape_problem(BACKEND, where, entry)) is not None:
+        return problem
     try:
         backends.create(alias)
     except Exception as reason:  # a custom class may raise any exception
-        return _creation_problem(where, path, options, reason)
+        return creation_problem(BACKEND, where, entry, reason)
     return None
 
 
 def check_client_libraries(**_: Any) -> Messages:
     """Check that the client library of each backend is installed, without importing it."""
-    problems = (_client_problem(alias, entry) for alias, entry in entries().items())
-    return [problem for problem in problems if problem is not None]
-
-
-def _client_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None:
-    path = entry.get("BACKEND")
-    backend_class = _backend_class(path) if isinstance(path, str) else None
-    library = getattr(backend_class, "client_library", None)
-    if library is None:
-        return None
-    module, extra = library
-    if _is_installed(module):
-        return None
-    message = f"OUTBOX_PUBLISHERS[{alias!r}]: the client library {module!r} is not installed."
-    fix = (
-        f"Install it: pip install 'django-broadcaster[{extra}]'. A process that only publishes "
-        f"does not need it; there, set SILENCED_SYSTEM_CHECKS = ['{TAG}.W003']."
+    problems = (
+        client_problem(BACKEND, f"OUTBOX_PUBLISHERS[{alias!r}]", entry)
+        for alias, entry in entries().items()
     )
-    return warning("W003", message, fix)
+    return [problem for problem in problems if problem is not None]
 
 
 def check_trimming(**_: Any) -> Messages:
@@ -139,110 +126,3 @@ def _trimmed(alias: str, max_len: int) -> CheckMessage:
         f"set SILENCED_SYSTEM_CHECKS = ['{TAG}.W004']."
     )
     return warning("W004", message, fix)
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ValueError:  # a module without a spec, such as a stub of a test
-        return True
-
-
-def _creation_problem(
-    where: str, path: str, options: Mapping[Any, Any], reason: Exception
-) -> CheckMessage:
-    """Return the error for an exception of `backends.create`."""
-    backend_class = _backend_class(path)
-    if backend_class is None:
-        message = _message(f"{where}['BACKEND']", reason, list(options.values()))
-        return error("E005", message, _backend_hint(where, path))
-    if isabstract(backend_class):
-        missing = ", ".join(sorted(backend_class.__abstractmethods__))
-        message = f"{where}['BACKEND']: {path!r} does not define {missing}."
-        return error("E005", message, f"Define {missing} in {backend_class.__name__}.")
-    confidential = _confidential(options, _accepted_options(backend_class))
-    message = _message(f"{where}['OPTIONS']", reason, confidential)
-    return error("E006", message, _options_hint(where, backend_class, options))
-
-
-def _confidential(options: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
-    """Return the values that no message may show: all but plain values of known options.
-
-    A misspelt option, a URL, or a structure may hold a password under any name.
-    """
-    return [
-        value
-        for name, value in options.items()
-        if name not in known or _HOLDS_MORE.search(name) or not _is_plain(value)
-    ]
-
-
-_HOLDS_MORE = re.compile(f"{SECRET_NAME.pattern} | url | servers?", re.IGNORECASE | re.VERBOSE)
-_WORD = re.compile(r"[\w.{}-]{0,40}")
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, str):
-        return _WORD.fullmatch(value) is not None
-    return value is None or isinstance(value, int | float)
-
-
-def _message(where: str, reason: Exception, confidential: Sequence[Any]) -> str:
-    """Return the error's text, beginning with the setting, without the confidential values."""
-    text = str(reason)
-    if not isinstance(reason, BackendConfigurationError):
-        text = f"{where}: {kind(reason)}: {text}"
-    # Masking skips the setting's name, which an option's value may be part of.
-    setting = where if text.startswith(where) else ""
-    return (
-        f"{setting}{without(text.removeprefix(setting), spellings(confidential))}".rstrip(".") + "."
-    )
-
-
-def _backend_class(path: str) -> type[PublisherBackend] | None:
-    try:
-        found = import_string(path)
-    except Exception:  # its module may raise any exception
-        return None
-    return found if isinstance(found, type) and issubclass(found, PublisherBackend) else None
-
-
-def _backend_hint(where: str, path: str) -> str:
-    names = set(backends_package.__all__) - {
-        "Message",
-        "MessageBackend",
-        "Outcome",
-        "PublisherBackend",
-    }
-    near = nearest(path.rpartition(".")[2], names) or "LocalBackend"
-    return (
-        f"Set {where}['BACKEND'] = 'django_broadcaster.backends.{near}', or the dotted path of "
-        "another subclass of django_broadcaster.backends.PublisherBackend."
-    )
-
-
-def _options_hint(
-    where: str, backend_class: type[PublisherBackend], options: Mapping[Any, Any]
-) -> str:
-    if not issubclass(backend_class, MessageBackend):
-        return f"Correct {where}['OPTIONS'], the configuration of {backend_class.__name__}."
-    known = _accepted_options(backend_class)
-    fixes = [fix_of_key(key, known) for key in options if key not in known]
-    fix = "; ".join(fixes) or "correct the option named in the message"
-    listed = ", ".join(sorted(map(repr, known)))
-    return f"In {where}['OPTIONS'], {fix}. {backend_class.__name__} accepts {listed}."
-
-
-def _accepted_options(backend_class: type[PublisherBackend]) -> set[str]:
-    """Return the arguments of the constructor and of the constructors that it passes more to."""
-    accepted: set[str] = set()
-    for base in backend_class.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = signature(vars(base)["__init__"]).parameters.values()
-        named = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-        accepted.update(item.name for item in parameters if item.kind in named)
-        passes_on = any(item.kind == Parameter.VAR_KEYWORD for item in parameters)
-        if base is MessageBackend or not passes_on:
-            break
-    return accepted - {"self", "alias"}

@@ -15,11 +15,35 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .mqtt import MQTTConsumer
+    from .nats import NATSConsumer
+    from .rabbitmq import RabbitMQConsumer
+    from .redis import RedisStreamConsumer
+    from .sqs import SQSConsumer
     from .tasks import TasksBackend
 
-__all__ = ["Consumer", "Delivery", "LocalBackend", "ReceivedMessage", "TasksBackend"]
+__all__ = [
+    "Consumer",
+    "Delivery",
+    "LocalBackend",
+    "MQTTConsumer",
+    "NATSConsumer",
+    "RabbitMQConsumer",
+    "ReceivedMessage",
+    "RedisStreamConsumer",
+    "SQSConsumer",
+    "TasksBackend",
+]
 
-_MODULES = {"LocalBackend": ".local", "TasksBackend": ".tasks"}
+_MODULES = {
+    "LocalBackend": ".local",
+    "MQTTConsumer": ".mqtt",
+    "NATSConsumer": ".nats",
+    "RabbitMQConsumer": ".rabbitmq",
+    "RedisStreamConsumer": ".redis",
+    "SQSConsumer": ".sqs",
+    "TasksBackend": ".tasks",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -70,7 +70,7 @@ Decoder = Callable[[ReceivedMessage], CloudEvent | None]
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A message that was received, and what became of it.
+    """A message that was received, with its event or its problem.
 
     Args:
         message: The message.

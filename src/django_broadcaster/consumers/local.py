@@ -92,7 +92,7 @@ class LocalBackend(MessageBackend):
             self._threads.append(self.new_thread(name))
         first, *others = parts
         waits = [
-            thread.start(self._handle, messages, places)
+            thread.begin(self._handle, messages, places).result
             for thread, places in zip(self._threads, others, strict=False)
         ]
         outcomes: dict[int, Outcome] = {}

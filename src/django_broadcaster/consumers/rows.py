@@ -1,4 +1,4 @@
-"""What a consumer received, as rows of the outbox.
+"""Rows of the outbox for the messages that a consumer received.
 
 The row of an event has the identity of its source, its id, the consumer and the backend, so a
 repetition is skipped. A message without an event becomes a dead letter with its bytes. Its
@@ -16,7 +16,7 @@ from urllib.parse import quote
 from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
 
 from django_broadcaster.backends.base import Message
-from django_broadcaster.events import CloudEvent
+from django_broadcaster.events import CloudEvent, encode_data
 from django_broadcaster.exceptions import PublishError, Rejected, StatementTooLong
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.models.managers import DatabaseNow
@@ -28,6 +28,8 @@ from django_broadcaster.store import NewRow, identity_of, storable
 
 from .base import Delivery, ReceivedMessage
 from .handler import consumers
+
+FAILED: Final = OutboxEventStatus.FAILED.value
 
 MALFORMED_TYPE: Final = "django_broadcaster.malformed"
 """The event type of a dead letter that was made of a message without a valid event."""
@@ -41,7 +43,7 @@ BEGINNING_BYTES: Final = 64_000
 
 @dataclass(slots=True)
 class Written:
-    """What became of a batch.
+    """The outcome of a batch.
 
     Args:
         received: The messages of the batch.
@@ -81,6 +83,7 @@ class Writer:
         self._using = using
         self._consumer = consumer
         self._backend = consumers.delivers_to(consumer)
+        self._config = encode_data({"consumer": consumer})
 
     def write(
         self, deliveries: Sequence[Delivery], also: Callable[[Written], object] | None = None
@@ -126,7 +129,7 @@ class Writer:
     def _explain(self, entry: _Entry) -> None:
         """Complete the row of a dead letter, unless it was there already."""
         rows = OutboxEvent.objects.using(self._using).filter(
-            identity=entry.row.identity, status=OutboxEventStatus.FAILED, ended_at=None
+            identity=entry.row.identity, status=FAILED, ended_at=None
         )
         text = storable(_plain(entry.problem), connections[self._using])
         rows.update(last_error=text, ended_at=DatabaseNow())
@@ -160,26 +163,33 @@ class Writer:
     def _entries(self, deliveries: Sequence[Delivery]) -> list[_Entry]:
         """Return an entry for each delivery that is not to be ignored."""
         call = self._call()
-        plan = call.delivery(None, RETRIES_OF_SETTINGS, {"consumer": self._consumer})
+        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
         entries = []
         for delivery in deliveries:
             event, problem = delivery.event, delivery.problem
             if event is not None:
                 try:
-                    entries.append(_Entry(self._row(call, event, plan, delivery), delivery))
+                    row = self._row(call, event, plan, delivery.message.key, self._config)
+                    entries.append(_Entry(row, delivery))
                 except PublishError as error:
                     problem = str(error)
             if problem:
                 entries.append(self._malformed(call, delivery, problem))
         return entries
 
-    def _row(self, call: PublishCall, event: CloudEvent, plan: Any, delivery: Delivery) -> NewRow:
-        """Return the row of an event; raises PublishError if no row can hold it."""
-        key = None if event.partition_key else _short(delivery.message.key) or None
-        (row,) = call.rows(event, plan, backend=self._backend, partition_key=key, unique=False)
+    def _row(
+        self, call: PublishCall, event: CloudEvent, plan: Any, key: str, config: str
+    ) -> NewRow:
+        """Return the row of an event; raises PublishError if no row can hold it.
+
+        `config` is added afterwards, since its keys are not for the backend to judge.
+        """
+        own_key = None if event.partition_key else _short(key) or None
+        (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=False)
         # Two consumers may read the same event for different handlers.
         where = f"{self._backend}\0{self._consumer}"
-        return row._replace(identity=identity_of(event.source, event.id, where))
+        identity = identity_of(event.source, event.id, where)
+        return row._replace(publisher_config=config, identity=identity)
 
     def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> _Entry:
         message = delivery.message
@@ -207,10 +217,9 @@ class Writer:
             "position": _plain(message.position),
             "bytes": len(message.body),
         }
-        config = {"consumer": self._consumer, "received": received}
-        plan = call.delivery(None, RETRIES_OF_SETTINGS, config)
-        failed = plan._replace(status=OutboxEventStatus.FAILED.value)
-        return self._row(call, event, failed, Delivery(ReceivedMessage(body=b"")))
+        config = encode_data({"consumer": self._consumer, "received": received})
+        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
+        return self._row(call, event, plan._replace(status=FAILED), "", config)
 
 
 def redeliver(message: Message, using: str) -> None:

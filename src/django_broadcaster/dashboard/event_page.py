@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from django.contrib.admin.models import LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from django_broadcaster.amounts import duration
 from django_broadcaster.backends import Shown
 from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
-from django_broadcaster.event_history import MOST_ATTEMPTS, Step, steps_of
+from django_broadcaster.event_history import history_of
 from django_broadcaster.events import CloudEvent, encode_data
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
 from django_broadcaster.redaction import masked, place_of
 from django_broadcaster.relay.decryption import decrypted
-from django_broadcaster.relay.messages import message_of
+from django_broadcaster.relay.row_to_message import message_of
 from django_broadcaster.store import RelayRows
 
 from .display import dump, moment, shortened, text_block
-
-_CHANGE = "admin:django_broadcaster_outboxevent_change"
 
 LONGEST_BODY = 20_000
 """Maximum of a message's characters on a page."""
@@ -39,32 +34,27 @@ LONGEST_BODY = 20_000
 
 def life(event: OutboxEvent) -> SafeString:
     """Return the history of an event, the oldest step first, with the time between steps."""
-    steps = sorted([*steps_of(event), *_log(event)], key=lambda step: aware(step.at))
-    rows, before = [], None
-    for step in steps:
-        at = aware(step.at)
-        gap = "" if before is None else f"+{(at - before).total_seconds():,.3f} s"
-        link = step.waits_for and _url(step.waits_for)
-        rows.append({"step": step, "at": moment(step.at), "gap": gap, "link": link})
-        before = at
+    rows = [
+        {
+            "step": step,
+            "at": moment(step.at),
+            "gap": "" if gap is None else f"+{duration(gap)}",
+            "link": _url("outboxevent", step.waits_for) or _url("outboxoperation", step.operation),
+        }
+        for step, gap in history_of(event)
+    ]
     template = "admin/django_broadcaster/outboxevent/life.html"
     return SafeString(render_to_string(template, {"rows": rows}))
 
 
-def _url(row: int) -> str:
-    """Return the address of an event's page; empty if the admin site has none."""
+def _url(model: str, row: int | None) -> str:
+    """Return the address of a row's page; empty if the admin site has none."""
+    if row is None:
+        return ""
     try:
-        return reverse(_CHANGE, args=[row])
+        return reverse(f"admin:django_broadcaster_{model}_change", args=[row])
     except NoReverseMatch:
         return ""
-
-
-def _log(event: OutboxEvent) -> Iterator[Step]:
-    """Yield what users of the admin did to the event, the latest first."""
-    kind = ContentType.objects.get_for_model(event)
-    entries = LogEntry.objects.filter(content_type=kind, object_id=str(event.pk))
-    for entry in entries.select_related("user").order_by("-pk")[:MOST_ATTEMPTS]:
-        yield Step(entry.action_time, entry.get_change_message(), "operator", str(entry.user))
 
 
 def payload(event: OutboxEvent) -> SafeString:

@@ -43,7 +43,26 @@ class _Moment(forms.DateTimeInput):
         super().__init__(attrs={"step": 1}, format="%Y-%m-%dT%H:%M:%S")
 
 
-class OperationForm(forms.Form):
+class HandlersForm(forms.Form):
+    """The handlers that a replay may skip, as tick boxes: those that are ticked run again."""
+
+    forget_inbox = forms.MultipleChoiceField(
+        label=_("Run these handlers again"), required=False, widget=forms.CheckboxSelectMultiple
+    )
+
+    def offer(self, names: Sequence[str]) -> None:
+        """Set the handlers to choose from."""
+        field: Any = self.fields["forget_inbox"]
+        field.choices = [(name, name) for name in names]
+
+    @property
+    def handlers(self) -> forms.BoundField | None:
+        """The tick boxes; None without a handler."""
+        field: Any = self.fields["forget_inbox"]
+        return self["forget_inbox"] if field.choices else None
+
+
+class OperationForm(HandlersForm):
     """An operation. Once the form is valid, `selection` has its conditions."""
 
     kind = forms.ChoiceField(label=_("Operation"), widget=forms.RadioSelect)
@@ -85,10 +104,6 @@ class OperationForm(forms.Form):
         help_text=_("Part of the last error."),
     )
 
-    forget_inbox = forms.MultipleChoiceField(
-        label=_("Run these handlers again"), required=False, widget=forms.CheckboxSelectMultiple
-    )
-
     def __init__(self, *args: Any, kinds: Sequence[str], using: str, **options: Any) -> None:
         super().__init__(*args, **options)
         self.selection = EventSelection()
@@ -97,7 +112,7 @@ class OperationForm(forms.Form):
             self.fields[name].label = f"{self.fields[name].label} ({zone})"
         choices: Any = self.fields
         choices["kind"].choices = [(kind, OperationKind(kind).label.capitalize()) for kind in kinds]
-        choices["forget_inbox"].choices = [(each.name, each.name) for each in event_registry]
+        self.offer([each.name for each in event_registry])
         choices["backend"].choices = [*ANY, *((alias, alias) for alias in _aliases(using))]
 
     @property
@@ -109,12 +124,6 @@ class OperationForm(forms.Form):
     def conditions(self) -> list[forms.BoundField]:
         """The fields that filter the events."""
         return [self[name] for name in CONDITIONS]
-
-    @property
-    def handlers(self) -> forms.BoundField | None:
-        """The handlers that a replay may skip, as tick boxes; None without one."""
-        field: Any = self.fields["forget_inbox"]
-        return self["forget_inbox"] if field.choices else None
 
     def clean_event_type(self) -> str:
         """Return the pattern; raise ValidationError for an asterisk before its end."""
@@ -141,10 +150,9 @@ class OperationForm(forms.Form):
 
     def _limit_handlers(self, data: dict[str, Any]) -> None:
         """Leave only the handlers that a replay of the selection may skip."""
-        field: Any = self.fields["forget_inbox"]
         is_replay = data.get("kind") == OperationKind.REPLAY and not self.errors
         names = skippable_handlers(self.selection) if is_replay else []
-        field.choices = [(name, name) for name in names]
+        self.offer(names)
         data["forget_inbox"] = [name for name in data.get("forget_inbox", ()) if name in names]
 
     def _check_moments(self, data: dict[str, Any]) -> None:

@@ -25,8 +25,8 @@ from django_broadcaster.store import (
     estimate_of,
     first_of,
     is_served,
-    outcome_of,
     request_operation,
+    result_of,
     span_of,
 )
 
@@ -89,7 +89,7 @@ class OperationViews(AdminPages):
         self, request: HttpRequest, form: OperationForm, lost: list[str] | None = None
     ) -> TemplateResponse:
         more = {"form": form, "lost": lost or []}
-        return self._page(request, "form", _("New operation"), more)
+        return self._page(request, "form", _("New operation"), more, above=(self._list(),))
 
     def _confirmation(
         self, request: HttpRequest, form: OperationForm, using: str
@@ -118,7 +118,7 @@ class OperationViews(AdminPages):
             "kind": OperationKind(kind).label.capitalize(),
             "events": more["counted"],
         }
-        return self._page(request, "confirm", title, more)
+        return self._page(request, "confirm", title, more, above=(self._list(),))
 
     def _request(self, request: HttpRequest, form: OperationForm, using: str) -> HttpResponseBase:
         user: Any = request.user  # not anonymous: the admin requires a login
@@ -148,7 +148,8 @@ class OperationViews(AdminPages):
             "events": _events_url(operation, self._site.name),
             "log": _log(operation),
         }
-        return self._page(request, "operation", str(operation).capitalize(), more)
+        title = str(operation).capitalize()
+        return self._page(request, "operation", title, more, above=(self._list(),))
 
     def progress(self, request: HttpRequest, pk: str) -> JsonResponse:
         """Return the progress of an operation as JSON for its page."""
@@ -199,12 +200,6 @@ class OperationViews(AdminPages):
             "finished": moment(operation.finished_at),
         }
 
-    def _page(
-        self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
-    ) -> TemplateResponse:
-        may_request = bool(kinds_for(request.user))
-        return super()._page(request, name, title, {"may_request": may_request, **more})
-
 
 def _initial(request: HttpRequest, kinds: list[str]) -> dict[str, Any]:
     """Return initial values of the form's fields from the query string."""
@@ -245,7 +240,7 @@ def _outcome(operation: OutboxOperation) -> dict[str, Any]:
     if operation.kind not in (OperationKind.RETRY, OperationKind.REPLAY) or not operation.done:
         return {"outcome": "", "is_delivering": False}
     events = OutboxEvent.objects.using(operation._state.db or "default")
-    found = outcome_of(events, operation)
+    found = result_of(events, operation)
     parts = [
         _("%(queued)s queued for delivery: %(delivered)s delivered, %(dead)s dead")
         % {

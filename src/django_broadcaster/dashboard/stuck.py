@@ -44,14 +44,14 @@ _NUMBERS = re.compile(
 )
 
 
-def stuck(using: str, backend: str) -> dict[str, Any]:
+def stuck(using: str, alias: str) -> dict[str, Any]:
     """Return the blocked keys and the dead letters of a backend."""
-    return {**_keys(using, backend), **_errors(using, backend)}
+    return {**_keys(using, alias), **_errors(using, alias)}
 
 
-def _keys(using: str, backend: str) -> dict[str, Any]:
+def _keys(using: str, alias: str) -> dict[str, Any]:
     """Return the keys that block the most events, and a summary of all."""
-    keys, is_all = blocked_keys(using, backend)
+    keys, is_all = blocked_keys(using, alias)
     columns = ("id", "event_type", "created_at", "scheduled_at", "retry_count")
     heads = OutboxEvent.objects.using(using).filter(pk__in=[each.head for each in keys[:HEADS]])
     read = heads.filter(status="retry").annotate(error=Left("last_error", ERROR_SHOWN))
@@ -89,10 +89,10 @@ def _reason(error: str) -> str:
     return _CLASS.sub("", fingerprint(error)) or _("an unknown error")
 
 
-def _errors(using: str, backend: str) -> dict[str, Any]:
+def _errors(using: str, alias: str) -> dict[str, Any]:
     """Return the groups of errors with the most events, and how many others there are."""
     groups: dict[str, list[SameError]] = {}
-    for same in same_errors(using, backend, NEWEST):
+    for same in same_errors(using, alias, NEWEST):
         groups.setdefault(fingerprint(same.error), []).append(same)
     found = [_group(pattern, group) for pattern, group in groups.items()]
     found.sort(key=lambda each: (-each["count"], -each["newest"]))

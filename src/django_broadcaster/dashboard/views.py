@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import quote, unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
@@ -82,7 +82,7 @@ class DashboardViews(AdminPages):
 
     def overview(self, request: HttpRequest) -> TemplateResponse:
         """Return the page of all backends."""
-        return self._page(request, "overview", _("Dashboard"), {"alias": ""})
+        return self._live(request, _("Dashboard"), {"alias": ""})
 
     def backend(self, request: HttpRequest, alias: str) -> TemplateResponse:
         """Return the page of one backend."""
@@ -94,7 +94,7 @@ class DashboardViews(AdminPages):
             "NEWEST": NEWEST,
         }
         title = _("Backend %(backend)s") % {"backend": alias}
-        return self._page(request, "backend", title, more)
+        return self._live(request, title, more, above=(self._list(),), crumb=alias)
 
     def pause(self, request: HttpRequest, alias: str) -> HttpResponseBase:
         """Ask for confirmation, then pause the backend."""
@@ -125,7 +125,9 @@ class DashboardViews(AdminPages):
         if request.method != "POST":
             titles = {"pause": _("Pause %(backend)s"), "resume": _("Resume %(backend)s")}
             more = {"alias": alias, "action": action, "LONGEST_REASON": LONGEST_REASON}
-            return self._page(request, "switch", titles[action] % {"backend": alias}, more)
+            above = (self._list(), (alias, self._url("change", quote(alias))))
+            title = titles[action] % {"backend": alias}
+            return self._page(request, "switch", title, more, above=above)
         using = router.db_for_write(OutboxBackendState)
         with transaction.atomic(using=using):
             changed, logged = do(OutboxBackendState.objects.using(using))
@@ -142,18 +144,19 @@ class DashboardViews(AdminPages):
         }[action, changed]
         level = messages.SUCCESS if changed else messages.WARNING
         messages.add_message(request, level, said % {"backend": alias})
-        return HttpResponseRedirect(self._url("change", alias))
+        return HttpResponseRedirect(self._url("change", quote(alias)))
 
-    def _page(
-        self, request: HttpRequest, name: str, title: str, more: dict[str, Any]
+    def _live(
+        self, request: HttpRequest, title: str, more: dict[str, Any], **crumbs: Any
     ) -> TemplateResponse:
+        """Return a page of live figures."""
         shared = {
             "aliases": _aliases(),
             "may_pause": request.user.has_perm(PAUSE),
             "ranges": STEPS,
             "statuses": [(status, OutboxEventStatus(status).label) for status in STATUSES],
         }
-        return super()._page(request, name, title, {**shared, **more})
+        return self._page(request, "live", title, {**shared, **more}, **crumbs)
 
     # JSON
 

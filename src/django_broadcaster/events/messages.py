@@ -49,8 +49,15 @@ def read_kafka(headers: Headers, body: Body) -> Read:
 
 
 def read_nats(headers: Headers, body: Body) -> Read:
-    """Read a message of NATS; in binary mode the media type of its data is an attribute, too."""
-    return _read(_prefixed(headers, "ce-", _decoded), _content_type_of(headers), body)
+    """Read a message of NATS; one without headers of CloudEvents, or any, is structured.
+
+    In binary mode the media type of the data is an attribute, too. Clients and servers without
+    headers send the JSON format alone.
+    """
+    attributes, content_type = _prefixed(headers, "ce-", _decoded), _content_type_of(headers)
+    if not content_type and "specversion" not in attributes:
+        content_type = _EVENT
+    return _read(attributes, content_type, body)
 
 
 def read_amqp(headers: Headers, body: Body, content_type: str | None) -> Read:

@@ -5,20 +5,24 @@ With `--background`, the relays change the events.
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 from django.core.management.base import CommandError
 from django.db import transaction
 
+from django_broadcaster.amounts import counted
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.models.managers import OutboxEventQuerySet
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.store import MOVES, few_of, is_served, request_operation
 
-from .output import Progress, as_json, counted, whoami
+from .output import Progress, as_json, whoami
 from .selection import add_selection, database, selected
+
+logger = logging.getLogger("django_broadcaster.operations")
 
 CHUNK = 1000
 """Events changed in one transaction."""
@@ -54,7 +58,7 @@ class MovingCommand(OutboxCommand):
         run = MOVES[self.verb].run
         assert run is not None, "outbox_purge overrides this method"
         with transaction.atomic(using=events.db):
-            return run(events)
+            return run(events, by=self.by)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -75,13 +79,14 @@ class MovingCommand(OutboxCommand):
         )
         parser.add_argument(
             "--by",
-            help="with --background: the name to record as requester (default: the system account)",
+            help="the name to record in the history (default: the system account)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; raise CommandError, which exits with 1, for an invalid selection."""
         selection = selected(options)
         everything = OutboxEvent.objects.using(database(options["database"]))
+        self.by = whoami() if options["by"] is None else options["by"]
         self.prepare(selection, options)
         if options["background"]:
             self._request(everything, selection, options)
@@ -99,6 +104,9 @@ class MovingCommand(OutboxCommand):
             if options["ask"] and not options["ids"]:
                 self._confirm(counted(total, "event"))
             changed = self._move_all(events, total)
+            logger.info(
+                "%s by %s: %d of %d events (%s).", self.verb, self.by, changed, total, selection
+            )
         if options["json"]:
             result = {"selected": total, "changed": changed, "dry_run": options["dry_run"]}
             self.stdout.write(as_json({**result, **self.details()}))
@@ -139,7 +147,7 @@ class MovingCommand(OutboxCommand):
             events,
             self.verb,
             selection,
-            by=whoami() if options["by"] is None else options["by"],
+            by=self.by,
             forget_inbox=self.forget_inbox,
         )
         if options["json"]:

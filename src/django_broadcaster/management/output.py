@@ -21,8 +21,6 @@ GAP = 2
 LEAST_ROOM = 24
 """The narrowest column that text is wrapped in."""
 
-UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-
 _NUMBER = re.compile(r"~?\d[\d,]*[+%]?")
 
 _CONTROLS = re.compile("[\x7f-\x9f]")
@@ -150,27 +148,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return printable(str(value))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number of things, as in `1 event` and `2,000 events`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in their two largest units, as the dashboard shows them."""
-    if seconds < 0.0005:
-        return "0 s"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
-    if round(seconds) < 60:
-        return f"{seconds:.1f} s".replace(".0 ", " ") if seconds < 10 else f"{seconds:.0f} s"
-    for index, (name, size) in enumerate(UNITS[:-1]):
-        if seconds >= size:
-            rest_name, rest_size = UNITS[index + 1]
-            rest = int(seconds % size // rest_size)
-            return f"{int(seconds // size)} {name}" + (f" {rest} {rest_name}" if rest else "")
-    return "1 min"  # 59.5 s and more, rounded
 
 
 def whoami() -> str:

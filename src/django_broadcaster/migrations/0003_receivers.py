@@ -1,7 +1,8 @@
 """The receivers: the processes that read brokers."""
 
-import django_broadcaster.schema
 from django.db import migrations, models
+
+import django_broadcaster.schema
 
 
 class Migration(migrations.Migration):
@@ -21,9 +22,9 @@ class Migration(migrations.Migration):
                 ("consumer", django_broadcaster.schema.ExactCharField(max_length=64)),
                 (
                     "reads",
-                    django_broadcaster.schema.ExactCharField(
+                    django_broadcaster.schema.ExactCharField(  # type: ignore[misc]
                         blank=True,
-                        help_text="The consumer, if this receiver is the only one that reads it now; NULL while it stands by, or if all receivers read.",
+                        help_text="The consumer, if this receiver alone may read it now.",
                         max_length=64,
                         null=True,
                     ),

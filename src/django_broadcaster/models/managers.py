@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.functions import Now
+from django.db.models import F, Value
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from django_broadcaster.signals import rows_inserted, rows_to_insert
@@ -82,51 +84,93 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
             yield self.model._default_manager.using(self.db).filter(id__in=ids)
             last = ids[-1]
 
-    def cancel(self, *, operation: int | None = None) -> int:
+    def cancel(self, *, operation: int | None = None, by: str = "") -> int:
         """Cancel what has not been delivered; return how many.
 
         An event that a relay is sending at this moment may still arrive. Later events of its key
-        are delivered without it. The rows keep the id of the background operation, if any.
+        are delivered without it. The rows keep the id of the background operation, if any. The
+        history of each event has who did it: `by`.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.CANCELLED))
         now = timezone.now()
-        return allowed.update(
-            status=OutboxEventStatus.CANCELLED, ended_at=now, updated_at=now, **_mark(operation)
-        )
+        changes = {"status": OutboxEventStatus.CANCELLED, "ended_at": now}
+        return allowed._moved("cancel", changes, now, operation, by)
 
-    def replay(self, *, at: datetime | None = None, operation: int | None = None) -> int:
+    def replay(
+        self, *, at: datetime | None = None, operation: int | None = None, by: str = ""
+    ) -> int:
         """Deliver dead letters, cancelled and delivered events again; return how many.
 
         Their retries start again from 0. Each is delivered before the later events of its key that
         still wait. They are due `at` this time, by default now; of events that are due at the same
-        time, those with lower ids are delivered first.
+        time, those with lower ids are delivered first. The history has who did it: `by`.
         """
         allowed = self.filter(status__in=sources_of(OutboxEventStatus.SCHEDULED))
         now = timezone.now()
-        return allowed.update(
-            status=OutboxEventStatus.SCHEDULED,
-            scheduled_at=at or now,
-            updated_at=now,
-            published_at=None,
-            ended_at=None,
-            retry_count=0,
-            crash_count=0,
-            **_mark(operation),
-        )
+        changes = {
+            "status": OutboxEventStatus.SCHEDULED,
+            "scheduled_at": at or now,
+            "published_at": None,
+            "ended_at": None,
+            "retry_count": 0,
+            "crash_count": 0,
+        }
+        return allowed._moved("replay", changes, now, operation, by)
 
-    def hasten(self, *, at: datetime | None = None, operation: int | None = None) -> int:
-        """Make events due `at` a time, by default now, that wait for a retry; return how many."""
+    def hasten(
+        self, *, at: datetime | None = None, operation: int | None = None, by: str = ""
+    ) -> int:
+        """Make events due `at` a time, by default now, that wait for a retry; return how many.
+
+        The history has who did it: `by`.
+        """
         waiting = self.filter(status=OutboxEventStatus.RETRY)
         now = timezone.now()
-        return waiting.update(scheduled_at=at or now, updated_at=now, **_mark(operation))
+        return waiting._moved("retry", {"scheduled_at": at or now}, now, operation, by)
+
+    def _moved(
+        self, kind: str, changes: dict[str, Any], now: datetime, operation: int | None, by: str
+    ) -> int:
+        """Change the events, and keep in their history what the change overwrites."""
+        self._for_write = True
+        mark = {} if operation is None else {"operation": operation}
+        with transaction.atomic(using=self.db, savepoint=False):
+            self._keep(kind, now, operation, by)
+            return self.update(updated_at=now, **changes, **mark)
+
+    def _keep(self, kind: str, now: datetime, operation: int | None, by: str) -> None:
+        """Write an `OutboxMove` for each event, in one statement, and lock the events."""
+        moves: Any = self.model._meta.apps.get_model("django_broadcaster", "OutboxMove")
+        values: dict[str, Any] = {
+            "row": F("pk"),
+            "moved_at": _constant(now, moves, "moved_at"),
+            "kind": _constant(kind, moves, "kind"),
+            "status": F("status"),
+            "ended_at": Coalesce("published_at", "ended_at"),
+            "moved_by": _constant(by[:255], moves, "moved_by"),
+            "operation": _constant(operation, moves, "operation"),
+        }
+        rows = self.select_for_update().order_by().values_list(*values.values())
+        connection = connections[self.db]
+        try:
+            sql, parameters = rows.query.get_compiler(self.db).as_sql()
+        except EmptyResultSet:
+            return
+        quote = connection.ops.quote_name
+        columns = ", ".join(quote(moves._meta.get_field(name).column) for name in values)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {quote(moves._meta.db_table)} ({columns}) {sql}", parameters
+            )
 
     def expired(self, before: datetime) -> OutboxEventQuerySet:
         """Return the events that were published before a time."""
         return self.filter(status=OutboxEventStatus.PUBLISHED, published_at__lt=before)
 
 
-def _mark(operation: int | None) -> dict[str, int]:
-    return {} if operation is None else {"operation": operation}
+def _constant(value: object, model: Any, field: str) -> Value:
+    """Return a value as a column of the table's own type."""
+    return Value(value, output_field=model._meta.get_field(field))
 
 
 def aware(moment: datetime) -> datetime:

@@ -95,6 +95,30 @@ class OutboxAttempt(models.Model):
         return f"attempt {self.number} of event {self.row}"
 
 
+class OutboxMove(models.Model):
+    """A move of an event by a person: retried, cancelled or replayed.
+
+    It keeps what the move overwrites in the event's row: the status before, and when the event
+    ended in it.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    row = models.BigIntegerField(db_index=True, help_text=_("The event's id in the outbox."))
+    moved_at = models.DateTimeField(db_index=True)
+    kind = models.CharField(max_length=16)
+    status = models.CharField(max_length=16, help_text=_("The status before."))
+    ended_at = models.DateTimeField(null=True, help_text=_("When the event was done before."))
+    moved_by = models.CharField(max_length=255)
+    operation = models.BigIntegerField(null=True, help_text=_("The operation, if any."))
+
+    class Meta:
+        verbose_name = _("move of an event")
+        verbose_name_plural = _("moves of events")
+
+    def __str__(self) -> str:
+        return f"{self.kind} of event {self.row}"
+
+
 class OutboxRelay(models.Model):
     """The lease of a running relay on its partitions of one backend.
 
@@ -172,10 +196,7 @@ class OutboxReceiver(models.Model):
         max_length=64,
         null=True,
         blank=True,
-        help_text=_(
-            "The consumer, if this receiver is the only one that reads it now; NULL while it "
-            "stands by, or if all receivers read."
-        ),
+        help_text=_("The consumer, if this receiver alone may read it now."),
     )
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField()

@@ -6,8 +6,8 @@
   rejects what a backend or a database never accepts.
 - `transactions` checks the caller's transaction.
 - `insertion` writes rows, sends `event_created` and notifies the relays.
-- `single` publishes one event, `bulk` those of `publish_events` in chunks, and `model_rows` the
-  rows that an application writes through the model.
+- `single` publishes one event, `bulk` those of `publish_events`, and `model_rows` the rows that an
+  application writes through the model.
 - `asynchronous` makes the calls awaitable.
 """
 

@@ -1,4 +1,4 @@
-"""Publish many events, all or none, in chunks.
+"""The work of `publish_events`: many events, all or none, in chunks.
 
 If the call raises, nothing of it may remain, and the caller's transaction stays usable. A list that
 fits into one chunk is validated as a whole before any SQL, and written by one statement.
@@ -55,10 +55,10 @@ def publish_many(call: PublishCall, events: Iterable[Any], batch_size: int, **de
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: must be 1 or more, not {batch_size!r}")
-    judge = _Judge(call, **defaults)
+    maker = _RowMaker(call, **defaults)
     check_transaction(call.connection)
-    with tracing.publishing(None, judge.aliases) as call.stamp:
-        chunks: Iterable[list[NewRow]] = _chunks(judge, events, batch_size)
+    with tracing.publishing(None, maker.aliases) as call.stamp:
+        chunks: Iterable[list[NewRow]] = _chunks(maker, events, batch_size)
         fits = isinstance(events, list | tuple) and len(events) <= batch_size
         if fits:
             chunks = list(chunks)
@@ -77,14 +77,14 @@ def _write(call: PublishCall, chunks: Iterable[list[NewRow]], *, savepoint: bool
     return count
 
 
-def _chunks(judge: _Judge, events: Iterable[Any], batch_size: int) -> Iterator[list[NewRow]]:
+def _chunks(maker: _RowMaker, events: Iterable[Any], batch_size: int) -> Iterator[list[NewRow]]:
     """Yield the rows of events in order, in chunks of limited number and size."""
     chunk: list[NewRow] = []
     size = 0
     for index, event in enumerate(events):
-        rows = judge.rows(index, event)
+        rows = maker.rows(index, event)
         more = len(rows) * characters(rows[0])
-        if chunk and judge.is_too_long(size + more):
+        if chunk and maker.is_too_long(size + more):
             yield chunk
             chunk, size = [], 0
         chunk += rows
@@ -96,7 +96,7 @@ def _chunks(judge: _Judge, events: Iterable[Any], batch_size: int) -> Iterator[l
         yield chunk
 
 
-class _Judge:
+class _RowMaker:
     """Makes rows of the items of `publish_events`; errors have the index of the item."""
 
     def __init__(self, call: PublishCall, *, backend: str | None, **delivery: Any) -> None:

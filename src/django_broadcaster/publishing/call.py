@@ -21,7 +21,7 @@ from django_broadcaster.store import NewRow, identity_of, may_lack_characters
 
 from .asynchronous import refuse_in_event_loop
 from .columns import (
-    Delivery,
+    DeliveryPlan,
     checked_retries,
     columns_of,
     delivery_of,
@@ -106,14 +106,14 @@ class PublishCall:
         scheduled_at: datetime | None,
         max_retries: int,
         publisher_config: Mapping[str, Any] | None,
-    ) -> Delivery:
+    ) -> DeliveryPlan:
         """Return the validated delivery; raises InvalidEvent or InvalidPublisherConfig."""
         return delivery_of(self._now, scheduled_at, max_retries, publisher_config)
 
     def rows(
         self,
         event: CloudEvent,
-        delivery: Delivery,
+        delivery: DeliveryPlan,
         *,
         backend: str | None,
         partition_key: str | None,
@@ -139,10 +139,23 @@ class PublishCall:
         rows = []
         for alias, each in zip(aliases, deliveries, strict=True):
             identity = identity_of(event.source, event.id, alias) if unique else None
-            rows.append(NewRow._make((*columns, *each[1:], self._now, alias, identity)))
+            rows.append(
+                NewRow(
+                    *columns,
+                    each.config_json,
+                    each.status,
+                    each.scheduled_at,
+                    each.max_retries,
+                    self._now,
+                    alias,
+                    identity,
+                )
+            )
         return rows
 
-    def _of_each(self, event_type: str, aliases: list[str], delivery: Delivery) -> list[Delivery]:
+    def _of_each(
+        self, event_type: str, aliases: list[str], delivery: DeliveryPlan
+    ) -> list[DeliveryPlan]:
         """Return the delivery for each alias, with its own number of retries.
 
         An alias that was added for handlers gets no `publisher_config`.

@@ -1,4 +1,4 @@
-"""The columns of a row: those of the event, and those of its delivery."""
+"""The columns of a row: those of the event, and those that plan its delivery."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCHEDULED = OutboxEventStatus.SCHEDULED.value
 _BINARY = (bytes, bytearray, memoryview)
 
 
-class Delivery(NamedTuple):
+class DeliveryPlan(NamedTuple):
     """When and how often to deliver an event; `config_json` is `config` as it is written.
 
     `max_retries` may be RETRIES_OF_SETTINGS, which depends on the backend and the event type.
@@ -43,14 +43,14 @@ def delivery_of(
     scheduled_at: datetime | None,
     max_retries: int,
     publisher_config: Mapping[str, Any] | None,
-) -> Delivery:
+) -> DeliveryPlan:
     """Return the validated arguments; raises InvalidEvent or InvalidPublisherConfig."""
     config_json = "{}" if publisher_config is None else _json_config(publisher_config)
     due = now if scheduled_at is None else _due(scheduled_at)
     status = _PENDING if due <= now else _SCHEDULED
     if max_retries is not RETRIES_OF_SETTINGS:
         max_retries = checked_retries(max_retries)
-    return Delivery(publisher_config, config_json, status, due, max_retries)
+    return DeliveryPlan(publisher_config, config_json, status, due, max_retries)
 
 
 def columns_of(

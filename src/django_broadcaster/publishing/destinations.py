@@ -12,9 +12,9 @@ from django_broadcaster.events import resolved
 from django_broadcaster.exceptions import UnknownBackend
 
 
-def named(backend: str) -> list[str]:
+def named(alias: str) -> list[str]:
     """Return the alias that a call names; raises UnknownBackend."""
-    return _known([resolved(backend)])
+    return _known([resolved(alias)])
 
 
 def routed(event_type: str, default: Callable[[], str | None]) -> list[str]:

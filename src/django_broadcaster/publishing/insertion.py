@@ -35,14 +35,14 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
 
 def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
     try:
-        event, created = insert_event(OutboxEvent, connection, row)
+        event, created = insert_event(connection, row)
     except OperationalError as error:
         _explain(error, connection)
         raise
     if created:
         notify_after_commit(connection, row.publisher_backend)
         if has_receivers():
-            tell(connection, [event])
+            send_created(connection, [event])
     return event
 
 
@@ -54,11 +54,11 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     try:
         if not has_receivers():
             return insert_rows(connection, rows)
-        created = insert_events(OutboxEvent, connection, rows)
+        created = insert_events(connection, rows)
     except OperationalError as error:
         _explain(error, connection)
         raise
-    tell(connection, created)
+    send_created(connection, created)
     return len(created)
 
 
@@ -75,7 +75,7 @@ def _explain(error: OperationalError, connection: BaseDatabaseWrapper) -> None:
         ) from error
 
 
-def tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
+def send_created(connection: Any, events: Sequence[OutboxEvent]) -> None:
     """Send `event_created`; raises BrokenTransaction if receivers undo the open transaction."""
     if not is_in_transaction(connection):
         _send(events)
@@ -94,13 +94,13 @@ def tell(connection: Any, events: Sequence[OutboxEvent]) -> None:
 
 def _send(events: Sequence[OutboxEvent]) -> Exception | None:
     """Send the signal for each event; return the first error of a receiver."""
-    errors = (
+    errors = [
         answer
         for event in events
         for _, answer in event_created.send_robust(sender=OutboxEvent, event=event)
         if isinstance(answer, Exception)
-    )
-    return next(iter(list(errors)), None)
+    ]
+    return errors[0] if errors else None
 
 
 def _stand(connection: Any, events: Sequence[OutboxEvent]) -> bool:

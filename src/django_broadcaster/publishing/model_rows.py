@@ -27,7 +27,7 @@ from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import NewRow, insert_rows
 
 from .call import PublishCall, event_of
-from .insertion import has_receivers, tell
+from .insertion import has_receivers, send_created
 from .transactions import check_transaction
 
 _FILLED = (
@@ -60,7 +60,7 @@ def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
     for alias in sorted(aliases | {row.publisher_backend for row in copies}):
         notify_after_commit(connections[using], alias)
     if has_receivers():
-        tell(connections[using], events)
+        send_created(connections[using], events)
 
 
 def _fill_in(event: OutboxEvent, call: PublishCall) -> None:

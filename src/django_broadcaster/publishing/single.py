@@ -1,4 +1,4 @@
-"""Publish one event in the caller's transaction."""
+"""The common part of `publish_event` and `publish_cloud_event`: from one event to its rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent
 
 from .call import PublishCall
-from .columns import Delivery
+from .columns import DeliveryPlan
 from .insertion import publish_rows
 
 
 def publish_one(
     call: PublishCall,
     event: CloudEvent,
-    delivery: Delivery,
+    delivery: DeliveryPlan,
     *,
     backend: str | None,
     partition_key: str | None,

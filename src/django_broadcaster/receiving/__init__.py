@@ -1,1 +1,6 @@
-"""The threads that read brokers: receive, write, acknowledge."""
+"""The threads of `outbox_worker` that read brokers.
+
+- `receiver` is the work of one consumer: receive, write, acknowledge.
+- `receiver_thread` is the thread in which it runs, and which recovers from every error.
+- `lease` is the receiver's row: its right to read, and its figures.
+"""

@@ -31,7 +31,7 @@ class Announcer:
         self._using = using
         self._events: dict[int, OutboxEvent] = {}
 
-    def prepare(self, verdicts: Verdicts) -> None:
+    def read_events(self, verdicts: Verdicts) -> None:
         """Read the events that receivers wait for."""
         ids: list[int] = []
         if _heard(event_published):
@@ -39,7 +39,7 @@ class Announcer:
         if _heard(event_retried):
             ids += (row.id for row, _, _ in verdicts.retry)
         if _heard(event_failed):
-            ids += (row.id for row, _ in verdicts.bury)
+            ids += (row.id for row, _ in verdicts.dead_letter)
         # Events read by an earlier attempt are kept: their rows may be settled already.
         ids = [row_id for row_id in ids if row_id not in self._events]
         if ids:
@@ -62,7 +62,7 @@ class Announcer:
                 event.retry_count += spends_retry(error)
                 event.scheduled_at = now + timedelta(seconds=delay)
                 event_retried.send_robust(sender=OutboxEvent, event=event, error=error, delay=delay)
-        for row, error in verdicts.bury:
+        for row, error in verdicts.dead_letter:
             for event in self._known([row]):
                 event.status, event.last_error = OutboxEventStatus.FAILED, error_text(error)
                 event.ended_at = now
@@ -73,20 +73,20 @@ class Announcer:
         return [self._events[row.id] for row in rows if row.id in self._events]
 
 
-def log_delivery(report: Report, backend: str, relay_id: int) -> None:
+def log_delivery(report: Report, alias: str, lease_id: int) -> None:
     """Log one line for a delivery: figures, and nothing of a payload."""
     logger.debug(
         "Backend %r: %d published, %d retrying, %d dead-lettered, %d blocked by their keys, "
         "%d expired.",
-        backend,
+        alias,
         report.published,
         report.retried,
         report.failed,
         report.held,
         report.expired,
         extra={
-            "backend": backend,
-            "relay": relay_id,
+            "backend": alias,
+            "relay": lease_id,
             "published": report.published,
             "retried": report.retried,
             "failed": report.failed,

@@ -39,6 +39,7 @@ class WorkerOptions:
         interval: The longest pause between two polls, in seconds.
         max_iterations: The number of polls for each backend; None for no limit.
         drain: Whether to stop when nothing is left to deliver.
+        consumers: The aliases of the consumers to receive for.
     """
 
     database: str
@@ -47,6 +48,7 @@ class WorkerOptions:
     interval: float
     max_iterations: int | None = None
     drain: bool = False
+    consumers: Sequence[str] = ()
 
 
 class BackendThread(threading.Thread):
@@ -74,7 +76,8 @@ class BackendThread(threading.Thread):
         self._joined = False
         self.has_session = False
         """Whether the database's sessions are not shared, which a NOTIFY has shown."""
-        self._has_died = False
+        self.has_died = False
+        """Whether the thread crashed, or is about to end because of an error."""
         self._last_error = self._last_text = ""
         self._outage = outage or DatabaseOutage(options.database)
         self._unexpected = Repeats()
@@ -86,11 +89,11 @@ class BackendThread(threading.Thread):
         """Turn the loop until it is stopped, out of iterations, or drained."""
         try:
             use_own_connections()
-            self._turn_on()
+            self._turn_until_stopped()
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.failure = f"the thread of backend {self.alias!r} crashed: {class_names(error)}"
-            self._has_died = True
+            self.has_died = True
             self._log(
                 logging.CRITICAL,
                 "The thread of backend %r crashed: %s; stopping the relay.",
@@ -101,7 +104,7 @@ class BackendThread(threading.Thread):
         finally:
             self._end()
 
-    def _turn_on(self) -> None:
+    def _turn_until_stopped(self) -> None:
         turns = failures = 0
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
@@ -132,18 +135,13 @@ class BackendThread(threading.Thread):
             backend=self.alias,
             doing=activity.doing,
             silence=activity.silence,
-            has_died=self._has_died,
+            has_died=self.has_died,
             has_ended=self.ident is not None and not self.is_alive(),
             lease_left=lease.seconds_left if self._joined else 0.0,
             circuit_is_closed=self._loop.circuit.is_closed,
             is_paused=self._loop.rounds.is_paused,
             last_error=self._last_error,
         )
-
-    @property
-    def has_died(self) -> bool:
-        """Whether the thread crashed, or is about to end because of an error."""
-        return self._has_died
 
     @property
     def is_stopping(self) -> bool:
@@ -224,7 +222,7 @@ class BackendThread(threading.Thread):
         self._loop.activity.begin("recovering", pause=pause)
         if isinstance(error, Error):
             self._outage.note(self.name, error, pause)
-        elif self._unexpected.is_due(self._last_text):
+        elif self._unexpected.take_line(self._last_text):
             self._log(
                 logging.ERROR,
                 "Backend %r: Unexpected error: %s; retrying in %.1f s.",
@@ -255,7 +253,7 @@ class BackendThread(threading.Thread):
             self.failure = f"backend {self.alias!r} is {state}"
             return True
         try:
-            return not self._loop.held.rows.has_due()
+            return not self._loop.owned.rows.has_due()
         except Error as error:
             self._recover(error)
             return False
@@ -272,7 +270,7 @@ class BackendThread(threading.Thread):
                 loggable(error),
                 error=error,
             )
-        if self._joined and (failure := self._try_twice(self._loop.settle_rest)):
+        if self._joined and (failure := self._try_twice(self._loop.settle_earlier)):
             self._log(
                 logging.WARNING,
                 "Could not settle the last batch of backend %r: %s; it may be delivered again.",
@@ -315,6 +313,5 @@ class BackendThread(threading.Thread):
     def _log(
         self, level: int, text: str, *values: object, error: BaseException | None = None
     ) -> None:
-        extra = {"backend": self.alias, "relay": self._loop.lease.relay_id}
         trace = loggable_traceback(error) if error else None
-        logger.log(level, text, *values, extra=extra, exc_info=trace)
+        logger.log(level, text, *values, extra=self._loop.lease.log_extra, exc_info=trace)

@@ -28,7 +28,7 @@ class Batch:
     as `poison`, and those that `expired`. `is_repeat` is True if everything to send failed before
     as if the broker were unavailable.
 
-    Publish: one outcome for each row to send, and how many rows the backend was given.
+    Send: one outcome for each row to send, and how many rows the backend was given.
 
     Judge: the verdicts, and how many of them are about rows that were not fetched.
     """
@@ -77,5 +77,5 @@ class Source(Protocol):
     def fetch(self) -> Batch:
         """Return a batch of rows."""
 
-    def note(self, batch: Batch, report: Report) -> None:
-        """Note what became of the batch."""
+    def advance(self, batch: Batch, report: Report) -> None:
+        """Move on, by what became of the batch."""

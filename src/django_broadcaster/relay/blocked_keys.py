@@ -25,31 +25,28 @@ class BlockedKeys:
     def __contains__(self, key: object) -> bool:
         return key in self._first
 
-    def holds(self, row: PendingRow | Head) -> bool:
+    def blocks(self, row: PendingRow | Head) -> bool:
         """Return True if an earlier event of the row's key waits."""
         key = row.partition_key
         first = min(self._first.get(key, row.id), self._locked.get(key, row.id))
         return first < row.id
 
-    def set_locked(self, rows: Iterable[PendingRow]) -> None:
-        """Let keys wait from these locked rows on, and no other key: their rows cannot show it."""
+    def set_locked(self, rows: Iterable[PendingRow]) -> Collection[str]:
+        """Let keys wait from these locked rows on, and no others; return the keys.
+
+        The status of locked rows cannot show that their keys wait.
+        """
         self._locked = {}
-        for row in rows:
-            if row.partition_key:
-                first = self._locked.get(row.partition_key, row.id)
-                self._locked[row.partition_key] = min(first, row.id)
-        self._rows.held_keys = self._locked.keys()
+        _add(self._locked, rows)
+        return self._locked.keys()
 
     def add(self, rows: Iterable[PendingRow]) -> None:
-        """Let the keys of rows wait from these rows on; rows without a key hold no other."""
-        for row in rows:
-            if row.partition_key:
-                first = self._first.get(row.partition_key, row.id)
-                self._first[row.partition_key] = min(first, row.id)
+        """Let the keys of rows wait from these rows on."""
+        _add(self._first, rows)
 
     def reload(self, partitions: Collection[int]) -> None:
         """Read all blocked keys again: partitions changed, or an operator changed events."""
-        self._first = self._rows.waiting_keys(partitions)
+        self._first = self._rows.blocked_keys(partitions)
 
     def refresh(self, partitions: Collection[int], keys: Iterable[str]) -> None:
         """Read these keys again, after some of their events were made pending."""
@@ -57,4 +54,11 @@ class BlockedKeys:
         if wanted:
             for key in wanted:
                 self._first.pop(key, None)
-            self._first.update(self._rows.waiting_keys(partitions, wanted))
+            self._first.update(self._rows.blocked_keys(partitions, wanted))
+
+
+def _add(first: dict[str, int], rows: Iterable[PendingRow]) -> None:
+    """Note the first row of each key; rows without a key block no other."""
+    for row in rows:
+        if key := row.partition_key:
+            first[key] = min(first.get(key, row.id), row.id)

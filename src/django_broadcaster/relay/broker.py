@@ -35,13 +35,13 @@ class Broker:
     ) -> None:
         self._lease = lease
         self._activity = activity
-        self.backend: MessageBackend = backends.create(lease.backend)
+        self.backend: MessageBackend = backends.create(lease.alias)
         attach_endpoints(self.backend)
         refuse_greenlets(self.backend)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
         self.runner: Runner = CallingThread() if runs_alone else runner
         self._has_threads = isinstance(runner, SeparateThread)
-        lock = backends.lock_of(lease.backend)
+        lock = backends.lock_of(lease.alias)
         self._closes = lock is None or lease.takes_share  # a visitor leaves it open for the others
         if lock is None:
             self._attach()
@@ -55,12 +55,15 @@ class Broker:
         """Why the broker is unavailable; None if it is available."""
         self._shown: str | None = None
 
-    def allowance(self, limit: int) -> int:
-        """Return how many events may be sent now: `limit`, a probe, or none."""
+    def open_for(self, limit: int) -> int:
+        """Open the backend unless it is open, or nothing may be sent now.
+
+        Return how many events may be sent: `limit`, a probe, or none.
+        """
         allowed = self.circuit.allowance(limit)
         return allowed if allowed and (self._is_open or self._open()) else 0
 
-    def note(self, report: Report) -> None:
+    def conclude(self, report: Report) -> None:
         """Draw the conclusion of a delivery for the circuit."""
         if report.unavailable:
             self._note_failure(report.unavailable, report)
@@ -132,9 +135,9 @@ class Broker:
             self._away_since = self._clock()
             logger.warning(
                 "Backend %r is unavailable: %s; its events wait.",
-                self._lease.backend,
+                self._lease.alias,
                 error,
-                extra=self._extra,
+                extra=self._lease.log_extra,
             )
         self.circuit.failed(at_least=error.retry_after, doubted=doubted)
         self.error = self.error or error_text(error)
@@ -143,13 +146,9 @@ class Broker:
         if self.error is not None:
             logger.warning(
                 "Backend %r is available again after %.1f s.",
-                self._lease.backend,
+                self._lease.alias,
                 self._clock() - self._away_since,
-                extra=self._extra,
+                extra=self._lease.log_extra,
             )
         self.circuit.succeeded()
         self.error = None
-
-    @property
-    def _extra(self) -> dict[str, object]:
-        return {"backend": self._lease.backend, "relay": self._lease.relay_id}

@@ -20,7 +20,7 @@ from django_broadcaster.exceptions import (
 )
 from django_broadcaster.store import PendingRow
 
-WAIT_SECONDS = 30.0
+RETRY_AFTER_SECONDS = 30.0
 """How long such an event waits. Each attempt stores a row.
 
 A relay must be restarted for other keys, so a shorter wait would gain little.
@@ -31,7 +31,7 @@ class NotDecryptable(TransientError):
     """The relay cannot decrypt this event. Its text is about settings, so it may be logged."""
 
     def __init__(self, why: Exception) -> None:
-        super().__init__(str(why), retry_after=WAIT_SECONDS, spends_retry=False)
+        super().__init__(str(why), retry_after=RETRY_AFTER_SECONDS, spends_retry=False)
 
 
 def decrypted(

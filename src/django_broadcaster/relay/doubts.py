@@ -64,17 +64,17 @@ class _Doubt:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class LoneFailure:
     """An event that fails alone: its row, its last error, and how often in a row it did.
 
-    `rounds` is how often it was charged before. `is_part` is True if other events fail in the same
-    way, so that none of them is the cause.
+    `charges` is how often it was charged with it before. `is_part` is True if other events fail in
+    the same way, so that none of them is the cause.
     """
 
     row: PendingRow
     error: BackendUnavailable
     count: int
-    rounds: int
+    charges: int
     is_part: bool
 
 
@@ -119,7 +119,7 @@ class Doubts:
         """The id from which on a probe looks for new events; 0 if it scans all of them."""
         return self._start if self._clock() < self._scans_at else 0
 
-    def note_none_up_to(self, last: int, *, seconds: float) -> None:
+    def found_none_up_to(self, last: int, *, seconds: float) -> None:
         """Note that a scan of all events, which took `seconds`, found none that was not tried."""
         self._start = last + 1
         self._scans_at = self._clock() + max(SCAN_SECONDS, SCAN_SHARE * seconds)
@@ -139,8 +139,10 @@ class Doubts:
 
     # --- What became of them ---------------------------------------------------------------------
 
-    def note(self, published: Collection[PendingRow], first: Unavailable | None) -> list[Failure]:
-        """Note the outcome of a delivery, and return the events that fail alone.
+    def update(
+        self, published: Collection[PendingRow], first: Unavailable | None
+    ) -> list[LoneFailure]:
+        """Take in the outcome of a delivery, and return the events that fail alone.
 
         `first` is the first event that was sent and failed as if the broker were unavailable.
         """
@@ -148,7 +150,7 @@ class Doubts:
             return []
         for row in published:
             self._doubts.pop(row.id, None)
-        proven: list[Failure] = []
+        proven: list[LoneFailure] = []
         if published:
             self.start_over()
             proven = self._judge()
@@ -162,8 +164,8 @@ class Doubts:
         if self._doubts.pop(row.id, None):
             self._rank()
 
-    def note_probe(self, rows: Iterable[Head | PendingRow]) -> None:
-        """Note that no event of a probe was delivered: the next one sends others."""
+    def mark_tried(self, rows: Iterable[Head | PendingRow]) -> None:
+        """Let the next probe send other events than these, which were tried without success."""
         if len(self._tried) >= MOST:
             self.start_over()
         self._tried |= {row.id: row.partition_key for row in rows}
@@ -176,15 +178,16 @@ class Doubts:
         self._failures += 1
         doubt = self._doubts.pop(row.id, None)
         strikes, at = (doubt.strikes, doubt.at) if doubt else (0, 0.0)
-        bare = row._replace(data=None, data_binary=None, sealed=None)
         if len(self._doubts) >= MOST:
             del self._doubts[next(iter(self._doubts))]
         company = len(self._doubts) + 1
-        doubt = _Doubt(bare, error, self._failures, company, strikes=strikes, at=at)
+        doubt = _Doubt(
+            row.without_payload(), error, self._failures, company, strikes=strikes, at=at
+        )
         self._doubts[row.id] = doubt
-        self.note_probe([row])
+        self.mark_tried([row])
 
-    def _judge(self) -> list[Failure]:
+    def _judge(self) -> list[LoneFailure]:
         """Give a strike to each accused event: others were delivered after it failed."""
         now = self._clock()
         accused = [doubt for doubt in self._doubts.values() if doubt.is_accused]
@@ -198,11 +201,11 @@ class Doubts:
             del self._doubts[row_id]
         return [self._failure(each) for each in accused if each.strikes >= self._strikes]
 
-    def _failure(self, doubt: _Doubt) -> Failure:
-        return Failure(
+    def _failure(self, doubt: _Doubt) -> LoneFailure:
+        return LoneFailure(
             doubt.row,
             doubt.error,
             count=doubt.strikes,
-            rounds=doubt.strikes - self._strikes,
+            charges=doubt.strikes - self._strikes,
             is_part=self._in_parts and doubt.company >= PART,
         )

@@ -38,39 +38,39 @@ class FailureLog:
     trackers group. The same failure has a traceback at most once a minute.
     """
 
-    def __init__(self, backend: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._backend = backend
+    def __init__(self, alias: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._alias = alias
         self._clock = clock
         self._shown_at: dict[tuple[object, ...], float] = {}
 
-    def write(self, verdicts: Verdicts, relay_id: int) -> None:
+    def write(self, verdicts: Verdicts, lease_id: int) -> None:
         """Log the failures among the verdicts on a batch."""
-        failed: list[Failure] = [(row, error, None) for row, error in verdicts.bury]
+        failed: list[Failure] = [(row, error, None) for row, error in verdicts.dead_letter]
         failed += [(row, error, delay) for row, delay, error in verdicts.retry if error.sent]
         for each in failed[:MAX_LINES]:
-            self._write_one(*each, relay_id)
+            self._write_one(*each, lease_id)
         if rest := failed[MAX_LINES:]:
             dead = sum(delay is None for _, _, delay in rest)
             logger.log(
                 logging.ERROR if dead else logging.WARNING,
                 "%d more events of backend %r failed in this batch: %d retrying, %d dead-lettered.",
                 len(rest),
-                self._backend,
+                self._alias,
                 len(rest) - dead,
                 dead,
-                extra={"backend": self._backend, "relay": relay_id},
+                extra={"backend": self._alias, "relay": lease_id},
             )
 
     def _write_one(
-        self, row: PendingRow, error: DeliveryError, delay: float | None, relay_id: int
+        self, row: PendingRow, error: DeliveryError, delay: float | None, lease_id: int
     ) -> None:
         is_dead = delay is None
         raised = error.unforeseen or error
         handlers = ", ".join(name for name, _ in error.handlers)
         place = place_of(error.unforeseen) if error.unforeseen else ""
         names = {
-            "backend": self._backend,
-            "relay": relay_id,
+            "backend": self._alias,
+            "relay": lease_id,
             "event_id": row.event_id,
             "event_type": row.event_type,
             "row": row.id,
@@ -80,14 +80,16 @@ class FailureLog:
             "handler": handlers,
             "place": place,
         }
-        shows = bool(error.unforeseen) and self._is_new(is_dead, type(raised), handlers, place)
+        shows = bool(error.unforeseen) and self._has_traceback(
+            is_dead, type(raised), handlers, place
+        )
         logger.log(
             logging.ERROR if is_dead else logging.WARNING,
             "Event %s (id %d, %s) of backend %r failed at attempt %d: %s; %s.",
             row.event_id,
             row.id,
             row.event_type,
-            self._backend,
+            self._alias,
             row.retry_count + 1,
             loggable_event_error(error),
             "dead-lettered" if is_dead else f"retrying in {delay:.1f} s",
@@ -99,13 +101,13 @@ class FailureLog:
                 "Event %s (id %d) of backend %r failed with this error: %s",
                 row.event_id,
                 row.id,
-                self._backend,
+                self._alias,
                 error_text(error, has_details=False),
                 extra=names,
             )
 
-    def _is_new(self, *fingerprint: object) -> bool:
-        """Return True if the traceback of a failure was not logged within the last minute."""
+    def _has_traceback(self, *fingerprint: object) -> bool:
+        """Return True if a failure has its traceback now, which is at most once a minute."""
         now = self._clock()
         if now < self._shown_at.get(fingerprint, float("-inf")) + TRACEBACK_SECONDS:
             return False

@@ -18,7 +18,7 @@ from .partition_table import PartitionTable
 logger = logging.getLogger("django_broadcaster.relay")
 
 
-def fence(relay_id: int, table: PartitionTable, seconds: float, clock: DatabaseClock) -> None:
+def fence(lease_id: int, table: PartitionTable, seconds: float, clock: DatabaseClock) -> None:
     """End the lease of a relay without a heartbeat for `seconds`, and count the crash.
 
     A relay that sends a heartbeat meanwhile keeps its lease. If another relay is fencing it, and
@@ -29,20 +29,20 @@ def fence(relay_id: int, table: PartitionTable, seconds: float, clock: DatabaseC
         may_skip = bool(connections[using].features.has_select_for_update_skip_locked)
         relays = OutboxRelay.objects.using(using).select_for_update(skip_locked=may_skip)
         stale = DatabaseNow() - duration(seconds)
-        relay = relays.filter(pk=relay_id, heartbeat_at__lt=stale).first()
+        relay = relays.filter(pk=lease_id, heartbeat_at__lt=stale).first()
         if relay is None:
             return
-        count_crash(relay, table.owned_by(relay_id), using, clock)
-        table.free_all_of(relay_id)
+        count_crash(relay, table.owned_by(lease_id), using, clock)
+        table.free_all_of(lease_id)
         relay.delete()
-        notify_shares(using, table.backend)
+        notify_shares(using, table.alias)
     logger.warning(
         "Took over the partitions of relay %s of backend %r, which crashed or stalled: no "
         "heartbeat for %s s.",
         relay.name,
-        table.backend,
+        table.alias,
         seconds,
-        extra={"backend": table.backend, "relay": relay_id},
+        extra={"backend": table.alias, "relay": lease_id},
     )
 
 

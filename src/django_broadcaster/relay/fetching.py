@@ -58,20 +58,20 @@ class Fetcher:
         if found is None or (found.is_cut and not found.rows):
             found = fetch(partitions, start, limit, most=most, timed=timed)
         self._has_large = found.is_cut or found.largest > each
-        self._note(found, len(beside))
+        self._resize(found, len(beside))
         more = limit < wanted and len(found.rows) == limit
         return found._replace(is_cut=True) if more else found
 
-    def fetch_these(
+    def fetch_fitting(
         self, partitions: Collection[int], ids: Collection[int], *, timed: bool = False
     ) -> tuple[Fetched, frozenset[int]]:
-        """Return those of these rows that are pending there, and the ids that were left out.
+        """Return those of these rows that are pending there and fit into a batch.
 
-        If all rows are too much for a batch, those with the highest ids are left out.
+        The second value are the ids that were left out, the highest ones.
         """
         asked = sorted(ids)[: self._limit]
-        found = self._rows.fetch_these(partitions, asked, most=self._most, timed=timed)
-        self._note(found)
+        found = self._rows.fetch_by_id(partitions, asked, most=self._most, timed=timed)
+        self._resize(found)
         if found.is_cut:
             asked = [row_id for row_id in asked if row_id <= found.rows[-1].id]
         return found, frozenset(ids).difference(asked)
@@ -80,7 +80,7 @@ class Fetcher:
     def _most(self) -> int:
         return min(self._bytes, conf.BATCH_BYTES)
 
-    def _note(self, found: Fetched, beside: int = 0) -> None:
+    def _resize(self, found: Fetched, beside: int = 0) -> None:
         """Set the size of the next fetch by the result of this one."""
         if found.is_cut:
             self._limit = 2 * max(1, len(found.rows) + beside)

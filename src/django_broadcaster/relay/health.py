@@ -69,14 +69,35 @@ class LoopState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverState:
+    """The state of one consumer's receiver.
+
+    `silence` are the seconds without progress, `lease_left` the seconds until the lease expires
+    without another heartbeat, `error` is why the broker can't be read, and `lag` the messages that
+    wait there, None if it can't say.
+    """
+
+    consumer: str
+    doing: str
+    silence: float
+    has_died: bool
+    has_ended: bool
+    lease_left: float
+    error: str
+    lag: int | None
+    lag_grows: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelayState:
-    """The state of a relay's process; `pacemaker_silence` in seconds."""
+    """The state of a worker's process; `pacemaker_silence` in seconds."""
 
     process: int
     is_stopping: bool
     pacemaker_has_died: bool
     pacemaker_silence: float
     loops: tuple[LoopState, ...]
+    receivers: tuple[ReceiverState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,25 +109,29 @@ class Check:
     detail: str
     concerns: str = READY
     backend: str | None = None
+    consumer: str | None = None
     process: int | None = None
 
     @property
     def subject(self) -> str:
-        """The name with the backend and the process, for a line of text."""
-        about = [f"backend {self.backend}"] if self.backend else []
-        about += [f"process {self.process}"] if self.process else []
+        """The name with the backend or consumer and the process, for a line of text."""
+        about = [f"{name} {value}" for name, value in self._about.items()]
         return f"{self.name} ({', '.join(about)})" if about else self.name
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the check for JSON, without a backend or process if it has none."""
-        about = {"backend": self.backend, "process": self.process}
+        """Return the check for JSON, without a backend, consumer or process if it has none."""
         return {
             "name": self.name,
-            **{name: value for name, value in about.items() if value is not None},
+            **self._about,
             "concerns": self.concerns,
             "ok": self.ok,
             "detail": self.detail,
         }
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        about = {"backend": self.backend, "consumer": self.consumer, "process": self.process}
+        return {name: value for name, value in about.items() if value is not None}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
@@ -150,16 +175,21 @@ def judge(state: RelayState, stall_seconds: float) -> Health:
     checks = [*_process(state, stall_seconds)]
     for loop in state.loops:
         checks += _loop(loop, stall_seconds)
+    for receiver in state.receivers:
+        checks += _receiver(receiver, stall_seconds)
     return Health(tuple(checks))
 
 
 def stall_check(
-    name: str, doing: str, silence: float, stall_seconds: float, backend: str | None = None
+    name: str, doing: str, silence: float, stall_seconds: float, **about: str | None
 ) -> Check:
-    """Return a check that fails after `stall_seconds` without progress."""
+    """Return a check that fails after `stall_seconds` without progress.
+
+    `about` are the check's `backend` or `consumer`.
+    """
     ok = silence <= stall_seconds
     detail = doing if ok else f"{doing}: no progress for {silence:.0f} s"
-    return Check(name=name, ok=ok, detail=detail, concerns=LIVE, backend=backend)
+    return Check(name=name, ok=ok, detail=detail, concerns=LIVE, **about)  # type: ignore[arg-type]
 
 
 def _process(state: RelayState, stall_seconds: float) -> Iterable[Check]:
@@ -182,7 +212,7 @@ def _loop(loop: LoopState, stall_seconds: float) -> Iterable[Check]:
     if loop.has_ended:
         yield Check(name="loop", ok=True, detail="ended", concerns=LIVE, backend=alias)
         return
-    yield stall_check("loop", loop.doing, loop.silence, stall_seconds, alias)
+    yield stall_check("loop", loop.doing, loop.silence, stall_seconds, backend=alias)
     holds = loop.lease_left > 0
     detail = (
         "held" if holds else "not held: the database is unavailable, or another relay took over"
@@ -194,3 +224,24 @@ def _loop(loop: LoopState, stall_seconds: float) -> Iterable[Check]:
     away = "" if loop.circuit_is_closed else "unavailable; its events wait"
     detail = away or ("paused by an operator" if loop.is_paused else "available")
     yield Check(name="broker", ok=not away, detail=detail, backend=alias)
+
+
+def _receiver(receiver: ReceiverState, stall_seconds: float) -> Iterable[Check]:
+    alias = receiver.consumer
+    if receiver.has_died or receiver.has_ended:
+        ok = not receiver.has_died
+        detail = "ended" if ok else "the thread crashed"
+        yield Check(name="receiver", ok=ok, detail=detail, concerns=LIVE, consumer=alias)
+        return
+    doing, silence = receiver.doing, receiver.silence
+    yield stall_check("receiver", doing, silence, stall_seconds, consumer=alias)
+    yield Check(
+        name="broker",
+        ok=not receiver.error,
+        detail=f"can't be read: {receiver.error}" if receiver.error else "available",
+        consumer=alias,
+    )
+    if receiver.lag is not None:
+        grows = "; it grows, and nothing is received" if receiver.lag_grows else ""
+        detail = f"{receiver.lag} messages wait{grows}"
+        yield Check(name="lag", ok=not receiver.lag_grows, detail=detail, consumer=alias)

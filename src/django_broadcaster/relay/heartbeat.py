@@ -50,10 +50,10 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
             except Error as error:
                 logger.warning(
                     "Heartbeat of backend %r failed: %s; retrying in %.1f s.",
-                    lease.backend,
+                    lease.alias,
                     loggable(error),
                     lease.seconds / HEARTBEATS_PER_LEASE,
-                    extra={"backend": lease.backend, "relay": lease.relay_id},
+                    extra=lease.log_extra,
                 )
                 drop_connection(lease.using)
     finally:

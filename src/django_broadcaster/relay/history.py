@@ -28,18 +28,16 @@ WRITE_SECONDS = 10.0
 TIME_SECONDS = 1.0
 """The least seconds between two deliveries that are timed."""
 
-WAITING = (OutboxEventStatus.PENDING, OutboxEventStatus.RETRY, OutboxEventStatus.BLOCKED)
+BACKLOG = (OutboxEventStatus.PENDING, OutboxEventStatus.RETRY, OutboxEventStatus.BLOCKED)
 """The states of the events in the backlog; events that are due later do not count."""
 
 
 class History:
     """The figures of one backend that this relay has not written yet."""
 
-    def __init__(
-        self, using: str, backend: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, using: str, alias: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._using = using
-        self._backend = backend
+        self._alias = alias
         self._figures = Figures()
         self._clock = clock
         self._next_write = 0.0
@@ -52,24 +50,24 @@ class History:
         """Whether there are figures that are not yet written."""
         return bool(self._figures)
 
-    def wants_times(self) -> bool:
-        """Return True if the next delivery is timed."""
+    def take_timed_turn(self) -> bool:
+        """Return True if the next delivery is timed, which is once in TIME_SECONDS."""
         now = self._clock()
         if now < self._next_time:
             return False
         self._next_time = now + TIME_SECONDS
         return True
 
-    def note(self, report: Report) -> None:
+    def add(self, report: Report) -> None:
         """Add the figures of a delivery."""
         figures = self._figures
         figures.published += report.published
         figures.retried += report.retried
         figures.failed += report.failed
-        if report.waits:
-            figures.timed += len(report.waits)
-            figures.waited += round(1000 * sum(report.waits))
-            figures.longest = max(figures.longest, round(1000 * max(report.waits)))
+        if report.latencies:
+            figures.timed += len(report.latencies)
+            figures.waited += round(1000 * sum(report.latencies))
+            figures.longest = max(figures.longest, round(1000 * max(report.latencies)))
 
     def run(self, *, counts: bool, circuit_is_open: bool) -> None:
         """Write if it is due; with `counts`, also count the events in the outbox."""
@@ -84,26 +82,26 @@ class History:
         """Write now; raises only if the connection is lost."""
         try:
             if counts:
-                self._count_waiting()
+                self._count_backlog()
                 self.backlog = self._figures.backlog
             if self._figures:
                 samples = OutboxSample.objects.using(self._using)
-                add_to_minute(samples, self._backend, minute_of(timezone.now()), self._figures)
+                add_to_minute(samples, self._alias, minute_of(timezone.now()), self._figures)
             self._figures = Figures()
         except DatabaseError as error:
             if not connections[self._using].is_usable():
                 raise
             logger.warning(
                 "Could not write the dashboard's figures of backend %r: %s; some are missing.",
-                self._backend,
+                self._alias,
                 loggable(error),
-                extra={"backend": self._backend},
+                extra={"backend": self._alias},
             )
 
-    def _count_waiting(self) -> None:
+    def _count_backlog(self) -> None:
         """Note how many events wait, and how long the first one has waited."""
-        (found,) = overviews(self._using, [self._backend], exact=BOUND)
-        counts = (count_or_estimate(self._using, found, status) for status in WAITING)
+        (found,) = overviews(self._using, [self._alias], exact=BOUND)
+        counts = (count_or_estimate(self._using, found, status) for status in BACKLOG)
         self._figures.backlog = sum(count.number for count in counts)
         self._figures.oldest_age = round(1000 * found.waiting_age)
 

@@ -19,7 +19,7 @@ from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 
 from .db_connections import drop_connection
 from .heartbeat import beating
-from .isolation import own_level_restored
+from .isolation_level import own_level_restored
 from .log_safety import loggable
 from .loop import DeliveryLoop
 from .verdicts import Report
@@ -54,14 +54,16 @@ def deliver_one(event: OutboxEvent) -> bool:
         own_level_restored(connections[using]),
         DeliveryLoop(using, event.publisher_backend, takes_share=False) as loop,
     ):
-        loop.prepare()
+        loop.do_rounds()
         if event.partition not in loop.lease.partitions or _has_earlier(event, using):
             return False
         if not events.filter(pk=event.pk, status=OutboxEventStatus.PENDING).exists():
             return False
         with beating(loop.lease):
             try:
-                report = _settled(loop, lambda: loop.deliver_only(event.pk, event.partition))
+                report = _deliver_and_settle(
+                    loop, lambda: loop.deliver_only(event.pk, event.partition)
+                )
             except LeaseLost:
                 return False
         return report.published == 1
@@ -77,9 +79,9 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
         while attempted < limit:
             try:
                 size = min(limit - attempted, MOST)
-                report = _settled(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
+                report = _deliver_and_settle(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
             except LeaseLost as error:
-                extra = {"backend": alias, "relay": loop.lease.relay_id}
+                extra = loop.lease.log_extra
                 logger.warning(
                     "Lease lost: %s; another relay delivers the rest.", error, extra=extra
                 )
@@ -90,7 +92,7 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
     return attempted
 
 
-def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
+def _deliver_and_settle(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
     """Deliver, and return the figures; if the database ended the session, settle on a new one.
 
     Raises LeaseLost, and the database's error if nothing was sent or nothing can be written.
@@ -101,7 +103,7 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
         failure = error
     backoff = Backoff()
     for _ in range(SETTLE_ATTEMPTS):
-        if not loop.is_unsettled:
+        if not loop.is_interrupted:
             break
         pause = backoff.next()
         logger.warning(
@@ -109,13 +111,13 @@ def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
             loop.alias,
             loggable(failure),
             pause,
-            extra={"backend": loop.alias, "relay": loop.lease.relay_id},
+            extra=loop.lease.log_extra,
         )
         time.sleep(pause)
         _renew_session(loop.using)
         loop.forget()
         try:
-            if report := loop.settle_rest():
+            if report := loop.settle_earlier():
                 return report
         except Error as error:
             failure = error

@@ -19,18 +19,18 @@ from django_broadcaster.retry import RetryPolicy
 from django_broadcaster.store import PendingRow
 
 from .batch import Batch
-from .doubts import Failure
-from .holdings import Holdings
+from .doubts import LoneFailure
+from .owned import Owned
 from .poison import crash_error
+from .postponed import POSTPONE_SECONDS, PROBES
 from .verdicts import Verdicts, spends_retry
-from .waiting import PROBES, WAIT_SECONDS
 
 
 class Judge:
     """Applies the retry policy of one backend to the batches of one lease."""
 
-    def __init__(self, held: Holdings, policy: RetryPolicy, *, blocks_when_exhausted: bool) -> None:
-        self._held = held
+    def __init__(self, owned: Owned, policy: RetryPolicy, *, blocks_when_exhausted: bool) -> None:
+        self._owned = owned
         self._policy = policy
         self._blocks_when_exhausted = blocks_when_exhausted
 
@@ -38,13 +38,13 @@ class Judge:
         """Return the batch with its verdicts; raises the database's errors."""
         verdicts = Verdicts(hold=[*batch.hold], expire=[*batch.expired])
         self._judge_outcomes(batch, verdicts)
-        verdicts.bury += [(row, crash_error(row)) for row in batch.poison]
+        verdicts.dead_letter += [(row, crash_error(row)) for row in batch.poison]
         others = self._judge_alone(batch, verdicts)
         return replace(batch, verdicts=verdicts, others=others)
 
     def _judge_outcomes(self, batch: Batch, verdicts: Verdicts) -> None:
         failed_keys: set[str] = set()
-        waiting_keys: set[str] = set()
+        retried_keys: set[str] = set()
         unsent: Counter[str] = Counter()
         for row, outcome in zip(batch.send, batch.outcomes, strict=True):
             if outcome is None:
@@ -57,10 +57,10 @@ class Judge:
                     verdicts.first_unavailable = row, outcome
             elif isinstance(outcome, Held) and row.partition_key in failed_keys:
                 # After an event that was given up, it stays pending and is next.
-                if row.partition_key in waiting_keys or self._held.blocked.holds(row):
+                if row.partition_key in retried_keys or self._owned.blocked.blocks(row):
                     verdicts.hold.append(row)
             elif self._judge_failure(verdicts, row, outcome, unsent):
-                waiting_keys.add(row.partition_key)
+                retried_keys.add(row.partition_key)
             if row.partition_key:
                 failed_keys.add(row.partition_key)
 
@@ -71,34 +71,38 @@ class Judge:
         error: DeliveryError,
         unsent: Counter[str],
         *,
-        rounds: int = 0,
+        unspent: int = 0,
     ) -> bool:
         """Decide whether and when a failed event is retried; return True if it is.
 
-        `rounds` are earlier failures that spent no retry, and `unsent` counts the events that were
-        not sent, by destination.
+        Args:
+            verdicts: The verdict is added to these.
+            row: The event.
+            error: Its error.
+            unsent: The number of events that were not sent, by destination; is counted up.
+            unspent: The number of earlier failures that spent no retry.
         """
-        delay = self._delay(row, error, rounds)
+        delay = self._delay(row, error, unspent)
         if delay is None:
-            verdicts.bury.append((row, error))
+            verdicts.dead_letter.append((row, error))
             return False
         delay = max(delay, error.retry_after)
         destination = error.waits_for if isinstance(error, TransientError) else ""
         if destination:
             unsent[destination] += 1
-            has_room = self._held.waiting.has_room_for(len(verdicts.put_off) + 1)
+            has_room = self._owned.postponed.has_room_for(len(verdicts.postponed) + 1)
             if unsent[destination] > PROBES and has_room:
-                verdicts.put_off.append((destination, row.id))
-                delay = max(delay, WAIT_SECONDS)
+                verdicts.postponed.append((destination, row.id))
+                delay = max(delay, POSTPONE_SECONDS)
         verdicts.retry.append((row, delay, error))
         return True
 
-    def _delay(self, row: PendingRow, error: DeliveryError, rounds: int) -> float | None:
+    def _delay(self, row: PendingRow, error: DeliveryError, unspent: int) -> float | None:
         """Return the seconds until the next attempt; None if there is none."""
         delay = None
         if not isinstance(error, Rejected):
             allowed = row.max_retries if spends_retry(error) else None
-            delay = self._policy.delay(row.retry_count + 1 + rounds, allowed)
+            delay = self._policy.delay(row.retry_count + 1 + unspent, allowed)
             if delay is not None and error.delay is not None:
                 delay = error.delay
         may_block = self._blocks_when_exhausted and not isinstance(error, AfterCommitFailed)
@@ -109,25 +113,25 @@ class Judge:
 
         If several events fail so, a part of the broker may be unavailable: none spends a retry.
         """
-        doubts = self._held.doubts
-        alone = doubts.note(verdicts.published, verdicts.first_unavailable)
+        doubts = self._owned.doubts
+        alone = doubts.update(verdicts.published, verdicts.first_unavailable)
         judged = {row.id for row in verdicts.rows} if alone else set()
         failures = {each.row.id: each for each in alone if each.row.id not in judged}
         # Read again: an operator may have cancelled them meanwhile.
         rows: Sequence[PendingRow] = ()
         if failures:
-            rows = self._held.fetcher.fetch_these(self._held.partitions, failures)[0].rows
+            rows = self._owned.fetcher.fetch_fitting(self._owned.partitions, failures)[0].rows
         for row in rows:
             failure = failures[row.id]
-            rounds = failure.rounds if failure.is_part else 0
-            self._judge_failure(verdicts, row, _own_error(failure), Counter(), rounds=rounds)
-        for row, _ in verdicts.bury:
+            unspent = failure.charges if failure.is_part else 0
+            self._judge_failure(verdicts, row, _error_of(failure), Counter(), unspent=unspent)
+        for row, _ in verdicts.dead_letter:
             doubts.forget(row)
         fetched = {row.id for row in batch.rows} if rows else set()
         return sum(row.id not in fetched for row in rows)
 
 
-def _own_error(failure: Failure) -> DeliveryError:
+def _error_of(failure: LoneFailure) -> DeliveryError:
     """Return the error of an event that alone fails as if the broker were unavailable."""
     error = TransientError(
         f"{failure.error} ({failure.count} times, while other events were delivered)",

@@ -84,22 +84,28 @@ class Lease:
     counted in the shares.
     """
 
-    def __init__(self, using: str, backend: str, *, takes_share: bool = True) -> None:
+    def __init__(self, using: str, alias: str, *, takes_share: bool = True) -> None:
         self.using = using
-        self.backend = backend
+        self.alias = alias
         self.takes_share = takes_share
         self.seconds = float(conf.LEASE_SECONDS)
         self.partitions: frozenset[int] = frozenset()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.relay_id = 0
+        self.id = 0
+        """The id of the lease, the primary key of its row; 0 before the first `join`."""
         self.clock = DatabaseClock(using)
-        self._table = PartitionTable(using, backend)
+        self._table = PartitionTable(using, alias)
         self._server: _Server | None = None
         self._records_ids = False
         self._is_new = True
         """Whether the lease has not taken partitions yet."""
         self._valid_until = 0.0
-        self._judges_from = 0.0
+        self._fences_from = 0.0
+
+    @property
+    def log_extra(self) -> dict[str, object]:
+        """The `extra` of log lines about the lease."""
+        return {"backend": self.alias, "relay": self.id}
 
     def join(self) -> None:
         """Begin a new lease that owns nothing yet."""
@@ -110,12 +116,12 @@ class Lease:
         relay = OutboxRelay.objects.using(self.using).create(
             pk=_new_id(),
             name=self.name,
-            backend=self.backend,
+            backend=self.alias,
             takes_share=False,
             started_at=DatabaseNow(),
             heartbeat_at=DatabaseNow(),
         )
-        self.relay_id = relay.pk
+        self.id = relay.pk
         self.partitions = frozenset()
         self._is_new = True
         self._valid_until = asked_at + self.seconds
@@ -123,7 +129,7 @@ class Lease:
             # In two steps: if the answer to the first is lost, the row is unknown to this relay,
             # and no partitions are kept for it.
             self._relays().filter(pk=relay.pk).update(takes_share=True)
-            notify_shares(self.using, self.backend)
+            notify_shares(self.using, self.alias)
 
     @property
     def timeline(self) -> str | None:
@@ -144,13 +150,13 @@ class Lease:
 
     def leave(self) -> None:
         """End the lease, if there is one; its partitions are free at once."""
-        if not self.relay_id:
+        if not self.id:
             return
         with transaction.atomic(using=self.using):
-            freed = self._table.free_all_of(self.relay_id)
-            self._relays().filter(pk=self.relay_id).delete()
+            freed = self._table.free_all_of(self.id)
+            self._relays().filter(pk=self.id).delete()
             if freed:
-                notify_shares(self.using, self.backend)
+                notify_shares(self.using, self.alias)
         self.partitions = frozenset()
         self._valid_until = 0.0
 
@@ -158,7 +164,7 @@ class Lease:
         """Send a heartbeat; raises LeaseLost."""
         self._renew({})
 
-    def begin(self, ids: Collection[int]) -> None:
+    def begin_delivery(self, ids: Collection[int]) -> None:
         """Record the ids of a delivery before it starts, so that a crash counts for these events.
 
         A few ids that are not consecutive, as those of a probe, are recorded individually: a range
@@ -174,7 +180,7 @@ class Lease:
         self._renew(columns)
         self._records_ids = apart
 
-    def give_back(self) -> None:
+    def end_delivery(self) -> None:
         """Record that nothing is in flight any more; raises LeaseLost."""
         self._renew(dict.fromkeys(("in_flight_from", "in_flight_to", "in_flight_ids")))
         self._records_ids = False
@@ -182,38 +188,38 @@ class Lease:
     def count_crash(self) -> None:
         """Count a crash for each event in flight, as if the relay had died; raises LeaseLost."""
         with transaction.atomic(using=self.using):  # or a second try would count it twice
-            relay = self._relays().filter(pk=self.relay_id).first()
+            relay = self._relays().filter(pk=self.id).first()
             if relay is not None:
                 count_crash(relay, self.partitions, self.using, self.clock)
-            self.give_back()
+            self.end_delivery()
 
     def show_circuit(self, error: str | None) -> None:
         """Store the error because of which the broker is unavailable; None if it is available."""
-        self._relays().filter(pk=self.relay_id).update(
+        self._relays().filter(pk=self.id).update(
             circuit_open_since=None if error is None else DatabaseNow(),
             circuit_error=storable(error or "", connections[self.using])[:ERROR_SHOWN],
         )
 
     def _renew(self, columns: Mapping[str, int | str | None]) -> None:
         # Read before the statement: two threads send it, and their answers may cross.
-        asked_at, relay_id, known = time.monotonic(), self.relay_id, self._server
+        asked_at, lease_id, known = time.monotonic(), self.id, self._server
         sets = "".join(f", {name} = %s" for name in columns)
         sql = _RENEW[connections[self.using].vendor].format(sets=sets)
         with relay_cursor(connections[self.using], is_repeated=True) as cursor:
-            cursor.execute(sql, [*columns.values(), relay_id])
+            cursor.execute(sql, [*columns.values(), lease_id])
             stands = cursor.rowcount > 0
             answer = cursor.fetchone() if cursor.description else None
         if stands and answer:
-            self._judge_server(_Server(*answer), known)
-        if self.relay_id == relay_id:  # the other thread has not joined again meanwhile
+            self._check_server(_Server(*answer), known)
+        if self.id == lease_id:  # the other thread has not joined again meanwhile
             if asked_at > self._valid_until - self.seconds / 2:
                 # The database was unavailable for a while, also for the other relays.
-                self._judges_from = asked_at + self.seconds
+                self._fences_from = asked_at + self.seconds
             self._valid_until = asked_at + self.seconds if stands else 0.0
         if not stands:
-            raise LeaseLost(f"the lease {relay_id} of backend {self.backend!r} was taken away")
+            raise LeaseLost(f"the lease {lease_id} of backend {self.alias!r} was taken away")
 
-    def _judge_server(self, now: _Server, known: _Server | None) -> None:
+    def _check_server(self, now: _Server, known: _Server | None) -> None:
         """Raise LeaseLost if another server answers than the one on which the lease began.
 
         Behind a pooler no statement fails if a replica takes over that lagged. There the lease may
@@ -225,13 +231,16 @@ class Lease:
             self._valid_until = 0.0
             raise LeaseLost(
                 f"another database server answers, or its ids went back, so the lease "
-                f"{self.relay_id} of backend {self.backend!r} is not valid there"
+                f"{self.id} of backend {self.alias!r} is not valid there"
             )
         else:
             self._server = now
 
-    def require(self) -> None:
-        """Renew the lease if it may have expired by the relay's own clock; raises LeaseLost."""
+    def renew_if_expired(self) -> None:
+        """Send a heartbeat if the lease may have expired by this process's clock.
+
+        Raises LeaseLost.
+        """
         if time.monotonic() >= self._valid_until:
             self.renew()
 
@@ -243,26 +252,26 @@ class Lease:
         """
         asked_at = time.monotonic()
         stale = models.Q(heartbeat_at__lt=DatabaseNow() - duration(self.seconds))
-        relays = self._relays().filter(backend=self.backend).order_by("pk")
+        relays = self._relays().filter(backend=self.alias).order_by("pk")
         found = list(
             relays.annotate(
                 stale=models.ExpressionWrapper(stale, models.BooleanField()), epoch=DatabaseEpoch()
             ).values_list("pk", "stale", "takes_share", "epoch", "name", "heartbeat_at")
         )
         states = {pk: (is_stale, takes_share) for pk, is_stale, takes_share, *_ in found}
-        if self.relay_id not in states:
-            raise LeaseLost(f"the lease {self.relay_id} of backend {self.backend!r} was taken away")
+        if self.id not in states:
+            raise LeaseLost(f"the lease {self.id} of backend {self.alias!r} was taken away")
         epoch = float(found[0][3])
-        self._notice_jump(epoch, asked_at, looks_stale=states[self.relay_id][0])
+        self._notice_jump(epoch, asked_at, looks_stale=states[self.id][0])
         for pk, (is_stale, _) in states.items():
-            if is_stale and pk != self.relay_id and time.monotonic() >= self._judges_from:
+            if is_stale and pk != self.id and time.monotonic() >= self._fences_from:
                 fence(pk, self._table, self.seconds, self.clock)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
         before, share = self.partitions, self._share(sharing)
-        self.partitions = self._table.take_share(self.relay_id, share)
+        self.partitions = self._table.take_share(self.id, share)
         if self.takes_share and (self._is_new or len(self.partitions) != len(before)):
             others = {pk: (name, epoch - beat.timestamp()) for pk, *_, name, beat in found}
-            del others[self.relay_id]
+            del others[self.id]
             self._log_share(share, {pk: others[pk] for pk in sharing if pk in others})
         self._is_new = False
         return self.partitions != before
@@ -279,12 +288,12 @@ class Lease:
             waits_for = f"; waiting for relay {name} (lease expires in {left:.1f} s if it is dead)"
         logger.info(
             "Backend %r: %s with %d of %d partitions%s.",
-            self.backend,
+            self.alias,
             "joined" if self._is_new else "continuing",
             len(self.partitions),
             conf.PARTITIONS,
             waits_for,
-            extra={"backend": self.backend, "relay": self.relay_id},
+            extra=self.log_extra,
         )
 
     def _notice_jump(self, epoch: float, asked_at: float, *, looks_stale: bool) -> None:
@@ -299,28 +308,26 @@ class Lease:
         in_time = looks_stale and asked_at < self._valid_until
         if not in_time and jump < self.seconds / HEARTBEATS_PER_LEASE:
             return
-        if asked_at >= self._judges_from:
+        if asked_at >= self._fences_from:
             logger.warning(
                 "The clock of database %r jumped ahead by %.1f s; taking over from no relay of "
                 "backend %r for %s s.",
                 self.using,
                 jump,
-                self.backend,
+                self.alias,
                 self.seconds,
-                extra={"backend": self.backend, "relay": self.relay_id},
+                extra=self.log_extra,
             )
-        self._judges_from = asked_at + self.seconds
+        self._fences_from = asked_at + self.seconds
 
     def _share(self, sharing: list[int]) -> int:
         """Return this relay's share of the partitions, among the relays that are alive."""
         if not self.takes_share:
             return conf.PARTITIONS
-        if (
-            self.relay_id not in sharing
-        ):  # the own heartbeat is late, but the lease was not taken away
+        if self.id not in sharing:  # the own heartbeat is late, but the lease was not taken away
             return len(self.partitions)
         each, rest = divmod(conf.PARTITIONS, len(sharing))
-        return each + (sharing.index(self.relay_id) < rest)
+        return each + (sharing.index(self.id) < rest)
 
     def _relays(self) -> models.QuerySet[OutboxRelay]:
         return OutboxRelay.objects.using(self.using)

@@ -32,13 +32,14 @@ class LockedEvents:
         self._rows = rows
         self._blocked = blocked
         self._verdicts = Verdicts()
+        self._ids: frozenset[int] = frozenset()
         self._next_at = 0.0
 
     def __len__(self) -> int:
-        return len(self._rows.ignored)
+        return len(self._ids)
 
     def __contains__(self, row_id: object) -> bool:
-        return row_id in self._rows.ignored
+        return row_id in self._ids
 
     @property
     def are_many(self) -> bool:
@@ -52,16 +53,16 @@ class LockedEvents:
         locked = self._rows.pending_of([row.id for row in verdicts.rows])
         if not locked:
             return
-        self._verdicts = self._verdicts.with_others(verdicts.of_rows(locked).without_payloads())
-        self._remember()
+        self._verdicts = self._verdicts.with_others(verdicts.of_rows(locked))
+        self._skip()
         self._next_at = time.monotonic() + RETRY_SECONDS
         logger.warning(
             "Could not settle %d events of backend %r: another transaction has locked their rows; "
             "skipping them and retrying every %.0f s.",
             len(locked),
-            self._rows.backend,
+            self._rows.alias,
             RETRY_SECONDS,
-            extra={"backend": self._rows.backend, "relay": self._rows.relay_id},
+            extra={"backend": self._rows.alias, "relay": self._rows.lease_id},
         )
 
     def hasten(self, ids: Collection[int]) -> None:
@@ -87,7 +88,7 @@ class LockedEvents:
         self._next_at = time.monotonic() + RETRY_SECONDS
         locked = self._rows.pending_of(mine)
         self._verdicts = before.of_rows(locked)
-        self._remember()
+        self._skip()
         settled = [row for row in before.rows if row.id not in locked]
         self._blocked.refresh(partitions, (row.partition_key for row in settled))
         if settled:
@@ -95,12 +96,14 @@ class LockedEvents:
                 "Settled %d events of backend %r that another transaction had locked; "
                 "%d are still locked.",
                 len(settled),
-                self._rows.backend,
+                self._rows.alias,
                 len(self),
-                extra={"backend": self._rows.backend, "relay": self._rows.relay_id},
+                extra={"backend": self._rows.alias, "relay": self._rows.lease_id},
             )
 
-    def _remember(self) -> None:
-        self._rows.ignored = frozenset(row.id for row in self._verdicts.rows)
-        waiting = [row for row, _, _ in self._verdicts.retry]
-        self._blocked.set_locked([*waiting, *self._verdicts.hold])
+    def _skip(self) -> None:
+        """Let statements skip the locked rows, and the keys that wait for one of them."""
+        self._ids = frozenset(row.id for row in self._verdicts.rows)
+        retried = [row for row, _, _ in self._verdicts.retry]
+        keys = self._blocked.set_locked([*retried, *self._verdicts.hold])
+        self._rows.skip(self._ids, keys)

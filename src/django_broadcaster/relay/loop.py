@@ -21,10 +21,10 @@ from .broker import Broker
 from .circuit import Circuit
 from .failure_log import FailureLog
 from .health import Activity
-from .holdings import Holdings
-from .isolation import read_committed
+from .isolation_level import read_committed
 from .judging import Judge
 from .lease import Lease
+from .owned import Owned
 from .pipeline import Pipeline
 from .probing import Probe
 from .rounds import Rounds
@@ -88,24 +88,24 @@ class DeliveryLoop:
         self.lease.leave()
         read_committed(connections[self.using])
         self.lease.join()
-        held = Holdings(
+        owned = Owned(
             self.lease, in_parts=self.broker.backend.may_be_away_in_part, clock=self._clock
         )
         judge = Judge(
-            held,
+            owned,
             backends.retry_policy(self.alias),
             blocks_when_exhausted=backends.blocks_when_exhausted(self.alias),
         )
-        sender = Sender(held, self.broker.backend, self.broker.runner)
-        settler = Settler(held, self._runner, self._failure_log)
-        self._pipeline = Pipeline(held, sender, judge, settler)
+        sender = Sender(owned, self.broker.backend, self.broker.runner)
+        settler = Settler(owned, self._runner, self._failure_log)
+        self._pipeline = Pipeline(owned, sender, judge, settler)
         self.broker.forget_shown()
         self.forget()
 
     def forget(self) -> None:
         """Read everything again: a statement may have been cut off, or have had no answer."""
         self.rounds.restart()
-        self.held.forget()
+        self.owned.forget()
 
     def turn(self, limit: int, *, idle: bool = False, woken: bool = False) -> Report:
         """Do what is due, deliver at most `limit` events, and return the delivery in figures.
@@ -118,37 +118,37 @@ class DeliveryLoop:
                 finds work, the next turn does what is due.
         """
         self.activity.begin("turning")
-        self.settle_rest()
-        if idle and self.rounds.can_skip(self.held):
+        self.settle_earlier()
+        if idle and self.rounds.can_skip(self.owned):
             return Report()
         if woken and self.rounds.can_wait():
             report = self.deliver(limit)
             if not report.found_work:
-                self.prepare()
+                self.do_rounds()
             return report
-        self.prepare()
+        self.do_rounds()
         return self.deliver(limit)
 
-    def settle_rest(self) -> Report | None:
+    def settle_earlier(self) -> Report | None:
         """Settle what is left of earlier deliveries, while their partitions are still owned.
 
         Return the figures of the delivery that the database did not let settle, None without one.
         Raises LeaseLost.
         """
-        self.lease.require()
+        self.lease.renew_if_expired()
         began = perf_counter()
-        settler = self._joined.settler
-        report = settler.settle_again()
+        settler = self.pipeline.settler
+        report = settler.settle_interrupted()
         if report is not None:
             self._conclude(report, perf_counter() - began)
         settler.settle_locked()
-        self.held.hasten(self.broker.backend.returned())
+        self.owned.hasten(self.broker.backend.returned())
         return report
 
-    def prepare(self) -> None:
+    def do_rounds(self) -> None:
         """Check that the lease stands, and do the rounds if they are due; raises LeaseLost."""
-        self.lease.require()
-        self.rounds.run(self.held, found_work=self._found_work, is_wanted=self.is_wanted)
+        self.lease.renew_if_expired()
+        self.rounds.run(self.owned, found_work=self._found_work, is_wanted=self.is_wanted)
 
     def deliver(self, limit: int) -> Report:
         """Deliver one batch, or a probe if the broker is or was unavailable.
@@ -156,33 +156,33 @@ class DeliveryLoop:
         Nothing is delivered after `forget` until the rounds have read the partitions again.
         """
         self._found_work = False
-        allowed = 0 if self.rounds.is_paused else self.broker.allowance(limit)
-        if not allowed or not self.held.is_current:
+        allowed = 0 if self.rounds.is_paused else self.broker.open_for(limit)
+        if not allowed or not self.owned.is_current:
             return Report()
         if not self.circuit.is_closed:
             return self._probe(allowed)
-        if not self.lease.partitions or self.held.locked.are_many:
+        if not self.lease.partitions or self.owned.locked.are_many:
             return Report()
-        timed = self.rounds.history.wants_times()
-        return self._one_batch(Backlog(self.held, allowed, timed=timed))
+        timed = self.rounds.history.take_timed_turn()
+        return self._one_batch(Backlog(self.owned, allowed, timed=timed))
 
     def deliver_only(self, row_id: int, partition: int) -> Report:
         """Deliver one pending event of one partition, and no other."""
-        if self.rounds.is_paused or not self.broker.allowance(1):
+        if self.rounds.is_paused or not self.broker.open_for(1):
             return Report()
-        return self._one_batch(OneEvent(self.held, row_id, partition))
+        return self._one_batch(OneEvent(self.owned, row_id, partition))
 
     def end(self) -> None:
         """Settle what another transaction has locked, and write down the last figures."""
         with suppress(LeaseLost):  # then another relay delivers it
-            self.held.hasten(self.broker.backend.returned())
-            self._joined.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
+            self.owned.hasten(self.broker.backend.returned())
+            self.pipeline.settler.wait_for_locked(float(conf.SHUTDOWN_TIMEOUT))
         self.rounds.end()
 
     @property
-    def held(self) -> Holdings:
-        """The holdings of the lease; raises LeaseLost before the first `join`."""
-        return self._joined.held
+    def owned(self) -> Owned:
+        """Everything that the lease owns; raises LeaseLost before the first `join`."""
+        return self.pipeline.owned
 
     @property
     def circuit(self) -> Circuit:
@@ -190,12 +190,13 @@ class DeliveryLoop:
         return self.broker.circuit
 
     @property
-    def is_unsettled(self) -> bool:
+    def is_interrupted(self) -> bool:
         """Whether a delivery is left that the database did not let settle."""
-        return self._joined.settler.is_unsettled
+        return self.pipeline.settler.is_interrupted
 
     @property
-    def _joined(self) -> Pipeline:
+    def pipeline(self) -> Pipeline:
+        """The steps of a delivery; raises LeaseLost before the first `join`."""
         if self._pipeline is None:
             raise LeaseLost(f"the relay of backend {self.alias!r} has not joined")
         return self._pipeline
@@ -206,7 +207,7 @@ class DeliveryLoop:
         If it accepted others right before, those that have not failed are sent during the pause.
         """
         is_due = self.circuit.seconds_left() == 0
-        probe = Probe(self.held, limit, repeats=is_due, clock=self._clock)
+        probe = Probe(self.owned, limit, repeats=is_due, clock=self._clock)
         report = self._one_batch(probe)
         if probe.found_nothing:
             self.broker.check()
@@ -215,31 +216,31 @@ class DeliveryLoop:
     def _one_batch(self, source: Source) -> Report:
         began = perf_counter()
         self.activity.begin("delivering")
-        report = self._joined.run(source)
+        report = self.pipeline.run(source)
         self._conclude(report, perf_counter() - began)
         return report
 
     def _conclude(self, report: Report, seconds: float) -> None:
         """Draw the conclusions of a delivery for the circuit, the figures, and blocked keys."""
-        self.broker.note(report)
+        self.broker.conclude(report)
         self.broker.show()
         if report.found_work:
             self._found_work = True
-            self.rounds.note(report)
-            log_delivery(report, self.alias, self.lease.relay_id)
+            self.rounds.add(report)
+            log_delivery(report, self.alias, self.lease.id)
             if batch_settled.has_listeners(DeliveryLoop):
                 self._runner.run(
                     batch_settled.send_robust,
                     sender=DeliveryLoop,
                     backend=self.alias,
-                    relay=self.lease.relay_id,
+                    relay=self.lease.id,
                     report=report,
                     seconds=seconds,
                     circuit_is_open=not self.circuit.is_closed,
                 )
-        blocked = self.held.blocked
+        blocked = self.owned.blocked
         if done := [key for key in report.keys_done if key in blocked]:
-            self.held.release(done)
+            self.owned.release(done)
 
 
 def _never() -> bool:

@@ -32,8 +32,8 @@ class Repeats:
         self._texts: set[str] = set()
         self._logged_at = 0.0
 
-    def is_due(self, text: str) -> bool:
-        """Return True if the text is a new one, or the last line is a minute old."""
+    def take_line(self, text: str) -> bool:
+        """Return True if the text has a line now: it is a new one, or the last line is old."""
         now = self._clock()
         is_new = text not in self._texts and len(self._texts) < MOST_TEXTS
         if not is_new and now < self._logged_at + REMINDER_SECONDS:
@@ -66,7 +66,7 @@ class DatabaseOutage:
                 self._since = now
                 self._repeats.reset()
             self._failing.add(thread)
-            if not self._repeats.is_due(text):
+            if not self._repeats.take_line(text):
                 return
             since = now - self._since
         lasting = f" for {since:.0f} s" if since >= SHORT_SECONDS else ""

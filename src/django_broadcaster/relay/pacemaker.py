@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from django.db import Error
 
@@ -26,6 +27,13 @@ SLICE_SECONDS = 0.5
 """The longest wait for wake-ups before the thread checks whether the worker has ended."""
 
 
+class Beating(Protocol):
+    """A thread whose lease needs heartbeats."""
+
+    def renew(self) -> None:
+        """Send a heartbeat; raises the database's errors."""
+
+
 class Pacemaker(threading.Thread):
     """Sends heartbeats until `end`, however long the deliveries take.
 
@@ -33,11 +41,16 @@ class Pacemaker(threading.Thread):
     """
 
     def __init__(
-        self, using: str, threads: Sequence[BackendThread], outage: DatabaseOutage
+        self,
+        using: str,
+        threads: Sequence[BackendThread],
+        outage: DatabaseOutage,
+        receivers: Sequence[Beating] = (),
     ) -> None:
         super().__init__(name="relay-pacemaker", daemon=True)
         self._using = using
         self._threads = threads
+        self._receivers = receivers
         self._outage = outage
         self._unexpected = Repeats()
         self._ended = threading.Event()
@@ -88,7 +101,7 @@ class Pacemaker(threading.Thread):
         self.activity.begin("recovering", pause=pause)
         if isinstance(error, Error):
             self._outage.note(self.name, error, pause)
-        elif self._unexpected.is_due(text := loggable(error)):
+        elif self._unexpected.take_line(text := loggable(error)):
             logger.error(
                 "Heartbeat failed: %s; retrying in %.1f s.",
                 text,
@@ -102,7 +115,7 @@ class Pacemaker(threading.Thread):
     def _beat(self) -> None:
         now = time.monotonic()
         if now >= self._next_beat:
-            for thread in self._threads:
+            for thread in (*self._threads, *self._receivers):
                 thread.renew()
             self._next_beat = now + conf.LEASE_SECONDS / HEARTBEATS_PER_LEASE
 

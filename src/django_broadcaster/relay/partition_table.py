@@ -18,48 +18,48 @@ logger = logging.getLogger("django_broadcaster.relay")
 class PartitionTable:
     """The partitions of one backend, below OUTBOX_PARTITIONS."""
 
-    def __init__(self, using: str, backend: str) -> None:
+    def __init__(self, using: str, alias: str) -> None:
         self.using = using
-        self.backend = backend
+        self.alias = alias
 
     def create_missing(self) -> None:
         """Create the rows that are missing."""
-        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
+        rows = OutboxPartition.objects.using(self.using).filter(backend=self.alias)
         known = set(rows.values_list("number", flat=True))
         if max(known, default=0) >= conf.PARTITIONS:
             self._warn_of_stranded()
         missing = [
-            OutboxPartition(backend=self.backend, number=number)
+            OutboxPartition(backend=self.alias, number=number)
             for number in range(conf.PARTITIONS)
             if number not in known
         ]
         if missing:
             OutboxPartition.objects.using(self.using).bulk_create(missing, ignore_conflicts=True)
 
-    def owned_by(self, relay_id: int) -> list[int]:
+    def owned_by(self, lease_id: int) -> list[int]:
         """Return the numbers of the partitions that a relay owns."""
-        return list(self._rows().filter(relay_id=relay_id).values_list("number", flat=True))
+        return list(self._rows().filter(relay_id=lease_id).values_list("number", flat=True))
 
-    def free_all_of(self, relay_id: int) -> int:
+    def free_all_of(self, lease_id: int) -> int:
         """Take all partitions from a relay; return how many."""
-        return self._rows().filter(relay_id=relay_id).update(relay=None)
+        return self._rows().filter(relay_id=lease_id).update(relay=None)
 
-    def take_share(self, relay_id: int, share: int) -> frozenset[int]:
+    def take_share(self, lease_id: int, share: int) -> frozenset[int]:
         """Give up or take partitions until a relay owns `share` of them, and return its own.
 
         Raises LeaseLost.
         """
         owners: dict[int, int | None] = dict(self._rows().values_list("number", "relay_id"))
-        owned = sorted(number for number, owner in owners.items() if owner == relay_id)
+        owned = sorted(number for number, owner in owners.items() if owner == lease_id)
         if len(owned) > share:
             given_up, owned = owned[share:], owned[:share]
-            self.change_owner(given_up, None, relay_id)
-            notify_shares(self.using, self.backend)
+            self.change_owner(given_up, None, lease_id)
+            notify_shares(self.using, self.alias)
         elif len(owned) < share:
             free = sorted(number for number, owner in owners.items() if owner is None)
             if free:
-                self.change_owner(free[: share - len(owned)], relay_id, None)
-                owned = self.owned_by(relay_id)
+                self.change_owner(free[: share - len(owned)], lease_id, None)
+                owned = self.owned_by(lease_id)
         return frozenset(owned)
 
     def change_owner(self, numbers: Iterable[int], owner: int | None, before: int | None) -> None:
@@ -77,16 +77,16 @@ class PartitionTable:
     def _warn_of_stranded(self) -> None:
         """Log an error if events wait in partitions that no relay delivers any more."""
         events = OutboxEvent.objects.using(self.using).undelivered()
-        if events.filter(publisher_backend=self.backend, partition__gte=conf.PARTITIONS).exists():
+        if events.filter(publisher_backend=self.alias, partition__gte=conf.PARTITIONS).exists():
             logger.error(
                 "No relay delivers the events of backend %r in partitions from %d on, because "
                 "OUTBOX_PARTITIONS was reduced. Set it to its former value until they are "
                 "delivered.",
-                self.backend,
+                self.alias,
                 conf.PARTITIONS,
-                extra={"backend": self.backend},
+                extra={"backend": self.alias},
             )
 
     def _rows(self) -> models.QuerySet[OutboxPartition]:
-        rows = OutboxPartition.objects.using(self.using).filter(backend=self.backend)
+        rows = OutboxPartition.objects.using(self.using).filter(backend=self.alias)
         return rows.filter(number__lt=conf.PARTITIONS)

@@ -1,4 +1,4 @@
-"""One delivery: a batch of one backend goes through fetch, select, publish, judge and settle.
+"""One delivery: a batch of one backend goes through fetch, select, send, judge and settle.
 
 Each step returns the batch with what it found. A crash between any two of them loses nothing: a row
 leaves `pending` only when it is settled.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import orjson
+
+from django_broadcaster.events.timestamps import in_utc
+from django_broadcaster.store import DatabaseClock, PendingRow
+
 from . import poison
 from .batch import Batch, Source
-from .holdings import Holdings
 from .judging import Judge
-from .messages import has_expired
+from .owned import Owned
 from .sending import Sender
 from .settling import Settler
 from .verdicts import Report
@@ -21,8 +25,8 @@ from .verdicts import Report
 class Pipeline:
     """The steps of the deliveries under one lease."""
 
-    def __init__(self, held: Holdings, sender: Sender, judge: Judge, settler: Settler) -> None:
-        self.held = held
+    def __init__(self, owned: Owned, sender: Sender, judge: Judge, settler: Settler) -> None:
+        self.owned = owned
         self.settler = settler
         self._sender = sender
         self._judge = judge
@@ -32,26 +36,26 @@ class Pipeline:
 
         Raises:
             LeaseLost: What was not settled is delivered again by the next owner of its partitions.
-            django.db.Error: The database failed; `settler.settle_again` settles what was sent.
+            django.db.Error: The database failed; `settler.settle_interrupted` continues.
         """
         batch = source.fetch()
         batch = self.select(batch)
         with poison.alone(batch.has_suspect):
-            batch = self._sender.publish(batch)
+            batch = self._sender.send(batch)
             batch = self._judge.judge(batch)
             report = self.settler.settle(batch)
-        source.note(batch, report)
+        source.advance(batch, report)
         return report
 
     def select(self, batch: Batch) -> Batch:
         """Choose what to send: nothing after a blocked key, nothing expired, a suspect alone."""
-        doubts, clock = self.held.doubts, self.held.rows.clock
-        is_blocked = self.held.blocked.holds
+        doubts, clock = self.owned.doubts, self.owned.rows.clock
+        is_blocked = self.owned.blocked.blocks
         send, hold, poisonous, expired = [], [], [], []
         for row in batch.rows:
             if is_blocked(row):
                 hold.append(row)
-            elif has_expired(row, clock):
+            elif _has_expired(row, clock):
                 expired.append(row)
             elif not row.crash_count:
                 send.append(row)
@@ -70,3 +74,17 @@ class Pipeline:
             expired=expired,
             is_repeat=all(map(doubts.has, send)),
         )
+
+
+def _has_expired(row: PendingRow, clock: DatabaseClock) -> bool:
+    """Return True if the row's event has the extension `expirytime`, and that time has passed.
+
+    https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
+    """
+    if '"expirytime"' not in row.extensions:  # as in nearly every event: nothing is decoded
+        return False
+    try:
+        moment = orjson.loads(row.extensions).get("expirytime")
+        return moment is not None and in_utc(moment).timestamp() <= clock.timestamp()
+    except (AttributeError, TypeError, ValueError, OverflowError):  # no valid time: it is sent
+        return False

@@ -9,7 +9,7 @@ from time import monotonic
 from django_broadcaster.store import Head, PendingRow
 
 from .batch import Batch
-from .holdings import Holdings
+from .owned import Owned
 from .verdicts import Report
 
 PICKS = 20
@@ -24,13 +24,13 @@ class Probe:
 
     def __init__(
         self,
-        held: Holdings,
+        owned: Owned,
         limit: int,
         *,
         repeats: bool,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._held = held
+        self._owned = owned
         self._limit = limit
         self._repeats = repeats
         self._clock = clock
@@ -42,7 +42,7 @@ class Probe:
 
         What does not fit into one batch is left for the next probe.
         """
-        if not self._held.partitions:
+        if not self._owned.partitions:
             self.found_nothing = self._repeats
             return Batch()
         untried = self._untried()
@@ -53,16 +53,16 @@ class Probe:
             rows, _ = self._read(untried.ids)
         return Batch(rows=rows)
 
-    def note(self, batch: Batch, report: Report) -> None:
+    def advance(self, batch: Batch, report: Report) -> None:
         """If no event was delivered, let the next probe send others."""
         if not report.published:
-            self._held.doubts.note_probe(batch.send)
+            self._owned.doubts.mark_tried(batch.send)
 
     def _read(self, ids: set[int]) -> tuple[Sequence[PendingRow], bool]:
         """Return rows, and whether some were left out for their size."""
         if not ids:
             return [], False
-        found, left_out = self._held.fetcher.fetch_these(self._held.partitions, ids)
+        found, left_out = self._owned.fetcher.fetch_fitting(self._owned.partitions, ids)
         return found.rows, bool(left_out)
 
     def _untried(self) -> _Heads:
@@ -72,23 +72,23 @@ class Probe:
         only shows whether there is something new: a transaction that committed late may have
         left an earlier event of the same key below it.
         """
-        held, doubts = self._held, self._held.doubts
+        owned, doubts = self._owned, self._owned.doubts
         if self._repeats:
             doubts.scan_again()
         start = doubts.start
-        if start and not held.rows.heads(held.partitions, start, 1, *doubts.tried):
+        if start and not owned.rows.heads(owned.partitions, start, 1, *doubts.tried):
             return _Heads()
-        last = held.rows.last_id()
+        last = owned.rows.last_id()
         began = self._clock()
         heads = self._pick(self._limit, *doubts.tried)
         if not heads:
-            doubts.note_none_up_to(last, seconds=self._clock() - began)
+            doubts.found_none_up_to(last, seconds=self._clock() - began)
         return heads
 
     def _tried(self, *, beside: _Heads) -> _Heads:
         """Pick among all events, as far as those `beside` them leave room."""
         if not beside:
-            self._held.doubts.start_over()
+            self._owned.doubts.start_over()
         keys = {head.partition_key for head in beside.free if head.partition_key}
         room = self._limit - len(beside.free)
         return self._pick(room, keys, {head.id for head in beside.free})
@@ -98,14 +98,14 @@ class Probe:
 
         None is of these keys or rows, which are added to.
         """
-        held = self._held
+        owned = self._owned
         heads = _Heads()
         for _ in range(room + PICKS):
             left = room - len(heads.free)
-            found = held.rows.heads(held.partitions, 0, left, keys, ids) if left else []
+            found = owned.rows.heads(owned.partitions, 0, left, keys, ids) if left else []
             for head in found:
                 if head.partition_key not in keys:
-                    (heads.blocked if held.blocked.holds(head) else heads.free).append(head)
+                    (heads.blocked if owned.blocked.blocks(head) else heads.free).append(head)
                 if head.partition_key:
                     keys.add(head.partition_key)
                 else:

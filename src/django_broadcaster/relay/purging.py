@@ -21,6 +21,7 @@ from django_broadcaster.models import (
     InboxEvent,
     OutboxAttempt,
     OutboxEvent,
+    OutboxMove,
     OutboxOperation,
     OutboxSample,
 )
@@ -68,14 +69,14 @@ class Purge:
     def __init__(
         self,
         using: str,
-        backend: str,
+        alias: str,
         runner: Runner | None = None,
         clock: DatabaseClock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._using = using
         self._clock = clock or DatabaseClock(using)
-        self._backend = backend
+        self._alias = alias
         self._runner = runner or CallingThread()
         self._archive = create_archive()
         self._width = span(conf.TIME_PARTITIONS)
@@ -114,17 +115,17 @@ class Purge:
     def _log(self, action: str, error: Exception, next_step: str) -> None:
         logger.warning(
             "Backend %r: Could not %s old events: %s; %s.",
-            self._backend,
+            self._alias,
             action,
             loggable(error),
             next_step,
-            extra={"backend": self._backend},
+            extra={"backend": self._alias},
         )
 
     def _outbox(self, now: float) -> tuple[int, bool]:
         """Return how many events were deleted, and whether there may be more."""
         moment = self._clock.now()
-        policy = backends.retention(self._backend)
+        policy = backends.retention(self._alias)
         if self._width and is_partitioned(self._using):
             self._rotate_partitions(self._width, moment)
             # Events that are not dropped with their partition long after their time are deleted.
@@ -137,10 +138,10 @@ class Purge:
         deadline, gone = now + TURN_SECONDS, 0
         steps: list[tuple[_Walk, Find]] = []
         if expiries:
-            delivered = partial(find_delivered, events.all(), self._backend, expiries, moment)
+            delivered = partial(find_delivered, events.all(), self._alias, expiries, moment)
             steps.append((self._delivered, delivered))
         if failed:
-            dead = partial(find_dead_letters, events.all(), self._backend, failed)
+            dead = partial(find_dead_letters, events.all(), self._alias, failed)
             steps.append((self._dead_letters, dead))
         for walk, find in steps:
             for old in walk.chunks(find, now):
@@ -186,10 +187,12 @@ class Purge:
             return 0
         before = self._clock.now() - keep
         attempts = OutboxAttempt.objects.using(self._using).all()
+        moves = OutboxMove.objects.using(self._using).all()
         ended = OutboxOperation.objects.using(self._using).filter(finished_at__isnull=False)
         samples = OutboxSample.objects.using(self._using).all()
         return (
             purge_entries(attempts, "attempted_at", before, CHUNK)
+            + purge_entries(moves, "moved_at", before, CHUNK)
             + purge_entries(ended, "finished_at", before, CHUNK)
             + purge_entries(samples, "minute", minute_of(before), CHUNK)
         )

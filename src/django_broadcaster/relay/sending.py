@@ -1,4 +1,4 @@
-"""The step of a delivery that sends: it has one outcome for each event, whatever happens."""
+"""The step of a delivery that sends: it finds one outcome for each event, whatever happens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from django_broadcaster.store import PendingRow
 
 from .batch import Batch
 from .decryption import decrypted
-from .holdings import Holdings
 from .log_safety import loggable_traceback
-from .messages import message_of
+from .owned import Owned
+from .row_to_message import message_of
 from .separate_thread import Runner
 
 logger = logging.getLogger("django_broadcaster.relay")
@@ -34,12 +34,12 @@ _FAILURES = (Exception, SystemExit, CancelledError)
 class Sender:
     """Gives the batches of one lease to its backend."""
 
-    def __init__(self, held: Holdings, backend: MessageBackend, runner: Runner) -> None:
-        self._held = held
+    def __init__(self, owned: Owned, backend: MessageBackend, runner: Runner) -> None:
+        self._owned = owned
         self._backend = backend
         self._runner = runner
 
-    def publish(self, batch: Batch) -> Batch:
+    def send(self, batch: Batch) -> Batch:
         """Send what was selected, and return the batch with one outcome for each row.
 
         Raises:
@@ -49,9 +49,9 @@ class Sender:
         send = self._read_again(batch.send) if batch.has_suspect else batch.send
         if not send:
             return replace(batch, send=send)
-        self._held.lease.begin([row.id for row in send])
+        self._owned.lease.begin_delivery([row.id for row in send])
         ready, failed = decrypted(send)
-        outcomes = self._send(ready)
+        outcomes = self._send_together(ready)
         if failed:
             others = iter(outcomes)
             outcomes = [failed[row.id] if row.id in failed else next(others) for row in send]
@@ -60,10 +60,10 @@ class Sender:
     def _read_again(self, rows: Sequence[PendingRow]) -> Sequence[PendingRow]:
         """Return the suspect if it is still pending: it may have waited for its turn."""
         (row,) = rows
-        self._held.fetcher.take_one()  # the next one may be a suspect, too
-        return self._held.rows.fetch_these({row.partition}, [row.id]).rows
+        self._owned.fetcher.take_one()  # the next one may be a suspect, too
+        return self._owned.rows.fetch_by_id({row.partition}, [row.id]).rows
 
-    def _send(self, rows: Sequence[PendingRow]) -> Sequence[Outcome]:
+    def _send_together(self, rows: Sequence[PendingRow]) -> Sequence[Outcome]:
         if not rows:
             return []
         if len(rows) == 1:
@@ -79,7 +79,7 @@ class Sender:
                 "Backend %r raised an unexpected error for a batch; retrying its events one at a "
                 "time.",
                 self._backend.alias,
-                extra={"backend": self._backend.alias, "relay": self._held.lease.relay_id},
+                extra=self._owned.lease.log_extra,
                 exc_info=loggable_traceback(error),
             )
             return self._send_one_by_one(rows)
@@ -90,7 +90,11 @@ class Sender:
         except BackendConfigurationError:
             raise
         except _FAILURES as error:
-            return _own_error(error)
+            return as_delivery_error(
+                error
+                if isinstance(error, Exception)
+                else RuntimeError(f"{type(error).__name__}: {error}")
+            )
 
     def _send_one_by_one(self, rows: Sequence[PendingRow]) -> Sequence[Outcome]:
         """Find the event that made a batch fail, so that the others lose no attempt.
@@ -101,9 +105,9 @@ class Sender:
         failed_keys: set[str] = set()
         for row in rows:
             if row.partition_key in failed_keys:
-                outcomes.append(Held("an earlier event of its key failed in this batch"))
+                outcomes.append(Held())
                 continue
-            self._held.lease.require()  # the relay may have stalled in between
+            self._owned.lease.renew_if_expired()  # the relay may have stalled in between
             self._backend.on_progress()
             outcome = self._send_alone(row)
             if isinstance(outcome, BackendUnavailable):
@@ -134,10 +138,3 @@ def _as_error(outcome: object) -> DeliveryError:
     if isinstance(outcome, Exception):
         return as_delivery_error(outcome)
     raise RuntimeError(f"the backend returned an outcome of type {type(outcome).__name__}")
-
-
-def _own_error(error: BaseException) -> DeliveryError:
-    """Return the outcome of an event that made its backend raise when it was sent alone."""
-    if isinstance(error, Exception):
-        return as_delivery_error(error)
-    return as_delivery_error(RuntimeError(f"{type(error).__name__}: {error}"))

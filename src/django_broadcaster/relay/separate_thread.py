@@ -13,10 +13,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from functools import partial
 from queue import SimpleQueue
 from threading import RLock
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from django.db import connections
 
@@ -91,32 +90,21 @@ class SeparateThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call the function there and wait for it; raises RuntimeError if the thread crashed."""
-        return self.start(function, *args, **kwargs)()
+        return self.begin(function, *args, **kwargs).result()
 
-    def start(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[[], T]:
-        """Call the function there; return a function that waits for it, as `run` does."""
+    def begin(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Call[T]:
+        """Call the function there after the calls that have begun; return at once."""
         thread = self._thread
         if thread is None or not thread.is_alive():
             thread = self._thread = self._start()
-        call = _Call(copy_context(), lambda: function(*args, **kwargs))
+        call: Call[T] = Call(copy_context(), lambda: function(*args, **kwargs), thread)
         self._calls.put(call)
-        return partial(self._result_of, call, thread)  # a lambda would be in the traceback
-
-    def _result_of(self, call: _Call, thread: threading.Thread) -> Any:
-        while not call.is_done.wait(CHECK_SECONDS):
-            if not thread.is_alive() and not call.is_done.is_set():
-                raise RuntimeError(f"The thread {self._name!r} crashed.")
-        try:
-            if call.error is not None:
-                raise call.error
-            return call.result
-        finally:
-            del call  # its error refers to this frame
+        return call
 
     def end(self) -> None:
         """End the thread, which closes its connections; do not wait for a call that hangs."""
@@ -132,34 +120,62 @@ class SeparateThread:
         return thread
 
 
-class _Call:
+class Call(Generic[T]):
     """One call, and its result or error."""
 
-    __slots__ = ("_context", "_function", "error", "is_done", "result")
+    __slots__ = ("_context", "_error", "_function", "_is_done", "_result", "_thread")
 
-    def __init__(self, context: Context, function: Callable[[], Any]) -> None:
+    def __init__(
+        self, context: Context, function: Callable[[], T], thread: threading.Thread
+    ) -> None:
         self._context = context
         self._function = function
-        self.is_done = threading.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
+        self._thread = thread
+        self._is_done = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the call; return False if it has not ended by then.
+
+        Raises:
+            RuntimeError: The thread crashed.
+        """
+        if self._is_done.wait(seconds):
+            return True
+        if not self._thread.is_alive() and not self._is_done.is_set():
+            raise RuntimeError(f"The thread {self._thread.name!r} crashed.")
+        return False
+
+    def result(self) -> T:
+        """Wait for the call, and return what the function returned; raises what it raised."""
+        while not self.wait(CHECK_SECONDS):
+            pass
+        try:
+            if self._error is not None:
+                raise self._error
+            result: T = self._result
+            return result
+        finally:
+            del self  # the error refers to this frame
 
     def make(self) -> None:
+        """Call the function, in its own thread."""
         try:
             _renew_connections()
-            self.result = self._context.run(self._function)
+            self._result = self._context.run(self._function)
         except BaseException as error:  # raised in the thread that waits
-            self.error = error
+            self._error = error
         finally:
             try:
                 _leave_transactions()
                 return_to_pools()
             except Exception as error:
-                self.error = self.error or error
-            self.is_done.set()
+                self._error = self._error or error
+            self._is_done.set()
 
 
-def _work(calls: SimpleQueue[_Call | None]) -> None:
+def _work(calls: SimpleQueue[Call[Any] | None]) -> None:
     try:
         while (call := calls.get()) is not None:
             call.make()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from django_broadcaster.store import Fetched
 
 from .batch import NONE, Batch
-from .holdings import Holdings
+from .owned import Owned
 from .verdicts import Report
 
 
@@ -19,26 +19,26 @@ class Backlog:
     fit into a batch, nothing after the watermark is fetched: it would overtake them.
     """
 
-    def __init__(self, held: Holdings, limit: int, *, timed: bool) -> None:
-        self._held = held
+    def __init__(self, owned: Owned, limit: int, *, timed: bool) -> None:
+        self._owned = owned
         self._limit = limit
         self._timed = timed
 
     def fetch(self) -> Batch:
         """Return at most `limit` pending rows; raises the database's errors."""
-        held = self._held
-        held.watermark.check_writers()
-        again, is_all = held.watermark.again(self._limit)
+        owned = self._owned
+        owned.watermark.check_writers()
+        again, is_all = owned.watermark.again(self._limit)
         below, unseen = Fetched(), NONE
         if again:
-            below, unseen = held.fetcher.fetch_these(held.partitions, again, timed=self._timed)
-        before = [row for row in below.rows if row.id not in held.locked]
+            below, unseen = owned.fetcher.fetch_fitting(owned.partitions, again, timed=self._timed)
+        before = [row for row in below.rows if row.id not in owned.locked]
         room = self._limit - len(before) if is_all and not unseen else 0
         after = Fetched()
         if room:
-            start = held.watermark.start
-            after = held.fetcher.fetch(
-                held.partitions, start, room, beside=before, timed=self._timed
+            start = owned.watermark.start
+            after = owned.fetcher.fetch(
+                owned.partitions, start, room, beside=before, timed=self._timed
             )
         return Batch(
             rows=[*before, *after.rows],
@@ -49,22 +49,22 @@ class Backlog:
             exhausted=len(after.rows) < room and not after.is_cut,
         )
 
-    def note(self, batch: Batch, report: Report) -> None:
+    def advance(self, batch: Batch, report: Report) -> None:
         """Move the watermark."""
-        self._held.watermark.note(batch, report)
+        self._owned.watermark.advance(batch, report)
 
 
 class OneEvent:
     """One event, if it is pending."""
 
-    def __init__(self, held: Holdings, row_id: int, partition: int) -> None:
-        self._held = held
+    def __init__(self, owned: Owned, row_id: int, partition: int) -> None:
+        self._owned = owned
         self._row_id = row_id
         self._partition = partition
 
     def fetch(self) -> Batch:
         """Return the event's row, or no row; raises the database's errors."""
-        return Batch(rows=self._held.rows.fetch_these({self._partition}, [self._row_id]).rows)
+        return Batch(rows=self._owned.rows.fetch_by_id({self._partition}, [self._row_id]).rows)
 
-    def note(self, batch: Batch, report: Report) -> None:
+    def advance(self, batch: Batch, report: Report) -> None:
         """Do nothing: the event says nothing about the others."""

@@ -17,40 +17,40 @@ SUMMARY_SECONDS = 60.0
 class Summary:
     """Counts the deliveries of this relay to one backend, and logs them once a minute."""
 
-    def __init__(self, backend: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._backend = backend
+    def __init__(self, alias: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._alias = alias
         self._clock = clock
         self._since = clock()
         self._published = self._retried = self._failed = 0
 
-    def note(self, report: Report) -> None:
+    def add(self, report: Report) -> None:
         """Add the figures of a delivery."""
         self._published += report.published
         self._retried += report.retried
         self._failed += report.failed
 
-    def run(self, relay_id: int, backlog: int | None) -> None:
+    def run(self, lease_id: int, backlog: int | None) -> None:
         """Log a line if it is due, unless nothing happened and nothing waits."""
         if self._clock() >= self._since + SUMMARY_SECONDS:
-            self._write(relay_id, backlog, is_wanted=bool(backlog))
+            self._write(lease_id, backlog, is_wanted=bool(backlog))
 
-    def end(self, relay_id: int, backlog: int | None) -> None:
+    def end(self, lease_id: int, backlog: int | None) -> None:
         """Log what was delivered since the last line."""
-        self._write(relay_id, backlog, is_wanted=False)
+        self._write(lease_id, backlog, is_wanted=False)
 
-    def _write(self, relay_id: int, backlog: int | None, *, is_wanted: bool) -> None:
+    def _write(self, lease_id: int, backlog: int | None, *, is_wanted: bool) -> None:
         now = self._clock()
         counts = self._published, self._retried, self._failed
         if any(counts) or is_wanted:
             logger.info(
                 "Backend %r: %d delivered, %d retried, %d dead in %.0f s%s.",
-                self._backend,
+                self._alias,
                 *counts,
                 now - self._since,
                 "" if backlog is None else f", backlog {backlog}",
                 extra={
-                    "backend": self._backend,
-                    "relay": relay_id,
+                    "backend": self._alias,
+                    "relay": lease_id,
                     "published": self._published,
                     "retried": self._retried,
                     "failed": self._failed,

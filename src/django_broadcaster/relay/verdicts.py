@@ -19,10 +19,10 @@ class Verdicts:
 
     published: list[PendingRow] = field(default_factory=list)
     retry: list[tuple[PendingRow, float, DeliveryError]] = field(default_factory=list)
-    bury: list[tuple[PendingRow, DeliveryError]] = field(default_factory=list)
+    dead_letter: list[tuple[PendingRow, DeliveryError]] = field(default_factory=list)
     hold: list[PendingRow] = field(default_factory=list)
     expire: list[PendingRow] = field(default_factory=list)
-    put_off: list[tuple[str, int]] = field(default_factory=list)
+    postponed: list[tuple[str, int]] = field(default_factory=list)
     """Ids of rows to retry that were not sent, each after its destination that is unavailable."""
     unavailable: BackendUnavailable | None = None
     first_unavailable: Unavailable | None = None
@@ -31,27 +31,18 @@ class Verdicts:
     @property
     def rows(self) -> list[PendingRow]:
         """All rows of which something becomes."""
-        retried, buried = [each[0] for each in self.retry], [each[0] for each in self.bury]
-        return [*self.published, *retried, *buried, *self.hold, *self.expire]
+        retried, dead = [each[0] for each in self.retry], [each[0] for each in self.dead_letter]
+        return [*self.published, *retried, *dead, *self.hold, *self.expire]
 
     def of_rows(self, ids: Collection[int]) -> Verdicts:
-        """Return the verdicts on these rows alone."""
+        """Return the verdicts on these rows alone, without the payloads of the rows."""
+        bare = PendingRow.without_payload
         return Verdicts(
-            published=[row for row in self.published if row.id in ids],
-            retry=[each for each in self.retry if each[0].id in ids],
-            bury=[each for each in self.bury if each[0].id in ids],
-            hold=[row for row in self.hold if row.id in ids],
-            expire=[row for row in self.expire if row.id in ids],
-        )
-
-    def without_payloads(self) -> Verdicts:
-        """Return the same verdicts on rows without their payloads."""
-        return Verdicts(
-            published=[_bare(row) for row in self.published],
-            retry=[(_bare(row), delay, error) for row, delay, error in self.retry],
-            bury=[(_bare(row), error) for row, error in self.bury],
-            hold=[_bare(row) for row in self.hold],
-            expire=[_bare(row) for row in self.expire],
+            published=[bare(row) for row in self.published if row.id in ids],
+            retry=[(bare(row), delay, error) for row, delay, error in self.retry if row.id in ids],
+            dead_letter=[(bare(row), error) for row, error in self.dead_letter if row.id in ids],
+            hold=[bare(row) for row in self.hold if row.id in ids],
+            expire=[bare(row) for row in self.expire if row.id in ids],
         )
 
     def with_others(self, others: Verdicts) -> Verdicts:
@@ -59,14 +50,10 @@ class Verdicts:
         return Verdicts(
             published=self.published + others.published,
             retry=self.retry + others.retry,
-            bury=self.bury + others.bury,
+            dead_letter=self.dead_letter + others.dead_letter,
             hold=self.hold + others.hold,
             expire=self.expire + others.expire,
         )
-
-
-def _bare(row: PendingRow) -> PendingRow:
-    return row._replace(data=None, data_binary=None, sealed=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +61,10 @@ class Report:
     """A delivery in figures.
 
     `left` counts rows that are still pending. `handed` counts the events that the backend was
-    given: not those that can't be decrypted. `keys_done` are the keys of events that their keys no
-    longer wait for. `waits` are the seconds that published events had been due, in a delivery that
-    is timed. `is_repeat` is True if all that was sent had failed before as if the broker were
-    unavailable.
+    given: not those that can't be decrypted. `failed` counts dead letters, and `held` the rows that
+    became blocked. `keys_done` are the keys of events that their keys no longer wait for.
+    `latencies` are the seconds that published events had been due, in a delivery that is timed.
+    `is_repeat` is True if all that was sent had failed before as if the broker were unavailable.
     """
 
     left: int = 0
@@ -91,7 +78,7 @@ class Report:
     unavailable: BackendUnavailable | None = None
     is_repeat: bool = False
     keys_done: frozenset[str] = frozenset()
-    waits: tuple[float, ...] = ()
+    latencies: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -105,20 +92,20 @@ class Report:
         due: Mapping[int, datetime],
     ) -> Self:
         """Return the figures of a delivery; `due` is since when rows had been due, by id."""
-        done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.bury)]
+        done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.dead_letter)]
         return cls(
             left=fetched - len(done) - len(verdicts.retry) - len(verdicts.hold),
             attempted=attempted,
             handed=handed,
             published=len(verdicts.published),
             retried=len(verdicts.retry),
-            failed=len(verdicts.bury),
+            failed=len(verdicts.dead_letter),
             held=len(verdicts.hold),
             expired=len(verdicts.expire),
             unavailable=verdicts.unavailable,
             is_repeat=is_repeat,
             keys_done=frozenset(row.partition_key for row in done),
-            waits=_waits(verdicts, due),
+            latencies=_latencies(verdicts, due),
         )
 
     @property
@@ -132,7 +119,7 @@ class Report:
         return bool(self.attempted or self.settled)
 
 
-def _waits(verdicts: Verdicts, due: Mapping[int, datetime]) -> tuple[float, ...]:
+def _latencies(verdicts: Verdicts, due: Mapping[int, datetime]) -> tuple[float, ...]:
     if not due:
         return ()
     now = datetime.now(UTC)

@@ -95,7 +95,7 @@ class Watermark:
         else:
             self._waits_for &= writers
 
-    def note(self, batch: Batch, report: Report) -> None:
+    def advance(self, batch: Batch, report: Report) -> None:
         """Move the start by what the fetch after `check_writers` found and delivered."""
         asked = set(batch.again) - batch.unseen
         if report.left:

@@ -1,4 +1,4 @@
-"""The relay as a process: one thread for each backend, a pacemaker for all, and a clean stop."""
+"""The worker's process: a thread for each backend and consumer, a pacemaker, and a clean stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from django_broadcaster import __version__
 from django_broadcaster.conf import conf
@@ -16,7 +18,7 @@ from django_broadcaster.signals import relay_started
 from .backend_thread import BackendThread, WorkerOptions
 from .db_connections import warn_of_small_pool
 from .gc_tuning import seldom_collected
-from .health import RelayState
+from .health import ReceiverState, RelayState
 from .outage import DatabaseOutage
 from .pacemaker import Pacemaker
 from .supervisor import is_orphaned
@@ -27,14 +29,69 @@ RELEASE_SECONDS = 2.0
 """Seconds for releasing leases after the timeout: the database may hang."""
 
 
-class Worker:
-    """Delivers the events of several backends until it is stopped."""
+class WorkerThread(Protocol):
+    """A thread of a backend or a consumer, as the worker sees it."""
 
-    def __init__(self, options: WorkerOptions) -> None:
+    alias: str
+    failure: str
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread crashed."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the thread was asked to stop."""
+
+    def start(self) -> None:
+        """Start the thread."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the thread."""
+
+    def is_alive(self) -> bool:
+        """Return True while the thread runs."""
+
+    def stop(self) -> None:
+        """Stop after the batch in flight."""
+
+    def renew(self) -> None:
+        """Send a heartbeat."""
+
+    def abandon(self, timeout: float) -> None:
+        """Release the lease while a batch is still running."""
+
+
+class Receiving(WorkerThread, Protocol):
+    """The thread of a consumer."""
+
+    @property
+    def state(self) -> ReceiverState:
+        """The state of the thread."""
+
+
+MakeReceiver = Callable[[str, DatabaseOutage], Receiving]
+"""Makes the receiver of a consumer, from its alias and the log of the database's outages."""
+
+
+class Worker:
+    """Delivers the events of several backends, and receives for several consumers, until stopped.
+
+    Args:
+        options: How the worker runs.
+        make_receiver: Makes a receiver for each of the consumers in the options.
+    """
+
+    def __init__(self, options: WorkerOptions, make_receiver: MakeReceiver | None = None) -> None:
         self._options = options
         outage = DatabaseOutage(options.database)
-        self._threads = [BackendThread(options, alias, outage) for alias in options.backends]
-        self._pacemaker = Pacemaker(options.database, self._threads, outage)
+        loops = [BackendThread(options, alias, outage) for alias in options.backends]
+        self._loops = loops
+        self._receivers = (
+            [make_receiver(alias, outage) for alias in options.consumers] if make_receiver else []
+        )
+        self._threads: Sequence[WorkerThread] = (*self._receivers, *loops)
+        self._pacemaker = Pacemaker(options.database, loops, outage, self._receivers)
         self.failure = ""
         """Why the relay did not end as it should; empty if it did."""
 
@@ -46,15 +103,18 @@ class Worker:
     @property
     def state(self) -> RelayState:
         """The state of the threads; any thread may read it."""
-        loops = tuple(thread.state for thread in self._threads)
+        loops = tuple(thread.state for thread in self._loops)
+        receivers = tuple(thread.state for thread in self._receivers)
         pacemaker = self._pacemaker
-        works = any(not loop.has_ended for loop in loops)
+        has_ended = [each.has_ended for each in loops] + [each.has_ended for each in receivers]
+        works = not all(has_ended)
         return RelayState(
             process=os.getpid(),
             is_stopping=not works or all(thread.is_stopping for thread in self._threads),
             pacemaker_has_died=pacemaker.has_died,
             pacemaker_silence=pacemaker.activity.silence,
             loops=loops,
+            receivers=receivers,
         )
 
     def run(self) -> bool:
@@ -66,12 +126,14 @@ class Worker:
         warn_of_small_pool(options.database, options.backends)
         return_to_pools()  # from here on this thread only waits
         logger.info(
-            "Relay started: django-broadcaster %s, host %s, process %d, database %r, backends %s.",
+            "Relay started: django-broadcaster %s, host %s, process %d, database %r, "
+            "backends %s%s.",
             __version__,
             socket.gethostname(),
             os.getpid(),
             options.database,
-            ", ".join(map(repr, options.backends)),
+            ", ".join(map(repr, options.backends)) or "none",
+            f", consumers {', '.join(map(repr, options.consumers))}" if options.consumers else "",
         )
         began = time.monotonic()
         with seldom_collected():
@@ -86,8 +148,9 @@ class Worker:
         return not self.failure
 
     def _run(self) -> None:
-        for thread in (*self._threads, self._pacemaker):
+        for thread in self._threads:
             thread.start()
+        self._pacemaker.start()
         for thread in self._threads:
             while thread.is_alive() and not thread.is_stopping:
                 thread.join(1)  # in slices, so that signals are handled in between
@@ -140,5 +203,7 @@ class Worker:
         for releaser in releasers:
             releaser.join(RELEASE_SECONDS)
         return [
-            f"a batch of backend {t.alias!r} was still running after {timeout:g} s" for t in late
+            f"a batch of {'backend' if t in self._loops else 'consumer'} {t.alias!r} was still "
+            f"running after {timeout:g} s"
+            for t in late
         ]

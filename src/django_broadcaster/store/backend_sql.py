@@ -46,22 +46,20 @@ _PENDING = {
 
 
 class BackendSQL(RelaySQL):
-    """Statements about the rows of one backend, on behalf of the lease `relay_id`."""
+    """Statements about the rows of one backend, on behalf of the lease `lease_id`."""
 
     def __init__(
         self,
         using: str,
-        backend: str,
-        relay_id: int,
+        alias: str,
+        lease_id: int,
         clock: DatabaseClock | None = None,
         timeline: str | None = None,
     ) -> None:
-        super().__init__(using, relay_id, clock, timeline)
-        self.backend = backend
-        self.ignored: Collection[int] = ()
-        """Ids of pending rows whose delivery is complete: they are neither fetched nor counted."""
-        self.held_keys: Collection[str] = ()
-        """Keys that wait for one of the ignored rows, so their rows are not released."""
+        super().__init__(using, lease_id, clock, timeline)
+        self.alias = alias
+        self._skipped: Collection[int] = ()
+        self._skipped_keys: Collection[str] = ()
         self._pending = _PENDING[self._connection.vendor]
         # MariaDB would sort the events of two statuses, and the order does not matter.
         mysql = self._connection.vendor == "mysql"
@@ -74,9 +72,18 @@ class BackendSQL(RelaySQL):
         )
         self._paused = f"SELECT 1 FROM {BACKENDS} WHERE backend = %s AND paused_at IS NOT NULL"
 
-    def _except_ignored(self) -> str:
-        """Return the condition that excludes the rows in `ignored`, if there are any."""
-        return f" AND NOT ({self._in('id', self.ignored)})" if self.ignored else ""
+    def skip(self, ids: Collection[int], keys: Collection[str]) -> None:
+        """Skip these rows, and no others, in all later statements.
 
-    def _values_of_ignored(self) -> list[Any]:
-        return self._values(self.ignored) if self.ignored else []
+        Args:
+            ids: Ids of pending rows whose delivery is complete: they are not fetched or counted.
+            keys: Keys that wait for one of these rows: their blocked rows are not released.
+        """
+        self._skipped, self._skipped_keys = ids, keys
+
+    def _except_skipped(self) -> str:
+        """Return the condition that excludes the skipped rows, if there are any."""
+        return f" AND NOT ({self._in('id', self._skipped)})" if self._skipped else ""
+
+    def _values_of_skipped(self) -> list[Any]:
+        return self._values(self._skipped) if self._skipped else []

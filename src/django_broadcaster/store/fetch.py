@@ -38,6 +38,10 @@ class PendingRow(NamedTuple):
     crash_count: int
     partition: int
 
+    def without_payload(self) -> PendingRow:
+        """Return the row without its payload, to be remembered."""
+        return self._replace(data=None, data_binary=None, sealed=None)
+
 
 _NAMES = (*PendingRow._fields[:-1], PARTITION)
 
@@ -103,15 +107,15 @@ class FetchSQL(BoundedSQL, BackendSQL):
         source = (
             f"FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} "
-            f"AND {self._in_partitions(frozenset(partitions))}{self._except_ignored()} "
+            f"AND {self._in_partitions(frozenset(partitions))}{self._except_skipped()} "
             # With a parameter, PostgreSQL might keep a plan for any number of rows.
             f"ORDER BY {self._pending.order} LIMIT {int(limit)}"
         )
-        backend = [self.backend, start, self.backend]
+        alias = [self.alias, start, self.alias]
         found, sizes, is_cut = self._select_within(
             _NAMES_AND_DUE if timed else _NAMES,
             source,
-            [*backend, *self._values_of_ignored()],
+            [*alias, *self._values_of_skipped()],
             order=self._pending.order,
             most=most,
             each=each,
@@ -127,7 +131,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
     def pending_of(self, ids: Collection[int]) -> set[int]:
         """Return the ids whose rows are pending."""
         sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
-        rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
+        rows = self._select(f"{sql}AND {self._has_status('pending')}", self._values(ids))
         return {row_id for (row_id,) in rows}
 
     def heads(
@@ -147,18 +151,18 @@ class FetchSQL(BoundedSQL, BackendSQL):
         sql = (
             f"SELECT id, partition_key FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
             f"AND {self._pending.condition} AND {self._in(PARTITION, partitions)}{avoided}"
-            f"{self._except_ignored()} ORDER BY {self._pending.order} LIMIT %s"
+            f"{self._except_skipped()} ORDER BY {self._pending.order} LIMIT %s"
         )
-        backend = [self.backend, start, self.backend]
+        alias = [self.alias, start, self.alias]
         numbers = self._values(partitions)
-        params = [*backend, *numbers, *values, *self._values_of_ignored(), limit]
+        params = [*alias, *numbers, *values, *self._values_of_skipped(), limit]
         return [Head._make(row) for row in self._select(sql, params)]
 
     def last_id(self) -> int:
         """Return the highest id in the outbox; 0 if it is empty."""
         return self._select(f"SELECT MAX(id) FROM {EVENTS}", [])[0][0] or 0
 
-    def fetch_these(
+    def fetch_by_id(
         self,
         partitions: Collection[int],
         ids: Collection[int],
@@ -169,7 +173,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
         """Return the rows with these ids that are pending in the partitions, as `fetch` does."""
         source = (
             f"FROM {self._by_id} WHERE {self._in('id', ids)} "
-            f"AND {self._stands_in('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
+            f"AND {self._has_status('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
         )
         params = [*self._values(ids), *self._values(partitions)]
         names = _NAMES_AND_DUE if timed else _NAMES

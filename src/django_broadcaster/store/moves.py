@@ -13,7 +13,10 @@ from django_broadcaster.states import FINAL, OperationKind, OutboxEventStatus, s
 
 
 class Run(Protocol):
-    """A function that changes the eligible ones of some events, and returns how many."""
+    """A function that changes the eligible ones of some events, and returns how many.
+
+    `by` is the person who wants it, for the history of each event.
+    """
 
     def __call__(
         self,
@@ -21,6 +24,7 @@ class Run(Protocol):
         *,
         at: datetime | None = None,
         operation: int | None = None,
+        by: str = "",
     ) -> int: ...
 
 
@@ -36,23 +40,35 @@ class Move:
 
 
 def _retry(
-    events: OutboxEventQuerySet, *, at: datetime | None = None, operation: int | None = None
+    events: OutboxEventQuerySet,
+    *,
+    at: datetime | None = None,
+    operation: int | None = None,
+    by: str = "",
 ) -> int:
     # Replay dead letters only: an event in retry may have been delivered in the meantime.
-    replayed = events.dead_letters().replay(at=at, operation=operation)
-    return replayed + events.hasten(at=at, operation=operation)
+    replayed = events.dead_letters().replay(at=at, operation=operation, by=by)
+    return replayed + events.hasten(at=at, operation=operation, by=by)
 
 
 def _cancel(
-    events: OutboxEventQuerySet, *, at: datetime | None = None, operation: int | None = None
+    events: OutboxEventQuerySet,
+    *,
+    at: datetime | None = None,
+    operation: int | None = None,
+    by: str = "",
 ) -> int:
-    return events.cancel(operation=operation)
+    return events.cancel(operation=operation, by=by)
 
 
 def _replay(
-    events: OutboxEventQuerySet, *, at: datetime | None = None, operation: int | None = None
+    events: OutboxEventQuerySet,
+    *,
+    at: datetime | None = None,
+    operation: int | None = None,
+    by: str = "",
 ) -> int:
-    return events.replay(at=at, operation=operation)
+    return events.replay(at=at, operation=operation, by=by)
 
 
 MOVES: Mapping[str, Move] = MappingProxyType(

@@ -62,9 +62,9 @@ class NewRow(NamedTuple):
     identity: str | None
 
 
-def identity_of(source: str, event_id: str, backend: str) -> str:
+def identity_of(source: str, event_id: str, alias: str) -> str:
     """Return the digest that makes a row unique if the caller passed the event id."""
-    return sha256("\0".join((source, event_id, backend)).encode()).hexdigest()
+    return sha256("\0".join((source, event_id, alias)).encode()).hexdigest()
 
 
 COLUMNS = (*NewRow._fields, "updated_at")
@@ -151,8 +151,3 @@ def insert_sql(
     if returning:
         ends += f" RETURNING {returning}"
     return f"INSERT{ignore} INTO {EVENTS} ({names}) {values}{ends}"
-
-
-def literal(value: str | None) -> str:
-    """Return a value of `USUAL` in SQL."""
-    return "NULL" if value is None else f"'{value}'"

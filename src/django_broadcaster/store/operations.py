@@ -178,7 +178,8 @@ def _move(
         moved = way_out.take_out(events.db, chunk.ids)
     elif chunk.ids and run is not None:
         rows = events.filter(id__in=chunk.ids)
-        moved = run(rows, at=operation.moved_at, operation=operation.pk)
+        by = operation.requested_by
+        moved = run(rows, at=operation.moved_at, operation=operation.pk, by=by)
     operation.done += moved
     operation.left_alone += len(chunk.ids) - moved
     operation.position = chunk.end
@@ -189,7 +190,7 @@ def _move(
         operation.state, operation.finished_at = OperationState.DONE, now
 
 
-def note_failure(
+def record_failure(
     operations: OperationQuerySet, pk: int, error: BaseException, *, for_good: bool
 ) -> OutboxOperation | None:
     """Record that a chunk of an operation failed, and return the operation.

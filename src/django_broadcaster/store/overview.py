@@ -167,7 +167,7 @@ _MYSQL_SCANS = tuple(  # on MariaDB and MySQL, the status is the first column of
 _HINTS = {"postgresql": "", "sqlite": " INDEXED BY {}", "mysql": " FORCE INDEX ({})"}
 
 
-def _overview(using: str, backend: str, exact: int) -> Overview:
+def _overview(using: str, alias: str, exact: int) -> Overview:
     connection = connections[using]
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     scans = _MYSQL_SCANS if connection.vendor == "mysql" else _SCANS
@@ -192,17 +192,17 @@ def _overview(using: str, backend: str, exact: int) -> Overview:
         f"{', '.join(scan.columns for scan in scans)} "
         f"FROM {' CROSS JOIN '.join(_counting(scan, hint) for scan in scans)}"
     )
-    lease = (backend, conf.LEASE_SECONDS)
-    params: list[Any] = [*[backend] * 3, now, *lease, backend, conf.PARTITIONS, *lease, *lease]
-    params += [backend, backend]
-    params += [value for _ in scans for value in (backend, backend, exact)]
+    lease = (alias, conf.LEASE_SECONDS)
+    params: list[Any] = [*[alias] * 3, now, *lease, alias, conf.PARTITIONS, *lease, *lease]
+    params += [alias, alias]
+    params += [value for _ in scans for value in (alias, alias, exact)]
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()
     counts, at_least = _read_counts(scans, row[10:], exact)
     due = [moment for value in row[:2] if (moment := stored_moment(value, using))]
     return Overview(
-        backend=backend,
+        backend=alias,
         **counts,
         at_least=at_least,
         oldest_due=min(due, default=None),

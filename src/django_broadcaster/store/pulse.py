@@ -37,7 +37,7 @@ class PulseSQL(BackendSQL):
         alive = ALIVE[self._connection.vendor]
         sql = (
             f"SELECT (SELECT 1 FROM {EVENTS}{self._pending.hint} WHERE status = 'pending' "
-            f"AND {self._pending.condition} AND {mine}{self._except_ignored()} "
+            f"AND {self._pending.condition} AND {mine}{self._except_skipped()} "
             f"ORDER BY {self._pending.order} LIMIT 1), "
             f"({self._any_due} AND {mine}{self._by_due} LIMIT 1), "
             f"(SELECT COUNT(*) FROM {RELAYS} WHERE backend = %s), "
@@ -47,10 +47,10 @@ class PulseSQL(BackendSQL):
             f"(SELECT 1 FROM {OPERATIONS} WHERE state IN ('waiting', 'running') LIMIT 1)"
         )
         numbers = self._values(partitions)
-        pending = [self.backend, start, self.backend, *numbers, *self._values_of_ignored()]
-        due = [self.backend, self._now(), *numbers]
-        relays = [self.backend, self.backend, float(conf.LEASE_SECONDS)]
-        rest = [self.backend, conf.PARTITIONS, self.backend]
+        pending = [self.alias, start, self.alias, *numbers, *self._values_of_skipped()]
+        due = [self.alias, self._now(), *numbers]
+        relays = [self.alias, self.alias, float(conf.LEASE_SECONDS)]
+        rest = [self.alias, conf.PARTITIONS, self.alias]
         ((has_pending, has_due, count, is_overdue, free, is_paused, operation),) = self._select(
             sql, [*pending, *due, *relays, *rest]
         )
@@ -66,7 +66,7 @@ class PulseSQL(BackendSQL):
 
     def is_paused(self) -> bool:
         """Return True if an operator has paused the backend."""
-        return bool(self._select(self._paused, [self.backend]))
+        return bool(self._select(self._paused, [self.alias]))
 
     def writers(self) -> frozenset[str] | None:
         """Return the other transactions that may have taken ids; None if unknown.
@@ -90,4 +90,4 @@ class PulseSQL(BackendSQL):
             f"AND status = 'pending' ORDER BY {self._pending.order} LIMIT 1), "
             f"({self._any_due}{self._by_due} LIMIT 1)"
         )
-        return any(self._select(sql, [self.backend, self.backend, self._now()])[0])
+        return any(self._select(sql, [self.alias, self.alias, self._now()])[0])

@@ -18,7 +18,7 @@ _S = OutboxEventStatus
 
 def find_delivered(
     events: OutboxEventQuerySet,
-    backend: str,
+    alias: str,
     expiries: Mapping[str, datetime],
     now: datetime,
     start: int,
@@ -49,8 +49,8 @@ def find_delivered(
     latest = max(chosen.values())
     rows = _classified(
         events.filter(id__gt=start).order_by("id"),
-        is_old=models.Q(publisher_backend=backend) & _is_old(chosen),
-        decides=models.Q(publisher_backend=backend, status=decisive),
+        is_old=models.Q(publisher_backend=alias) & _is_old(chosen),
+        decides=models.Q(publisher_backend=alias, status=decisive),
         is_late=models.Q(created_at__gte=latest, created_at__lte=now),
     )[:limit]
     found = list(rows)
@@ -63,10 +63,10 @@ def find_delivered(
 
 
 def find_dead_letters(
-    events: OutboxEventQuerySet, backend: str, before: datetime, start: int, limit: int
+    events: OutboxEventQuerySet, alias: str, before: datetime, start: int, limit: int
 ) -> tuple[list[int], int | None]:
     """Find old dead letters of a backend by their index; return as `find_delivered` does."""
-    dead = events.filter(status=_S.FAILED, publisher_backend=backend, id__gt=start)
+    dead = events.filter(status=_S.FAILED, publisher_backend=alias, id__gt=start)
     ordered = dead.order_by("publisher_backend", "id")
     found = list(_classified(ordered, is_old=_is_old({_S.FAILED: before}))[:limit])
     end = found[-1][0] if len(found) == limit else None

@@ -7,10 +7,10 @@ nothing. Each statement is complete in itself, so a crash between two of them lo
 from __future__ import annotations
 
 from .fetch import FetchSQL
+from .promote import PromoteSQL
 from .pulse import PulseSQL
 from .settle import SettleSQL
-from .waiting import WaitingSQL
 
 
-class RelayRows(FetchSQL, PulseSQL, SettleSQL, WaitingSQL):
-    """The rows of one backend as the relay that holds lease `relay_id` may read and move them."""
+class RelayRows(FetchSQL, PulseSQL, SettleSQL, PromoteSQL):
+    """The rows of one backend as the relay that holds lease `lease_id` may read and move them."""

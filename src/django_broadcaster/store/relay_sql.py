@@ -43,7 +43,7 @@ CAREFUL_SECONDS = 10.0
 
 
 class RelaySQL:
-    """Statements on one connection, on behalf of the lease `relay_id`.
+    """Statements on one connection, on behalf of the lease `lease_id`.
 
     Statements that move rows carry the fence: once the lease has ended, they change nothing. A row
     that another transaction has locked is skipped after LOCK_SECONDS, so it delays no other row.
@@ -52,11 +52,11 @@ class RelaySQL:
     def __init__(
         self,
         using: str,
-        relay_id: int,
+        lease_id: int,
         clock: DatabaseClock | None = None,
         timeline: str | None = None,
     ) -> None:
-        self.relay_id = relay_id
+        self.lease_id = lease_id
         self.clock = clock or DatabaseClock(using)
         self._connection = connections[using]
         self._postgres = self._connection.vendor == "postgresql"
@@ -109,9 +109,9 @@ class RelaySQL:
         def move(ids: Collection[int]) -> int:
             sql = (
                 f"UPDATE {self._by_id} SET status = '{target}'{sets} "
-                f"WHERE {self._in('id', ids)} AND {self._stands_in(source)}{self._fence}"
+                f"WHERE {self._in('id', ids)} AND {self._has_status(source)}{self._fence}"
             )
-            return self._change(sql, [*columns.values(), *self._values(ids), self.relay_id])
+            return self._change(sql, [*columns.values(), *self._values(ids), self.lease_id])
 
         return move
 
@@ -128,13 +128,13 @@ class RelaySQL:
         """
         sql = (
             f"UPDATE {EVENTS} e SET updated_at = %s, {changes} FROM unnest({arrays}) AS v({names}) "
-            f"WHERE e.id = v.id AND {self._stands_in('pending')}{self._fence}"
+            f"WHERE e.id = v.id AND {self._has_status('pending')}{self._fence}"
         )
         now = self._now()
 
         def move(ids: Collection[int]) -> int:
             chosen = _of_ids(columns, ids)
-            return self._change(sql, [now, *map(list, chosen), self.relay_id])
+            return self._change(sql, [now, *map(list, chosen), self.lease_id])
 
         return self._skipping_locked(columns[0], move)
 
@@ -157,9 +157,9 @@ class RelaySQL:
             case = f"CASE id{' WHEN %s THEN %s' * len(ids)} END"
             sql = (
                 f"UPDATE {self._by_id} SET updated_at = %s, {changes.format(case=case)} "
-                f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
+                f"WHERE {self._in('id', ids)} AND {self._has_status('pending')}{self._fence}"
             )
-            return self._change(sql, [now, *cases, *self._values(ids), self.relay_id])
+            return self._change(sql, [now, *cases, *self._values(ids), self.lease_id])
 
         rows = list(zip(*columns, strict=True))
         return sum(
@@ -206,7 +206,7 @@ class RelaySQL:
         A statement that ends a lease locks it before rows as well, so neither waits for the other.
         """
         with transaction.atomic(using=self._connection.alias):
-            self._select(f"{self._lease}{self._lock()}", [self.relay_id])
+            self._select(f"{self._lease}{self._lock()}", [self.lease_id])
             yield
 
     # Statements
@@ -237,7 +237,7 @@ class RelaySQL:
             return f"{column} = ANY(%s)"
         return f"{column} IN ({', '.join(['%s'] * len(values))})" if values else "1 = 0"
 
-    def _stands_in(self, status: str) -> str:
+    def _has_status(self, status: str) -> str:
         """Return the condition that rows selected by id have a status.
 
         On PostgreSQL, the condition must not match that of the partial index. With statistics of an
@@ -330,6 +330,18 @@ def keep_plans(connection: BaseDatabaseWrapper) -> None:
         from . import psycopg3
 
         psycopg3.keep_plans(connection.connection)
+
+
+def keeps_plans(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if psycopg may let the server keep plans in this session.
+
+    Django forbids it, because sessions may be shared by a pooler. A project allows it with
+    `prepare_threshold` in the database's OPTIONS, and a relay with `keep_plans`.
+    """
+    return (
+        _is_psycopg3(connection)
+        and getattr(connection.connection, "prepare_threshold", None) is not None
+    )
 
 
 def _is_psycopg3(connection: BaseDatabaseWrapper) -> bool:

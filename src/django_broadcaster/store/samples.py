@@ -110,12 +110,12 @@ def minute_of(moment: datetime) -> int:
     return int(aware(moment).timestamp()) // 60
 
 
-def add_to_minute(samples: Samples, backend: str, minute: int, figures: Figures) -> None:
+def add_to_minute(samples: Samples, alias: str, minute: int, figures: Figures) -> None:
     """Add a relay's figures to a minute, whose row all relays of the backend share."""
-    rows = samples.filter(backend=backend, minute=minute)
+    rows = samples.filter(backend=alias, minute=minute)
     changes = _changes(figures)
     if not rows.update(**changes):
-        samples.bulk_create([samples.model(backend=backend, minute=minute)], ignore_conflicts=True)
+        samples.bulk_create([samples.model(backend=alias, minute=minute)], ignore_conflicts=True)
         rows.update(**changes)
 
 

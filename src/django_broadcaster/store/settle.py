@@ -12,7 +12,7 @@ from .sql import ATTEMPTS
 class SettleSQL(RelaySQL):
     """Statements that settle a delivery."""
 
-    def published(self, ids: Collection[int], *, keep: bool) -> int:
+    def mark_published(self, ids: Collection[int], *, keep: bool) -> int:
         """Mark pending rows as delivered, or delete them unless `keep`; return how many."""
         if keep:
             now = self._now()
@@ -21,9 +21,9 @@ class SettleSQL(RelaySQL):
         def delete(ids: Collection[int]) -> int:
             sql = (
                 f"DELETE {self._deleted}FROM {self._by_id} WHERE {self._in('id', ids)} "
-                f"AND {self._stands_in('pending')}{self._fence}"
+                f"AND {self._has_status('pending')}{self._fence}"
             )
-            return self._change(sql, [*self._values(ids), self.relay_id])
+            return self._change(sql, [*self._values(ids), self.lease_id])
 
         return self._skipping_locked(ids, delete)
 
@@ -56,7 +56,7 @@ class SettleSQL(RelaySQL):
             [ids, dues, errors, spent],
         )
 
-    def bury(self, failures: Sequence[tuple[int, str]]) -> int:
+    def dead_letter(self, failures: Sequence[tuple[int, str]]) -> int:
         """Make pending rows dead letters by one statement; return how many.
 
         A failure is the row's id and the error's text.
@@ -82,7 +82,7 @@ class SettleSQL(RelaySQL):
             ids, "pending", "cancelled", last_error=error, ended_at=now, updated_at=now
         )
 
-    def note_attempts(self, relay: str, attempts: Sequence[tuple[int, int, str]]) -> None:
+    def record_attempts(self, relay: str, attempts: Sequence[tuple[int, int, str]]) -> None:
         """Record failed attempts: the row's id, the attempt's number, and the error.
 
         The statement has no fence: the attempts have been made, whichever relay owns the rows now.

@@ -59,7 +59,7 @@ ERROR_HEAD = 200
 
 
 def blocked_keys(
-    using: str, backend: str, window: int = WINDOW, windows: int = WINDOWS
+    using: str, alias: str, window: int = WINDOW, windows: int = WINDOWS
 ) -> tuple[list[BlockedKey], bool]:
     """Return the blocked keys, those with the most events first, then the oldest.
 
@@ -70,7 +70,7 @@ def blocked_keys(
     is_all = True
     walks = _WALKS.get(connections[using].vendor, ("status IN ('retry', 'blocked')",))
     for condition in walks:
-        found, ended = _walk(using, backend, condition, window, windows)
+        found, ended = _walk(using, alias, condition, window, windows)
         is_all &= ended
         for key, part in found.items():
             parts.setdefault(key, []).append(part)
@@ -84,7 +84,7 @@ def blocked_keys(
 
 
 def _walk(
-    using: str, backend: str, condition: str, window: int, windows: int
+    using: str, alias: str, condition: str, window: int, windows: int
 ) -> tuple[dict[str, _Part], bool]:
     """Return the waiting events by key, and whether these are all; each query reads a window.
 
@@ -103,7 +103,7 @@ def _walk(
     start, comparison = "", ">"
     with connections[using].cursor() as cursor:
         for _ in range(windows):
-            cursor.execute(sql.format(comparison), [backend, start, window])
+            cursor.execute(sql.format(comparison), [alias, start, window])
             rows = cursor.fetchall()
             is_full = sum(row[3] for row in rows) >= window
             fills = is_full and len(rows) == 1
@@ -116,7 +116,7 @@ def _walk(
     return found, False
 
 
-def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
+def same_errors(using: str, alias: str, newest: int) -> list[SameError]:
     """Return the `newest` dead letters grouped by the beginning of their errors, most first."""
     sql = (
         "SELECT error, COUNT(*), MAX(id), MIN(ended_at), MAX(ended_at) FROM (SELECT id, ended_at, "
@@ -126,7 +126,7 @@ def same_errors(using: str, backend: str, newest: int) -> list[SameError]:
         "GROUP BY error ORDER BY COUNT(*) DESC, MAX(id) DESC"
     )
     with connections[using].cursor() as cursor:
-        cursor.execute(sql, [backend, backend, newest])
+        cursor.execute(sql, [alias, alias, newest])
         return [
             SameError(error, count, last, stored_moment(began, using), stored_moment(ended, using))
             for error, count, last, began, ended in cursor.fetchall()

@@ -6,7 +6,9 @@
     deliver here and now, and raise what a handler raised;
 `BackendContract`, `BackendFaultContract`, `Fault`, `make_message`
     the promises of a backend, and the faults that it survives, as test classes to subclass. They
-    need pytest.
+    need pytest;
+`ConsumerContract`, `ProducedMessage`, `ConsumerFaultContract`, `ConsumerFault`
+    those of a consumer, in the same way.
 
 The names are loaded at first use: pytest imports this package before Django is set up, and who
 tests without pytest need not have it.
@@ -18,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .assertions import assert_not_published, assert_published, containing
     from .capture import CapturedEvents, capture_events
+    from .consumer_contract import ConsumerContract, ProducedMessage
+    from .consumer_faults import ConsumerFault, ConsumerFaultContract
     from .contract import BackendContract, make_message
     from .delivery import deliver_events
     from .faults import BackendFaultContract, Fault
@@ -26,7 +30,11 @@ __all__ = [
     "BackendContract",
     "BackendFaultContract",
     "CapturedEvents",
+    "ConsumerContract",
+    "ConsumerFault",
+    "ConsumerFaultContract",
     "Fault",
+    "ProducedMessage",
     "assert_not_published",
     "assert_published",
     "capture_events",
@@ -39,7 +47,11 @@ _MODULES = {
     "BackendContract": "contract",
     "BackendFaultContract": "faults",
     "CapturedEvents": "capture",
+    "ConsumerContract": "consumer_contract",
+    "ConsumerFault": "consumer_faults",
+    "ConsumerFaultContract": "consumer_faults",
     "Fault": "faults",
+    "ProducedMessage": "consumer_contract",
     "assert_not_published": "assertions",
     "assert_published": "assertions",
     "capture_events": "capture",

@@ -218,7 +218,7 @@ class BackendContract:
         outcomes = backend.send_batch(messages)
         backend.close()
         kinds = [None, Rejected, None, Held, Rejected, None, None]
-        assert _kinds(outcomes) == kinds
+        assert kinds_of(outcomes) == kinds
         self._arrived([each for each, kind in zip(messages, kinds, strict=True) if kind is None])
 
     def test_broker_that_is_away_is_unavailable(self) -> None:
@@ -229,7 +229,7 @@ class BackendContract:
             for backend in (opened, fresh):
                 with pytest.raises(BackendUnavailable):
                     backend.send(make_message(data=1))
-                assert set(_kinds(_outcomes(backend, 3))) == {BackendUnavailable}
+                assert set(kinds_of(_outcomes(backend, 3))) == {BackendUnavailable}
             with pytest.raises(BackendUnavailable):
                 self._open(late)
         for backend in (opened, fresh, late):
@@ -349,7 +349,8 @@ def _outcomes(backend: MessageBackend, count: int) -> list[Outcome]:
         return [error] * count
 
 
-def _kinds(outcomes: Sequence[Outcome]) -> list[type[Exception] | None]:
+def kinds_of(outcomes: Sequence[Outcome]) -> list[type[Exception] | None]:
+    """Return the class of each error, None for a message that was delivered."""
     return [None if outcome is None else type(outcome) for outcome in outcomes]
 
 

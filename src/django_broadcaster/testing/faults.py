@@ -25,9 +25,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
-from functools import wraps
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -41,10 +40,8 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from .contract import make_message
-
-SECONDS = 60.0
-"""The longest that a delivery may take after a fault is over."""
+from .contract import kinds_of, make_message
+from .fault_tests import SECONDS, FaultTests, about, eventually
 
 
 class Fault(StrEnum):
@@ -62,38 +59,17 @@ class Fault(StrEnum):
     INTERRUPT = "batch interrupted by a signal"
 
 
-def _about(fault: Fault) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Note which fault a test is about, and close its backends after it."""
-
-    def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        @wraps(test)
-        def run(self: BackendFaultContract, **arguments: Any) -> None:
-            with ExitStack() as self._made:
-                test(self, **arguments)
-
-        run.fault = fault  # type: ignore[attr-defined]
-        return run
-
-    return decorate
-
-
 class Interrupted(BaseException):
     """Raised by the signal that interrupts a batch."""
 
 
-class BackendFaultContract:
+class BackendFaultContract(FaultTests):
     """Subclass it as `TestSomethingFaults`, and write the hooks or `excluded`.
 
     Each test has the destination to itself: what `read_back` returns was delivered by this test.
     After each fault, the tests read the server back. Every acknowledged event is there, nothing is
     lost, and the first arrivals of each key are in order.
     """
-
-    excluded: ClassVar[Mapping[Fault, str]] = {}
-    """Faults that this server cannot have, each with the reason. They have no test."""
-
-    cases: ClassVar[Mapping[Fault, Sequence[str]]] = {}
-    """The ways in which a fault occurs, by name. The hook is called with each."""
 
     outage_errors: ClassVar[tuple[type[DeliveryError], ...]] = (BackendUnavailable,)
     """The errors that an event may have during an outage.
@@ -126,8 +102,6 @@ class BackendFaultContract:
     """A wrong password, for `credentials`. No error may contain it."""
 
     alias: ClassVar[str] = "contract"
-
-    _made: ExitStack
 
     # --- Hooks -------------------------------------------------------------------------------
 
@@ -205,12 +179,12 @@ class BackendFaultContract:
     def new_backend(self, **options: Any) -> MessageBackend:
         """Return a backend of `make_backend` that is closed after the test."""
         backend = self.make_backend(**{"alias": self.alias, **options})
-        self._made.callback(backend.close)
+        self.closed_after_test(backend.close)
         return backend
 
     # --- Stopped, cut off, frozen ------------------------------------------------------------
 
-    @_about(Fault.RESTART)
+    @about(Fault.RESTART)
     def test_server_stopped_and_started_under_load(self) -> None:
         """Nothing acknowledged is lost, each key is in order, and an outage costs one retry."""
         backend = self.new_backend(**self.timeout_options)
@@ -222,10 +196,10 @@ class BackendFaultContract:
         def stop_and_start() -> None:
             for _ in range(self.restarts):
                 enough = len(sent) + 100
-                _await(lambda: len(sent) >= enough or is_over.is_set(), "load")  # noqa: B023
+                eventually(lambda: len(sent) >= enough or is_over.is_set(), "load")  # noqa: B023
                 known = len(failures)
                 with self.stopped():
-                    _await(lambda: len(failures) > known or is_over.is_set(), "failure")  # noqa: B023
+                    eventually(lambda: len(failures) > known or is_over.is_set(), "failure")  # noqa: B023
 
         with ThreadPoolExecutor(1) as pool:
             outage = pool.submit(stop_and_start)
@@ -244,7 +218,7 @@ class BackendFaultContract:
         ("direction", "part"),
         [("request", 0.0), ("request", 0.3), ("request", 0.99), ("reply", 0), ("reply", 5)],
     )
-    @_about(Fault.CUT)
+    @about(Fault.CUT)
     def test_connection_cut_in_a_batch(
         self, direction: Literal["request", "reply"], part: float
     ) -> None:
@@ -262,7 +236,7 @@ class BackendFaultContract:
         self._deliver(backend, _left(messages, outcomes))
         self._assert_arrived(first + messages)
 
-    @_about(Fault.FROZEN)
+    @about(Fault.FROZEN)
     def test_frozen_server_is_unavailable_after_the_timeout(self) -> None:
         """The timeout ends the wait. A late answer is not taken for one to the next batch."""
         opened, fresh = (self.new_backend(**self.timeout_options) for _ in range(2))
@@ -278,7 +252,7 @@ class BackendFaultContract:
         self._deliver(fresh, later)
         self._assert_arrived(first + frozen + later)
 
-    @_about(Fault.INTERRUPT)
+    @about(Fault.INTERRUPT)
     def test_interrupted_batch_leaves_nothing_behind(self) -> None:
         """The answers of an interrupted batch are not taken for those of the next one."""
         backend = self.new_backend()
@@ -292,13 +266,13 @@ class BackendFaultContract:
             following.append(make_message(config=self.missing_for_one(self._one_case())))
             kinds.append(self.missing_for_one_error)
         outcomes = self._answered(backend, following + good[1:])
-        assert _kinds(outcomes) == [*kinds, None]
+        assert kinds_of(outcomes) == [*kinds, None]
         self._deliver(backend, messages)
         self._assert_arrived(first + good + messages)
 
     # --- One event at fault ------------------------------------------------------------------
 
-    @_about(Fault.TOO_LARGE)
+    @about(Fault.TOO_LARGE)
     def test_message_too_large_is_rejected_alone(self, case: str) -> None:
         """An event over the server's limit is rejected and holds its key; others are delivered."""
         keys = ["a", "a", "a", "a", "b", "b", "", "", "c"]
@@ -309,21 +283,21 @@ class BackendFaultContract:
                 for n, (key, kind) in enumerate(zip(keys, kinds, strict=True))
             ]
             outcomes = self._send(self.new_backend(), messages)
-            assert _kinds(outcomes) == kinds
+            assert kinds_of(outcomes) == kinds
             self._assert_arrived(_acknowledged(messages, outcomes))
 
-    @_about(Fault.MISSING_FOR_ONE)
+    @about(Fault.MISSING_FOR_ONE)
     def test_missing_destination_of_one_event_stops_its_key_only(self, case: str) -> None:
         """The event fails, later events of its key are held, and others are delivered."""
         messages = [make_message(data=n, partition_key=key) for n, key in enumerate("aaaab")]
         messages[1].config = self.missing_for_one(case)
         outcomes = self._send(self.new_backend(), messages)
-        assert _kinds(outcomes) == [None, self.missing_for_one_error, Held, Held, None]
+        assert kinds_of(outcomes) == [None, self.missing_for_one_error, Held, Held, None]
         self._assert_arrived(_acknowledged(messages, outcomes))
 
     # --- The server refuses everything -------------------------------------------------------
 
-    @_about(Fault.MISSING)
+    @about(Fault.MISSING)
     def test_missing_destination_is_unavailable(self, case: str) -> None:
         """Everything waits, and is delivered when the destination is there."""
         messages = _messages(20, keys=3)
@@ -332,34 +306,34 @@ class BackendFaultContract:
         self._deliver(backend, messages)
         self._assert_arrived(messages)
 
-    @_about(Fault.CREDENTIALS)
+    @about(Fault.CREDENTIALS)
     def test_wrong_credentials_are_unavailable(self, case: str) -> None:
         """Wrong credentials cost no event, and no error contains them."""
         with self.credentials(case) as backend:
             self._assert_all_wait(backend, _messages(2))
             self._assert_unhealthy(backend, Fault.CREDENTIALS)
 
-    @_about(Fault.CREDENTIALS)
+    @about(Fault.CREDENTIALS)
     def test_right_credentials_deliver(self) -> None:
         """With the right credentials, the same server takes events."""
         with self.credentials(None) as backend:
             self._assert_works(backend, _messages(2))
 
-    @_about(Fault.TLS)
+    @about(Fault.TLS)
     def test_wrong_tls_is_unavailable(self, case: str) -> None:
         """TLS that fails costs no event, and a connection without TLS never replaces it."""
         with self.tls(case) as backend:
             self._assert_all_wait(backend, _messages(2))
             self._assert_unhealthy(backend, Fault.TLS)
 
-    @_about(Fault.TLS)
+    @about(Fault.TLS)
     def test_right_tls_delivers(self) -> None:
         """With the right certificates, small and large batches are delivered over TLS."""
         with self.tls(None) as backend:
             self._assert_works(backend, _messages(2))
             self._assert_works(backend, [make_message(data="x" * 20_000) for _ in range(50)])
 
-    @_about(Fault.FULL)
+    @about(Fault.FULL)
     def test_full_server_is_unavailable(self, case: str) -> None:
         """A full server keeps what it acknowledged, and delivery goes on when it has room."""
         # Small events between large ones: a server without room for these may take those.
@@ -373,25 +347,12 @@ class BackendFaultContract:
                 assert len(outcomes) < len(messages), "the server is never full"
                 outcomes += self._send(backend, messages[len(outcomes) :][:50])
         sent = messages[: len(outcomes)]
-        assert set(_kinds(outcomes)) <= {None, self.full_error, Held}
+        assert set(kinds_of(outcomes)) <= {None, self.full_error, Held}
         assert _ids(_acknowledged(sent, outcomes)) <= set(self._read_ids())
         self._deliver(backend, _left(sent, outcomes))
         self._assert_arrived(sent)
 
     # --- Helpers -----------------------------------------------------------------------------
-
-    def __init_subclass__(cls) -> None:
-        """Remove the tests of what a server cannot have."""
-        super().__init_subclass__()
-        for name, test in vars(BackendFaultContract).items():
-            if getattr(test, "fault", None) in cls.excluded:
-                setattr(cls, name, None)
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test once for each case of its fault."""
-        if "case" in metafunc.fixturenames:
-            fault = metafunc.function.fault
-            metafunc.parametrize("case", self.cases.get(fault, ("default",)))
 
     def _one_case(self) -> str:
         return self.cases.get(Fault.MISSING_FOR_ONE, ("default",))[0]
@@ -427,7 +388,7 @@ class BackendFaultContract:
     def _answered(self, backend: MessageBackend, messages: Sequence[Message]) -> list[Outcome]:
         """Send until the server answers, which may take a moment after a fault."""
         deadline = time.monotonic() + SECONDS
-        while BackendUnavailable in _kinds(outcomes := self._send(backend, messages)):
+        while BackendUnavailable in kinds_of(outcomes := self._send(backend, messages)):
             assert time.monotonic() < deadline, f"no answer: {outcomes[0]}"
             time.sleep(0.01)
         return outcomes
@@ -445,7 +406,7 @@ class BackendFaultContract:
 
     def _assert_all_wait(self, backend: MessageBackend, messages: Sequence[Message]) -> None:
         outcomes = self._send(backend, messages)
-        assert {BackendUnavailable} <= set(_kinds(outcomes)) <= {BackendUnavailable, Held}
+        assert {BackendUnavailable} <= set(kinds_of(outcomes)) <= {BackendUnavailable, Held}
         assert self.secret not in "".join(traceback.format_exception(outcomes[0]))
 
     def _assert_unhealthy(self, backend: MessageBackend, fault: Fault) -> None:
@@ -453,7 +414,7 @@ class BackendFaultContract:
             assert backend.health_check() is False
 
     def _assert_works(self, backend: MessageBackend, messages: Sequence[Message]) -> None:
-        assert _kinds(self._send(backend, messages)) == [None] * len(messages)
+        assert kinds_of(self._send(backend, messages)) == [None] * len(messages)
         assert backend.health_check() is True
 
     def _assert_arrived(self, messages: Sequence[Message]) -> None:
@@ -486,17 +447,6 @@ def _left(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Mess
 
 def _ids(messages: Sequence[Message]) -> set[str]:
     return {message.event_id for message in messages}
-
-
-def _kinds(outcomes: Sequence[Outcome]) -> list[type[DeliveryError] | None]:
-    return [None if outcome is None else type(outcome) for outcome in outcomes]
-
-
-def _await(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {SECONDS} seconds: {what}"
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ for its column is shortened, and the error has the whole value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -22,6 +21,7 @@ from django_broadcaster.events.attributes import (
 )
 from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.exceptions import InvalidEvent
+from django_broadcaster.store import identity_of
 
 from .old_table import COLUMNS, OldRow
 
@@ -139,7 +139,7 @@ def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
         data=None if target.seals else data,
         data_binary=None,
         sealed=encryption.seal(data, None) if target.seals else None,
-        identity=_identity(old.source, event_id, alias),
+        identity=identity_of(old.source, event_id, alias),
         partition_key="",
         partition=crc32(event_id.encode()) % target.partitions,
         publisher_backend=fitting["publisher_backend"],
@@ -156,11 +156,6 @@ def new_row(old: OldRow, target: Target) -> tuple[Row, bool]:
         last_error=error,
     )
     return row, became_invalid
-
-
-def _identity(source: str, event_id: str, alias: str) -> str:
-    """Return the digest that makes an event with a given id unique in the outbox."""
-    return sha256("\0".join((source, event_id, alias)).encode()).hexdigest()
 
 
 def _too_long(old: OldRow) -> Iterator[str]:

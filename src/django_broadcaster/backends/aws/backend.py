@@ -16,24 +16,17 @@ from django_broadcaster.exceptions import (
 from ..base import Message, Outcome, Shown
 from ..bindings import AWS, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..errors import Scope, describe, mapped, unavailable
+from ..errors import Scope
 from ..options import OptionReader
 from ..outcomes import MessageBatch
 from ..uninstrumented import uninstrumented
 from . import entries, errors
-from .connection import CLIENT, Connection
+from .connection import CLIENT, ClientOptions, Connection
 from .entries import Entry
 from .sender import Sender
 
 BATCH_BYTES: Final = 256 * 2**10
 """The limit for one message, and for all messages of one call, in every queue and topic."""
-
-CLIENT_OPTIONS: Final = frozenset({
-    "api_version", "aws_access_key_id", "aws_account_id", "aws_secret_access_key",
-    "aws_session_token", "config", "endpoint_url", "region_name", "use_ssl", "verify",
-})  # fmt: skip
-
-SCHEMES: Final = ("https", "http")
 
 
 class AWSBackend(ConnectedBackend[Connection], BindingBackend):
@@ -65,9 +58,15 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
         super().__init__(**options)
         self.destination = destination
         self.check_destination(self.read, destination)
-        self.timeout = self.read.seconds("timeout", timeout)
-        self.connections = self.read.integer("connections", connections, 1, 100)
-        self._config, self._options = self._read_client(client, username, password, tls)
+        self.client_options = ClientOptions(
+            self.read,
+            client=client,
+            username=username,
+            password=password,
+            tls=tls,
+            timeout=timeout,
+            connections=connections,
+        )
 
     # --- What a service is like --------------------------------------------------------------
 
@@ -101,19 +100,14 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
             MissingClient: boto3 is not installed.
             BackendConfigurationError: boto3 rejects the options.
         """
-        options = {**self._options}
-        if region := self.region():
-            options.setdefault("region_name", region)
-        with mapped(self._failure_to_connect):
-            return Connection(
-                self.service,
-                options,
-                session=None if self._connection is None else self._connection.session,
-                config=self._config or {},
-                timeout=min(self.timeout, within),
-                threads=self.connections,
-                name=f"outbox-{self.alias}",
-            )
+        return self.client_options.connect(
+            self.service,
+            self._place(self.destination),
+            name=f"outbox-{self.alias}",
+            region=self.region(),
+            within=within,
+            session=None if self._connection is None else self._connection.session,
+        )
 
     def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Send events in calls of ten.
@@ -125,7 +119,7 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
             batch,
             ordered=any(_is_fifo(self._destination_of(message)) for message in batch.messages),
             max_bytes=max(BATCH_BYTES, self.max_message_bytes or 0),
-            width=self.connections,
+            width=self.client_options.connections,
             write=self._entry,
             send=partial(self._send, connection),
             executor=connection.threads,
@@ -223,48 +217,6 @@ class AWSBackend(ConnectedBackend[Connection], BindingBackend):
 
     def _place(self, destination: str) -> str:
         return f"{self.service.upper()}, {destination}"
-
-    def _failure_to_connect(self, error: Exception) -> Exception:
-        if isinstance(error, TypeError):
-            return self.option_error("client", f"boto3 rejects the options: {error}")
-        return unavailable(f"{self._place(self.destination)}: {describe(error)}")
-
-    # --- Options -----------------------------------------------------------------------------
-
-    def _read_client(
-        self, client: Any, username: str | None, password: str | None, tls: object
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return boto3's `config`, and its other keywords, from the options."""
-        self.read.mapping("client", client, CLIENT_OPTIONS, optional=True)
-        given = {"config": None, **(client or {})}
-        if given.get("endpoint_url") is not None:
-            self.read.within("client").url(
-                "endpoint_url", given["endpoint_url"], SCHEMES, credentials=False
-            )
-        login = self.read.login(username, password, needs=("username", "password"))
-        ours: dict[str, tuple[str, Any]] = {
-            "aws_access_key_id": ("username", login.username),
-            "aws_secret_access_key": ("password", login.password),
-        }
-        encryption = self.read.tls(tls)
-        if encryption is not None:
-            if not encryption.check_hostname:
-                self.read.refuse("tls", "can't turn off 'check_hostname': boto3 always checks it")
-            verify = encryption.verify and (encryption.ca_file or True)
-            ours["verify"] = ("tls", None if verify is True else verify)
-        for keyword, (option, value) in ours.items():
-            if value is not None and keyword in given:
-                self.read.refuse(option, f"can't be combined with {keyword!r} in 'client'")
-            if value is not None:
-                given[keyword] = value
-        config = given.pop("config")
-        if encryption is not None and encryption.cert_file is not None:
-            certificate = tuple(filter(None, (encryption.cert_file, encryption.key_file)))
-            if config is not None and not isinstance(config, Mapping):
-                self.read.refuse("tls", "can't be combined with 'config' in 'client'")
-            one = certificate if len(certificate) == 2 else certificate[0]
-            config = {"client_cert": one, **(config or {})}
-        return config, given
 
 
 def _is_fifo(destination: str) -> bool:

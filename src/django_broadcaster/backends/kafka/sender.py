@@ -8,7 +8,7 @@ an earlier one of its key, sent with it or before it, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,11 +153,5 @@ class Sender:
             if stop is None:
                 stop = self.deliver(part)
             else:
-                stopped(self.batch, (record.place for record in part), stop)
+                self.batch.give_up((record.place for record in part), stop)
         return stop
-
-
-def stopped(batch: MessageBatch, indexes: Iterable[int], stop: DeliveryError) -> None:
-    """Note that events were not sent, because the broker is unavailable."""
-    for index in indexes:
-        batch.outcomes[index] = stop

@@ -22,17 +22,15 @@ from ..errors import describe, mapped, unavailable
 from ..expiry import EXPIRYTIME, seconds_left
 from ..names import escape_level
 from ..outcomes import MessageBatch
+from .address import read_address
 from .connection import CLIENT, Connection, connect
 from .errors import ERRORS, ConnectionLost
 from .names import topic_problem
-from .packets import LONGEST_EXPIRY, LONGEST_PACKET, LONGEST_TEXT, Outgoing, properties
+from .packets import LONGEST_EXPIRY, LONGEST_PACKET, Outgoing, properties
 from .sender import Experience, Sender
 
 SHOWN_CHARACTERS: Final = 200
 """How much of a topic an error shows."""
-
-EXTRA_TLS: Final = frozenset({"alpn_protocols", "ciphers", "keyfile_password"})
-"""The keys of `tls` that are paho's own."""
 
 _SPECIAL: Final = frozenset({TRACEPARENT, EXPIRYTIME})
 """Extensions that are more than a part of the event: they become properties, too."""
@@ -90,12 +88,10 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.host = self.read.text("host", host, plain=True)
+        self._address = read_address(
+            self.read, host=host, port=port, username=username, password=password, tls=tls
+        )
         self.client_id = self.read.text("client_id", client_id, empty=True, plain=True)
-        self._login = self.read.login(username, password, most=LONGEST_TEXT, needs=("username",))
-        self._tls = self.read.tls(tls, extra=EXTRA_TLS, context=True)
-        self.read.port("port", port, optional=True)
-        self.port = port or (1883 if self._tls is None else 8883)
         self._template = self.read.template("topic", topic, escape_level, topic_problem)
         self.retain = self.read.flag("retain", retain)
         self.keepalive = self.read.integer("keepalive", keepalive, 0, 2**16 - 1, unit="seconds")
@@ -111,11 +107,9 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
         """Return an open connection; raises BackendUnavailable or MissingClient."""
         with mapped(self.unavailable):
             connection = connect(
-                host=self.host,
-                port=self.port,
+                Connection,
+                self._address,
                 client_id=f"{self.client_id}-{token_hex(8)}" if self.client_id else "",
-                login=self._login,
-                tls=self._tls,
                 keepalive=self.keepalive,
                 timeout=min(self.timeout, within),
             )
@@ -193,18 +187,14 @@ class MQTTBackend(ConnectedBackend[Connection], BindingBackend):
     def refusal(self, outgoing: Outgoing, code: int, text: str) -> DeliveryError:
         """Return what a reason code of MQTT 5 means for a message."""
         topic = outgoing.topic.decode()[:SHOWN_CHARACTERS]
-        problem = f"{self._place}: topic {topic!r}: {text}"
+        problem = f"{self._address.place}: topic {topic!r}: {text}"
         reason = f"the MQTT server answered reason code 0x{code:02x}"
         return ERRORS.scope(code).error(problem, shared=outgoing.is_own, reason=reason)
 
     def unavailable(self, error: Exception) -> BackendUnavailable:
         """Return the error for a server that is away, or refuses everyone."""
         problem = str(error) if isinstance(error, ConnectionLost) else describe(error)
-        return unavailable(f"{self._place}: {problem}", error)
-
-    @property
-    def _place(self) -> str:
-        return f"MQTT server at {self.host}:{self.port}"
+        return unavailable(f"{self._address.place}: {problem}", error)
 
 
 def _expiry_interval(message: Message) -> int | None:

@@ -1,4 +1,4 @@
-"""A connection to an MQTT server for a publisher, without a thread of its own.
+"""A connection to an MQTT server, without a thread of its own.
 
 paho-mqtt connects, encrypts and logs in. From then on packets are written and read here: paho's own
 way costs fifty times as much for each message. Besides, paho would repeat unacknowledged messages
@@ -13,11 +13,12 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..connected import HeldConnection
-from ..credentials import TLS, Login
+from ..credentials import TLS
 from ..errors import client_module, describe
+from .address import Address
 from .errors import ConnectionLost, disconnected, server_words
 from .packets import (
     DISCONNECT,
@@ -50,11 +51,20 @@ class Connection(HeldConnection):
     longest: bytes of the longest packet that it takes.
     keepalive: seconds without a word after which it disconnects; 0 for never.
     takes_retained: whether it keeps messages for those who subscribe later.
+    session_present: whether it has kept the session of an earlier connection.
     acknowledged: how many messages it has taken; for the caller to count.
     has_refused: whether its last answer was that it did not take one; for the caller to say.
     """
 
-    def __init__(self, client: Client, answer: Any, keepalive: int, timeout: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        answer: Any,
+        keepalive: int,
+        timeout: float,
+        *,
+        session_present: bool = False,
+    ) -> None:
         sock: Any = client.socket()
         if sock is None:
             raise ConnectionLost("the connection is closed", hung_up=True)
@@ -63,6 +73,7 @@ class Connection(HeldConnection):
         self.keepalive = int(getattr(answer, "ServerKeepAlive", keepalive))
         self.takes_retained = bool(getattr(answer, "RetainAvailable", 1))
         self.takes_qos_1 = getattr(answer, "MaximumQoS", 2) > 0
+        self.session_present = session_present
         self.acknowledged = 0
         self.has_refused = False
         self._client = client  # closes the socket when it is finalised
@@ -188,17 +199,30 @@ class Connection(HeldConnection):
                 self._sock.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
+Opened = TypeVar("Opened", bound=Connection)
+
+
 def connect(
+    kind: type[Opened],
+    address: Address,
     *,
-    host: str,
-    port: int,
     client_id: str,
-    login: Login,
-    tls: TLS | None,
     keepalive: int,
     timeout: float,
-) -> Connection:
-    """Return an open connection; raises ConnectionLost, MissingClient or the client's errors."""
+    clean_start: bool = True,
+    wanted: Mapping[str, int] | None = None,
+) -> Opened:
+    """Return an open connection; raises ConnectionLost, MissingClient or the client's errors.
+
+    Args:
+        kind: The class of the connection.
+        address: Where the server is, and how to log in.
+        client_id: The client identifier; empty if the server chooses.
+        keepalive: Seconds after which the server ends a silent connection; 0 for never.
+        timeout: Seconds to wait for each answer.
+        clean_start: Whether a session that the server has kept is discarded.
+        wanted: Further properties of the CONNECT packet, by paho's names.
+    """
     paho = client_module(CLIENT, "paho.mqtt", "paho.mqtt.client")
     client = paho.Client(
         paho.CallbackAPIVersion.VERSION2,
@@ -207,19 +231,26 @@ def connect(
         reconnect_on_failure=False,
     )
     client.connect_timeout = timeout
-    answers: list[tuple[Any, Any]] = []
-    client.on_connect = lambda _client, _data, _flags, *answer: answers.append(answer)
+    answers: list[tuple[Any, Any, Any]] = []
+    client.on_connect = lambda _client, _data, *answer: answers.append(answer)
     try:
-        client.username_pw_set(login.username, login.password)
-        if tls is not None:
-            client.tls_set_context(_context(tls))
-        client.connect(host, port, keepalive, clean_start=True)
-        reason, answer = _answer(client, answers, timeout)
+        client.username_pw_set(address.login.username, address.login.password)
+        if address.tls is not None:
+            client.tls_set_context(_context(address.tls))
+        client.connect(
+            address.host,
+            address.port,
+            keepalive,
+            clean_start=clean_start,
+            properties=_properties(wanted) if wanted else None,
+        )
+        flags, reason, answer = _answer(client, answers, timeout)
         if reason.is_failure:
             raise ConnectionLost(
                 f"login refused: {reason}{server_words(answer)}", code=reason.value
             )
-        return Connection(client, answer, keepalive, timeout)
+        present = flags.session_present
+        return kind(client, answer, keepalive, timeout, session_present=present)
     except BaseException:
         sock = client.socket()
         if sock is not None:
@@ -227,8 +258,21 @@ def connect(
         raise
 
 
-def _answer(client: Client, answers: list[tuple[Any, Any]], timeout: float) -> tuple[Any, Any]:
-    """Return the server's answer to the CONNECT: its reason code and its properties."""
+def _properties(wanted: Mapping[str, int]) -> Any:
+    """Return properties of a CONNECT packet in paho's terms."""
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    for name, value in wanted.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def _answer(
+    client: Client, answers: list[tuple[Any, Any, Any]], timeout: float
+) -> tuple[Any, Any, Any]:
+    """Return the server's answer to the CONNECT: its flags, its reason code, its properties."""
     deadline = time.monotonic() + timeout
     while not answers:
         sock: Any = client.socket()

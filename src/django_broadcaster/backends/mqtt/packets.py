@@ -1,4 +1,4 @@
-"""MQTT 5's packets, as far as a publisher writes and reads them itself.
+"""MQTT 5's packets, as far as the backend and the consumer write and read them themselves.
 
 https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html, of which the sections are named.
 """
@@ -36,10 +36,13 @@ _NO_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 
 
 class Packet(NamedTuple):
-    """A packet that came in: its type, such as PUBACK, and all that follows its fixed header."""
+    """A packet that came in: its type, such as PUBACK, all that follows its fixed header, and the
+    flags in that.
+    """
 
     kind: int
     body: bytes
+    flags: int = 0
 
 
 class Outgoing:
@@ -119,7 +122,7 @@ class Reader:
             body, end = head
             if end > len(data):
                 break
-            packets.append(Packet(data[start] & 0xF0, data[body:end]))
+            packets.append(Packet(data[start] & 0xF0, data[body:end], data[start] & 0x0F))
             start = end
         self._rest = data[start:]
         return packets

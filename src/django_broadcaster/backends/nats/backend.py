@@ -9,11 +9,8 @@ from hashlib import blake2b
 from math import ceil, inf
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from urllib.parse import urlsplit
 
-from django_broadcaster.exceptions import (
-    Rejected,
-)
+from django_broadcaster.exceptions import Rejected
 
 from ..base import Message, Shown
 from ..bindings import (
@@ -24,13 +21,12 @@ from ..bindings import (
     WireMessage,
 )
 from ..connected import ConnectedBackend
-from ..credentials import Login
-from ..errors import mapped, unavailable
 from ..expiry import seconds_left
 from ..names import escape_subject, percent_encoded
 from ..outcomes import MessageBatch
+from .address import DEFAULT_SERVERS, Address
 from .connection import CLIENT, Connection, Outgoing
-from .names import any_overlaps, length_problem, subject_problem, wildcard
+from .names import any_overlaps, length_problem, read_name, subject_problem, wildcard
 from .sender import Sender
 
 if TYPE_CHECKING:
@@ -38,9 +34,6 @@ if TYPE_CHECKING:
 
 LONGEST_TTL: Final = 2**31
 """Seconds: what expires later than that is sent without a time to live."""
-
-_SCHEMES = ("nats", "tls", "ws", "wss")
-_ENCRYPTED = frozenset({"tls", "wss"})
 
 
 class NATSBackend(ConnectedBackend[Connection], BindingBackend):
@@ -84,7 +77,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
     def __init__(
         self,
         *,
-        servers: str | Sequence[str] = "nats://localhost:4222",
+        servers: str | Sequence[str] = DEFAULT_SERVERS,
         stream: str = "EVENTS",
         subject: str = "events.{type}",
         create_stream: bool = False,
@@ -103,48 +96,28 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.servers = self.read.one_or_more("servers", servers, "a URL")
-        parts = [self.read.url("servers", each, _SCHEMES) for each in self.servers]
-        self.stream = self.read.require(
-            "stream",
-            stream,
-            _is_stream_name(stream),
-            "a name without spaces, dots, slashes and wildcards",
+        self.address = Address(
+            self.read,
+            servers=servers,
+            timeout=timeout,
+            username=username,
+            password=password,
+            token=token,
+            user_credentials=user_credentials,
+            nkeys_seed=nkeys_seed,
+            nkeys_seed_str=nkeys_seed_str,
+            inbox_prefix=inbox_prefix,
+            tls=tls,
+            tls_hostname=tls_hostname,
+            tls_handshake_first=tls_handshake_first,
         )
+        self.stream = read_name(self.read, "stream", stream)
         self.subject = subject
         self._template = self.read.template("subject", subject, escape_subject, subject_problem)
         self.read.check("subject", length_problem(self._template))
         self._wildcard = wildcard(self._template)
         self.create_stream = self.read.flag("create_stream", create_stream)
         self.stream_config = self._read_stream_config(stream_config)
-        self.timeout = self.read.seconds("timeout", timeout)
-        login = self.read.login(
-            username, password, {"servers": parts}, needs=("username", "password")
-        )
-        if len({each.netloc.rpartition("@")[0] for each in parts}) > 1:
-            login = Login()  # each server has its own, which the client reads in the URL
-        if login.password is None and token is None:
-            token = login.username  # a URL with one word has a token in it
-        given = {
-            "token": token,
-            "user_credentials": user_credentials,
-            "nkeys_seed": nkeys_seed,
-            "nkeys_seed_str": nkeys_seed_str,
-            "inbox_prefix": inbox_prefix,
-            "tls_hostname": tls_hostname,
-        }
-        for option, value in given.items():
-            self.read.text(option, value, optional=True)
-        self._client_options = {
-            **given,
-            "user": None if login.password is None else login.username,
-            "password": login.password,
-            "tls_handshake_first": self.read.flag("tls_handshake_first", tls_handshake_first),
-        }
-        by_url = any(each.scheme in _ENCRYPTED for each in parts)
-        self._tls = self.read.tls(tls, context=True, by_url=by_url)
-        self.read.together("tls_hostname", tls_hostname, "tls", self._tls)
-        self.read.together("tls_handshake_first", tls_handshake_first, "tls", self._tls)
         self._first_headers = f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
         self._limit = sys.maxsize  # until the server has said
         self._takes_ttl = False
@@ -153,25 +126,7 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
 
     def connect(self, within: float = inf) -> Connection:
         """Return an open connection; raises BackendUnavailable or MissingClient."""
-        given = {**self._client_options, "servers": list(self.servers)}
-        options: dict[str, Any] = {
-            name: value for name, value in given.items() if value not in (None, False)
-        }
-        if self._tls is not None:
-            with mapped(lambda error: unavailable(f"NATS at {self._place}: TLS: {error}")):
-                options["tls"] = self._tls.context()
-        connection = Connection(
-            options,
-            place=self._place,
-            timeout=min(self.timeout, within),
-            encrypted=self._tls is not None,
-        )
-        try:
-            connection.open()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return self.address.connect(within)
 
     def prepare(self, connection: Connection) -> None:
         """Check that the stream is there and takes our subjects; create it if that is set."""
@@ -279,12 +234,6 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
             problem = f"is not accepted by nats-py's StreamConfig: {error}"
             raise self.option_error("stream_config", problem) from error
 
-    @property
-    def _place(self) -> str:
-        """Where the servers are, without credentials."""
-        parts = [urlsplit(url) for url in self.servers]
-        return ", ".join(f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts)
-
     # --- Options -----------------------------------------------------------------------------
 
     def _read_stream_config(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -303,7 +252,3 @@ class NATSBackend(ConnectedBackend[Connection], BindingBackend):
 def _digest(source: str, subject: str) -> str:
     """Return what tells messages with one event id apart: a source and a subject, in short."""
     return blake2b(f"{source}\n{subject}".encode(), digest_size=12).hexdigest()
-
-
-def _is_stream_name(name: object) -> bool:
-    return isinstance(name, str) and name.isprintable() and not set(name or " ") & set(" .*>/\\")

@@ -4,7 +4,8 @@ Between two batches the loop stands still and does not answer the server's pings
 that has rested is tried first.
 
 nats-py reconnects by itself and then sends again what it had not got rid of. That is switched off:
-the relay decides what is sent again, and a lost connection ends a batch at once.
+the relay decides what is sent again, and a lost connection ends a batch at once. The backend sends
+messages over it, and the consumer receives them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import orjson
 
 from django_broadcaster.exceptions import BackendUnavailable, MissingClient
 
@@ -32,8 +35,9 @@ CLIENT: Final = ("nats", "nats")
 """The client library, and the extra that it comes with."""
 
 T = TypeVar("T")
-OnMessage = Callable[[bytes, bytes, bytes], Awaitable[None]]
+OnMessage = Callable[[bytes, bytes, bytes, bytes], Awaitable[None]]
 OnAnswer = Callable[[int, bytes, bytes], None]
+OnDelivery = Callable[[bytes, bytes, bytes, bytes], None]
 
 RESTED_SECONDS: Final = 1.0
 """After so long without use, a connection is tried before it is trusted."""
@@ -71,8 +75,9 @@ class Connection(HeldConnection):
 
     While a batch is being sent, `on_answer` is called with the token, the body and the headers of
     each message to the inbox. `on_denied` is called with a subject, in lower case, that the server
-    does not let us publish to. Neither may ask the server anything: the loop that calls them would
-    have to read the answer.
+    does not let us publish to. A message of a stream, which was requested, is for `on_delivery`: it
+    is called with the subject, the one to reply to, the body and the headers. None of them may ask
+    the server anything: the loop that calls them would have to read the answer.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class Connection(HeldConnection):
         self._inbox = b""
         self.on_answer: OnAnswer | None = None
         self.on_denied: Callable[[str], None] | None = None
+        self.on_delivery: OnDelivery | None = None
 
     # --- From the caller's thread ------------------------------------------------------------
 
@@ -143,6 +149,49 @@ class Connection(HeldConnection):
             )
         )  # fmt: skip
 
+    async def request(self, subject: str, token: int, body: bytes) -> None:
+        """Send a request whose answers are to have that token."""
+        await self._client.send(
+            b"PUB %b %b.%d %d\r\n%b\r\n" % (subject.encode(), self._inbox, token, len(body), body)
+        )
+
+    async def publish_to_each(self, subjects: Iterable[bytes], body: bytes) -> None:
+        """Send a message without an answer to each subject; return when the server has read all."""
+        rest = b" %d\r\n%b\r\n" % (len(body), body)
+        await self._client.send(b"".join(b"PUB %b%b" % (each, rest) for each in subjects))
+        await self.flush()
+
+    async def stop_listening(self) -> None:
+        """Tell the server that no more answers are wanted; return when the last one was read."""
+        await self._client.stop_listening()
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until the server has read what was sent."""
+        await self.ask(self._client.flush(timeout=self.timeout))
+        self.check()
+
+    def check(self) -> None:
+        """Raise BackendUnavailable if the connection is lost, or something was not permitted."""
+        if self.is_lost:
+            raise self.lost()
+        if self._denied:
+            raise self.unavailable(self._denied)
+
+    async def ask_jetstream(self, question: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer of JetStream's API, which may be an error."""
+        packed = orjson.dumps(body) if body else b""
+        request = self._client.request(f"$JS.API.{question}", packed, timeout=self.timeout)
+        answer = await self.ask(request)
+        found: dict[str, Any] = orjson.loads(answer.data)
+        return found
+
+    @property
+    def server_version(self) -> tuple[int, int]:
+        """The major and the minor version of the server."""
+        version = self._client.connected_server_version
+        return version.major, version.minor
+
     async def stream_info(self, name: str) -> StreamInfo | None:
         """Return what the server says of a stream, None if there is none."""
         from nats.js.errors import NotFoundError
@@ -165,6 +214,7 @@ class Connection(HeldConnection):
 
     async def ask(self, question: Coroutine[Any, Any, T]) -> T:
         """Return the server's answer; raises BackendUnavailable when none comes or it is lost."""
+        from nats.errors import NoRespondersError
         from nats.js.errors import APIError, ServiceUnavailableError
 
         task = asyncio.ensure_future(question)
@@ -176,7 +226,7 @@ class Connection(HeldConnection):
                 return task.result()
             if self._denied:
                 raise PermissionError(self._denied)
-        except ServiceUnavailableError as error:
+        except (NoRespondersError, ServiceUnavailableError) as error:
             raise self.unavailable("JetStream is not available") from error
         except APIError:
             raise
@@ -251,11 +301,12 @@ class Connection(HeldConnection):
     def _jetstream(self) -> Any:
         return self._client.jetstream(timeout=self.timeout)
 
-    async def _on_message(self, subject: bytes, body: bytes, headers: bytes) -> None:
-        if self.on_answer is None:
-            return
+    async def _on_message(self, subject: bytes, reply: bytes, body: bytes, headers: bytes) -> None:
         try:
-            self.on_answer(int(subject[len(self._inbox) + 1 :]), body, headers)
+            if reply and self.on_delivery is not None:
+                self.on_delivery(subject, reply, body, headers)
+            elif self.on_answer is not None:
+                self.on_answer(int(subject[len(self._inbox) + 1 :]), body, headers)
         except Exception as error:  # nats-py would stop listening, and say nothing
             self._error = error
 
@@ -291,6 +342,11 @@ def _new_client(*, encrypted: bool) -> Any:
             subscription = await self.subscribe(subject)
             self._answers = subscription._id, on_message
 
+        async def stop_listening(self) -> None:
+            """End the subscription; what the server has sent before is still received."""
+            if self._answers is not None:
+                await self.send(b"UNSUB %d\r\n" % self._answers[0])
+
         async def send(self, packed: bytes) -> None:
             """Send a command of the protocol, packed already."""
             await self._send_command(packed)
@@ -301,7 +357,7 @@ def _new_client(*, encrypted: bool) -> Any:
             self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
         ) -> None:
             if self._answers is not None and self._answers[0] == sid:
-                await self._answers[1](subject, data, headers)
+                await self._answers[1](subject, reply, data, headers or b"")
             else:
                 await super()._process_msg(sid, subject, reply, data, headers)
 

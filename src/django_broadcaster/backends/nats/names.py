@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from ..names import LONGEST_VALUE, Template
+from ..options import OptionReader
 
 LONGEST_SUBJECT: Final = 3000
 """Bytes of a subject that leave room for the rest of the line: a reply subject and two sizes."""
@@ -59,3 +60,11 @@ def _overlap(one: list[str], other: list[str]) -> bool:
         if mine != theirs and "*" not in (mine, theirs):
             return False
     return len(one) == len(other)
+
+
+def read_name(read: OptionReader, option: str, name: Any) -> str:
+    """Read the name of a stream or of a consumer."""
+    holds = isinstance(name, str) and name.isprintable() and not set(name or " ") & set(" .*>/\\")
+    rule = "a name without spaces, dots, slashes and wildcards"
+    read.require(option, name, holds, rule)
+    return str(name)

@@ -1,7 +1,11 @@
-"""Where an AMQP server is and how to log in: https://www.rabbitmq.com/docs/uri-spec."""
+"""Where an AMQP server is and how to log in: https://www.rabbitmq.com/docs/uri-spec.
+
+The backend and the consumer of RabbitMQ read these options alike.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ssl import CERT_NONE, CERT_REQUIRED
 from typing import Any, Final
@@ -21,7 +25,7 @@ PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The options of a backend that say how to connect. Nothing in it is shown with a password."""
+    """Where to connect, and how to log in. Nothing in it is shown with a password."""
 
     parts: SplitResult
     login: Login
@@ -62,8 +66,27 @@ def _tls(tls: TLS, host: str) -> dict[str, Any]:
     }
 
 
-def read_url(read: OptionReader, url: str | None, tls: TLS | None) -> SplitResult:
-    """Return the parts of the URL; raises the reader's error."""
+def read_address(
+    read: OptionReader,
+    *,
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    login_method: str,
+    tls: bool | Mapping[str, Any],
+) -> Address:
+    """Return the address that these options give; raises the reader's error."""
+    encryption = read.tls(tls, extra=EXTRA_TLS)
+    parts = _read_url(read, url, encryption)
+    return Address(
+        parts,
+        read.login(username, password, {"url": [parts]}),
+        read.choice("login_method", login_method, LOGIN_METHODS),
+        encryption or (TLS() if parts.scheme == "amqps" else None),
+    )
+
+
+def _read_url(read: OptionReader, url: str | None, tls: TLS | None) -> SplitResult:
     default = "amqp://localhost" if tls is None else "amqps://localhost"
     parts = read.url("url", default if url is None else url, PORTS, needs_host=False)
     if parts.query or parts.fragment:

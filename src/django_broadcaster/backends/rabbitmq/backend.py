@@ -16,12 +16,11 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import AMQP, RABBITMQ, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..credentials import TLS
 from ..errors import Scope, mapped, unavailable
 from ..expiry import EXPIRYTIME
 from ..names import Template
 from ..outcomes import MessageBatch
-from .address import EXTRA_TLS, LOGIN_METHODS, Address, read_url
+from .address import read_address
 from .connection import CLIENT, Connection
 from .errors import ERRORS, ChannelRefused
 from .frames import SHORT_BYTES, Outgoing
@@ -113,13 +112,13 @@ class RabbitMQBackend(ConnectedBackend[Connection], BindingBackend):
     ) -> None:
         super().__init__(**options)
         read = self.read
-        encryption = read.tls(tls, extra=EXTRA_TLS)
-        parts = read_url(read, url, encryption)
-        self._address = Address(
-            parts,
-            read.login(username, password, {"url": [parts]}),
-            read.choice("login_method", login_method, LOGIN_METHODS),
-            encryption or (TLS() if parts.scheme == "amqps" else None),
+        self._address = read_address(
+            read,
+            url=url,
+            username=username,
+            password=password,
+            login_method=login_method,
+            tls=tls,
         )
         if routing_key is None:
             routing_key = queue or "" if exchange == "" else "{type}"

@@ -24,6 +24,7 @@ entries      packs events
 fields       packs the fields that their `publisher_config` adds
 sender       sends a chunk of them
 connection   to one server
+commands     packs commands
 cluster      finds the node of a stream
 address      the options that say where Redis is
 errors       the meaning of its errors

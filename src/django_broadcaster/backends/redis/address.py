@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -35,7 +35,7 @@ _DEFAULT_PLACE: Final = ("localhost", 6379)
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """The options of a backend that say how to connect. Nothing in it is shown with a password."""
+    """The options that say how to connect. Nothing in it is shown with a password."""
 
     host: str
     port: int
@@ -48,6 +48,46 @@ class Address:
     sentinel_login: Login
     cluster: bool
     startup_nodes: Sequence[tuple[str, int]]
+
+    @classmethod
+    def read(
+        cls,
+        read: OptionReader,
+        *,
+        host: str,
+        port: int,
+        db: int,
+        url: str | None,
+        username: str | None,
+        password: str | None,
+        tls: bool | Mapping[str, Any],
+        sentinels: Sequence[tuple[str, int]],
+        sentinel_master: str | None,
+        sentinel_username: str | None,
+        sentinel_password: str | None,
+        cluster: bool,
+        startup_nodes: Sequence[tuple[str, int]],
+    ) -> Address:
+        """Read the options of a backend or a consumer; raises the reader's error."""
+        parts = None if url is None else read.url("url", url, SCHEMES, needs_host=False)
+        address = cls(
+            host=read.text("host", host),
+            port=read.port("port", port),
+            db=read.integer("db", db, 0),
+            url=url,
+            login=read.login(username, password, {"url": [parts] if parts else []}),
+            tls=read.tls(tls, by_url=parts is not None and parts.scheme == "rediss"),
+            sentinels=read.addresses("sentinels", sentinels),
+            sentinel_master=read.text("sentinel_master", sentinel_master, optional=True),
+            sentinel_login=Login(
+                read.text("sentinel_username", sentinel_username, optional=True),
+                read.text("sentinel_password", sentinel_password, optional=True),
+            ),
+            cluster=read.flag("cluster", cluster),
+            startup_nodes=read.addresses("startup_nodes", startup_nodes),
+        )
+        address._check(read, parts)
+        return address
 
     # --- Clients -----------------------------------------------------------------------------
 
@@ -123,7 +163,7 @@ class Address:
             first = Node(parts.hostname or "localhost", parts.port or 6379)
         return [first, *(Node(*each) for each in self.startup_nodes)]
 
-    def check(self, read: OptionReader, parts: SplitResult | None) -> None:
+    def _check(self, read: OptionReader, parts: SplitResult | None) -> None:
         """Refuse what contradicts itself; `parts` are those of the URL."""
         place = (self.host, self.port) if (self.host, self.port) != _DEFAULT_PLACE else None
         read.apart("url", self.url, "host", place)

@@ -14,14 +14,13 @@ from django_broadcaster.exceptions import (
 from ..base import Message, Shown, as_delivery_error
 from ..bindings import REDIS, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import ConnectedBackend
-from ..credentials import Login
 from ..names import escape_stream
 from ..options import OptionReader
 from ..outcomes import MessageBatch
 from . import entries, fields
-from .address import CLIENT, SCHEMES, Address, Node
-from .cluster import Cluster, OneServer, Servers
-from .connection import Connection, Entry
+from .address import CLIENT, Address
+from .cluster import Servers, servers
+from .connection import Entry
 from .errors import failure, parse
 from .sender import Sender
 
@@ -119,24 +118,22 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
         self.connect_timeout = read.seconds("connect_timeout", connect_timeout)
         self.socket_timeout = read.seconds("socket_timeout", socket_timeout)
         self.wait_replicas = read.integer("wait_replicas", wait_replicas, 0)
-        parts = None if url is None else read.url("url", url, SCHEMES, needs_host=False)
-        self._address = Address(
-            host=read.text("host", host),
-            port=read.port("port", port),
-            db=read.integer("db", db, 0),
+        self._address = Address.read(
+            read,
+            host=host,
+            port=port,
+            db=db,
             url=url,
-            login=read.login(username, password, {"url": [parts] if parts else []}),
-            tls=read.tls(tls, by_url=parts is not None and parts.scheme == "rediss"),
-            sentinels=read.addresses("sentinels", sentinels),
-            sentinel_master=read.text("sentinel_master", sentinel_master, optional=True),
-            sentinel_login=Login(
-                read.text("sentinel_username", sentinel_username, optional=True),
-                read.text("sentinel_password", sentinel_password, optional=True),
-            ),
-            cluster=read.flag("cluster", cluster),
-            startup_nodes=read.addresses("startup_nodes", startup_nodes),
+            username=username,
+            password=password,
+            tls=tls,
+            sentinels=sentinels,
+            sentinel_master=sentinel_master,
+            sentinel_username=sentinel_username,
+            sentinel_password=sentinel_password,
+            cluster=cluster,
+            startup_nodes=startup_nodes,
         )
-        self._address.check(read, parts)
         self.may_be_away_in_part = cluster
         self._constant = self._template.constant
         self._event_field = (body_field or "cloud_event").encode()
@@ -147,17 +144,12 @@ class RedisStreamBackend(ConnectedBackend[Servers], BindingBackend):
 
     def connect(self, within: float = inf) -> Servers:
         """Return what knows where streams are; it connects at first use. Raises MissingClient."""
-        timeout = min(self.socket_timeout, within)
-        connect_timeout = min(self.connect_timeout, within)
-
-        def connect_to(node: Node | None) -> Connection:
-            client = self._address.client(timeout, connect_timeout, node)
-            place = self._address.place if node is None else node.netloc
-            return Connection(client, place, replicas=self.wait_replicas, timeout=timeout)
-
-        if self._address.cluster:
-            return Cluster(connect_to, self._address.seeds)
-        return OneServer(connect_to)
+        return servers(
+            self._address,
+            timeout=min(self.socket_timeout, within),
+            connect_timeout=min(self.connect_timeout, within),
+            replicas=self.wait_replicas,
+        )
 
     def prepare(self, connection: Servers) -> None:
         """Check that the server lets us work; raises BackendUnavailable."""

@@ -12,12 +12,13 @@ from typing import Any, Final
 from django_broadcaster.exceptions import BackendUnavailable
 
 from ..connected import HeldConnection
-from .address import Node, library
+from .address import Address, Node, library
+from .commands import packed
 from .connection import Connection, Entry, Transaction
 from .errors import Redirection, unavailable
 
 SLOTS: Final = 16384
-_CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+_CLUSTER_SLOTS: Final = packed("CLUSTER", "SLOTS")
 
 Connect = Callable[[Node | None], Connection]
 
@@ -28,6 +29,10 @@ class Servers(HeldConnection):
     @abstractmethod
     def open(self, stream: str | None) -> None:
         """Connect, for a stream if it is always the same; raises BackendUnavailable."""
+
+    @abstractmethod
+    def connection_of(self, stream: str) -> Connection:
+        """Return the connection to the server of a stream; raises BackendUnavailable."""
 
     @abstractmethod
     def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
@@ -69,6 +74,10 @@ class OneServer(Servers):
         """Close this process's copy of the socket."""
         self._connection.abandon()
 
+    def connection_of(self, stream: str) -> Connection:
+        """Return the connection to the server."""
+        return self._connection
+
     def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
         """Return one transaction."""
         return [Transaction(self._connection, entries)]
@@ -109,7 +118,7 @@ class Cluster(Servers):
         """Learn who has which slot, and connect to the stream's node; raises BackendUnavailable."""
         self._learn()
         if stream is not None:
-            self._connection_of(stream).greet()
+            self.connection_of(stream).greet()
 
     def close(self) -> None:
         """Disconnect from all nodes."""
@@ -123,18 +132,28 @@ class Cluster(Servers):
         for connection in self._connections.values():
             connection.abandon()
 
+    def connection_of(self, stream: str) -> Connection:
+        """Return the connection to the node of a stream; raises BackendUnavailable."""
+        if not self._owners:
+            self._learn()
+        slot = _slot(stream)
+        node = self._owners[slot]
+        if node is None:
+            self._owners = []
+            error = Exception(f"slot {slot}, of stream {stream!r}, is not served")
+            raise unavailable(f"the cluster of {self._seeds[0].netloc}", error)
+        return self._connection_to(node)
+
     def plan(self, entries: Sequence[Entry]) -> list[Transaction]:
         """Return a transaction for each stream; raises BackendUnavailable."""
         by_stream: dict[str, list[Entry]] = {}
         for entry in entries:
             by_stream.setdefault(entry[2], []).append(entry)
-        if not self._owners:
-            self._learn()
         asking, self._asking = self._asking, {}
         return [
             Transaction(self._connection_to(asking[stream]), group, asking=True)
             if stream in asking
-            else Transaction(self._connection_of(stream), group)
+            else Transaction(self.connection_of(stream), group)
             for stream, group in by_stream.items()
         ]
 
@@ -163,21 +182,12 @@ class Cluster(Servers):
         """Ping the stream's node, or every one that has slots if streams differ."""
         self._learn()
         if stream is not None:
-            return self._connection_of(stream).ping()
+            return self.connection_of(stream).ping()
         return all(
             self._connection_to(node).ping() for node in set(self._owners) if node is not None
         )
 
     # --- Nodes -------------------------------------------------------------------------------
-
-    def _connection_of(self, stream: str) -> Connection:
-        slot = _slot(stream)
-        node = self._owners[slot]
-        if node is None:
-            self._owners = []
-            error = Exception(f"slot {slot}, of stream {stream!r}, is not served")
-            raise unavailable(f"the cluster of {self._seeds[0].netloc}", error)
-        return self._connection_to(node)
 
     def _connection_to(self, node: Node) -> Connection:
         if node not in self._connections:
@@ -215,6 +225,19 @@ class Cluster(Servers):
         self._seeds = list(dict.fromkeys([answered, *sorted(known), *self._startup]))
         for node in self._connections.keys() - known - {answered}:
             self._connections.pop(node).close()
+
+
+def servers(
+    address: Address, *, timeout: float, connect_timeout: float, replicas: int = 0
+) -> Servers:
+    """Return what knows where streams are; it connects at first use. Raises MissingClient."""
+
+    def connect_to(node: Node | None) -> Connection:
+        client = address.client(timeout, connect_timeout, node)
+        place = address.place if node is None else node.netloc
+        return Connection(client, place, replicas=replicas, timeout=timeout)
+
+    return Cluster(connect_to, address.seeds) if address.cluster else OneServer(connect_to)
 
 
 def _owners(answer: list[Any], asked: str) -> list[Node | None]:

@@ -10,13 +10,13 @@ from django_broadcaster.exceptions import BackendUnavailable
 
 from ..errors import mapped
 from .address import library
+from .commands import packed
 from .errors import is_protocol_error, unavailable
 
-# Commands as they are sent: https://redis.io/docs/latest/develop/reference/protocol-spec/
-_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
-_MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
-_EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
-_GET_LIMIT: Final = b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$18\r\nproto-max-bulk-len\r\n"
+_ASKING: Final = packed("ASKING")
+_MULTI: Final = packed("MULTI")
+_EXEC: Final = packed("EXEC")
+_GET_LIMIT: Final = packed("CONFIG", "GET", "proto-max-bulk-len")
 
 
 Entry = tuple[int, bytes, str]
@@ -50,11 +50,7 @@ class Connection:
         self._client = client
         self._replicas = replicas
         # Half the time that the whole answer may take: the server is to answer before that is up.
-        milliseconds = b"%d" % max(1, int(timeout * 500))
-        count = b"%d" % replicas
-        wait = (b"WAIT", count, milliseconds)
-        packed = b"".join(b"$%d\r\n%b\r\n" % (len(each), each) for each in wait)
-        self._wait = b"*3\r\n" + packed if replicas else b""
+        self._wait = packed("WAIT", replicas, max(1, int(timeout * 500))) if replicas else b""
         self._ready = False
         self._connection: Any = None
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from ..bindings import REDIS
+from ..bindings import REDIS, canonical
 from ..options import OptionReader
 from ..text import is_utf8
 
@@ -35,7 +35,7 @@ NONE: Final = Further(0, b"", 0)
 
 def further(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that an event's `publisher_config` adds, as text."""
-    return {name: _text(value) for name, value in config.items() if name not in OPTIONS}
+    return {name: canonical(value) for name, value in config.items() if name not in OPTIONS}
 
 
 def packed(config: Mapping[str, Any]) -> Further:
@@ -87,9 +87,3 @@ def check(
 
 def _belongs_to_binary_mode(name: str) -> bool:
     return name in _OF_BINARY_MODE or name.startswith(REDIS.prefix)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

@@ -9,13 +9,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from django_broadcaster.event_history import steps_of
+from django_broadcaster.amounts import duration
+from django_broadcaster.event_history import history_of
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Row, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.models.exact_text import equals
-from django_broadcaster.models.managers import aware
 from django_broadcaster.presentation import presented
 
 SHOWN = (
@@ -63,8 +63,15 @@ class Command(OutboxCommand):
         found: dict[str, Any] = {
             "event": {name: getattr(event, name) for name in SHOWN},
             "history": [
-                {"at": step.at, "step": step.what, "by": step.who}
-                for step in sorted(steps_of(event), key=lambda step: aware(step.at))
+                {
+                    "at": step.at,
+                    "after_seconds": gap,
+                    "step": step.what,
+                    "by": step.who,
+                    "waits_for": step.waits_for,
+                    "operation": step.operation,
+                }
+                for step, gap in history_of(event)
             ],
             "failed_attempts": list(attempts.values(*fields)),
         }
@@ -97,8 +104,15 @@ def _is_row(wanted: str) -> bool:
 
 def _text(found: dict[str, Any], table: Callable[[Sequence[Row]], str]) -> str:
     event = [{"field": name, "value": value} for name, value in found["event"].items()]
-    parts = [table(event), "", "history", table(found["history"])]
+    parts = [table(event), "", "history", table([_step(row) for row in found["history"]])]
     parts += ["", "failed attempts", table(found["failed_attempts"])]
     if "message" in found:
         parts += ["", "message", as_json(found["message"])]
     return "\n".join(parts)
+
+
+def _step(row: dict[str, Any]) -> Row:
+    """Return a step of the history for a table: its text has the ids that it links to."""
+    gap = row["after_seconds"]
+    after = "" if gap is None else f"+{duration(gap)}"
+    return {"at": row["at"], "after": after, "step": row["step"], "by": row["by"]}

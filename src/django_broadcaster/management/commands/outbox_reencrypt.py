@@ -10,11 +10,12 @@ from django.core.management.base import CommandError
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from django_broadcaster.amounts import counted
 from django_broadcaster.conf import conf
 from django_broadcaster.encryption import is_on, reseal
 from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import Progress, as_json, counted
+from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
 from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
 from django_broadcaster.store import portions

@@ -9,8 +9,9 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError
 
+from django_broadcaster.amounts import counted
 from django_broadcaster.management.base import OutboxCommand
-from django_broadcaster.management.output import Progress, counted
+from django_broadcaster.management.output import Progress
 from django_broadcaster.management.selection import add_database, database
 from django_broadcaster.models import OutboxEvent, OutboxRelay
 from django_broadcaster.relay.log_safety import loggable

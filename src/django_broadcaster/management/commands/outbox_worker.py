@@ -1,45 +1,55 @@
-"""`manage.py outbox_worker`: parse arguments and run a `Worker`."""
+"""`manage.py outbox_worker`: deliver to backends, and receive for consumers."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import router
 
+from django_broadcaster.backends.base import MessageBackend
 from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
+from django_broadcaster.consumers.base import Consumer
+from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.exceptions import BackendConfigurationError, MissingClient
 from django_broadcaster.instrumentation.monitors import Watch, watching
 from django_broadcaster.management.base import ExplainedCommand
 from django_broadcaster.management.selection import HIGHEST, seconds, whole
 from django_broadcaster.management.sessions import refuse_missing_tables, refuse_other_schema
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.receiving.receiver_thread import ReceiverThread
 from django_broadcaster.relay.backend_thread import WorkerOptions
+from django_broadcaster.relay.outage import DatabaseOutage
 from django_broadcaster.relay.supervisor import Supervisor, is_supervised
 from django_broadcaster.relay.worker import Worker
 
 
 class Command(ExplainedCommand):
-    """Run the relay until stopped by SIGTERM or SIGINT."""
+    """Run relays and receivers until stopped by SIGTERM or SIGINT."""
 
     help = (
-        "Delivers the outbox's events to their backends. SIGTERM or SIGINT stops the relay cleanly."
+        "Delivers the outbox's events to their backends, and receives the messages of "
+        "OUTBOX_CONSUMERS. SIGTERM or SIGINT stops it cleanly."
     )
-    examples = (
+    examples: ClassVar[tuple[str, ...]] = (
         "",
         "--backend default --backend audit",
+        "--consumer orders",
         "--health-port 8080 --metrics-port 9100 --processes 2",
     )
+    delivers = True
+    """Whether the command delivers to backends, too."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -60,19 +70,9 @@ class Command(ExplainedCommand):
             default=0,
             help="stop after N polls for each backend; 0 means no limit (default: 0)",
         )
-        parser.add_argument(
-            "--backend",
-            action="append",
-            metavar="ALIAS",
-            help="deliver only to this backend; can be repeated (default: all backends)",
-        )
-        parser.add_argument(
-            "--exclude-backend",
-            action="append",
-            metavar="ALIAS",
-            help="do not deliver to this backend, for example because another worker does; can be "
-            "repeated",
-        )
+        if self.delivers:
+            _choose_backends(parser)
+        _choose_consumers(parser)
         parser.add_argument(
             "--processes",
             type=whole(1, 1024),
@@ -120,22 +120,24 @@ class Command(ExplainedCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker; raise CommandError, which exits with 1, if it fails."""
+        to_backends, to_consumers = self._chosen(options)
         worker_options = WorkerOptions(
             database=_database(options["database"]),
-            backends=_chosen(options["backend"] or [], options["exclude_backend"] or []),
+            backends=to_backends,
+            consumers=to_consumers,
             batch_size=options["batch_size"] or conf.BATCH_SIZE,
             interval=options["interval"] or conf.POLL_INTERVAL,
             max_iterations=options["max_iterations"] or None,
             drain=options["drain"],
         )
-        _refuse_what_cannot_run(worker_options.backends, wait=options["wait"])
+        _refuse_what_cannot_run(worker_options, wait=options["wait"])
         several = options["processes"] > 1 and not is_supervised()
         finite = options["drain"] or worker_options.max_iterations is not None
         worker: Worker | Supervisor
         if several:
             worker = Supervisor(sys.orig_argv, options["processes"], finite=finite)
         else:
-            worker = Worker(worker_options)
+            worker = Worker(worker_options, partial(_receiver, worker_options))
         with ExitStack() as stack:
             _watch(stack, worker, worker_options, options)
             refuse_other_schema(worker_options.database)
@@ -152,6 +154,25 @@ class Command(ExplainedCommand):
         if not ended_well:
             raise CommandError(f"The relay exited with an error: {worker.failure}.")
 
+    def _chosen(self, options: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """Return the aliases of backends and of consumers; naming some leaves out the others."""
+        wanted, excluded = options.get("backend") or [], options.get("exclude_backend") or []
+        heard, unheard = options["consumer"] or [], options["exclude_consumer"] or []
+        to_backends: list[str] = []
+        if self.delivers and (wanted or not heard):
+            to_backends = _selection("backend", wanted, excluded, backends.aliases())
+        to_consumers: list[str] = []
+        if heard or not wanted:
+            to_consumers = _selection("consumer", heard, unheard, consumers.aliases())
+        if not (to_backends or to_consumers):
+            left = "backend" if self.delivers else "consumer"
+            raise CommandError(
+                f"--exclude-{left} must leave at least one {left}."
+                if excluded or unheard
+                else "OUTBOX_CONSUMERS has no consumer."
+            )
+        return to_backends, to_consumers
+
     def _say(self, line: str) -> None:
         """Print a line; a closed output must not stop the relay."""
         with suppress(OSError, ValueError, RuntimeError):  # the last: a signal interrupted print
@@ -159,12 +180,48 @@ class Command(ExplainedCommand):
             self.stdout.flush()
 
 
+def _choose_backends(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        action="append",
+        metavar="ALIAS",
+        help="deliver only to this backend; can be repeated (default: all backends)",
+    )
+    parser.add_argument(
+        "--exclude-backend",
+        action="append",
+        metavar="ALIAS",
+        help="do not deliver to this backend, for example because another worker does; can be "
+        "repeated",
+    )
+
+
+def _choose_consumers(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--consumer",
+        action="append",
+        metavar="ALIAS",
+        help="receive only for this consumer; can be repeated (default: all consumers)",
+    )
+    parser.add_argument(
+        "--exclude-consumer",
+        action="append",
+        metavar="ALIAS",
+        help="do not receive for this consumer, for example because another worker does; can be "
+        "repeated",
+    )
+
+
 def _greeting(options: WorkerOptions, waits_for: str) -> str:
     if waits_for:
         return f"Waiting for database {options.database!r}: {waits_for}. Press Ctrl-C to stop."
-    named = (f"{alias} ({backends[alias].get_name()})" for alias in options.backends)
-    to = ", ".join(named)
-    return f"Delivering from database {options.database!r} to {to}. Press Ctrl-C to stop."
+    doing = []
+    if options.backends:
+        named = (f"{alias} ({backends[alias].get_name()})" for alias in options.backends)
+        doing.append(f"Delivering from database {options.database!r} to {', '.join(named)}.")
+    if options.consumers:
+        doing.append(f"Receiving {', '.join(options.consumers)}.")
+    return f"{' '.join(doing)} Press Ctrl-C to stop."
 
 
 def _farewell() -> str:
@@ -193,6 +250,7 @@ def _watch(
     watch = Watch(
         database=relay.database,
         backends=relay.backends,
+        consumers=relay.consumers,
         metrics_port=options["metrics_port"],
         health_port=options["health_port"],
         listen=options["listen"],
@@ -223,28 +281,40 @@ def _database(alias: str | None) -> str:
     return chosen
 
 
-def _chosen(wanted: list[str], excluded: list[str]) -> list[str]:
-    """Return the aliases to deliver to; raise CommandError if one is not configured."""
-    known = backends.aliases()
-    for option, aliases in (("--backend", wanted), ("--exclude-backend", excluded)):
+def _selection(
+    kind: str, wanted: list[str], excluded: list[str], known: Sequence[str]
+) -> list[str]:
+    """Return the wanted aliases, by default all; raise CommandError if one is not configured."""
+    setting = {"backend": "OUTBOX_PUBLISHERS", "consumer": "OUTBOX_CONSUMERS"}[kind]
+    for option, aliases in ((f"--{kind}", wanted), (f"--exclude-{kind}", excluded)):
         for alias in aliases:
             if alias not in known:
                 raise CommandError(
-                    f"{option} {alias} is not configured; OUTBOX_PUBLISHERS has {_listed(known)}."
+                    f"{option} {alias} is not configured; {setting} has "
+                    f"{_listed(known) or f'no {kind}s'}."
                 )
-    chosen = [alias for alias in dict.fromkeys(wanted or known) if alias not in excluded]
-    if not chosen:
-        raise CommandError("--exclude-backend must leave at least one backend.")
-    return chosen
+    return [alias for alias in dict.fromkeys(wanted or known) if alias not in excluded]
 
 
-def _refuse_what_cannot_run(aliases: Iterable[str], *, wait: bool) -> None:
-    """Raise CommandError if a backend cannot run in this process, or lacks its client library."""
+def _receiver(options: WorkerOptions, alias: str, outage: DatabaseOutage) -> ReceiverThread:
+    """Return the receiver of a consumer."""
+    return ReceiverThread(
+        options.database, alias, limit=options.batch_size, outage=outage, drain=options.drain
+    )
+
+
+def _refuse_what_cannot_run(options: WorkerOptions, *, wait: bool) -> None:
+    """Raise CommandError if a backend or consumer cannot run here, or lacks its client library."""
     try:
-        for alias in aliases:
-            backend = backends.create(alias)
-            refuse_greenlets(backend)
-            library = getattr(backend, "client_library", None)
+        made: list[MessageBackend | Consumer] = [
+            *map(backends.create, options.backends),
+            *map(consumers.create, options.consumers),
+        ]
+        for alias in options.consumers:
+            consumers.delivers_to(alias)
+        for each in made:
+            refuse_greenlets(each)
+            library = getattr(each, "client_library", None)
             if library and not wait:
                 _refuse_missing(library)
     except BackendConfigurationError as error:

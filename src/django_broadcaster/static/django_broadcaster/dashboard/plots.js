@@ -56,6 +56,9 @@
       this.caption = figure.querySelector("figcaption").textContent;
       this.summary = figure.querySelector("[data-summary]");
       this.time = figure.querySelector("[data-at]");
+      this.probe = document.createElement("span");
+      this.probe.hidden = true;
+      figure.append(this.probe);
       this.chart = null;
       this.shape = "";
       this.circuit = [];
@@ -116,11 +119,11 @@
     }
 
     options(lines) {
-      const style = (name) => () => getComputedStyle(this.root).getPropertyValue(name).trim();
+      const style = (name) => () => this.colourOf(name);
       const axis = {
-        stroke: style("--body-quiet-color"),
-        grid: { stroke: style("--hairline-color"), width: 1 },
-        ticks: { stroke: style("--hairline-color"), width: 1, size: 4 },
+        stroke: style("quiet"),
+        grid: { stroke: style("hairline"), width: 1 },
+        ticks: { stroke: style("hairline"), width: 1, size: 4 },
         font: "11px system-ui, sans-serif",
       };
       return {
@@ -147,7 +150,7 @@
           {},
           ...lines.map((line) => ({
             label: line.label,
-            stroke: style(`--broadcaster-line-${line.colour}`),
+            stroke: style(line.colour),
             dash: DASHES[line.dash],
             width: 2,
             spanGaps: false,
@@ -155,6 +158,12 @@
           })),
         ],
       };
+    }
+
+    /** Return the colour of a key of the legend: a canvas knows neither variables nor themes. */
+    colourOf(name) {
+      this.probe.className = `broadcaster-key-${name}`;
+      return getComputedStyle(this.probe).color;
     }
 
     /** Return the seconds between the first and the last point. */
@@ -169,7 +178,7 @@
       const step = times[1] - times[0];
       const { ctx } = chart;
       ctx.save();
-      ctx.fillStyle = getComputedStyle(this.root).getPropertyValue("--broadcaster-away").trim();
+      ctx.fillStyle = this.colourOf("away");
       this.circuit.forEach((open, place) => {
         if (!open) return;
         const left = chart.valToPos(times[place] - step / 2, "x", true);
@@ -200,7 +209,7 @@
   tools.plots = function (root) {
     const plots = [...root.querySelectorAll("[data-plot]")].map((figure) => new Plot(figure, root));
     const recolour = () => plots.forEach((plot) => plot.recolour());
-    new MutationObserver(recolour).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    new MutationObserver(recolour).observe(document.documentElement, { attributeFilter: ["data-theme", "data-bs-theme", "class"] });
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
     return (history) => plots.forEach((plot) => plot.draw(history));
   };

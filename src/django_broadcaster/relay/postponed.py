@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-WAIT_SECONDS: Final = 300.0
+POSTPONE_SECONDS: Final = 300.0
 """How long an event waits if its destination stays unavailable, or if its relay was replaced."""
 
 MOST: Final = 100_000
@@ -21,7 +21,7 @@ PROBES: Final = 4
 """Unsent events of a batch that try each destination after its pause, so that some always do."""
 
 
-class Waiting:
+class Postponed:
     """The ids of events that were not sent, each with its destination."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Waiting:
             self._destinations.pop(row_id, None)
             self.due.discard(row_id)
 
-    def note_returned(self, destinations: Iterable[str]) -> None:
+    def make_due(self, destinations: Iterable[str]) -> None:
         """Note that destinations are available again: the events that wait for them are due."""
         if names := frozenset(destinations):
             due = {row_id for row_id, name in self._destinations.items() if name in names}

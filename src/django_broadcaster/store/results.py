@@ -15,7 +15,7 @@ from django_broadcaster.states import OutboxEventStatus
 from .chunks import Window
 
 
-class Outcome(NamedTuple):
+class OperationResult(NamedTuple):
     """Numbers of events; `is_complete` is False if counting all would have taken too long."""
 
     delivered: int
@@ -24,9 +24,9 @@ class Outcome(NamedTuple):
     is_complete: bool
 
 
-def outcome_of(
+def result_of(
     events: OutboxEventQuerySet, operation: OutboxOperation, *, seconds: float = 0.3
-) -> Outcome:
+) -> OperationResult:
     """Count the events of an operation by what came of them, within about `seconds`."""
     changed = events.filter(operation=operation.pk)
     found, window, end = Counter[str](), Window(), operation.start
@@ -40,4 +40,4 @@ def outcome_of(
     delivered = found.pop(OutboxEventStatus.PUBLISHED, 0)
     failed = found.pop(OutboxEventStatus.FAILED, 0)
     found.pop(OutboxEventStatus.CANCELLED, 0)
-    return Outcome(delivered, failed, found.total(), end >= operation.position)
+    return OperationResult(delivered, failed, found.total(), end >= operation.position)

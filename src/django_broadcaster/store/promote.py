@@ -13,7 +13,7 @@ _KEYS = 50
 """Maximum of keys in a statement, on databases that need a subquery for each key."""
 
 
-class WaitingSQL(BackendSQL):
+class PromoteSQL(BackendSQL):
     """Statements about rows that are due later or are blocked."""
 
     def promote(self, partitions: Collection[int], limit: int) -> list[tuple[int, str]]:
@@ -33,7 +33,7 @@ class WaitingSQL(BackendSQL):
             f"WHERE publisher_backend = %s AND {{status}} AND scheduled_at <= %s "
             f"AND {self._in(PARTITION, partitions)} ORDER BY scheduled_at, id LIMIT %s{lock}"
         )
-        params = [self.backend, self._now(), *self._values(partitions), limit]
+        params = [self.alias, self._now(), *self._values(partitions), limit]
         if self._connection.vendor != "mysql":
             rows = self._select(sql.format(status="status IN ('scheduled', 'retry')"), params)
         else:  # the index of MariaDB and MySQL has the order within one status
@@ -51,13 +51,13 @@ class WaitingSQL(BackendSQL):
         Args:
             partitions: The numbers of the partitions.
             limit: Maximum of rows. With `keys`, each key gets the same share.
-            keys: If given, only rows of these keys. Keys in `held_keys` are skipped.
+            keys: If given, only rows of these keys. Those that `skip` was called with are left out.
 
         Returns:
             The ids and keys of the rows, the first rows of each key.
         """
         if keys is not None:
-            keys = [key for key in keys if key not in self.held_keys]
+            keys = [key for key in keys if key not in self._skipped_keys]
             if not keys:
                 return []
             if len(keys) > _KEYS and not self._postgres:
@@ -67,9 +67,9 @@ class WaitingSQL(BackendSQL):
         if keys is None:
             first = limit
             waiting, values = self._waiting(partitions)
-            if self.held_keys:
-                waiting += f" AND NOT ({self._in('partition_key', self.held_keys)})"
-                values += self._values(self.held_keys)
+            if self._skipped_keys:
+                waiting += f" AND NOT ({self._in('partition_key', self._skipped_keys)})"
+                values += self._values(self._skipped_keys)
         else:
             first = max(1, limit // len(keys))
             waiting, values = self._waiting_of(keys, partitions, first)
@@ -112,7 +112,7 @@ class WaitingSQL(BackendSQL):
         sql = (
             f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._in(PARTITION, partitions)} "
-            f"AND {self._stands_in('retry')} AND scheduled_at > %s"
+            f"AND {self._has_status('retry')} AND scheduled_at > %s"
         )
         values = [*self._values(ids), *self._values(partitions), moment]
         return {row_id for (row_id,) in self._select(sql, values)}
@@ -140,7 +140,7 @@ class WaitingSQL(BackendSQL):
             f"AND id BETWEEN %s AND %s AND {self._in(PARTITION, partitions)}{these} ORDER BY id"
         )
         numbers = self._values(partitions)
-        params = [self.backend, first, last, *numbers, *(self._values(only) if only else ())]
+        params = [self.alias, first, last, *numbers, *(self._values(only) if only else ())]
         ids = [row_id for (row_id,) in self._select(f"{sql}{self._skip_locked}", params)]
         if not ids:
             return 0
@@ -148,7 +148,7 @@ class WaitingSQL(BackendSQL):
         where = f"WHERE {self._in('id', ids)}"
         return self._execute(f"{count}{where}", [self._now(), *self._values(ids)])
 
-    def waiting_keys(
+    def blocked_keys(
         self, partitions: Collection[int], keys: Collection[str] | None = None
     ) -> dict[str, int]:
         """Return the blocked keys, all or those of `keys`, each with its first waiting id."""
@@ -157,7 +157,7 @@ class WaitingSQL(BackendSQL):
         elif len(keys) > _KEYS and not self._postgres:
             known: dict[str, int] = {}
             for some in batched(keys, _KEYS):
-                known |= self.waiting_keys(partitions, some)
+                known |= self.blocked_keys(partitions, some)
             return known
         else:
             waiting, values = self._waiting_of(keys, partitions, 1)
@@ -174,7 +174,7 @@ class WaitingSQL(BackendSQL):
             "WHERE publisher_backend = %s AND status IN ('retry', 'blocked') "
             f"AND {self._in(PARTITION, partitions)} AND partition_key <> ''"
         )
-        return sql, [self.backend, *self._values(partitions)]
+        return sql, [self.alias, *self._values(partitions)]
 
     def _waiting_of(
         self, keys: Collection[str], partitions: Collection[int], first: int
@@ -209,5 +209,5 @@ class WaitingSQL(BackendSQL):
             for status in statuses
         ]
         sql = " UNION ALL ".join(f"SELECT * FROM ({one}) AS k" for _ in keys for one in each)
-        params = [value for key in keys for _ in each for value in (self.backend, key, first)]
+        params = [value for key in keys for _ in each for value in (self.alias, key, first)]
         return sql, params

@@ -66,4 +66,4 @@ def _on_connect(connection: BaseDatabaseWrapper, **_: Any) -> None:
         _raise_level(connection)
 
 
-connection_created.connect(_on_connect, dispatch_uid="django_broadcaster.relay.isolation")
+connection_created.connect(_on_connect, dispatch_uid="django_broadcaster.relay.isolation_level")

@@ -1,7 +1,7 @@
-"""The holdings of one lease: the rows of its partitions, and what the relay remembers of them.
+"""Everything that one lease owns: the rows of its partitions, and what is remembered of them.
 
-A relay makes them when it joins. They end with the lease: the next owner of the partitions reads
-the rows again.
+A relay makes it when it joins. It ends with the lease: the next owner of the partitions reads the
+rows again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .doubts import Doubts
 from .fetching import Fetcher
 from .lease import Lease
 from .locked import LockedEvents
-from .waiting import Waiting
+from .postponed import Postponed
 from .watermark import Watermark
 
 CHUNK = 1000
@@ -26,19 +26,17 @@ HASTEN_SECONDS = 1.0
 """Seconds between attempts to make events due whose rows another transaction has locked."""
 
 
-class Holdings:
+class Owned:
     """The rows of a lease's partitions, and the keys and rows that have to wait."""
 
     def __init__(
         self, lease: Lease, *, in_parts: bool = False, clock: Callable[[], float] = monotonic
     ) -> None:
         self.lease = lease
-        self.rows = RelayRows(
-            lease.using, lease.backend, lease.relay_id, lease.clock, lease.timeline
-        )
+        self.rows = RelayRows(lease.using, lease.alias, lease.id, lease.clock, lease.timeline)
         self.blocked = BlockedKeys(self.rows)
         self.locked = LockedEvents(self.rows, self.blocked)
-        self.waiting = Waiting()
+        self.postponed = Postponed()
         self.doubts = Doubts(in_parts=in_parts, clock=clock)
         self.fetcher = Fetcher(self.rows)
         self.watermark = Watermark(self.rows)
@@ -76,25 +74,25 @@ class Holdings:
         """
         promoted = self.rows.promote(self.partitions, CHUNK)
         self.blocked.refresh(self.partitions, (key for _, key in promoted))
-        self.waiting.forget(row_id for row_id, _ in promoted)
-        self._note_pending(row_id for row_id, _ in promoted)
+        self.postponed.forget(row_id for row_id, _ in promoted)
+        self._mark_pending(row_id for row_id, _ in promoted)
         return len(promoted)
 
     def release(self, keys: Collection[str] | None = None) -> None:
         """Make blocked events of `keys`, by default of any, pending if their key waits no more."""
         released = self.rows.release(self.partitions, CHUNK, keys)
         self.blocked.refresh(self.partitions, keys or (key for _, key in released))
-        self._note_pending(row_id for row_id, _ in released)
+        self._mark_pending(row_id for row_id, _ in released)
 
     def hasten(self, destinations: Iterable[str]) -> None:
         """Make events due that wait for one of these destinations; retry those that are locked."""
-        self.waiting.note_returned(destinations)
-        if self.waiting.due and self._clock() >= self._hastens_at:
-            self.locked.hasten(self.waiting.due)
-            self.waiting.due = self.rows.hasten(self.waiting.due, self.partitions)
-            self._hastens_at = self._clock() + HASTEN_SECONDS if self.waiting.due else 0.0
+        self.postponed.make_due(destinations)
+        if self.postponed.due and self._clock() >= self._hastens_at:
+            self.locked.hasten(self.postponed.due)
+            self.postponed.due = self.rows.hasten(self.postponed.due, self.partitions)
+            self._hastens_at = self._clock() + HASTEN_SECONDS if self.postponed.due else 0.0
 
-    def _note_pending(self, row_ids: Iterable[int]) -> None:
+    def _mark_pending(self, row_ids: Iterable[int]) -> None:
         """Note that rows have been made pending, of which some are below where a fetch starts."""
         if ids := list(row_ids):
             self.watermark.pending_again(ids)

@@ -1,0 +1,150 @@
+"""Checks of OUTBOX_CONSUMERS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from reprlib import repr as shortened
+from typing import Any
+
+from django.core.checks import CheckMessage
+
+from .. import consumers as consumers_package
+from ..conf import conf
+from ..consumers.base import Consumer
+from ..consumers.handler import ENTRY_KEYS, consumers
+from ..exceptions import BackendConfigurationError
+from ..setting_rules import seconds
+from .classes import MAX_ALIAS, Kind, client_problem, creation_problem, shape_problem
+from .shared import TAG, Messages, error, kind, unknown_keys, warning
+
+CONSUMER = Kind(
+    setting="OUTBOX_CONSUMERS",
+    key="CONSUMER",
+    package=consumers_package,
+    base=Consumer,
+    takes_options=Consumer,
+    usual="RedisStreamConsumer",
+    wrong_class="E050",
+    wrong_options="E051",
+    no_client="W009",
+    who_needs_no_client="A process without receivers does not need it",
+)
+_EXAMPLE = (
+    "Set OUTBOX_CONSUMERS = {'orders': {'CONSUMER': "
+    "'django_broadcaster.consumers.RedisStreamConsumer', "
+    "'OPTIONS': {'stream_name': 'orders', 'group': 'billing'}}}."
+)
+
+
+def check_consumers(**_: Any) -> Messages:
+    """Check the shape of OUTBOX_CONSUMERS, its aliases and entries."""
+    configured: Any = conf.CONSUMERS
+    if not isinstance(configured, Mapping):
+        message = f"OUTBOX_CONSUMERS must be a dict, not {kind(configured)}."
+        return [error("E046", message, _EXAMPLE)]
+    return [
+        problem
+        for alias, entry in configured.items()
+        for problem in (*_alias_problems(alias), *_entry_problems(alias, entry))
+    ]
+
+
+def _alias_problems(alias: object) -> Iterator[CheckMessage]:
+    if not isinstance(alias, str) or not 1 <= len(alias) <= MAX_ALIAS:
+        message = (
+            f"An alias in OUTBOX_CONSUMERS must be a string of 1 to {MAX_ALIAS} characters, "
+            f"not {shortened(alias)}."
+        )
+        yield error("E047", message, "Rename it in OUTBOX_CONSUMERS, such as to 'orders'.")
+
+
+def _entry_problems(alias: object, entry: object) -> Iterator[CheckMessage]:
+    where = f"OUTBOX_CONSUMERS[{shortened(alias)}]"
+    if not isinstance(entry, Mapping):
+        yield error("E048", f"{where} must be a dict, not {kind(entry)}.", _EXAMPLE)
+        return
+    yield from unknown_keys("E049", where, entry, ENTRY_KEYS)
+
+
+def check_consumer_classes(**_: Any) -> Messages:
+    """Check that each consumer can be created, and has a backend; open no connection."""
+    return [
+        problem
+        for alias, entry in _entries().items()
+        for problem in (_class_problem(alias, entry), _backend_problem(alias))
+        if problem is not None
+    ]
+
+
+def _class_problem(alias: str, entry: Mapping[str, Any]) -> CheckMessage | None:
+    where = f"OUTBOX_CONSUMERS[{alias!r}]"
+    if (problem := shape_problem(CONSUMER, where, entry)) is not None:
+        return problem
+    try:
+        consumers.create(alias)
+    except Exception as reason:  # a custom class may raise any exception
+        return creation_problem(CONSUMER, where, entry, reason)
+    return None
+
+
+def _backend_problem(alias: str) -> CheckMessage | None:
+    try:
+        consumers.delivers_to(alias)
+    except BackendConfigurationError as reason:
+        fix = (
+            "Add {'handlers': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}} to "
+            f"OUTBOX_PUBLISHERS, and set OUTBOX_CONSUMERS[{alias!r}]['DELIVER_TO'] = 'handlers'."
+        )
+        return error("E052", f"{reason}.", fix)
+    return None
+
+
+def check_consumer_libraries(**_: Any) -> Messages:
+    """Check that the client library of each consumer is installed, without importing it."""
+    problems = (
+        client_problem(CONSUMER, f"OUTBOX_CONSUMERS[{alias!r}]", entry)
+        for alias, entry in _entries().items()
+    )
+    return [problem for problem in problems if problem is not None]
+
+
+def check_inbox_retention(**_: Any) -> Messages:
+    """Warn if the inbox forgets an event before its broker can deliver it for the last time."""
+    retention: Any = conf.INBOX_RETENTION
+    try:
+        kept = None if retention is None else seconds(retention)
+    except TypeError:  # another check reports it
+        kept = None
+    if kept is None:
+        return []
+    return [
+        _forgets(alias, window, kept)
+        for alias in _entries()
+        if (window := _redelivery_seconds(alias)) is not None and window > kept
+    ]
+
+
+def _forgets(alias: str, window: float, kept: float) -> CheckMessage:
+    message = (
+        f"OUTBOX_INBOX_RETENTION is {timedelta(seconds=kept)}, but the broker of "
+        f"OUTBOX_CONSUMERS[{alias!r}] may deliver a message again for "
+        f"{timedelta(seconds=window)}. A handler may run twice."
+    )
+    days = -(-window // 86_400)
+    fix = f"Set OUTBOX_INBOX_RETENTION = timedelta(days={days:g}) or more."
+    return warning("W010", message, f"{fix} Or set SILENCED_SYSTEM_CHECKS = ['{TAG}.W010'].")
+
+
+def _redelivery_seconds(alias: str) -> float | None:
+    try:
+        return consumers.create(alias).redelivery_seconds
+    except Exception:  # `check_consumer_classes` reports it
+        return None
+
+
+def _entries() -> dict[str, Mapping[str, Any]]:
+    """Return the entries of OUTBOX_CONSUMERS that have the right shape."""
+    configured: Any = conf.CONSUMERS
+    items = configured.items() if isinstance(configured, Mapping) else ()
+    return {a: entry for a, entry in items if isinstance(a, str) and isinstance(entry, Mapping)}

@@ -1,0 +1,137 @@
+"""A receiver's lease: a row of `OutboxReceiver`, valid while its heartbeat is fresh.
+
+Where one receiver at a time may read a consumer, that one has the consumer's alias in the column
+`reads`, which is unique. The others stand by. A receiver without a heartbeat for
+OUTBOX_LEASE_SECONDS is deleted by the others. Each batch updates its receiver's row in its own
+transaction. So a receiver that was deleted, such as one that was suspended, writes nothing more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import IntegrityError, connections, models, transaction
+from django.db.models import F
+
+from django_broadcaster.conf import conf
+from django_broadcaster.consumers.rows import Written
+from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.models import OutboxReceiver
+from django_broadcaster.models.managers import DatabaseNow
+from django_broadcaster.relay.fencing import duration
+
+logger = logging.getLogger("django_broadcaster.receiver")
+
+
+class ReceiverLease:
+    """The row of one receiver. A second thread may call `renew` alone.
+
+    Args:
+        using: The alias of the outbox's database.
+        consumer: The alias of the consumer.
+    """
+
+    def __init__(self, using: str, consumer: str) -> None:
+        self.using = using
+        self.consumer = consumer
+        self.seconds = float(conf.LEASE_SECONDS)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.id = 0
+        self._valid_until = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the lease expires without another heartbeat; 0 or less if it may have."""
+        return self._valid_until - time.monotonic()
+
+    def join(self) -> None:
+        """Insert the row, without the right to read."""
+        asked_at = time.monotonic()
+        row = OutboxReceiver.objects.using(self.using).create(
+            name=self.name,
+            consumer=self.consumer,
+            started_at=DatabaseNow(),
+            heartbeat_at=DatabaseNow(),
+        )
+        self.id = row.pk
+        self._valid_until = asked_at + self.seconds
+
+    def may_read(self) -> bool:
+        """Take the right to read, if no other receiver has it; raises LeaseLost."""
+        self._delete_stale()
+        if self._rows().filter(reads=self.consumer).exclude(pk=self.id).exists():
+            self._update({})
+            return False
+        try:
+            with transaction.atomic(using=self.using):
+                self._update({"reads": self.consumer})
+        except IntegrityError:
+            return False
+        return True
+
+    def count(self, written: Written) -> None:
+        """Add a batch to the figures, in the transaction that writes it; raises LeaseLost."""
+        self._update({
+            "received": F("received") + written.received,
+            "duplicates": F("duplicates") + written.duplicates,
+            "malformed": F("malformed") + written.malformed,
+            "last_received_at": DatabaseNow(),
+        })  # fmt: skip
+
+    def renew(self, figures: Mapping[str, Any]) -> None:
+        """Send a heartbeat with the latest figures; raises LeaseLost."""
+        self._update(figures)
+
+    def leave(self) -> None:
+        """Delete the row, if there is one: another receiver may read at once."""
+        if self.id:
+            self._rows().filter(pk=self.id).delete()
+        self.id = 0
+        self._valid_until = 0.0
+
+    def _update(self, values: Mapping[str, Any]) -> None:
+        asked_at, receiver = time.monotonic(), self.id  # two threads may ask at the same time
+        rows = self._rows().filter(pk=receiver)
+        stands = rows.update(heartbeat_at=DatabaseNow(), **values) > 0
+        if self.id == receiver:
+            self._valid_until = asked_at + self.seconds if stands else 0.0
+        if not stands:
+            raise LeaseLost(
+                f"receiver {receiver} of consumer {self.consumer!r} had no heartbeat for "
+                f"{self.seconds:g} s and was replaced"
+            )
+
+    def _delete_stale(self) -> None:
+        """Delete the receivers of the consumer without a heartbeat.
+
+        One that is in the middle of its transaction is left alone: it has locked its row.
+        """
+        may_skip = bool(connections[self.using].features.has_select_for_update_skip_locked)
+        stale = self._rows().filter(heartbeat_at__lt=DatabaseNow() - duration(self.seconds))
+        if not stale.exists():
+            return
+        with transaction.atomic(using=self.using):
+            rows = list(stale.select_for_update(skip_locked=may_skip))
+            self._rows().filter(pk__in=[row.pk for row in rows]).delete()
+        for row in rows:
+            logger.warning(
+                "Replaced receiver %s of consumer %r, which crashed or stalled: no heartbeat for "
+                "%g s.",
+                row.name,
+                self.consumer,
+                self.seconds,
+                extra={"consumer": self.consumer},
+            )
+
+    def _rows(self) -> models.QuerySet[OutboxReceiver]:
+        return OutboxReceiver.objects.using(self.using).filter(consumer=self.consumer)
+
+
+def is_fresh() -> models.Q:
+    """Return the condition for receivers that have sent a heartbeat lately."""
+    return models.Q(heartbeat_at__gte=DatabaseNow() - duration(float(conf.LEASE_SECONDS)))

@@ -1,0 +1,249 @@
+"""The work of one consumer: receive a batch, write it, acknowledge it.
+
+The receiver's thread owns the consumer, and a second thread owns the database's connection. While a
+full batch is being written, the next one is received. At most two batches are in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from django.conf import settings
+from django.db import Error
+
+from django_broadcaster.backoff import Backoff
+from django_broadcaster.consumers.base import Consumer, Delivery
+from django_broadcaster.consumers.handler import consumers
+from django_broadcaster.consumers.rows import Writer, Written
+from django_broadcaster.publishing.columns import in_local_time
+from django_broadcaster.relay.health import Activity
+from django_broadcaster.relay.outage import DatabaseOutage
+from django_broadcaster.relay.separate_thread import Call, SeparateThread
+from django_broadcaster.signals import messages_received
+
+from .lease import ReceiverLease
+
+RECEIVE_SECONDS: Final = 1.0
+"""The longest wait for a message; a receiver that is stopped notices it after that time."""
+
+STAND_BY_SECONDS: Final = 1.0
+"""Seconds between two attempts to become the receiver that reads."""
+
+EXTEND_SECONDS: Final = 2.0
+"""Seconds of waiting for the database, after which the broker is asked for more time."""
+
+LAG_SECONDS: Final = 5.0
+"""Seconds between two questions about the lag."""
+
+RATE_SECONDS: Final = 60.0
+"""The time over which the rate is measured."""
+
+
+class _Writing(NamedTuple):
+    """A batch that is being written."""
+
+    deliveries: Sequence[Delivery]
+    began: float
+    call: Call[Written]
+
+
+class Receiver:
+    """Receives for one consumer. `turn` is called by one thread, `figures` and `renew` by any.
+
+    Args:
+        using: The alias of the outbox's database.
+        alias: The alias of the consumer.
+        limit: The most messages of a batch.
+        outage: The log of the database's outages.
+    """
+
+    def __init__(self, using: str, alias: str, *, limit: int, outage: DatabaseOutage) -> None:
+        self.alias = alias
+        self.activity = Activity()
+        self.lease = ReceiverLease(using, alias)
+        self.consumer: Consumer = consumers.create(alias)
+        self.stopping = threading.Event()
+        self.is_reading = False
+        """Whether the receiver may read, and has opened its consumer."""
+        self._writer = Writer(using, alias)
+        self._limit = limit
+        self._outage = outage
+        self._runner = SeparateThread(f"receiver-{alias}-database")
+        self._writing: _Writing | None = None
+        self._backoff = Backoff()
+        self._lag = _Lag()
+        self._asks_at = 0.0
+        self._received: deque[tuple[float, int]] = deque()
+        self._reads_alone = self.consumer.ordered and not self.consumer.shares_by_key
+
+    def turn(self) -> bool:
+        """Receive once; return False if nothing was there to be done."""
+        if not self.is_reading and not self._begin():
+            return False
+        deliveries = self._receive()
+        self._finish()
+        if deliveries:
+            self._writing = _Writing(deliveries, time.monotonic(), self._write(deliveries))
+        if len(deliveries) < self._limit:
+            self._finish()
+        self._ask_lag()
+        return bool(deliveries)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a batch is being written."""
+        return self._writing is not None
+
+    def finish(self) -> None:
+        """Acknowledge what is being written, as the receiver stops."""
+        self._finish()
+
+    def close(self) -> None:
+        """Return what is not acknowledged to the broker, and disconnect; raises what a client does.
+
+        A batch that is being written stays in the queue of its thread, before any later one.
+        """
+        self._writing = None
+        self.is_reading = False
+        self.consumer.close()
+
+    def leave(self) -> None:
+        """Release the lease; raises the database's errors."""
+        self._runner.run(self.lease.leave)
+
+    def end(self) -> None:
+        """End the database's thread."""
+        self._runner.end()
+
+    # --- One turn ----------------------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        """Join, take the right to read, and open the consumer; return False to stand by."""
+        if self.lease.seconds_left <= 0:
+            self.activity.begin("joining")
+            self._runner.run(self.lease.leave)
+            self._runner.run(self.lease.join)
+        if self._reads_alone and not self._runner.run(self.lease.may_read):
+            self.activity.begin("standing by", pause=STAND_BY_SECONDS)
+            self.stopping.wait(STAND_BY_SECONDS)
+            return False
+        self.activity.begin("connecting")
+        self.consumer.open()
+        self.is_reading = True
+        return True
+
+    def _receive(self) -> list[Delivery]:
+        seconds = RECEIVE_SECONDS if self._writing is None else 0.0
+        self.activity.begin("waiting for messages", pause=seconds)
+        deliveries = self.consumer.receive(self._limit, seconds)
+        self.activity.begin("writing")
+        return deliveries
+
+    def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
+        return self._runner.begin(self._writer.write, deliveries, self.lease.count)
+
+    def _finish(self) -> None:
+        """Wait until the batch is written, and acknowledge it; raises LeaseLost.
+
+        While the database is unavailable, the batch is kept and written again, until the receiver
+        is stopped.
+        """
+        if self._writing is None:
+            return
+        deliveries, began, call = self._writing
+        written: Written | None = None
+        while written is None:
+            try:
+                written = self._wait(deliveries, call)
+            except Error as error:
+                pause = self._backoff.next()
+                self.activity.begin("waiting for the database", pause=pause + EXTEND_SECONDS)
+                self._outage.note(threading.current_thread().name, error, pause)
+                self.stopping.wait(pause)
+                if self.stopping.is_set():
+                    raise
+                self.consumer.extend(deliveries)
+                call = self._write(deliveries)
+        self._writing = None
+        self._backoff.reset()
+        self._outage.end(threading.current_thread().name)
+        self.activity.begin("acknowledging")
+        self._acknowledge(deliveries, written)
+        self._note(written, time.monotonic() - began)
+
+    def _wait(self, deliveries: Sequence[Delivery], call: Call[Written]) -> Written:
+        while not call.wait(EXTEND_SECONDS):
+            self.consumer.extend(deliveries)
+        return call.result()
+
+    def _acknowledge(self, deliveries: Sequence[Delivery], written: Written) -> None:
+        cut = set(map(id, written.cut))
+        self.consumer.acknowledge([each for each in deliveries if id(each) not in cut])
+        for delivery in written.cut:
+            self.consumer.reject(delivery)
+
+    # --- Figures -----------------------------------------------------------------------------
+
+    def _note(self, written: Written, seconds: float) -> None:
+        self._received.append((time.monotonic(), written.received))
+        self._lag.received()
+        messages_received.send_robust(
+            sender=Receiver, consumer=self.alias, written=written, seconds=seconds
+        )
+
+    def _ask_lag(self) -> None:
+        now = time.monotonic()
+        if now < self._asks_at:
+            return
+        self._asks_at = now + LAG_SECONDS
+        self.activity.begin("asking for the lag")
+        self._lag.asked(self.consumer.lag())
+
+    @property
+    def lag(self) -> int | None:
+        """The messages that waited at the broker when it was last asked; None if it can't say."""
+        return self._lag.value
+
+    @property
+    def lag_grows_since(self) -> datetime | None:
+        """Since when nothing has been received while the lag grew; None if that is not so."""
+        return self._lag.grows_since
+
+    @property
+    def rate(self) -> float:
+        """Messages per second over the last minute."""
+        since = time.monotonic() - RATE_SECONDS
+        while self._received and self._received[0][0] < since:
+            self._received.popleft()
+        return sum(number for _, number in list(self._received)) / RATE_SECONDS
+
+
+class _Lag:
+    """The lag, and whether it grows while nothing is received."""
+
+    def __init__(self) -> None:
+        self.value: int | None = None
+        self.grows_since: datetime | None = None
+
+    def received(self) -> None:
+        """Note that messages were received."""
+        self.grows_since = None
+
+    def asked(self, value: int | None) -> None:
+        """Note the broker's answer."""
+        before, self.value = self.value, value
+        if not value or before is None:
+            self.grows_since = None
+        elif value > before and self.grows_since is None:
+            self.grows_since = now_in_database()
+
+
+def now_in_database() -> datetime:
+    """Return this moment as the database takes it."""
+    moment = datetime.now(UTC)
+    return moment if settings.USE_TZ else in_local_time(moment)

@@ -1,0 +1,233 @@
+"""The receiver: each message is written once, in order, and acknowledged only then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connections
+
+from django_broadcaster.consumers.rows import MALFORMED_TYPE, Writer
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import BackendUnavailable
+from django_broadcaster.models import OutboxEvent, OutboxReceiver
+from django_broadcaster.receiving.receiver_thread import ReceiverThread
+from django_broadcaster.relay.outage import DatabaseOutage
+from tests.support import memory_broker
+from tests.support.memory_broker import MemoryBroker
+from tests.support.waiting import wait_until
+
+CONSUMER = "tests.support.memory_broker.MemoryConsumer"
+SECONDS = 20
+
+
+@pytest.fixture(autouse=True)
+def configured(settings: Any) -> None:
+    """One consumer of a broker in memory, for one local backend."""
+    settings.OUTBOX_PUBLISHERS = {
+        "handlers": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+    }
+    settings.OUTBOX_CONSUMERS = {"orders": {"CONSUMER": CONSUMER}}
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+    """An empty broker."""
+    made = MemoryBroker()
+    monkeypatch.setattr(memory_broker, "broker", made)
+    return made
+
+
+@contextmanager
+def receiving(database: str, limit: int = 10) -> Iterator[ReceiverThread]:
+    """Run a receiver for the time of the block."""
+    thread = ReceiverThread(database, "orders", limit=limit, outage=DatabaseOutage(database))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert not thread.failure
+
+
+def event(number: int, key: str = "") -> CloudEvent:
+    """Return an event of another service."""
+    extensions = {"partitionkey": key} if key else {}
+    return CloudEvent("order.placed", "/shop", {"n": number}, id=str(number), extensions=extensions)
+
+
+def ids(database: str) -> list[str]:
+    """Return the ids of the rows, in their order."""
+    return list(
+        OutboxEvent.objects.using(database).order_by("id").values_list("event_id", flat=True)
+    )
+
+
+def test_messages_become_rows_in_their_order_and_are_then_acknowledged(
+    database: str, broker: MemoryBroker
+) -> None:
+    """The rows have the event, the key and the consumer, and wait for the handlers."""
+    broker.put_events(*(event(n, key="k") for n in range(25)))
+    with receiving(database):
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert ids(database) == [str(n) for n in range(25)]
+    row = OutboxEvent.objects.using(database).order_by("id")[0]
+    assert (row.status, row.publisher_backend, row.partition_key) == ("pending", "handlers", "k")
+    assert row.cloud_event.data == {"n": 0}
+    assert row.publisher_config == {"consumer": "orders"}
+    assert not OutboxReceiver.objects.using(database).exists()
+
+
+def test_a_message_that_comes_again_is_not_doubled(database: str, broker: MemoryBroker) -> None:
+    """The broker forgets an acknowledgement: the row's identity is known."""
+    broker.put_events(event(1), event(2), event(1))
+    broker.fail("acknowledge", BackendUnavailable("the connection was cut"))
+    with receiving(database):
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert ids(database) == ["1", "2"]
+    assert broker.opened == 2
+
+
+def test_malformed_messages_become_dead_letters_with_their_bytes(
+    database: str, broker: MemoryBroker
+) -> None:
+    """They do not stop the others, and their row says what is wrong."""
+    broker.put(b"\x00\xffnot JSON", headers={"trace": "a\0b"}, key="k" * 300)
+    broker.put_events(event(1), CloudEvent("t", "/s", {}, id="x" * 300))
+    with receiving(database):
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    rows = OutboxEvent.objects.using(database).order_by("id")
+    first, good, long = rows
+    assert (first.status, first.event_type) == ("failed", MALFORMED_TYPE)
+    assert bytes(first.data_binary or b"") == b"\x00\xffnot JSON"
+    assert first.publisher_config["received"]["headers"] == {"trace": "a\\0b"}
+    assert "InvalidEvent" in first.last_error
+    assert first.ended_at is not None
+    assert good.status == "pending"
+    assert "event_id" in long.last_error
+    assert long.status == "failed"
+
+
+def test_a_malformed_message_that_comes_again_is_not_doubled(
+    database: str, broker: MemoryBroker
+) -> None:
+    """Its position names it."""
+    broker.put(b"{")
+    broker.fail("acknowledge", BackendUnavailable("the connection was cut"))
+    with receiving(database):
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert len(ids(database)) == 1
+
+
+def test_a_message_over_the_limit_becomes_a_dead_letter(
+    database: str, broker: MemoryBroker, settings: Any
+) -> None:
+    """`max_message_bytes` limits what handlers are given."""
+    settings.OUTBOX_CONSUMERS["orders"]["OPTIONS"] = {"max_message_bytes": 100}
+    broker.put_events(CloudEvent("t", "/s", "x" * 200))
+    with receiving(database):
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    row = OutboxEvent.objects.using(database).get()
+    assert "over max_message_bytes (100)" in row.last_error
+
+
+def test_nothing_is_acknowledged_while_the_database_fails(
+    database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is kept, the broker is asked for more time, and no further batch is read."""
+    fails = [True]
+    insert = Writer._insert
+
+    def failing(self: Writer, *args: Any) -> Any:
+        if fails:
+            raise OperationalError("the server closed the connection unexpectedly")
+        return insert(self, *args)
+
+    monkeypatch.setattr(Writer, "_insert", failing)
+    broker.put_events(*(event(n) for n in range(40)))
+    with receiving(database):
+        wait_until(lambda: broker.extended >= 3, SECONDS, "done")
+        assert not broker.acknowledged
+        assert broker.most_in_hand <= 20
+        fails.clear()
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert ids(database) == [str(n) for n in range(40)]
+
+
+def test_a_receiver_that_was_replaced_writes_nothing_more(
+    database: str, broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row is gone, so its batch is rolled back; it joins again and reads from the broker."""
+    with receiving(database):
+        wait_until(lambda: broker.opened == 1, SECONDS, "done")
+        OutboxReceiver.objects.using(database).all().delete()
+        broker.put_events(event(1))
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert ids(database) == ["1"]
+    assert broker.opened == 2
+    assert "Lease lost" in caplog.text
+
+
+def test_one_receiver_at_a_time_reads_and_the_next_takes_over(
+    database: str, broker: MemoryBroker
+) -> None:
+    """The second stands by until the first ends."""
+    receivers = OutboxReceiver.objects.using(database)
+    with receiving(database):
+        wait_until(lambda: broker.opened == 1, SECONDS, "done")
+        with receiving(database):
+            wait_until(lambda: receivers.count() == 2, SECONDS, "done")
+            broker.put_events(event(1))
+            wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+            assert receivers.filter(reads="orders").count() == 1
+            assert broker.opened == 1
+            connections[database].close()
+            receivers.filter(reads="orders").delete()
+            wait_until(lambda: broker.opened >= 2, SECONDS, "done")
+            broker.put_events(event(2))
+            wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert ids(database) == ["1", "2"]
+
+
+def test_an_outage_of_the_broker_is_logged_once_and_survived(
+    database: str, broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The receiver connects again after a pause, and its state says why it can't read."""
+    broker.fail("open", *[BackendUnavailable("connection refused")] * 3)
+    with receiving(database) as thread, caplog.at_level(logging.WARNING):
+        wait_until(lambda: broker.opened == 1, SECONDS, "done")
+        broker.put_events(event(1))
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+        assert thread.state.error == ""
+    lines = [record.message for record in caplog.records]
+    assert len([line for line in lines if "can't be read: connection refused" in line]) == 1
+    assert any("reads again after" in line for line in lines)
+
+
+def test_a_value_that_the_database_refuses_becomes_a_dead_letter(
+    database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other messages of its batch are written all the same."""
+    from django.db import DataError
+
+    from django_broadcaster.consumers import rows
+
+    write = rows.write_rows
+
+    def picky(connection: Any, wanted: Any) -> int:
+        if any(row.event_id == "2" for row in wanted):
+            raise DataError("value out of range")
+        return write(connection, wanted)
+
+    monkeypatch.setattr(rows, "write_rows", picky)
+    broker.put_events(event(1), event(2), event(3))
+    with receiving(database):
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    rows_by_status = OutboxEvent.objects.using(database).order_by("id")
+    assert [row.status for row in rows_by_status] == ["pending", "failed", "pending"]
+    assert "value out of range" in rows_by_status[1].last_error
