@@ -21,6 +21,7 @@ from benchmarks import (
     bulk,
     databases,
     draining,
+    handling,
     outbox,
     publishing,
     receiving,
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "blocked": blocked.blocked,
     "databases": databases.databases,
     "brokers": brokers.brokers,
+    "handlers": handling.handlers,
 }
 
 
