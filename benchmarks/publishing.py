@@ -34,19 +34,22 @@ def publish(runs: int, events: int) -> list[Figure]:
     """Compare `publish_event` with two INSERTs.
 
     In a transaction of its own, with an INSERT by psycopg into a table of an id, a type and a
-    payload, also in a transaction of its own. In an open transaction, with an INSERT of the same
-    row by Django's cursor.
+    payload, also in a transaction of its own, without and with a plan that the server keeps. In an
+    open transaction, with an INSERT of the same row by Django's cursor.
     """
     outbox.empty()
     with bare.MinimalTable() as table:
-        alone = compare(
-            "publish, a transaction each",
-            lambda: _microseconds(_publish_alone),
-            lambda: _microseconds(lambda n: table.insert("order.placed", outbox.data(n))),
-            unit="us",
-            wanted="<= 1.35",
-            runs=SHORT_RUNS * runs,
-        )
+        alone = [
+            compare(
+                f"publish, a transaction each{name}",
+                lambda may_prepare=may_prepare: _with_plan(may_prepare, _publish_alone),
+                lambda: _microseconds(lambda n: table.insert("order.placed", outbox.data(n))),
+                unit="us",
+                wanted="<= 1.35",
+                runs=SHORT_RUNS * runs,
+            )
+            for name, may_prepare in (("", False), (", prepared", True))
+        ]
     outbox.empty()
     same_row = compare(
         "publish, in one transaction",
@@ -56,7 +59,17 @@ def publish(runs: int, events: int) -> list[Figure]:
         wanted="<= 1.25",
         runs=SHORT_RUNS * runs,
     )
-    return [alone, same_row]
+    return [*alone, same_row]
+
+
+def _with_plan(may_prepare: bool, call: Callable[[int], object]) -> float:
+    """Measure calls with or without `prepare_threshold` in the OPTIONS of the database."""
+    connection.ensure_connection()
+    connection.connection.prepare_threshold = 5 if may_prepare else None
+    try:
+        return _microseconds(call)
+    finally:
+        connection.connection.prepare_threshold = None
 
 
 def _in_one_transaction(call: Callable[[int], object]) -> float:

@@ -582,7 +582,6 @@ def test_an_event_tells_its_life(admin_client: Client, admin_user: User) -> None
             "Attempt 2 failed",
             "Given up after 2 attempts",
             "Replayed (was dead)",
-            "admin",
             "Delivered: the broker acknowledged it",
         ),
     ]

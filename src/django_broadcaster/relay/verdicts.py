@@ -35,23 +35,14 @@ class Verdicts:
         return [*self.published, *retried, *dead, *self.hold, *self.expire]
 
     def of_rows(self, ids: Collection[int]) -> Verdicts:
-        """Return the verdicts on these rows alone."""
+        """Return the verdicts on these rows alone, without the payloads of the rows."""
+        bare = PendingRow.without_payload
         return Verdicts(
-            published=[row for row in self.published if row.id in ids],
-            retry=[each for each in self.retry if each[0].id in ids],
-            dead_letter=[each for each in self.dead_letter if each[0].id in ids],
-            hold=[row for row in self.hold if row.id in ids],
-            expire=[row for row in self.expire if row.id in ids],
-        )
-
-    def without_payloads(self) -> Verdicts:
-        """Return the same verdicts on rows without their payloads."""
-        return Verdicts(
-            published=[row.without_payload() for row in self.published],
-            retry=[(row.without_payload(), delay, error) for row, delay, error in self.retry],
-            dead_letter=[(row.without_payload(), error) for row, error in self.dead_letter],
-            hold=[row.without_payload() for row in self.hold],
-            expire=[row.without_payload() for row in self.expire],
+            published=[bare(row) for row in self.published if row.id in ids],
+            retry=[(bare(row), delay, error) for row, delay, error in self.retry if row.id in ids],
+            dead_letter=[(bare(row), error) for row, error in self.dead_letter if row.id in ids],
+            hold=[bare(row) for row in self.hold if row.id in ids],
+            expire=[bare(row) for row in self.expire if row.id in ids],
         )
 
     def with_others(self, others: Verdicts) -> Verdicts:

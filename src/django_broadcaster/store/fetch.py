@@ -131,7 +131,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
     def pending_of(self, ids: Collection[int]) -> set[int]:
         """Return the ids whose rows are pending."""
         sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
-        rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
+        rows = self._select(f"{sql}AND {self._has_status('pending')}", self._values(ids))
         return {row_id for (row_id,) in rows}
 
     def heads(
@@ -173,7 +173,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
         """Return the rows with these ids that are pending in the partitions, as `fetch` does."""
         source = (
             f"FROM {self._by_id} WHERE {self._in('id', ids)} "
-            f"AND {self._stands_in('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
+            f"AND {self._has_status('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
         )
         params = [*self._values(ids), *self._values(partitions)]
         names = _NAMES_AND_DUE if timed else _NAMES
