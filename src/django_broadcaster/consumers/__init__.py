@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
+    from .kafka import KafkaConsumer
     from .local import LocalBackend
     from .mqtt import MQTTConsumer
     from .nats import NATSConsumer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Consumer",
     "Delivery",
+    "KafkaConsumer",
     "LocalBackend",
     "MQTTConsumer",
     "NATSConsumer",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "KafkaConsumer": ".kafka",
     "LocalBackend": ".local",
     "MQTTConsumer": ".mqtt",
     "NATSConsumer": ".nats",
