@@ -15,6 +15,7 @@ from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
     from .http import CloudEventView
+    from .kafka import KafkaConsumer
     from .local import LocalBackend
     from .mqtt import MQTTConsumer
     from .nats import NATSConsumer
@@ -27,6 +28,7 @@ __all__ = [
     "CloudEventView",
     "Consumer",
     "Delivery",
+    "KafkaConsumer",
     "LocalBackend",
     "MQTTConsumer",
     "NATSConsumer",
@@ -39,6 +41,7 @@ __all__ = [
 
 _MODULES = {
     "CloudEventView": ".http",
+    "KafkaConsumer": ".kafka",
     "LocalBackend": ".local",
     "MQTTConsumer": ".mqtt",
     "NATSConsumer": ".nats",
