@@ -12,6 +12,7 @@ from django_broadcaster.models import (
     OutboxAttempt,
     OutboxEvent,
     OutboxPartition,
+    OutboxReceiver,
     OutboxRelay,
     OutboxSample,
 )
@@ -144,3 +145,46 @@ def _minute(minute: int, back: int) -> list[OutboxSample]:
         circuit_open=away,
     )
     return [default, invoices]
+
+
+MEMORY = "tests.support.memory_broker.MemoryConsumer"
+CONSUMERS: dict[str, Any] = {
+    alias: {"CONSUMER": MEMORY, "DELIVER_TO": "handlers"}
+    for alias in ("orders", "payments", "partner", "archive")
+}
+"""The consumers of `receivers`, and one that nobody reads."""
+
+
+def receivers(now: datetime | None = None) -> None:
+    """Fill in receivers: one at work with another in reserve, one malformed, one without broker."""
+    now = now or timezone.now()
+    ago = lambda seconds: now - timedelta(seconds=seconds)  # noqa: E731  # shorter in the lists
+    for consumer, name, values in (
+        (
+            *("orders", "web-1:12"),
+            {"reads": "orders", "received": 128_400, "duplicates": 17, "lag": 312},
+        ),
+        ("orders", "web-2:15", {}),
+        (
+            *("payments", "web-1:12"),
+            {"reads": "payments", "received": 900, "malformed": 2, "lag": 0},
+        ),
+        (
+            *("partner", "web-1:12"),
+            {
+                "reads": "partner",
+                "unavailable_since": ago(312),
+                "error": "redis.example:6379: connection refused",
+            },
+        ),
+    ):
+        reads = values.get("received", 0)
+        OutboxReceiver.objects.create(
+            name=name,
+            consumer=consumer,
+            started_at=ago(7200),
+            heartbeat_at=ago(1),
+            last_received_at=ago(2) if reads else None,
+            received_per_second=reads / 7200,
+            **values,
+        )

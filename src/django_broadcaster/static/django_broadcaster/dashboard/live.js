@@ -220,7 +220,8 @@
         if (card) tools.card(card, backend, now);
       }
       tools.setText(root.querySelector("[data-as-of]"), `(as of ${tools.time(now)} ${tools.zone()})`);
-      tools.attention(root, this.state.backends);
+      tools.attention(root, this.state.backends, this.state.consumers);
+      tools.consumers(root, this.state.consumers, now);
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
       if (this.stuck) {
         tools.blocked(root, this.stuck.blocked);
