@@ -21,8 +21,10 @@ from benchmarks import (
     bulk,
     databases,
     draining,
+    handling,
     outbox,
     publishing,
+    receiving,
     scaling,
     waiting,
 )
@@ -34,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "latency": waiting.latency,
     "latency-of-fence": waiting.latency_of_fence,
     "publish": publishing.publish,
+    "receive": receiving.receive,
     "publish-parts": publishing.parts,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
@@ -46,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "blocked": blocked.blocked,
     "databases": databases.databases,
     "brokers": brokers.brokers,
+    "handlers": handling.handlers,
 }
 
 

@@ -148,7 +148,7 @@ class SharedTransaction:
             if isinstance(sql, str) and _READS.match(sql):
                 return execute(sql, params, many, context)
             self._has_refused = True
-            raise RefusedStatement("it would change another database than that of the inbox")
+            raise RefusedStatement("the statement would change another database than the inbox")
 
         with ExitStack() as wrappers:
             for alias in connections:

@@ -111,7 +111,9 @@ class Watch:
         if isinstance(sql, str) and self._ends(sql):
             if self._refuses:
                 self.has_refused = True
-                raise RefusedStatement("it would end a transaction that other events share")
+                raise RefusedStatement(
+                    "the statement would end a transaction that other events share"
+                )
             self.may_have_ended = True
         return execute(sql, params, many, context)
 

@@ -397,7 +397,7 @@ def test_kafka_is_told_the_credentials_in_its_own_words() -> None:
     """With a password the protocol is SASL's, and the mechanism PLAIN unless `config` has one."""
     login = {"username": USERNAME, "password": PASSWORD}
     backend = KafkaBackend(alias="orders", **login, tls={"ca_file": "ca.pem"})  # type: ignore[arg-type]
-    assert backend._config == {
+    assert backend.address.config == {
         "security.protocol": "sasl_ssl",
         "sasl.mechanisms": "PLAIN",
         "sasl.username": USERNAME,
@@ -406,8 +406,8 @@ def test_kafka_is_told_the_credentials_in_its_own_words() -> None:
     }
     scram = {"sasl.mechanisms": "SCRAM-SHA-512"}
     backend = KafkaBackend(alias="orders", **login, config=scram)  # type: ignore[arg-type]
-    assert backend._config["sasl.mechanisms"] == "SCRAM-SHA-512"
-    assert backend._config["security.protocol"] == "sasl_plaintext"
+    assert backend.address.config["sasl.mechanisms"] == "SCRAM-SHA-512"
+    assert backend.address.config["security.protocol"] == "sasl_plaintext"
 
 
 @pytest.mark.parametrize(

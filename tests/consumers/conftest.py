@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from django_broadcaster.testing import ConsumerFault
-from tests.backends.conftest import certificates
 from tests.relay.conftest import workers
 
-__all__ = ["certificates", "workers"]
+__all__ = ["workers"]
 
 STOPPING = {
     ConsumerFault.RESTART,

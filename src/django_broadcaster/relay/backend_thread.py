@@ -76,7 +76,8 @@ class BackendThread(threading.Thread):
         self._joined = False
         self.has_session = False
         """Whether the database's sessions are not shared, which a NOTIFY has shown."""
-        self._has_died = False
+        self.has_died = False
+        """Whether the thread crashed, or is about to end because of an error."""
         self._last_error = self._last_text = ""
         self._outage = outage or DatabaseOutage(options.database)
         self._unexpected = Repeats()
@@ -88,11 +89,11 @@ class BackendThread(threading.Thread):
         """Turn the loop until it is stopped, out of iterations, or drained."""
         try:
             use_own_connections()
-            self._turn_on()
+            self._turn_until_stopped()
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.failure = f"the thread of backend {self.alias!r} crashed: {class_names(error)}"
-            self._has_died = True
+            self.has_died = True
             self._log(
                 logging.CRITICAL,
                 "The thread of backend %r crashed: %s; stopping the relay.",
@@ -103,7 +104,7 @@ class BackendThread(threading.Thread):
         finally:
             self._end()
 
-    def _turn_on(self) -> None:
+    def _turn_until_stopped(self) -> None:
         turns = failures = 0
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
@@ -134,18 +135,13 @@ class BackendThread(threading.Thread):
             backend=self.alias,
             doing=activity.doing,
             silence=activity.silence,
-            has_died=self._has_died,
+            has_died=self.has_died,
             has_ended=self.ident is not None and not self.is_alive(),
             lease_left=lease.seconds_left if self._joined else 0.0,
             circuit_is_closed=self._loop.circuit.is_closed,
             is_paused=self._loop.rounds.is_paused,
             last_error=self._last_error,
         )
-
-    @property
-    def has_died(self) -> bool:
-        """Whether the thread crashed, or is about to end because of an error."""
-        return self._has_died
 
     @property
     def is_stopping(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,20 +20,20 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Scope, mapped, unavailable
+from ..errors import Scope, mapped
 from ..names import escape_topic
 from ..outcomes import MessageBatch
+from .address import CLIENT, DEFAULT_SERVERS, Address
 from .connection import (
-    CLIENT,
     DEFAULTS,
     FRAMING_BYTES,
     HEADER_FRAMING_BYTES,
     RECORD_BYTES,
+    REFUSED,
     Connection,
     Record,
-    client_config,
-    producer,
-    read_config,
+    check_config,
+    producer_config,
 )
 from .errors import ERRORS, describe
 from .names import topic_problem
@@ -94,7 +93,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     def __init__(
         self,
         *,
-        bootstrap_servers: str | Sequence[str] = "localhost:9092",
+        bootstrap_servers: str | Sequence[str] = DEFAULT_SERVERS,
         topic: str = "events",
         username: str | None = None,
         password: str | None = None,
@@ -109,13 +108,18 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         self._template = self.read.template("topic", topic, escape_topic, topic_problem)
         self.timeout = self.read.seconds("timeout", timeout)
         self.timestamp = self.read.choice("timestamp", timestamp, ("sent", "event"))
-        servers = self.read.one_or_more("bootstrap_servers", bootstrap_servers, "'host:port'")
-        self._servers = ",".join(servers)
-        self._tls = self.read.tls(tls)
-        login = self.read.login(username, password)
-        self._config = read_config(self.read, config, login=login, tls=self._tls)
+        self.address = Address(
+            self.read,
+            bootstrap_servers=bootstrap_servers,
+            username=username,
+            password=password,
+            tls=tls,
+            config=config,
+            refused=REFUSED,
+        )
+        check_config(self.read, self.address.config)
         self._limit = self.max_message_bytes or 0
-        sizes = {**DEFAULTS, **self._config}
+        sizes = {**DEFAULTS, **self.address.config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
         self._wave_count = min(int(sizes["batch.num.messages"]), MAX_WAVE)
 
@@ -139,12 +143,12 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             BackendUnavailable: A file of `tls` can't be read.
             BackendConfigurationError: librdkafka does not accept the configuration.
         """
-        if self._tls is not None:
-            with mapped(lambda error: unavailable(f"{self._place}: TLS: {error}")):
-                self._tls.check_files()
+        self.address.check_files()
         with mapped(self._config_error):
             return Connection(
-                self._client_config(), place=self._place, timeout=min(self.timeout, within)
+                producer_config(self.address, self._limit),
+                place=self.address.place,
+                timeout=min(self.timeout, within),
             )
 
     def deliver(self, batch: MessageBatch, connection: Connection) -> None:
@@ -164,20 +168,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
 
     def health_check(self) -> bool:
         """Ask for the topic over a connection of its own: an answer is enough, whatever it says."""
-        try:
-            config = {
-                **self._client_config(),
-                "enable.idempotence": False,
-                "allow.auto.create.topics": False,
-                "error_cb": _ignore,
-            }
-            client = producer(config)
-            name = self.topic if self._template.is_constant else "events"
-            client.list_topics(name, timeout=min(self.timeout, HEALTH_SECONDS))
-            client.close()
-        except Exception:
-            return False
-        return True
+        name = self.topic if self._template.is_constant else "events"
+        return self.address.answers(name, min(self.timeout, HEALTH_SECONDS))
 
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Raise InvalidPublisherConfig for an unknown key or a wrong topic."""
@@ -277,22 +269,11 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             connection.known.discard(topic)
             if is_shared:
                 return connection.unavailable(error, f" for topic {topic!r}")
-        text = f"topic {topic!r} of {self._place}: {describe(error)}"
+        text = f"topic {topic!r} of {self.address.place}: {describe(error)}"
         return found.error(text, shared=is_shared, reason=f"Kafka answered {error.name()}")
-
-    # --- The client --------------------------------------------------------------------------
-
-    @property
-    def _place(self) -> str:
-        return f"Kafka at {self._servers}"
 
     def _config_error(self, error: Exception) -> BackendConfigurationError:
         return self.option_error("config", f"librdkafka rejects the configuration: {error}")
-
-    def _client_config(self) -> dict[str, Any]:
-        logs = {"logger": logging.getLogger("django_broadcaster")}
-        config = client_config(self._servers, self._limit, self._config)
-        return {**logs, **config}
 
 
 def _milliseconds(time: datetime | None) -> int:
@@ -301,7 +282,3 @@ def _milliseconds(time: datetime | None) -> int:
         return 0
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     return max(0, round(aware.timestamp() * 1000))
-
-
-def _ignore(_: object) -> None:
-    pass

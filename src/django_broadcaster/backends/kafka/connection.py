@@ -1,4 +1,4 @@
-"""librdkafka: how it is loaded and configured, and how records are sent with it."""
+"""The producer: its settings, and how records are sent with it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from typing import Any, Final, NamedTuple
 from django_broadcaster.exceptions import BackendUnavailable
 
 from ..connected import HeldConnection
-from ..credentials import TLS, Login
-from ..errors import client_module, mapped, unavailable
+from ..errors import mapped, unavailable
 from ..options import OptionReader
+from .address import Address, client_class
 from .errors import BEING_MADE, describe
-
-CLIENT: Final = ("confluent_kafka", "kafka")
-"""The client library, and the extra that it comes with."""
 
 PURGE_SECONDS: Final = 1.0
 """The longest that librdkafka may take to return purged records, in seconds."""
@@ -61,11 +58,11 @@ class Connection(HeldConnection):
     """
 
     def __init__(self, config: Mapping[str, Any], *, place: str, timeout: float) -> None:
-        self._client = client_module(CLIENT)
+        self._error = client_class("KafkaException")
         self._place, self.timeout = place, timeout
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self.known: set[str] = set()
-        self.producer = producer({**config, "error_cb": self._errors.append})
+        self.producer = client_class("Producer")({**config, "error_cb": self._errors.append})
         # It asks for its producer id first of all. If we asked for a topic now, it would
         # find no connection free, and try again only half a second later.
         self.producer.poll(0.01)
@@ -122,7 +119,7 @@ class Connection(HeldConnection):
                         headers=headers,
                         on_delivery=partial(report, place),
                     )
-                except self._client.KafkaException as error:
+                except self._error as error:
                     reports[place] = Failure(error.args[0], None)
                     if key is not None:
                         passed.add(key)
@@ -146,14 +143,6 @@ class Connection(HeldConnection):
         return self.unavailable(f"no answer within {self.timeout} s")
 
 
-def producer(config: Mapping[str, Any]) -> Any:
-    """Return a producer, and none that OpenTelemetry has put in its place.
-
-    That one adds a `traceparent` of its own to each record.
-    """
-    return client_module(CLIENT, "confluent_kafka", "confluent_kafka.cimpl").Producer(dict(config))
-
-
 # --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------
 
 RECORD_BYTES: Final = 48_576
@@ -166,14 +155,8 @@ HEADER_FRAMING_BYTES: Final = 10
 """The most that it adds to a header."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {
-    "client.id": "django-broadcaster",
     # As the clients in Java choose partitions: all producers of a topic agree where a key belongs.
     "partitioner": "murmur2_random",
-    # Without a limit of its own, the return of a broker may go unnoticed for ten seconds.
-    "reconnect.backoff.max.ms": 1000,
-    # Each attempt to connect is an error to it. The last one is in our own errors; what it logs
-    # beyond is what it cannot go on after.
-    "log_level": 2,
     "batch.size": 1_000_000,
     "batch.num.messages": 10_000,
 }
@@ -193,9 +176,7 @@ _MUST_BE: Final[Mapping[str, tuple[str, ...]]] = {
     "delivery.report.only.error": ("false", "0", "f"),
 }
 
-_REFUSED: Final[Mapping[str, str]] = {
-    "bootstrap.servers": "give the option 'bootstrap_servers' instead",
-    "metadata.broker.list": "give the option 'bootstrap_servers' instead",
+REFUSED: Final[Mapping[str, str]] = {
     "message.max.bytes": "give the option 'max_message_bytes' instead",
     "message.timeout.ms": "give the option 'timeout' instead",
     "delivery.timeout.ms": "give the option 'timeout' instead",
@@ -205,70 +186,28 @@ _REFUSED: Final[Mapping[str, str]] = {
         ("queue.buffering.max.messages", "queue.buffering.max.kbytes"),
         "no more than 'batch.size' waits to be sent",
     ),
-    **dict.fromkeys(("error_cb", "on_delivery"), "the backend uses it"),
+    "on_delivery": "the backend uses it",
 }
+"""The keys of `config` that can't be set, each with the reason."""
 
 
-def read_config(
-    read: OptionReader, config: Mapping[str, Any] | None, *, login: Login, tls: TLS | None
-) -> dict[str, Any]:
-    """Return librdkafka's settings as the options say; raises BackendConfigurationError.
+def check_config(read: OptionReader, config: Mapping[str, Any]) -> None:
+    """Refuse what contradicts a promise of the backend; raises BackendConfigurationError.
 
-    What contradicts a promise of the backend is refused. Whether librdkafka knows a key, and takes
-    its value, it says itself when it is started.
+    Whether librdkafka knows a key, and takes its value, it says itself when it is started.
     """
-    read.mapping("config", config, optional=True)
-    given = dict(config or {})
     within = read.within("config")
-    for key, value in given.items():
+    for key, value in config.items():
         text = str(value).lower()
-        if key in _REFUSED:
-            within.refuse(key, f"can't be set: {_REFUSED[key]}")
-        elif key in _MUST_BE and text not in _MUST_BE[key]:
+        if key in _MUST_BE and text not in _MUST_BE[key]:
             within.refuse(key, f"must be {_MUST_BE[key][0]!r}, or left out: events would get lost")
         elif key == "partitioner" and text == "random":
             within.refuse(key, "can't be 'random': the events of a key would have no order")
         elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
             within.refuse(key, f"must be a whole number, not {value!r}")
-    for option, ours in (("username", _login(login)), ("tls", _tls(tls))):
-        for key in ours.keys() & given.keys():
-            read.refuse(option, f"can't be combined with {key!r} in 'config'")
-        given |= ours
-    if login or tls:
-        protocol = ("sasl_" if login else "") + ("ssl" if tls else "plaintext")
-        if given.setdefault("security.protocol", protocol).lower() != protocol:
-            within.refuse("security.protocol", f"must be {protocol!r}, or left out")
-    if login and not given.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
-        given["sasl.mechanisms"] = "PLAIN"
-    return given
 
 
-def _login(login: Login) -> dict[str, Any]:
-    if not login:
-        return {}
-    return {"sasl.username": login.username or "", "sasl.password": login.password or ""}
-
-
-def _tls(tls: TLS | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    settings = {
-        "ssl.ca.location": tls.ca_file,
-        "ssl.certificate.location": tls.cert_file,
-        "ssl.key.location": tls.key_file or tls.cert_file,
-        "enable.ssl.certificate.verification": None if tls.verify else False,
-        "ssl.endpoint.identification.algorithm": None if tls.checks_hostname else "none",
-    }
-    return {key: value for key, value in settings.items() if value is not None}
-
-
-def client_config(
-    bootstrap_servers: str, max_message_bytes: int, config: Mapping[str, Any]
-) -> dict[str, Any]:
+def producer_config(address: Address, max_message_bytes: int) -> dict[str, Any]:
     """Return librdkafka's settings: our defaults, then the project's, then the fixed ones."""
-    ours = {
-        **_OURS,
-        "bootstrap.servers": bootstrap_servers,
-        "message.max.bytes": max_message_bytes + RECORD_BYTES,
-    }
-    return {**DEFAULTS, **{key: config[key] for key in config if key not in _MUST_BE}, **ours}
+    given = {key: value for key, value in address.settings(DEFAULTS).items() if key not in _MUST_BE}
+    return {**given, **_OURS, "message.max.bytes": max_message_bytes + RECORD_BYTES}

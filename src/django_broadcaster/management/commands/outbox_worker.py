@@ -250,6 +250,7 @@ def _watch(
     watch = Watch(
         database=relay.database,
         backends=relay.backends,
+        consumers=relay.consumers,
         metrics_port=options["metrics_port"],
         health_port=options["health_port"],
         listen=options["listen"],
