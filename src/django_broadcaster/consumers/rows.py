@@ -22,9 +22,10 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.publishing import PublishCall
+from django_broadcaster.publishing.columns import DeliveryPlan
 from django_broadcaster.publishing.insertion import write_rows
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
-from django_broadcaster.store import NewRow, identity_of, storable
+from django_broadcaster.store import NewRow, storable
 
 from .base import Delivery, ReceivedMessage
 from .handler import consumers
@@ -74,16 +75,13 @@ class Writer:
     Args:
         using: The alias of the outbox's database.
         consumer: The alias of the consumer.
-
-    Raises:
-        BackendConfigurationError: The consumer has no backend to deliver to.
+        backend: The alias of the backend to deliver to.
     """
 
-    def __init__(self, using: str, consumer: str) -> None:
+    def __init__(self, using: str, consumer: str, backend: str) -> None:
         self._using = using
         self._consumer = consumer
-        self._backend = consumers.delivers_to(consumer)
-        self._config = encode_data({"consumer": consumer})
+        self._backend = backend
 
     def write(
         self, deliveries: Sequence[Delivery], also: Callable[[Written], object] | None = None
@@ -147,29 +145,44 @@ class Writer:
             return self._malformed(self._call(), entry.delivery, problem)
         return entry
 
-    def write_event(self, delivery: Delivery) -> None:
-        """Insert the row of an event; raises Rejected if the message still has no valid one."""
-        entries = self._entries([delivery])
-        for entry in entries:
-            if entry.problem:
-                raise Rejected(entry.problem)
-        self._insert(entries, 1, None)
+    def write_valid(self, deliveries: Sequence[Delivery]) -> Written:
+        """Insert a row for each delivery, or none if one of them has no valid event.
+
+        Raises:
+            Rejected: The first problem.
+            DatabaseError: Nothing was written.
+        """
+        entries = self._entries(deliveries)
+        problems = [entry.problem for entry in entries if entry.problem]
+        if problems:
+            raise Rejected(problems[0])
+        try:
+            return self._insert(entries, len(deliveries), None)
+        except (InterfaceError, OperationalError):
+            raise
+        except DatabaseError as error:
+            raise Rejected(f"the database refuses the event: {type(error).__name__}") from error
 
     # --- From deliveries to rows -------------------------------------------------------------
 
     def _call(self) -> PublishCall:
-        return PublishCall(self._using, lambda: self._backend)
+        return PublishCall(self._using, lambda: self._backend, consumer=self._consumer)
+
+    def _plan(self, call: PublishCall, further: Mapping[str, Any]) -> DeliveryPlan:
+        """Return when to deliver events; `publisher_config` is not for the backend to judge."""
+        config = encode_data({"consumer": self._consumer, **further})
+        return call.delivery(None, RETRIES_OF_SETTINGS, None)._replace(config_json=config)
 
     def _entries(self, deliveries: Sequence[Delivery]) -> list[_Entry]:
         """Return an entry for each delivery that is not to be ignored."""
         call = self._call()
-        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
+        plan = self._plan(call, {})
         entries = []
         for delivery in deliveries:
             event, problem = delivery.event, delivery.problem
             if event is not None:
                 try:
-                    row = self._row(call, event, plan, delivery.message.key, self._config)
+                    row = self._row(call, event, plan, delivery.message.key)
                     entries.append(_Entry(row, delivery))
                 except PublishError as error:
                     problem = str(error)
@@ -177,19 +190,11 @@ class Writer:
                 entries.append(self._malformed(call, delivery, problem))
         return entries
 
-    def _row(
-        self, call: PublishCall, event: CloudEvent, plan: Any, key: str, config: str
-    ) -> NewRow:
-        """Return the row of an event; raises PublishError if no row can hold it.
-
-        `config` is added afterwards, since its keys are not for the backend to judge.
-        """
+    def _row(self, call: PublishCall, event: CloudEvent, plan: DeliveryPlan, key: str) -> NewRow:
+        """Return the row of an event; raises PublishError if no row can hold it."""
         own_key = None if event.partition_key else _short(key) or None
-        (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=False)
-        # Two consumers may read the same event for different handlers.
-        where = f"{self._backend}\0{self._consumer}"
-        identity = identity_of(event.source, event.id, where)
-        return row._replace(publisher_config=config, identity=identity)
+        (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=True)
+        return row
 
     def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> _Entry:
         message = delivery.message
@@ -217,9 +222,8 @@ class Writer:
             "position": _plain(message.position),
             "bytes": len(message.body),
         }
-        config = encode_data({"consumer": self._consumer, "received": received})
-        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
-        return self._row(call, event, plan._replace(status=FAILED), "", config)
+        plan = self._plan(call, {"received": received})
+        return self._row(call, event, plan._replace(status=FAILED), "")
 
 
 def redeliver(message: Message, using: str) -> None:
@@ -241,7 +245,8 @@ def redeliver(message: Message, using: str) -> None:
     original = ReceivedMessage(
         body=body, **{name: value for name, value in received.items() if name != "bytes"}
     )
-    Writer(using, alias).write_event(consumers.create(alias).delivery(original))
+    writer = Writer(using, alias, consumers.delivers_to(alias))
+    writer.write_valid([consumers.create(alias).delivery(original)])
 
 
 def _short(name: str) -> str:
