@@ -218,7 +218,7 @@
       if (item.prefix) query.set("last_error__startswith", item.prefix);
       return [
         { text: number(item.count), href: events && `${events}?${query}`, kind: "broadcaster-number" },
-        { text: item.error, title: item.example, kind: "broadcaster-error" },
+        { text: item.text ? `${item.error}, such as: ${item.text}` : item.error, title: item.example, kind: "broadcaster-error" },
         age(item.first_seen, now),
         age(item.last_seen, now),
         { text: String(item.newest), href: events && `${events}${item.newest}/change/` },
