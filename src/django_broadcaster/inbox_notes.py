@@ -27,7 +27,6 @@ Row = tuple[Any, ...]
 """The values of a row in the order of `COLUMNS`."""
 
 COLUMNS: Final = ("identity", "handler", "source", "event_id", "processed_at")
-_TYPES: Final = ("varchar", "varchar", "varchar", "varchar", "timestamptz")
 
 _REJECTED: Final = "rejected"
 """Sets the identity of a rejection apart from that of a note that the event was processed."""
@@ -160,8 +159,9 @@ class _Table:
         params: list[Any]
         if self._connection.vendor == "postgresql" and len(rows) > 1:
             # A parameter for each column: the driver takes long for hundreds.
-            values = f"SELECT * FROM unnest({', '.join(f'%s::{each}[]' for each in _TYPES)})"
-            params = [list(column) for column in zip(*rows, strict=True)]
+            values = f"SELECT *, %s::timestamptz FROM unnest({', '.join(['%s::varchar[]'] * 4)})"
+            *texts, _ = zip(*rows, strict=True)
+            params = [self.now, *map(list, texts)]
         else:
             values = "VALUES " + ", ".join([f"({_marks(COLUMNS)})"] * len(rows))
             params = [value for row in rows for value in row]
