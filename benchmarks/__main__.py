@@ -21,6 +21,7 @@ from benchmarks import (
     bulk,
     databases,
     draining,
+    handling,
     outbox,
     publishing,
     receiving,
@@ -33,8 +34,10 @@ from benchmarks.table import as_table, write_page
 BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "relay": draining.relay,
     "latency": waiting.latency,
+    "latency-of-fence": waiting.latency_of_fence,
     "publish": publishing.publish,
     "receive": receiving.receive,
+    "publish-parts": publishing.parts,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
     "never-analysed": draining.never_analysed,
@@ -46,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "blocked": blocked.blocked,
     "databases": databases.databases,
     "brokers": brokers.brokers,
+    "handlers": handling.handlers,
 }
 
 

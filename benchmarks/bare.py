@@ -148,11 +148,14 @@ def binary(row: Sequence[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def listen_loop() -> Iterator[None]:
-    """Deliver events to the stream on each NOTIFY until the block ends, in a process of its own."""
+def listen_loop(*, fenced: bool = False) -> Iterator[None]:
+    """Deliver events to the stream on each NOTIFY until the block ends, in a process of its own.
+
+    If `fenced`, check a lease and record the ids in flight before each batch, as a relay does.
+    """
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_listen, args=[ready], daemon=True)
+    process = context.Process(target=_listen, args=[ready, fenced], daemon=True)
     process.start()
     try:
         if not ready.wait(60):
@@ -163,10 +166,11 @@ def listen_loop() -> Iterator[None]:
         process.join(10)
 
 
-def _listen(ready: Any) -> None:
+def _listen(ready: Any, fenced: bool) -> None:
     import django
 
     django.setup()
+    begin = _begin_of_a_lease() if fenced else None
     client = redis.Redis.from_url(services.address("redis"))
     with (
         psycopg.connect(**outbox.address(), autocommit=True) as listener,
@@ -180,6 +184,8 @@ def _listen(ready: Any) -> None:
         while True:
             rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
             if rows:
+                if begin:
+                    begin([row[0] for row in rows])
                 append(client, rows)
                 cursor.execute(_UPDATE, [[row[0] for row in rows]])
                 last = rows[-1][0]
@@ -187,6 +193,19 @@ def _listen(ready: Any) -> None:
             if not rows:
                 for _ in listener.notifies(timeout=0.1, stop_after=1):
                     pass
+
+
+def _begin_of_a_lease() -> Callable[[list[int]], object]:
+    """Return the function of a new lease that checks it before each batch."""
+    from django.db import connection
+
+    from django_broadcaster.relay.lease import Lease
+    from django_broadcaster.store import keep_plans
+
+    lease = Lease("default", "default")
+    lease.join()
+    keep_plans(connection)
+    return lease.begin_delivery
 
 
 # Writing
@@ -209,8 +228,10 @@ class MinimalTable:
 
     def insert(self, event_type: str, data: dict[str, Any]) -> None:
         """Write one row in a transaction of its own."""
+        sql = "INSERT INTO bench_minimal (type, payload) VALUES (%s, %s)"
+        self.execute(sql, [event_type, orjson.dumps(data).decode()])
+
+    def execute(self, sql: str, values: Sequence[Any], *, by: Any = psycopg.Cursor) -> None:
+        """Execute an INSERT on the same connection, in a transaction of its own."""
         with self._connection.transaction():
-            self._connection.execute(
-                "INSERT INTO bench_minimal (type, payload) VALUES (%s, %s)",
-                [event_type, orjson.dumps(data).decode()],
-            )
+            by(self._connection).execute(sql, values)

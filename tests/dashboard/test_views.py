@@ -311,8 +311,8 @@ def test_history_is_per_second_and_in_seconds(admin_client: Client) -> None:
         retried=6,
         failed=3,
         timed=4,
-        waited=100,
-        longest=70,
+        medians=100,
+        p99=70,
         backlog=9,
         oldest_age=1500,
         circuit_open=True,
@@ -324,11 +324,12 @@ def test_history_is_per_second_and_in_seconds(admin_client: Client) -> None:
         "published": 2.0,
         "retried": 0.1,
         "failed": 0.05,
-        "latency": 0.025,
-        "longest": 0.07,
+        "p50": 0.025,
+        "p99": 0.07,
         "backlog": 9,
         "oldest_age": 1.5,
         "circuit_open": 1,
+        "paused": 0,
     }
     assert {len(values) for values in found["series"]["default"].values()} == {len(found["times"])}
     assert found["series"]["default"]["published"][place - 1] is None
@@ -339,7 +340,7 @@ def test_history_has_few_points_however_long(admin_client: Client, hours: str, p
     """Minutes are put together where there are many; it is one statement, whatever the range."""
     now = minute_of(timezone.now())
     OutboxSample.objects.bulk_create(
-        OutboxSample(backend="default", minute=now - back, published=60, timed=1, waited=10)
+        OutboxSample(backend="default", minute=now - back, published=60, timed=1, medians=10)
         for back in range(1, int(hours) * 60)
     )
     with CaptureQueriesContext(connection) as queries:

@@ -75,15 +75,13 @@ class Writer:
     Args:
         using: The alias of the outbox's database.
         consumer: The alias of the consumer.
-
-    Raises:
-        BackendConfigurationError: The consumer has no backend to deliver to.
+        backend: The alias of the backend to deliver to.
     """
 
-    def __init__(self, using: str, consumer: str) -> None:
+    def __init__(self, using: str, consumer: str, backend: str) -> None:
         self._using = using
         self._consumer = consumer
-        self._backend = consumers.delivers_to(consumer)
+        self._backend = backend
 
     def write(
         self, deliveries: Sequence[Delivery], also: Callable[[Written], object] | None = None
@@ -147,13 +145,23 @@ class Writer:
             return self._malformed(self._call(), entry.delivery, problem)
         return entry
 
-    def write_event(self, delivery: Delivery) -> None:
-        """Insert the row of an event; raises Rejected if the message still has no valid one."""
-        entries = self._entries([delivery])
-        for entry in entries:
-            if entry.problem:
-                raise Rejected(entry.problem)
-        self._insert(entries, 1, None)
+    def write_valid(self, deliveries: Sequence[Delivery]) -> Written:
+        """Insert a row for each delivery, or none if one of them has no valid event.
+
+        Raises:
+            Rejected: The first problem.
+            DatabaseError: Nothing was written.
+        """
+        entries = self._entries(deliveries)
+        problems = [entry.problem for entry in entries if entry.problem]
+        if problems:
+            raise Rejected(problems[0])
+        try:
+            return self._insert(entries, len(deliveries), None)
+        except (InterfaceError, OperationalError):
+            raise
+        except DatabaseError as error:
+            raise Rejected(f"the database refuses the event: {type(error).__name__}") from error
 
     # --- From deliveries to rows -------------------------------------------------------------
 
@@ -237,7 +245,8 @@ def redeliver(message: Message, using: str) -> None:
     original = ReceivedMessage(
         body=body, **{name: value for name, value in received.items() if name != "bytes"}
     )
-    Writer(using, alias).write_event(consumers.create(alias).delivery(original))
+    writer = Writer(using, alias, consumers.delivers_to(alias))
+    writer.write_valid([consumers.create(alias).delivery(original)])
 
 
 def _short(name: str) -> str:

@@ -54,7 +54,7 @@ def _backend(using: str, judgement: Judgement) -> dict[str, Any]:
         "backlog": _sum([counts[status] for status in BACKLOG]),
         "oldest_waiting": seconds(found.oldest_waiting),
         "per_second": None if minute is None else round(minute.published / 60, 2),
-        "latency": None if minute is None or not minute.timed else minute.waited / minute.timed,
+        "latency": None if minute is None or not minute.timed else minute.medians / minute.timed,
         "relays": found.relays,
         "partitions": {
             "owned": conf.PARTITIONS - found.free_partitions if found.relays else 0,

@@ -70,7 +70,7 @@ class Receiver:
         self.stopping = threading.Event()
         self.is_reading = False
         """Whether the receiver may read, and has opened its consumer."""
-        self._writer = Writer(using, alias)
+        self._writer = Writer(using, alias, consumers.delivers_to(alias))
         self._limit = limit
         self._outage = outage
         self._runner = SeparateThread(f"receiver-{alias}-database")
