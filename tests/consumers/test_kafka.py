@@ -6,32 +6,22 @@ Messages are produced by Kafka's own client, and by the official SDK of CloudEve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from cloudevents.core.bindings import kafka as sdk
-from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent as SDKEvent
-from confluent_kafka import Producer
 
 from django_broadcaster.backends import KafkaBackend, MessageBackend
 from django_broadcaster.backends.bindings import KAFKA
-from django_broadcaster.consumers import Consumer, Delivery, KafkaConsumer
-from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
+from django_broadcaster.consumers import Consumer, KafkaConsumer
 from django_broadcaster.testing import ConsumerContract, ProducedMessage
 from tests.support.kafka_server import (
     KafkaServer,
-    committed_offsets,
     make_topic,
     produce,
     proxied_kafka,
-    shared_servers,
 )
 from tests.support.tcp_proxy import TcpProxy
-from tests.support.waiting import wait_until
 
 WAIT = 30.0  # seconds, at the most
 
