@@ -53,6 +53,7 @@ NOT_RUN = {
     ("docs/how-to/backends/redis-streams.md", "it needs sentinels"),
     ("docs/how-to/backends/redis-streams.md", "it needs a cluster"),
     ("docs/how-to/backends/webhook.md", INSTALLING),
+    ("docs/how-to/consumers/redis-streams.md", INSTALLING),
     ("docs/how-to/deploy.md", "it needs Docker"),
     ("docs/how-to/deploy.md", "it needs a cluster"),
     ("docs/how-to/health.md", "no relay runs at this moment"),

@@ -309,6 +309,8 @@ def test_entry_without_a_body_names_the_field(server: RedisServer, make: Make) -
         "InvalidEvent: event: the entry has no field 'cloud_event' or 'data', or an empty one"
     )
     assert dict(delivery.message.headers) == {"order": "7"}
+    with pytest.raises(KeyError, match="'kind'"):
+        delivery.message.headers["kind"]
 
 
 def test_fields_that_are_not_text_are_kept(server: RedisServer, make: Make) -> None:

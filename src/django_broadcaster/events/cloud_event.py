@@ -98,7 +98,7 @@ class CloudEvent:
             source,
             str(uuid_utils.uuid7()) if id is None else check_identifier("event_id", id),
             _payload(data),
-            subject,
+            "" if subject in (None, "") else check_identifier("subject", subject),
             datetime.now(UTC) if time is ABSENT else time,
             data_content_type,
             data_schema,
@@ -111,13 +111,13 @@ class CloudEvent:
         source: object,
         event_id: str,
         data: Any,
-        subject: object,
+        subject: str,
         time: object,
         data_content_type: str | None,
         data_schema: object,
         extensions: Mapping[str, bool | int | str],
     ) -> None:
-        """Set the attributes: those of `event_id` and `extensions` are valid, others are checked.
+        """Set the attributes; `event_id`, `subject` and `extensions` are valid, others are checked.
 
         `data` is ABSENT for none, and None for JSON's null.
         """
@@ -127,7 +127,7 @@ class CloudEvent:
         put(self, "source", check_source(source))
         put(self, "id", event_id)
         put(self, "_data", data)
-        put(self, "subject", "" if subject in (None, "") else check_identifier("subject", subject))
+        put(self, "subject", subject)
         put(self, "time", check_time(time))
         put(self, "_stated_content_type", content_type)
         put(
@@ -292,8 +292,6 @@ class CloudEvent:
         take = attributes.pop
         event_id = check_string("event_id", take("id", None))  # None would create a new one
         subject = take("subject", None)
-        if subject not in (None, ""):
-            check_string("subject", subject)
         event = cls.__new__(cls)
         content_type = take("datacontenttype", None)
         event._fill(
@@ -301,7 +299,7 @@ class CloudEvent:
             take("source", None),
             event_id,
             _payload(JSON_NULL if data is None else data),
-            subject,
+            "" if subject in (None, "") else check_string("subject", subject),
             take("time", None),
             content_type,
             take("dataschema", None),

@@ -68,14 +68,14 @@ def _with_handlers(event_type: str, aliases: list[str]) -> list[str]:
 
 
 class _Target(NamedTuple):
-    """A backend that events go to: what their rows have besides the columns of the event."""
+    """A backend that events go to, and the values of their rows that are not of the event."""
 
     alias: str
     limit: int | None
     """The largest event that it accepts."""
 
     scope: str
-    """What makes the identity of a row, besides the event's source and id."""
+    """The part of a row's identity that is not of the event."""
 
     values: tuple[Any, ...]
     """The further values of a row, in the order of `NewRow`, without its identity."""

@@ -245,13 +245,11 @@ class RedisStreamConsumer(Consumer):
         groups = [self._groups[stream] for stream in streams]
         summaries = [group.summary for group in groups] if self.ordered else []
         reply, *pending = self._ask(streams[0], read, *summaries)
-        found = {
-            stream.decode(): [Entry(stream.decode(), *each) for each in entries]
-            for stream, entries in reply or ()
-        }
+        found = {name.decode(): entries for name, entries in reply or ()}
         fresh: list[Entry] = []
         for group, summary in zip(groups, pending or [None] * len(groups), strict=True):
-            entries = found.get(group.stream, [])
+            stream = group.stream
+            entries = [Entry(stream, *each) for each in found.get(stream, ())]
             if summary is not None and group.others(summary):
                 group.look_for_others()
                 group.hold(entries)
