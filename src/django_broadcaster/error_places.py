@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from functools import lru_cache
 from traceback import walk_tb
+from types import TracebackType
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 _PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -26,6 +27,21 @@ def place_of(error: BaseException) -> str:
     projects = [each for each in others if not each[0].startswith(_LIBRARIES)]
     found = projects[-1:] or others[:1]
     return "".join(f"{_short(path)}:{line}" for path, line in found)
+
+
+def from_project(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first line of the project; unchanged if it has none.
+
+    The frames before are those of this package that called it, the same for every error.
+    """
+    found = trace
+    while found is not None and _is_foreign(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    return found or trace
+
+
+def _is_foreign(path: str) -> bool:
+    return path.startswith((_PACKAGE, *_LIBRARIES))
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from django.db import Error
 
-from django_broadcaster.error_places import place_of
+from django_broadcaster.error_places import from_project, place_of
 from django_broadcaster.exceptions import (
     ArchiveError,
     BackendConfigurationError,
@@ -87,12 +87,13 @@ def class_names(error: BaseException) -> str:
 def loggable_traceback(error: BaseException, *, shows: bool = True) -> ExcInfo:
     """Return an error for `exc_info`: its class and traceback, without its text.
 
-    With `shows=False` it has no traceback.
+    The traceback begins with the project's own code, if that raised it. With `shows=False` there is
+    none.
     """
     kind = type(error)
     reason = error.reason if isinstance(error, DeliveryError) else ""
     stand_in = _stand_in(kind.__module__, kind.__qualname__)(reason or WITHHELD)
-    return kind, stand_in, error.__traceback__ if shows else None
+    return kind, stand_in, from_project(error.__traceback__) if shows else None
 
 
 @lru_cache(maxsize=256)

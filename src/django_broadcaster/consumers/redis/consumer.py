@@ -129,9 +129,7 @@ class RedisStreamConsumer(Consumer):
         try:
             self._begin()
             for group in self._groups.values():
-                (reply,) = self._exchange(group.stream, group.creation(self.start))
-                if isinstance(reply, Exception) and parse(reply)[0] != "BUSYGROUP":
-                    raise self._failure(reply, group.stream)
+                self._create(group)
         except BaseException:
             self._drop()
             raise
@@ -266,6 +264,15 @@ class RedisStreamConsumer(Consumer):
             for stream in self.streams
         }
         self._next_claim = 0.0
+
+    def _create(self, group: StreamGroup) -> None:
+        """Create a group, unless it exists; a user that may not has to find one."""
+        (reply,) = self._exchange(group.stream, group.creation(self.start))
+        if not isinstance(reply, Exception) or (code := parse(reply)[0]) == "BUSYGROUP":
+            return
+        if code != "NOPERM":
+            raise self._failure(reply, group.stream)
+        self._ask(group.stream, group.summary)
 
     @contextmanager
     def _renamed_if_interrupted(self) -> Iterator[None]:
