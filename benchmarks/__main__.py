@@ -34,8 +34,10 @@ from benchmarks.table import as_table, write_page
 BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "relay": draining.relay,
     "latency": waiting.latency,
+    "latency-of-fence": waiting.latency_of_fence,
     "publish": publishing.publish,
     "receive": receiving.receive,
+    "publish-parts": publishing.parts,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
     "never-analysed": draining.never_analysed,

@@ -178,7 +178,7 @@ def test_a_handler_asks_for_a_retry(
     found = row("a1", local)
     assert (found.scheduled_at - found.updated_at).total_seconds() == pytest.approx(pause, abs=0.5)
     assert (found.retry_count, found.status) == (1, "retry")
-    assert "Retry: busy" in found.last_error
+    assert found.last_error.endswith(": busy")
 
 
 def test_retry_and_reject_are_the_errors_of_the_contract() -> None:

@@ -48,6 +48,7 @@ log.cleaner.dedupe.buffer.size=16777216
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=1

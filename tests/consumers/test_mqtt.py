@@ -26,7 +26,7 @@ from django_broadcaster.consumers.mqtt.incoming import read_publish
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 from django_broadcaster.testing import ConsumerContract, ProducedMessage
-from tests.support.mosquitto_server import MosquittoServer, mosquitto_server
+from tests.support.mosquitto_server import MosquittoServer, forget_session, mosquitto_server
 from tests.support.scripted_mqtt import ScriptedMQTT, puback
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
@@ -287,22 +287,12 @@ def test_session_that_the_server_has_lost_is_warned_of(
     consumer.open()
     consumer.close()
     assert caplog.text == ""
-    end_session(server, topic)
+    forget_session(server.address, topic)
     produce(server, topic, range(1))
     consumer.open()
     assert f"has no session '{topic}' any more" in caplog.text
     produce(server, topic, range(1, 3))
     assert numbers(read(consumer, 2)) == [1, 2]
-
-
-def end_session(server: MosquittoServer, client_id: str) -> None:
-    """Make the server forget a session, as if it had expired."""
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
-    client.connect(*server.address, clean_start=True)
-    client.loop_start()
-    wait_until(client.is_connected, WAIT, "the session has begun anew")
-    client.disconnect()
-    client.loop_stop()
 
 
 def test_redelivery_ends_with_the_session() -> None:

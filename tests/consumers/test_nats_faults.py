@@ -155,10 +155,10 @@ def test_user_with_no_more_than_the_documented_permissions(
     users = USERS.format(publish=publish, subscribe='"_INBOX_app.>"')
     with nats_server(tmp_path, users) as server, ExitStack() as made:
         add_stream(as_admin(server), STREAM, "events.>")
+        options: dict[str, Any] = {"stream": STREAM, "durable": "billing", **APP}
         consumer = NATSConsumer(
-            alias="orders", servers=server.url, stream=STREAM, durable="billing",
-            inbox_prefix="_INBOX_app", **APP,
-        )  # fmt: skip
+            alias="orders", servers=server.url, inbox_prefix="_INBOX_app", **options
+        )
         made.callback(consumer.close)
 
         async def publish_one(jetstream: Any) -> None:

@@ -267,6 +267,30 @@ def test_key_that_is_not_a_stream_is_named(server: RedisServer, make: Make) -> N
         make()
 
 
+DOCUMENTED = ("+xreadgroup", "+xpending", "+xack", "+xclaim", "+xrange", "+xinfo|groups")
+
+
+@pytest.mark.parametrize("further", [(), ("+xgroup|create",)])
+def test_documented_permissions_suffice(
+    server: RedisServer, make: Make, further: tuple[str, ...]
+) -> None:
+    """A user with few permissions reads, takes over and acknowledges; a group may be given."""
+    server.command("ACL", "SETUSER", "reader", "reset", "on", ">secret", "~events")
+    server.command("ACL", "SETUSER", "reader", *DOCUMENTED, *further)
+    limited = {"username": "reader", "password": "secret"}
+    if not further:
+        with pytest.raises(BackendUnavailable, match="NOGROUP"):
+            make(**limited)
+        make().close()
+    add(server, *range(4))
+    make(**limited).receive(2, 0)
+    following = make(**limited)
+    assert following.lag() == 2
+    assert drain(following) == [0, 1, 2, 3]
+    assert following.health_check() is True
+    following.close()
+
+
 # --- Producers -----------------------------------------------------------------------------------
 
 
@@ -309,6 +333,8 @@ def test_entry_without_a_body_names_the_field(server: RedisServer, make: Make) -
         "InvalidEvent: event: the entry has no field 'cloud_event' or 'data', or an empty one"
     )
     assert dict(delivery.message.headers) == {"order": "7"}
+    with pytest.raises(KeyError, match="'kind'"):
+        delivery.message.headers["kind"]
 
 
 def test_fields_that_are_not_text_are_kept(server: RedisServer, make: Make) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -315,6 +321,34 @@ def _put_marks(servers: str, topic: str) -> tuple[Sequence[int], bytes]:
         producer.produce(topic, b"", mark, partition=partition)
     assert producer.flush(READ_SECONDS) == 0
     return partitions, mark
+
+
+def produce(
+    servers: str,
+    topic: str,
+    found: Iterable[tuple[bytes | None, bytes | None, Mapping[str, bytes]]],
+) -> None:
+    """Append records of a key, a value and headers, in order."""
+    failures: list[object] = []
+
+    def report(error: object, _: object) -> None:
+        if error is not None:
+            failures.append(error)
+
+    producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True})
+    for key, value, headers in found:
+        producer.produce(topic, value, key, headers=list(headers.items()), on_delivery=report)
+    assert producer.flush(READ_SECONDS) == 0
+    assert failures == []
+
+
+def committed_offsets(servers: str, group: str, topic: str) -> Mapping[int, int]:
+    """Return the offsets that a group has committed, by partition."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    asked = [ConsumerGroupTopicPartitions(group)]
+    (answer,) = admin.list_consumer_group_offsets(asked).values()
+    found = answer.result(READ_SECONDS).topic_partitions
+    return {each.partition: each.offset for each in found if each.topic == topic}
 
 
 def headers_of(record: Message) -> Mapping[str, Any]:

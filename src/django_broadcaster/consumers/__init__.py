@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
+    from .http import CloudEventView
+    from .kafka import KafkaConsumer
     from .local import LocalBackend
     from .mqtt import MQTTConsumer
     from .nats import NATSConsumer
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from .tasks import TasksBackend
 
 __all__ = [
+    "CloudEventView",
     "Consumer",
     "Delivery",
+    "KafkaConsumer",
     "LocalBackend",
     "MQTTConsumer",
     "NATSConsumer",
@@ -36,6 +40,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CloudEventView": ".http",
+    "KafkaConsumer": ".kafka",
     "LocalBackend": ".local",
     "MQTTConsumer": ".mqtt",
     "NATSConsumer": ".nats",

@@ -67,6 +67,8 @@ class BackendThread(threading.Thread):
         self.alias = alias
         self.failure = ""
         """Why the thread did not end as it should; empty if it did."""
+        self.may_end: Callable[[], bool] = lambda: True
+        """Tells whether a drain may end: not while a receiver still adds events."""
         self._options = options
         self._stopping = threading.Event()
         self._poll = Poll(options.interval)
@@ -122,7 +124,7 @@ class BackendThread(threading.Thread):
                 break
             if report is None or report.found_work:
                 continue
-            if self._options.drain and self._is_drained():
+            if self._options.drain and self.may_end() and self._is_drained():
                 break
             self._loop.activity.begin("waiting for events", pause=self._options.interval)
             self._poll.wait()

@@ -89,9 +89,9 @@ class Report:
         attempted: int,
         handed: int,
         is_repeat: bool,
-        due: Mapping[int, datetime],
+        due_since: Mapping[int, datetime],
     ) -> Self:
-        """Return the figures of a delivery; `due` is since when rows had been due, by id."""
+        """Return the figures of a delivery; `due_since` is since when rows had been due, by id."""
         done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.dead_letter)]
         return cls(
             left=fetched - len(done) - len(verdicts.retry) - len(verdicts.hold),
@@ -105,7 +105,7 @@ class Report:
             unavailable=verdicts.unavailable,
             is_repeat=is_repeat,
             keys_done=frozenset(row.partition_key for row in done),
-            latencies=_latencies(verdicts, due),
+            latencies=_latencies(verdicts, due_since),
         )
 
     @property
@@ -119,11 +119,11 @@ class Report:
         return bool(self.attempted or self.settled)
 
 
-def _latencies(verdicts: Verdicts, due: Mapping[int, datetime]) -> tuple[float, ...]:
-    if not due:
+def _latencies(verdicts: Verdicts, due_since: Mapping[int, datetime]) -> tuple[float, ...]:
+    if not due_since:
         return ()
     now = datetime.now(UTC)
-    since = (due.get(row.id) for row in verdicts.published)
+    since = (due_since.get(row.id) for row in verdicts.published)
     return tuple(max(0.0, (now - moment).total_seconds()) for moment in since if moment)
 
 

@@ -66,13 +66,13 @@ class Fetched(NamedTuple):
     """Fetched rows, in order.
 
     `is_cut` is True if the limit in bytes excluded rows. `largest` is the size of the largest
-    payload, in bytes. `due` has the time at which each row was due, by its id.
+    payload, in bytes. `due_since` has the time from which on each row is due, by its id.
     """
 
     rows: Sequence[PendingRow] = ()
     is_cut: bool = False
     largest: int = 0
-    due: Mapping[int, datetime] = MappingProxyType({})
+    due_since: Mapping[int, datetime] = MappingProxyType({})
 
 
 @lru_cache(maxsize=32)
@@ -192,8 +192,8 @@ class FetchSQL(BoundedSQL, BackendSQL):
     def _fetched(
         self, found: Sequence[Any], sizes: Sequence[int], is_cut: bool, *, timed: bool
     ) -> Fetched:
-        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
-        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+        due_since = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due_since)
 
     def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
         """Return the columns of `_NAMES` as rows, without further columns."""

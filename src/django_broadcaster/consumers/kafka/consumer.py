@@ -1,0 +1,483 @@
+"""The consumer for Kafka: its options, and the contract."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Final
+
+from django_broadcaster.backends.connected import HEALTH_SECONDS
+from django_broadcaster.backends.errors import mapped, unavailable
+from django_broadcaster.backends.kafka.address import (
+    CLIENT,
+    DEFAULT_SERVERS,
+    Address,
+    client_class,
+)
+from django_broadcaster.backends.kafka.errors import describe
+from django_broadcaster.backends.kafka.names import topic_problem
+from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
+
+from .offsets import Partition, Receipt
+
+RESETS: Final[Mapping[str, str]] = {"all": "earliest", "new": "latest"}
+"""Kafka's words for the values of `start`."""
+
+METADATA_SECONDS: Final = 30.0
+"""Seconds after which a topic or a partition that was added is noticed."""
+
+REBALANCED: Final = frozenset({
+    "FENCED_INSTANCE_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "UNKNOWN_MEMBER_ID",
+    "_ASSIGNMENT_LOST", "_NO_OFFSET",
+})  # fmt: skip
+"""Errors of a commit that came too late, or too early: the partitions are moving."""
+
+_PASSING: Final = frozenset({"_MAX_POLL_EXCEEDED"})
+"""Errors after which librdkafka goes on by itself."""
+
+_END_OFFSET: Final = -1
+_FIRST_OFFSET: Final = -2
+
+_MISSING: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"})
+
+_REFUSED: Final[Mapping[str, str]] = {
+    "auto.offset.reset": "give the option 'start' instead",
+    "group.id": "give the option 'group' instead",
+    "group.instance.id": "give the option 'group_instance_id' instead",
+    "session.timeout.ms": "give the option 'session_timeout' instead",
+    "socket.timeout.ms": "give the option 'timeout' instead",
+    **dict.fromkeys(
+        ("enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"),
+        "an offset is committed when the rows of its records are",
+    ),
+    **dict.fromkeys(
+        ("group.protocol", "partition.assignment.strategy"),
+        "the consumer needs 'cooperative-sticky' assignment",
+    ),
+    **dict.fromkeys(("enable.partition.eof", "on_commit"), "the consumer uses it"),
+}
+
+
+class Tombstone(ReceivedMessage):
+    """A record without a value: an event without data, or the deletion of a key."""
+
+
+class KafkaConsumer(Consumer):
+    """Receives the records of topics, as a member of a consumer group.
+
+    Args:
+        topics: The name of a topic, or a list. A name that begins with `^` is a regular expression:
+            `"^orders\\\\..*"` reads all topics that match, also those that are created later.
+        group: The name of the consumer group. Receivers with the same group share the partitions.
+        group_instance_id: A name of this receiver that no other one of the group has. A receiver
+            that restarts within `session_timeout` keeps its partitions, without a rebalance.
+        start: Where a group without a committed offset begins: "all" for the first record of a
+            partition, "new" for those that come from then on.
+        session_timeout: Seconds after which the partitions of a receiver that died are given to
+            others.
+        bootstrap_servers: `"host:port,host:port"`, or a list of them.
+        username, password: The credentials. The mechanism is PLAIN, unless `config` has
+            `sasl.mechanisms`.
+        tls: True for an encrypted connection, or a dictionary of `ca_file`, `cert_file`,
+            `key_file`, `verify` and `check_hostname`.
+        config: Further settings of librdkafka, by their own names.
+        timeout: Seconds to wait for each answer of a broker.
+    """
+
+    system: ClassVar[str] = "kafka"
+    client_library = CLIENT
+    shares_by_key = True
+
+    def __init__(
+        self,
+        *,
+        topics: str | Sequence[str],
+        group: str,
+        group_instance_id: str | None = None,
+        start: str = "all",
+        session_timeout: float = 10.0,
+        bootstrap_servers: str | Sequence[str] = DEFAULT_SERVERS,
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool | Mapping[str, Any] = False,
+        config: Mapping[str, Any] | None = None,
+        timeout: float = 10.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.topics = list(self.read.one_or_more("topics", topics, "the name of a topic"))
+        self._patterns = [self._pattern(each) for each in self.topics if each.startswith("^")]
+        self._names = [each for each in self.topics if not each.startswith("^")]
+        for name in self._names:
+            self.read.check("topics", topic_problem(name))
+        self.group = self.read.text("group", group, 255)
+        self.group_instance_id = self.read.text(
+            "group_instance_id", group_instance_id, 249, optional=True
+        )
+        self.start = self.read.choice("start", start, RESETS)
+        self.session_timeout = self.read.seconds("session_timeout", session_timeout, 1, 1800)
+        self.timeout = self.read.seconds("timeout", timeout, 1, 300)
+        self.address = Address(
+            self.read,
+            bootstrap_servers=bootstrap_servers,
+            username=username,
+            password=password,
+            tls=tls,
+            config=config,
+            refused=_REFUSED,
+        )
+        self._client: Any = None
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._early: list[Any] = []
+        self._is_paused = False
+        self._is_down = False
+        self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
+        self._known: list[tuple[str, int]] = []
+        self._known_until = 0.0
+
+    # --- The contract ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, look for the topics, and join the group.
+
+        Raises:
+            BackendUnavailable: No broker answers, or a topic is missing.
+            BackendConfigurationError: librdkafka does not accept the configuration.
+        """
+        self.close()
+        self.address.check_files()
+        self._is_down = self._is_paused = False
+        self._known_until = 0.0
+        with mapped(self._config_error):
+            self._client = client_class("Consumer")(self._settings())
+        try:
+            for name in self._names:
+                self._check_topic(name)
+            self._client.subscribe(
+                self.topics,
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._lost,
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Commit what is acknowledged, leave the group, and disconnect.
+
+        A receiver with a `group_instance_id` does not leave: it may be back soon.
+        """
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(Exception):
+                client.close()
+        self._forget(list(self._partitions))
+        self._early.clear()
+
+    def receive(self, limit: int, seconds: float) -> list[Delivery]:
+        """Return up to `limit` records, those of each partition in order."""
+        self._resume()
+        self._commit()
+        deadline = time.monotonic() + seconds
+        while True:
+            deliveries = self._take(limit, max(0.0, deadline - time.monotonic()))
+            if deliveries:
+                return deliveries
+            self._raise_if_down()
+            if time.monotonic() >= deadline:
+                return []
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Commit the offset of each partition, up to the first record that is not acknowledged.
+
+        Records of a partition that was given to another receiver are left out. If the group is
+        being rebalanced, the offsets are committed later.
+        """
+        for delivery in deliveries:
+            receipt: Receipt = delivery.receipt
+            receipt.partition.acknowledge(receipt.offset)
+        self._commit()
+
+    def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell the group that the receiver is alive, and take part in a rebalance.
+
+        Fetching is paused meanwhile.
+        """
+        client = self._open_client()
+        with mapped(self._failure):
+            client.pause([_place_of(each) for each in self._partitions.values()])
+            self._is_paused = True
+            while (message := client.poll(0)) is not None:
+                self._early.append(message)
+        self._raise_if_down()
+
+    def event_of(self, message: ReceivedMessage) -> CloudEvent:
+        """Read a record of the binding for Kafka."""
+        body = None if isinstance(message, Tombstone) else message.body
+        return CloudEvent.from_kafka(message.headers, body)
+
+    def health_check(self) -> bool:
+        """Return True if a broker answers over a connection of its own."""
+        name = self._names[0] if self._names else "events"
+        return self.address.answers(name, min(self.timeout, HEALTH_SECONDS))
+
+    def lag(self) -> int:
+        """Return the number of records that are not committed, of all partitions of the group."""
+        client = self._open_client()
+        with mapped(self._failure):
+            places = [_place(*each) for each in self._all_partitions()]
+            committed = client.committed(places, timeout=self.timeout) if places else []
+            fresh = [(each.topic, each.partition) for each in committed if each.offset < 0]
+            firsts = self._offsets(fresh, _FIRST_OFFSET) if self.start == "all" else {}
+            ends = self._offsets([(each.topic, each.partition) for each in places], _END_OFFSET)
+        lag = 0
+        for each in committed:
+            key = (each.topic, each.partition)
+            begin = each.offset if each.offset >= 0 else firsts.get(key, ends[key])
+            lag += max(0, ends[key] - begin)
+        return lag
+
+    # --- Records -----------------------------------------------------------------------------
+
+    def _take(self, limit: int, seconds: float) -> list[Delivery]:
+        """Return the deliveries of what has been fetched; wait for the first record."""
+        client = self._open_client()
+        messages, self._early = self._early[:limit], self._early[limit:]
+        with mapped(self._failure):
+            if not messages:
+                first = client.poll(seconds)
+                messages = [] if first is None else [first]
+            if messages and len(messages) < limit:
+                messages += client.consume(limit - len(messages), 0)
+        deliveries = [each for each in map(self._delivery, messages) if each is not None]
+        # A partition may have been revoked while the later ones were taken.
+        return [each for each in deliveries if each.receipt.partition.is_assigned]
+
+    def _delivery(self, record: Any) -> Delivery | None:
+        """Return the delivery of a record; None for another event of librdkafka's.
+
+        Raises:
+            BackendUnavailable: The event is an error.
+        """
+        error = record.error()
+        partition = self._partitions.get((record.topic(), record.partition()))
+        if error is not None:
+            if error.name() == "_PARTITION_EOF":
+                if partition is not None:
+                    partition.reached_end(record.offset())
+                return None
+            if error.name() in _PASSING:
+                return None
+            raise self._unavailable(error)
+        if partition is None:
+            return None
+        offset: int = record.offset()
+        partition.received(offset)
+        return self.delivery(_message(record), Receipt(partition, offset))
+
+    # --- Partitions --------------------------------------------------------------------------
+
+    def _assigned(self, client: Any, places: Iterable[Any]) -> None:
+        for each in places:
+            self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
+
+    def _revoked(self, client: Any, places: Iterable[Any]) -> None:
+        """Commit what is acknowledged, before the partitions go to others."""
+        keys = [(each.topic, each.partition) for each in places]
+        if not self._is_down:
+            moving = [self._partitions[key] for key in keys if key in self._partitions]
+            with suppress(BackendUnavailable):
+                self._commit_offsets(client, moving)
+        self._forget(keys)
+
+    def _lost(self, client: Any, places: Iterable[Any]) -> None:
+        self._forget([(each.topic, each.partition) for each in places])
+
+    def _forget(self, keys: Iterable[tuple[str, int]]) -> None:
+        for key in keys:
+            partition = self._partitions.pop(key, None)
+            if partition is not None:
+                partition.is_assigned = False
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            with mapped(self._failure):
+                places = [_place_of(each) for each in self._partitions.values()]
+                self._open_client().resume(places)
+
+    # --- Offsets -----------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        self._commit_offsets(self._open_client(), list(self._partitions.values()))
+
+    def _commit_offsets(self, client: Any, partitions: Sequence[Partition]) -> None:
+        """Commit what is acknowledged; raises BackendUnavailable."""
+        offsets = [
+            _place(each.topic, each.number, each.to_commit)
+            for each in partitions
+            if each.to_commit is not None
+        ]
+        if not offsets:
+            return
+        try:
+            answers = client.commit(offsets=offsets, asynchronous=False)
+        except client_class("KafkaException") as error:
+            if error.args[0].name() not in REBALANCED:
+                raise self._failure(error) from error
+            return
+        for each in answers:
+            if each.error is None:
+                partition = self._partitions.get((each.topic, each.partition))
+                if partition is not None:
+                    partition.committed = each.offset
+            elif each.error.name() not in REBALANCED:
+                raise self._unavailable(each.error)
+
+    def _all_partitions(self) -> list[tuple[str, int]]:
+        """Return the partitions of all topics of the group, by topic and number."""
+        now = time.monotonic()
+        if now >= self._known_until:
+            found = self._open_client().list_topics(timeout=self.timeout).topics
+            self._known = [
+                (name, number)
+                for name, topic in found.items()
+                if name in self._names or any(each.match(name) for each in self._patterns)
+                for number in topic.partitions
+            ]
+            self._known_until = now + METADATA_SECONDS
+        return self._known
+
+    def _offsets(self, keys: Sequence[tuple[str, int]], which: int) -> dict[tuple[str, int], int]:
+        """Return the first offset, or the one after the last record, of each partition."""
+        if not keys:
+            return {}
+        places = [_place(*key, which) for key in keys]
+        found = self._open_client().offsets_for_times(places, timeout=self.timeout)
+        for each in found:
+            if each.error is not None:
+                raise self._unavailable(each.error)
+        return {(each.topic, each.partition): each.offset for each in found}
+
+    # --- The client --------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        milliseconds = int(self.timeout * 1000)
+        session = int(self.session_timeout * 1000)
+        ours = {
+            "group.id": self.group,
+            "auto.offset.reset": RESETS[self.start],
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "isolation.level": "read_committed",
+            "session.timeout.ms": session,
+            "heartbeat.interval.ms": min(session // 3, 3000),
+            "max.poll.interval.ms": max(session, 300_000),
+            "fetch.wait.max.ms": 500,
+            "socket.timeout.ms": milliseconds + 1000,
+            "socket.connection.setup.timeout.ms": milliseconds,
+            "api.version.request.timeout.ms": milliseconds,
+            # What is fetched ahead is in memory: two batches are enough.
+            "queued.max.messages.kbytes": 16_384,
+            "fetch.queue.backoff.ms": 50,
+            "topic.metadata.refresh.interval.ms": int(METADATA_SECONDS * 1000),
+            "log.connection.close": False,
+            "error_cb": self._note_error,
+        }
+        if self.group_instance_id is not None:
+            ours["group.instance.id"] = self.group_instance_id
+        return self.address.settings(ours)
+
+    def _pattern(self, text: str) -> re.Pattern[str]:
+        try:
+            return re.compile(text)
+        except re.error as error:
+            raise self.option_error(
+                "topics", f"{text!r} is no regular expression: {error}"
+            ) from error
+
+    def _check_topic(self, name: str) -> None:
+        """Raise BackendUnavailable if a topic is missing, or may not be read."""
+        with mapped(self._failure):
+            found = self._client.list_topics(name, timeout=self.timeout)
+        error = found.topics[name].error
+        if error is None:
+            return
+        text = f"{self.address.place}: topic {name!r}: {describe(error)}"
+        if error.name() in _MISSING:
+            servers = self.address.servers
+            command = f"kafka-topics.sh --bootstrap-server {servers} --create --topic {name}"
+            text += f"; create it, for example with: {command}"
+        raise unavailable(text)
+
+    def _open_client(self) -> Any:
+        if self._client is None:
+            raise unavailable(f"{self.address.place}: not connected")
+        return self._client
+
+    def _note_error(self, error: Any) -> None:
+        self._errors.append(error)
+        if error.name() == "_ALL_BROKERS_DOWN":
+            self._is_down = True
+
+    def _raise_if_down(self) -> None:
+        if self._is_down:
+            raise unavailable(f"{self.address.place}: no broker is available")
+
+    def _unavailable(self, error: Any) -> BackendUnavailable:
+        """Return the failure for librdkafka's error, with what it said last of its connections."""
+        said = "; ".join(describe(each) for each in (error, *self._errors))
+        return unavailable(f"{self.address.place}: {said}")
+
+    def _failure(self, error: Exception) -> BackendUnavailable:
+        if self._client is not None and not self._errors:
+            with suppress(Exception):
+                self._client.poll(0)  # reports what it has to say of its connections
+        return self._unavailable(error.args[0] if error.args else error)
+
+    def _config_error(self, error: Exception) -> BackendConfigurationError:
+        return self.option_error("config", f"librdkafka rejects the configuration: {error}")
+
+
+def _message(record: Any) -> ReceivedMessage:
+    """Return a record of the client as a message."""
+    value = record.value()
+    kind = Tombstone if value is None else ReceivedMessage
+    headers = {name: _text(raw) for name, raw in record.headers() or ()}
+    return kind(
+        body=value or b"",
+        headers=headers,
+        content_type=headers.get("content-type", ""),
+        key=_key(record.key()),
+        origin=record.topic(),
+        position=f"{record.partition()}/{record.offset()}",
+    )
+
+
+def _key(raw: bytes | None) -> str:
+    """Return the key of a record; as hexadecimal digits if it is not text."""
+    try:
+        return (raw or b"").decode()
+    except UnicodeDecodeError:
+        return (raw or b"").hex()
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode(errors="surrogateescape")
+
+
+def _place(topic: str, number: int, offset: int | None = None) -> Any:
+    kind = client_class("TopicPartition")
+    return kind(topic, number) if offset is None else kind(topic, number, offset)
+
+
+def _place_of(partition: Partition) -> Any:
+    return _place(partition.topic, partition.number)
