@@ -3,7 +3,7 @@
     publishers ─► outbox ─► two relays ─► broker ─► three receivers ─► outbox ─► the same relays
                                                                                  ─► handlers
 
-A test of a broker writes a `ChaosBroker` and calls `survive`.
+A test of a broker writes a `ChaosBroker` and calls `survive`, or `outlive_stalls`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxReceiver
 from django_broadcaster.publishers import publisher
 from tests.app.models import Order
 from tests.support.events import SOURCE, first_arrivals
@@ -31,6 +31,10 @@ EVENTS = 5_000
 KEYS = 25
 BATCH = 50
 KILLS = 15
+STALLS = 3
+STALL_SECONDS = 10.0
+"""The longest to wait until a suspended receiver is replaced: some leases."""
+
 SECONDS = 90.0
 """The longest that the events may take after the last kill."""
 
@@ -141,6 +145,22 @@ class Processes:
         self._running[place].kill()
         self._running[place] = self._start(self._kinds[place])
 
+    def reader(self) -> Worker:
+        """Wait until a running receiver has the right to read; return its process."""
+        receivers = {f":{each.pid}": each for each in self._running[:3]}
+
+        def found() -> Worker | None:
+            names = OutboxReceiver.objects.using(DATABASE).filter(reads="billing")
+            for name in names.values_list("name", flat=True):
+                for end, receiver in receivers.items():
+                    if name.endswith(end):
+                        return receiver
+            return None
+
+        reader = wait_until(found, SECONDS, f"a receiver reads\n{self.output}")
+        assert reader is not None
+        return reader
+
     def stop(self) -> list[int]:
         """Ask all to end; return their exit statuses."""
         for each in self._running:
@@ -171,21 +191,65 @@ def survive(broker: ChaosBroker, workers: Workers) -> None:
         processes = Processes(broker, workers)
         with publishers.running():
             for kills in range(KILLS):
-                handled = Order.objects.using(DATABASE).count()
-                wait_until(
-                    lambda handled=handled: (
-                        len(publishers.committed) == EVENTS
-                        or Order.objects.using(DATABASE).count() > handled + 50
-                    ),
-                    SECONDS,
-                    f"progress\n{processes.output}",
-                )
+                wait_for_progress(processes, publishers)
                 if kills == KILLS // 2:
                     broker.restart()
                 processes.kill(chance.randrange(5))
         wait_for_all(processes, publishers)
     judge(publishers.committed)
     assert processes.stop() == [0] * 5, processes.output
+
+
+def outlive_stalls(broker: ChaosBroker, workers: Workers) -> None:
+    """Suspend the receiver that reads, under load, and let it go on after it was replaced.
+
+    It has messages that it has not acknowledged. The judgement is that of `survive`.
+    """
+    publishers = Publishers()
+    with override_settings(OUTBOX_PUBLISHERS=publishers_of(broker)):
+        processes = Processes(broker, workers)
+        with publishers.running():
+            stalls = 0
+            while stalls < STALLS:
+                wait_for_progress(processes, publishers)
+                stalled = processes.reader()
+                stalled.freeze()
+                try:
+                    if is_replaced(stalled, processes):
+                        wait_for_progress(processes, publishers)
+                        stalls += 1
+                finally:
+                    stalled.thaw()
+        wait_for_all(processes, publishers)
+    judge(publishers.committed)
+    assert processes.stop() == [0] * 5, processes.output
+
+
+def is_replaced(stalled: Worker, processes: Processes) -> bool:
+    """Wait until another receiver reads; return False if none does.
+
+    A receiver that was suspended in the middle of a transaction has locked its row: the others
+    wait for it, because it may still commit.
+    """
+    deadline = time.monotonic() + STALL_SECONDS
+    while processes.reader() is stalled:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def wait_for_progress(processes: Processes, publishers: Publishers) -> None:
+    """Wait until more events have been handled, or all have been published."""
+    handled = Order.objects.using(DATABASE).count()
+    wait_until(
+        lambda: (
+            len(publishers.committed) == EVENTS
+            or Order.objects.using(DATABASE).count() > handled + 50
+        ),
+        SECONDS,
+        f"progress\n{processes.output}",
+    )
 
 
 def wait_for_all(processes: Processes, publishers: Publishers) -> None:

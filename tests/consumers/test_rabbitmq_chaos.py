@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.consumers.chaos import survive
+from tests.consumers.chaos import outlive_stalls, survive
 from tests.support.rabbitmq_server import RabbitMQServer, rabbitmq_server
 from tests.support.workers import Workers
 
 
 class RabbitMQBroker:
-    """A private node. Receivers that are killed are noticed by their sockets."""
+    """A private node, which gives up the connection of a receiver that hangs after seconds."""
 
     def __init__(self, server: RabbitMQServer) -> None:
         arguments = {"x-single-active-consumer": True}
@@ -25,7 +25,7 @@ class RabbitMQBroker:
         }
         self.consumer: Mapping[str, Any] = {
             "CONSUMER": "django_broadcaster.consumers.RabbitMQConsumer",
-            "OPTIONS": {"url": server.url, "queue": "billing"},
+            "OPTIONS": {"url": server.url, "queue": "billing", "heartbeat": 2},
         }
 
     def restart(self) -> None:
@@ -40,3 +40,13 @@ def test_each_event_is_handled_once(committing: None, workers: Workers, tmp_path
     """5,000 events are handled exactly once, in order, although everything is killed."""
     with rabbitmq_server(tmp_path) as server:
         survive(RabbitMQBroker(server), workers)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_stalled_receiver_breaks_nothing(
+    committing: None, workers: Workers, tmp_path: Path
+) -> None:
+    """The messages that a suspended receiver holds are handled once, before newer ones."""
+    with rabbitmq_server(tmp_path) as server:
+        outlive_stalls(RabbitMQBroker(server), workers)
