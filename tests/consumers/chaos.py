@@ -3,7 +3,7 @@
     publishers ─► outbox ─► two relays ─► broker ─► three receivers ─► outbox ─► the same relays
                                                                                  ─► handlers
 
-A test of a broker writes a `ChaosBroker` and calls `survive`, or `outlive_stalls`.
+A test of a broker writes a `ChaosBroker` and calls `survive`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ EVENTS = 5_000
 KEYS = 25
 BATCH = 50
 KILLS = 15
-STALLS = 3
-STALL_SECONDS = 10.0
-"""The longest to wait until a suspended receiver is replaced: some leases."""
+STALLS = (3, 7, 11)
+"""The kills after which a receiver is suspended as well, for longer than its lease."""
 
+STALL_SECONDS = 10.0
 SECONDS = 90.0
 """The longest that the events may take after the last kill."""
 
@@ -145,21 +145,24 @@ class Processes:
         self._running[place].kill()
         self._running[place] = self._start(self._kinds[place])
 
-    def reader(self) -> Worker:
-        """Wait until a running receiver has the right to read; return its process."""
-        receivers = {f":{each.pid}": each for each in self._running[:3]}
+    def reader(self) -> int | None:
+        """Return the place of the receiver that reads; None if several do."""
+        receivers = OutboxReceiver.objects.using(DATABASE).filter(reads="billing")
+        names = [str(name).rpartition(":")[2] for name in receivers.values_list("name", flat=True)]
+        pids = [str(each.pid) for each in self._running[:3]]
+        return next((pids.index(name) for name in names if name in pids), None)
 
-        def found() -> Worker | None:
-            names = OutboxReceiver.objects.using(DATABASE).filter(reads="billing")
-            for name in names.values_list("name", flat=True):
-                for end, receiver in receivers.items():
-                    if name.endswith(end):
-                        return receiver
-            return None
+    def stall(self, place: int) -> None:
+        """Suspend one until it was replaced, and let it go on.
 
-        reader = wait_until(found, SECONDS, f"a receiver reads\n{self.output}")
-        assert reader is not None
-        return reader
+        One that was suspended within a transaction is not replaced: it holds the lock of its row.
+        """
+        suspended = self._running[place]
+        handled, deadline = handled_events(), time.monotonic() + STALL_SECONDS
+        suspended.freeze()
+        while handled_events() < handled + 200 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        suspended.thaw()
 
     def stop(self) -> list[int]:
         """Ask all to end; return their exit statuses."""
@@ -180,7 +183,7 @@ def publishers_of(broker: ChaosBroker) -> dict[str, Any]:
 
 
 def survive(broker: ChaosBroker, workers: Workers) -> None:
-    """Kill processes under load, restart the broker once, and judge what the handlers wrote.
+    """Kill and suspend processes under load, restart the broker once, and judge the result.
 
     Each event was handled exactly once, those of a key in the order in which they were published,
     and none of a transaction that was rolled back.
@@ -191,76 +194,38 @@ def survive(broker: ChaosBroker, workers: Workers) -> None:
         processes = Processes(broker, workers)
         with publishers.running():
             for kills in range(KILLS):
-                wait_for_progress(processes, publishers)
+                handled = handled_events()
+                wait_until(
+                    lambda handled=handled: (
+                        len(publishers.committed) == EVENTS or handled_events() > handled + 50
+                    ),
+                    SECONDS,
+                    f"progress\n{processes.output}",
+                )
                 if kills == KILLS // 2:
                     broker.restart()
+                if kills in STALLS:
+                    reader, any_receiver = processes.reader(), chance.randrange(3)
+                    processes.stall(any_receiver if reader is None else reader)
                 processes.kill(chance.randrange(5))
         wait_for_all(processes, publishers)
     judge(publishers.committed)
     assert processes.stop() == [0] * 5, processes.output
 
 
-def outlive_stalls(broker: ChaosBroker, workers: Workers) -> None:
-    """Suspend the receiver that reads, under load, and let it go on after it was replaced.
-
-    It has messages that it has not acknowledged. The judgement is that of `survive`.
-    """
-    publishers = Publishers()
-    with override_settings(OUTBOX_PUBLISHERS=publishers_of(broker)):
-        processes = Processes(broker, workers)
-        with publishers.running():
-            stalls = 0
-            while stalls < STALLS:
-                wait_for_progress(processes, publishers)
-                stalled = processes.reader()
-                stalled.freeze()
-                try:
-                    if is_replaced(stalled, processes):
-                        wait_for_progress(processes, publishers)
-                        stalls += 1
-                finally:
-                    stalled.thaw()
-        wait_for_all(processes, publishers)
-    judge(publishers.committed)
-    assert processes.stop() == [0] * 5, processes.output
-
-
-def is_replaced(stalled: Worker, processes: Processes) -> bool:
-    """Wait until another receiver reads; return False if none does.
-
-    A receiver that was suspended in the middle of a transaction has locked its row: the others
-    wait for it, because it may still commit.
-    """
-    deadline = time.monotonic() + STALL_SECONDS
-    while processes.reader() is stalled:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def wait_for_progress(processes: Processes, publishers: Publishers) -> None:
-    """Wait until more events have been handled, or all have been published."""
-    handled = Order.objects.using(DATABASE).count()
-    wait_until(
-        lambda: (
-            len(publishers.committed) == EVENTS
-            or Order.objects.using(DATABASE).count() > handled + 50
-        ),
-        SECONDS,
-        f"progress\n{processes.output}",
-    )
-
-
 def wait_for_all(processes: Processes, publishers: Publishers) -> None:
     """Wait until each event has been handled and settled, and nothing more happens."""
-    orders = Order.objects.using(DATABASE)
     deadline = time.monotonic() + SECONDS
-    while orders.count() < len(publishers.committed):
-        assert time.monotonic() < deadline, f"{orders.count()} handled\n{processes.output}"
+    while handled_events() < len(publishers.committed):
+        assert time.monotonic() < deadline, f"{handled_events()} handled\n{processes.output}"
         time.sleep(0.1)
     unsettled = OutboxEvent.objects.using(DATABASE).exclude(status="published")
     wait_until(lambda: not unsettled.exists(), SECONDS, "every event to be settled")
+
+
+def handled_events() -> int:
+    """Return how many events were handled."""
+    return Order.objects.using(DATABASE).count()
 
 
 def judge(committed: list[str]) -> None:

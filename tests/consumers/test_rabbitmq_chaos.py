@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.consumers.chaos import outlive_stalls, survive
+from tests.consumers.chaos import survive
 from tests.support.rabbitmq_server import RabbitMQServer, rabbitmq_server
 from tests.support.workers import Workers
 
@@ -40,13 +40,3 @@ def test_each_event_is_handled_once(committing: None, workers: Workers, tmp_path
     """5,000 events are handled exactly once, in order, although everything is killed."""
     with rabbitmq_server(tmp_path) as server:
         survive(RabbitMQBroker(server), workers)
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(300)
-def test_stalled_receiver_breaks_nothing(
-    committing: None, workers: Workers, tmp_path: Path
-) -> None:
-    """The messages that a suspended receiver holds are handled once, before newer ones."""
-    with rabbitmq_server(tmp_path) as server:
-        outlive_stalls(RabbitMQBroker(server), workers)

@@ -7,10 +7,10 @@ repetition is skipped. A message without an event becomes a dead letter with its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
@@ -59,6 +59,16 @@ class Written:
     cut: Sequence[Delivery]
 
 
+class Within(Protocol):
+    """Statements that are executed in the transaction of a batch."""
+
+    def begin(self) -> None:
+        """Execute those at its beginning."""
+
+    def end(self, written: Written) -> None:
+        """Execute those at its end; an error rolls the batch back."""
+
+
 @dataclass(slots=True)
 class _Entry:
     """The row of a delivery, and why it is a dead letter; empty if it is not."""
@@ -83,45 +93,45 @@ class Writer:
         self._consumer = consumer
         self._backend = backend
 
-    def write(
-        self, deliveries: Sequence[Delivery], also: Callable[[Written], object] | None = None
-    ) -> Written:
+    def write(self, deliveries: Sequence[Delivery], within: Within | None = None) -> Written:
         """Insert a row for each delivery, in one transaction.
 
         Args:
             deliveries: What was received, in its order.
-            also: Called at the end of the transaction, with what was written.
+            within: Statements of the same transaction.
 
         Raises:
             DatabaseError: Nothing was written.
         """
         entries = self._entries(deliveries)
         try:
-            return self._insert(entries, len(deliveries), also)
+            return self._insert(entries, len(deliveries), within)
         except (InterfaceError, OperationalError):
             raise
         except DatabaseError:  # the database refuses a value
             entries = [self._tried(entry) for entry in entries]
-            return self._insert(entries, len(deliveries), also)
+            return self._insert(entries, len(deliveries), within)
 
     def _insert(
         self,
         entries: Sequence[_Entry],
         received: int,
-        also: Callable[[Written], object] | None,
+        within: Within | None,
     ) -> Written:
         malformed = [entry for entry in entries if entry.problem]
         cut = [entry.delivery for entry in malformed if entry.is_cut]
         connection = connections[self._using]
         with transaction.atomic(using=self._using):
+            if within is not None:
+                within.begin()
             new = write_rows(connection, [entry.row for entry in entries]) if entries else 0
             for entry in malformed:
                 self._explain(entry)
             if new:
                 notify_after_commit(connection, self._backend)
             written = Written(received, len(entries) - new, len(malformed), cut)
-            if also is not None:
-                also(written)
+            if within is not None:
+                within.end(written)
         return written
 
     def _explain(self, entry: _Entry) -> None:
