@@ -57,16 +57,16 @@ class TestContract(ConsumerContract):
 
     @pytest.fixture(autouse=True)
     def _server(self, proxied: tuple[KafkaServer, TcpProxy]) -> None:
-        _, self.proxy = proxied
+        self.server, self.proxy = proxied
         self.servers = f"127.0.0.1:{self.proxy.port}"
-        self.topic = make_topic(self.servers)
+        self.topic = make_topic(self.server.servers)
 
     def make_consumer(self, **options: Any) -> Consumer:
         where = {"bootstrap_servers": self.servers, "topics": self.topic, "group": self.topic}
         return KafkaConsumer(**{**where, "session_timeout": 2, "timeout": 3, **options})
 
     def make_backend(self, **options: Any) -> MessageBackend:
-        return KafkaBackend(bootstrap_servers=self.servers, topic=self.topic, **options)
+        return KafkaBackend(bootstrap_servers=self.server.servers, topic=self.topic, **options)
 
     def produce(self, messages: Sequence[ProducedMessage]) -> None:
         records = []
@@ -75,7 +75,7 @@ class TestContract(ConsumerContract):
             if message.content_type:
                 headers["content-type"] = message.content_type.encode()
             records.append((message.key.encode(), message.body, headers))
-        produce(self.servers, self.topic, records)
+        produce(self.server.servers, self.topic, records)
 
     def break_broker(self) -> AbstractContextManager[object]:
         return self.proxy.away()

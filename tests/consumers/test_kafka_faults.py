@@ -55,7 +55,7 @@ class TestFaults(ConsumerFaultContract):
         self.server, self.proxy = running
         self.certificates = certificates
         self.servers = f"127.0.0.1:{self.proxy.port}"
-        self.topic = self.missing = make_topic(self.servers, 3)  # type: ignore[misc]
+        self.topic = self.missing = make_topic(self.server.servers, 3)  # type: ignore[misc]
 
     def make_consumer(self, **options: Any) -> Consumer:
         where = {"bootstrap_servers": self.servers, "topics": self.topic, "group": self.topic}
@@ -64,7 +64,7 @@ class TestFaults(ConsumerFaultContract):
     def produce(self, events: Sequence[CloudEvent]) -> None:
         headers = {"content-type": b"application/cloudevents+json"}
         records = [(each.partition_key.encode(), each.to_json(), headers) for each in events]
-        produce(self.servers, self.topic, records)
+        produce(self.server.servers, self.topic, records)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -84,7 +84,7 @@ class TestFaults(ConsumerFaultContract):
             self.topic = f"later-{uuid4()}"
             self.missing = f"--create --topic {self.topic}"  # type: ignore[misc]
             yield self.new_consumer()
-            make_topic(self.servers, name=self.topic)
+            make_topic(self.server.servers, name=self.topic)
         else:
             with forbid(self.server, "app", self.topic):
                 yield self.new_consumer(**self._login())

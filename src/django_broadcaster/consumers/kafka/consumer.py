@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from django_broadcaster.backends.connected import HEALTH_SECONDS
 from django_broadcaster.backends.errors import mapped, unavailable
@@ -24,6 +26,8 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 
 from .offsets import Partition, Receipt
+
+T = TypeVar("T")
 
 RESETS: Final[Mapping[str, str]] = {"all": "earliest", "new": "latest"}
 """Kafka's words for the values of `start`."""
@@ -176,7 +180,7 @@ class KafkaConsumer(Consumer):
         client, self._client = self._client, None
         if client is not None:
             with suppress(Exception):
-                client.close()
+                self._bounded(client.close)
         self._forget(list(self._partitions))
         self._early.clear()
 
@@ -327,7 +331,7 @@ class KafkaConsumer(Consumer):
         if not offsets:
             return
         try:
-            answers = client.commit(offsets=offsets, asynchronous=False)
+            answers = self._bounded(lambda: client.commit(offsets=offsets, asynchronous=False))
         except client_class("KafkaException") as error:
             if error.args[0].name() not in REBALANCED:
                 raise self._failure(error) from error
@@ -422,6 +426,29 @@ class KafkaConsumer(Consumer):
         if self._client is None:
             raise unavailable(f"{self.address.place}: not connected")
         return self._client
+
+    def _bounded(self, call: Callable[[], T]) -> T:
+        """Make a call that librdkafka may never end, and give it up after the timeout.
+
+        Raises:
+            BackendUnavailable: The call has not ended.
+        """
+        outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                outcomes.put((call(), None))
+            except BaseException as error:
+                outcomes.put((None, error))
+
+        Thread(target=run, name=f"kafka-{self.alias}", daemon=True).start()
+        try:
+            result, error = outcomes.get(timeout=self.timeout + 1)
+        except Empty:
+            raise unavailable(f"{self.address.place}: no answer within {self.timeout} s") from None
+        if error is not None:
+            raise error
+        return cast("T", result)
 
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
