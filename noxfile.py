@@ -3,6 +3,7 @@
     nox                                    # all pairs (make test-matrix, with the servers at hand)
     nox --tags newest                      # or oldest
     nox -s "tests(3.12, django 6.0)"       # one pair; words after -- go to pytest
+    nox -s themes                          # the admin's pages in the themes Unfold and Jazzmin
 
 A pair whose interpreter this machine lacks is named where it would run and again in the summary at
 the end; in CI it fails (nox's own rule: `--no-error-on-missing-interpreters` turns that off).
@@ -28,6 +29,7 @@ PAIRS = [
 ]
 TAGS = {PAIRS[0]: ["oldest"], PAIRS[-1]: ["newest"]}
 
+nox.options.sessions = ["tests"]
 nox.needs_version = ">=2025.5.1"
 
 
@@ -82,3 +84,13 @@ def tests(session: nox.Session, django: str) -> None:
     session.install(".[all]", f"django~={django}.0", *requirements)
     session.run("python", "tests/manage.py", "makemigrations", "--check", "--dry-run")
     session.run("python", "-m", "pytest", "--numprocesses=2", *session.posargs)
+
+
+@nox.session(python=PAIRS[-1][0])
+@nox.parametrize("theme", ["unfold", "jazzmin"])
+def themes(session: nox.Session, theme: str) -> None:
+    """Look at every page of the admin in a theme."""
+    requirements = _groups(nox.project.load_toml("pyproject.toml"))
+    session.install(".[all]", f"django-{theme}", *requirements)
+    environment = {"BROADCASTER_ADMIN_THEME": theme, "BROADCASTER_TEST_DATABASES": "sqlite"}
+    session.run("python", "-m", "pytest", "tests/dashboard/test_themes.py", env=environment)

@@ -19,10 +19,13 @@ from benchmarks import (
     blocked,
     brokers,
     bulk,
+    consuming,
     databases,
     draining,
+    handling,
     outbox,
     publishing,
+    receiving,
     scaling,
     waiting,
 )
@@ -32,7 +35,12 @@ from benchmarks.table import as_table, write_page
 BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "relay": draining.relay,
     "latency": waiting.latency,
+    "latency-of-fence": waiting.latency_of_fence,
     "publish": publishing.publish,
+    "receive": receiving.receive,
+    "consume": consuming.consume,
+    "two-services": consuming.two_services,
+    "publish-parts": publishing.parts,
     "bulk": bulk.bulk,
     "hotkey": draining.hotkey,
     "never-analysed": draining.never_analysed,
@@ -44,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "blocked": blocked.blocked,
     "databases": databases.databases,
     "brokers": brokers.brokers,
+    "handlers": handling.handlers,
 }
 
 

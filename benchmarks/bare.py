@@ -37,6 +37,14 @@ _UPDATE = """
     UPDATE django_broadcaster_outboxevent SET status = 'published', published_at = now()
     WHERE id = ANY(%s)
 """
+_BEGIN = """
+    WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+    UPDATE django_broadcaster_outboxrelay
+    SET heartbeat_at = statement_timestamp(), in_flight_from = %s, in_flight_to = %s
+    FROM quick WHERE id = %s RETURNING id
+"""
+"""What a relay executes before each batch, without its check of the server."""
+
 _DELETE = "DELETE FROM django_broadcaster_outboxevent WHERE id = ANY(%s)"
 
 
@@ -148,11 +156,14 @@ def binary(row: Sequence[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def listen_loop() -> Iterator[None]:
-    """Deliver events to the stream on each NOTIFY until the block ends, in a process of its own."""
+def listen_loop(*, fenced: bool = False) -> Iterator[None]:
+    """Deliver events to the stream on each NOTIFY until the block ends, in a process of its own.
+
+    If `fenced`, check a lease and record the ids in flight before each batch, as a relay does.
+    """
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_listen, args=[ready], daemon=True)
+    process = context.Process(target=_listen, args=[ready, fenced], daemon=True)
     process.start()
     try:
         if not ready.wait(60):
@@ -163,14 +174,20 @@ def listen_loop() -> Iterator[None]:
         process.join(10)
 
 
-def _listen(ready: Any) -> None:
+def _listen(ready: Any, fenced: bool) -> None:
     import django
 
     django.setup()
     client = redis.Redis.from_url(services.address("redis"))
+    listen(ready, lambda rows: append(client, rows), fenced=fenced)
+
+
+def listen(ready: Any, send: Send, *, fenced: bool = False) -> None:
+    """Send rows on each NOTIFY, for ever; `ready` is set once it listens."""
+    lease = _lease() if fenced else 0
     with (
         psycopg.connect(**outbox.address(), autocommit=True) as listener,
-        psycopg.connect(**outbox.address()) as connection,
+        psycopg.connect(**outbox.address(), autocommit=fenced) as connection,
     ):
         listener.execute("LISTEN django_broadcaster")
         ready.set()
@@ -180,13 +197,24 @@ def _listen(ready: Any) -> None:
         while True:
             rows = cursor.execute(_FETCH, [last, BATCH]).fetchall()
             if rows:
-                append(client, rows)
+                if fenced:
+                    cursor.execute(_BEGIN, [rows[0][0], rows[-1][0], lease])
+                send(rows)
                 cursor.execute(_UPDATE, [[row[0] for row in rows]])
                 last = rows[-1][0]
             connection.commit()
             if not rows:
                 for _ in listener.notifies(timeout=0.1, stop_after=1):
                     pass
+
+
+def _lease() -> int:
+    """Return the id of a new lease."""
+    from django_broadcaster.relay.lease import Lease
+
+    lease = Lease("default", "default")
+    lease.join()
+    return lease.id
 
 
 # Writing
@@ -209,8 +237,10 @@ class MinimalTable:
 
     def insert(self, event_type: str, data: dict[str, Any]) -> None:
         """Write one row in a transaction of its own."""
+        sql = "INSERT INTO bench_minimal (type, payload) VALUES (%s, %s)"
+        self.execute(sql, [event_type, orjson.dumps(data).decode()])
+
+    def execute(self, sql: str, values: Sequence[Any], *, by: Any = psycopg.Cursor) -> None:
+        """Execute an INSERT on the same connection, in a transaction of its own."""
         with self._connection.transaction():
-            self._connection.execute(
-                "INSERT INTO bench_minimal (type, payload) VALUES (%s, %s)",
-                [event_type, orjson.dumps(data).decode()],
-            )
+            by(self._connection).execute(sql, values)

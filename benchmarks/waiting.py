@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import psycopg
 from django.conf import settings
@@ -16,6 +17,9 @@ from django_broadcaster.publishers import publisher
 from . import outbox, relays
 from .bare import listen_loop
 from .measure import Figure, compare
+
+Deliverer = Callable[[], AbstractContextManager[None]]
+"""Delivers events while its block runs."""
 
 SETTLE_SECONDS = 8.0
 IDLE_SECONDS = 60.0
@@ -32,25 +36,52 @@ RATES = {
 
 def latency(runs: int, events: int) -> list[Figure]:
     """Compare the time from commit to a blocked XREAD with that of the bare LISTEN loop."""
+    return [
+        figure
+        for rate, (count, *wanted) in RATES.items()
+        for figure in _beside_bare("latency", _relay, rate, count, wanted, runs)
+    ]
+
+
+def latency_of_fence(runs: int, events: int) -> list[Figure]:
+    """Compare a bare loop that checks a lease before each batch with one that does not."""
+    fenced = partial(listen_loop, fenced=True)
+    return [
+        figure
+        for rate in (20, 100)
+        for figure in _beside_bare(
+            "latency of the lease check", fenced, rate, RATES[rate][0], ("", ""), runs
+        )
+    ]
+
+
+def _beside_bare(
+    name: str,
+    deliverer: Deliverer,
+    rate: int,
+    count: int,
+    wanted: Sequence[str],
+    runs: int,
+) -> list[Figure]:
+    """Return the figures of p50 and p99, each beside that of the bare loop."""
+    pairs = [
+        (_percentiles(deliverer, rate, count), _percentiles(listen_loop, rate, count))
+        for _ in range(runs)
+    ]
     figures = []
-    for rate, (count, *wanted) in RATES.items():
-        pairs = [
-            (_percentiles(_relay, rate, count), _percentiles(listen_loop, rate, count))
-            for _ in range(runs)
-        ]
-        for index, name in enumerate(("p50", "p99")):
-            ours = iter([ours[index] for ours, _ in pairs])
-            bare = iter([bare[index] for _, bare in pairs])
-            figures.append(
-                compare(
-                    f"latency {name} at {rate}/s",
-                    ours.__next__,
-                    bare.__next__,
-                    unit="ms",
-                    wanted=wanted[index],
-                    runs=runs,
-                )
+    for index, percentile in enumerate(("p50", "p99")):
+        ours = iter([ours[index] for ours, _ in pairs])
+        bare = iter([bare[index] for _, bare in pairs])
+        figures.append(
+            compare(
+                f"{name} {percentile} at {rate}/s",
+                ours.__next__,
+                bare.__next__,
+                unit="ms",
+                wanted=wanted[index],
+                runs=runs,
             )
+        )
     return figures
 
 
@@ -73,9 +104,7 @@ def idle(runs: int, events: int) -> list[Figure]:
     ]
 
 
-def _percentiles(
-    deliverer: Callable[[], AbstractContextManager[None]], rate: int, count: int
-) -> tuple[float, float]:
+def _percentiles(deliverer: Deliverer, rate: int, count: int) -> tuple[float, float]:
     """Publish at a steady rate while `deliverer` runs; return p50 and p99 in milliseconds."""
     outbox.empty()
     relays.empty_stream()

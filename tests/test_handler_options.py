@@ -14,6 +14,8 @@ from django.utils import timezone
 
 from django_broadcaster.backends import LocalBackend
 from django_broadcaster.backends.base import Message
+from django_broadcaster.consumers import Delivery, ReceivedMessage
+from django_broadcaster.consumers.rows import Writer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Reject, Rejected, Retry, TransientError
 from django_broadcaster.inbox import dispatch, process
@@ -112,6 +114,38 @@ def test_retries_of_a_handler_count_for_its_consumer(registry: EventHandlerRegis
     assert registry.max_retries_for("order.placed", 3, "billing") == 9
 
 
+def decode(message: ReceivedMessage) -> CloudEvent:
+    """The corrected function of a project: the body is the id of an order."""
+    name = message.body.decode()
+    return CloudEvent("order.placed", "/shop", {}, id=name, subject=name)
+
+
+@pytest.mark.parametrize("again", ["once", "again, as it was"])
+def test_a_malformed_message_is_decoded_at_a_replay(
+    local: str, join: Join, settings: Settings, again: str
+) -> None:
+    """Its dead letter becomes an event of its consumer, or stays one if nothing was corrected."""
+    calls: list[str] = []
+    event_registry.register(name="billing", consumer="billing")(raising(calls=calls))
+    entry = {"CONSUMER": "tests.support.memory_broker.MemoryConsumer"}
+    settings.OUTBOX_CONSUMERS = {"billing": entry}
+    message = ReceivedMessage(body=b"a1", origin="memory", position="0")
+    Writer(local, "billing", "default").write([Delivery(message, problem="not JSON")])
+    if again == "once":
+        entry["OPTIONS"] = {"decode": f"{__name__}.decode"}  # type: ignore[assignment]
+    OutboxEvent.objects.using(local).replay()
+    drain(join())
+    found = list(OutboxEvent.objects.using(local).order_by("id"))
+    if again == "once":
+        assert [each.status for each in found] == ["published", "published"]
+        assert (found[1].event_id, found[1].publisher_config) == ("a1", {"consumer": "billing"})
+        assert calls == ["a1"]
+    else:
+        assert [each.status for each in found] == ["failed"]
+        assert "Rejected: InvalidEvent" in found[0].last_error
+        assert calls == []
+
+
 # --- retry ---------------------------------------------------------------------------------------
 
 
@@ -178,7 +212,7 @@ def test_a_handler_asks_for_a_retry(
     found = row("a1", local)
     assert (found.scheduled_at - found.updated_at).total_seconds() == pytest.approx(pause, abs=0.5)
     assert (found.retry_count, found.status) == (1, "retry")
-    assert "Retry: busy" in found.last_error
+    assert found.last_error.endswith(": busy")
 
 
 def test_retry_and_reject_are_the_errors_of_the_contract() -> None:

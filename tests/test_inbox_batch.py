@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.conf import settings as django_settings
 from django.db import DatabaseError, connections, transaction
+from psycopg.sql import SQL, Literal
 
 from django_broadcaster.backends import LocalBackend
 from django_broadcaster.backends.base import Message, Outcome
@@ -313,6 +314,35 @@ def test_a_handler_that_ends_the_transaction(routed: str, statement: str) -> Non
     expected = ["a1", "b1", "c1", "d1", "e1", "f1"] if commits else []
     assert orders(routed) == expected
     assert handled(routed) == [("handler", each) for each in expected]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL application_name = 'a tenant'",
+        "SELECT set_config('application_name', 'a tenant', true)",
+        SQL("SET LOCAL application_name = {}").format(Literal("a tenant")),
+    ],
+    ids=["SET LOCAL", "set_config", "composed"],
+)
+def test_a_setting_of_the_transaction_reaches_no_other_event(
+    routed: str, calls: list[str], statement: Any
+) -> None:
+    """A handler that sets something until the end of its transaction has one of its own."""
+    if connections[routed].vendor != "postgresql":
+        pytest.skip("the others have no such settings")
+
+    def handle(event: CloudEvent) -> None:
+        with connections[routed].cursor() as cursor:
+            cursor.execute("SHOW application_name")
+            calls.append(cursor.fetchone()[0])
+            cursor.execute(statement)
+        write(event)
+
+    register(handle)
+    assert send(messages("a1", "b1", "c1")) == [None] * 3
+    assert "a tenant" not in calls
+    assert orders(routed) == ["a1", "b1", "c1"]
 
 
 def test_a_handler_that_closes_its_connection(routed: str) -> None:

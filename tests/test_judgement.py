@@ -168,7 +168,7 @@ def test_dead_letters_need_attention_while_they_are_there() -> None:
 def test_an_error_belongs_to_its_reason() -> None:
     """The text of a broker or an endpoint is shown as it is, also with braces."""
     found = judged(away_since=ago(90), away_because="{age} refused")
-    assert found.text == "Broker unavailable for 90 s: {age} refused"
+    assert found.text == "Broker unavailable for 1 min 30 s: {age} refused"
     found = judged(retry=1, oldest_retry=ago(9), retry_error="answered 500")
     assert (found.text, found.level) == ("Retrying: answered 500", Level.BLUE)
 

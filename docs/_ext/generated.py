@@ -6,6 +6,7 @@ In a page's Markdown, each of these comments stands for the text that is made:
     <!-- generated: checks of values -->
     <!-- generated: options of outbox_worker -->
     <!-- generated: options of KafkaBackend -->
+    <!-- generated: options of KafkaConsumer -->
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core.management import load_command_class
@@ -26,6 +27,7 @@ from django_broadcaster import former
 from django_broadcaster.backends import MessageBackend
 from django_broadcaster.checks.shared import literal
 from django_broadcaster.conf import Setting, all_settings, setting_groups
+from django_broadcaster.consumers import Consumer
 
 COMMENT = re.compile(r"<!-- generated: (?:(settings)|(checks of values)|options of (\w+)) -->")
 
@@ -49,7 +51,7 @@ def _text(settings: str | None, checks: str | None, owner: str | None) -> Iterat
     if checks:
         return _checks()
     owner = owner or ""
-    return _backend_options(owner) if owner[:1].isupper() else _command_options(owner)
+    return _class_options(owner) if owner[:1].isupper() else _command_options(owner)
 
 
 def _settings() -> Iterator[str]:
@@ -113,23 +115,32 @@ def _usage(action: argparse.Action) -> str:
     return option if action.nargs == 0 else f"{option} {action.metavar or action.dest.upper()}"
 
 
-def _backend_options(name: str) -> Iterator[str]:
-    """Yield a table of what a backend's OPTIONS may have, as its docstring explains it.
+def _class_options(name: str) -> Iterator[str]:
+    """Yield a table of the OPTIONS of a backend or a consumer, as its docstring explains them.
 
     Raises:
         ValueError: The docstring does not have an option.
     """
-    backend = import_string(f"django_broadcaster.backends.{name}")
-    defaults = dict(_defaults(backend))
+    of_consumer = name.endswith("Consumer")
+    base: type[Any] = Consumer if of_consumer else MessageBackend
+    module = "consumers" if of_consumer else "backends"
+    owner = import_string(f"django_broadcaster.{module}.{name}")
+    classes = owner.__mro__[: owner.__mro__.index(base)]
+    if of_consumer:
+        classes = (*classes, Consumer)
+    defaults = dict(_defaults(classes))
     yield "| option | meaning |\n|---|---|"
-    for names, meaning in _meanings(backend):
+    for names, meaning in _meanings(classes):
         values = [defaults.pop(each) for each in names if each in defaults]
         default = ", ".join(values if len(set(values)) > 1 else values[:1])
         shown = ", ".join(f"`{each}`" for each in names)
-        yield f"| {shown} | {meaning} Default: {default or '`None`'}. |"
+        if names != ["alias"]:
+            yield f"| {shown} | {meaning} Default: {default or '`None`'}. |"
     if defaults:
         raise ValueError(f"the docstring of {name} does not explain {', '.join(defaults)}")
-    limit = backend.default_max_message_bytes
+    if of_consumer:
+        return
+    limit = owner.default_max_message_bytes
     default = "None" if limit is None else f"{limit:_}"
     yield (
         "| `max_message_bytes` | The largest event, in bytes of its JSON, that a publish call "
@@ -137,9 +148,9 @@ def _backend_options(name: str) -> Iterator[str]:
     )
 
 
-def _defaults(backend: type[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the names of a backend's options and their defaults as code."""
-    for each in backend.__mro__[: backend.__mro__.index(MessageBackend)]:
+def _defaults(classes: Sequence[type[Any]]) -> Iterator[tuple[str, str]]:
+    """Yield the names of the options of classes and their defaults as code."""
+    for each in classes:
         # Not of the class: its metaclass has a signature of its own.
         for name, parameter in inspect.signature(each.__init__).parameters.items():
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -147,10 +158,10 @@ def _defaults(backend: type[Any]) -> Iterator[tuple[str, str]]:
                 yield name, "none" if value is inspect.Parameter.empty else f"`{value!r}`"
 
 
-def _meanings(backend: type[Any]) -> Iterator[tuple[list[str], str]]:
+def _meanings(classes: Sequence[type[Any]]) -> Iterator[tuple[list[str], str]]:
     """Yield names of options, and what they mean, as the docstrings say."""
     seen: set[str] = set()
-    for each in backend.__mro__[: backend.__mro__.index(MessageBackend)]:
+    for each in classes:
         for item in items_of(inspect.cleandoc(each.__doc__ or "").splitlines()):
             found = ITEM.fullmatch(item)
             assert found, item

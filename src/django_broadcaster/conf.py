@@ -270,8 +270,8 @@ class RetentionSettings:
     )
     HISTORY_RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=7),
-        "How long failed attempts, finished operations, and the dashboard's figures by the minute "
-        "are kept; `None` is for ever.",
+        "How long failed attempts, the steps of an event's history, finished operations, and the "
+        "dashboard's figures by the minute are kept; `None` is for ever.",
         check=DURATION,
         id="E026",
     )

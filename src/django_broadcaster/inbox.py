@@ -12,6 +12,7 @@ from time import perf_counter
 from django.db import router, transaction
 
 from . import tracing
+from .error_places import place_of
 from .events import CloudEvent
 from .exceptions import AfterCommitFailed, DeliveryError, Rejected, TransientError
 from .handler_transaction import HandlerTransaction, left_open
@@ -172,7 +173,7 @@ def failure_of(failures: Failures, attempt: int) -> DeliveryError:
         kind = AfterCommitFailed
     elif all(isinstance(each, Rejected) for each in errors):
         kind = Rejected
-    text = "; ".join(f"handler {h.name}: {type(e).__name__}: {e}" for h, e in failures)
+    text = "; ".join(f"handler {h.name}: {_class_and_place(e)}: {e}" for h, e in failures)
     failure = kind(text, retry_after=max(getattr(each, "retry_after", 0.0) for each in errors))
     if isinstance(failure, TransientError):
         retried = [(h, e) for h, e in failures if not isinstance(e, Rejected)]
@@ -188,6 +189,13 @@ def failure_of(failures: Failures, attempt: int) -> DeliveryError:
     failure.unforeseen = next((u for each in errors if (u := _unforeseen(each))), None)
     failure.handlers = tuple((h.name, _unforeseen(e) or e) for h, e in failures)
     return failure
+
+
+def _class_and_place(error: Exception) -> str:
+    """Return the class of a handler's error, and the line that raised it: errors are grouped so."""
+    place = place_of(error)
+    name = type(error).__name__
+    return f"{name} at {place}" if place else name
 
 
 def _delay_of(handler: Handler, error: Exception, attempt: int) -> float | None:

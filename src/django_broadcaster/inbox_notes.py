@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -23,6 +23,11 @@ _RESTARTS = frozenset({
     1213,  # MariaDB and MySQL: deadlock
 })  # fmt: skip
 
+Row = tuple[Any, ...]
+"""The values of a row in the order of `COLUMNS`."""
+
+COLUMNS: Final = ("identity", "handler", "source", "event_id", "processed_at")
+
 _REJECTED: Final = "rejected"
 """Sets the identity of a rejection apart from that of a note that the event was processed."""
 
@@ -42,8 +47,8 @@ class Note:
     def __init__(self, event: CloudEvent, handler: Handler, using: str) -> None:
         self.using = using
         self._table = _Table(using)
-        identity = note_identity(handler.name, event.source, event.id)
-        self._row = self._table.row(identity, handler.name, event)
+        self._identity = note_identity(handler.name, event.source, event.id)
+        self._row = self._table.row(self._identity, handler.name, event)
 
     def write(self) -> bool:
         """Insert the row; return False if it exists.
@@ -55,11 +60,11 @@ class Note:
 
     def exists(self) -> bool:
         """Return True if the connection's transaction sees the row."""
-        return bool(self._table.known([self._row["identity"]]))
+        return bool(self._table.known([self._identity]))
 
     def delete(self) -> None:
         """Delete the row if it is the one that `write` inserted."""
-        self._table.delete([self._row["identity"]], self._row["processed_at"])
+        self._table.delete([self._identity], self._table.now)
 
 
 class Notes:
@@ -69,7 +74,7 @@ class Notes:
         self._table = _Table(using)
         self.identities: list[str] = []
         """The identities of the notes, in the order of the calls."""
-        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._rows: dict[str, Row] = {}
         for event, handler in calls:
             identity = note_identity(handler.name, event.source, event.id)
             self.identities.append(identity)
@@ -133,29 +138,36 @@ class _Table:
     def __init__(self, using: str) -> None:
         self._connection = connections[using]
         self._name = self._connection.ops.quote_name(InboxEvent._meta.db_table)
-        self._now = self._connection.ops.adapt_datetimefield_value(timezone.now())
+        self.now = self._connection.ops.adapt_datetimefield_value(timezone.now())
 
-    def row(self, identity: str, handler: str, event: CloudEvent) -> dict[str, Any]:
-        """Return a row by the names of its columns."""
-        return {
-            "identity": identity,
-            # For display only. Events from other systems may have longer values than the columns.
-            "handler": storable(handler, self._connection)[:255],
-            "source": storable(event.source, self._connection)[:512],
-            "event_id": storable(event.id, self._connection)[:255],
-            "processed_at": self._now,
-        }
+    def row(self, identity: str, handler: str, event: CloudEvent) -> Row:
+        """Return the values of the columns."""
+        # For display only. Events from other systems may have longer values than the columns.
+        texts = (
+            storable(handler, self._connection)[:255],
+            storable(event.source, self._connection)[:512],
+            storable(event.id, self._connection)[:255],
+        )
+        return (identity, *texts, self.now)
 
-    def insert(self, rows: Sequence[Mapping[str, Any]]) -> int:
+    def insert(self, rows: Sequence[Row]) -> int:
         """Insert the rows that do not exist; return how many. Raises NoteConflict."""
         ops = self._connection.ops
-        names = ", ".join(ops.quote_name(name) for name in rows[0])
+        names = ", ".join(map(ops.quote_name, COLUMNS))
         insert = ops.insert_statement(on_conflict=OnConflict.IGNORE)
         suffix = ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], [])
-        marks = ", ".join([f"({', '.join(['%s'] * len(rows[0]))})"] * len(rows))
-        sql = f"{insert} {self._name} ({names}) VALUES {marks} {suffix}"
+        params: list[Any]
+        if self._connection.vendor == "postgresql" and len(rows) > 1:
+            # A parameter for each column: the driver takes long for hundreds.
+            values = f"SELECT *, %s::timestamptz FROM unnest({', '.join(['%s::varchar[]'] * 4)})"
+            *texts, _ = zip(*rows, strict=True)
+            params = [self.now, *map(list, texts)]
+        else:
+            values = "VALUES " + ", ".join([f"({_marks(COLUMNS)})"] * len(rows))
+            params = [value for row in rows for value in row]
+        sql = f"{insert} {self._name} ({names}) {values} {suffix}"
         try:
-            return self._execute(sql, [value for row in rows for value in row.values()])
+            return self._execute(sql, params)
         except OperationalError as error:
             if _code(error) in _RESTARTS:
                 raise NoteConflict(*error.args) from error

@@ -52,6 +52,10 @@ _ENDS_ON_MYSQL = re.compile(
 )
 
 
+_LASTS = re.compile(r"\s*set\s+(local|transaction|constraints)\b|.*\bset_config\s*\(", re.I | re.S)
+"""Statements with an effect that lasts until the end of the transaction, beside changes of rows."""
+
+
 class RefusedStatement(Exception):
     """A statement that must not run in a transaction that several handlers share."""
 
@@ -59,7 +63,8 @@ class RefusedStatement(Exception):
 class Watch:
     """Observes a connection's open transaction while other code runs, without statements.
 
-    If `refuses` is True, statements that end the transaction raise RefusedStatement.
+    If `refuses` is True, the transaction is shared with other code. Then statements that end it, or
+    change it for those that follow, raise RefusedStatement.
     """
 
     def __init__(self, connection: Any, *, refuses: bool = False) -> None:
@@ -108,10 +113,10 @@ class Watch:
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
     ) -> Any:
         """Run a statement, and record whether it may end the transaction."""
+        if self._refuses and (not isinstance(sql, str) or self._ends(sql) or _LASTS.match(sql)):
+            self.has_refused = True
+            raise RefusedStatement("the statement needs a transaction that no other event shares")
         if isinstance(sql, str) and self._ends(sql):
-            if self._refuses:
-                self.has_refused = True
-                raise RefusedStatement("it would end a transaction that other events share")
             self.may_have_ended = True
         return execute(sql, params, many, context)
 

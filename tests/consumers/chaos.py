@@ -20,7 +20,7 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxReceiver
 from django_broadcaster.publishers import publisher
 from tests.app.models import Order
 from tests.support.events import SOURCE, first_arrivals
@@ -31,6 +31,10 @@ EVENTS = 5_000
 KEYS = 25
 BATCH = 50
 KILLS = 15
+STALLS = (3, 7, 11)
+"""The kills after which a receiver is suspended as well, for longer than its lease."""
+
+STALL_SECONDS = 10.0
 SECONDS = 90.0
 """The longest that the events may take after the last kill."""
 
@@ -141,6 +145,25 @@ class Processes:
         self._running[place].kill()
         self._running[place] = self._start(self._kinds[place])
 
+    def reader(self) -> int | None:
+        """Return the place of the receiver that reads; None if several do."""
+        receivers = OutboxReceiver.objects.using(DATABASE).filter(reads="billing")
+        names = [str(name).rpartition(":")[2] for name in receivers.values_list("name", flat=True)]
+        pids = [str(each.pid) for each in self._running[:3]]
+        return next((pids.index(name) for name in names if name in pids), None)
+
+    def stall(self, place: int) -> None:
+        """Suspend one until it was replaced, and let it go on.
+
+        One that was suspended within a transaction is not replaced: it holds the lock of its row.
+        """
+        suspended = self._running[place]
+        handled, deadline = handled_events(), time.monotonic() + STALL_SECONDS
+        suspended.freeze()
+        while handled_events() < handled + 200 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        suspended.thaw()
+
     def stop(self) -> list[int]:
         """Ask all to end; return their exit statuses."""
         for each in self._running:
@@ -160,7 +183,7 @@ def publishers_of(broker: ChaosBroker) -> dict[str, Any]:
 
 
 def survive(broker: ChaosBroker, workers: Workers) -> None:
-    """Kill processes under load, restart the broker once, and judge what the handlers wrote.
+    """Kill and suspend processes under load, restart the broker once, and judge the result.
 
     Each event was handled exactly once, those of a key in the order in which they were published,
     and none of a transaction that was rolled back.
@@ -171,17 +194,19 @@ def survive(broker: ChaosBroker, workers: Workers) -> None:
         processes = Processes(broker, workers)
         with publishers.running():
             for kills in range(KILLS):
-                handled = Order.objects.using(DATABASE).count()
+                handled = handled_events()
                 wait_until(
                     lambda handled=handled: (
-                        len(publishers.committed) == EVENTS
-                        or Order.objects.using(DATABASE).count() > handled + 50
+                        len(publishers.committed) == EVENTS or handled_events() > handled + 50
                     ),
                     SECONDS,
                     f"progress\n{processes.output}",
                 )
                 if kills == KILLS // 2:
                     broker.restart()
+                if kills in STALLS:
+                    reader, any_receiver = processes.reader(), chance.randrange(3)
+                    processes.stall(any_receiver if reader is None else reader)
                 processes.kill(chance.randrange(5))
         wait_for_all(processes, publishers)
     judge(publishers.committed)
@@ -190,13 +215,17 @@ def survive(broker: ChaosBroker, workers: Workers) -> None:
 
 def wait_for_all(processes: Processes, publishers: Publishers) -> None:
     """Wait until each event has been handled and settled, and nothing more happens."""
-    orders = Order.objects.using(DATABASE)
     deadline = time.monotonic() + SECONDS
-    while orders.count() < len(publishers.committed):
-        assert time.monotonic() < deadline, f"{orders.count()} handled\n{processes.output}"
+    while handled_events() < len(publishers.committed):
+        assert time.monotonic() < deadline, f"{handled_events()} handled\n{processes.output}"
         time.sleep(0.1)
     unsettled = OutboxEvent.objects.using(DATABASE).exclude(status="published")
     wait_until(lambda: not unsettled.exists(), SECONDS, "every event to be settled")
+
+
+def handled_events() -> int:
+    """Return how many events were handled."""
+    return Order.objects.using(DATABASE).count()
 
 
 def judge(committed: list[str]) -> None:

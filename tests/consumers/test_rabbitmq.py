@@ -122,7 +122,7 @@ class QueueContract(ConsumerContract):
         "queue": "", "queue_arguments": 5, "durable": "yes", "declare": 1, "exchange": 5,
         "binding_key": [5], "exclusive": "no", "url": "http://localhost", "username": 5,
         "password": 5, "login_method": "NONE", "tls": 5, "timeout": 0, "connect_timeout": "1",
-        "heartbeat": 0,
+        "heartbeat": 0, "prefetch": 0,
     }  # fmt: skip
     secret_options: Mapping[str, Any] = {"password": "hush-hush"}
 

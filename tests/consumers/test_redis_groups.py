@@ -239,6 +239,17 @@ def test_several_streams_are_read(server: RedisServer, make: Make) -> None:
     assert consumer.lag() == 0
 
 
+def test_more_streams_than_the_limit_are_read(server: RedisServer, make: Make) -> None:
+    """A call returns at most the limit, and nothing of another stream is lost."""
+    streams = list("abcde")
+    consumer = make(stream_name=streams)
+    for number, stream in enumerate(streams):
+        add(server, 10 * number, 10 * number + 1, stream=stream)
+    received = drain(consumer, limit=2)
+    assert sorted(received) == [10 * each + last for each in range(5) for last in (0, 1)]
+    assert all(received.index(10 * each) < received.index(10 * each + 1) for each in range(5))
+
+
 def test_new_group_begins_where_start_says(server: RedisServer, make: Make) -> None:
     """ "$" skips the entries that are there; a group that exists goes on where it was."""
     add(server, 0)
@@ -265,6 +276,30 @@ def test_key_that_is_not_a_stream_is_named(server: RedisServer, make: Make) -> N
     server.command("SET", "events", "x")
     with pytest.raises(BackendConfigurationError, match=r"'stream_name'.*'events'"):
         make()
+
+
+DOCUMENTED = ("+xreadgroup", "+xpending", "+xack", "+xclaim", "+xrange", "+xinfo|groups")
+
+
+@pytest.mark.parametrize("further", [(), ("+xgroup|create",)])
+def test_documented_permissions_suffice(
+    server: RedisServer, make: Make, further: tuple[str, ...]
+) -> None:
+    """A user with few permissions reads, takes over and acknowledges; a group may be given."""
+    server.command("ACL", "SETUSER", "reader", "reset", "on", ">secret", "~events")
+    server.command("ACL", "SETUSER", "reader", *DOCUMENTED, *further)
+    limited = {"username": "reader", "password": "secret"}
+    if not further:
+        with pytest.raises(BackendUnavailable, match="NOGROUP"):
+            make(**limited)
+        make().close()
+    add(server, *range(4))
+    make(**limited).receive(2, 0)
+    following = make(**limited)
+    assert following.lag() == 2
+    assert drain(following) == [0, 1, 2, 3]
+    assert following.health_check() is True
+    following.close()
 
 
 # --- Producers -----------------------------------------------------------------------------------
@@ -309,6 +344,8 @@ def test_entry_without_a_body_names_the_field(server: RedisServer, make: Make) -
         "InvalidEvent: event: the entry has no field 'cloud_event' or 'data', or an empty one"
     )
     assert dict(delivery.message.headers) == {"order": "7"}
+    with pytest.raises(KeyError, match="'kind'"):
+        delivery.message.headers["kind"]
 
 
 def test_fields_that_are_not_text_are_kept(server: RedisServer, make: Make) -> None:

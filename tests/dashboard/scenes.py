@@ -12,6 +12,7 @@ from django_broadcaster.models import (
     OutboxAttempt,
     OutboxEvent,
     OutboxPartition,
+    OutboxReceiver,
     OutboxRelay,
     OutboxSample,
 )
@@ -127,8 +128,8 @@ def _minute(minute: int, back: int) -> list[OutboxSample]:
         retried=int(12 * wave) * slow,
         failed=back % 9 == 0,
         timed=400,
-        waited=int(400 * 14 * wave * slow),
-        longest=int(160 * wave * slow),
+        medians=int(400 * 14 * wave * slow),
+        p99=int(160 * wave * slow),
         backlog=int(40 * wave * slow),
         oldest_age=int(450 * wave * slow),
     )
@@ -137,10 +138,53 @@ def _minute(minute: int, back: int) -> list[OutboxSample]:
         minute=minute,
         published=0 if away else int(700 * wave),
         timed=0 if away else 60,
-        waited=0 if away else int(60 * 30 * wave),
-        longest=0 if away else int(220 * wave),
+        medians=0 if away else int(60 * 30 * wave),
+        p99=0 if away else int(220 * wave),
         backlog=1234 - 300 * (back - 1) if away else int(6 * wave),
         oldest_age=260_000 - 60_000 * (back - 1) if away else 300,
         circuit_open=away,
     )
     return [default, invoices]
+
+
+MEMORY = "tests.support.memory_broker.MemoryConsumer"
+CONSUMERS: dict[str, Any] = {
+    alias: {"CONSUMER": MEMORY, "DELIVER_TO": "handlers"}
+    for alias in ("orders", "payments", "partner", "archive")
+}
+"""The consumers of `receivers`, and one that nobody reads."""
+
+
+def receivers(now: datetime | None = None) -> None:
+    """Fill in receivers: one at work with another in reserve, one malformed, one without broker."""
+    now = now or timezone.now()
+    ago = lambda seconds: now - timedelta(seconds=seconds)  # noqa: E731  # shorter in the lists
+    for consumer, name, values in (
+        (
+            *("orders", "web-1:12"),
+            {"reads": "orders", "received": 128_400, "duplicates": 17, "lag": 312},
+        ),
+        ("orders", "web-2:15", {}),
+        (
+            *("payments", "web-1:12"),
+            {"reads": "payments", "received": 900, "malformed": 2, "lag": 0},
+        ),
+        (
+            *("partner", "web-1:12"),
+            {
+                "reads": "partner",
+                "unavailable_since": ago(312),
+                "error": "redis.example:6379: connection refused",
+            },
+        ),
+    ):
+        reads = values.get("received", 0)
+        OutboxReceiver.objects.create(
+            name=name,
+            consumer=consumer,
+            started_at=ago(7200),
+            heartbeat_at=ago(1),
+            last_received_at=ago(2) if reads else None,
+            received_per_second=reads / 7200,
+            **values,
+        )

@@ -207,6 +207,62 @@ def test_there_is_one_time_zone(
         expect(desk.get_by_label(f"Created since ({zone})")).to_be_visible()
 
 
+def test_times_are_shown_in_the_zone_of_the_browser_on_request(
+    browser: Browser, site: str, operator: User, settings: Settings
+) -> None:
+    """A button switches between the two zones, the page names the one in use, and remembers it."""
+    settings.TIME_ZONE = "Asia/Kolkata"
+    scenes.busy_shop()
+    with opened(browser, timezone_id="America/New_York") as new:
+        desk = logged_in(new, site, operator)
+        visit(desk, site, addresses()["overview"])
+        desk.get_by_role("button", name="Show times in America/New_York").click()
+        title = desk.get_by_role("heading", name="Over time")
+        expect(title).to_have_text("Over time (America/New_York)")
+        expect(desk.locator("[data-as-of]")).to_contain_text("America/New_York")
+        hover(desk, 0.5)
+        expect(desk.locator("[data-at]").first).to_contain_text("America/New_York")
+        visit(desk, site, addresses()["overview"])
+        expect(title).to_have_text("Over time (America/New_York)")
+        desk.get_by_role("button", name="Show times in Asia/Kolkata").click()
+        expect(title).to_have_text("Over time (Asia/Kolkata)")
+
+
+def test_one_zone_needs_no_switch(desk: Page, site: str, settings: Settings) -> None:
+    """There is no button if the browser and the server agree."""
+    settings.TIME_ZONE = "UTC"
+    scenes.busy_shop()
+    visit(desk, site, addresses()["overview"])
+    expect(desk.locator("[data-switch-zone]")).to_be_hidden()
+
+
+def test_a_line_is_hidden_by_its_key(desk: Page, site: str) -> None:
+    """One backend that is far above the others can be taken out of the plot; the key says so."""
+    scenes.busy_shop()
+    desk.emulate_media(color_scheme="light")
+    visit(desk, site, addresses()["backend"])
+    plot = desk.locator('[data-plot="backlog"]')
+    wait_until(lambda: plot.evaluate(PAINTED, 0.9) > 0, 10, "the line")
+    key = plot.get_by_role("button", name=re.compile("backlog"))
+    expect(key).to_have_attribute("aria-pressed", "true")
+    key.click()
+    expect(key).to_have_attribute("aria-pressed", "false")
+    wait_until(lambda: plot.evaluate(PAINTED, 0.9) == 0, 10, "the line to go")
+    key.press("Enter")
+    wait_until(lambda: plot.evaluate(PAINTED, 0.9) > 0, 10, "the line to come back")
+
+
+def test_a_pause_is_shaded(desk: Page, site: str) -> None:
+    """The time in which an operator had paused the backend can be told from an outage."""
+    scenes.busy_shop()
+    visit(desk, site, addresses()["backend"])
+    canvas = desk.locator('[data-plot="backlog"] canvas')
+    plain = canvas.evaluate("c => c.toDataURL()")
+    OutboxSample.objects.filter(backend="default").update(paused=True)
+    visit(desk, site, addresses()["backend"])
+    wait_until(lambda: canvas.evaluate("c => c.toDataURL()") != plain, 10, "the shade")
+
+
 def test_the_cursor_tells_the_values_of_its_time(desk: Page, site: str) -> None:
     """A gap in a line has no value; without the cursor the latest values are shown."""
     scenes.busy_shop()

@@ -178,18 +178,19 @@ def test_minutes_are_put_together(database: str, hours: int) -> None:
             minute=minute,
             published=60,
             timed=2,
-            waited=longest,
-            longest=longest,
+            medians=longest,
+            p99=longest,
             backlog=longest,
             circuit_open=longest == 30,
+            paused=longest == 30,
         )
     found = history(database, ["default"], hours)
     place = found["times"].index(60 * start)
     series = {name: values[place] for name, values in found["series"]["default"].items()}
     if hours == 1:
-        assert (series["published"], series["latency"], series["longest"]) == (1, 0.005, 0.01)
+        assert (series["published"], series["p50"], series["p99"]) == (1, 0.005, 0.01)
         assert (series["backlog"], series["circuit_open"]) == (10, 0)
     else:
         assert series["published"] == round(2 / 30, 3)
-        assert (series["latency"], series["longest"]) == (0.01, 0.03)
-        assert (series["backlog"], series["circuit_open"]) == (30, 1)
+        assert (series["p50"], series["p99"]) == (0.01, 0.03)
+        assert (series["backlog"], series["circuit_open"], series["paused"]) == (30, 1, 1)

@@ -142,6 +142,7 @@ def test_every_page_can_be_used(
         page.get_by_label("All eligible events").check()
         page.get_by_role("button", name="Preview").click()
         expect(page.get_by_role("button", name="Replay, in the background")).to_be_visible()
+        page.wait_for_load_state()  # the stylesheets, too
         look_at(page, "confirmation")
         page.screenshot(path=folder / f"{THEME}-{mode}-{size['width']}-confirmation.png")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +16,14 @@ from django.utils import timezone
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.dashboard.state import state
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.instrumentation import prometheus
+from django_broadcaster.instrumentation import health_file, prometheus
 from django_broadcaster.instrumentation.health import outbox_health
+from django_broadcaster.instrumentation.monitors import Watch, watching
 from django_broadcaster.management.commands import outbox_status
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay import history
+from django_broadcaster.relay.worker import Worker
 from django_broadcaster.store import State, judgements
 from tests.relay.conftest import working
 from tests.support.events import publish
@@ -74,7 +77,11 @@ def broken_handler() -> Iterator[tuple[dict[str, Any], Mend]]:
 
 @pytest.mark.parametrize("broken", [broken_endpoint, broken_handler])
 def test_deliveries_that_fail_are_seen_everywhere(
-    routed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, broken: Any
+    routed: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    broken: Any,
 ) -> None:
     """In the dashboard, the health, the status and the metrics; and so is that they succeed."""
     monkeypatch.setattr(history, "WRITE_SECONDS", 0.1)
@@ -82,10 +89,11 @@ def test_deliveries_that_fail_are_seen_everywhere(
     with broken() as (configured, mend):
         settings.OUTBOX_PUBLISHERS = {"default": configured}
         publish(*(f"-{number}" for number in range(10)), using=routed)
-        with working(routed):
+        with working(routed) as running:
             wait_until(lambda: found(routed) == State.FAILING, WAIT, "the state 'failing'")
             seen_in_dashboard(routed)
             seen_in_health(routed)
+            seen_in_health_file(running.worker, routed, tmp_path / "health")
             seen_in_status(routed)
             seen_in_metrics(routed)
             mend()
@@ -124,6 +132,16 @@ def seen_in_health(using: str) -> None:
     assert (check.name, check.backend) == ("failures", "default")
     assert "attempts in the last 5 min failed" in check.detail
     assert "500" not in check.detail
+
+
+def seen_in_health_file(worker: Worker, using: str, path: Path) -> None:
+    """The file of the relay has the same check, and the relay is live all the same."""
+    with watching(worker, Watch(database=using, backends=["default"], health_file=path)):
+        wait_until(lambda: path.exists() and health_file.read(path).failing, WAIT, "the file")
+        found = health_file.read(path)
+    assert found.is_live
+    (check,) = found.failing
+    assert (check.name, check.backend) == ("failures", "default")
 
 
 def seen_in_status(using: str) -> None:

@@ -425,6 +425,28 @@ def test_a_broker_that_is_away_is_an_error(
 # --- Handlers ------------------------------------------------------------------------------------
 
 
+def test_handlers_that_share_a_transaction_go_on_with_their_events_traces(
+    routed: str,
+    telemetry: Telemetry,
+    handle: Callable[[Any], None],
+    join: Join,
+    settings: Settings,
+) -> None:
+    """Each has a span and a duration of its own, within the trace of its event."""
+    settings.OUTBOX_PUBLISHERS = {"default": LOCAL}
+    handle(lambda event: None)
+    for number in range(3):
+        with telemetry.tracer.start_as_current_span(f"request {number}"):
+            place(routed)
+    drain(join())
+    assert len(telemetry.spans("send default")) == 1  # they were one batch
+    requests = [telemetry.span(f"request {number}") for number in range(3)]
+    handled = telemetry.spans("process order.placed")
+    assert [trace_of(span) for span in handled] == [trace_of(span) for span in requests]
+    ((labels, count),) = telemetry.metrics()["messaging.client.consumed.messages"]
+    assert (labels["messaging.consumer.group.name"], count) == ("handler", 3)
+
+
 def test_a_handler_that_fails_is_an_error(
     routed: str, telemetry: Telemetry, handle: Callable[[Any], None]
 ) -> None:

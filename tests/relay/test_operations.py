@@ -435,7 +435,7 @@ def test_an_error_shows_no_secret(database: str, settings: Settings) -> None:
     settings.OUTBOX_PUBLISHERS = {"default": {**entry, "OPTIONS": {"password": "correct horse"}}}
     operation = request("cancel", database)
     error = DatabaseError("can't log in as ada with correct horse")
-    rows.note_failure(OutboxOperation.objects.using(database), operation.pk, error, for_good=True)
+    rows.record_failure(OutboxOperation.objects.using(database), operation.pk, error, for_good=True)
     operation.refresh_from_db()
     assert operation.error == "DatabaseError: can't log in as ada with ***"
 

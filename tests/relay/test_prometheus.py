@@ -17,6 +17,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_broadcaster import __version__
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.instrumentation import prometheus
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
@@ -24,6 +25,7 @@ from django_broadcaster.store import pause
 from tests.support.backends import Script
 from tests.support.clock import Clock
 from tests.support.events import publish, publish_many
+from tests.support.registered import only_handlers
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 from tools.launch import free_port
@@ -79,6 +81,32 @@ def test_a_relay_counts_what_it_does(
     }
     assert counted == {"published": 2, "retried": 1, "failed": 1, "held": 1, "expired": 0}
     assert total(after, "outbox_batch_seconds_count") > total(before, "outbox_batch_seconds_count")
+
+
+def test_a_relay_times_its_handlers(routed: str, join: Join, settings: Settings) -> None:
+    """The duration of each call, by the handler and whether it succeeded."""
+    prometheus.install()
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+    }
+
+    def handle(event: CloudEvent) -> None:
+        if event.subject == "b1":
+            raise ValueError("no")
+
+    with only_handlers({"timed": handle}):
+        before = parsed(prometheus.generate_latest(prometheus.REGISTRY).decode())
+        publish("a1", "b1", "c1", using=routed)
+        drain(join())
+        after = parsed(prometheus.generate_latest(prometheus.REGISTRY).decode())
+    name, labels = "outbox_handler_seconds_count", {"handler": "timed"}
+    counted = {
+        outcome: total(after, name, outcome=outcome, **labels)
+        - total(before, name, outcome=outcome, **labels)
+        for outcome in ("succeeded", "failed")
+    }
+    # After the failure, a1 was handled once more in another transaction.
+    assert counted == {"succeeded": 3, "failed": 1}
 
 
 def test_latency_is_a_histogram_from_due_to_delivered(

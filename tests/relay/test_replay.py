@@ -17,7 +17,7 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import InboxEvent, OutboxEvent, OutboxOperation
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.relay.loop import DeliveryLoop
-from django_broadcaster.store import chunks, outcome_of, request_operation
+from django_broadcaster.store import chunks, request_operation, result_of
 from django_broadcaster.store import operations as store_operations
 from tests.support.databases import ANY
 from tests.support.events import publish, statuses
@@ -147,9 +147,9 @@ def test_outcome_counts_what_became_of_the_events(
     work_off(database)
     operation.refresh_from_db()
     assert (operation.done, operation.skipped) == (4, 3)
-    assert outcome_of(events, operation) == (0, 0, 4, True)
+    assert result_of(events, operation) == (0, 0, 4, True)
     drain(relay)
-    assert outcome_of(events, operation) == (3, 1, 0, True)
+    assert result_of(events, operation) == (3, 1, 0, True)
     assert statuses(database)["b1"] == "failed"
 
 
@@ -161,7 +161,7 @@ def test_part_of_a_large_operation_is_counted(
     operation = request(database)
     work_off(database)
     operation.refresh_from_db()
-    found = outcome_of(OutboxEvent.objects.using(database), operation, seconds=0)
+    found = result_of(OutboxEvent.objects.using(database), operation, seconds=0)
     assert not found.is_complete
 
 

@@ -31,10 +31,29 @@ from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
 START_SECONDS = 30.0
-# For each message that it takes, moto asks for the time a few times per message that it has.
+# For each message that it takes, moto asks for the time a few times per message that it has. It
+# gives the same group to calls at the same time, and the last message of a group before the others
+# when their visibility timeouts end: so a call is alone, and in one moment.
 _RUN = """
-import time, moto.sqs.models, moto.server
-moto.sqs.models.unix_time_millis = lambda dt=None: time.time() * 1000
+import threading, time, moto.sqs.models, moto.server
+lock, clock = threading.Lock(), threading.local()
+receive = moto.sqs.models.SQSBackend.receive_message
+def now(dt=None):
+    return getattr(clock, "stopped", 0) or time.time() * 1000
+moto.sqs.models.unix_time_millis = now
+def receive_in_order(self, queue_name, count, wait_seconds_timeout, *arguments, **options):
+    ends = time.time() + wait_seconds_timeout
+    while True:
+        with lock:
+            clock.stopped = time.time() * 1000
+            pending = self.get_queue(queue_name).pending_messages
+            pending -= {message for message in tuple(pending) if message.visible}
+            found = receive(self, queue_name, count, 0, *arguments, **options)
+            clock.stopped = 0
+        if found or time.time() >= ends:
+            return found
+        time.sleep(0.02)
+moto.sqs.models.SQSBackend.receive_message = receive_in_order
 moto.server.main()
 """
 REGION = "eu-west-1"
@@ -253,7 +272,8 @@ class RefusingProxy:
         data = handler.rfile.read(int(handler.headers["Content-Length"]))
         is_json = "json" in handler.headers["Content-Type"]
         entries = json.loads(data).get("Entries", []) if is_json else []
-        bodies = [each["MessageBody"] for each in entries] or _sns_bodies(data)
+        bodies = [each["MessageBody"] for each in entries if "MessageBody" in each]
+        bodies = bodies or _sns_bodies(data)
         if bodies:
             self.calls.append(bodies)
         whole = self.whole(bodies)

@@ -151,11 +151,15 @@ class Project:
         self._end_session()
         if RABBITMQ in self._stands_for:
             stream = self._stands_for[STREAM]
-            rabbitmq_server.remove(self._stands_for[RABBITMQ], stream, f"{stream}.audit")
+            names = (stream, f"{stream}.audit", f"{stream}.billing")
+            rabbitmq_server.remove(self._stands_for[RABBITMQ], *names)
         if NATS in self._stands_for:
             nats_server.delete_stream(self._stands_for[NATS], self._stands_for[NATS_STREAM])
         if MQTT in self._stands_for:
-            mosquitto_server.forget_retained(f"{self._stands_for[STREAM]}/prices")
+            stream = self._stands_for[STREAM]
+            mosquitto_server.forget_retained(f"{stream}/prices")
+            address = mosquitto_server.shared_address()
+            mosquitto_server.forget_session(address, f"{stream}.billing")
         if REDIS in self._stands_for:
             import redis
 

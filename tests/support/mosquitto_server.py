@@ -151,6 +151,16 @@ def forget_retained(topic: str) -> None:
     publish.single(topic, b"", 1, True, hostname=host, port=port, protocol=paho.MQTTv5)
 
 
+def forget_session(address: Address, client_id: str) -> None:
+    """Make a server forget a session, as if it had expired."""
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
+    client.connect(*address, clean_start=True)
+    client.loop_start()
+    wait_until(client.is_connected, START_SECONDS, "a new session")
+    client.disconnect()
+    client.loop_stop()
+
+
 @contextmanager
 def subscriber(address: Address, topic: str, **login: str) -> Iterator[Subscriber]:
     """A subscriber to all that is under a topic, for the time of the block."""

@@ -1,4 +1,4 @@
-"""A server that speaks just enough MQTT 5 to answer a publisher as a test tells it to."""
+"""A server that speaks just enough MQTT 5 to answer a client as a test tells it to."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ class ScriptedMQTT:
     """Listens on `port`; `answer` says what to send for a message, None to hang up.
 
     The server hangs up, too, behind a DISCONNECT. `received` is all that came, `logins` and `pings`
-    are counted.
+    are counted. A subscription is answered with the reason code `suback`.
     """
 
-    def __init__(self, answer: Answer, connack: bytes = CONNACK) -> None:
+    def __init__(self, answer: Answer, connack: bytes = CONNACK, suback: int = 1) -> None:
         self.received: list[Publish] = []
         self.logins = self.pings = 0
         self._answer = answer
         self._connack = connack
+        self._suback = suback
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
@@ -84,6 +85,8 @@ class ScriptedMQTT:
             elif kind == 0xC0:
                 self.pings += 1
                 connection.sendall(b"\xd0\x00")
+            elif kind == 0x80:
+                connection.sendall(b"\x90\x04" + body[:2] + bytes((0, self._suback)))
             elif kind == 0x30:
                 publish = _parse(body)
                 self.received.append(publish)

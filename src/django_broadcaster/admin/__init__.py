@@ -8,6 +8,7 @@ from .endpoints import WebhookEndpointAdmin
 from .inbox import InboxEventAdmin
 from .operations import OperationAdmin
 from .outbox import OutboxEventAdmin
+from .receivers import ReceiverAdmin
 from .relays import RelayAdmin
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "InboxEventAdmin",
     "OperationAdmin",
     "OutboxEventAdmin",
+    "ReceiverAdmin",
     "RelayAdmin",
     "WebhookEndpointAdmin",
 ]

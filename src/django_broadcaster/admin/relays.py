@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from django_broadcaster.amounts import duration
 from django_broadcaster.conf import conf
 from django_broadcaster.dashboard.display import NOTHING, label, moment
 from django_broadcaster.models import OutboxRelay
@@ -48,7 +49,8 @@ class RelayAdmin(ReadOnlyAdmin):
         """Return the age of the heartbeat, by the database's clock."""
         seconds = relay.age / timedelta(seconds=1)
         state = "stale" if seconds > conf.LEASE_SECONDS else "alive"
-        return label(state, _("%(seconds).1f s ago") % {"seconds": max(seconds, 0)})
+        text = _("%(duration)s ago") % {"duration": duration(max(seconds, 0))}
+        return label(state, text)
 
     @admin.display(description=_("last batch"))
     def in_flight(self, relay: OutboxRelay) -> str:

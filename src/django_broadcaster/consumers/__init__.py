@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .base import Consumer, Delivery, ReceivedMessage
 
 if TYPE_CHECKING:
+    from .http import CloudEventView
     from .kafka import KafkaConsumer
     from .local import LocalBackend
     from .mqtt import MQTTConsumer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .tasks import TasksBackend
 
 __all__ = [
+    "CloudEventView",
     "Consumer",
     "Delivery",
     "KafkaConsumer",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CloudEventView": ".http",
     "KafkaConsumer": ".kafka",
     "LocalBackend": ".local",
     "MQTTConsumer": ".mqtt",

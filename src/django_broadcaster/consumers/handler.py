@@ -58,22 +58,34 @@ class ConsumerHandler:
                 is not exactly one.
         """
         where = f"OUTBOX_CONSUMERS[{alias!r}]['DELIVER_TO']"
-        local = [each for each in backends.aliases() if backends.runs_handlers(each)]
-        named = self.entry(alias).get("DELIVER_TO")
-        listed = ", ".join(map(repr, local)) or "none"
-        if named is None and len(local) == 1:
-            return local[0]
-        if named is None:
-            raise BackendConfigurationError(
-                f"{where} must be given, because OUTBOX_PUBLISHERS does not have exactly one "
-                f"backend that runs handlers; it has {listed}"
-            )
-        if named not in local:
-            raise BackendConfigurationError(
-                f"{where} must be an alias of OUTBOX_PUBLISHERS whose backend runs handlers, not "
-                f"{named!r}; such are {listed}"
-            )
-        return str(named)
+        return local_backend(self.entry(alias).get("DELIVER_TO"), where)
+
+
+def local_backend(named: object, where: str) -> str:
+    """Return the alias of the backend that runs handlers: the named one, or the only one.
+
+    Args:
+        named: The alias, or None.
+        where: The setting or argument that names it.
+
+    Raises:
+        BackendConfigurationError: There is no such backend, or none is named of several.
+    """
+    local = [each for each in backends.aliases() if backends.runs_handlers(each)]
+    listed = ", ".join(map(repr, local)) or "none"
+    if named is None and len(local) == 1:
+        return local[0]
+    if named is None:
+        raise BackendConfigurationError(
+            f"{where} must be given, because OUTBOX_PUBLISHERS does not have exactly one backend "
+            f"that runs handlers; it has {listed}"
+        )
+    if named not in local:
+        raise BackendConfigurationError(
+            f"{where} must be an alias of OUTBOX_PUBLISHERS whose backend runs handlers, not "
+            f"{named!r}; such are {listed}"
+        )
+    return str(named)
 
 
 def _consumer_class(entry: Mapping[str, Any], where: str) -> type[Consumer]:

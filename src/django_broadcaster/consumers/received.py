@@ -1,4 +1,4 @@
-"""What the backends that run handlers know of received messages, by their `publisher_config`."""
+"""Received messages as the backends that run handlers see them, by their `publisher_config`."""
 
 from __future__ import annotations
 

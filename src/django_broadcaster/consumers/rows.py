@@ -7,10 +7,10 @@ repetition is skipped. A message without an event becomes a dead letter with its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
@@ -22,9 +22,10 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.publishing import PublishCall
+from django_broadcaster.publishing.columns import DeliveryPlan
 from django_broadcaster.publishing.insertion import write_rows
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
-from django_broadcaster.store import NewRow, identity_of, storable
+from django_broadcaster.store import NewRow, storable
 
 from .base import Delivery, ReceivedMessage
 from .handler import consumers
@@ -58,6 +59,16 @@ class Written:
     cut: Sequence[Delivery]
 
 
+class Within(Protocol):
+    """Statements that are executed in the transaction of a batch."""
+
+    def begin(self) -> None:
+        """Execute those at its beginning."""
+
+    def end(self, written: Written) -> None:
+        """Execute those at its end; an error rolls the batch back."""
+
+
 @dataclass(slots=True)
 class _Entry:
     """The row of a delivery, and why it is a dead letter; empty if it is not."""
@@ -74,56 +85,53 @@ class Writer:
     Args:
         using: The alias of the outbox's database.
         consumer: The alias of the consumer.
-
-    Raises:
-        BackendConfigurationError: The consumer has no backend to deliver to.
+        backend: The alias of the backend to deliver to.
     """
 
-    def __init__(self, using: str, consumer: str) -> None:
+    def __init__(self, using: str, consumer: str, backend: str) -> None:
         self._using = using
         self._consumer = consumer
-        self._backend = consumers.delivers_to(consumer)
-        self._config = encode_data({"consumer": consumer})
+        self._backend = backend
 
-    def write(
-        self, deliveries: Sequence[Delivery], also: Callable[[Written], object] | None = None
-    ) -> Written:
+    def write(self, deliveries: Sequence[Delivery], within: Within | None = None) -> Written:
         """Insert a row for each delivery, in one transaction.
 
         Args:
             deliveries: What was received, in its order.
-            also: Called at the end of the transaction, with what was written.
+            within: Statements of the same transaction.
 
         Raises:
             DatabaseError: Nothing was written.
         """
         entries = self._entries(deliveries)
         try:
-            return self._insert(entries, len(deliveries), also)
+            return self._insert(entries, len(deliveries), within)
         except (InterfaceError, OperationalError):
             raise
         except DatabaseError:  # the database refuses a value
             entries = [self._tried(entry) for entry in entries]
-            return self._insert(entries, len(deliveries), also)
+            return self._insert(entries, len(deliveries), within)
 
     def _insert(
         self,
         entries: Sequence[_Entry],
         received: int,
-        also: Callable[[Written], object] | None,
+        within: Within | None,
     ) -> Written:
         malformed = [entry for entry in entries if entry.problem]
         cut = [entry.delivery for entry in malformed if entry.is_cut]
         connection = connections[self._using]
         with transaction.atomic(using=self._using):
+            if within is not None:
+                within.begin()
             new = write_rows(connection, [entry.row for entry in entries]) if entries else 0
             for entry in malformed:
                 self._explain(entry)
             if new:
                 notify_after_commit(connection, self._backend)
             written = Written(received, len(entries) - new, len(malformed), cut)
-            if also is not None:
-                also(written)
+            if within is not None:
+                within.end(written)
         return written
 
     def _explain(self, entry: _Entry) -> None:
@@ -147,29 +155,44 @@ class Writer:
             return self._malformed(self._call(), entry.delivery, problem)
         return entry
 
-    def write_event(self, delivery: Delivery) -> None:
-        """Insert the row of an event; raises Rejected if the message still has no valid one."""
-        entries = self._entries([delivery])
-        for entry in entries:
-            if entry.problem:
-                raise Rejected(entry.problem)
-        self._insert(entries, 1, None)
+    def write_valid(self, deliveries: Sequence[Delivery]) -> Written:
+        """Insert a row for each delivery, or none if one of them has no valid event.
+
+        Raises:
+            Rejected: The first problem.
+            DatabaseError: Nothing was written.
+        """
+        entries = self._entries(deliveries)
+        problems = [entry.problem for entry in entries if entry.problem]
+        if problems:
+            raise Rejected(problems[0])
+        try:
+            return self._insert(entries, len(deliveries), None)
+        except (InterfaceError, OperationalError):
+            raise
+        except DatabaseError as error:
+            raise Rejected(f"the database refuses the event: {type(error).__name__}") from error
 
     # --- From deliveries to rows -------------------------------------------------------------
 
     def _call(self) -> PublishCall:
-        return PublishCall(self._using, lambda: self._backend)
+        return PublishCall(self._using, lambda: self._backend, consumer=self._consumer)
+
+    def _plan(self, call: PublishCall, further: Mapping[str, Any]) -> DeliveryPlan:
+        """Return when to deliver events; `publisher_config` is not for the backend to judge."""
+        config = encode_data({"consumer": self._consumer, **further})
+        return call.delivery(None, RETRIES_OF_SETTINGS, None)._replace(config_json=config)
 
     def _entries(self, deliveries: Sequence[Delivery]) -> list[_Entry]:
         """Return an entry for each delivery that is not to be ignored."""
         call = self._call()
-        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
+        plan = self._plan(call, {})
         entries = []
         for delivery in deliveries:
             event, problem = delivery.event, delivery.problem
             if event is not None:
                 try:
-                    row = self._row(call, event, plan, delivery.message.key, self._config)
+                    row = self._row(call, event, plan, delivery.message.key)
                     entries.append(_Entry(row, delivery))
                 except PublishError as error:
                     problem = str(error)
@@ -177,19 +200,11 @@ class Writer:
                 entries.append(self._malformed(call, delivery, problem))
         return entries
 
-    def _row(
-        self, call: PublishCall, event: CloudEvent, plan: Any, key: str, config: str
-    ) -> NewRow:
-        """Return the row of an event; raises PublishError if no row can hold it.
-
-        `config` is added afterwards, since its keys are not for the backend to judge.
-        """
+    def _row(self, call: PublishCall, event: CloudEvent, plan: DeliveryPlan, key: str) -> NewRow:
+        """Return the row of an event; raises PublishError if no row can hold it."""
         own_key = None if event.partition_key else _short(key) or None
-        (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=False)
-        # Two consumers may read the same event for different handlers.
-        where = f"{self._backend}\0{self._consumer}"
-        identity = identity_of(event.source, event.id, where)
-        return row._replace(publisher_config=config, identity=identity)
+        (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=True)
+        return row
 
     def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> _Entry:
         message = delivery.message
@@ -217,9 +232,8 @@ class Writer:
             "position": _plain(message.position),
             "bytes": len(message.body),
         }
-        config = encode_data({"consumer": self._consumer, "received": received})
-        plan = call.delivery(None, RETRIES_OF_SETTINGS, None)
-        return self._row(call, event, plan._replace(status=FAILED), "", config)
+        plan = self._plan(call, {"received": received})
+        return self._row(call, event, plan._replace(status=FAILED), "")
 
 
 def redeliver(message: Message, using: str) -> None:
@@ -241,7 +255,8 @@ def redeliver(message: Message, using: str) -> None:
     original = ReceivedMessage(
         body=body, **{name: value for name, value in received.items() if name != "bytes"}
     )
-    Writer(using, alias).write_event(consumers.create(alias).delivery(original))
+    writer = Writer(using, alias, consumers.delivers_to(alias))
+    writer.write_valid([consumers.create(alias).delivery(original)])
 
 
 def _short(name: str) -> str:

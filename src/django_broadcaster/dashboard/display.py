@@ -17,6 +17,8 @@ from django.utils.timezone import (
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from django_broadcaster.amounts import duration
+
 NOTHING = "-"
 LONGEST_TEXT = 100_000  # characters of a payload that a page shows
 BINARY_HEAD = 256  # bytes of a binary payload that a page shows
@@ -54,16 +56,7 @@ def age(value: datetime) -> SafeString:
     """Return how long ago a moment was, and the moment under the cursor."""
     local = value if is_aware(value) else make_aware(value)
     seconds = max(0, int((now() - local).total_seconds()))
-    units = (
-        (86_400, _("%(count)d d ago")),
-        (3600, _("%(count)d h ago")),
-        (60, _("%(count)d min ago")),
-    )
-    text = _("%(count)d s ago") % {"count": seconds}
-    for size, unit in units:
-        if seconds >= size:
-            text = unit % {"count": seconds // size}
-            break
+    text = _("%(duration)s ago") % {"duration": duration(seconds)}
     return format_html('<time title="{}">{}</time>', moment(value), text)
 
 

@@ -1,4 +1,4 @@
-"""The current state of the backends and their relays, as JSON.
+"""The current state of the backends, their relays and the consumers, as JSON.
 
 Moments are seconds since 1970, so that an unchanged state has unchanged JSON; the page computes
 ages. A count is a number and its kind: `exact`, `estimate` or `at least`.
@@ -18,7 +18,14 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxPartition, OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow, aware
-from django_broadcaster.store import Count, Judgement, count_or_estimate, judgements
+from django_broadcaster.store import (
+    ConsumerJudgement,
+    Count,
+    Judgement,
+    consumer_judgements,
+    count_or_estimate,
+    judgements,
+)
 
 BOUND = 2_000
 """Events up to which a state is counted; more are estimated if the database can."""
@@ -27,14 +34,18 @@ STATUSES = ("pending", "retry", "blocked", "scheduled", "failed")
 BACKLOG = ("pending", "retry", "blocked")
 
 
-def state(using: str, aliases: Collection[str]) -> dict[str, Any]:
-    """Return the backends with those aliases, the worst first, and their relays."""
+def state(using: str, aliases: Collection[str], receiving: Collection[str] = ()) -> dict[str, Any]:
+    """Return the backends with those aliases, the worst first, their relays, and consumers."""
     found = judgements(using, aliases, backends.aliases(), exact=BOUND)
     return {
         "backends": [
             _backend(using, each) for each in sorted(found, key=lambda each: each.severity)
         ],
         "relays": _relays(using, aliases),
+        "consumers": [
+            _consumer(each)
+            for each in sorted(consumer_judgements(using, receiving), key=lambda e: e.severity)
+        ],
     }
 
 
@@ -54,7 +65,7 @@ def _backend(using: str, judgement: Judgement) -> dict[str, Any]:
         "backlog": _sum([counts[status] for status in BACKLOG]),
         "oldest_waiting": seconds(found.oldest_waiting),
         "per_second": None if minute is None else round(minute.published / 60, 2),
-        "latency": None if minute is None or not minute.timed else minute.waited / minute.timed,
+        "latency": None if minute is None or not minute.timed else minute.medians / minute.timed,
         "relays": found.relays,
         "partitions": {
             "owned": conf.PARTITIONS - found.free_partitions if found.relays else 0,
@@ -73,6 +84,23 @@ def _status(judgement: Judgement) -> dict[str, Any]:
         "level": judgement.level.name.lower(),
         "reason": verdict.reason_and_error,
         "since": seconds(verdict.since),
+    }
+
+
+def _consumer(judgement: ConsumerJudgement) -> dict[str, Any]:
+    names = ("lag", "received", "duplicates", "malformed", "receivers")
+    return {
+        "alias": judgement.consumer,
+        "status": {
+            "text": _(judgement.state),
+            "level": judgement.level.name.lower(),
+            "reason": judgement.reason_and_error,
+            "since": seconds(judgement.since),
+        },
+        "needs_attention": judgement.needs_attention,
+        "per_second": round(judgement.per_second, 2),
+        "last_received": seconds(judgement.last_received_at),
+        **{name: getattr(judgement, name) for name in names},
     }
 
 

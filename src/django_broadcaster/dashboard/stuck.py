@@ -31,6 +31,9 @@ GROUPS = 25
 
 _CLASS = re.compile(r"^\w+: ")
 
+_FAILURE = re.compile(r"handler [^:;]+: \w+ at [^:;]+:\d+(?=:)")
+"""A handler's failure in an error: the handler, the class and the place, before the text."""
+
 _NUMBERS = re.compile(
     # The host and the digest of an endpoint, and a code such as 503, distinguish errors:
     r"(?P<kept>https?://[^\s/]+|\bendpoint [0-9a-f]{8}\b"
@@ -105,11 +108,13 @@ def _group(pattern: str, group: list[SameError]) -> dict[str, Any]:
     firsts = [same.first_seen for same in group if same.first_seen]
     lasts = [same.last_seen for same in group if same.last_seen]
     newest = max(group, key=lambda same: same.newest)
+    prefix = prefix_of(newest.error)
     return {
         "error": pattern or _("(no text)"),
-        "prefix": prefix_of(newest.error),
-        "is_whole": "#" not in pattern,
+        "prefix": prefix,
+        "is_whole": prefix == pattern,
         "example": newest.error,
+        "text": newest.error[len(prefix) :].removeprefix(": ") if _FAILURE.search(prefix) else "",
         "count": sum(same.letters for same in group),
         "newest": newest.newest,
         "first_seen": seconds(min(firsts, default=None)),
@@ -118,17 +123,23 @@ def _group(pattern: str, group: list[SameError]) -> dict[str, Any]:
 
 
 def fingerprint(error: str) -> str:
-    """Return the first line of an error with `#` for each number and id that may vary.
+    """Return what an error has in common with others of its kind.
 
-    The line has the class, the handler or the destination, and the reason. Later lines are details
-    such as a response.
+    Of handlers, that is the class of the error, the handler and the place, whatever the text says.
+    Else it is the first line, with `#` for each number and id that may vary; it has the class, the
+    destination and the reason. Later lines are details such as a response.
     """
     line, _rest, _details = error.partition("\n")
+    if failures := _FAILURE.findall(line):
+        outer = _CLASS.match(line)
+        return (outer[0] if outer else "") + "; ".join(failures)
     return _NUMBERS.sub(lambda found: found["kept"] or "#", line)
 
 
 def prefix_of(error: str) -> str:
     """Return the beginning of an error, up to the first part that varies."""
     line, _rest, _details = error.partition("\n")
+    if failure := _FAILURE.search(line):
+        return line[: failure.end()]
     varies = (found.start() for found in _NUMBERS.finditer(line) if not found["kept"])
     return line[: next(varies, None)]

@@ -24,6 +24,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.models import OutboxBackendState, OutboxDashboard, OutboxEvent
 from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import pause, resume, with_leftovers
@@ -82,7 +83,7 @@ class DashboardViews(AdminPages):
 
     def overview(self, request: HttpRequest) -> TemplateResponse:
         """Return the page of all backends."""
-        return self._live(request, _("Dashboard"), {"alias": ""})
+        return self._live(request, _("Dashboard"), {"alias": "", "consumers": consumers.aliases()})
 
     def backend(self, request: HttpRequest, alias: str) -> TemplateResponse:
         """Return the page of one backend."""
@@ -161,8 +162,10 @@ class DashboardViews(AdminPages):
     # JSON
 
     def state(self, request: HttpRequest) -> HttpResponseBase:
-        """Return the state of all backends, or of `?backend=`."""
-        return _answer(request, state(router.db_for_read(OutboxEvent), _wanted(request)))
+        """Return the state of all backends and consumers, or of `?backend=`."""
+        receiving = () if request.GET.get("backend") else consumers.aliases()
+        using = router.db_for_read(OutboxEvent)
+        return _answer(request, state(using, _wanted(request), receiving))
 
     def history(self, request: HttpRequest) -> HttpResponseBase:
         """Return the series of all backends, or of `?backend=`, over `?hours=`."""

@@ -93,19 +93,47 @@ class CloudEvent:
             raise InvalidEvent(
                 "spec_version", f'must be "{SPEC_VERSION}", not {shortened(spec_version)}'
             )
-        data, content_type = check_content(_payload(data), data_content_type)
+        self._fill(
+            event_type,
+            source,
+            str(uuid_utils.uuid7()) if id is None else check_identifier("event_id", id),
+            _payload(data),
+            "" if subject in (None, "") else check_identifier("subject", subject),
+            datetime.now(UTC) if time is ABSENT else time,
+            data_content_type,
+            data_schema,
+            check_extensions(extensions),
+        )
+
+    def _fill(
+        self,
+        event_type: object,
+        source: object,
+        event_id: str,
+        data: Any,
+        subject: str,
+        time: object,
+        data_content_type: str | None,
+        data_schema: object,
+        extensions: Mapping[str, bool | int | str],
+    ) -> None:
+        """Set the attributes; `event_id`, `subject` and `extensions` are valid, others are checked.
+
+        `data` is ABSENT for none, and None for JSON's null.
+        """
+        data, content_type = check_content(data, data_content_type)
         put = object.__setattr__
         put(self, "event_type", check_string("event_type", event_type))
         put(self, "source", check_source(source))
-        put(self, "id", str(uuid_utils.uuid7()) if id is None else check_identifier("event_id", id))
+        put(self, "id", event_id)
         put(self, "_data", data)
-        put(self, "subject", "" if subject in (None, "") else check_identifier("subject", subject))
-        put(self, "time", datetime.now(UTC) if time is ABSENT else check_time(time))
+        put(self, "subject", subject)
+        put(self, "time", check_time(time))
         put(self, "_stated_content_type", content_type)
         put(
             self, "data_schema", "" if data_schema in (None, "") else check_data_schema(data_schema)
         )
-        put(self, "extensions", check_extensions(extensions))
+        put(self, "extensions", extensions)
 
     @property
     def type(self) -> str:
@@ -261,11 +289,25 @@ class CloudEvent:
         version = attributes.pop("specversion", None)
         if version != SPEC_VERSION:
             raise InvalidEvent("specversion", f'must be "{SPEC_VERSION}", not {shortened(version)}')
-        fields = {name: attributes.pop(key, None) for name, key in JSON_NAMES.items()}
-        fields["id"] = check_string("event_id", fields["id"])  # None would create a new one
-        if fields["subject"] not in (None, ""):
-            check_string("subject", fields["subject"])
-        return cls._build({**fields, "data": data}, check_extensions(attributes, None))
+        take = attributes.pop
+        event_id = check_string("event_id", take("id", None))  # None would create a new one
+        subject = take("subject", None)
+        event = cls.__new__(cls)
+        content_type = take("datacontenttype", None)
+        event._fill(
+            take("type", None),
+            take("source", None),
+            event_id,
+            _payload(JSON_NULL if data is None else data),
+            "" if subject in (None, "") else check_string("subject", subject),
+            take("time", None),
+            content_type,
+            take("dataschema", None),
+            check_extensions(attributes, None),
+        )
+        if not content_type:
+            event._unstate_content_type()
+        return event
 
     @classmethod
     def _stored(cls, *, extensions: Mapping[str, Any], **fields: Any) -> Self:

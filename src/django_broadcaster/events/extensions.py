@@ -40,7 +40,7 @@ def check_extensions(
     """
     if given is None:
         return _NONE
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):  # a dict, nearly always
         raise InvalidEvent("extensions", f"must be a mapping, not {given.__class__.__name__}")
     checked = {}
     for name, value in given.items():
@@ -48,7 +48,7 @@ def check_extensions(
             continue  # unset, by the JSON format
         _check_name(name, None if name in known else longest)
         try:
-            checked[name] = _json_value(name, resolved(value))
+            checked[name] = _json_value(name, value if type(value) is str else resolved(value))
         except (TypeError, ValueError, OverflowError) as exc:
             raise InvalidEvent("extensions", f"the value of {name!r} {exc}") from exc
     return MappingProxyType(checked)
@@ -71,6 +71,8 @@ def _json_value(name: str, value: object) -> bool | int | str:
         raise TypeError("must be a non-empty string; use str(...)")
     if name == "expirytime":
         return rfc3339(in_utc(value))
+    if type(value) is str:  # the usual case
+        return _text(value)
     if isinstance(value, int):
         if not -(2**31) <= value < 2**31:
             raise ValueError("is over the 32 bits of an Integer; send it as text")
@@ -85,6 +87,10 @@ def _json_value(name: str, value: object) -> bool | int | str:
         raise TypeError(
             f"must be bool, int, str, bytes, UUID or datetime, not {value.__class__.__name__}"
         )
+    return _text(value)
+
+
+def _text(value: str) -> str:
     if problem := character_problem(value):
         raise ValueError(problem)
     return str.__str__(value)

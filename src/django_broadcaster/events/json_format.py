@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,8 +17,9 @@ from .attributes import SPEC_VERSION
 from .timestamps import rfc3339
 
 _ORJSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
-_LONG_INTEGER: Final = re.compile(r"[0-9]{19}")
-_SPARSE_DIGITS: Final = re.compile(r"[0-9]{2}")
+_LONG_INTEGER: Final = b"0" * 19
+_DIGITS: Final = bytes(48 if 48 <= each < 58 else 32 for each in range(256))
+"""A table for `bytes.translate`: every digit is `0`, and anything else a space."""
 
 
 def envelope(
@@ -62,16 +62,11 @@ def parse_json(raw: bytes | bytearray | memoryview | str) -> Any:
     """Return the value of JSON in UTF-8, with integers exact; raises InvalidEvent("event")."""
     try:
         decoded = orjson.loads(raw)
-        text = raw if isinstance(raw, str) else bytes(raw).decode()
+        octets = raw.encode() if isinstance(raw, str) else bytes(raw)
         # orjson rounds integers over 64 bits to floats; the standard library keeps them.
-        return json.loads(text) if _has_long_integer(text) else decoded
+        return json.loads(octets) if _LONG_INTEGER in octets.translate(_DIGITS) else decoded
     except (ValueError, RecursionError) as exc:
         raise InvalidEvent("event", f"is not valid JSON in UTF-8: {exc}") from exc
-
-
-def _has_long_integer(text: str) -> bool:
-    # Of 19 digits in a row, 2 are at ninth positions: checking these first is 8 times faster.
-    return bool(_SPARSE_DIGITS.search(text[::9]) and _LONG_INTEGER.search(text))
 
 
 def read_members(members: object) -> tuple[dict[str, Any], Any]:

@@ -30,7 +30,7 @@ def in_utc(value: object) -> datetime:
 
     Raises TypeError, ValueError or OverflowError, with a message that begins with a verb.
     """
-    value = resolved(value)
+    value = value if type(value) is str else resolved(value)
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value.upper())
     if not isinstance(value, datetime):

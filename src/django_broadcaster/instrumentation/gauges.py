@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.db import DatabaseError, InterfaceError, router
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.models import OutboxEvent
-from django_broadcaster.store import Judgement, Overview, State, judgements, with_leftovers
+from django_broadcaster.store import (
+    ConsumerJudgement,
+    ConsumerState,
+    Judgement,
+    Overview,
+    State,
+    consumer_judgements,
+    judgements,
+    with_leftovers,
+)
 
 STATUSES: Final = ("pending", "scheduled", "retry", "blocked", "failed")
 
@@ -19,14 +29,15 @@ UP: Final = "1 if the database is available."
 Values = Iterator[tuple[tuple[str, ...], float]]
 """Values of labels, each with the value of the gauge."""
 
-Reader = Callable[[Judgement], Values]
+Reader = Callable[[Any], Values]
 
 
 class Figure(NamedTuple):
-    """One gauge, with a value for each backend.
+    """One gauge, with a value for each backend or consumer.
 
     `name` and `meaning` are for Prometheus, `unit` is in UCUM. `labels` are the labels besides
-    `backend`. `read` yields values of these labels, each with the value of the gauge.
+    `subject`, which is `backend` or `consumer`. `read` is given the judgement on one, and yields
+    values of these labels, each with the value of the gauge.
     """
 
     name: str
@@ -34,14 +45,21 @@ class Figure(NamedTuple):
     unit: str
     labels: tuple[str, ...]
     read: Reader
+    subject: str = "backend"
 
 
-def current_judgements(using: str | None = None) -> list[Judgement] | None:
-    """Return the judgement on every backend, or None if the database is unavailable."""
+Judgements = list[Judgement | ConsumerJudgement]
+
+
+def current_judgements(using: str | None = None) -> Judgements | None:
+    """Return the judgement on every backend and consumer; None if the database is unavailable."""
     try:
         using = using or router.db_for_read(OutboxEvent)
         configured = backends.aliases()
-        return list(judgements(using, with_leftovers(using, configured), configured))
+        return [
+            *judgements(using, with_leftovers(using, configured), configured),
+            *consumer_judgements(using, consumers.aliases()),
+        ]
     except (DatabaseError, InterfaceError):
         return None
 
@@ -56,11 +74,16 @@ def last_id(using: str | None = None) -> int | None:
         return None
 
 
-def labelled(figure: Figure, judgement: Judgement) -> Iterator[tuple[Mapping[str, str], float]]:
-    """Yield the values of a backend's gauge, each with all labels."""
-    for values, value in figure.read(judgement):
-        labels = dict(zip(figure.labels, values, strict=True))
-        yield {"backend": judgement.overview.backend, **labels}, value
+def labelled(
+    figure: Figure, judgement: Judgement | ConsumerJudgement
+) -> Iterator[tuple[Mapping[str, str], float]]:
+    """Yield the values of a gauge, each with all labels; none if it is not of this subject."""
+    if isinstance(judgement, ConsumerJudgement):
+        subject, alias = "consumer", judgement.consumer
+    else:
+        subject, alias = "backend", judgement.overview.backend
+    for values, value in figure.read(judgement) if subject == figure.subject else ():
+        yield {subject: alias, **dict(zip(figure.labels, values, strict=True))}, value
 
 
 def _backlog(judgement: Judgement) -> Values:
@@ -82,6 +105,22 @@ def _of_relays(read: Callable[[Overview], float]) -> Reader:
     return lambda judgement: iter(
         [((), read(judgement.overview))] if judgement.facts.is_configured else []
     )
+
+
+def _consumer_states(judgement: ConsumerJudgement) -> Values:
+    for state in ConsumerState:
+        yield (state,), int(state == judgement.state)
+
+
+def _of_consumer(read: Callable[[ConsumerJudgement], float | None]) -> Reader:
+    """Return a reader that yields nothing where the figure is None."""
+
+    def values(judgement: ConsumerJudgement) -> Values:
+        value = read(judgement)
+        if value is not None:
+            yield (), value
+
+    return values
 
 
 FIGURES: Final = (
@@ -136,5 +175,29 @@ FIGURES: Final = (
         "1",
         ("state",),
         _states,
+    ),
+    Figure(
+        "outbox_consumer_lag",
+        "Messages that wait at the broker.",
+        "{message}",
+        (),
+        _of_consumer(lambda judgement: judgement.lag),
+        "consumer",
+    ),
+    Figure(
+        "outbox_receivers",
+        "Receivers with a recent heartbeat.",
+        "{receiver}",
+        (),
+        _of_consumer(lambda judgement: judgement.receivers),
+        "consumer",
+    ),
+    Figure(
+        "outbox_consumer_state",
+        "1 for the state that the consumer is in, 0 for the others.",
+        "1",
+        ("state",),
+        _consumer_states,
+        "consumer",
     ),
 )

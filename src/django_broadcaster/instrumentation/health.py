@@ -10,6 +10,8 @@ check        fails if
 `failures`   the backend is failing: most recent attempts failed, or nothing is delivered
              any more
 `settings`   undelivered events name a backend that is not in `OUTBOX_PUBLISHERS`
+`receivers`  no receiver of the consumer had a heartbeat within `OUTBOX_LEASE_SECONDS`, none can
+             read the broker, or nothing is received while the lag grows
 ============ ==========================================================================
 
 A paused backend fails no check. Partitions without a relay are reported in the detail and fail no
@@ -27,14 +29,17 @@ from django.http import HttpRequest, JsonResponse
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
+from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.models import OutboxEvent, OutboxPartition, OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.relay.health import Check, Health
 from django_broadcaster.store import (
     MIGRATE,
     Judgement,
+    Level,
     State,
-    attempts_of,
+    consumer_judgements,
+    failed_of,
     judgements,
     lacks_migration,
     with_leftovers,
@@ -48,6 +53,7 @@ def outbox_health(
     aliases: Collection[str] | None = None,
     max_lag: float | None = None,
     max_retry_age: float | None = None,
+    receiving: Collection[str] | None = None,
 ) -> Health:
     """Return the health of the outbox; errors of the database are a failing check.
 
@@ -56,15 +62,19 @@ def outbox_health(
         aliases: The backends to check; by default all, also those that are no longer configured.
         max_lag: The limit in seconds; by default `OUTBOX_MAX_LAG_SECONDS`.
         max_retry_age: The limit in seconds; by default `OUTBOX_MAX_RETRY_AGE_SECONDS`.
+        receiving: The consumers to check; by default all if `aliases` is None, else none.
     """
     bounds = _Bounds(
         lag=conf.MAX_LAG_SECONDS if max_lag is None else max_lag,
         retry_age=conf.MAX_RETRY_AGE_SECONDS if max_retry_age is None else max_retry_age,
     )
+    if receiving is None:
+        receiving = consumers.aliases() if aliases is None else ()
     try:
         using = using or router.db_for_read(OutboxEvent)
-        aliases = aliases or with_leftovers(using, backends.aliases())
-        return Health(tuple(_checks(using, aliases, bounds)))
+        if aliases is None:
+            aliases = with_leftovers(using, backends.aliases())
+        return Health((*_checks(using, aliases, bounds), *_of_consumers(using, receiving)))
     except Error as error:
         reason = MIGRATE if lacks_migration(error) else type(error).__name__
         detail = f"Database query failed: {reason}"
@@ -122,8 +132,17 @@ def _backend(judgement: Judgement, relays: int, free: int, bounds: _Bounds) -> I
         yield Check(name=name, ok=age <= bound, detail=detail, backend=each.backend)
     # Without the error, which may contain data of an event; the view is unauthenticated.
     is_failing = judgement.state == State.FAILING
-    detail = judgement.verdict.reason if is_failing else f"{attempts_of(judgement.facts)} failed"
+    detail = judgement.verdict.reason if is_failing else failed_of(judgement.facts)
     yield Check(name="failures", ok=not is_failing, detail=detail, backend=each.backend)
+
+
+def _of_consumers(using: str, aliases: Collection[str]) -> Iterator[Check]:
+    for each in consumer_judgements(using, aliases):
+        lag = "" if each.lag is None else f", {each.lag} messages wait"
+        # Without the error, which may name the broker; the view is unauthenticated.
+        detail = each.aged_reason if each.level == Level.RED else f"{each.receivers}{lag}"
+        ok = each.level != Level.RED
+        yield Check(name="receivers", ok=ok, detail=detail, consumer=each.consumer)
 
 
 def _living(using: str, aliases: Collection[str]) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """The health of a relay as a JSON file, for probes that have only a shell.
 
+The file has the relay's own checks, and whether the backends are failing by the outbox' figures.
+
 The file is written every second. Its modification time stops while the relay is not live, so the
 age of the file is a liveness probe.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from django_broadcaster.relay.health import LIVE, Check, Health
@@ -18,15 +21,20 @@ STALE_SECONDS = 10.0
 
 
 class HealthFile:
-    """Replaces the file with each report, and removes it at the end."""
+    """Replaces the file with each report, and removes it at the end.
 
-    def __init__(self, path: Path) -> None:
+    `more` returns further checks. It must answer at once: the age of the file is a liveness probe.
+    """
+
+    def __init__(self, path: Path, more: Callable[[], Iterable[Check]] = tuple) -> None:
         self._path = path
+        self._more = more
         self._new = path.with_name(f"{path.name}.{os.getpid()}")
         self._live_at = time.time()
 
     def report(self, health: Health) -> None:
         """Write a health; raise OSError if the file cannot be written."""
+        health = Health((*health.checks, *self._more()))
         now = time.time()
         value = {"written_at": now, "process": os.getpid(), "live": health.is_live}
         self._new.write_text(json.dumps({**value, **health.as_dict()}) + "\n")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from django.db import connections
 
 from django_broadcaster.conf import conf
 from django_broadcaster.relay.health import LIVE, READY, Check, Health, judge, stall_check
@@ -28,6 +31,9 @@ METRICS = "PROMETHEUS_MULTIPROC_DIR"
 REPORTS = "DJANGO_BROADCASTER_HEALTH_DIR"
 """The folder in which each process of a supervisor writes a health file."""
 
+JUDGE_SECONDS = 10.0
+"""Seconds between two queries for the health file: relays write their figures as often."""
+
 BEATS_PER_WATCHDOG = 3
 """Reports per watchdog timeout: systemd acts after two late reports, not after one."""
 
@@ -38,6 +44,7 @@ class Watch:
 
     database: str
     backends: Sequence[str]
+    consumers: Sequence[str] = ()
     metrics_port: int | None = None
     health_port: int | None = None
     listen: str | None = None
@@ -80,7 +87,7 @@ def _serve_and_report(stack: ExitStack, worker: Worker | Supervisor, watch: Watc
     several = isinstance(worker, Supervisor)
     reports = stack.enter_context(_folder("health", REPORTS)) if several else None
     source = _source(worker, reports)
-    outbox = partial(outbox_health, watch.database, watch.backends)
+    outbox = partial(outbox_health, watch.database, watch.backends, receiving=watch.consumers)
     metrics = _metrics(stack, watch, several) if watch.metrics_port is not None else None
     for port in ports:
         app = site(source, outbox, metrics if port == watch.metrics_port else None)
@@ -89,11 +96,47 @@ def _serve_and_report(stack: ExitStack, worker: Worker | Supervisor, watch: Watc
     if watch.health_file:
         if not os.access(watch.health_file.parent, os.W_OK):
             raise OSError(f"The folder of {watch.health_file} does not exist or is not writable.")
-        reporters.append(HealthFile(watch.health_file))
+        failures = stack.enter_context(asked_again(lambda: failures_of(outbox()), JUDGE_SECONDS))
+        reporters.append(HealthFile(watch.health_file, failures))
     seconds = REPORT_SECONDS
     if systemd and systemd.watchdog_seconds:
         seconds = min(seconds, systemd.watchdog_seconds / BEATS_PER_WATCHDOG)
     stack.enter_context(reporting(source, reporters, seconds))
+
+
+def failures_of(health: Health) -> tuple[Check, ...]:
+    """Return the checks that a backend's attempts do not fail."""
+    return tuple(check for check in health.checks if check.name == "failures")
+
+
+@contextmanager
+def asked_again(
+    question: Callable[[], tuple[Check, ...]], seconds: float
+) -> Iterator[Callable[[], tuple[Check, ...]]]:
+    """Ask the database every `seconds`, in a thread; give a function that returns the last answer.
+
+    A database that hangs delays no report of the relay's own health.
+    """
+    ended = threading.Event()
+    answer: tuple[Check, ...] = ()
+
+    def ask() -> None:
+        nonlocal answer
+        while True:
+            try:
+                answer = question()
+            except Exception:  # such as invalid settings, which the checks name
+                answer = ()
+            finally:
+                connections.close_all()  # those of this thread
+            if ended.wait(seconds):
+                return
+
+    threading.Thread(target=ask, name="relay-failures", daemon=True).start()
+    try:
+        yield lambda: answer
+    finally:
+        ended.set()
 
 
 def _metrics(stack: ExitStack, watch: Watch, several: bool) -> App:

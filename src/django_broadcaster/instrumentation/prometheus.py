@@ -9,6 +9,9 @@ outbox_batch_seconds            backend          histogram: time from fetch to s
 outbox_delivery_latency_seconds backend          histogram: time from due to delivered
 outbox_handler_seconds          handler, outcome histogram: time of a call of a handler; outcome:
                                                  succeeded, failed
+outbox_received_total           consumer,        messages that were received: new, duplicate,
+                                outcome          malformed
+outbox_receive_seconds          consumer         histogram: time from receive to acknowledge
 outbox_build_info               version          always 1
 outbox_arrivals_total           (none)           the id of the newest event; its rate is that at
                                                  which events are created
@@ -24,9 +27,12 @@ outbox_free_partitions          backend          partitions without a relay
 outbox_circuit_open             backend          1 while a circuit breaker is open
 outbox_paused                   backend          1 while the backend is paused
 outbox_backend_state            backend, state   1 for the state of the backend, 0 for the others
+outbox_consumer_lag             consumer         messages that wait at the broker
+outbox_receivers                consumer         receivers with a recent heartbeat
+outbox_consumer_state           consumer, state  1 for the state of the consumer, 0 for the others
 =============================== ================ ================================================
 
-A relay with `outbox_worker --metrics-port` has the first four. The gauges come from the database,
+A relay with `outbox_worker --metrics-port` has the first six. The gauges come from the database,
 so both the port of a relay and the view `metrics` of an application have them.
 
 The rate of arrivals is of the whole outbox: an event for two backends counts twice, and ids
@@ -61,7 +67,12 @@ from prometheus_client.registry import Collector
 
 from django_broadcaster import __version__
 from django_broadcaster.registry import Handler
-from django_broadcaster.signals import batch_settled, handler_called, relay_started
+from django_broadcaster.signals import (
+    batch_settled,
+    handler_called,
+    messages_received,
+    relay_started,
+)
 
 from . import latency
 from .gauges import FIGURES, UP, current_judgements, labelled, last_id
@@ -97,6 +108,18 @@ HANDLERS = Histogram(
 )
 
 
+RECEIVED = Counter(
+    "outbox_received", "Messages that were received.", ("consumer", "outcome"), registry=REGISTRY
+)
+RECEIVE_SECONDS = Histogram(
+    "outbox_receive_seconds",
+    "Time from receive to acknowledge.",
+    ("consumer",),
+    buckets=BUCKETS,
+    registry=REGISTRY,
+)
+
+
 class OverviewCollector(Collector):
     """Queries the database at each scrape; yields `outbox_up 0` and no gauges if that fails."""
 
@@ -108,7 +131,7 @@ class OverviewCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges of all backends."""
+        """Yield the gauges of all backends and consumers."""
         build = GaugeMetricFamily(
             "outbox_build_info", "Always 1; the label has the version.", labels=("version",)
         )
@@ -122,7 +145,7 @@ class OverviewCollector(Collector):
         if newest is not None:  # a purge must not look like a reset
             yield CounterMetricFamily("outbox_arrivals", "The id of the newest event.", newest)
         for figure in FIGURES:
-            labels = ("backend", *figure.labels)
+            labels = (figure.subject, *figure.labels)
             family = GaugeMetricFamily(figure.name, figure.meaning, labels=labels)
             for judgement in found:
                 for values, number in labelled(figure, judgement):
@@ -138,6 +161,7 @@ def install() -> None:
     with _installing:
         relay_started.connect(_begin, dispatch_uid="django_broadcaster.prometheus")
         batch_settled.connect(_count, dispatch_uid="django_broadcaster.prometheus")
+        messages_received.connect(_count_received, dispatch_uid="django_broadcaster.prometheus")
         handler_called.connect(_time, dispatch_uid="django_broadcaster.prometheus")
 
 
@@ -161,6 +185,17 @@ def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
 
 def _time(*, handler: Handler, seconds: float, error: str, **_: Any) -> None:
     HANDLERS.labels(handler.name, "failed" if error else "succeeded").observe(seconds)
+
+
+def _count_received(*, consumer: str, written: Any, seconds: float, **_: Any) -> None:
+    seen = written.duplicates + written.malformed
+    for outcome, number in (
+        ("new", max(0, written.received - seen)),
+        ("duplicate", written.duplicates),
+        ("malformed", written.malformed),
+    ):
+        RECEIVED.labels(consumer, outcome).inc(number)
+    RECEIVE_SECONDS.labels(consumer).observe(seconds)
 
 
 def metrics_app(using: str | None = None, folder: Path | None = None) -> Any:

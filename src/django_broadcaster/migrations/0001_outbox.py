@@ -489,8 +489,8 @@ class Migration(migrations.Migration):
                 ("retried", models.PositiveBigIntegerField(default=0)),
                 ("failed", models.PositiveBigIntegerField(default=0)),
                 ("timed", models.PositiveBigIntegerField(default=0)),
-                ("waited", models.PositiveBigIntegerField(default=0)),
-                ("longest", models.PositiveBigIntegerField(default=0)),
+                ("medians", models.PositiveBigIntegerField(default=0)),
+                ("p99", models.PositiveBigIntegerField(default=0)),
                 (
                     "backlog",
                     models.PositiveBigIntegerField(
@@ -500,13 +500,20 @@ class Migration(migrations.Migration):
                 (
                     "oldest_age",
                     models.PositiveBigIntegerField(
-                        help_text="Milliseconds that the first event had been due.", null=True
+                        help_text="Milliseconds that the oldest event of the backlog had waited.",
+                        null=True,
                     ),
                 ),
                 (
                     "circuit_open",
                     models.BooleanField(
                         default=False, help_text="Whether the broker was unavailable for a relay."
+                    ),
+                ),
+                (
+                    "paused",
+                    models.BooleanField(
+                        default=False, help_text="Whether an operator had paused the backend."
                     ),
                 ),
             ],

@@ -42,9 +42,10 @@ class OutboxDashboard(OutboxBackendState):
 class OutboxSample(models.Model):
     """The figures of one backend for one minute, summed over its relays, for the dashboard.
 
-    The counts are attempts by outcome. `timed` deliveries took `waited` milliseconds together and
-    `longest` at most, each from when it was due until it was settled. One batch a second is timed.
-    The figures of the outbox are NULL while no relay counts.
+    The counts are attempts by outcome. One batch a second is timed: `timed` deliveries, each from
+    when it was due until it was settled. `medians` is their number times their median, in
+    milliseconds, summed over the relays and their writes every few seconds. `p99` is the largest
+    99th percentile of a write. The figures of the outbox are NULL while no relay counts.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -54,16 +55,19 @@ class OutboxSample(models.Model):
     retried = models.PositiveBigIntegerField(default=0)
     failed = models.PositiveBigIntegerField(default=0)
     timed = models.PositiveBigIntegerField(default=0)
-    waited = models.PositiveBigIntegerField(default=0)
-    longest = models.PositiveBigIntegerField(default=0)
+    medians = models.PositiveBigIntegerField(default=0)
+    p99 = models.PositiveBigIntegerField(default=0)
     backlog = models.PositiveBigIntegerField(
         null=True, help_text=_("Events that are due, wait for a retry or are blocked.")
     )
     oldest_age = models.PositiveBigIntegerField(
-        null=True, help_text=_("Milliseconds that the first event had been due.")
+        null=True, help_text=_("Milliseconds that the oldest event of the backlog had waited.")
     )
     circuit_open = models.BooleanField(
         default=False, help_text=_("Whether the broker was unavailable for a relay.")
+    )
+    paused = models.BooleanField(
+        default=False, help_text=_("Whether an operator had paused the backend.")
     )
 
     class Meta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
 from django.db import connections, router
@@ -29,7 +29,7 @@ from .columns import (
     sealed,
 )
 from .destinations import named, routed
-from .limits import check_accepted, check_characters, check_depth, check_statement
+from .limits import check_characters, check_depth, check_size, check_statement
 
 if TYPE_CHECKING:
     from django_broadcaster.tracing import Stamp
@@ -67,21 +67,42 @@ def _with_handlers(event_type: str, aliases: list[str]) -> list[str]:
     return aliases if handlers is None or handlers in aliases else [*aliases, handlers]
 
 
+class _Target(NamedTuple):
+    """A backend that events go to, and the values of their rows that are not of the event."""
+
+    alias: str
+    limit: int | None
+    """The largest event that it accepts."""
+
+    scope: str
+    """The part of a row's identity that is not of the event."""
+
+    values: tuple[Any, ...]
+    """The further values of a row, in the order of `NewRow`, without its identity."""
+
+
 class PublishCall:
     """Validates events and makes their rows; reads each setting and the clock once.
 
     Args:
         using: The database alias, by default the one to which the router writes `OutboxEvent`.
         default: Returns the alias of an event without a backend or a route, or None.
+        consumer: The alias of the consumer that has received the events. Two consumers may read
+            the same event for different handlers.
 
     A tracer may set `stamp`, which returns each event as it is to be written.
     """
 
-    def __init__(self, using: str | None, default: Callable[[], str | None]) -> None:
+    def __init__(
+        self, using: str | None, default: Callable[[], str | None], *, consumer: str = ""
+    ) -> None:
         refuse_in_event_loop()
         self.connection = connections[_alias(using) or router.db_for_write(OutboxEvent)]
         self.stamp: Stamp | None = None
         self._default = default
+        self._consumer = consumer
+        self._delivery: DeliveryPlan | None = None
+        self._known: dict[tuple[str, str | None], list[_Target]] = {}
         self._routed: dict[str, list[str]] = {}
         self._retries: dict[tuple[str, str, str], int] = {}
         self.moment = datetime.now(UTC)
@@ -123,35 +144,59 @@ class PublishCall:
 
         `unique` is True if the caller passed the event's id.
         """
-        aliases = self.aliases(event.event_type, backend)
+        targets = self._targets(event.event_type, backend, delivery)
         if self.stamp is not None:
             event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
         check_depth(event.data, columns.data, self.connection)
-        deliveries = self._of_each(event.event_type, aliases, delivery)
-        for alias, each in zip(aliases, deliveries, strict=True):
-            check_accepted(alias, columns, each.config, self.connection)
+        for target in targets:
+            check_size(target.alias, target.limit, columns, self.connection)
         if self._seals:
             columns = sealed(columns, self.connection)
         if self._may_lack_characters:
             check_characters(columns, self.connection)
         check_statement(columns, delivery.config_json, self.connection)
         rows = []
-        for alias, each in zip(aliases, deliveries, strict=True):
-            identity = identity_of(event.source, event.id, alias) if unique else None
-            rows.append(
-                NewRow(
-                    *columns,
-                    each.config_json,
-                    each.status,
-                    each.scheduled_at,
-                    each.max_retries,
-                    self._now,
-                    alias,
-                    identity,
-                )
-            )
+        for target in targets:
+            identity = identity_of(event.source, event.id, target.scope) if unique else None
+            rows.append(NewRow._make((*columns, *target.values, identity)))
         return rows
+
+    def _targets(
+        self, event_type: str, backend: str | None, delivery: DeliveryPlan
+    ) -> list[_Target]:
+        """Return where an event goes; raises UnknownBackend or InvalidPublisherConfig.
+
+        Most events of a call go the same way, which is found out once.
+        """
+        if delivery is not self._delivery:
+            self._delivery = delivery
+            self._known.clear()
+        may_be_known = backend is None or type(backend) is str
+        if may_be_known and (known := self._known.get((event_type, backend))):
+            return known
+        aliases = self.aliases(event_type, backend)
+        targets = [
+            self._target(alias, each)
+            for alias, each in zip(
+                aliases, self._of_each(event_type, aliases, delivery), strict=True
+            )
+        ]
+        if may_be_known:
+            self._known[event_type, backend] = targets
+        return targets
+
+    def _target(self, alias: str, delivery: DeliveryPlan) -> _Target:
+        backend = backends[alias]
+        if delivery.config:
+            backend.validate_config(delivery.config)
+        _, config_json, status, scheduled_at, max_retries = delivery
+        return _Target(
+            alias,
+            backend.max_message_bytes,
+            f"{alias}\0{self._consumer}" if self._consumer else alias,
+            (config_json, status, scheduled_at, max_retries, self._now, alias),
+        )
 
     def _of_each(
         self, event_type: str, aliases: list[str], delivery: DeliveryPlan

@@ -35,7 +35,7 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
 
 def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
     try:
-        event, created = insert_event(OutboxEvent, connection, row)
+        event, created = insert_event(connection, row)
     except OperationalError as error:
         _explain(error, connection)
         raise
@@ -54,7 +54,7 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     try:
         if not has_receivers():
             return insert_rows(connection, rows)
-        created = insert_events(OutboxEvent, connection, rows)
+        created = insert_events(connection, rows)
     except OperationalError as error:
         _explain(error, connection)
         raise

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_broadcaster.backends.handler import backends
 from django_broadcaster.events import envelope, is_deeper
 from django_broadcaster.exceptions import InvalidEvent, PayloadTooLarge, StatementTooLong
 from django_broadcaster.store import (
@@ -71,17 +69,10 @@ def check_statement(
         raise StatementTooLong(connection.alias, size, most)
 
 
-def check_accepted(
-    alias: str,
-    columns: EventColumns,
-    config: Mapping[str, Any] | None,
-    connection: BaseDatabaseWrapper,
+def check_size(
+    alias: str, limit: int | None, columns: EventColumns, connection: BaseDatabaseWrapper
 ) -> None:
-    """Raise InvalidPublisherConfig or PayloadTooLarge if the backend never accepts the event."""
-    backend = backends[alias]
-    if config:
-        backend.validate_config(config)
-    limit = backend.max_message_bytes
+    """Raise PayloadTooLarge if the event is over the limit of its backend."""
     if limit is None or most_bytes(columns) <= limit:
         return
     size = _size(columns, connection)

@@ -42,6 +42,8 @@ class ReceiverLease:
         self.seconds = float(conf.LEASE_SECONDS)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.id = 0
+        self.is_lost = False
+        """Whether another receiver has deleted the row."""
         self._valid_until = 0.0
 
     @property
@@ -58,7 +60,7 @@ class ReceiverLease:
             started_at=DatabaseNow(),
             heartbeat_at=DatabaseNow(),
         )
-        self.id = row.pk
+        self.id, self.is_lost = row.pk, False
         self._valid_until = asked_at + self.seconds
 
     def may_read(self) -> bool:
@@ -74,7 +76,18 @@ class ReceiverLease:
             return False
         return True
 
-    def count(self, written: Written) -> None:
+    def begin(self) -> None:
+        """Limit how long PostgreSQL lets the transaction of a batch wait for this process.
+
+        A process that is suspended in the middle would keep its row locked, and so its lease.
+        """
+        connection = connections[self.using]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                milliseconds = int(self.seconds * 1000)
+                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
+
+    def end(self, written: Written) -> None:
         """Add a batch to the figures, in the transaction that writes it; raises LeaseLost."""
         self._update({
             "received": F("received") + written.received,
@@ -100,11 +113,16 @@ class ReceiverLease:
         stands = rows.update(heartbeat_at=DatabaseNow(), **values) > 0
         if self.id == receiver:
             self._valid_until = asked_at + self.seconds if stands else 0.0
+            self.is_lost = not stands
         if not stands:
-            raise LeaseLost(
-                f"receiver {receiver} of consumer {self.consumer!r} had no heartbeat for "
-                f"{self.seconds:g} s and was replaced"
-            )
+            raise self.error()
+
+    def error(self) -> LeaseLost:
+        """Return the error of a lease that is lost."""
+        return LeaseLost(
+            f"receiver {self.id} of consumer {self.consumer!r} had no heartbeat for "
+            f"{self.seconds:g} s and was replaced"
+        )
 
     def _delete_stale(self) -> None:
         """Delete the receivers of the consumer without a heartbeat.

@@ -70,7 +70,7 @@ class Receiver:
         self.stopping = threading.Event()
         self.is_reading = False
         """Whether the receiver may read, and has opened its consumer."""
-        self._writer = Writer(using, alias)
+        self._writer = Writer(using, alias, consumers.delivers_to(alias))
         self._limit = limit
         self._outage = outage
         self._runner = SeparateThread(f"receiver-{alias}-database")
@@ -82,7 +82,9 @@ class Receiver:
         self._reads_alone = self.consumer.ordered and not self.consumer.shares_by_key
 
     def turn(self) -> bool:
-        """Receive once; return False if nothing was there to be done."""
+        """Receive once; return False if nothing was there to be done. Raises LeaseLost."""
+        if self.lease.is_lost and self.is_reading:  # the heartbeat has found out
+            raise self.lease.error()
         if not self.is_reading and not self._begin():
             return False
         deliveries = self._receive()
@@ -145,7 +147,7 @@ class Receiver:
         return deliveries
 
     def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
-        return self._runner.begin(self._writer.write, deliveries, self.lease.count)
+        return self._runner.begin(self._writer.write, deliveries, self.lease)
 
     def _finish(self) -> None:
         """Wait until the batch is written, and acknowledge it; raises LeaseLost.

@@ -19,6 +19,7 @@ from django_broadcaster.exceptions import (
     BroadcasterError,
     LeaseLost,
 )
+from django_broadcaster.relay.backend_thread import DRAIN_FAILURES
 from django_broadcaster.relay.db_connections import drop_all_connections, use_own_connections
 from django_broadcaster.relay.health import ReceiverState
 from django_broadcaster.relay.log_safety import (
@@ -63,6 +64,7 @@ class ReceiverThread(threading.Thread):
         self._backoff = Backoff()
         self._repeats = Repeats()
         self._has_died = False
+        self._failures = 0
         self._error = ""
         self._unavailable_since: float | None = None
         self._since: Any = None
@@ -70,9 +72,8 @@ class ReceiverThread(threading.Thread):
     def run(self) -> None:
         """Receive until stopped."""
         try:
-            while not self.is_stopping:
-                if not self._turn() and self._drain and not self._error:
-                    break
+            while not self.is_stopping and not self._is_drained(self._turn()):
+                pass
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.failure = f"the thread of consumer {self.alias!r} crashed: {class_names(error)}"
@@ -151,13 +152,27 @@ class ReceiverThread(threading.Thread):
 
     # --- The loop ----------------------------------------------------------------------------
 
+    def _is_drained(self, found: bool) -> bool:
+        """Return True if a drain has found nothing more, or fails again and again."""
+        if self._drain and self._failures >= DRAIN_FAILURES:
+            self.failure = f"consumer {self.alias!r}: {self._error or 'the database is failing'}"
+            self._log(
+                logging.ERROR,
+                "Consumer %r: Drain aborted after %d consecutive failures; messages may be left.",
+                self.alias,
+                self._failures,
+            )
+            return True
+        return self._drain and not found and not self._failures
+
     def _turn(self) -> bool:
         """Take one turn; if it fails, pause."""
         try:
             found = self._receiver.turn()
         except BaseException as error:
+            self._failures += 1
             self._recover(error)
-            return True
+            return False
         if self._receiver.is_reading and not self._receiver.is_writing:
             self._works()
         return found
@@ -171,6 +186,7 @@ class ReceiverThread(threading.Thread):
                 time.monotonic() - self._unavailable_since,
             )
         self._error, self._unavailable_since, self._since = "", None, None
+        self._failures = 0
         self._backoff.reset()
         self._repeats.reset()
         self._outage.end(self.name)

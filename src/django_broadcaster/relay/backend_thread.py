@@ -67,6 +67,8 @@ class BackendThread(threading.Thread):
         self.alias = alias
         self.failure = ""
         """Why the thread did not end as it should; empty if it did."""
+        self.may_end: Callable[[], bool] = lambda: True
+        """Tells whether a drain may end: not while a receiver still adds events."""
         self._options = options
         self._stopping = threading.Event()
         self._poll = Poll(options.interval)
@@ -76,7 +78,8 @@ class BackendThread(threading.Thread):
         self._joined = False
         self.has_session = False
         """Whether the database's sessions are not shared, which a NOTIFY has shown."""
-        self._has_died = False
+        self.has_died = False
+        """Whether the thread crashed, or is about to end because of an error."""
         self._last_error = self._last_text = ""
         self._outage = outage or DatabaseOutage(options.database)
         self._unexpected = Repeats()
@@ -88,11 +91,11 @@ class BackendThread(threading.Thread):
         """Turn the loop until it is stopped, out of iterations, or drained."""
         try:
             use_own_connections()
-            self._turn_on()
+            self._turn_until_stopped()
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.failure = f"the thread of backend {self.alias!r} crashed: {class_names(error)}"
-            self._has_died = True
+            self.has_died = True
             self._log(
                 logging.CRITICAL,
                 "The thread of backend %r crashed: %s; stopping the relay.",
@@ -103,7 +106,7 @@ class BackendThread(threading.Thread):
         finally:
             self._end()
 
-    def _turn_on(self) -> None:
+    def _turn_until_stopped(self) -> None:
         turns = failures = 0
         while not self._stopping.is_set() and turns != self._options.max_iterations:
             turns += 1
@@ -121,7 +124,7 @@ class BackendThread(threading.Thread):
                 break
             if report is None or report.found_work:
                 continue
-            if self._options.drain and self._is_drained():
+            if self._options.drain and self.may_end() and self._is_drained():
                 break
             self._loop.activity.begin("waiting for events", pause=self._options.interval)
             self._poll.wait()
@@ -134,18 +137,13 @@ class BackendThread(threading.Thread):
             backend=self.alias,
             doing=activity.doing,
             silence=activity.silence,
-            has_died=self._has_died,
+            has_died=self.has_died,
             has_ended=self.ident is not None and not self.is_alive(),
             lease_left=lease.seconds_left if self._joined else 0.0,
             circuit_is_closed=self._loop.circuit.is_closed,
             is_paused=self._loop.rounds.is_paused,
             last_error=self._last_error,
         )
-
-    @property
-    def has_died(self) -> bool:
-        """Whether the thread crashed, or is about to end because of an error."""
-        return self._has_died
 
     @property
     def is_stopping(self) -> bool:

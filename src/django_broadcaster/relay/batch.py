@@ -19,25 +19,25 @@ NONE: frozenset[int] = frozenset()
 class Batch:
     """A batch of one backend; each step of a delivery returns it with what the step found.
 
-    Fetch: `rows`, and since when each of them has been due, where the delivery is timed. `again`
-    are ids below the watermark that were asked for, `unseen` those of them that the size of the
-    batch left out. `last` is the last id that was fetched from the watermark on, and `exhausted`
-    is True if nothing was pending after it.
+    Fetch: `rows`, and `due_since` by their ids, where the delivery is timed. `below` are ids below
+    the watermark that were asked for, `left_out` those of them that the size of the batch excluded.
+    `last_id` is the last id that was fetched from the watermark on, and `exhausted` is True if
+    nothing was pending after it.
 
     Select: the rows to `send`, to `hold` because an earlier event of their key waits, to give up
     as `poison`, and those that `expired`. `is_repeat` is True if everything to send failed before
     as if the broker were unavailable.
 
-    Send: one outcome for each row to send, and how many rows the backend was given.
+    Send: one of `outcomes` for each row to send; the number of rows that the backend was `handed`.
 
-    Judge: the verdicts, and how many of them are about rows that were not fetched.
+    Judge: the `verdicts`, and how many of them are about `others`, rows that were not fetched.
     """
 
     rows: Sequence[PendingRow] = ()
-    due: Mapping[int, datetime] = field(default_factory=dict)
-    again: Collection[int] = ()
-    unseen: frozenset[int] = NONE
-    last: int = 0
+    due_since: Mapping[int, datetime] = field(default_factory=dict)
+    below: Collection[int] = ()
+    left_out: frozenset[int] = NONE
+    last_id: int = 0
     exhausted: bool = True
 
     send: Sequence[PendingRow] = ()
@@ -67,7 +67,7 @@ class Batch:
             attempted=len(self.send),
             handed=self.handed,
             is_repeat=self.is_repeat,
-            due=self.due,
+            due_since=self.due_since,
         )
 
 

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 
+from django_broadcaster.error_places import place_of
 from django_broadcaster.exceptions import DeliveryError
 from django_broadcaster.redaction import error_text
 from django_broadcaster.store import PendingRow
 
-from .log_safety import loggable_event_error, loggable_traceback, place_of
+from .log_safety import loggable_event_error, loggable_traceback
 from .verdicts import Verdicts
 
 logger = logging.getLogger("django_broadcaster.relay")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import ceil
 
 from django.db import DatabaseError, connections
 from django.utils import timezone
@@ -39,6 +40,7 @@ class History:
         self._using = using
         self._alias = alias
         self._figures = Figures()
+        self._latencies: list[float] = []
         self._clock = clock
         self._next_write = 0.0
         self._next_time = 0.0
@@ -48,7 +50,7 @@ class History:
     @property
     def has_news(self) -> bool:
         """Whether there are figures that are not yet written."""
-        return bool(self._figures)
+        return bool(self._figures or self._latencies)
 
     def take_timed_turn(self) -> bool:
         """Return True if the next delivery is timed, which is once in TIME_SECONDS."""
@@ -64,14 +66,12 @@ class History:
         figures.published += report.published
         figures.retried += report.retried
         figures.failed += report.failed
-        if report.latencies:
-            figures.timed += len(report.latencies)
-            figures.waited += round(1000 * sum(report.latencies))
-            figures.longest = max(figures.longest, round(1000 * max(report.latencies)))
+        self._latencies += report.latencies
 
-    def run(self, *, counts: bool, circuit_is_open: bool) -> None:
+    def run(self, *, counts: bool, circuit_is_open: bool, is_paused: bool) -> None:
         """Write if it is due; with `counts`, also count the events in the outbox."""
         self._figures.circuit_open |= circuit_is_open
+        self._figures.paused |= is_paused and counts  # one relay says so, which writes anyway
         if self._clock() >= self._next_write:
             self._next_write = self._clock() + WRITE_SECONDS
             if not counts:
@@ -84,6 +84,7 @@ class History:
             if counts:
                 self._count_backlog()
                 self.backlog = self._figures.backlog
+            self._sum_up()
             if self._figures:
                 samples = OutboxSample.objects.using(self._using)
                 add_to_minute(samples, self._alias, minute_of(timezone.now()), self._figures)
@@ -98,12 +99,27 @@ class History:
                 extra={"backend": self._alias},
             )
 
+    def _sum_up(self) -> None:
+        """Put the latencies since the last write into the figures."""
+        found, self._latencies = sorted(self._latencies), []
+        if not found:
+            return
+        figures = self._figures
+        figures.timed += len(found)
+        figures.medians += round(1000 * len(found) * percentile(found, 0.5))
+        figures.p99 = max(figures.p99, round(1000 * percentile(found, 0.99)))
+
     def _count_backlog(self) -> None:
         """Note how many events wait, and how long the first one has waited."""
         (found,) = overviews(self._using, [self._alias], exact=BOUND)
         counts = (count_or_estimate(self._using, found, status) for status in BACKLOG)
         self._figures.backlog = sum(count.number for count in counts)
         self._figures.oldest_age = round(1000 * found.waiting_age)
+
+
+def percentile(ascending: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least a share of the values does not exceed."""
+    return ascending[max(0, ceil(share * len(ascending)) - 1)]
 
 
 BOUND = 10_000

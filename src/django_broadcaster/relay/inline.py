@@ -61,7 +61,9 @@ def deliver_one(event: OutboxEvent) -> bool:
             return False
         with beating(loop.lease):
             try:
-                report = _settled(loop, lambda: loop.deliver_only(event.pk, event.partition))
+                report = _deliver_and_settle(
+                    loop, lambda: loop.deliver_only(event.pk, event.partition)
+                )
             except LeaseLost:
                 return False
         return report.published == 1
@@ -77,7 +79,7 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
         while attempted < limit:
             try:
                 size = min(limit - attempted, MOST)
-                report = _settled(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
+                report = _deliver_and_settle(loop, lambda size=size: loop.turn(size))  # type: ignore[misc]
             except LeaseLost as error:
                 extra = loop.lease.log_extra
                 logger.warning(
@@ -90,7 +92,7 @@ def _deliver_some(using: str, alias: str, limit: int) -> int:
     return attempted
 
 
-def _settled(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
+def _deliver_and_settle(loop: DeliveryLoop, deliver: Callable[[], Report]) -> Report:
     """Deliver, and return the figures; if the database ended the session, settle on a new one.
 
     Raises LeaseLost, and the database's error if nothing was sent or nothing can be written.

@@ -53,7 +53,7 @@ class LockedEvents:
         locked = self._rows.pending_of([row.id for row in verdicts.rows])
         if not locked:
             return
-        self._verdicts = self._verdicts.with_others(verdicts.of_rows(locked).without_payloads())
+        self._verdicts = self._verdicts.with_others(verdicts.of_rows(locked))
         self._skip()
         self._next_at = time.monotonic() + RETRY_SECONDS
         logger.warning(

@@ -7,17 +7,13 @@ may read that. The log has a broker's status, or the class of the error and wher
 
 from __future__ import annotations
 
-import os.path
 import re
-import sys
-import sysconfig
 from functools import lru_cache
-from traceback import walk_tb
 from types import TracebackType
 
 from django.db import Error
 
-import django_broadcaster
+from django_broadcaster.error_places import from_project, place_of
 from django_broadcaster.exceptions import (
     ArchiveError,
     BackendConfigurationError,
@@ -31,10 +27,6 @@ from .decryption import NotDecryptable
 _DETAIL = re.compile(r"\n\s*(DETAIL|CONTEXT|STATEMENT):.*", re.DOTALL)
 
 WITHHELD = "text withheld, as it may contain the payload; outbox_inspect shows an event's errors"
-
-_PACKAGE = os.path.join(os.path.dirname(django_broadcaster.__file__), "")
-_PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-_LIBRARIES = (*(os.path.join(path, "") for path in _PATHS), "<")
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -85,28 +77,6 @@ def _class_and_place(error: BaseException) -> str:
     return f"{name} at {place}" if place else name
 
 
-def place_of(error: BaseException) -> str:
-    """Return the file and line of the project where an error was raised, as in `shop/pay.py:12`.
-
-    If no line of its traceback is the project's, that is the first line of another package.
-    """
-    others = [
-        (frame.f_code.co_filename, line)
-        for frame, line in walk_tb(error.__traceback__)
-        if not frame.f_code.co_filename.startswith(_PACKAGE)
-    ]
-    projects = [each for each in others if not each[0].startswith(_LIBRARIES)]
-    found = projects[-1:] or others[:1]
-    return "".join(f"{_short(path)}:{line}" for path, line in found)
-
-
-@lru_cache(maxsize=256)
-def _short(path: str) -> str:
-    """Return the path of a file below the folder that it is imported from."""
-    roots = (os.path.join(os.path.abspath(root), "") for root in sys.path)
-    return path[max((len(root) for root in roots if path.startswith(root)), default=0) :]
-
-
 def class_names(error: BaseException) -> str:
     """Return the name of an error's class, and of the error that it was raised from."""
     cause = error.__cause__
@@ -117,12 +87,13 @@ def class_names(error: BaseException) -> str:
 def loggable_traceback(error: BaseException, *, shows: bool = True) -> ExcInfo:
     """Return an error for `exc_info`: its class and traceback, without its text.
 
-    With `shows=False` it has no traceback.
+    The traceback begins with the project's own code, if that raised it. With `shows=False` there is
+    none.
     """
     kind = type(error)
     reason = error.reason if isinstance(error, DeliveryError) else ""
     stand_in = _stand_in(kind.__module__, kind.__qualname__)(reason or WITHHELD)
-    return kind, stand_in, error.__traceback__ if shows else None
+    return kind, stand_in, from_project(error.__traceback__) if shows else None
 
 
 @lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ from django_broadcaster.exceptions import ArchiveError
 from django_broadcaster.inbox_replay import prepare_replay
 from django_broadcaster.models import OutboxEvent, OutboxOperation
 from django_broadcaster.signals import operation_ended
-from django_broadcaster.store import Window, move_chunk, note_failure
+from django_broadcaster.store import Window, move_chunk, record_failure
 
 from .log_safety import loggable
 from .separate_thread import CallingThread, Runner
@@ -119,7 +119,7 @@ class Operations:
         logger.warning(
             "Operation %d could not move its next events: %s; %s.", pk, loggable(error), next_step
         )
-        return note_failure(self._operations, pk, error, for_good=for_good)
+        return record_failure(self._operations, pk, error, for_good=for_good)
 
     def _log_end(self, operation: OutboxOperation) -> None:
         logger.info(

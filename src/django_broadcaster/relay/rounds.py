@@ -144,7 +144,9 @@ class Rounds:
             yield
         self._broker.show()
         circuit = self._broker.circuit
-        self.history.run(counts=is_purger, circuit_is_open=not circuit.is_closed)
+        self.history.run(
+            counts=is_purger, circuit_is_open=not circuit.is_closed, is_paused=self.is_paused
+        )
         if self._lease.takes_share:
             self._summary.run(self._lease.id, self.history.backlog)
         self._looked_at = now = self._clock()

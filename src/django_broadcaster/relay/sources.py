@@ -29,11 +29,13 @@ class Backlog:
         owned = self._owned
         owned.watermark.check_writers()
         again, is_all = owned.watermark.again(self._limit)
-        below, unseen = Fetched(), NONE
+        found, left_out = Fetched(), NONE
         if again:
-            below, unseen = owned.fetcher.fetch_fitting(owned.partitions, again, timed=self._timed)
-        before = [row for row in below.rows if row.id not in owned.locked]
-        room = self._limit - len(before) if is_all and not unseen else 0
+            found, left_out = owned.fetcher.fetch_fitting(
+                owned.partitions, again, timed=self._timed
+            )
+        before = [row for row in found.rows if row.id not in owned.locked]
+        room = self._limit - len(before) if is_all and not left_out else 0
         after = Fetched()
         if room:
             start = owned.watermark.start
@@ -42,10 +44,10 @@ class Backlog:
             )
         return Batch(
             rows=[*before, *after.rows],
-            due={**below.due, **after.due},
-            again=again,
-            unseen=unseen,
-            last=after.rows[-1].id if after.rows else 0,
+            due_since={**found.due_since, **after.due_since},
+            below=again,
+            left_out=left_out,
+            last_id=after.rows[-1].id if after.rows else 0,
             exhausted=len(after.rows) < room and not after.is_cut,
         )
 

@@ -35,23 +35,14 @@ class Verdicts:
         return [*self.published, *retried, *dead, *self.hold, *self.expire]
 
     def of_rows(self, ids: Collection[int]) -> Verdicts:
-        """Return the verdicts on these rows alone."""
+        """Return the verdicts on these rows alone, without the payloads of the rows."""
+        bare = PendingRow.without_payload
         return Verdicts(
-            published=[row for row in self.published if row.id in ids],
-            retry=[each for each in self.retry if each[0].id in ids],
-            dead_letter=[each for each in self.dead_letter if each[0].id in ids],
-            hold=[row for row in self.hold if row.id in ids],
-            expire=[row for row in self.expire if row.id in ids],
-        )
-
-    def without_payloads(self) -> Verdicts:
-        """Return the same verdicts on rows without their payloads."""
-        return Verdicts(
-            published=[row.without_payload() for row in self.published],
-            retry=[(row.without_payload(), delay, error) for row, delay, error in self.retry],
-            dead_letter=[(row.without_payload(), error) for row, error in self.dead_letter],
-            hold=[row.without_payload() for row in self.hold],
-            expire=[row.without_payload() for row in self.expire],
+            published=[bare(row) for row in self.published if row.id in ids],
+            retry=[(bare(row), delay, error) for row, delay, error in self.retry if row.id in ids],
+            dead_letter=[(bare(row), error) for row, error in self.dead_letter if row.id in ids],
+            hold=[bare(row) for row in self.hold if row.id in ids],
+            expire=[bare(row) for row in self.expire if row.id in ids],
         )
 
     def with_others(self, others: Verdicts) -> Verdicts:
@@ -98,9 +89,9 @@ class Report:
         attempted: int,
         handed: int,
         is_repeat: bool,
-        due: Mapping[int, datetime],
+        due_since: Mapping[int, datetime],
     ) -> Self:
-        """Return the figures of a delivery; `due` is since when rows had been due, by id."""
+        """Return the figures of a delivery; `due_since` is since when rows had been due, by id."""
         done = [*verdicts.published, *verdicts.expire, *(row for row, _ in verdicts.dead_letter)]
         return cls(
             left=fetched - len(done) - len(verdicts.retry) - len(verdicts.hold),
@@ -114,7 +105,7 @@ class Report:
             unavailable=verdicts.unavailable,
             is_repeat=is_repeat,
             keys_done=frozenset(row.partition_key for row in done),
-            latencies=_latencies(verdicts, due),
+            latencies=_latencies(verdicts, due_since),
         )
 
     @property
@@ -128,11 +119,11 @@ class Report:
         return bool(self.attempted or self.settled)
 
 
-def _latencies(verdicts: Verdicts, due: Mapping[int, datetime]) -> tuple[float, ...]:
-    if not due:
+def _latencies(verdicts: Verdicts, due_since: Mapping[int, datetime]) -> tuple[float, ...]:
+    if not due_since:
         return ()
     now = datetime.now(UTC)
-    since = (due.get(row.id) for row in verdicts.published)
+    since = (due_since.get(row.id) for row in verdicts.published)
     return tuple(max(0.0, (now - moment).total_seconds()) for moment in since if moment)
 
 

@@ -97,7 +97,7 @@ class Watermark:
 
     def advance(self, batch: Batch, report: Report) -> None:
         """Move the start by what the fetch after `check_writers` found and delivered."""
-        asked = set(batch.again) - batch.unseen
+        asked = set(batch.below) - batch.left_out
         if report.left:
             if asked:  # those that are not pending any more
                 self._again -= asked.difference(row.id for row in batch.rows)
@@ -106,11 +106,11 @@ class Watermark:
         self._again -= asked
         if self._candidate is not None and not self._waits_for:
             # This fetch saw every row that can be below the candidate, as far as it went.
-            end = self._candidate if batch.exhausted else min(self._candidate, batch.last)
+            end = self._candidate if batch.exhausted else min(self._candidate, batch.last_id)
             self.start = max(self.start, end + 1)
             self._candidate = None
             self._passed = 0
-        self._delivered = max(self._delivered, batch.last)
+        self._delivered = max(self._delivered, batch.last_id)
         self._passed += report.settled
 
     def _distrust(self) -> None:

@@ -90,6 +90,8 @@ class Worker:
         self._receivers = (
             [make_receiver(alias, outage) for alias in options.consumers] if make_receiver else []
         )
+        for loop in loops:
+            loop.may_end = self._have_receivers_ended
         self._threads: Sequence[WorkerThread] = (*self._receivers, *loops)
         self._pacemaker = Pacemaker(options.database, loops, outage, self._receivers)
         self.failure = ""
@@ -116,6 +118,9 @@ class Worker:
             loops=loops,
             receivers=receivers,
         )
+
+    def _have_receivers_ended(self) -> bool:
+        return not any(receiver.is_alive() for receiver in self._receivers)
 
     def run(self) -> bool:
         """Work until stopped or done; return True if everything ended without an error."""

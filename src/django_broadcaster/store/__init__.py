@@ -7,7 +7,7 @@
 - Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
   `previews` estimates them, `results` counts what came of them, and `pausing` pauses a backend.
 - Time partitions: `time_partitioning` creates them, `time_partitions` maintains them.
-- Queries: `overview`, `estimates`, `samples`, `stuck` and `backends_in_use`.
+- Queries: `overview`, `receivers`, `estimates`, `samples`, `stuck` and `backends_in_use`.
 - Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
 
 The managers of the models, and the selection of events, are in `models`.
@@ -36,14 +36,14 @@ from .judgement import (
     Judgement,
     Level,
     State,
-    attempts_of,
+    failed_of,
     judge,
     judgements,
 )
 from .missing_migration import MIGRATE, lacks_migration
 from .moves import MOVES
 from .new_rows import EventColumns, NewRow, identity_of
-from .operations import is_served, move_chunk, note_failure, request_operation
+from .operations import is_served, move_chunk, record_failure, request_operation
 from .overview import EXACT, Overview, overviews
 from .packets import (
     BYTES_OF_A_CHARACTER,
@@ -61,6 +61,7 @@ from .purge import (
     lock_final,
     purge_entries,
 )
+from .receivers import ConsumerJudgement, ConsumerState, consumer_judgements
 from .relay import RelayRows
 from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .results import OperationResult, result_of
@@ -87,6 +88,8 @@ __all__ = [
     "TIMELINE",
     "BlockedKey",
     "CannotPartition",
+    "ConsumerJudgement",
+    "ConsumerState",
     "Count",
     "DatabaseClock",
     "DatabaseEpoch",
@@ -110,14 +113,15 @@ __all__ = [
     "Window",
     "add_to_minute",
     "as_stored",
-    "attempts_of",
     "blocked_keys",
     "client_charset",
+    "consumer_judgements",
     "copy_to_archive",
     "count_or_estimate",
     "delete_events",
     "drop_oldest",
     "estimate_of",
+    "failed_of",
     "few_of",
     "find_dead_letters",
     "find_delivered",
@@ -145,7 +149,6 @@ __all__ = [
     "minute_of",
     "move_chunk",
     "narrow_columns",
-    "note_failure",
     "overviews",
     "partition_outbox",
     "pause",
@@ -155,6 +158,7 @@ __all__ = [
     "purge_entries",
     "read_stored",
     "recent_minutes",
+    "record_failure",
     "relay_cursor",
     "request_operation",
     "result_of",

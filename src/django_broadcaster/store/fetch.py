@@ -66,13 +66,13 @@ class Fetched(NamedTuple):
     """Fetched rows, in order.
 
     `is_cut` is True if the limit in bytes excluded rows. `largest` is the size of the largest
-    payload, in bytes. `due` has the time at which each row was due, by its id.
+    payload, in bytes. `due_since` has the time from which on each row is due, by its id.
     """
 
     rows: Sequence[PendingRow] = ()
     is_cut: bool = False
     largest: int = 0
-    due: Mapping[int, datetime] = MappingProxyType({})
+    due_since: Mapping[int, datetime] = MappingProxyType({})
 
 
 @lru_cache(maxsize=32)
@@ -131,7 +131,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
     def pending_of(self, ids: Collection[int]) -> set[int]:
         """Return the ids whose rows are pending."""
         sql = f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
-        rows = self._select(f"{sql}AND {self._stands_in('pending')}", self._values(ids))
+        rows = self._select(f"{sql}AND {self._has_status('pending')}", self._values(ids))
         return {row_id for (row_id,) in rows}
 
     def heads(
@@ -173,7 +173,7 @@ class FetchSQL(BoundedSQL, BackendSQL):
         """Return the rows with these ids that are pending in the partitions, as `fetch` does."""
         source = (
             f"FROM {self._by_id} WHERE {self._in('id', ids)} "
-            f"AND {self._stands_in('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
+            f"AND {self._has_status('pending')} AND {self._in(PARTITION, partitions)} ORDER BY id"
         )
         params = [*self._values(ids), *self._values(partitions)]
         names = _NAMES_AND_DUE if timed else _NAMES
@@ -192,8 +192,8 @@ class FetchSQL(BoundedSQL, BackendSQL):
     def _fetched(
         self, found: Sequence[Any], sizes: Sequence[int], is_cut: bool, *, timed: bool
     ) -> Fetched:
-        due = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
-        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due)
+        due_since = {row[0]: self._aware(row[_WIDTH]) for row in found} if timed else {}
+        return Fetched(self._as_rows(found), is_cut, max(sizes, default=0), due_since)
 
     def _as_rows(self, selected: Sequence[Any]) -> list[PendingRow]:
         """Return the columns of `_NAMES` as rows, without further columns."""

@@ -31,7 +31,7 @@ ATTEMPTS = 20
 """Attempts to write a row whose identity exists, but is deleted before it is read."""
 
 _STATUSES = {status.value: status for status in OutboxEventStatus}
-_UNTOUCHED = {
+_FURTHER_VALUES = {
     "spec_version": "1.0",
     "published_at": None,
     "ended_at": None,
@@ -39,11 +39,10 @@ _UNTOUCHED = {
     "crash_count": 0,
     "last_error": "",
 }
+"""The values that a new instance has beside those of its `NewRow`."""
 
 
-def insert_event(
-    model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
-) -> tuple[OutboxEvent, bool]:
+def insert_event(connection: BaseDatabaseWrapper, row: NewRow) -> tuple[OutboxEvent, bool]:
     """Write one row by one statement; return it, and whether it is new.
 
     If a row with the same identity exists, that row is read and returned. If it is deleted in
@@ -52,8 +51,8 @@ def insert_event(
     for _ in range(ATTEMPTS):
         row_id = insert_row(connection, row)
         if row_id is not None:
-            return instance_of(model, connection, row_id, row), True
-        known = _published_before(model, connection, row)
+            return instance_of(connection, row_id, row), True
+        known = _published_before(connection, row)
         if known is not None:
             return known, False
     raise DatabaseError(
@@ -107,11 +106,9 @@ def _statement(
     return statement, itemgetter(*map(COLUMNS.index, columns))
 
 
-def _published_before(
-    model: type[OutboxEvent], connection: BaseDatabaseWrapper, row: NewRow
-) -> OutboxEvent | None:
+def _published_before(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent | None:
     """Return the row that has the identity of this one; None if it was deleted."""
-    events = model.objects.using(connection.alias).filter(identity=row.identity)
+    events = OutboxEvent.objects.using(connection.alias).filter(identity=row.identity)
     known = events.first()
     if known is None and connection.vendor == "mysql" and not connection.get_autocommit():
         # Committed after this transaction's snapshot: only a locking read sees it.
@@ -119,16 +116,14 @@ def _published_before(
     return known
 
 
-def instance_of(
-    model: type[OutboxEvent], connection: BaseDatabaseWrapper, row_id: int, row: NewRow
-) -> OutboxEvent:
+def instance_of(connection: BaseDatabaseWrapper, row_id: int, row: NewRow) -> OutboxEvent:
     """Return the inserted row as an instance, without reading it back.
 
     The instance is created as by unpickling: the constructor would take as long as all other Python
     code of a publish call.
     """
     values: dict[str, Any] = dict(zip(NewRow._fields, row, strict=True))
-    values.update(_UNTOUCHED)
+    values.update(_FURTHER_VALUES)
     values["_state"] = state = ModelState()
     state.db, state.adding = connection.alias, False
     values["id"] = row_id
@@ -137,7 +132,7 @@ def instance_of(
     values["extensions"] = _decoded(row.extensions)
     values["publisher_config"] = _decoded(row.publisher_config)
     values["data"] = None if row.data is None else parse_json(row.data)
-    event = model.__new__(model)
+    event = OutboxEvent.__new__(OutboxEvent)
     event.__dict__ = values
     return event
 

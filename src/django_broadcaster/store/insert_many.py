@@ -55,9 +55,7 @@ def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
         return int(cursor.rowcount)
 
 
-def insert_events(
-    model: type[OutboxEvent], connection: BaseDatabaseWrapper, rows: Sequence[NewRow]
-) -> list[OutboxEvent]:
+def insert_events(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> list[OutboxEvent]:
     """Write rows like `insert_rows`, and return the new ones as instances.
 
     Only PostgreSQL returns the ids of the rows of one statement; elsewhere each row takes one.
@@ -68,9 +66,7 @@ def insert_events(
             found = _matched(rows, cursor.fetchall())
     else:
         found = [(insert_row(connection, row), row) for row in rows]
-    return [
-        instance_of(model, connection, row_id, row) for row_id, row in found if row_id is not None
-    ]
+    return [instance_of(connection, row_id, row) for row_id, row in found if row_id is not None]
 
 
 def _matched(

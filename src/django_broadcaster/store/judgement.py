@@ -37,8 +37,10 @@ from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
 from django.db.models import Count, Q
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop, ngettext
 
+from django_broadcaster.amounts import duration
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxWebhookEndpoint
 
@@ -164,7 +166,7 @@ class Judgement:
         if since is None:
             return text
         age = max(0.0, (datetime.now(UTC) - since).total_seconds())
-        return text.replace("{age}", f"{age:,.0f} s", 1)
+        return text.replace("{age}", duration(age), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts, the state and the reason for JSON."""
@@ -213,7 +215,7 @@ def _applying(facts: Facts) -> Iterator[Verdict]:
     yield from _troubled(facts)
     each = facts.overview
     if each.retry + each.blocked and each.oldest_due is None:
-        yield Verdict(State.WAITING, "Retrying", error=each.retry_error)
+        yield Verdict(State.WAITING, _("Retrying"), error=each.retry_error)
     if each.oldest_due is not None or each.pending:
         yield Verdict(State.DELIVERING)
     yield Verdict(State.UP_TO_DATE)
@@ -222,15 +224,15 @@ def _applying(facts: Facts) -> Iterator[Verdict]:
 def _undeliverable(facts: Facts) -> Iterator[Verdict]:
     each = facts.overview
     if not facts.is_configured:
-        reason = "The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events"
+        reason = _("The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events")
         yield Verdict(State.NOT_CONFIGURED, reason)
     if each.is_paused:
-        who = each.paused_by or "an unknown user"
-        yield Verdict(State.PAUSED, f"Paused for {{age}} by {who}", each.paused_at)
+        who = {"who": each.paused_by or _("an unknown user")}
+        yield Verdict(State.PAUSED, _("Paused for {age} by %(who)s") % who, each.paused_at)
     if not each.relays:
-        yield Verdict(State.NO_RELAY, "No relay is running, so events are not delivered")
+        yield Verdict(State.NO_RELAY, _("No relay is running, so events are not delivered"))
     if each.away_since is not None:
-        reason = "Broker unavailable for {age}"
+        reason = _("Broker unavailable for {age}")
         yield Verdict(State.UNAVAILABLE, reason, each.away_since, each.away_because)
 
 
@@ -239,14 +241,16 @@ def _troubled(facts: Facts) -> Iterator[Verdict]:
     if failure := _failure(facts):
         yield Verdict(State.FAILING, failure, error=each.retry_error)
     if each.lag > conf.MAX_LAG_SECONDS:
-        limit = f"limit {conf.MAX_LAG_SECONDS:g} s"
-        yield Verdict(State.LATE, f"An event has been due for {{age}} ({limit})", each.oldest_due)
+        reason = _("An event has been due for {age} (limit %(limit)s)")
+        limit = {"limit": duration(conf.MAX_LAG_SECONDS)}
+        yield Verdict(State.LATE, reason % limit, each.oldest_due)
     if each.retry_age > conf.MAX_RETRY_AGE_SECONDS:
-        reason = "An event in retry was published {age} ago"
+        reason = _("An event in retry was published {age} ago")
         yield Verdict(State.LATE, reason, each.oldest_retry, each.retry_error)
     if each.free_partitions:
-        free = f"{each.free_partitions} of {conf.PARTITIONS} partitions have no relay"
-        yield Verdict(State.UNOWNED, free)
+        free = {"free": each.free_partitions, "all": conf.PARTITIONS}
+        reason = _("%(free)d of %(all)d partitions have no relay") % free
+        yield Verdict(State.UNOWNED, reason)
     if some := "; ".join(_single_failures(facts)):
         yield Verdict(State.SOME_FAILING, some)
 
@@ -256,27 +260,45 @@ def _failure(facts: Facts) -> str:
     each, recent, minutes = facts.overview, facts.recent, conf.FAILING_MINUTES
     is_enough = recent.failures >= conf.FAILING_ATTEMPTS
     if is_enough and recent.failures >= conf.FAILING_RATIO * recent.attempts:
-        return f"{attempts_of(facts)} failed"
+        return failed_of(facts)
     backlog = each.pending + each.retry + each.blocked
     if backlog and recent.failing_for >= minutes:
-        waiting = "1 event is" if backlog == 1 else f"{backlog:,} events are"
-        return f"All attempts of the last {recent.failing_for} min failed; {waiting} waiting"
+        text = ngettext(
+            "All attempts of the last %(minutes)d min failed; %(count)s event is waiting",
+            "All attempts of the last %(minutes)d min failed; %(count)s events are waiting",
+            backlog,
+        )
+        return text % {"minutes": recent.failing_for, "count": f"{backlog:,}"}
     return ""
 
 
-def attempts_of(facts: Facts) -> str:
+def failed_of(facts: Facts) -> str:
     """Return how many of the recent attempts failed, in words."""
     recent = facts.recent
-    of_all = f"{recent.failures:,} of {recent.attempts:,} attempts"
-    return f"{of_all} in the last {conf.FAILING_MINUTES} min"
+    text = ngettext(
+        "%(failures)s of %(attempts)s attempt in the last %(minutes)d min failed",
+        "%(failures)s of %(attempts)s attempts in the last %(minutes)d min failed",
+        recent.attempts,
+    )
+    return text % {
+        "failures": f"{recent.failures:,}",
+        "attempts": f"{recent.attempts:,}",
+        "minutes": conf.FAILING_MINUTES,
+    }
 
 
 def _single_failures(facts: Facts) -> Iterator[str]:
     dead, disabled = facts.recent.dead_letters, facts.endpoints.disabled
     if dead and facts.overview.failed:
-        yield f"{dead:,} {'dead letter' if dead == 1 else 'dead letters'} in the last hour"
+        text = ngettext(
+            "%(count)s dead letter in the last hour",
+            "%(count)s dead letters in the last hour",
+            dead,
+        )
+        yield text % {"count": f"{dead:,}"}
     if disabled:
-        yield f"{disabled:,} {'endpoint' if disabled == 1 else 'endpoints'} disabled"
+        text = ngettext("%(count)s endpoint disabled", "%(count)s endpoints disabled", disabled)
+        yield text % {"count": f"{disabled:,}"}
 
 
 def _endpoints(using: str, aliases: Collection[str]) -> dict[str, Endpoints]:

@@ -190,7 +190,7 @@ def _move(
         operation.state, operation.finished_at = OperationState.DONE, now
 
 
-def note_failure(
+def record_failure(
     operations: OperationQuerySet, pk: int, error: BaseException, *, for_good: bool
 ) -> OutboxOperation | None:
     """Record that a chunk of an operation failed, and return the operation.

@@ -112,7 +112,7 @@ class PromoteSQL(BackendSQL):
         sql = (
             f"SELECT id FROM {self._by_id} WHERE {self._in('id', ids)} "
             f"AND {self._in(PARTITION, partitions)} "
-            f"AND {self._stands_in('retry')} AND scheduled_at > %s"
+            f"AND {self._has_status('retry')} AND scheduled_at > %s"
         )
         values = [*self._values(ids), *self._values(partitions), moment]
         return {row_id for (row_id,) in self._select(sql, values)}

@@ -109,7 +109,7 @@ class RelaySQL:
         def move(ids: Collection[int]) -> int:
             sql = (
                 f"UPDATE {self._by_id} SET status = '{target}'{sets} "
-                f"WHERE {self._in('id', ids)} AND {self._stands_in(source)}{self._fence}"
+                f"WHERE {self._in('id', ids)} AND {self._has_status(source)}{self._fence}"
             )
             return self._change(sql, [*columns.values(), *self._values(ids), self.lease_id])
 
@@ -128,7 +128,7 @@ class RelaySQL:
         """
         sql = (
             f"UPDATE {EVENTS} e SET updated_at = %s, {changes} FROM unnest({arrays}) AS v({names}) "
-            f"WHERE e.id = v.id AND {self._stands_in('pending')}{self._fence}"
+            f"WHERE e.id = v.id AND {self._has_status('pending')}{self._fence}"
         )
         now = self._now()
 
@@ -157,7 +157,7 @@ class RelaySQL:
             case = f"CASE id{' WHEN %s THEN %s' * len(ids)} END"
             sql = (
                 f"UPDATE {self._by_id} SET updated_at = %s, {changes.format(case=case)} "
-                f"WHERE {self._in('id', ids)} AND {self._stands_in('pending')}{self._fence}"
+                f"WHERE {self._in('id', ids)} AND {self._has_status('pending')}{self._fence}"
             )
             return self._change(sql, [now, *cases, *self._values(ids), self.lease_id])
 
@@ -237,7 +237,7 @@ class RelaySQL:
             return f"{column} = ANY(%s)"
         return f"{column} IN ({', '.join(['%s'] * len(values))})" if values else "1 = 0"
 
-    def _stands_in(self, status: str) -> str:
+    def _has_status(self, status: str) -> str:
         """Return the condition that rows selected by id have a status.
 
         On PostgreSQL, the condition must not match that of the partial index. With statistics of an

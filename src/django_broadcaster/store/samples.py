@@ -29,11 +29,12 @@ class Figures:
     retried: int = 0
     failed: int = 0
     timed: int = 0
-    waited: int = 0
-    longest: int = 0
+    medians: int = 0
+    p99: int = 0
     backlog: int | None = None
     oldest_age: int | None = None
     circuit_open: bool = False
+    paused: bool = False
 
     def __bool__(self) -> bool:
         """Return True if there is a figure to add."""
@@ -48,7 +49,7 @@ class Minute(NamedTuple):
     retried: int
     failed: int
     timed: int
-    waited: int
+    medians: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,13 @@ def add_to_minute(samples: Samples, alias: str, minute: int, figures: Figures) -
 
 def _changes(figures: Figures) -> dict[str, Any]:
     values = asdict(figures)
-    added = ("published", "retried", "failed", "timed", "waited")
+    added = ("published", "retried", "failed", "timed", "medians")
     changes: dict[str, Any] = {name: models.F(name) + values[name] for name in added}
-    changes["longest"] = Greatest("longest", models.Value(figures.longest))
+    changes["p99"] = Greatest("p99", models.Value(figures.p99))
     for name in ("backlog", "oldest_age"):  # the last measurement of the minute replaces others
         if values[name] is not None:
             changes[name] = values[name]
-    if figures.circuit_open:
-        changes["circuit_open"] = True
+    for name in ("circuit_open", "paused"):  # once in the minute is enough
+        if values[name]:
+            changes[name] = True
     return changes

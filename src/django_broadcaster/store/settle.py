@@ -21,7 +21,7 @@ class SettleSQL(RelaySQL):
         def delete(ids: Collection[int]) -> int:
             sql = (
                 f"DELETE {self._deleted}FROM {self._by_id} WHERE {self._in('id', ids)} "
-                f"AND {self._stands_in('pending')}{self._fence}"
+                f"AND {self._has_status('pending')}{self._fence}"
             )
             return self._change(sql, [*self._values(ids), self.lease_id])
 

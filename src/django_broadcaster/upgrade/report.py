@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from django_broadcaster.amounts import counted
+
 MOST_NAMED = 5
 
 
@@ -36,7 +38,7 @@ class Report:
     def lines(self) -> Iterator[str]:
         """Yield the lines of the report."""
         counts = ", ".join(f"{count:,} {status}" for status, count in sorted(self.moved.items()))
-        yield f"Moved {self.moved.total():,} events{f': {counts}' if counts else ''}."
+        yield f"Moved {counted(self.moved.total(), 'event')}{f': {counts}' if counts else ''}."
         if self.default:
             yield (
                 f"Events without a backend: {self.default:,}. These are delivered to "
@@ -60,7 +62,7 @@ class Report:
         for event_id, reason in self.refused[:MOST_NAMED]:
             yield f"Could not move event {event_id}: {reason}."
         if len(self.refused) > MOST_NAMED:
-            yield f"Could not move {len(self.refused) - MOST_NAMED:,} other events."
+            yield f"Could not move {counted(len(self.refused) - MOST_NAMED, 'other event')}."
         if self.left:
             yield (
                 f"Events left in outbox_events: {self.left:,}. Run manage.py outbox_upgrade to "

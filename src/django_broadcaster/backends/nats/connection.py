@@ -169,6 +169,12 @@ class Connection(HeldConnection):
     async def flush(self) -> None:
         """Wait until the server has read what was sent."""
         await self.ask(self._client.flush(timeout=self.timeout))
+        self.check()
+
+    def check(self) -> None:
+        """Raise BackendUnavailable if the connection is lost, or something was not permitted."""
+        if self.is_lost:
+            raise self.lost()
         if self._denied:
             raise self.unavailable(self._denied)
 

@@ -4,6 +4,8 @@
     webhook-timestamp    when this attempt was made, in seconds since 1970
     webhook-signature    signatures of `{id}.{timestamp}.{body}`, one for each secret, by spaces
 
+`Signer` makes them, and `Verifier` checks those of a request.
+
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 A secret begins with what it is: `whsec_` for HMAC-SHA256 (`v1`), `whsk_` for ed25519 (`v1a`).
 The package `standardwebhooks` signs text only, and with HMAC only; the tests verify with it.
@@ -16,17 +18,72 @@ import hmac
 import re
 from base64 import b64decode
 from binascii import b2a_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from django_broadcaster.backends.names import percent_encoded
 from django_broadcaster.exceptions import MissingClient
 
 Sign = Callable[[bytes], bytes]
+Check = Callable[[bytes, bytes], bool]
 
 _PLAIN_ID: Final = re.compile(r"[0-9A-Za-z_-]+")
 _HMAC: Final = "whsec_"
 _ED25519: Final = "whsk_"
+_PUBLIC: Final = "whpk_"
+_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
+
+MOST_SIGNATURES: Final = 10
+"""The signatures of a request that are tried; each costs time."""
+
+
+class InvalidSignature(Exception):
+    """A request was not signed by who knows the secret, or too long ago."""
+
+
+class Verifier:
+    """Checks the signature of requests by several secrets, so that they can be changed.
+
+    Args:
+        secrets: `whsec_...` for HMAC-SHA256, `whpk_...` for the public key of ed25519.
+        tolerance: The most seconds between the time of the signature and now.
+
+    Raises:
+        ValueError: A secret is invalid. The text does not repeat it.
+        MissingClient: `cryptography` is needed and not installed.
+    """
+
+    def __init__(self, secrets: Sequence[str], tolerance: float) -> None:
+        keys = [_parse(secret, verifies=True) for secret in secrets]
+        self._checks = [(version, _CHECKS[version](key)) for version, key in keys]
+        self._tolerance = tolerance
+
+    def check(self, headers: Mapping[str, str], body: bytes, now: float) -> None:
+        """Raise InvalidSignature unless one of the secrets signed the request lately.
+
+        Args:
+            headers: The request's headers; names in any case.
+            body: The body, as it was received.
+            now: Seconds since 1970.
+        """
+        wire_id = headers.get("webhook-id", "")
+        timestamp = headers.get("webhook-timestamp", "")
+        signatures = headers.get("webhook-signature", "")
+        if not (wire_id and timestamp and signatures):
+            raise InvalidSignature("webhook-id, webhook-timestamp or webhook-signature is missing")
+        if not _TIMESTAMP.fullmatch(timestamp):
+            raise InvalidSignature("webhook-timestamp is not a whole number of seconds since 1970")
+        if abs(now - int(timestamp)) > self._tolerance:
+            raise InvalidSignature(
+                f"webhook-timestamp is over {self._tolerance:g} s away from the present time"
+            )
+        content = b"%b.%b.%b" % (wire_id.encode(), timestamp.encode(), body)
+        for each in signatures.split()[:MOST_SIGNATURES]:
+            version, _, text = each.partition(",")
+            signature = _decoded(text)
+            if any(known == version and check(content, signature) for known, check in self._checks):
+                return
+        raise InvalidSignature("webhook-signature does not match")
 
 
 class Signer:
@@ -64,9 +121,18 @@ def _base64(data: bytes) -> str:
     return b2a_base64(data, newline=False).decode()
 
 
-def _parse(secret: object) -> tuple[str, bytes]:
-    """Return the version of a secret's signatures, and its key."""
+def _parse(secret: object, *, verifies: bool = False) -> tuple[str, bytes]:
+    """Return the version of a secret's signatures, and its key: to sign with, or to verify."""
     text = secret if isinstance(secret, str) else ""
+    if verifies and text.startswith(_PUBLIC):
+        key = _decoded(text.removeprefix(_PUBLIC))
+        if len(key) == 32:
+            return "v1a", key
+    if verifies and not text.startswith(_HMAC):
+        raise ValueError(
+            "a secret is 'whsec_' and 24 to 64 bytes in base64, or 'whpk_' and an ed25519 public "
+            "key in base64"
+        )
     if text.startswith(_HMAC):
         key = _decoded(text.removeprefix(_HMAC))
         if 24 <= len(key) <= 64:
@@ -102,4 +168,28 @@ def _sha256(key: bytes) -> Sign:
     return lambda content: hmac.digest(key, content, "sha256")
 
 
+def _checks_ed25519(key: bytes) -> Check:
+    try:
+        from cryptography.exceptions import InvalidSignature as NotSigned
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError as error:
+        raise MissingClient("cryptography", "webhook") from error
+    public = Ed25519PublicKey.from_public_bytes(key)
+
+    def check(content: bytes, signature: bytes) -> bool:
+        try:
+            public.verify(signature, content)
+        except NotSigned:
+            return False
+        return True
+
+    return check
+
+
+def _checks_sha256(key: bytes) -> Check:
+    sign = _sha256(key)
+    return lambda content, signature: hmac.compare_digest(sign(content), signature)
+
+
 _SIGNS: Final = {"v1": _sha256, "v1a": _ed25519}
+_CHECKS: Final = {"v1": _checks_sha256, "v1a": _checks_ed25519}

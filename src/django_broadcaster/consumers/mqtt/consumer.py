@@ -148,7 +148,7 @@ class MQTTConsumer(Consumer):
         connection = self._opened()
         if limit > self._limit and not self._is_done:
             self._limit = limit
-            self.open()  # how many may be unacknowledged is told at the beginning
+            self.open()  # the number of unacknowledged messages is part of CONNECT
             connection = self._opened()
         with self._guarded():
             connection.wait(deadline)

@@ -31,7 +31,7 @@ TICK_SECONDS: Final = 0.05
 """How often a reader that waits checks its connection, and an ordered one its messages."""
 
 MORE_SECONDS: Final = 0.02
-"""The longest pause between two messages of one answer, for a batch to be filled."""
+"""The longest wait for a message that the server has, and may have given to another receiver."""
 
 RECALL_SECONDS: Final = 1.0
 """How often missing messages are asked for again."""
@@ -94,7 +94,8 @@ class Reader:
             BackendUnavailable: The connection is lost, or the server has ended the consumer.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + seconds
+        # A request that was not sent before needs some time to be answered.
+        deadline = clock() + (max(seconds, MORE_SECONDS) if self._more_to_come else seconds)
         while True:
             await self._request(limit)
             if self._held:
@@ -201,8 +202,7 @@ class Reader:
         self._check()
 
     def _check(self) -> None:
-        if self._connection.is_lost:
-            raise self._connection.lost()
+        self._connection.check()
         if self._problem:
             raise self._connection.unavailable(self._problem)
 

@@ -61,6 +61,9 @@ class RabbitMQConsumer(Consumer):
             checks that the queue exists.
         exchange: An existing exchange that the queue is bound to.
         binding_key: The key of that binding, or a list of keys.
+        prefetch: The most messages that the server delivers before they are acknowledged. All
+            receivers of a queue need the same value: a quorum queue breaks the order if receivers
+            are lost one after the other, and a later one takes fewer messages.
         exclusive: Whether the server refuses all other readers of the queue meanwhile. An ordered
             consumer needs it for a classic queue without `x-single-active-consumer`.
         url: The address of the server: `amqp://host:port/vhost`, or `amqps://` for TLS. By default
@@ -75,8 +78,6 @@ class RabbitMQConsumer(Consumer):
         connect_timeout: Seconds to wait for a connection.
         heartbeat: Seconds between heartbeats. The server gives the messages of a receiver that
             hangs to another one after about twice that time.
-
-    At most twice as many messages as one call of `receive` asks for are unacknowledged.
     """
 
     system: ClassVar[str] = "rabbitmq"
@@ -91,6 +92,7 @@ class RabbitMQConsumer(Consumer):
         declare: bool = True,
         exchange: str | None = None,
         binding_key: str | Sequence[str] = "#",
+        prefetch: int = 2000,
         exclusive: bool = False,
         url: str | None = None,
         username: str | None = None,
@@ -113,6 +115,7 @@ class RabbitMQConsumer(Consumer):
             tls=tls,
         )
         self.queue = read.text("queue", queue, SHORT_BYTES, plain=True)
+        self.prefetch = read.integer("prefetch", prefetch, 1, MOST_PREFETCHED)
         self.exclusive = read.flag("exclusive", exclusive)
         self.durable = read.flag("durable", durable)
         self.declare = read.flag("declare", declare)
@@ -127,7 +130,7 @@ class RabbitMQConsumer(Consumer):
         self.heartbeat = read.integer("heartbeat", heartbeat, 1, 2**16 - 1, unit="seconds")
         self._connection: ReceivingConnection | None = None
         self._outstanding: dict[int, None] = {}  # tags that `receive` has returned, in order
-        self._limit = 0  # that of the call which began to consume; 0 before
+        self._is_consuming = False
         self._has_warned = False
 
     # --- The contract ------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class RabbitMQConsumer(Consumer):
         """Disconnect: the server delivers again what is unacknowledged, in the same order."""
         connection, self._connection = self._connection, None
         self._outstanding.clear()
-        self._limit = 0
+        self._is_consuming = False
         if connection is not None:
             connection.close()
 
@@ -158,12 +161,9 @@ class RabbitMQConsumer(Consumer):
         """Return the messages that have arrived, at least one if any arrives within the time."""
         connection = self._opened()
         deadline = time.monotonic() + seconds
-        if 0 < self._limit < limit and not self._outstanding:
-            self.open()  # a consumer's prefetch count can't be changed
-            connection = self._opened()
         try:
-            if self._limit == 0:
-                self._consume(connection, limit)
+            if not self._is_consuming:
+                self._consume(connection)
             connection.wait(deadline)
             connection.keep_alive()
         except ChannelRefused as error:
@@ -277,16 +277,15 @@ class RabbitMQConsumer(Consumer):
             for key in self.binding_keys:
                 connection.call(partial(_bind, self.queue, self.exchange, key))
 
-    def _consume(self, connection: ReceivingConnection, limit: int) -> None:
-        prefetch = min(2 * limit, MOST_PREFETCHED)
-        connection.consume(self.queue, prefetch=prefetch, exclusive=self.exclusive)
+    def _consume(self, connection: ReceivingConnection) -> None:
+        connection.consume(self.queue, prefetch=self.prefetch, exclusive=self.exclusive)
         if self.exclusive and connection.is_consumed_by_others(self.queue):
             raise self.option_error(
                 "exclusive",
                 f"has no effect on queue {self.queue!r}: only classic queues have exclusive "
                 f"consumers. Create the queue with the argument {SINGLE_ACTIVE!r} instead",
             )
-        self._limit = limit
+        self._is_consuming = True
 
     # --- Messages ----------------------------------------------------------------------------
 

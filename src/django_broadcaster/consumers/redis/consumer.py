@@ -129,9 +129,7 @@ class RedisStreamConsumer(Consumer):
         try:
             self._begin()
             for group in self._groups.values():
-                (reply,) = self._exchange(group.stream, group.creation(self.start))
-                if isinstance(reply, Exception) and parse(reply)[0] != "BUSYGROUP":
-                    raise self._failure(reply, group.stream)
+                self._create(group)
         except BaseException:
             self._drop()
             raise
@@ -217,7 +215,9 @@ class RedisStreamConsumer(Consumer):
                 return entries
             left = max(0.0, deadline - time.monotonic())
             if entries := self._read(limit, min(left, self.socket_timeout / 2)):
-                return entries
+                for surplus in entries[limit:]:  # there are more streams than `limit`
+                    self._groups[surplus.stream].hold([surplus])
+                return entries[:limit]
             if not left and not any(group.has_older for group in groups):
                 return []
 
@@ -245,13 +245,11 @@ class RedisStreamConsumer(Consumer):
         groups = [self._groups[stream] for stream in streams]
         summaries = [group.summary for group in groups] if self.ordered else []
         reply, *pending = self._ask(streams[0], read, *summaries)
-        found = {
-            stream.decode(): [Entry(stream.decode(), *each) for each in entries]
-            for stream, entries in reply or ()
-        }
+        found = {name.decode(): entries for name, entries in reply or ()}
         fresh: list[Entry] = []
         for group, summary in zip(groups, pending or [None] * len(groups), strict=True):
-            entries = found.get(group.stream, [])
+            stream = group.stream
+            entries = [Entry(stream, *each) for each in found.get(stream, ())]
             if summary is not None and group.others(summary):
                 group.look_for_others()
                 group.hold(entries)
@@ -268,6 +266,15 @@ class RedisStreamConsumer(Consumer):
             for stream in self.streams
         }
         self._next_claim = 0.0
+
+    def _create(self, group: StreamGroup) -> None:
+        """Create a group, unless it exists; a user that may not has to find one."""
+        (reply,) = self._exchange(group.stream, group.creation(self.start))
+        if not isinstance(reply, Exception) or (code := parse(reply)[0]) == "BUSYGROUP":
+            return
+        if code != "NOPERM":
+            raise self._failure(reply, group.stream)
+        self._ask(group.stream, group.summary)
 
     @contextmanager
     def _renamed_if_interrupted(self) -> Iterator[None]:

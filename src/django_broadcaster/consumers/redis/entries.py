@@ -47,7 +47,10 @@ class Fields(Mapping[str, str]):
         self._raw = raw
 
     def __getitem__(self, name: str) -> str:
-        return _text(self._raw[name.encode(errors="surrogateescape")])
+        raw = self._raw.get(name.encode(errors="surrogateescape"))
+        if raw is None:
+            raise KeyError(name)
+        return _text(raw)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.encode(errors="surrogateescape") in self._raw

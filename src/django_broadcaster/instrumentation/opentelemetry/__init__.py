@@ -46,7 +46,7 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from django_broadcaster import __version__, tracing
-from django_broadcaster.signals import batch_settled, relay_started
+from django_broadcaster.signals import batch_settled, messages_received, relay_started
 
 from .gauges import Gauges
 from .measures import Measures
@@ -74,6 +74,7 @@ def instrument(
     measures = Measures(meter)
     tracing.install(SpanTracer(tracer, measures))
     batch_settled.connect(measures.settled, dispatch_uid=_NAME, weak=False)
+    messages_received.connect(measures.received, dispatch_uid=_NAME, weak=False)
     _Place.gauges = Gauges(meter)
     relay_started.connect(_Place.gauges.begin, dispatch_uid=_NAME, weak=False)
 
@@ -82,6 +83,7 @@ def uninstrument() -> None:
     """Stop traces and metrics."""
     tracing.install(None)
     batch_settled.disconnect(dispatch_uid=_NAME)
+    messages_received.disconnect(dispatch_uid=_NAME)
     relay_started.disconnect(dispatch_uid=_NAME)
     if _Place.gauges is not None:
         _Place.gauges.end()

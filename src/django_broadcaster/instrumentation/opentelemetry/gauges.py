@@ -11,8 +11,7 @@ from django.db import connections
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 if TYPE_CHECKING:
-    from django_broadcaster.instrumentation.gauges import Figure
-    from django_broadcaster.store import Judgement
+    from django_broadcaster.instrumentation.gauges import Figure, Judgements
 
 KEEP_SECONDS: Final = 1.0
 """The time that a result is reused: the gauges are read one after the other."""
@@ -25,7 +24,7 @@ class Gauges:
         self._meter = meter
         self._using: str | None = None
         self._lock = Lock()
-        self._found: list[Judgement] | None = None
+        self._found: Judgements | None = None
         self._expires = 0.0
         self._has_ended = False
 
@@ -66,7 +65,7 @@ class Gauges:
 
         return observe
 
-    def _current(self) -> list[Judgement] | None:
+    def _current(self) -> Judgements | None:
         with self._lock:
             if time.monotonic() >= self._expires:
                 self._found = _ask(self._using)
@@ -74,7 +73,7 @@ class Gauges:
             return self._found
 
 
-def _ask(using: str | None) -> list[Judgement] | None:
+def _ask(using: str | None) -> Judgements | None:
     """Read the outbox, and close the database connections that this opened in the thread."""
     from django_broadcaster.instrumentation.gauges import current_judgements
 

@@ -71,6 +71,12 @@ class Measures:
         self._consumed.add(1, _with(labels, error))
         self._processing.record(seconds, _with(labels, error))
 
+    def received(self, *, consumer: str, written: Any, seconds: float, **_: Any) -> None:
+        """Record a batch that was received; a receiver of `messages_received`."""
+        about = {"messaging.operation.name": "receive", "outbox.consumer": consumer}
+        self._consumed.add(written.received, about)
+        self._duration.record(seconds, {**about, "messaging.operation.type": "receive"})
+
     def settled(self, *, backend: str, report: Any, **_: Any) -> None:
         """Record a delivery; a receiver of `batch_settled`."""
         labels = {"backend": backend}

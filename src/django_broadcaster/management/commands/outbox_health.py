@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.instrumentation import health_file
 from django_broadcaster.instrumentation.health import outbox_health
 from django_broadcaster.management.base import OutboxCommand
@@ -46,6 +47,12 @@ class Command(OutboxCommand):
             action="append",
             metavar="ALIAS",
             help="check only this backend; can be repeated",
+        )
+        parser.add_argument(
+            "--consumer",
+            action="append",
+            metavar="ALIAS",
+            help="check only this consumer; can be repeated",
         )
         parser.add_argument(
             "--max-lag",
@@ -97,13 +104,19 @@ def _from_file(options: dict[str, Any]) -> Health:
 
 
 def _from_database(options: dict[str, Any]) -> Health:
-    known = backends.aliases()
-    for alias in options["backend"] or []:
-        if alias not in known:
-            problem = f"Backend {alias!r} is not configured; OUTBOX_PUBLISHERS has {listed(known)}."
-            raise CommandError(problem, returncode=UNKNOWN)
+    for kind, setting, known in (
+        ("backend", "OUTBOX_PUBLISHERS", backends.aliases()),
+        ("consumer", "OUTBOX_CONSUMERS", consumers.aliases()),
+    ):
+        for alias in options[kind] or []:
+            if alias not in known:
+                problem = f"{kind.title()} {alias!r} is not configured; {setting} has "
+                raise CommandError(problem + f"{listed(known)}.", returncode=UNKNOWN)
     using = database(options["database"], returncode=UNKNOWN)
-    return outbox_health(using, options["backend"], options["max_lag"], options["max_retry_age"])
+    wanted, receiving = options["backend"], options["consumer"]
+    if receiving and not wanted:
+        wanted = []  # named alone, a consumer is checked alone
+    return outbox_health(using, wanted, options["max_lag"], options["max_retry_age"], receiving)
 
 
 def _by_settings(options: dict[str, Any]) -> Health:
@@ -118,7 +131,7 @@ def _by_settings(options: dict[str, Any]) -> Health:
 def _row(check: Any) -> dict[str, Any]:
     return {
         "check": check.name,
-        "backend": check.backend,
+        "backend": f"consumer {check.consumer}" if check.consumer else check.backend,
         "process": check.process,
         "ok": "yes" if check.ok else Bad("NO"),
         "detail": check.detail,

@@ -1,15 +1,17 @@
-"""`manage.py outbox_status`: show backlog, lag and relays of each backend."""
+"""`manage.py outbox_status`: show backlog, lag and relays of each backend, and the consumers."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from django_broadcaster.amounts import duration
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.operating import SHOWN, as_row
 from django_broadcaster.management.output import Bad, as_json, printable
@@ -22,7 +24,15 @@ from django_broadcaster.management.selection import (
     whole,
 )
 from django_broadcaster.models import OutboxOperation
-from django_broadcaster.store import Judgement, Overview, State, judgements, with_leftovers
+from django_broadcaster.store import (
+    ConsumerJudgement,
+    Judgement,
+    Overview,
+    State,
+    consumer_judgements,
+    judgements,
+    with_leftovers,
+)
 
 STATUSES = ("pending", "scheduled", "retry", "blocked", "failed")
 
@@ -81,20 +91,25 @@ class Command(OutboxCommand):
         aliases = options["backend"] or with_leftovers(using, configured)
         found = list(judgements(using, aliases, configured))
         limits = {name: options[f"max_{name}"] for name in ("lag", "retry_age", "failed")}
+        heard = [] if options["backend"] else [*consumer_judgements(using, consumers.aliases())]
         if options["json"]:
-            self.stdout.write(as_json([each.as_dict() for each in found]))
+            states = [each.as_dict() for each in found] + [each.as_dict() for each in heard]
+            self.stdout.write(as_json(states))
         else:
             self.stdout.write(self.table([_row(each, limits) for each in found]))
-            self._explain(found)
+            if heard:
+                self.stdout.write("\n" + self.table([_row_of_consumer(each) for each in heard]))
+            self._explain({each.overview.backend: each for each in found})
+            self._explain({f"consumer {each.consumer}": each for each in heard})
             self._list_operations(using)
         if any(_is_late(each, limits) for each in found):
             sys.exit(LATE)
 
-    def _explain(self, found: list[Judgement]) -> None:
+    def _explain(self, found: Mapping[str, Judgement] | Mapping[str, ConsumerJudgement]) -> None:
         """Explain the states that need attention."""
-        for each in found:
+        for name, each in found.items():
             if each.needs_attention:
-                why = printable(f"{each.overview.backend}: {each.text}")
+                why = printable(f"{name}: {each.text}")
                 self.stdout.write("\n" + (textwrap.fill(why, self.width) if self.width else why))
 
     def _list_operations(self, using: str) -> None:
@@ -131,6 +146,19 @@ def _row(each: Judgement, limits: Limits) -> dict[str, Any]:
         "oldest waiting": _age(found.waiting_age, found.oldest_waiting, over["lag"]),
         "oldest retry": _age(found.retry_age, found.oldest_retry, over["retry_age"]),
         "relays": found.relays,
+        "state": Bad(each.state) if each.needs_attention else each.state,
+    }
+
+
+def _row_of_consumer(each: ConsumerJudgement) -> dict[str, Any]:
+    return {
+        "consumer": each.consumer,
+        "lag": "" if each.lag is None else f"{each.lag:,}",
+        "per second": f"{each.per_second:,.1f}",
+        "received": f"{each.received:,}",
+        "duplicates": f"{each.duplicates:,}",
+        "malformed": f"{each.malformed:,}",
+        "receivers": each.receivers,
         "state": Bad(each.state) if each.needs_attention else each.state,
     }
 

@@ -108,8 +108,8 @@ class Command(ExplainedCommand):
         parser.add_argument(
             "--drain",
             action="store_true",
-            help="exit when all due events are delivered; exits with 1 if that fails, for example "
-            "because a broker is unavailable",
+            help="exit when no message is waiting and all due events are delivered; exits with 1 "
+            "if that fails, for example because a broker is unavailable",
         )
 
         parser.add_argument(
@@ -250,6 +250,7 @@ def _watch(
     watch = Watch(
         database=relay.database,
         backends=relay.backends,
+        consumers=relay.consumers,
         metrics_port=options["metrics_port"],
         health_port=options["health_port"],
         listen=options["listen"],

@@ -7,12 +7,34 @@ window.broadcaster = (function () {
   const short = new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 });
   const exact = new Intl.NumberFormat(language, { maximumSignificantDigits: 3 });
 
-  const zone = knownZone(document.querySelector("[data-zone]").dataset.zone);
+  const server = knownZone(document.querySelector("[data-zone]").dataset.zone);
+  const local = new Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+  const CHOICE = "django_broadcaster.zone"; // in the browser's storage
   const digits = "2-digit";
-  const clock = new Intl.DateTimeFormat("en-GB", {
-    timeZone: zone, hourCycle: "h23", year: "numeric", month: digits, day: digits, hour: digits, minute: digits, second: digits,
-  });
-  const day = new Intl.DateTimeFormat(language, { timeZone: zone, day: "numeric", month: "short" });
+  let zone;
+  let clock;
+  let day;
+  use(localStorage.getItem(CHOICE) === "local" ? local : server);
+
+  function use(name) {
+    zone = name;
+    clock = new Intl.DateTimeFormat("en-GB", {
+      timeZone: zone, hourCycle: "h23", year: "numeric", month: digits, day: digits, hour: digits, minute: digits, second: digits,
+    });
+    day = new Intl.DateTimeFormat(language, { timeZone: zone, day: "numeric", month: "short" });
+  }
+
+  /** Return the time zone that the other button stands for; empty if there is only one. */
+  function otherZone() {
+    if (server === local) return "";
+    return zone === local ? server : local;
+  }
+
+  /** Use the other time zone: the server's, or the browser's. The browser remembers it. */
+  function switchZone() {
+    use(otherZone() || zone);
+    localStorage.setItem(CHOICE, zone === local ? "local" : "server");
+  }
 
   /** Return the server's time zone, or UTC if the browser does not know it. */
   function knownZone(name) {
@@ -58,7 +80,7 @@ window.broadcaster = (function () {
     return `${exact.format(seconds / size)} ${name}`;
   }
 
-  /** Return the parts of a moment in Django's current time zone: `year`, `month`, ... */
+  /** Return the parts of a moment in the chosen time zone: `year`, `month`, ... */
   function partsOf(seconds) {
     return Object.fromEntries(clock.formatToParts(seconds * 1000).map(({ type, value }) => [type, value]));
   }
@@ -81,5 +103,5 @@ window.broadcaster = (function () {
     return `${year}-${month}-${date} ${time(seconds)} ${zone}`;
   }
 
-  return { number, count, duration, zone, brief, mark, time, moment, short: (value) => short.format(value) };
+  return { number, count, duration, zone: () => zone, otherZone, switchZone, brief, mark, time, moment, short: (value) => short.format(value) };
 })();

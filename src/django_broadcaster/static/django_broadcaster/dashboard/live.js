@@ -82,11 +82,11 @@
       this.hours = "1";
       this.paused = false;
       this.statuses = new Map();
-      this.draw = tools.plots(root);
+      this.plots = tools.plots(root);
       const { alias } = root.dataset;
       const query = (more) => `?${new URLSearchParams({ ...(alias && { backend: alias }), ...more })}`;
       const failed = (error) => this.lost(error);
-      this.history = new Poll(HISTORY_SECONDS, () => root.dataset.history + query({ hours: this.hours }), (value) => value && this.draw(value), failed);
+      this.history = new Poll(HISTORY_SECONDS, () => root.dataset.history + query({ hours: this.hours }), (value) => value && this.plots.draw(value), failed);
       this.polls = [
         new Poll(STATE_SECONDS, () => root.dataset.state + query({}), (value, now) => this.useState(value, now), failed),
         this.history,
@@ -94,7 +94,7 @@
       if (root.dataset.stuck) {
         this.polls.push(new Poll(STUCK_SECONDS, () => root.dataset.stuck, (value, now) => this.useStuck(value, now), failed));
       }
-      tools.setText(root.querySelector("[data-zone-name]"), `(${tools.zone})`);
+      this.showZone();
       this.listen();
       this.resume();
       setInterval(() => this.watch(), 1000);
@@ -109,9 +109,23 @@
         pause.setAttribute("aria-pressed", String(this.paused));
         this.resume();
       });
+      this.root.querySelector("[data-switch-zone]").addEventListener("click", () => {
+        tools.switchZone();
+        this.showZone();
+        this.plots.redraw();
+        this.render();
+      });
       for (const button of this.root.querySelectorAll("[data-hours]")) {
         button.addEventListener("click", () => this.select(button));
       }
+    }
+
+    /** Name the time zone, and offer the other one. */
+    showZone() {
+      tools.setText(this.root.querySelector("[data-zone-name]"), `(${tools.zone()})`);
+      const button = this.root.querySelector("[data-switch-zone]");
+      tools.setText(button, `Show times in ${tools.otherZone()}`);
+      tools.show(button, Boolean(tools.otherZone()));
     }
 
     select(chosen) {
@@ -205,8 +219,9 @@
         const card = tools.cardOf(root, backend.alias);
         if (card) tools.card(card, backend, now);
       }
-      tools.setText(root.querySelector("[data-as-of]"), `(as of ${tools.time(now)} ${tools.zone})`);
-      tools.attention(root, this.state.backends);
+      tools.setText(root.querySelector("[data-as-of]"), `(as of ${tools.time(now)} ${tools.zone()})`);
+      tools.attention(root, this.state.backends, this.state.consumers);
+      tools.consumers(root, this.state.consumers, now);
       tools.relays(root, this.state.relays, now, !root.dataset.alias);
       if (this.stuck) {
         tools.blocked(root, this.stuck.blocked);

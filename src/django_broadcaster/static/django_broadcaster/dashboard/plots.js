@@ -2,7 +2,7 @@
 "use strict";
 
 (function (tools) {
-  const { number, duration, brief, mark, moment, zone, short, setText } = tools;
+  const { number, duration, brief, mark, moment, short, setText } = tools;
   const HEIGHT = 170;
 
   /** Seconds between two marks of an axis of durations. */
@@ -26,14 +26,17 @@
       axis: brief,
       steps: STEPS,
       unit: "",
-      all: [["latency", "mean"]],
-      one: [["latency", "mean (sample)"], ["longest", "longest"]],
+      all: [["p50", "p50"]],
+      one: [["p50", "p50"], ["p99", "p99"]],
     },
     backlog: { format: number, axis: short, unit: "", all: [["backlog", ""]], one: [["backlog", "backlog"]] },
     oldest: { format: duration, axis: brief, steps: STEPS, unit: "", all: [["oldest_age", ""]], one: [["oldest_age", "oldest"]] },
   };
   /** The dashes of lines; the stylesheet has the same for the keys. */
   const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
+
+  /** The shades behind the lines, each with the name of its series in the JSON. */
+  const SHADES = { away: "circuit_open", paused: "paused" };
 
   function styleOf(place) {
     return { colour: (place % 8) + 1, dash: place % DASHES.length };
@@ -61,7 +64,8 @@
       figure.append(this.probe);
       this.chart = null;
       this.shape = "";
-      this.circuit = [];
+      this.shades = [];
+      this.hidden = new Set(); // the labels of the lines that are switched off
       new ResizeObserver(() => this.resize()).observe(this.canvas);
     }
 
@@ -75,7 +79,8 @@
         values: history.series[alias][name],
       })));
       if (!isOne && this.kind.failures) lines.push(failuresOf(Object.values(history.series), history.times));
-      this.circuit = aliases.length === 1 ? history.series[aliases[0]].circuit_open : [];
+      const only = aliases.length === 1 ? history.series[aliases[0]] : {};
+      this.shades = ["away", "paused"].map((name) => [name, only[SHADES[name]] || []]);
       const data = [history.times, ...lines.map((line) => line.values)];
       this.lines = lines;
       const shape = lines.map((line) => line.label).join("\n");
@@ -85,6 +90,7 @@
         if (this.chart) this.chart.destroy();
         this.shape = shape;
         this.chart = new uPlot(this.options(lines), data, this.canvas);
+        lines.forEach((line, index) => this.chart.setSeries(index + 1, { show: !this.hidden.has(line.label) }));
       }
       this.summarize(this.chart.cursor.idx);
     }
@@ -98,15 +104,34 @@
       texts.forEach((text, index) => {
         let item = this.summary.children[index];
         if (!item) {
-          item = document.createElement("li");
-          item.append(document.createElement("span"), document.createElement("span"));
+          item = this.key(index);
           this.summary.append(item);
         }
-        const { colour, dash } = this.lines[index];
-        item.firstChild.className = `broadcaster-key broadcaster-key-${colour} broadcaster-dash-${dash}`;
-        setText(item.lastChild, text);
+        const { colour, dash, label } = this.lines[index];
+        const button = item.firstChild;
+        button.setAttribute("aria-pressed", String(!this.hidden.has(label)));
+        button.firstChild.className = `broadcaster-key broadcaster-key-${colour} broadcaster-dash-${dash}`;
+        setText(button.lastChild, text);
       });
       this.canvas.setAttribute("aria-label", `${this.caption}. ${texts.join("; ")}`);
+    }
+
+    /** Return the key of a line: a button that hides and shows the line. */
+    key(index) {
+      const item = document.createElement("li");
+      const button = item.appendChild(document.createElement("button"));
+      button.type = "button";
+      button.title = "Hide or show this line";
+      button.append(document.createElement("span"), document.createElement("span"));
+      button.addEventListener("click", () => this.toggle(index));
+      return item;
+    }
+
+    toggle(index) {
+      const { label } = this.lines[index];
+      if (!this.hidden.delete(label)) this.hidden.add(label);
+      this.chart.setSeries(index + 1, { show: !this.hidden.has(label) });
+      this.summarize(this.chart.cursor.idx);
     }
 
     words({ label, values }, place) {
@@ -129,7 +154,7 @@
       return {
         width: this.canvas.clientWidth || 300,
         height: HEIGHT,
-        tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), zone),
+        tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), tools.zone()),
         legend: { show: false },
         cursor: { sync: { key: "broadcaster" }, y: false, drag: { x: false, y: false } },
         hooks: {
@@ -172,19 +197,21 @@
       return times[times.length - 1] - times[0];
     }
 
-    /** Shade the time in which the broker was unavailable. */
+    /** Shade the time in which the broker was unavailable, and that in which an operator had paused it. */
     shade(chart) {
       const times = chart.data[0];
       const step = times[1] - times[0];
       const { ctx } = chart;
       ctx.save();
-      ctx.fillStyle = this.colourOf("away");
-      this.circuit.forEach((open, place) => {
-        if (!open) return;
-        const left = chart.valToPos(times[place] - step / 2, "x", true);
-        const right = chart.valToPos(times[place] + step / 2, "x", true);
-        ctx.fillRect(left, chart.bbox.top, right - left, chart.bbox.height);
-      });
+      for (const [name, flags] of this.shades) {
+        ctx.fillStyle = this.colourOf(name);
+        flags.forEach((flag, place) => {
+          if (!flag) return;
+          const left = chart.valToPos(times[place] - step / 2, "x", true);
+          const right = chart.valToPos(times[place] + step / 2, "x", true);
+          ctx.fillRect(left, chart.bbox.top, right - left, chart.bbox.height);
+        });
+      }
       ctx.restore();
     }
 
@@ -211,6 +238,9 @@
     const recolour = () => plots.forEach((plot) => plot.recolour());
     new MutationObserver(recolour).observe(document.documentElement, { attributeFilter: ["data-theme", "data-bs-theme", "class"] });
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
-    return (history) => plots.forEach((plot) => plot.draw(history));
+    return {
+      draw: (history) => plots.forEach((plot) => plot.draw(history)),
+      redraw: recolour,
+    };
   };
 })(window.broadcaster);

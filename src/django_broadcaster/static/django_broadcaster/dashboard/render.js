@@ -61,16 +61,21 @@
     return [...root.querySelectorAll("[data-card]")].find((each) => each.dataset.card === alias);
   }
 
-  /** Show above the cards, and in the tab's title, how many backends need attention. */
-  function attention(root, backends) {
-    const bad = backends.filter((backend) => backend.needs_attention);
-    const strip = root.querySelector("[data-attention]");
+  /** Show above the cards, and in the tab's title, how many backends and consumers need attention. */
+  function attention(root, backends, consumers) {
+    const bad = strip(root, "[data-attention]", backends, "backends") + strip(root, "[data-consumers-attention]", consumers, "consumers");
+    mark(bad ? `${bad}!` : "");
+  }
+
+  function strip(root, place, items, what) {
+    const bad = items.filter((each) => each.needs_attention);
+    const node = root.querySelector(place);
     const verb = bad.length === 1 ? "needs" : "need";
     const names = bad.map(({ alias, status }) => `${alias} (${status.text})`);
-    setText(strip, `${bad.length} of ${backends.length} backends ${verb} attention: ${names.join(", ")}`);
-    show(strip, bad.length > 0);
-    if (strip) strip.classList.toggle("broadcaster-attention-red", bad.some(({ status }) => status.level === "red"));
-    mark(bad.length ? `${bad.length}!` : "");
+    setText(node, `${bad.length} of ${items.length} ${what} ${verb} attention: ${names.join(", ")}`);
+    show(node, bad.length > 0);
+    if (node) node.classList.toggle("broadcaster-attention-red", bad.some(({ status }) => status.level === "red"));
+    return bad.length;
   }
 
   /** Put a mark before the tab's title; "" removes it. */
@@ -161,6 +166,26 @@
     ]);
   }
 
+  function consumers(root, items, now) {
+    table(root, "consumers", items, (each) => each.alias, (each) => {
+      const kind = `broadcaster-why broadcaster-why-${each.status.level}`;
+      return [
+        { text: each.alias },
+        { text: each.status.text, kind },
+        { text: each.lag === null ? "–" : number(each.lag), kind: "broadcaster-number" },
+        { text: number(each.per_second), kind: "broadcaster-number" },
+        { text: number(each.received), kind: "broadcaster-number" },
+        {
+          text: number(each.malformed),
+          href: each.malformed && root.dataset.events ? `${root.dataset.events}?status__exact=failed&q=django_broadcaster.malformed` : "",
+          kind: "broadcaster-number",
+        },
+        { text: each.last_received === null ? "–" : `${duration(Math.max(0, now - each.last_received))} ago` },
+        { text: reasonOf(each.status, now) || "–", kind: `broadcaster-reason ${kind}` },
+      ];
+    });
+  }
+
   /** Show how many keys wait, what waits behind them, and for what most of them wait. */
   function blocked(root, { keys, events, is_all, reason, with_reason, compared }) {
     const node = root.querySelector("[data-blocked]");
@@ -193,7 +218,7 @@
       if (item.prefix) query.set("last_error__startswith", item.prefix);
       return [
         { text: number(item.count), href: events && `${events}?${query}`, kind: "broadcaster-number" },
-        { text: item.error, title: item.example, kind: "broadcaster-error" },
+        { text: item.text ? `${item.error}, such as: ${item.text}` : item.error, title: item.example, kind: "broadcaster-error" },
         age(item.first_seen, now),
         age(item.last_seen, now),
         { text: String(item.newest), href: events && `${events}${item.newest}/change/` },
@@ -215,6 +240,6 @@
   }
 
   window.broadcaster = {
-    ...rest, number, count, duration, moment, setText, show, card, cardOf, sort, attention, dead, relays, blocked, keys, errors,
+    ...rest, number, count, duration, moment, setText, show, card, cardOf, sort, attention, dead, relays, consumers, blocked, keys, errors,
   };
 })(window.broadcaster);
