@@ -141,7 +141,7 @@ class KafkaConsumer(Consumer):
         self._client: Any = None
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._early: list[Any] = []
-        self._is_paused = False
+        self._is_paused = self._has_joined = False
         self._outage: Any = None  # the error after which this client is of no use
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
@@ -172,6 +172,7 @@ class KafkaConsumer(Consumer):
                 on_revoke=self._revoked,
                 on_lost=self._lost,
             )
+            self._join()
         except BaseException:
             self.close()
             raise
@@ -291,7 +292,21 @@ class KafkaConsumer(Consumer):
 
     # --- Partitions --------------------------------------------------------------------------
 
+    def _join(self) -> None:
+        """Wait until the group has given this receiver its partitions, at most for the timeout.
+
+        Others may have to give them up first. `receive` goes on with that.
+        """
+        self._has_joined = False
+        deadline = time.monotonic() + self.timeout
+        with mapped(self._failure):
+            while not self._has_joined and time.monotonic() < deadline:
+                if (message := self._client.poll(0.1)) is not None:
+                    self._early.append(message)
+                self._raise_outage()
+
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
+        self._has_joined = True
         for each in places:
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
 
