@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
+
 from tools.restarts import CannotRestart, restart
 
 from .destinations import TITLES

@@ -38,7 +38,9 @@ class Service:
 
     def unmarked(self) -> int:
         """Return how many events were handled and are not marked as delivered."""
-        marked = self._events(publisher_backend=self.handlers, status=OutboxEventStatus.PUBLISHED).count()
+        marked = self._events(
+            publisher_backend=self.handlers, status=OutboxEventStatus.PUBLISHED
+        ).count()
         return self.arrived() - marked
 
     def in_flight(self) -> int:
