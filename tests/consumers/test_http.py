@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
-from django.db import OperationalError
+from django.db import InternalError, OperationalError, ProgrammingError
 from django.test import Client, override_settings
 from django.urls import path
 
@@ -214,13 +214,14 @@ def test_request_that_can_never_be_stored_is_answered_4xx(where: str, case: str)
     assert ids(where) == []
 
 
+@pytest.mark.parametrize("kind", [OperationalError, InternalError, ProgrammingError])
 def test_database_outage_is_answered_503_with_retry_after(
-    where: str, monkeypatch: pytest.MonkeyPatch
+    where: str, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    """The sender repeats the request."""
+    """The sender repeats the request; also if the server is read-only, or lacks a migration."""
 
     def fail(*_: Any) -> None:
-        raise OperationalError("could not connect to server")
+        raise kind("could not connect to server")
 
     monkeypatch.setattr(Writer, "_insert", fail)
     answer = post(BODY, signed(BODY))

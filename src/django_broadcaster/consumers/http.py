@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
-from django.db import InterfaceError, OperationalError, router, transaction
+from django.db import Error, router, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.utils.decorators import method_decorator
@@ -127,9 +127,9 @@ class CloudEventView(View):
             return _answer(401, str(error))
         except (InvalidEvent, Rejected) as error:
             return _answer(400, str(error))
-        except (InterfaceError, OperationalError) as error:
+        except Error as error:
             logger.warning(
-                "Consumer %r: The database is unavailable (%s); answered 503.",
+                "Consumer %r: The database failed (%s); answered 503.",
                 self.consumer,
                 type(error).__name__,
                 extra={"consumer": self.consumer},
