@@ -163,7 +163,8 @@ class ReceiverThread(threading.Thread):
                 self._failures,
             )
             return True
-        return self._drain and not found and not self._failures
+        is_idle = not found and not self._failures and not self._receiver.may_take_over
+        return self._drain and is_idle
 
     def _turn(self) -> bool:
         """Take one turn; if it fails, pause."""
