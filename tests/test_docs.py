@@ -53,6 +53,7 @@ NOT_RUN = {
     ("docs/how-to/backends/redis-streams.md", "it needs sentinels"),
     ("docs/how-to/backends/redis-streams.md", "it needs a cluster"),
     ("docs/how-to/backends/webhook.md", INSTALLING),
+    ("docs/how-to/consumers/kafka.md", INSTALLING),
     ("docs/how-to/consumers/mqtt.md", INSTALLING),
     ("docs/how-to/consumers/mqtt.md", "it needs the name of a pod"),
     ("docs/how-to/consumers/nats.md", INSTALLING),
