@@ -126,6 +126,7 @@ class Drama:
     def _watch(self, done: Callable[[], bool]) -> None:
         seen, seen_at = None, time.monotonic()
         while not done():
+            self._writers.finished()  # raises if one has failed
             for service in self._services:
                 service.worker.check()
             numbers = self._numbers()
