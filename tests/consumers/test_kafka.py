@@ -332,7 +332,7 @@ def test_receiver_that_waits_for_its_database_stays_in_the_group(
 ) -> None:
     """With `extend` it keeps its partitions for longer than `max.poll.interval.ms`."""
     publish(servers, topic, numbered(4, 0, 5))
-    consumer = make(config={"max.poll.interval.ms": 2000})
+    consumer = make(session_timeout=1.0, config={"max.poll.interval.ms": 1000})
     consumer.open()
     held = wait_for_partitions(consumer)
     partitions = dict(consumer._partitions)
@@ -340,9 +340,9 @@ def test_receiver_that_waits_for_its_database_stays_in_the_group(
 
     def has_waited() -> bool:
         consumer.extend(held)
-        return monotonic() - began > 4
+        return monotonic() - began > 2
 
-    wait_until(has_waited, WAIT, "four seconds are over")
+    wait_until(has_waited, WAIT, "two seconds are over")
     assert consumer._partitions == partitions
 
     def has_all() -> bool:

@@ -242,6 +242,7 @@ class KafkaConsumer(Consumer):
         with mapped(self._failure):
             places = [_place(*each) for each in self._all_partitions()]
             committed = client.committed(places, timeout=self.timeout) if places else []
+            self._check(committed)
             fresh = [(each.topic, each.partition) for each in committed if each.offset < 0]
             firsts = self._offsets(fresh, _FIRST_OFFSET) if self.start == "all" else {}
             ends = self._offsets([(each.topic, each.partition) for each in places], _END_OFFSET)
@@ -353,7 +354,7 @@ class KafkaConsumer(Consumer):
             answers = self._bounded(lambda: client.commit(offsets=offsets, asynchronous=False))
         except client_class("KafkaException") as error:
             if error.args[0].name() not in REBALANCED:
-                raise self._failure(error) from error
+                raise self._unavailable(error.args[0]) from error
             return
         for each in answers:
             if each.error is None:
@@ -383,10 +384,14 @@ class KafkaConsumer(Consumer):
             return {}
         places = [_place(*key, which) for key in keys]
         found = self._open_client().offsets_for_times(places, timeout=self.timeout)
-        for each in found:
+        self._check(found)
+        return {(each.topic, each.partition): each.offset for each in found}
+
+    def _check(self, places: Iterable[Any]) -> None:
+        """Raise BackendUnavailable if the answer for a partition is an error."""
+        for each in places:
             if each.error is not None:
                 raise self._unavailable(each.error)
-        return {(each.topic, each.partition): each.offset for each in found}
 
     # --- The client --------------------------------------------------------------------------
 
@@ -424,7 +429,7 @@ class KafkaConsumer(Consumer):
             return re.compile(text)
         except re.error as error:
             raise self.option_error(
-                "topics", f"{text!r} is no regular expression: {error}"
+                "topics", f"{text!r} is not a valid regular expression: {error}"
             ) from error
 
     def _check_topic(self, name: str) -> None:
