@@ -1,7 +1,7 @@
-"""Kill the relay of a busy shop, then count the events that arrived.
+"""Kill the workers of busy services, then count the events that arrived.
 
     python example/demo.py                                SQLite, handlers in the relay
-    python example/demo.py --db postgres --broker redis
+    python example/demo.py --db postgres --broker redis   two services, over a broker
     python example/demo.py --serve                        run the shop instead
 
 Exits with status 0 if every guarantee was kept, 1 if one was broken.
@@ -14,25 +14,29 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # where `tools` is
+
 from crashtest.places import NoServer
-from crashtest.play import BROKERS, DATABASES, Options, run
+from crashtest.play import BROKERS, DATABASES, ORDERS, Options, run
 from crashtest.serve import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo or the shop; return the exit status."""
     chosen = parse(arguments)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "shop_site.settings"
+    with_billing = chosen.broker != "local"
+    settings = "crashtest.settings" if with_billing else "shop_site.settings"
+    os.environ.update(DJANGO_SETTINGS_MODULE=settings, SHOP_BROKER=chosen.broker, SHOP_DB=chosen.db)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
         if chosen.serve:
             return serve(chosen.db, chosen.broker, chosen.port)
-        return run(
-            Options(chosen.db, chosen.broker, chosen.orders, chosen.writers, chosen.batch_size)
-        )
+        orders = chosen.orders or (ORDERS // 2 if with_billing else ORDERS)
+        return run(Options(chosen.db, chosen.broker, orders, chosen.writers, chosen.batch_size))
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0 if chosen.serve else 130  # an interrupted demo has no result
@@ -44,13 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        description="Kill the relay of a busy shop, then count the events that arrived.",
+        description="Kill the workers of busy services, then count the events that arrived.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--db", choices=DATABASES, default="sqlite", help="database of the shop")
-    parser.add_argument("--broker", choices=BROKERS, default="local", help="broker of its events")
+    parser.add_argument("--db", choices=DATABASES, default="sqlite", help="kind of the databases")
     parser.add_argument(
-        "--orders", type=whole_number, default=2000, metavar="N", help="number of orders"
+        "--broker", choices=BROKERS, default="local", help="broker between the services"
+    )
+    parser.add_argument(
+        "--orders",
+        type=whole_number,
+        metavar="N",
+        help=f"number of orders (default: {ORDERS}, half of it with a broker)",
     )
     parser.add_argument(
         "--writers", type=whole_number, default=4, metavar="N", help="processes that place orders"

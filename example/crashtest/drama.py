@@ -1,144 +1,152 @@
-"""The steps of the demo: deliver, kill the relay, start another one, deliver all events."""
+"""The steps of the demo: deliver, kill a worker, start another one, deliver all events."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from django.conf import settings
 
-from django_broadcaster.models import OutboxEvent, OutboxEventStatus, OutboxRelay
+from tools.restarts import CannotRestart, restart
 
-from .arrivals import Destination
-from .relay import RelayFailed, RelayProcess
+from .destinations import TITLES
 from .screen import Screen
+from .services import Service
+from .worker import WorkerFailed
 from .writers import Writers
 
-KILL_AT = 0.35  # of all events
-STALL = 30.0  # seconds without progress after which the demo fails
+STALL = 30.0  # seconds without progress after which the demo stops waiting
 SEARCH_SECONDS = 5.0  # seconds for which to search the worst time for the kill
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The numbers of events in the outbox and at the destination at one time."""
-
-    committed: int
-    settled: int  # marked as delivered in the outbox
-    arrived: int  # at the destination, including duplicates
-    failed: int
-
-    @property
-    def backlog(self) -> int:
-        """The number of undelivered events."""
-        return self.committed - self.settled - self.failed
-
-
 class Drama:
-    """Runs the steps with a running relay and running writers."""
+    """Runs the steps with running workers and running writers.
+
+    Without billing, there is no broker, and the shop handles its own events.
+    """
 
     def __init__(
         self,
-        relay: RelayProcess,
+        shop: Service,
+        billing: Service | None,
         writers: Writers,
-        destination: Destination,
         screen: Screen,
         batch_size: int,
     ) -> None:
-        self._relay = relay
+        self._shop = shop
+        self._services = [shop, billing] if billing else [shop]
+        self._handling = billing or shop
         self._writers = writers
-        self._destination = destination
         self._screen = screen
-        self._batch_size = batch_size
+        self._enough = max(1, batch_size // 5)
 
     def deliver_until(self, arrived: int) -> None:
-        """Wait until this many events have arrived."""
-        self._watch(lambda scene: scene.arrived >= arrived)
+        """Wait until this many events of the shop have arrived."""
+        self._watch(lambda: self._handling.arrived() >= arrived)
 
-    def kill_at_work(self) -> None:
-        """Send SIGKILL during a delivery.
+    def kill_handling(self) -> None:
+        """Send SIGKILL to the worker that runs the handlers, during a delivery.
 
-        The relay is frozen and resumed until a large part of a batch has arrived but is not marked
+        The worker is frozen and resumed until a large part of a batch has arrived but is not marked
         as delivered. That is the worst time for a crash.
         """
-        deadline = time.monotonic() + SEARCH_SECONDS
-        enough = max(1, self._batch_size // 5)
-        while True:
-            self._relay.freeze()
-            scene = look(self._destination)
-            unmarked, in_flight = scene.arrived - scene.settled, events_in_flight()
-            if unmarked >= enough or (scene.backlog and time.monotonic() > deadline):
-                break
-            if self._over(scene):
-                raise RelayFailed("all events were delivered before the kill; use more --orders")
-            # Meanwhile the writers continue, so the resumed relay has a full batch.
-            time.sleep(0.2)
-            self._relay.thaw()
-            self._wait_for_arrivals(scene.arrived + enough)
-        self._relay.kill()
+        service = self._handling
+        self._freeze_when(service, lambda: service.unmarked() >= self._enough)
+        in_flight, unmarked = service.in_flight(), service.unmarked()
+        service.worker.kill()
         self._screen.say(
-            f"SIGKILL with {in_flight:,} events in flight: {unmarked:,} have arrived but are not "
-            "marked as delivered"
+            f"SIGKILL to {service.worker.name} with {in_flight:,} events in flight: {unmarked:,} "
+            "have arrived\n         but are not marked as delivered"
         )
+        self._replace(service)
 
-    def _wait_for_arrivals(self, arrived: int) -> None:
-        """Return once this many events have arrived, during a batch; or after 0.1 s."""
-        end = time.monotonic() + 0.1
-        while self._destination.count() < arrived and time.monotonic() < end:
-            pass  # no sleep: an event is marked about a millisecond after it arrived
+    def kill_publishing(self) -> None:
+        """Send SIGKILL to the worker that publishes the shop's events to the broker."""
+        service = self._shop
+        self._freeze_when(service, lambda: service.in_flight() >= self._enough)
+        in_flight = service.in_flight()
+        service.worker.kill()
+        self._screen.say(f"SIGKILL to {service.worker.name} with {in_flight:,} events in flight")
+        self._replace(service)
 
-    def replace_relay(self) -> None:
-        """Start another relay, which has no data of the first one besides the database."""
-        self._relay.start()
-        lease = settings.OUTBOX_LEASE_SECONDS
-        self._screen.say(f"another relay started; the killed relay's lease ends within {lease} s")
+    def restart_broker(self, broker: str) -> None:
+        """Stop the broker and start it again, unless it is somebody else's."""
+        title = TITLES[broker]
+        try:
+            restart(broker)
+        except CannotRestart as error:
+            self._screen.say(f"{title} is not restarted: {error}")
+        else:
+            self._screen.say(f"{title} was stopped and started again")
 
     def deliver_all(self) -> None:
-        """Wait until the writers have ended and all events are delivered; then stop the relay."""
+        """Wait until the writers have ended and all events are delivered; then stop the workers."""
         self._watch(self._over)
-        seconds = self._relay.stop()
-        self._screen.say(f"all events delivered; the relay stopped {seconds:.1f} s after SIGTERM")
+        seconds = max(service.worker.stop() for service in self._services)
+        who = "the relay" if self._handling is self._shop else "both workers"
+        self._screen.say(f"all events delivered; {who} stopped {seconds:.1f} s after SIGTERM")
 
-    def _over(self, scene: Scene) -> bool:
-        return self._writers.finished() and scene.backlog == 0
-
-    def _watch(self, done: Callable[[Scene], bool]) -> None:
-        seen, seen_at = None, time.monotonic()
+    def _freeze_when(self, service: Service, is_worst: Callable[[], bool]) -> None:
+        """Freeze a worker at the worst time, or after some seconds at any time of a delivery."""
+        deadline = time.monotonic() + SEARCH_SECONDS
         while True:
-            self._relay.check()
-            scene = look(self._destination)
-            self._screen.progress(scene.committed, scene.arrived, scene.backlog)
-            if done(scene):
+            service.worker.freeze()
+            if is_worst() or (service.in_flight() and time.monotonic() > deadline):
                 return
-            if scene != seen:
-                seen, seen_at = scene, time.monotonic()
+            if self._over():
+                raise WorkerFailed("all events were delivered before the kill; use more --orders")
+            # Meanwhile the writers continue, so the resumed worker has a full batch.
+            time.sleep(0.2)
+            service.worker.thaw()
+            self._wait_for_arrivals(service, service.arrived() + self._enough)
+
+    def _wait_for_arrivals(self, service: Service, arrived: int) -> None:
+        """Return once this many events have arrived, during a batch; or after 0.1 s."""
+        end = time.monotonic() + 0.1
+        while service.arrived() < arrived and time.monotonic() < end:
+            pass  # no sleep: an event is marked about a millisecond after it arrived
+
+    def _replace(self, service: Service) -> None:
+        """Start another worker, which has no data of the first one besides the database."""
+        service.worker.start()
+        lease = settings.OUTBOX_LEASE_SECONDS
+        self._screen.say(f"another one started; the killed one's lease ends within {lease} s")
+
+    def _over(self) -> bool:
+        """Return True if the events of each service have arrived, or are dead letters."""
+        if not self._writers.finished() or any(each.backlog() for each in self._services):
+            return False
+        lost = sum(each.failed() for each in self._services)
+        receivers = reversed(self._services)  # the events of each go to the other one
+        return all(
+            receiver.arrived() + lost >= publisher.published()
+            for publisher, receiver in zip(self._services, receivers, strict=True)
+        )
+
+    def _watch(self, done: Callable[[], bool]) -> None:
+        seen, seen_at = None, time.monotonic()
+        while not done():
+            for service in self._services:
+                service.worker.check()
+            numbers = self._numbers()
+            self._screen.progress(numbers)
+            if numbers != seen:
+                seen, seen_at = numbers, time.monotonic()
             if time.monotonic() - seen_at > STALL:
-                raise RelayFailed(f"no progress for {STALL:.0f} s:\n{self._relay.log_end()}")
+                logs = "\n".join(service.worker.log_end() for service in self._services)
+                raise WorkerFailed(f"no progress for {STALL:.0f} s:\n{logs}")
             time.sleep(0.05)
 
-
-def look(destination: Destination) -> Scene:
-    """Return the current numbers of events."""
-    events = OutboxEvent.objects
-    # Count later stages first, so that no number exceeds that of an earlier stage.
-    failed = events.filter(status=OutboxEventStatus.FAILED).count()
-    settled = events.filter(status=OutboxEventStatus.PUBLISHED).count()
-    arrived = destination.count()
-    return Scene(committed=events.count(), settled=settled, arrived=arrived, failed=failed)
-
-
-def dead_letters() -> list[str]:
-    """Return a line for each of the first dead letters, with its error."""
-    failed = OutboxEvent.objects.dead_letters().order_by("id")[:5]
-    return [f"  dead letter: {event}: {event.last_error}" for event in failed]
-
-
-def events_in_flight() -> int:
-    """Return the number of undelivered events in the relay's last batch."""
-    relay = OutboxRelay.objects.filter(in_flight_from__isnull=False).order_by("-id").first()
-    if relay is None:
-        return 0
-    span = (relay.in_flight_from, relay.in_flight_to)
-    pending = OutboxEvent.objects.filter(status=OutboxEventStatus.PENDING, id__range=span)
-    return pending.count()
+    def _numbers(self) -> dict[str, int]:
+        # Count later stages first, so that no number exceeds that of an earlier stage.
+        if self._handling is self._shop:
+            backlog, arrived = self._shop.backlog(), self._shop.arrived()
+            return {"committed": self._shop.published(), "arrived": arrived, "backlog": backlog}
+        back, invoices = self._shop.arrived(), self._handling.published()
+        arrived = self._handling.arrived()
+        return {
+            "committed": self._shop.published(),
+            "at billing": arrived,
+            "invoices": invoices,
+            "back in the shop": back,
+        }

@@ -17,7 +17,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The numbers of events. All from `missing` on should be zero, except allowed duplicates."""
+    """The numbers of events. All from `missing` on should be zero."""
 
     committed: int
     delivered: int  # committed events that arrived, without duplicates
@@ -26,21 +26,16 @@ class Verdict:
     unknown: int  # arrived although they were not published, or with different values
     duplicates: int
     out_of_order: int
-    duplicates_allowed: int
 
     @property
     def kept(self) -> bool:
         """Return True if all guarantees were kept."""
-        broken = self.missing or self.rolled_back or self.unknown or self.out_of_order
-        return not broken and self.duplicates <= self.duplicates_allowed
+        fates = (self.missing, self.rolled_back, self.unknown, self.duplicates, self.out_of_order)
+        return not any(fates)
 
 
 def judge(
-    committed: Collection[Event],
-    rolled_back: Collection[str],
-    arrived: Sequence[Event],
-    *,
-    duplicates_allowed: int,
+    committed: Collection[Event], rolled_back: Collection[str], arrived: Sequence[Event]
 ) -> Verdict:
     """Return the verdict. `rolled_back` has ids, and `arrived` is in the order of arrival."""
     promised, undone = set(committed), set(rolled_back)
@@ -56,7 +51,6 @@ def judge(
         unknown=len(unpromised) - from_undone,
         duplicates=len(arrived) - len(first_arrivals),
         out_of_order=_overtaken(first_arrivals),
-        duplicates_allowed=duplicates_allowed,
     )
 
 

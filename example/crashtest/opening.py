@@ -1,4 +1,4 @@
-"""Set up the shop with the database and broker that the environment selects."""
+"""Set up Django with the databases and the broker that the environment selects."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def open_shop() -> Iterator[None]:
-    """Set up Django, create the tables and products; close the connections at the end."""
+def open_databases() -> Iterator[None]:
+    """Set up Django, create all tables and the products; close the connections at the end."""
     import django
 
     django.setup()
@@ -17,7 +17,8 @@ def open_shop() -> Iterator[None]:
     from shop.catalog import stock
 
     try:
-        call_command("migrate", verbosity=0)
+        for alias in connections:
+            call_command("migrate", database=alias, verbosity=0)
         stock()
         yield
     finally:

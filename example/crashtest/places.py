@@ -1,4 +1,4 @@
-"""Create databases and destinations; each function yields environment variables for the shop."""
+"""Create databases and destinations; each function yields environment variables for the services."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
+from .destinations import DESTINATIONS, TITLES
+
 Environment = dict[str, str]
 
 POSTGRES = "postgres://postgres@127.0.0.1:5432/postgres"
-REDIS = "redis://127.0.0.1:6379/0"
 
 
 class NoServer(Exception):
@@ -20,43 +21,47 @@ class NoServer(Exception):
 
 
 @contextmanager
-def fresh_database(kind: str, folder: Path) -> Iterator[Environment]:
-    """Create a database, `sqlite` in the folder or `postgres` on the server; drop it at the end."""
+def fresh_database(kind: str, service: str, folder: Path) -> Iterator[Environment]:
+    """Create a service's database, in the folder or on PostgreSQL; drop it at the end."""
+    variable = f"{service.upper()}_DATABASE"
     if kind == "sqlite":
-        yield {"SHOP_DB": "sqlite", "SHOP_DATABASE": str(folder / "shop.sqlite3")}
+        yield {"SHOP_DB": kind, variable: str(folder / f"{service}.sqlite3")}
         return
-    name = f"shop_demo_{token_hex(4)}"
+    name = f"{service}_demo_{token_hex(4)}"
     create_postgres(name)
     try:
-        yield {"SHOP_DB": "postgres", "SHOP_DATABASE": name}
+        yield {"SHOP_DB": kind, variable: name}
     finally:
         _on_postgres(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @contextmanager
 def fresh_broker(kind: str) -> Iterator[Environment]:
-    """Select the handlers (`local`), or a new stream (`redis`), which is deleted at the end."""
+    """Create streams, queues or topics, and delete them at the end; for `local` there are none."""
     if kind == "local":
-        yield {"SHOP_BROKER": "local"}
+        yield {"SHOP_BROKER": kind}
         return
-    import redis
-
-    stream = f"shop-demo-{token_hex(4)}"
-    client = redis.Redis.from_url(redis_url())
+    name = token_hex(4)
+    streams = {"SHOP_STREAM": f"shop-demo-{name}", "BILLING_STREAM": f"billing-demo-{name}"}
+    create_destinations(kind, list(streams.values()))
     try:
-        client.ping()
-    except redis.RedisError as error:
-        raise NoServer(f"Redis is unavailable (BROADCASTER_REDIS_URL): {error}") from error
-    try:
-        yield {"SHOP_BROKER": "redis", "SHOP_STREAM": stream}
+        yield {"SHOP_BROKER": kind, **streams}
     finally:
-        client.delete(stream)
-        client.close()
+        DESTINATIONS[kind].delete(list(streams.values()))
+
+
+def create_destinations(kind: str, names: list[str]) -> None:
+    """Create what the services do not create themselves; raise NoServer."""
+    try:
+        DESTINATIONS[kind].create(names)
+    except Exception as error:  # each client has exceptions of its own
+        variable = f"BROADCASTER_{kind.upper()}_URL"
+        raise NoServer(f"{TITLES[kind]} is unavailable ({variable}): {error}") from error
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Create a folder for the database file and the relay's log; delete it at the end."""
+    """Create a folder for database files and the workers' logs; delete it at the end."""
     with tempfile.TemporaryDirectory(prefix="shop-demo-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
@@ -65,11 +70,6 @@ def create_postgres(name: str) -> None:
     """Create a database if it does not exist; raise NoServer."""
     if not _on_postgres("SELECT 1 FROM pg_database WHERE datname = %s", name):
         _on_postgres(f'CREATE DATABASE "{name}"')
-
-
-def redis_url() -> str:
-    """Return the address of the Redis server."""
-    return os.environ.get("BROADCASTER_REDIS_URL") or REDIS
 
 
 def _on_postgres(sql: str, *parameters: str) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from .destinations import TITLES
 from .judge import Verdict, judge
-from .opening import open_shop
+from .opening import open_databases
 from .places import fresh_broker, fresh_database, temporary_folder
-from .relay import RelayFailed, RelayProcess
 from .screen import Screen, table
+from .worker import Worker, WorkerFailed
 from .writers import Diary, WriterFailed, Writers
 
 DATABASES = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
-BROKERS = {"local": "its handlers", "redis": "a Redis stream"}
+BROKERS = ("local", *TITLES)
+ORDERS = 2000
 EVENTS_PER_ORDER = 3  # placed, paid, shipped
 
 
@@ -30,62 +33,107 @@ class Options:
     batch_size: int
 
     @property
-    def duplicates_allowed(self) -> int:
-        """One batch for the kill; none for handlers, whose inbox drops duplicates."""
-        return self.batch_size if self.broker == "redis" else 0
+    def events(self) -> int:
+        """The number of events that the shop will publish."""
+        return self.orders * EVENTS_PER_ORDER
 
 
 def run(options: Options) -> int:
-    """Run the demo on a new database and destination; return the exit status."""
+    """Run the demo on new databases and destinations; return the exit status."""
     screen = Screen()
     screen.plain(introduction(options))
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
-        os.environ.update(stack.enter_context(fresh_database(options.db, folder)))
+        for service in services_of(options.broker):
+            os.environ.update(stack.enter_context(fresh_database(options.db, service, folder)))
         os.environ.update(stack.enter_context(fresh_broker(options.broker)))
-        stack.enter_context(open_shop())
+        stack.enter_context(open_databases())
         try:
             return play(options, folder, screen)
-        except (RelayFailed, WriterFailed) as error:
+        except (WorkerFailed, WriterFailed) as error:
             screen.plain(f"\nThe demo failed: {error}")
             return 1
 
 
+def services_of(broker: str) -> list[str]:
+    """Return the services that run: without a broker, the shop alone."""
+    return ["shop"] if broker == "local" else ["shop", "billing"]
+
+
 def introduction(options: Options) -> str:
     """Return the description of the demo."""
+    orders = (
+        f"{options.writers} processes place, pay and ship {options.orders:,} orders, with an event "
+        "in\neach transaction; one in ten is rolled back."
+    )
+    if options.broker == "local":
+        return (
+            f"A shop on {DATABASES[options.db]}. {orders} A relay delivers to its handlers,\n"
+            "is killed and replaced. "
+            "Then the events that arrived are compared with\nthe committed ones.\n"
+        )
+    broker = TITLES[options.broker]
     return (
-        f"A shop on {DATABASES[options.db]}. {options.writers} processes place, pay and ship "
-        f"{options.orders:,} orders, with an event in\neach transaction; one in ten is rolled "
-        f"back. A relay delivers to {BROKERS[options.broker]},\nis killed and replaced. "
-        "Then the events that arrived are compared with\nthe committed ones.\n"
+        f"A shop on {DATABASES[options.db]}. {orders} They go through {broker}\n"
+        "to billing, a service with a database of its own, which bills each order. The events\n"
+        "of its invoices go back to the shop. The workers of both are killed and replaced,\n"
+        f"and {broker} is restarted. Then what arrived is compared with what was committed.\n"
     )
 
 
 def play(options: Options, folder: Path, screen: Screen) -> int:
     """Run the steps and print the table; return the exit status."""
-    from .arrivals import destination
-    from .drama import KILL_AT, Drama, dead_letters
+    from .drama import Drama
+    from .services import the_billing, the_shop
 
-    where = destination()
-    relay = RelayProcess(folder / "relay.log", "--batch-size", str(options.batch_size))
-    with relay, Writers(options.orders, options.writers) as writers:
-        drama = Drama(relay, writers, where, screen, options.batch_size)
-        drama.deliver_until(int(KILL_AT * options.orders * EVENTS_PER_ORDER))
-        drama.kill_at_work()
-        drama.replace_relay()
+    workers = [
+        Worker(name, folder, "--batch-size", str(options.batch_size))
+        for name in services_of(options.broker)
+    ]
+    shop = the_shop(workers[0], options.broker)
+    billing = the_billing(workers[1]) if len(workers) > 1 else None
+    with ExitStack() as stack:
+        for worker in workers:
+            stack.enter_context(worker)
+        writers = stack.enter_context(Writers(options.orders, options.writers))
+        drama = Drama(shop, billing, writers, screen, options.batch_size)
+        if billing:
+            drama.deliver_until(int(0.15 * options.events))
+            drama.kill_publishing()
+        drama.deliver_until(int(0.35 * options.events))
+        drama.kill_handling()
+        if billing:
+            drama.deliver_until(int(0.55 * options.events))
+            drama.restart_broker(options.broker)
         drama.deliver_all()
         diary = writers.diary()
-    verdict = judge(
-        diary.committed,
-        diary.rolled_back,
-        where.read(),
-        duplicates_allowed=options.duplicates_allowed,
-    )
-    screen.plain("\n" + conclusion(verdict, diary, dead_letters()))
-    return 0 if verdict.kept else 1
+    verdicts = verdicts_of(diary, options.broker)
+    dead_letters = [line for each in (shop, billing) if each for line in each.dead_letters()]
+    screen.plain("\n" + conclusion(verdicts, diary, dead_letters))
+    return 0 if all(verdict.kept for verdict in verdicts.values()) else 1
 
 
-def conclusion(verdict: Verdict, diary: Diary, dead_letters: list[str]) -> str:
+def verdicts_of(diary: Diary, broker: str) -> dict[str, Verdict]:
+    """Compare what arrived with the diary, which the writers kept outside of the databases."""
+    from . import services
+
+    undone = [event.id for event in diary.rolled_back]
+    handled = judge(diary.committed, undone, services.handled_events(broker))
+    if broker == "local":
+        return {"events": handled}
+    # Each order is to be billed once. Where its first event was rolled back, its key was not used,
+    # or by a later order.
+    placed = [services.order_of(event.key) for event in diary.committed if event.sequence == 1]
+    not_placed = [event.key for event in diary.rolled_back if event.sequence == 1]
+    return {
+        "events": handled,
+        "billed": judge(placed, not_placed, services.billed_orders()),
+        "invoices": judge(placed, not_placed, services.noted_orders()),
+    }
+
+
+def conclusion(verdicts: Mapping[str, Verdict], diary: Diary, dead_letters: list[str]) -> str:
     """Return the table and the conclusion, with the errors of dead letters."""
-    meaning = "Every promise was kept." if verdict.kept else "A promise was BROKEN, see the table."
-    return "\n".join([table(verdict, len(diary.rolled_back)), *dead_letters, meaning])
+    kept = all(verdict.kept for verdict in verdicts.values())
+    meaning = "Every promise was kept." if kept else "A promise was BROKEN, see the table."
+    return "\n".join([table(verdicts, len(diary.rolled_back)), *dead_letters, meaning])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 from .judge import Verdict
 
@@ -26,16 +27,14 @@ class Screen:
         self._erase()
         print(text, flush=True)
 
-    def progress(self, committed: int, arrived: int, backlog: int) -> None:
+    def progress(self, numbers: Mapping[str, int]) -> None:
         """Show the progress: ten times a second on a terminal, else once a second."""
         now = time.monotonic()
         if now < self._next_progress:
             return
         self._next_progress = now + (0.1 if self._terminal else 1.0)
-        line = (
-            f"{self._clock()}  committed {committed:>7,}"
-            f"   arrived {arrived:>7,}   backlog {backlog:>6,}"
-        )
+        shown = "   ".join(f"{label} {number:>6,}" for label, number in numbers.items())
+        line = f"{self._clock()}  {shown}"
         print(f"\r\x1b[K{line}" if self._terminal else line, end=self._end, flush=True)
 
     @property
@@ -50,37 +49,40 @@ class Screen:
             print("\r\x1b[K", end="")
 
 
-def table(verdict: Verdict, rolled_back: int) -> str:
-    """Return the verdict as a table; `rolled_back` counts events of rolled-back transactions."""
+def table(verdicts: Mapping[str, Verdict], rolled_back: int) -> str:
+    """Return the verdicts as the columns of a table, with titles if there are several.
+
+    `rolled_back` counts the events of rolled-back transactions.
+    """
+    columns = list(verdicts.values())
+    of_rolled_back = f"of {rolled_back:,} published in them"
     rows = [
-        ("committed", verdict.committed, ""),
-        ("delivered", verdict.delivered, ""),
-        ("missing", verdict.missing, _mark(verdict.missing)),
-        (
+        _row("committed", [each.committed for each in columns]),
+        _row("delivered", [each.delivered for each in columns]),
+        _row("missing", [each.missing for each in columns], "ok"),
+        _row(
             "from rolled-back transactions",
-            verdict.rolled_back,
-            _mark(verdict.rolled_back, note=f"of {rolled_back:,} published in them"),
+            [each.rolled_back for each in columns],
+            f"ok, {of_rolled_back}",
         ),
-        (
+        _row(
             "duplicates",
-            verdict.duplicates,
-            _mark(verdict.duplicates, verdict.duplicates_allowed, _allowance(verdict)),
+            [each.duplicates for each in columns],
+            "ok, the inbox drops what is sent twice",
         ),
-        ("out of order", verdict.out_of_order, _mark(verdict.out_of_order)),
+        _row("out of order", [each.out_of_order for each in columns], "ok"),
     ]
-    if verdict.unknown:
-        rows.append(("never published like this", verdict.unknown, _mark(verdict.unknown)))
+    if any(each.unknown for each in columns):
+        rows.append(_row("never published like this", [each.unknown for each in columns], "ok"))
+    if len(columns) > 1:
+        rows.insert(0, _row("", list(verdicts)))
     rule = "  " + "-" * 64
-    lines = [f"  {label:<30}{count:>8,}   {mark}".rstrip() for label, count, mark in rows]
-    return "\n".join([rule, *lines, rule])
+    return "\n".join([rule, *rows, rule])
 
 
-def _mark(count: int, allowed: int = 0, note: str = "") -> str:
-    mark = "ok" if count <= allowed else "BROKEN"
-    return f"{mark}, {note}" if note else mark
-
-
-def _allowance(verdict: Verdict) -> str:
-    if verdict.duplicates_allowed:
-        return f"the kill may repeat a batch of {verdict.duplicates_allowed}"
-    return "the inbox drops what is sent twice"
+def _row(label: str, cells: Sequence[int | str], mark: str = "") -> str:
+    """Return a row; the mark of a number that has to be zero is said to be broken if it is not."""
+    text = "".join(f"{cell:>9,}" if isinstance(cell, int) else f"{cell:>9}" for cell in cells)
+    if mark and any(cells):
+        mark = "BROKEN"
+    return f"  {label:<29}{text}   {mark}".rstrip()

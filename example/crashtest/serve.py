@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .opening import open_shop
+from .opening import open_databases
 from .places import create_postgres
-from .relay import MANAGE, PATIENCE
+from .worker import MANAGE, PATIENCE
 
 NAME = PASSWORD = "admin"
 
@@ -21,7 +21,7 @@ def serve(db: str, broker: str, port: int) -> int:
     os.environ.update(SHOP_DB=db, SHOP_BROKER=broker, DJANGO_RUNSERVER_HIDE_WARNING="true")
     if db == "postgres":
         create_postgres(os.environ.setdefault("SHOP_DATABASE", "shop"))
-    with open_shop():
+    with open_databases():
         _add_superuser()
     address = f"127.0.0.1:{port}"
     print(

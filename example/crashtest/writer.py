@@ -73,7 +73,7 @@ class Writer:
         hesitates = self._random.random() < CHANGES_OF_MIND
         if hesitates and self._random.random() < 0.5:
             transaction_around = transaction.atomic()
-        undone: list[str] = []
+        undone: list[Event] = []
         with transaction_around:
             if hesitates:
                 undone = self._roll_back(step)
@@ -82,14 +82,14 @@ class Writer:
         self._diary.committed += [_as_event(row) for row in self._take_published()]
         return order
 
-    def _roll_back(self, step: Step) -> list[str]:
-        """Run a step and roll it back; return the ids of its events."""
+    def _roll_back(self, step: Step) -> list[Event]:
+        """Run a step and roll it back; return its events."""
         try:
             with transaction.atomic():
                 step()
                 raise ChangedMind
         except ChangedMind:
-            return [row.event_id for row in self._take_published()]
+            return [_as_event(row) for row in self._take_published()]
 
     def _note(self, event: OutboxEvent, **_: object) -> None:
         self._published.append(event)

@@ -30,10 +30,10 @@ class Lane(NamedTuple):
 
 @dataclass
 class Diary:
-    """The events of one writer: those that committed, and the ids of those rolled back."""
+    """The events of one writer: those that committed, and those rolled back."""
 
     committed: list[Event] = field(default_factory=list)
-    rolled_back: list[str] = field(default_factory=list)
+    rolled_back: list[Event] = field(default_factory=list)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Writers:
         """Return the diaries of all writers, after they have finished."""
         return Diary(
             [event for diary in self._diaries for event in diary.committed],
-            [event_id for diary in self._diaries for event_id in diary.rolled_back],
+            [event for diary in self._diaries for event in diary.rolled_back],
         )
 
 

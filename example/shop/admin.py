@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.http import HttpRequest
+from read_only import ReadOnly
 
-from .models import Order, Parcel, Product, ReceivedEvent
-
-
-class ReadOnly:
-    """Read-only rows: a change in the admin would not publish an event."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: only services and handlers add rows."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Return False: only services and handlers change rows."""
-        return False
+from .models import InvoiceNote, Order, Parcel, Product, ReceivedEvent
 
 
 @admin.register(Product)
@@ -51,4 +39,12 @@ class ParcelAdmin(ReadOnly, admin.ModelAdmin):
     """Parcels, newest first."""
 
     list_display = ["tracking", "order", "packed_at"]
+    ordering = ["-id"]
+
+
+@admin.register(InvoiceNote)
+class InvoiceNoteAdmin(ReadOnly, admin.ModelAdmin):
+    """The invoices of which billing has told, newest first."""
+
+    list_display = ["id", "order", "number", "noted_at"]
     ordering = ["-id"]

@@ -1,4 +1,7 @@
-"""The shop's handlers. If the broker is `local`, the relay runs them.
+"""The shop's handlers.
+
+If the broker is `local`, the relay runs those of the shop's own events. With a broker, these events
+go to billing, and the shop handles the events that billing answers with.
 
 A handler runs once per event, in a transaction of its own. The inbox records the event in the same
 transaction, so a duplicate delivery changes nothing.
@@ -9,7 +12,7 @@ from __future__ import annotations
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.registry import event_registry
 
-from .models import Parcel, ReceivedEvent
+from .models import InvoiceNote, Parcel, ReceivedEvent
 
 
 @event_registry.register("order.*")
@@ -28,3 +31,9 @@ def pack_parcel(event: CloudEvent) -> None:
     """Create the parcel of a shipped order; a second parcel would be an error."""
     order_id = event.data["order"]
     Parcel.objects.create(order_id=order_id, tracking=f"BRC-{order_id:08d}")
+
+
+@event_registry.register("invoice.sent", consumer="billing")
+def note_invoice(event: CloudEvent) -> None:
+    """Note on the order that billing has sent its invoice."""
+    InvoiceNote.objects.create(order_id=event.data["order"], number=event.data["invoice"])

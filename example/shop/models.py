@@ -1,4 +1,4 @@
-"""Products and orders, and the two tables that the event handlers write."""
+"""Products and orders, and the tables that the event handlers write."""
 
 from __future__ import annotations
 
@@ -77,3 +77,17 @@ class Parcel(models.Model):
 
     def __str__(self) -> str:
         return self.tracking
+
+
+class InvoiceNote(models.Model):
+    """The invoice that billing sent for an order.
+
+    Neither column is unique, so that a second run of the handler would be visible.
+    """
+
+    order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="invoices")
+    number = models.PositiveBigIntegerField()
+    noted_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"invoice {self.number} for {self.order}"

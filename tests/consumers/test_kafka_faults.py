@@ -48,7 +48,12 @@ class TestFaults(ConsumerFaultContract):
         ConsumerFault.CREDENTIALS: ("wrong password", "unknown user", "no login"),
         ConsumerFault.TLS: CASES,
     }
-    timeout_options = {"timeout": 1.0, "session_timeout": 1.0}
+    # A receiver that is not called any more loses its partitions after three seconds.
+    timeout_options = {
+        "timeout": 1.0,
+        "session_timeout": 1.0,
+        "config": {"max.poll.interval.ms": 3000},
+    }
 
     @pytest.fixture(autouse=True)
     def _server(self, running: tuple[KafkaServer, TcpProxy], certificates: Path) -> None:

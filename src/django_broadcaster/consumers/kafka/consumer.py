@@ -44,6 +44,9 @@ REBALANCED: Final = frozenset({
 _PASSING: Final = frozenset({"_MAX_POLL_EXCEEDED"})
 """Errors after which librdkafka goes on by itself."""
 
+_STOPPING: Final = frozenset({"_ALL_BROKERS_DOWN", "_FATAL"})
+"""Errors of a client that are said once. A receiver with a name that another one has is fatal."""
+
 _END_OFFSET: Final = -1
 _FIRST_OFFSET: Final = -2
 
@@ -138,8 +141,8 @@ class KafkaConsumer(Consumer):
         self._client: Any = None
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._early: list[Any] = []
-        self._is_paused = False
-        self._is_down = False
+        self._is_paused = self._has_joined = False
+        self._outage: Any = None  # the error after which this client is of no use
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
         self._known_until = 0.0
@@ -155,7 +158,8 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
-        self._is_down = self._is_paused = False
+        self._outage = None
+        self._is_paused = False
         self._known_until = 0.0
         with mapped(self._config_error):
             self._client = client_class("Consumer")(self._settings())
@@ -168,6 +172,7 @@ class KafkaConsumer(Consumer):
                 on_revoke=self._revoked,
                 on_lost=self._lost,
             )
+            self._join()
         except BaseException:
             self.close()
             raise
@@ -193,7 +198,7 @@ class KafkaConsumer(Consumer):
             deliveries = self._take(limit, max(0.0, deadline - time.monotonic()))
             if deliveries:
                 return deliveries
-            self._raise_if_down()
+            self._raise_outage()
             if time.monotonic() >= deadline:
                 return []
 
@@ -219,7 +224,7 @@ class KafkaConsumer(Consumer):
             self._is_paused = True
             while (message := client.poll(0)) is not None:
                 self._early.append(message)
-        self._raise_if_down()
+        self._raise_outage()
 
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""
@@ -237,6 +242,7 @@ class KafkaConsumer(Consumer):
         with mapped(self._failure):
             places = [_place(*each) for each in self._all_partitions()]
             committed = client.committed(places, timeout=self.timeout) if places else []
+            self._check(committed)
             fresh = [(each.topic, each.partition) for each in committed if each.offset < 0]
             firsts = self._offsets(fresh, _FIRST_OFFSET) if self.start == "all" else {}
             ends = self._offsets([(each.topic, each.partition) for each in places], _END_OFFSET)
@@ -287,14 +293,28 @@ class KafkaConsumer(Consumer):
 
     # --- Partitions --------------------------------------------------------------------------
 
+    def _join(self) -> None:
+        """Wait until the group has given this receiver its partitions, at most for the timeout.
+
+        Others may have to give them up first. `receive` goes on with that.
+        """
+        self._has_joined = False
+        deadline = time.monotonic() + self.timeout
+        with mapped(self._failure):
+            while not self._has_joined and time.monotonic() < deadline:
+                if (message := self._client.poll(0.1)) is not None:
+                    self._early.append(message)
+                self._raise_outage()
+
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
+        self._has_joined = True
         for each in places:
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
 
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
         """Commit what is acknowledged, before the partitions go to others."""
         keys = [(each.topic, each.partition) for each in places]
-        if not self._is_down:
+        if self._outage is None:
             moving = [self._partitions[key] for key in keys if key in self._partitions]
             with suppress(BackendUnavailable):
                 self._commit_offsets(client, moving)
@@ -334,7 +354,7 @@ class KafkaConsumer(Consumer):
             answers = self._bounded(lambda: client.commit(offsets=offsets, asynchronous=False))
         except client_class("KafkaException") as error:
             if error.args[0].name() not in REBALANCED:
-                raise self._failure(error) from error
+                raise self._unavailable(error.args[0]) from error
             return
         for each in answers:
             if each.error is None:
@@ -364,10 +384,14 @@ class KafkaConsumer(Consumer):
             return {}
         places = [_place(*key, which) for key in keys]
         found = self._open_client().offsets_for_times(places, timeout=self.timeout)
-        for each in found:
+        self._check(found)
+        return {(each.topic, each.partition): each.offset for each in found}
+
+    def _check(self, places: Iterable[Any]) -> None:
+        """Raise BackendUnavailable if the answer for a partition is an error."""
+        for each in places:
             if each.error is not None:
                 raise self._unavailable(each.error)
-        return {(each.topic, each.partition): each.offset for each in found}
 
     # --- The client --------------------------------------------------------------------------
 
@@ -405,7 +429,7 @@ class KafkaConsumer(Consumer):
             return re.compile(text)
         except re.error as error:
             raise self.option_error(
-                "topics", f"{text!r} is no regular expression: {error}"
+                "topics", f"{text!r} is not a valid regular expression: {error}"
             ) from error
 
     def _check_topic(self, name: str) -> None:
@@ -452,12 +476,12 @@ class KafkaConsumer(Consumer):
 
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
-        if error.name() == "_ALL_BROKERS_DOWN":
-            self._is_down = True
+        if error.name() in _STOPPING:
+            self._outage = error
 
-    def _raise_if_down(self) -> None:
-        if self._is_down:
-            raise unavailable(f"{self.address.place}: no broker is available")
+    def _raise_outage(self) -> None:
+        if self._outage is not None:
+            raise unavailable(f"{self.address.place}: {describe(self._outage)}")
 
     def _unavailable(self, error: Any) -> BackendUnavailable:
         """Return the failure for librdkafka's error, with what it said last of its connections."""

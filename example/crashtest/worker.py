@@ -1,4 +1,4 @@
-"""The relay, `manage.py outbox_worker`, as a process that can be frozen and killed."""
+"""The worker of a service, `manage.py outbox_worker`, as a process that can be killed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 PATIENCE = 40.0  # seconds for a clean stop; longer than OUTBOX_SHUTDOWN_TIMEOUT
 
 
-class RelayFailed(Exception):
-    """The relay ended unexpectedly, or did not stop."""
+class WorkerFailed(Exception):
+    """A worker ended unexpectedly, or did not stop."""
 
 
-class RelayProcess:
-    """A relay in a session of its own, which does not receive a Ctrl-C in the terminal."""
+class Worker:
+    """A worker in a session of its own, which does not receive a Ctrl-C in the terminal.
 
-    def __init__(self, log: Path, *arguments: str) -> None:
-        self._command = [sys.executable, str(MANAGE), "outbox_worker", *arguments]
-        self._log = log
+    It runs the relays of a service and, if there is a broker, its receiver.
+    """
+
+    def __init__(self, service: str, folder: Path, *arguments: str) -> None:
+        settings = ("--settings", f"{service}_site.settings")
+        self._command = [sys.executable, str(MANAGE), "outbox_worker", *settings, *arguments]
+        self._log = folder / f"{service}.log"
+        self.name = f"{service}'s worker"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the relay, maybe after an earlier one was killed."""
+        """Start the worker, maybe after an earlier one was killed."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -37,10 +42,10 @@ class RelayProcess:
             )
 
     def check(self) -> None:
-        """Raise RelayFailed if the relay has ended."""
+        """Raise WorkerFailed if the worker has ended."""
         status = self._running.poll()
         if status is not None:
-            raise RelayFailed(f"the relay exited with status {status}:\n{self.log_end()}")
+            raise WorkerFailed(f"{self.name} exited with status {status}:\n{self.log_end()}")
 
     def freeze(self) -> None:
         """Send SIGSTOP; return once the process is stopped."""
@@ -57,28 +62,28 @@ class RelayProcess:
         self._running.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Send SIGKILL: the relay ends at once, as at a power failure."""
+        """Send SIGKILL: the worker ends at once, as at a power failure."""
         self._running.kill()
         self._running.wait()
 
     def stop(self) -> float:
-        """Send SIGTERM; return the seconds until the relay stopped, or raise RelayFailed."""
+        """Send SIGTERM; return the seconds until the worker stopped, or raise WorkerFailed."""
         self.check()
         begin = time.monotonic()
         self._running.terminate()
         try:
             status = self._running.wait(PATIENCE)
         except subprocess.TimeoutExpired as error:
-            raise RelayFailed(f"the relay did not stop within {PATIENCE:.0f} s") from error
+            raise WorkerFailed(f"{self.name} did not stop within {PATIENCE:.0f} s") from error
         if status != 0:
-            raise RelayFailed(f"the relay stopped with status {status}:\n{self.log_end()}")
+            raise WorkerFailed(f"{self.name} stopped with status {status}:\n{self.log_end()}")
         return time.monotonic() - begin
 
     def log_end(self) -> str:
         """Return the last lines of the log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
-    def __enter__(self) -> RelayProcess:
+    def __enter__(self) -> Worker:
         self.start()
         return self
 
@@ -89,5 +94,5 @@ class RelayProcess:
     @property
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise RelayFailed("the relay was never started")
+            raise WorkerFailed(f"{self.name} was never started")
         return self._process
