@@ -8,7 +8,7 @@ from django.db import models
 class Invoice(models.Model):
     """The invoice of an order.
 
-    `order` is its number in the shop. It is not unique, so that a second run of the handler would be
+    `order` is the shop's number. It is not unique, so that a second run of the handler would be
     visible.
     """
 

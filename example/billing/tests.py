@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import transaction
 from django.test import TestCase
 
 from django_broadcaster.models import OutboxEvent
@@ -18,13 +19,14 @@ class HandlersTest(TestCase):
 
     def receive(self, event_type: str, sequence: int, **config: Any) -> None:
         """Write an event to the outbox as a receiver does, and run its handlers."""
-        publisher.publish_event(
-            event_type,
-            "/shop/orders",
-            {"order": 7, "total": "19.00", "sequence": sequence},
-            partition_key="order-7",
-            publisher_config={"consumer": "shop", **config},
-        )
+        with transaction.atomic():
+            publisher.publish_event(
+                event_type,
+                "/shop/orders",
+                {"order": 7, "total": "19.00", "sequence": sequence},
+                partition_key="order-7",
+                publisher_config={"consumer": "shop", **config},
+            )
         publisher.process_pending_events()
 
     def test_an_order_is_billed(self) -> None:

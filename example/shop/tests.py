@@ -85,13 +85,14 @@ class DeliveryTest(ShopTestCase):
     def test_invoice(self) -> None:
         """The invoice of which billing tells is noted on the order, whose page shows it."""
         order = services.place_order(self.mug)
-        publisher.publish_event(  # as a receiver writes it
-            "invoice.sent",
-            "/billing/invoices",
-            {"invoice": 5, "order": order.pk, "total": "14.00"},
-            partition_key=order.key,
-            publisher_config={"consumer": "billing"},
-        )
+        with transaction.atomic():
+            publisher.publish_event(
+                "invoice.sent",
+                "/billing/invoices",
+                {"invoice": 5, "order": order.pk, "total": "14.00"},
+                partition_key=order.key,
+                publisher_config={"consumer": "billing"},  # as a receiver writes it
+            )
         publisher.process_pending_events()
         assert InvoiceNote.objects.get(order=order).number == 5
         self.assertContains(self.client.get(reverse("shop:order", args=[order.pk])), "Invoice 5")

@@ -12,7 +12,12 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Invoice",
             fields=[
-                ("id", models.BigAutoField(primary_key=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
                 ("order", models.PositiveBigIntegerField(db_index=True)),
                 ("total", models.DecimalField(decimal_places=2, max_digits=12)),
                 ("sent_at", models.DateTimeField(auto_now_add=True)),
@@ -21,7 +26,12 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="ReceivedEvent",
             fields=[
-                ("id", models.BigAutoField(primary_key=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
                 ("event_id", models.CharField(max_length=255)),
                 ("event_type", models.CharField(max_length=100)),
                 ("key", models.CharField(db_index=True, max_length=100)),

@@ -11,7 +11,12 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="InvoiceNote",
             fields=[
-                ("id", models.BigAutoField(primary_key=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
                 ("number", models.PositiveBigIntegerField()),
                 ("noted_at", models.DateTimeField(auto_now_add=True)),
                 (
