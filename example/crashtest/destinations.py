@@ -39,7 +39,7 @@ class RedisStreams:
 
 
 class RabbitMQQueues:
-    """Queues of RabbitMQ, which the backend and the consumer declare."""
+    """Queues of RabbitMQ and their exchanges, which the backend and the consumer declare."""
 
     def create(self, names: Sequence[str]) -> None:
         with _rabbitmq():
@@ -48,7 +48,9 @@ class RabbitMQQueues:
     def delete(self, names: Sequence[str]) -> None:
         with _rabbitmq() as connection:
             for name in names:
-                connection.channel().queue_delete(name)
+                channel = connection.channel()
+                channel.queue_delete(name)
+                channel.exchange_delete(name)
 
 
 class NATSStreams:

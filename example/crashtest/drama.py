@@ -38,7 +38,7 @@ class Drama:
         self._handling = billing or shop
         self._writers = writers
         self._screen = screen
-        self._enough = max(1, batch_size // 5)
+        self._enough = max(1, batch_size // 10)
 
     def deliver_until(self, arrived: int) -> None:
         """Wait until this many events of the shop have arrived."""
@@ -98,13 +98,9 @@ class Drama:
             # Meanwhile the writers continue, so the resumed worker has a full batch.
             time.sleep(0.2)
             service.worker.thaw()
-            self._wait_for_arrivals(service, service.arrived() + self._enough)
-
-    def _wait_for_arrivals(self, service: Service, arrived: int) -> None:
-        """Return once this many events have arrived, during a batch; or after 0.1 s."""
-        end = time.monotonic() + 0.1
-        while service.arrived() < arrived and time.monotonic() < end:
-            pass  # no sleep: an event is marked about a millisecond after it arrived
+            end = time.monotonic() + 0.3
+            while not is_worst() and time.monotonic() < end:
+                pass  # no sleep: an event is marked about a millisecond after it arrived
 
     def _replace(self, service: Service) -> None:
         """Start another worker, which has no data of the first one besides the database."""
@@ -126,6 +122,7 @@ class Drama:
     def _watch(self, done: Callable[[], bool]) -> None:
         seen, seen_at = None, time.monotonic()
         while not done():
+            self._writers.finished()  # raises if one has failed
             for service in self._services:
                 service.worker.check()
             numbers = self._numbers()

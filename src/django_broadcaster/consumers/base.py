@@ -31,7 +31,7 @@ MAX_MESSAGE_BYTES: Final = 16_000_000
 """The default of `max_message_bytes`."""
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ReceivedMessage:
     """A message as the broker delivered it.
 
