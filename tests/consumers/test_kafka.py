@@ -170,6 +170,16 @@ def first_of_each(names: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def test_open_waits_for_partitions(make: MakeConsumer, servers: str, topic: str) -> None:
+    """An open receiver has its partitions, so that a worker that drains finds what waits."""
+    publish(servers, topic, numbered(4, 0, 1))
+    consumer = make()
+    consumer.open()
+    assert {number for _, number in consumer._partitions} == {0, 1, 2, 3}
+    consumer.acknowledge(read(consumer, 4))
+    assert consumer.lag() == 0
+
+
 def test_two_receivers_share_the_keys(make: MakeConsumer, servers: str, topic: str) -> None:
     """Each key goes to one of them, in order."""
     one, other = make(), make()

@@ -142,7 +142,7 @@ class KafkaConsumer(Consumer):
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._early: list[Any] = []
         self._is_paused = self._has_joined = False
-        self._outage: Any = None  # the error after which this client is of no use
+        self._outage = ""  # the error after which this client is of no use
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
         self._known_until = 0.0
@@ -158,7 +158,7 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
-        self._outage = None
+        self._outage = ""
         self._is_paused = False
         self._known_until = 0.0
         with mapped(self._config_error):
@@ -184,6 +184,9 @@ class KafkaConsumer(Consumer):
         """
         client, self._client = self._client, None
         if client is not None:
+            if not self._outage:
+                with suppress(BackendUnavailable):
+                    self._commit_offsets(client, list(self._partitions.values()))
             with suppress(Exception):
                 self._bounded(client.close)
         self._forget(list(self._partitions))
@@ -312,9 +315,12 @@ class KafkaConsumer(Consumer):
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
 
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
-        """Commit what is acknowledged, before the partitions go to others."""
+        """Commit what is acknowledged, before the partitions go to others.
+
+        `close` has done that already: while a client is being closed, it takes no commit.
+        """
         keys = [(each.topic, each.partition) for each in places]
-        if self._outage is None:
+        if self._client is not None and not self._outage:
             moving = [self._partitions[key] for key in keys if key in self._partitions]
             with suppress(BackendUnavailable):
                 self._commit_offsets(client, moving)
@@ -469,7 +475,8 @@ class KafkaConsumer(Consumer):
         try:
             result, error = outcomes.get(timeout=self.timeout + 1)
         except Empty:
-            raise unavailable(f"{self.address.place}: no answer within {self.timeout} s") from None
+            self._outage = f"no answer within {self.timeout} s"
+            raise unavailable(f"{self.address.place}: {self._outage}") from None
         if error is not None:
             raise error
         return cast("T", result)
@@ -477,11 +484,11 @@ class KafkaConsumer(Consumer):
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
         if error.name() in _STOPPING:
-            self._outage = error
+            self._outage = describe(error)
 
     def _raise_outage(self) -> None:
-        if self._outage is not None:
-            raise unavailable(f"{self.address.place}: {describe(self._outage)}")
+        if self._outage:
+            raise unavailable(f"{self.address.place}: {self._outage}")
 
     def _unavailable(self, error: Any) -> BackendUnavailable:
         """Return the failure for librdkafka's error, with what it said last of its connections."""
