@@ -55,10 +55,14 @@ class ReceivedMessage:
 
     @property
     def identity(self) -> str:
-        """The name of the message, which need not hold an event: its position, or a digest."""
-        if self.position:
-            return f"{self.origin}/{self.position}"
+        """The name of the message: its origin, its position, and a digest of its bytes.
+
+        The digest tells it from a message with the same position in a topic, stream or queue that
+        was deleted and created again. Without a position, the headers are part of it.
+        """
         digest = sha256(self.body)
+        if self.position:
+            return f"{self.origin}/{self.position}/{digest.hexdigest()[:16]}"
         for name, value in sorted(self.headers.items()):
             digest.update(f"\0{name}\0{value}".encode(errors="surrogatepass"))
         return f"{self.origin}/{digest.hexdigest()}"
