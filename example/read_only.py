@@ -1,4 +1,4 @@
-"""What both services' admins share."""
+"""A mixin for the admins of both services."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from .opening import open_databases
-from .places import create_postgres
+from .places import create_destinations, create_postgres
 from .worker import MANAGE, PATIENCE
 
 NAME = PASSWORD = "admin"

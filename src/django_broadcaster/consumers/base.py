@@ -189,7 +189,8 @@ class Consumer(ABC):
     def extend(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  # few brokers need it
         """Ask the broker for more time before it delivers these again; called each few seconds.
 
-        The database is slow or unavailable. Raises BackendUnavailable.
+        The database is slow or unavailable. The deliveries are all that are not acknowledged.
+        Raises BackendUnavailable.
         """
 
     @abstractmethod
