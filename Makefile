@@ -1,7 +1,7 @@
 # Everything that one does in this repository. `make` alone lists it.
 
 PYTHON ?= python3
-# Of make demo and make serve: BROKER=local|redis, DB=sqlite|postgres
+# Of make demo and make serve: BROKER=local|redis|rabbitmq|nats|kafka, DB=sqlite|postgres
 BROKER ?= local
 DB ?= sqlite
 # More words for pytest, nox and the benchmarks: make test ARGS="-k redis -x"
@@ -84,10 +84,10 @@ format: $(READY) ## Put the code in the project's style
 docs: $(READY) ## Build the documentation, warnings being errors
 	$(PY) -m sphinx -W --keep-going -n -b html docs docs/_build/html
 
-demo: $(DEMO_READY) ## Run the shop, kill its relay, count what arrived (BROKER=redis DB=postgres)
+demo: $(DEMO_READY) ## Run the shop, kill its relay, count what arrived (BROKER=redis: two services)
 	@$(DEMO) $(ARGS)
 
-serve: $(DEMO_READY) ## Leave the shop, its admin and a relay running (BROKER=redis DB=postgres)
+serve: $(DEMO_READY) ## Leave the shop, its admin and a relay running (BROKER=redis: and billing)
 	@$(DEMO) --serve $(ARGS)
 
 $(DEMO_READY): pyproject.toml

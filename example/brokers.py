@@ -37,7 +37,11 @@ def publish_to(name: str) -> dict[str, Any]:
     entries: dict[str, tuple[str, dict[str, Any]]] = {
         # By default old entries of a Redis stream are deleted, read or not.
         "redis": ("RedisStreamBackend", {"stream_name": name, "max_len": None}),
-        "rabbitmq": ("RabbitMQBackend", {"queue": name, "queue_arguments": IN_ORDER}),
+        # The backend declares an exchange of that name, too, and binds the queue to it.
+        "rabbitmq": (
+            "RabbitMQBackend",
+            {"exchange": name, "queue": name, "queue_arguments": IN_ORDER},
+        ),
         "nats": (
             "NATSBackend",
             {"stream": name, "subject": f"{name}.{{type}}", "create_stream": True},

@@ -2,7 +2,7 @@
 
     python example/demo.py                                SQLite, handlers in the relay
     python example/demo.py --db postgres --broker redis   two services, over a broker
-    python example/demo.py --serve                        run the shop instead
+    python example/demo.py --serve                        run the services instead
 
 Exits with status 0 if every guarantee was kept, 1 if one was broken.
 """
@@ -20,7 +20,7 @@ from types import FrameType
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # where `tools` is
 
 from crashtest.places import NoServer
-from crashtest.play import BROKERS, DATABASES, ORDERS, Options, run
+from crashtest.play import BROKERS, DATABASES, ORDERS, Options, run, services_of
 from crashtest.serve import serve
 
 
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signum, _interrupt)
     try:
         if chosen.serve:
-            return serve(chosen.db, chosen.broker, chosen.port)
-        orders = chosen.orders or (ORDERS // 2 if with_billing else ORDERS)
+            return serve(services_of(chosen.broker), chosen.db, chosen.broker, chosen.port)
+        orders = chosen.orders or (ORDERS // 4 if with_billing else ORDERS)
         return run(Options(chosen.db, chosen.broker, orders, chosen.writers, chosen.batch_size))
     except KeyboardInterrupt:
         print("\nStopped.")
@@ -52,14 +52,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--db", choices=DATABASES, default="sqlite", help="kind of the databases")
-    parser.add_argument(
-        "--broker", choices=BROKERS, default="local", help="broker between the services"
-    )
+    parser.add_argument("--broker", choices=BROKERS, default="local", help="broker of the events")
     parser.add_argument(
         "--orders",
         type=whole_number,
         metavar="N",
-        help=f"number of orders (default: {ORDERS}, half of it with a broker)",
+        help=f"number of orders (default: {ORDERS}, a quarter of it with a broker)",
     )
     parser.add_argument(
         "--writers", type=whole_number, default=4, metavar="N", help="processes that place orders"
@@ -71,9 +69,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="maximum of events in a batch of the relay",
     )
-    parser.add_argument("--serve", action="store_true", help="run the shop instead of the demo")
+    parser.add_argument("--serve", action="store_true", help="run the services instead of the demo")
     parser.add_argument(
-        "--port", type=whole_number, default=8000, metavar="N", help="port of the shop"
+        "--port",
+        type=whole_number,
+        default=8000,
+        metavar="N",
+        help="port of the shop",
     )
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""What both services' admins share."""
+"""A class that the admins of both services share."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ server: tests skip what needs it. With `CI=true` a missing server is an error in
 `start` uses the ports of the addresses instead, so that later commands find the servers there.
 
 Standard library only: this runs before anything is installed. What servers there are is in
-`servers.py`, how they are logged in to in `handshakes.py`, how they are started in `launch.py`, what
-has them between `start` and `stop` in `keeper.py`, and how the command of `run` restarts one in
-`restarts.py`.
+`servers.py`, how they are logged in to in `handshakes.py`, how they are started in `launch.py`,
+what has them between `start` and `stop` in `keeper.py`, and how the command of `run` restarts one
+in `restarts.py`.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from django.db import models
 class Invoice(models.Model):
     """The invoice of an order.
 
-    `order` is not unique, so that a second run of the handler would be visible.
+    `order` is the shop's number. It is not unique, so that a second run of the handler would be
+    visible.
     """
 
-    order = models.PositiveBigIntegerField(db_index=True, help_text="The number in the shop.")
+    order = models.PositiveBigIntegerField(db_index=True)
     total = models.DecimalField(max_digits=12, decimal_places=2)
     sent_at = models.DateTimeField(auto_now_add=True)
 

@@ -39,7 +39,7 @@ class RedisStreams:
 
 
 class RabbitMQQueues:
-    """Queues of RabbitMQ, which the backend and the consumer declare."""
+    """Queues of RabbitMQ and their exchanges, which the backend and the consumer declare."""
 
     def create(self, names: Sequence[str]) -> None:
         with _rabbitmq():
@@ -48,7 +48,9 @@ class RabbitMQQueues:
     def delete(self, names: Sequence[str]) -> None:
         with _rabbitmq() as connection:
             for name in names:
-                connection.channel().queue_delete(name)
+                channel = connection.channel()
+                channel.queue_delete(name)
+                channel.exchange_delete(name)
 
 
 class NATSStreams:
@@ -64,8 +66,9 @@ class NATSStreams:
         import nats
         from nats.js.errors import NotFoundError
 
-        client = await nats.connect(
-            brokers.address("nats"), allow_reconnect=False, error_cb=_raise_later
+        client = await asyncio.wait_for(
+            nats.connect(brokers.address("nats"), max_reconnect_attempts=1, error_cb=_ignore),
+            SECONDS,
         )
         try:
             for name in names:
@@ -139,5 +142,5 @@ def _kafka() -> Any:
     return AdminClient({"bootstrap.servers": brokers.kafka_servers(), **quiet})
 
 
-async def _raise_later(error: Exception) -> None:
+async def _ignore(error: Exception) -> None:
     """Print nothing: the call itself raises the error."""

@@ -38,7 +38,7 @@ class Drama:
         self._handling = billing or shop
         self._writers = writers
         self._screen = screen
-        self._enough = max(1, batch_size // 5)
+        self._enough = max(1, batch_size // 10)
 
     def deliver_until(self, arrived: int) -> None:
         """Wait until this many events of the shop have arrived."""
@@ -51,7 +51,7 @@ class Drama:
         as delivered. That is the worst time for a crash.
         """
         service = self._handling
-        self._freeze_when(service, lambda: service.unmarked() >= self._enough)
+        self._freeze_when(service, service.unmarked, hint=service.arrived)
         in_flight, unmarked = service.in_flight(), service.unmarked()
         service.worker.kill()
         self._screen.say(
@@ -63,7 +63,7 @@ class Drama:
     def kill_publishing(self) -> None:
         """Send SIGKILL to the worker that publishes the shop's events to the broker."""
         service = self._shop
-        self._freeze_when(service, lambda: service.in_flight() >= self._enough)
+        self._freeze_when(service, service.in_flight, hint=service.in_flight)
         in_flight = service.in_flight()
         service.worker.kill()
         self._screen.say(f"SIGKILL to {service.worker.name} with {in_flight:,} events in flight")
@@ -86,25 +86,29 @@ class Drama:
         who = "the relay" if self._handling is self._shop else "both workers"
         self._screen.say(f"all events delivered; {who} stopped {seconds:.1f} s after SIGTERM")
 
-    def _freeze_when(self, service: Service, is_worst: Callable[[], bool]) -> None:
-        """Freeze a worker at the worst time, or after some seconds at any time of a delivery."""
+    def _freeze_when(
+        self, service: Service, at_stake: Callable[[], int], hint: Callable[[], int]
+    ) -> None:
+        """Freeze a worker while much is at stake, or after some seconds at any time of a delivery.
+
+        The hint is a number that is quickly counted, and grows when that time comes.
+        """
         deadline = time.monotonic() + SEARCH_SECONDS
         while True:
             service.worker.freeze()
-            if is_worst() or (service.in_flight() and time.monotonic() > deadline):
+            time.sleep(0.05)  # a statement that reached the database server ends there
+            too_late = time.monotonic() > deadline
+            if at_stake() >= self._enough or (too_late and service.in_flight()):
                 return
             if self._over():
                 raise WorkerFailed("all events were delivered before the kill; use more --orders")
             # Meanwhile the writers continue, so the resumed worker has a full batch.
             time.sleep(0.2)
+            enough = hint() + self._enough
             service.worker.thaw()
-            self._wait_for_arrivals(service, service.arrived() + self._enough)
-
-    def _wait_for_arrivals(self, service: Service, arrived: int) -> None:
-        """Return once this many events have arrived, during a batch; or after 0.1 s."""
-        end = time.monotonic() + 0.1
-        while service.arrived() < arrived and time.monotonic() < end:
-            pass  # no sleep: an event is marked about a millisecond after it arrived
+            end = time.monotonic() + 0.2
+            while hint() < enough and time.monotonic() < end:
+                pass  # no sleep: an event is marked about a millisecond after it arrived
 
     def _replace(self, service: Service) -> None:
         """Start another worker, which has no data of the first one besides the database."""
@@ -126,6 +130,7 @@ class Drama:
     def _watch(self, done: Callable[[], bool]) -> None:
         seen, seen_at = None, time.monotonic()
         while not done():
+            self._writers.finished()  # raises if one has failed
             for service in self._services:
                 service.worker.check()
             numbers = self._numbers()

@@ -1,4 +1,4 @@
-"""Create databases and destinations; each function yields environment variables for the services."""
+"""Create databases and destinations; most functions yield environment variables."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ DATABASES = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
 BROKERS = ("local", *TITLES)
 ORDERS = 2000
 EVENTS_PER_ORDER = 3  # placed, paid, shipped
+PAUSE = 0.05  # seconds between steps, so that writers are at work until all has been killed
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def introduction(options: Options) -> str:
     return (
         f"A shop on {DATABASES[options.db]}. {orders} They go through {broker}\n"
         "to billing, a service with a database of its own, which bills each order. The events\n"
-        "of its invoices go back to the shop. The workers of both are killed and replaced,\n"
-        f"and {broker} is restarted. Then what arrived is compared with what was committed.\n"
+        "of its invoices go back to the shop. The workers of both are killed and replaced.\n"
+        f"{broker} is restarted, if it was started for this demo. Then what arrived is compared\n"
+        "with what was committed.\n"
     )
 
 
@@ -95,15 +97,16 @@ def play(options: Options, folder: Path, screen: Screen) -> int:
     with ExitStack() as stack:
         for worker in workers:
             stack.enter_context(worker)
-        writers = stack.enter_context(Writers(options.orders, options.writers))
+        pause = PAUSE if billing else 0.0
+        writers = stack.enter_context(Writers(options.orders, options.writers, pause))
         drama = Drama(shop, billing, writers, screen, options.batch_size)
         if billing:
-            drama.deliver_until(int(0.15 * options.events))
+            drama.deliver_until(int(0.1 * options.events))
             drama.kill_publishing()
-        drama.deliver_until(int(0.35 * options.events))
+        drama.deliver_until(int(0.3 * options.events))
         drama.kill_handling()
         if billing:
-            drama.deliver_until(int(0.55 * options.events))
+            drama.deliver_until(int(0.6 * options.events))
             drama.restart_broker(options.broker)
         drama.deliver_all()
         diary = writers.diary()
@@ -126,9 +129,9 @@ def verdicts_of(diary: Diary, broker: str) -> dict[str, Verdict]:
     placed = [services.order_of(event.key) for event in diary.committed if event.sequence == 1]
     not_placed = [event.key for event in diary.rolled_back if event.sequence == 1]
     return {
-        "events": handled,
+        "handled": handled,
         "billed": judge(placed, not_placed, services.billed_orders()),
-        "invoices": judge(placed, not_placed, services.noted_orders()),
+        "noted": judge(placed, not_placed, services.noted_orders()),
     }
 
 
@@ -136,4 +139,11 @@ def conclusion(verdicts: Mapping[str, Verdict], diary: Diary, dead_letters: list
     """Return the table and the conclusion, with the errors of dead letters."""
     kept = all(verdict.kept for verdict in verdicts.values())
     meaning = "Every promise was kept." if kept else "A promise was BROKEN, see the table."
-    return "\n".join([table(verdicts, len(diary.rolled_back)), *dead_letters, meaning])
+    lines = [table(verdicts, len(diary.rolled_back)), *dead_letters, meaning]
+    if len(verdicts) > 1:
+        rolled_back = (
+            f"{len(diary.rolled_back):,} events were published in rolled-back transactions."
+        )
+        columns = "Events handled by billing, orders billed, invoices noted by the shop:"
+        lines = [rolled_back, columns, *lines]
+    return "\n".join(lines)

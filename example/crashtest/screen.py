@@ -55,7 +55,6 @@ def table(verdicts: Mapping[str, Verdict], rolled_back: int) -> str:
     `rolled_back` counts the events of rolled-back transactions.
     """
     columns = list(verdicts.values())
-    of_rolled_back = f"of {rolled_back:,} published in them"
     rows = [
         _row("committed", [each.committed for each in columns]),
         _row("delivered", [each.delivered for each in columns]),
@@ -63,12 +62,12 @@ def table(verdicts: Mapping[str, Verdict], rolled_back: int) -> str:
         _row(
             "from rolled-back transactions",
             [each.rolled_back for each in columns],
-            f"ok, {of_rolled_back}",
+            f"ok, of {rolled_back:,} published in them" if len(columns) == 1 else "ok",
         ),
         _row(
             "duplicates",
             [each.duplicates for each in columns],
-            "ok, the inbox drops what is sent twice",
+            "ok, the inbox drops what is sent twice" if len(columns) == 1 else "ok",
         ),
         _row("out of order", [each.out_of_order for each in columns], "ok"),
     ]
@@ -81,7 +80,7 @@ def table(verdicts: Mapping[str, Verdict], rolled_back: int) -> str:
 
 
 def _row(label: str, cells: Sequence[int | str], mark: str = "") -> str:
-    """Return a row; the mark of a number that has to be zero is said to be broken if it is not."""
+    """Return a row; `mark` is for numbers that have to be zero, and are."""
     text = "".join(f"{cell:>9,}" if isinstance(cell, int) else f"{cell:>9}" for cell in cells)
     if mark and any(cells):
         mark = "BROKEN"

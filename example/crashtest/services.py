@@ -21,7 +21,6 @@ class Service:
     name: str
     worker: Worker
     handled: type[Model]  # has a row for each event that was handled
-    handlers: str = "handlers"  # the alias of the backend that runs the handlers
     database: str = "default"
 
     def published(self) -> int:
@@ -38,10 +37,8 @@ class Service:
 
     def unmarked(self) -> int:
         """Return how many events were handled and are not marked as delivered."""
-        marked = self._events(
-            publisher_backend=self.handlers, status=OutboxEventStatus.PUBLISHED
-        ).count()
-        return self.arrived() - marked
+        undelivered = self._events(status__in=UNDELIVERED).values("event_id")
+        return self.handled._default_manager.filter(event_id__in=undelivered).count()
 
     def in_flight(self) -> int:
         """Return the number of undelivered events in the last batch of each relay."""
@@ -73,7 +70,7 @@ def the_shop(worker: Worker, broker: str) -> Service:
     from shop.models import InvoiceNote, ReceivedEvent
 
     if broker == "local":
-        return Service("shop", worker, ReceivedEvent, handlers="default")
+        return Service("shop", worker, ReceivedEvent)
     return Service("shop", worker, InvoiceNote)
 
 

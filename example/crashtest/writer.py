@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -44,6 +45,7 @@ class Writer:
         event_created.connect(self._note)
         while (lane := self._desk.lanes.get()) is not None:
             self._advance(lane)
+            time.sleep(self._desk.pause)
         return self._diary
 
     def _advance(self, lane: Lane) -> None:

@@ -44,6 +44,7 @@ class Desk:
     lanes_left: Synchronized[int]
     diaries: Queue[Diary]
     writers: int
+    pause: float  # seconds between the steps of a writer
 
     def retire_lane(self) -> None:
         """Count a lane that has no more orders; after the last one, let all writers end."""
@@ -62,10 +63,11 @@ class WriterFailed(Exception):
 class Writers:
     """The writers' processes, as a context manager."""
 
-    def __init__(self, orders: int, writers: int) -> None:
+    def __init__(self, orders: int, writers: int, pause: float = 0.0) -> None:
         context = multiprocessing.get_context("spawn")
         lanes = min(LANES, orders)
-        self._desk = Desk(context.Queue(), context.Value("i", lanes), context.Queue(), writers)
+        lanes_left = context.Value("i", lanes)
+        self._desk = Desk(context.Queue(), lanes_left, context.Queue(), writers, pause)
         for number in range(lanes):
             self._desk.lanes.put(Lane(None, len(range(number, orders, lanes))))
         self._processes: list[SpawnProcess] = [

@@ -3,8 +3,9 @@
     POST /api/orders/        {"product": 1, "quantity": 2}   -> 201, the order
     GET  /api/orders/<id>/                                   -> 200, the order
 
-An order is {"id", "product", "quantity", "total", "status", "events"}. The events are those in the
-outbox: [{"id", "type", "status"}]. Errors are {"error": "..."} with status 400, 404 or 415.
+An order is {"id", "product", "quantity", "total", "status", "events", "invoices"}. The events are
+those in the outbox: [{"id", "type", "status"}]. The invoices are the numbers of those that billing
+has sent. Errors are {"error": "..."} with status 400, 404 or 415.
 """
 
 from __future__ import annotations
@@ -87,4 +88,5 @@ def _as_json(found: Order) -> dict[str, Any]:
             {"id": event.event_id, "type": event.event_type, "status": event.status}
             for event in events
         ],
+        "invoices": list(found.invoices.order_by("number").values_list("number", flat=True)),
     }

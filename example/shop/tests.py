@@ -15,7 +15,7 @@ from django_broadcaster.publishers import publisher
 
 from . import services
 from .catalog import stock
-from .models import Order, Parcel, Product, ReceivedEvent
+from .models import InvoiceNote, Order, Parcel, Product, ReceivedEvent
 
 
 class ShopTestCase(TestCase):
@@ -81,6 +81,21 @@ class DeliveryTest(ShopTestCase):
         received = ReceivedEvent.objects.order_by("id").values_list("key", "sequence")
         assert list(received) == [(order.key, 1), (order.key, 2), (order.key, 3)]
         assert Parcel.objects.get().order == order
+
+    def test_invoice(self) -> None:
+        """The invoice of which billing tells is noted on the order, whose page shows it."""
+        order = services.place_order(self.mug)
+        with transaction.atomic():
+            publisher.publish_event(
+                "invoice.sent",
+                "/billing/invoices",
+                {"invoice": 5, "order": order.pk, "total": "14.00"},
+                partition_key=order.key,
+                publisher_config={"consumer": "billing"},  # as a receiver writes it
+            )
+        publisher.process_pending_events()
+        assert InvoiceNote.objects.get(order=order).number == 5
+        self.assertContains(self.client.get(reverse("shop:order", args=[order.pk])), "Invoice 5")
 
 
 class PagesTest(ShopTestCase):

@@ -66,11 +66,13 @@ def _delivery(found: Order) -> dict[str, Any]:
     # Only the primary key has delivered events, so this query reads the whole outbox. That is too
     # slow for a large shop.
     sent = list(OutboxEvent.objects.filter(partition_key=found.key).order_by("id"))
+    is_local = settings.SHOP_BROKER == "local"
     received = ReceivedEvent.objects.filter(key=found.key)
     handled = {one.event_id: one.received_at for one in received}
     return {
         "events": [(event, handled.get(event.event_id)) for event in sent],
-        "on_the_way": any(event.status in UNDELIVERED for event in sent),
-        "handlers": settings.SHOP_BROKER == "local",
+        "on_the_way": any(event.status in UNDELIVERED for event in sent)
+        or not (is_local or found.invoices.exists()),
+        "handlers": is_local,
         "parcel": getattr(found, "parcel", None),
     }

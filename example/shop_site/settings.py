@@ -17,6 +17,7 @@ INSTALLED_APPS = [*INSTALLED_APPS, "shop"]
 ROOT_URLCONF = "shop_site.urls"
 DATABASES = {"default": database("shop")}
 
+SHOP_BROKER = BROKER
 SHOP_STREAM = os.environ.get("SHOP_STREAM", "shop")
 BILLING_STREAM = os.environ.get("BILLING_STREAM", "billing")
 

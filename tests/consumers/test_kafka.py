@@ -120,6 +120,7 @@ def make(servers: str, topic: str) -> Iterator[MakeConsumer]:
                 "topics": topic,
                 "group": topic,
                 "session_timeout": 2.0,
+                "timeout": 2.0,
             }
             consumer = KafkaConsumer(**{**defaults, **options})
             made.callback(consumer.close)
@@ -168,6 +169,16 @@ def first_of_each(names: Sequence[str]) -> dict[str, list[str]]:
     for name in dict.fromkeys(names):
         found.setdefault(name.partition("-")[0], []).append(name)
     return found
+
+
+def test_open_waits_for_partitions(make: MakeConsumer, servers: str, topic: str) -> None:
+    """An open receiver has its partitions, so that a worker that drains finds what waits."""
+    publish(servers, topic, numbered(4, 0, 1))
+    consumer = make()
+    consumer.open()
+    assert {number for _, number in consumer._partitions} == {0, 1, 2, 3}
+    consumer.acknowledge(read(consumer, 4))
+    assert consumer.lag() == 0
 
 
 def test_two_receivers_share_the_keys(make: MakeConsumer, servers: str, topic: str) -> None:
@@ -332,7 +343,7 @@ def test_receiver_that_waits_for_its_database_stays_in_the_group(
 ) -> None:
     """With `extend` it keeps its partitions for longer than `max.poll.interval.ms`."""
     publish(servers, topic, numbered(4, 0, 5))
-    consumer = make(config={"max.poll.interval.ms": 2000})
+    consumer = make(session_timeout=1.0, config={"max.poll.interval.ms": 1000})
     consumer.open()
     held = wait_for_partitions(consumer)
     partitions = dict(consumer._partitions)
@@ -340,9 +351,9 @@ def test_receiver_that_waits_for_its_database_stays_in_the_group(
 
     def has_waited() -> bool:
         consumer.extend(held)
-        return monotonic() - began > 4
+        return monotonic() - began > 2
 
-    wait_until(has_waited, WAIT, "four seconds are over")
+    wait_until(has_waited, WAIT, "two seconds are over")
     assert consumer._partitions == partitions
 
     def has_all() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections
 
+from django_broadcaster.consumers import ReceivedMessage
 from django_broadcaster.consumers.rows import MALFORMED_TYPE, Writer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendUnavailable
@@ -125,6 +126,26 @@ def test_a_malformed_message_that_comes_again_is_not_doubled(
     assert len(ids(database)) == 1
 
 
+def decode_by_identity(message: ReceivedMessage) -> CloudEvent:
+    """Make an event of any bytes."""
+    return CloudEvent("order.placed", "/legacy", message.body.decode(), id=message.identity)
+
+
+@pytest.mark.parametrize("decode", [None, f"{__name__}.decode_by_identity"])
+def test_messages_with_one_position_are_told_apart(
+    database: str, broker: MemoryBroker, settings: Any, decode: str | None
+) -> None:
+    """A queue that was created again counts from zero: its messages are no repetitions."""
+    settings.OUTBOX_CONSUMERS["orders"]["OPTIONS"] = {"decode": decode}
+    for body in (b"one", b"two", b"two"):
+        broker.messages.clear()
+        broker.acknowledged.clear()
+        broker.put(body)
+        with receiving(database):
+            wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert len(ids(database)) == 2
+
+
 def test_a_message_over_the_limit_becomes_a_dead_letter(
     database: str, broker: MemoryBroker, settings: Any
 ) -> None:
@@ -140,7 +161,7 @@ def test_a_message_over_the_limit_becomes_a_dead_letter(
 def test_nothing_is_acknowledged_while_the_database_fails(
     database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch is kept, the broker is asked for more time, and no further batch is read."""
+    """The broker is asked for more time for both batches in memory, and none more is read."""
     fails = [True]
     insert = Writer._insert
 
@@ -154,7 +175,7 @@ def test_nothing_is_acknowledged_while_the_database_fails(
     with receiving(database):
         wait_until(lambda: broker.extended >= 3, SECONDS, "done")
         assert not broker.acknowledged
-        assert broker.most_in_hand <= 20
+        assert broker.most_in_hand == broker.most_extended == 20
         fails.clear()
         wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
     assert ids(database) == [str(n) for n in range(40)]
@@ -226,6 +247,31 @@ def test_an_outage_of_the_broker_is_logged_once_and_survived(
     lines = [record.message for record in caplog.records]
     assert len([line for line in lines if "can't be read: connection refused" in line]) == 1
     assert any("reads again after" in line for line in lines)
+
+
+def test_a_receiver_that_catches_up_after_an_outage_is_healthy(
+    database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is gone with the first batch that is acknowledged, also while a backlog remains."""
+    errors: list[str] = []
+    threads: list[ReceiverThread] = []
+    acknowledge = memory_broker.MemoryConsumer.acknowledge
+
+    def noting(consumer: memory_broker.MemoryConsumer, deliveries: Any) -> None:
+        acknowledge(consumer, deliveries)
+        errors.append(threads[0].state.error)
+
+    monkeypatch.setattr(memory_broker.MemoryConsumer, "acknowledge", noting)
+    broker.fail("open", BackendUnavailable("connection refused"))
+    broker.put_events(*(event(n) for n in range(40)))
+    thread = ReceiverThread(database, "orders", limit=10, outage=DatabaseOutage(database))
+    threads.append(thread)
+    thread.start()
+    wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    thread.stop()
+    thread.join(SECONDS)
+    assert errors[0] == "connection refused"
+    assert errors[1:3] == ["", ""]
 
 
 def test_a_value_that_the_database_refuses_becomes_a_dead_letter(

@@ -31,7 +31,7 @@ MAX_MESSAGE_BYTES: Final = 16_000_000
 """The default of `max_message_bytes`."""
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ReceivedMessage:
     """A message as the broker delivered it.
 
@@ -55,10 +55,14 @@ class ReceivedMessage:
 
     @property
     def identity(self) -> str:
-        """The name of the message, which need not hold an event: its position, or a digest."""
-        if self.position:
-            return f"{self.origin}/{self.position}"
+        """The name of the message: its origin, its position, and a digest of its bytes.
+
+        The digest tells it from a message with the same position in a topic, stream or queue that
+        was deleted and created again. Without a position, the headers are part of it.
+        """
         digest = sha256(self.body)
+        if self.position:
+            return f"{self.origin}/{self.position}/{digest.hexdigest()[:16]}"
         for name, value in sorted(self.headers.items()):
             digest.update(f"\0{name}\0{value}".encode(errors="surrogatepass"))
         return f"{self.origin}/{digest.hexdigest()}"
@@ -90,7 +94,7 @@ def problem_of(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception as unreadable:
-        text = f"its text can't be read: {type(unreadable).__name__}"
+        text = f"text that can't be read: {type(unreadable).__name__}"
     return f"{type(error).__name__}: {text}"
 
 
@@ -198,7 +202,8 @@ class Consumer(ABC):
     def extend(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  # few brokers need it
         """Ask the broker for more time before it delivers these again; called each few seconds.
 
-        The database is slow or unavailable. Raises BackendUnavailable.
+        The database is slow or unavailable. The deliveries are all that are not acknowledged.
+        Raises BackendUnavailable.
         """
 
     @abstractmethod

@@ -70,6 +70,8 @@ class Receiver:
         self.stopping = threading.Event()
         self.is_reading = False
         """Whether the receiver may read, and has opened its consumer."""
+        self.makes_progress = False
+        """Whether the last turn has acknowledged a batch, or has found nothing to write."""
         self._writer = Writer(using, alias, consumers.delivers_to(alias))
         self._limit = limit
         self._outage = outage
@@ -84,34 +86,32 @@ class Receiver:
 
     def turn(self) -> bool:
         """Receive once; return False if nothing was there to be done. Raises LeaseLost."""
+        self.makes_progress = False
         if self.is_reading:
             self._check_lease()
         if not self.is_reading and not self._begin():
             return False
         deliveries = self._receive()
-        self._finish()
+        was_writing = self._writing is not None
+        self._finish(deliveries)
         if deliveries:
             self._writing = _Writing(deliveries, time.monotonic(), self._write(deliveries))
         if len(deliveries) < self._limit:
             self._finish()
         self._ask_lag()
+        self.makes_progress = was_writing or self._writing is None
         return bool(deliveries)
 
     @property
     def may_take_over(self) -> bool:
-        """Whether the receiver that reads has stood in the way for less than a lease.
+        """Whether this receiver has been standing by for less than a lease.
 
-        It may have crashed, which shows when its lease expires.
+        The one that reads may have crashed, which shows when its lease expires.
         """
         since = self._stands_by_since
         return (
             since is not None and time.monotonic() - since <= self.lease.seconds + STAND_BY_SECONDS
         )
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a batch is being written."""
-        return self._writing is not None
 
     def finish(self) -> None:
         """Acknowledge what is being written, as the receiver stops."""
@@ -176,19 +176,20 @@ class Receiver:
     def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
         return self._runner.begin(self._writer.write, deliveries, self.lease)
 
-    def _finish(self) -> None:
+    def _finish(self, later: Sequence[Delivery] = ()) -> None:
         """Wait until the batch is written, and acknowledge it; raises LeaseLost.
 
         While the database is unavailable, the batch is kept and written again, until the receiver
-        is stopped.
+        is stopped. `later` has the deliveries that are to be written next.
         """
         if self._writing is None:
             return
         deliveries, began, call = self._writing
+        held = [*deliveries, *later]
         written: Written | None = None
         while written is None:
             try:
-                written = self._wait(deliveries, call)
+                written = self._wait(held, call)
             except Error as error:
                 pause = self._backoff.next()
                 self.activity.begin("waiting for the database", pause=pause + EXTEND_SECONDS)
@@ -196,7 +197,7 @@ class Receiver:
                 self.stopping.wait(pause)
                 if self.stopping.is_set():
                     raise
-                self.consumer.extend(deliveries)
+                self.consumer.extend(held)
                 call = self._write(deliveries)
         self._writing = None
         self._backoff.reset()
@@ -205,9 +206,9 @@ class Receiver:
         self._acknowledge(deliveries, written)
         self._note(written, time.monotonic() - began)
 
-    def _wait(self, deliveries: Sequence[Delivery], call: Call[Written]) -> Written:
+    def _wait(self, held: Sequence[Delivery], call: Call[Written]) -> Written:
         while not call.wait(EXTEND_SECONDS):
-            self.consumer.extend(deliveries)
+            self.consumer.extend(held)
         return call.result()
 
     def _acknowledge(self, deliveries: Sequence[Delivery], written: Written) -> None:

@@ -142,7 +142,7 @@ class KafkaConsumer(Consumer):
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._early: list[Any] = []
         self._is_paused = self._has_joined = False
-        self._outage: Any = None  # the error after which this client is of no use
+        self._outage = ""  # the error after which this client is of no use
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
         self._known_until = 0.0
@@ -158,7 +158,7 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
-        self._outage = None
+        self._outage = ""
         self._is_paused = False
         self._known_until = 0.0
         with mapped(self._config_error):
@@ -184,6 +184,9 @@ class KafkaConsumer(Consumer):
         """
         client, self._client = self._client, None
         if client is not None:
+            if not self._outage:
+                with suppress(BackendUnavailable):
+                    self._commit_offsets(client, self._partitions.values())
             with suppress(Exception):
                 self._bounded(client.close)
         self._forget(list(self._partitions))
@@ -242,6 +245,7 @@ class KafkaConsumer(Consumer):
         with mapped(self._failure):
             places = [_place(*each) for each in self._all_partitions()]
             committed = client.committed(places, timeout=self.timeout) if places else []
+            self._check(committed)
             fresh = [(each.topic, each.partition) for each in committed if each.offset < 0]
             firsts = self._offsets(fresh, _FIRST_OFFSET) if self.start == "all" else {}
             ends = self._offsets([(each.topic, each.partition) for each in places], _END_OFFSET)
@@ -311,12 +315,16 @@ class KafkaConsumer(Consumer):
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
 
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
-        """Commit what is acknowledged, before the partitions go to others."""
+        """Commit what is acknowledged, before the partitions go to others.
+
+        The request leaves before the one that gives the partitions up. An answer can't be waited
+        for here, within a call of the client. `close` has committed already.
+        """
         keys = [(each.topic, each.partition) for each in places]
-        if self._outage is None:
-            moving = [self._partitions[key] for key in keys if key in self._partitions]
-            with suppress(BackendUnavailable):
-                self._commit_offsets(client, moving)
+        offsets = _to_commit(self._partitions[key] for key in keys if key in self._partitions)
+        if offsets and self._client is not None:
+            with suppress(Exception):
+                client.commit(offsets=offsets, asynchronous=True)
         self._forget(keys)
 
     def _lost(self, client: Any, places: Iterable[Any]) -> None:
@@ -338,22 +346,18 @@ class KafkaConsumer(Consumer):
     # --- Offsets -----------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        self._commit_offsets(self._open_client(), list(self._partitions.values()))
+        self._commit_offsets(self._open_client(), self._partitions.values())
 
-    def _commit_offsets(self, client: Any, partitions: Sequence[Partition]) -> None:
+    def _commit_offsets(self, client: Any, partitions: Iterable[Partition]) -> None:
         """Commit what is acknowledged; raises BackendUnavailable."""
-        offsets = [
-            _place(each.topic, each.number, each.to_commit)
-            for each in partitions
-            if each.to_commit is not None
-        ]
+        offsets = _to_commit(partitions)
         if not offsets:
             return
         try:
             answers = self._bounded(lambda: client.commit(offsets=offsets, asynchronous=False))
         except client_class("KafkaException") as error:
             if error.args[0].name() not in REBALANCED:
-                raise self._failure(error) from error
+                raise self._unavailable(error.args[0]) from error
             return
         for each in answers:
             if each.error is None:
@@ -383,10 +387,14 @@ class KafkaConsumer(Consumer):
             return {}
         places = [_place(*key, which) for key in keys]
         found = self._open_client().offsets_for_times(places, timeout=self.timeout)
-        for each in found:
+        self._check(found)
+        return {(each.topic, each.partition): each.offset for each in found}
+
+    def _check(self, places: Iterable[Any]) -> None:
+        """Raise BackendUnavailable if the answer for a partition is an error."""
+        for each in places:
             if each.error is not None:
                 raise self._unavailable(each.error)
-        return {(each.topic, each.partition): each.offset for each in found}
 
     # --- The client --------------------------------------------------------------------------
 
@@ -424,7 +432,7 @@ class KafkaConsumer(Consumer):
             return re.compile(text)
         except re.error as error:
             raise self.option_error(
-                "topics", f"{text!r} is no regular expression: {error}"
+                "topics", f"{text!r} is not a valid regular expression: {error}"
             ) from error
 
     def _check_topic(self, name: str) -> None:
@@ -464,7 +472,8 @@ class KafkaConsumer(Consumer):
         try:
             result, error = outcomes.get(timeout=self.timeout + 1)
         except Empty:
-            raise unavailable(f"{self.address.place}: no answer within {self.timeout} s") from None
+            self._outage = f"no answer within {self.timeout} s"
+            raise unavailable(f"{self.address.place}: {self._outage}") from None
         if error is not None:
             raise error
         return cast("T", result)
@@ -472,11 +481,11 @@ class KafkaConsumer(Consumer):
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
         if error.name() in _STOPPING:
-            self._outage = error
+            self._outage = describe(error)
 
     def _raise_outage(self) -> None:
-        if self._outage is not None:
-            raise unavailable(f"{self.address.place}: {describe(self._outage)}")
+        if self._outage:
+            raise unavailable(f"{self.address.place}: {self._outage}")
 
     def _unavailable(self, error: Any) -> BackendUnavailable:
         """Return the failure for librdkafka's error, with what it said last of its connections."""
@@ -523,6 +532,15 @@ def _text(raw: bytes | None) -> str:
 def _place(topic: str, number: int, offset: int | None = None) -> Any:
     kind = client_class("TopicPartition")
     return kind(topic, number) if offset is None else kind(topic, number, offset)
+
+
+def _to_commit(partitions: Iterable[Partition]) -> list[Any]:
+    """Return the offsets that are not committed yet, as the client takes them."""
+    return [
+        _place(each.topic, each.number, each.to_commit)
+        for each in partitions
+        if each.to_commit is not None
+    ]
 
 
 def _place_of(partition: Partition) -> Any:
