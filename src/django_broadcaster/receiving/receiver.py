@@ -81,6 +81,7 @@ class Receiver:
         self._backoff = Backoff()
         self._lag = _Lag()
         self._asks_at = 0.0
+        self._stands_by_since: float | None = None
         self._received: deque[tuple[float, int]] = deque()
 
     def turn(self) -> bool:
@@ -100,6 +101,17 @@ class Receiver:
         self._ask_lag()
         self.makes_progress = was_writing or self._writing is None
         return bool(deliveries)
+
+    @property
+    def may_take_over(self) -> bool:
+        """Whether the receiver that reads has stood in the way for less than a lease.
+
+        It may have crashed, which shows when its lease expires.
+        """
+        since = self._stands_by_since
+        return (
+            since is not None and time.monotonic() - since <= self.lease.seconds + STAND_BY_SECONDS
+        )
 
     def finish(self) -> None:
         """Acknowledge what is being written, as the receiver stops."""
@@ -132,8 +144,10 @@ class Receiver:
             self._runner.run(self.lease.join)
         if self._reads_alone and not self._runner.run(self.lease.may_read):
             self.activity.begin("standing by", pause=STAND_BY_SECONDS)
+            self._stands_by_since = self._stands_by_since or time.monotonic()
             self.stopping.wait(STAND_BY_SECONDS)
             return False
+        self._stands_by_since = None
         self.activity.begin("connecting")
         self.consumer.open()
         self.is_reading = True
