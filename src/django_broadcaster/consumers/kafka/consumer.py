@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -310,6 +310,8 @@ class KafkaConsumer(Consumer):
                 self._raise_outage()
 
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
+        if client is not self._client:
+            return
         self._has_joined = True
         for each in places:
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
@@ -317,23 +319,30 @@ class KafkaConsumer(Consumer):
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
         """Commit what is acknowledged, before the partitions go to others.
 
-        `close` has done that already: while a client is being closed, it takes no commit.
+        A client that `close` closes, or has given up while it hung, says so as well. That one takes
+        no commit, and the partitions of the next client are not meant.
         """
+        if client is not self._client:
+            return
         keys = [(each.topic, each.partition) for each in places]
-        if self._client is not None and not self._outage:
+        if not self._outage:
             moving = [self._partitions[key] for key in keys if key in self._partitions]
             with suppress(BackendUnavailable):
                 self._commit_offsets(client, moving)
         self._forget(keys)
 
     def _lost(self, client: Any, places: Iterable[Any]) -> None:
-        self._forget([(each.topic, each.partition) for each in places])
+        if client is self._client:
+            self._forget([(each.topic, each.partition) for each in places])
 
-    def _forget(self, keys: Iterable[tuple[str, int]]) -> None:
+    def _forget(self, keys: Collection[tuple[str, int]]) -> None:
+        """Leave out what is received of partitions from now on, until they are assigned again."""
         for key in keys:
             partition = self._partitions.pop(key, None)
             if partition is not None:
                 partition.is_assigned = False
+        # If they come back, they are read from the committed offset.
+        self._early = [each for each in self._early if (each.topic(), each.partition()) not in keys]
 
     def _resume(self) -> None:
         if self._is_paused:
