@@ -66,8 +66,9 @@ class NATSStreams:
         import nats
         from nats.js.errors import NotFoundError
 
-        client = await nats.connect(
-            brokers.address("nats"), allow_reconnect=False, error_cb=_raise_later
+        client = await asyncio.wait_for(
+            nats.connect(brokers.address("nats"), max_reconnect_attempts=1, error_cb=_ignore),
+            SECONDS,
         )
         try:
             for name in names:
@@ -141,5 +142,5 @@ def _kafka() -> Any:
     return AdminClient({"bootstrap.servers": brokers.kafka_servers(), **quiet})
 
 
-async def _raise_later(error: Exception) -> None:
+async def _ignore(error: Exception) -> None:
     """Print nothing: the call itself raises the error."""

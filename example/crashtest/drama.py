@@ -51,7 +51,7 @@ class Drama:
         as delivered. That is the worst time for a crash.
         """
         service = self._handling
-        self._freeze_when(service, lambda: service.unmarked() >= self._enough)
+        self._freeze_when(service, service.unmarked, hint=service.arrived)
         in_flight, unmarked = service.in_flight(), service.unmarked()
         service.worker.kill()
         self._screen.say(
@@ -63,7 +63,7 @@ class Drama:
     def kill_publishing(self) -> None:
         """Send SIGKILL to the worker that publishes the shop's events to the broker."""
         service = self._shop
-        self._freeze_when(service, lambda: service.in_flight() >= self._enough)
+        self._freeze_when(service, service.in_flight, hint=service.in_flight)
         in_flight = service.in_flight()
         service.worker.kill()
         self._screen.say(f"SIGKILL to {service.worker.name} with {in_flight:,} events in flight")
@@ -86,20 +86,28 @@ class Drama:
         who = "the relay" if self._handling is self._shop else "both workers"
         self._screen.say(f"all events delivered; {who} stopped {seconds:.1f} s after SIGTERM")
 
-    def _freeze_when(self, service: Service, is_worst: Callable[[], bool]) -> None:
-        """Freeze a worker at the worst time, or after some seconds at any time of a delivery."""
+    def _freeze_when(
+        self, service: Service, at_stake: Callable[[], int], hint: Callable[[], int]
+    ) -> None:
+        """Freeze a worker while much is at stake, or after some seconds at any time of a delivery.
+
+        The hint is a number that is quickly counted, and grows when that time comes.
+        """
         deadline = time.monotonic() + SEARCH_SECONDS
         while True:
             service.worker.freeze()
-            if is_worst() or (service.in_flight() and time.monotonic() > deadline):
+            time.sleep(0.05)  # a statement that reached the database server ends there
+            too_late = time.monotonic() > deadline
+            if at_stake() >= self._enough or (too_late and service.in_flight()):
                 return
             if self._over():
                 raise WorkerFailed("all events were delivered before the kill; use more --orders")
             # Meanwhile the writers continue, so the resumed worker has a full batch.
             time.sleep(0.2)
+            enough = hint() + self._enough
             service.worker.thaw()
-            end = time.monotonic() + 0.3
-            while not is_worst() and time.monotonic() < end:
+            end = time.monotonic() + 0.2
+            while hint() < enough and time.monotonic() < end:
                 pass  # no sleep: an event is marked about a millisecond after it arrived
 
     def _replace(self, service: Service) -> None:

@@ -77,8 +77,8 @@ def introduction(options: Options) -> str:
     return (
         f"A shop on {DATABASES[options.db]}. {orders} They go through {broker}\n"
         "to billing, a service with a database of its own, which bills each order. The events\n"
-        "of its invoices go back to the shop. The workers of both are killed and replaced,\n"
-        f"and so is {broker}, if it was started for this demo. Then what arrived is compared\n"
+        "of its invoices go back to the shop. The workers of both are killed and replaced.\n"
+        f"{broker} is restarted, if it was started for this demo. Then what arrived is compared\n"
         "with what was committed.\n"
     )
 
