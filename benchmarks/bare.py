@@ -178,8 +178,13 @@ def _listen(ready: Any, fenced: bool) -> None:
     import django
 
     django.setup()
-    lease = _lease() if fenced else 0
     client = redis.Redis.from_url(services.address("redis"))
+    listen(ready, lambda rows: append(client, rows), fenced=fenced)
+
+
+def listen(ready: Any, send: Send, *, fenced: bool = False) -> None:
+    """Send rows on each NOTIFY, for ever; `ready` is set once it listens."""
+    lease = _lease() if fenced else 0
     with (
         psycopg.connect(**outbox.address(), autocommit=True) as listener,
         psycopg.connect(**outbox.address(), autocommit=fenced) as connection,
@@ -194,7 +199,7 @@ def _listen(ready: Any, fenced: bool) -> None:
             if rows:
                 if fenced:
                     cursor.execute(_BEGIN, [rows[0][0], rows[-1][0], lease])
-                append(client, rows)
+                send(rows)
                 cursor.execute(_UPDATE, [[row[0] for row in rows]])
                 last = rows[-1][0]
             connection.commit()

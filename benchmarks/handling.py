@@ -20,19 +20,14 @@ from django_broadcaster.exceptions import Reject
 from django_broadcaster.registry import event_registry
 
 from . import outbox, relays
+from .bare_consumers import NOTES, ROW
 from .measure import Figure, compare
 
 BATCH = 100
-ROW = "INSERT INTO bench_handled (number, customer) VALUES (%s, %s)"
 
 _FETCH = """
     SELECT id, event_id, source, data::text FROM django_broadcaster_outboxevent
     WHERE status = 'pending' AND publisher_backend = 'default' AND id > %s ORDER BY id LIMIT %s
-"""
-_NOTES = """
-    INSERT INTO django_broadcaster_inboxevent (identity, handler, source, event_id, processed_at)
-    SELECT *, now() FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
-    ON CONFLICT DO NOTHING
 """
 _SETTLE = """
     UPDATE django_broadcaster_outboxevent SET status = 'published', published_at = now()
@@ -119,21 +114,21 @@ def _bare(write: Write) -> float:
 def _each(cursor: Any, rows: Sequence[Any]) -> None:
     """Write a note and a row for one event after the other, as a loop by hand does."""
     for row in rows:
-        cursor.execute(_NOTES, _notes([row]))
+        cursor.execute(NOTES, _notes([row]))
         if cursor.rowcount:
             cursor.execute(ROW, _values(row))
 
 
 def _notes_at_once(cursor: Any, rows: Sequence[Any]) -> None:
     """Write all notes in one statement, and one row after the other."""
-    cursor.execute(_NOTES, _notes(rows))
+    cursor.execute(NOTES, _notes(rows))
     for row in rows:
         cursor.execute(ROW, _values(row))
 
 
 def _all_at_once(cursor: Any, rows: Sequence[Any]) -> None:
     """Write all rows in one pipeline, which no handler of a single event can do."""
-    cursor.execute(_NOTES, _notes(rows))
+    cursor.execute(NOTES, _notes(rows))
     cursor.executemany(ROW, map(_values, rows))
 
 

@@ -36,7 +36,8 @@ def empty() -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "TRUNCATE django_broadcaster_outboxevent, django_broadcaster_outboxpartition, "
-            "django_broadcaster_outboxrelay, django_broadcaster_inboxevent RESTART IDENTITY"
+            "django_broadcaster_outboxrelay, django_broadcaster_outboxreceiver, "
+            "django_broadcaster_inboxevent RESTART IDENTITY"
         )
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import redis
@@ -63,9 +63,15 @@ def drain_to(backend: str, **options: object) -> float:
         return drain()
 
 
-def start(count: int = 1, *arguments: str) -> list[subprocess.Popen[bytes]]:
+def start(
+    count: int = 1, *arguments: str, environment: Mapping[str, str] | None = None
+) -> list[subprocess.Popen[bytes]]:
     """Start `count` workers as processes."""
-    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "benchmarks.settings"}
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
+        **(environment or {}),
+    }
     command = [sys.executable, "-m", "django", "outbox_worker", *arguments]
     return [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(count)]
 
@@ -88,6 +94,19 @@ def wait_for_entries(count: int) -> float:
     with client() as broker:
         _wait(lambda: broker.xlen(settings.STREAM) >= count, f"{count} events to be delivered")
     return time.perf_counter()
+
+
+def wait_for_receiver() -> None:
+    """Wait until a receiver may read."""
+
+    def reads() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT 1 FROM django_broadcaster_outboxreceiver WHERE reads IS NOT NULL"
+            )
+            return cursor.fetchone() is not None
+
+    _wait(reads, "a receiver to read")
 
 
 def _sharing() -> int:

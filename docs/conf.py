@@ -47,6 +47,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
     (r"py:.*", r"django_broadcaster\.registry\.F"),
     (r"py:.*", r"django_broadcaster\.backends\.(connected\.ConnectionT|errors\.Code)"),
+    (r"py:.*", r"django_broadcaster\.backends\.(base\.Thread|bindings\.Binding)"),
     (r"py:.*", r"django_broadcaster\.backends\.(in_flight\.Packed|outcomes\.MessageBatch)"),
     (r"py:.*", r"django_broadcaster\.backends\.(options\.T|names\.HasFields)"),
     (r"py:.*", r"urllib\.parse\.SplitResult"),

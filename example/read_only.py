@@ -1,4 +1,4 @@
-"""A class that the admins of both services share."""
+"""A mixin for the admins of both services."""
 
 from __future__ import annotations
 

@@ -20,8 +20,10 @@ from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
+from django_broadcaster.registry import event_registry
 from tests.support.memory_broker import MemoryConsumer
 from tests.support.own_servers import as_alias
+from tests.support.registered import only_handlers
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "corr3ct-horse battery"  # with a space, so that its parts are seen to go as well
@@ -438,7 +440,7 @@ def test_every_id_is_documented_and_tested() -> None:
     by_hand = set(re.findall(r"^\| `([EWI]\d{3})` \|", page, flags=re.MULTILINE))
 
     produced = {number for _, number, _ in WRONG} | {
-        *("E024", "E031", "E035", "W003", "W006", "W007", "W008", "W009", "W010")
+        *("E024", "E031", "E035", "W003", "W006", "W007", "W008", "W009", "W010", "W011")
     }
     assert of_rules | by_hand == produced
     assert not of_rules & by_hand
@@ -626,3 +628,15 @@ def test_an_inbox_that_forgets_before_the_broker_is_a_warning(
     assert "timedelta(days=14)" in (problem.hint or "")
     assert found(**consumers(), OUTBOX_INBOX_RETENTION=timedelta(days=14)) == []
     assert found(**consumers(), OUTBOX_INBOX_RETENTION=None) == []
+
+
+def test_a_handler_of_an_unknown_consumer_is_a_warning() -> None:
+    """It would never run, so the hint has the name that was probably meant."""
+    with only_handlers():
+        event_registry.register(name="bill", consumer="ordres")(print)
+        (problem,) = found(**consumers())
+        event_registry.clear_handlers()
+        event_registry.register(name="bill", consumer="orders")(print)
+        assert found(**consumers()) == []
+    assert problem.id == "django_broadcaster.W011"
+    assert "consumer='orders'" in (problem.hint or "")

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 from django.core.management import get_commands, load_command_class
+from django.utils import timezone
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -26,6 +27,7 @@ from prometheus_client import CollectorRegistry
 
 from django_broadcaster.conf import conf
 from django_broadcaster.instrumentation import prometheus
+from django_broadcaster.models import OutboxReceiver
 from django_broadcaster.relay.worker import RELEASE_SECONDS
 from tests.support.events import publish
 from tests.support.redis_server import missing
@@ -35,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 ALERTS = DEPLOY / "prometheus-alerts.yml"
 SCENES = Path(__file__).parent / "promtool" / "alerts.yml"
+CONSUMER = "tests.support.memory_broker.MemoryConsumer"
 WORD = re.compile(r"\boutbox_[a-z_]+")
 
 
@@ -68,14 +71,22 @@ def expressions() -> list[str]:
 
 
 @pytest.fixture
-def known(committing: None) -> set[str]:
+def known(committing: None, settings: Any) -> set[str]:
     """The names of all samples that can be scraped."""
+    settings.OUTBOX_CONSUMERS = {"orders": {"CONSUMER": CONSUMER}}
+    now = timezone.now()
+    OutboxReceiver.objects.using("default").create(
+        name="web-1:7", consumer="orders", reads="orders", lag=3, started_at=now, heartbeat_at=now
+    )
     registry = CollectorRegistry()
     registry.register(prometheus.OverviewCollector())
     publish("a1", using="default")
     prometheus.EVENTS.labels("default", "published").inc(0)
     prometheus.SECONDS.labels("default").observe(0)
     prometheus.LATENCIES.labels("default").observe(0)
+    prometheus.HANDLERS.labels("shop.bill", "succeeded").observe(0)
+    prometheus.RECEIVED.labels("orders", "new").inc(0)
+    prometheus.RECEIVE_SECONDS.labels("orders").observe(0)
     families = [*registry.collect(), *prometheus.REGISTRY.collect()]
     return {sample.name for family in families for sample in family.samples}
 

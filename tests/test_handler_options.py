@@ -14,6 +14,8 @@ from django.utils import timezone
 
 from django_broadcaster.backends import LocalBackend
 from django_broadcaster.backends.base import Message
+from django_broadcaster.consumers import Delivery, ReceivedMessage
+from django_broadcaster.consumers.rows import Writer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Reject, Rejected, Retry, TransientError
 from django_broadcaster.inbox import dispatch, process
@@ -110,6 +112,38 @@ def test_retries_of_a_handler_count_for_its_consumer(registry: EventHandlerRegis
     registry.register("order.*", name="billing", consumer="billing", max_retries=9)(nothing)
     assert registry.max_retries_for("order.placed", 3) == 3
     assert registry.max_retries_for("order.placed", 3, "billing") == 9
+
+
+def decode(message: ReceivedMessage) -> CloudEvent:
+    """The corrected function of a project: the body is the id of an order."""
+    name = message.body.decode()
+    return CloudEvent("order.placed", "/shop", {}, id=name, subject=name)
+
+
+@pytest.mark.parametrize("again", ["once", "again, as it was"])
+def test_a_malformed_message_is_decoded_at_a_replay(
+    local: str, join: Join, settings: Settings, again: str
+) -> None:
+    """Its dead letter becomes an event of its consumer, or stays one if nothing was corrected."""
+    calls: list[str] = []
+    event_registry.register(name="billing", consumer="billing")(raising(calls=calls))
+    entry = {"CONSUMER": "tests.support.memory_broker.MemoryConsumer"}
+    settings.OUTBOX_CONSUMERS = {"billing": entry}
+    message = ReceivedMessage(body=b"a1", origin="memory", position="0")
+    Writer(local, "billing", "default").write([Delivery(message, problem="not JSON")])
+    if again == "once":
+        entry["OPTIONS"] = {"decode": f"{__name__}.decode"}  # type: ignore[assignment]
+    OutboxEvent.objects.using(local).replay()
+    drain(join())
+    found = list(OutboxEvent.objects.using(local).order_by("id"))
+    if again == "once":
+        assert [each.status for each in found] == ["published", "published"]
+        assert (found[1].event_id, found[1].publisher_config) == ("a1", {"consumer": "billing"})
+        assert calls == ["a1"]
+    else:
+        assert [each.status for each in found] == ["failed"]
+        assert "Rejected: InvalidEvent" in found[0].last_error
+        assert calls == []
 
 
 # --- retry ---------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,\
-  SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,\
+  PROXIED:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners={advertised}
 inter.broker.listener.name=PLAINTEXT
@@ -64,8 +64,8 @@ class Node:
     """One node, which listens on `port` without TLS and without asking who connects.
 
     `config` has more lines of its server.properties, which override those above. `listeners` has
-    more ports, by the security protocol, such as "SASL_SSL". `advertised` has by the security
-    protocol the ports to which clients are sent where these are others, such as those of proxies.
+    more ports by their security protocols, such as "SASL_SSL"; "PROXIED" is without TLS, too.
+    `advertised` has the ports to which clients are sent, where these are others: those of proxies.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class SharedTransaction:
                 return self._handle(known)
             except _Known:  # an event was delivered again; the transaction has changed nothing
                 known = self._notes.known()
-            except Exception:  # it comes again when the event is handled by itself
+            except Exception:  # an error comes again when the event is handled by itself
                 return 0
         return 0
 
@@ -130,10 +130,9 @@ class SharedTransaction:
             self.unsharable = handler
         elif error is not None and not (watch.had_errors or isinstance(error, Error)):
             self.error = handler, error
-        if error is not None:
-            raise error
-        if self.unsharable is not None or watch.is_broken or watch.may_have_ended:
-            raise RefusedStatement("the transaction that the events share can't commit")
+        is_lost = watch.is_broken or watch.may_have_ended
+        if error is not None or self.unsharable is not None or is_lost:
+            raise _Failed  # not the error, whose traceback would grow
 
     def _identities(self, start: int) -> list[str]:
         """Return the identities of the notes of the events from a place on."""
@@ -155,6 +154,10 @@ class SharedTransaction:
                 if alias != self._using:
                     wrappers.enter_context(connections[alias].execute_wrapper(refuse))
             yield
+
+
+class _Failed(Exception):
+    """A handler failed, or the transaction that the events share can't commit."""
 
 
 class _Known(Exception):

@@ -21,8 +21,9 @@ signal             sent                                    arguments
 `sender` is the class `DeliveryLoop`. Its arguments are `backend` (alias), `relay` (the lease),
 `report` (the figures), `seconds` (from fetch to settle) and `circuit_is_open`.
 
-`relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers sends it
-at its start, with `sender` = the class `Worker`, `database` and `backends` (aliases).
+`relay_started` is also for instrumentation. Each process of `outbox_worker` that delivers or
+receives sends it at its start, with `sender` = the class `Worker`, `database`, `backends` and
+`consumers` (aliases).
 
 `messages_received` is the same for receivers: sent after each batch was written and acknowledged,
 with `sender` = the class `Receiver`, `consumer` (alias), `written` (`received`, `duplicates` and

@@ -108,9 +108,9 @@ class TestStructured(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _server(self, proxied: tuple[KafkaServer, TcpProxy]) -> None:
-        _, self.proxy = proxied
+        self.server, self.proxy = proxied
         self.servers = f"127.0.0.1:{self.proxy.port}"
-        self.topic = make_topic(self.servers)
+        self.topic = make_topic(self.server.servers)
         self.timeout = 10.0
         self.made: list[KafkaBackend] = []
 
@@ -126,7 +126,7 @@ class TestStructured(BackendContract):
         return backend
 
     def read_back(self) -> Sequence[Mapping[str, Any]]:
-        return [self.members(record) for record in records(self.servers, self.topic)]
+        return [self.members(record) for record in records(self.server.servers, self.topic)]
 
     def members(self, record: KafkaRecord) -> Mapping[str, Any]:
         """What arrived, as members of the JSON format."""

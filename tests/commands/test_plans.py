@@ -18,11 +18,12 @@ TABLE = OutboxEvent._meta.db_table
 ROWS = 3000
 
 ONE_ID: dict[str, tuple[str, str, int]] = {
-    # the command, the status of the event, and its most statements about events
-    "retry": ("outbox_retry {id} --no-input", "failed", 5),
+    # the command, the status of the event, and its most statements about events; a move of an event
+    # takes two, since its history is written, too
+    "retry": ("outbox_retry {id} --no-input", "failed", 7),
     "retry, dry": ("outbox_retry {id} --dry-run", "failed", 1),
-    "cancel": ("outbox_cancel {id} --no-input", "pending", 4),
-    "replay": ("outbox_replay {id} --no-input", "published", 4),
+    "cancel": ("outbox_cancel {id} --no-input", "pending", 5),
+    "replay": ("outbox_replay {id} --no-input", "published", 5),
     "purge": ("outbox_purge {id} --no-input", "published", 6),
     "one that does not fit": ("outbox_retry {id}", "published", 2),
     "one that there is not": ("outbox_retry 99999999", "published", 2),

@@ -6,22 +6,34 @@ Messages are produced by Kafka's own client, and by the official SDK of CloudEve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from cloudevents.core.bindings import kafka as sdk
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent as SDKEvent
+from confluent_kafka import Producer
 
 from django_broadcaster.backends import KafkaBackend, MessageBackend
 from django_broadcaster.backends.bindings import KAFKA
-from django_broadcaster.consumers import Consumer, KafkaConsumer
+from django_broadcaster.consumers import Consumer, Delivery, KafkaConsumer
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 from django_broadcaster.testing import ConsumerContract, ProducedMessage
 from tests.support.kafka_server import (
     KafkaServer,
+    committed_offsets,
     make_topic,
     produce,
     proxied_kafka,
+    shared_servers,
 )
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 WAIT = 30.0  # seconds, at the most
 
@@ -57,16 +69,16 @@ class TestContract(ConsumerContract):
 
     @pytest.fixture(autouse=True)
     def _server(self, proxied: tuple[KafkaServer, TcpProxy]) -> None:
-        _, self.proxy = proxied
+        self.server, self.proxy = proxied
         self.servers = f"127.0.0.1:{self.proxy.port}"
-        self.topic = make_topic(self.servers)
+        self.topic = make_topic(self.server.servers)
 
     def make_consumer(self, **options: Any) -> Consumer:
         where = {"bootstrap_servers": self.servers, "topics": self.topic, "group": self.topic}
         return KafkaConsumer(**{**where, "session_timeout": 2, "timeout": 3, **options})
 
     def make_backend(self, **options: Any) -> MessageBackend:
-        return KafkaBackend(bootstrap_servers=self.servers, topic=self.topic, **options)
+        return KafkaBackend(bootstrap_servers=self.server.servers, topic=self.topic, **options)
 
     def produce(self, messages: Sequence[ProducedMessage]) -> None:
         records = []
@@ -75,7 +87,474 @@ class TestContract(ConsumerContract):
             if message.content_type:
                 headers["content-type"] = message.content_type.encode()
             records.append((message.key.encode(), message.body, headers))
-        produce(self.servers, self.topic, records)
+        produce(self.server.servers, self.topic, records)
 
     def break_broker(self) -> AbstractContextManager[object]:
         return self.proxy.away()
+
+
+# --- One group, several receivers --------------------------------------------------------------
+
+
+@pytest.fixture
+def servers() -> str:
+    """The address of the shared broker."""
+    return shared_servers()
+
+
+@pytest.fixture
+def topic(servers: str) -> str:
+    """A topic of four partitions."""
+    return make_topic(servers, 4)
+
+
+@pytest.fixture
+def make(servers: str, topic: str) -> Iterator[MakeConsumer]:
+    """Make consumers of one group, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(**options: Any) -> KafkaConsumer:
+            defaults = {
+                "alias": "shop",
+                "bootstrap_servers": servers,
+                "topics": topic,
+                "group": topic,
+                "session_timeout": 2.0,
+            }
+            consumer = KafkaConsumer(**{**defaults, **options})
+            made.callback(consumer.close)
+            return consumer
+
+        yield make
+
+
+def publish(servers: str, topic: str, names: Sequence[str]) -> None:
+    """Append events with these ids; the key is what stands before the hyphen."""
+    headers = {"content-type": b"application/cloudevents+json"}
+    events = [CloudEvent("order.placed", "/shop", id=name, data=name) for name in names]
+    produce(
+        servers,
+        topic,
+        [(each.id.partition("-")[0].encode(), each.to_json(), headers) for each in events],
+    )
+
+
+def numbered(keys: int, start: int, stop: int) -> list[str]:
+    """Return names of events that take turns at keys."""
+    return [f"k{key}-{number}" for number in range(start, stop) for key in range(keys)]
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    """The ids of the events."""
+    return [each.event.id for each in deliveries if each.event is not None]
+
+
+def wait_for_partitions(*consumers: KafkaConsumer) -> list[Delivery]:
+    """Call all consumers until each has a partition; return what they received."""
+    found: list[Delivery] = []
+
+    def is_shared() -> bool:
+        for each in consumers:
+            found.extend(each.receive(100, 0.1))
+        return all(each._partitions for each in consumers)
+
+    wait_until(is_shared, WAIT, "each receiver has a partition")
+    return found
+
+
+def first_of_each(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the first arrivals of each key, in order."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        found.setdefault(name.partition("-")[0], []).append(name)
+    return found
+
+
+def test_open_waits_for_partitions(make: MakeConsumer, servers: str, topic: str) -> None:
+    """An open receiver has its partitions, so that a worker that drains finds what waits."""
+    publish(servers, topic, numbered(4, 0, 1))
+    consumer = make()
+    consumer.open()
+    assert {number for _, number in consumer._partitions} == {0, 1, 2, 3}
+    consumer.acknowledge(read(consumer, 4))
+    assert consumer.lag() == 0
+
+
+def test_two_receivers_share_the_keys(make: MakeConsumer, servers: str, topic: str) -> None:
+    """Each key goes to one of them, in order."""
+    one, other = make(), make()
+    one.open()
+    other.open()
+    wait_for_partitions(one, other)
+    names = numbered(20, 0, 10)
+    publish(servers, topic, names)
+    found: dict[KafkaConsumer, list[str]] = {one: [], other: []}
+
+    def is_complete() -> bool:
+        for consumer, received in found.items():
+            deliveries = consumer.receive(30, 0.1)
+            received += ids(deliveries)
+            consumer.acknowledge(deliveries)
+        return sum(map(len, found.values())) >= len(names)
+
+    wait_until(is_complete, WAIT, "everything is received")
+    keys = [first_of_each(received) for received in found.values()]
+    assert not keys[0].keys() & keys[1].keys()
+    assert min(map(len, keys)) > 0
+    assert first_of_each(names) == {**keys[0], **keys[1]}
+
+
+def test_partition_that_moves_is_read_from_what_was_acknowledged(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """The next receiver gets what the former had not acknowledged; a late acknowledgement is
+    left out.
+    """
+    names = numbered(20, 0, 10)
+    publish(servers, topic, names)
+    one, other = make(), make()
+    one.open()
+    held: list[Delivery] = []
+
+    def holds_all() -> bool:
+        held.extend(one.receive(100, 0.1))
+        return len(held) >= len(names)
+
+    wait_until(holds_all, WAIT, "everything is received")
+    one.acknowledge(held[:50])
+    other.open()
+    taken = wait_for_partitions(one, other)
+    moved = {partition for _, partition in other._partitions}
+    assert moved
+    one.acknowledge(held)
+
+    def has_all() -> bool:
+        taken.extend(other.receive(100, 0.1))
+        return {*ids(taken)} >= {*again}
+
+    again = [
+        each.event.id
+        for each in held[50:]
+        if each.event is not None and each.receipt.partition.number in moved
+    ]
+    wait_until(has_all, WAIT, "the next receiver has the rest")
+    assert first_of_each(ids(taken)) == first_of_each(again)
+    offsets = committed_offsets(servers, topic, topic)
+    ends = {each.receipt.partition.number: each.receipt.offset + 1 for each in held}
+    kept = {number: end for number, end in ends.items() if number not in moved}
+    assert {number: offsets[number] for number in kept} == kept
+    assert all(offsets.get(number, 0) < ends[number] for number in moved)
+
+
+def test_rebalances_under_load_lose_nothing(make: MakeConsumer, servers: str, topic: str) -> None:
+    """Receivers come and go while messages come; all arrive, first arrivals in order."""
+    receivers = [make()]
+    receivers[0].open()
+    sent: list[str] = []
+    received: list[str] = []
+
+    def receive() -> None:
+        for each in receivers:
+            deliveries = each.receive(40, 0.05)
+            received.extend(ids(deliveries))
+            each.acknowledge(deliveries)
+
+    for step in range(6):
+        batch = numbered(20, step * 10, step * 10 + 10)
+        publish(servers, topic, batch)
+        sent += batch
+        if step % 2 == 0:
+            receivers.append(make())
+            receivers[-1].open()
+        else:
+            receivers.pop(0).close()
+        for _ in range(5):
+            receive()
+
+    def has_all() -> bool:
+        receive()
+        return {*received} == {*sent}
+
+    wait_until(has_all, WAIT, "everything is received")
+    assert first_of_each(received) == first_of_each(sent)
+
+
+def test_acknowledgements_are_committed_up_to_the_first_gap(
+    make: MakeConsumer, servers: str
+) -> None:
+    """An offset is committed only when all before it are acknowledged."""
+    single = make_topic(servers)
+    publish(servers, single, numbered(1, 0, 10))
+    consumer = make(topics=single, group=single)
+    consumer.open()
+    held: list[Delivery] = []
+
+    def holds_all() -> bool:
+        held.extend(consumer.receive(100, 0.1))
+        return len(held) >= 10
+
+    wait_until(holds_all, WAIT, "everything is received")
+    committed = []
+    for part in (held[:3], held[5:], held[3:4], held[4:5]):
+        consumer.acknowledge(part)
+        committed.append(committed_offsets(servers, single, single)[0])
+    assert committed == [3, 3, 4, 10]
+
+
+def test_static_member_that_restarts_keeps_its_partitions(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """With a name of its own a receiver is back without a rebalance: the others keep theirs."""
+    one = make(group_instance_id="one", session_timeout=20)
+    other = make(group_instance_id="other", session_timeout=20)
+    one.open()
+    other.open()
+    wait_for_partitions(one, other)
+    before, kept = {*one._partitions}, dict(other._partitions)
+    one.close()
+    again = make(group_instance_id="one", session_timeout=20)
+    again.open()
+    wait_for_partitions(again, other)
+    assert {*again._partitions} == before
+    assert other._partitions == kept
+
+
+def test_two_receivers_with_one_name_are_an_error(make: MakeConsumer) -> None:
+    """The former one is told, and gives up its partitions."""
+    one, other = make(group_instance_id="one"), make(group_instance_id="one")
+    one.open()
+    wait_for_partitions(one)
+    other.open()
+
+    def is_fenced() -> bool:
+        other.receive(1, 0.1)
+        try:
+            one.receive(1, 0.1)
+        except BackendUnavailable as error:
+            return "group.instance.id" in str(error)
+        return False
+
+    wait_until(is_fenced, WAIT, "the former receiver is fenced")
+
+
+def test_receiver_that_waits_for_its_database_stays_in_the_group(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """With `extend` it keeps its partitions for longer than `max.poll.interval.ms`."""
+    publish(servers, topic, numbered(4, 0, 5))
+    consumer = make(session_timeout=1.0, config={"max.poll.interval.ms": 1000})
+    consumer.open()
+    held = wait_for_partitions(consumer)
+    partitions = dict(consumer._partitions)
+    began = monotonic()
+
+    def has_waited() -> bool:
+        consumer.extend(held)
+        return monotonic() - began > 2
+
+    wait_until(has_waited, WAIT, "two seconds are over")
+    assert consumer._partitions == partitions
+
+    def has_all() -> bool:
+        held.extend(consumer.receive(100, 0.1))
+        return len(held) >= 20
+
+    wait_until(has_all, WAIT, "everything is received")
+    consumer.acknowledge(held)
+    assert first_of_each(ids(held)) == first_of_each(numbered(4, 0, 5))
+    assert len(held) == 20
+    assert consumer.lag() == 0
+
+
+# --- What is read ------------------------------------------------------------------------------
+
+
+def read(consumer: KafkaConsumer, count: int) -> list[Delivery]:
+    """Return that many deliveries."""
+    found: list[Delivery] = []
+
+    def has_all() -> bool:
+        found.extend(consumer.receive(100, 0.1))
+        return len(found) >= count
+
+    wait_until(has_all, WAIT, f"{count} messages")
+    return found
+
+
+def test_topics_that_match_a_pattern_are_read(make: MakeConsumer, servers: str) -> None:
+    """Also one that is created later."""
+    prefix = f"orders-{uuid4()}"
+    first, later = f"{prefix}.placed", f"{prefix}.paid"
+    make_topic(servers, name=first)
+    make_topic(servers, name=f"un{first}")
+    for topic in (first, f"un{first}"):
+        publish(servers, topic, [f"{topic}-1"])
+    consumer = make(topics=f"^{prefix}\\..*", config={"topic.metadata.refresh.interval.ms": 500})
+    consumer.open()
+    found = read(consumer, 1)
+    make_topic(servers, name=later)
+    publish(servers, later, [f"{later}-1"])
+    found += read(consumer, 1)
+    assert [each.message.origin for each in found] == [first, later]
+
+
+@pytest.mark.parametrize("start", ["all", "new"])
+def test_a_new_group_begins_where_it_is_told(
+    make: MakeConsumer, servers: str, topic: str, start: str
+) -> None:
+    """With "new" it begins at the end, and what comes while it is away is received later."""
+    publish(servers, topic, numbered(4, 0, 5))
+    consumer = make(start=start)
+
+    def has_begun() -> bool:
+        assert consumer.receive(1, 0.1) == []
+        return len(committed_offsets(servers, topic, topic)) == 4
+
+    if start == "new":
+        consumer.open()
+        wait_until(has_begun, WAIT, "the group has a beginning")
+        consumer.close()
+    publish(servers, topic, numbered(4, 5, 10))
+    consumer.open()
+    names = numbered(4, 5, 10) if start == "new" else numbered(4, 0, 10)
+    found = read(consumer, len(names))
+    assert first_of_each(ids(found)) == first_of_each(names)
+
+
+@pytest.mark.parametrize("write", [sdk.to_structured_event, sdk.to_binary_event])
+def test_events_of_the_official_sdk_are_read(
+    make: MakeConsumer, servers: str, topic: str, write: Callable[..., sdk.KafkaMessage]
+) -> None:
+    """The SDK's producer binding writes records, in both content modes, that are read as events."""
+    event = SDKEvent(
+        {
+            "id": "A-1",
+            "source": "/shop",
+            "type": "order.placed",
+            "specversion": "1.0",
+            "subject": "größer",
+            "datacontenttype": "application/json",
+            "partitionkey": "order-7",
+            "time": datetime(2024, 2, 29, 12, tzinfo=UTC),
+        },
+        {"total": 1},
+    )
+    message = write(event, JSONFormat())
+    key = message.key.encode() if isinstance(message.key, str) else message.key
+    produce(servers, topic, [(key, message.value, message.headers)])
+    consumer = make()
+    consumer.open()
+    (delivery,) = read(consumer, 1)
+    assert delivery.problem == ""
+    assert delivery.event is not None
+    assert delivery.event.to_dict() == {
+        "specversion": "1.0",
+        "id": "A-1",
+        "source": "/shop",
+        "type": "order.placed",
+        "subject": "größer",
+        "datacontenttype": "application/json",
+        "partitionkey": "order-7",
+        "time": "2024-02-29T12:00:00Z",
+        "data": {"total": 1},
+    }
+    assert delivery.message.key == (key or b"").decode()
+
+
+BINARY = {
+    "ce_specversion": b"1.0",
+    "ce_id": b"1",
+    "ce_source": b"/shop",
+    "ce_type": b"order.deleted",
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "problem"),
+    [
+        (b"order-1", None, BINARY, ""),
+        (b"order-1", None, {}, "InvalidEvent"),
+        (b"\xff\xfe", b"{}", {}, "InvalidEvent"),
+        (None, b"\xff\x00", {"a": b"\xff"}, "InvalidEvent"),
+        (b"\0", b"", {**BINARY, "ce_id": b"\xff"}, "InvalidEvent"),
+    ],
+    ids=["tombstone", "tombstone without an event", "binary key", "binary", "binary header"],
+)
+def test_any_record_is_a_delivery(
+    make: MakeConsumer,
+    servers: str,
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: dict[str, bytes],
+    problem: str,
+) -> None:
+    """What holds no event has a problem, and does not stop what comes after it."""
+    last = CloudEvent("order.placed", "/shop", id="last")
+    content = {"content-type": b"application/cloudevents+json"}
+    produce(servers, topic, [(key, value, headers)])
+    consumer = make()
+    consumer.open()
+    (first,) = read(consumer, 1)
+    produce(servers, topic, [(key, last.to_json(), content)])
+    (second,) = read(consumer, 1)
+    assert first.message.body == (value or b"")
+    assert first.problem.partition(":")[0] == problem
+    assert ids([first, second]) == (["last"] if problem else ["1", "last"])
+    if first.event is not None:
+        assert not first.event.has_data
+    expected = {None: "", b"\xff\xfe": "fffe"}.get(key, (key or b"").decode(errors="replace"))
+    assert first.message.key == expected
+    consumer.acknowledge([first, second])
+    assert consumer.lag() == 0
+
+
+def test_only_committed_transactions_are_read(make: MakeConsumer, servers: str, topic: str) -> None:
+    """Records of a transaction that was aborted are never received, and are not in the lag."""
+    content = {"content-type": b"application/cloudevents+json"}
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic})
+    producer.init_transactions(WAIT)
+    for name, end in (("a", producer.abort_transaction), ("b", producer.commit_transaction)):
+        producer.begin_transaction()
+        event = CloudEvent("order.placed", "/shop", id=name)
+        producer.produce(topic, event.to_json(), b"key", headers=list(content.items()))
+        end(WAIT)
+    consumer = make()
+    consumer.open()
+    found = read(consumer, 1)
+    assert ids(found) == ["b"]
+    consumer.acknowledge(found)
+    wait_until(lambda: not consumer.receive(10, 0.1) and consumer.lag() == 0, WAIT, "the lag is 0")
+
+
+# --- Options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("topics", "^(", "regular expression"),
+        ("topics", ["a", "b c"], "letters"),
+        ("topics", [], "name of a topic"),
+        ("start", "latest", "'new'"),
+        ("config", {"group.id": "a"}, "'group'"),
+        ("config", {"enable.auto.commit": True}, "rows"),
+        ("config", {"group.protocol": "consumer"}, "cooperative-sticky"),
+        ("config", {"session.timeout.ms": 1}, "'session_timeout'"),
+        ("config", {"bootstrap.servers": "a:1"}, "'bootstrap_servers'"),
+    ],
+)
+def test_wrong_option_is_named(option: str, value: Any, said: str) -> None:
+    """A wrong option, or one that contradicts a promise, is an error that names it."""
+    options = {"topics": "events", "group": "shop", option: value}
+    with pytest.raises(BackendConfigurationError) as caught:
+        KafkaConsumer(alias="shop", **options)
+    assert f"OUTBOX_CONSUMERS['shop']['OPTIONS'][{option!r}]" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_what_librdkafka_does_not_take_is_named(make: MakeConsumer) -> None:
+    """A wrong setting of librdkafka's says what is wrong."""
+    consumer = make(config={"no.such.key": 1})
+    with pytest.raises(BackendConfigurationError, match=r"\['config'\].*no\.such\.key"):
+        consumer.open()

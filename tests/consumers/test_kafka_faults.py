@@ -48,14 +48,19 @@ class TestFaults(ConsumerFaultContract):
         ConsumerFault.CREDENTIALS: ("wrong password", "unknown user", "no login"),
         ConsumerFault.TLS: CASES,
     }
-    timeout_options = {"timeout": 1.0, "session_timeout": 1.0}
+    # A receiver that is not called any more loses its partitions after three seconds.
+    timeout_options = {
+        "timeout": 1.0,
+        "session_timeout": 1.0,
+        "config": {"max.poll.interval.ms": 3000},
+    }
 
     @pytest.fixture(autouse=True)
     def _server(self, running: tuple[KafkaServer, TcpProxy], certificates: Path) -> None:
         self.server, self.proxy = running
         self.certificates = certificates
         self.servers = f"127.0.0.1:{self.proxy.port}"
-        self.topic = self.missing = make_topic(self.servers, 3)  # type: ignore[misc]
+        self.topic = self.missing = make_topic(self.server.servers, 3)  # type: ignore[misc]
 
     def make_consumer(self, **options: Any) -> Consumer:
         where = {"bootstrap_servers": self.servers, "topics": self.topic, "group": self.topic}
@@ -64,7 +69,7 @@ class TestFaults(ConsumerFaultContract):
     def produce(self, events: Sequence[CloudEvent]) -> None:
         headers = {"content-type": b"application/cloudevents+json"}
         records = [(each.partition_key.encode(), each.to_json(), headers) for each in events]
-        produce(self.servers, self.topic, records)
+        produce(self.server.servers, self.topic, records)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -84,7 +89,7 @@ class TestFaults(ConsumerFaultContract):
             self.topic = f"later-{uuid4()}"
             self.missing = f"--create --topic {self.topic}"  # type: ignore[misc]
             yield self.new_consumer()
-            make_topic(self.servers, name=self.topic)
+            make_topic(self.server.servers, name=self.topic)
         else:
             with forbid(self.server, "app", self.topic):
                 yield self.new_consumer(**self._login())

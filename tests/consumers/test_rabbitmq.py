@@ -120,7 +120,7 @@ class QueueContract(ConsumerContract):
     has_positions = False  # of AMQP 0-9-1, only streams have any
     wrong_options: Mapping[str, Any] = {
         "queue": "", "queue_arguments": 5, "durable": "yes", "declare": 1, "exchange": 5,
-        "binding_key": [5], "exclusive": "no", "url": "http://localhost", "username": 5,
+        "exclusive": "no", "url": "http://localhost", "username": 5,
         "password": 5, "login_method": "NONE", "tls": 5, "timeout": 0, "connect_timeout": "1",
         "heartbeat": 0, "prefetch": 0,
     }  # fmt: skip
@@ -220,7 +220,7 @@ def test_order_survives_several_takeovers(make: MakeConsumer, name: str, kind: s
         consumer = make(**KINDS[kind])
         first.close()
         consumer.open()
-        held = read(consumer, 20)
+        held = read(consumer, 20)[:20]
         assert numbers(held) == [*range(acknowledged, acknowledged + 20)]
         consumer.acknowledge(held[:taken])
         acknowledged += taken
@@ -271,6 +271,29 @@ def test_queue_that_is_not_declared_must_be_said_to_be_ordered() -> None:
     RabbitMQConsumer(**options, queue_arguments={"x-single-active-consumer": True})
     RabbitMQConsumer(**options, exclusive=True)
     RabbitMQConsumer(**options, ordered=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"binding_key": "a"}, "'binding_key'.*has no effect without 'exchange'"),
+        ({"exchange": "e", "binding_key": 5}, "'binding_key'.*a string or a list"),
+        (
+            {"exchange": "e", "declare": False, "exclusive": True},
+            "'exchange'.*has no effect with 'declare': False",
+        ),
+        (
+            {"exclusive": True, "queue_arguments": {"x-single-active-consumer": True}},
+            "'exclusive'.*can't be combined",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: Mapping[str, Any], text: str
+) -> None:
+    """Nothing that is set is ignored silently."""
+    with pytest.raises(BackendConfigurationError, match=text):
+        RabbitMQConsumer(alias="shop", queue="orders", **options)
 
 
 def test_receivers_of_an_unordered_queue_share_its_messages(make: MakeConsumer, name: str) -> None:

@@ -14,7 +14,7 @@ from tests.support.workers import Workers
 
 
 class RabbitMQBroker:
-    """A private node. Receivers that are killed are noticed by their sockets."""
+    """A private node, which gives up the connection of a receiver that hangs after seconds."""
 
     def __init__(self, server: RabbitMQServer) -> None:
         arguments = {"x-single-active-consumer": True}
@@ -25,7 +25,7 @@ class RabbitMQBroker:
         }
         self.consumer: Mapping[str, Any] = {
             "CONSUMER": "django_broadcaster.consumers.RabbitMQConsumer",
-            "OPTIONS": {"url": server.url, "queue": "billing"},
+            "OPTIONS": {"url": server.url, "queue": "billing", "heartbeat": 2},
         }
 
     def restart(self) -> None:

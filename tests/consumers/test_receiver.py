@@ -139,7 +139,7 @@ def test_a_message_over_the_limit_becomes_a_dead_letter(
 def test_nothing_is_acknowledged_while_the_database_fails(
     database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch is kept, the broker is asked for more time, and no further batch is read."""
+    """The broker is asked for more time for both batches in memory, and none more is read."""
     fails = [True]
     insert = Writer._insert
 
@@ -153,7 +153,7 @@ def test_nothing_is_acknowledged_while_the_database_fails(
     with receiving(database):
         wait_until(lambda: broker.extended >= 3, SECONDS, "done")
         assert not broker.acknowledged
-        assert broker.most_in_hand <= 20
+        assert broker.most_in_hand == broker.most_extended == 20
         fails.clear()
         wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
     assert ids(database) == [str(n) for n in range(40)]
@@ -207,6 +207,31 @@ def test_an_outage_of_the_broker_is_logged_once_and_survived(
     lines = [record.message for record in caplog.records]
     assert len([line for line in lines if "can't be read: connection refused" in line]) == 1
     assert any("reads again after" in line for line in lines)
+
+
+def test_a_receiver_that_catches_up_after_an_outage_is_healthy(
+    database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is gone with the first batch that is acknowledged, also while a backlog remains."""
+    errors: list[str] = []
+    threads: list[ReceiverThread] = []
+    acknowledge = memory_broker.MemoryConsumer.acknowledge
+
+    def noting(consumer: memory_broker.MemoryConsumer, deliveries: Any) -> None:
+        acknowledge(consumer, deliveries)
+        errors.append(threads[0].state.error)
+
+    monkeypatch.setattr(memory_broker.MemoryConsumer, "acknowledge", noting)
+    broker.fail("open", BackendUnavailable("connection refused"))
+    broker.put_events(*(event(n) for n in range(40)))
+    thread = ReceiverThread(database, "orders", limit=10, outage=DatabaseOutage(database))
+    threads.append(thread)
+    thread.start()
+    wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    thread.stop()
+    thread.join(SECONDS)
+    assert errors[0] == "connection refused"
+    assert errors[1:3] == ["", ""]
 
 
 def test_a_value_that_the_database_refuses_becomes_a_dead_letter(

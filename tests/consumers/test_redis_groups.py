@@ -239,6 +239,17 @@ def test_several_streams_are_read(server: RedisServer, make: Make) -> None:
     assert consumer.lag() == 0
 
 
+def test_more_streams_than_the_limit_are_read(server: RedisServer, make: Make) -> None:
+    """A call returns at most the limit, and nothing of another stream is lost."""
+    streams = list("abcde")
+    consumer = make(stream_name=streams)
+    for number, stream in enumerate(streams):
+        add(server, 10 * number, 10 * number + 1, stream=stream)
+    received = drain(consumer, limit=2)
+    assert sorted(received) == [10 * each + last for each in range(5) for last in (0, 1)]
+    assert all(received.index(10 * each) < received.index(10 * each + 1) for each in range(5))
+
+
 def test_new_group_begins_where_start_says(server: RedisServer, make: Make) -> None:
     """ "$" skips the entries that are there; a group that exists goes on where it was."""
     add(server, 0)

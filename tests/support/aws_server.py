@@ -32,12 +32,18 @@ from tests.support.waiting import wait_until
 
 START_SECONDS = 30.0
 # For each message that it takes, moto asks for the time a few times per message that it has. It
-# gives the same group to calls at the same time, and the last message of a group before the others
-# when their visibility timeouts end: so a call is alone, and in one moment.
+# loses a message that is sent while another one is deleted, and gives one group to two calls at
+# once. When the visibility timeouts of a group's messages end, it delivers the last one first. So
+# a call is alone, and in one moment.
 _RUN = """
 import threading, time, moto.sqs.models, moto.server
-lock, clock = threading.Lock(), threading.local()
+lock, clock = threading.RLock(), threading.local()
 receive = moto.sqs.models.SQSBackend.receive_message
+def alone(method):
+    def call(*arguments, **options):
+        with lock:
+            return method(*arguments, **options)
+    return call
 def now(dt=None):
     return getattr(clock, "stopped", 0) or time.time() * 1000
 moto.sqs.models.unix_time_millis = now
@@ -54,6 +60,12 @@ def receive_in_order(self, queue_name, count, wait_seconds_timeout, *arguments, 
             return found
         time.sleep(0.02)
 moto.sqs.models.SQSBackend.receive_message = receive_in_order
+for owner, name in (
+    (moto.sqs.models.Queue, "add_message"),
+    (moto.sqs.models.Queue, "delete_message"),
+    (moto.sqs.models.SQSBackend, "change_message_visibility"),
+):
+    setattr(owner, name, alone(getattr(owner, name)))
 moto.server.main()
 """
 REGION = "eu-west-1"

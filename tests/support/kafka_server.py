@@ -57,8 +57,8 @@ class KafkaServer:
     """A broker of our own, which keeps its port and its data when it is started again.
 
     `config` has more lines of its server.properties. Besides its port without TLS, it has one for
-    each security protocol of `listeners`, such as "SASL_PLAINTEXT": `ports`. Clients are sent to
-    `advertised`, where proxies may listen.
+    each of `listeners`: a security protocol, or "PROXIED" for clients that come through a proxy.
+    `advertised` has the ports of the proxies.
     """
 
     def __init__(self, folder: Path, config: str = "", listeners: Sequence[str] = ()) -> None:
@@ -66,7 +66,7 @@ class KafkaServer:
             missing("Java and Maven, for Apache Kafka")
         self.port = free_port()
         self.ports = {protocol: free_port() for protocol in listeners}
-        self.advertised = {"PLAINTEXT": self.port}
+        self.advertised: dict[str, int] = {}
         self._folder = folder
         self._config = config
         self._log = folder / f"kafka-{self.port}.log"
@@ -155,10 +155,10 @@ def kafka_server(
 def proxied_kafka(
     folder: Path, config: str = "", listeners: Sequence[str] = ()
 ) -> Iterator[tuple[KafkaServer, TcpProxy]]:
-    """A running broker whose clients without TLS and credentials all come through a proxy."""
-    server = KafkaServer(folder, config, listeners)
-    with TcpProxy("127.0.0.1", server.port) as proxy:
-        server.advertised["PLAINTEXT"] = proxy.port
+    """A running broker, and a proxy: clients that connect to it stay with it."""
+    server = KafkaServer(folder, config, [*listeners, "PROXIED"])
+    with TcpProxy("127.0.0.1", server.ports["PROXIED"]) as proxy:
+        server.advertised["PROXIED"] = proxy.port
         with running(server):
             yield server, proxy
 

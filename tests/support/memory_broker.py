@@ -21,6 +21,7 @@ class MemoryBroker:
         self.rejected: list[int] = []
         self.most_in_hand = 0
         self.opened = self.extended = 0
+        self.most_extended = 0
         self.script: dict[str, list[Exception]] = {}
         self.owner: MemoryConsumer | None = None
 
@@ -92,6 +93,7 @@ class MemoryConsumer(Consumer):
 
     def extend(self, deliveries: Sequence[Delivery]) -> None:
         broker.extended += 1
+        broker.most_extended = max(broker.most_extended, len(deliveries))
 
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         return CloudEvent.from_json(message.body)

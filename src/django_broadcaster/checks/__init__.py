@@ -21,6 +21,7 @@ CHECKS = (
     consumers.check_consumer_classes,
     consumers.check_consumer_libraries,
     consumers.check_inbox_retention,
+    consumers.check_handlers_of_consumers,
     policies.check_retry,
     policies.check_backend_retries,
     policies.check_circuit,

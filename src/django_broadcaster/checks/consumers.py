@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from reprlib import repr as shortened
 from typing import Any
@@ -14,9 +14,10 @@ from ..conf import conf
 from ..consumers.base import Consumer
 from ..consumers.handler import ENTRY_KEYS, consumers
 from ..exceptions import BackendConfigurationError
+from ..registry import Handler, event_registry
 from ..setting_rules import seconds
 from .classes import MAX_ALIAS, Kind, client_problem, creation_problem, shape_problem
-from .shared import TAG, Messages, error, kind, unknown_keys, warning
+from .shared import TAG, Messages, error, kind, nearest, unknown_keys, warning
 
 CONSUMER = Kind(
     setting="OUTBOX_CONSUMERS",
@@ -123,6 +124,27 @@ def check_inbox_retention(**_: Any) -> Messages:
         for alias in _entries()
         if (window := _redelivery_seconds(alias)) is not None and window > kept
     ]
+
+
+def check_handlers_of_consumers(**_: Any) -> Messages:
+    """Warn of handlers that never run, because no consumer has the name that they give."""
+    known = list(_entries())
+    return [
+        _unknown_consumer(handler, name, known)
+        for handler in event_registry
+        for name in handler.consumers
+        if name not in known
+    ]
+
+
+def _unknown_consumer(handler: Handler, name: str, known: Sequence[str]) -> CheckMessage:
+    message = (
+        f"Handler {handler.name!r} is registered for consumer {name!r}, which is not in "
+        "OUTBOX_CONSUMERS. It runs for no event of that consumer."
+    )
+    near = nearest(name, known)
+    fix = f"Register it with consumer={near!r}." if near else "Add the consumer."
+    return warning("W011", message, f"{fix} Or set SILENCED_SYSTEM_CHECKS = ['{TAG}.W011'].")
 
 
 def _forgets(alias: str, window: float, kept: float) -> CheckMessage:

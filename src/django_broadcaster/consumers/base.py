@@ -31,7 +31,7 @@ MAX_MESSAGE_BYTES: Final = 16_000_000
 """The default of `max_message_bytes`."""
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ReceivedMessage:
     """A message as the broker delivered it.
 
@@ -189,7 +189,8 @@ class Consumer(ABC):
     def extend(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  # few brokers need it
         """Ask the broker for more time before it delivers these again; called each few seconds.
 
-        The database is slow or unavailable. Raises BackendUnavailable.
+        The database is slow or unavailable. The deliveries are all that are not acknowledged.
+        Raises BackendUnavailable.
         """
 
     @abstractmethod

@@ -168,7 +168,9 @@ class Lane:
 
     def _note(self, outcome: Outcome) -> None:
         """Add the outcome of the next message."""
-        message = self._messages[len(self._outcomes)]
+        place = len(self._outcomes)
+        self._works.pop(place, None)
+        message = self._messages[place]
         if outcome is not None and message.partition_key:
             self._failed_keys.add(message.partition_key)
         self._outcomes.append(outcome)

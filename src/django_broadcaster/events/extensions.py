@@ -40,7 +40,7 @@ def check_extensions(
     """
     if given is None:
         return _NONE
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):  # a dict, nearly always
         raise InvalidEvent("extensions", f"must be a mapping, not {given.__class__.__name__}")
     checked = {}
     for name, value in given.items():

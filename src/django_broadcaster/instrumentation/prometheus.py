@@ -78,6 +78,7 @@ from . import latency
 from .gauges import FIGURES, UP, current_judgements, labelled, last_id
 
 OUTCOMES = ("published", "retried", "failed", "held", "expired")
+RECEIVED_OUTCOMES = ("new", "duplicate", "malformed")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REGISTRY = CollectorRegistry()
@@ -165,12 +166,15 @@ def install() -> None:
         handler_called.connect(_time, dispatch_uid="django_broadcaster.prometheus")
 
 
-def _begin(*, backends: Collection[str], **_: Any) -> None:
+def _begin(*, backends: Collection[str], consumers: Collection[str] = (), **_: Any) -> None:
     """Start each counter at 0: Prometheus cannot see the first increase of a new one."""
     for backend in backends:
         for outcome in OUTCOMES:
             EVENTS.labels(backend, outcome)
         LATENCIES.labels(backend)
+    for consumer in consumers:
+        for outcome in RECEIVED_OUTCOMES:
+            RECEIVED.labels(consumer, outcome)
 
 
 def _count(*, backend: str, report: Any, seconds: float, **_: Any) -> None:
@@ -189,11 +193,8 @@ def _time(*, handler: Handler, seconds: float, error: str, **_: Any) -> None:
 
 def _count_received(*, consumer: str, written: Any, seconds: float, **_: Any) -> None:
     seen = written.duplicates + written.malformed
-    for outcome, number in (
-        ("new", max(0, written.received - seen)),
-        ("duplicate", written.duplicates),
-        ("malformed", written.malformed),
-    ):
+    numbers = (max(0, written.received - seen), written.duplicates, written.malformed)
+    for outcome, number in zip(RECEIVED_OUTCOMES, numbers, strict=True):
         RECEIVED.labels(consumer, outcome).inc(number)
     RECEIVE_SECONDS.labels(consumer).observe(seconds)
 

@@ -70,6 +70,8 @@ class Receiver:
         self.stopping = threading.Event()
         self.is_reading = False
         """Whether the receiver may read, and has opened its consumer."""
+        self.makes_progress = False
+        """Whether the last turn has acknowledged a batch, or has found nothing to write."""
         self._writer = Writer(using, alias, consumers.delivers_to(alias))
         self._limit = limit
         self._outage = outage
@@ -83,23 +85,21 @@ class Receiver:
 
     def turn(self) -> bool:
         """Receive once; return False if nothing was there to be done. Raises LeaseLost."""
+        self.makes_progress = False
         if self.lease.is_lost and self.is_reading:  # the heartbeat has found out
             raise self.lease.error()
         if not self.is_reading and not self._begin():
             return False
         deliveries = self._receive()
-        self._finish()
+        was_writing = self._writing is not None
+        self._finish(deliveries)
         if deliveries:
             self._writing = _Writing(deliveries, time.monotonic(), self._write(deliveries))
         if len(deliveries) < self._limit:
             self._finish()
         self._ask_lag()
+        self.makes_progress = was_writing or self._writing is None
         return bool(deliveries)
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a batch is being written."""
-        return self._writing is not None
 
     def finish(self) -> None:
         """Acknowledge what is being written, as the receiver stops."""
@@ -149,19 +149,20 @@ class Receiver:
     def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
         return self._runner.begin(self._writer.write, deliveries, self.lease)
 
-    def _finish(self) -> None:
+    def _finish(self, later: Sequence[Delivery] = ()) -> None:
         """Wait until the batch is written, and acknowledge it; raises LeaseLost.
 
         While the database is unavailable, the batch is kept and written again, until the receiver
-        is stopped.
+        is stopped. `later` has the deliveries that are to be written next.
         """
         if self._writing is None:
             return
         deliveries, began, call = self._writing
+        held = [*deliveries, *later]
         written: Written | None = None
         while written is None:
             try:
-                written = self._wait(deliveries, call)
+                written = self._wait(held, call)
             except Error as error:
                 pause = self._backoff.next()
                 self.activity.begin("waiting for the database", pause=pause + EXTEND_SECONDS)
@@ -169,7 +170,7 @@ class Receiver:
                 self.stopping.wait(pause)
                 if self.stopping.is_set():
                     raise
-                self.consumer.extend(deliveries)
+                self.consumer.extend(held)
                 call = self._write(deliveries)
         self._writing = None
         self._backoff.reset()
@@ -178,9 +179,9 @@ class Receiver:
         self._acknowledge(deliveries, written)
         self._note(written, time.monotonic() - began)
 
-    def _wait(self, deliveries: Sequence[Delivery], call: Call[Written]) -> Written:
+    def _wait(self, held: Sequence[Delivery], call: Call[Written]) -> Written:
         while not call.wait(EXTEND_SECONDS):
-            self.consumer.extend(deliveries)
+            self.consumer.extend(held)
         return call.result()
 
     def _acknowledge(self, deliveries: Sequence[Delivery], written: Written) -> None:

@@ -173,7 +173,7 @@ class ReceiverThread(threading.Thread):
             self._failures += 1
             self._recover(error)
             return False
-        if self._receiver.is_reading and not self._receiver.is_writing:
+        if self._receiver.makes_progress:
             self._works()
         return found
 

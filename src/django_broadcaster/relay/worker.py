@@ -126,7 +126,10 @@ class Worker:
         """Work until stopped or done; return True if everything ended without an error."""
         options = self._options
         relay_started.send_robust(
-            sender=Worker, database=options.database, backends=options.backends
+            sender=Worker,
+            database=options.database,
+            backends=options.backends,
+            consumers=options.consumers,
         )
         warn_of_small_pool(options.database, options.backends)
         return_to_pools()  # from here on this thread only waits

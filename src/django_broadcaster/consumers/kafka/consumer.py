@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from django_broadcaster.backends.connected import HEALTH_SECONDS
 from django_broadcaster.backends.errors import mapped, unavailable
@@ -25,6 +27,8 @@ from django_broadcaster.exceptions import BackendConfigurationError, BackendUnav
 
 from .offsets import Partition, Receipt
 
+T = TypeVar("T")
+
 RESETS: Final[Mapping[str, str]] = {"all": "earliest", "new": "latest"}
 """Kafka's words for the values of `start`."""
 
@@ -39,6 +43,9 @@ REBALANCED: Final = frozenset({
 
 _PASSING: Final = frozenset({"_MAX_POLL_EXCEEDED"})
 """Errors after which librdkafka goes on by itself."""
+
+_STOPPING: Final = frozenset({"_ALL_BROKERS_DOWN", "_FATAL"})
+"""Errors of a client that are said once. A receiver with a name that another one has is fatal."""
 
 _END_OFFSET: Final = -1
 _FIRST_OFFSET: Final = -2
@@ -134,8 +141,8 @@ class KafkaConsumer(Consumer):
         self._client: Any = None
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._early: list[Any] = []
-        self._is_paused = False
-        self._is_down = False
+        self._is_paused = self._has_joined = False
+        self._outage = ""  # the error after which this client is of no use
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
         self._known_until = 0.0
@@ -151,7 +158,8 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
-        self._is_down = self._is_paused = False
+        self._outage = ""
+        self._is_paused = False
         self._known_until = 0.0
         with mapped(self._config_error):
             self._client = client_class("Consumer")(self._settings())
@@ -164,6 +172,7 @@ class KafkaConsumer(Consumer):
                 on_revoke=self._revoked,
                 on_lost=self._lost,
             )
+            self._join()
         except BaseException:
             self.close()
             raise
@@ -175,8 +184,11 @@ class KafkaConsumer(Consumer):
         """
         client, self._client = self._client, None
         if client is not None:
+            if not self._outage:
+                with suppress(BackendUnavailable):
+                    self._commit_offsets(client, list(self._partitions.values()))
             with suppress(Exception):
-                client.close()
+                self._bounded(client.close)
         self._forget(list(self._partitions))
         self._early.clear()
 
@@ -189,7 +201,7 @@ class KafkaConsumer(Consumer):
             deliveries = self._take(limit, max(0.0, deadline - time.monotonic()))
             if deliveries:
                 return deliveries
-            self._raise_if_down()
+            self._raise_outage()
             if time.monotonic() >= deadline:
                 return []
 
@@ -215,7 +227,7 @@ class KafkaConsumer(Consumer):
             self._is_paused = True
             while (message := client.poll(0)) is not None:
                 self._early.append(message)
-        self._raise_if_down()
+        self._raise_outage()
 
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""
@@ -233,6 +245,7 @@ class KafkaConsumer(Consumer):
         with mapped(self._failure):
             places = [_place(*each) for each in self._all_partitions()]
             committed = client.committed(places, timeout=self.timeout) if places else []
+            self._check(committed)
             fresh = [(each.topic, each.partition) for each in committed if each.offset < 0]
             firsts = self._offsets(fresh, _FIRST_OFFSET) if self.start == "all" else {}
             ends = self._offsets([(each.topic, each.partition) for each in places], _END_OFFSET)
@@ -283,14 +296,31 @@ class KafkaConsumer(Consumer):
 
     # --- Partitions --------------------------------------------------------------------------
 
+    def _join(self) -> None:
+        """Wait until the group has given this receiver its partitions, at most for the timeout.
+
+        Others may have to give them up first. `receive` goes on with that.
+        """
+        self._has_joined = False
+        deadline = time.monotonic() + self.timeout
+        with mapped(self._failure):
+            while not self._has_joined and time.monotonic() < deadline:
+                if (message := self._client.poll(0.1)) is not None:
+                    self._early.append(message)
+                self._raise_outage()
+
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
+        self._has_joined = True
         for each in places:
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
 
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
-        """Commit what is acknowledged, before the partitions go to others."""
+        """Commit what is acknowledged, before the partitions go to others.
+
+        `close` has done that already: while a client is being closed, it takes no commit.
+        """
         keys = [(each.topic, each.partition) for each in places]
-        if not self._is_down:
+        if self._client is not None and not self._outage:
             moving = [self._partitions[key] for key in keys if key in self._partitions]
             with suppress(BackendUnavailable):
                 self._commit_offsets(client, moving)
@@ -327,10 +357,10 @@ class KafkaConsumer(Consumer):
         if not offsets:
             return
         try:
-            answers = client.commit(offsets=offsets, asynchronous=False)
+            answers = self._bounded(lambda: client.commit(offsets=offsets, asynchronous=False))
         except client_class("KafkaException") as error:
             if error.args[0].name() not in REBALANCED:
-                raise self._failure(error) from error
+                raise self._unavailable(error.args[0]) from error
             return
         for each in answers:
             if each.error is None:
@@ -360,10 +390,14 @@ class KafkaConsumer(Consumer):
             return {}
         places = [_place(*key, which) for key in keys]
         found = self._open_client().offsets_for_times(places, timeout=self.timeout)
-        for each in found:
+        self._check(found)
+        return {(each.topic, each.partition): each.offset for each in found}
+
+    def _check(self, places: Iterable[Any]) -> None:
+        """Raise BackendUnavailable if the answer for a partition is an error."""
+        for each in places:
             if each.error is not None:
                 raise self._unavailable(each.error)
-        return {(each.topic, each.partition): each.offset for each in found}
 
     # --- The client --------------------------------------------------------------------------
 
@@ -401,7 +435,7 @@ class KafkaConsumer(Consumer):
             return re.compile(text)
         except re.error as error:
             raise self.option_error(
-                "topics", f"{text!r} is no regular expression: {error}"
+                "topics", f"{text!r} is not a valid regular expression: {error}"
             ) from error
 
     def _check_topic(self, name: str) -> None:
@@ -423,14 +457,38 @@ class KafkaConsumer(Consumer):
             raise unavailable(f"{self.address.place}: not connected")
         return self._client
 
+    def _bounded(self, call: Callable[[], T]) -> T:
+        """Make a call that librdkafka may never end, and give it up after the timeout.
+
+        Raises:
+            BackendUnavailable: The call has not ended.
+        """
+        outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                outcomes.put((call(), None))
+            except BaseException as error:
+                outcomes.put((None, error))
+
+        Thread(target=run, name=f"kafka-{self.alias}", daemon=True).start()
+        try:
+            result, error = outcomes.get(timeout=self.timeout + 1)
+        except Empty:
+            self._outage = f"no answer within {self.timeout} s"
+            raise unavailable(f"{self.address.place}: {self._outage}") from None
+        if error is not None:
+            raise error
+        return cast("T", result)
+
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
-        if error.name() == "_ALL_BROKERS_DOWN":
-            self._is_down = True
+        if error.name() in _STOPPING:
+            self._outage = describe(error)
 
-    def _raise_if_down(self) -> None:
-        if self._is_down:
-            raise unavailable(f"{self.address.place}: no broker is available")
+    def _raise_outage(self) -> None:
+        if self._outage:
+            raise unavailable(f"{self.address.place}: {self._outage}")
 
     def _unavailable(self, error: Any) -> BackendUnavailable:
         """Return the failure for librdkafka's error, with what it said last of its connections."""

@@ -54,7 +54,7 @@ class Partition:
 
 
 class Receipt(NamedTuple):
-    """What it takes to acknowledge a record."""
+    """The partition and the offset of a record, to acknowledge it."""
 
     partition: Partition
     offset: int

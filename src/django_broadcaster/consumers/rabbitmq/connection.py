@@ -5,14 +5,70 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from struct import Struct
 from typing import Any, Final
 
+from django_broadcaster.backends.amqp import watched
 from django_broadcaster.backends.rabbitmq.connection import AMQPConnection
 
 from .incoming import Assembler, Incoming, acknowledgement
 
+READ_BYTES: Final = 2**16
+FRAME_END: Final = 0xCE
+_FRAME_HEAD: Final = Struct(">BHI")  # kind, channel, size
+
 TICKS: Final = 4
 """How often a connection that waits looks after its heartbeats, in the time of one."""
+
+
+class FrameReader:
+    """Reads the frames of a connection many at a time.
+
+    The client's own way asks the system three times for each frame, of which a message has three.
+
+    Args:
+        transport: That of py-amqp's connection.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._data = b""
+        self._start = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a frame has been read and not yet returned."""
+        return len(self._data) >= self._end()
+
+    def __call__(self) -> tuple[int, int, bytes]:
+        """Return the next frame: its kind, its channel and its payload; raises OSError."""
+        while len(self._data) < (end := self._end()):
+            self._read()
+        start, self._start = self._start, end
+        kind, channel, _ = _FRAME_HEAD.unpack_from(self._data, start)
+        if self._data[end - 1] != FRAME_END:
+            raise OSError("the server does not speak AMQP")
+        return kind, channel, self._data[start + _FRAME_HEAD.size : end - 1]
+
+    def _end(self) -> int:
+        """Return where the next frame ends, as far as that is known."""
+        if len(self._data) < self._start + _FRAME_HEAD.size:
+            return self._start + _FRAME_HEAD.size + 1
+        _, _, size = _FRAME_HEAD.unpack_from(self._data, self._start)
+        return self._start + _FRAME_HEAD.size + int(size) + 1
+
+    def _read(self) -> None:
+        try:
+            data = self._transport.sock.recv(READ_BYTES)
+        except TimeoutError:
+            raise
+        except OSError:
+            self._transport.connected = False
+            raise
+        if not data:
+            self._transport.connected = False
+            raise OSError("the server closed the connection")
+        self._data, self._start = self._data[self._start :] + data, 0
 
 
 class ReceivingConnection(AMQPConnection):
@@ -52,6 +108,12 @@ class ReceivingConnection(AMQPConnection):
             self.receive(min(deadline, time.monotonic() + pause))
             self.keep_alive()
 
+    def catch_up(self) -> None:
+        """Read what the server has said already, which may be that it closed the connection."""
+        with watched(self.connection) as has_news:
+            while self._frames.is_ready or has_news():
+                self.receive(time.monotonic() + self._timeout)
+
     def keep_alive(self) -> None:
         """Read what has arrived, and send a heartbeat if one is due."""
         self.catch_up()
@@ -83,6 +145,7 @@ class ReceivingConnection(AMQPConnection):
             return message is not None
 
         connection.on_inbound_frame = take
+        self._frames = connection.transport.read_frame = FrameReader(connection.transport)
         return channel
 
     def _on_cancel(self, _tag: str) -> None:

@@ -60,10 +60,12 @@ class RabbitMQConsumer(Consumer):
         declare: True declares the queue, and its binding if there is an `exchange`. False only
             checks that the queue exists.
         exchange: An existing exchange that the queue is bound to.
-        binding_key: The key of that binding, or a list of keys.
-        prefetch: The most messages that the server delivers before they are acknowledged. All
-            receivers of a queue need the same value: a quorum queue breaks the order if receivers
-            are lost one after the other, and a later one takes fewer messages.
+        binding_key: The key of that binding, or a list of keys. By default it is "#", which is for
+            all messages of a topic exchange.
+        prefetch: The most messages that the server delivers before they are acknowledged; the
+            receiver holds them in memory. All receivers of a queue need the same value: a quorum
+            queue breaks the order if receivers are lost one after the other, and a later one takes
+            fewer messages.
         exclusive: Whether the server refuses all other readers of the queue meanwhile. An ordered
             consumer needs it for a classic queue without `x-single-active-consumer`.
         url: The address of the server: `amqp://host:port/vhost`, or `amqps://` for TLS. By default
@@ -91,7 +93,7 @@ class RabbitMQConsumer(Consumer):
         durable: bool = True,
         declare: bool = True,
         exchange: str | None = None,
-        binding_key: str | Sequence[str] = "#",
+        binding_key: str | Sequence[str] | None = None,
         prefetch: int = 2000,
         exclusive: bool = False,
         url: str | None = None,
@@ -121,10 +123,9 @@ class RabbitMQConsumer(Consumer):
         self.declare = read.flag("declare", declare)
         self.queue_arguments = self._arguments(queue_arguments)
         self.exchange = read.text("exchange", exchange, SHORT_BYTES, plain=True, optional=True)
-        self.binding_keys = [
-            read.text("binding_key", key, SHORT_BYTES, empty=True, plain=True)
-            for key in ([binding_key] if isinstance(binding_key, str) else binding_key)
-        ]
+        if exchange is not None and not declare:
+            read.refuse("exchange", "has no effect with 'declare': False")
+        self.binding_keys = self._keys(binding_key)
         self.timeout = read.seconds("timeout", timeout)
         self.connect_timeout = read.seconds("connect_timeout", connect_timeout)
         self.heartbeat = read.integer("heartbeat", heartbeat, 1, 2**16 - 1, unit="seconds")
@@ -349,6 +350,17 @@ class RabbitMQConsumer(Consumer):
 
     def _configuration_error(self, problem: str) -> BackendConfigurationError:
         return BackendConfigurationError(f"OUTBOX_CONSUMERS[{self.alias!r}]['OPTIONS']: {problem}")
+
+    def _keys(self, given: str | Sequence[str] | None) -> Sequence[str]:
+        """Read `binding_key`, after `exchange`."""
+        name = "binding_key"
+        self.read.together(name, given, "exchange", self.exchange)
+        if given is None:
+            return ["#"]
+        if not isinstance(given, str | list | tuple):
+            self.read.refuse(name, "must be a string or a list of strings")
+        keys = [given] if isinstance(given, str) else given
+        return [self.read.text(name, key, SHORT_BYTES, empty=True, plain=True) for key in keys]
 
     def _arguments(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Read `queue_arguments`, after `ordered`, `exclusive` and `declare`."""

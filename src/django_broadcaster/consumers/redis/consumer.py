@@ -215,7 +215,9 @@ class RedisStreamConsumer(Consumer):
                 return entries
             left = max(0.0, deadline - time.monotonic())
             if entries := self._read(limit, min(left, self.socket_timeout / 2)):
-                return entries
+                for surplus in entries[limit:]:  # there are more streams than `limit`
+                    self._groups[surplus.stream].hold([surplus])
+                return entries[:limit]
             if not left and not any(group.has_older for group in groups):
                 return []
 

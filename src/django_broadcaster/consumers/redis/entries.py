@@ -39,27 +39,32 @@ def place_of(entry_id: bytes) -> tuple[int, int]:
 
 
 class Fields(Mapping[str, str]):
-    """The fields of an entry as text, which few events need: decoded when they are read."""
+    """The fields of an entry but its body, as text.
 
-    __slots__ = ("_raw",)
+    Few events need them, so they are decoded when they are read.
+    """
 
-    def __init__(self, raw: dict[bytes, bytes]) -> None:
-        self._raw = raw
+    __slots__ = ("_body", "_flat")
+
+    def __init__(self, flat: Sequence[bytes], body: bytes | None) -> None:
+        self._flat = flat
+        self._body = body
 
     def __getitem__(self, name: str) -> str:
-        raw = self._raw.get(name.encode(errors="surrogateescape"))
-        if raw is None:
+        if name not in self:
             raise KeyError(name)
-        return _text(raw)
+        return _text(self._flat[2 * self._flat[::2].index(_raw(name)) + 1])
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.encode(errors="surrogateescape") in self._raw
+        raw = _raw(name) if isinstance(name, str) else None
+        return raw is not None and raw != self._body and raw in self._flat[::2]
 
     def __iter__(self) -> Iterator[str]:
-        return map(_text, self._raw)
+        names = dict.fromkeys(self._flat[::2])
+        return (_text(name) for name in names if name != self._body)
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return sum(1 for _ in self)
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -67,17 +72,16 @@ class Fields(Mapping[str, str]):
 
 def message_of(entry: Entry, body_fields: Sequence[bytes]) -> ReceivedMessage:
     """Return the message of an entry: the first of these fields that it has is the body."""
-    pairs = iter(entry.fields)
-    raw = dict(zip(pairs, pairs, strict=True))
-    body = b""
-    for name in body_fields:
-        if name in raw:
-            body = raw.pop(name)
-            break
+    flat = entry.fields
+    names = flat[::2]
+    body_field = next((name for name in body_fields if name in names), None)
+    content_type = ""
+    if _CONTENT_TYPE in names:
+        content_type = _text(flat[2 * names.index(_CONTENT_TYPE) + 1])
     return ReceivedMessage(
-        body=body,
-        headers=Fields(raw),
-        content_type=_text(raw.get(_CONTENT_TYPE, b"")),
+        body=b"" if body_field is None else flat[2 * names.index(body_field) + 1],
+        headers=Fields(flat, body_field),
+        content_type=content_type,
         origin=entry.stream,
         position=entry.id.decode(),
     )
@@ -95,6 +99,10 @@ def event_of(message: ReceivedMessage, body_field: str | None) -> CloudEvent:
         wanted = " or ".join(map(repr, names))
         raise InvalidEvent("event", f"the entry has no field {wanted}, or an empty one")
     return CloudEvent.from_json(message.body)
+
+
+def _raw(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def _text(raw: bytes) -> str:

@@ -44,8 +44,7 @@ class Command(ExplainedCommand):
     )
     examples: ClassVar[tuple[str, ...]] = (
         "",
-        "--backend default --backend audit",
-        "--consumer orders",
+        "--backend default --consumer orders",
         "--health-port 8080 --metrics-port 9100 --processes 2",
     )
     delivers = True

@@ -168,10 +168,13 @@
 
   function consumers(root, items, now) {
     table(root, "consumers", items, (each) => each.alias, (each) => {
-      const kind = `broadcaster-why broadcaster-why-${each.status.level}`;
+      const reason = reasonOf(each.status, now);
       return [
         { text: each.alias },
-        { text: each.status.text, kind },
+        {
+          text: reason ? `${each.status.text}: ${reason}` : each.status.text,
+          kind: `broadcaster-reason broadcaster-why broadcaster-why-${each.status.level}`,
+        },
         { text: each.lag === null ? "–" : number(each.lag), kind: "broadcaster-number" },
         { text: number(each.per_second), kind: "broadcaster-number" },
         { text: number(each.received), kind: "broadcaster-number" },
@@ -181,7 +184,6 @@
           kind: "broadcaster-number",
         },
         { text: each.last_received === null ? "–" : `${duration(Math.max(0, now - each.last_received))} ago` },
-        { text: reasonOf(each.status, now) || "–", kind: `broadcaster-reason ${kind}` },
       ];
     });
   }

@@ -1,0 +1,1 @@
+"""A service that consumes what the benchmarks publish: its settings and its handler."""
