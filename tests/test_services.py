@@ -92,7 +92,7 @@ def test_sigterm_reaches_the_command_and_ends_the_server() -> None:
 
 
 def test_the_command_can_restart_a_server_that_was_started_for_it() -> None:
-    """The server is another process at the same address, has its data, and ends with the command."""
+    """It is another process at the same address, has its data, and ends with the command."""
     command = """if True:
         import os, redis
         from tools.restarts import restart
