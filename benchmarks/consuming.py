@@ -32,6 +32,8 @@ from .measure import Figure, compare
 RATE = 100
 COUNT = 500
 FAILING_EACH = 1000
+CONCURRENCY = 4
+"""The threads that run handlers, all in one process."""
 
 
 def consume(runs: int, events: int) -> list[Figure]:
@@ -39,16 +41,13 @@ def consume(runs: int, events: int) -> list[Figure]:
     receiving._fill(events)
     ours = partial(_drained, events, _worker)
     failing = partial(_drained, events, partial(_worker, failing_each=FAILING_EACH))
+    single = partial(_drained, events, partial(_worker, concurrency=1))
+    loop = partial(_drained, events, bare_consumers.drain)
     with handling._table():
         figures = [
-            compare(
-                "consume, Redis to a handler",
-                ours,
-                partial(_drained, events, bare_consumers.drain),
-                wanted=">= 0.6",
-                runs=runs,
-            ),
+            compare("consume, Redis to a handler", ours, loop, wanted=">= 0.6", runs=runs),
             compare("consume, 1 of 1,000 fails", failing, ours, wanted=">= 0.8", runs=runs),
+            compare("consume, handlers in one thread", single, loop, runs=runs),
         ]
     relays.empty_stream()
     return figures
@@ -66,7 +65,7 @@ def _drained(events: int, drain: Callable[[], float]) -> float:
     return events / drain()
 
 
-def _worker(*, failing_each: int = 0) -> float:
+def _worker(*, failing_each: int = 0, concurrency: int = CONCURRENCY) -> float:
     """Receive and handle everything with one worker in this process; return the seconds."""
 
     def handle(event: CloudEvent) -> None:
@@ -85,12 +84,16 @@ def _worker(*, failing_each: int = 0) -> float:
 
     options = {"url": services.address("redis"), "stream_name": settings.STREAM, "group": "consume"}
     consumer = {"CONSUMER": "django_broadcaster.consumers.RedisStreamConsumer", "OPTIONS": options}
+    local = {
+        "BACKEND": "django_broadcaster.backends.LocalBackend",
+        "OPTIONS": {"concurrency": concurrency},
+    }
     event_registry.register("order.*", name="bench")(handle)
     messages_received.connect(note)
     batch_settled.connect(note)
     try:
         with override_settings(
-            OUTBOX_CONSUMERS={"bench": consumer}, OUTBOX_PUBLISHERS=receiving.PUBLISHERS
+            OUTBOX_CONSUMERS={"bench": consumer}, OUTBOX_PUBLISHERS={"handlers": local}
         ):
             worker = Worker(
                 WorkerOptions(

@@ -52,9 +52,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--db", choices=DATABASES, default="sqlite", help="kind of the databases")
-    parser.add_argument(
-        "--broker", choices=BROKERS, default="local", help="broker between the services"
-    )
+    parser.add_argument("--broker", choices=BROKERS, default="local", help="broker of the events")
     parser.add_argument(
         "--orders",
         type=whole_number,

@@ -1,4 +1,4 @@
-"""A mixin for the admins of both services."""
+"""A class that the admins of both services share."""
 
 from __future__ import annotations
 

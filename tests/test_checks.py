@@ -20,6 +20,7 @@ from django_broadcaster import backends, checks
 from django_broadcaster.archives import Archive
 from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
+from django_broadcaster.consumers import CloudEventView
 from django_broadcaster.registry import event_registry
 from tests.support.memory_broker import MemoryConsumer
 from tests.support.own_servers import as_alias
@@ -637,6 +638,9 @@ def test_a_handler_of_an_unknown_consumer_is_a_warning() -> None:
         (problem,) = found(**consumers())
         event_registry.clear_handlers()
         event_registry.register(name="bill", consumer="orders")(print)
+        assert found(**consumers()) == []
+        event_registry.register(name="take", consumer="of a view")(print)
+        CloudEventView.as_view(consumer="of a view", verify=False)
         assert found(**consumers()) == []
     assert problem.id == "django_broadcaster.W011"
     assert "consumer='orders'" in (problem.hint or "")

@@ -25,7 +25,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 NEEDS_MORE = {
     "django_broadcaster.instrumentation.opentelemetry": "opentelemetry",
     "django_broadcaster.instrumentation.prometheus": "prometheus_client",
+    "django_broadcaster.testing.consumer_contract": "pytest",
+    "django_broadcaster.testing.consumer_faults": "pytest",
     "django_broadcaster.testing.contract": "pytest",
+    "django_broadcaster.testing.fault_tests": "pytest",
     "django_broadcaster.testing.faults": "pytest",
     "django_broadcaster.testing.pytest_plugin": "pytest",
     "django_broadcaster.store.psycopg3": "psycopg",

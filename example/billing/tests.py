@@ -15,7 +15,7 @@ from .models import Invoice, ReceivedEvent
 
 
 class HandlersTest(TestCase):
-    """Billing handles the events of the shop."""
+    """The handlers of the shop's events."""
 
     def receive(self, event_type: str, sequence: int, **config: Any) -> None:
         """Write an event to the outbox as a receiver does, and run its handlers."""

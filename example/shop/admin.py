@@ -44,7 +44,7 @@ class ParcelAdmin(ReadOnly, admin.ModelAdmin):
 
 @admin.register(InvoiceNote)
 class InvoiceNoteAdmin(ReadOnly, admin.ModelAdmin):
-    """The invoices that billing has reported, newest first."""
+    """The invoices that billing has sent, newest first."""
 
     list_display = ["id", "order", "number", "noted_at"]
     ordering = ["-id"]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
-from django.db import OperationalError
+from django.db import InternalError, OperationalError, ProgrammingError
 from django.test import Client, override_settings
 from django.urls import path
 
@@ -44,6 +44,12 @@ PUBLIC = (
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 LIMIT = 10_000
+ATTRIBUTES = {
+    "ce-specversion": "1.0",
+    "ce-id": "1",
+    "ce-type": "order.placed",
+    "ce-source": "/shop",
+}
 
 urls = ModuleType("urls")
 urls.urlpatterns = [  # type: ignore[attr-defined]
@@ -56,6 +62,10 @@ urls.urlpatterns = [  # type: ignore[attr-defined]
             allowed_origins=["shop.example"],
             allowed_rate=120,
         ),
+    ),
+    path(
+        "binary/",
+        CloudEventView.as_view(consumer="binary", secrets=[OLD], binary=True, max_bytes=LIMIT),
     ),
     path("open/", CloudEventView.as_view(consumer="inside", verify=False)),
 ]
@@ -108,15 +118,21 @@ def test_event_in_structured_mode_is_stored_before_the_answer(where: str) -> Non
 def test_event_in_binary_mode_is_stored(where: str) -> None:
     """Attributes are headers, and the body is the data."""
     body = b'{"n": 1}'
-    headers = {
-        **signed(body),
-        "ce-specversion": "1.0",
-        "ce-id": "1",
-        "ce-type": "order.placed",
-        "ce-source": "/shop",
-    }
-    assert post(body, headers, "application/json").status_code == 204
+    client = Client(headers={**signed(body), **ATTRIBUTES})
+    answer = client.post("/binary/", body, content_type="application/json")
+    assert answer.status_code == 204
     assert OutboxEvent.objects.using(where).get().cloud_event.data == {"n": 1}
+    answer = Client(headers=ATTRIBUTES).post("/open/", body, content_type="application/json")
+    assert answer.status_code == 204
+
+
+def test_signed_body_does_not_count_with_other_attributes(where: str) -> None:
+    """In binary mode they are headers, which no signature covers: a view must allow that."""
+    assert post(BODY, GOOD).status_code == 204
+    answer = post(BODY, {**GOOD, **ATTRIBUTES, "ce-id": "forged"}, "application/json")
+    assert answer.status_code == 415
+    assert "the signature does not cover the headers" in answer.json()["error"]
+    assert ids(where) == ["1"]
 
 
 def test_batch_is_stored_whole_or_not_at_all(where: str) -> None:
@@ -190,6 +206,16 @@ def test_request_with_a_wrong_signature_is_refused(where: str, attack: str) -> N
     assert ids(where) == []
 
 
+def test_part_of_a_signed_body_is_no_body(where: str) -> None:
+    """Whoever writes a part of a body could choose one that has a time and an event of its own."""
+    seconds = int(datetime.now(UTC).timestamp())
+    signature = Signer([OLD]).headers("msg_1", seconds, b"text.%d.%b" % (seconds, BODY))
+    answer = post(BODY, {**signature, "webhook-id": f"msg_1.{seconds}.text"})
+    assert answer.status_code == 401
+    assert "webhook-id has a dot" in answer.json()["error"]
+    assert ids(where) == []
+
+
 REFUSED = {
     "not JSON": (b"{", STRUCTURED, 400),
     "without a type": (b'{"specversion":"1.0","id":"1","source":"/s"}', STRUCTURED, 400),
@@ -214,13 +240,14 @@ def test_request_that_can_never_be_stored_is_answered_4xx(where: str, case: str)
     assert ids(where) == []
 
 
+@pytest.mark.parametrize("kind", [OperationalError, InternalError, ProgrammingError])
 def test_database_outage_is_answered_503_with_retry_after(
-    where: str, monkeypatch: pytest.MonkeyPatch
+    where: str, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    """The sender repeats the request."""
+    """The sender repeats the request; also if the server is read-only, or lacks a migration."""
 
     def fail(*_: Any) -> None:
-        raise OperationalError("could not connect to server")
+        raise kind("could not connect to server")
 
     monkeypatch.setattr(Writer, "_insert", fail)
     answer = post(BODY, signed(BODY))
@@ -258,6 +285,7 @@ def test_view_without_verification_takes_unsigned_requests(where: str) -> None:
         ({"consumer": "c"}, "secrets"),
         ({"consumer": "c", "secrets": ["password"]}, "secrets"),
         ({"consumer": "c", "secrets": [PRIVATE]}, "whpk_"),
+        ({"consumer": "c", "secrets": [OLD], "allowed_origins": "*"}, "allowed_origins"),
     ],
 )
 def test_wrong_argument_is_named_when_the_urls_are_loaded(

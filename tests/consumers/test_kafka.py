@@ -120,6 +120,7 @@ def make(servers: str, topic: str) -> Iterator[MakeConsumer]:
                 "topics": topic,
                 "group": topic,
                 "session_timeout": 2.0,
+                "timeout": 2.0,
             }
             consumer = KafkaConsumer(**{**defaults, **options})
             made.callback(consumer.close)

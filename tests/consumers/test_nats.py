@@ -457,6 +457,24 @@ def test_successor_of_a_crashed_receiver_is_given_its_messages_first(
         assert numbers(receive(successor, 16)) == list(range(4, 20))
 
 
+def test_successor_finds_few_messages_among_very_many_others(
+    make: MakeConsumer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter leaves out most of the stream; each request for redelivery has a limited size."""
+    monkeypatch.setattr(reader, "MOST_RECALLED", 10)
+    monkeypatch.setattr(reader, "RECALL_SECONDS", 0.01)
+    options = {"filter_subjects": f"{stream}.t", "ack_wait": 3600}
+    former, successor = make(**options), make(**options)
+    former.open()
+    for number in range(3):
+        produce_numbers(stream, number)
+        produce(shared_url(), f"{stream}.other", *[(b"{}", None)] * 25)
+    receive(former, 3)
+    with crashed(former):
+        successor.open()
+        assert numbers(receive(successor, 3)) == [0, 1, 2]
+
+
 def test_messages_that_a_stalled_receiver_was_given_late_come_first(
     make: MakeConsumer, stream: str
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections
 
+from django_broadcaster.consumers import ReceivedMessage
 from django_broadcaster.consumers.rows import MALFORMED_TYPE, Writer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendUnavailable
@@ -122,6 +123,26 @@ def test_a_malformed_message_that_comes_again_is_not_doubled(
     with receiving(database):
         wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
     assert len(ids(database)) == 1
+
+
+def decode_by_identity(message: ReceivedMessage) -> CloudEvent:
+    """Make an event of any bytes."""
+    return CloudEvent("order.placed", "/legacy", message.body.decode(), id=message.identity)
+
+
+@pytest.mark.parametrize("decode", [None, f"{__name__}.decode_by_identity"])
+def test_messages_with_one_position_are_told_apart(
+    database: str, broker: MemoryBroker, settings: Any, decode: str | None
+) -> None:
+    """A queue that was created again counts from zero: its messages are no repetitions."""
+    settings.OUTBOX_CONSUMERS["orders"]["OPTIONS"] = {"decode": decode}
+    for body in (b"one", b"two", b"two"):
+        broker.messages.clear()
+        broker.acknowledged.clear()
+        broker.put(body)
+        with receiving(database):
+            wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert len(ids(database)) == 2
 
 
 def test_a_message_over_the_limit_becomes_a_dead_letter(

@@ -234,6 +234,25 @@ def test_a_relay_serves_what_all_of_its_processes_count(
     assert worker.end() == 0
 
 
+def test_counters_of_a_receiver_start_at_0(database: str, workers: Workers) -> None:
+    """So the first malformed message is an increase, which an alert sees."""
+    port = free_port()
+    worker = workers.start(
+        database,
+        *("--database", database, "--metrics-port", str(port)),
+        command="outbox_consumer",
+        OUTBOX_PUBLISHERS={"handlers": {"BACKEND": "django_broadcaster.backends.LocalBackend"}},
+        OUTBOX_CONSUMERS={"orders": {"CONSUMER": "tests.support.memory_broker.MemoryConsumer"}},
+    )
+    wait_until(lambda: "outbox_received_total" in scrape(port), 30, "the counters to be served")
+    counters = scrape(port)["outbox_received_total"]
+    outcomes = [{*dict(labels).items()} for labels in counters]
+    assert {("consumer", "orders"), ("outcome", "malformed")} in outcomes
+    assert set(counters.values()) == {0}
+    worker.stop()
+    assert worker.end() == 0
+
+
 def test_a_broker_that_is_away_is_a_metric(database: str, workers: Workers) -> None:
     """Also one that no relay has reached since it began."""
     publish_many(20, database, keys=20)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from reprlib import repr as shortened
 from typing import Any
 
 from django.core.checks import CheckMessage
+from django.urls import get_resolver
 
 from .. import consumers as consumers_package
 from ..conf import conf
@@ -129,18 +131,27 @@ def check_inbox_retention(**_: Any) -> Messages:
 def check_handlers_of_consumers(**_: Any) -> Messages:
     """Warn of handlers that never run, because no consumer has the name that they give."""
     known = list(_entries())
-    return [
-        _unknown_consumer(handler, name, known)
-        for handler in event_registry
-        for name in handler.consumers
-        if name not in known
+    unknown = [
+        (each, name) for each in event_registry for name in each.consumers if name not in known
     ]
+    if unknown:
+        known += sorted(_consumers_of_views())
+    return [_unknown_consumer(each, name, known) for each, name in unknown if name not in known]
+
+
+def _consumers_of_views() -> set[str]:
+    """Return the names of the `CloudEventView`s in the URLconf, whose errors Django reports."""
+    from ..consumers.http import view_consumers  # imports models
+
+    with suppress(Exception):
+        _ = get_resolver().url_patterns
+    return view_consumers
 
 
 def _unknown_consumer(handler: Handler, name: str, known: Sequence[str]) -> CheckMessage:
     message = (
-        f"Handler {handler.name!r} is registered for consumer {name!r}, which is not in "
-        "OUTBOX_CONSUMERS. It runs for no event of that consumer."
+        f"Handler {handler.name!r} is registered for consumer {name!r}, which is neither in "
+        "OUTBOX_CONSUMERS nor a CloudEventView of the URLconf. It never runs."
     )
     near = nearest(name, known)
     fix = f"Register it with consumer={near!r}." if near else "Add the consumer."

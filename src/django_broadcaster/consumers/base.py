@@ -55,12 +55,16 @@ class ReceivedMessage:
 
     @property
     def identity(self) -> str:
-        """The name of the message, which need not hold an event: its position, or a digest."""
-        if self.position:
-            return f"{self.origin}/{self.position}"
+        """The name of the message: its origin, its position, and a digest of its bytes.
+
+        The digest tells it from a message with the same position in a topic, stream or queue that
+        was deleted and created again. Without a position, the headers are part of it.
+        """
         digest = sha256(self.body)
+        if self.position:
+            return f"{self.origin}/{self.position}/{digest.hexdigest()[:16]}"
         for name, value in sorted(self.headers.items()):
-            digest.update(f"\0{name}\0{value}".encode(errors="surrogateescape"))
+            digest.update(f"\0{name}\0{value}".encode(errors="surrogatepass"))
         return f"{self.origin}/{digest.hexdigest()}"
 
 
@@ -83,6 +87,15 @@ class Delivery:
     receipt: Any = None
     event: CloudEvent | None = None
     problem: str = ""
+
+
+def problem_of(error: BaseException) -> str:
+    """Return the class and the text of an error that a message caused."""
+    try:
+        text = str(error)
+    except Exception as unreadable:
+        text = f"its text can't be read: {type(unreadable).__name__}"
+    return f"{type(error).__name__}: {text}"
 
 
 class Consumer(ABC):
@@ -226,8 +239,8 @@ class Consumer(ABC):
             return Delivery(message, receipt, problem=f"{problem} ({self.max_message_bytes})")
         try:
             return Delivery(message, receipt, self.decode(message))
-        except Exception as error:  # also of the project's own function
-            return Delivery(message, receipt, problem=f"{type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # also of the project's own function
+            return Delivery(message, receipt, problem=problem_of(error))
 
     def decode(self, message: ReceivedMessage) -> CloudEvent | None:
         """Return the event of a message by the option `decode`, else by `event_of`; may raise."""

@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
-from django.db import InterfaceError, OperationalError, router, transaction
+from django.db import Error, router, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.utils.decorators import method_decorator
@@ -61,6 +61,9 @@ MOST_EVENTS: Final = 1000
 RETRY_AFTER: Final = 30
 """Seconds after which a sender is to try again."""
 
+view_consumers: Final[set[str]] = set()
+"""The names of the views that were made, under which handlers know their events."""
+
 Secrets = Sequence[str] | Callable[[HttpRequest], Sequence[str]]
 
 
@@ -76,6 +79,8 @@ class CloudEventView(View):
             ed25519; or a function that returns those for a request. Several are valid at a time, so
             that they can be changed.
         verify: False takes requests without a signature, where something else authenticates them.
+        binary: Whether signed requests may be in binary mode. A signature covers the body alone, so
+            whoever has seen a request can send its body again with other attributes.
         deliver_to: The alias of a backend that runs handlers; by default the only one.
         max_bytes: The largest body.
         tolerance: The most seconds between a signature and its arrival.
@@ -88,6 +93,7 @@ class CloudEventView(View):
     consumer: str = ""
     secrets: Secrets = ()
     verify: bool = True
+    binary: bool = False
     deliver_to: str | None = None
     max_bytes: int = 1_000_000
     tolerance: float = 300.0
@@ -107,8 +113,11 @@ class CloudEventView(View):
                 f"{name}: secrets must be given; pass verify=False if something else "
                 "authenticates the requests"
             )
+        if isinstance(example.allowed_origins, str):
+            raise ImproperlyConfigured(f"{name}: allowed_origins must be a list, not a string")
         if not callable(example.secrets):
             example._verifier(example.secrets)
+        view_consumers.add(example.consumer)
         return view
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -127,9 +136,9 @@ class CloudEventView(View):
             return _answer(401, str(error))
         except (InvalidEvent, Rejected) as error:
             return _answer(400, str(error))
-        except (InterfaceError, OperationalError) as error:
+        except Error as error:
             logger.warning(
-                "Consumer %r: The database is unavailable (%s); answered 503.",
+                "Consumer %r: The database failed (%s); answered 503.",
                 self.consumer,
                 type(error).__name__,
                 extra={"consumer": self.consumer},
@@ -195,14 +204,23 @@ class CloudEventView(View):
             if len(events) > MOST_EVENTS:
                 raise _Refused(413, f"the batch has over {MOST_EVENTS} events")
             return events
-        is_binary = "ce-specversion" in request.headers
-        if not is_binary and not content_type.startswith("application/cloudevents"):
+        if not content_type.startswith("application/cloudevents"):
+            self._check_binary(request)
+        return [CloudEvent.from_http(request.headers, body)]
+
+    def _check_binary(self, request: HttpRequest) -> None:
+        if "ce-specversion" not in request.headers:
             raise _Refused(
                 415,
                 "the request is not a CloudEvent: it has no header ce-specversion, and its content "
                 "type is not application/cloudevents+json",
             )
-        return [CloudEvent.from_http(request.headers, body)]
+        if self.verify and not self.binary:
+            raise _Refused(
+                415,
+                "binary mode is not accepted here, because the signature does not cover the "
+                "headers; send the event as application/cloudevents+json",
+            )
 
 
 class _Refused(Exception):

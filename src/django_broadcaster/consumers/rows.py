@@ -7,27 +7,29 @@ repetition is skipped. A message without an event becomes a dead letter with its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+from django.db import DatabaseError, DataError, Error, IntegrityError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.backends.base import Message
 from django_broadcaster.events import CloudEvent, encode_data
-from django_broadcaster.exceptions import PublishError, Rejected, StatementTooLong
+from django_broadcaster.exceptions import BroadcasterError, InvalidEvent, Rejected, StatementTooLong
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.publishing import PublishCall
-from django_broadcaster.publishing.columns import DeliveryPlan
+from django_broadcaster.publishing.bulk import MOST_CHARACTERS, is_too_long
+from django_broadcaster.publishing.columns import DeliveryPlan, characters
 from django_broadcaster.publishing.insertion import write_rows
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
 from django_broadcaster.store import NewRow, storable
 
-from .base import Delivery, ReceivedMessage
+from .base import Delivery, ReceivedMessage, problem_of
 from .handler import consumers
 
 FAILED: Final = OutboxEventStatus.FAILED.value
@@ -39,7 +41,18 @@ LONGEST_NAME: Final = 255
 """The characters of a key, or of an event id, that a row can hold."""
 
 BEGINNING_BYTES: Final = 64_000
-"""The bytes that are kept of a message that no row can hold."""
+"""The bytes that are kept of a message that no row can hold, and of its headers."""
+
+LONGEST_PROBLEM: Final = 10_000
+"""The characters that are kept of a problem: the error of a `decode` may quote the message."""
+
+_REFUSED_VALUES: Final = (
+    1300,  # invalid character string
+    1366,  # incorrect value for a column
+    3140,  # MySQL: invalid JSON
+    3157,  # MySQL: JSON that is nested too deep
+)
+"""The errors of MariaDB and MySQL for a value that Django raises as OperationalError."""
 
 
 @dataclass(slots=True)
@@ -106,9 +119,9 @@ class Writer:
         entries = self._entries(deliveries)
         try:
             return self._insert(entries, len(deliveries), within)
-        except (InterfaceError, OperationalError):
-            raise
-        except DatabaseError:  # the database refuses a value
+        except (DatabaseError, ValueError) as error:
+            if not _refuses_value(error):
+                raise
             entries = [self._tried(entry) for entry in entries]
             return self._insert(entries, len(deliveries), within)
 
@@ -124,7 +137,8 @@ class Writer:
         with transaction.atomic(using=self._using):
             if within is not None:
                 within.begin()
-            new = write_rows(connection, [entry.row for entry in entries]) if entries else 0
+            chunks = _chunks([entry.row for entry in entries], connection)
+            new = sum(write_rows(connection, chunk) for chunk in chunks)
             for entry in malformed:
                 self._explain(entry)
             if new:
@@ -148,10 +162,10 @@ class Writer:
             with transaction.atomic(using=self._using):
                 write_rows(connections[self._using], [entry.row])
                 transaction.set_rollback(True, using=self._using)
-        except (InterfaceError, OperationalError):
-            raise
-        except DatabaseError as error:
-            problem = f"the database refuses the row: {type(error).__name__}: {error}"
+        except (DatabaseError, ValueError) as error:
+            if not _refuses_value(error):
+                raise
+            problem = f"the database refuses the row: {problem_of(error)}"
             return self._malformed(self._call(), entry.delivery, problem)
         return entry
 
@@ -168,9 +182,9 @@ class Writer:
             raise Rejected(problems[0])
         try:
             return self._insert(entries, len(deliveries), None)
-        except (InterfaceError, OperationalError):
-            raise
-        except DatabaseError as error:
+        except (DatabaseError, ValueError) as error:
+            if not _refuses_value(error):
+                raise
             raise Rejected(f"the database refuses the event: {type(error).__name__}") from error
 
     # --- From deliveries to rows -------------------------------------------------------------
@@ -194,43 +208,50 @@ class Writer:
                 try:
                     row = self._row(call, event, plan, delivery.message.key)
                     entries.append(_Entry(row, delivery))
-                except PublishError as error:
+                except InvalidEvent as error:
                     problem = str(error)
+                except (BroadcasterError, Error):  # a setting is wrong, or the database fails
+                    raise
+                except Exception as error:  # or a value that nothing was prepared for comes again
+                    problem = problem_of(error)
             if problem:
                 entries.append(self._malformed(call, delivery, problem))
         return entries
 
     def _row(self, call: PublishCall, event: CloudEvent, plan: DeliveryPlan, key: str) -> NewRow:
-        """Return the row of an event; raises PublishError if no row can hold it."""
+        """Return the row of an event; raises InvalidEvent if no row can hold it."""
         own_key = None if event.partition_key else _short(key) or None
         (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=True)
         return row
 
     def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> _Entry:
-        message = delivery.message
+        problem = problem[:LONGEST_PROBLEM]
         try:
-            return _Entry(self._dead_letter(call, delivery, message.body), delivery, problem)
+            return _Entry(self._dead_letter(call, delivery.message), delivery, problem)
         except StatementTooLong as error:
             problem = f"{problem}; only its beginning is stored: {error}"
-            row = self._dead_letter(call, delivery, message.body[:BEGINNING_BYTES])
+            row = self._dead_letter(call, delivery.message, BEGINNING_BYTES)
             return _Entry(row, delivery, problem, is_cut=True)
 
-    def _dead_letter(self, call: PublishCall, delivery: Delivery, body: bytes) -> NewRow:
-        message = delivery.message
+    def _dead_letter(
+        self, call: PublishCall, message: ReceivedMessage, most: int | None = None
+    ) -> NewRow:
+        """Return the row of a message, with up to `most` bytes of it and of its headers."""
         event = CloudEvent(
             event_type=MALFORMED_TYPE,
             source=f"/consumers/{quote(self._consumer)}",
-            data=body,
+            data=message.body[:most],
             id=_short(message.identity),
             data_content_type="application/octet-stream",
         )
         received = {
-            "headers": {_plain(n): _plain(v) for n, v in message.headers.items()},
-            "content_type": _plain(message.content_type),
-            "key": _plain(message.key),
-            "origin": _plain(message.origin),
-            "position": _plain(message.position),
+            "headers": _beginning(message.headers, most),
+            "content_type": _plain(message.content_type)[:most],
+            "key": _plain(message.key)[:most],
+            "origin": _plain(message.origin)[:most],
+            "position": _plain(message.position)[:most],
             "bytes": len(message.body),
+            "cut": most is not None,
         }
         plan = self._plan(call, {"received": received})
         return self._row(call, event, plan._replace(status=FAILED), "")
@@ -246,17 +267,63 @@ def redeliver(message: Message, using: str) -> None:
     """
     received: Mapping[str, Any] = message.config["received"]
     body = message.data_binary or b""
-    if len(body) < received["bytes"]:
+    if received["cut"]:
         raise Rejected(
-            f"only the first {len(body)} of {received['bytes']} bytes are stored; read the message "
-            f"at the broker: {received['origin']}, {received['position']}"
+            f"only the beginning of the message and its headers is stored, {len(body)} of "
+            f"{received['bytes']} bytes; read the message at the broker: {received['origin']}, "
+            f"{received['position']}"
         )
     alias = message.config["consumer"]
     original = ReceivedMessage(
-        body=body, **{name: value for name, value in received.items() if name != "bytes"}
+        body=body,
+        headers=received["headers"],
+        content_type=received["content_type"],
+        key=received["key"],
+        origin=received["origin"],
+        position=received["position"],
     )
     writer = Writer(using, alias, consumers.delivers_to(alias))
     writer.write_valid([consumers.create(alias).delivery(original)])
+
+
+def _refuses_value(error: Exception) -> bool:
+    """Return True if a value of a row caused an error, False if it may pass by itself.
+
+    A standby without write permission, a missing table or a full disk is nothing of a message.
+    """
+    if isinstance(error, DataError | IntegrityError) or not isinstance(error, DatabaseError):
+        return True
+    return bool(error.args) and error.args[0] in _REFUSED_VALUES
+
+
+def _chunks(rows: Sequence[NewRow], connection: BaseDatabaseWrapper) -> Iterator[list[NewRow]]:
+    """Yield the rows in their order, in statements of limited size: nearly always one."""
+    chunk: list[NewRow] = []
+    size = 0
+    for row in rows:
+        more = characters(row) + len(row.publisher_config)
+        total = size + more
+        if chunk and (total > MOST_CHARACTERS or is_too_long(total, connection)):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += more
+    if chunk:
+        yield chunk
+
+
+def _beginning(headers: Mapping[str, str], most: int | None) -> dict[str, str]:
+    """Return headers as they are stored, up to `most` characters of them."""
+    found: dict[str, str] = {}
+    left = most
+    for name, value in headers.items():
+        name, value = _plain(name)[:left], _plain(value)[:left]
+        if left is not None:
+            left -= len(name) + len(value)
+            if left < 0:
+                break
+        found[name] = value
+    return found
 
 
 def _short(name: str) -> str:

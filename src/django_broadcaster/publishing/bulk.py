@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from django.db.backends.base.base import BaseDatabaseWrapper
+
 from django_broadcaster import tracing
 from django_broadcaster.events import as_cloud_event
 from django_broadcaster.exceptions import PublishError
@@ -84,7 +86,7 @@ def _chunks(maker: _RowMaker, events: Iterable[Any], batch_size: int) -> Iterato
     for index, event in enumerate(events):
         rows = maker.rows(index, event)
         more = len(rows) * characters(rows[0])
-        if chunk and maker.is_too_long(size + more):
+        if chunk and is_too_long(size + more, maker.connection):
             yield chunk
             chunk, size = [], 0
         chunk += rows
@@ -94,6 +96,13 @@ def _chunks(maker: _RowMaker, events: Iterable[Any], batch_size: int) -> Iterato
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def is_too_long(characters: int, connection: BaseDatabaseWrapper) -> bool:
+    """Return True if the database may refuse a statement with this many characters."""
+    return may_be_too_long(characters, connection) and (
+        characters * BYTES_OF_A_CHARACTER > max_statement(connection)
+    )
 
 
 class _RowMaker:
@@ -110,12 +119,10 @@ class _RowMaker:
         """Return the alias that the call names for all events; none if it names none."""
         return [] if self._backend is None else self._call.aliases("", self._backend)
 
-    def is_too_long(self, characters: int) -> bool:
-        """Return True if the database may refuse a statement with this many characters."""
-        connection = self._call.connection
-        return may_be_too_long(characters, connection) and (
-            characters * BYTES_OF_A_CHARACTER > max_statement(connection)
-        )
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """The connection that writes the rows."""
+        return self._call.connection
 
     def rows(self, index: int, given: object) -> list[NewRow]:
         """Return the rows of an event; raises PublishError or TypeError with its index."""

@@ -104,7 +104,7 @@ class PublishCall:
         self._delivery: DeliveryPlan | None = None
         self._known: dict[tuple[str, str | None], list[_Target]] = {}
         self._routed: dict[str, list[str]] = {}
-        self._retries: dict[tuple[str, str, str], int] = {}
+        self._retries: dict[tuple[str, str], int] = {}
         self.moment = datetime.now(UTC)
         self._use_tz = settings.USE_TZ
         self._now = self.moment if self._use_tz else in_local_time(self.moment)
@@ -212,20 +212,19 @@ class PublishCall:
             deliveries = [delivery, *added]
         if delivery.max_retries is not RETRIES_OF_SETTINGS:
             return deliveries
-        consumer = str(delivery.config.get("consumer", "")) if delivery.config else ""
         return [
-            each._replace(max_retries=self._retries_of(event_type, alias, consumer))
+            each._replace(max_retries=self._retries_of(event_type, alias))
             for alias, each in zip(aliases, deliveries, strict=True)
         ]
 
-    def _retries_of(self, event_type: str, alias: str, consumer: str) -> int:
+    def _retries_of(self, event_type: str, alias: str) -> int:
         """Return the retries of a call without `max_retries`; raises InvalidEvent."""
-        found = self._retries.get((event_type, alias, consumer))
+        found = self._retries.get((event_type, alias))
         if found is None:
             found = checked_retries(backends.max_retries(alias))
             if event_registry.sets_max_retries and backends.runs_handlers(alias):
-                found = event_registry.max_retries_for(event_type, found, consumer)
-            self._retries[event_type, alias, consumer] = found
+                found = event_registry.max_retries_for(event_type, found, self._consumer)
+            self._retries[event_type, alias] = found
         return found
 
 

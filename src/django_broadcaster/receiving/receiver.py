@@ -86,8 +86,8 @@ class Receiver:
     def turn(self) -> bool:
         """Receive once; return False if nothing was there to be done. Raises LeaseLost."""
         self.makes_progress = False
-        if self.lease.is_lost and self.is_reading:  # the heartbeat has found out
-            raise self.lease.error()
+        if self.is_reading:
+            self._check_lease()
         if not self.is_reading and not self._begin():
             return False
         deliveries = self._receive()
@@ -138,6 +138,19 @@ class Receiver:
         self.consumer.open()
         self.is_reading = True
         return True
+
+    def _check_lease(self) -> None:
+        """Raise LeaseLost if another receiver has taken over: it would miss what is read here.
+
+        The heartbeat finds out, unless the whole process was suspended.
+        """
+        if self.lease.is_lost:
+            raise self.lease.error()
+        if self.lease.seconds_left <= 0:
+            self._finish()
+        if self.lease.seconds_left <= 0:
+            self.activity.begin("renewing the lease")
+            self._runner.run(self.lease.renew, {})
 
     def _receive(self) -> list[Delivery]:
         seconds = RECEIVE_SECONDS if self._writing is None else 0.0

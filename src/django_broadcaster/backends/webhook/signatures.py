@@ -71,6 +71,8 @@ class Verifier:
         signatures = headers.get("webhook-signature", "")
         if not (wire_id and timestamp and signatures):
             raise InvalidSignature("webhook-id, webhook-timestamp or webhook-signature is missing")
+        if "." in wire_id:  # a part of the body could pass for a part of it
+            raise InvalidSignature("webhook-id has a dot; a signature needs one without")
         if not _TIMESTAMP.fullmatch(timestamp):
             raise InvalidSignature("webhook-timestamp is not a whole number of seconds since 1970")
         if abs(now - int(timestamp)) > self._tolerance:

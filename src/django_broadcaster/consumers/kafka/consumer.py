@@ -186,7 +186,7 @@ class KafkaConsumer(Consumer):
         if client is not None:
             if not self._outage:
                 with suppress(BackendUnavailable):
-                    self._commit_offsets(client, list(self._partitions.values()))
+                    self._commit_offsets(client, self._partitions.values())
             with suppress(Exception):
                 self._bounded(client.close)
         self._forget(list(self._partitions))
@@ -317,13 +317,14 @@ class KafkaConsumer(Consumer):
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
         """Commit what is acknowledged, before the partitions go to others.
 
-        `close` has done that already: while a client is being closed, it takes no commit.
+        The request leaves before the one that gives the partitions up. An answer can't be waited
+        for here, within a call of the client. `close` has committed already.
         """
         keys = [(each.topic, each.partition) for each in places]
-        if self._client is not None and not self._outage:
-            moving = [self._partitions[key] for key in keys if key in self._partitions]
-            with suppress(BackendUnavailable):
-                self._commit_offsets(client, moving)
+        offsets = _to_commit(self._partitions[key] for key in keys if key in self._partitions)
+        if offsets and self._client is not None:
+            with suppress(Exception):
+                client.commit(offsets=offsets, asynchronous=True)
         self._forget(keys)
 
     def _lost(self, client: Any, places: Iterable[Any]) -> None:
@@ -345,15 +346,11 @@ class KafkaConsumer(Consumer):
     # --- Offsets -----------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        self._commit_offsets(self._open_client(), list(self._partitions.values()))
+        self._commit_offsets(self._open_client(), self._partitions.values())
 
-    def _commit_offsets(self, client: Any, partitions: Sequence[Partition]) -> None:
+    def _commit_offsets(self, client: Any, partitions: Iterable[Partition]) -> None:
         """Commit what is acknowledged; raises BackendUnavailable."""
-        offsets = [
-            _place(each.topic, each.number, each.to_commit)
-            for each in partitions
-            if each.to_commit is not None
-        ]
+        offsets = _to_commit(partitions)
         if not offsets:
             return
         try:
@@ -535,6 +532,15 @@ def _text(raw: bytes | None) -> str:
 def _place(topic: str, number: int, offset: int | None = None) -> Any:
     kind = client_class("TopicPartition")
     return kind(topic, number) if offset is None else kind(topic, number, offset)
+
+
+def _to_commit(partitions: Iterable[Partition]) -> list[Any]:
+    """Return the offsets that are not committed yet, as the client takes them."""
+    return [
+        _place(each.topic, each.number, each.to_commit)
+        for each in partitions
+        if each.to_commit is not None
+    ]
 
 
 def _place_of(partition: Partition) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -37,7 +38,7 @@ RECALL_SECONDS: Final = 1.0
 """How often missing messages are asked for again."""
 
 MOST_RECALLED: Final = 20_000
-"""The most messages that are asked for at once; `ack_wait` brings the rest."""
+"""The most messages that are asked for at once; the next ones follow after `RECALL_SECONDS`."""
 
 ACK: Final = b"+ACK"
 NAK: Final = b"-NAK"
@@ -252,10 +253,17 @@ class Reader:
         return False
 
     async def _recall(self, own: set[int], floor: int, last: int, delivery: int) -> None:
-        """Make the server deliver again what others have received and not acknowledged."""
-        name = f"$JS.ACK.{self._stream}.{self._durable}"
-        missing = [number for number in range(floor + 1, last + 1) if number not in own]
-        subjects = [f"{name}.1.{each}.{delivery}.0.0".encode() for each in missing[:MOST_RECALLED]]
+        """Make the server deliver again what others have received and not acknowledged.
+
+        A consumer with a filter may have got few of very many messages. So these are asked for in
+        parts, from the last message down.
+        """
+        gaps, name = self._gaps, f"$JS.ACK.{self._stream}.{self._durable}"
+        end = gaps.recalled_down_to if floor < gaps.recalled_down_to - 1 <= last else last + 1
+        numbers = (number for number in range(end - 1, floor, -1) if number not in own)
+        missing = list(islice(numbers, MOST_RECALLED))
+        gaps.recalled_down_to = missing[-1] if missing else 0
+        subjects = [f"{name}.1.{each}.{delivery}.0.0".encode() for each in reversed(missing)]
         await self._connection.publish_to_each(subjects, NAK)
 
 
@@ -270,6 +278,7 @@ class _Gaps:
         self.are_possible = True  # what was delivered before is not known
         self.number = 0
         self.next_check = self.next_recall = 0.0
+        self.recalled_down_to = 0  # the first message of the part that was asked for last
         self._last: int | None = None
         self._ack_wait = ack_wait
         self._missing, self._since = -1, 0.0
