@@ -16,7 +16,7 @@ import pytest
 from cloudevents.core.bindings import kafka as sdk
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent as SDKEvent
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from django_broadcaster.backends import KafkaBackend, MessageBackend
 from django_broadcaster.backends.bindings import KAFKA
@@ -245,6 +245,72 @@ def test_partition_that_moves_is_read_from_what_was_acknowledged(
     kept = {number: end for number, end in ends.items() if number not in moved}
     assert {number: offsets[number] for number in kept} == kept
     assert all(offsets.get(number, 0) < ends[number] for number in moved)
+
+
+def test_client_that_was_given_up_takes_no_partition_away(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """A client that hung while it was closed reports its partitions after the next one has them."""
+    consumer = make()
+    consumer.open()
+    wait_for_partitions(consumer)
+    former = consumer._client
+    consumer.open()
+    wait_for_partitions(consumer)
+    places = [TopicPartition(*key) for key in consumer._partitions]
+    consumer._revoked(former, places)
+    consumer._lost(former, places)
+    publish(servers, topic, numbered(4, 0, 2))
+    received: list[str] = []
+
+    def has_all() -> bool:
+        received.extend(ids(consumer.receive(100, 0.1)))
+        return len(received) == 8
+
+    wait_until(has_all, WAIT, "everything is received")
+
+
+def test_record_of_a_former_assignment_is_left_out(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """What was taken while the receiver waited would be ahead of what is read again."""
+    publish(servers, topic, numbered(20, 0, 10))
+    one, other = make(), make()
+    one.open()
+    for _ in range(3):
+        assert one.receive(1, WAIT)
+
+    def takes_early() -> bool:
+        message = one._client.poll(0.1)
+        one._early += [message] if message is not None else []
+        return len(one._early) > 190
+
+    wait_until(takes_early, WAIT, "everything is taken")
+    other.open()
+
+    def is_shared() -> bool:
+        one.extend([])
+        return len(one._partitions) < 4 and bool(other.receive(1, 0.1))
+
+    wait_until(is_shared, WAIT, "the other has a partition")
+    other.close()
+
+    def has_all_again() -> bool:
+        one.extend([])
+        return len(one._partitions) == 4
+
+    wait_until(has_all_again, WAIT, "it has all partitions again")
+    received: list[Delivery] = []
+
+    def has_all() -> bool:
+        received.extend(one.receive(100, 0.1))
+        return len({*ids(received)}) >= 197
+
+    wait_until(has_all, WAIT, "everything is received")
+    offsets: dict[int, list[int]] = {}
+    for each in received:
+        offsets.setdefault(each.receipt.partition.number, []).append(each.receipt.offset)
+    assert all(found == sorted(found) for found in offsets.values())
 
 
 def test_rebalances_under_load_lose_nothing(make: MakeConsumer, servers: str, topic: str) -> None:

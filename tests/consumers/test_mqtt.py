@@ -6,6 +6,7 @@ are sent in the JSON format.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -375,6 +376,35 @@ def test_message_of_qos_0_is_received_once(
     consumer.close()
     assert opened(consumer).receive(10, 0.2) == []
     client.disconnect()
+
+
+def test_messages_of_qos_0_wait_at_the_server_while_the_database_is_slow(
+    make: MakeConsumer, server: MosquittoServer, topic: str
+) -> None:
+    """They need no acknowledgement, and yet memory is bounded; the connection stays alive."""
+    consumer = make(keepalive=2)
+    consumer.open()
+    assert consumer.receive(10, 0.0) == []
+    assert consumer._connection is not None
+    flood = [CloudEvent("t", "/s", "x" * 1000, id=str(n)).to_json() for n in range(20_000)]
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.connect(*server.address)
+    client.loop_start()
+    for body in flood:
+        client.publish(f"{topic}/flood", body, qos=0)
+    ends = time.monotonic() + 4  # twice `keepalive`, after which the server would disconnect
+
+    def is_over() -> bool:
+        consumer.extend([])
+        return time.monotonic() > ends
+
+    wait_until(is_over, WAIT, "the time is over")
+    client.disconnect()
+    client.loop_stop()
+    assert 10 < len(consumer._connection.arrived) < 200
+    assert numbers(consumer.receive(10, 1.0)) == list(range(10))
+    produce(server, topic, [len(flood)])
+    assert numbers(read_up_to(consumer, len(flood)))[-1] == len(flood)
 
 
 def test_retained_message_is_received_with_a_new_subscription_only(

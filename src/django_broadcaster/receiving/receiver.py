@@ -65,8 +65,9 @@ class Receiver:
     def __init__(self, using: str, alias: str, *, limit: int, outage: DatabaseOutage) -> None:
         self.alias = alias
         self.activity = Activity()
-        self.lease = ReceiverLease(using, alias)
         self.consumer: Consumer = consumers.create(alias)
+        self._reads_alone = self.consumer.ordered and not self.consumer.shares_by_key
+        self.lease = ReceiverLease(using, alias, reads_alone=self._reads_alone)
         self.stopping = threading.Event()
         self.is_reading = False
         """Whether the receiver may read, and has opened its consumer."""
@@ -82,7 +83,6 @@ class Receiver:
         self._asks_at = 0.0
         self._stands_by_since: float | None = None
         self._received: deque[tuple[float, int]] = deque()
-        self._reads_alone = self.consumer.ordered and not self.consumer.shares_by_key
 
     def turn(self) -> bool:
         """Receive once; return False if nothing was there to be done. Raises LeaseLost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -310,6 +310,8 @@ class KafkaConsumer(Consumer):
                 self._raise_outage()
 
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
+        if client is not self._client:
+            return
         self._has_joined = True
         for each in places:
             self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
@@ -318,23 +320,30 @@ class KafkaConsumer(Consumer):
         """Commit what is acknowledged, before the partitions go to others.
 
         The request leaves before the one that gives the partitions up. An answer can't be waited
-        for here, within a call of the client. `close` has committed already.
+        for here, within a call of the client. `close` has committed already. A client that hung
+        while it was closed may report after the next one has its partitions, which are not meant.
         """
+        if client is not self._client:
+            return
         keys = [(each.topic, each.partition) for each in places]
         offsets = _to_commit(self._partitions[key] for key in keys if key in self._partitions)
-        if offsets and self._client is not None:
+        if offsets:
             with suppress(Exception):
                 client.commit(offsets=offsets, asynchronous=True)
         self._forget(keys)
 
     def _lost(self, client: Any, places: Iterable[Any]) -> None:
-        self._forget([(each.topic, each.partition) for each in places])
+        if client is self._client:
+            self._forget([(each.topic, each.partition) for each in places])
 
-    def _forget(self, keys: Iterable[tuple[str, int]]) -> None:
+    def _forget(self, keys: Collection[tuple[str, int]]) -> None:
+        """Leave out what is received of partitions from now on, until they are assigned again."""
         for key in keys:
             partition = self._partitions.pop(key, None)
             if partition is not None:
                 partition.is_assigned = False
+        # If they come back, they are read from the committed offset.
+        self._early = [each for each in self._early if (each.topic(), each.partition()) not in keys]
 
     def _resume(self) -> None:
         if self._is_paused:

@@ -28,11 +28,14 @@ class ReceivingConnection(Connection):
     """A subscriber's connection; its methods may raise ConnectionLost.
 
     arrived: the messages that the server has sent, in their order.
+    enough: how many of them may arrive before the rest stays at the server. Only messages of QoS 0
+        come in such a number: the others wait for acknowledgements.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.arrived: deque[Incoming] = deque()
+        self.enough = 1
         self._codes: dict[int, int] = {}  # of answers to a subscription, by identifier
         self._asked: float | None = None  # when the server was asked whether it is there
 
@@ -55,9 +58,11 @@ class ReceivingConnection(Connection):
 
     def keep_alive(self) -> None:
         """Read what has arrived, and ask the server whether it is there if that is due."""
-        while self._poll(0):
+        while len(self.arrived) < self.enough and self._poll(0):
             pass
         now = time.monotonic()
+        if len(self.arrived) >= self.enough:
+            self._asked = None  # an answer would not be read
         if self._asked is not None and now - self._asked > self._timeout:
             raise ConnectionLost(f"no answer in {self._timeout} seconds")
         if self._asked is None and 0 < self.keepalive <= 2 * self.idle:

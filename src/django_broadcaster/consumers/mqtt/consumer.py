@@ -118,15 +118,17 @@ class MQTTConsumer(Consumer):
     def open(self) -> None:
         """Connect to the session, and subscribe."""
         self.close()
+        maximum = min(2 * self._limit or 1, MOST_UNACKNOWLEDGED)
         with self._guarded():
             connection = self._connect(
                 self.client_id or self.group,
                 clean_start=False,
                 wanted={
                     "SessionExpiryInterval": self.session_expiry,
-                    "ReceiveMaximum": min(2 * self._limit or 1, MOST_UNACKNOWLEDGED),
+                    "ReceiveMaximum": maximum,
                 },
             )
+            connection.enough = maximum + 1
             try:
                 self._subscribe(connection)
             except BaseException:
