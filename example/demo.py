@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.serve:
             return serve(services_of(chosen.broker), chosen.db, chosen.broker, chosen.port)
-        orders = chosen.orders or (ORDERS // 4 if with_billing else ORDERS)
+        orders = getattr(chosen, "orders", ORDERS // 4 if with_billing else ORDERS)
         return run(Options(chosen.db, chosen.broker, orders, chosen.writers, chosen.batch_size))
     except KeyboardInterrupt:
         print("\nStopped.")
@@ -57,6 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--orders",
         type=whole_number,
         metavar="N",
+        default=argparse.SUPPRESS,
         help=f"number of orders (default: {ORDERS}, a quarter of it with a broker)",
     )
     parser.add_argument(

@@ -91,6 +91,34 @@ def test_sigterm_reaches_the_command_and_ends_the_server() -> None:
         probe(SERVICES["redis"], url)
 
 
+def test_the_command_can_restart_a_server_that_was_started_for_it() -> None:
+    """It is another process at the same address, has its data, and ends with the command."""
+    command = """if True:
+        import os, redis
+        from tools.restarts import restart
+        url = os.environ["BROADCASTER_REDIS_URL"]
+        with redis.Redis.from_url(url) as client:
+            client.set("kept", "yes")
+            before = client.info("server")["run_id"]
+            restart("redis")
+            assert client.info("server")["run_id"] != before
+            assert client.get("kept") == b"yes"
+        print(url)
+    """
+    done = subprocess.run(
+        [*RUN_WITH_NEW_REDIS, command],
+        cwd=services.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "MISSING" in done.stdout and not services.in_ci():
+        pytest.skip("no redis can be started here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.raises(NoAnswer):
+        probe(SERVICES["redis"], done.stdout.split()[-1])
+
+
 class Left:
     """`services.py start` and `stop`, for a Redis at an address of the test's own."""
 

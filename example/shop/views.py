@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from django_broadcaster.models import OutboxEvent
@@ -67,12 +69,13 @@ def _delivery(found: Order) -> dict[str, Any]:
     # slow for a large shop.
     sent = list(OutboxEvent.objects.filter(partition_key=found.key).order_by("id"))
     is_local = settings.SHOP_BROKER == "local"
+    is_new = timezone.now() - found.created_at < timedelta(minutes=1)
+    awaits_invoice = not is_local and is_new and not found.invoices.exists()
     received = ReceivedEvent.objects.filter(key=found.key)
     handled = {one.event_id: one.received_at for one in received}
     return {
         "events": [(event, handled.get(event.event_id)) for event in sent],
-        "on_the_way": any(event.status in UNDELIVERED for event in sent)
-        or not (is_local or found.invoices.exists()),
+        "on_the_way": any(event.status in UNDELIVERED for event in sent) or awaits_invoice,
         "handlers": is_local,
         "parcel": getattr(found, "parcel", None),
     }

@@ -33,6 +33,9 @@ _HOST: Final = socket.gethostname()
 LOGGERS: Final = (
     "django_broadcaster",
     "django_broadcaster.backends",
+    "django_broadcaster.consumers",
+    "django_broadcaster.operations",
+    "django_broadcaster.receiver",
     "django_broadcaster.relay",
     "django_broadcaster.relay.errors",
     "django_broadcaster.tracing",
@@ -148,7 +151,7 @@ def secrets() -> set[str]:
 
 def _with_secrets() -> tuple[object, ...]:
     """Return the settings that have secrets among other values."""
-    return conf.PUBLISHERS, conf.ARCHIVE
+    return conf.PUBLISHERS, conf.CONSUMERS, conf.ARCHIVE
 
 
 def spellings(value: object) -> set[str]:
@@ -234,6 +237,11 @@ def error_text(error: BaseException, longest: int = 2000, *, has_details: bool =
     """
     details = getattr(error, "details", "") if has_details else ""
     whole = f"{type(error).__name__}: {error}" + (f"\n{details}" if details else "")
+    return text_for_row(whole, longest)
+
+
+def text_for_row(whole: str, longest: int) -> str:
+    """Return text masked, shortened, and valid in every database."""
     text = masked(whole)[:longest].replace("\0", "\ufffd")
     return text.encode(errors="replace").decode()  # UTF-8 can't encode a lone surrogate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
@@ -16,6 +17,7 @@ import pytest
 import standardwebhooks
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.db import InternalError, OperationalError, ProgrammingError
@@ -214,6 +216,39 @@ def test_part_of_a_signed_body_is_no_body(where: str) -> None:
     assert answer.status_code == 401
     assert "webhook-id has a dot" in answer.json()["error"]
     assert ids(where) == []
+
+
+def test_view_works_under_asgi(where: str) -> None:
+    """A body in parts is stored, and one over the limit is refused without a Content-Length."""
+    assert _asgi(BODY[:9], BODY[9:]) == 204
+    assert _asgi(*[b"x" * LIMIT] * 3) == 413
+    assert ids(where) == ["1"]
+
+
+def _asgi(*parts: bytes) -> int:
+    """Return the status of a request in parts to the ASGI application."""
+    headers = {**signed(b"".join(parts)), "content-type": STRUCTURED, "host": "testserver"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/events/",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    waiting.append({"type": "http.request"})
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if not waiting:
+            await asyncio.Event().wait()  # the client waits for the answer
+        return waiting.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(ASGIHandler()(scope, receive, send))
+    return int(sent[0]["status"])
 
 
 REFUSED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,10 @@ from django_broadcaster.backends.base import Message
 from django_broadcaster.consumers import ReceivedMessage, rows
 from django_broadcaster.consumers.rows import Writer, redeliver
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import Rejected
+from django_broadcaster.exceptions import BackendUnavailable, Rejected
 from django_broadcaster.models import OutboxEvent, OutboxReceiver
 from django_broadcaster.registry import event_registry
-from tests.support.memory_broker import MemoryBroker
+from tests.support.memory_broker import MemoryBroker, MemoryConsumer
 from tests.support.registered import only_handlers
 from tests.support.waiting import wait_until
 
@@ -183,3 +184,34 @@ def test_receiver_with_an_expired_lease_reads_nothing_before_it_is_renewed(
         receiver.lease._valid_until = 0.0
         wait_until(lambda: broker.opened == 2 and read, SECONDS, "read again")
     assert min(read) > 0
+
+
+def test_secrets_of_a_consumer_are_masked_wherever_its_errors_are_shown(
+    database: str, broker: MemoryBroker, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log, in a dead letter, and in the row of the receiver."""
+    settings.OUTBOX_CONSUMERS["orders"] = {
+        "CONSUMER": "tests.consumers.test_poison.WithPassword",
+        "OPTIONS": {"password": "tr0ub4dor", "decode": _raising(ValueError("tr0ub4dor was read"))},
+    }
+    broker.put(b"bad")
+    with receiving(database) as thread:
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+        broker.fail("receive", *[BackendUnavailable("AUTH tr0ub4dor\0\ud800 is wrong")] * 50)
+        wait_until(lambda: thread.state.error, SECONDS, "unavailable")
+        thread.renew()
+        shown = OutboxReceiver.objects.using(database).get().error
+        broker.script.clear()
+    assert "AUTH ***" in shown
+    dead = OutboxEvent.objects.using(database).get()
+    assert "ValueError: *** was read" in dead.last_error
+    lines = [logging.Formatter().format(record) for record in caplog.records]
+    assert any("AUTH ***" in line for line in lines)
+    assert not any("tr0ub4dor" in line for line in lines)
+
+
+class WithPassword(MemoryConsumer):
+    """A consumer with a secret option."""
+
+    def __init__(self, *, password: str, **options: Any) -> None:
+        super().__init__(**options)

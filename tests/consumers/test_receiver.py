@@ -15,6 +15,7 @@ from django_broadcaster.consumers.rows import MALFORMED_TYPE, Writer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import OutboxEvent, OutboxReceiver
+from django_broadcaster.receiving.lease import ReceiverLease
 from django_broadcaster.receiving.receiver_thread import ReceiverThread
 from django_broadcaster.relay.outage import DatabaseOutage
 from tests.support import memory_broker
@@ -213,6 +214,24 @@ def test_one_receiver_at_a_time_reads_and_the_next_takes_over(
             broker.put_events(event(2))
             wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
     assert ids(database) == ["1", "2"]
+
+
+def test_drain_reads_what_a_receiver_that_crashed_has_left(
+    database: str, broker: MemoryBroker, settings: Any
+) -> None:
+    """The drain waits until the lease of the other one would have expired."""
+    settings.OUTBOX_LEASE_SECONDS = 2
+    crashed = ReceiverLease(database, "orders")
+    crashed.join()
+    assert crashed.may_read()
+    broker.put_events(event(1))
+    thread = ReceiverThread(
+        database, "orders", limit=10, outage=DatabaseOutage(database), drain=True
+    )
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert ids(database) == ["1"]
 
 
 def test_an_outage_of_the_broker_is_logged_once_and_survived(

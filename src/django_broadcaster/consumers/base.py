@@ -94,7 +94,7 @@ def problem_of(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception as unreadable:
-        text = f"its text can't be read: {type(unreadable).__name__}"
+        text = f"the text can't be read: {type(unreadable).__name__}"
     return f"{type(error).__name__}: {text}"
 
 

@@ -26,6 +26,7 @@ from django_broadcaster.publishing import PublishCall
 from django_broadcaster.publishing.bulk import MOST_CHARACTERS, is_too_long
 from django_broadcaster.publishing.columns import DeliveryPlan, characters
 from django_broadcaster.publishing.insertion import write_rows
+from django_broadcaster.redaction import text_for_row
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
 from django_broadcaster.store import NewRow, storable
 
@@ -153,7 +154,8 @@ class Writer:
         rows = OutboxEvent.objects.using(self._using).filter(
             identity=entry.row.identity, status=FAILED, ended_at=None
         )
-        text = storable(_plain(entry.problem), connections[self._using])
+        whole = text_for_row(entry.problem, 2 * LONGEST_PROBLEM)
+        text = storable(whole, connections[self._using])
         rows.update(last_error=text, ended_at=DatabaseNow())
 
     def _tried(self, entry: _Entry) -> _Entry:

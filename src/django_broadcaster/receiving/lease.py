@@ -34,11 +34,13 @@ class ReceiverLease:
     Args:
         using: The alias of the outbox's database.
         consumer: The alias of the consumer.
+        reads_alone: Whether one receiver at a time may read.
     """
 
-    def __init__(self, using: str, consumer: str) -> None:
+    def __init__(self, using: str, consumer: str, *, reads_alone: bool) -> None:
         self.using = using
         self.consumer = consumer
+        self.reads_alone = reads_alone
         self.seconds = float(conf.LEASE_SECONDS)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.id = 0
@@ -52,7 +54,8 @@ class ReceiverLease:
         return self._valid_until - time.monotonic()
 
     def join(self) -> None:
-        """Insert the row, without the right to read."""
+        """Insert the row, without the right to read, and delete those of receivers that crashed."""
+        self._delete_stale()
         asked_at = time.monotonic()
         row = OutboxReceiver.objects.using(self.using).create(
             name=self.name,
@@ -77,15 +80,27 @@ class ReceiverLease:
         return True
 
     def begin(self) -> None:
-        """Limit how long PostgreSQL lets the transaction of a batch wait for this process.
+        """Begin the transaction of a batch.
 
-        A process that is suspended in the middle would keep its row locked, and so its lease.
+        The server ends it if this process is suspended in the middle: its row would stay locked,
+        and nobody could replace it. MySQL can't do that.
+
+        MariaDB and MySQL reserve the ids of rows when a statement begins. If two receivers insert
+        the same messages, because these have just moved from one to the other, the later rows of
+        the second could have lower ids than the earlier rows of the first. So they take turns.
         """
         connection = connections[self.using]
+        timeout = ""
         if connection.vendor == "postgresql":
+            milliseconds = int(self.seconds * 1000)
+            timeout = f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        elif getattr(connection, "mysql_is_mariadb", False):
+            timeout = f"SET SESSION idle_transaction_timeout = {max(1, int(self.seconds))}"
+        if timeout:
             with connection.cursor() as cursor:
-                milliseconds = int(self.seconds * 1000)
-                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
+                cursor.execute(timeout)
+        if connection.vendor == "mysql" and not self.reads_alone:
+            list(self._rows().order_by("pk").select_for_update().values_list("pk"))
 
     def end(self, written: Written) -> None:
         """Add a batch to the figures, in the transaction that writes it; raises LeaseLost."""

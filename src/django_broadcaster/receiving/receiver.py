@@ -65,8 +65,9 @@ class Receiver:
     def __init__(self, using: str, alias: str, *, limit: int, outage: DatabaseOutage) -> None:
         self.alias = alias
         self.activity = Activity()
-        self.lease = ReceiverLease(using, alias)
         self.consumer: Consumer = consumers.create(alias)
+        self._reads_alone = self.consumer.ordered and not self.consumer.shares_by_key
+        self.lease = ReceiverLease(using, alias, reads_alone=self._reads_alone)
         self.stopping = threading.Event()
         self.is_reading = False
         """Whether the receiver may read, and has opened its consumer."""
@@ -80,8 +81,8 @@ class Receiver:
         self._backoff = Backoff()
         self._lag = _Lag()
         self._asks_at = 0.0
+        self._stands_by_since: float | None = None
         self._received: deque[tuple[float, int]] = deque()
-        self._reads_alone = self.consumer.ordered and not self.consumer.shares_by_key
 
     def turn(self) -> bool:
         """Receive once; return False if nothing was there to be done. Raises LeaseLost."""
@@ -100,6 +101,17 @@ class Receiver:
         self._ask_lag()
         self.makes_progress = was_writing or self._writing is None
         return bool(deliveries)
+
+    @property
+    def may_take_over(self) -> bool:
+        """Whether the receiver that reads has stood in the way for less than a lease.
+
+        It may have crashed, which shows when its lease expires.
+        """
+        since = self._stands_by_since
+        return (
+            since is not None and time.monotonic() - since <= self.lease.seconds + STAND_BY_SECONDS
+        )
 
     def finish(self) -> None:
         """Acknowledge what is being written, as the receiver stops."""
@@ -132,8 +144,10 @@ class Receiver:
             self._runner.run(self.lease.join)
         if self._reads_alone and not self._runner.run(self.lease.may_read):
             self.activity.begin("standing by", pause=STAND_BY_SECONDS)
+            self._stands_by_since = self._stands_by_since or time.monotonic()
             self.stopping.wait(STAND_BY_SECONDS)
             return False
+        self._stands_by_since = None
         self.activity.begin("connecting")
         self.consumer.open()
         self.is_reading = True

@@ -19,6 +19,7 @@ from django_broadcaster.exceptions import (
     BroadcasterError,
     LeaseLost,
 )
+from django_broadcaster.redaction import text_for_row
 from django_broadcaster.relay.backend_thread import DRAIN_FAILURES
 from django_broadcaster.relay.db_connections import drop_all_connections, use_own_connections
 from django_broadcaster.relay.health import ReceiverState
@@ -135,7 +136,9 @@ class ReceiverThread(threading.Thread):
                 "lag_grows_since": receiver.lag_grows_since,
                 "received_per_second": receiver.rate,
                 "unavailable_since": since,
-                "error": storable(error, connections[self._using])[:ERROR_SHOWN],
+                "error": storable(
+                    text_for_row(error, ERROR_SHOWN), connections[self._using]
+                )[:ERROR_SHOWN],
             })  # fmt: skip
 
     def abandon(self, timeout: float) -> None:
@@ -163,7 +166,8 @@ class ReceiverThread(threading.Thread):
                 self._failures,
             )
             return True
-        return self._drain and not found and not self._failures
+        is_idle = not found and not self._failures and not self._receiver.may_take_over
+        return self._drain and is_idle
 
     def _turn(self) -> bool:
         """Take one turn; if it fails, pause."""
