@@ -37,7 +37,7 @@ class ReceiverLease:
         reads_alone: Whether one receiver at a time may read.
     """
 
-    def __init__(self, using: str, consumer: str, *, reads_alone: bool) -> None:
+    def __init__(self, using: str, consumer: str, *, reads_alone: bool = True) -> None:
         self.using = using
         self.consumer = consumer
         self.reads_alone = reads_alone

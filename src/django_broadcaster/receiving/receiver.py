@@ -104,7 +104,7 @@ class Receiver:
 
     @property
     def may_take_over(self) -> bool:
-        """Whether the receiver that reads has stood in the way for less than a lease.
+        """Whether the receiver that reads has been waited for for less than a lease.
 
         It may have crashed, which shows when its lease expires.
         """
