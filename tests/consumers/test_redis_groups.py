@@ -302,6 +302,21 @@ def test_documented_permissions_suffice(
     following.close()
 
 
+def test_reader_with_few_permissions_lets_go_of_all_streams(
+    server: RedisServer, make: Make
+) -> None:
+    """That it may not delete its name in the first stream does not keep the entries of others."""
+    server.command("ACL", "SETUSER", "reader", "reset", "on", ">secret", "~*", *DOCUMENTED)
+    options: dict[str, Any] = {"stream_name": ["a", "b"], "ordered": False, "claim_idle": 3600}
+    make(**options).close()
+    add(server, 1, stream="a")
+    add(server, 2, stream="b")
+    limited = make(**options, username="reader", password="secret")
+    assert sorted(numbers(limited.receive(10, 0))) == [1, 2]
+    limited.close()
+    assert sorted(drain(make(**options))) == [1, 2]
+
+
 # --- Producers -----------------------------------------------------------------------------------
 
 

@@ -138,9 +138,9 @@ class RedisStreamConsumer(Consumer):
         """Disconnect. Redis keeps which entries are pending."""
         if self._servers is not None and not self._is_lost:
             with suppress(BackendUnavailable, BackendConfigurationError):
-                for group in self._groups.values():
-                    if not self.ordered:
-                        group.let_go()
+                for group in self._groups.values() if not self.ordered else ():
+                    group.let_go()
+                for group in self._groups.values():  # may need more than the user is permitted
                     group.forget()
         self._drop()
 
