@@ -296,3 +296,21 @@ def test_a_value_that_the_database_refuses_becomes_a_dead_letter(
     rows_by_status = OutboxEvent.objects.using(database).order_by("id")
     assert [row.status for row in rows_by_status] == ["pending", "failed", "pending"]
     assert "value out of range" in rows_by_status[1].last_error
+
+
+def test_fewer_messages_are_received_at_once_if_they_are_large(
+    database: str, broker: MemoryBroker, settings: Any
+) -> None:
+    """Two batches in hand stay near twice OUTBOX_BATCH_BYTES, and small messages are many again."""
+    settings.OUTBOX_BATCH_BYTES = 100_000
+    large = [CloudEvent("t", "/s", "x" * 20_000, id=f"large-{n}") for n in range(400)]
+    broker.put_events(*large[:100])
+    with receiving(database, limit=1000):
+        wait_until(lambda: not broker.waiting, SECONDS, "the first batch shows the size")
+        broker.most_in_hand = 0
+        broker.put_events(*large[100:])
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+        assert broker.most_in_hand <= 10
+        broker.put_events(*(event(n) for n in range(2000)))
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+        assert broker.most_in_hand > 100

@@ -1,7 +1,8 @@
 """The work of one consumer: receive a batch, write it, acknowledge it.
 
 The receiver's thread owns the consumer, and a second thread owns the database's connection. While a
-full batch is being written, the next one is received. At most two batches are in memory.
+full batch is being written, the next one is received. At most two batches are in memory, and fewer
+messages are received at once if they exceed OUTBOX_BATCH_BYTES.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from django.conf import settings
 from django.db import Error
 
 from django_broadcaster.backoff import Backoff
+from django_broadcaster.conf import conf
 from django_broadcaster.consumers.base import Consumer, Delivery
 from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.consumers.rows import Writer, Written
@@ -33,6 +35,9 @@ RECEIVE_SECONDS: Final = 1.0
 
 STAND_BY_SECONDS: Final = 1.0
 """Seconds between two attempts to become the receiver that reads."""
+
+FIRST_LIMIT: Final = 100
+"""The most messages of the first batch, when their size is not known yet."""
 
 EXTEND_SECONDS: Final = 2.0
 """Seconds of waiting for the database, after which the broker is asked for more time."""
@@ -74,10 +79,12 @@ class Receiver:
         self.makes_progress = False
         """Whether the last turn has acknowledged a batch, or has found nothing to write."""
         self._writer = Writer(using, alias, consumers.delivers_to(alias))
-        self._limit = limit
+        self._most = limit
+        self._limit = min(limit, FIRST_LIMIT)
         self._outage = outage
         self._runner = SeparateThread(f"receiver-{alias}-database")
         self._writing: _Writing | None = None
+        self._is_full = False
         self._backoff = Backoff()
         self._lag = _Lag()
         self._asks_at = 0.0
@@ -96,7 +103,7 @@ class Receiver:
         self._finish(deliveries)
         if deliveries:
             self._writing = _Writing(deliveries, time.monotonic(), self._write(deliveries))
-        if len(deliveries) < self._limit:
+        if not self._is_full:
             self._finish()
         self._ask_lag()
         self.makes_progress = was_writing or self._writing is None
@@ -171,7 +178,19 @@ class Receiver:
         self.activity.begin("waiting for messages", pause=seconds)
         deliveries = self.consumer.receive(self._limit, seconds)
         self.activity.begin("writing")
+        self._is_full = len(deliveries) >= self._limit
+        if deliveries:
+            self._limit = self._next_limit(deliveries)
         return deliveries
+
+    def _next_limit(self, deliveries: Sequence[Delivery]) -> int:
+        """Return the limit of the next batch: fewer messages if these were large, else more."""
+        size = sum(len(each.message.body) for each in deliveries)
+        if size > conf.BATCH_BYTES:
+            return max(1, len(deliveries) * conf.BATCH_BYTES // size)
+        if 2 * size > conf.BATCH_BYTES or not self._is_full:
+            return self._limit
+        return min(self._most, 2 * self._limit)
 
     def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
         return self._runner.begin(self._writer.write, deliveries, self.lease)
