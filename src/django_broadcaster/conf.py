@@ -192,8 +192,8 @@ class RelaySettings:
     BATCH_BYTES: Setting[int] = Setting(
         16_000_000,
         "Bytes of payload after which a batch, or a portion for the archive, takes no further "
-        "event. A receiver reads fewer messages at once if a batch exceeds it. A relay uses several "
-        "times as much memory for each backend.",
+        "event. A receiver reads fewer messages at once if a batch exceeds it. A relay uses "
+        "several times as much memory for each backend.",
         check=whole("bytes", 1),
         id="E030",
     )
