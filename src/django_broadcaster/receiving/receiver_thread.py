@@ -213,7 +213,9 @@ class ReceiverThread(threading.Thread):
     def _note(self, error: BaseException, pause: float) -> None:
         """Remember and log why the broker can't be read."""
         is_ours = isinstance(error, BroadcasterError)
-        self._error = text = str(error) if is_ours else loggable(error)
+        text = str(error) if is_ours else loggable(error)
+        # A broker's text may have characters that no log and no database takes.
+        self._error = text = text.encode(errors="backslashreplace").decode()
         if self._unavailable_since is None:
             self._unavailable_since, self._since = time.monotonic(), now_in_database()
         if not self._repeats.take_line(text):
