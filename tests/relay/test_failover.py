@@ -78,7 +78,7 @@ def pair(
     ):
         publish("z1", using=pool.alias)
         drain(loop)
-        replica.do_rounds()
+        replica.prepare()
         for number in range(60):
             publish(f"z{number + 2}", using=pool.alias)
         for _ in range(4):
