@@ -191,7 +191,9 @@ class Project:
             NATS: nats_server.shared_url,
             MQTT: lambda: f'"{mosquitto_server.shared_address()[0]}"',
             MQTT_PORT: lambda: str(mosquitto_server.shared_address()[1]),
-            AWS: lambda: aws_server.shared_url("shop-events.fifo", "shop-audit.fifo"),
+            AWS: lambda: aws_server.shared_url(
+                "shop-events.fifo", "shop-audit.fifo", "shop-orders.fifo"
+            ),
         }
         for shown, find in servers.items():
             if shown in text and shown not in self._stands_for:
