@@ -130,8 +130,8 @@ def test_event_in_binary_mode_is_stored(where: str) -> None:
 
 def test_signed_body_does_not_count_with_other_attributes(where: str) -> None:
     """In binary mode they are headers, which no signature covers: a view must allow that."""
-    assert post(BODY, GOOD).status_code == 204
-    answer = post(BODY, {**GOOD, **ATTRIBUTES, "ce-id": "forged"}, "application/json")
+    assert post(BODY, signed(BODY)).status_code == 204
+    answer = post(BODY, {**signed(BODY), **ATTRIBUTES, "ce-id": "forged"}, "application/json")
     assert answer.status_code == 415
     assert "the signature does not cover the headers" in answer.json()["error"]
     assert ids(where) == ["1"]
@@ -177,29 +177,33 @@ def test_signature_of_the_reference_library_is_valid(where: str) -> None:
 
 
 BODY = event().to_json()
-GOOD = signed(BODY)
-ATTACKS: dict[str, dict[str, str]] = {
-    "unsigned": {},
-    "another secret": signed(BODY, secret=OTHER),
-    "expired": signed(BODY, moment=datetime.now(UTC) - timedelta(seconds=400)),
-    "from the future": signed(BODY, moment=datetime.now(UTC) + timedelta(hours=2)),
-    "another body": signed(BODY + b" "),
-    "another id": {**GOOD, "webhook-id": "msg_2"},
-    "another time": {**GOOD, "webhook-timestamp": str(int(GOOD["webhook-timestamp"]) - 1)},
-    "truncated": {**GOOD, "webhook-signature": GOOD["webhook-signature"][:-8]},
-    "empty": {**GOOD, "webhook-signature": "v1,"},
-    "without version": {**GOOD, "webhook-signature": GOOD["webhook-signature"][3:]},
-    "other version": {**GOOD, "webhook-signature": "v1a" + GOOD["webhook-signature"][2:]},
-    "not base64": {**GOOD, "webhook-signature": "v1,!!!"},
-    "time in words": {**GOOD, "webhook-timestamp": "now"},
-    "time with other digits": {**GOOD, "webhook-timestamp": "\xb2\xb3"},
-}
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+def attacks() -> dict[str, dict[str, str]]:
+    """Return the headers of each attack, made now: a signature expires."""
+    good = signed(BODY)
+    return {
+        "unsigned": {},
+        "another secret": signed(BODY, secret=OTHER),
+        "expired": signed(BODY, moment=datetime.now(UTC) - timedelta(seconds=400)),
+        "from the future": signed(BODY, moment=datetime.now(UTC) + timedelta(hours=2)),
+        "another body": signed(BODY + b" "),
+        "another id": {**good, "webhook-id": "msg_2"},
+        "another time": {**good, "webhook-timestamp": str(int(good["webhook-timestamp"]) - 1)},
+        "truncated": {**good, "webhook-signature": good["webhook-signature"][:-8]},
+        "empty": {**good, "webhook-signature": "v1,"},
+        "without version": {**good, "webhook-signature": good["webhook-signature"][3:]},
+        "other version": {**good, "webhook-signature": "v1a" + good["webhook-signature"][2:]},
+        "not base64": {**good, "webhook-signature": "v1,!!!"},
+        "time in words": {**good, "webhook-timestamp": "now"},
+        "time with other digits": {**good, "webhook-timestamp": "\xb2\xb3"},
+    }
+
+
+@pytest.mark.parametrize("attack", attacks())
 def test_request_with_a_wrong_signature_is_refused(where: str, attack: str) -> None:
     """401, nothing is stored, and the answer does not show what would be right."""
-    headers = ATTACKS[attack]
+    headers = attacks()[attack]
     answer = post(
         BODY, {name: value.encode("ascii", "ignore").decode() for name, value in headers.items()}
     )
