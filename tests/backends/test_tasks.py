@@ -171,7 +171,7 @@ def test_task_that_failed_at_once_is_tried_again(committing: None, register: Reg
     register("sometimes", sometimes)
     message = make_message(data={"n": 1})
     with pytest.raises(
-        TransientError, match=r"handler sometimes: ValueError at \S+/test_tasks.py:\d+: not today"
+        TransientError, match="handler sometimes: ValueError: not today"
     ):
         make().send(message)
     assert [order.number for order in Order.objects.all()] == ["always 1"]
