@@ -170,9 +170,7 @@ def test_task_that_failed_at_once_is_tried_again(committing: None, register: Reg
     register("always", lambda event: Order.objects.create(number=f"always {event.data['n']}"))
     register("sometimes", sometimes)
     message = make_message(data={"n": 1})
-    with pytest.raises(
-        TransientError, match="handler sometimes: ValueError: not today"
-    ):
+    with pytest.raises(TransientError, match="handler sometimes: ValueError: not today"):
         make().send(message)
     assert [order.number for order in Order.objects.all()] == ["always 1"]
     fails.clear()
