@@ -120,7 +120,7 @@ def make(servers: str, topic: str) -> Iterator[MakeConsumer]:
                 "topics": topic,
                 "group": topic,
                 "session_timeout": 2.0,
-                "timeout": 2.0,
+                "timeout": 4.0,
             }
             consumer = KafkaConsumer(**{**defaults, **options})
             made.callback(consumer.close)
@@ -315,7 +315,7 @@ def test_record_of_a_former_assignment_is_left_out(
 
 def test_rebalances_under_load_lose_nothing(make: MakeConsumer, servers: str, topic: str) -> None:
     """Receivers come and go while messages come; all arrive, first arrivals in order."""
-    receivers = [make()]
+    receivers = [make(timeout=10.0)]
     receivers[0].open()
     sent: list[str] = []
     received: list[str] = []
@@ -331,7 +331,7 @@ def test_rebalances_under_load_lose_nothing(make: MakeConsumer, servers: str, to
         publish(servers, topic, batch)
         sent += batch
         if step % 2 == 0:
-            receivers.append(make())
+            receivers.append(make(timeout=10.0))
             receivers[-1].open()
         else:
             receivers.pop(0).close()
