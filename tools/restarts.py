@@ -45,7 +45,9 @@ class _Request(StreamRequestHandler):
 @contextmanager
 def offered() -> Iterator[dict[str, str]]:
     """Restart servers on request for the time of the block; yields the environment for it."""
-    with tempfile.TemporaryDirectory(prefix="broadcaster-restarts-") as folder:
+    # The path of a socket has at most about 100 characters, which TMPDIR may take alone.
+    place = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108  # with a random name
+    with tempfile.TemporaryDirectory(prefix="broadcaster-restarts-", dir=place) as folder:
         path = str(Path(folder, "socket"))
         with UnixStreamServer(path, _Request) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
