@@ -6,10 +6,11 @@ No message shows a value of OPTIONS that may be a password.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from inspect import Parameter, isabstract, signature
+from reprlib import repr as shortened
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +19,7 @@ from django.utils.module_loading import import_string
 
 from ..exceptions import BackendConfigurationError
 from ..redaction import SECRET_NAME, spellings, without
-from .shared import TAG, error, fix_of_key, kind, nearest, warning
+from .shared import TAG, error, fix_of_key, kind, nearest, unknown_keys, warning
 
 MAX_ALIAS = 64
 """The longest alias that the columns hold."""
@@ -35,7 +36,11 @@ class Kind:
         base: The class that they derive from.
         takes_options: The class whose subclasses take their options as keywords.
         usual: The name of a class that a hint proposes.
-        wrong_class, wrong_options, no_client: The ids of the checks.
+        usual_alias: An alias that a hint proposes.
+        example: The hint for an entry that is not a dictionary.
+        entry_keys: The keys that an entry may have.
+        wrong_alias, wrong_entry, unknown_key, wrong_class, wrong_options, no_client: The ids of
+            the checks.
         who_needs_no_client: The sentence about processes without the client library.
     """
 
@@ -45,6 +50,12 @@ class Kind:
     base: type[Any]
     takes_options: type[Any]
     usual: str
+    usual_alias: str
+    example: str
+    entry_keys: frozenset[str]
+    wrong_alias: str
+    wrong_entry: str
+    unknown_key: str
     wrong_class: str
     wrong_options: str
     no_client: str
@@ -75,6 +86,23 @@ class Kind:
             f"Set {where}['{self.key}'] = '{package}.{near}', or the dotted path of another "
             f"subclass of {package}.{self.base.__name__}."
         )
+
+
+def entry_problems(wanted: Kind, alias: object, entry: object) -> Iterator[CheckMessage]:
+    """Yield the errors of an alias, and of an entry that is not a dictionary or has a wrong key."""
+    if not isinstance(alias, str) or not 1 <= len(alias) <= MAX_ALIAS:
+        message = (
+            f"An alias in {wanted.setting} must be a string of 1 to {MAX_ALIAS} characters, "
+            f"not {shortened(alias)}."
+        )
+        fix = f"Rename it in {wanted.setting}, such as to {wanted.usual_alias!r}."
+        yield error(wanted.wrong_alias, message, fix)
+    where = f"{wanted.setting}[{shortened(alias)}]"
+    if isinstance(entry, Mapping):
+        yield from unknown_keys(wanted.unknown_key, where, entry, wanted.entry_keys)
+    else:
+        message = f"{where} must be a dict, not {kind(entry)}."
+        yield error(wanted.wrong_entry, message, wanted.example)
 
 
 def shape_problem(wanted: Kind, where: str, entry: Mapping[str, Any]) -> CheckMessage | None:

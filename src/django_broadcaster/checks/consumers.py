@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from reprlib import repr as shortened
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -18,9 +17,14 @@ from ..consumers.handler import ENTRY_KEYS, consumers
 from ..exceptions import BackendConfigurationError
 from ..registry import Handler, event_registry
 from ..setting_rules import seconds
-from .classes import MAX_ALIAS, Kind, client_problem, creation_problem, shape_problem
-from .shared import TAG, Messages, error, kind, nearest, unknown_keys, warning
+from .classes import Kind, client_problem, creation_problem, entry_problems, shape_problem
+from .shared import TAG, Messages, error, kind, nearest, warning
 
+_EXAMPLE = (
+    "Set OUTBOX_CONSUMERS = {'orders': {'CONSUMER': "
+    "'django_broadcaster.consumers.RedisStreamConsumer', "
+    "'OPTIONS': {'stream_name': 'orders', 'group': 'billing'}}}."
+)
 CONSUMER = Kind(
     setting="OUTBOX_CONSUMERS",
     key="CONSUMER",
@@ -28,15 +32,16 @@ CONSUMER = Kind(
     base=Consumer,
     takes_options=Consumer,
     usual="RedisStreamConsumer",
+    usual_alias="orders",
+    example=_EXAMPLE,
+    entry_keys=ENTRY_KEYS,
+    wrong_alias="E047",
+    wrong_entry="E048",
+    unknown_key="E049",
     wrong_class="E050",
     wrong_options="E051",
     no_client="W009",
     who_needs_no_client="A process without receivers does not need it",
-)
-_EXAMPLE = (
-    "Set OUTBOX_CONSUMERS = {'orders': {'CONSUMER': "
-    "'django_broadcaster.consumers.RedisStreamConsumer', "
-    "'OPTIONS': {'stream_name': 'orders', 'group': 'billing'}}}."
 )
 
 
@@ -49,25 +54,8 @@ def check_consumers(**_: Any) -> Messages:
     return [
         problem
         for alias, entry in configured.items()
-        for problem in (*_alias_problems(alias), *_entry_problems(alias, entry))
+        for problem in entry_problems(CONSUMER, alias, entry)
     ]
-
-
-def _alias_problems(alias: object) -> Iterator[CheckMessage]:
-    if not isinstance(alias, str) or not 1 <= len(alias) <= MAX_ALIAS:
-        message = (
-            f"An alias in OUTBOX_CONSUMERS must be a string of 1 to {MAX_ALIAS} characters, "
-            f"not {shortened(alias)}."
-        )
-        yield error("E047", message, "Rename it in OUTBOX_CONSUMERS, such as to 'orders'.")
-
-
-def _entry_problems(alias: object, entry: object) -> Iterator[CheckMessage]:
-    where = f"OUTBOX_CONSUMERS[{shortened(alias)}]"
-    if not isinstance(entry, Mapping):
-        yield error("E048", f"{where} must be a dict, not {kind(entry)}.", _EXAMPLE)
-        return
-    yield from unknown_keys("E049", where, entry, ENTRY_KEYS)
 
 
 def check_consumer_classes(**_: Any) -> Messages:

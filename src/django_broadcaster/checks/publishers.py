@@ -13,9 +13,12 @@ from ..backends.base import MessageBackend, PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..backends.redis import RedisStreamBackend
 from ..conf import conf
-from .classes import MAX_ALIAS, Kind, client_problem, creation_problem, shape_problem
-from .shared import TAG, Messages, entries, error, kind, unknown_keys, warning
+from .classes import Kind, client_problem, creation_problem, entry_problems, shape_problem
+from .shared import TAG, Messages, entries, error, kind, warning
 
+_PUBLISHERS_HINT = (
+    "Set OUTBOX_PUBLISHERS = {'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
+)
 BACKEND = Kind(
     setting="OUTBOX_PUBLISHERS",
     key="BACKEND",
@@ -23,13 +26,16 @@ BACKEND = Kind(
     base=PublisherBackend,
     takes_options=MessageBackend,
     usual="LocalBackend",
+    usual_alias="default",
+    example=_PUBLISHERS_HINT,
+    entry_keys=ENTRY_KEYS,
+    wrong_alias="E002",
+    wrong_entry="E003",
+    unknown_key="E004",
     wrong_class="E005",
     wrong_options="E006",
     no_client="W003",
     who_needs_no_client="A process that only publishes does not need it",
-)
-_PUBLISHERS_HINT = (
-    "Set OUTBOX_PUBLISHERS = {'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."
 )
 
 
@@ -43,25 +49,17 @@ def check_publishers(**_: Any) -> Messages:
     return [
         problem
         for alias, entry in publishers.items()
-        for problem in (*_alias_problems(alias), *_entry_problems(alias, entry))
+        for problem in (
+            *entry_problems(BACKEND, alias, entry),
+            *_exhausted_problems(alias, entry),
+        )
     ]
 
 
-def _alias_problems(alias: object) -> Iterator[CheckMessage]:
-    if not isinstance(alias, str) or not 1 <= len(alias) <= MAX_ALIAS:
-        message = (
-            f"An alias in OUTBOX_PUBLISHERS must be a string of 1 to {MAX_ALIAS} characters, "
-            f"not {shortened(alias)}."
-        )
-        yield error("E002", message, "Rename it in OUTBOX_PUBLISHERS, such as to 'default'.")
-
-
-def _entry_problems(alias: object, entry: object) -> Iterator[CheckMessage]:
-    where = f"OUTBOX_PUBLISHERS[{shortened(alias)}]"
+def _exhausted_problems(alias: object, entry: object) -> Iterator[CheckMessage]:
     if not isinstance(entry, Mapping):
-        yield error("E003", f"{where} must be a dict, not {kind(entry)}.", _PUBLISHERS_HINT)
         return
-    yield from unknown_keys("E004", where, entry, ENTRY_KEYS)
+    where = f"OUTBOX_PUBLISHERS[{shortened(alias)}]"
     if entry.get("ON_EXHAUSTED", "skip") not in ON_EXHAUSTED:
         yield error(
             "E008",
