@@ -17,7 +17,13 @@ from django_broadcaster.backends.base import Message
 from django_broadcaster.consumers import Delivery, ReceivedMessage
 from django_broadcaster.consumers.rows import Writer
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import Reject, Rejected, Retry, TransientError
+from django_broadcaster.exceptions import (
+    InvalidPublisherConfig,
+    Reject,
+    Rejected,
+    Retry,
+    TransientError,
+)
 from django_broadcaster.inbox import dispatch, process
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.registry import EventHandlerRegistry, event_registry
@@ -104,7 +110,13 @@ def test_a_message_names_its_consumer(local: str, number: int) -> None:
     assert backend.send_batch(batch) == [None] * number
     assert calls == ["mine"] * number
     assert backend.show(batch[0]).destination == {"handlers": "mine"}
-    assert backend.validate_config({"consumer": "billing", "received": {}}) is None
+
+
+@pytest.mark.parametrize("key", ["consumer", "received"])
+def test_keys_of_receivers_are_refused_to_publish_calls(key: str) -> None:
+    """No event passes for one that a consumer has received."""
+    with pytest.raises(InvalidPublisherConfig, match=key):
+        LocalBackend(alias="default").validate_config({key: "billing"})
 
 
 def test_retries_of_a_handler_count_for_its_consumer(registry: EventHandlerRegistry) -> None:

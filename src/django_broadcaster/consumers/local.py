@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from django_broadcaster.backends.base import Message, MessageBackend, Outcome, Shown, Thread
 from django_broadcaster.backends.unhandled import tell_unhandled
 from django_broadcaster.exceptions import TransientError
 
-from .received import CONFIG_KEYS, consumer_of, handlers_of, is_malformed, redeliver
+from .received import consumer_of, handlers_of, is_malformed, redeliver
 
 if TYPE_CHECKING:
     from .lane import Sharing
@@ -32,8 +32,6 @@ class LocalBackend(MessageBackend):
         concurrency: The threads in which a relay runs handlers, each with its own database
             connections. Events of one key stay in one thread, in their order.
     """
-
-    config_keys: ClassVar[frozenset[str]] = CONFIG_KEYS
 
     runs_handlers = True
 

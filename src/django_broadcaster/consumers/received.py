@@ -1,14 +1,13 @@
-"""Received messages as the backends that run handlers see them, by their `publisher_config`."""
+"""Received messages as the backends that run handlers see them, by their `publisher_config`.
+
+A receiver sets its key `consumer`, and `received` for what else it received of a malformed message.
+No publish call may set them.
+"""
 
 from __future__ import annotations
 
-from typing import Final
-
 from django_broadcaster.backends.base import Message
 from django_broadcaster.registry import Handler, event_registry
-
-CONFIG_KEYS: Final = frozenset({"consumer", "received"})
-"""Set by a receiver: its consumer, and what else it received of a malformed message."""
 
 
 def consumer_of(message: Message) -> str:

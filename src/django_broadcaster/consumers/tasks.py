@@ -25,7 +25,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 
-from .received import CONFIG_KEYS, handlers_of, is_malformed, redeliver
+from .received import handlers_of, is_malformed, redeliver
 
 PRIORITIES: Final = (-100, 100)
 
@@ -45,7 +45,7 @@ class TasksBackend(MessageBackend):
     """
 
     system: ClassVar[str] = "django_tasks"
-    config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue_name"}) | CONFIG_KEYS
+    config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue_name"})
 
     runs_handlers = True
 
