@@ -63,9 +63,15 @@ SCENES = [
         Level.RED,
         "no progress for 130 s",
     ),
+    (
+        [{"stands_by": True}, {"stands_by": True}],
+        ConsumerState.NOT_READING,
+        Level.RED,
+        "All receivers stand by",
+    ),
     ([{**READING, "malformed": 2}], ConsumerState.MALFORMED, Level.AMBER, "2 messages became"),
     ([{**READING, "lag": 5}], ConsumerState.BEHIND, Level.BLUE, ""),
-    ([READING, {"lag": None}], ConsumerState.UP_TO_DATE, Level.GREEN, ""),
+    ([READING, {"lag": None, "stands_by": True}], ConsumerState.UP_TO_DATE, Level.GREEN, ""),
 ]
 
 

@@ -32,8 +32,10 @@ def test_one_of_several_may_read_until_it_leaves(database: str) -> None:
     assert first.may_read()
     assert not second.may_read()
     assert first.may_read()
+    assert _standing_by(database) == {second.id}
     first.leave()
     assert second.may_read()
+    assert _standing_by(database) == set()
 
 
 def test_one_without_heartbeat_is_replaced_and_writes_nothing_more(database: str) -> None:
@@ -84,6 +86,11 @@ def test_receivers_that_share_a_consumer_take_turns_where_ids_are_reserved(datab
         steps.append("first ends")
     thread.join(20)
     assert steps == ["asked", "first ends", "second begins"]
+
+
+def _standing_by(database: str) -> set[int]:
+    rows = OutboxReceiver.objects.using(database).filter(stands_by=True)
+    return set(rows.values_list("pk", flat=True))
 
 
 def _waits(database: str) -> bool:

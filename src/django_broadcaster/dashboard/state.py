@@ -76,8 +76,8 @@ def _backend(using: str, judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _status(judgement: Judgement) -> dict[str, Any]:
-    """Return the state of a backend, and why: the page puts the time since `since` into it."""
+def _status(judgement: Judgement | ConsumerJudgement) -> dict[str, Any]:
+    """Return the state, and why: the page puts the time since `since` into it."""
     verdict = judgement.verdict
     return {
         "text": _(verdict.state),
@@ -91,12 +91,7 @@ def _consumer(judgement: ConsumerJudgement) -> dict[str, Any]:
     names = ("lag", "received", "duplicates", "malformed", "receivers")
     return {
         "alias": judgement.consumer,
-        "status": {
-            "text": _(judgement.state),
-            "level": judgement.level.name.lower(),
-            "reason": judgement.reason_and_error,
-            "since": seconds(judgement.since),
-        },
+        "status": _status(judgement),
         "needs_attention": judgement.needs_attention,
         "per_second": round(judgement.per_second, 2),
         "last_received": seconds(judgement.last_received_at),

@@ -140,7 +140,7 @@ def _of_consumers(using: str, aliases: Collection[str]) -> Iterator[Check]:
     for each in consumer_judgements(using, aliases):
         lag = "" if each.lag is None else f", {each.lag} messages wait"
         # Without the error, which may name the broker; the view is unauthenticated.
-        detail = each.aged_reason if each.level == Level.RED else f"{each.receivers}{lag}"
+        detail = each.verdict.aged_reason if each.level == Level.RED else f"{each.receivers}{lag}"
         ok = each.level != Level.RED
         yield Check(name="receivers", ok=ok, detail=detail, consumer=each.consumer)
 

@@ -29,6 +29,12 @@ class Migration(migrations.Migration):
                         null=True,
                     ),
                 ),
+                (
+                    "stands_by",
+                    models.BooleanField(
+                        default=False, help_text="Whether it waits until it may read."
+                    ),
+                ),
                 ("started_at", models.DateTimeField()),
                 ("heartbeat_at", models.DateTimeField()),
                 ("received", models.PositiveBigIntegerField(default=0)),

@@ -202,6 +202,9 @@ class OutboxReceiver(models.Model):
         blank=True,
         help_text=_("The consumer, if this receiver alone may read it now."),
     )
+    stands_by = models.BooleanField(
+        default=False, help_text=_("Whether it waits until it may read.")
+    )
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField()
     received = models.PositiveBigIntegerField(default=0)

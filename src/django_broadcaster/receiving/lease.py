@@ -60,6 +60,7 @@ class ReceiverLease:
         row = OutboxReceiver.objects.using(self.using).create(
             name=self.name,
             consumer=self.consumer,
+            stands_by=self.reads_alone,
             started_at=DatabaseNow(),
             heartbeat_at=DatabaseNow(),
         )
@@ -70,11 +71,11 @@ class ReceiverLease:
         """Take the right to read, if no other receiver has it; raises LeaseLost."""
         self._delete_stale()
         if self._rows().filter(reads=self.consumer).exclude(pk=self.id).exists():
-            self._update({})
+            self._update({"stands_by": True})
             return False
         try:
             with transaction.atomic(using=self.using):
-                self._update({"reads": self.consumer})
+                self._update({"reads": self.consumer, "stands_by": False})
         except IntegrityError:
             return False
         return True
@@ -83,7 +84,7 @@ class ReceiverLease:
         """Begin the transaction of a batch.
 
         The server ends it if this process is suspended in the middle: its row would stay locked,
-        and nobody could replace it. MySQL can't do that.
+        and no other one could replace it. MySQL can't do that.
 
         MariaDB and MySQL reserve the ids of rows when a statement begins. If two receivers insert
         the same messages, because these have just moved from one to the other, the later rows of

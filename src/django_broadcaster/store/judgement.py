@@ -30,6 +30,7 @@ Attempts are counted by minute, from what relays write every ten seconds.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,8 +88,6 @@ _LEVELS: Final[Mapping[State, Level]] = {
     State.UP_TO_DATE: Level.GREEN,
 }
 
-_ORDER: Final = list(State)
-
 
 class Endpoints(NamedTuple):
     """The webhook endpoints of a backend that are disabled, and those that fail."""
@@ -108,13 +107,13 @@ class Facts:
 
 
 class Verdict(NamedTuple):
-    """A state, and why.
+    """A state of a backend or a consumer, and why.
 
-    `{age}` in the reason is the time since `since`. `error` may contain data of an event, and must
-    not be shown to everybody; the reason of a pause names a person.
+    `{age}` in the reason is the time since `since`. `error` may contain data of an event or name
+    the broker, and must not be shown to everybody; the reason of a pause names a person.
     """
 
-    state: State
+    state: StrEnum
     reason: str = ""
     since: datetime | None = None
     error: str = ""
@@ -124,9 +123,51 @@ class Verdict(NamedTuple):
         """The reason, and the error if there is one."""
         return f"{self.reason}: {self.error}" if self.error else self.reason
 
+    @property
+    def aged_reason(self) -> str:
+        """The reason with the age, without the error."""
+        if self.since is None:
+            return self.reason
+        age = max(0.0, (datetime.now(UTC) - self.since).total_seconds())
+        return self.reason.replace("{age}", duration(age), 1)
+
+    @property
+    def text(self) -> str:
+        """The reason with the age, and the error."""
+        return f"{self.aged_reason}: {self.error}" if self.error else self.aged_reason
+
+
+class Judged(ABC):
+    """The common part of the judgements on backends and on consumers."""
+
+    __slots__ = ()
+
+    verdict: Verdict
+
+    @property
+    @abstractmethod
+    def level(self) -> Level:
+        """How bad the state is."""
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the level is red or amber."""
+        return self.level <= Level.AMBER
+
+    @property
+    def severity(self) -> tuple[int, int]:
+        """A key that sorts the worst first: by level, then in the order of the states."""
+        state = self.verdict.state
+        return self.level, list(type(state)).index(state)
+
+    @property
+    def text(self) -> str:
+        """The reason with the age, and the error."""
+        return self.verdict.text
+
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Judged):
     """The state of a backend, with the facts that it was judged by."""
 
     facts: Facts
@@ -140,7 +181,7 @@ class Judgement:
     @property
     def state(self) -> State:
         """The state."""
-        return self.verdict.state
+        return State(self.verdict.state)
 
     @property
     def level(self) -> Level:
@@ -148,25 +189,6 @@ class Judgement:
         if self.state == State.NOT_CONFIGURED and not self.overview.undelivered:
             return Level.AMBER
         return _LEVELS[self.state]
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether the level is red or amber."""
-        return self.level <= Level.AMBER
-
-    @property
-    def severity(self) -> tuple[int, int]:
-        """A key that sorts the worst first: by level, then in the order of the states."""
-        return self.level, _ORDER.index(self.state)
-
-    @property
-    def text(self) -> str:
-        """The reason with the age, and the error."""
-        since, text = self.verdict.since, self.verdict.reason_and_error
-        if since is None:
-            return text
-        age = max(0.0, (datetime.now(UTC) - since).total_seconds())
-        return text.replace("{age}", duration(age), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts, the state and the reason for JSON."""

@@ -7,7 +7,8 @@ state              level applies if
 ================== ===== ======================================================================
 no receiver        red   no receiver had a heartbeat within `OUTBOX_LEASE_SECONDS`
 broker unavailable red   no receiver can read the broker
-not reading        red   a receiver hangs, or receives nothing while the lag grows
+not reading        red   a receiver hangs, all receivers stand by, or nothing is received while
+                         the lag grows
 malformed messages amber messages became dead letters since the receivers started
 behind             blue  messages are waiting at the broker
 up to date         green no message is waiting, or the broker can't say
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxReceiver
 from django_broadcaster.models.managers import DatabaseNow, aware
 
-from .judgement import Level
+from .judgement import Judged, Level, Verdict
 
 
 class ConsumerState(StrEnum):
@@ -53,19 +54,14 @@ _LEVELS: Final = {
     ConsumerState.UP_TO_DATE: Level.GREEN,
 }
 
-_ORDER: Final = list(ConsumerState)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerJudgement:
+class ConsumerJudgement(Judged):
     """The state of a consumer, with its figures summed over its receivers.
 
     Args:
         consumer: The alias.
-        state: The state.
-        reason: Why. `{age}` stands for the time since `since`.
-        since: When the state began, if that is known.
-        error: Why the broker can't be read. It must not be shown to everybody.
+        verdict: The state, and why.
         receivers: The receivers with a recent heartbeat; `reading` of them read the broker.
         received, duplicates, malformed: Messages since these receivers started.
         per_second: Messages per second over the last minute.
@@ -74,10 +70,7 @@ class ConsumerJudgement:
     """
 
     consumer: str
-    state: ConsumerState
-    reason: str = ""
-    since: datetime | None = None
-    error: str = ""
+    verdict: Verdict
     receivers: int = 0
     reading: int = 0
     received: int = 0
@@ -88,37 +81,14 @@ class ConsumerJudgement:
     last_received_at: datetime | None = None
 
     @property
+    def state(self) -> ConsumerState:
+        """The state."""
+        return ConsumerState(self.verdict.state)
+
+    @property
     def level(self) -> Level:
         """How bad the state is."""
         return _LEVELS[self.state]
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether the level is red or amber."""
-        return self.level <= Level.AMBER
-
-    @property
-    def severity(self) -> tuple[int, int]:
-        """A key that sorts the worst first: by level, then in the order of the states."""
-        return self.level, _ORDER.index(self.state)
-
-    @property
-    def reason_and_error(self) -> str:
-        """The reason, and the error if there is one."""
-        return f"{self.reason}: {self.error}" if self.error else self.reason
-
-    @property
-    def aged_reason(self) -> str:
-        """The reason with the age, without the error."""
-        if self.since is None:
-            return self.reason
-        age = max(0.0, (datetime.now(UTC) - self.since).total_seconds())
-        return self.reason.replace("{age}", f"{age:,.0f} s", 1)
-
-    @property
-    def text(self) -> str:
-        """The reason with the age, and the error."""
-        return f"{self.aged_reason}: {self.error}" if self.error else self.aged_reason
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures, the state and the reason for JSON."""
@@ -149,49 +119,49 @@ def consumer_judgements(using: str, aliases: Collection[str]) -> Iterator[Consum
 
 
 def _judge(alias: str, rows: list[OutboxReceiver]) -> ConsumerJudgement:
-    # One that stands by for another one reads nothing, and has no lag.
-    alone = [row for row in rows if row.reads]
-    readers = alone or rows
-    figures: dict[str, Any] = {
-        "receivers": len(rows),
-        "reading": sum(not row.error for row in readers),
-        **{
-            name: sum(getattr(row, name) for row in rows)
-            for name in ("received", "duplicates", "malformed")
-        },
-        "per_second": sum(row.received_per_second for row in rows),
-        "lag": _largest(row.lag for row in readers),
-        "last_received_at": max(_moments(row.last_received_at for row in rows), default=None),
-    }
-    return ConsumerJudgement(consumer=alias, **figures, **_verdict(readers, figures))
+    readers = [row for row in rows if not row.stands_by]
+    lag = _largest(row.lag for row in readers)
+    malformed = sum(row.malformed for row in rows)
+    return ConsumerJudgement(
+        consumer=alias,
+        verdict=_verdict(rows, readers, lag, malformed),
+        receivers=len(rows),
+        reading=sum(not row.error for row in readers),
+        received=sum(row.received for row in rows),
+        duplicates=sum(row.duplicates for row in rows),
+        malformed=malformed,
+        per_second=sum(row.received_per_second for row in rows),
+        lag=lag,
+        last_received_at=max(_moments(row.last_received_at for row in rows), default=None),
+    )
 
 
-def _verdict(readers: list[OutboxReceiver], figures: dict[str, Any]) -> dict[str, Any]:
-    if not readers:
+def _verdict(
+    rows: list[OutboxReceiver], readers: list[OutboxReceiver], lag: int | None, malformed: int
+) -> Verdict:
+    if not rows:
         reason = "No receiver is running, so messages wait at the broker"
-        return {"state": ConsumerState.NO_RECEIVER, "reason": reason}
-    if not figures["reading"]:
-        row = readers[0]
+        return Verdict(ConsumerState.NO_RECEIVER, reason)
+    if not readers:
+        reason = "All receivers stand by: the one that read has crashed or hangs"
+        return Verdict(ConsumerState.NOT_READING, reason)
+    failing = [row for row in readers if row.error]
+    if len(failing) == len(readers):
+        row = failing[0]
         if row.unavailable_since is None:
-            return {"state": ConsumerState.NOT_READING, "reason": "Stalled", "error": row.error}
+            return Verdict(ConsumerState.NOT_READING, "Stalled", error=row.error)
         since = aware(row.unavailable_since)
         reason = "The broker can't be read for {age}"
-        return {
-            "state": ConsumerState.UNAVAILABLE,
-            "reason": reason,
-            "since": since,
-            "error": row.error,
-        }
+        return Verdict(ConsumerState.UNAVAILABLE, reason, since, row.error)
     growing = _moments(row.lag_grows_since for row in readers)
     if len(growing) == len(readers):
         reason = "Nothing received for {age} while the lag grows"
-        return {"state": ConsumerState.NOT_READING, "reason": reason, "since": min(growing)}
-    if figures["malformed"]:
-        count = figures["malformed"]
-        what = "1 message" if count == 1 else f"{count:,} messages"
+        return Verdict(ConsumerState.NOT_READING, reason, min(growing))
+    if malformed:
+        what = "1 message" if malformed == 1 else f"{malformed:,} messages"
         reason = f"{what} became dead letters since the receivers started"
-        return {"state": ConsumerState.MALFORMED, "reason": reason}
-    return {"state": ConsumerState.BEHIND if figures["lag"] else ConsumerState.UP_TO_DATE}
+        return Verdict(ConsumerState.MALFORMED, reason)
+    return Verdict(ConsumerState.BEHIND if lag else ConsumerState.UP_TO_DATE)
 
 
 def _largest(values: Iterable[int | None]) -> int | None:
