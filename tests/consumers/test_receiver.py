@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import OperationalError, connections
 
 from django_broadcaster.consumers import ReceivedMessage
@@ -314,3 +315,34 @@ def test_fewer_messages_are_received_at_once_if_they_are_large(
         broker.put_events(*(event(n) for n in range(2000)))
         wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
         assert broker.most_in_hand > 100
+
+
+def test_a_limited_number_of_iterations_ends_the_receiver(
+    database: str, broker: MemoryBroker
+) -> None:
+    """As it ends the relay: a worker with both would never end otherwise."""
+    broker.put_events(event(1))
+    call_command("outbox_worker", "--max-iterations=2", "--interval=0.01", "--database", database)
+    assert ids(database) == ["1"]
+    assert not broker.waiting
+    assert not OutboxReceiver.objects.using(database).exists()
+
+
+def test_what_fails_at_the_end_is_a_warning(
+    database: str,
+    broker: MemoryBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A lease that stays, and a client that can't disconnect, are seen in the log."""
+
+    def fail(*_: Any) -> None:
+        raise OperationalError("server closed the connection")
+
+    with receiving(database):
+        wait_until(lambda: broker.opened, SECONDS, "it reads")
+        monkeypatch.setattr(ReceiverLease, "leave", fail)
+        monkeypatch.setattr(memory_broker.MemoryConsumer, "close", fail)
+    warnings = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert any("Could not disconnect: server closed" in each for each in warnings)
+    assert any("Could not release the lease: server closed" in each for each in warnings)

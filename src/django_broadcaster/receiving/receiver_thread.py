@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 
 from django.db import Error, connections
@@ -36,6 +37,14 @@ from .receiver import Receiver, now_in_database
 
 logger = logging.getLogger("django_broadcaster.receiver")
 
+BATCH_REPEATS: Final = (
+    "Consumer %r: Could not acknowledge the last batch: %s; its messages are received again."
+)
+CONNECTION_STAYS: Final = "Consumer %r: Could not disconnect: %s."
+LEASE_STAYS: Final = (
+    "Consumer %r: Could not release the lease: %s; another receiver takes over when it expires."
+)
+
 ERROR_SHOWN: Final = 500
 """Characters that are stored of an error."""
 
@@ -49,10 +58,18 @@ class ReceiverThread(threading.Thread):
         limit: The most messages of a batch.
         outage: The log of the database's outages.
         drain: Whether to stop when no message is waiting.
+        max_iterations: The number of turns, each of which receives once; None for no limit.
     """
 
     def __init__(
-        self, using: str, alias: str, *, limit: int, outage: DatabaseOutage, drain: bool = False
+        self,
+        using: str,
+        alias: str,
+        *,
+        limit: int,
+        outage: DatabaseOutage,
+        drain: bool = False,
+        max_iterations: int | None = None,
     ) -> None:
         super().__init__(name=f"receiver-{alias}", daemon=True)
         self.alias = alias
@@ -60,6 +77,7 @@ class ReceiverThread(threading.Thread):
         """Why the thread did not end as it should; empty if it did."""
         self._using = using
         self._drain = drain
+        self._turns = count() if max_iterations is None else range(max_iterations)
         self._receiver = Receiver(using, alias, limit=limit, outage=outage)
         self._outage = outage
         self._backoff = Backoff()
@@ -73,8 +91,9 @@ class ReceiverThread(threading.Thread):
     def run(self) -> None:
         """Receive until stopped."""
         try:
-            while not self.is_stopping and not self._is_drained(self._turn()):
-                pass
+            for _ in self._turns:
+                if self.is_stopping or self._is_drained(self._turn()):
+                    break
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.failure = f"the thread of consumer {self.alias!r} crashed: {class_names(error)}"
@@ -150,7 +169,7 @@ class ReceiverThread(threading.Thread):
             timeout,
         )
         use_own_connections()
-        self._quietly(self._receiver.lease.leave)
+        self._try(self._receiver.lease.leave, LEASE_STAYS)
         drop_all_connections()
 
     # --- The loop ----------------------------------------------------------------------------
@@ -200,7 +219,9 @@ class ReceiverThread(threading.Thread):
         pause = self._backoff.next()
         activity = self._receiver.activity
         activity.begin("disconnecting")
-        self._quietly(self._receiver.close)
+        # The client is in the state in which it failed; the error was the one that is logged.
+        with suppress(Exception):
+            self._receiver.close()
         activity.begin("recovering", pause=pause)
         if isinstance(error, LeaseLost):
             self._log(logging.WARNING, "Lease lost: %s; joining again.", error)
@@ -241,17 +262,17 @@ class ReceiverThread(threading.Thread):
     def _end(self) -> None:
         receiver = self._receiver
         receiver.activity.begin("stopping")
-        self._quietly(receiver.finish)
-        self._quietly(receiver.close)
-        self._quietly(receiver.leave)
+        self._try(receiver.finish, BATCH_REPEATS)
+        self._try(receiver.close, CONNECTION_STAYS)
+        self._try(receiver.leave, LEASE_STAYS)
         receiver.end()
 
-    def _quietly(self, action: Callable[[], object]) -> None:
-        """Call an action of the end; an error of it changes nothing, and is logged."""
+    def _try(self, action: Callable[[], object], warning: str) -> None:
+        """Call an action of the end; if it fails, log a warning with the alias and the error."""
         try:
             action()
         except Exception as error:
-            self._log(logging.DEBUG, "Consumer %r: Could not end: %s.", self.alias, loggable(error))
+            self._log(logging.WARNING, warning, self.alias, loggable(error))
 
     def _log(
         self, level: int, text: str, *values: object, error: BaseException | None = None

@@ -37,7 +37,7 @@ class WorkerOptions:
         backends: The aliases of the backends to deliver to.
         batch_size: The most events of one delivery.
         interval: The longest pause between two polls, in seconds.
-        max_iterations: The number of polls for each backend; None for no limit.
+        max_iterations: The number of polls for each backend and consumer; None for no limit.
         drain: Whether to stop when nothing is left to deliver.
         consumers: The aliases of the consumers to receive for.
     """

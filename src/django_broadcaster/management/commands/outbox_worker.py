@@ -67,7 +67,7 @@ class Command(ExplainedCommand):
             metavar="N",
             type=whole(0, HIGHEST),
             default=0,
-            help="stop after N polls for each backend; 0 means no limit (default: 0)",
+            help="stop after N polls for each backend and consumer; 0 means no limit (default: 0)",
         )
         if self.delivers:
             _choose_backends(parser)
@@ -298,7 +298,12 @@ def _selection(
 def _receiver(options: WorkerOptions, alias: str, outage: DatabaseOutage) -> ReceiverThread:
     """Return the receiver of a consumer."""
     return ReceiverThread(
-        options.database, alias, limit=options.batch_size, outage=outage, drain=options.drain
+        options.database,
+        alias,
+        limit=options.batch_size,
+        outage=outage,
+        drain=options.drain,
+        max_iterations=options.max_iterations,
     )
 
 
