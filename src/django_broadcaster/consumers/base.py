@@ -125,7 +125,7 @@ class Consumer(ABC):
     """Whether the broker gives the messages of a key to one receiver at a time, in their order.
 
     Where it does not, an `ordered` consumer is read by one receiver at a time: the receivers take
-    turns by a lease in the database. Whoever takes over must first be given, in their order, the
+    turns by a lease in the database. The one that takes over must first be given, in order, the
     messages that the one before had received and not acknowledged.
     """
 

@@ -79,8 +79,8 @@ class CloudEventView(View):
             ed25519; or a function that returns those for a request. Several are valid at a time, so
             that they can be changed.
         verify: False takes requests without a signature, where something else authenticates them.
-        binary: Whether signed requests may be in binary mode. A signature covers the body alone, so
-            whoever has seen a request can send its body again with other attributes.
+        binary: Whether signed requests may be in binary mode. A signature covers the body alone,
+            so a request that was seen can be sent again with other attributes.
         deliver_to: The alias of a backend that runs handlers; by default the only one.
         max_bytes: The largest body.
         tolerance: The most seconds between a signature and its arrival.

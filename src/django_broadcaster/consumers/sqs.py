@@ -1,7 +1,7 @@
 """SQS: the messages of a queue.
 
 A FIFO queue gives the messages of a group to one receiver at a time, in order: while some are not
-deleted, nobody is given later ones. A standard queue keeps no order.
+deleted, no receiver is given later ones. A standard queue keeps no order.
 
 A message that SNS has sent without raw delivery is unwrapped: body and attributes are those that
 were published.

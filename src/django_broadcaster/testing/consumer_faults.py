@@ -140,7 +140,7 @@ class ConsumerFaultContract(FaultTests):
     def abandon(self, consumer: Consumer) -> None:
         """Do what the broker needs to see that a consumer's receiver was killed.
 
-        By default, nothing: the consumer is open, and nobody calls it.
+        By default, nothing: the consumer is open, and is not called.
         """
 
     # --- For hooks ---------------------------------------------------------------------------

@@ -35,7 +35,7 @@ NEVER_ALLOWED: Final = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C})
 """Reason codes of a login that is wrong: the identifier, the password, the authorization."""
 
 _NOT_SUPPORTED: Final = frozenset({0x8F, 0x9E, 0xA2})
-"""Reason codes of a filter that the server takes from nobody."""
+"""Reason codes of a filter that the server refuses to every client."""
 
 
 class Receipt(NamedTuple):
