@@ -164,8 +164,3 @@ class ReceiverLease:
 
     def _rows(self) -> models.QuerySet[OutboxReceiver]:
         return OutboxReceiver.objects.using(self.using).filter(consumer=self.consumer)
-
-
-def is_fresh() -> models.Q:
-    """Return the condition for receivers that have sent a heartbeat lately."""
-    return models.Q(heartbeat_at__gte=DatabaseNow() - duration(float(conf.LEASE_SECONDS)))
