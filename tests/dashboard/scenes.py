@@ -164,7 +164,7 @@ def receivers(now: datetime | None = None) -> None:
             *("orders", "web-1:12"),
             {"reads": "orders", "received": 128_400, "duplicates": 17, "lag": 312},
         ),
-        ("orders", "web-2:15", {}),
+        ("orders", "web-2:15", {"stands_by": True}),
         (
             *("payments", "web-1:12"),
             {"reads": "payments", "received": 900, "malformed": 2, "lag": 0},

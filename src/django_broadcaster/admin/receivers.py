@@ -41,8 +41,10 @@ class ReceiverAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("reads"))
     def role(self, receiver: OutboxReceiver) -> str:
-        """Return whether the receiver alone may read its consumer."""
-        return str(_("alone")) if receiver.reads else NOTHING
+        """Return whether the receiver reads its consumer alone or with others, or stands by."""
+        if receiver.stands_by:
+            return str(_("stands by"))
+        return str(_("alone")) if receiver.reads else str(_("with others"))
 
     @admin.display(description=_("heartbeat"))
     def heartbeat_age(self, receiver: Any) -> SafeString:
