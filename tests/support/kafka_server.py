@@ -58,10 +58,19 @@ class KafkaServer:
 
     `config` has more lines of its server.properties. Besides its port without TLS, it has one for
     each of `listeners`: a security protocol, or "PROXIED" for clients that come through a proxy.
-    `advertised` has the ports of the proxies.
+    `advertised` has the ports of the proxies. `node_id` and `controllers` are its place in a
+    cluster; see `Node`.
     """
 
-    def __init__(self, folder: Path, config: str = "", listeners: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        listeners: Sequence[str] = (),
+        *,
+        node_id: int = 1,
+        controllers: Mapping[int, int] | None = None,
+    ) -> None:
         if not is_installed():
             missing("Java and Maven, for Apache Kafka")
         self.port = free_port()
@@ -69,6 +78,7 @@ class KafkaServer:
         self.advertised: dict[str, int] = {}
         self._folder = folder
         self._config = config
+        self._place: Any = {"node_id": node_id, "controllers": controllers}
         self._log = folder / f"kafka-{self.port}.log"
         self._node: Node | None = None
 
@@ -79,9 +89,18 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self._node = Node(self._folder, self.port, self._config, self.ports, self.advertised)
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it, and do not wait: a node of a cluster answers once most of them run."""
+        where = (self._folder, self.port, self._config, self.ports, self.advertised)
+        self._node = Node(*where, **self._place)
         with self._log.open("ab") as log:
             self._node.start(log)
+
+    def wait(self) -> None:
+        """Wait until it answers; end it if it does not."""
         try:
             wait_until(self._answers, START_SECONDS, "Kafka answers")
         except BaseException:
@@ -115,6 +134,11 @@ class KafkaServer:
             yield
         finally:
             self.resume()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed, frozen or not."""
+        return self._node is not None and self._node.process is not None
 
     @property
     def _pid(self) -> int:
@@ -270,11 +294,19 @@ def make_topic(
     *,
     name: str = "",
     config: Mapping[str, str] | None = None,
+    replicas: Sequence[Sequence[int]] | None = None,
 ) -> str:
-    """Make a topic, which nobody else uses unless it is named; return its name."""
+    """Make a topic, which nobody else uses unless it is named; return its name.
+
+    `replicas` has the brokers of each partition, the first of which leads; without it the cluster
+    chooses, as many as it has by default.
+    """
     name = name or f"test-{uuid4()}"
     admin = AdminClient({"bootstrap.servers": servers})
-    topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+    options: dict[str, Any] = {"config": dict(config or {})}
+    if replicas is not None:
+        partitions, options["replica_assignment"] = len(replicas), [*map(list, replicas)]
+    topic = NewTopic(name, partitions, **options)
     admin.create_topics([topic])[name].result(READ_SECONDS)
 
     def is_known() -> bool:
