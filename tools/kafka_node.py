@@ -106,7 +106,7 @@ class Node:
         """Return the command line that serves; makes the data if there is none."""
         if not self._data.exists():
             shutil.copytree(formatted(self._node_id), self._data)
-        return _java("kafka.Kafka", str(self._config))
+        return java("kafka.Kafka", str(self._config))
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
@@ -131,7 +131,7 @@ def formatted(node_id: int = 1) -> Path:
             folder / "data", ports, ports, node_id=node_id, controllers=controllers
         )
         tool = ("kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER)
-        return _java(*tool, "--config", str(config))
+        return java(*tool, "--config", str(config))
 
     return _made_once(f"data-{node_id}", make) / "data"
 
@@ -162,19 +162,20 @@ def _addresses(ports: Mapping[str, int]) -> str:
     return ",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items())
 
 
-def _java(*words: str) -> list[str]:
-    return [*_JAVA, "-cp", f"{_jars()}{os.sep}*", *words]
+def java(*words: str, pom: Path = POM) -> list[str]:
+    """Return a command line of Java with the jars of a pom, which are fetched when missing."""
+    return [*_JAVA, "-cp", f"{_jars(pom)}{os.sep}*", *words]
 
 
-def _jars() -> Path:
-    command = ["mvn", "--batch-mode", "--quiet", "--file", str(POM), "dependency:copy-dependencies"]
+def _jars(pom: Path) -> Path:
+    command = ["mvn", "--batch-mode", "--quiet", "--file", str(pom), "dependency:copy-dependencies"]
     words = ["-DincludeScope=runtime"]
-    return _made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"])
+    return _made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"], pom)
 
 
-def _made_once(name: str, command: Callable[[Path], list[str]]) -> Path:
-    """Return a folder of the cache for this version, which a command fills if it is missing."""
-    version = hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
+def _made_once(name: str, command: Callable[[Path], list[str]], pom: Path = POM) -> Path:
+    """Return a folder of the cache for a pom, which a command fills if it is missing."""
+    version = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
     folder = CACHE / f"{name}-{version}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
