@@ -142,16 +142,34 @@ def test_frozen_broker_stops_nothing(load: Load, role: str) -> None:
 
 
 @pytest.mark.shows(Fault.FULL)
-def test_too_few_replicas_are_waited_for(load: Load) -> None:
-    """While `NOT_ENOUGH_REPLICAS` is the answer, events wait; delivery goes on with the replica."""
+def test_full_disk_of_a_leader_costs_nothing(load: Load) -> None:
+    """A broker whose disk is full ends, and another one leads: no event is lost or doubled."""
+    cluster = load.cluster
+    with load.running(timeout=SECONDS):
+        leader = cluster.leader(load.topic)
+        with cluster.brokers[leader].disk_full(0):
+            wait_until(lambda: cluster.leader(load.topic) not in (leader, -1), SECONDS, "a leader")
+            load.goes_on()
+        cluster.heal()
+    assert load.repeats == 0
+
+
+@pytest.mark.shows(Fault.FULL)
+@pytest.mark.parametrize("timeout", [2.0, SECONDS], ids=["outage", "in time"])
+def test_too_few_replicas_are_waited_for(load: Load, timeout: float) -> None:
+    """While `NOT_ENOUGH_REPLICAS` is the answer, events wait; delivery goes on with the replica.
+
+    Within the timeout, nothing is doubled.
+    """
     cluster, (leader, follower) = load.cluster, (1, 2)
     load.topic = make_topic(cluster.servers, replicas=[[leader, follower]])
-    with load.running(timeout=2.0):
+    with load.running(timeout):
         cluster.brokers[follower].kill()
         wait_until(lambda: cluster.in_sync(load.topic) == {leader}, SECONDS, "one replica is left")
         assert answer_of(cluster, load.topic) == "NOT_ENOUGH_REPLICAS"
         load.is_stuck()
         cluster.heal()
+    assert timeout < SECONDS or load.repeats == 0
 
 
 def answer_of(cluster: KafkaCluster, topic: str) -> str:
