@@ -133,7 +133,7 @@ def formatted(node_id: int = 1) -> Path:
         tool = ("kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER)
         return java(*tool, "--config", str(config))
 
-    return _made_once(f"data-{node_id}", make) / "data"
+    return made_once(f"data-{node_id}", make) / "data"
 
 
 def _write_config(
@@ -170,12 +170,12 @@ def java(*words: str, pom: Path = POM) -> list[str]:
 def _jars(pom: Path) -> Path:
     command = ["mvn", "--batch-mode", "--quiet", "--file", str(pom), "dependency:copy-dependencies"]
     words = ["-DincludeScope=runtime"]
-    return _made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"], pom)
+    return made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"], pom)
 
 
-def _made_once(name: str, command: Callable[[Path], list[str]], pom: Path = POM) -> Path:
-    """Return a folder of the cache for a pom, which a command fills if it is missing."""
-    version = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
+def made_once(name: str, command: Callable[[Path], list[str]], versions: Path = POM) -> Path:
+    """Return a folder of the cache for a file of versions; a command fills it if it is missing."""
+    version = hashlib.sha256(versions.read_bytes()).hexdigest()[:12]
     folder = CACHE / f"{name}-{version}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

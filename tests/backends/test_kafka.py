@@ -52,6 +52,7 @@ from tests.support.kafka_server import (
 )
 from tests.support.kafka_waves import waves as count_waves
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -98,8 +99,15 @@ def proxied(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[KafkaServer, TcpProxy]]:
     """A broker, and the proxy that its clients come through."""
-    with proxied_kafka(tmp_path_factory.mktemp("kafka")) as pair:
+    config = "log.cleaner.backoff.ms=100"
+    with proxied_kafka(tmp_path_factory.mktemp("kafka"), config) as pair:
         yield pair
+
+
+@pytest.fixture
+def server(proxied: tuple[KafkaServer, TcpProxy]) -> KafkaServer:
+    """A broker whose log can be read."""
+    return proxied[0]
 
 
 class TestStructured(BackendContract):
@@ -264,6 +272,7 @@ def test_timestamp_is_the_events_time_where_that_is_wanted(
     assert all(before < stamp for stamp in stamps[1:])
 
 
+@pytest.mark.shows("tombstones and compaction")
 @pytest.mark.parametrize(
     ("data", "value"), [({}, None), ({"data": JSON_NULL}, b"null"), ({"data": b""}, b"")]
 )
@@ -276,32 +285,39 @@ def test_event_without_data_is_a_tombstone(
     assert record.value() == value
 
 
-@pytest.mark.shows("key and topic")
-def test_keys_are_in_the_partitions_where_java_puts_them(servers: str, make: MakeBackend) -> None:
-    """The partition of a key is what the clients in Java choose, so that producers agree."""
-    topic = make_topic(servers, partitions=7)
-    messages = [make_message(partition_key=f"schlüssel-{number}") for number in range(50)]
-    assert make(topic=topic).send_batch(messages) == [None] * 50
-    found = records(servers, topic)
-    assert len(found) == 50
-    for record in found:
-        key = record.key() or b""
-        assert record.partition() == (_murmur2(key) & 0x7FFFFFFF) % 7
+@pytest.mark.shows("tombstones and compaction")
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_compaction_keeps_the_last_event_of_each_key(
+    server: KafkaServer, make: MakeBackend, mode: str
+) -> None:
+    """In binary mode an event without data deletes its key; in structured mode it is the last."""
+    topic = make_topic(server.servers, config=COMPACTED)
+    messages = [
+        *(make_message(data=number, partition_key=key) for number in range(3) for key in "abc"),
+        make_message(partition_key="b"),
+        make_message(data=JSON_NULL, partition_key="c"),
+    ]
+    backend = make(bootstrap_servers=server.servers, topic=topic, content_mode=mode)
+    assert backend.send_batch(messages) == [None] * len(messages)
+    wanted = [b"a", b"c"] if mode == "binary" else [b"a", b"b", b"c"]
+
+    def is_compacted() -> bool:
+        # The marks that `records` writes begin the segments that Kafka needs before it compacts.
+        return [record.key() for record in records(server.servers, topic)] == wanted
+
+    wait_until(is_compacted, 60, "the topic is compacted")
+    if mode == "structured":
+        last = {each.partition_key: each.event_id for each in messages}
+        assert ids(records(server.servers, topic)) == list(last.values())
 
 
-def _murmur2(data: bytes) -> int:
-    """Kafka's hash of a key, from the description of MurmurHash2 with its seed."""
-    mask, factor = 0xFFFFFFFF, 0x5BD1E995
-    value = 0x9747B28C ^ len(data)
-    whole = len(data) & ~3
-    for start in range(0, whole, 4):
-        word = int.from_bytes(data[start : start + 4], "little") * factor & mask
-        word = (word ^ word >> 24) * factor & mask
-        value = value * factor & mask ^ word
-    if data[whole:]:
-        value = (value ^ int.from_bytes(data[whole:], "little")) * factor & mask
-    value = (value ^ value >> 13) * factor & mask
-    return value ^ value >> 15
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.ms": "50",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "50",
+}
+"""The configuration of a topic that is compacted as soon as can be."""
 
 
 @pytest.mark.shows("key and topic")
@@ -375,12 +391,6 @@ def test_no_two_values_have_the_same_name(values: list[str]) -> None:
 
 
 # --- Waves -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(proxied: tuple[KafkaServer, TcpProxy]) -> KafkaServer:
-    """A broker whose log can be read."""
-    return proxied[0]
 
 
 def test_batch_is_one_record_batch_for_each_partition(

@@ -5,14 +5,21 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tools.kafka_node import POM, java
+from tests.support.redis_server import missing
+from tools.kafka_node import POM, is_installed, java
 
 HERE = Path(__file__).resolve().parent
+
+CLOUDEVENTS = HERE / "pom.xml"
+"""The pom with the SDK of CloudEvents, which not every program needs."""
+
 SECONDS = 60.0
 
 
 def run_java(name: str, *arguments: str, given: str = "", pom: Path = POM) -> str:
     """Run one of the programs with arguments and standard input; return what it printed."""
+    if not is_installed():
+        missing("Java and Maven, for Kafka's client in Java")
     done = subprocess.run(
         java(str(HERE / f"{name}.java"), *arguments, pom=pom),
         input=given.encode(),
