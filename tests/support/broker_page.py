@@ -82,7 +82,7 @@ BROKERS: Mapping[str, Broker] = {
         "Kafka",
         "Apache Kafka: one broker, and three with replicas. For answers that it does not give, "
         "librdkafka's mock broker.",
-        _modules("test_kafka", "test_kafka_faults", "test_kafka_cluster"),
+        _modules("test_kafka", "test_kafka_clients", "test_kafka_faults", "test_kafka_cluster"),
     ),
     "MQTTBackend": Broker(
         "MQTT 5",
