@@ -486,19 +486,6 @@ def test_partitions_added(server: KafkaServer, make: MakeBackend) -> None:
 # --- The brokers are the cause -----------------------------------------------------------------
 
 
-def test_broken_disk_of_a_leader_is_waited_for(make: MakeBackend) -> None:
-    """If a disk breaks and the partition soon has another leader, nothing is lost or doubled.
-
-    A broker gives this answer for a moment only: it ends when its last disk has failed.
-    """
-    storage_error, messages = 56, numbers(10, "a")
-    with mock_cluster() as cluster:
-        cluster.make_topic("events")
-        cluster.fail(storage_error, storage_error)
-        assert make(cluster.servers).send_batch(messages) == [None] * 10
-        assert ids(records(cluster.servers, "events")) == ids(messages)
-
-
 def test_producer_that_has_come_out_of_step_is_replaced(make: MakeBackend) -> None:
     """An error after which librdkafka takes nothing more costs no event and no restart."""
     out_of_order, messages = 45, numbers(10, "a")
