@@ -15,7 +15,7 @@ from tests.support.kafka_server import READ_SECONDS, KafkaServer
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
-HEAL_SECONDS = 90.0
+HEAL_SECONDS = 180.0
 
 _CONFIG = """
 default.replication.factor=3

@@ -52,7 +52,7 @@ from tools.handshakes import NoAnswer
 from tools.kafka_node import Node, is_installed
 from tools.servers import SERVICES, probe
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 READ_SECONDS = 20.0
 
 
