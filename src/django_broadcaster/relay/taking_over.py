@@ -49,7 +49,16 @@ def delivered_before(owned: Owned, broker: Broker) -> Sequence[PendingRow] | Non
         positions = broker.take_over(earlier)
     if positions is None:
         return None
-    return [row for position in positions for row in _pending(owned, position)]
+    rows = [row for position in positions for row in _pending(owned, position)]
+    if rows:
+        logger.info(
+            "Backend %r: the broker already has %d events of the last batch of an earlier relay; "
+            "settling them without sending them again.",
+            lease.alias,
+            len(rows),
+            extra=lease.log_extra,
+        )
+    return rows
 
 
 def claim(owned: Owned) -> None:
