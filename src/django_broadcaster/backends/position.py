@@ -49,7 +49,7 @@ def decode(text: str) -> tuple[int, Position]:
     """Return the number of the transaction, and its position.
 
     Raises:
-        ValueError: The text is no position of this version.
+        ValueError: The text is not a position of this version.
     """
     version, sequence, count, encoded = text.split(" ")
     if version != _VERSION:

@@ -115,7 +115,8 @@ class Broker:
 
     def _open(self) -> bool:
         self._activity.begin("connecting to the broker")
-        if self.backend.keeps_positions:  # it is opened when it takes over
+        if self.backend.keeps_positions:  # `take_over` opens it
+            self._is_open = True
             return True
         if self._try(self._open_backend) is None:
             return False

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
-from ..errors import client_module, mapped
+from ..errors import client_module, mapped, unavailable
 from ..position import MOST_CHARACTERS, Position, decode, encode, mark_of
 from .address import CLIENT, Address, client_class
 from .connection import PURGE_SECONDS, Connection, Record, Reports
@@ -47,7 +47,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "INVALID_PRODUCER_EPOCH": "another relay has taken over, or the transaction took too long",
     "PRODUCER_FENCED": "another relay has taken over",
 }
-"""What to do about an error, or what it means; `prefix` is that of the transactional ids."""
+"""The fix or the meaning of an error; `prefix` is that of the transactional ids."""
 
 
 class TransactionalConnection(Connection):
@@ -127,9 +127,16 @@ class TransactionalConnection(Connection):
         Called after `begin`: then no transaction of an earlier producer is open.
 
         Raises:
-            BackendUnavailable: The broker does not answer.
+            BackendUnavailable: The broker does not answer, or the offset is not a position.
         """
-        found = [decode(text) for text in self._committed_texts()]
+        texts = self._committed_texts()
+        try:
+            found = [decode(text) for text in texts]
+        except ValueError as error:
+            raise unavailable(
+                f"{self._place}: the offset of group {self._id!r} is not a position ({error}); "
+                "delete the group to send its last events again"
+            ) from error
         self._sequence, position = max(found, key=lambda each: each[0], default=(0, {}))
         return position
 
