@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from confluent_kafka.admin import ResourceType
 
 from django_broadcaster.backends import KafkaBackend, Message
 from django_broadcaster.backends.position import MOST_CHARACTERS, MOST_ROWS, decode, encode, mark_of
@@ -21,11 +22,21 @@ from django_broadcaster.exceptions import (
 )
 from django_broadcaster.testing import make_message
 from tests.support.batches import kinds
-from tests.support.kafka_server import changed, make_topic, shared_servers
+from tests.support.kafka_server import (
+    SASL,
+    KafkaServer,
+    add_user,
+    changed,
+    forbid,
+    kafka_server,
+    make_topic,
+    shared_servers,
+)
 from tests.support.kafka_transactions import committed
 
 MakeBackend = Callable[..., KafkaBackend]
 
+PASSWORD = "s3cret"
 LEASE, NEXT_LEASE = 1001, 1002
 
 
@@ -33,6 +44,15 @@ LEASE, NEXT_LEASE = 1001, 1002
 def servers() -> str:
     """The address of the shared broker."""
     return shared_servers()
+
+
+@pytest.fixture(scope="module")
+def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker with permissions, and the user `shop`."""
+    folder = tmp_path_factory.mktemp("kafka")
+    with kafka_server(folder, SASL, ["SASL_PLAINTEXT"]) as server:
+        add_user(server, "shop", PASSWORD)
+        yield server
 
 
 @pytest.fixture
@@ -226,6 +246,48 @@ def test_transaction_timeout_over_that_of_the_broker_is_named(make: MakeBackend)
     backend = make(config={"transaction.timeout.ms": 3_600_000})
     with pytest.raises(BackendUnavailable, match=r"transaction\.max\.timeout\.ms"):
         backend.take_over(LEASE, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "operation"),
+    [
+        (ResourceType.TRANSACTIONAL_ID, "Write and Describe on transactional ids"),
+        (ResourceType.GROUP, "Read on groups"),
+    ],
+    ids=["transactional id", "group"],
+)
+def test_missing_permission_is_named(
+    protected: KafkaServer, kind: ResourceType, operation: str
+) -> None:
+    """Events wait until the permission is there, and the error says which one is missing."""
+    topic = make_topic(protected.servers)
+    backend = KafkaBackend(
+        alias="default",
+        bootstrap_servers=f"127.0.0.1:{protected.ports['SASL_PLAINTEXT']}",
+        topic=topic,
+        username="shop",
+        password=PASSWORD,
+        config={"sasl.mechanisms": "SCRAM-SHA-256"},
+        transactional_id="orders",
+    )
+    messages = rows(1)
+    with closing(backend):
+        with (
+            forbid(protected, "shop", "orders-", kind=kind, by_prefix=True),
+            pytest.raises(BackendUnavailable, match=f"{operation} that begin with 'orders-'"),
+        ):
+            _send(backend, messages)
+        _send(backend, messages)
+    assert stored(protected.servers, topic) == ids(messages)
+
+
+def _send(backend: KafkaBackend, messages: Sequence[Message]) -> None:
+    """Send as a relay does; raises the error of the first message."""
+    backend.take_over(LEASE, [])
+    (outcome,) = backend.send_batch(messages)
+    if outcome is not None:
+        raise outcome
 
 
 @pytest.mark.parametrize("distance", [1, 7, 300, 2**20, 2**27], ids=str)

@@ -20,6 +20,7 @@ from tests.support.backends import Gate
 from tests.support.events import count, first_arrivals, publish, publish_many
 from tests.support.kafka_server import KafkaServer, kafka_server, make_topic, shared_servers
 from tests.support.kafka_transactions import STEPS, TAKING_OVER, committed_names
+from tests.support.own_servers import OwnDatabase, own_instance, running, service_like
 from tests.support.waiting import wait_until
 from tests.support.workers import Worker, Workers
 
@@ -28,6 +29,9 @@ STEP = "tests.support.kafka_transactions.StepBackend"
 KILLS = int(os.environ.get("BROADCASTER_KILLS", "40"))
 SETTLED = "settling them without sending them again"
 BATCH = 20
+STALL_SECONDS = 4.0
+"""Twice the time of a lease."""
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -67,6 +71,15 @@ class Topic:
         arrived = committed_names(self.servers, self.name)
         assert len(arrived) == len(set(arrived))
         assert first_arrivals(arrived) == first_arrivals(names)
+
+
+@pytest.fixture
+def own(
+    django_db_setup: None, committing: None, django_db_blocker: pytest.FixtureRequest
+) -> Iterator[OwnDatabase]:
+    """A server of PostgreSQL that only this test uses."""
+    with own_instance(service_like("postgres")) as instance, running(instance) as server:
+        yield server
 
 
 @pytest.fixture
@@ -244,7 +257,7 @@ def survive(
     def start() -> Worker:
         return workers.start(database, *arguments, **settings)
 
-    running = [start() for _ in range(4)]
+    relays = [start() for _ in range(4)]
     suspended: list[tuple[float, Worker]] = []
     publisher = Publisher(database)
     began = time.monotonic()
@@ -253,24 +266,26 @@ def survive(
             _pause(chance.uniform(0.2, 1.2))
             while suspended and suspended[0][0] < time.monotonic():
                 suspended.pop(0)[1].thaw()
-            place = chance.randrange(len(running))
+            place = chance.randrange(len(relays))
             if kill % 5 == 0:
-                running[place].freeze()
-                suspended.append((time.monotonic() + 4, running[place]))
+                relays[place].freeze()
+                suspended.append((time.monotonic() + STALL_SECONDS, relays[place]))
             else:
-                running[place].kill()
-            victim, running[place] = running[place], start()
-            if kill % 5 == 0:
-                suspended[-1] = (suspended[-1][0], victim)
+                relays[place].kill()
+            relays[place] = start()
             if restart := restarts.get(kill):
                 restart()
     for _, worker in suspended:
         worker.thaw()
+    relays += [worker for worker in workers.started if worker.runs and worker not in relays]
 
     def is_done() -> bool:
         return not OutboxEvent.objects.using(database).exclude(status="published").exists()
 
     wait_until(is_done, 120, "all is delivered")
+    for worker in relays:
+        worker.stop()
+    assert [worker.end() for worker in relays] == [0] * len(relays)
     topic.assert_has(publisher.committed)
     outputs = [worker.output for worker in workers.started]
     figures = {
@@ -290,7 +305,7 @@ def _pause(seconds: float) -> None:
 
 @pytest.mark.timeout(300 + 4 * KILLS)
 def test_relays_broker_and_database_that_keep_being_killed(
-    own: Any, workers: Workers, tmp_path: Path
+    own: OwnDatabase, workers: Workers, tmp_path: Path
 ) -> None:
     """Each event is there once and in order, whatever is killed, suspended and restarted."""
     folder = tmp_path / "kafka"
@@ -300,7 +315,7 @@ def test_relays_broker_and_database_that_keep_being_killed(
         survive(own.alias, Topic(server.servers), workers, restarts)
 
 
-def _restarts(server: KafkaServer, own: Any) -> dict[int, Callable[[], object]]:
+def _restarts(server: KafkaServer, own: OwnDatabase) -> dict[int, Callable[[], object]]:
     """Restart the broker and the database alternately, after each eighth of the kills."""
     each = max(1, KILLS // 8)
     return {

@@ -200,10 +200,21 @@ def add_user(server: KafkaServer, name: str, password: str) -> None:
         done.result(READ_SECONDS)
 
 
-def forbid(server: KafkaServer, name: str, topic: str) -> AbstractContextManager[None]:
-    """Forbid a user of a broker with `SASL` everything about a topic, for the time of the block."""
+def forbid(
+    server: KafkaServer,
+    name: str,
+    resource: str,
+    *,
+    kind: ResourceType = ResourceType.TOPIC,
+    by_prefix: bool = False,
+) -> AbstractContextManager[None]:
+    """Forbid a user of a broker with `SASL` everything about a topic, for the time of the block.
+
+    `kind` is another kind of resource. With `by_prefix` all are forbidden that begin so.
+    """
+    pattern = ResourcePatternType.PREFIXED if by_prefix else ResourcePatternType.LITERAL
     rule = AclBinding(
-        *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{name}"),
+        *(kind, resource, pattern, f"User:{name}"),
         *("*", AclOperation.ALL, AclPermissionType.DENY),
     )
     admin = AdminClient({"bootstrap.servers": server.servers})
