@@ -116,10 +116,15 @@ class TransactionalConnection(Connection):
             self.producer.abort_transaction(self.timeout)
 
     def close(self) -> None:
-        """Disconnect; a transaction that is open is aborted, if the broker answers."""
+        """Disconnect; a transaction that is open is aborted, if the broker answers.
+
+        The producer's own `close` would wait for that without a limit.
+        """
         with suppress(Exception):
             self.producer.abort_transaction(PURGE_SECONDS)
-        super().close()
+        with suppress(Exception):
+            self.producer.purge()
+        self.producer = None
 
     def read_position(self) -> Position:
         """Return the last committed position of this id; empty if there is none.
