@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from tests.support.waiting import wait_until
 from tests.support.workers import Worker, Workers
 
 KAFKA = "django_broadcaster.backends.KafkaBackend"
+DICING = "tests.support.kafka_transactions.DicingBackend"
 STEP = "tests.support.kafka_transactions.StepBackend"
 KILLS = int(os.environ.get("BROADCASTER_KILLS", "40"))
 SETTLED = "settling them without sending them again"
 BATCH = 20
+KEYS = [f"{first}{second}" for first in "abcdef" for second in "abcdef"]
 STALL_SECONDS = 4.0
 """Twice the time of a lease."""
 
@@ -182,7 +184,7 @@ def test_relay_that_stops_leaves_nothing_to_take_over(
 
 
 class Publisher(threading.Thread):
-    """Publishes events of twelve keys, in transactions of five, until it is stopped."""
+    """Publishes events of many keys, in transactions of five, until it is stopped."""
 
     def __init__(self, database: str) -> None:
         super().__init__()
@@ -195,8 +197,8 @@ class Publisher(threading.Thread):
         """Publish."""
         number = 0
         try:
-            while not self._stopping.wait(0.03):
-                names = [f"{'abcdefghijkl'[each % 12]}{each}" for each in range(number, number + 5)]
+            while not self._stopping.wait(0.04):
+                names = [f"{KEYS[each % len(KEYS)]}{each}" for each in range(number, number + 5)]
                 try:
                     publish(*names, using=self._database)
                 except Exception:  # the database restarts: the transaction did not commit
@@ -248,10 +250,11 @@ def survive(
 ) -> None:
     """Kill and suspend relays under load, KILLS times; `restarts` happen after some of the kills.
 
-    At the end each event is there once, and in order.
+    Relays die at any step of a transaction, or else from outside. At the end each event is there
+    once, and in order.
     """
-    arguments = ("--database", database, "--batch-size", str(BATCH))
-    settings = topic.settings()
+    arguments = ("--database", database, "--batch-size", "5")
+    settings = topic.settings(DICING, chance=0.02)
     chance = random.Random(20261130)
 
     def start() -> Worker:
@@ -259,25 +262,33 @@ def survive(
 
     relays = [start() for _ in range(4)]
     suspended: list[tuple[float, Worker]] = []
+    by_themselves = 0
     publisher = Publisher(database)
     began = time.monotonic()
     with publisher.running():
         for kill in range(1, KILLS + 1):
-            _pause(chance.uniform(0.2, 1.2))
+            place = _wait_for_a_death(relays, chance.uniform(0.2, 1.2))
             while suspended and suspended[0][0] < time.monotonic():
                 suspended.pop(0)[1].thaw()
-            place = chance.randrange(len(relays))
-            if kill % 5 == 0:
-                relays[place].freeze()
-                suspended.append((time.monotonic() + STALL_SECONDS, relays[place]))
+            if place is not None:
+                by_themselves += 1
             else:
-                relays[place].kill()
+                place = chance.randrange(len(relays))
+                if kill % 3 == 0:
+                    relays[place].freeze()
+                    suspended.append((time.monotonic() + STALL_SECONDS, relays[place]))
+                else:
+                    relays[place].kill()
             relays[place] = start()
             if restart := restarts.get(kill):
                 restart()
     for _, worker in suspended:
         worker.thaw()
-    relays += [worker for worker in workers.started if worker.runs and worker not in relays]
+    for worker in workers.started:
+        if worker.runs:
+            worker.kill()
+    settings = topic.settings()
+    relays = [start() for _ in range(2)]
 
     def is_done() -> bool:
         return not OutboxEvent.objects.using(database).exclude(status="published").exists()
@@ -290,6 +301,7 @@ def survive(
     outputs = [worker.output for worker in workers.started]
     figures = {
         "kills and suspensions": KILLS,
+        "of them at a step of a transaction": by_themselves,
         "events": len(publisher.committed),
         "seconds": round(time.monotonic() - began),
         "take-overs": sum(each.count("Took over the partitions") for each in outputs),
@@ -298,9 +310,15 @@ def survive(
     print(figures)
 
 
-def _pause(seconds: float) -> None:
-    """Let the relays work for a moment, which decides where the next kill hits them."""
-    threading.Event().wait(seconds)
+def _wait_for_a_death(relays: Sequence[Worker], seconds: float) -> int | None:
+    """Return the place of a relay that has died; None if none does within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for place, worker in enumerate(relays):
+            if not worker.runs:
+                return place
+        threading.Event().wait(0.02)
+    return None
 
 
 @pytest.mark.timeout(300 + 4 * KILLS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,44 @@ STEPS = (
 TAKING_OVER = "after take_over"
 
 
-class StepBackend(KafkaBackend):
+class SteppingBackend(KafkaBackend):
+    """Calls `reach` at each step of a transaction, and of taking over."""
+
+    def take_over(self, lease: int, earlier: Any) -> Any:
+        """Take over; that is a step if there was somebody before."""
+        positions = super().take_over(lease, earlier)
+        if earlier:
+            self.reach(TAKING_OVER)
+        return positions
+
+    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
+        """Deliver, step by step."""
+        if self.is_watched(batch) and not isinstance(connection.producer, _Producer):
+            connection.producer = _Producer(connection.producer, self)
+        super().deliver(batch, connection)
+
+    def is_watched(self, batch: MessageBatch) -> bool:
+        """Return True if the steps of this batch are to be reached."""
+        return True
+
+    def reach(self, step: str) -> None:
+        """Do something at a step."""
+
+
+class DicingBackend(SteppingBackend):
+    """Ends its process at any step, with that chance."""
+
+    def __init__(self, *, chance: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._chance = chance
+
+    def reach(self, step: str) -> None:
+        """End as by a power cut, or go on."""
+        if random.random() < self._chance:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StepBackend(SteppingBackend):
     """Ends, or waits at a gate, at a step of the transaction with the event `at`, once."""
 
     def __init__(self, *, at: str, step: str, folder: str, waits: bool, **options: Any) -> None:
@@ -88,18 +126,9 @@ class StepBackend(KafkaBackend):
         self._folder = Path(folder)
         self._waits = waits
 
-    def take_over(self, lease: int, earlier: Any) -> Any:
-        """Take over, and end if that is the step and there was somebody before."""
-        positions = super().take_over(lease, earlier)
-        if earlier:
-            self.reach(TAKING_OVER)
-        return positions
-
-    def deliver(self, batch: MessageBatch, connection: Connection) -> None:
-        """Deliver, and end at the step."""
-        if any(message.subject == self._at for message in batch.messages):
-            connection.producer = _Producer(connection.producer, self)
-        super().deliver(batch, connection)
+    def is_watched(self, batch: MessageBatch) -> bool:
+        """Return True if the event is in the batch."""
+        return any(message.subject == self._at for message in batch.messages)
 
     def reach(self, step: str) -> None:
         """End, or wait, if this is the step."""
@@ -118,7 +147,7 @@ class StepBackend(KafkaBackend):
 class _Producer:
     """A producer that tells its backend of each call."""
 
-    def __init__(self, producer: Any, backend: StepBackend) -> None:
+    def __init__(self, producer: Any, backend: SteppingBackend) -> None:
         self._producer = producer
         self._backend = backend
 
