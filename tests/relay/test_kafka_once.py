@@ -273,7 +273,8 @@ def survive(
             if place is not None:
                 by_themselves += 1
             else:
-                place = chance.randrange(len(relays))
+                wait_until(lambda: _joined(relays), 120, "a relay has joined")
+                place = chance.choice(_joined(relays))
                 if kill % 3 == 0:
                     relays[place].freeze()
                     suspended.append((time.monotonic() + STALL_SECONDS, relays[place]))
@@ -308,6 +309,11 @@ def survive(
         "batches that were there already": sum(each.count(SETTLED) for each in outputs),
     }
     print(figures)
+
+
+def _joined(relays: Sequence[Worker]) -> list[int]:
+    """Return the places of those relays that deliver: a kill shows nothing of the others."""
+    return [place for place, worker in enumerate(relays) if "joined with" in worker.output]
 
 
 def _wait_for_a_death(relays: Sequence[Worker], seconds: float) -> int | None:
