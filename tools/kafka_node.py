@@ -139,18 +139,23 @@ def _addresses(ports: Mapping[str, int]) -> str:
 
 
 def _java(*words: str) -> list[str]:
-    return [*_JAVA, "-cp", f"{_jars()}{os.sep}*", *words]
+    return java(POM, *words)
 
 
-def _jars() -> Path:
-    command = ["mvn", "--batch-mode", "--quiet", "--file", str(POM), "dependency:copy-dependencies"]
+def java(pom: Path, *words: str) -> list[str]:
+    """Return the command line that runs a class of the jars that a POM names."""
+    return [*_JAVA, "-cp", f"{_jars(pom)}{os.sep}*", *words]
+
+
+def _jars(pom: Path) -> Path:
+    command = ["mvn", "--batch-mode", "--quiet", "--file", str(pom), "dependency:copy-dependencies"]
     words = ["-DincludeScope=runtime"]
-    return _made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"])
+    return _made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"], pom)
 
 
-def _made_once(name: str, command: Callable[[Path], list[str]]) -> Path:
+def _made_once(name: str, command: Callable[[Path], list[str]], pom: Path = POM) -> Path:
     """Return a folder of the cache for this version, which a command fills if it is missing."""
-    version = hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
+    version = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
     folder = CACHE / f"{name}-{version}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

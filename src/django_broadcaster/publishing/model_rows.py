@@ -24,9 +24,10 @@ from django_broadcaster.models.managers import aware
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.signals import rows_inserted, rows_to_insert
 from django_broadcaster.states import OutboxEventStatus
-from django_broadcaster.store import NewRow, insert_rows
+from django_broadcaster.store import NewRow
 
 from .call import PublishCall, event_of
+from .handing_over import hand_over, insert_and_hand_over
 from .insertion import has_receivers, send_created
 from .transactions import check_transaction
 
@@ -49,13 +50,15 @@ def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
 
 
 def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
-    """Insert the copies for further backends, notify the relays and send `event_created`.
+    """Insert the copies for further backends, hand events over, and tell relays and receivers.
 
     Raises BrokenTransaction if a receiver undoes the transaction.
     """
     copies = [row for event in events for row in event.__dict__.pop("_copies", ())]
+    rows = [row for event in events if (row := event.__dict__.pop("_row", None)) is not None]
+    hand_over(connections[using], rows)
     if copies:
-        insert_rows(connections[using], copies)
+        insert_and_hand_over(connections[using], copies)
     aliases = {event.publisher_backend for event in events}
     for alias in sorted(aliases | {row.publisher_backend for row in copies}):
         notify_after_commit(connections[using], alias)
@@ -81,7 +84,7 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
     _take(event, first)
     if event.status == OutboxEventStatus.PENDING:
         event.status = OutboxEventStatus(first.status)
-        event.__dict__["_copies"] = copies
+        event.__dict__.update(_row=first, _copies=copies)
 
 
 def _event_of(event: OutboxEvent) -> CloudEvent:

@@ -9,6 +9,7 @@ from time import monotonic
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.backends.in_database import InDatabaseBackend
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
 from django_broadcaster.redaction import error_text, masking_errors
@@ -36,6 +37,8 @@ class Broker:
         self._lease = lease
         self._activity = activity
         self.backend: MessageBackend = backends.create(lease.alias)
+        if isinstance(self.backend, InDatabaseBackend):
+            self.backend.using = lease.using
         attach_endpoints(self.backend)
         refuse_greenlets(self.backend)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it

@@ -27,8 +27,8 @@ from .chunks import Window
 from .clock import DatabaseClock, DatabaseEpoch
 from .estimates import Count, count_or_estimate
 from .fetch import Fetched, Head, PendingRow
-from .insert import insert_event, insert_row
-from .insert_many import insert_events, insert_rows, text_array
+from .insert import insert_event, insert_row, instance_of
+from .insert_many import insert_new, insert_rows, text_array
 from .json_columns import as_stored, growth, max_depth
 from .judgement import (
     Endpoints,
@@ -130,9 +130,10 @@ __all__ = [
     "growth",
     "identity_of",
     "insert_event",
-    "insert_events",
+    "insert_new",
     "insert_row",
     "insert_rows",
+    "instance_of",
     "is_partitioned",
     "is_served",
     "judge",
