@@ -78,8 +78,10 @@ class ConnectServer:
         self.call("PUT", f"/connectors/{connector}/stop")
         state = f"/connectors/{connector}/status"
         wait_until(
-            lambda: self.call("GET", state)["connector"]["state"] == "STOPPED"
-            and not self.call("GET", state)["tasks"],
+            lambda: (
+                self.call("GET", state)["connector"]["state"] == "STOPPED"
+                and not self.call("GET", state)["tasks"]
+            ),
             REST_SECONDS,
             f"{connector} has stopped",
         )

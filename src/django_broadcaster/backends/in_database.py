@@ -25,6 +25,12 @@ class InDatabaseBackend(MessageBackend):
     using = DEFAULT_DB_ALIAS
     """Set by the relay: the alias of the database."""
 
+    slot: str
+    """The name of the replication slot that keeps what was written until it is taken."""
+
+    max_wal_bytes: int
+    """The WAL that the slot may retain before the backend is unhealthy."""
+
     @abstractmethod
     def check_database(self, connection: BaseDatabaseWrapper) -> None:
         """Raise BackendConfigurationError if the backend can't work with this database."""

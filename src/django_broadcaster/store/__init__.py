@@ -7,7 +7,8 @@
 - Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
   `previews` estimates them, `results` counts what came of them, and `pausing` pauses a backend.
 - Time partitions: `time_partitioning` creates them, `time_partitions` maintains them.
-- Queries: `overview`, `receivers`, `estimates`, `samples`, `stuck` and `backends_in_use`.
+- Queries: `overview`, `receivers`, `slots`, `estimates`, `samples`, `stuck` and
+  `backends_in_use`.
 - Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
 
 The managers of the models, and the selection of events, are in `models`.
@@ -67,6 +68,7 @@ from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .results import OperationResult, result_of
 from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
+from .slots import Slot, slots
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
 from .time_partitioning import partition_outbox
 from .time_partitions import (
@@ -108,6 +110,7 @@ __all__ = [
     "Recent",
     "RelayRows",
     "SameError",
+    "Slot",
     "State",
     "StoredRow",
     "Window",
@@ -167,6 +170,7 @@ __all__ = [
     "same_errors",
     "segments_of",
     "size_of",
+    "slots",
     "span_of",
     "statement_bytes",
     "storable",
