@@ -11,6 +11,7 @@ import pytest
 from django.db import connections, transaction
 from django.utils import timezone
 
+from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig, RefusedByDatabase
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
@@ -96,6 +97,30 @@ def test_a_relay_hands_over_scheduled_and_replayed_events(in_wal: Any) -> None:
     deliver()
     assert in_wal() == ["now", "later", "now"]
     assert statuses() == ["published"] * 2
+
+
+def test_events_do_not_overtake_those_of_their_key_that_wait(
+    in_wal: Any, settings: Settings
+) -> None:
+    """Events that another backend has left are sent first; other keys do not wait for them."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": "django_broadcaster.backends.DummyBackend"}
+    }
+    backends.reset()
+    publish("1", partition_key="a")
+    use(settings)
+    publish("2", partition_key="a")
+    keyed = {"event_type": "order.placed", "source": "/shop", "partition_key": "a"}
+    publisher.publish_events([{**keyed, "event_id": each} for each in "34"], using="own")
+    objects = OutboxEvent.objects.using("own")
+    objects.create(event_type="order.placed", source="/shop", event_id="5", partition_key="a")
+    publish("other", partition_key="b")
+    publish("none")
+    assert in_wal() == ["other", "none"]
+    deliver()
+    publish("6", partition_key="a")
+    assert in_wal() == ["other", "none", *"123456"]
+    assert statuses() == ["published"] * 8
 
 
 def test_a_missing_slot_refuses_events_so_that_none_is_lost(

@@ -150,12 +150,14 @@ def test_the_role_can_read_no_table(postgres: OwnDatabase) -> None:
 
 def taken(topic: str, count: int) -> list[Record]:
     """Return the records of a topic once there are so many."""
-    servers = shared_servers()
-    return wait_until(
-        lambda: found if len(found := records(servers, topic)) >= count else None,
-        SECONDS,
-        f"{count} records",
-    )
+    found: list[Record] = []
+
+    def are_there() -> bool:
+        found[:] = records(shared_servers(), topic)
+        return len(found) >= count
+
+    wait_until(are_there, SECONDS, f"{count} records")
+    return found
 
 
 def readable(record: Record) -> tuple[bytes | None, Any, dict[str, bytes]]:

@@ -15,7 +15,8 @@ from django_broadcaster.exceptions import (
     RefusedByDatabase,
     Rejected,
 )
-from django_broadcaster.store import NewRow, insert_new, insert_rows
+from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import NewRow, insert_new, insert_rows, keys_that_wait
 
 
 class HandedRow(NewRow):
@@ -36,6 +37,33 @@ class HandedRow(NewRow):
                 "backend", f"{backend.alias!r} rejects the event: {error}"
             ) from error
         return row
+
+
+def in_order(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Sequence[NewRow]:
+    """Return rows as they may be written without overtaking events of their keys that wait.
+
+    Such events are there after a move from another backend, and if a relay could not send them. A
+    row of their keys waits for the relay, too.
+    """
+    keys: dict[str, set[str]] = {}
+    for row in rows:
+        if isinstance(row, HandedRow) and row.partition_key:
+            keys.setdefault(row.publisher_backend, set()).add(row.partition_key)
+    if not keys:
+        return rows
+    waiting = {
+        (alias, key)
+        for alias, some in keys.items()
+        for key in keys_that_wait(connection.alias, alias, some)
+    }
+    if not waiting:
+        return rows
+    return [
+        NewRow._make(row)._replace(status=OutboxEventStatus.PENDING.value)
+        if isinstance(row, HandedRow) and (row.publisher_backend, row.partition_key) in waiting
+        else row
+        for row in rows
+    ]
 
 
 def insert_and_hand_over(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:

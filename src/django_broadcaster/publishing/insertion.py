@@ -21,7 +21,7 @@ from django_broadcaster.store import (
 )
 from django_broadcaster.transaction_state import NONE, Watch, state_of
 
-from .handing_over import HandedRow, hand_over, insert_and_hand_over
+from .handing_over import HandedRow, hand_over, in_order, insert_and_hand_over
 from .transactions import all_or_nothing, check_transaction
 
 
@@ -32,6 +32,7 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
     WrongTransaction.
     """
     check_transaction(connection)
+    rows = in_order(connection, rows)
     if len(rows) == 1 and not isinstance(rows[0], HandedRow):
         return _publish_row(connection, rows[0])
     with all_or_nothing(connection, savepoint=False):
@@ -60,6 +61,7 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 
     Instances are made only for receivers of `event_created`: they cost more than all else.
     """
+    rows = in_order(connection, rows)
     try:
         if not has_receivers():
             return insert_and_hand_over(connection, rows)

@@ -7,8 +7,8 @@
 - Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
   `previews` estimates them, `results` counts what came of them, and `pausing` pauses a backend.
 - Time partitions: `time_partitioning` creates them, `time_partitions` maintains them.
-- Queries: `overview`, `receivers`, `slots`, `estimates`, `samples`, `stuck` and
-  `backends_in_use`.
+- Queries: `overview`, `receivers`, `slots`, `waiting_keys`, `estimates`, `samples`,
+  `stuck` and `backends_in_use`.
 - Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
 
 The managers of the models, and the selection of events, are in `models`.
@@ -68,7 +68,7 @@ from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .results import OperationResult, result_of
 from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
-from .slots import Slot, slots
+from .slots import Slot, end_of_wal, has_confirmed, slots
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
 from .time_partitioning import partition_outbox
 from .time_partitions import (
@@ -79,6 +79,7 @@ from .time_partitions import (
     keep_ahead,
     segments_of,
 )
+from .waiting_keys import keys_that_wait
 
 __all__ = [
     "BYTES_OF_A_CHARACTER",
@@ -123,6 +124,7 @@ __all__ = [
     "count_or_estimate",
     "delete_events",
     "drop_oldest",
+    "end_of_wal",
     "estimate_of",
     "failed_of",
     "few_of",
@@ -131,6 +133,7 @@ __all__ = [
     "first_of",
     "first_unstorable",
     "growth",
+    "has_confirmed",
     "identity_of",
     "insert_event",
     "insert_new",
@@ -143,6 +146,7 @@ __all__ = [
     "judgements",
     "keep_ahead",
     "keep_plans",
+    "keys_that_wait",
     "lacks_migration",
     "limits_statements",
     "lock_final",

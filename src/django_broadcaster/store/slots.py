@@ -52,6 +52,18 @@ def slots(using: str, limits: Mapping[str, tuple[str, int]]) -> dict[str, Slot]:
     return {alias: _slot(name, limit, found.get(name)) for alias, (name, limit) in limits.items()}
 
 
+def end_of_wal(using: str) -> str:
+    """Return the position up to which the WAL has all transactions that have committed."""
+    ((position,),) = select(using, "SELECT pg_current_wal_insert_lsn()::text")
+    return str(position)
+
+
+def has_confirmed(using: str, name: str, position: str) -> bool:
+    """Return True if Kafka Connect has confirmed everything in a slot up to a position."""
+    sql = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    return [tuple(row) for row in select(using, sql, position, name)] == [(True,)]
+
+
 def _slot(name: str, limit: int, found: tuple[bool, bool, int, int] | None) -> Slot:
     if found is None:
         return Slot(name=name, limit=limit)

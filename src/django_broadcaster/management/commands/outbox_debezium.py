@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError
+from time import monotonic, sleep
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -22,10 +23,15 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import as_json, printable
-from django_broadcaster.management.selection import add_database, check_backend, database
+from django_broadcaster.management.selection import add_database, check_backend, database, seconds
+from django_broadcaster.store import end_of_wal, has_confirmed
 
 REST_SECONDS: Final = 30.0
 """Kafka Connect validates a configuration by connecting to the database."""
+
+WAIT_PAUSE: Final = 0.1
+LATE: Final = 3
+"""The exit status if events are not confirmed in time."""
 
 
 class Command(OutboxCommand):
@@ -39,6 +45,7 @@ class Command(OutboxCommand):
         "--sql",
         "default --set database.hostname=postgres",
         "default --url http://connect:8083",
+        "default --wait 60",
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -57,6 +64,13 @@ class Command(OutboxCommand):
         )
         action.add_argument(
             "--url", help="create or update the connector of the Kafka Connect with this address"
+        )
+        action.add_argument(
+            "--wait",
+            type=seconds,
+            metavar="SECONDS",
+            help="wait until Kafka has all events that were committed before; "
+            f"exit with {LATE} if that takes longer",
         )
         parser.add_argument(
             "--set",
@@ -78,6 +92,9 @@ class Command(OutboxCommand):
             if options["sql"]:
                 self.stdout.write(database_script(backend, settings), ending="")
                 return
+            if options["wait"] is not None:
+                self._wait(using, backend, options["wait"])
+                return
             config = connector_config(backend, settings, dict(options["set"]))
         except BackendConfigurationError as error:
             raise CommandError(str(error)) from error
@@ -91,6 +108,20 @@ class Command(OutboxCommand):
             return
         done = "updated" if _put(options["url"], backend.slot, config) else "created"
         self.stdout.write(f"Connector {backend.slot} {done}.")
+
+    def _wait(self, using: str, backend: DebeziumBackend, most: float) -> None:
+        """Wait until the slot's position has passed the present end of the WAL."""
+        deadline = monotonic() + most
+        end = end_of_wal(using)
+        while not has_confirmed(using, backend.slot, end):
+            if monotonic() > deadline:
+                raise CommandError(
+                    f"Kafka Connect has not confirmed all events within {most:g} s. See "
+                    "outbox_status for the lag of the replication slot.",
+                    returncode=LATE,
+                )
+            sleep(WAIT_PAUSE)
+        self.stdout.write("Kafka has all events that were committed before.")
 
 
 def _pair(text: str) -> tuple[str, str]:
