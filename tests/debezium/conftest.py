@@ -11,7 +11,7 @@ from django.core.management import call_command
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.relay.loop import DeliveryLoop
-from tests.support.kafka_connect import logical_postgres
+from tests.support.kafka_connect import ConnectServer, logical_postgres
 from tests.support.own_servers import OwnDatabase
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def debezium(postgres: OwnDatabase, settings: Settings, django_db_blocker: Any) 
     with django_db_blocker.unblock():
         prepare(postgres)
         yield SLOT
+        use(settings)
         postgres.execute("TRUNCATE django_broadcaster_outboxevent")
         clean(postgres)
 
@@ -54,16 +55,7 @@ def deliver() -> None:
 
 def prepare(server: OwnDatabase) -> None:
     """Run the script that the command prints."""
-    for statement in script().split(";"):
-        if statement.strip():
-            server.execute(statement)
-
-
-def script() -> str:
-    """Return the script that the command prints."""
-    printed = StringIO()
-    call_command("outbox_debezium", "--sql", "--database", "own", stdout=printed)
-    return printed.getvalue()
+    _run(server, "--sql")
 
 
 def clean(server: OwnDatabase) -> None:
@@ -72,7 +64,27 @@ def clean(server: OwnDatabase) -> None:
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
         "WHERE active_pid IS NOT NULL"
     )
-    server.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
-    server.execute(f"DROP PUBLICATION IF EXISTS {SLOT}")
-    server.execute(f"REVOKE CONNECT ON DATABASE outbox FROM {SLOT}")
-    server.execute(f"DROP ROLE {SLOT}")
+    ((exists,),) = server.execute("SELECT count(*) FROM pg_replication_slots")
+    if not exists:  # the test has dropped it
+        server.execute(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
+    _run(server, "--sql", "--remove")
+
+
+def _run(server: OwnDatabase, *arguments: str) -> None:
+    printed = StringIO()
+    call_command("outbox_debezium", *arguments, "--database", "own", stdout=printed)
+    for statement in printed.getvalue().split(";"):
+        if statement.strip():
+            server.execute(statement)
+
+
+def start_connector(connect: ConnectServer) -> None:
+    """Put the connector's configuration, and wait until it runs."""
+    host = ("--set", "database.hostname=127.0.0.1")
+    call_command("outbox_debezium", "--url", connect.url, *host, "--database", "own")
+    connect.wait_until_running(SLOT)
+
+
+def remove_connector(connect: ConnectServer) -> None:
+    """Remove the connector and its position."""
+    call_command("outbox_debezium", "--url", connect.url, "--remove", "--database", "own")

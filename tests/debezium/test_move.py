@@ -13,7 +13,14 @@ import pytest
 from django.core.management import call_command
 
 from django_broadcaster.backends.handler import backends
-from tests.debezium.conftest import BACKEND, SLOT, clean, prepare
+from tests.debezium.conftest import (
+    BACKEND,
+    SLOT,
+    clean,
+    prepare,
+    remove_connector,
+    start_connector,
+)
 from tests.debezium.writer import KEYS
 from tests.support.kafka_connect import ConnectServer, kafka_connect
 from tests.support.kafka_server import make_topic, records, shared_servers
@@ -121,13 +128,6 @@ def move(
         clean(postgres)
 
 
-def start_connector(connect: ConnectServer) -> None:
-    """Put the connector's configuration, and wait until it runs."""
-    host = ("--set", "database.hostname=127.0.0.1")
-    call_command("outbox_debezium", "--url", connect.url, *host, "--database", "own")
-    connect.wait_until_running(SLOT)
-
-
 def break_connect(connect: ConnectServer, move: Move) -> Iterator[Callable[[], object]]:
     """Yield what is broken one after the other, while events come in."""
     yield connect.kill
@@ -162,7 +162,7 @@ def test_a_move_to_kafka_connect_and_back_loses_doubles_and_reorders_nothing(
         connect.wait_until_running(SLOT)
         move.pause()
     call_command("outbox_debezium", "--wait", "60", "--database", "own")
-    connect.remove(SLOT)
+    remove_connector(connect)
     with move.relay(move.kafka):
         move.resume()
         join(after)

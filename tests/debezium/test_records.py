@@ -9,12 +9,11 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Message as Record
-from django.core.management import call_command
 
 from django_broadcaster.backends import KafkaBackend, Message
 from django_broadcaster.events import JSON_NULL, CloudEvent
 from django_broadcaster.publishers import publisher
-from tests.debezium.conftest import SLOT, use
+from tests.debezium.conftest import SLOT, remove_connector, start_connector, use
 from tests.support.kafka_connect import ConnectServer, kafka_connect
 from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
 from tests.support.own_servers import OwnDatabase
@@ -37,16 +36,12 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConnectServer]
 
 
 @pytest.fixture
-def started(connect: ConnectServer) -> Iterator[Any]:
+def started(connect: ConnectServer, settings: Settings) -> Iterator[Any]:
     """Return a function that starts the connector by the command; it is deleted after the test."""
 
-    def start() -> None:
-        url = ("--url", connect.url, "--set", "database.hostname=127.0.0.1")
-        call_command("outbox_debezium", *url, "--database", "own")
-        connect.wait_until_running(SLOT)
-
-    yield start
-    connect.remove(SLOT)
+    yield lambda: start_connector(connect)
+    use(settings)
+    remove_connector(connect)
 
 
 def events() -> list[tuple[CloudEvent, str | None]]:

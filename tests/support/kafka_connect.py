@@ -73,21 +73,6 @@ class ConnectServer:
         """Wait until a connector runs."""
         wait_until(lambda: self.is_running(connector), START_SECONDS, f"{connector} runs")
 
-    def remove(self, connector: str) -> None:
-        """Stop a connector, and forget it and its position: a new slot has another one."""
-        self.call("PUT", f"/connectors/{connector}/stop")
-        state = f"/connectors/{connector}/status"
-        wait_until(
-            lambda: (
-                self.call("GET", state)["connector"]["state"] == "STOPPED"
-                and not self.call("GET", state)["tasks"]
-            ),
-            REST_SECONDS,
-            f"{connector} has stopped",
-        )
-        self.call("DELETE", f"/connectors/{connector}/offsets")
-        self.call("DELETE", f"/connectors/{connector}")
-
     def _answers(self) -> bool:
         process = self._worker.process
         if process is None or process.poll() is not None:

@@ -58,10 +58,10 @@ def end_of_wal(using: str) -> str:
     return str(position)
 
 
-def has_confirmed(using: str, name: str, position: str) -> bool:
-    """Return True if Kafka Connect has confirmed everything in a slot up to a position."""
+def has_confirmed(using: str, name: str, position: str) -> bool | None:
+    """Return whether Kafka Connect has confirmed a slot up to a position; None without a slot."""
     sql = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
-    return [tuple(row) for row in select(using, sql, position, name)] == [(True,)]
+    return next((bool(row[0]) for row in select(using, sql, position, name)), None)
 
 
 def _slot(name: str, limit: int, found: tuple[bool, bool, int, int] | None) -> Slot:

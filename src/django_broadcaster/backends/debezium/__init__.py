@@ -18,6 +18,15 @@ https://www.postgresql.org/docs/current/functions-admin.html (pg_logical_emit_me
 """
 
 from .backend import DebeziumBackend
-from .connector import LacksHost, connector_config, database_script
+from .connector import LacksHost, connector_config, database_script, removal_script
+from .rest import ConnectError, Connector
 
-__all__ = ["DebeziumBackend", "LacksHost", "connector_config", "database_script"]
+__all__ = [
+    "ConnectError",
+    "Connector",
+    "DebeziumBackend",
+    "LacksHost",
+    "connector_config",
+    "database_script",
+    "removal_script",
+]

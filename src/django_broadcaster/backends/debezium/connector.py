@@ -90,14 +90,14 @@ def _encryption(database: Mapping[str, Any]) -> dict[str, str]:
 
 def database_script(backend: DebeziumBackend, database: Mapping[str, Any]) -> str:
     """Return the SQL that creates the role, the publication and the slot."""
-    name, place = backend.slot, str(database["NAME"]).replace('"', '""')
+    name, place = backend.slot, _quoted(database)
     return f"""\
--- Needs PostgreSQL 14 or newer with wal_level = logical. Run it in database "{place}"
+-- Needs PostgreSQL 14 or newer with wal_level = logical. Run it in database {place}
 -- as a superuser, outside of a transaction. Then give the role a password.
 
 -- The role may connect and replicate. It can't read or change any table.
 CREATE ROLE "{name}" LOGIN REPLICATION;
-GRANT CONNECT ON DATABASE "{place}" TO "{name}";
+GRANT CONNECT ON DATABASE {place} TO "{name}";
 
 -- The publication has no tables, because events are logical messages.
 CREATE PUBLICATION "{name}";
@@ -105,3 +105,20 @@ CREATE PUBLICATION "{name}";
 -- From here on, the server keeps the events until Kafka has them.
 SELECT pg_create_logical_replication_slot('{name}', 'pgoutput');
 """
+
+
+def removal_script(backend: DebeziumBackend, database: Mapping[str, Any]) -> str:
+    """Return the SQL that removes what `database_script` creates."""
+    name = backend.slot
+    return f"""\
+SELECT pg_drop_replication_slot('{name}');
+DROP PUBLICATION "{name}";
+REVOKE CONNECT ON DATABASE {_quoted(database)} FROM "{name}";
+DROP ROLE "{name}";
+"""  # noqa: S608  # the name of a slot is checked
+
+
+def _quoted(database: Mapping[str, Any]) -> str:
+    """Return the name of the database as SQL."""
+    escaped = str(database["NAME"]).replace('"', '""')
+    return f'"{escaped}"'

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Mapping
 from time import monotonic, sleep
 from typing import Any, Final
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 from django.core.management.base import CommandError
 from django.db import connections
 
 from django_broadcaster.backends.debezium import (
+    ConnectError,
+    Connector,
     DebeziumBackend,
     LacksHost,
     connector_config,
     database_script,
+    removal_script,
 )
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import BackendConfigurationError
@@ -26,10 +26,8 @@ from django_broadcaster.management.output import as_json, printable
 from django_broadcaster.management.selection import add_database, check_backend, database, seconds
 from django_broadcaster.store import end_of_wal, has_confirmed
 
-REST_SECONDS: Final = 30.0
-"""Kafka Connect validates a configuration by connecting to the database."""
+PAUSE_SECONDS: Final = 0.1
 
-WAIT_PAUSE: Final = 0.1
 LATE: Final = 3
 """The exit status if events are not confirmed in time."""
 
@@ -45,6 +43,7 @@ class Command(OutboxCommand):
         "--sql",
         "default --set database.hostname=postgres",
         "default --url http://connect:8083",
+        "default --url http://connect:8083 --remove",
         "default --wait 60",
     )
 
@@ -65,6 +64,12 @@ class Command(OutboxCommand):
         action.add_argument(
             "--url", help="create or update the connector of the Kafka Connect with this address"
         )
+        parser.add_argument(
+            "--remove",
+            action="store_true",
+            help="with --url, remove the connector and its position; with --sql, print the script "
+            "that removes what the other script creates",
+        )
         action.add_argument(
             "--wait",
             type=seconds,
@@ -84,43 +89,56 @@ class Command(OutboxCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; raise CommandError for wrong settings, or if Kafka Connect refuses."""
-        backend = _backend(options["alias"])
+        url, removes = options["url"], options["remove"]
+        if removes and not (options["sql"] or url):
+            raise CommandError("--remove must be combined with --sql or --url.")
+        if url and not url.startswith(("http://", "https://")):
+            raise CommandError(f"--url must begin with http:// or https://, not {url!r}.")
         using = database(options["database"])
+        backend = _backend(options["alias"], using)
         settings = connections[using].settings_dict
-        try:
-            backend.check_database(connections[using])
-            if options["sql"]:
-                self.stdout.write(database_script(backend, settings), ending="")
-                return
-            if options["wait"] is not None:
-                self._wait(using, backend, options["wait"])
-                return
-            config = connector_config(backend, settings, dict(options["set"]))
-        except BackendConfigurationError as error:
-            raise CommandError(str(error)) from error
-        except LacksHost as error:
-            raise CommandError(
-                f"DATABASES[{using!r}]['HOST'] must be a host that Kafka Connect can connect to, "
-                f"not {str(error)!r}. Set it, or add --set database.hostname=HOST."
-            ) from error
-        if options["url"] is None:
-            self.stdout.write(as_json(config))
-            return
-        done = "updated" if _put(options["url"], backend.slot, config) else "created"
-        self.stdout.write(f"Connector {backend.slot} {done}.")
+        if options["sql"]:
+            script = removal_script if removes else database_script
+            self.stdout.write(script(backend, settings), ending="")
+        elif options["wait"] is not None:
+            self._wait(using, backend.slot, options["wait"])
+        elif removes:
+            self._remove(Connector(url, backend.slot))
+        else:
+            config = _config(backend, using, dict(options["set"]))
+            if url:
+                self._put(Connector(url, backend.slot), config)
+            else:
+                self.stdout.write(as_json(config))
 
-    def _wait(self, using: str, backend: DebeziumBackend, most: float) -> None:
+    def _put(self, connector: Connector, config: Mapping[str, str]) -> None:
+        try:
+            done = "updated" if connector.put(config) else "created"
+        except ConnectError as error:
+            raise CommandError(printable(str(error))) from error
+        self.stdout.write(f"Connector {connector.name} {done}.")
+
+    def _remove(self, connector: Connector) -> None:
+        try:
+            connector.remove()
+        except ConnectError as error:
+            raise CommandError(printable(str(error))) from error
+        self.stdout.write(f"Connector {connector.name} removed.")
+
+    def _wait(self, using: str, slot: str, most: float) -> None:
         """Wait until the slot's position has passed the present end of the WAL."""
         deadline = monotonic() + most
         end = end_of_wal(using)
-        while not has_confirmed(using, backend.slot, end):
+        while not (confirmed := has_confirmed(using, slot, end)):
+            if confirmed is None:
+                raise CommandError(f"The replication slot {slot} does not exist.")
             if monotonic() > deadline:
                 raise CommandError(
                     f"Kafka Connect has not confirmed all events within {most:g} s. See "
                     "outbox_status for the lag of the replication slot.",
                     returncode=LATE,
                 )
-            sleep(WAIT_PAUSE)
+            sleep(PAUSE_SECONDS)
         self.stdout.write("Kafka has all events that were committed before.")
 
 
@@ -131,36 +149,32 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _backend(alias: str | None) -> DebeziumBackend:
+def _config(backend: DebeziumBackend, using: str, more: Mapping[str, str]) -> dict[str, str]:
+    """Return the configuration of the connector."""
+    try:
+        return connector_config(backend, connections[using].settings_dict, more)
+    except LacksHost as error:
+        raise CommandError(
+            f"DATABASES[{using!r}]['HOST'] must be a host that Kafka Connect can connect to, not "
+            f"{str(error)!r}. Set it, or add --set database.hostname=HOST."
+        ) from error
+
+
+def _backend(alias: str | None, using: str) -> DebeziumBackend:
     """Return the backend of an alias, by default the only DebeziumBackend."""
     check_backend(alias)
     found = {each: backends[each] for each in ([alias] if alias else backends.aliases())}
     ours = {each: made for each, made in found.items() if isinstance(made, DebeziumBackend)}
     if len(ours) == 1:
-        return next(iter(ours.values()))
+        (backend,) = ours.values()
+        try:
+            backend.check_database(connections[using])
+        except BackendConfigurationError as error:
+            raise CommandError(str(error)) from error
+        return backend
     if len(ours) > 1:
         raise CommandError(f"Give one of these aliases: {', '.join(ours)}.")
     raise CommandError(
-        f"OUTBOX_PUBLISHERS[{alias or 'default'!r}]['BACKEND'] must be "
+        f"OUTBOX_PUBLISHERS[{alias or backends.default_alias()!r}]['BACKEND'] must be "
         "'django_broadcaster.backends.DebeziumBackend'."
     )
-
-
-def _put(url: str, name: str, config: dict[str, str]) -> bool:
-    """Create or update a connector; return True if it was there before."""
-    if not url.startswith(("http://", "https://")):
-        raise CommandError(f"--url must begin with http:// or https://, not {url!r}.")
-    request = Request(  # noqa: S310  # the scheme is checked
-        f"{url.rstrip('/')}/connectors/{quote(name)}/config",
-        data=json.dumps(config).encode(),
-        headers={"Content-Type": "application/json"},
-        method="PUT",
-    )
-    try:
-        with urlopen(request, timeout=REST_SECONDS) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except HTTPError as error:
-        said = printable(error.read().decode(errors="replace"))
-        raise CommandError(f"Kafka Connect refused the connector: {error.code} {said}") from error
-    except (URLError, OSError) as error:
-        raise CommandError(f"Could not reach Kafka Connect at {url}: {error}") from error
