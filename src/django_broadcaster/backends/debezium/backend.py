@@ -83,9 +83,10 @@ class DebeziumBackend(InDatabaseBackend, BindingBackend):
                 "KafkaBackend, or remove the keys"
             )
         self._template = self.read.template("topic", topic, escape_topic, topic_problem)
-        self.slot: str = slot or f"broadcaster_{_NOT_IN_SLOT.sub('_', self.alias.lower())}"[:63]
+        self.read.text("slot", slot, optional=True)
+        self.slot = slot or f"broadcaster_{_NOT_IN_SLOT.sub('_', self.alias.lower())}"[:63]
         rule = "1 to 63 lowercase letters, digits and '_'"
-        self.read.require("slot", slot, bool(_SLOT.fullmatch(str(self.slot))), rule, optional=True)
+        self.read.require("slot", slot, _SLOT.fullmatch(self.slot) is not None, rule)
         self.max_wal_bytes = self.read.integer("max_wal_bytes", max_wal_bytes, 1)
         self.read.strings("extensions", extensions)
         for name in extensions:

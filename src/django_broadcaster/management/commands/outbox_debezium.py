@@ -41,9 +41,7 @@ class Command(OutboxCommand):
     )
     examples = (
         "--sql",
-        "default --set database.hostname=postgres",
         "default --url http://connect:8083",
-        "default --url http://connect:8083 --remove",
         "default --wait 60",
     )
 
