@@ -35,9 +35,11 @@ status.storage.replication.factor=1
 status.storage.partitions=1
 key.converter=org.apache.kafka.connect.storage.StringConverter
 value.converter=org.apache.kafka.connect.storage.StringConverter
+plugin.path={plugins}
+plugin.discovery=service_load
 offset.flush.interval.ms=500
 exactly.once.source.support=enabled
-producer.transaction.timeout.ms=5000
+producer.transaction.timeout.ms=20000
 scheduled.rebalance.max.delay.ms=0
 session.timeout.ms=6000
 heartbeat.interval.ms=1000
@@ -52,7 +54,10 @@ class Worker:
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
         self._config = folder / f"connect-{port}.properties"
-        self._config.write_text(_PROPERTIES.format(brokers=brokers, port=port, group=group))
+        plugins = folder / "no-plugins"  # they are on the class path
+        plugins.mkdir(exist_ok=True)
+        config = _PROPERTIES.format(brokers=brokers, port=port, group=group, plugins=plugins)
+        self._config.write_text(config)
 
     def start(self, output: IO[bytes] | None = None) -> None:
         """Start it, and do not wait until it answers."""

@@ -31,9 +31,9 @@ from tests.support.workers import Workers, environment, starting_workers
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
-SECONDS = 120.0
+SECONDS = 300.0
 Writers = list[subprocess.Popen[bytes]]
 KAFKA = "django_broadcaster.backends.KafkaBackend"
 PARTITIONS = 3

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 from tools.kafka_connect import Worker
 from tools.kafka_node import is_installed
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 REST_SECONDS = 30.0
 
 
