@@ -142,7 +142,8 @@ def test_a_malformed_message_is_decoded_at_a_replay(
     entry = {"CONSUMER": "tests.support.memory_broker.MemoryConsumer"}
     settings.OUTBOX_CONSUMERS = {"billing": entry}
     message = ReceivedMessage(body=b"a1", origin="memory", position="0")
-    Writer(local, "billing", "default").write([Delivery(message, problem="not JSON")])
+    writer = Writer(local, "billing", "default")
+    writer.write(writer.entries([Delivery(message, problem="not JSON")]), 1)
     if again == "once":
         entry["OPTIONS"] = {"decode": f"{__name__}.decode"}  # type: ignore[assignment]
     OutboxEvent.objects.using(local).replay()

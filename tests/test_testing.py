@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends import locmem
-from django_broadcaster.exceptions import Rejected
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import BackendConfigurationError, Rejected
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
@@ -22,6 +24,7 @@ from django_broadcaster.testing import (
     capture_events,
     containing,
     deliver_events,
+    receive_event,
 )
 from django_broadcaster.testing.pytest_plugin import outbox_events  # noqa: F401
 
@@ -276,3 +279,37 @@ def test_locmem_has_the_messages_to_all_aliases() -> None:
         assert [message.subject for message in locmem.outbox("one")] == ["0", "2"]
     locmem.clear()
     assert locmem.outbox() == []
+
+
+def _note(calls: list[str], name: str, event: CloudEvent) -> None:
+    calls.append(name)
+
+
+LOCAL = {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}}
+CONSUMERS = {"billing": {"CONSUMER": "django_broadcaster.consumers.RedisStreamConsumer"}}
+
+
+@override_settings(OUTBOX_PUBLISHERS=LOCAL, OUTBOX_CONSUMERS=CONSUMERS)
+def test_receive_event_runs_the_handlers_of_its_consumer_once() -> None:
+    """Handlers of other consumers do not run, and a repetition is skipped, as in operation."""
+    calls: list[str] = []
+    for name in ("billing", "another"):
+        register = event_registry.register("invoice.sent", name=name, consumer=name)
+        register(partial(_note, calls, name))
+    event = CloudEvent("invoice.sent", "/billing", {"number": 1})
+    try:
+        first = receive_event(event, consumer="billing")
+        deliver_events()
+        assert receive_event(event, consumer="billing").pk == first.pk
+        deliver_events()
+    finally:
+        for name in ("billing", "another"):
+            event_registry.unregister(name)
+    assert (first.data, calls) == ({"number": 1}, ["billing"])
+
+
+@override_settings(OUTBOX_PUBLISHERS=LOCAL, OUTBOX_CONSUMERS=CONSUMERS)
+def test_receive_event_names_an_unknown_consumer() -> None:
+    """A wrong alias is an error that lists the right ones."""
+    with pytest.raises(BackendConfigurationError, match="no 'bill'; it has 'billing'"):
+        receive_event(CloudEvent("invoice.sent", "/billing"), consumer="bill")

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import transaction
-from django.test import TestCase
+from django.test import TestCase, override_settings
 
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.testing import assert_published
+from django_broadcaster.testing import assert_published, deliver_events, receive_event
 
 from .models import Invoice, ReceivedEvent
 
 
+def order_event(event_type: str, sequence: int) -> CloudEvent:
+    """Return an event of order 7 as the shop publishes it."""
+    return CloudEvent(
+        event_type,
+        "/shop/orders",
+        {"order": 7, "total": "19.00", "sequence": sequence},
+        extensions={"partitionkey": "order-7"},
+    )
+
+
+# No broker is read: the tests write what the consumer would receive.
+CONSUMERS = {"shop": {"CONSUMER": "django_broadcaster.consumers.RedisStreamConsumer"}}
+
+
+@override_settings(OUTBOX_CONSUMERS=CONSUMERS)
 class HandlersTest(TestCase):
     """The handlers of the shop's events."""
 
-    def receive(self, event_type: str, sequence: int, **config: Any) -> None:
-        """Write an event to the outbox as a receiver does, and run its handlers."""
-        with transaction.atomic():
-            publisher.publish_event(
-                event_type,
-                "/shop/orders",
-                {"order": 7, "total": "19.00", "sequence": sequence},
-                partition_key="order-7",
-                publisher_config={"consumer": "shop", **config},
-            )
-        publisher.process_pending_events()
+    def receive(self, event_type: str, sequence: int) -> None:
+        """Receive an event of the shop, and run its handlers."""
+        receive_event(order_event(event_type, sequence), consumer="shop")
+        deliver_events()
 
     def test_an_order_is_billed(self) -> None:
         """A placed order gets an invoice, and an event of it with the key of the order."""
@@ -48,6 +55,8 @@ class HandlersTest(TestCase):
 
     def test_own_event(self) -> None:
         """An event that no consumer received bills nothing."""
-        self.receive("order.placed", 1, consumer="")
+        with transaction.atomic():
+            publisher.publish_cloud_event(order_event("order.placed", 1))
+        publisher.process_pending_events()
         assert not Invoice.objects.exists()
         assert OutboxEvent.objects.count() == 1

@@ -28,7 +28,7 @@ from django_broadcaster.publishing.columns import DeliveryPlan, characters
 from django_broadcaster.publishing.insertion import write_rows
 from django_broadcaster.redaction import text_for_row
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
-from django_broadcaster.store import NewRow, storable
+from django_broadcaster.store import NewRow, limits_statements, may_lack_characters, storable
 
 from .base import Delivery, ReceivedMessage, problem_of
 from .handler import consumers
@@ -84,7 +84,7 @@ class Within(Protocol):
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     """The row of a delivery, and why it is a dead letter; empty if it is not."""
 
     row: NewRow
@@ -107,28 +107,56 @@ class Writer:
         self._consumer = consumer
         self._backend = backend
 
-    def write(self, deliveries: Sequence[Delivery], within: Within | None = None) -> Written:
-        """Insert a row for each delivery, in one transaction.
+    def asks_the_database(self) -> bool:
+        """Return True if the database may be asked for its limits while rows are made."""
+        connection = connections[self._using]
+        return limits_statements(connection) or may_lack_characters(connection)
+
+    def entries(self, deliveries: Sequence[Delivery]) -> list[Entry]:
+        """Return an entry for each delivery that is not to be ignored, in their order."""
+        call = self._call()
+        plan = self._plan(call, {})
+        entries = []
+        for delivery in deliveries:
+            event, problem = delivery.event, delivery.problem
+            if event is not None:
+                try:
+                    row = self._row(call, event, plan, delivery.message.key)
+                    entries.append(Entry(row, delivery))
+                except InvalidEvent as error:
+                    problem = str(error)
+                except (BroadcasterError, Error):  # a setting is wrong, or the database fails
+                    raise
+                except Exception as error:  # or a value that nothing was prepared for comes again
+                    problem = problem_of(error)
+            if problem:
+                entries.append(self._malformed(call, delivery, problem))
+        return entries
+
+    def write(
+        self, entries: Sequence[Entry], received: int, within: Within | None = None
+    ) -> Written:
+        """Insert the rows of entries, in one transaction.
 
         Args:
-            deliveries: What was received, in its order.
+            entries: The entries of a batch, in the order in which it was received.
+            received: The messages of the batch, with those that are to be ignored.
             within: Statements of the same transaction.
 
         Raises:
             DatabaseError: Nothing was written.
         """
-        entries = self._entries(deliveries)
         try:
-            return self._insert(entries, len(deliveries), within)
+            return self._insert(entries, received, within)
         except (DatabaseError, ValueError) as error:
             if not _refuses_value(error):
                 raise
             entries = [self._tried(entry) for entry in entries]
-            return self._insert(entries, len(deliveries), within)
+            return self._insert(entries, received, within)
 
     def _insert(
         self,
-        entries: Sequence[_Entry],
+        entries: Sequence[Entry],
         received: int,
         within: Within | None,
     ) -> Written:
@@ -149,7 +177,7 @@ class Writer:
                 within.end(written)
         return written
 
-    def _explain(self, entry: _Entry) -> None:
+    def _explain(self, entry: Entry) -> None:
         """Complete the row of a dead letter, unless it was there already."""
         rows = OutboxEvent.objects.using(self._using).filter(
             identity=entry.row.identity, status=FAILED, ended_at=None
@@ -158,7 +186,7 @@ class Writer:
         text = storable(whole, connections[self._using])
         rows.update(last_error=text, ended_at=DatabaseNow())
 
-    def _tried(self, entry: _Entry) -> _Entry:
+    def _tried(self, entry: Entry) -> Entry:
         """Return the entry, or one of a dead letter if the database refuses its row."""
         try:
             with transaction.atomic(using=self._using):
@@ -178,7 +206,7 @@ class Writer:
             Rejected: The first problem.
             DatabaseError: Nothing was written.
         """
-        entries = self._entries(deliveries)
+        entries = self.entries(deliveries)
         problems = [entry.problem for entry in entries if entry.problem]
         if problems:
             raise Rejected(problems[0])
@@ -199,41 +227,20 @@ class Writer:
         config = encode_data({"consumer": self._consumer, **further})
         return call.delivery(None, RETRIES_OF_SETTINGS, None)._replace(config_json=config)
 
-    def _entries(self, deliveries: Sequence[Delivery]) -> list[_Entry]:
-        """Return an entry for each delivery that is not to be ignored."""
-        call = self._call()
-        plan = self._plan(call, {})
-        entries = []
-        for delivery in deliveries:
-            event, problem = delivery.event, delivery.problem
-            if event is not None:
-                try:
-                    row = self._row(call, event, plan, delivery.message.key)
-                    entries.append(_Entry(row, delivery))
-                except InvalidEvent as error:
-                    problem = str(error)
-                except (BroadcasterError, Error):  # a setting is wrong, or the database fails
-                    raise
-                except Exception as error:  # or a value that nothing was prepared for comes again
-                    problem = problem_of(error)
-            if problem:
-                entries.append(self._malformed(call, delivery, problem))
-        return entries
-
     def _row(self, call: PublishCall, event: CloudEvent, plan: DeliveryPlan, key: str) -> NewRow:
         """Return the row of an event; raises InvalidEvent if no row can hold it."""
         own_key = None if event.partition_key else _short(key) or None
         (row,) = call.rows(event, plan, backend=self._backend, partition_key=own_key, unique=True)
         return row
 
-    def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> _Entry:
+    def _malformed(self, call: PublishCall, delivery: Delivery, problem: str) -> Entry:
         problem = problem[:LONGEST_PROBLEM]
         try:
-            return _Entry(self._dead_letter(call, delivery.message), delivery, problem)
+            return Entry(self._dead_letter(call, delivery.message), delivery, problem)
         except StatementTooLong as error:
             problem = f"{problem}; only its beginning is stored: {error}"
             row = self._dead_letter(call, delivery.message, BEGINNING_BYTES)
-            return _Entry(row, delivery, problem, is_cut=True)
+            return Entry(row, delivery, problem, is_cut=True)
 
     def _dead_letter(
         self, call: PublishCall, message: ReceivedMessage, most: int | None = None

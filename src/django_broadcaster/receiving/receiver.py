@@ -1,8 +1,8 @@
 """The work of one consumer: receive a batch, write it, acknowledge it.
 
 The receiver's thread owns the consumer, and a second thread owns the database's connection. While a
-full batch is being written, the next one is received. At most two batches are in memory, and fewer
-messages are received at once if they exceed OUTBOX_BATCH_BYTES.
+full batch is being written, the next one is received, and its rows are made. At most two batches
+are in memory, and fewer messages are received at once if they exceed OUTBOX_BATCH_BYTES.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 from django_broadcaster.consumers.base import Consumer, Delivery
 from django_broadcaster.consumers.handler import consumers
-from django_broadcaster.consumers.rows import Writer, Written
+from django_broadcaster.consumers.rows import Entry, Writer, Written
 from django_broadcaster.publishing.columns import in_local_time
 from django_broadcaster.relay.health import Activity
 from django_broadcaster.relay.outage import DatabaseOutage
@@ -79,6 +79,7 @@ class Receiver:
         self.makes_progress = False
         """Whether the last turn has acknowledged a batch, or has found nothing to write."""
         self._writer = Writer(using, alias, consumers.delivers_to(alias))
+        self._asks_the_database = True
         self._most = limit
         self._limit = min(limit, FIRST_LIMIT)
         self._outage = outage
@@ -149,6 +150,7 @@ class Receiver:
             self.activity.begin("joining")
             self._runner.run(self.lease.leave)
             self._runner.run(self.lease.join)
+            self._asks_the_database = self._runner.run(self._writer.asks_the_database)
         if self._reads_alone and not self._runner.run(self.lease.may_read):
             self.activity.begin("standing by", pause=STAND_BY_SECONDS)
             self._stands_by_since = self._stands_by_since or time.monotonic()
@@ -193,7 +195,17 @@ class Receiver:
         return min(self._most, 2 * self._limit)
 
     def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
-        return self._runner.begin(self._writer.write, deliveries, self.lease)
+        """Make the rows here, while the database is busy, unless it has to be asked for that."""
+        if self._asks_the_database:
+            return self._runner.begin(self._insert, deliveries)
+        return self._runner.begin(self._insert, deliveries, self._writer.entries(deliveries))
+
+    def _insert(
+        self, deliveries: Sequence[Delivery], entries: Sequence[Entry] | None = None
+    ) -> Written:
+        if entries is None:
+            entries = self._writer.entries(deliveries)
+        return self._writer.write(entries, len(deliveries), self.lease)
 
     def _finish(self, later: Sequence[Delivery] = ()) -> None:
         """Wait until the batch is written, and acknowledge it; raises LeaseLost.

@@ -69,6 +69,7 @@ from .results import OperationResult, result_of
 from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
 from .slots import Slot, end_of_wal, has_confirmed, slots
+from .sql import NOW
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
 from .time_partitioning import partition_outbox
 from .time_partitions import (
@@ -87,6 +88,7 @@ __all__ = [
     "INDEXED",
     "MIGRATE",
     "MOVES",
+    "NOW",
     "SEQUENCE",
     "TIMELINE",
     "BlockedKey",

@@ -55,9 +55,10 @@ def storable(text: str, connection: BaseDatabaseWrapper) -> str:
 
 def may_lack_characters(connection: Any) -> bool:
     """Return False if the database is known to hold all of Unicode; run no statement."""
-    if connection.vendor == "postgresql":
-        return connection.connection is None or bool(_narrow(connection))
-    return connection.vendor == "mysql" and _asked.get(_place(connection), _UNKNOWN)[0] != {}
+    if connection.vendor == "postgresql" and connection.connection is not None:
+        return bool(_narrow(connection))
+    known = connection.vendor == "sqlite" or _asked.get(_place(connection), _UNKNOWN)[0] == {}
+    return not known
 
 
 def first_unstorable(

@@ -4,6 +4,8 @@
     what a piece of code published; with pytest there is the fixture `outbox_events`, too;
 `deliver_events`
     deliver here and now, and raise what a handler raised;
+`receive_event`
+    write an event as the receiver of a consumer does;
 `BackendContract`, `BackendFaultContract`, `Fault`, `make_message`
     the promises of a backend, and the faults that it survives, as test classes to subclass. They
     need pytest;
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .contract import BackendContract, make_message
     from .delivery import deliver_events
     from .faults import BackendFaultContract, Fault
+    from .receiving import receive_event
 
 __all__ = [
     "BackendContract",
@@ -41,6 +44,7 @@ __all__ = [
     "containing",
     "deliver_events",
     "make_message",
+    "receive_event",
 ]
 
 _MODULES = {
@@ -58,6 +62,7 @@ _MODULES = {
     "containing": "assertions",
     "deliver_events": "delivery",
     "make_message": "contract",
+    "receive_event": "receiving",
 }
 
 

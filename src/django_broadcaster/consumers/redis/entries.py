@@ -44,23 +44,23 @@ class Fields(Mapping[str, str]):
     Few events need them, so they are decoded when they are read.
     """
 
-    __slots__ = ("_body", "_flat")
+    __slots__ = ("_body", "_flat", "_names")
 
-    def __init__(self, flat: Sequence[bytes], body: bytes | None) -> None:
+    def __init__(self, flat: Sequence[bytes], names: Sequence[bytes], body: bytes | None) -> None:
         self._flat = flat
+        self._names = names
         self._body = body
 
     def __getitem__(self, name: str) -> str:
         if name not in self:
             raise KeyError(name)
-        return _text(self._flat[2 * self._flat[::2].index(_raw(name)) + 1])
+        return _text(self._flat[2 * self._names.index(_raw(name)) + 1])
 
     def __contains__(self, name: object) -> bool:
-        raw = _raw(name) if isinstance(name, str) else None
-        return raw is not None and raw != self._body and raw in self._flat[::2]
+        return isinstance(name, str) and (raw := _raw(name)) in self._names and raw != self._body
 
     def __iter__(self) -> Iterator[str]:
-        names = dict.fromkeys(self._flat[::2])
+        names = dict.fromkeys(self._names)
         return (_text(name) for name in names if name != self._body)
 
     def __len__(self) -> int:
@@ -74,13 +74,17 @@ def message_of(entry: Entry, body_fields: Sequence[bytes]) -> ReceivedMessage:
     """Return the message of an entry: the first of these fields that it has is the body."""
     flat = entry.fields
     names = flat[::2]
-    body_field = next((name for name in body_fields if name in names), None)
+    body, body_field = b"", None
+    for name in body_fields:
+        if name in names:
+            body, body_field = flat[2 * names.index(name) + 1], name
+            break
     content_type = ""
     if _CONTENT_TYPE in names:
         content_type = _text(flat[2 * names.index(_CONTENT_TYPE) + 1])
     return ReceivedMessage(
-        body=b"" if body_field is None else flat[2 * names.index(body_field) + 1],
-        headers=Fields(flat, body_field),
+        body=body,
+        headers=Fields(flat, names, body_field),
         content_type=content_type,
         origin=entry.stream,
         position=entry.id.decode(),
