@@ -71,6 +71,10 @@ class Connection(HeldConnection):
         self._place, self.timeout = place, timeout
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self.known: set[str] = set()
+        self.is_late = False
+        """Whether an answer did not come in time."""
+        self.last_stored: Any = None
+        """The record, as the client reports it, that was stored last."""
         self.producer = client_class("Producer")({**config, "error_cb": self._errors.append})
         # It asks for its producer id first of all. If we asked for a topic now, it would
         # find no connection free, and try again only half a second later.
@@ -110,7 +114,10 @@ class Connection(HeldConnection):
         reports: Reports = {}
 
         def report(place: int, error: Any, message: Any) -> None:
-            reports[place] = None if error is None else Failure(error, message.partition())
+            if error is None:
+                reports[place], self.last_stored = None, message
+            else:
+                reports[place] = Failure(error, message.partition())
 
         produce = self.producer.produce
         passed: set[bytes | None] = set()
@@ -133,6 +140,7 @@ class Connection(HeldConnection):
                     if key is not None:
                         passed.add(key)
             if self.producer.flush(self.timeout):
+                self.is_late = True
                 self.producer.purge()
                 self.producer.flush(PURGE_SECONDS)
                 for place, failure in [*reports.items()]:
@@ -186,6 +194,9 @@ FRAMING_BYTES: Final = 64
 HEADER_FRAMING_BYTES: Final = 10
 """The most that it adds to a header."""
 
+MOST_TRANSACTION_SECONDS: Final = 900
+"""Kafka's default for `transaction.max.timeout.ms`."""
+
 DEFAULTS: Final[Mapping[str, Any]] = {
     # As the clients in Java choose partitions: all producers of a topic agree where a key belongs.
     "partitioner": "murmur2_random",
@@ -212,7 +223,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "message.max.bytes": "give the option 'max_message_bytes' instead",
     "message.timeout.ms": "give the option 'timeout' instead",
     "delivery.timeout.ms": "give the option 'timeout' instead",
-    "transactional.id": "the backend uses no transactions of Kafka",
+    "transactional.id": "give the option 'transactional_id' instead",
     **dict.fromkeys(("linger.ms", "queue.buffering.max.ms"), "the backend decides when to send"),
     **dict.fromkeys(
         ("queue.buffering.max.messages", "queue.buffering.max.kbytes"),
@@ -237,6 +248,28 @@ def check_config(read: OptionReader, config: Mapping[str, Any]) -> None:
             within.refuse(key, "can't be 'random': the events of a key would have no order")
         elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
             within.refuse(key, f"must be a whole number, not {value!r}")
+
+
+def check_transactions(read: OptionReader, config: Mapping[str, Any], timeout: float) -> None:
+    """Refuse a timeout of transactions that a batch may exceed.
+
+    Raises:
+        BackendConfigurationError: It is not longer than `timeout`.
+    """
+    text = str(config.get("transaction.timeout.ms", transaction_milliseconds(timeout)))
+    if not text.isdecimal() or int(text) <= timeout * 1000:
+        read.within("config").refuse(
+            "transaction.timeout.ms",
+            f"must be more than the milliseconds of 'timeout' ({timeout * 1000:g}), not {text!r}",
+        )
+
+
+def transaction_milliseconds(timeout: float) -> int:
+    """Return the time after which Kafka aborts a transaction by itself.
+
+    A batch takes `timeout` to be sent, and as long to be committed.
+    """
+    return round(min(2 * timeout + 10, MOST_TRANSACTION_SECONDS) * 1000)
 
 
 def producer_config(address: Address, max_message_bytes: int) -> dict[str, Any]:
