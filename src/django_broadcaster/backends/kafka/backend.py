@@ -208,6 +208,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         """
         positions = []
         for each in sorted(set(earlier) - {lease}):
+            self.on_progress()
             with closing(self._begin(each)) as connection:
                 positions.append(connection.read_position())
         if self.must_take_over(lease):
