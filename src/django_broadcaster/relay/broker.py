@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.backends.in_database import InDatabaseBackend
 from django_broadcaster.backends.position import Position
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
@@ -40,6 +41,8 @@ class Broker:
         self._lease = lease
         self._activity = activity
         self.backend: MessageBackend = backends.create(lease.alias)
+        if isinstance(self.backend, InDatabaseBackend):
+            self.backend.using = lease.using
         attach_endpoints(self.backend)
         refuse_greenlets(self.backend)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it

@@ -20,6 +20,15 @@ from .errors import BEING_MADE, describe
 PURGE_SECONDS: Final = 1.0
 """The longest that librdkafka may take to return purged records, in seconds."""
 
+PURGED: Final = frozenset({"_PURGE_INFLIGHT", "_PURGE_QUEUE"})
+"""The errors of purged records, which got no answer in time and may be stored."""
+
+PROBLEMS_SECONDS: Final = 1.0
+"""The longest that a broker may take to say what is wrong with a topic, in seconds."""
+
+MAX_PROBLEMS: Final = 3
+"""The most partitions that an error names."""
+
 
 class Record(NamedTuple):
     """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
@@ -134,6 +143,9 @@ class Connection(HeldConnection):
                 self.is_late = True
                 self.producer.purge()
                 self.producer.flush(PURGE_SECONDS)
+                for place, failure in [*reports.items()]:
+                    if failure is not None and failure.error.name() in PURGED:
+                        del reports[place]
         except Exception as error:
             # librdkafka stopped for good. What has no report by now is not known to be stored.
             self._errors.append(error)
@@ -146,9 +158,29 @@ class Connection(HeldConnection):
         said = "; ".join(describe(each) for each in (error, *self._errors))
         return unavailable(f"{self._place}{what}: {said}")
 
-    def lost(self) -> BackendUnavailable:
-        """Return the failure of a record whose fate is not known."""
-        return self.unavailable(f"no answer within {self.timeout} s")
+    def lost(self, topic: str) -> BackendUnavailable:
+        """Return the failure of a record for a topic whose fate is not known."""
+        reasons = [f"no answer within {self.timeout} s", *self._problems(topic)]
+        return self.unavailable("; ".join(reasons))
+
+    def _problems(self, topic: str) -> list[str]:
+        """Return why partitions of a topic may take no records, if a broker says so soon.
+
+        librdkafka itself retries, and does not report what the brokers answer.
+        """
+        try:
+            found = self.producer.list_topics(topic, timeout=min(self.timeout, PROBLEMS_SECONDS))
+        except Exception:
+            return []
+        problems = []
+        for number, partition in sorted(found.topics[topic].partitions.items()):
+            in_sync, replicas = len(partition.isrs), len(partition.replicas)
+            where = f"partition {number} of topic {topic!r} has"
+            if partition.leader < 0:
+                problems.append(f"{where} no leader")
+            elif in_sync < replicas:
+                problems.append(f"{where} {in_sync} of {replicas} replicas in sync")
+        return problems[:MAX_PROBLEMS]
 
 
 # --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------

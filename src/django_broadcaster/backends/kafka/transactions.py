@@ -271,7 +271,7 @@ class TransactionSender(Sender):
                 else:
                     refused[record.place] = failure
         if not refused:
-            stop = stop or self.lost()
+            stop = stop or self.lost(records[0].topic)
             batch.give_up((record.place for record in records), stop)
             return stop
         alone = refused if len(records) == 1 else _of_one_event(refused, reports)
