@@ -67,7 +67,7 @@ class Worker:
 
     def command(self) -> list[str]:
         """Return the command line that serves."""
-        program, *words = java(POM, "org.apache.kafka.connect.cli.ConnectDistributed")
+        program, *words = java("org.apache.kafka.connect.cli.ConnectDistributed", pom=POM)
         return [
             program,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
