@@ -5,7 +5,7 @@ Messages are produced by Kafka's own client, and by the official SDK of CloudEve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from time import monotonic
@@ -27,6 +27,7 @@ from django_broadcaster.testing import ConsumerContract, ProducedMessage
 from tests.support.kafka_server import (
     KafkaServer,
     committed_offsets,
+    disposable,
     make_topic,
     produce,
     proxied_kafka,
@@ -138,6 +139,20 @@ def publish(servers: str, topic: str, names: Sequence[str]) -> None:
         topic,
         [(each.id.partition("-")[0].encode(), each.to_json(), headers) for each in events],
     )
+
+
+@disposable
+def publish_in_transactions(servers: str, topic: str, names: Mapping[str, bool]) -> None:
+    """Append an event in a transaction of its own for each name, and commit it or abort it."""
+    headers = [("content-type", b"application/cloudevents+json")]
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid4())})
+    producer.init_transactions(WAIT)
+    for name, is_committed in names.items():
+        producer.begin_transaction()
+        event = CloudEvent("order.placed", "/shop", id=name)
+        producer.produce(topic, event.to_json(), b"key", headers=headers)
+        end = producer.commit_transaction if is_committed else producer.abort_transaction
+        end(WAIT)
 
 
 def numbered(keys: int, start: int, stop: int) -> list[str]:
@@ -579,14 +594,7 @@ def test_any_record_is_a_delivery(
 
 def test_only_committed_transactions_are_read(make: MakeConsumer, servers: str, topic: str) -> None:
     """Records of a transaction that was aborted are never received, and are not in the lag."""
-    content = {"content-type": b"application/cloudevents+json"}
-    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic})
-    producer.init_transactions(WAIT)
-    for name, end in (("a", producer.abort_transaction), ("b", producer.commit_transaction)):
-        producer.begin_transaction()
-        event = CloudEvent("order.placed", "/shop", id=name)
-        producer.produce(topic, event.to_json(), b"key", headers=list(content.items()))
-        end(WAIT)
+    publish_in_transactions(servers, topic, {"a": False, "b": True})
     consumer = make()
     consumer.open()
     found = read(consumer, 1)

@@ -10,9 +10,9 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -41,6 +41,7 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from django_broadcaster.backends.kafka.bounded import bounded
 from tests.support.redis_server import free_port, missing
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
@@ -51,6 +52,23 @@ from tools.servers import SERVICES, probe
 
 START_SECONDS = 60.0
 READ_SECONDS = 20.0
+CLIENT_SECONDS = 60.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def disposable(function: Callable[P, T]) -> Callable[P, T]:
+    """Fail instead of hanging, if a client that the function makes can't be disposed of.
+
+    Python waits for the client's threads where the function ends, and no signal interrupts that.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return bounded(partial(function, *args, **kwargs), CLIENT_SECONDS, function.__name__)
+
+    return call
 
 
 class KafkaServer:
@@ -191,6 +209,7 @@ def tls_config(folder: Path, certificates: Path, protocol: str = "SSL") -> str:
     return "".join(f"\n{prefix}.{name}={value}" for name, value in lines.items())
 
 
+@disposable
 def add_user(server: KafkaServer, name: str, password: str) -> None:
     """Let a user log in at a broker with `SASL`."""
     credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
@@ -206,35 +225,40 @@ def forbid(server: KafkaServer, name: str, topic: str) -> AbstractContextManager
         *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{name}"),
         *("*", AclOperation.ALL, AclPermissionType.DENY),
     )
-    admin = AdminClient({"bootstrap.servers": server.servers})
     return _changed(
-        lambda: admin.create_acls([rule]), lambda: admin.delete_acls([_as_filter(rule)])
+        server.servers,
+        lambda admin: admin.create_acls([rule]),
+        lambda admin: admin.delete_acls([_as_filter(rule)]),
     )
 
 
 def changed(servers: str, topic: str, option: str, value: str) -> AbstractContextManager[None]:
     """Give a topic another value of an option, for the time of the block."""
-    admin = AdminClient({"bootstrap.servers": servers})
 
-    def change(operation: AlterConfigOpType, value: str | None) -> Mapping[Any, Future[Any]]:
+    def change(operation: AlterConfigOpType, value: str | None) -> Change:
         entry = ConfigEntry(option, value, incremental_operation=operation)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-        return admin.incremental_alter_configs([resource])
+        return lambda admin: admin.incremental_alter_configs([resource])
 
     return _changed(
-        lambda: change(AlterConfigOpType.SET, value),
-        lambda: change(AlterConfigOpType.DELETE, None),
+        servers, change(AlterConfigOpType.SET, value), change(AlterConfigOpType.DELETE, None)
     )
 
 
+Change = Callable[[AdminClient], Mapping[Any, Future[Any]]]
+
+
 @contextmanager
-def _changed(
-    change: Callable[[], Mapping[Any, Future[Any]]], undo: Callable[[], Mapping[Any, Future[Any]]]
-) -> Iterator[None]:
-    for done in change().values():
-        done.result(READ_SECONDS)
+def _changed(servers: str, change: Change, undo: Change) -> Iterator[None]:
+    _alter(servers, change)
     yield
-    for done in undo().values():
+    _alter(servers, undo)
+
+
+@disposable
+def _alter(servers: str, change: Change) -> None:
+    admin = AdminClient({"bootstrap.servers": servers})
+    for done in change(admin).values():
         done.result(READ_SECONDS)
 
 
@@ -264,6 +288,7 @@ def shared_servers() -> str:
     return urlsplit(url).netloc
 
 
+@disposable
 def make_topic(
     servers: str,
     partitions: int = 1,
@@ -286,6 +311,7 @@ def make_topic(
     return name
 
 
+@disposable
 def records(servers: str, topic: str) -> list[Message]:
     """Return what is in a topic, partition by partition and in order.
 
@@ -323,6 +349,7 @@ def _put_marks(servers: str, topic: str) -> tuple[Sequence[int], bytes]:
     return partitions, mark
 
 
+@disposable
 def produce(
     servers: str,
     topic: str,
@@ -342,6 +369,7 @@ def produce(
     assert failures == []
 
 
+@disposable
 def committed_offsets(servers: str, group: str, topic: str) -> Mapping[int, int]:
     """Return the offsets that a group has committed, by partition."""
     admin = AdminClient({"bootstrap.servers": servers})

@@ -7,9 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeVar
 
 from django_broadcaster.backends.connected import HEALTH_SECONDS
 from django_broadcaster.backends.errors import mapped, unavailable
@@ -19,6 +17,7 @@ from django_broadcaster.backends.kafka.address import (
     Address,
     client_class,
 )
+from django_broadcaster.backends.kafka.bounded import bounded
 from django_broadcaster.backends.kafka.errors import describe
 from django_broadcaster.backends.kafka.names import topic_problem
 from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
@@ -469,23 +468,11 @@ class KafkaConsumer(Consumer):
         Raises:
             BackendUnavailable: The call has not ended.
         """
-        outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-
-        def run() -> None:
-            try:
-                outcomes.put((call(), None))
-            except BaseException as error:
-                outcomes.put((None, error))
-
-        Thread(target=run, name=f"kafka-{self.alias}", daemon=True).start()
         try:
-            result, error = outcomes.get(timeout=self.timeout + 1)
-        except Empty:
+            return bounded(call, self.timeout + 1, f"kafka-{self.alias}")
+        except TimeoutError:
             self._outage = f"no answer within {self.timeout} s"
             raise unavailable(f"{self.address.place}: {self._outage}") from None
-        if error is not None:
-            raise error
-        return cast("T", result)
 
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
