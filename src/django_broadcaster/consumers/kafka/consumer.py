@@ -21,6 +21,7 @@ from django_broadcaster.backends.kafka.bounded import bounded
 from django_broadcaster.backends.kafka.errors import describe
 from django_broadcaster.backends.kafka.names import topic_problem
 from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
+from django_broadcaster.consumers.positions import Position
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 RESETS: Final[Mapping[str, str]] = {"all": "earliest", "new": "latest"}
 """Kafka's words for the values of `start`."""
+
+STORES: Final = ("broker", "database")
+"""The values of `offsets`."""
 
 METADATA_SECONDS: Final = 30.0
 """Seconds after which a topic or a partition that was added is noticed."""
@@ -82,6 +86,10 @@ class KafkaConsumer(Consumer):
         group: The name of the consumer group. Receivers with the same group share the partitions.
         group_instance_id: A name of this receiver that no other one of the group has. A receiver
             that restarts within `session_timeout` keeps its partitions, without a rebalance.
+        offsets: Where the offsets are stored. "broker" is Kafka alone: after a crash, records that
+            were stored and not yet committed are received again. With "database" the offset of
+            each partition is stored in the transaction of the rows as well, and is read from
+            there: a crash repeats nothing.
         start: Where a group without a committed offset begins: "all" for the first record of a
             partition, "new" for those that come from then on.
         session_timeout: Seconds after which the partitions of a receiver that died are given to
@@ -105,6 +113,7 @@ class KafkaConsumer(Consumer):
         topics: str | Sequence[str],
         group: str,
         group_instance_id: str | None = None,
+        offsets: str = "broker",
         start: str = "all",
         session_timeout: float = 10.0,
         bootstrap_servers: str | Sequence[str] = DEFAULT_SERVERS,
@@ -125,6 +134,7 @@ class KafkaConsumer(Consumer):
         self.group_instance_id = self.read.text(
             "group_instance_id", group_instance_id, 249, optional=True
         )
+        self.offsets = self.read.choice("offsets", offsets, STORES)
         self.start = self.read.choice("start", start, RESETS)
         self.session_timeout = self.read.seconds("session_timeout", session_timeout, 1, 1800)
         self.timeout = self.read.seconds("timeout", timeout, 1, 300)
@@ -142,6 +152,7 @@ class KafkaConsumer(Consumer):
         self._early: list[Any] = []
         self._is_paused = self._has_joined = False
         self._outage = ""  # the error after which this client is of no use
+        self._not_taken: Exception | None = None  # why the offsets could not be read
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
         self._known_until = 0.0
@@ -157,7 +168,7 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
-        self._outage = ""
+        self._outage, self._not_taken = "", None
         self._is_paused = False
         self._known_until = 0.0
         with mapped(self._config_error):
@@ -227,6 +238,12 @@ class KafkaConsumer(Consumer):
             while (message := client.poll(0)) is not None:
                 self._early.append(message)
         self._raise_outage()
+
+    def position_of(self, delivery: Delivery) -> Position | None:
+        """Return the offset after a record, if the database stores it."""
+        receipt: Receipt = delivery.receipt
+        source = receipt.partition.source
+        return None if source is None else Position(source, receipt.offset + 1)
 
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""
@@ -302,18 +319,35 @@ class KafkaConsumer(Consumer):
         """
         self._has_joined = False
         deadline = time.monotonic() + self.timeout
-        with mapped(self._failure):
-            while not self._has_joined and time.monotonic() < deadline:
-                if (message := self._client.poll(0.1)) is not None:
-                    self._early.append(message)
-                self._raise_outage()
+        while not self._has_joined and time.monotonic() < deadline:
+            with mapped(self._failure):
+                message = self._client.poll(0.1)
+            if message is not None:
+                self._early.append(message)
+            self._raise_outage()
 
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
         if client is not self._client:
             return
         self._has_joined = True
-        for each in places:
-            self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
+        partitions = [Partition(each.topic, each.partition) for each in places]
+        if self.offsets == "database" and partitions:
+            try:
+                self._take_sources(partitions)
+            except Exception as error:  # the records of these partitions are left out
+                self._not_taken = error
+                return
+            client.incremental_assign([_begin_of(each) for each in partitions])
+        for each in partitions:
+            self._partitions[each.topic, each.number] = each
+
+    def _take_sources(self, partitions: Collection[Partition]) -> None:
+        """Take the partitions' positions in the database; raises its errors."""
+        if self.take_sources is None:
+            raise self.option_error("offsets", "'database' needs a receiver, which writes them")
+        names = {f"{self.group}/{each.topic}/{each.number}": each for each in partitions}
+        for source in self.take_sources(names):
+            names[source.name].source = source
 
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
         """Commit what is acknowledged, before the partitions go to others.
@@ -340,7 +374,7 @@ class KafkaConsumer(Consumer):
         for key in keys:
             partition = self._partitions.pop(key, None)
             if partition is not None:
-                partition.is_assigned = False
+                partition.give_up()
         # If they come back, they are read from the committed offset.
         self._early = [each for each in self._early if (each.topic(), each.partition()) not in keys]
 
@@ -480,6 +514,9 @@ class KafkaConsumer(Consumer):
             self._outage = describe(error)
 
     def _raise_outage(self) -> None:
+        """Raise the error after which this client is of no use, if there is one."""
+        if self._not_taken is not None:
+            raise self._not_taken
         if self._outage:
             raise unavailable(f"{self.address.place}: {self._outage}")
 
@@ -537,6 +574,12 @@ def _to_commit(partitions: Iterable[Partition]) -> list[Any]:
         for each in partitions
         if each.to_commit is not None
     ]
+
+
+def _begin_of(partition: Partition) -> Any:
+    """Return a partition with the offset where to begin; Kafka's own, if the database has none."""
+    position = partition.source.position if partition.source is not None else None
+    return _place(partition.topic, partition.number, position)
 
 
 def _place_of(partition: Partition) -> Any:
