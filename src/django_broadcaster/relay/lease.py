@@ -26,6 +26,7 @@ from django_broadcaster.models import OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_shares
 from django_broadcaster.store import (
+    NOW,
     SEQUENCE,
     TIMELINE,
     DatabaseClock,
@@ -58,11 +59,11 @@ _RENEW = {
     # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
     "postgresql": (
         "WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)) "
-        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s "
+        f"{_HEARTBEAT}{NOW['postgresql']}{{sets}} FROM quick WHERE id = %s "
         f"RETURNING {_SERVER}"
     ),
-    "mysql": f"{_HEARTBEAT}UTC_TIMESTAMP(6){{sets}} WHERE id = %s",
-    "sqlite": f"{_HEARTBEAT}strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'){{sets}} WHERE id = %s",
+    "mysql": f"{_HEARTBEAT}{NOW['mysql']}{{sets}} WHERE id = %s",
+    "sqlite": f"{_HEARTBEAT}{NOW['sqlite']}{{sets}} WHERE id = %s",
 }
 
 

@@ -67,6 +67,7 @@ from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .results import OperationResult, result_of
 from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
+from .sql import NOW
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
 from .time_partitioning import partition_outbox
 from .time_partitions import (
@@ -84,6 +85,7 @@ __all__ = [
     "INDEXED",
     "MIGRATE",
     "MOVES",
+    "NOW",
     "SEQUENCE",
     "TIMELINE",
     "BlockedKey",
