@@ -5,7 +5,7 @@ Messages are produced by Kafka's own client, and by the official SDK of CloudEve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from time import monotonic
@@ -16,7 +16,7 @@ import pytest
 from cloudevents.core.bindings import kafka as sdk
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent as SDKEvent
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from django_broadcaster.backends import KafkaBackend, MessageBackend
 from django_broadcaster.backends.bindings import KAFKA
@@ -24,10 +24,16 @@ from django_broadcaster.consumers import Consumer, Delivery, KafkaConsumer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 from django_broadcaster.testing import ConsumerContract, ProducedMessage
+from tests.support.kafka_events import (
+    first_of_each,
+    ids,
+    numbered,
+    publish,
+    publish_in_transactions,
+)
 from tests.support.kafka_server import (
     KafkaServer,
     committed_offsets,
-    disposable,
     make_topic,
     produce,
     proxied_kafka,
@@ -130,41 +136,6 @@ def make(servers: str, topic: str) -> Iterator[MakeConsumer]:
         yield make
 
 
-def publish(servers: str, topic: str, names: Sequence[str]) -> None:
-    """Append events with these ids; the key is what stands before the hyphen."""
-    headers = {"content-type": b"application/cloudevents+json"}
-    events = [CloudEvent("order.placed", "/shop", id=name, data=name) for name in names]
-    produce(
-        servers,
-        topic,
-        [(each.id.partition("-")[0].encode(), each.to_json(), headers) for each in events],
-    )
-
-
-@disposable
-def publish_in_transactions(servers: str, topic: str, names: Mapping[str, bool]) -> None:
-    """Append an event in a transaction of its own for each name, and commit it or abort it."""
-    headers = [("content-type", b"application/cloudevents+json")]
-    producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid4())})
-    producer.init_transactions(WAIT)
-    for name, is_committed in names.items():
-        producer.begin_transaction()
-        event = CloudEvent("order.placed", "/shop", id=name)
-        producer.produce(topic, event.to_json(), b"key", headers=headers)
-        end = producer.commit_transaction if is_committed else producer.abort_transaction
-        end(WAIT)
-
-
-def numbered(keys: int, start: int, stop: int) -> list[str]:
-    """Return names of events that take turns at keys."""
-    return [f"k{key}-{number}" for number in range(start, stop) for key in range(keys)]
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    """The ids of the events."""
-    return [each.event.id for each in deliveries if each.event is not None]
-
-
 def wait_for_partitions(*consumers: KafkaConsumer) -> list[Delivery]:
     """Call all consumers until each has a partition; return what they received."""
     found: list[Delivery] = []
@@ -175,14 +146,6 @@ def wait_for_partitions(*consumers: KafkaConsumer) -> list[Delivery]:
         return all(each._partitions for each in consumers)
 
     wait_until(is_shared, WAIT, "each receiver has a partition")
-    return found
-
-
-def first_of_each(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the first arrivals of each key, in order."""
-    found: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        found.setdefault(name.partition("-")[0], []).append(name)
     return found
 
 
