@@ -35,6 +35,7 @@ from tests.support.kafka_server import (
     KafkaServer,
     committed_offsets,
     make_topic,
+    members,
     produce,
     proxied_kafka,
     shared_servers,
@@ -181,6 +182,19 @@ def test_two_receivers_share_the_keys(make: MakeConsumer, servers: str, topic: s
     assert not keys[0].keys() & keys[1].keys()
     assert min(map(len, keys)) > 0
     assert first_of_each(names) == {**keys[0], **keys[1]}
+
+
+def test_partitions_that_stay_are_not_interrupted_by_a_rebalance(make: MakeConsumer) -> None:
+    """A receiver that joins takes some of them; the others are not given up for a moment."""
+    one, other = make(), make()
+    one.open()
+    wait_for_partitions(one)
+    before = dict(one._partitions)
+    other.open()
+    wait_for_partitions(one, other)
+    after = dict(one._partitions)
+    assert 0 < len(after) < len(before)
+    assert all(before[key] is partition for key, partition in after.items())
 
 
 def test_partition_that_moves_is_read_from_what_was_acknowledged(
@@ -357,7 +371,10 @@ def test_static_member_that_restarts_keeps_its_partitions(
     other.open()
     wait_for_partitions(one, other)
     before, kept = {*one._partitions}, dict(other._partitions)
+    owned = members(servers, topic)
     one.close()
+    assert members(servers, topic) == owned
+    assert {*owned} == {"one", "other"}
     again = make(group_instance_id="one", session_timeout=20)
     again.open()
     wait_for_partitions(again, other)
@@ -442,6 +459,43 @@ def test_topics_that_match_a_pattern_are_read(make: MakeConsumer, servers: str) 
     publish(servers, later, [f"{later}-1"])
     found += read(consumer, 1)
     assert [each.message.origin for each in found] == [first, later]
+
+
+def test_group_that_moves_to_other_topics_gives_the_old_ones_up(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """While receivers are replaced, each reads its own topics; nothing is lost or doubled."""
+    prefix = f"moved-{uuid4()}"
+    later = make_topic(servers, 2, name=f"{prefix}.a")
+    old, new = numbered(4, 0, 5), numbered(4, 5, 10)
+    publish(servers, topic, old)
+    publish(servers, later, new)
+    former = make()
+    former.open()
+    found = read(former, 20)
+    former.acknowledge(found)
+    publish(servers, topic, ["left-1"])
+    moved = make(topics=f"^{prefix}\\..*")
+    moved.open()
+    received: list[Delivery] = []
+    left: list[Delivery] = []
+
+    def has_all() -> bool:
+        left.extend(former.receive(100, 0.1))
+        received.extend(moved.receive(100, 0.1))
+        return len(received) >= 20 and len(left) >= 1
+
+    wait_until(has_all, WAIT, "each has received its own")
+    assert first_of_each(ids(received)) == first_of_each(new)
+    assert (len(received), ids(left)) == (20, ["left-1"])
+    assert {each for each, _ in moved._partitions} == {later}
+    moved.acknowledge(received)
+    former.close()
+    wait_until(lambda: not moved.receive(100, 0.1) and moved.lag() == 0, WAIT, "the lag is 0")
+    moved.close()
+    back = make(topics=[topic, later])
+    back.open()
+    assert ids(read(back, 1)) == ["left-1"]
 
 
 @pytest.mark.parametrize("start", ["all", "new"])

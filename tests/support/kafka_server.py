@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial, wraps
@@ -34,6 +34,7 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
     NewTopic,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -377,6 +378,39 @@ def committed_offsets(servers: str, group: str, topic: str) -> Mapping[int, int]
     (answer,) = admin.list_consumer_group_offsets(asked).values()
     found = answer.result(READ_SECONDS).topic_partitions
     return {each.partition: each.offset for each in found if each.topic == topic}
+
+
+@disposable
+def reported_lag(servers: str, group: str, topics: Collection[str]) -> int:
+    """Return the lag of a group as Kafka's own tools work it out.
+
+    For each partition with a committed offset, it is the end of what can be read without it.
+    """
+    admin = AdminClient({"bootstrap.servers": servers})
+    (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+    committed = [
+        each
+        for each in answer.result(READ_SECONDS).topic_partitions
+        if each.topic in topics and each.offset >= 0
+    ]
+    latest = {TopicPartition(each.topic, each.partition): OffsetSpec.latest() for each in committed}
+    ends = {
+        (each.topic, each.partition): found.result(READ_SECONDS).offset
+        for each, found in admin.list_offsets(latest).items()
+    }
+    return sum(ends[each.topic, each.partition] - each.offset for each in committed)
+
+
+@disposable
+def members(servers: str, group: str) -> Mapping[str, Collection[int]]:
+    """Return the partitions of each member of a group that has a name: `group.instance.id`."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    (answer,) = admin.describe_consumer_groups([group]).values()
+    return {
+        each.group_instance_id: {place.partition for place in each.assignment.topic_partitions}
+        for each in answer.result(READ_SECONDS).members
+        if each.group_instance_id
+    }
 
 
 def headers_of(record: Message) -> Mapping[str, Any]:
