@@ -33,6 +33,7 @@ def publish_in_transactions(servers: str, topic: str, names: Mapping[str, bool])
         producer.begin_transaction()
         event = CloudEvent("order.placed", "/shop", id=name)
         producer.produce(topic, event.to_json(), b"key", headers=headers)
+        assert producer.flush(READ_SECONDS) == 0  # it would not send what it is about to abort
         end = producer.commit_transaction if is_committed else producer.abort_transaction
         end(READ_SECONDS)
 
