@@ -14,6 +14,14 @@ from tests.support.waiting import wait_until
 
 SECONDS = 60.0
 
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.ms": "50",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "50",
+}
+"""The options of a topic that is compacted as soon as can be."""
+
 
 @pytest.fixture
 def servers() -> str:
@@ -22,9 +30,9 @@ def servers() -> str:
 
 
 @pytest.fixture
-def topic(servers: str) -> str:
-    """A topic of one partition."""
-    return make_topic(servers)
+def topic(request: pytest.FixtureRequest, servers: str) -> str:
+    """A topic of one partition; a test may give its configuration."""
+    return make_topic(servers, config=getattr(request, "param", None))
 
 
 @pytest.fixture
@@ -34,15 +42,6 @@ def consumer(servers: str, topic: str) -> Iterator[KafkaConsumer]:
     with closing(made):
         made.open()
         yield made
-
-
-COMPACTED = {
-    "cleanup.policy": "compact",
-    "segment.ms": "50",
-    "min.cleanable.dirty.ratio": "0.001",
-    "delete.retention.ms": "50",
-}
-"""The options of a topic that is compacted as soon as can be."""
 
 
 def read(consumer: KafkaConsumer, *names: str) -> list[Delivery]:
@@ -83,11 +82,11 @@ def test_lag_counts_the_marks_of_transactions_until_the_end_is_reached(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("topic", [COMPACTED], ids=["compacted"], indirect=True)
 def test_lag_over_a_compacted_topic_is_that_of_kafkas_tools_and_falls_to_zero(
     consumer: KafkaConsumer, servers: str, topic: str
 ) -> None:
     """Records that compaction has removed are counted until the receiver is past them."""
-    make_topic(servers, name=topic, config=COMPACTED)
     publish(servers, topic, ["a-1"])
     consumer.acknowledge(read(consumer, "a-1"))
     consumer.close()  # it would fetch the others before they are compacted
