@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import methodcaller
 from typing import Any, ClassVar, Final, TypeVar
 
 from django_broadcaster.backends.connected import HEALTH_SECONDS
@@ -20,7 +21,7 @@ from django_broadcaster.backends.kafka.address import (
 from django_broadcaster.backends.kafka.bounded import bounded
 from django_broadcaster.backends.kafka.errors import describe
 from django_broadcaster.backends.kafka.names import topic_problem
-from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
+from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage, problem_of
 from django_broadcaster.consumers.positions import Position
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
@@ -52,6 +53,14 @@ _STOPPING: Final = frozenset({"_ALL_BROKERS_DOWN", "_FATAL"})
 
 _END_OFFSET: Final = -1
 _FIRST_OFFSET: Final = -2
+
+_headers_of: Final = methodcaller("headers")
+"""Returns the headers of a record; raises SystemError if the name of one is not UTF-8.
+
+For such a name the client returns a tuple with a hole, and leaves its exception set. The process
+crashes when it unpacks the tuple. `methodcaller` checks for the exception; Python does not, once it
+has specialised a plain call.
+"""
 
 _MISSING: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"})
 
@@ -308,7 +317,14 @@ class KafkaConsumer(Consumer):
             return None
         offset: int = record.offset()
         partition.received(offset)
-        return self.delivery(_message(record), Receipt(partition, offset))
+        receipt = Receipt(partition, offset)
+        try:
+            headers = _headers_of(record) or ()
+        except SystemError as raised:
+            cause = raised if raised.__cause__ is None else raised.__cause__
+            problem = f"the headers can't be read: {problem_of(cause)}"
+            return Delivery(_message(record, ()), receipt, problem=problem)
+        return self.delivery(_message(record, headers), receipt)
 
     # --- Partitions --------------------------------------------------------------------------
 
@@ -535,11 +551,11 @@ class KafkaConsumer(Consumer):
         return self.option_error("config", f"librdkafka rejects the configuration: {error}")
 
 
-def _message(record: Any) -> ReceivedMessage:
+def _message(record: Any, raw_headers: Iterable[tuple[str, bytes | None]]) -> ReceivedMessage:
     """Return a record of the client as a message."""
     value = record.value()
     kind = Tombstone if value is None else ReceivedMessage
-    headers = {name: _text(raw) for name, raw in record.headers() or ()}
+    headers = {name: _text(raw) for name, raw in raw_headers}
     return kind(
         body=value or b"",
         headers=headers,
