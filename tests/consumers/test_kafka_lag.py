@@ -8,7 +8,13 @@ from contextlib import closing
 import pytest
 
 from django_broadcaster.consumers import Delivery, KafkaConsumer
-from tests.support.kafka_events import ids, numbered, publish, publish_in_transactions
+from tests.support.kafka_events import (
+    ids,
+    numbered,
+    publish,
+    publish_in_transactions,
+    while_transaction_is_open,
+)
 from tests.support.kafka_server import make_topic, records, reported_lag, shared_servers
 from tests.support.waiting import wait_until
 
@@ -79,6 +85,19 @@ def test_lag_counts_the_marks_of_transactions_until_the_end_is_reached(
         return consumer.lag() == reported_lag(servers, topic, {topic}) == 0
 
     wait_until(is_zero, SECONDS, "the lag is 0")
+
+
+def test_records_of_an_open_transaction_are_in_the_lag_of_kafkas_tools_alone(
+    consumer: KafkaConsumer, servers: str, topic: str
+) -> None:
+    """A receiver can't read them yet, so that they are nothing that it is late with."""
+    publish(servers, topic, ["k-1"])
+    consumer.acknowledge(read(consumer, "k-1"))
+
+    def check() -> None:
+        assert (consumer.lag(), reported_lag(servers, topic, {topic})) == (0, 3)
+
+    while_transaction_is_open(servers, topic, ["a", "b", "c"], check)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 from confluent_kafka import Producer
@@ -36,6 +36,23 @@ def publish_in_transactions(servers: str, topic: str, names: Mapping[str, bool])
         assert producer.flush(READ_SECONDS) == 0  # it would not send what it is about to abort
         end = producer.commit_transaction if is_committed else producer.abort_transaction
         end(READ_SECONDS)
+
+
+@disposable
+def while_transaction_is_open(
+    servers: str, topic: str, names: Sequence[str], check: Callable[[], None]
+) -> None:
+    """Append events in a transaction, call `check`, and abort the transaction."""
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid4())})
+    producer.init_transactions(READ_SECONDS)
+    producer.begin_transaction()
+    for name in names:
+        producer.produce(topic, name.encode())
+    assert producer.flush(READ_SECONDS) == 0
+    try:
+        check()
+    finally:
+        producer.abort_transaction(READ_SECONDS)
 
 
 def numbered(keys: int, start: int, stop: int) -> list[str]:
