@@ -234,7 +234,8 @@ class Consumer(ABC):
 
         It is stored in the transaction that writes the row. For a consumer that can begin at any
         position: when it is given sources, such as partitions, it calls `take_sources` with their
-        names, and begins each one at the position that it gets.
+        names, and begins each one at the position that it gets. When a source is given to another
+        receiver, it sets `is_held` to False. The thread that writes the rows calls this method.
         """
         return None
 
