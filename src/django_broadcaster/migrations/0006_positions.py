@@ -7,7 +7,7 @@ import django_broadcaster.schema
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("django_broadcaster", "0004_moves"),
+        ("django_broadcaster", "0005_partition_sent_by"),
     ]
 
     operations = [
