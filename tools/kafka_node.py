@@ -33,8 +33,8 @@ _JAVA = ("java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLev
 
 _PROPERTIES = r"""
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node_id}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,\
   PROXIED:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
@@ -66,6 +66,8 @@ class Node:
     `config` has more lines of its server.properties, which override those above. `listeners` has
     more ports by their security protocols, such as "SASL_SSL"; "PROXIED" is without TLS, too.
     `advertised` has the ports to which clients are sent, where these are others: those of proxies.
+    `node_id` is its number in a cluster, whose nodes are `controllers`: their ports for each other,
+    by number. Without these it is alone.
     """
 
     def __init__(
@@ -75,13 +77,24 @@ class Node:
         config: str = "",
         listeners: Mapping[str, int] | None = None,
         advertised: Mapping[str, int] | None = None,
+        *,
+        node_id: int = 1,
+        controllers: Mapping[int, int] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
+        self._node_id = node_id
         self._data = folder / f"kafka-{port}"
         ports = {"PLAINTEXT": port, **(listeners or {})}
-        self._config = _write_config(self._data, ports, {**ports, **(advertised or {})}, config)
+        self._config = _write_config(
+            self._data,
+            ports,
+            {**ports, **(advertised or {})},
+            config,
+            node_id=node_id,
+            controllers=controllers or {node_id: _free_port()},
+        )
 
     def start(self, output: IO[bytes] | None = None) -> None:
         """Start it, and do not wait until it answers."""
@@ -92,8 +105,8 @@ class Node:
     def command(self) -> list[str]:
         """Return the command line that serves; makes the data if there is none."""
         if not self._data.exists():
-            shutil.copytree(formatted(), self._data)
-        return _java("kafka.Kafka", str(self._config))
+            shutil.copytree(formatted(self._node_id), self._data)
+        return java("kafka.Kafka", str(self._config))
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
@@ -108,25 +121,36 @@ def is_installed() -> bool:
     return shutil.which("java") is not None and shutil.which("mvn") is not None
 
 
-def formatted() -> Path:
-    """Return a folder of data in which there is nothing yet; takes jars and a second to make."""
+def formatted(node_id: int = 1) -> Path:
+    """Return a node's folder of data in which there is nothing yet; takes jars and a second."""
 
     def make(folder: Path) -> list[str]:
         ports = {"PLAINTEXT": _free_port()}
-        config = _write_config(folder / "data", ports, ports)
+        controllers = {node_id: _free_port()}
+        config = _write_config(
+            folder / "data", ports, ports, node_id=node_id, controllers=controllers
+        )
         tool = ("kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER)
-        return _java(*tool, "--config", str(config))
+        return java(*tool, "--config", str(config))
 
-    return _made_once("data", make) / "data"
+    return made_once(f"data-{node_id}", make) / "data"
 
 
 def _write_config(
-    data: Path, listeners: Mapping[str, int], advertised: Mapping[str, int], config: str = ""
+    data: Path,
+    listeners: Mapping[str, int],
+    advertised: Mapping[str, int],
+    config: str = "",
+    *,
+    node_id: int,
+    controllers: Mapping[int, int],
 ) -> Path:
     path = data.with_suffix(".properties")
     lines = _PROPERTIES.format(
         data=data,
-        controller=_free_port(),
+        node_id=node_id,
+        voters=",".join(f"{each}@127.0.0.1:{port}" for each, port in controllers.items()),
+        controller=controllers[node_id],
         listeners=_addresses(listeners),
         advertised=_addresses(advertised),
     )
@@ -138,19 +162,20 @@ def _addresses(ports: Mapping[str, int]) -> str:
     return ",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items())
 
 
-def _java(*words: str) -> list[str]:
-    return [*_JAVA, "-cp", f"{_jars()}{os.sep}*", *words]
+def java(*words: str, pom: Path = POM) -> list[str]:
+    """Return a command line of Java with the jars of a pom, which are fetched when missing."""
+    return [*_JAVA, "-cp", f"{_jars(pom)}{os.sep}*", *words]
 
 
-def _jars() -> Path:
-    command = ["mvn", "--batch-mode", "--quiet", "--file", str(POM), "dependency:copy-dependencies"]
+def _jars(pom: Path) -> Path:
+    command = ["mvn", "--batch-mode", "--quiet", "--file", str(pom), "dependency:copy-dependencies"]
     words = ["-DincludeScope=runtime"]
-    return _made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"])
+    return made_once("jars", lambda folder: [*command, *words, f"-DoutputDirectory={folder}"], pom)
 
 
-def _made_once(name: str, command: Callable[[Path], list[str]]) -> Path:
-    """Return a folder of the cache for this version, which a command fills if it is missing."""
-    version = hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
+def made_once(name: str, command: Callable[[Path], list[str]], versions: Path = POM) -> Path:
+    """Return a folder of the cache for a file of versions; a command fills it if it is missing."""
+    version = hashlib.sha256(versions.read_bytes()).hexdigest()[:12]
     folder = CACHE / f"{name}-{version}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,11 @@ STOPPING = {Fault.RESTART, Fault.CUT, Fault.FROZEN, Fault.INTERRUPT}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the faults that stop a server or cut it off to `make test-chaos`."""
+    """Leave the faults that stop a server or cut it off to `make test-chaos`.
+
+    A class may name more such faults of its server in `stopping`.
+    """
     for item in items:
-        if getattr(getattr(item, "function", None), "fault", None) in STOPPING:
+        stopping = STOPPING | getattr(getattr(item, "cls", None), "stopping", frozenset())
+        if getattr(getattr(item, "function", None), "fault", None) in stopping:
             item.add_marker(pytest.mark.chaos)

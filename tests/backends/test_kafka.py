@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -38,9 +39,9 @@ from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.testing import BackendContract, make_message
 from tests.events.strategies import EVENTS as ANY_EVENT
+from tests.relay.conftest import drain
 from tests.support.batches import numbers
-from tests.support.events import statuses
-from tests.support.kafka_mock import MockCluster, mock_cluster
+from tests.support.events import first_arrivals, publish, row, statuses
 from tests.support.kafka_server import (
     KafkaServer,
     headers_of,
@@ -49,7 +50,9 @@ from tests.support.kafka_server import (
     records,
     shared_servers,
 )
+from tests.support.kafka_waves import waves as count_waves
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -96,8 +99,15 @@ def proxied(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[KafkaServer, TcpProxy]]:
     """A broker, and the proxy that its clients come through."""
-    with proxied_kafka(tmp_path_factory.mktemp("kafka")) as pair:
+    config = "log.cleaner.backoff.ms=100"
+    with proxied_kafka(tmp_path_factory.mktemp("kafka"), config) as pair:
         yield pair
+
+
+@pytest.fixture
+def server(proxied: tuple[KafkaServer, TcpProxy]) -> KafkaServer:
+    """A broker whose log can be read."""
+    return proxied[0]
 
 
 class TestStructured(BackendContract):
@@ -262,6 +272,7 @@ def test_timestamp_is_the_events_time_where_that_is_wanted(
     assert all(before < stamp for stamp in stamps[1:])
 
 
+@pytest.mark.shows("tombstones and compaction")
 @pytest.mark.parametrize(
     ("data", "value"), [({}, None), ({"data": JSON_NULL}, b"null"), ({"data": b""}, b"")]
 )
@@ -274,32 +285,39 @@ def test_event_without_data_is_a_tombstone(
     assert record.value() == value
 
 
-@pytest.mark.shows("key and topic")
-def test_keys_are_in_the_partitions_where_java_puts_them(servers: str, make: MakeBackend) -> None:
-    """The partition of a key is what the clients in Java choose, so that producers agree."""
-    topic = make_topic(servers, partitions=7)
-    messages = [make_message(partition_key=f"schlüssel-{number}") for number in range(50)]
-    assert make(topic=topic).send_batch(messages) == [None] * 50
-    found = records(servers, topic)
-    assert len(found) == 50
-    for record in found:
-        key = record.key() or b""
-        assert record.partition() == (_murmur2(key) & 0x7FFFFFFF) % 7
+@pytest.mark.shows("tombstones and compaction")
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_compaction_keeps_the_last_event_of_each_key(
+    server: KafkaServer, make: MakeBackend, mode: str
+) -> None:
+    """In binary mode an event without data deletes its key; in structured mode it is the last."""
+    topic = make_topic(server.servers, config=COMPACTED)
+    messages = [
+        *(make_message(data=number, partition_key=key) for number in range(3) for key in "abc"),
+        make_message(partition_key="b"),
+        make_message(data=JSON_NULL, partition_key="c"),
+    ]
+    backend = make(bootstrap_servers=server.servers, topic=topic, content_mode=mode)
+    assert backend.send_batch(messages) == [None] * len(messages)
+    wanted = [b"a", b"c"] if mode == "binary" else [b"a", b"b", b"c"]
+
+    def is_compacted() -> bool:
+        # The marks that `records` writes begin the segments that Kafka needs before it compacts.
+        return [record.key() for record in records(server.servers, topic)] == wanted
+
+    wait_until(is_compacted, 60, "the topic is compacted")
+    if mode == "structured":
+        last = {each.partition_key: each.event_id for each in messages}
+        assert ids(records(server.servers, topic)) == list(last.values())
 
 
-def _murmur2(data: bytes) -> int:
-    """Kafka's hash of a key, from the description of MurmurHash2 with its seed."""
-    mask, factor = 0xFFFFFFFF, 0x5BD1E995
-    value = 0x9747B28C ^ len(data)
-    whole = len(data) & ~3
-    for start in range(0, whole, 4):
-        word = int.from_bytes(data[start : start + 4], "little") * factor & mask
-        word = (word ^ word >> 24) * factor & mask
-        value = value * factor & mask ^ word
-    if data[whole:]:
-        value = (value ^ int.from_bytes(data[whole:], "little")) * factor & mask
-    value = (value ^ value >> 13) * factor & mask
-    return value ^ value >> 15
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.ms": "50",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "50",
+}
+"""The configuration of a topic that is compacted as soon as can be."""
 
 
 @pytest.mark.shows("key and topic")
@@ -375,31 +393,29 @@ def test_no_two_values_have_the_same_name(values: list[str]) -> None:
 # --- Waves -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cluster() -> Iterator[MockCluster]:
-    """Three brokers that count requests."""
-    with mock_cluster(3) as running:
-        yield running
-
-
-def test_batch_is_one_request_for_each_partition(cluster: MockCluster, make: MakeBackend) -> None:
+def test_batch_is_one_record_batch_for_each_partition(
+    server: KafkaServer, make: MakeBackend
+) -> None:
     """A batch costs one round trip, the first one of a new producer as well."""
-    cluster.make_topic("events", 4)
+    topic = make_topic(server.servers, 4)
     messages = [make_message(data="x" * 300, partition_key=f"k{n % 100}") for n in range(1000)]
-    backend = make(bootstrap_servers=cluster.servers)
+    backend = make(bootstrap_servers=server.servers, topic=topic)
     for _ in range(3):
         assert backend.send_batch(messages) == [None] * 1000
-        assert cluster.requests() == 4
+    batches = server.record_batches(topic)
+    assert {partition: len(each) for partition, each in batches.items()} == dict.fromkeys(
+        range(4), 3
+    )
+    assert sum(map(sum, batches.values())) == 3000
 
 
-def test_batch_of_a_new_topic_is_one_request(cluster: MockCluster, make: MakeBackend) -> None:
+def test_batch_of_a_new_topic_is_one_record_batch(server: KafkaServer, make: MakeBackend) -> None:
     """The events for a topic that the producer has not met yet stay together as well."""
-    backend = make(bootstrap_servers=cluster.servers)
+    topic, new = make_topic(server.servers), make_topic(server.servers)
+    backend = make(bootstrap_servers=server.servers, topic=topic)
     backend.send(make_message())
-    cluster.make_topic("new", 1)
-    cluster.requests()
-    assert backend.send_batch(numbers(1000, config={"topic": "new"})) == [None] * 1000
-    assert cluster.requests() == 1
+    assert backend.send_batch(numbers(1000, config={"topic": new})) == [None] * 1000
+    assert server.record_batches(new) == {0: [1000]}
 
 
 @pytest.mark.parametrize(
@@ -408,52 +424,54 @@ def test_batch_of_a_new_topic_is_one_request(cluster: MockCluster, make: MakeBac
     ids=["default", "bytes", "count"],
 )
 def test_wave_is_never_more_than_one_record_batch(
-    cluster: MockCluster, make: MakeBackend, config: dict[str, Any], waves: list[int]
+    server: KafkaServer, make: MakeBackend, config: dict[str, Any], waves: list[int]
 ) -> None:
     """What is too much for one record batch goes in several waves, and stays in order."""
-    cluster.make_topic("events", 1)
+    topic = make_topic(server.servers)
     messages = [make_message(data="x" * 300, partition_key=f"k{n % 7}") for n in range(200)]
-    backend = make(bootstrap_servers=cluster.servers, config=config)
+    backend = make(bootstrap_servers=server.servers, topic=topic, config=config)
+    sent = count_waves(backend)
     assert backend.send_batch(messages) == [None] * 200
-    assert cluster.requests() in waves
-    found = records(cluster.servers, "events")
-    assert ids(found) == [message.event_id for message in messages]
+    assert len(sent) in waves
+    assert server.record_batches(topic) == {0: sent}
+    assert ids(records(server.servers, topic)) == [message.event_id for message in messages]
 
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_size_of_a_record_is_not_underestimated(
-    cluster: MockCluster, make: MakeBackend, mode: str
+    server: KafkaServer, make: MakeBackend, mode: str
 ) -> None:
     """Many small events, and some with much beside their data, never make two record batches."""
-    cluster.make_topic("events", 1)
+    topic = make_topic(server.servers)
     extensions = {f"name{number}": "x" for number in range(30)}
     messages = [
         make_message(partition_key="k", extensions=extensions if n % 2 else {}) for n in range(400)
     ]
-    backend = make(
-        bootstrap_servers=cluster.servers, content_mode=mode, config={"batch.size": 30_000}
-    )
-    waves = []
-    connection = backend.connection()
-    send = connection.send
-    connection.send = lambda wave: waves.append(len(wave)) or send(wave)  # type: ignore[method-assign,func-returns-value]
+    config = {"batch.size": 30_000}
+    backend = make(bootstrap_servers=server.servers, topic=topic, content_mode=mode, config=config)
+    sent = count_waves(backend)
     assert backend.send_batch(messages) == [None] * 400
-    assert len(waves) > 3
-    assert cluster.requests() == len(waves)
+    assert len(sent) > 3
+    assert server.record_batches(topic) == {0: sent}
 
 
-def test_topics_of_a_key_wait_for_each_other(cluster: MockCluster, make: MakeBackend) -> None:
+def test_topics_of_a_key_wait_for_each_other(server: KafkaServer, make: MakeBackend) -> None:
     """Where a key changes its topic a new wave begins, for that key; the others do not wait."""
-    for name in ("a", "b"):
-        cluster.make_topic(name, 1)
+    first, second = make_topic(server.servers), make_topic(server.servers)
 
     def to(topic: str, key: str) -> Message:
         return make_message(partition_key=key, config={"topic": topic})
 
-    messages = [to("a", "1"), to("a", "2"), to("b", "1"), to("b", "2"), to("b", "3"), to("a", "1")]
-    assert make(bootstrap_servers=cluster.servers).send_batch(messages) == [None] * 6
-    # a: 1 2, b: 3 / b: 1 2 / a: 1
-    assert cluster.requests() == 4
+    to_first, to_second = partial(to, first), partial(to, second)
+    messages = [to_first("1"), to_first("2"), to_second("1"), to_second("2"), to_second("3")]
+    messages.append(to_first("1"))
+    backend = make(bootstrap_servers=server.servers, topic=first)
+    sent = count_waves(backend)
+    assert backend.send_batch(messages) == [None] * 6
+    # Both of the first topic, with the only one of key 3; then 1 and 2 of the second; then 1.
+    assert sent == [3, 2, 1]
+    assert server.record_batches(first) == {0: [2, 1]}
+    assert server.record_batches(second) == {0: [1, 2]}
 
 
 # --- Settings ----------------------------------------------------------------------------------
@@ -624,3 +642,37 @@ def test_committed_events_reach_the_topic(
     found = [json.loads(record.value() or b"") for record in records(servers, topic)]
     assert [event["data"]["number"] for event in found] == list(range(20))
     assert set(statuses(database).values()) == {"published"}
+
+
+@pytest.mark.shows("event over the topic's own limit")
+def test_event_over_the_topics_limit_stops_its_key_only(
+    servers: str, database: str, settings: Settings
+) -> None:
+    """The event becomes a dead letter that names the limit, and all others are delivered."""
+    topic = make_topic(servers, config={"max.message.bytes": "5000"})
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {
+            "BACKEND": "django_broadcaster.backends.KafkaBackend",
+            "OPTIONS": {"bootstrap_servers": servers, "topic": topic},
+        }
+    }
+    publish("a1", "b1", using=database)
+    publisher.publish_event(
+        *("order.placed", "/tests", {"name": "x" * 6000}),
+        subject="a2",
+        partition_key="a",
+        using=database,
+    )
+    publish("a3", "b2", "c1", using=database)
+    with DeliveryLoop(database, "default") as loop:
+        first = loop.turn(100)
+        waiting = {name for name, status in statuses(database).items() if status == "pending"}
+        drain(loop)
+    assert first.found_work
+    assert waiting == {"a3"}
+    refused = row("a2", database)
+    assert (refused.status, refused.retry_count) == ("failed", 0)
+    assert "MSG_SIZE_TOO_LARGE" in refused.last_error
+    arrived = [json.loads(record.value() or b"")["subject"] for record in records(servers, topic)]
+    assert sorted(arrived) == ["a1", "a3", "b1", "b2", "c1"]
+    assert first_arrivals(arrived) == {"a": ["a1", "a3"], "b": ["b1", "b2"], "c": ["c1"]}

@@ -1,4 +1,4 @@
-"""What goes wrong with Kafka: on a real broker, and on mock brokers that fail on demand."""
+"""What goes wrong with Kafka: on a real broker, and where that cannot be had, on a mock broker."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Message as KafkaRecord
+from confluent_kafka.admin import AclOperation, AdminClient
 
 from django_broadcaster.backends import KafkaBackend, Message, MessageBackend
 from django_broadcaster.exceptions import (
@@ -23,19 +24,22 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from django_broadcaster.testing import BackendFaultContract, Fault, make_message
-from tests.support.batches import kinds, numbers
-from tests.support.kafka_mock import MockCluster, mock_cluster
+from tests.support.batches import kinds, left_of, numbers
+from tests.support.kafka_mock import mock_cluster
 from tests.support.kafka_server import (
     SASL,
     KafkaServer,
+    add_partitions,
     add_user,
     changed,
+    delete_topic,
     forbid,
     make_topic,
     proxied_kafka,
     records,
     tls_config,
 )
+from tests.support.kafka_waves import freeze_at, waves
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.waiting import wait_until
@@ -44,10 +48,8 @@ MakeBackend = Callable[..., KafkaBackend]
 
 PASSWORD = "s3cret"
 
-TOO_LARGE, INVALID_RECORD, POLICY_VIOLATION = 10, 87, 44
-NOT_ENOUGH_REPLICAS, STORAGE_ERROR, OUT_OF_ORDER = 19, 56, 45
-UNKNOWN_TOPIC, TOPIC_EXCEPTION, TOPIC_FORBIDDEN, CLUSTER_FORBIDDEN = 3, 17, 29, 31
-OK = 0
+SMALL_LIMIT = {"max.message.bytes": "5000"}
+"""The configuration of a topic for small events."""
 
 
 @pytest.fixture
@@ -55,30 +57,23 @@ def make() -> Iterator[MakeBackend]:
     """Make backends, which are closed at the end."""
     with ExitStack() as made:
 
-        def make(servers: str, **options: Any) -> KafkaBackend:
-            backend = KafkaBackend(alias="default", bootstrap_servers=servers, **options)
+        def make(servers: str = "", **options: Any) -> KafkaBackend:
+            where = {"bootstrap_servers": servers, **options}
+            backend = KafkaBackend(alias="default", **where)
             made.callback(backend.close)
             return backend
 
         yield make
 
 
-@pytest.fixture
-def cluster() -> Iterator[MockCluster]:
-    """One broker that fails as it is told to, with the topic `events` of one partition."""
-    with mock_cluster() as running:
-        running.make_topic("events")
-        yield running
-
-
 @pytest.fixture(scope="module")
 def running(
     tmp_path_factory: pytest.TempPathFactory, certificates: Path
 ) -> Iterator[tuple[KafkaServer, TcpProxy]]:
-    """A broker behind a proxy; its other ports are for users who log in, and for TLS."""
+    """A broker behind a proxy; its other ports are for users who log in, for TLS, and for both."""
     folder = tmp_path_factory.mktemp("kafka")
-    config = SASL + tls_config(folder, certificates)
-    with proxied_kafka(folder, config, ["SASL_PLAINTEXT", "SSL"]) as pair:
+    config = SASL + tls_config(folder, certificates) + tls_config(folder, certificates, "SASL_SSL")
+    with proxied_kafka(folder, config, ["SASL_PLAINTEXT", "SSL", "SASL_SSL"]) as pair:
         yield pair
 
 
@@ -102,20 +97,55 @@ def ids(found: Sequence[KafkaRecord] | Sequence[Message]) -> list[str]:
     ]
 
 
+def login(
+    server: KafkaServer, password: str = PASSWORD, mechanism: str = "SCRAM-SHA-256"
+) -> dict[str, Any]:
+    """Return the options to log in as the user `app`."""
+    add_user(server, "app", PASSWORD)
+    return {
+        "bootstrap_servers": f"127.0.0.1:{server.ports['SASL_PLAINTEXT']}",
+        "username": "app",
+        "password": password,
+        "config": {"sasl.mechanisms": mechanism},
+    }
+
+
+NOT_CREATED = {"allow.auto.create.topics": False}
+"""The `config` of a backend for whose topics the broker does not create any."""
+
+MISSING = ("unknown topic", "topic not permitted")
+
+
+@contextmanager
+def missing_topic(server: KafkaServer, topic: str, case: str) -> Iterator[dict[str, Any]]:
+    """Have no topic, or one that is forbidden, for the time of the block; give a backend's options.
+
+    After the block, the topic is there.
+    """
+    if case == "unknown topic":
+        yield {"bootstrap_servers": server.servers, "config": NOT_CREATED}
+        make_topic(server.servers, name=topic)
+    else:
+        make_topic(server.servers, name=topic)
+        with forbid(server, "app", topic):
+            yield login(server)
+
+
 # --- The contract ------------------------------------------------------------------------------
 
 
 class TestFaults(BackendFaultContract):
-    """Apache Kafka behind a proxy, and a mock broker that is full."""
+    """Apache Kafka behind a proxy."""
 
     backend = KafkaBackend
     cases = {
-        Fault.MISSING: ("unknown topic", "topic not permitted"),
+        Fault.MISSING: MISSING,
         Fault.CREDENTIALS: ("wrong password", "unknown user", "another mechanism", "no login"),
         # A file that is missing is an error of the settings.
         Fault.TLS: tuple(case for case in CASES if case != "no CA file"),
-        Fault.FULL: ("too few replicas", "disk full"),
+        Fault.FULL: ("disk full",),
     }
+    stopping = frozenset({Fault.FULL})
 
     @pytest.fixture(autouse=True)
     def _server(
@@ -129,7 +159,7 @@ class TestFaults(BackendFaultContract):
         self.topic = make_topic(self.servers)
 
     def make_backend(self, **options: Any) -> MessageBackend:
-        config = {"allow.auto.create.topics": False, **options.pop("config", {})}
+        config = {**NOT_CREATED, **options.pop("config", {})}
         defaults = {"bootstrap_servers": self.servers, "topic": self.topic, "timeout": 3.0}
         return KafkaBackend(config=config, **{**defaults, **options})
 
@@ -155,34 +185,21 @@ class TestFaults(BackendFaultContract):
 
     @contextmanager
     def destination_missing(self, case: str) -> Iterator[MessageBackend]:
-        if case == "unknown topic":
-            self.topic = f"later-{uuid4()}"
-            yield self.new_backend()
-            make_topic(self.servers, name=self.topic)
-        else:
-            with forbid(self.server, "app", self.topic):
-                yield self.new_backend(**self._login())
+        self.topic = f"later-{uuid4()}"
+        with missing_topic(self.server, self.topic, case) as options:
+            yield self.new_backend(**options)
 
     def missing_for_one(self, case: str) -> Mapping[str, Any]:
         return {"topic": "no-such-topic"}
 
-    def _login(self, password: str = PASSWORD, mechanism: str = "SCRAM-SHA-256") -> dict[str, Any]:
-        add_user(self.server, "app", PASSWORD)
-        return {
-            "bootstrap_servers": f"127.0.0.1:{self.server.ports['SASL_PLAINTEXT']}",
-            "username": "app",
-            "password": password,
-            "config": {"sasl.mechanisms": mechanism},
-        }
-
     @contextmanager
     def credentials(self, case: str | None) -> Iterator[MessageBackend]:
         options = {
-            None: self._login(),
-            "wrong password": self._login(self.secret),
-            "unknown user": {**self._login(self.secret), "username": "nobody"},
-            "another mechanism": self._login(self.secret, "PLAIN"),
-            "no login": {"bootstrap_servers": self._login()["bootstrap_servers"]},
+            None: login(self.server),
+            "wrong password": login(self.server, self.secret),
+            "unknown user": {**login(self.server, self.secret), "username": "nobody"},
+            "another mechanism": login(self.server, self.secret, "PLAIN"),
+            "no login": {"bootstrap_servers": login(self.server)["bootstrap_servers"]},
         }[case]
         yield self.new_backend(timeout=1.5 if case else 10.0, **options)
 
@@ -196,176 +213,284 @@ class TestFaults(BackendFaultContract):
 
     @contextmanager
     def full(self, case: str) -> Iterator[MessageBackend]:
-        """One broker alone has replicas enough, and a disk that others need too."""
-        cluster: MockCluster = self.request.getfixturevalue("cluster")
-        self.servers, self.topic = cluster.servers, "events"
-        backend = self.new_backend(timeout=1.0)
-        backend.open()
-        code = {"too few replicas": NOT_ENOUGH_REPLICAS, "disk full": STORAGE_ERROR}[case]
-        cluster.fail(*[code] * 200)
-        yield backend
-        cluster.heal()
+        """Kafka ends when its disk is full, and starts again when there is room."""
+        with self.server.disk_full(400_000):
+            yield self.new_backend(timeout=1.0)
 
 
-# --- One event is to blame ---------------------------------------------------------------------
+# --- Password and certificate together ----------------------------------------------------------
+
+
+@pytest.mark.shows("SCRAM over TLS with certificates of clients")
+@pytest.mark.parametrize("wrong", [None, "password", "certificate"])
+def test_password_and_certificate(
+    server: KafkaServer, make: MakeBackend, certificates: Path, wrong: str | None
+) -> None:
+    """A broker may want a password and a certificate; either of them wrong costs no event."""
+    options = {
+        **login(server, "hush-hush" if wrong == "password" else PASSWORD),
+        **tls_options(certificates, "no certificate" if wrong == "certificate" else None),
+        "bootstrap_servers": f"127.0.0.1:{server.ports['SASL_SSL']}",
+    }
+    topic, messages = make_topic(server.servers), numbers(3, "a")
+    backend = make(topic=topic, timeout=1.5 if wrong else 10.0, **options)
+    if wrong:
+        outcomes = backend.send_batch(messages)
+        assert kinds(outcomes) == [BackendUnavailable] * 3
+        assert "hush-hush" not in str(outcomes[0])
+        assert backend.health_check() is False
+    else:
+        assert backend.send_batch(messages) == [None] * 3
+        assert backend.health_check() is True
+        assert ids(records(server.servers, topic)) == ids(messages)
+
+
+# --- One event is the cause --------------------------------------------------------------------
 
 
 @pytest.mark.shows(Fault.TOO_LARGE)
 @pytest.mark.parametrize(
-    ("code", "kind"),
-    [(TOO_LARGE, Rejected), (INVALID_RECORD, Rejected), (POLICY_VIOLATION, TransientError)],
+    ("config", "refused"),
+    [
+        (SMALL_LIMIT, make_message(data="x" * 6000, partition_key="b")),
+        ({"cleanup.policy": "compact"}, make_message(data="no key")),
+    ],
+    ids=["too large", "compacted topic"],
 )
-def test_event_to_blame_for_a_refused_batch_is_found(
-    cluster: MockCluster, make: MakeBackend, code: int, kind: type[DeliveryError]
+def test_cause_of_a_refused_batch_is_found(
+    server: KafkaServer, make: MakeBackend, config: Mapping[str, str], refused: Message
 ) -> None:
     """A record batch that a broker refuses is sent again in halves, until one event is left."""
-    messages = [*numbers(3, "a"), *numbers(1, "b")]
+    topic = make_topic(server.servers, config=config)
+    messages = [*numbers(2, "a"), refused, *numbers(1, "a")]
+    backend = make(server.servers, topic=topic)
+    sent = waves(backend)
+    outcomes = backend.send_batch(messages)
+    assert kinds(outcomes) == [None, None, Rejected, None]
     # All four; the first half; the second half; its first event, and then its last one.
-    cluster.fail(code, OK, code, code, OK)
-    outcomes = make(cluster.servers).send_batch(messages)
-    assert kinds(outcomes) == [None, None, kind, None]
-    assert cluster.requests() == 5
-    assert ids(records(cluster.servers, "events")) == ids([*messages[:2], messages[3]])
+    assert sent == [4, 2, 2, 1, 1]
+    assert ids(records(server.servers, topic)) == ids([*messages[:2], messages[3]])
 
 
-@pytest.mark.shows("order after a failure in a batch")
-def test_nothing_of_its_key_is_sent_after_the_one_to_blame(
-    cluster: MockCluster, make: MakeBackend
-) -> None:
-    """Events behind a refused one of their key are held, and others go on."""
-    messages = [*numbers(1, "a"), *numbers(1, "b"), *numbers(2, "a"), *numbers(1, "b")]
-    # All five; the first two; the first of them alone: refused. The other one; the rest, of `b`.
-    cluster.fail(TOO_LARGE, TOO_LARGE, TOO_LARGE, OK, OK)
-    outcomes = make(cluster.servers).send_batch(messages)
-    assert kinds(outcomes) == [Rejected, None, Held, Held, None]
-    assert ids(records(cluster.servers, "events")) == ids([messages[1], messages[4]])
-
-
-@pytest.mark.shows("order after a failure in a batch")
-def test_a_refused_partition_does_not_hold_up_the_others(make: MakeBackend) -> None:
-    """What was refused is sent again, and what was stored meanwhile is acknowledged."""
+def test_event_refused_for_another_reason_is_retried(make: MakeBackend) -> None:
+    """A refusal that Kafka itself never gives, but a compatible broker may, costs one event."""
+    policy_violation, ok = 44, 0
     with mock_cluster() as cluster:
-        cluster.make_topic("events", 8)
-        messages = [make_message(partition_key=f"key-{number % 16}") for number in range(64)]
-        cluster.fail(TOO_LARGE)
-        assert make(cluster.servers).send_batch(messages) == [None] * 64
-        found = records(cluster.servers, "events")
+        cluster.make_topic("events")
+        cluster.fail(policy_violation, policy_violation, ok)
+        outcomes = make(cluster.servers).send_batch(numbers(2))
+    assert kinds(outcomes) == [TransientError, None]
+
+
+@pytest.mark.shows("order after a failure in a batch")
+def test_nothing_of_its_key_is_sent_after_the_cause(server: KafkaServer, make: MakeBackend) -> None:
+    """Events after a refused one of their key are held, and others go on."""
+    topic = make_topic(server.servers, config=SMALL_LIMIT)
+    refused = make_message(data="x" * 6000, partition_key="a")
+    messages = [refused, *numbers(1, "b"), *numbers(2, "a"), *numbers(1, "b")]
+    outcomes = make(server.servers, topic=topic).send_batch(messages)
+    assert kinds(outcomes) == [Rejected, None, Held, Held, None]
+    assert ids(records(server.servers, topic)) == ids([messages[1], messages[4]])
+
+
+@pytest.mark.shows("order after a failure in a batch")
+def test_a_refused_partition_does_not_hold_up_the_others(
+    server: KafkaServer, make: MakeBackend
+) -> None:
+    """What was refused is sent again, and what was stored meanwhile is acknowledged."""
+    topic = make_topic(server.servers, 8, config=SMALL_LIMIT)
+    keys = [f"key-{number % 16}" if number % 2 else "key-0" for number in range(64)]
+    messages = [make_message(partition_key=key) for key in keys]
+    backend = make(server.servers, topic=topic)
+    sent = waves(backend)
+    assert backend.send_batch(messages) == [None] * 64
+    first, *again = sent
+    assert first == 64
+    assert again
+    assert max(again) < 32
+    found = records(server.servers, topic)
     assert sorted(ids(found)) == sorted(ids(messages))
-    for number in range(16):
-        key = f"key-{number}"
+    for key in set(keys):
         mine = [record for record in found if record.key() == key.encode()]
         assert ids(mine) == ids([each for each in messages if each.partition_key == key])
 
 
-def test_outage_while_the_one_to_blame_is_looked_for(
-    cluster: MockCluster, make: MakeBackend
-) -> None:
+@pytest.mark.chaos
+def test_outage_while_the_cause_is_looked_for(server: KafkaServer, make: MakeBackend) -> None:
     """What is left of a refused batch is not sent any more, and everything of it waits."""
-    messages = numbers(4, "a")
-    cluster.fail(TOO_LARGE, OK, CLUSTER_FORBIDDEN)
-    outcomes = make(cluster.servers).send_batch([*messages, *numbers(1, "b")])
-    assert kinds(outcomes) == [None, None, *[BackendUnavailable] * 3]
-    assert ids(records(cluster.servers, "events")) == ids(messages[:2])
-
-
-# --- A topic is to blame -----------------------------------------------------------------------
-
-
-@pytest.mark.shows(Fault.MISSING)
-@pytest.mark.parametrize("code", [UNKNOWN_TOPIC, TOPIC_FORBIDDEN])
-def test_the_topic_of_all_events_is_missing(
-    cluster: MockCluster, make: MakeBackend, code: int
-) -> None:
-    """No event is to blame for a topic that nobody may write to: all wait until it is put right."""
-    cluster.break_topic("events", code)
-    backend = make(cluster.servers)
-    with pytest.raises(BackendUnavailable, match="'events'"):
-        backend.open()
-    messages = numbers(2)
+    topic = make_topic(server.servers, config=SMALL_LIMIT)
+    messages = [*numbers(3, "a"), make_message(data="x" * 6000, partition_key="b")]
+    backend = make(server.servers, topic=topic)
+    # All four are refused; the first half is stored; the second half gets no answer.
+    sent = freeze_at(backend, server, 3)
     outcomes = backend.send_batch(messages)
-    assert kinds(outcomes) == [BackendUnavailable] * 2
-    assert backend.health_check() is True
-    cluster.break_topic("events", OK)
-    assert backend.send_batch(messages) == [None] * 2
+    server.resume()
+    assert kinds(outcomes) == [None, None, *[BackendUnavailable] * 2]
+    assert "no answer within 0.3 s" in str(outcomes[2])
+    assert sent == [4, 2, 2]
+    assert ids(records(server.servers, topic)) == ids(messages[:2])
+
+
+# --- A topic is the cause ----------------------------------------------------------------------
 
 
 @pytest.mark.shows(Fault.MISSING)
+@pytest.mark.parametrize("case", MISSING)
+def test_the_topic_of_all_events_is_missing(
+    server: KafkaServer, make: MakeBackend, case: str
+) -> None:
+    """If no event can be written to its topic, all wait, and the error names the topic."""
+    topic, messages = f"later-{uuid4()}", numbers(2)
+    with missing_topic(server, topic, case) as options:
+        backend = make(topic=topic, **options)
+        with pytest.raises(BackendUnavailable, match=f"'{topic}'"):
+            backend.open()
+        outcomes = backend.send_batch(messages)
+        assert kinds(outcomes) == [BackendUnavailable] * 2
+        assert f"'{topic}'" in str(outcomes[0])
+        assert backend.health_check() is True
+    deliver(backend, messages)
+    assert ids(records(server.servers, topic)) == ids(messages)
+
+
+def deliver(backend: KafkaBackend, messages: Sequence[Message]) -> None:
+    """Send until everything is acknowledged, as a relay does."""
+    waiting = list(messages)
+
+    def is_delivered() -> bool:
+        outcomes = backend.send_batch(waiting)
+        assert {*kinds(outcomes)} <= {None, BackendUnavailable}
+        waiting[:] = left_of(waiting, outcomes)
+        return not waiting
+
+    wait_until(is_delivered, 30, "everything is delivered")
+
+
+@pytest.mark.shows(Fault.MISSING_FOR_ONE)
 @pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (UNKNOWN_TOPIC, TransientError),
-        (TOPIC_FORBIDDEN, TransientError),
-        (TOPIC_EXCEPTION, Rejected),
-    ],
+    ("case", "kind"), [*((case, TransientError) for case in MISSING), ("internal topic", Rejected)]
 )
-@pytest.mark.parametrize("template", ["events", "{subject}"])
+@pytest.mark.parametrize("is_template", [False, True])
 def test_the_topic_of_one_event_is_missing(
-    cluster: MockCluster, make: MakeBackend, code: int, kind: type[DeliveryError], template: str
+    server: KafkaServer, make: MakeBackend, case: str, kind: type[DeliveryError], is_template: bool
 ) -> None:
-    """A topic that only some events have blames them alone, and holds their keys."""
-    cluster.break_topic("missing", code)
-    lost = make_message(subject="missing", partition_key="a", config={"topic": "missing"})
-    good = [make_message(subject="events", partition_key=key) for key in "aab"]
-    outcomes = make(cluster.servers, topic=template).send_batch([good[0], lost, *good[1:]])
-    assert kinds(outcomes) == [None, kind, Held, None]
-    assert "'missing'" in str(outcomes[1])
-    assert ids(records(cluster.servers, "events")) == ids([good[0], good[2]])
+    """A topic that only some events have fails them alone, and holds their keys."""
+    topic, other = make_topic(server.servers), f"later-{uuid4()}"
+    with ExitStack() as stack:
+        if case == "internal topic":
+            other = internal_topic(server)
+            options: dict[str, Any] = {"bootstrap_servers": server.servers}
+        else:
+            options = stack.enter_context(missing_topic(server, other, case))
+        lost = make_message(subject=other, partition_key="a", config={"topic": other})
+        good = [make_message(subject=topic, partition_key=key) for key in "aab"]
+        backend = make(topic="{subject}" if is_template else topic, **options)
+        outcomes = backend.send_batch([good[0], lost, *good[1:]])
+        assert kinds(outcomes) == [None, kind, Held, None]
+        assert f"'{other}'" in str(outcomes[1])
+    assert ids(records(server.servers, topic)) == ids([good[0], good[2]])
 
 
-def test_missing_topics_do_not_add_up(cluster: MockCluster, make: MakeBackend) -> None:
+def internal_topic(server: KafkaServer) -> str:
+    """Return a topic of the broker's own, to which no client may write."""
+    name = "__consumer_offsets"
+    if name not in AdminClient({"bootstrap.servers": server.servers}).list_topics().topics:
+        make_topic(server.servers, name=name)
+    return name
+
+
+def test_missing_topics_do_not_add_up(server: KafkaServer, make: MakeBackend) -> None:
     """A batch waits once for topics that may be just being made, not for each of them."""
-    names = [f"missing-{number}" for number in range(8)]
-    for name in names:
-        cluster.break_topic(name, UNKNOWN_TOPIC)
+    messages = [make_message(config={"topic": f"later-{uuid4()}"}) for _ in range(40)]
     started = time.monotonic()
-    messages = [make_message(config={"topic": name}) for name in names]
-    outcomes = make(cluster.servers).send_batch(messages)
-    assert kinds(outcomes) == [TransientError] * 8
-    assert time.monotonic() - started < 3
+    outcomes = make(server.servers, config=NOT_CREATED).send_batch(messages)
+    assert kinds(outcomes) == [TransientError] * 40
+    assert time.monotonic() - started < 15  # for each of them it would be 20 seconds
 
 
-@pytest.mark.parametrize("code", [TOPIC_FORBIDDEN, TOPIC_EXCEPTION])
-def test_topic_that_stops_taking_events(cluster: MockCluster, make: MakeBackend, code: int) -> None:
+@pytest.mark.shows("permission denied, then granted")
+def test_topic_that_may_not_be_written_any_more(server: KafkaServer, make: MakeBackend) -> None:
     """A topic that was fine, and that a broker then refuses, is judged in the same way."""
-    cluster.make_topic("other")
-    backend = make(cluster.servers)
-    assert backend.send_batch([*numbers(1), *numbers(1, config={"topic": "other"})]) == [None] * 2
-    cluster.fail(code)
-    assert kinds(backend.send_batch(numbers(2))) == [BackendUnavailable] * 2
-    backend.send(make_message(config={"topic": "other"}))
-    cluster.fail(code)
-    others = numbers(2, "a", config={"topic": "other"})
-    kind = TransientError if code == TOPIC_FORBIDDEN else Rejected
-    assert kinds(backend.send_batch(others)) == [kind, Held]
-    assert backend.send_batch([*numbers(1), *others]) == [None] * 3
+    topic, other = make_topic(server.servers), make_topic(server.servers)
+    backend = make(topic=topic, **login(server))
+    messages = [*numbers(2), *numbers(2, "a", config={"topic": other})]
+    assert backend.send_batch(messages) == [None] * 4
+    with forbid(server, "app", topic, AclOperation.WRITE):
+        wait_until(lambda: kinds(backend.send_batch(messages[:1])) != [None], 10, "a refusal")
+        assert kinds(backend.send_batch(messages[:2])) == [BackendUnavailable] * 2
+    deliver(backend, messages)
+    with forbid(server, "app", other, AclOperation.WRITE):
+        wait_until(lambda: kinds(backend.send_batch(messages[2:3])) != [None], 10, "a refusal")
+        assert kinds(backend.send_batch(messages)) == [None, None, TransientError, Held]
+    wait_until(lambda: kinds(backend.send_batch(messages)) == [None] * 4, 30, "permission")
 
 
-# --- The brokers are to blame ------------------------------------------------------------------
+@pytest.mark.shows("topic deleted and made again")
+def test_topic_deleted_and_made_again(server: KafkaServer, make: MakeBackend) -> None:
+    """Without the topic all events wait; with a new one of its name, they are delivered."""
+    topic = make_topic(server.servers)
+    backend = make(server.servers, topic=topic, timeout=0.5, config=NOT_CREATED)
+    backend.send_batch(numbers(5, "a"))
+    delete_topic(server.servers, topic)
+    messages = numbers(5, "a")
+    for _ in range(2):  # the producer knows the topic still, and a new one does not
+        assert kinds(backend.send_batch(messages)) == [BackendUnavailable] * 5
+    make_topic(server.servers, 3, name=topic)
+    deliver(backend, messages)
+    assert ids(records(server.servers, topic)) == ids(messages)
+    # Deleted and made again, without a batch meanwhile.
+    delete_topic(server.servers, topic)
+    make_topic(server.servers, name=topic)
+    messages = numbers(5, "a")
+    deliver(backend, messages)
+    assert list(dict.fromkeys(ids(records(server.servers, topic)))) == ids(messages)
 
 
-@pytest.mark.shows(Fault.FULL)
-@pytest.mark.parametrize("code", [NOT_ENOUGH_REPLICAS, STORAGE_ERROR])
-def test_full_or_degraded_brokers_are_waited_for(
-    cluster: MockCluster, make: MakeBackend, code: int
-) -> None:
-    """A disk or replica that comes back in time costs nothing, and nothing is stored twice."""
-    messages = numbers(10, "a")
-    cluster.fail(code, code)
-    assert make(cluster.servers).send_batch(messages) == [None] * 10
-    assert ids(records(cluster.servers, "events")) == ids(messages)
+@pytest.mark.shows("partitions added")
+def test_partitions_added(server: KafkaServer, make: MakeBackend) -> None:
+    """A producer that does not know of new partitions loses nothing, and a new one uses them."""
+    topic, keys = make_topic(server.servers), [f"key-{number}" for number in range(20)]
+    messages = [make_message(partition_key=key) for _ in range(3) for key in keys]
+    former = make(server.servers, topic=topic)
+    assert former.send_batch(messages[:20]) == [None] * 20
+    add_partitions(server.servers, topic, 4)
+    assert former.send_batch(messages[20:40]) == [None] * 20
+    assert make(server.servers, topic=topic).send_batch(messages[40:]) == [None] * 20
+    found = records(server.servers, topic)
+    assert sorted(ids(found)) == sorted(ids(messages))
+    assert {record.partition() for record in found} == {0, 1, 2, 3}
+    for partition in range(4):
+        mine = ids([record for record in found if record.partition() == partition])
+        assert mine == [each for each in ids(messages) if each in {*mine}]
 
 
-def test_producer_that_has_come_out_of_step_is_replaced(
-    cluster: MockCluster, make: MakeBackend
-) -> None:
+# --- The brokers are the cause -----------------------------------------------------------------
+
+
+def test_broken_disk_of_a_leader_is_waited_for(make: MakeBackend) -> None:
+    """A partition whose disk broke, and which another one leads soon, costs nothing.
+
+    Kafka gives this answer for a moment before its only disk ends it.
+    """
+    storage_error, messages = 56, numbers(10, "a")
+    with mock_cluster() as cluster:
+        cluster.make_topic("events")
+        cluster.fail(storage_error, storage_error)
+        assert make(cluster.servers).send_batch(messages) == [None] * 10
+        assert ids(records(cluster.servers, "events")) == ids(messages)
+
+
+def test_producer_that_has_come_out_of_step_is_replaced(make: MakeBackend) -> None:
     """An error after which librdkafka takes nothing more costs no event and no restart."""
-    messages = numbers(10, "a")
-    backend = make(cluster.servers)
-    assert backend.send_batch(messages[:5]) == [None] * 5
-    cluster.fail(OUT_OF_ORDER)
-    assert kinds(backend.send_batch(messages[5:])) == [BackendUnavailable] * 5
-    assert backend.send_batch(messages[5:]) == [None] * 5
-    assert ids(records(cluster.servers, "events")) == ids(messages)
+    out_of_order, messages = 45, numbers(10, "a")
+    with mock_cluster() as cluster:
+        cluster.make_topic("events")
+        backend = make(cluster.servers)
+        assert backend.send_batch(messages[:5]) == [None] * 5
+        cluster.fail(out_of_order)
+        assert kinds(backend.send_batch(messages[5:])) == [BackendUnavailable] * 5
+        assert backend.send_batch(messages[5:]) == [None] * 5
+        assert ids(records(cluster.servers, "events")) == ids(messages)
 
 
 @pytest.mark.chaos
@@ -412,17 +537,7 @@ def test_wave_that_fails_stops_those_behind_it(server: KafkaServer, make: MakeBa
     topic = make_topic(server.servers)
     backend = make(server.servers, topic=topic, config={"batch.num.messages": 10})
     messages = numbers(50, "a")
-    connection = backend.connection()
-    send, sent = connection.send, []
-
-    def stop_at_the_third(wave: Any) -> Any:
-        sent.append(len(wave))
-        if len(sent) == 3:
-            connection.timeout = 0.3
-            server.stop()
-        return send(wave)
-
-    connection.send = stop_at_the_third  # type: ignore[method-assign]
+    sent = freeze_at(backend, server, 3)
     outcomes = backend.send_batch(messages)
     assert kinds(outcomes) == [None] * 20 + [BackendUnavailable] * 30
     assert sent == [10, 10, 10]

@@ -80,8 +80,9 @@ BROKERS: Mapping[str, Broker] = {
     ),
     "KafkaBackend": Broker(
         "Kafka",
-        "Apache Kafka. For what it does not refuse at will, librdkafka's mock cluster.",
-        _modules("test_kafka", "test_kafka_faults"),
+        "Apache Kafka: one broker, and three with replicas. For answers that it does not give, "
+        "librdkafka's mock broker.",
+        _modules("test_kafka", "test_kafka_faults", "test_kafka_cluster"),
     ),
     "MQTTBackend": Broker(
         "MQTT 5",

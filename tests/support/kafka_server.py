@@ -6,7 +6,9 @@ Both make a topic when a client asks for it, unless it says `allow.auto.create.t
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +35,7 @@ from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourcePatternType,
     ResourceType,
@@ -58,10 +61,19 @@ class KafkaServer:
 
     `config` has more lines of its server.properties. Besides its port without TLS, it has one for
     each of `listeners`: a security protocol, or "PROXIED" for clients that come through a proxy.
-    `advertised` has the ports of the proxies.
+    `advertised` has the ports of the proxies. `node_id` and `controllers` are its place in a
+    cluster; see `Node`.
     """
 
-    def __init__(self, folder: Path, config: str = "", listeners: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        listeners: Sequence[str] = (),
+        *,
+        node_id: int = 1,
+        controllers: Mapping[int, int] | None = None,
+    ) -> None:
         if not is_installed():
             missing("Java and Maven, for Apache Kafka")
         self.port = free_port()
@@ -69,6 +81,7 @@ class KafkaServer:
         self.advertised: dict[str, int] = {}
         self._folder = folder
         self._config = config
+        self._place: Any = {"node_id": node_id, "controllers": controllers}
         self._log = folder / f"kafka-{self.port}.log"
         self._node: Node | None = None
 
@@ -79,9 +92,18 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self._node = Node(self._folder, self.port, self._config, self.ports, self.advertised)
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it, and do not wait: a node of a cluster answers once most of them run."""
+        where = (self._folder, self.port, self._config, self.ports, self.advertised)
+        self._node = Node(*where, **self._place)
         with self._log.open("ab") as log:
             self._node.start(log)
+
+    def wait(self) -> None:
+        """Wait until it answers; end it if it does not."""
         try:
             wait_until(self._answers, START_SECONDS, "Kafka answers")
         except BaseException:
@@ -116,6 +138,31 @@ class KafkaServer:
         finally:
             self.resume()
 
+    @contextmanager
+    def disk_full(self, size: int) -> Iterator[None]:
+        """Let no file grow beyond `size` bytes for the time of the block, and restart it then.
+
+        Kafka ends at the first write to its only disk that fails.
+        """
+        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        yield
+        self.restart()
+
+    def record_batches(self, topic: str) -> Mapping[int, Sequence[int]]:
+        """Return how many records each record batch in a topic has, by partition."""
+        folders = (self._folder / f"kafka-{self.port}").glob(f"{topic}-*")
+        return {
+            int(folder.name.removeprefix(f"{topic}-")): [
+                count for file in sorted(folder.glob("*.log")) for count in _batches(file)
+            ]
+            for folder in folders
+        }
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed, frozen or not."""
+        return self._node is not None and self._node.process is not None
+
     @property
     def _pid(self) -> int:
         assert self._node is not None
@@ -131,6 +178,19 @@ class KafkaServer:
         if process is None or process.poll() is not None:
             pytest.fail(f"Kafka has ended: {self._log.read_text()}")
         return answers(f"kafka://{self.servers}")
+
+
+def _batches(file: Path) -> Iterator[int]:
+    """Return how many records each record batch in a segment of a log has.
+
+    https://kafka.apache.org/documentation/#recordbatch
+    """
+    log, place = file.read_bytes(), 0
+    while place < len(log):
+        (length,) = struct.unpack_from(">i", log, place + 8)
+        (count,) = struct.unpack_from(">i", log, place + 57)
+        yield count
+        place += 12 + length
 
 
 def answers(url: str) -> bool:
@@ -167,11 +227,13 @@ SASL = """
 sasl.enabled.mechanisms=SCRAM-SHA-256
 listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config=\
   org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 allow.everyone.if.no.acl.found=true
 """
-"""The configuration of a broker with users, and with permissions, on port SASL_PLAINTEXT."""
+"""The configuration of a broker with users, and with permissions, on its ports for SASL."""
 
 
 def tls_config(folder: Path, certificates: Path, protocol: str = "SSL") -> str:
@@ -200,11 +262,13 @@ def add_user(server: KafkaServer, name: str, password: str) -> None:
         done.result(READ_SECONDS)
 
 
-def forbid(server: KafkaServer, name: str, topic: str) -> AbstractContextManager[None]:
-    """Forbid a user of a broker with `SASL` everything about a topic, for the time of the block."""
+def forbid(
+    server: KafkaServer, name: str, topic: str, operation: AclOperation = AclOperation.ALL
+) -> AbstractContextManager[None]:
+    """Forbid a user of a broker with `SASL` a topic, for the time of the block."""
     rule = AclBinding(
         *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{name}"),
-        *("*", AclOperation.ALL, AclPermissionType.DENY),
+        *("*", operation, AclPermissionType.DENY),
     )
     admin = AdminClient({"bootstrap.servers": server.servers})
     return _changed(
@@ -264,26 +328,52 @@ def shared_servers() -> str:
     return urlsplit(url).netloc
 
 
+def delete_topic(servers: str, topic: str) -> None:
+    """Delete a topic, and wait until it is gone."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.delete_topics([topic])[topic].result(READ_SECONDS)
+    wait_until(lambda: topic not in admin.list_topics().topics, READ_SECONDS, f"no topic {topic}")
+
+
+def add_partitions(servers: str, topic: str, total: int) -> None:
+    """Give a topic more partitions, that many in all."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.create_partitions([NewPartitions(topic, total)])[topic].result(READ_SECONDS)
+    _wait_for_leaders(admin, topic, total)
+
+
 def make_topic(
     servers: str,
     partitions: int = 1,
     *,
     name: str = "",
     config: Mapping[str, str] | None = None,
+    replicas: Sequence[Sequence[int]] | None = None,
 ) -> str:
-    """Make a topic, which nobody else uses unless it is named; return its name."""
+    """Make a topic, which nobody else uses unless it is named; return its name.
+
+    `replicas` has the brokers of each partition, the first of which leads; without it the cluster
+    chooses, as many as it has by default.
+    """
     name = name or f"test-{uuid4()}"
     admin = AdminClient({"bootstrap.servers": servers})
-    topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+    options: dict[str, Any] = {"config": dict(config or {})}
+    if replicas is not None:
+        partitions, options["replica_assignment"] = len(replicas), [*map(list, replicas)]
+    topic = NewTopic(name, partitions, **options)
     admin.create_topics([topic])[name].result(READ_SECONDS)
 
-    def is_known() -> bool:
-        found = admin.list_topics(name, timeout=READ_SECONDS).topics[name]
+    _wait_for_leaders(admin, name, partitions)
+    return name
+
+
+def _wait_for_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
+    def have_leaders() -> bool:
+        found = admin.list_topics(topic, timeout=READ_SECONDS).topics[topic]
         leaders = [partition.leader for partition in found.partitions.values()]
         return len(leaders) == partitions and min(leaders) >= 0
 
-    wait_until(is_known, READ_SECONDS, f"topic {name} has leaders")
-    return name
+    wait_until(have_leaders, READ_SECONDS, f"topic {topic} has leaders")
 
 
 def records(servers: str, topic: str) -> list[Message]:

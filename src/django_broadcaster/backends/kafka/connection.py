@@ -20,6 +20,9 @@ from .errors import BEING_MADE, describe
 PURGE_SECONDS: Final = 1.0
 """The longest that librdkafka may take to return purged records, in seconds."""
 
+PURGED: Final = frozenset({"_PURGE_INFLIGHT", "_PURGE_QUEUE"})
+"""The errors of purged records, which got no answer in time and may be stored."""
+
 
 class Record(NamedTuple):
     """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
@@ -126,6 +129,9 @@ class Connection(HeldConnection):
             if self.producer.flush(self.timeout):
                 self.producer.purge()
                 self.producer.flush(PURGE_SECONDS)
+                for place, failure in [*reports.items()]:
+                    if failure is not None and failure.error.name() in PURGED:
+                        del reports[place]
         except Exception as error:
             # librdkafka stopped for good. What has no report by now is not known to be stored.
             self._errors.append(error)
