@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ class Worker:
         settings: Mapping[str, Any],
         log: Path,
         command: str = "outbox_worker",
+        prefix: Sequence[str] = (),
     ) -> None:
         self._log = log
         self.application_name = f"outbox_worker {log}"[-63:]
         env = {**environment(database, settings), "PGAPPNAME": self.application_name}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(MANAGE), command, *arguments],
+                [*prefix, sys.executable, str(MANAGE), command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -122,11 +123,21 @@ class Workers:
         self._started: list[Worker] = []
 
     def start(
-        self, database: str, *arguments: str, command: str = "outbox_worker", **settings: Any
+        self,
+        database: str,
+        *arguments: str,
+        command: str = "outbox_worker",
+        prefix: Sequence[str] = (),
+        **settings: Any,
     ) -> Worker:
-        """Start one; settings are `OUTBOX_*`, and must be JSON."""
+        """Start one; settings are `OUTBOX_*`, and must be JSON.
+
+        `prefix` is the beginning of the command line, such as that of a `Host`.
+        """
         log = self._folder / f"worker-{len(self._started)}.log"
-        worker = Worker(database, *arguments, settings=settings, log=log, command=command)
+        worker = Worker(
+            database, *arguments, settings=settings, log=log, command=command, prefix=prefix
+        )
         self._started.append(worker)
         return worker
 
