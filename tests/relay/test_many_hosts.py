@@ -38,7 +38,8 @@ ALIAS = "far"
 
 BATCH = 20
 LEASE = 4
-KEYS = "abcdefghijklmnop"
+KEYS = "abcdefghijklmnoq"
+"""Without p: `p1` ends the process of whoever handles it."""
 TOPIC_PARTITIONS = 6
 TAKE_OVER = "the other host to own everything"
 SECONDS = 60.0
@@ -80,7 +81,7 @@ def running_site(
         server = stack.enter_context(running(stack.enter_context(own_instance(service))))
         server.listen_to_all()
         stack.enter_context(as_alias(ALIAS, {**server.place, "HOST": database.address}))
-        call_command("migrate", "app", database=ALIAS, verbosity=0)
+        call_command("migrate", Order._meta.app_label, database=ALIAS, verbosity=0)
         folder = tmp_path_factory.mktemp("kafka")
         cluster = stack.enter_context(kafka_cluster(folder, host=brokers.address))
         hosts = [stack.enter_context(host(place, [database, brokers])) for place in (11, 12)]
@@ -204,7 +205,7 @@ class Fleet:
 
     @property
     def _logs(self) -> str:
-        return "\n".join(f"--- {each.output[-3000:]}" for each in self._processes)
+        return "\n".join(f"--- {each.status}: {each.output[-3000:]}" for each in self._processes)
 
 
 def sent(status: str = "published") -> set[str]:

@@ -56,6 +56,11 @@ class Worker:
         return self._process.poll() is None
 
     @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal, None while it runs."""
+        return self._process.poll()
+
+    @property
     def output(self) -> str:
         """The output so far."""
         return self._log.read_text(errors="replace")
