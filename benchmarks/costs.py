@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from django import get_version
+from django.conf import settings
 from django.db import connection
 
 from django_broadcaster.publishers import publisher
@@ -30,7 +31,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def measure(events: int) -> Costs:
     """Measure everything; `events` is the backlog of each relay, up to three relays."""
     publish_us, publish_wal_bytes = _publishing()
-    points = [_point(count, events * min(count, 3)) for count in range(1, MOST_RELAYS + 1)]
+    points = [point(count, events * min(count, 3)) for count in range(1, MOST_RELAYS + 1)]
     return Costs(
         machine=_machine(),
         processors=os.cpu_count() or 1,
@@ -43,8 +44,10 @@ def measure(events: int) -> Costs:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Counters at a moment: seconds of processors, and bytes."""
+    """Counters at a moment: seconds of processors, bytes, and events in the stream."""
 
+    at: float
+    entries: int
     relays: float
     sessions: dict[int, float]
     broker: float
@@ -61,11 +64,13 @@ def _read(pids: list[int]) -> _Reading:
         )
         rows = cursor.fetchall()
     with relays.client() as client:
-        used = client.info("cpu")
+        used, entries = client.info("cpu"), client.xlen(settings.STREAM)
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     return _Reading(
-        relays=sum(cpu(pid) for pid in pids),
-        sessions={pid: cpu(pid) for pid, _ in rows},
+        at=time.perf_counter(),
+        entries=int(entries),
+        relays=sum(relays.cpu(pid) for pid in pids),
+        sessions={pid: relays.cpu(pid) for pid, _ in rows},
         broker=used["used_cpu_user"] + used["used_cpu_sys"],
         wal=int(rows[0][1]),
         busy=(sum(fields) - fields[3] - fields[4]) / TICKS,  # not idle, nor waiting for a disk
@@ -73,17 +78,12 @@ def _read(pids: list[int]) -> _Reading:
     )
 
 
-def cpu(pid: int) -> float:
-    """Return the seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
 def _database_seconds(before: _Reading, after: _Reading) -> float:
+    """Return what the sessions have used that exist at the end."""
     return sum(seconds - before.sessions.get(pid, 0.0) for pid, seconds in after.sessions.items())
 
 
-def _point(count: int, events: int) -> Point:
+def point(count: int, events: int) -> Point:
     """Measure `count` relays between a tenth and nine tenths of a backlog.
 
     The relays start before the backlog exists, so that none begins alone.
@@ -96,16 +96,17 @@ def _point(count: int, events: int) -> Point:
         relays.wait_for_leases(count)
         outbox.fill(events, maintain=False)
         statements = outbox.transactions()
-        begins, ends = int(events * 0.1), int(events * 0.9)
-        began, before = relays.wait_for_entries(begins), _read(pids)
-        ended, after = relays.wait_for_entries(ends), _read(pids)
+        relays.wait_for_entries(int(events * 0.1))
+        before = _read(pids)
+        relays.wait_for_entries(int(events * 0.9))
+        after = _read(pids)
         relays.wait_for_entries(events)
     finally:
         relays.stop(workers)
-    measured = ends - begins
+    measured = after.entries - before.entries
     return Point(
         relays=count,
-        rate=measured / (ended - began),
+        rate=measured / (after.at - before.at),
         relay_us=(after.relays - before.relays) / measured * 1e6,
         database_us=_database_seconds(before, after) / measured * 1e6,
         broker_us=(after.broker - before.broker) / measured * 1e6,
