@@ -1,7 +1,8 @@
 """Measure and print a table or JSON: `python -m benchmarks [NAME ...] [--json]`.
 
 `python -m benchmarks costs` measures what an event costs with one to six relays, and writes
-`benchmarks/costs.json`. `python -m benchmarks capacity --rate N` computes what a rate needs.
+`benchmarks/costs.json` and the figures in `docs/explanation/capacity.md`.
+`python -m benchmarks capacity --rate N` computes what a rate needs from these.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def main() -> int:
         found = costs.measure(options.events)
         outbox.empty()
         found.save(capacity.COSTS)
+        page = capacity.with_figures(capacity.PAGE.read_text(), found)
+        capacity.PAGE.write_text(page)
         print(capacity.describe(found))
         return 0
     figures: list[Figure] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -21,6 +22,11 @@ from pathlib import Path
 from statistics import mean
 
 COSTS = Path(__file__).with_name("costs.json")
+PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "capacity.md"
+
+_TABLE = re.compile(r"(<!-- costs -->\n).*?(<!-- end of costs -->)", re.DOTALL)
+_MACHINE = re.compile(r"(<!-- machine -->).*?(<!-- end of machine -->)")
+_COMMAND = re.compile(r"(\$ python -m benchmarks capacity ([^\n]*)\n).*?(```)", re.DOTALL)
 
 MOST_PARTITIONS = 1024
 """The highest OUTBOX_PARTITIONS."""
@@ -172,7 +178,7 @@ def plan(
 def partitions_for(relays: int) -> int:
     """Return an OUTBOX_PARTITIONS that relays share evenly; raise ValueError for too many."""
     partitions = 64
-    while ceil(partitions / relays) * relays > UNEVEN * partitions:
+    while relays > partitions or ceil(partitions / relays) * relays > UNEVEN * partitions:
         partitions *= 2
         if partitions > MOST_PARTITIONS:
             raise ValueError(
@@ -221,8 +227,28 @@ def answer(costs: Costs, options: argparse.Namespace) -> str:
     return "\n".join(f"{name + ':':<28}{value}" for name, value in lines.items())
 
 
+def with_figures(page: str, costs: Costs) -> str:
+    """Return a page with its table of costs, and the output of its commands, made from costs."""
+    page = _TABLE.sub(lambda found: f"{found[1]}{describe(costs)}\n{found[2]}", page)
+    page = _MACHINE.sub(lambda found: f"{found[1]}{costs.machine}{found[2]}", page)
+    return _COMMAND.sub(lambda found: f"{found[1]}{_output(found[2], costs)}\n{found[3]}", page)
+
+
+def _output(words: str, costs: Costs) -> str:
+    return answer(costs, _parser().parse_args(words.split()))
+
+
 def main(words: Sequence[str]) -> None:
     """Print what a rate needs."""
+    parser = _parser()
+    options = parser.parse_args(words)
+    try:
+        print(answer(load(options.costs), options))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks capacity",
         description="Print what a rate needs, computed from measured costs.",
@@ -236,11 +262,7 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("--outage", type=_positive, default=10.0, help="minutes of an outage (10)")
     parser.add_argument("--costs", type=Path, default=COSTS, help="file of measured costs")
-    options = parser.parse_args(words)
-    try:
-        print(answer(load(options.costs), options))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    return parser
 
 
 def _positive(text: str) -> float:
