@@ -38,7 +38,10 @@ ALIAS = "far"
 """The database, by its address in the network of databases."""
 
 BATCH = 20
-LEASE = 4
+LEASE = 5
+TIMEOUT = 4.0
+"""Seconds after which a relay finds the brokers unavailable."""
+
 KEYS = "abcdefghijklmnoq"
 """Without p: `p1` ends the process of whoever handles it."""
 TOPIC_PARTITIONS = 6
@@ -124,7 +127,7 @@ class Fleet:
     def _settings(self, topic: str) -> dict[str, Any]:
         servers = self._site.cluster.servers
         backends = "django_broadcaster.backends"
-        sent = {"bootstrap_servers": servers, "topic": topic, "timeout": 3.0}
+        sent = {"bootstrap_servers": servers, "topic": topic, "timeout": TIMEOUT}
         received = {
             "bootstrap_servers": servers,
             "topics": list(dict.fromkeys(self.topics)),
@@ -157,6 +160,14 @@ class Fleet:
         rows = OutboxPartition.objects.using(ALIAS).filter(backend="default")
         names = rows.values_list("relay__name", flat=True).distinct()
         return {int(name.rpartition(":")[2]) if name else None for name in names}
+
+    def interruptions(self) -> int:
+        """Return how often a relay lost its lease or the brokers, each time with a batch at most.
+
+        That is once for a cut, and more often on a machine that is so busy that relays stall.
+        """
+        words = ("Lease lost: the lease", "Backend 'default' is unavailable")
+        return sum(relay.output.count(word) for relay in self.relays for word in words)
 
     def has_work(self, number: int) -> bool:
         """Whether a relay owns a partition in which there are events."""
@@ -261,7 +272,7 @@ def test_a_host_that_is_cut_off_goes_on_by_itself(
     assert set(load.committed) == set(arrived) == sent()
     assert first_arrivals(arrived) == first_arrivals(load.committed)
     repeated = {name for name, times in Counter(arrived).items() if times > 1}
-    assert len(arrived) - len(load.committed) <= BATCH
+    assert len(arrived) - len(load.committed) <= BATCH * fleet.interruptions()
     assert not repeated & settled
     assert Counter(handled()) == Counter(load.committed)
     assert first_arrivals(handled()) == first_arrivals(load.committed)
@@ -290,7 +301,7 @@ def test_a_host_without_the_database_sends_nothing_after_its_lease(
         fleet.settle(load)
     arrived = names_in(site, mine) + names_in(site, other)
     assert set(arrived) == set(load.committed)
-    assert len(arrived) - len(load.committed) <= BATCH
+    assert len(arrived) - len(load.committed) <= BATCH * fleet.interruptions()
 
 
 def names_in(site: Site, topic: str) -> list[str]:
