@@ -43,7 +43,7 @@ TIMEOUT = 4.0
 """Seconds after which a relay finds the brokers unavailable."""
 
 KEYS = "abcdefghijklmnoq"
-"""Without p: `p1` ends the process of whoever handles it."""
+"""Without p: the event p1 would end the process that handles it."""
 TOPIC_PARTITIONS = 6
 TAKE_OVER = "the other host to own everything"
 SECONDS = 60.0
