@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, negative for a signal, None while it runs."""
+        """The exit status, negative for a signal, None while it runs."""
         return self._process.poll()
 
     @property
