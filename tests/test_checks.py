@@ -416,7 +416,7 @@ def test_a_client_library_that_a_test_stands_in_for_is_there(
 def test_backends_with_an_extra_name_their_client() -> None:
     """Only those that need nothing, or Django alone, name none."""
     named = {getattr(backends, name) for name in CLIENTS}
-    needless = {"Console", "Dummy", "Local", "LocMem", "Tasks"}
+    needless = {"Console", "Debezium", "Dummy", "Local", "LocMem", "Tasks"}
     others = {f"{name}Backend" for name in needless} | {"MessageBackend", "PublisherBackend"}
     assert {each.__name__ for each in named} | others == {
         name for name in backends.__all__ if name.endswith("Backend")

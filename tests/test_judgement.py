@@ -15,6 +15,7 @@ from django_broadcaster.store import (
     Judgement,
     Overview,
     Recent,
+    Slot,
     State,
     judge,
     judgements,
@@ -36,6 +37,7 @@ def judged(
     *,
     disabled: int = 0,
     is_configured: bool = True,
+    slot: Slot | None = None,
     **figures: Any,
 ) -> Judgement:
     """Return the judgement on a backend that is healthy but for these facts."""
@@ -52,6 +54,7 @@ def judged(
             recent=recent,
             endpoints=Endpoints(disabled=disabled),
             is_configured=is_configured,
+            slot=slot,
         )
     )
 
@@ -69,6 +72,7 @@ def everything() -> list[tuple[State, dict[str, Any]]]:
         (State.UNAVAILABLE, {"away_since": ago(5), "away_because": "refused"}),
         (State.NO_RELAY, {"relays": 0}),
         (State.PAUSED, {"paused_at": ago(5), "paused_by": "Ada"}),
+        (State.SLOT, {"slot": Slot(name="shop", limit=1)}),
         (State.NOT_CONFIGURED, {"is_configured": False}),
     ]
 
@@ -83,6 +87,36 @@ def test_the_first_state_that_applies_wins(place: int) -> None:
     for _, more in everything()[: place + 1]:
         facts |= more
     assert judged(**facts).state == STATES[place]
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ({}, "does not exist"),
+        ({"exists": True}, "has invalidated"),
+        ({"exists": True, "is_valid": True}, "does not read"),
+        (
+            {"exists": True, "is_valid": True, "is_active": True, "retained": 3 * 2**20},
+            "retains 3 MB of WAL (limit 2 MB)",
+        ),
+        ({"exists": True, "is_valid": True, "is_active": True, "retained": 2 * 2**20}, ""),
+    ],
+)
+def test_a_slot_that_does_not_pass_events_on_is_red(found: dict[str, Any], reason: str) -> None:
+    """Also while the backend is paused: the WAL that it retains fills the disk all the same."""
+    slot = Slot(name="shop", limit=2 * 2**20, **found)
+    judgement = judged(slot=slot, paused_at=ago(5))
+    assert judgement.state == (State.SLOT if reason else State.PAUSED)
+    assert (judgement.level == Level.RED) is bool(reason)
+    assert reason in judgement.text
+
+
+def test_a_backend_with_a_slot_needs_a_relay_for_scheduled_events_alone() -> None:
+    """Kafka Connect takes the others."""
+    slot = Slot(name="shop", limit=1, exists=True, is_valid=True, is_active=True)
+    alone: dict[str, Any] = {"slot": slot, "relays": 0, "free_partitions": 64}
+    assert judged(**alone).state == State.UP_TO_DATE
+    assert judged(**alone, scheduled=1).state == State.NO_RELAY
 
 
 @pytest.mark.parametrize(
@@ -143,7 +177,7 @@ def test_failures_last_since_the_last_delivery(
             published=back in published,
             retried=back in failed,
         )
-    (found,) = judgements(database, ["default"], ["default"])
+    (found,) = judgements(database, ["default"], ["default"], {})
     late = minute_of(timezone.now()) - now  # a minute may have begun meanwhile
     assert found.facts.recent.failing_for in {expected, expected and expected + late}
 
@@ -197,7 +231,7 @@ def test_facts_come_from_the_tables(database: str) -> None:
     for number in range(3):
         disabled_at = timezone.now() if number == 2 else None
         endpoints.create(identity=str(number), backend="default", disabled_at=disabled_at)
-    found, other, none = judgements(database, ["default", "other", "none"], ["default"])
+    found, other, none = judgements(database, ["default", "other", "none"], ["default"], {})
     recent = found.facts.recent
     assert (recent.published, recent.failures, recent.dead_letters) == (6, 6, 12)
     assert recent.last is not None

@@ -138,7 +138,7 @@ SERVICES = {
             folders="/usr/share/maven/bin",
             prepare=f"{sys.executable} {kafka_node.__file__} prepare",
             serve=f"{sys.executable} {kafka_node.__file__} serve {{port}} {{data}}",
-            debian=("default-jre-headless", "maven"),
+            debian=("default-jdk-headless", "maven"),
         ),
     )
 }

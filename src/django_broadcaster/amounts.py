@@ -10,6 +10,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def size(count: int) -> str:
+    """Return bytes in the unit that PostgreSQL would show, where 1 MB is 1024 kB."""
+    amount, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.3g} {unit}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds in their two largest units, as the dashboard shows them."""
     if seconds < 0.0005:

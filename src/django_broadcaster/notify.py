@@ -1,15 +1,19 @@
-"""Wake relays by a NOTIFY once a publisher's transaction has committed (PostgreSQL).
+"""Wake relays once a publisher's transaction has committed.
 
+A relay in the same process is woken directly, on every database: it delivers what a receiver
+writes, or what a handler publishes. Relays of other processes are woken by a NOTIFY on PostgreSQL.
 The NOTIFY is not part of that transaction, because at commit it takes a lock for which all
-transactions of the server wait. A process sends at most one within `COALESCE_SECONDS`. That is
+transactions of the server wait. A process wakes at most once within `COALESCE_SECONDS`. That is
 enough, because a woken relay keeps polling fast for longer than that.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from django.db import Error, connections
@@ -27,10 +31,34 @@ RECENT_HOOKS = 8
 
 _sent: dict[tuple[str, str], float] = {}
 
+_here: dict[tuple[str, str], Callable[[], bool]] = {}
+"""By database and backend, what wakes the relay of this process."""
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_here.clear)  # the threads are the parent's
+
+
+@contextmanager
+def waking(using: str, alias: str, wake: Callable[[], bool]) -> Iterator[None]:
+    """Let publishers of this process wake a relay of this process directly, within the block.
+
+    Args:
+        using: The alias of the outbox's database.
+        alias: The alias of the backend.
+        wake: Wakes the relay. It returns True if that one delivers every partition, so that no
+            other relay has to be woken.
+    """
+    _here[using, alias] = wake
+    try:
+        yield
+    finally:
+        if _here.get((using, alias)) is wake:
+            del _here[using, alias]
+
 
 def notify_after_commit(connection: BaseDatabaseWrapper, alias: str) -> None:
     """Wake the relays of a backend once the open transaction has committed."""
-    if connection.vendor != "postgresql" or not conf.NOTIFY:
+    if not _may_notify(connection) and (connection.alias, alias) not in _here:
         return
     # If autocommit was turned off, Django does not notice the end of the transaction.
     if not connection.in_atomic_block and not connection.get_autocommit():
@@ -56,6 +84,9 @@ def _notify(using: str, alias: str) -> None:
     if now < _sent.get((using, alias), 0.0) + COALESCE_SECONDS:
         return
     _sent[using, alias] = now
+    wake = _here.get((using, alias))
+    if (wake is not None and wake()) or not _may_notify(connections[using]):
+        return
     try:
         send(connections[using], CHANNEL, alias)
     except Error as error:
@@ -69,10 +100,14 @@ def _notify(using: str, alias: str) -> None:
         )
 
 
+def _may_notify(connection: BaseDatabaseWrapper) -> bool:
+    return connection.vendor == "postgresql" and conf.NOTIFY
+
+
 def notify_shares(using: str, alias: str) -> None:
     """Wake the relays of a backend to check their shares, now or when the transaction commits."""
     connection = connections[using]
-    if conf.NOTIFY and connection.vendor == "postgresql":
+    if _may_notify(connection):
         send(connection, SHARES_CHANNEL, alias)
 
 

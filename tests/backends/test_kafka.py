@@ -164,6 +164,13 @@ class TestStructured(BackendContract):
                 backend._connection.timeout = timeout
 
 
+class TestTransactions(TestStructured):
+    """In transactions of Kafka, as a script sends them."""
+
+    def make_backend(self, **options: Any) -> MessageBackend:
+        return super().make_backend(transactional_id=f"test-{uuid4()}", **options)
+
+
 class TestBinary(TestStructured):
     """In binary mode attributes are text, and data is bytes: that is what is compared."""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 
 import pytest
 from confluent_kafka import Producer
 
+from django_broadcaster.backends import KafkaBackend
+from django_broadcaster.exceptions import BackendUnavailable
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.testing import Fault
 from tests.relay.conftest import workers
+from tests.support.batches import numbers
 from tests.support.events import count, first_arrivals
 from tests.support.java import run_java
 from tests.support.kafka_cluster import KafkaCluster, kafka_cluster
@@ -170,6 +173,26 @@ def test_too_few_replicas_are_waited_for(load: Load, timeout: float) -> None:
         load.is_stuck()
         cluster.heal()
     assert timeout < SECONDS or load.repeats == 0
+
+
+@pytest.mark.parametrize(
+    ("replicas", "reason"), [([1, 2], "1 of 2 replicas in sync"), ([2], "no leader")]
+)
+def test_error_says_why_there_is_no_answer(
+    cluster: KafkaCluster, replicas: Sequence[int], reason: str
+) -> None:
+    """The error names the partition that takes no records, and why, as librdkafka does not."""
+    topic = make_topic(cluster.servers, replicas=[replicas])
+    where = {"bootstrap_servers": cluster.servers, "topic": topic, "timeout": SECONDS}
+    with closing(KafkaBackend(alias="default", **where)) as backend:
+        assert backend.send_batch(numbers(1)) == [None]
+        backend.connection().timeout = 1.0
+        cluster.brokers[2].kill()
+        wait_until(lambda: cluster.in_sync(topic) <= {1}, SECONDS, "the broker is missed")
+        (outcome,) = backend.send_batch(numbers(1))
+        assert isinstance(outcome, BackendUnavailable)
+        assert "no answer within 1.0 s" in str(outcome)
+        assert f"partition 0 of topic '{topic}' has {reason}" in str(outcome)
 
 
 def answer_of(cluster: KafkaCluster, topic: str) -> str:

@@ -20,6 +20,10 @@ MODULE = "django_broadcaster.backends."
 SHOWN: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "CeleryBackend": ({"app": "tests.support.celery_app.app"}, {"task": "order.placed"}),
     "ConsoleBackend": ({}, {}),
+    "DebeziumBackend": (
+        {"topic": "shop.{type}"},
+        {"topic": "shop.order.placed", "key": "k1"},
+    ),
     "DummyBackend": ({}, {}),
     "KafkaBackend": (
         {"bootstrap_servers": "k:9092", "topic": "shop.{type}"},

@@ -56,7 +56,7 @@ class QueueFaults(ConsumerFaultContract):
         ConsumerFault.CREDENTIALS: ("wrong password", "unknown user", "no such virtual host"),
         ConsumerFault.TLS: CASES,
     }
-    timeout_options = {"timeout": 1.0, "connect_timeout": 1.0, "heartbeat": 1}
+    timeout_options = {"timeout": 2.0, "connect_timeout": 2.0, "heartbeat": 2}
     missing = "-2"
 
     queue_type: str

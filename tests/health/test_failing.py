@@ -106,13 +106,13 @@ def test_deliveries_that_fail_are_seen_everywhere(
 
 def found(using: str) -> State:
     """Return the state of the backend."""
-    (judgement,) = judgements(using, ["default"], backends.aliases())
+    (judgement,) = judgements(using, ["default"], backends.aliases(), {})
     return judgement.state
 
 
 def is_done(using: str) -> bool:
     """Return True if nothing waits."""
-    (judgement,) = judgements(using, ["default"], backends.aliases())
+    (judgement,) = judgements(using, ["default"], backends.aliases(), {})
     return judgement.overview.undelivered == 0
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connections
 
+from django_broadcaster import notify
+from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import TransientError
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.rounds import FRESH_SECONDS, TICK_SECONDS
@@ -18,6 +22,8 @@ from tests.support.events import publish, row
 from tests.support.waiting import wait_until
 
 from .conftest import Join, turn, working
+
+WAIT = 30.0  # seconds, at the most
 
 PAUSED = "SELECT 1 FROM django_broadcaster_outboxbackendstate"
 """The first statement of a round."""
@@ -171,3 +177,73 @@ def test_plans_are_kept_for_a_session_of_its_own(
     assert ("FROM django_broadcaster_outboxevent" in kept) is is_own
     assert ("UPDATE django_broadcaster_outboxrelay" in kept) is is_own
     connections[database].close()
+
+
+def test_events_of_this_process_wake_its_relay(database: str, scripted: Script) -> None:
+    """What a receiver writes, or a handler publishes, waits for no poll, on every database."""
+    with working(database, interval=600.0) as running:
+        loop = running.worker._loops[0]
+        wait_until(lambda: loop.state.doing == "waiting for events", WAIT, "the relay waits")
+        for number in range(3):
+            publish(f"a{number}", using=database)
+            wait_until(
+                lambda count=number + 1: len(scripted.arrived) == count, WAIT, "the event arrives"
+            )
+    assert scripted.arrived == ["a0", "a1", "a2"]
+
+
+def test_a_relay_that_delivers_everything_is_woken_without_a_statement(
+    database: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relays of other processes are woken as well if they deliver a part, and afterwards."""
+    monkeypatch.setattr(notify, "COALESCE_SECONDS", 0.0)
+    woken_here: list[bool] = []
+
+    def notifies(name: str) -> int:
+        with statements() as run:
+            publish(name, using=database)
+        return sum(sql.startswith("NOTIFY ") for sql in run)
+
+    def wake() -> bool:
+        woken_here.append(True)
+        return is_alone
+
+    is_alone = True
+    others = int(connections[database].vendor == "postgresql")
+    with notify.waking(database, "default", wake):
+        assert (notifies("a1"), len(woken_here)) == (0, 1)
+        is_alone = False
+        assert (notifies("a2"), len(woken_here)) == (others, 2)
+    assert (notifies("a3"), len(woken_here)) == (others, 2)
+
+
+def test_a_relay_with_a_part_of_the_partitions_wakes_the_others(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """Another relay has the other half, in whatever process."""
+    other = join()
+    with working(database, interval=600.0) as running:
+        thread = running.worker._loops[0]
+
+        def is_shared() -> bool:
+            turn(other)
+            return 0 < len(other.lease.partitions) < conf.PARTITIONS
+
+        wait_until(is_shared, WAIT, "both have partitions")
+        assert not thread._wake_for_event()
+    wait_until(lambda: turn(other) and len(other.lease.partitions) == conf.PARTITIONS, WAIT, "all")
+
+
+def test_a_forked_process_wakes_no_relay_of_its_parent() -> None:
+    """The threads stay in the parent, so the child sends a NOTIFY."""
+    script = (
+        "import os\n"
+        "from django_broadcaster import notify\n"
+        "with notify.waking('default', 'default', lambda: True):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os._exit(len(notify._here))\n"
+        "    assert len(notify._here) == 1\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=WAIT)

@@ -82,7 +82,7 @@ BROKERS: Mapping[str, Broker] = {
         "Kafka",
         "Apache Kafka: one broker, and three with replicas. For answers that it does not give, "
         "librdkafka's mock broker.",
-        _modules("test_kafka", "test_kafka_faults", "test_kafka_cluster"),
+        _modules("test_kafka", "test_kafka_clients", "test_kafka_faults", "test_kafka_cluster"),
     ),
     "MQTTBackend": Broker(
         "MQTT 5",
@@ -121,6 +121,21 @@ BROKERS: Mapping[str, Broker] = {
 
 SERVERLESS: Mapping[str, str] = {
     "ConsoleBackend": "prints events",
+    "DebeziumBackend": "writes into the outbox's own database, from which Kafka Connect takes the "
+    "events: "
+    + ", ".join(
+        f"[`{name}`](../../tests/debezium/{module}.py)"
+        for module, name in (
+            ("test_publishing", "test_an_event_is_in_the_wal_if_its_transaction_commits"),
+            ("test_publishing", "test_a_missing_slot_refuses_events_so_that_none_is_lost"),
+            ("test_publishing", "test_events_do_not_overtake_those_of_their_key_that_wait"),
+            ("test_records", "test_records_are_those_of_the_kafka_backend"),
+            (
+                "test_move",
+                "test_a_move_to_kafka_connect_and_back_loses_doubles_and_reorders_nothing",
+            ),
+        )
+    ),
     "DummyBackend": "does nothing",
     "LocMemBackend": "keeps events in a list",
     "LocalBackend": "runs handlers in the relay's process",

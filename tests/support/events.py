@@ -46,9 +46,14 @@ def insert(*rows: OutboxEvent, using: str = "default") -> None:
             row.pk = pk
 
 
-def publish_many(count: int, using: str, *, keys: int, backend: str = "default") -> list[str]:
-    """Write a backlog, quickly, with its events going round the keys; return their names."""
-    names = [f"k{number % keys}-{number // keys}" for number in range(count)]
+def publish_many(
+    count: int, using: str, *, keys: int, backend: str = "default", first: int = 0
+) -> list[str]:
+    """Write a backlog, quickly, with its events going round the keys; return their names.
+
+    `first` is how many of such events there are already.
+    """
+    names = [f"k{number % keys}-{number // keys}" for number in range(first, first + count)]
     rows = []
     for name in names:
         key = name.partition("-")[0]

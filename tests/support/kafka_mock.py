@@ -1,7 +1,7 @@
 """The mock broker that librdkafka has for its own tests, for answers that a real one gives nobody.
 
 A client finds it real: it listens, speaks Kafka's protocol and keeps records in memory. These
-answers are for a disk that broke, a producer whose numbers are wrong, and a policy of a broker.
+answers are for a producer whose numbers are wrong, and for the policy of a compatible broker.
 https://github.com/confluentinc/librdkafka/blob/master/src/rdkafka_mock.h
 """
 

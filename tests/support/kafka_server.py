@@ -265,11 +265,21 @@ def add_user(server: KafkaServer, name: str, password: str) -> None:
 
 
 def forbid(
-    server: KafkaServer, name: str, topic: str, operation: AclOperation = AclOperation.ALL
+    server: KafkaServer,
+    name: str,
+    resource: str,
+    operation: AclOperation = AclOperation.ALL,
+    *,
+    kind: ResourceType = ResourceType.TOPIC,
+    by_prefix: bool = False,
 ) -> AbstractContextManager[None]:
-    """Forbid a user of a broker with `SASL` a topic, for the time of the block."""
+    """Forbid a user of a broker with `SASL` a topic, for the time of the block.
+
+    `kind` is another kind of resource. With `by_prefix` all are forbidden that begin so.
+    """
+    pattern = ResourcePatternType.PREFIXED if by_prefix else ResourcePatternType.LITERAL
     rule = AclBinding(
-        *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{name}"),
+        *(kind, resource, pattern, f"User:{name}"),
         *("*", operation, AclPermissionType.DENY),
     )
     admin = AdminClient({"bootstrap.servers": server.servers})

@@ -125,7 +125,8 @@ class Workers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._started: list[Worker] = []
+        self.started: list[Worker] = []
+        """All of them, also those that have ended."""
 
     def start(
         self,
@@ -139,11 +140,11 @@ class Workers:
 
         `prefix` is the beginning of the command line, such as that of a `Host`.
         """
-        log = self._folder / f"worker-{len(self._started)}.log"
+        log = self._folder / f"worker-{len(self.started)}.log"
         worker = Worker(
             database, *arguments, settings=settings, log=log, command=command, prefix=prefix
         )
-        self._started.append(worker)
+        self.started.append(worker)
         return worker
 
 
@@ -154,7 +155,7 @@ def starting_workers(folder: Path) -> Iterator[Workers]:
     try:
         yield workers
     finally:
-        for worker in workers._started:
+        for worker in workers.started:
             if worker.runs:
                 os.killpg(worker.pid, signal.SIGKILL)  # with the processes that it has started
                 worker.kill()

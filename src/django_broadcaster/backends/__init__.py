@@ -11,6 +11,7 @@ from .base import Message, MessageBackend, Outcome, PublisherBackend, Shown
 if TYPE_CHECKING:
     from .celery import CeleryBackend
     from .console import ConsoleBackend
+    from .debezium import DebeziumBackend
     from .dummy import DummyBackend
     from .kafka import KafkaBackend
     from .locmem import LocMemBackend
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CeleryBackend",
     "ConsoleBackend",
+    "DebeziumBackend",
     "DummyBackend",
     "KafkaBackend",
     "LocMemBackend",
@@ -51,6 +53,7 @@ __all__ = [
 _MODULES = {
     "CeleryBackend": ".celery",
     "ConsoleBackend": ".console",
+    "DebeziumBackend": ".debezium",
     "DummyBackend": ".dummy",
     "KafkaBackend": ".kafka",
     "LocalBackend": "django_broadcaster.consumers.local",

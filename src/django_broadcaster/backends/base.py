@@ -36,6 +36,7 @@ from django_broadcaster.exceptions import (
 )
 
 from .options import OptionReader
+from .position import Position
 
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
@@ -70,7 +71,8 @@ Outcome = DeliveryError | None
 class Message:
     """An event as a backend receives it. JSON is text until `event` is read.
 
-    `extensions` includes `partitionkey` where the event has a key. `attempt` counts from 1.
+    `extensions` includes `partitionkey` where the event has a key. `attempt` counts from 1. `row`
+    is the event's id in the outbox, for backends that keep positions; 0 outside of a relay.
     """
 
     event_id: str
@@ -86,6 +88,7 @@ class Message:
     partition_key: str
     config: Mapping[str, Any]
     attempt: int = 1
+    row: int = 0
 
     @property
     def event(self) -> CloudEvent:
@@ -260,6 +263,16 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
     Several events that fail as `BackendUnavailable` while others get through then spend no retry.
     """
 
+    keeps_positions: bool = False
+    """Whether the broker stores a batch together with the ids of its rows, its *position*.
+
+    Then nothing is sent twice: the relay calls `take_over` before it sends for the first time, and
+    settles what the last position of an earlier relay has.
+    """
+
+    max_batch: int | None = None
+    """The most messages that `send_batch` takes; None for any number."""
+
     runs_alone: ClassVar[bool] = False
     """Whether its methods run no code of a project, such as handlers or functions in options.
 
@@ -293,6 +306,9 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         self.on_progress: Callable[[], object] = _nothing
         """Set by the relay. Called between the messages of a long batch, it shows that the batch
         goes on: silence for longer than OUTBOX_STALL_SECONDS counts as a stall."""
+        self.unsettled: Position = {}
+        """Set by the relay before each batch: rows that were delivered and could not be settled.
+        A backend that keeps positions adds them to that of the batch."""
         self.new_thread: Callable[[str], Thread] | None = None
         """Set by the relay. Returns a thread by its name, for a backend that does things in
         parallel. None in `process_pending_events`, whose callers have all in their own thread."""
@@ -358,6 +374,24 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         """Return the destinations that are back since the last call.
 
         Events whose error named one of them by `waits_for` are due then.
+        """
+        return ()
+
+    def must_take_over(self, lease: int) -> bool:
+        """Return True if a relay with this lease has to call `take_over` before its next batch."""
+        return False
+
+    def take_over(self, lease: int, earlier: Collection[int]) -> Sequence[Position]:
+        """Get ready to send under a lease; called instead of `open` if it keeps positions.
+
+        When it returns, no relay can send any more under the `earlier` leases, or under this one
+        before it is called.
+
+        Returns:
+            The last positions of the earlier leases. This lease may be one of them.
+
+        Raises:
+            BackendUnavailable: The broker does not answer; the relay tries again.
         """
         return ()
 

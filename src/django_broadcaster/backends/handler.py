@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import RLock
 from typing import Any
 
@@ -19,6 +20,7 @@ from django_broadcaster.retry import RetryPolicy
 
 from .base import MessageBackend, PublisherBackend, takes_dictionary
 from .event_backend import EventBackend
+from .in_database import InDatabaseBackend
 
 ENTRY_KEYS = frozenset({"BACKEND", "OPTIONS", "RETRY", "ON_EXHAUSTED", "RETENTION"})
 ON_EXHAUSTED = ("skip", "block")
@@ -189,6 +191,20 @@ class BackendHandler:
             return self._by_hand[alias].runs_handlers
         return _is_consumer(self._entries().get(alias, {}))
 
+    def slots(self) -> dict[str, tuple[str, int]]:
+        """Return the replication slot of each backend that has one, and its limit in bytes.
+
+        A backend that can't be created is left out: the relay and the system checks report it.
+        """
+        found = {}
+        for alias, entry in self._entries().items():
+            if alias in self._by_hand or _writes_in_database(entry):
+                with suppress(BackendConfigurationError):
+                    backend = self[alias]
+                    if isinstance(backend, InDatabaseBackend):
+                        found[alias] = (backend.slot, backend.max_wal_bytes)
+        return found
+
     def blocks_when_exhausted(self, alias: str) -> bool:
         """Return True if an event that ran out of retries keeps its place, and its key waiting."""
         return bool(self.entry(alias).get("ON_EXHAUSTED", "skip") == "block")
@@ -239,10 +255,21 @@ def _of_messages(backend: PublisherBackend, alias: str) -> MessageBackend:
 
 def _is_consumer(entry: Mapping[str, Any]) -> bool:
     """Return True if the backend of an entry runs handlers; a wrong entry does not."""
+    return bool(getattr(_class_of(entry), "runs_handlers", False))
+
+
+def _writes_in_database(entry: Mapping[str, Any]) -> bool:
+    """Return True if the backend of an entry writes into the outbox's own database."""
+    found = _class_of(entry)
+    return found is not None and issubclass(found, InDatabaseBackend)
+
+
+def _class_of(entry: Mapping[str, Any]) -> type[PublisherBackend] | None:
+    """Return the class of an entry's backend, None for a wrong entry."""
     try:
-        return bool(getattr(_backend_class(entry, ""), "runs_handlers", False))
+        return _backend_class(entry, "")
     except (BackendConfigurationError, AttributeError, TypeError):
-        return False
+        return None
 
 
 backends = BackendHandler()

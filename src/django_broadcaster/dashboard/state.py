@@ -14,6 +14,7 @@ from typing import Any
 from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils.translation import gettext as _
 
+from django_broadcaster.amounts import size
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxPartition, OutboxRelay
@@ -36,7 +37,7 @@ BACKLOG = ("pending", "retry", "blocked")
 
 def state(using: str, aliases: Collection[str], receiving: Collection[str] = ()) -> dict[str, Any]:
     """Return the backends with those aliases, the worst first, their relays, and consumers."""
-    found = judgements(using, aliases, backends.aliases(), exact=BOUND)
+    found = judgements(using, aliases, backends.aliases(), backends.slots(), exact=BOUND)
     return {
         "backends": [
             _backend(using, each) for each in sorted(found, key=lambda each: each.severity)
@@ -72,6 +73,7 @@ def _backend(using: str, judgement: Judgement) -> dict[str, Any]:
             "all": conf.PARTITIONS,
         },
         "endpoints": judgement.facts.endpoints._asdict(),
+        "slot_lag": None if judgement.facts.slot is None else size(judgement.facts.slot.lag),
         "paused": found.is_paused,
     }
 

@@ -15,6 +15,7 @@ from django_broadcaster.store import (
     ConsumerState,
     Judgement,
     Overview,
+    Slot,
     State,
     consumer_judgements,
     judgements,
@@ -57,7 +58,7 @@ def current_judgements(using: str | None = None) -> Judgements | None:
         using = using or router.db_for_read(OutboxEvent)
         configured = backends.aliases()
         return [
-            *judgements(using, with_leftovers(using, configured), configured),
+            *judgements(using, with_leftovers(using, configured), configured, backends.slots()),
             *consumer_judgements(using, consumers.aliases()),
         ]
     except (DatabaseError, InterfaceError):
@@ -105,6 +106,16 @@ def _of_relays(read: Callable[[Overview], float]) -> Reader:
     return lambda judgement: iter(
         [((), read(judgement.overview))] if judgement.facts.is_configured else []
     )
+
+
+def _of_slot(read: Callable[[Slot], float]) -> Reader:
+    """Return a reader that yields nothing for backends without a replication slot."""
+
+    def values(judgement: Judgement) -> Values:
+        if judgement.facts.slot is not None:
+            yield (), read(judgement.facts.slot)
+
+    return values
 
 
 def _consumer_states(judgement: ConsumerJudgement) -> Values:
@@ -168,6 +179,27 @@ FIGURES: Final = (
         "1",
         (),
         _one(lambda overview: int(overview.is_paused)),
+    ),
+    Figure(
+        "outbox_slot_lag_bytes",
+        "WAL that Kafka Connect has not confirmed.",
+        "By",
+        (),
+        _of_slot(lambda slot: slot.lag),
+    ),
+    Figure(
+        "outbox_slot_retained_bytes",
+        "WAL that the server keeps for the replication slot.",
+        "By",
+        (),
+        _of_slot(lambda slot: slot.retained),
+    ),
+    Figure(
+        "outbox_slot_active",
+        "1 while Kafka Connect reads the replication slot.",
+        "1",
+        (),
+        _of_slot(lambda slot: int(slot.is_active)),
     ),
     Figure(
         "outbox_backend_state",

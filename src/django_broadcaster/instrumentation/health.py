@@ -9,6 +9,8 @@ check        fails if
 `retry`      an event in retry is older than `OUTBOX_MAX_RETRY_AGE_SECONDS`
 `failures`   the backend is failing: most recent attempts failed, or nothing is delivered
              any more
+`slot`       the replication slot of a `DebeziumBackend` does not exist, was invalidated, is not
+             read, or retains more WAL than `max_wal_bytes`; also while the backend is paused
 `settings`   undelivered events name a backend that is not in `OUTBOX_PUBLISHERS`
 `receivers`  no receiver of the consumer had a heartbeat within `OUTBOX_LEASE_SECONDS`, none can
              read the broker, or nothing is received while the lag grows
@@ -27,6 +29,7 @@ from typing import NamedTuple
 from django.db import Error, models, router, transaction
 from django.http import HttpRequest, JsonResponse
 
+from django_broadcaster.amounts import size
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.consumers.handler import consumers
@@ -106,7 +109,7 @@ def _checks(using: str, aliases: Collection[str], bounds: _Bounds) -> Iterator[C
     living = _living(using, aliases)
     free = _without_relay(using, aliases)
     configured = backends.aliases()
-    for judgement in judgements(using, aliases, configured):
+    for judgement in judgements(using, aliases, configured, backends.slots()):
         each = judgement.overview
         if judgement.facts.is_configured:
             relays, unowned = living.get(each.backend, 0), free.get(each.backend, 0)
@@ -117,13 +120,19 @@ def _checks(using: str, aliases: Collection[str], bounds: _Bounds) -> Iterator[C
 
 
 def _backend(judgement: Judgement, relays: int, free: int, bounds: _Bounds) -> Iterator[Check]:
-    each = judgement.overview
+    each, slot = judgement.overview, judgement.facts.slot
+    if slot is not None:
+        ok = judgement.state != State.SLOT
+        sizes = f"lag {size(slot.lag)}, retains {size(slot.retained)} (limit {size(slot.limit)})"
+        detail = sizes if ok else judgement.verdict.reason
+        yield Check(name="slot", ok=ok, detail=detail, backend=each.backend)
     if each.is_paused:
         # The name and reason of the pause are confidential; the view is unauthenticated.
         yield Check(name="relays", ok=True, detail=f"{relays}, paused", backend=each.backend)
         return
     detail = f"{relays}, {free} partitions without a relay" if free else str(relays)
-    yield Check(name="relays", ok=relays > 0, detail=detail, backend=each.backend)
+    ok = relays > 0 or not judgement.facts.needs_relay
+    yield Check(name="relays", ok=ok, detail=detail, backend=each.backend)
     for name, age, bound in (
         ("lag", each.lag, bounds.lag),
         ("retry", each.retry_age, bounds.retry_age),

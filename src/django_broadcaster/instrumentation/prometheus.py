@@ -26,6 +26,9 @@ outbox_relays                   backend          relays that hold a lease
 outbox_free_partitions          backend          partitions without a relay
 outbox_circuit_open             backend          1 while a circuit breaker is open
 outbox_paused                   backend          1 while the backend is paused
+outbox_slot_lag_bytes           backend          WAL that Kafka Connect has not confirmed
+outbox_slot_retained_bytes      backend          WAL that the server keeps for the replication slot
+outbox_slot_active              backend          1 while Kafka Connect reads the replication slot
 outbox_backend_state            backend, state   1 for the state of the backend, 0 for the others
 outbox_consumer_lag             consumer         messages that wait at the broker
 outbox_receivers                consumer         receivers with a recent heartbeat

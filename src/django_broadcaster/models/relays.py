@@ -174,6 +174,15 @@ class OutboxPartition(models.Model):
     relay = models.ForeignKey(
         OutboxRelay, null=True, blank=True, on_delete=models.SET_NULL, related_name="partitions"
     )
+    sent_by = models.BigIntegerField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_(
+            "Id of the last lease that sent its events, if the broker may have some that are not "
+            "settled. Used by backends that keep positions."
+        ),
+    )
 
     class Meta:
         verbose_name = _("partition")

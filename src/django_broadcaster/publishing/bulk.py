@@ -24,6 +24,7 @@ from django_broadcaster.store import BYTES_OF_A_CHARACTER, NewRow, max_statement
 
 from .call import PublishCall, event_of
 from .columns import characters
+from .handing_over import HandedRow
 from .insertion import write_rows
 from .transactions import all_or_nothing, check_transaction
 
@@ -73,7 +74,8 @@ def _write(call: PublishCall, chunks: Iterable[list[NewRow]], *, savepoint: bool
     with all_or_nothing(connection, savepoint=savepoint):
         for rows in chunks:
             count += write_rows(connection, rows)
-            aliases.update((row.publisher_backend, None) for row in rows)
+            waiting = (row for row in rows if not isinstance(row, HandedRow))
+            aliases.update((row.publisher_backend, None) for row in waiting)
     for alias in aliases:
         notify_after_commit(connection, alias)
     return count

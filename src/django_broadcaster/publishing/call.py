@@ -10,13 +10,15 @@ from django.conf import settings
 from django.db import connections, router
 
 from django_broadcaster import encryption
+from django_broadcaster.backends.base import Message
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.backends.in_database import InDatabaseBackend
 from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, resolved
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.registry import event_registry
-from django_broadcaster.states import RETRIES_OF_SETTINGS
+from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
 from django_broadcaster.store import NewRow, identity_of, may_lack_characters
 
 from .asynchronous import refuse_in_event_loop
@@ -29,6 +31,7 @@ from .columns import (
     sealed,
 )
 from .destinations import named, routed
+from .handing_over import HandedRow
 from .limits import check_characters, check_depth, check_size, check_statement
 
 if TYPE_CHECKING:
@@ -79,6 +82,11 @@ class _Target(NamedTuple):
 
     values: tuple[Any, ...]
     """The further values of a row, in the order of `NewRow`, without its identity."""
+
+    taker: InDatabaseBackend | None
+    """The backend, if it takes the event in the publisher's transaction."""
+
+    config: Mapping[str, Any] | None
 
 
 class PublishCall:
@@ -156,10 +164,16 @@ class PublishCall:
         if self._may_lack_characters:
             check_characters(columns, self.connection)
         check_statement(columns, delivery.config_json, self.connection)
-        rows = []
+        rows: list[NewRow] = []
         for target in targets:
             identity = identity_of(event.source, event.id, target.scope) if unique else None
-            rows.append(NewRow._make((*columns, *target.values, identity)))
+            values = (*columns, *target.values, identity)
+            if target.taker is None:
+                rows.append(NewRow._make(values))
+            else:
+                key, config = columns.partition_key, target.config
+                message = Message.of(event, partition_key=key, config=config)
+                rows.append(HandedRow.of(values, target.taker, message))
         return rows
 
     def _targets(
@@ -190,12 +204,19 @@ class PublishCall:
         backend = backends[alias]
         if delivery.config:
             backend.validate_config(delivery.config)
-        _, config_json, status, scheduled_at, max_retries = delivery
+        config, config_json, status, scheduled_at, max_retries = delivery
+        taker = None
+        if isinstance(backend, InDatabaseBackend):
+            backend.check_database(self.connection)
+            if status == OutboxEventStatus.PENDING:
+                taker, status = backend, OutboxEventStatus.PUBLISHED.value
         return _Target(
             alias,
             backend.max_message_bytes,
             f"{alias}\0{self._consumer}" if self._consumer else alias,
             (config_json, status, scheduled_at, max_retries, self._now, alias),
+            taker,
+            config,
         )
 
     def _of_each(

@@ -13,9 +13,15 @@ from django_broadcaster.idle_connections import is_in_transaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.signals import event_created
-from django_broadcaster.store import NewRow, insert_event, insert_events, insert_rows
+from django_broadcaster.store import (
+    NewRow,
+    insert_event,
+    insert_new,
+    instance_of,
+)
 from django_broadcaster.transaction_state import NONE, Watch, state_of
 
+from .handing_over import HandedRow, hand_over, in_order, insert_and_hand_over
 from .transactions import all_or_nothing, check_transaction
 
 
@@ -26,7 +32,8 @@ def publish_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Out
     WrongTransaction.
     """
     check_transaction(connection)
-    if len(rows) == 1:
+    rows = in_order(connection, rows)
+    if len(rows) == 1 and not isinstance(rows[0], HandedRow):
         return _publish_row(connection, rows[0])
     with all_or_nothing(connection, savepoint=False):
         first, *_ = [_publish_row(connection, row) for row in rows]
@@ -40,7 +47,10 @@ def _publish_row(connection: BaseDatabaseWrapper, row: NewRow) -> OutboxEvent:
         _explain(error, connection)
         raise
     if created:
-        notify_after_commit(connection, row.publisher_backend)
+        if isinstance(row, HandedRow):
+            hand_over(connection, [row])
+        else:
+            notify_after_commit(connection, row.publisher_backend)
         if has_receivers():
             send_created(connection, [event])
     return event
@@ -51,15 +61,17 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
 
     Instances are made only for receivers of `event_created`: they cost more than all else.
     """
+    rows = in_order(connection, rows)
     try:
         if not has_receivers():
-            return insert_rows(connection, rows)
-        created = insert_events(connection, rows)
+            return insert_and_hand_over(connection, rows)
+        found = insert_new(connection, rows)
+        hand_over(connection, [row for _, row in found])
     except OperationalError as error:
         _explain(error, connection)
         raise
-    send_created(connection, created)
-    return len(created)
+    send_created(connection, [instance_of(connection, *each) for each in found])
+    return len(found)
 
 
 _ISOLATION_REFUSED = 1665

@@ -24,9 +24,10 @@ from django_broadcaster.models.managers import aware
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.signals import rows_inserted, rows_to_insert
 from django_broadcaster.states import OutboxEventStatus
-from django_broadcaster.store import NewRow, insert_rows
+from django_broadcaster.store import NewRow
 
 from .call import PublishCall, event_of
+from .handing_over import hand_over, in_order, insert_and_hand_over
 from .insertion import has_receivers, send_created
 from .transactions import check_transaction
 
@@ -44,18 +45,22 @@ def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
     """
     check_transaction(connections[using])
     call = PublishCall(using, backends.default_alias)
-    for event in events:
-        _fill_in(event, call)
+    rows = [_rows_of(event, call) for event in events]
+    checked = iter(in_order(connections[using], [row for some in rows for row in some]))
+    for event, some in zip(events, rows, strict=True):
+        _take(event, [next(checked) for _ in some])
 
 
 def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
-    """Insert the copies for further backends, notify the relays and send `event_created`.
+    """Insert the copies for further backends, hand events over, and tell relays and receivers.
 
     Raises BrokenTransaction if a receiver undoes the transaction.
     """
     copies = [row for event in events for row in event.__dict__.pop("_copies", ())]
+    rows = [row for event in events if (row := event.__dict__.pop("_row", None)) is not None]
+    hand_over(connections[using], rows)
     if copies:
-        insert_rows(connections[using], copies)
+        insert_and_hand_over(connections[using], copies)
     aliases = {event.publisher_backend for event in events}
     for alias in sorted(aliases | {row.publisher_backend for row in copies}):
         notify_after_commit(connections[using], alias)
@@ -63,7 +68,7 @@ def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
         send_created(connections[using], events)
 
 
-def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
+def _rows_of(event: OutboxEvent, call: PublishCall) -> list[NewRow]:
     if event.spec_version != SPEC_VERSION:
         raise InvalidEvent("spec_version", f'must be "{SPEC_VERSION}"')
     given = _uuid_of(event.id)
@@ -71,17 +76,13 @@ def _fill_in(event: OutboxEvent, call: PublishCall) -> None:
         event.event_id = event.event_id or given
         event.id = None
     delivery = call.delivery(event.scheduled_at, event.max_retries, event.publisher_config or None)
-    first, *copies = call.rows(
+    return call.rows(
         _event_of(event),
         delivery,
         backend=event.publisher_backend or None,
         partition_key=_given(event.partition_key),
         unique=_given(event.event_id) is not None,
     )
-    _take(event, first)
-    if event.status == OutboxEventStatus.PENDING:
-        event.status = OutboxEventStatus(first.status)
-        event.__dict__["_copies"] = copies
 
 
 def _event_of(event: OutboxEvent) -> CloudEvent:
@@ -137,7 +138,8 @@ def _is_null(data: Any) -> bool:
     return hasattr(data, "resolve_expression") and getattr(data, "value", ...) is None
 
 
-def _take(event: OutboxEvent, row: NewRow) -> None:
+def _take(event: OutboxEvent, rows: Sequence[NewRow]) -> None:
+    row, *copies = rows
     for name in _FILLED:
         setattr(event, name, getattr(row, name))
     given: Any = event.partition
@@ -145,6 +147,9 @@ def _take(event: OutboxEvent, row: NewRow) -> None:
         event.partition = row.partition
     if row.data is None:  # none, binary, or encrypted
         event.data = None
+    if event.status == OutboxEventStatus.PENDING:
+        event.status = OutboxEventStatus(row.status)
+        event.__dict__.update(_row=row, _copies=copies)
 
 
 rows_to_insert.connect(fill_in, sender=OutboxEvent, dispatch_uid="django_broadcaster.fill_in")

@@ -1,8 +1,8 @@
 """The work of one consumer: receive a batch, write it, acknowledge it.
 
 The receiver's thread owns the consumer, and a second thread owns the database's connection. While a
-full batch is being written, the next one is received, and its rows are made. At most two batches are in memory, and fewer
-messages are received at once if they exceed OUTBOX_BATCH_BYTES.
+full batch is being written, the next one is received, and its rows are made. At most two batches
+are in memory, and fewer messages are received at once if they exceed OUTBOX_BATCH_BYTES.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from django.db import Error, connections
 
 from django_broadcaster.backoff import Backoff
+from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.notify import waking
 from django_broadcaster.store import keep_plans
 
 from .db_connections import drop_all_connections, drop_connection, use_own_connections
@@ -91,7 +93,8 @@ class BackendThread(threading.Thread):
         """Turn the loop until it is stopped, out of iterations, or drained."""
         try:
             use_own_connections()
-            self._turn_until_stopped()
+            with waking(self._options.database, self.alias, self._wake_for_event):
+                self._turn_until_stopped()
         except BaseException as error:
             # No error is known to get here. The worker sees it and stops, so that it is restarted.
             self.failure = f"the thread of backend {self.alias!r} crashed: {class_names(error)}"
@@ -153,6 +156,11 @@ class BackendThread(threading.Thread):
     def wake(self) -> None:
         """Poll the outbox now."""
         self._poll.wake.set()
+
+    def _wake_for_event(self) -> bool:
+        """Poll now, for an event of this process; return True if no other relay may deliver it."""
+        self.wake()
+        return self._joined and len(self._loop.lease.partitions) == conf.PARTITIONS
 
     def rebalance_soon(self) -> None:
         """Rebalance the partitions now: a relay joined or left."""

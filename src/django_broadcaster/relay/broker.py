@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from time import monotonic
+from typing import Any, TypeVar
 
 from django_broadcaster.backends.base import MessageBackend, as_delivery_error
 from django_broadcaster.backends.greenlets import refuse_greenlets
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.backends.in_database import InDatabaseBackend
+from django_broadcaster.backends.position import Position
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import BackendConfigurationError, DeliveryError
 from django_broadcaster.redaction import error_text, masking_errors
@@ -21,6 +24,8 @@ from .separate_thread import CallingThread, InTurn, Runner, SeparateThread
 from .verdicts import Report
 
 logger = logging.getLogger("django_broadcaster.relay")
+
+T = TypeVar("T")
 
 
 class Broker:
@@ -36,6 +41,8 @@ class Broker:
         self._lease = lease
         self._activity = activity
         self.backend: MessageBackend = backends.create(lease.alias)
+        if isinstance(self.backend, InDatabaseBackend):
+            self.backend.using = lease.using
         attach_endpoints(self.backend)
         refuse_greenlets(self.backend)
         runs_alone = vars(type(self.backend)).get("runs_alone", False)  # no subclass inherits it
@@ -60,8 +67,16 @@ class Broker:
 
         Return how many events may be sent: `limit`, a probe, or none.
         """
-        allowed = self.circuit.allowance(limit)
+        allowed = self.circuit.allowance(min(limit, self.backend.max_batch or limit))
         return allowed if allowed and (self._is_open or self._open()) else 0
+
+    def take_over(self, earlier: Collection[int]) -> Sequence[Position] | None:
+        """Let the backend take over from earlier leases, and return their last positions.
+
+        Return None if the broker is unavailable.
+        """
+        self._activity.begin("taking over from earlier relays")
+        return self._try(self.backend.take_over, self._lease.id, earlier)
 
     def conclude(self, report: Report) -> None:
         """Draw the conclusion of a delivery for the circuit."""
@@ -103,17 +118,29 @@ class Broker:
 
     def _open(self) -> bool:
         self._activity.begin("connecting to the broker")
-        try:
-            with masking_errors():
-                self.runner.run(self.backend.open)
-        except BackendConfigurationError:
-            raise
-        except Exception as error:
-            self._note_unavailable(as_delivery_error(error))
+        if self.backend.keeps_positions:  # `take_over` opens it
+            self._is_open = True
+            return True
+        if self._try(self._open_backend) is None:
             return False
         self._is_open = True
         self._note_available()  # if nothing is to be sent, nothing else would show it
         return True
+
+    def _open_backend(self) -> bool:
+        self.backend.open()
+        return True
+
+    def _try(self, function: Callable[..., T], *args: Any) -> T | None:
+        """Call a method of the backend; return None if it fails, which opens the circuit."""
+        try:
+            with masking_errors():
+                return self.runner.run(function, *args)
+        except BackendConfigurationError:
+            raise
+        except Exception as error:
+            self._note_unavailable(as_delivery_error(error))
+            return None
 
     def _note_failure(self, error: DeliveryError, report: Report) -> None:
         """Note an outage; or a doubt, if other events are delivered.

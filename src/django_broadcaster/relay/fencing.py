@@ -33,7 +33,7 @@ def fence(lease_id: int, table: PartitionTable, seconds: float, clock: DatabaseC
         if relay is None:
             return
         count_crash(relay, table.owned_by(lease_id), using, clock)
-        table.free_all_of(lease_id)
+        table.free_all_of(lease_id, in_doubt=True)
         relay.delete()
         notify_shares(using, table.alias)
     logger.warning(

@@ -26,6 +26,7 @@ from django_broadcaster.models import OutboxRelay
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_shares
 from django_broadcaster.store import (
+    NOW,
     SEQUENCE,
     TIMELINE,
     DatabaseClock,
@@ -58,11 +59,11 @@ _RENEW = {
     # Nothing is lost if the database forgets a heartbeat as it crashes, so none waits for the disk.
     "postgresql": (
         "WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)) "
-        f"{_HEARTBEAT}statement_timestamp(){{sets}} FROM quick WHERE id = %s "
+        f"{_HEARTBEAT}{NOW['postgresql']}{{sets}} FROM quick WHERE id = %s "
         f"RETURNING {_SERVER}"
     ),
-    "mysql": f"{_HEARTBEAT}UTC_TIMESTAMP(6){{sets}} WHERE id = %s",
-    "sqlite": f"{_HEARTBEAT}strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'){{sets}} WHERE id = %s",
+    "mysql": f"{_HEARTBEAT}{NOW['mysql']}{{sets}} WHERE id = %s",
+    "sqlite": f"{_HEARTBEAT}{NOW['sqlite']}{{sets}} WHERE id = %s",
 }
 
 
@@ -93,6 +94,9 @@ class Lease:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.id = 0
         """The id of the lease, the primary key of its row; 0 before the first `join`."""
+        self.in_doubt = False
+        """Whether the broker may have events that are not settled. The next owner of a partition
+        has to know, if the backend keeps positions."""
         self.clock = DatabaseClock(using)
         self._table = PartitionTable(using, alias)
         self._server: _Server | None = None
@@ -122,6 +126,7 @@ class Lease:
             heartbeat_at=DatabaseNow(),
         )
         self.id = relay.pk
+        self.in_doubt = False
         self.partitions = frozenset()
         self._is_new = True
         self._valid_until = asked_at + self.seconds
@@ -153,7 +158,7 @@ class Lease:
         if not self.id:
             return
         with transaction.atomic(using=self.using):
-            freed = self._table.free_all_of(self.id)
+            freed = self._table.free_all_of(self.id, in_doubt=self.in_doubt)
             self._relays().filter(pk=self.id).delete()
             if freed:
                 notify_shares(self.using, self.alias)
@@ -192,6 +197,18 @@ class Lease:
             if relay is not None:
                 count_crash(relay, self.partitions, self.using, self.clock)
             self.end_delivery()
+
+    def earlier_senders(self) -> set[int]:
+        """Return the leases that may have sent events of the own partitions that are not settled.
+
+        Raises LeaseLost.
+        """
+        self.renew()
+        return self._table.senders(self.id)
+
+    def claim(self) -> None:
+        """Note that events of the own partitions are sent under this lease from now on."""
+        self._table.claim(self.id)
 
     def show_circuit(self, error: str | None) -> None:
         """Store the error because of which the broker is unavailable; None if it is available."""
@@ -268,7 +285,7 @@ class Lease:
                 fence(pk, self._table, self.seconds, self.clock)
         sharing = [pk for pk, (is_stale, shares) in states.items() if shares and not is_stale]
         before, share = self.partitions, self._share(sharing)
-        self.partitions = self._table.take_share(self.id, share)
+        self.partitions = self._table.take_share(self.id, share, in_doubt=self.in_doubt)
         if self.takes_share and (self._is_new or len(self.partitions) != len(before)):
             others = {pk: (name, epoch - beat.timestamp()) for pk, *_, name, beat in found}
             del others[self.id]

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
+from django_broadcaster.backends.position import Position, mark_of
 from django_broadcaster.store import RelayRows
 
 from .blocked_keys import BlockedKeys
@@ -45,6 +46,11 @@ class LockedEvents:
     def are_many(self) -> bool:
         """Whether there are too many for further deliveries."""
         return len(self) >= MOST
+
+    @property
+    def delivered(self) -> Position:
+        """The locked events that were delivered."""
+        return {row.id: mark_of(row.event_id) for row in self._verdicts.published}
 
     def keep(self, verdicts: Verdicts) -> None:
         """Keep the verdicts on those events that are still pending, because they are locked."""

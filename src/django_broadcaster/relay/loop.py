@@ -32,6 +32,7 @@ from .sending import Sender
 from .separate_thread import CallingThread, Runner
 from .settling import Settler
 from .sources import Backlog, OneEvent
+from .taking_over import claim, delivered_before, must_take_over
 from .verdicts import Report
 
 
@@ -159,6 +160,9 @@ class DeliveryLoop:
         allowed = 0 if self.rounds.is_paused else self.broker.open_for(limit)
         if not allowed or not self.owned.is_current:
             return Report()
+        taken_over = self._take_over()
+        if taken_over is None or taken_over.found_work:
+            return taken_over or Report()
         if not self.circuit.is_closed:
             return self._probe(allowed)
         if not self.lease.partitions or self.owned.locked.are_many:
@@ -169,6 +173,8 @@ class DeliveryLoop:
     def deliver_only(self, row_id: int, partition: int) -> Report:
         """Deliver one pending event of one partition, and no other."""
         if self.rounds.is_paused or not self.broker.open_for(1):
+            return Report()
+        if self._take_over() is None:
             return Report()
         return self._one_batch(OneEvent(self.owned, row_id, partition))
 
@@ -211,6 +217,22 @@ class DeliveryLoop:
         report = self._one_batch(probe)
         if probe.found_nothing:
             self.broker.check()
+        return report
+
+    def _take_over(self) -> Report | None:
+        """Settle what earlier senders have delivered, if the backend keeps positions.
+
+        Return the settled events in figures; None if the relay may not send yet.
+        """
+        if not must_take_over(self.owned, self.broker):
+            return Report()
+        began = perf_counter()
+        rows = delivered_before(self.owned, self.broker)
+        if rows is None:
+            return None
+        report = self.pipeline.settle_delivered(rows) if rows else Report()
+        claim(self.owned)
+        self._conclude(report, perf_counter() - began)
         return report
 
     def _one_batch(self, source: Source) -> Report:

@@ -44,6 +44,8 @@ class Owned:
         self.is_current = False
         """Whether the partitions and blocked keys were read since all was forgotten."""
         self._hastens_at = 0.0
+        self.is_claimed = False
+        """Whether the relay may send, if its backend keeps positions."""
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -52,7 +54,7 @@ class Owned:
 
     def forget(self) -> None:
         """Read everything again: a statement may have been cut off, or have had no answer."""
-        self.is_current = False
+        self.is_current = self.is_claimed = False
         self.watermark.reset()
         self.doubts.scan_again()
 
@@ -65,6 +67,7 @@ class Owned:
             self.doubts.scan_again()
             self.blocked.reload(self.partitions)
             self.is_current = True
+            self.is_claimed = False
 
     def promote(self) -> int:
         """Make events pending that have become due; return how many.

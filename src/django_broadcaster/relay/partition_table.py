@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from django.db import IntegrityError, models
 
@@ -40,11 +41,14 @@ class PartitionTable:
         """Return the numbers of the partitions that a relay owns."""
         return list(self._rows().filter(relay_id=lease_id).values_list("number", flat=True))
 
-    def free_all_of(self, lease_id: int) -> int:
-        """Take all partitions from a relay; return how many."""
-        return self._rows().filter(relay_id=lease_id).update(relay=None)
+    def free_all_of(self, lease_id: int, *, in_doubt: bool) -> int:
+        """Take all partitions from a relay; return how many.
 
-    def take_share(self, lease_id: int, share: int) -> frozenset[int]:
+        If it is `in_doubt`, the broker may have events of them that are not settled.
+        """
+        return self._rows().filter(relay_id=lease_id).update(**_freed(lease_id, in_doubt=in_doubt))
+
+    def take_share(self, lease_id: int, share: int, *, in_doubt: bool) -> frozenset[int]:
         """Give up or take partitions until a relay owns `share` of them, and return its own.
 
         Raises LeaseLost.
@@ -53,26 +57,33 @@ class PartitionTable:
         owned = sorted(number for number, owner in owners.items() if owner == lease_id)
         if len(owned) > share:
             given_up, owned = owned[share:], owned[:share]
-            self.change_owner(given_up, None, lease_id)
+            mine = self._rows().filter(number__in=given_up, relay_id=lease_id)
+            mine.update(**_freed(lease_id, in_doubt=in_doubt))
             notify_shares(self.using, self.alias)
         elif len(owned) < share:
             free = sorted(number for number, owner in owners.items() if owner is None)
             if free:
-                self.change_owner(free[: share - len(owned)], lease_id, None)
+                self.take(free[: share - len(owned)], lease_id)
                 owned = self.owned_by(lease_id)
         return frozenset(owned)
 
-    def change_owner(self, numbers: Iterable[int], owner: int | None, before: int | None) -> None:
-        """Change the owner of those of these partitions that `before` still owns.
-
-        Raises LeaseLost if the new owner has no lease.
-        """
-        rows = self._rows().filter(number__in=list(numbers))
-        rows = rows.filter(relay__isnull=True) if before is None else rows.filter(relay=before)
+    def take(self, numbers: Iterable[int], lease_id: int) -> None:
+        """Give a relay those of these partitions that are free; raises LeaseLost."""
+        free = self._rows().filter(number__in=list(numbers), relay__isnull=True)
         try:
-            rows.update(relay=owner)
+            free.update(relay=lease_id)
         except IntegrityError as error:  # the relay's row that it refers to was deleted
-            raise LeaseLost(f"the lease {owner} was taken away") from error
+            raise LeaseLost(f"the lease {lease_id} was taken away") from error
+
+    def senders(self, lease_id: int) -> set[int]:
+        """Return the leases that may have sent events that are not settled, of own partitions."""
+        owned = self._rows().filter(relay_id=lease_id)
+        senders = owned.order_by().values_list("sent_by", flat=True).distinct()
+        return {sender for sender in senders if sender is not None}
+
+    def claim(self, lease_id: int) -> None:
+        """Note that a relay sends the events of its partitions from now on."""
+        self._rows().filter(relay_id=lease_id).update(sent_by=lease_id)
 
     def _warn_of_stranded(self) -> None:
         """Log an error if events wait in partitions that no relay delivers any more."""
@@ -90,3 +101,14 @@ class PartitionTable:
     def _rows(self) -> models.QuerySet[OutboxPartition]:
         rows = OutboxPartition.objects.using(self.using).filter(backend=self.alias)
         return rows.filter(number__lt=conf.PARTITIONS)
+
+
+def _freed(lease_id: int, *, in_doubt: bool) -> dict[str, Any]:
+    """Return the changes that free a partition.
+
+    The next owner has to know who sent before, unless that was this relay and all is settled.
+    """
+    if in_doubt:
+        return {"relay": None}
+    sent_before = models.Case(models.When(sent_by=lease_id, then=None), default="sent_by")
+    return {"relay": None, "sent_by": sent_before}

@@ -6,6 +6,7 @@ leaves `pending` only when it is settled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
@@ -46,6 +47,11 @@ class Pipeline:
             report = self.settler.settle(batch)
         source.advance(batch, report)
         return report
+
+    def settle_delivered(self, rows: Sequence[PendingRow]) -> Report:
+        """Settle rows that an earlier relay has delivered; raises as `run` does."""
+        batch = Batch(rows=rows, send=rows, outcomes=[None] * len(rows))
+        return self.settler.settle(self._judge.judge(batch))
 
     def select(self, batch: Batch) -> Batch:
         """Choose what to send: nothing after a blocked key, nothing expired, a suspect alone."""

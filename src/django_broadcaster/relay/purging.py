@@ -36,6 +36,7 @@ from django_broadcaster.store import (
     keep_ahead,
     minute_of,
     purge_entries,
+    slots,
 )
 
 from .log_safety import loggable
@@ -126,11 +127,16 @@ class Purge:
         """Return how many events were deleted, and whether there may be more."""
         moment = self._clock.now()
         policy = backends.retention(self._alias)
+        limits = backends.slots()
+        lost = {each for each, slot in slots(self._using, limits).items() if not slot.keeps_events}
         if self._width and is_partitioned(self._using):
-            self._rotate_partitions(self._width, moment)
+            self._rotate_partitions(self._width, moment, may_drop=not lost)
             # Events that are not dropped with their partition long after their time are deleted.
             policy = policy.extended(2 * self._width)
         expiries = policy.expiries(moment)
+        if self._alias in lost:
+            # The rows are all that is left of events that Kafka Connect has not taken.
+            expiries.pop(OutboxEventStatus.PUBLISHED, None)
         failed, events = (
             expiries.pop(OutboxEventStatus.FAILED, None),
             OutboxEvent.objects.using(self._using),
@@ -151,14 +157,18 @@ class Purge:
                     return gone, True
         return gone, False
 
-    def _rotate_partitions(self, width: timedelta, now: datetime) -> None:
+    def _rotate_partitions(self, width: timedelta, now: datetime, *, may_drop: bool) -> None:
         """Create the next time partition, and drop the oldest; retry later if that fails."""
         policies = [backends.retention(alias) for alias in backends.aliases()]
         kept = [span for policy in policies for span in (policy.published, policy.cancelled)]
         longest = None if None in kept else max(span for span in kept if span is not None)
         try:
             keep_ahead(self._using, width, now)
-            if longest is not None and (name := drop_oldest(self._using, now - longest)):
+            if (
+                may_drop
+                and longest is not None
+                and (name := drop_oldest(self._using, now - longest))
+            ):
                 logger.info("Dropped the time partition %s of the outbox.", name)
         except DatabaseError as error:
             if not connections[self._using].is_usable():

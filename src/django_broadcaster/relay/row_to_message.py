@@ -27,4 +27,5 @@ def message_of(row: PendingRow) -> Message:
         row.partition_key,
         {} if row.publisher_config == "{}" else orjson.loads(row.publisher_config),
         row.retry_count + 1,
+        row.id,
     )

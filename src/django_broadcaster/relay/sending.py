@@ -49,7 +49,10 @@ class Sender:
         send = self._read_again(batch.send) if batch.has_suspect else batch.send
         if not send:
             return replace(batch, send=send)
-        self._owned.lease.begin_delivery([row.id for row in send])
+        lease = self._owned.lease
+        lease.begin_delivery([row.id for row in send])
+        lease.in_doubt = True
+        self._backend.unsettled = self._owned.locked.delivered
         ready, failed = decrypted(send)
         outcomes = self._send_together(ready)
         if failed:

@@ -7,7 +7,8 @@
 - Moves by an operator: `moves` lists them, `operations` runs them in the background in `chunks`,
   `previews` estimates them, `results` counts what came of them, and `pausing` pauses a backend.
 - Time partitions: `time_partitioning` creates them, `time_partitions` maintains them.
-- Queries: `overview`, `receivers`, `estimates`, `samples`, `stuck` and `backends_in_use`.
+- Queries: `overview`, `receivers`, `slots`, `waiting_keys`, `estimates`, `samples`,
+  `stuck` and `backends_in_use`.
 - Databases: `clock`, `charsets`, `json_columns`, `packets`, `sizes`, `missing_migration`, `sql`.
 
 The managers of the models, and the selection of events, are in `models`.
@@ -27,8 +28,8 @@ from .chunks import Window
 from .clock import DatabaseClock, DatabaseEpoch
 from .estimates import Count, count_or_estimate
 from .fetch import Fetched, Head, PendingRow
-from .insert import insert_event, insert_row
-from .insert_many import insert_events, insert_rows, text_array
+from .insert import insert_event, insert_row, instance_of
+from .insert_many import insert_new, insert_rows, text_array
 from .json_columns import as_stored, growth, max_depth
 from .judgement import (
     Endpoints,
@@ -67,6 +68,8 @@ from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .results import OperationResult, result_of
 from .samples import Figures, Recent, add_to_minute, minute_of, recent_minutes
 from .sizes import portions, size_of
+from .slots import Slot, end_of_wal, has_confirmed, slots
+from .sql import NOW
 from .stuck import BlockedKey, SameError, blocked_keys, same_errors
 from .time_partitioning import partition_outbox
 from .time_partitions import (
@@ -77,6 +80,7 @@ from .time_partitions import (
     keep_ahead,
     segments_of,
 )
+from .waiting_keys import keys_that_wait
 
 __all__ = [
     "BYTES_OF_A_CHARACTER",
@@ -84,6 +88,7 @@ __all__ = [
     "INDEXED",
     "MIGRATE",
     "MOVES",
+    "NOW",
     "SEQUENCE",
     "TIMELINE",
     "BlockedKey",
@@ -108,6 +113,7 @@ __all__ = [
     "Recent",
     "RelayRows",
     "SameError",
+    "Slot",
     "State",
     "StoredRow",
     "Window",
@@ -120,6 +126,7 @@ __all__ = [
     "count_or_estimate",
     "delete_events",
     "drop_oldest",
+    "end_of_wal",
     "estimate_of",
     "failed_of",
     "few_of",
@@ -128,17 +135,20 @@ __all__ = [
     "first_of",
     "first_unstorable",
     "growth",
+    "has_confirmed",
     "identity_of",
     "insert_event",
-    "insert_events",
+    "insert_new",
     "insert_row",
     "insert_rows",
+    "instance_of",
     "is_partitioned",
     "is_served",
     "judge",
     "judgements",
     "keep_ahead",
     "keep_plans",
+    "keys_that_wait",
     "lacks_migration",
     "limits_statements",
     "lock_final",
@@ -166,6 +176,7 @@ __all__ = [
     "same_errors",
     "segments_of",
     "size_of",
+    "slots",
     "span_of",
     "statement_bytes",
     "storable",

@@ -8,9 +8,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_broadcaster.models import OutboxEvent
-
-from .insert import insert_row, instance_of
+from .insert import insert_row
 from .new_rows import COLUMNS, MOMENTS, UNTOUCHED, NewRow, insert_sql, text_of, values_of
 
 _TYPES = {
@@ -55,8 +53,8 @@ def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
         return int(cursor.rowcount)
 
 
-def insert_events(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> list[OutboxEvent]:
-    """Write rows like `insert_rows`, and return the new ones as instances.
+def insert_new(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> list[tuple[int, NewRow]]:
+    """Write rows like `insert_rows`, and return the new ones with their ids.
 
     Only PostgreSQL returns the ids of the rows of one statement; elsewhere each row takes one.
     """
@@ -66,7 +64,7 @@ def insert_events(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> li
             found = _matched(rows, cursor.fetchall())
     else:
         found = [(insert_row(connection, row), row) for row in rows]
-    return [instance_of(connection, row_id, row) for row_id, row in found if row_id is not None]
+    return [(row_id, row) for row_id, row in found if row_id is not None]
 
 
 def _matched(

@@ -8,6 +8,8 @@ state                      level applies if
 ========================== ===== ==================================================================
 not configured             red   undelivered events name a backend that `OUTBOX_PUBLISHERS` lacks;
                                  amber if only dead letters do
+slot failing               red   the replication slot does not exist, was invalidated, is not read,
+                                 or retains too much WAL
 paused                     amber an operator paused the backend
 no relay                   red   no relay holds a lease
 broker unavailable         red   the circuit of a relay is open
@@ -26,6 +28,8 @@ A backend is failing if at least `OUTBOX_FAILING_ATTEMPTS` attempts of the last
 `OUTBOX_FAILING_MINUTES` failed, and they are at least `OUTBOX_FAILING_RATIO` of all. It is also
 failing if the backlog is not empty, and for that long or longer attempts failed and none succeeded.
 Attempts are counted by minute, from what relays write every ten seconds.
+
+A backend with a replication slot needs a relay only while events wait in the table.
 """
 
 from __future__ import annotations
@@ -41,12 +45,13 @@ from django.db.models import Count, Q
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext
 
-from django_broadcaster.amounts import duration
+from django_broadcaster.amounts import duration, size
 from django_broadcaster.conf import conf
 from django_broadcaster.models import OutboxWebhookEndpoint
 
 from .overview import Overview, overviews
 from .samples import Recent, recent_minutes
+from .slots import Slot, slots
 
 
 class Level(IntEnum):
@@ -62,6 +67,7 @@ class State(StrEnum):
     """The states, in the order in which they are tried."""
 
     NOT_CONFIGURED = gettext_noop("not configured")
+    SLOT = gettext_noop("slot failing")
     PAUSED = gettext_noop("paused")
     NO_RELAY = gettext_noop("no relay")
     UNAVAILABLE = gettext_noop("broker unavailable")
@@ -76,6 +82,7 @@ class State(StrEnum):
 
 _LEVELS: Final[Mapping[State, Level]] = {
     State.NOT_CONFIGURED: Level.RED,
+    State.SLOT: Level.RED,
     State.PAUSED: Level.AMBER,
     State.NO_RELAY: Level.RED,
     State.UNAVAILABLE: Level.RED,
@@ -104,6 +111,12 @@ class Facts:
     recent: Recent
     endpoints: Endpoints
     is_configured: bool
+    slot: Slot | None = None
+
+    @property
+    def needs_relay(self) -> bool:
+        """Whether events wait for a relay, or would if there were any."""
+        return self.slot is None or self.overview.undelivered > 0
 
 
 class Verdict(NamedTuple):
@@ -192,7 +205,7 @@ class Judgement(Judged):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts, the state and the reason for JSON."""
-        recent, endpoints = self.facts.recent, self.facts.endpoints
+        recent, endpoints, slot = self.facts.recent, self.facts.endpoints, self.facts.slot
         return {
             **self.overview.as_dict(),
             "state": self.state,
@@ -203,16 +216,24 @@ class Judgement(Judged):
             "dead_letters_last_hour": recent.dead_letters,
             "disabled_endpoints": endpoints.disabled,
             "failing_endpoints": endpoints.failing,
+            "slot_lag_bytes": slot and slot.lag,
+            "slot_retained_bytes": slot and slot.retained,
         }
 
 
 def judgements(
-    using: str, aliases: Collection[str], configured: Collection[str], *, exact: int | None = None
+    using: str,
+    aliases: Collection[str],
+    configured: Collection[str],
+    slot_limits: Mapping[str, tuple[str, int]],
+    *,
+    exact: int | None = None,
 ) -> Iterator[Judgement]:
     """Yield the judgement on each backend; `exact` as for `overviews`.
 
-    Two statements for all of them, and one for each.
+    Two statements for all of them, one more if any has a replication slot, and one for each.
     """
+    known_slots = slots(using, {a: limit for a, limit in slot_limits.items() if a in aliases})
     recent = recent_minutes(using, aliases, conf.FAILING_MINUTES)
     endpoints = _endpoints(using, aliases)
     for overview in overviews(using, aliases, exact=exact):
@@ -222,6 +243,7 @@ def judgements(
                 recent=recent.get(overview.backend, Recent()),
                 endpoints=endpoints.get(overview.backend, Endpoints()),
                 is_configured=overview.backend in configured,
+                slot=known_slots.get(overview.backend),
             )
         )
 
@@ -248,10 +270,12 @@ def _undeliverable(facts: Facts) -> Iterator[Verdict]:
     if not facts.is_configured:
         reason = _("The backend is not in OUTBOX_PUBLISHERS, so no relay delivers its events")
         yield Verdict(State.NOT_CONFIGURED, reason)
+    if facts.slot is not None and (reason := _slot_problem(facts.slot)):
+        yield Verdict(State.SLOT, reason)
     if each.is_paused:
         who = {"who": each.paused_by or _("an unknown user")}
         yield Verdict(State.PAUSED, _("Paused for {age} by %(who)s") % who, each.paused_at)
-    if not each.relays:
+    if not each.relays and facts.needs_relay:
         yield Verdict(State.NO_RELAY, _("No relay is running, so events are not delivered"))
     if each.away_since is not None:
         reason = _("Broker unavailable for {age}")
@@ -269,12 +293,28 @@ def _troubled(facts: Facts) -> Iterator[Verdict]:
     if each.retry_age > conf.MAX_RETRY_AGE_SECONDS:
         reason = _("An event in retry was published {age} ago")
         yield Verdict(State.LATE, reason, each.oldest_retry, each.retry_error)
-    if each.free_partitions:
+    if each.free_partitions and facts.needs_relay:
         free = {"free": each.free_partitions, "all": conf.PARTITIONS}
         reason = _("%(free)d of %(all)d partitions have no relay") % free
         yield Verdict(State.UNOWNED, reason)
     if some := "; ".join(_single_failures(facts)):
         yield Verdict(State.SOME_FAILING, some)
+
+
+def _slot_problem(slot: Slot) -> str:
+    """Return why events do not get from the slot to Kafka, or an empty text if they do."""
+    name = {"name": slot.name}
+    if not slot.exists:
+        return _("The replication slot %(name)s does not exist; events are refused") % name
+    if not slot.is_valid:
+        return _("The server has invalidated the replication slot %(name)s") % name
+    if not slot.is_active:
+        return _("Kafka Connect does not read the replication slot %(name)s") % name
+    if slot.retained > slot.limit:
+        sizes = {"retained": size(slot.retained), "limit": size(slot.limit)}
+        reason = _("The replication slot %(name)s retains %(retained)s of WAL (limit %(limit)s)")
+        return reason % (name | sizes)
+    return ""
 
 
 def _failure(facts: Facts) -> str:

@@ -18,6 +18,13 @@ ARCHIVE = "django_broadcaster_outboxarchivedevent"
 OPERATIONS = "django_broadcaster_outboxoperation"
 SAMPLES = "django_broadcaster_outboxsample"
 
+NOW = {
+    "postgresql": "statement_timestamp()",
+    "mysql": "UTC_TIMESTAMP(6)",
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
+}
+"""The database's clock in UTC, in statements with parameters."""
+
 FREE_PARTITIONS = (
     f"SELECT COUNT(*) FROM {PARTITIONS} WHERE COALESCE(backend, '') = %s AND number < %s "
     "AND COALESCE(relay_id, 0) = 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,8 +19,8 @@ SECONDS = 60.0
 
 def run_java(name: str, *arguments: str, given: str = "", pom: Path = POM) -> str:
     """Run one of the programs with arguments and standard input; return what it printed."""
-    if not is_installed():
-        missing("Java and Maven, for Kafka's client in Java")
+    if not is_installed() or shutil.which("javac") is None:
+        missing("a JDK and Maven, for Kafka's client in Java")
     done = subprocess.run(
         java(str(HERE / f"{name}.java"), *arguments, pom=pom),
         input=given.encode(),

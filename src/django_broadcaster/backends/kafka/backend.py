@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from math import inf
 from typing import Any, ClassVar, Final, Literal
+from uuid import uuid4
 
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
@@ -20,9 +23,10 @@ from django_broadcaster.exceptions import (
 from ..base import Message
 from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
-from ..errors import Scope, mapped
+from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
 from ..outcomes import MessageBatch
+from ..position import MOST_ROWS, Position
 from .address import CLIENT, DEFAULT_SERVERS, Address
 from .connection import (
     DEFAULTS,
@@ -33,17 +37,23 @@ from .connection import (
     Connection,
     Record,
     check_config,
+    check_transactions,
     producer_config,
+    transaction_milliseconds,
 )
 from .errors import ERRORS, describe
 from .names import topic_problem
 from .sender import Planner, Sender
+from .transactions import TransactionalConnection, TransactionSender
 
 TOPIC_SECONDS: Final = 0.5
 """How long a batch waits, in all, for topics that the cluster may be making just now."""
 
 MAX_WAVE: Final = 50_000
 """The most events in a wave: librdkafka's queue takes twice as many."""
+
+MAX_TRANSACTIONAL_ID: Final = 200
+"""Bytes of the option, beside what a relay appends. Kafka itself has no lower limit."""
 
 _STRUCTURED_HEADERS: Final = [("content-type", STRUCTURED_TYPE.encode())]
 
@@ -63,6 +73,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         timestamp: "sent", the time at which the relay sends it, or "event", the event's own time if
             it has one.
         timeout: Seconds to wait until sent events are acknowledged, about a megabyte at a time.
+        transactional_id: If given, a batch and the ids of its rows are one transaction of Kafka. So
+            nothing is sent twice, whatever crashes. Each relay appends `-` and the id of its lease.
 
     The `publisher_config` of an event may have `topic`.
 
@@ -101,6 +113,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         config: Mapping[str, Any] | None = None,
         timestamp: Literal["sent", "event"] = "sent",
         timeout: float = 10.0,
+        transactional_id: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -118,6 +131,14 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             refused=REFUSED,
         )
         check_config(self.read, self.address.config)
+        self.transactional_id = self.read.text(
+            "transactional_id", transactional_id, MAX_TRANSACTIONAL_ID, plain=True, optional=True
+        )
+        self._lease: int | None = None
+        if transactional_id is not None:
+            check_transactions(self.read, self.address.config, self.timeout)
+            self.keeps_positions = True
+            self.max_batch = MOST_ROWS
         self._limit = self.max_message_bytes or 0
         sizes = {**DEFAULTS, **self.address.config}
         self._wave_bytes = min(int(sizes["batch.size"]), self._limit + RECORD_BYTES)
@@ -144,6 +165,10 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             BackendConfigurationError: librdkafka does not accept the configuration.
         """
         self.address.check_files()
+        if self.keeps_positions:
+            if self._lease is not None:
+                raise unavailable(f"{self.address.place}: the connection of the relay was lost")
+            return self._begin(uuid4().hex, within)
         with mapped(self._config_error):
             return Connection(
                 producer_config(self.address, self._limit),
@@ -151,13 +176,73 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 timeout=min(self.timeout, within),
             )
 
+    def _begin(self, suffix: object, within: float = inf) -> TransactionalConnection:
+        """Start a producer with a transactional id, which ends the one that had it before."""
+        self.address.check_files()
+        config = producer_config(self.address, self._limit)
+        config.setdefault("transaction.timeout.ms", transaction_milliseconds(self.timeout))
+        with mapped(self._config_error):
+            connection = TransactionalConnection(
+                self.address,
+                config,
+                prefix=f"{self.transactional_id}-",
+                suffix=str(suffix),
+                timeout=min(self.timeout, within),
+            )
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def must_take_over(self, lease: int) -> bool:
+        """Return True if there is no producer of this lease."""
+        return self.keeps_positions and (self._connection is None or self._lease != lease)
+
+    def take_over(self, lease: int, earlier: Collection[int]) -> Sequence[Position]:
+        """Start the producer of a lease, and end those of earlier ones.
+
+        Raises:
+            BackendUnavailable: The brokers do not answer, or the topic of all events is missing.
+        """
+        positions = []
+        for each in sorted(set(earlier) - {lease}):
+            with closing(self._begin(each)) as connection:
+                positions.append(connection.read_position())
+        if self.must_take_over(lease):
+            self.drop()
+            own = self._begin(lease)
+            try:
+                if lease in earlier:
+                    positions.append(own.read_position())
+                if self._template.is_constant:
+                    self._find_topic(self.topic, own, time.monotonic() + TOPIC_SECONDS)
+            except BaseException:
+                own.close()
+                raise
+            self._connection, self._lease = own, lease
+        return positions
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._lease = None
+        super().close()
+
     def deliver(self, batch: MessageBatch, connection: Connection) -> None:
         """Append the events of a batch in order; see `sender`."""
         messages = batch.messages
         topics = self._topics(messages, connection)
-        planner = Planner(batch, topics, self._record, self._wave_bytes, self._wave_count)
         failure = partial(self._failure, connection)
-        sender = Sender(batch, connection.send, failure, connection.lost)
+        if isinstance(connection, TransactionalConnection):
+            planner = Planner(batch, topics, self._record, sys.maxsize, MAX_WAVE)
+            unsettled = dict(self.unsettled)
+            sender: Sender = TransactionSender(
+                batch, connection.send, failure, connection.lost, connection, unsettled
+            )
+        else:
+            planner = Planner(batch, topics, self._record, self._wave_bytes, self._wave_count)
+            sender = Sender(batch, connection.send, failure, connection.lost)
         waiting = list(range(len(messages)))
         while waiting:
             wave, waiting = planner.next_wave(waiting)

@@ -23,6 +23,12 @@ PURGE_SECONDS: Final = 1.0
 PURGED: Final = frozenset({"_PURGE_INFLIGHT", "_PURGE_QUEUE"})
 """The errors of purged records, which got no answer in time and may be stored."""
 
+PROBLEMS_SECONDS: Final = 1.0
+"""The longest that a broker may take to say what is wrong with a topic, in seconds."""
+
+MAX_PROBLEMS: Final = 3
+"""The most partitions that an error names."""
+
 
 class Record(NamedTuple):
     """A message as Kafka takes it; `place` is its index in the batch, `size` in bytes.
@@ -65,6 +71,10 @@ class Connection(HeldConnection):
         self._place, self.timeout = place, timeout
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self.known: set[str] = set()
+        self.is_late = False
+        """Whether an answer did not come in time."""
+        self.last_stored: Any = None
+        """The record, as the client reports it, that was stored last."""
         self.producer = client_class("Producer")({**config, "error_cb": self._errors.append})
         # It asks for its producer id first of all. If we asked for a topic now, it would
         # find no connection free, and try again only half a second later.
@@ -104,7 +114,10 @@ class Connection(HeldConnection):
         reports: Reports = {}
 
         def report(place: int, error: Any, message: Any) -> None:
-            reports[place] = None if error is None else Failure(error, message.partition())
+            if error is None:
+                reports[place], self.last_stored = None, message
+            else:
+                reports[place] = Failure(error, message.partition())
 
         produce = self.producer.produce
         passed: set[bytes | None] = set()
@@ -127,6 +140,7 @@ class Connection(HeldConnection):
                     if key is not None:
                         passed.add(key)
             if self.producer.flush(self.timeout):
+                self.is_late = True
                 self.producer.purge()
                 self.producer.flush(PURGE_SECONDS)
                 for place, failure in [*reports.items()]:
@@ -144,9 +158,29 @@ class Connection(HeldConnection):
         said = "; ".join(describe(each) for each in (error, *self._errors))
         return unavailable(f"{self._place}{what}: {said}")
 
-    def lost(self) -> BackendUnavailable:
-        """Return the failure of a record whose fate is not known."""
-        return self.unavailable(f"no answer within {self.timeout} s")
+    def lost(self, topic: str) -> BackendUnavailable:
+        """Return the failure of a record for a topic whose fate is not known."""
+        reasons = [f"no answer within {self.timeout} s", *self._problems(topic)]
+        return self.unavailable("; ".join(reasons))
+
+    def _problems(self, topic: str) -> list[str]:
+        """Return why partitions of a topic may take no records, if a broker says so soon.
+
+        librdkafka itself retries, and does not report what the brokers answer.
+        """
+        try:
+            found = self.producer.list_topics(topic, timeout=min(self.timeout, PROBLEMS_SECONDS))
+        except Exception:
+            return []
+        problems = []
+        for number, partition in sorted(found.topics[topic].partitions.items()):
+            in_sync, replicas = len(partition.isrs), len(partition.replicas)
+            where = f"partition {number} of topic {topic!r} has"
+            if partition.leader < 0:
+                problems.append(f"{where} no leader")
+            elif in_sync < replicas:
+                problems.append(f"{where} {in_sync} of {replicas} replicas in sync")
+        return problems[:MAX_PROBLEMS]
 
 
 # --- Settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md -----------
@@ -159,6 +193,9 @@ FRAMING_BYTES: Final = 64
 
 HEADER_FRAMING_BYTES: Final = 10
 """The most that it adds to a header."""
+
+MOST_TRANSACTION_SECONDS: Final = 900
+"""Kafka's default for `transaction.max.timeout.ms`."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     # As the clients in Java choose partitions: all producers of a topic agree where a key belongs.
@@ -186,7 +223,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "message.max.bytes": "give the option 'max_message_bytes' instead",
     "message.timeout.ms": "give the option 'timeout' instead",
     "delivery.timeout.ms": "give the option 'timeout' instead",
-    "transactional.id": "the backend uses no transactions of Kafka",
+    "transactional.id": "give the option 'transactional_id' instead",
     **dict.fromkeys(("linger.ms", "queue.buffering.max.ms"), "the backend decides when to send"),
     **dict.fromkeys(
         ("queue.buffering.max.messages", "queue.buffering.max.kbytes"),
@@ -211,6 +248,28 @@ def check_config(read: OptionReader, config: Mapping[str, Any]) -> None:
             within.refuse(key, "can't be 'random': the events of a key would have no order")
         elif key in ("batch.size", "batch.num.messages") and not text.isdecimal():
             within.refuse(key, f"must be a whole number, not {value!r}")
+
+
+def check_transactions(read: OptionReader, config: Mapping[str, Any], timeout: float) -> None:
+    """Refuse a timeout of transactions that a batch may exceed.
+
+    Raises:
+        BackendConfigurationError: It is not longer than `timeout`.
+    """
+    text = str(config.get("transaction.timeout.ms", transaction_milliseconds(timeout)))
+    if not text.isdecimal() or int(text) <= timeout * 1000:
+        read.within("config").refuse(
+            "transaction.timeout.ms",
+            f"must be more than the milliseconds of 'timeout' ({timeout * 1000:g}), not {text!r}",
+        )
+
+
+def transaction_milliseconds(timeout: float) -> int:
+    """Return the time after which Kafka aborts a transaction by itself.
+
+    A batch takes `timeout` to be sent, and as long to be committed.
+    """
+    return round(min(2 * timeout + 10, MOST_TRANSACTION_SECONDS) * 1000)
 
 
 def producer_config(address: Address, max_message_bytes: int) -> dict[str, Any]:

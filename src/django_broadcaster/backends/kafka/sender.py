@@ -87,13 +87,13 @@ class Sender:
     """Sends records, and notes in the batch what became of each.
 
     `send` sends records together and waits. `failure` says what an error means for an event of a
-    topic. `lost` is the failure of a record whose fate is not known.
+    topic. `lost` is the failure of a record for a topic whose fate is not known.
     """
 
     batch: MessageBatch
     send: Callable[[Sequence[Record]], Reports]
     failure: Callable[[Any, str], DeliveryError]
-    lost: Callable[[], BackendUnavailable]
+    lost: Callable[[str], BackendUnavailable]
 
     def deliver(self, records: Sequence[Record]) -> BackendUnavailable | None:
         """Send records together; return the error after which nothing further may be sent.
@@ -113,7 +113,7 @@ class Sender:
         for record in records:
             if record.place not in reports:
                 if not batch.hold_after_failure(record.place):
-                    stop = stop or self.lost()
+                    stop = stop or self.lost(record.topic)
                     batch.outcomes[record.place] = stop
                 continue
             failure = reports[record.place]

@@ -31,6 +31,9 @@ metric                                kind      meaning
 `outbox.free_partitions`              gauge     partitions without a relay
 `outbox.circuit_open`                 gauge     1 while a circuit breaker is open
 `outbox.paused`                       gauge     1 while the backend is paused
+`outbox.slot_lag`                     gauge     WAL that Kafka Connect has not confirmed, in bytes
+`outbox.slot_retained`                gauge     WAL that the server keeps for the slot, in bytes
+`outbox.slot_active`                  gauge     1 while Kafka Connect reads the replication slot
 ===================================== ========= ===================================================
 
 The metrics whose names begin with `outbox` come from the processes of relays, and have the label

@@ -39,7 +39,7 @@ class Gauges:
         self._meter.create_observable_gauge("outbox.up", [self._up], "1", UP)
         for figure in FIGURES:
             self._meter.create_observable_gauge(
-                figure.name.removesuffix("_seconds").replace("_", ".", 1),
+                figure.name.removesuffix("_seconds").removesuffix("_bytes").replace("_", ".", 1),
                 [self._callback(figure)],
                 figure.unit,
                 figure.meaning,

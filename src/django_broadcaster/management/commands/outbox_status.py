@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from django_broadcaster.amounts import duration
+from django_broadcaster.amounts import duration, size
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.management.base import OutboxCommand
@@ -28,6 +28,7 @@ from django_broadcaster.store import (
     ConsumerJudgement,
     Judgement,
     Overview,
+    Slot,
     State,
     consumer_judgements,
     judgements,
@@ -89,14 +90,16 @@ class Command(OutboxCommand):
         using = database(options["database"])
         configured = backends.aliases()
         aliases = options["backend"] or with_leftovers(using, configured)
-        found = list(judgements(using, aliases, configured))
+        found = list(judgements(using, aliases, configured, backends.slots()))
         limits = {name: options[f"max_{name}"] for name in ("lag", "retry_age", "failed")}
         heard = [] if options["backend"] else [*consumer_judgements(using, consumers.aliases())]
         if options["json"]:
             states = [each.as_dict() for each in found] + [each.as_dict() for each in heard]
             self.stdout.write(as_json(states))
         else:
-            self.stdout.write(self.table([_row(each, limits) for each in found]))
+            has_slots = any(each.facts.slot is not None for each in found)
+            rows = [_row(each, limits, has_slots=has_slots) for each in found]
+            self.stdout.write(self.table(rows))
             if heard:
                 self.stdout.write("\n" + self.table([_row_of_consumer(each) for each in heard]))
             self._explain({each.overview.backend: each for each in found})
@@ -134,7 +137,7 @@ def _exceeds(each: Judgement, name: str, limits: Limits) -> bool:
     return limit is not None and getattr(each.overview, name) > limit
 
 
-def _row(each: Judgement, limits: Limits) -> dict[str, Any]:
+def _row(each: Judgement, limits: Limits, *, has_slots: bool) -> dict[str, Any]:
     found = each.overview
     over = {name: _exceeds(each, name, limits) and not found.is_paused for name in limits}
     counts = {name: _count(found, name) for name in STATUSES}
@@ -146,7 +149,15 @@ def _row(each: Judgement, limits: Limits) -> dict[str, Any]:
         "oldest waiting": _age(found.waiting_age, found.oldest_waiting, over["lag"]),
         "oldest retry": _age(found.retry_age, found.oldest_retry, over["retry_age"]),
         "relays": found.relays,
+        **(_slot_cells(each.facts.slot) if has_slots else {}),
         "state": Bad(each.state) if each.needs_attention else each.state,
+    }
+
+
+def _slot_cells(slot: Slot | None) -> dict[str, Any]:
+    return {
+        "slot lag": None if slot is None else size(slot.lag),
+        "slot WAL": None if slot is None else size(slot.retained),
     }
 
 

@@ -26,7 +26,9 @@
     field("reason").className = `broadcaster-why broadcaster-why-${backend.status.level}`;
     show(field("reason"), Boolean(reason));
     endpoints(field("endpoints"), backend.endpoints);
-    setText(field("backlog"), count(backend.backlog));
+    // What Kafka Connect takes from a replication slot does not wait in the table.
+    if (backend.slot_lag !== null) setText(field("backlog-title"), "Slot lag");
+    setText(field("backlog"), backend.slot_lag ?? count(backend.backlog));
     setText(field("oldest"), backend.oldest_waiting === null ? "–" : duration(Math.max(0, now - backend.oldest_waiting)));
     setText(field("rate"), backend.per_second === null ? "–" : number(backend.per_second));
     setText(field("latency"), backend.latency === null ? "–" : duration(backend.latency / 1000));
