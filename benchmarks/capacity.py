@@ -37,6 +37,9 @@ UNEVEN = 1.1
 BUSY = 0.9
 """The share of a processor from which it counts as the limit."""
 
+DISTURBED = "processors, used by other programs as well"
+"""The limit of a measurement that says little: it is to be repeated on a quiet machine."""
+
 DAY = 86_400
 
 
@@ -74,7 +77,7 @@ class Point:
         if self.rate * self.relay_us / 1e6 >= BUSY * self.relays:
             return "the thread of each relay"
         if self.busy >= BUSY:
-            return "processors, used by other programs as well"
+            return DISTURBED
         return "waiting for the database and the broker"
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.capacity import (
+    DISTURBED,
     PAGE,
     Costs,
     Point,
@@ -50,6 +51,8 @@ def test_the_model_agrees_with_what_was_measured(relays: int) -> None:
     """The rate of several relays follows from the costs, within a factor of two."""
     costs = load()
     (point,) = [point for point in costs.points if point.relays == relays]
+    if DISTURBED in {each.limit(costs.processors) for each in (costs.alone, point)}:
+        pytest.skip("measured on a busy machine: run python -m benchmarks costs on a quiet one")
     assert 0.5 <= rate_of(costs, relays) / point.rate <= 2
 
 
@@ -103,7 +106,7 @@ def test_more_relays_than_partitions_are_an_error() -> None:
     [
         (replace(POINT, relays=3, rate=48_000), "processors"),
         (replace(POINT, rate=45_500, database_us=0, broker_us=0), "the thread of each relay"),
-        (replace(POINT, busy=0.95), "processors, used by other programs as well"),
+        (replace(POINT, busy=0.95), DISTURBED),
         (POINT, "waiting for the database and the broker"),
     ],
 )
