@@ -51,10 +51,10 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 from tools import services
 from tools.handshakes import NoAnswer
-from tools.kafka_node import Node, is_installed
+from tools.kafka_node import LOOPBACK, Node, is_installed
 from tools.servers import SERVICES, probe
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 READ_SECONDS = 20.0
 CLIENT_SECONDS = 60.0
 
@@ -81,7 +81,7 @@ class KafkaServer:
     `config` has more lines of its server.properties. Besides its port without TLS, it has one for
     each of `listeners`: a security protocol, or "PROXIED" for clients that come through a proxy.
     `advertised` has the ports of the proxies. `node_id` and `controllers` are its place in a
-    cluster; see `Node`.
+    cluster, and `host` is the address for clients; see `Node`.
     """
 
     def __init__(
@@ -92,22 +92,24 @@ class KafkaServer:
         *,
         node_id: int = 1,
         controllers: Mapping[int, int] | None = None,
+        host: str = LOOPBACK,
     ) -> None:
         if not is_installed():
             missing("Java and Maven, for Apache Kafka")
+        self.host = host
         self.port = free_port()
         self.ports = {protocol: free_port() for protocol in listeners}
         self.advertised: dict[str, int] = {}
         self._folder = folder
         self._config = config
-        self._place: Any = {"node_id": node_id, "controllers": controllers}
+        self._place: Any = {"node_id": node_id, "controllers": controllers, "host": host}
         self._log = folder / f"kafka-{self.port}.log"
         self._node: Node | None = None
 
     @property
     def servers(self) -> str:
         """The server's address, as `bootstrap_servers`."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
