@@ -19,7 +19,7 @@ from tests.support.batches import numbers
 from tests.support.events import count, first_arrivals
 from tests.support.java import run_java
 from tests.support.kafka_cluster import KafkaCluster, kafka_cluster
-from tests.support.kafka_server import READ_SECONDS, make_topic, records
+from tests.support.kafka_server import READ_SECONDS, disposable, make_topic, records
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers
 from tests.support.writers import writing
@@ -195,6 +195,7 @@ def test_error_says_why_there_is_no_answer(
         assert f"partition 0 of topic '{topic}' has {reason}" in str(outcome)
 
 
+@disposable
 def answer_of(cluster: KafkaCluster, topic: str) -> str:
     """Return the error that a producer without retries gets for a record of no key."""
     answers: list[str] = []

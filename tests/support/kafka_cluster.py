@@ -11,7 +11,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, PartitionMetadata
 
-from tests.support.kafka_server import READ_SECONDS, KafkaServer
+from tests.support.kafka_server import READ_SECONDS, KafkaServer, disposable
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 from tools.kafka_node import LOOPBACK
@@ -73,6 +73,7 @@ class KafkaCluster:
         """Return the brokers that have all of a partition, by number."""
         return set(self._partition(topic, partition).isrs)
 
+    @disposable
     def _partition(self, topic: str, partition: int) -> PartitionMetadata:
         found = _admin(self.servers).list_topics(topic, timeout=READ_SECONDS)
         return found.topics[topic].partitions[partition]
@@ -81,6 +82,7 @@ class KafkaCluster:
         """Ask each broker: one that was frozen knows only what was, for a moment."""
         return all(self._sees_all(broker.servers) for broker in self.brokers.values())
 
+    @disposable
     def _sees_all(self, servers: str) -> bool:
         found = _admin(servers).list_topics(timeout=READ_SECONDS)
         return len(found.brokers) == len(self.brokers) and all(
