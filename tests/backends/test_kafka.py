@@ -509,7 +509,7 @@ def test_topics_of_a_key_wait_for_each_other(server: KafkaServer, make: MakeBack
         ("config", {"message.max.bytes": 1000}, "'max_message_bytes'"),
         ("config", {"linger.ms": 5}, "when to send"),
         ("config", {"queue.buffering.max.messages": 5}, "'batch.size'"),
-        ("config", {"transactional.id": "mine"}, "transactions"),
+        ("config", {"transactional.id": "mine"}, "give the option 'transactional_id'"),
         ("config", {"error_cb": print}, "uses it"),
         ("config", {"batch.size": "large"}, "whole number"),
     ],

@@ -240,7 +240,7 @@ def test_password_and_certificate(
         assert backend.health_check() is False
     else:
         assert backend.send_batch(messages) == [None] * 3
-        assert backend.health_check() is True
+        wait_until(backend.health_check, 30, "the backend is healthy")
         assert ids(records(server.servers, topic)) == ids(messages)
 
 
@@ -347,7 +347,7 @@ def test_the_topic_of_all_events_is_missing(
         outcomes = backend.send_batch(messages)
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert f"'{topic}'" in str(outcomes[0])
-        assert backend.health_check() is True
+        wait_until(backend.health_check, 30, "the backend is healthy")
     deliver(backend, messages)
     assert ids(records(server.servers, topic)) == ids(messages)
 

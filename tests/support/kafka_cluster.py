@@ -16,7 +16,7 @@ from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 from tools.kafka_node import LOOPBACK
 
-HEAL_SECONDS = 90.0
+HEAL_SECONDS = 180.0
 
 _CONFIG = """
 default.replication.factor=3

@@ -227,11 +227,15 @@ class DeliveryLoop:
         if not must_take_over(self.owned, self.broker):
             return Report()
         began = perf_counter()
-        rows = delivered_before(self.owned, self.broker)
-        if rows is None:
-            return None
-        report = self.pipeline.settle_delivered(rows) if rows else Report()
-        claim(self.owned)
+        try:
+            rows = delivered_before(self.owned, self.broker)
+            if rows is None:
+                return None
+            report = self.pipeline.settle_delivered(rows) if rows else Report()
+            claim(self.owned)
+        except BaseException:
+            self.broker.close()  # the next attempt has to ask for the positions again
+            raise
         self._conclude(report, perf_counter() - began)
         return report
 

@@ -49,7 +49,8 @@ def delivered_before(owned: Owned, broker: Broker) -> Sequence[PendingRow] | Non
         positions = broker.take_over(earlier)
     if positions is None:
         return None
-    rows = [row for position in positions for row in _pending(owned, position)]
+    found = (row for position in positions for row in _pending(owned, position))
+    rows = list({row.id: row for row in found}.values())
     if rows:
         logger.info(
             "Backend %r: the broker already has %d events of the last batch of an earlier relay; "

@@ -72,7 +72,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         content_mode: "structured" or "binary".
         timestamp: "sent", the time at which the relay sends it, or "event", the event's own time if
             it has one.
-        timeout: Seconds to wait until sent events are acknowledged, about a megabyte at a time.
+        timeout: Seconds to wait until sent events are acknowledged, about a megabyte at a time, in
+            transactions a batch at a time.
         transactional_id: If given, a batch and the ids of its rows are one transaction of Kafka. So
             nothing is sent twice, whatever crashes. Each relay appends `-` and the id of its lease.
 
@@ -208,6 +209,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         """
         positions = []
         for each in sorted(set(earlier) - {lease}):
+            self.on_progress()
             with closing(self._begin(each)) as connection:
                 positions.append(connection.read_position())
         if self.must_take_over(lease):

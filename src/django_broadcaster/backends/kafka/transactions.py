@@ -278,7 +278,6 @@ class TransactionSender(Sender):
         for place, failure in alone.items():
             batch.fail(place, failure)
         rest = [record for record in records if record.place not in alone]
-        stop = None
         parts = [rest] if alone else [rest[: len(rest) // 2], rest[len(rest) // 2 :]]
         stop = None
         for part in parts:
