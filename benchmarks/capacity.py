@@ -107,6 +107,13 @@ class Costs:
         return self.points[0]
 
     @property
+    def warning(self) -> str:
+        """Why the costs are not to be relied on; empty if they are."""
+        if any(point.limit(self.processors) == DISTURBED for point in self.points):
+            return "Other programs used the machine: the rates are too low. Measure again."
+        return ""
+
+    @property
     def event_us(self) -> float:
         """The microseconds of processor time of an event, averaged over all points."""
         return mean(point.event_us for point in self.points)
@@ -205,7 +212,7 @@ def describe(costs: Costs) -> str:
             f"| {point.wal_bytes:,.0f} | {point.statements:.0f} | {point.busy:.0%} "
             f"| {point.limit(costs.processors)} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_warning(costs)])
 
 
 def answer(costs: Costs, options: argparse.Namespace) -> str:
@@ -227,7 +234,12 @@ def answer(costs: Costs, options: argparse.Namespace) -> str:
             f"{found.catch_up_seconds / 60:.0f} min after {options.outage:g} min"
         ),
     }
-    return "\n".join(f"{name + ':':<28}{value}" for name, value in lines.items())
+    rows = [f"{name + ':':<28}{value}" for name, value in lines.items()]
+    return "\n".join([*rows, *_warning(costs)])
+
+
+def _warning(costs: Costs) -> list[str]:
+    return ["", costs.warning] if costs.warning else []
 
 
 def with_figures(page: str, costs: Costs) -> str:

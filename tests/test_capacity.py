@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -15,6 +16,8 @@ from benchmarks.capacity import (
     PAGE,
     Costs,
     Point,
+    answer,
+    describe,
     load,
     partitions_for,
     plan,
@@ -113,6 +116,15 @@ def test_more_relays_than_partitions_are_an_error() -> None:
 def test_the_limit_is_named(point: Point, limit: str) -> None:
     """The processor time of an event says what limits the rate."""
     assert point.limit(processors=2) == limit
+
+
+@pytest.mark.parametrize(("busy", "warns"), [(0.5, False), (0.95, True)])
+def test_costs_of_a_busy_machine_have_a_warning(busy: float, warns: bool) -> None:
+    """The table and the plan say that the rates are too low."""
+    costs = replace(COSTS, points=[replace(POINT, busy=busy)])
+    assert ("Measure again" in describe(costs)) is warns
+    options = argparse.Namespace(rate=100.0, load=0.6, days=7.0, outage=10.0)
+    assert ("Measure again" in answer(costs, options)) is warns
 
 
 def test_the_page_has_the_measured_costs() -> None:
