@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
 from django_broadcaster.backends import KafkaBackend
 from django_broadcaster.exceptions import BackendUnavailable
