@@ -1,4 +1,9 @@
-"""Measure and print a table or JSON: `python -m benchmarks [NAME ...] [--json]`."""
+"""Measure and print a table or JSON: `python -m benchmarks [NAME ...] [--json]`.
+
+`python -m benchmarks costs` measures what an event costs with one to six relays, and writes
+`benchmarks/costs.json` and the figures in `docs/explanation/capacity.md`.
+`python -m benchmarks capacity --rate N` computes what a rate needs from these.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,9 @@ from benchmarks import (
     blocked,
     brokers,
     bulk,
+    capacity,
     consuming,
+    costs,
     databases,
     draining,
     handling,
@@ -58,6 +65,9 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
 
 def main() -> int:
     """Run the benchmarks of the command line."""
+    if sys.argv[1:2] == ["capacity"]:
+        capacity.main(sys.argv[2:])
+        return 0
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -65,18 +75,26 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=100_000, help="events in a backlog (100,000)")
     parser.add_argument("--write", metavar="FILE", help="write the table to a page of the docs")
     options = parser.parse_args()
-    unknown = set(options.names) - BENCHMARKS.keys()
+    unknown = set(options.names) - BENCHMARKS.keys() - {"costs"}
     if unknown:
         parser.error(
             f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}"
         )
     outbox.prepare()
+    if options.names == ["costs"]:
+        found = costs.measure(options.events)
+        outbox.empty()
+        found.save(capacity.COSTS)
+        page = capacity.with_figures(capacity.PAGE.read_text(), found)
+        capacity.PAGE.write_text(page)
+        print(capacity.describe(found))
+        return 0
     figures: list[Figure] = []
     for name in options.names or BENCHMARKS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        found = BENCHMARKS[name](options.runs, options.events)
-        figures += found
-        print(as_table(found), file=sys.stderr, flush=True)
+        measured = BENCHMARKS[name](options.runs, options.events)
+        figures += measured
+        print(as_table(measured), file=sys.stderr, flush=True)
     outbox.empty()
     print(
         json.dumps([f.as_dict() for f in figures], indent=2) if options.json else as_table(figures)

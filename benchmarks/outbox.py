@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -153,6 +154,16 @@ def window_times(window: int) -> list[datetime]:
             [window],
         )
         return [row[0] for row in cursor.fetchall()]
+
+
+def transactions() -> int:
+    """Return the database's number of transactions; each of a relay's is one statement."""
+    with psycopg.connect(**address(), autocommit=True) as other:
+        time.sleep(1.5)  # the server updates its counters within a second
+        row = other.execute(
+            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def address() -> dict[str, Any]:

@@ -84,6 +84,15 @@ def stop(workers: list[subprocess.Popen[bytes]]) -> None:
         worker.wait(30)
 
 
+def cpu(pid: int) -> float:
+    """Return the seconds of processor time that a process has used, 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def wait_for_leases(count: int) -> None:
     """Wait until `count` relays share the partitions."""
     _wait(lambda: _sharing() == count, "the relays to share the partitions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from . import outbox, relays
+from . import costs, outbox, relays
 from .measure import Figure, compare
 
 
@@ -13,32 +13,13 @@ def scale(runs: int, events: int) -> list[Figure]:
     return [
         compare(
             "two processes",
-            lambda: _drain(2, 2 * events),
-            lambda: _drain(1, 2 * events),
+            lambda: costs.point(2, 2 * events).rate,
+            lambda: costs.point(1, 2 * events).rate,
             wanted=">= 1.3",
             runs=runs,
         ),
         *_memory(),
     ]
-
-
-def _drain(count: int, events: int) -> float:
-    """Return the rate of `count` processes between a tenth and nine tenths of the backlog.
-
-    The processes start before the backlog exists, so that none begins alone.
-    """
-    outbox.empty()
-    relays.empty_stream()
-    workers = relays.start(count)
-    try:
-        relays.wait_for_leases(count)
-        outbox.fill(events, maintain=False)
-        first, last = int(events * 0.1), int(events * 0.9)
-        began = relays.wait_for_entries(first)
-        ended = relays.wait_for_entries(last)
-    finally:
-        relays.stop(workers)
-    return (last - first) / (ended - began)
 
 
 def _memory() -> list[Figure]:

@@ -44,7 +44,7 @@ INSTALLED_APPS = ["django_broadcaster"]
 DATABASES = {"default": _server("postgres", "postgresql"), "sqlite": _sqlite()}
 if services.address("mariadb"):
     DATABASES["mariadb"] = _server("mariadb", "mysql")
-STREAM = "broadcaster-bench"
+STREAM = f"{NAME}-stream"
 OUTBOX_PUBLISHERS = {
     "default": {
         "BACKEND": "django_broadcaster.backends.RedisStreamBackend",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
-import psycopg
 from django.conf import settings
 
 from django_broadcaster.publishers import publisher
@@ -91,11 +89,11 @@ def idle(runs: int, events: int) -> list[Figure]:
     workers = relays.start()
     try:
         time.sleep(SETTLE_SECONDS)
-        statements, cpu, began = _statements(), _cpu(workers[0].pid), time.monotonic()
+        statements, cpu, began = outbox.transactions(), relays.cpu(workers[0].pid), time.monotonic()
         time.sleep(IDLE_SECONDS)
         seconds = time.monotonic() - began
-        per_second = (_statements() - statements) / seconds
-        percent = (_cpu(workers[0].pid) - cpu) / seconds * 100
+        per_second = (outbox.transactions() - statements) / seconds
+        percent = (relays.cpu(workers[0].pid) - cpu) / seconds * 100
     finally:
         relays.stop(workers)
     return [
@@ -149,20 +147,3 @@ def _relay() -> Iterator[None]:
         yield
     finally:
         relays.stop(workers)
-
-
-def _statements() -> int:
-    """Return the database's number of transactions; each of a relay's is one statement."""
-    with psycopg.connect(**outbox.address(), autocommit=True) as other:
-        time.sleep(1.5)  # the server updates its counters within a second
-        row = other.execute(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-        ).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _cpu(pid: int) -> float:
-    """Return the seconds of CPU time that a process has used."""
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

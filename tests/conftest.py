@@ -21,6 +21,7 @@ from django_broadcaster.models import (
     OutboxMove,
     OutboxOperation,
     OutboxPartition,
+    OutboxPosition,
     OutboxReceiver,
     OutboxRelay,
     OutboxSample,
@@ -42,7 +43,7 @@ TABLES = (
         OutboxBackendState,
         OutboxSample,
     ),
-    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, Order),
+    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, OutboxPosition, Order),
 )
 
 

@@ -34,6 +34,7 @@ FROM_NOTHING = {README, TUTORIAL}
 
 INSTALLING = "installing is a test of its own, tests/test_wheel.py"
 NOT_RUN = {
+    ("docs/explanation/capacity.md", "tests/test_capacity.py runs it"),
     ("README.md", "the demo is a test of its own below"),
     ("README.md", "this is how the tests are run"),
     ("README.md", INSTALLING),

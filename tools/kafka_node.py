@@ -25,6 +25,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 POM = ROOT / "tools" / "kafka_pom.xml"
 CACHE = ROOT / ".cache" / "servers" / "kafka"
+LOOPBACK = "127.0.0.1"
 CLUSTER = "broadcaster-for-testsA"
 """The id of every cluster: 16 bytes in Base64."""
 
@@ -67,7 +68,7 @@ class Node:
     more ports by their security protocols, such as "SASL_SSL"; "PROXIED" is without TLS, too.
     `advertised` has the ports to which clients are sent, where these are others: those of proxies.
     `node_id` is its number in a cluster, whose nodes are `controllers`: their ports for each other,
-    by number. Without these it is alone.
+    by number. Without these it is alone. `host` is the address for clients.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Node:
         *,
         node_id: int = 1,
         controllers: Mapping[int, int] | None = None,
+        host: str = LOOPBACK,
     ) -> None:
         self.folder = folder
         self.port = port
@@ -94,6 +96,7 @@ class Node:
             config,
             node_id=node_id,
             controllers=controllers or {node_id: _free_port()},
+            host=host,
         )
 
     def start(self, output: IO[bytes] | None = None) -> None:
@@ -144,6 +147,7 @@ def _write_config(
     *,
     node_id: int,
     controllers: Mapping[int, int],
+    host: str = LOOPBACK,
 ) -> Path:
     path = data.with_suffix(".properties")
     lines = _PROPERTIES.format(
@@ -151,15 +155,15 @@ def _write_config(
         node_id=node_id,
         voters=",".join(f"{each}@127.0.0.1:{port}" for each, port in controllers.items()),
         controller=controllers[node_id],
-        listeners=_addresses(listeners),
-        advertised=_addresses(advertised),
+        listeners=_addresses(host, listeners),
+        advertised=_addresses(host, advertised),
     )
     path.write_text(lines + config)
     return path
 
 
-def _addresses(ports: Mapping[str, int]) -> str:
-    return ",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items())
+def _addresses(host: str, ports: Mapping[str, int]) -> str:
+    return ",".join(f"{protocol}://{host}:{port}" for protocol, port in ports.items())
 
 
 def java(*words: str, pom: Path = POM) -> list[str]:

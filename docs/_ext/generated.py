@@ -151,6 +151,8 @@ def _class_options(name: str) -> Iterator[str]:
 def _defaults(classes: Sequence[type[Any]]) -> Iterator[tuple[str, str]]:
     """Yield the names of the options of classes and their defaults as code."""
     for each in classes:
+        if "__init__" not in vars(each):
+            continue
         # Not of the class: its metaclass has a signature of its own.
         for name, parameter in inspect.signature(each.__init__).parameters.items():
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:

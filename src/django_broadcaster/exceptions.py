@@ -146,6 +146,8 @@ class WrongTransaction(PublishError, RuntimeError):
 class RefusedByDatabase(PublishError):
     """The database's configuration prevents writing events; the text says what to change.
 
+    It is also raised if the replication slot of a `DebeziumBackend` does not exist.
+
     If `publish_events` raises it, the block of `transaction.atomic()` can't commit, as after other
     errors of the database.
     """

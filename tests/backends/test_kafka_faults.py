@@ -26,12 +26,14 @@ from django_broadcaster.testing import BackendFaultContract, Fault, make_message
 from tests.support.batches import kinds, left_of, numbers
 from tests.support.kafka_mock import mock_cluster
 from tests.support.kafka_server import (
+    READ_SECONDS,
     SASL,
     KafkaServer,
     add_partitions,
     add_user,
     changed,
     delete_topic,
+    disposable,
     forbid,
     make_topic,
     proxied_kafka,
@@ -240,7 +242,7 @@ def test_password_and_certificate(
         assert backend.health_check() is False
     else:
         assert backend.send_batch(messages) == [None] * 3
-        assert backend.health_check() is True
+        wait_until(backend.health_check, 30, "the backend is healthy")
         assert ids(records(server.servers, topic)) == ids(messages)
 
 
@@ -347,7 +349,7 @@ def test_the_topic_of_all_events_is_missing(
         outcomes = backend.send_batch(messages)
         assert kinds(outcomes) == [BackendUnavailable] * 2
         assert f"'{topic}'" in str(outcomes[0])
-        assert backend.health_check() is True
+        wait_until(backend.health_check, 30, "the backend is healthy")
     deliver(backend, messages)
     assert ids(records(server.servers, topic)) == ids(messages)
 
@@ -390,10 +392,12 @@ def test_the_topic_of_one_event_is_missing(
     assert ids(records(server.servers, topic)) == ids([good[0], good[2]])
 
 
+@disposable
 def internal_topic(server: KafkaServer) -> str:
     """Return a topic of the broker's own, to which no client may write."""
     name = "__consumer_offsets"
-    if name not in AdminClient({"bootstrap.servers": server.servers}).list_topics().topics:
+    admin = AdminClient({"bootstrap.servers": server.servers})
+    if name not in admin.list_topics(timeout=READ_SECONDS).topics:
         make_topic(server.servers, name=name)
     return name
 

@@ -16,7 +16,7 @@ import pytest
 from cloudevents.core.bindings import kafka as sdk
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent as SDKEvent
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from django_broadcaster.backends import KafkaBackend, MessageBackend
 from django_broadcaster.backends.bindings import KAFKA
@@ -24,10 +24,18 @@ from django_broadcaster.consumers import Consumer, Delivery, KafkaConsumer
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 from django_broadcaster.testing import ConsumerContract, ProducedMessage
+from tests.support.kafka_events import (
+    first_of_each,
+    ids,
+    numbered,
+    publish,
+    publish_in_transactions,
+)
 from tests.support.kafka_server import (
     KafkaServer,
     committed_offsets,
     make_topic,
+    members,
     produce,
     proxied_kafka,
     shared_servers,
@@ -129,27 +137,6 @@ def make(servers: str, topic: str) -> Iterator[MakeConsumer]:
         yield make
 
 
-def publish(servers: str, topic: str, names: Sequence[str]) -> None:
-    """Append events with these ids; the key is what stands before the hyphen."""
-    headers = {"content-type": b"application/cloudevents+json"}
-    events = [CloudEvent("order.placed", "/shop", id=name, data=name) for name in names]
-    produce(
-        servers,
-        topic,
-        [(each.id.partition("-")[0].encode(), each.to_json(), headers) for each in events],
-    )
-
-
-def numbered(keys: int, start: int, stop: int) -> list[str]:
-    """Return names of events that take turns at keys."""
-    return [f"k{key}-{number}" for number in range(start, stop) for key in range(keys)]
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    """The ids of the events."""
-    return [each.event.id for each in deliveries if each.event is not None]
-
-
 def wait_for_partitions(*consumers: KafkaConsumer) -> list[Delivery]:
     """Call all consumers until each has a partition; return what they received."""
     found: list[Delivery] = []
@@ -160,14 +147,6 @@ def wait_for_partitions(*consumers: KafkaConsumer) -> list[Delivery]:
         return all(each._partitions for each in consumers)
 
     wait_until(is_shared, WAIT, "each receiver has a partition")
-    return found
-
-
-def first_of_each(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the first arrivals of each key, in order."""
-    found: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        found.setdefault(name.partition("-")[0], []).append(name)
     return found
 
 
@@ -203,6 +182,19 @@ def test_two_receivers_share_the_keys(make: MakeConsumer, servers: str, topic: s
     assert not keys[0].keys() & keys[1].keys()
     assert min(map(len, keys)) > 0
     assert first_of_each(names) == {**keys[0], **keys[1]}
+
+
+def test_partitions_that_stay_are_not_interrupted_by_a_rebalance(make: MakeConsumer) -> None:
+    """A receiver that joins takes some of them; the others are not given up for a moment."""
+    one, other = make(), make()
+    one.open()
+    wait_for_partitions(one)
+    before = dict(one._partitions)
+    other.open()
+    wait_for_partitions(one, other)
+    after = dict(one._partitions)
+    assert 0 < len(after) < len(before)
+    assert all(before[key] is partition for key, partition in after.items())
 
 
 def test_partition_that_moves_is_read_from_what_was_acknowledged(
@@ -379,7 +371,10 @@ def test_static_member_that_restarts_keeps_its_partitions(
     other.open()
     wait_for_partitions(one, other)
     before, kept = {*one._partitions}, dict(other._partitions)
+    owned = members(servers, topic)
     one.close()
+    assert members(servers, topic) == owned
+    assert {*owned} == {"one", "other"}
     again = make(group_instance_id="one", session_timeout=20)
     again.open()
     wait_for_partitions(again, other)
@@ -464,6 +459,43 @@ def test_topics_that_match_a_pattern_are_read(make: MakeConsumer, servers: str) 
     publish(servers, later, [f"{later}-1"])
     found += read(consumer, 1)
     assert [each.message.origin for each in found] == [first, later]
+
+
+def test_group_that_moves_to_other_topics_gives_the_old_ones_up(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """While receivers are replaced, each reads its own topics; nothing is lost or doubled."""
+    prefix = f"moved-{uuid4()}"
+    later = make_topic(servers, 2, name=f"{prefix}.a")
+    old, new = numbered(4, 0, 5), numbered(4, 5, 10)
+    publish(servers, topic, old)
+    publish(servers, later, new)
+    former = make()
+    former.open()
+    found = read(former, 20)
+    former.acknowledge(found)
+    publish(servers, topic, ["left-1"])
+    moved = make(topics=f"^{prefix}\\..*")
+    moved.open()
+    received: list[Delivery] = []
+    left: list[Delivery] = []
+
+    def has_all() -> bool:
+        left.extend(former.receive(100, 0.1))
+        received.extend(moved.receive(100, 0.1))
+        return len(received) >= 20 and len(left) >= 1
+
+    wait_until(has_all, WAIT, "each has received its own")
+    assert first_of_each(ids(received)) == first_of_each(new)
+    assert (len(received), ids(left)) == (20, ["left-1"])
+    assert {each for each, _ in moved._partitions} == {later}
+    moved.acknowledge(received)
+    former.close()
+    wait_until(lambda: not moved.receive(100, 0.1) and moved.lag() == 0, WAIT, "the lag is 0")
+    moved.close()
+    back = make(topics=[topic, later])
+    back.open()
+    assert ids(read(back, 1)) == ["left-1"]
 
 
 @pytest.mark.parametrize("start", ["all", "new"])
@@ -579,14 +611,7 @@ def test_any_record_is_a_delivery(
 
 def test_only_committed_transactions_are_read(make: MakeConsumer, servers: str, topic: str) -> None:
     """Records of a transaction that was aborted are never received, and are not in the lag."""
-    content = {"content-type": b"application/cloudevents+json"}
-    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic})
-    producer.init_transactions(WAIT)
-    for name, end in (("a", producer.abort_transaction), ("b", producer.commit_transaction)):
-        producer.begin_transaction()
-        event = CloudEvent("order.placed", "/shop", id=name)
-        producer.produce(topic, event.to_json(), b"key", headers=list(content.items()))
-        end(WAIT)
+    publish_in_transactions(servers, topic, {"a": False, "b": True})
     consumer = make()
     consumer.open()
     found = read(consumer, 1)

@@ -14,7 +14,7 @@ from tests.support.workers import Workers
 class KafkaBroker:
     """A broker with a topic of six partitions, two for each receiver."""
 
-    def __init__(self, server: KafkaServer) -> None:
+    def __init__(self, server: KafkaServer, offsets: str) -> None:
         self._server = server
         topic = make_topic(server.servers, 6)
         self.publisher = {
@@ -27,6 +27,7 @@ class KafkaBroker:
                 "bootstrap_servers": server.servers,
                 "topics": topic,
                 "group": "billing",
+                "offsets": offsets,
                 "session_timeout": 2.0,
             },
         }
@@ -38,7 +39,10 @@ class KafkaBroker:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-def test_each_event_is_handled_once(committing: None, workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("offsets", ["broker", "database"])
+def test_each_event_is_handled_once(
+    committing: None, workers: Workers, tmp_path: Path, offsets: str
+) -> None:
     """5,000 events are handled exactly once, in order, although everything is killed."""
     with kafka_server(tmp_path) as server:
-        survive(KafkaBroker(server), workers)
+        survive(KafkaBroker(server, offsets), workers)

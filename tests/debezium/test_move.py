@@ -161,7 +161,7 @@ def test_a_move_to_kafka_connect_and_back_loses_doubles_and_reorders_nothing(
         join(meanwhile)
         connect.wait_until_running(SLOT)
         move.pause()
-    call_command("outbox_debezium", "--wait", "60", "--database", "own")
+    call_command("outbox_debezium", "--wait", "300", "--database", "own")
     remove_connector(connect)
     with move.relay(move.kafka):
         move.resume()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, PartitionMetadata
 
-from tests.support.kafka_server import READ_SECONDS, KafkaServer
+from tests.support.kafka_server import READ_SECONDS, KafkaServer, disposable
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
+from tools.kafka_node import LOOPBACK
 
-HEAL_SECONDS = 90.0
+HEAL_SECONDS = 180.0
 
 _CONFIG = """
 default.replication.factor=3
@@ -31,13 +32,15 @@ auto.leader.rebalance.enable=false
 class KafkaCluster:
     """Three brokers, numbered from 1, which keep their ports and their data.
 
-    `config` has more lines of each one's server.properties.
+    `config` has more lines of each one's server.properties. `host` is their address for clients.
     """
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, config: str = "", host: str = LOOPBACK) -> None:
         controllers = {number: free_port() for number in (1, 2, 3)}
         self.brokers = {
-            number: KafkaServer(folder, _CONFIG + config, node_id=number, controllers=controllers)
+            number: KafkaServer(
+                folder, _CONFIG + config, node_id=number, controllers=controllers, host=host
+            )
             for number in controllers
         }
 
@@ -70,6 +73,7 @@ class KafkaCluster:
         """Return the brokers that have all of a partition, by number."""
         return set(self._partition(topic, partition).isrs)
 
+    @disposable
     def _partition(self, topic: str, partition: int) -> PartitionMetadata:
         found = _admin(self.servers).list_topics(topic, timeout=READ_SECONDS)
         return found.topics[topic].partitions[partition]
@@ -78,6 +82,7 @@ class KafkaCluster:
         """Ask each broker: one that was frozen knows only what was, for a moment."""
         return all(self._sees_all(broker.servers) for broker in self.brokers.values())
 
+    @disposable
     def _sees_all(self, servers: str) -> bool:
         found = _admin(servers).list_topics(timeout=READ_SECONDS)
         return len(found.brokers) == len(self.brokers) and all(
@@ -92,9 +97,9 @@ def _admin(servers: str) -> AdminClient:
 
 
 @contextmanager
-def kafka_cluster(folder: Path, config: str = "") -> Iterator[KafkaCluster]:
+def kafka_cluster(folder: Path, config: str = "", host: str = LOOPBACK) -> Iterator[KafkaCluster]:
     """A healthy cluster for the time of the block."""
-    cluster = KafkaCluster(folder, config)
+    cluster = KafkaCluster(folder, config, host)
     try:
         cluster.heal()
         yield cluster

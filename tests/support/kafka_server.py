@@ -9,12 +9,12 @@ import os
 import resource
 import signal
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -37,6 +37,7 @@ from confluent_kafka.admin import (
     ConfigResource,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -44,16 +45,34 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from django_broadcaster.backends.kafka.bounded import bounded
 from tests.support.redis_server import free_port, missing
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 from tools import services
 from tools.handshakes import NoAnswer
-from tools.kafka_node import Node, is_installed
+from tools.kafka_node import LOOPBACK, Node, is_installed
 from tools.servers import SERVICES, probe
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 READ_SECONDS = 20.0
+CLIENT_SECONDS = 60.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def disposable(function: Callable[P, T]) -> Callable[P, T]:
+    """Fail instead of hanging, if a client that the function makes can't be disposed of.
+
+    Python waits for the client's threads where the function ends, and no signal interrupts that.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return bounded(partial(function, *args, **kwargs), CLIENT_SECONDS, function.__name__)
+
+    return call
 
 
 class KafkaServer:
@@ -62,7 +81,7 @@ class KafkaServer:
     `config` has more lines of its server.properties. Besides its port without TLS, it has one for
     each of `listeners`: a security protocol, or "PROXIED" for clients that come through a proxy.
     `advertised` has the ports of the proxies. `node_id` and `controllers` are its place in a
-    cluster; see `Node`.
+    cluster, and `host` is the address for clients; see `Node`.
     """
 
     def __init__(
@@ -73,22 +92,24 @@ class KafkaServer:
         *,
         node_id: int = 1,
         controllers: Mapping[int, int] | None = None,
+        host: str = LOOPBACK,
     ) -> None:
         if not is_installed():
             missing("Java and Maven, for Apache Kafka")
+        self.host = host
         self.port = free_port()
         self.ports = {protocol: free_port() for protocol in listeners}
         self.advertised: dict[str, int] = {}
         self._folder = folder
         self._config = config
-        self._place: Any = {"node_id": node_id, "controllers": controllers}
+        self._place: Any = {"node_id": node_id, "controllers": controllers, "host": host}
         self._log = folder / f"kafka-{self.port}.log"
         self._node: Node | None = None
 
     @property
     def servers(self) -> str:
         """The server's address, as `bootstrap_servers`."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -253,6 +274,7 @@ def tls_config(folder: Path, certificates: Path, protocol: str = "SSL") -> str:
     return "".join(f"\n{prefix}.{name}={value}" for name, value in lines.items())
 
 
+@disposable
 def add_user(server: KafkaServer, name: str, password: str) -> None:
     """Let a user log in at a broker with `SASL`."""
     credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
@@ -280,35 +302,40 @@ def forbid(
         *(kind, resource, pattern, f"User:{name}"),
         *("*", operation, AclPermissionType.DENY),
     )
-    admin = AdminClient({"bootstrap.servers": server.servers})
     return _changed(
-        lambda: admin.create_acls([rule]), lambda: admin.delete_acls([_as_filter(rule)])
+        server.servers,
+        lambda admin: admin.create_acls([rule]),
+        lambda admin: admin.delete_acls([_as_filter(rule)]),
     )
 
 
 def changed(servers: str, topic: str, option: str, value: str) -> AbstractContextManager[None]:
     """Give a topic another value of an option, for the time of the block."""
-    admin = AdminClient({"bootstrap.servers": servers})
 
-    def change(operation: AlterConfigOpType, value: str | None) -> Mapping[Any, Future[Any]]:
+    def change(operation: AlterConfigOpType, value: str | None) -> Change:
         entry = ConfigEntry(option, value, incremental_operation=operation)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-        return admin.incremental_alter_configs([resource])
+        return lambda admin: admin.incremental_alter_configs([resource])
 
     return _changed(
-        lambda: change(AlterConfigOpType.SET, value),
-        lambda: change(AlterConfigOpType.DELETE, None),
+        servers, change(AlterConfigOpType.SET, value), change(AlterConfigOpType.DELETE, None)
     )
 
 
+Change = Callable[[AdminClient], Mapping[Any, Future[Any]]]
+
+
 @contextmanager
-def _changed(
-    change: Callable[[], Mapping[Any, Future[Any]]], undo: Callable[[], Mapping[Any, Future[Any]]]
-) -> Iterator[None]:
-    for done in change().values():
-        done.result(READ_SECONDS)
+def _changed(servers: str, change: Change, undo: Change) -> Iterator[None]:
+    _alter(servers, change)
     yield
-    for done in undo().values():
+    _alter(servers, undo)
+
+
+@disposable
+def _alter(servers: str, change: Change) -> None:
+    admin = AdminClient({"bootstrap.servers": servers})
+    for done in change(admin).values():
         done.result(READ_SECONDS)
 
 
@@ -338,13 +365,19 @@ def shared_servers() -> str:
     return urlsplit(url).netloc
 
 
+@disposable
 def delete_topic(servers: str, topic: str) -> None:
     """Delete a topic, and wait until it is gone."""
     admin = AdminClient({"bootstrap.servers": servers})
     admin.delete_topics([topic])[topic].result(READ_SECONDS)
-    wait_until(lambda: topic not in admin.list_topics().topics, READ_SECONDS, f"no topic {topic}")
+
+    def is_gone() -> bool:
+        return topic not in admin.list_topics(timeout=READ_SECONDS).topics
+
+    wait_until(is_gone, READ_SECONDS, f"no topic {topic}")
 
 
+@disposable
 def add_partitions(servers: str, topic: str, total: int) -> None:
     """Give a topic more partitions, that many in all."""
     admin = AdminClient({"bootstrap.servers": servers})
@@ -352,6 +385,7 @@ def add_partitions(servers: str, topic: str, total: int) -> None:
     _wait_for_leaders(admin, topic, total)
 
 
+@disposable
 def make_topic(
     servers: str,
     partitions: int = 1,
@@ -386,6 +420,7 @@ def _wait_for_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
     wait_until(have_leaders, READ_SECONDS, f"topic {topic} has leaders")
 
 
+@disposable
 def records(servers: str, topic: str) -> list[Message]:
     """Return what is in a topic, partition by partition and in order.
 
@@ -423,6 +458,7 @@ def _put_marks(servers: str, topic: str) -> tuple[Sequence[int], bytes]:
     return partitions, mark
 
 
+@disposable
 def produce(
     servers: str,
     topic: str,
@@ -442,6 +478,7 @@ def produce(
     assert failures == []
 
 
+@disposable
 def committed_offsets(servers: str, group: str, topic: str) -> Mapping[int, int]:
     """Return the offsets that a group has committed, by partition."""
     admin = AdminClient({"bootstrap.servers": servers})
@@ -449,6 +486,39 @@ def committed_offsets(servers: str, group: str, topic: str) -> Mapping[int, int]
     (answer,) = admin.list_consumer_group_offsets(asked).values()
     found = answer.result(READ_SECONDS).topic_partitions
     return {each.partition: each.offset for each in found if each.topic == topic}
+
+
+@disposable
+def reported_lag(servers: str, group: str, topics: Collection[str]) -> int:
+    """Return the lag of a group as Kafka's own tools work it out.
+
+    For each partition with a committed offset, it is the end of what can be read without it.
+    """
+    admin = AdminClient({"bootstrap.servers": servers})
+    (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+    committed = [
+        each
+        for each in answer.result(READ_SECONDS).topic_partitions
+        if each.topic in topics and each.offset >= 0
+    ]
+    latest = {TopicPartition(each.topic, each.partition): OffsetSpec.latest() for each in committed}
+    ends = {
+        (each.topic, each.partition): found.result(READ_SECONDS).offset
+        for each, found in admin.list_offsets(latest).items()
+    }
+    return sum(ends[each.topic, each.partition] - each.offset for each in committed)
+
+
+@disposable
+def members(servers: str, group: str) -> Mapping[str, Collection[int]]:
+    """Return the partitions of each member of a group that has a name: `group.instance.id`."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    (answer,) = admin.describe_consumer_groups([group]).values()
+    return {
+        each.group_instance_id: {place.partition for place in each.assignment.topic_partitions}
+        for each in answer.result(READ_SECONDS).members
+        if each.group_instance_id
+    }
 
 
 def headers_of(record: Message) -> Mapping[str, Any]:

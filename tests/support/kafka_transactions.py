@@ -15,12 +15,14 @@ from django_broadcaster.backends import KafkaBackend
 from django_broadcaster.backends.kafka.connection import Connection
 from django_broadcaster.backends.outcomes import MessageBatch
 from tests.support.backends import Gate
+from tests.support.kafka_server import disposable
 from tests.support.waiting import wait_until
 
 READ_SECONDS = 40.0
 """Longer than Kafka waits until it aborts a transaction that somebody has left open."""
 
 
+@disposable
 def committed(servers: str, topic: str) -> list[Message]:
     """Return what a reader of committed records sees in a topic, partition by partition.
 
@@ -46,6 +48,7 @@ def committed(servers: str, topic: str) -> list[Message]:
     return sorted(found, key=lambda message: (message.partition(), message.offset()))
 
 
+@disposable
 def _end(servers: str, place: TopicPartition) -> int:
     """Return the end of a partition, whatever is open there."""
     consumer = Consumer(

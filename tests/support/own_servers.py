@@ -83,6 +83,12 @@ class OwnDatabase:
             cursor.execute(sql)
             return list(cursor.fetchall()) if cursor.description else []
 
+    def listen_to_all(self) -> None:
+        """Trust clients of every network at whose addresses it listens, not only this machine's."""
+        ((file,),) = self.execute("SHOW hba_file")
+        self.execute(f"COPY (SELECT 'host all all all trust') TO '{file}'")
+        self.execute("SELECT pg_reload_conf()")
+
     def restart(self, how: signal.Signals | None = None) -> None:
         """End it, by that signal, and start it again."""
         self.instance.stop(how)

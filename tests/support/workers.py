@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ class Worker:
         settings: Mapping[str, Any],
         log: Path,
         command: str = "outbox_worker",
+        prefix: Sequence[str] = (),
     ) -> None:
         self._log = log
         self.application_name = f"outbox_worker {log}"[-63:]
         env = {**environment(database, settings), "PGAPPNAME": self.application_name}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(MANAGE), command, *arguments],
+                [*prefix, sys.executable, str(MANAGE), command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -53,6 +54,11 @@ class Worker:
     def runs(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal, None while it runs."""
+        return self._process.poll()
 
     @property
     def output(self) -> str:
@@ -123,11 +129,21 @@ class Workers:
         """All of them, also those that have ended."""
 
     def start(
-        self, database: str, *arguments: str, command: str = "outbox_worker", **settings: Any
+        self,
+        database: str,
+        *arguments: str,
+        command: str = "outbox_worker",
+        prefix: Sequence[str] = (),
+        **settings: Any,
     ) -> Worker:
-        """Start one; settings are `OUTBOX_*`, and must be JSON."""
+        """Start one; settings are `OUTBOX_*`, and must be JSON.
+
+        `prefix` is the beginning of the command line, such as that of a `Host`.
+        """
         log = self._folder / f"worker-{len(self.started)}.log"
-        worker = Worker(database, *arguments, settings=settings, log=log, command=command)
+        worker = Worker(
+            database, *arguments, settings=settings, log=log, command=command, prefix=prefix
+        )
         self.started.append(worker)
         return worker
 

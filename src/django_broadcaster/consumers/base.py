@@ -27,6 +27,8 @@ from django_broadcaster.backends.options import OptionReader
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError
 
+from .positions import Position, TakeSources
+
 MAX_MESSAGE_BYTES: Final = 16_000_000
 """The default of `max_message_bytes`."""
 
@@ -129,6 +131,9 @@ class Consumer(ABC):
     messages that the one before had received and not acknowledged.
     """
 
+    take_sources: TakeSources | None = None
+    """Takes sources whose positions are in the database; set by the receiver before `open`."""
+
     uses_event_loop: ClassVar[bool] = False
     """Whether it runs an asyncio event loop, which a process patched by gevent refuses."""
 
@@ -221,6 +226,16 @@ class Consumer(ABC):
         """Return the number of messages that wait at the broker; None if it can't say.
 
         Called by the thread that calls `receive`, each few seconds. Raises BackendUnavailable.
+        """
+        return None
+
+    def position_of(self, delivery: Delivery) -> Position | None:
+        """Return the position after a message, for the database; None if the broker keeps it.
+
+        It is stored in the transaction that writes the row. For a consumer that can begin at any
+        position: when it is given sources, such as partitions, it calls `take_sources` with their
+        names, and begins each one at the position that it gets. When a source is given to another
+        receiver, it sets `is_held` to False. The thread that writes the rows calls this method.
         """
         return None
 

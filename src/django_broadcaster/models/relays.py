@@ -1,4 +1,4 @@
-"""Leases, partitions, receivers, paused backends, figures and failed attempts."""
+"""Leases, partitions, receivers, positions, paused backends, figures and failed attempts."""
 
 from __future__ import annotations
 
@@ -245,3 +245,31 @@ class OutboxReceiver(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} for {self.consumer}"
+
+
+class OutboxPosition(models.Model):
+    """The position up to which a consumer has read a source, such as a partition of Kafka.
+
+    Each batch updates it in its own transaction. The epoch grows whenever a receiver is given the
+    source, which fences the one before.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    consumer = ExactCharField(max_length=64)
+    source = ExactCharField(
+        max_length=520, help_text=_("For Kafka: the group, the topic and the partition.")
+    )
+    epoch = models.PositiveBigIntegerField(default=0)
+    position = models.BigIntegerField(
+        null=True, blank=True, help_text=_("Where to go on; none until a batch was written.")
+    )
+
+    class Meta:
+        verbose_name = _("position of a consumer")
+        verbose_name_plural = _("positions of consumers")
+        constraints = [
+            models.UniqueConstraint(fields=["consumer", "source"], name="broadcaster_position")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source} for {self.consumer}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -21,7 +21,9 @@ from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 from django_broadcaster.consumers.base import Consumer, Delivery
 from django_broadcaster.consumers.handler import consumers
+from django_broadcaster.consumers.positions import Positions, Source, SourcesLost
 from django_broadcaster.consumers.rows import Entry, Writer, Written
+from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.publishing.columns import in_local_time
 from django_broadcaster.relay.health import Activity
 from django_broadcaster.relay.outage import DatabaseOutage
@@ -79,6 +81,8 @@ class Receiver:
         self.makes_progress = False
         """Whether the last turn has acknowledged a batch, or has found nothing to write."""
         self._writer = Writer(using, alias, consumers.delivers_to(alias))
+        self._positions = Positions(using, alias)
+        self.consumer.take_sources = self._take_sources
         self._asks_the_database = True
         self._most = limit
         self._limit = min(limit, FIRST_LIMIT)
@@ -205,7 +209,38 @@ class Receiver:
     ) -> Written:
         if entries is None:
             entries = self._writer.entries(deliveries)
-        return self._writer.write(entries, len(deliveries), self.lease)
+        while True:
+            ends = self._ends(deliveries)
+            within = _Within(self.lease, self._positions, ends) if ends else self.lease
+            try:
+                return self._writer.write(entries, len(deliveries), within)
+            except SourcesLost as error:
+                deliveries = self._without(deliveries, error)
+            kept = set(map(id, deliveries))
+            entries = [entry for entry in entries if id(entry.delivery) in kept]
+
+    def _ends(self, deliveries: Sequence[Delivery]) -> Mapping[Source, int]:
+        """Return the position after the last message of each source that the database keeps."""
+        positions = map(self.consumer.position_of, deliveries)
+        return {each.source: each.after for each in positions if each is not None}
+
+    def _without(self, deliveries: Sequence[Delivery], error: SourcesLost) -> list[Delivery]:
+        """Return the deliveries of the other sources: who took these receives theirs again.
+
+        Raises:
+            LeaseLost: The broker did not say that they were given to others: join again.
+        """
+        if any(each.is_held for each in error.sources):
+            raise LeaseLost(str(error)) from error
+
+        def is_kept(delivery: Delivery) -> bool:
+            position = self.consumer.position_of(delivery)
+            return position is None or position.source not in error.sources
+
+        return [each for each in deliveries if is_kept(each)]
+
+    def _take_sources(self, names: Collection[str]) -> Sequence[Source]:
+        return self._runner.run(self._positions.take, names, self.lease.begin)
 
     def _finish(self, later: Sequence[Delivery] = ()) -> None:
         """Wait until the batch is written, and acknowledge it; raises LeaseLost.
@@ -282,6 +317,23 @@ class Receiver:
         while self._received and self._received[0][0] < since:
             self._received.popleft()
         return sum(number for _, number in list(self._received)) / RATE_SECONDS
+
+
+class _Within(NamedTuple):
+    """The statements of the lease and of the positions, in the transaction of a batch."""
+
+    lease: ReceiverLease
+    positions: Positions
+    ends: Mapping[Source, int]
+
+    def begin(self) -> None:
+        """Move the positions first; raises SourcesLost."""
+        self.lease.begin()
+        self.positions.move(self.ends)
+
+    def end(self, written: Written) -> None:
+        """Add the batch to the receiver's figures; raises LeaseLost."""
+        self.lease.end(written)
 
 
 class _Lag:

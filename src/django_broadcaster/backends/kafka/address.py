@@ -9,11 +9,15 @@ from typing import Any, Final
 from ..credentials import TLS, Login
 from ..errors import client_module, mapped, unavailable
 from ..options import OptionReader
+from .bounded import bounded
 
 CLIENT: Final = ("confluent_kafka", "kafka")
 """The client library, and the extra that it comes with."""
 
 DEFAULT_SERVERS: Final = "localhost:9092"
+
+CLOSE_SECONDS: Final = 5.0
+"""Seconds that a client may take to disconnect before it is left to itself."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "client.id": "django-broadcaster",
@@ -83,11 +87,15 @@ class Address:
 
         It is enough that there is an answer, also that the topic is missing.
         """
-        try:
+
+        def ask() -> None:
             ours = {"enable.idempotence": False, "allow.auto.create.topics": False}
             client = client_class("Producer")({**self.settings({}), **ours, "error_cb": _ignore})
             client.list_topics(topic, timeout=seconds)
             client.close()
+
+        try:
+            bounded(ask, seconds + CLOSE_SECONDS, "kafka-health")
         except Exception:
             return False
         return True

@@ -14,7 +14,8 @@ from django_broadcaster.exceptions import BackendUnavailable
 from ..connected import HeldConnection
 from ..errors import mapped, unavailable
 from ..options import OptionReader
-from .address import Address, client_class
+from .address import CLOSE_SECONDS, Address, client_class
+from .bounded import bounded
 from .errors import BEING_MADE, describe
 
 PURGE_SECONDS: Final = 1.0
@@ -84,7 +85,7 @@ class Connection(HeldConnection):
         """Disconnect; what was not acknowledged is forgotten."""
         with suppress(Exception):
             self.producer.purge()
-            self.producer.close()
+            bounded(self.producer.close, CLOSE_SECONDS, "kafka-close")
 
     def find_topic(self, name: str, deadline: float) -> Any:
         """Have librdkafka know a topic's partitions; return the error if there are none, or None.

@@ -18,7 +18,8 @@ from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..errors import client_module, mapped, unavailable
 from ..position import MOST_CHARACTERS, Position, decode, encode, mark_of
-from .address import CLIENT, Address, client_class
+from .address import CLIENT, CLOSE_SECONDS, Address, client_class
+from .bounded import bounded
 from .connection import PURGE_SECONDS, Connection, Record, Reports
 from .errors import COORDINATOR_MOVES, is_about_records
 from .sender import Sender
@@ -124,7 +125,9 @@ class TransactionalConnection(Connection):
             self.producer.abort_transaction(PURGE_SECONDS)
         with suppress(Exception):
             self.producer.purge()
-        self.producer = None
+        producers, self.producer = [self.producer], None
+        with suppress(TimeoutError):
+            bounded(producers.clear, CLOSE_SECONDS, "kafka-close")
 
     def read_position(self) -> Position:
         """Return the last committed position of this id; empty if there is none.
@@ -147,6 +150,10 @@ class TransactionalConnection(Connection):
 
     def _committed_texts(self) -> Sequence[str]:
         """Return the metadata of the group's offsets once no transaction is being completed."""
+        with mapped(self._failure):
+            return bounded(self._ask_for_texts, self.timeout + CLOSE_SECONDS, "kafka-position")
+
+    def _ask_for_texts(self) -> Sequence[str]:
         admin = client_module(CLIENT, "confluent_kafka", "confluent_kafka.admin")
         group = client_module(CLIENT).ConsumerGroupTopicPartitions(self._id)
         deadline = time.monotonic() + self.timeout
@@ -172,14 +179,16 @@ class TransactionalConnection(Connection):
     def _group_metadata(self) -> Any:
         """Return what names the group to the producer; only a consumer can make it."""
         if self._group is None:
-            consumer = client_class("Consumer")(
-                {**self._address.settings({}), "group.id": self._id}
-            )
-            try:
-                self._group = consumer.consumer_group_metadata()
-            finally:
-                consumer.close()
+            self._group = bounded(self._ask_for_group, CLOSE_SECONDS, "kafka-group")
         return self._group
+
+    def _ask_for_group(self) -> Any:
+        settings = {**self._address.settings({}), "group.id": self._id}
+        consumer = client_class("Consumer")(settings)
+        try:
+            return consumer.consumer_group_metadata()
+        finally:
+            consumer.close()
 
     def _failure(self, error: Exception) -> BackendUnavailable:
         cause = error.args[0] if error.args else error

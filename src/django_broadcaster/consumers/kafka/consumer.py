@@ -7,9 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, ClassVar, Final, TypeVar, cast
+from operator import methodcaller
+from typing import Any, ClassVar, Final, TypeVar
 
 from django_broadcaster.backends.connected import HEALTH_SECONDS
 from django_broadcaster.backends.errors import mapped, unavailable
@@ -19,9 +18,11 @@ from django_broadcaster.backends.kafka.address import (
     Address,
     client_class,
 )
+from django_broadcaster.backends.kafka.bounded import bounded
 from django_broadcaster.backends.kafka.errors import describe
 from django_broadcaster.backends.kafka.names import topic_problem
-from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
+from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage, problem_of
+from django_broadcaster.consumers.positions import Position
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 RESETS: Final[Mapping[str, str]] = {"all": "earliest", "new": "latest"}
 """Kafka's words for the values of `start`."""
+
+STORES: Final = ("broker", "database")
+"""The values of `offsets`."""
 
 METADATA_SECONDS: Final = 30.0
 """Seconds after which a topic or a partition that was added is noticed."""
@@ -49,6 +53,14 @@ _STOPPING: Final = frozenset({"_ALL_BROKERS_DOWN", "_FATAL"})
 
 _END_OFFSET: Final = -1
 _FIRST_OFFSET: Final = -2
+
+_headers_of: Final = methodcaller("headers")
+"""Returns the headers of a record; raises SystemError if the name of one is not UTF-8.
+
+For such a name the client returns a tuple with a hole, and leaves its exception set. The process
+crashes when it unpacks the tuple. `methodcaller` checks for the exception; Python does not, once it
+has specialised a plain call.
+"""
 
 _MISSING: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"})
 
@@ -83,6 +95,10 @@ class KafkaConsumer(Consumer):
         group: The name of the consumer group. Receivers with the same group share the partitions.
         group_instance_id: A name of this receiver that no other one of the group has. A receiver
             that restarts within `session_timeout` keeps its partitions, without a rebalance.
+        offsets: Where the offsets are stored. "broker" is Kafka alone: after a crash, records that
+            were stored and not yet committed are received again. With "database" the offset of
+            each partition is stored in the transaction of the rows as well, and is read from
+            there: a crash repeats nothing.
         start: Where a group without a committed offset begins: "all" for the first record of a
             partition, "new" for those that come from then on.
         session_timeout: Seconds after which the partitions of a receiver that died are given to
@@ -106,6 +122,7 @@ class KafkaConsumer(Consumer):
         topics: str | Sequence[str],
         group: str,
         group_instance_id: str | None = None,
+        offsets: str = "broker",
         start: str = "all",
         session_timeout: float = 10.0,
         bootstrap_servers: str | Sequence[str] = DEFAULT_SERVERS,
@@ -126,6 +143,7 @@ class KafkaConsumer(Consumer):
         self.group_instance_id = self.read.text(
             "group_instance_id", group_instance_id, 249, optional=True
         )
+        self.offsets = self.read.choice("offsets", offsets, STORES)
         self.start = self.read.choice("start", start, RESETS)
         self.session_timeout = self.read.seconds("session_timeout", session_timeout, 1, 1800)
         self.timeout = self.read.seconds("timeout", timeout, 1, 300)
@@ -143,6 +161,7 @@ class KafkaConsumer(Consumer):
         self._early: list[Any] = []
         self._is_paused = self._has_joined = False
         self._outage = ""  # the error after which this client is of no use
+        self._not_taken: Exception | None = None  # why the offsets could not be read
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
         self._known: list[tuple[str, int]] = []
         self._known_until = 0.0
@@ -158,7 +177,7 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
-        self._outage = ""
+        self._outage, self._not_taken = "", None
         self._is_paused = False
         self._known_until = 0.0
         with mapped(self._config_error):
@@ -229,6 +248,12 @@ class KafkaConsumer(Consumer):
                 self._early.append(message)
         self._raise_outage()
 
+    def position_of(self, delivery: Delivery) -> Position | None:
+        """Return the offset after a record, if the database stores it."""
+        receipt: Receipt = delivery.receipt
+        source = receipt.partition.source
+        return None if source is None else Position(source, receipt.offset + 1)
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""
         body = None if isinstance(message, Tombstone) else message.body
@@ -292,7 +317,14 @@ class KafkaConsumer(Consumer):
             return None
         offset: int = record.offset()
         partition.received(offset)
-        return self.delivery(_message(record), Receipt(partition, offset))
+        receipt = Receipt(partition, offset)
+        try:
+            headers = _headers_of(record) or ()
+        except SystemError as raised:
+            cause = raised if raised.__cause__ is None else raised.__cause__
+            problem = f"the headers can't be read: {problem_of(cause)}"
+            return Delivery(_message(record, ()), receipt, problem=problem)
+        return self.delivery(_message(record, headers), receipt)
 
     # --- Partitions --------------------------------------------------------------------------
 
@@ -303,18 +335,35 @@ class KafkaConsumer(Consumer):
         """
         self._has_joined = False
         deadline = time.monotonic() + self.timeout
-        with mapped(self._failure):
-            while not self._has_joined and time.monotonic() < deadline:
-                if (message := self._client.poll(0.1)) is not None:
-                    self._early.append(message)
-                self._raise_outage()
+        while not self._has_joined and time.monotonic() < deadline:
+            with mapped(self._failure):
+                message = self._client.poll(0.1)
+            if message is not None:
+                self._early.append(message)
+            self._raise_outage()
 
     def _assigned(self, client: Any, places: Iterable[Any]) -> None:
         if client is not self._client:
             return
         self._has_joined = True
-        for each in places:
-            self._partitions[each.topic, each.partition] = Partition(each.topic, each.partition)
+        partitions = [Partition(each.topic, each.partition) for each in places]
+        if self.offsets == "database" and partitions:
+            try:
+                self._take_sources(partitions)
+            except Exception as error:  # the records of these partitions are left out
+                self._not_taken = error
+                return
+            client.incremental_assign([_begin_of(each) for each in partitions])
+        for each in partitions:
+            self._partitions[each.topic, each.number] = each
+
+    def _take_sources(self, partitions: Collection[Partition]) -> None:
+        """Take the partitions' positions in the database; raises its errors."""
+        if self.take_sources is None:
+            raise self.option_error("offsets", "'database' needs a receiver, which writes them")
+        names = {f"{self.group}/{each.topic}/{each.number}": each for each in partitions}
+        for source in self.take_sources(names):
+            names[source.name].source = source
 
     def _revoked(self, client: Any, places: Iterable[Any]) -> None:
         """Commit what is acknowledged, before the partitions go to others.
@@ -341,7 +390,7 @@ class KafkaConsumer(Consumer):
         for key in keys:
             partition = self._partitions.pop(key, None)
             if partition is not None:
-                partition.is_assigned = False
+                partition.give_up()
         # If they come back, they are read from the committed offset.
         self._early = [each for each in self._early if (each.topic(), each.partition()) not in keys]
 
@@ -469,23 +518,11 @@ class KafkaConsumer(Consumer):
         Raises:
             BackendUnavailable: The call has not ended.
         """
-        outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-
-        def run() -> None:
-            try:
-                outcomes.put((call(), None))
-            except BaseException as error:
-                outcomes.put((None, error))
-
-        Thread(target=run, name=f"kafka-{self.alias}", daemon=True).start()
         try:
-            result, error = outcomes.get(timeout=self.timeout + 1)
-        except Empty:
+            return bounded(call, self.timeout + 1, f"kafka-{self.alias}")
+        except TimeoutError:
             self._outage = f"no answer within {self.timeout} s"
             raise unavailable(f"{self.address.place}: {self._outage}") from None
-        if error is not None:
-            raise error
-        return cast("T", result)
 
     def _note_error(self, error: Any) -> None:
         self._errors.append(error)
@@ -493,6 +530,9 @@ class KafkaConsumer(Consumer):
             self._outage = describe(error)
 
     def _raise_outage(self) -> None:
+        """Raise the error after which this client is of no use, if there is one."""
+        if self._not_taken is not None:
+            raise self._not_taken
         if self._outage:
             raise unavailable(f"{self.address.place}: {self._outage}")
 
@@ -511,11 +551,11 @@ class KafkaConsumer(Consumer):
         return self.option_error("config", f"librdkafka rejects the configuration: {error}")
 
 
-def _message(record: Any) -> ReceivedMessage:
+def _message(record: Any, raw_headers: Iterable[tuple[str, bytes | None]]) -> ReceivedMessage:
     """Return a record of the client as a message."""
     value = record.value()
     kind = Tombstone if value is None else ReceivedMessage
-    headers = {name: _text(raw) for name, raw in record.headers() or ()}
+    headers = {name: _text(raw) for name, raw in raw_headers}
     return kind(
         body=value or b"",
         headers=headers,
@@ -550,6 +590,12 @@ def _to_commit(partitions: Iterable[Partition]) -> list[Any]:
         for each in partitions
         if each.to_commit is not None
     ]
+
+
+def _begin_of(partition: Partition) -> Any:
+    """Return a partition with the offset where to begin; Kafka's own, if the database has none."""
+    position = partition.source.position if partition.source is not None else None
+    return _place(partition.topic, partition.number, position)
 
 
 def _place_of(partition: Partition) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from django_broadcaster.consumers.positions import Source
+
 
 class Partition:
     """A partition, for the time in which it is assigned to this receiver.
@@ -17,6 +19,8 @@ class Partition:
         self.topic = topic
         self.number = number
         self.is_assigned = True
+        self.source: Source | None = None
+        """The partition's position in the database; None if only Kafka has one."""
         self.committed: int | None = None
         """The offset that was committed last; None as long as none was."""
         self.next: int | None = None
@@ -24,6 +28,12 @@ class Partition:
         self._open: deque[int] = deque()
         self._acknowledged: set[int] = set()
         self._end = 0
+
+    def give_up(self) -> None:
+        """Note that the partition is not assigned any more."""
+        self.is_assigned = False
+        if self.source is not None:
+            self.source.is_held = False
 
     def received(self, offset: int) -> None:
         """Note a record that was received; records come in order."""
