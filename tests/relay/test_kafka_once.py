@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -276,8 +276,9 @@ def survive(
                 wait_until(lambda: _joined(relays), 120, "a relay has joined")
                 place = chance.choice(_joined(relays))
                 if kill % 3 == 0:
-                    relays[place].freeze()
-                    suspended.append((time.monotonic() + STALL_SECONDS, relays[place]))
+                    with suppress(ChildProcessError):  # it has just died
+                        relays[place].freeze()
+                        suspended.append((time.monotonic() + STALL_SECONDS, relays[place]))
                 else:
                     relays[place].kill()
             relays[place] = start()
@@ -286,8 +287,7 @@ def survive(
     for _, worker in suspended:
         worker.thaw()
     for worker in workers.started:
-        if worker.runs:
-            worker.kill()
+        worker.kill()
     settings = topic.settings()
     relays = [start() for _ in range(2)]
 
