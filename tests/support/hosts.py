@@ -20,7 +20,6 @@ from typing import Literal
 
 import pytest
 
-
 NOBODY = "02:00:00:00:00:01"
 """A hardware address that no interface has."""
 
