@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import pytest
 from django.db import transaction
 
-from django_broadcaster.consumers import positions as module
-from django_broadcaster.consumers.positions import Positions, Source, SourcesLost
+from django_broadcaster.consumers.positions import Source
 from django_broadcaster.models import OutboxPosition
+from django_broadcaster.receiving import positions as module
+from django_broadcaster.receiving.positions import Positions, SourcesLost
 
 
 def take(database: str, *names: str, consumer: str = "orders") -> list[Source]:

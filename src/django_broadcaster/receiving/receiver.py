@@ -21,7 +21,7 @@ from django_broadcaster.backoff import Backoff
 from django_broadcaster.conf import conf
 from django_broadcaster.consumers.base import Consumer, Delivery
 from django_broadcaster.consumers.handler import consumers
-from django_broadcaster.consumers.positions import Positions, Source, SourcesLost
+from django_broadcaster.consumers.positions import Source
 from django_broadcaster.consumers.rows import Entry, Writer, Written
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.publishing.columns import in_local_time
@@ -31,6 +31,7 @@ from django_broadcaster.relay.separate_thread import Call, SeparateThread
 from django_broadcaster.signals import messages_received
 
 from .lease import ReceiverLease
+from .positions import Positions, SourcesLost
 
 RECEIVE_SECONDS: Final = 1.0
 """The longest wait for a message; a receiver that is stopped notices it after that time."""
