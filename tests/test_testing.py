@@ -285,11 +285,11 @@ def _note(calls: list[str], name: str, event: CloudEvent) -> None:
     calls.append(name)
 
 
-LOCAL = {"default": {"BACKEND": "django_broadcaster.backends.LocalBackend"}}
 CONSUMERS = {"billing": {"CONSUMER": "django_broadcaster.consumers.RedisStreamConsumer"}}
 
 
-@override_settings(OUTBOX_PUBLISHERS=LOCAL, OUTBOX_CONSUMERS=CONSUMERS)
+@LOCAL
+@override_settings(OUTBOX_CONSUMERS=CONSUMERS)
 def test_receive_event_runs_the_handlers_of_its_consumer_once() -> None:
     """Handlers of other consumers do not run, and a repetition is skipped, as in operation."""
     calls: list[str] = []
@@ -308,7 +308,8 @@ def test_receive_event_runs_the_handlers_of_its_consumer_once() -> None:
     assert (first.data, calls) == ({"number": 1}, ["billing"])
 
 
-@override_settings(OUTBOX_PUBLISHERS=LOCAL, OUTBOX_CONSUMERS=CONSUMERS)
+@LOCAL
+@override_settings(OUTBOX_CONSUMERS=CONSUMERS)
 def test_receive_event_names_an_unknown_consumer() -> None:
     """A wrong alias is an error that lists the right ones."""
     with pytest.raises(BackendConfigurationError, match="no 'bill'; it has 'billing'"):
