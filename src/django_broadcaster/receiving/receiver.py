@@ -52,12 +52,20 @@ RATE_SECONDS: Final = 60.0
 """The time over which the rate is measured."""
 
 
+class _Batch(NamedTuple):
+    """A batch that is committed, without messages of sources that other receivers have."""
+
+    deliveries: Sequence[Delivery]
+    written: Written
+    seconds: float = 0.0
+
+
 class _Writing(NamedTuple):
     """A batch that is being written."""
 
     deliveries: Sequence[Delivery]
     began: float
-    call: Call[Written]
+    call: Call[_Batch]
 
 
 class Receiver:
@@ -105,10 +113,14 @@ class Receiver:
         if not self.is_reading and not self._begin():
             return False
         deliveries = self._receive()
+        entries = self._entries(deliveries)
         was_writing = self._writing is not None
-        self._finish(deliveries)
+        written = self._end_writing(deliveries)
         if deliveries:
-            self._writing = _Writing(deliveries, time.monotonic(), self._write(deliveries))
+            call = self._runner.begin(self._insert, deliveries, entries)
+            self._writing = _Writing(deliveries, time.monotonic(), call)
+        if written is not None:
+            self._conclude(written)
         if not self._is_full:
             self._finish()
         self._ask_lag()
@@ -199,22 +211,23 @@ class Receiver:
             return self._limit
         return min(self._most, 2 * self._limit)
 
-    def _write(self, deliveries: Sequence[Delivery]) -> Call[Written]:
-        """Make the rows here, while the database is busy, unless it has to be asked for that."""
-        if self._asks_the_database:
-            return self._runner.begin(self._insert, deliveries)
-        return self._runner.begin(self._insert, deliveries, self._writer.entries(deliveries))
+    def _entries(self, deliveries: Sequence[Delivery]) -> Sequence[Entry] | None:
+        """Make the rows here, while the database is busy; None if it has to be asked for that."""
+        if self._asks_the_database or not deliveries:
+            return None
+        return self._writer.entries(deliveries)
 
     def _insert(
         self, deliveries: Sequence[Delivery], entries: Sequence[Entry] | None = None
-    ) -> Written:
+    ) -> _Batch:
+        """Write a batch; return it without the messages of sources that were lost."""
         if entries is None:
             entries = self._writer.entries(deliveries)
         while True:
             ends = self._ends(deliveries)
             within = _Within(self.lease, self._positions, ends) if ends else self.lease
             try:
-                return self._writer.write(entries, len(deliveries), within)
+                return _Batch(deliveries, self._writer.write(entries, len(deliveries), within))
             except SourcesLost as error:
                 deliveries = self._without(deliveries, error)
             kept = set(map(id, deliveries))
@@ -243,20 +256,26 @@ class Receiver:
     def _take_sources(self, names: Collection[str]) -> Sequence[Source]:
         return self._runner.run(self._positions.take, names, self.lease.begin)
 
-    def _finish(self, later: Sequence[Delivery] = ()) -> None:
-        """Wait until the batch is written, and acknowledge it; raises LeaseLost.
+    def _finish(self) -> None:
+        """Wait until the batch is written, and acknowledge it; raises LeaseLost."""
+        written = self._end_writing()
+        if written is not None:
+            self._conclude(written)
+
+    def _end_writing(self, later: Sequence[Delivery] = ()) -> _Batch | None:
+        """Wait until the batch that is being written is committed, and return it; None without one.
 
         While the database is unavailable, the batch is kept and written again, until the receiver
-        is stopped. `later` has the deliveries that are to be written next.
+        is stopped. `later` has the deliveries that are to be written next. Raises LeaseLost.
         """
         if self._writing is None:
-            return
+            return None
         deliveries, began, call = self._writing
         held = [*deliveries, *later]
-        written: Written | None = None
-        while written is None:
+        batch: _Batch | None = None
+        while batch is None:
             try:
-                written = self._wait(held, call)
+                batch = self._wait(held, call)
             except Error as error:
                 pause = self._backoff.next()
                 self.activity.begin("waiting for the database", pause=pause + EXTEND_SECONDS)
@@ -265,24 +284,25 @@ class Receiver:
                 if self.stopping.is_set():
                     raise
                 self.consumer.extend(held)
-                call = self._write(deliveries)
+                call = self._runner.begin(self._insert, deliveries)
         self._writing = None
         self._backoff.reset()
         self._outage.end(threading.current_thread().name)
-        self.activity.begin("acknowledging")
-        self._acknowledge(deliveries, written)
-        self._note(written, time.monotonic() - began)
+        return batch._replace(seconds=time.monotonic() - began)
 
-    def _wait(self, held: Sequence[Delivery], call: Call[Written]) -> Written:
+    def _wait(self, held: Sequence[Delivery], call: Call[_Batch]) -> _Batch:
         while not call.wait(EXTEND_SECONDS):
             self.consumer.extend(held)
         return call.result()
 
-    def _acknowledge(self, deliveries: Sequence[Delivery], written: Written) -> None:
-        cut = set(map(id, written.cut))
-        self.consumer.acknowledge([each for each in deliveries if id(each) not in cut])
-        for delivery in written.cut:
+    def _conclude(self, batch: _Batch) -> None:
+        """Acknowledge a batch that is committed, while the database is busy with the next one."""
+        self.activity.begin("acknowledging")
+        cut = set(map(id, batch.written.cut))
+        self.consumer.acknowledge([each for each in batch.deliveries if id(each) not in cut])
+        for delivery in batch.written.cut:
             self.consumer.reject(delivery)
+        self._note(batch.written, batch.seconds)
 
     # --- Figures -----------------------------------------------------------------------------
 
