@@ -196,6 +196,28 @@ def test_locked_event_is_not_sent_by_the_next_owner_of_its_partition(
     assert sorted(committed_names(shared_servers(), topic)) == sorted(MANY + MORE)
 
 
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_locked_event_stays_known_if_the_relay_that_took_over_sends_nothing(
+    database: str, topic: str, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third relay finds it in the position of the second one, which had only taken over."""
+    monkeypatch.setattr(locked, "RETRY_SECONDS", 0.0)
+    first, holder = join(), Holder(database)
+    with closing(holder._connection), limited_waiting(database):
+        publish(*NAMES, using=database)
+        holder.change(NAMES)
+        turn(first)
+        first.lease.leave()
+        second = join()
+        for _ in range(2):
+            turn(second)
+        second.lease.leave()
+        holder.rollback()
+        drain(join())
+    assert count("published", database) == len(NAMES)
+    assert sorted(committed_names(shared_servers(), topic)) == NAMES
+
+
 @pytest.mark.parametrize("database", ["default"], indirect=True)
 def test_next_owner_takes_over_after_a_failover_of_the_database(
     database: str, topic: str, join: Join

@@ -395,6 +395,13 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         """
         return ()
 
+    def store_position(self, position: Position) -> None:  # not every backend keeps positions
+        """Store a position without a batch, under the lease of the last `take_over`.
+
+        Raises:
+            BackendUnavailable: The broker does not answer; the relay takes over again.
+        """
+
     def open(self) -> None:  # not every backend has something to open
         """Get ready to publish; called once before the first batch. May raise DeliveryError."""
 

@@ -82,6 +82,15 @@ class Broker:
         self._activity.begin("taking over from earlier relays")
         return self._try(self.backend.take_over, self._lease.id, earlier)
 
+    def store_position(self, position: Position) -> bool:
+        """Store a position without a batch; return False if the broker is unavailable."""
+
+        def store() -> bool:
+            self.backend.store_position(position)
+            return True
+
+        return self._try(store) is not None
+
     def conclude(self, report: Report) -> None:
         """Draw the conclusion of a delivery for the circuit."""
         if report.unavailable:

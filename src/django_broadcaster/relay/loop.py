@@ -251,12 +251,12 @@ class DeliveryLoop:
             if rows is None:
                 return None
             report = self.pipeline.settle_delivered(rows) if rows else Report()
-            claim(self.owned)
+            is_claimed = claim(self.owned, self.broker)
         except BaseException:
             self.broker.close()  # the next attempt has to ask for the positions again
             raise
         self._conclude(report, perf_counter() - began)
-        return _TakenOver(rows, report)
+        return _TakenOver(rows, report) if is_claimed else None
 
     def _one_batch(self, source: Source) -> Report:
         began = perf_counter()

@@ -7,7 +7,8 @@ relay sends events of a partition for the first time, it does this, in this orde
 1. It reads which leases may have left unsettled events of its partitions (`sent_by`).
 2. The backend makes sure that nobody sends under these leases any more, and reads their positions.
 3. What a position has and what is still pending is settled as delivered, without being sent.
-4. The partitions are claimed: from now on the next owner takes over from this lease.
+4. Delivered rows that another transaction has locked become the position of this lease.
+5. The partitions are claimed: from now on the next owner takes over from this lease.
 
 The relay checks its lease before each batch, and so after these steps. If it stalls in between and
 is replaced, it sends nothing, and its successor knows of it or of those before it.
@@ -62,13 +63,22 @@ def delivered_before(owned: Owned, broker: Broker) -> Sequence[PendingRow] | Non
     return rows
 
 
-def claim(owned: Owned) -> None:
-    """Let the next owner of the partitions take over from this lease."""
-    lease = owned.lease
+def claim(owned: Owned, broker: Broker) -> bool:
+    """Let the next owner of the partitions take over from this lease; return False if it can't.
+
+    The own position then has the delivered rows that are locked, as the earlier ones are not read
+    any more. If they are too many, nothing is claimed before they are settled.
+    """
+    lease, delivered = owned.lease, owned.locked.delivered
+    if broker.backend.max_batch is not None and len(delivered) > broker.backend.max_batch:
+        return False
+    if delivered and not broker.store_position(delivered):
+        return False
     lease.in_doubt = lease.in_doubt or bool(owned.locked)
     lease.claim()
     lease.in_doubt = bool(owned.locked)
     owned.is_claimed = True
+    return True
 
 
 def _pending(owned: Owned, position: Position) -> Sequence[PendingRow]:

@@ -209,12 +209,13 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         Raises:
             BackendUnavailable: The brokers do not answer, or the topic of all events is missing.
         """
-        positions = []
+        positions, place = [], None
         for each in sorted(set(earlier) - {lease}):
             self.on_progress()
             with closing(self._begin(each)) as connection:
                 self.on_progress()
                 positions.append(connection.read_position())
+                place = connection.place or place
         if self.must_take_over(lease):
             self.drop()
             self.on_progress()
@@ -231,7 +232,17 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 own.close()
                 raise
             self._connection, self._lease = own, lease
+        if isinstance(self._connection, TransactionalConnection):
+            self._connection.place = self._connection.place or place
         return positions
+
+    def store_position(self, position: Position) -> None:
+        """Store a position in a transaction without records; raises BackendUnavailable."""
+        connection = self.connection()
+        if isinstance(connection, TransactionalConnection):
+            with self.dropped_if_interrupted(), self.dropped_if_lost():
+                connection.begin_transaction()
+                connection.commit(position)
 
     def close(self) -> None:
         """Disconnect."""

@@ -76,6 +76,8 @@ class TransactionalConnection(Connection):
         self._id = prefix + suffix
         self._group: Any = None
         self._sequence = 0
+        self.place: Any = None
+        """The offset of the last position, or of that of an earlier producer."""
         super().__init__(
             {**config, "transactional.id": self._id}, place=address.place, timeout=timeout
         )
@@ -98,12 +100,16 @@ class TransactionalConnection(Connection):
                 same id has begun.
         """
         with mapped(self._failure):
-            if position and (last := self.last_stored) is not None:
+            if (last := self.last_stored) is not None:
+                self.place = client_class("TopicPartition")(
+                    last.topic(), last.partition(), last.offset() + 1
+                )
+            if position and self.place is not None:
                 self._sequence += 1
                 offset = client_class("TopicPartition")(
-                    last.topic(),
-                    last.partition(),
-                    last.offset() + 1,
+                    self.place.topic,
+                    self.place.partition,
+                    self.place.offset,
                     encode(self._sequence, position),
                 )
                 self.producer.send_offsets_to_transaction(
@@ -137,23 +143,25 @@ class TransactionalConnection(Connection):
         Raises:
             BackendUnavailable: The broker does not answer, or the offset is not a position.
         """
-        texts = self._committed_texts()
+        offsets = self._committed_offsets()
         try:
-            found = [decode(text) for text in texts]
+            found = [(*decode(offset.metadata), offset) for offset in offsets]
         except ValueError as error:
             raise unavailable(
                 f"{self._place}: the offset of group {self._id!r} is not a position ({error}); "
                 "delete the group to send its last events again"
             ) from error
-        self._sequence, position = max(found, key=lambda each: each[0], default=(0, {}))
+        self._sequence, position, self.place = max(
+            found, key=lambda each: each[0], default=(0, {}, None)
+        )
         return position
 
-    def _committed_texts(self) -> Sequence[str]:
-        """Return the metadata of the group's offsets once no transaction is being completed."""
+    def _committed_offsets(self) -> Sequence[Any]:
+        """Return the group's offsets with metadata once no transaction is being completed."""
         with mapped(self._failure):
-            return bounded(self._ask_for_texts, self.timeout + CLOSE_SECONDS, "kafka-position")
+            return bounded(self._ask_for_offsets, self.timeout + CLOSE_SECONDS, "kafka-position")
 
-    def _ask_for_texts(self) -> Sequence[str]:
+    def _ask_for_offsets(self) -> Sequence[Any]:
         admin = client_module(CLIENT, "confluent_kafka", "confluent_kafka.admin")
         group = client_module(CLIENT).ConsumerGroupTopicPartitions(self._id)
         deadline = time.monotonic() + self.timeout
@@ -171,7 +179,7 @@ class TransactionalConnection(Connection):
                 except self._error as error:
                     errors = [error.args[0]]
                 if not errors:
-                    return [each.metadata for each in offsets if each.metadata]
+                    return [each for each in offsets if each.metadata]
                 if errors[0].name() not in COORDINATOR_MOVES or time.monotonic() > deadline:
                     raise self._error(errors[0])
             time.sleep(UNSTABLE_PAUSE)
