@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig, RefusedByDatabase
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
+from django_broadcaster.store import slots
 from tests.debezium.conftest import deliver, use
 from tests.support.kafka_connect import records_in_wal
-from tests.support.own_servers import OwnDatabase
+from tests.support.own_servers import OwnDatabase, as_alias
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -136,6 +139,46 @@ def test_a_missing_slot_refuses_events_so_that_none_is_lost(
         publisher.publish_events([{"event_type": "order.placed", "source": "/shop"}], using="own")
     deliver()
     assert statuses() == ["pending"]
+
+
+def test_a_slot_of_another_database_of_the_server_refuses_events(
+    postgres: OwnDatabase, debezium: str
+) -> None:
+    """Names of slots are those of the server, but a slot decodes its own database alone."""
+    postgres.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    elsewhere = {**connections["own"].settings_dict, "NAME": "postgres"}
+    with as_alias("elsewhere", elsewhere), connections["elsewhere"].cursor() as cursor:
+        cursor.execute(f"SELECT pg_create_logical_replication_slot('{debezium}', 'pgoutput')")
+        with pytest.raises(RefusedByDatabase, match=debezium):
+            publish()
+        assert not slots("own", backends.slots())["default"].keeps_events
+        cursor.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    assert statuses() == []
+
+
+def test_a_slot_that_is_being_created_refuses_events(postgres: OwnDatabase, debezium: str) -> None:
+    """The server waits for open transactions; the slot would skip what is committed meanwhile."""
+    postgres.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    creates = f"SELECT pg_create_logical_replication_slot('{debezium}', 'pgoutput')"
+    is_there = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{debezium}'"
+
+    def create() -> None:
+        try:
+            postgres.execute(creates)
+        finally:
+            connections["own"].close()
+
+    with as_alias("open", connections["own"].settings_dict), ThreadPoolExecutor(1) as pool:
+        with transaction.atomic("open"), connections["open"].cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()")
+            created = pool.submit(create)
+            wait_until(lambda: bool(postgres.execute(is_there)), 30, "the slot appears")
+            with pytest.raises(RefusedByDatabase, match=debezium):
+                publish()
+            assert not slots("own", backends.slots())["default"].keeps_events
+        created.result(30)
+    publish()
+    assert statuses() == ["published"]
 
 
 def test_an_event_that_kafka_would_refuse_is_refused_before_any_sql(settings: Settings) -> None:
