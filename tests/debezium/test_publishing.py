@@ -18,6 +18,7 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.store import slots
 from tests.debezium.conftest import deliver, use
+from tests.publishers.statements import statements
 from tests.support.kafka_connect import records_in_wal
 from tests.support.own_servers import OwnDatabase, as_alias
 from tests.support.waiting import wait_until
@@ -85,6 +86,57 @@ def test_events_created_through_the_model_are_in_the_wal(in_wal: Any) -> None:
     )
     assert in_wal() == ["one", "two", "three"]
     assert statuses() == ["published"] * 3
+
+
+@pytest.mark.parametrize("way", ["save", "bulk_create"])
+def test_events_that_are_created_again_after_a_rollback_are_in_the_wal(
+    way: str, in_wal: Any, settings: Settings
+) -> None:
+    """With the same instances, and with the copies for further backends."""
+    settings.OUTBOX_PUBLISHERS = {
+        **settings.OUTBOX_PUBLISHERS,
+        "other": {"BACKEND": "django_broadcaster.backends.DummyBackend"},
+    }
+    settings.OUTBOX_ROUTES = {"order.placed": ["default", "other"]}
+    backends.reset()
+    events = [OutboxEvent(event_type="order.placed", source="/shop") for _ in range(2)]
+
+    def create() -> None:
+        if way == "save":
+            for event in events:
+                event.save(using="own")
+        else:
+            OutboxEvent.objects.using("own").bulk_create(events)
+
+    with transaction.atomic("own"):
+        create()
+        transaction.set_rollback(True, "own")
+    create()
+    assert in_wal() == [event.event_id for event in events]
+    assert sorted(statuses()) == ["pending"] * 2 + ["published"] * 2
+
+
+def test_events_that_bulk_create_may_skip_wait_for_the_relay(in_wal: Any) -> None:
+    """Nothing shows which of them are new, and the others must not be sent again."""
+    publish("old")
+    assert in_wal() == ["old"]
+    OutboxEvent.objects.using("own").bulk_create(
+        [
+            OutboxEvent(event_type="order.placed", source="/shop", event_id=each)
+            for each in ("old", "new")
+        ],
+        ignore_conflicts=True,
+    )
+    assert statuses() == ["published", "pending"]
+    deliver()
+    assert in_wal() == ["old", "new"]
+
+
+def test_a_row_that_was_handed_over_wakes_no_relay() -> None:
+    """Through the model as through a publish call."""
+    with statements() as run:
+        OutboxEvent.objects.using("own").create(event_type="order.placed", source="/shop")
+    assert not [sql for sql in run if sql.startswith(("NOTIFY", "SELECT pg_notify"))]
 
 
 def test_a_relay_hands_over_scheduled_and_replayed_events(in_wal: Any) -> None:
@@ -173,7 +225,7 @@ def test_a_slot_that_is_being_created_refuses_events(postgres: OwnDatabase, debe
             cursor.execute("SELECT pg_current_xact_id()")
             created = pool.submit(create)
             wait_until(lambda: bool(postgres.execute(is_there)), 30, "the slot appears")
-            with pytest.raises(RefusedByDatabase, match=debezium):
+            with pytest.raises(RefusedByDatabase, match=debezium), transaction.atomic("own"):
                 publish()
             assert not slots("own", backends.slots())["default"].keeps_events
         created.result(30)
