@@ -16,6 +16,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig, RefusedByDatabase
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
+from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.store import slots
 from tests.debezium.conftest import deliver, use
 from tests.publishers.statements import statements
@@ -191,6 +192,26 @@ def test_a_missing_slot_refuses_events_so_that_none_is_lost(
         publisher.publish_events([{"event_type": "order.placed", "source": "/shop"}], using="own")
     deliver()
     assert statuses() == ["pending"]
+
+
+def test_replayed_events_wait_for_a_new_slot_in_their_order(
+    in_wal: Any, postgres: OwnDatabase, debezium: str
+) -> None:
+    """Later events of their key wait for them, also if the backend was unavailable before."""
+    publish("1", partition_key="a")
+    publish("2", partition_key="a")
+    postgres.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    with DeliveryLoop("own", "default") as loop:
+        OutboxEvent.objects.using("own").filter(event_id="1").replay()
+        loop.turn(100)
+        OutboxEvent.objects.using("own").filter(event_id="2").replay()
+        for _ in range(3):
+            loop.turn(100)
+    assert statuses() == ["pending"] * 2
+    postgres.execute(f"SELECT pg_create_logical_replication_slot('{debezium}', 'pgoutput')")
+    publish("3", partition_key="a")
+    deliver()
+    assert in_wal() == ["1", "2", "3"]
 
 
 def test_a_slot_of_another_database_of_the_server_refuses_events(
