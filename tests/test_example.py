@@ -127,6 +127,7 @@ def test_serve_two_services(tmp_path: Path) -> None:
     finally:
         served.send_signal(signal.SIGINT)
         output, _ = served.communicate(timeout=SECONDS)
+        print(output)  # pytest shows it if nothing came back
         with redis.Redis.from_url(url) as client:
             client.delete(*streams.values())
     assert served.returncode == 0, output

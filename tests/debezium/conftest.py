@@ -21,7 +21,7 @@ SLOT = "broadcaster_default"
 BACKEND = "django_broadcaster.backends.DebeziumBackend"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres(django_db_setup: None, django_db_blocker: Any) -> Iterator[OwnDatabase]:
     """One server for all these tests."""
     with django_db_blocker.unblock(), logical_postgres() as server:
