@@ -37,7 +37,7 @@ class Slot:
 _SLOTS = (
     "pg_replication_slots WHERE database = current_database() AND confirmed_flush_lsn IS NOT NULL"
 )
-"""Those that decode this database. A slot without a position is still being created."""
+"""The slots that decode this database. A slot without a position is still being created."""
 
 _STATE = (
     "SELECT slot_name, COALESCE(wal_status, '') <> 'lost', active, "
