@@ -64,9 +64,6 @@ def clean(server: OwnDatabase) -> None:
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
         "WHERE active_pid IS NOT NULL"
     )
-    ((exists,),) = server.execute("SELECT count(*) FROM pg_replication_slots")
-    if not exists:  # the test has dropped it
-        server.execute(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
     _run(server, "--sql", "--remove")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,8 @@ def test_the_configuration_follows_the_settings(settings: Settings) -> None:
         ({"a": "DebeziumBackend"}, ["c"], "Backend 'c' is not configured"),
         ({"a": "DebeziumBackend"}, ["--remove"], "combined with --sql or --url"),
         ({"a": "DebeziumBackend"}, ["--url", "connect:8083"], "must begin with http://"),
+        ({"a": "DebeziumBackend"}, ["--url", "http://host:port"], "http://host:port: nonnumeric"),
+        ({"a": "DebeziumBackend"}, ["--url", "http://[host"], "Could not reach Kafka Connect"),
         ({"a": "DebeziumBackend"}, ["--set", "x"], "must be NAME=VALUE"),
         ({"a": "DebeziumBackend"}, ["--wait", "1"], "slot broadcaster_a does not exist"),
     ],
@@ -104,6 +108,61 @@ def test_a_kafka_connect_that_is_away_is_reported(settings: Settings) -> None:
     for more in ([], ["--remove"]):
         with pytest.raises(CommandError, match=f"Could not reach Kafka Connect at {url}"):
             run("--url", url, *more)
+
+
+@pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
+def test_a_check_reports_a_project_without_postgresql(
+    vendor: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as one of the databases is PostgreSQL, the outbox may be there."""
+    use(settings)
+    for connection in connections.all():
+        monkeypatch.setattr(connection, "vendor", "sqlite")
+    monkeypatch.setattr(connections["default"], "vendor", vendor)
+    found = [each for each in run_checks() if each.id == "django_broadcaster.E053"]
+    assert len(found) == (vendor == "sqlite")
+    assert all("needs PostgreSQL" in each.msg for each in found)
+
+
+@pytest.mark.parametrize("slot", ["one", "other"])
+def test_a_check_reports_a_slot_of_two_backends(slot: str, settings: Settings) -> None:
+    """The connector of one would send the events of both."""
+    settings.OUTBOX_PUBLISHERS = {
+        alias: {"BACKEND": BACKEND, "OPTIONS": {"slot": name}}
+        for alias, name in (("default", "one"), ("b", slot))
+    }
+    backends.reset()
+    found = [each for each in run_checks() if each.id == "django_broadcaster.E054"]
+    assert len(found) == (slot == "one")
+    assert all("OUTBOX_PUBLISHERS['b']['OPTIONS']['slot']" in str(each.hint) for each in found)
+
+
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.parametrize("scheme", ["http://", "ftp://", ""])
+def test_a_login_in_the_address_is_refused_and_not_shown(scheme: str, settings: Settings) -> None:
+    """The command does not send it, and a terminal or a log would keep it."""
+    use(settings)
+    with pytest.raises(CommandError, match="--url must not have a user or password") as raised:
+        run("--url", f"{scheme}jane:wonderland/1@connect:8083")
+    assert "wonderland" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("postgres")
+def test_an_answer_that_is_not_http_is_reported(settings: Settings) -> None:
+    """Without a traceback."""
+    use(settings)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"no HTTP\r\n\r\n")
+
+        pool.submit(answer)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(CommandError, match=f"Could not reach Kafka Connect at {url}: no HTTP"):
+            run("--url", url, "--set", "database.hostname=db")
 
 
 @pytest.mark.usefixtures("debezium")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
 from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
@@ -18,6 +19,7 @@ from django_broadcaster.instrumentation.health import outbox_health
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.purging import Purge
+from django_broadcaster.store import slots
 from tests.debezium.conftest import use
 from tests.support.own_servers import OwnDatabase
 
@@ -98,6 +100,15 @@ def test_metrics_have_the_slot() -> None:
     assert found["outbox_slot_lag_bytes"] >= 5000
     assert found["outbox_slot_retained_bytes"] >= found["outbox_slot_lag_bytes"]
     assert found["outbox_slot_active"] == 0
+
+
+def test_outboxes_of_other_databases_have_no_slot(database: str) -> None:
+    """Their status, health and retention work; another PostgreSQL lacks the slot."""
+    call_command("outbox_status", "--database", database, stdout=StringIO())
+    outbox_health(database)
+    Purge(database, "default").run()
+    found = slots(database, backends.slots())
+    assert bool(found) == (connections[database].vendor == "postgresql")
 
 
 def test_other_backends_have_no_slot(settings: Settings) -> None:

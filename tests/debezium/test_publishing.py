@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,13 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.exceptions import InvalidEvent, InvalidPublisherConfig, RefusedByDatabase
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
+from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import slots
 from tests.debezium.conftest import deliver, use
+from tests.publishers.statements import statements
 from tests.support.kafka_connect import records_in_wal
-from tests.support.own_servers import OwnDatabase
+from tests.support.own_servers import OwnDatabase, as_alias
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -84,6 +89,57 @@ def test_events_created_through_the_model_are_in_the_wal(in_wal: Any) -> None:
     assert statuses() == ["published"] * 3
 
 
+@pytest.mark.parametrize("way", ["save", "bulk_create"])
+def test_events_that_are_created_again_after_a_rollback_are_in_the_wal(
+    way: str, in_wal: Any, settings: Settings
+) -> None:
+    """With the same instances, and with the copies for further backends."""
+    settings.OUTBOX_PUBLISHERS = {
+        **settings.OUTBOX_PUBLISHERS,
+        "other": {"BACKEND": "django_broadcaster.backends.DummyBackend"},
+    }
+    settings.OUTBOX_ROUTES = {"order.placed": ["default", "other"]}
+    backends.reset()
+    events = [OutboxEvent(event_type="order.placed", source="/shop") for _ in range(2)]
+
+    def create() -> None:
+        if way == "save":
+            for event in events:
+                event.save(using="own")
+        else:
+            OutboxEvent.objects.using("own").bulk_create(events)
+
+    with transaction.atomic("own"):
+        create()
+        transaction.set_rollback(True, "own")
+    create()
+    assert in_wal() == [event.event_id for event in events]
+    assert sorted(statuses()) == ["pending"] * 2 + ["published"] * 2
+
+
+def test_events_that_bulk_create_may_skip_wait_for_the_relay(in_wal: Any) -> None:
+    """Nothing shows which of them are new, and the others must not be sent again."""
+    publish("old")
+    assert in_wal() == ["old"]
+    OutboxEvent.objects.using("own").bulk_create(
+        [
+            OutboxEvent(event_type="order.placed", source="/shop", event_id=each)
+            for each in ("old", "new")
+        ],
+        ignore_conflicts=True,
+    )
+    assert statuses() == ["published", "pending"]
+    deliver()
+    assert in_wal() == ["old", "new"]
+
+
+def test_a_row_that_was_handed_over_wakes_no_relay() -> None:
+    """Through the model as through a publish call."""
+    with statements() as run:
+        OutboxEvent.objects.using("own").create(event_type="order.placed", source="/shop")
+    assert not [sql for sql in run if sql.startswith(("NOTIFY", "SELECT pg_notify"))]
+
+
 def test_a_relay_hands_over_scheduled_and_replayed_events(in_wal: Any) -> None:
     """A relay that delivers sends them into the WAL when they are due, each once."""
     publish("later", scheduled_at=timezone.now() + timedelta(hours=1))
@@ -136,6 +192,66 @@ def test_a_missing_slot_refuses_events_so_that_none_is_lost(
         publisher.publish_events([{"event_type": "order.placed", "source": "/shop"}], using="own")
     deliver()
     assert statuses() == ["pending"]
+
+
+def test_replayed_events_wait_for_a_new_slot_in_their_order(
+    in_wal: Any, postgres: OwnDatabase, debezium: str
+) -> None:
+    """Later events of their key wait for them, also if the backend was unavailable before."""
+    publish("1", partition_key="a")
+    publish("2", partition_key="a")
+    postgres.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    with DeliveryLoop("own", "default") as loop:
+        OutboxEvent.objects.using("own").filter(event_id="1").replay()
+        loop.turn(100)
+        OutboxEvent.objects.using("own").filter(event_id="2").replay()
+        for _ in range(3):
+            loop.turn(100)
+    assert statuses() == ["pending"] * 2
+    postgres.execute(f"SELECT pg_create_logical_replication_slot('{debezium}', 'pgoutput')")
+    publish("3", partition_key="a")
+    deliver()
+    assert in_wal() == ["1", "2", "3"]
+
+
+def test_a_slot_of_another_database_of_the_server_refuses_events(
+    postgres: OwnDatabase, debezium: str
+) -> None:
+    """Names of slots are those of the server, but a slot decodes its own database alone."""
+    postgres.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    elsewhere = {**connections["own"].settings_dict, "NAME": "postgres"}
+    with as_alias("elsewhere", elsewhere), connections["elsewhere"].cursor() as cursor:
+        cursor.execute(f"SELECT pg_create_logical_replication_slot('{debezium}', 'pgoutput')")
+        with pytest.raises(RefusedByDatabase, match=debezium):
+            publish()
+        assert not slots("own", backends.slots())["default"].keeps_events
+        cursor.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    assert statuses() == []
+
+
+def test_a_slot_that_is_being_created_refuses_events(postgres: OwnDatabase, debezium: str) -> None:
+    """The server waits for open transactions; the slot would skip what is committed meanwhile."""
+    postgres.execute(f"SELECT pg_drop_replication_slot('{debezium}')")
+    creates = f"SELECT pg_create_logical_replication_slot('{debezium}', 'pgoutput')"
+    is_there = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{debezium}'"
+
+    def create() -> None:
+        try:
+            postgres.execute(creates)
+        finally:
+            connections["own"].close()
+
+    with as_alias("open", connections["own"].settings_dict), ThreadPoolExecutor(1) as pool:
+        with transaction.atomic("open"), connections["open"].cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()")
+            created = pool.submit(create)
+            wait_until(lambda: bool(postgres.execute(is_there)), 30, "the slot appears")
+            with pytest.raises(RefusedByDatabase, match=debezium), transaction.atomic("own"):
+                publish()
+            assert not slots("own", backends.slots())["default"].keeps_events
+        created.result(30)
+    publish()
+    assert statuses() == ["published"]
 
 
 def test_an_event_that_kafka_would_refuse_is_refused_before_any_sql(settings: Settings) -> None:

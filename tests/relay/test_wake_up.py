@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import OperationalError, connections
@@ -12,6 +12,7 @@ from django.db import OperationalError, connections
 from django_broadcaster import notify
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import TransientError
+from django_broadcaster.relay import polling
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.relay.rounds import FRESH_SECONDS, TICK_SECONDS
 from django_broadcaster.store import keep_plans
@@ -22,6 +23,9 @@ from tests.support.events import publish, row
 from tests.support.waiting import wait_until
 
 from .conftest import Join, turn, working
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 WAIT = 30.0  # seconds, at the most
 
@@ -179,17 +183,32 @@ def test_plans_are_kept_for_a_session_of_its_own(
     connections[database].close()
 
 
-def test_events_of_this_process_wake_its_relay(database: str, scripted: Script) -> None:
+def test_events_of_this_process_wake_its_relay(
+    database: str, scripted: Script, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
     """What a receiver writes, or a handler publishes, waits for no poll, on every database."""
+    monkeypatch.setattr(polling, "FIRST_PAUSE", 600.0)
+    monkeypatch.setattr(notify, "COALESCE_SECONDS", 0.0)
+    settings.OUTBOX_NOTIFY = False
     with working(database, interval=600.0) as running:
         loop = running.worker._loops[0]
-        wait_until(lambda: loop.state.doing == "waiting for events", WAIT, "the relay waits")
         for number in range(3):
+            wait_until(lambda: loop.state.doing == "waiting for events", WAIT, "the relay waits")
             publish(f"a{number}", using=database)
             wait_until(
                 lambda count=number + 1: len(scripted.arrived) == count, WAIT, "the event arrives"
             )
     assert scripted.arrived == ["a0", "a1", "a2"]
+
+
+def test_fast_polls_follow_a_wake_up_that_came_during_a_turn() -> None:
+    """A second event of the same moment wakes no relay, so a poll has to find it."""
+    poll = polling.Poll(600.0)
+    while not poll.is_idle:
+        poll._backoff.next()
+    poll.wake.set()
+    assert poll.take_wake()
+    assert not poll.is_idle
 
 
 def test_a_relay_that_delivers_everything_is_woken_without_a_statement(

@@ -17,6 +17,8 @@ CHECKS = (
     publishers.check_backends,
     publishers.check_client_libraries,
     publishers.check_trimming,
+    publishers.check_databases_of_backends,
+    publishers.check_slots,
     consumers.check_consumers,
     consumers.check_consumer_classes,
     consumers.check_consumer_libraries,

@@ -7,12 +7,16 @@ from reprlib import repr as shortened
 from typing import Any
 
 from django.core.checks import CheckMessage
+from django.db import connections, router
 
 from .. import backends as backends_package
 from ..backends.base import MessageBackend, PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
+from ..backends.in_database import InDatabaseBackend
 from ..backends.redis import RedisStreamBackend
 from ..conf import conf
+from ..exceptions import BackendConfigurationError
+from ..models import OutboxEvent
 from .classes import Kind, client_problem, creation_problem, entry_problems, shape_problem
 from .shared import TAG, Messages, entries, error, kind, warning
 
@@ -103,6 +107,48 @@ def check_trimming(**_: Any) -> Messages:
         for alias in entries()
         if isinstance(backend := _made(alias), RedisStreamBackend) and backend.max_len is not None
     ]
+
+
+def check_databases_of_backends(**_: Any) -> Messages:
+    """Check that backends which take events in the database can do so in one that has an outbox."""
+    places = [alias for alias in connections if router.allow_migrate_model(alias, OutboxEvent)]
+    return [
+        error("E053", f"{reasons[0]}.", "Use KafkaBackend, or keep the outbox in PostgreSQL.")
+        for backend in _in_database().values()
+        if (reasons := [_database_problem(backend, place) for place in places]) and all(reasons)
+    ]
+
+
+def _database_problem(backend: InDatabaseBackend, place: str) -> str:
+    try:
+        backend.check_database(connections[place])
+    except BackendConfigurationError as reason:
+        return str(reason)
+    return ""
+
+
+def check_slots(**_: Any) -> Messages:
+    """Check that no two backends share a replication slot: each event would be sent for both."""
+    first: dict[str, str] = {}
+    return [
+        error(
+            "E054",
+            f"OUTBOX_PUBLISHERS[{alias!r}] and OUTBOX_PUBLISHERS[{other!r}] have the same "
+            f"replication slot, {backend.slot!r}.",
+            f"Set OUTBOX_PUBLISHERS[{alias!r}]['OPTIONS']['slot'] to another name.",
+        )
+        for alias, backend in _in_database().items()
+        if (other := first.setdefault(backend.slot, alias)) != alias
+    ]
+
+
+def _in_database() -> dict[str, InDatabaseBackend]:
+    """Return the backends that take events in the database, by their aliases."""
+    return {
+        alias: backend
+        for alias in entries()
+        if isinstance(backend := _made(alias), InDatabaseBackend)
+    }
 
 
 def _made(alias: str) -> object:

@@ -34,7 +34,13 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
     """Events, with the operations on them."""
 
     def bulk_create(
-        self, objs: Iterable[OutboxEvent], *args: Any, **kwargs: Any
+        self,
+        objs: Iterable[OutboxEvent],
+        batch_size: int | None = None,
+        ignore_conflicts: bool = False,
+        update_conflicts: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> list[OutboxEvent]:
         """Insert events, filled in and delivered like those of `publish_event`.
 
@@ -44,9 +50,12 @@ class OutboxEventQuerySet(models.QuerySet["OutboxEvent"]):
         self._for_write = True  # without this, `db` would be where the router reads
         using = self.db
         # Before the transaction: an error must leave the caller's own usable.
-        rows_to_insert.send(self.model, events=events, using=using)
+        may_skip = ignore_conflicts or update_conflicts
+        rows_to_insert.send(self.model, events=events, using=using, may_skip=may_skip)
         with transaction.atomic(using=using, savepoint=False):
-            created = super().bulk_create(events, *args, **kwargs)
+            created = super().bulk_create(
+                events, batch_size, ignore_conflicts, update_conflicts, *args, **kwargs
+            )
             rows_inserted.send(self.model, events=events, using=using)
         return created
 

@@ -135,15 +135,21 @@ class OutboxEvent(models.Model):
 
         Raises PublishError if a new one is not a valid event.
         """
-        if not self._state.adding and self.pk is not None:
+        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        if not self._state.adding and not self._was_rolled_back(using) and self.pk is not None:
             super().save(*args, **kwargs)
             return
-        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
         # Before the transaction: an error must leave the caller's own usable.
         rows_to_insert.send(type(self), events=[self], using=using)
         with transaction.atomic(using=using, savepoint=False):
             super().save(*args, **kwargs)
             rows_inserted.send(type(self), events=[self], using=using)
+
+    def _was_rolled_back(self, using: str) -> bool:
+        """Return True if an earlier save() of this instance inserted a row that is gone."""
+        if "_filled_in" not in self.__dict__:
+            return False
+        return not type(self)._base_manager.using(using).filter(pk=self.pk).exists()
 
     def mark_as_published(self) -> None:
         """Mark the event as delivered, without a relay.

@@ -59,11 +59,16 @@ def in_order(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> Sequenc
     if not waiting:
         return rows
     return [
-        NewRow._make(row)._replace(status=OutboxEventStatus.PENDING.value)
-        if isinstance(row, HandedRow) and (row.publisher_backend, row.partition_key) in waiting
-        else row
+        for_relay(row) if (row.publisher_backend, row.partition_key) in waiting else row
         for row in rows
     ]
+
+
+def for_relay(row: NewRow) -> NewRow:
+    """Return a row as one that the relay delivers."""
+    if not isinstance(row, HandedRow):
+        return row
+    return NewRow._make(row)._replace(status=OutboxEventStatus.PENDING.value)
 
 
 def insert_and_hand_over(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
@@ -78,7 +83,7 @@ def insert_and_hand_over(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]
     return len(found)
 
 
-def hand_over(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> None:
+def hand_over(connection: BaseDatabaseWrapper, rows: Iterable[object]) -> None:
     """Hand new rows to their backends, as part of the transaction; skip those of relays.
 
     Raises RefusedByDatabase if a backend can't take them.

@@ -27,7 +27,7 @@ from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import NewRow
 
 from .call import PublishCall, event_of
-from .handing_over import hand_over, in_order, insert_and_hand_over
+from .handing_over import HandedRow, for_relay, hand_over, in_order, insert_and_hand_over
 from .insertion import has_receivers, send_created
 from .transactions import check_transaction
 
@@ -38,14 +38,23 @@ _FILLED = (
 """Columns with the same value in a `NewRow` and in the model: text, bytes or an integer."""
 
 
-def fill_in(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
+_REPEATED = ("status", "publisher_backend", "max_retries")
+"""Columns that decide where an event goes; an INSERT that is repeated needs them as they were."""
+
+
+def fill_in(events: Sequence[OutboxEvent], using: str, *, may_skip: bool = False, **_: Any) -> None:
     """Validate events before their INSERT, and fill in the other columns.
 
-    Raises PublishError.
+    If the INSERT `may_skip` events that exist already, the relay delivers the new ones: nothing
+    shows here which these are. Raises PublishError.
     """
     check_transaction(connections[using])
     call = PublishCall(using, backends.default_alias)
+    for event in events:
+        _reset(event)
     rows = [_rows_of(event, call) for event in events]
+    if may_skip:
+        rows = [[for_relay(row), *copies] for row, *copies in rows]
     checked = iter(in_order(connections[using], [row for some in rows for row in some]))
     for event, some in zip(events, rows, strict=True):
         _take(event, [next(checked) for _ in some])
@@ -57,12 +66,12 @@ def announce(events: Sequence[OutboxEvent], using: str, **_: Any) -> None:
     Raises BrokenTransaction if a receiver undoes the transaction.
     """
     copies = [row for event in events for row in event.__dict__.pop("_copies", ())]
-    rows = [row for event in events if (row := event.__dict__.pop("_row", None)) is not None]
+    rows = [event.__dict__.pop("_row", event) for event in events]
     hand_over(connections[using], rows)
     if copies:
         insert_and_hand_over(connections[using], copies)
-    aliases = {event.publisher_backend for event in events}
-    for alias in sorted(aliases | {row.publisher_backend for row in copies}):
+    of_relays = (row for row in (*rows, *copies) if not isinstance(row, HandedRow))
+    for alias in sorted({row.publisher_backend for row in of_relays}):
         notify_after_commit(connections[using], alias)
     if has_receivers():
         send_created(connections[using], events)
@@ -138,18 +147,29 @@ def _is_null(data: Any) -> bool:
     return hasattr(data, "resolve_expression") and getattr(data, "value", ...) is None
 
 
+def _reset(event: OutboxEvent) -> None:
+    """Undo what an earlier INSERT of the event has filled in, which was rolled back or failed."""
+    for name in ("_row", "_copies"):
+        event.__dict__.pop(name, None)
+    for name, (given, filled_in) in event.__dict__.pop("_filled_in", {}).items():
+        if getattr(event, name) == filled_in:  # the caller has not changed it since
+            setattr(event, name, given)
+
+
 def _take(event: OutboxEvent, rows: Sequence[NewRow]) -> None:
     row, *copies = rows
+    given = {name: getattr(event, name) for name in _REPEATED}
     for name in _FILLED:
         setattr(event, name, getattr(row, name))
-    given: Any = event.partition
-    if given is None:
+    partition: Any = event.partition
+    if partition is None:
         event.partition = row.partition
     if row.data is None:  # none, binary, or encrypted
         event.data = None
     if event.status == OutboxEventStatus.PENDING:
         event.status = OutboxEventStatus(row.status)
-        event.__dict__.update(_row=row, _copies=copies)
+        filled_in = {name: (given[name], getattr(event, name)) for name in _REPEATED}
+        event.__dict__.update(_row=row, _copies=copies, _filled_in=filled_in)
 
 
 rows_to_insert.connect(fill_in, sender=OutboxEvent, dispatch_uid="django_broadcaster.fill_in")

@@ -47,4 +47,6 @@ class Poll:
         if not self.wake.is_set():
             return False
         self.wake.clear()
+        # Further wake-ups of the next moment may be left out, because fast polls follow this one.
+        self._backoff.reset()
         return True

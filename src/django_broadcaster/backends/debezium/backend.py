@@ -34,7 +34,16 @@ _EXTENSION: Final = re.compile(r"[a-z0-9]{1,20}")
 _SLOT: Final = re.compile(r"[a-z0-9_]{1,63}")
 _NOT_IN_SLOT: Final = re.compile(r"[^a-z0-9_]")
 
-_USABLE: Final = "SELECT FROM pg_replication_slots WHERE slot_name = %s AND wal_status <> 'lost'"
+_USABLE: Final = (
+    "SELECT FROM pg_replication_slots WHERE slot_name = %s AND database = current_database() "
+    "AND confirmed_flush_lsn IS NOT NULL AND wal_status <> 'lost'"
+)
+"""A slot that keeps what is written now.
+
+A slot decodes the WAL of its own database only. While it is being created, it has no position yet,
+and would skip what is committed meanwhile.
+"""
+
 _WRITE: Final = (
     "SELECT COUNT(pg_logical_emit_message(true, %s, message::text)) "  # noqa: S608  # constants
     f"FROM json_array_elements(%s::json) AS each (message) WHERE EXISTS ({_USABLE})"
@@ -135,19 +144,19 @@ class DebeziumBackend(InDatabaseBackend, BindingBackend):
         return json.dumps(record | headers, separators=(",", ":"))
 
     def write(self, prepared: Sequence[str], connection: BaseDatabaseWrapper) -> None:
-        """Write records into the WAL; raises BackendUnavailable if the slot does not exist."""
+        """Write records into the WAL; raises BackendUnavailable if the slot would lose them."""
         with connection.cursor() as cursor:
             cursor.execute(_WRITE, [self.slot, f"[{','.join(prepared)}]", self.slot])
             (written,) = cursor.fetchone()
         if written != len(prepared):
             raise BackendUnavailable(
                 f"the replication slot {self.slot!r} of database {connection.alias!r} does not "
-                "exist or was invalidated; create it with the script that "
+                "exist, is not ready or was invalidated; create it with the script that "
                 f"manage.py outbox_debezium {self.alias} --sql prints"
             )
 
     def health_check(self) -> bool:
-        """Return True if the slot exists."""
+        """Return True if the slot keeps events."""
         try:
             with connections[self.using].cursor() as cursor:
                 cursor.execute(f"SELECT EXISTS ({_USABLE})", [self.slot])

@@ -111,7 +111,8 @@ def removal_script(backend: DebeziumBackend, database: Mapping[str, Any]) -> str
     """Return the SQL that removes what `database_script` creates."""
     name = backend.slot
     return f"""\
-SELECT pg_drop_replication_slot('{name}');
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+WHERE slot_name = '{name}' AND database = current_database();
 DROP PUBLICATION "{name}";
 REVOKE CONNECT ON DATABASE {_quoted(database)} FROM "{name}";
 DROP ROLE "{name}";

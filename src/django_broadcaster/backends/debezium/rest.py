@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
+
+from django_broadcaster.redaction import place_of
 
 SECONDS: Final = 30.0
 """The limit for an answer: Kafka Connect checks a configuration by connecting to the database."""
@@ -56,19 +59,20 @@ class Connector:
         self, method: str, path: str, body: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
         """Return the status and the JSON of the answer; raises ConnectError."""
-        request = Request(  # noqa: S310  # the command has checked the scheme
-            self._url + self._path + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-            method=method,
-        )
         try:
+            request = Request(  # noqa: S310  # the command has checked the scheme
+                self._url + self._path + path,
+                data=None if body is None else json.dumps(body).encode(),
+                headers={"Content-Type": "application/json"},
+                method=method,
+            )
             with urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
                 found = answer.read()
                 return answer.status, json.loads(found) if found else None
         except HTTPError as error:
             said = error.read().decode(errors="replace")
             raise ConnectError(f"Kafka Connect refused {method}: {error.code} {said}") from error
-        except (OSError, ValueError) as error:
-            message = f"Could not reach Kafka Connect at {self._url}: {error}"
+        except (OSError, ValueError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            message = f"Could not reach Kafka Connect at {place_of(self._url)}: {reason}"
             raise ConnectError(message) from error

@@ -90,6 +90,8 @@ class Command(OutboxCommand):
         url, removes = options["url"], options["remove"]
         if removes and not (options["sql"] or url):
             raise CommandError("--remove must be combined with --sql or --url.")
+        if url and "@" in url:  # Kafka Connect would not get it, and errors would show it
+            raise CommandError("--url must not have a user or password.")
         if url and not url.startswith(("http://", "https://")):
             raise CommandError(f"--url must begin with http:// or https://, not {url!r}.")
         using = database(options["database"])
