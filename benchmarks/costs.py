@@ -94,8 +94,8 @@ def point(count: int, events: int) -> Point:
     pids = [worker.pid for worker in workers]
     try:
         relays.wait_for_leases(count)
-        outbox.fill(events, maintain=False)
         statements = outbox.transactions()
+        outbox.fill(events, maintain=False)
         relays.wait_for_entries(int(events * 0.1))
         before = _read(pids)
         relays.wait_for_entries(int(events * 0.9))

@@ -181,6 +181,44 @@ def test_relay_sends_nothing_before_it_takes_over_again(make: MakeBackend) -> No
     assert kinds(backend.send_batch(rows(1))) == [BackendUnavailable]
 
 
+def test_batch_is_not_committed_without_all_answers(
+    make: MakeBackend, servers: str, topic: str
+) -> None:
+    """If some answers do not come in time, nothing of the batch is sent, and the error says why."""
+    messages = rows(3)
+    backend = make()
+    backend.take_over(LEASE, [])
+    connection: Any = backend.connection()
+    send = connection.send
+
+    def send_late(records: Any) -> Any:
+        reports = send(records)
+        del reports[records[-1].place]
+        connection.is_late = True
+        return reports
+
+    connection.send = send_late
+    outcomes = backend.send_batch(messages)
+    assert kinds(outcomes) == [BackendUnavailable] * 3
+    assert "no answer within" in str(outcomes[0])
+    backend.take_over(LEASE, [LEASE])
+    assert kinds(backend.send_batch(messages)) == [None] * 3
+    assert sorted(stored(servers, topic)) == sorted(ids(messages))
+
+
+def test_lease_goes_on_after_the_position_that_it_has(make: MakeBackend) -> None:
+    """A producer that is begun again for its lease numbers its transactions further."""
+    backend = make()
+    for number in range(1, 3):
+        backend.take_over(LEASE, [])
+        kept = rows(2, "a")
+        assert kinds(backend.send_batch(kept)) == [None] * 2
+        connection: Any = backend.connection()
+        assert connection._sequence == number
+        backend.drop()
+    assert make().take_over(NEXT_LEASE, [LEASE]) == [position_of(kept)]
+
+
 def test_refused_events_are_in_no_position(make: MakeBackend, servers: str, topic: str) -> None:
     """If the topic refuses an event, its key waits, and all others are delivered once."""
     with changed(servers, topic, "max.message.bytes", "1500"):
@@ -230,8 +268,8 @@ def test_backend_works_without_a_relay(make: MakeBackend, servers: str, topic: s
         ({"transactional_id": 7}, "'transactional_id'.*must be a non-empty string"),
         ({"config": {"transactional.id": "x"}}, "give the option 'transactional_id'"),
         (
-            {"timeout": 20, "config": {"transaction.timeout.ms": 20_000}},
-            r"'transaction.timeout.ms' must be more than the milliseconds of 'timeout' \(20000\)",
+            {"timeout": 20, "config": {"transaction.timeout.ms": 65_000}},
+            r"'transaction.timeout.ms' must be more than 3 times 'timeout' and 5 s, 65000 in all",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,6 +70,35 @@ def ids(database: str) -> list[str]:
     return list(
         OutboxEvent.objects.using(database).order_by("id").values_list("event_id", flat=True)
     )
+
+
+def test_rows_of_the_next_batch_are_made_while_one_is_written(
+    database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database need not wait for them, and nothing is acknowledged before it is written."""
+    if connections[database].vendor == "mysql":
+        pytest.skip("the database is asked for its limits while rows are made")
+    made: list[int] = []
+    goes_on = threading.Event()
+    write, entries = Writer.write, Writer.entries
+
+    def wait_and_write(self: Writer, *args: Any) -> Any:
+        assert goes_on.wait(SECONDS)
+        return write(self, *args)
+
+    def note(self: Writer, deliveries: Any) -> Any:
+        made.append(len(deliveries))
+        return entries(self, deliveries)
+
+    monkeypatch.setattr(Writer, "write", wait_and_write)
+    monkeypatch.setattr(Writer, "entries", note)
+    broker.put_events(*map(event, range(20)))
+    with receiving(database, limit=10):
+        wait_until(lambda: made == [10, 10], SECONDS, "the rows of both batches")
+        assert not broker.acknowledged
+        goes_on.set()
+        wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
+    assert ids(database) == [str(n) for n in range(20)]
 
 
 def test_messages_become_rows_in_their_order_and_are_then_acknowledged(

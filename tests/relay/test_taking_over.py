@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from django.db import OperationalError, connections
 
-from django_broadcaster.exceptions import BackendUnavailable
-from django_broadcaster.models import OutboxPartition
+from django_broadcaster.backends.position import MOST_ROWS
+from django_broadcaster.exceptions import BackendUnavailable, LeaseLost
+from django_broadcaster.models import OutboxEvent, OutboxPartition
+from django_broadcaster.publishers import publisher
+from django_broadcaster.relay import locked
 from django_broadcaster.relay.loop import DeliveryLoop
 from tests.support.clock import Clock
+from tests.support.databases import SERVERS
 from tests.support.events import count, publish, statuses
 from tests.support.kafka_server import make_topic, shared_servers
 from tests.support.kafka_transactions import committed_names
 
-from .conftest import Join, turn
+from .conftest import Join, drain, turn
+from .test_fencing import limited_waiting
+from .test_locked_rows import Holder
 
 if TYPE_CHECKING:
     from pytest_django import Settings
 
 NAMES = ["a1", "a2", "b1"]
+MANY = [f"{key}1" for key in "abcdefghijklmnop"]
+"""Events in partitions of both relays, if two share them."""
+
+MORE = [f"{key}2" for key in "abcdefghijklmnop"]
+"""Later events of the same keys."""
 
 
 @pytest.fixture
@@ -41,8 +52,10 @@ def topic(settings: Settings) -> str:
     return topic
 
 
-def lose_the_answer(loop: DeliveryLoop, clock: Clock) -> None:
-    """Let a batch be committed, and the relay not know it."""
+def lose_the_answer(
+    loop: DeliveryLoop, clock: Clock, names: Sequence[str] = NAMES
+) -> list[OutboxEvent]:
+    """Let a batch be committed, and the relay not know it; return its events."""
     if loop.broker.backend.must_take_over(loop.lease.id):
         turn(loop)
     connection: Any = loop.broker.backend.connection()  # type: ignore[attr-defined]
@@ -53,10 +66,11 @@ def lose_the_answer(loop: DeliveryLoop, clock: Clock) -> None:
         raise BackendUnavailable("no answer")
 
     connection.commit = commit_without_answer
-    publish(*NAMES, using=loop.using)
+    events = publish(*names, using=loop.using)
     assert turn(loop).unavailable
     assert set(statuses(loop.using).values()) == {"pending"}
     clock.advance(60)  # the pause of the circuit
+    return events
 
 
 @contextmanager
@@ -131,3 +145,89 @@ def test_partitions_that_change_owners_in_peace_are_not_taken_over(
     publish("a3", "b2", using=database)
     assert turn(first).published + turn(second).published == 2
     assert sorted(committed_names(shared_servers(), topic)) == ["a1", "a2", "a3", "b1", "b2"]
+
+
+def join_again(loop: DeliveryLoop) -> None:
+    """Let a relay find that it must give up partitions though it is in doubt."""
+    with pytest.raises(LeaseLost, match="must give up partitions"):
+        turn(loop)
+    loop.join()
+
+
+def test_relay_in_doubt_gives_up_no_part_of_its_partitions(
+    database: str, topic: str, join: Join, clock: Clock
+) -> None:
+    """It sends on under another lease, so a new owner still finds the position of the batch."""
+    first = join()
+    lose_the_answer(first, clock, MANY)
+    second = join()
+    join_again(first)
+    publish(*MORE, using=database)
+    for loop in (first, second):
+        drain(loop)
+        assert loop.lease.partitions
+    for loop in (first, second):
+        drain(loop)
+    assert count("published", database) == len(MANY + MORE)
+    assert sorted(committed_names(shared_servers(), topic)) == sorted(MANY + MORE)
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_locked_event_is_not_sent_by_the_next_owner_of_its_partition(
+    database: str, topic: str, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position has it until it is settled, whoever owns the partition meanwhile."""
+    monkeypatch.setattr(locked, "RETRY_SECONDS", 0.0)
+    first, holder = join(), Holder(database)
+    with closing(holder._connection), limited_waiting(database):
+        publish(*MANY, using=database)
+        holder.change(MANY)
+        turn(first)
+        assert len(first.owned.locked) == len(MANY)
+        second = join()
+        join_again(first)
+        publish(*MORE, using=database)
+        for loop in (first, second, first, second):
+            turn(loop)
+        holder.rollback()
+        for loop in (first, second, first, second):
+            drain(loop)
+    assert count("published", database) == len(MANY + MORE)
+    assert sorted(committed_names(shared_servers(), topic)) == sorted(MANY + MORE)
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_next_owner_takes_over_after_a_failover_of_the_database(
+    database: str, topic: str, join: Join
+) -> None:
+    """What was settled may be pending on the replica, so the earlier lease stays known."""
+    if connections[database].vendor != "postgresql":
+        pytest.skip("a timeline is PostgreSQL's")
+    loop = join()
+    publish(*NAMES, using=database)
+    turn(loop)
+    server: Any = loop.lease._server
+    loop.lease._server = server._replace(timeline="another")
+    with pytest.raises(LeaseLost, match="another database server"):
+        loop.lease.renew()
+    loop.lease.leave()
+    senders = OutboxPartition.objects.using(database).values_list("sent_by", flat=True)
+    assert set(senders) == {loop.lease.id}
+
+
+def test_batch_and_locked_events_fit_into_a_position(database: str, topic: str, join: Join) -> None:
+    """The more events are locked, the fewer are sent; in the end none are."""
+    broker = join().broker
+    allowed = [broker.open_for(100, locked=number) for number in (0, MOST_ROWS - 10, MOST_ROWS)]
+    assert allowed == [100, 10, 0]
+
+
+def test_single_event_that_is_found_delivered_counts_as_acknowledged(
+    routed: str, topic: str, join: Join, clock: Clock
+) -> None:
+    """A call that delivers one event settles it without sending it again, and says True."""
+    loop = join()
+    event, *_ = lose_the_answer(loop, clock)
+    loop.lease.leave()
+    assert publisher._process_single_event(event) is True
+    assert sorted(committed_names(shared_servers(), topic)) == NAMES

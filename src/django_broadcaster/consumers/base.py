@@ -105,7 +105,8 @@ class Consumer(ABC):
 
     Options arrive as keyword arguments. The constructor of a subclass lists its own, passes the
     others to `super().__init__(**options)`, and reads its own by `self.read`. It opens nothing. A
-    receiver uses an instance from one thread, and never shares it between processes.
+    receiver uses an instance from one thread, but for `position_of`, and never shares it between
+    processes.
 
     Args:
         alias: The alias in OUTBOX_CONSUMERS.

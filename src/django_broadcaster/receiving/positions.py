@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from django.db import models, transaction
+from django.db import OperationalError, models, transaction
 from django.db.models import Case, F, Q, Value, When
 
 from django_broadcaster.consumers.positions import Source
@@ -38,6 +38,8 @@ class Positions:
     def take(self, names: Collection[str], begin: Callable[[], None]) -> Sequence[Source]:
         """Take sources; wait for the batch that the receiver before is writing.
 
+        Raises the database's errors; the sources are taken again then.
+
         Args:
             names: Their names.
             begin: Statements for the beginning of the transaction.
@@ -50,6 +52,8 @@ class Positions:
             begin()
             rows.update(epoch=F("epoch") + 1)
             found = list(rows.values_list("source", "pk", "epoch", "position"))
+        if len(found) < len({*names}):
+            raise OperationalError("rows of positions were deleted while they were taken")
         return [Source(*each) for each in found]
 
     def move(self, ends: Mapping[Source, int]) -> None:

@@ -62,12 +62,16 @@ class Broker:
         """Why the broker is unavailable; None if it is available."""
         self._shown: str | None = None
 
-    def open_for(self, limit: int) -> int:
+    def open_for(self, limit: int, *, locked: int) -> int:
         """Open the backend unless it is open, or nothing may be sent now.
 
-        Return how many events may be sent: `limit`, a probe, or none.
+        Return how many events may be sent: `limit`, a probe, or none. A position has a batch and
+        the `locked` events, so together they are at most `max_batch`.
         """
-        allowed = self.circuit.allowance(min(limit, self.backend.max_batch or limit))
+        backend = self.backend
+        if backend.max_batch is not None:
+            limit = min(limit, backend.max_batch - (locked if backend.keeps_positions else 0))
+        allowed = self.circuit.allowance(limit) if limit > 0 else 0
         return allowed if allowed and (self._is_open or self._open()) else 0
 
     def take_over(self, earlier: Collection[int]) -> Sequence[Position] | None:

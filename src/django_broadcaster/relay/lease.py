@@ -95,8 +95,8 @@ class Lease:
         self.id = 0
         """The id of the lease, the primary key of its row; 0 before the first `join`."""
         self.in_doubt = False
-        """Whether the broker may have events that are not settled. The next owner of a partition
-        has to know, if the backend keeps positions."""
+        """Whether the broker may have events that are not settled, if the backend keeps positions.
+        The next owner of a partition has to know."""
         self.clock = DatabaseClock(using)
         self._table = PartitionTable(using, alias)
         self._server: _Server | None = None
@@ -246,6 +246,7 @@ class Lease:
             self._server = now
         elif now.timeline != known.timeline or (now.last_id or 0) < (known.last_id or 0):
             self._valid_until = 0.0
+            self.in_doubt = True  # what was settled may be pending there
             raise LeaseLost(
                 f"another database server answers, or its ids went back, so the lease "
                 f"{self.id} of backend {self.alias!r} is not valid there"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic, perf_counter
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from django.db import connections
 
@@ -14,6 +15,7 @@ from django_broadcaster.backends.handler import backends
 from django_broadcaster.conf import conf
 from django_broadcaster.exceptions import LeaseLost
 from django_broadcaster.signals import batch_settled
+from django_broadcaster.store import PendingRow
 
 from .announcing import log_delivery
 from .batch import Source
@@ -34,6 +36,13 @@ from .settling import Settler
 from .sources import Backlog, OneEvent
 from .taking_over import claim, delivered_before, must_take_over
 from .verdicts import Report
+
+
+class _TakenOver(NamedTuple):
+    """The rows that earlier senders have delivered and that are settled now, also in figures."""
+
+    rows: Sequence[PendingRow] = ()
+    report: Report = Report()
 
 
 class DeliveryLoop:
@@ -157,12 +166,14 @@ class DeliveryLoop:
         Nothing is delivered after `forget` until the rounds have read the partitions again.
         """
         self._found_work = False
-        allowed = 0 if self.rounds.is_paused else self.broker.open_for(limit)
+        allowed = 0 if self.rounds.is_paused else self._open_for(limit)
         if not allowed or not self.owned.is_current:
             return Report()
         taken_over = self._take_over()
-        if taken_over is None or taken_over.found_work:
-            return taken_over or Report()
+        if taken_over is None:
+            return Report()
+        if taken_over.rows:
+            return taken_over.report
         if not self.circuit.is_closed:
             return self._probe(allowed)
         if not self.lease.partitions or self.owned.locked.are_many:
@@ -172,9 +183,14 @@ class DeliveryLoop:
 
     def deliver_only(self, row_id: int, partition: int) -> Report:
         """Deliver one pending event of one partition, and no other."""
-        if self.rounds.is_paused or not self.broker.open_for(1):
+        if self.rounds.is_paused or not self._open_for(1):
             return Report()
-        if self._take_over() is None:
+        taken_over = self._take_over()
+        if taken_over is None:
+            return Report()
+        if any(row.id == row_id for row in taken_over.rows):
+            return replace(taken_over.report, published=1)
+        if not self._open_for(1):  # rows that were just taken over may be locked
             return Report()
         return self._one_batch(OneEvent(self.owned, row_id, partition))
 
@@ -219,13 +235,16 @@ class DeliveryLoop:
             self.broker.check()
         return report
 
-    def _take_over(self) -> Report | None:
+    def _open_for(self, limit: int) -> int:
+        return self.broker.open_for(limit, locked=len(self.owned.locked))
+
+    def _take_over(self) -> _TakenOver | None:
         """Settle what earlier senders have delivered, if the backend keeps positions.
 
-        Return the settled events in figures; None if the relay may not send yet.
+        Return the settled events; None if the relay may not send yet.
         """
         if not must_take_over(self.owned, self.broker):
-            return Report()
+            return _TakenOver()
         began = perf_counter()
         try:
             rows = delivered_before(self.owned, self.broker)
@@ -237,7 +256,7 @@ class DeliveryLoop:
             self.broker.close()  # the next attempt has to ask for the positions again
             raise
         self._conclude(report, perf_counter() - began)
-        return report
+        return _TakenOver(rows, report)
 
     def _one_batch(self, source: Source) -> Report:
         began = perf_counter()

@@ -51,14 +51,22 @@ class PartitionTable:
     def take_share(self, lease_id: int, share: int, *, in_doubt: bool) -> frozenset[int]:
         """Give up or take partitions until a relay owns `share` of them, and return its own.
 
+        A relay that is `in_doubt` gives up none: its next batch would replace the position that
+        the next owner has to read. Its lease ends instead, and with it the position stays.
+
         Raises LeaseLost.
         """
         owners: dict[int, int | None] = dict(self._rows().values_list("number", "relay_id"))
         owned = sorted(number for number, owner in owners.items() if owner == lease_id)
         if len(owned) > share:
+            if in_doubt:
+                raise LeaseLost(
+                    f"the lease {lease_id} of backend {self.alias!r} must give up partitions while "
+                    "events may be delivered that are not settled"
+                )
             given_up, owned = owned[share:], owned[:share]
             mine = self._rows().filter(number__in=given_up, relay_id=lease_id)
-            mine.update(**_freed(lease_id, in_doubt=in_doubt))
+            mine.update(**_freed(lease_id, in_doubt=False))
             notify_shares(self.using, self.alias)
         elif len(owned) < share:
             free = sorted(number for number, owner in owners.items() if owner is None)

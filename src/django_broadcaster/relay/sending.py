@@ -50,8 +50,9 @@ class Sender:
         if not send:
             return replace(batch, send=send)
         lease = self._owned.lease
+        # Before the lease is checked: another thread may end it just after that.
+        lease.in_doubt = self._backend.keeps_positions
         lease.begin_delivery([row.id for row in send])
-        lease.in_doubt = True
         self._backend.unsettled = self._owned.locked.delivered
         ready, failed = decrypted(send)
         outcomes = self._send_together(ready)

@@ -63,7 +63,8 @@ class Settler:
             # An operator cancelled or locked some, some stay pending, or the lease was lost.
             owned.lease.end_delivery()
             owned.locked.keep(verdicts)
-        owned.lease.in_doubt = bool(verdicts.unavailable or owned.locked)
+        if not verdicts.unavailable and not owned.locked:
+            owned.lease.in_doubt = False
         owned.blocked.add(row for row, _, _ in verdicts.retry)
         owned.postponed.add(verdicts.postponed)
         self._interrupted = None

@@ -64,8 +64,10 @@ def delivered_before(owned: Owned, broker: Broker) -> Sequence[PendingRow] | Non
 
 def claim(owned: Owned) -> None:
     """Let the next owner of the partitions take over from this lease."""
-    owned.lease.claim()
-    owned.lease.in_doubt = bool(owned.locked)
+    lease = owned.lease
+    lease.in_doubt = lease.in_doubt or bool(owned.locked)
+    lease.claim()
+    lease.in_doubt = bool(owned.locked)
     owned.is_claimed = True
 
 

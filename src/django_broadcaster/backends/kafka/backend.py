@@ -136,6 +136,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             "transactional_id", transactional_id, MAX_TRANSACTIONAL_ID, plain=True, optional=True
         )
         self._lease: int | None = None
+        self._last_lease: int | None = None
+        """The lease for which a producer was begun last."""
         if transactional_id is not None:
             check_transactions(self.read, self.address.config, self.timeout)
             self.keeps_positions = True
@@ -211,12 +213,17 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         for each in sorted(set(earlier) - {lease}):
             self.on_progress()
             with closing(self._begin(each)) as connection:
+                self.on_progress()
                 positions.append(connection.read_position())
         if self.must_take_over(lease):
             self.drop()
+            self.on_progress()
+            has_sent = lease in earlier or lease == self._last_lease
+            self._last_lease = lease
             own = self._begin(lease)
             try:
-                if lease in earlier:
+                if has_sent:
+                    self.on_progress()
                     positions.append(own.read_position())
                 if self._template.is_constant:
                     self._find_topic(self.topic, own, time.monotonic() + TOPIC_SECONDS)

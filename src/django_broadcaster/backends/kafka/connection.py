@@ -195,6 +195,9 @@ FRAMING_BYTES: Final = 64
 HEADER_FRAMING_BYTES: Final = 10
 """The most that it adds to a header."""
 
+TRANSACTION_WAITS: Final = 3
+"""How often a batch waits for `timeout`: for its records, its position and its commit."""
+
 MOST_TRANSACTION_SECONDS: Final = 900
 """Kafka's default for `transaction.max.timeout.ms`."""
 
@@ -255,22 +258,24 @@ def check_transactions(read: OptionReader, config: Mapping[str, Any], timeout: f
     """Refuse a timeout of transactions that a batch may exceed.
 
     Raises:
-        BackendConfigurationError: It is not longer than `timeout`.
+        BackendConfigurationError: It is not longer than the waits of a batch.
     """
     text = str(config.get("transaction.timeout.ms", transaction_milliseconds(timeout)))
-    if not text.isdecimal() or int(text) <= timeout * 1000:
+    least = round((TRANSACTION_WAITS * timeout + CLOSE_SECONDS) * 1000)
+    if not text.isdecimal() or int(text) <= least:
         read.within("config").refuse(
             "transaction.timeout.ms",
-            f"must be more than the milliseconds of 'timeout' ({timeout * 1000:g}), not {text!r}",
+            f"must be more than {TRANSACTION_WAITS} times 'timeout' and {CLOSE_SECONDS:g} s, "
+            f"{least} in all, not {text!r}; set it, or reduce 'timeout'",
         )
 
 
 def transaction_milliseconds(timeout: float) -> int:
     """Return the time after which Kafka aborts a transaction by itself.
 
-    A batch takes `timeout` to be sent, and as long to be committed.
+    A batch waits for its records, its position and its commit, each for at most `timeout`.
     """
-    return round(min(2 * timeout + 10, MOST_TRANSACTION_SECONDS) * 1000)
+    return round(min(TRANSACTION_WAITS * timeout + 10, MOST_TRANSACTION_SECONDS) * 1000)
 
 
 def producer_config(address: Address, max_message_bytes: int) -> dict[str, Any]:

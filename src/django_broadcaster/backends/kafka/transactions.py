@@ -17,7 +17,7 @@ from typing import Any, Final
 from django_broadcaster.exceptions import BackendUnavailable, DeliveryError
 
 from ..errors import client_module, mapped, unavailable
-from ..position import MOST_CHARACTERS, Position, decode, encode, mark_of
+from ..position import Position, decode, encode, mark_of
 from .address import CLIENT, CLOSE_SECONDS, Address, client_class
 from .bounded import bounded
 from .connection import PURGE_SECONDS, Connection, Record, Reports
@@ -205,7 +205,7 @@ class TransactionSender(Sender):
     """Sends the records of a batch in one transaction, or in several if some are refused.
 
     `unsettled` are rows that were delivered before and belong to each position. It grows by those
-    of the batch.
+    of the batch. The relay keeps a batch so small that a position has room for both.
     """
 
     connection: TransactionalConnection
@@ -222,6 +222,9 @@ class TransactionSender(Sender):
             return None
         try:
             reports = self._send(records)
+            if connection.is_late:
+                unknown = (each for each in records if each.place not in reports)
+                raise self.lost(next(unknown, records[0]).topic)
             stored = [each for each in records if reports.get(each.place, True) is None]
             if stored and _is_complete(reports):
                 connection.commit(self._position(stored))
@@ -257,11 +260,8 @@ class TransactionSender(Sender):
     def _position(self, records: Sequence[Record]) -> Position:
         messages = (self.batch.messages[record.place] for record in records)
         rows = {message.row: mark_of(message.event_id) for message in messages if message.row}
-        before = dict(self.unsettled)
         self.unsettled.update(rows)
-        if len(encode(0, self.unsettled)) <= MOST_CHARACTERS:
-            return self.unsettled
-        return {**rows, **{row: before[row] for row in sorted(before)[: len(rows)]}}
+        return self.unsettled
 
     def _send_again(self, records: Sequence[Record], reports: Reports) -> BackendUnavailable | None:
         """Send records again, after a transaction with some of them was aborted.

@@ -213,6 +213,7 @@ class KafkaConsumer(Consumer):
 
     def receive(self, limit: int, seconds: float) -> list[Delivery]:
         """Return up to `limit` records, those of each partition in order."""
+        self._raise_outage()  # also while other partitions have records
         self._resume()
         self._commit()
         deadline = time.monotonic() + seconds
