@@ -26,7 +26,7 @@ from tests.support.writers import writing
 
 __all__ = ["workers"]
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(900)]
 
 SECONDS = 180.0
 """The longest that a step may take: a leader is replaced after about three seconds."""

@@ -31,7 +31,7 @@ from tests.support.workers import Workers, environment, starting_workers
 if TYPE_CHECKING:
     from pytest_django import Settings
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(900)]
 
 SECONDS = 300.0
 Writers = list[subprocess.Popen[bytes]]

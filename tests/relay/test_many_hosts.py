@@ -32,7 +32,7 @@ from tests.support.own_servers import OwnDatabase, as_alias, own_instance, runni
 from tests.support.waiting import wait_until
 from tests.support.workers import Worker, Workers
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(240)]
 
 ALIAS = "far"
 """The database, by its address in the network of databases."""
