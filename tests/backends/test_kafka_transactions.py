@@ -289,7 +289,8 @@ def test_transaction_timeout_over_that_of_the_broker_is_named(make: MakeBackend)
         backend.take_over(LEASE, [])
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.long  # librdkafka has ended the process once, on a busy machine
 @pytest.mark.parametrize(
     ("kind", "operation"),
     [
