@@ -5,7 +5,7 @@ has it. The broker keeps the ids of such a batch, its position, together with th
 relay sends events of a partition for the first time, it does this, in this order:
 
 1. It reads which leases may have left unsettled events of its partitions (`sent_by`).
-2. The backend makes sure that nobody sends under these leases any more, and reads their positions.
+2. The backend fences the earlier relays, which send nothing more, and reads their positions.
 3. What a position has and what is still pending is settled as delivered, without being sent.
 4. Delivered rows that another transaction has locked become the position of this lease.
 5. The partitions are claimed: from now on the next owner takes over from this lease.
