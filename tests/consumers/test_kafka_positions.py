@@ -250,6 +250,26 @@ def test_database_that_fails_while_partitions_are_assigned_is_no_outage_of_the_b
     turn_until(lambda: len(names(database)) == 20, receiver)
 
 
+def test_partitions_that_were_not_taken_are_an_error_while_others_have_records(
+    database: str, make: MakeReceiver, servers: str, topic: str
+) -> None:
+    """A rebalance met an error of the database: those partitions would be read by no receiver."""
+    publish(servers, topic, numbered(4, 0, 5))
+    receiver = make()
+    assert receiver._begin()
+    consumer = kafka(receiver)
+    received: list[Delivery] = []
+
+    def has_some() -> bool:
+        received.extend(consumer.receive(1, 0.1))
+        return bool(received)
+
+    wait_until(has_some, SECONDS, "a record; more of them are waiting")
+    consumer._not_taken = OperationalError("deadlock detected")
+    with pytest.raises(OperationalError, match="deadlock"):
+        consumer.receive(10, 0.1)
+
+
 def test_offsets_in_the_database_need_a_receiver(servers: str, topic: str) -> None:
     """A consumer that is used by itself has no database: the error names the option."""
     consumer = KafkaConsumer(
