@@ -8,7 +8,7 @@ from django.test import TestCase, override_settings
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
-from django_broadcaster.testing import assert_published, deliver_events, receive_event
+from django_broadcaster.testing import assert_published, drain, receive_event
 
 from .models import Invoice, ReceivedEvent
 
@@ -34,7 +34,7 @@ class HandlersTest(TestCase):
     def receive(self, event_type: str, sequence: int) -> None:
         """Receive an event of the shop, and run its handlers."""
         receive_event(order_event(event_type, sequence), consumer="shop")
-        deliver_events()
+        drain()
 
     def test_an_order_is_billed(self) -> None:
         """A placed order gets an invoice, and an event of it with the key of the order."""
