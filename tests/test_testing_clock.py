@@ -132,6 +132,21 @@ def test_expired_event_is_not_sent(routed: str, clock: OutboxClock, calls: list[
     assert (event.status, calls) == ("cancelled", [])
 
 
+def test_old_events_are_purged_by_the_moved_clock(
+    routed: str, clock: OutboxClock, calls: list[str]
+) -> None:
+    """As a relay does, `drain` purges delivered events that are older than OUTBOX_RETENTION."""
+    publisher.publish_event("order.due", "/shop")
+    assert len(drain()) == 1
+    with override_settings(OUTBOX_RETENTION=timedelta(days=7)):
+        clock.advance(days=6)
+        drain()
+        assert OutboxEvent.objects.exists()
+        clock.advance(days=2)
+        drain()
+        assert not OutboxEvent.objects.exists()
+
+
 def test_clock_goes_back_after_the_block(routed: str, calls: list[str]) -> None:
     """After the block, and after an error in it, time is as before; blocks can be nested."""
     real = timezone.now

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, override_settings
@@ -168,3 +169,27 @@ def test_async_handler_publishes_in_its_transaction(served: str, fails: bool) ->
     assert Order.objects.get().number == ("1" if fails else "confirmed")
     assert OutboxEvent.objects.count() == (1 if fails else 2)
     assert not connections[served].in_atomic_block
+
+
+def test_async_handler_without_a_transaction(served: str) -> None:
+    """With `atomic=False` each awaited call of a handler commits by itself."""
+
+    @event_registry.register("order.placed", atomic=False)
+    async def confirm(event: CloudEvent) -> None:
+        await publisher.apublish_event("order.confirmed", "/shop", subject=event.subject)
+        raise Declined
+
+    get("/checkout/1/")
+    with pytest.raises(Declined):
+        drain()
+    assert_published("order.confirmed", subject=1, count=1)
+
+
+def test_drain_in_async_code_is_refused(served: str) -> None:
+    """Without `sync_to_async`, the error is that of Django's own database calls."""
+
+    async def test() -> None:
+        drain()
+
+    with pytest.raises(SynchronousOnlyOperation, match="sync_to_async"):
+        async_to_sync(test)()

@@ -23,8 +23,8 @@ _EPOCH = {
 MAX_AGE = 60.0
 """Seconds after which a reading of the database's clock is replaced by a new one."""
 
-_django_clocks = 0
-"""How many blocks of `django_clock` are open."""
+_django_clocks: list[None] = []
+"""One item for each block of `django_clock` that is open; lists change atomically."""
 
 
 @contextmanager
@@ -33,12 +33,11 @@ def django_clock() -> Iterator[None]:
 
     For tests: they move Django's clock, and can't move that of the database.
     """
-    global _django_clocks
-    _django_clocks += 1
+    _django_clocks.append(None)
     try:
         yield
     finally:
-        _django_clocks -= 1
+        _django_clocks.pop()
 
 
 class DatabaseEpoch(models.Func):
