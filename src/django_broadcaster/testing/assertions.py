@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -81,38 +82,43 @@ class _Wanted:
     """The type and the attributes that an event must have."""
 
     def __init__(self, event_type: str, attributes: dict[str, Any]) -> None:
+        _check_names(attributes)
         self._event_type = event_type
         self._attributes = {
             name: check_identifier(name, value) if _is_number_or_uuid(name, value) else value
             for name, value in attributes.items()
         }
-        _check_names(attributes)
 
     def __str__(self) -> str:
         wanted = (f"{name} {value!r}" for name, value in self._attributes.items())
         return ", ".join((f"of type {self._event_type!r}", *wanted))
 
     def divide(self, events: Iterable[OutboxEvent]) -> tuple[list[OutboxEvent], list[_Other]]:
-        """Return the events that match, and the others, the nearest first."""
+        """Return the events that match, and the others with what differs."""
         matching: list[OutboxEvent] = []
         others: list[_Other] = []
         for event in events:
             if lines := self._differences(event):
-                others.append(_Other(event, lines, self._distance(event, lines)))
+                others.append(_Other(event, lines))
             else:
                 matching.append(event)
-        return matching, sorted(others, key=lambda other: other.distance)
+        return matching, others
+
+    def nearest(self, others: Iterable[_Other]) -> list[_Other]:
+        """Return a few of the others: those with the most similar type and fewest differences."""
+
+        def distance(other: _Other) -> tuple[float, int]:
+            given = other.event.event_type
+            ratio = SequenceMatcher(None, given, self._event_type, autojunk=False).ratio()
+            return 1 - ratio, len(other.differences)
+
+        return nsmallest(NEAREST, others, key=distance)
 
     def _differences(self, event: OutboxEvent) -> list[str]:
         lines = list(differences("event_type", event.event_type, self._event_type))
         for name, expected in self._attributes.items():
             lines += differences(name, _attribute(event, name), expected)
         return lines
-
-    def _distance(self, event: OutboxEvent, lines: Sequence[str]) -> tuple[float, int]:
-        """Return how far an event is from what is wanted: first by its type."""
-        matcher = SequenceMatcher(None, event.event_type, self._event_type, autojunk=False)
-        return 1 - matcher.ratio(), len(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,6 @@ class _Other:
 
     event: OutboxEvent
     differences: Sequence[str]
-    distance: tuple[float, int]
 
 
 def _is_number_or_uuid(name: str, value: Any) -> bool:
@@ -168,7 +173,7 @@ def _explain(
     lines += _listed(matching)
     if others and (count is None or matches < count):
         lines.append(f"Nearest of {len(others)} other events:" if others[1:] else "Other event:")
-        for other in others[:NEAREST]:
+        for other in wanted.nearest(others):
             lines.append(f"  {describe(other.event)}")
             lines += (f"    {line}" for line in other.differences)
     return "\n".join(lines)
