@@ -6,8 +6,8 @@ nothing of Django, and the fixtures import theirs when a test asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 
     from .capture import CapturedEvents
     from .clock import OutboxClock
-
-
-class Drain(Protocol):
-    """The function `drain`, for the annotations of tests."""
-
-    def __call__(self, limit: int = ...) -> list[OutboxEvent]: ...
 
 
 @pytest.fixture
@@ -35,7 +29,7 @@ def published_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]
 
 
 @pytest.fixture
-def drain(request: pytest.FixtureRequest) -> Drain:
+def drain(request: pytest.FixtureRequest) -> Callable[..., list[OutboxEvent]]:
     """The function that delivers every event that is due."""
     _require_app(request)
     from .draining import drain as function
