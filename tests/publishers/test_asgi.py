@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import connections, transaction
+from django.db import connections, router, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, override_settings
 from django.urls import path
@@ -34,13 +34,13 @@ class Declined(Exception):
     """Ends a view or a handler."""
 
 
-@transaction.atomic
 def place_order(number: str, *, fails: bool) -> None:
     """Write an order together with its event."""
-    Order.objects.create(number=number)
-    publisher.publish_event("order.placed", "/shop", subject=number)
-    if fails:
-        raise Declined
+    with transaction.atomic(using=router.db_for_write(Order)):
+        Order.objects.create(number=number)
+        publisher.publish_event("order.placed", "/shop", subject=number)
+        if fails:
+            raise Declined
 
 
 async def checkout(request: HttpRequest, number: str) -> HttpResponse:
