@@ -65,7 +65,7 @@ def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
         return _SIMPLE[hint]
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
-        return _choice({part: part for part in parts})
+        return _choice([(part, part) for part in parts])
     if origin in (Union, types.UnionType):
         return _union(parts, inner, nested)
     if origin in _ARRAYS:
@@ -75,7 +75,10 @@ def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
     if not isinstance(hint, type):
         raise _unsupported(hint)
     if issubclass(hint, Enum) and not issubclass(hint, Flag):
-        return _choice({dump(member.value, nested): member for member in hint})
+        members = [(dump(member.value, nested), member) for member in hint]
+        if not all(type(value) in _PLAIN for value, _ in members):
+            raise _unsupported(hint)
+        return _choice(members)
     codec = nested(hint)
     if codec is None:
         raise _unsupported(hint)
@@ -208,10 +211,10 @@ def _text(read: Callable[[str], Any], wanted: str) -> Decode:
     return decode
 
 
-def _choice(values: Mapping[Any, Any]) -> Decode:
-    """Return the function that accepts the JSON values of a Literal or an Enum."""
-    by_kind = {(type(each), each): value for each, value in values.items()}
-    wanted = f"one of {', '.join(repr(each) for each in values)}"
+def _choice(pairs: Sequence[tuple[Any, Any]]) -> Decode:
+    """Return the function that accepts the JSON values of a Literal or an Enum, with their values."""
+    by_kind = {(type(each), each): value for each, value in pairs}
+    wanted = f"one of {', '.join(repr(each) for each, _ in pairs)}"
 
     def decode(value: Any) -> Any:
         if type(value) not in _PLAIN:

@@ -39,19 +39,20 @@ class PlainCodec(Codec[T]):
 
     def schema(self) -> dict[str, Any]:
         """Return the schema that msgspec or pydantic makes; msgspec's dates are written as ours."""
-        problem: Exception = TypeError()
+        unsupported: TypeError | None = None
         for schema_of in (msgspec_schema, pydantic_schema):
             try:
                 return schema_of(self.event_class)
-            except (ImportError, TypeError) as error:
-                if not (isinstance(error, ImportError) and isinstance(problem, TypeError)):
-                    problem = error
-        if isinstance(problem, ImportError):
-            raise ImportError(
-                f"the JSON Schema of {self.event_class.__name__} is made by msgspec or pydantic, "
-                "and neither is installed; install one, for example: pip install msgspec"
-            ) from problem
-        raise problem
+            except ImportError:
+                continue
+            except TypeError as error:
+                unsupported = error
+        if unsupported is not None:
+            raise unsupported
+        raise ImportError(
+            f"the JSON Schema of {self.event_class.__name__} is made by msgspec or pydantic, and "
+            "neither is installed; install one, for example: pip install msgspec"
+        )
 
     @cached_property
     def _strict(self) -> Decode:
