@@ -212,7 +212,7 @@ def _text(read: Callable[[str], Any], wanted: str) -> Decode:
 
 
 def _choice(pairs: Sequence[tuple[Any, Any]]) -> Decode:
-    """Return the function that accepts the JSON values of a Literal or an Enum, with their values."""
+    """Return the function for a Literal or an Enum, from its JSON values and their values."""
     by_kind = {(type(each), each): value for each, value in pairs}
     wanted = f"one of {', '.join(repr(each) for each, _ in pairs)}"
 
