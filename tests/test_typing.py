@@ -26,7 +26,11 @@ from typing import TypedDict
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
+from django_broadcaster.setting_types import BackendEntry, Retry
 from django_broadcaster.typed_events import typed_event
+
+OUTBOX_PUBLISHERS: dict[str, BackendEntry] = {"default": {}}  # wrong
+OUTBOX_RETRY: Retry = {"inital": 5}  # wrong
 
 
 @typed_event("order.placed", source="/shop")
