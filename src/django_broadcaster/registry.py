@@ -44,9 +44,11 @@ __all__ = [
 
 logger = logging.getLogger("django_broadcaster")
 
-HandlerFunction = Callable[..., object]
-"""A function that receives the event: a `CloudEvent`, or one of a declared class, and then
-optionally its `CloudEvent`. If it is async, it is awaited.
+HandlerFunction = Callable[[Any], object]
+"""A function that receives the event, a `CloudEvent`. If it is async, it is awaited.
+
+If it is registered for a declared class, it receives an event of that class, and its `CloudEvent`
+if it has a second parameter.
 """
 
 EVERY_TYPE = "*"

@@ -194,6 +194,7 @@ class Some:
         ("pair", [1], "data.pair: must have 2 items, not 1"),
         ("pair", [1, 2], "data.pair[1]: must be text, not an integer"),
         ("prices", [], "data.prices: must be an object, not an array"),
+        ("prices", {1: "1"}, "data.prices: must have text as its keys"),
         ("prices", {"eur": "x"}, "data.prices.eur: must be a decimal number"),
         ("note", {"at": "x"}, "data.note.at: must be a date and time (ISO 8601)"),
         ("line", {"product": "Cup"}, "data.line.price: is missing"),
@@ -201,10 +202,15 @@ class Some:
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: Any, error: str) -> None:
-    """The same text whether it is refused when it is published, or rejected when it is read."""
+    """The same text whether it is refused when it is published, or rejected when it is read.
+
+    The log has the field of the class, without keys, which may be confidential.
+    """
     with pytest.raises(Rejected) as rejected:
         from_cloud_event(Some, CloudEvent("fields.some", "/tests", {name: value}))
     assert str(rejected.value) == f"{error} ({__name__}.Some)"
+    part = "its data do" if error.startswith("data:") else f"its field {name!r} does"
+    assert rejected.value.reason == f"{part} not fit {__name__}.Some"
     event = Some()
     object.__setattr__(event, name, value)
     with pytest.raises(InvalidEvent) as refused:

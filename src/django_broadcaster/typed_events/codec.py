@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 class Mismatch(ValueError):
-    """Data do not fit a class; `path` leads to the wrong part. The text has nothing of the data."""
+    """Data do not fit a class; `path` leads to the wrong part, through fields, indexes and keys.
+
+    Neither the path nor the text may be logged, as a key, and a text of the class, may be data.
+    """
 
     def __init__(self, problem: str, path: tuple[str | int, ...] = ()) -> None:
         super().__init__(problem)

@@ -130,7 +130,10 @@ class EventType(Generic[T]):
         try:
             return self._codec.load(self._current(event))
         except Mismatch as error:
-            raise _rejected(self, error.field, str(error)) from error
+            failure = self._rejected(error.field, str(error))
+            if error.path and error.path[0] in self._codec.fields():
+                failure.reason = f"its field {error.path[0]!r} does not fit {self.path}"
+            raise failure from error
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the data.
@@ -160,8 +163,8 @@ class EventType(Generic[T]):
         """Return the data of an event in the version of the class."""
         data = event.data
         if isinstance(data, bytes | bytearray | memoryview):
-            raise _rejected(self, "data", "must be JSON, not bytes")
-        version = _version_of(self, event)
+            raise self._rejected("data", "must be JSON, not bytes")
+        version = self._version_of(event)
         if version == self.version:
             return data
         if version > self.version:
@@ -173,15 +176,30 @@ class EventType(Generic[T]):
         for each in range(version, self.version):
             upcast = self._upcasters.get(each)
             if upcast is None:
-                raise _rejected(self, VERSION, f"is {version}, and version {each} has no upcaster")
+                raise self._rejected(VERSION, f"is {version}, and version {each} has no upcaster")
             try:
                 data = upcast(data)
             except Exception as error:
                 text = f"can't be read as version {each + 1}: {type(error).__name__}: {error}"
-                failure = _rejected(self, "data", text)
+                failure = self._rejected("data", text)
                 failure.unforeseen = error
                 raise failure from error
         return data
+
+    def _version_of(self, event: CloudEvent) -> int:
+        given = event.extensions.get(VERSION, 1)
+        try:
+            version = int(given)  # text, where the protocol has only text
+        except ValueError:
+            version = 0
+        if version < 1 or isinstance(given, bool):
+            raise self._rejected(VERSION, f"must be a positive integer, not {given!r}")
+        return version
+
+    def _rejected(self, field: str, problem: str) -> Rejected:
+        error = Rejected(f"{field}: {problem} ({self.path})")
+        error.reason = f"its data do not fit {self.path}"
+        return error
 
     def _function_of(
         self, argument: str, given: str | Callable[[Any], object] | None
@@ -336,20 +354,3 @@ def _codec_of(event_class: type[T]) -> Codec[T]:
             "@typed_event above @dataclass"
         )
     return codec
-
-
-def _version_of(declared: EventType[Any], event: CloudEvent) -> int:
-    given = event.extensions.get(VERSION, 1)
-    try:
-        version = int(given)  # text, where the protocol has only text
-    except ValueError:
-        version = 0
-    if version < 1 or isinstance(given, bool):
-        raise _rejected(declared, VERSION, f"must be a positive integer, not {given!r}")
-    return version
-
-
-def _rejected(declared: EventType[Any], field: str, problem: str) -> Rejected:
-    error = Rejected(f"{field}: {problem} ({declared.path})")
-    error.reason = f"the field {field} does not fit {declared.path}"
-    return error

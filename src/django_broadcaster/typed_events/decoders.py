@@ -288,6 +288,8 @@ def _object(parts: Sequence[Any], inner: Callable[[Any], Decode]) -> Decode:
     def decode(value: Any) -> Any:
         if not isinstance(value, dict):
             raise _wrong("an object", value)
+        if not all(isinstance(key, str) for key in value):
+            raise Mismatch("must have text as its keys")
         return {_item(decode_key, k, k): _item(decode_item, k, item) for k, item in value.items()}
 
     return decode

@@ -38,7 +38,8 @@ class PydanticCodec(Codec[T]):
     def fields(self) -> Collection[str]:
         """Return the names of the fields, not their aliases."""
         found: Any = self.event_class
-        return tuple(getattr(found, "__pydantic_fields__", None) or found.__annotations__)
+        fields: dict[str, Any] = getattr(found, "__pydantic_fields__", None) or found.model_fields
+        return tuple(fields)
 
     def dump(self, event: T) -> Any:
         """Return the JSON values that pydantic writes, by alias."""
