@@ -35,18 +35,23 @@ def dump(value: Any, nested: Nested) -> Any:
     """Return a value of a field as JSON values; unchanged if it is of no known type."""
     if type(value) in _PLAIN:
         return value
+    if write := _WRITERS.get(type(value)):
+        return write(value)
+    if isinstance(value, list):
+        return [dump(item, nested) for item in value]
+    if codec := nested(type(value)):
+        return codec.dump(value)
     value = resolved(value)
     if isinstance(value, Enum):
         return dump(value.value, nested)
     if isinstance(value, Mapping):
         return {dump(key, nested): dump(item, nested) for key, item in value.items()}
-    if isinstance(value, list | tuple | Set):
+    if isinstance(value, tuple | Set):
         return [dump(item, nested) for item in value]
     for kind, write in _WRITERS.items():
-        if isinstance(value, kind):
+        if isinstance(value, kind):  # a subclass
             return write(value)
-    codec = nested(type(value))
-    return value if codec is None else codec.dump(value)
+    return value
 
 
 def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
@@ -325,8 +330,9 @@ _WRITERS: Final[dict[type[Any], Callable[[Any], str]]] = {
     str: str.__str__,
     Decimal: str,
     UUID: str,
-    date: lambda value: str(value.isoformat()),  # also a datetime
-    time: lambda value: value.isoformat(),
+    datetime: datetime.isoformat,
+    date: date.isoformat,
+    time: time.isoformat,
     timedelta: duration_iso_string,
     bytes: lambda value: b64encode(value).decode(),
 }

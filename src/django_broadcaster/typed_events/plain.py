@@ -91,11 +91,15 @@ class DataclassCodec(PlainCodec[T]):
 
     def fields(self) -> Collection[str]:
         """Return the names of the fields."""
-        return [field.name for field in self._fields()]
+        return self._names
 
     def dump(self, event: T) -> Any:
         """Return the fields by name."""
-        return {name: dump(getattr(event, name), codec_of) for name in self.fields()}
+        return {name: dump(getattr(event, name), codec_of) for name in self._names}
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [field.name for field in self._fields()]
 
     def _fields(self) -> list[Any]:
         found: Any = self.event_class
@@ -103,7 +107,7 @@ class DataclassCodec(PlainCodec[T]):
 
     def _types(self) -> Mapping[str, Any]:
         hints = get_type_hints(self.event_class, include_extras=True)
-        return {name: hints[name] for name in self.fields()}
+        return {name: hints[name] for name in self._names}
 
     def _required(self) -> Collection[str]:
         return [
