@@ -53,6 +53,7 @@ def test_the_declared_events_are_a_list() -> None:
     assert set(KINDS) <= set(found)
     assert len(event_types) == len(found)
     assert (declared.type, declared.source, declared.version) == ("order.dataclass", "/shop", 3)
+    assert (declared.key, declared.subject) == ("order_id", "token")
     assert repr(declared) == (
         "<EventType 'order.dataclass' version 3: tests.typed_events.classes.DataclassOrder>"
     )

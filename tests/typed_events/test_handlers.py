@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,14 @@ from django_broadcaster.exceptions import Rejected, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import EventHandlerRegistry, event_registry
-from django_broadcaster.typed_events import VERSION, event_types, from_cloud_event, to_cloud_event
+from django_broadcaster.typed_events import (
+    VERSION,
+    EventType,
+    event_types,
+    from_cloud_event,
+    to_cloud_event,
+    typed_event,
+)
 from tests.app.models import Order
 from tests.relay.conftest import Join, clock, drain, join
 from tests.support.databases import ANY
@@ -191,6 +200,34 @@ def test_what_is_not_a_version_is_rejected(version: Any) -> None:
     """A version is a positive integer."""
     with pytest.raises(Rejected, match=r"^dataversion: must be a positive integer, not "):
         from_cloud_event(DataclassOrder, cloud_event(DataclassOrder, data_of(), version))
+
+
+@typed_event("order.upcast", source="/shop", version=2)
+@dataclass
+class Upcast:
+    """A class with the upcaster of the test below."""
+
+    order_id: int
+
+
+@pytest.mark.parametrize(
+    ("returned", "error"),
+    [
+        (MappingProxyType({"order_id": 7}), None),
+        ({"order_id": "7"}, "data.order_id: must be an integer, not text"),
+        (None, "data: must be an object, not null"),
+    ],
+)
+def test_data_of_an_upcaster_are_validated(returned: Any, error: str | None) -> None:
+    """It returns any mapping; a forgotten `return` is an error."""
+    declared = EventType(Upcast, "order.upcast", "/shop", version=2)
+    declared.add_upcaster(1, lambda data: returned)
+    event = cloud_event(Upcast, {}, 1)
+    if error is None:
+        assert declared.decode(event) == Upcast(7)
+    else:
+        with pytest.raises(Rejected, match=f"^{error}"):
+            declared.decode(event)
 
 
 def test_an_upcaster_that_fails_rejects_the_event() -> None:

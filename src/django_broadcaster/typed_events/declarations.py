@@ -77,8 +77,9 @@ class EventType(Generic[T]):
         self._codec = _codec_of(event_class)
         with suppress(NameError):  # a class that follows in the module; the first use resolves it
             self._codec.prepare()
-        self._key = self._function_of("key", key)
-        self._subject = self._function_of("subject", subject)
+        self.key, self.subject = key, subject
+        self._key_of = self._function_of("key", key)
+        self._subject_of = self._function_of("subject", subject)
         self._upcasters: dict[int, Upcaster] = {}
 
     def __repr__(self) -> str:
@@ -112,12 +113,12 @@ class EventType(Generic[T]):
 
     def key_of(self, event: T) -> str | None:
         """Return the partition key of an event; None if it has none. Raises InvalidEvent."""
-        key = self._key(event)
+        key = self._key_of(event)
         return None if key in (None, "") else check_identifier("partition_key", key)
 
     def subject_of(self, event: T) -> str:
         """Return the subject of an event; empty if it has none. Raises InvalidEvent."""
-        subject = self._subject(event)
+        subject = self._subject_of(event)
         return "" if subject in (None, "") else check_identifier("subject", subject)
 
     def decode(self, event: CloudEvent) -> T:
@@ -178,7 +179,8 @@ class EventType(Generic[T]):
             if upcast is None:
                 raise self._rejected(VERSION, f"is {version}, and version {each} has no upcaster")
             try:
-                data = upcast(data)
+                found = upcast(data)
+                data = dict(found) if isinstance(found, Mapping) else found
             except Exception as error:
                 text = f"can't be read as version {each + 1}: {type(error).__name__}: {error}"
                 failure = self._rejected("data", text)
