@@ -179,7 +179,7 @@ class EventType(Generic[T]):
             if upcast is None:
                 raise self._rejected(VERSION, f"is {version}, and version {each} has no upcaster")
             try:
-                found = upcast(data)
+                found: Any = upcast(data)
                 data = dict(found) if isinstance(found, Mapping) else found
             except Exception as error:
                 text = f"can't be read as version {each + 1}: {type(error).__name__}: {error}"
