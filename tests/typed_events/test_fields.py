@@ -209,7 +209,7 @@ def test_a_wrong_value_is_named(name: str, value: Any, error: str) -> None:
     with pytest.raises(Rejected) as rejected:
         from_cloud_event(Some, CloudEvent("fields.some", "/tests", {name: value}))
     assert str(rejected.value) == f"{error} ({__name__}.Some)"
-    part = "its data do" if error.startswith("data:") else f"its field {name!r} does"
+    part = "the data do" if error.startswith("data:") else f"the field {name!r} does"
     assert rejected.value.reason == f"{part} not fit {__name__}.Some"
     event = Some()
     object.__setattr__(event, name, value)

@@ -133,7 +133,7 @@ class EventType(Generic[T]):
         except Mismatch as error:
             failure = self._rejected(error.field, str(error))
             if error.path and error.path[0] in self._codec.fields():
-                failure.reason = f"its field {error.path[0]!r} does not fit {self.path}"
+                failure.reason = f"the field {error.path[0]!r} does not fit {self.path}"
             raise failure from error
 
     def schema(self) -> dict[str, Any]:
@@ -159,6 +159,10 @@ class EventType(Generic[T]):
                 f"{from_version}"
             )
         self._upcasters[from_version] = function
+
+    def versions_without_upcaster(self) -> list[int]:
+        """Return the older versions whose data can't be read."""
+        return [each for each in range(1, self.version) if each not in self._upcasters]
 
     def _current(self, event: CloudEvent) -> Any:
         """Return the data of an event in the version of the class."""
@@ -200,7 +204,7 @@ class EventType(Generic[T]):
 
     def _rejected(self, field: str, problem: str) -> Rejected:
         error = Rejected(f"{field}: {problem} ({self.path})")
-        error.reason = f"its data do not fit {self.path}"
+        error.reason = f"the data do not fit {self.path}"
         return error
 
     def _function_of(

@@ -32,8 +32,11 @@ class PydanticCodec(Codec[T]):
         return TypeAdapter(self.event_class)
 
     def prepare(self) -> None:
-        """Build the validator; pydantic postpones that itself where a type is not defined yet."""
-        self._adapter.validator  # noqa: B018  # the attribute is a proxy until it is built
+        """Build the validator, which pydantic has postponed if a type was not defined."""
+        found: Any = self.event_class
+        if hasattr(found, "model_rebuild"):
+            found.model_rebuild()
+        self._adapter  # noqa: B018
 
     def fields(self) -> Collection[str]:
         """Return the names of the fields, not their aliases."""
