@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum, Flag
+from itertools import combinations, product
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID
 
@@ -29,6 +30,9 @@ Nested = Callable[[type[Any]], Codec[Any] | None]
 """Returns the codec of a class; None for a type that is not an event's or a part of one."""
 
 _PLAIN: Final = (str, int, float, bool, types.NoneType)
+_FREE: Final = (Any, object)
+_UNIONS: Final = (Union, types.UnionType)
+_OBJECTS: Final = (dict, Mapping)
 
 
 def dump(value: Any, nested: Nested) -> Any:
@@ -71,11 +75,11 @@ def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
         return _choice([(part, part) for part in parts])
-    if origin in (Union, types.UnionType):
+    if origin in _UNIONS:
         return _union(parts, inner, nested)
     if origin in _ARRAYS:
         return _array(origin, parts, inner)
-    if origin in (dict, Mapping):
+    if origin in _OBJECTS:
         return _object(parts or (str, Any), inner)
     if not isinstance(hint, type):
         raise _unsupported(hint)
@@ -235,10 +239,10 @@ def _choice(pairs: Sequence[tuple[Any, Any]]) -> Decode:
 def _union(parts: Sequence[Any], inner: Callable[[Any], Decode], nested: Nested) -> Decode:
     """Return the function that tries the types of a union in their order."""
     rest = [each for each in map(_bare, parts) if each is not types.NoneType]
-    if sum(isinstance(each, type) and nested(each) is not None for each in rest) > 1:
+    if any(_are_alike(one, other, nested) for one, other in combinations(rest, 2)):
         raise TypeError(
-            "a union of several classes is not supported, because data may fit more than one; "
-            "declare a pydantic model or a msgspec struct with a tag"
+            "a union of a class and another class, a dictionary or Any is not supported, because "
+            "an object may fit both; declare a pydantic model or a msgspec struct with a tag"
         )
     may_be_null, decoders = len(rest) < len(parts), [inner(each) for each in rest]
     names = ", ".join(getattr(each, "__name__", str(each)) for each in rest)
@@ -255,6 +259,38 @@ def _union(parts: Sequence[Any], inner: Callable[[Any], Decode], nested: Nested)
         raise _wrong(f"one of {names}", value)
 
     return decode
+
+
+def _are_alike(one: Any, other: Any, nested: Nested) -> bool:
+    """Return True if an object that fits one type may also fit a class in the other.
+
+    Handlers ignore unknown fields, so they may read it as the class, and lose the rest of it.
+    """
+    one, other = _bare(one), _bare(other)
+    for first, second in ((one, other), (other, one)):
+        if get_origin(first) in _UNIONS:
+            return any(_are_alike(part, second, nested) for part in get_args(first))
+    shapes = _shapes(one, nested) & _shapes(other, nested)
+    if _is_class(one, nested) or _is_class(other, nested):
+        return dict in shapes
+    if not shapes or (one in _FREE and other in _FREE):
+        return False
+    pairs = product(get_args(one) or (Any,), get_args(other) or (Any,))
+    return any(_are_alike(part, other_part, nested) for part, other_part in pairs)
+
+
+def _shapes(hint: Any, nested: Nested) -> set[Any]:
+    """Return which of object (`dict`) and array (`list`) a type has in JSON; Any has both."""
+    origin = get_origin(hint) or hint
+    if hint in _FREE:
+        return {dict, list}
+    if origin in _ARRAYS:
+        return {list}
+    return {dict} if origin in _OBJECTS or _is_class(hint, nested) else set()
+
+
+def _is_class(hint: Any, nested: Nested) -> bool:
+    return isinstance(hint, type) and nested(hint) is not None
 
 
 def _array(origin: Any, parts: Sequence[Any], inner: Callable[[Any], Decode]) -> Decode:
