@@ -72,8 +72,8 @@ def test_a_handler_gets_the_event_that_was_published(
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)
-def test_a_handler_with_a_second_parameter_gets_the_cloud_event(local: str, join: Join) -> None:
-    """Functions, methods and async functions; a parameter with a default is not one of these."""
+def test_a_second_parameter_without_a_default_gets_the_cloud_event(local: str, join: Join) -> None:
+    """Of functions, methods and async functions; a parameter with a default keeps it."""
     found: list[tuple[Any, Any]] = []
 
     class Shop:
