@@ -159,6 +159,7 @@ class Some:
     names: tuple[str, ...] = ()
     pair: tuple[int, str] = (0, "")
     prices: dict[str, Decimal] = field(default_factory=dict)
+    tags: set[Any] = field(default_factory=set)
     note: Note = field(default_factory=Note)
     line: Line = Line("", Decimal(0))  # noqa: RUF009  # it is frozen
 
@@ -179,12 +180,17 @@ class Some:
         ("number", -1, "data: number must not be negative"),
         ("ratio", "0.5", "data.ratio: must be a number, not text"),
         ("ratio", False, "data.ratio: must be a number, not a boolean"),
+        pytest.param(
+            "ratio", 10**400, "data.ratio: must be a number of at most 1.8e+308", id="ratio-large"
+        ),
         ("price", "cheap", "data.price: must be a decimal number"),
+        pytest.param("price", 10**5000, "data.price: must be a decimal number", id="price-large"),
         ("price", [], "data.price: must be a decimal number, not an array"),
         ("token", "1", "data.token: must be a UUID"),
         ("token", 1, "data.token: must be a UUID, not an integer"),
         ("day", "today", "data.day: must be a date (ISO 8601)"),
         ("lasts", "long", "data.lasts: must be a duration (ISO 8601)"),
+        ("lasts", "P99999999999D", "data.lasts: must be a duration (ISO 8601)"),
         ("raw", "?", "data.raw: must be text in base64"),
         ("size", "m", "data.size: must be one of 's', 'l'"),
         ("size", {}, "data.size: must be one of 's', 'l', not an object"),
@@ -195,8 +201,11 @@ class Some:
         ("pair", [1], "data.pair: must have 2 items, not 1"),
         ("pair", [1, 2], "data.pair[1]: must be text, not an integer"),
         ("prices", [], "data.prices: must be an object, not an array"),
+        ("prices", {(1, 2): "1"}, "data.prices: must have text as its keys"),
         ("prices", {1: "1"}, "data.prices: must have text as its keys"),
         ("prices", {"eur": "x"}, "data.prices.eur: must be a decimal number"),
+        ("tags", ["a", [1]], "data.tags[1]: must be a value that a set can contain, not an array"),
+        ("tags", [{}], "data.tags[0]: must be a value that a set can contain, not an object"),
         ("note", {"at": "x"}, "data.note.at: must be a date and time (ISO 8601)"),
         ("line", {"product": "Cup"}, "data.line.price: is missing"),
         ("line", 7, "data.line: must be an object, not an integer"),

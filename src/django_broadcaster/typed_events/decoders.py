@@ -10,9 +10,10 @@ import types
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import Enum, Flag
 from itertools import combinations, product
+from sys import float_info
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID
 
@@ -49,13 +50,19 @@ def dump(value: Any, nested: Nested) -> Any:
     if isinstance(value, Enum):
         return dump(value.value, nested)
     if isinstance(value, Mapping):
-        return {dump(key, nested): dump(item, nested) for key, item in value.items()}
+        return {_dump_key(key, nested): dump(item, nested) for key, item in value.items()}
     if isinstance(value, tuple | Set):
         return [dump(item, nested) for item in value]
     for kind, write in _WRITERS.items():
         if isinstance(value, kind):  # a subclass
             return write(value)
     return value
+
+
+def _dump_key(key: Any, nested: Nested) -> Any:
+    """Return a key of a dictionary as a JSON value; unchanged if JSON does not have such keys."""
+    found = dump(key, nested)
+    return found if type(found) in _PLAIN else key
 
 
 def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
@@ -191,31 +198,33 @@ def _exactly(kind: type[Any]) -> Decode:
 def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise _wrong("a number", value)
-    return float(value)
+    return _read(float, value, f"a number of at most {float_info.max:.3g}")
 
 
 def _decimal(value: Any) -> Decimal:
     if type(value) not in (str, int, float):
         raise _wrong("a decimal number", value)
+    return _read(lambda given: Decimal(str(given)), value, "a decimal number")
+
+
+def _read(read: Callable[[Any], Any], value: Any, wanted: str) -> Any:
+    """Return what a function makes of a value; its errors, and None, raise Mismatch."""
     try:
-        return Decimal(str(value))
-    except InvalidOperation as error:
-        raise Mismatch("must be a decimal number") from error
+        found = read(value)
+    except (ValueError, ArithmeticError) as error:  # such as OverflowError
+        raise Mismatch(f"must be {wanted}") from error
+    if found is None:
+        raise Mismatch(f"must be {wanted}")
+    return found
 
 
 def _text(read: Callable[[str], Any], wanted: str) -> Decode:
-    """Return the function for a type that is written as text; `read` may raise ValueError."""
+    """Return the function for a type that is written as text."""
 
     def decode(value: Any) -> Any:
         if type(value) is not str:
             raise _wrong(wanted, value)
-        try:
-            found = read(value)
-        except ValueError as error:
-            raise Mismatch(f"must be {wanted}") from error
-        if found is None:
-            raise Mismatch(f"must be {wanted}")
-        return found
+        return _read(read, value, wanted)
 
     return decode
 
@@ -299,6 +308,8 @@ def _array(origin: Any, parts: Sequence[Any], inner: Callable[[Any], Decode]) ->
     if origin is tuple and parts and parts[-1] is not Ellipsis:
         return _tuple([inner(part) for part in parts])
     decode_item = inner(parts[0] if parts else Any)
+    if issubclass(create, Set):
+        decode_item = _hashable(decode_item)
 
     def decode(value: Any) -> Any:
         if not isinstance(value, list):
@@ -306,6 +317,20 @@ def _array(origin: Any, parts: Sequence[Any], inner: Callable[[Any], Decode]) ->
         return create(_item(decode_item, index, item) for index, item in enumerate(value))
 
     return decode
+
+
+def _hashable(decode: Decode) -> Decode:
+    """Return a function that also refuses what a set can't contain."""
+
+    def decode_hashable(value: Any) -> Any:
+        found = decode(value)
+        try:
+            hash(found)
+        except TypeError as error:
+            raise _wrong("a value that a set can contain", value) from error
+        return found
+
+    return decode_hashable
 
 
 def _tuple(decoders: Sequence[Decode]) -> Decode:
@@ -374,7 +399,7 @@ _WRITERS: Final[dict[type[Any], Callable[[Any], str]]] = {
 }
 """How values of the types that JSON does not have are written."""
 
-_ARRAYS: Final[dict[Any, Callable[[Any], Any]]] = {
+_ARRAYS: Final[dict[Any, type[Any]]] = {
     list: list,
     Sequence: list,
     tuple: tuple,
