@@ -221,7 +221,7 @@ class EventType(Generic[T]):
             return lambda event: None
         if callable(given):
             return given
-        if given not in self._codec.fields() and not hasattr(self.event_class, given):
+        if not self._codec.has_value(given):
             known = ", ".join(self._codec.fields())
             raise ValueError(
                 f"{argument}: must be a field of {self.event_class.__name__}, or a function of an "
