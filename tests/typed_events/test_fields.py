@@ -92,6 +92,8 @@ TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Size, SIZES),
     (Level, st.sampled_from(Level)),
     (Literal["a", 1, True, None], st.sampled_from(["a", 1, True, None])),
+    (Literal[Size.SMALL, Level.HALF, "a"], st.sampled_from([Size.SMALL, Level.HALF, "a"])),
+    (Literal[b"a"], st.just(b"a")),
     (OrderId, st.integers()),
     (Annotated[int, "positive"], st.integers()),
     (Optional[UUID], st.none() | st.uuids()),  # noqa: UP045  # the old spelling
@@ -155,6 +157,7 @@ class Some:
     raw: bytes = b""
     size: Size = Size.SMALL
     choice: Literal["a", "b"] = "a"
+    large: Literal[Size.LARGE] = Size.LARGE
     either: int | str = 0
     names: tuple[str, ...] = ()
     pair: tuple[int, str] = (0, "")
@@ -195,6 +198,7 @@ class Some:
         ("size", "m", "data.size: must be one of 's', 'l'"),
         ("size", {}, "data.size: must be one of 's', 'l', not an object"),
         ("choice", "c", "data.choice: must be one of 'a', 'b'"),
+        ("large", "s", "data.large: must be one of 'l'"),
         ("either", 0.5, "data.either: must be one of int, str, not a number"),
         ("names", "abc", "data.names: must be an array, not text"),
         ("names", ["a", 1], "data.names[1]: must be text, not an integer"),
@@ -249,6 +253,13 @@ class Pairs(Enum):
     ONE = (1, 1)
 
 
+class Alike(Enum):
+    """Values that are the same text in JSON."""
+
+    NUMBER = Decimal(1)
+    TEXT = "1"
+
+
 @dataclass
 class OtherLine:
     """Another part of an event."""
@@ -264,6 +275,9 @@ class OtherLine:
         (list[complex], "Single.value: complex is not a supported type"),
         (dict[int, str], "Single.value: int is not a supported type"),
         (Pairs, "Single.value: Pairs is not a supported type"),
+        (Literal[Pairs.ONE], "is not a supported type"),
+        (Alike, "has two values that are the same in JSON"),
+        (Literal[Size.SMALL, "s"], "has two values that are the same in JSON"),
         (Bits, "Single.value: Bits is not a supported type"),
         (type[int], "is not a supported type"),
     ],

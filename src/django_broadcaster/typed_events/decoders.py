@@ -81,7 +81,7 @@ def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
         return _SIMPLE[hint]
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
-        return _choice([(part, part) for part in parts])
+        return _choice(hint, parts, nested)
     if origin in _UNIONS:
         return _union(parts, inner, nested)
     if origin in _ARRAYS:
@@ -91,10 +91,7 @@ def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
     if not isinstance(hint, type):
         raise _unsupported(hint)
     if issubclass(hint, Enum) and not issubclass(hint, Flag):
-        members = [(dump(member.value, nested), member) for member in hint]
-        if not all(type(value) in _PLAIN for value, _ in members):
-            raise _unsupported(hint)
-        return _choice(members)
+        return _choice(hint, list(hint), nested)
     codec = nested(hint)
     if codec is None:
         raise _unsupported(hint)
@@ -229,9 +226,14 @@ def _text(read: Callable[[str], Any], wanted: str) -> Decode:
     return decode
 
 
-def _choice(pairs: Sequence[tuple[Any, Any]]) -> Decode:
-    """Return the function for a Literal or an Enum, from its JSON values and their values."""
+def _choice(hint: Any, values: Sequence[Any], nested: Nested) -> Decode:
+    """Return the function for the values of a Literal or an Enum, as JSON has them."""
+    pairs = [(dump(value, nested), value) for value in values]
+    if not all(type(each) in _PLAIN for each, _ in pairs):
+        raise _unsupported(hint)
     by_kind = {(type(each), each): value for each, value in pairs}
+    if len(by_kind) < len(pairs):
+        raise TypeError(f"{hint} has two values that are the same in JSON; remove one")
     wanted = f"one of {', '.join(repr(each) for each, _ in pairs)}"
 
     def decode(value: Any) -> Any:
