@@ -241,6 +241,30 @@ def test_subclasses_of_text_and_lazy_text_are_text() -> None:
     assert [type(each) for each in (found.text, *found.names)] == [str, str]
 
 
+class Measured(float):
+    """A number like numpy's `float64`, with a text of its own."""
+
+    def __repr__(self) -> str:
+        return f"Measured({float(self)})"
+
+
+class Counted(int):
+    """An integer with a text of its own."""
+
+    def __repr__(self) -> str:
+        return f"Counted({int(self)})"
+
+
+def test_subclasses_of_numbers_are_numbers() -> None:
+    """Libraries for numbers have such classes; JSON has plain ones, also where the type is free."""
+    sent = Some(number=Counted(7), ratio=Measured(0.5), tags={Counted(8), Measured(1.5)})
+    event = to_cloud_event(sent)
+    found = from_cloud_event(Some, CloudEvent.from_json(event.to_json()))
+    assert found == sent
+    numbers = [event.data["number"], event.data["ratio"], *sorted(event.data["tags"])]
+    assert [type(each) for each in numbers] == [int, float, float, int]
+
+
 class Bits(Flag):
     """Flags, whose combinations have no names."""
 

@@ -389,8 +389,10 @@ _SIMPLE: Final[dict[Any, Decode]] = {
     bytes: _text(lambda text: b64decode(text, validate=True), "text in base64"),
 }
 
-_WRITERS: Final[dict[type[Any], Callable[[Any], str]]] = {
+_WRITERS: Final[dict[type[Any], Callable[[Any], str | int | float]]] = {
     str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
     Decimal: str,
     UUID: str,
     datetime: datetime.isoformat,
@@ -399,7 +401,7 @@ _WRITERS: Final[dict[type[Any], Callable[[Any], str]]] = {
     timedelta: duration_iso_string,
     bytes: lambda value: b64encode(value).decode(),
 }
-"""How values of the types that JSON does not have are written."""
+"""How values are written: of types that JSON does not have, and of subclasses, such as numpy's."""
 
 _ARRAYS: Final[dict[Any, type[Any]]] = {
     list: list,
