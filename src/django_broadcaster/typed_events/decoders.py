@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import Enum, Flag
 from itertools import combinations, product
 from sys import float_info
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
 from django.utils.dateparse import parse_duration
@@ -24,6 +24,7 @@ from django_broadcaster.events import resolved
 
 from .codec import Codec, Mismatch
 
+T = TypeVar("T")
 Decode = Callable[[Any], Any]
 """Returns the value of a field; raises Mismatch."""
 
@@ -204,7 +205,7 @@ def _decimal(value: Any) -> Decimal:
     return _read(lambda given: Decimal(str(given)), value, "a decimal number")
 
 
-def _read(read: Callable[[Any], Any], value: Any, wanted: str) -> Any:
+def _read(read: Callable[[Any], T | None], value: Any, wanted: str) -> T:
     """Return what a function makes of a value; its errors, and None, raise Mismatch."""
     try:
         found = read(value)
