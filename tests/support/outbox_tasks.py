@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import Barrier
 from typing import Any
 
 from django.db import transaction
@@ -17,11 +18,19 @@ CALLS: list[Any] = []
 FAILURES: list[BaseException] = []
 """The errors that the next calls of `may_fail` raise, the last one first."""
 
+MEETING = Barrier(2)
+
 
 @task
 def note(*args: Any, **kwargs: Any) -> None:
     """Note the arguments."""
     CALLS.append((list(args), kwargs))
+
+
+@task
+def meet() -> None:
+    """Return once another task meets this one, in another thread."""
+    MEETING.wait(20)
 
 
 @task

@@ -22,6 +22,7 @@ from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from tests.app.models import Order
+from tests.relay.conftest import working
 from tests.support.databases import ANY
 from tests.support.registered import only_handlers
 from tests.support.routing import OneDatabase
@@ -331,6 +332,34 @@ def test_task_may_use_transactions_of_its_own(outbox: str) -> None:
     tasks.place_order_by_itself.enqueue("1")
     run()
     assert (orders(), row().status) == (["1"], "published")
+
+
+@any_database
+def test_slow_tasks_leave_the_others_to_the_next_batch(
+    outbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its time a batch begins no further task; the others keep their place and retries."""
+    monkeypatch.setattr("django_broadcaster.tasks.runner.MOST_SECONDS", -1.0)
+    for number in range(3):
+        tasks.note.enqueue(number)
+    assert publisher.process_pending_events(batch_size=1) == 1
+    assert [args for args, _ in tasks.CALLS] == [[0]]
+    run()
+    assert [args for args, _ in tasks.CALLS] == [[0], [1], [2]]
+    assert {*OutboxEvent.objects.values_list("status", "retry_count")} == {("published", 0)}
+
+
+def test_tasks_run_in_threads_at_once(outbox: str, settings: Settings) -> None:
+    """With `concurrency`, a relay runs as many tasks at once."""
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"concurrency": 2}}}
+    results = [tasks.meet.enqueue() for _ in range(4)]
+    with working(outbox, "tasks"):
+        wait_until(
+            lambda: all(tasks.meet.get_result(each.id).is_finished for each in results),
+            30,
+            "the tasks, which meet in pairs",
+        )
+    assert {*OutboxEvent.objects.values_list("status", flat=True)} == {"published"}
 
 
 @any_database

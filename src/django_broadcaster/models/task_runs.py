@@ -1,4 +1,4 @@
-"""What is known of a task beside its event: when it ran, where, and with what result."""
+"""The runs of tasks: when and where each task ran, and with what result."""
 
 from __future__ import annotations
 

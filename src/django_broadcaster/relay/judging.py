@@ -55,6 +55,8 @@ class Judge:
                 verdicts.unavailable = outcome
                 if verdicts.first_unavailable is None and outcome.sent:
                     verdicts.first_unavailable = row, outcome
+            elif isinstance(outcome, Held) and not row.partition_key:
+                continue  # its backend leaves it to the next batch, and it stays pending
             elif isinstance(outcome, Held) and row.partition_key in failed_keys:
                 # After an event that was given up, it stays pending and is next.
                 if row.partition_key in retried_keys or self._owned.blocked.blocks(row):

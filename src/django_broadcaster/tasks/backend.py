@@ -114,7 +114,7 @@ class OutboxTaskBackend(BaseTaskBackend):
             destination=self.destination(task.queue_name, task.priority),
             max_retries=self.max_retries,
         )
-        result: Any = result_of_row(row, task=task)
+        result: TaskResult[Any, Any] = result_of_row(row, task=task)
         task_enqueued.send(type(self), task_result=result)
         return result
 

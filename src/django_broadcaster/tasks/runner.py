@@ -6,10 +6,11 @@ the same errors, retries and dead letters.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.dispatch import Signal
 from django.tasks import Task, TaskContext, TaskResult, TaskResultStatus
@@ -26,7 +27,7 @@ from django_broadcaster.backends.base import (
 )
 from django_broadcaster.consumers.parallel import Parallel
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import DeliveryError, Rejected, TransientError
+from django_broadcaster.exceptions import DeliveryError, Held, Rejected, TransientError
 from django_broadcaster.inbox import failure_of, process
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.registry import Handler
@@ -35,6 +36,9 @@ from django_broadcaster.signals import event_failed
 from . import runs
 from .results import result_of, result_of_row
 from .task_events import CONFIG_KEYS, SOURCE, task_of
+
+MOST_SECONDS: Final = 1.0
+"""After this time no further task of a batch begins."""
 
 
 class TaskRunner(MessageBackend):
@@ -47,7 +51,7 @@ class TaskRunner(MessageBackend):
         atomic: Whether each task runs in a transaction with the record that it has finished. Then
             its changes in that database happen once. Otherwise a task runs again if the relay
             crashes before it has recorded that.
-        batch_size: The most tasks of a thread that a relay takes at once.
+        batch_size: The most tasks for each thread that a relay takes at once.
         concurrency: The threads in which a relay runs tasks, each with its own database
             connections.
     """
@@ -78,9 +82,14 @@ class TaskRunner(MessageBackend):
         self._parallel.end()
 
     def send_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Run tasks; each thread takes the next one as soon as it is done with one."""
+        """Run tasks; each thread takes the next one as soon as it is done with one.
+
+        After a second no further task begins, so that a relay that is stopped ends soon. The tasks
+        that are left come back as `Held`.
+        """
         places = deque(range(len(messages)))
         outcomes: dict[int, Outcome] = {}
+        until = time.monotonic() + MOST_SECONDS
 
         def run_next() -> None:
             while places:
@@ -90,10 +99,13 @@ class TaskRunner(MessageBackend):
                     return
                 self.on_progress()
                 outcomes[place] = self._outcome(messages[place])
+                if time.monotonic() > until:
+                    return
 
         number = min(self._parallel.most(self._concurrency), len(messages))
         self._parallel.run([run_next] * number)
-        return [outcomes[place] for place in range(len(messages))]
+        left = Held("the tasks before it took long")
+        return [outcomes.get(place, left) for place in range(len(messages))]
 
     def _outcome(self, message: Message) -> Outcome:
         try:
