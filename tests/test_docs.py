@@ -89,7 +89,10 @@ NOT_RUN = {
 """The blocks that are shown and not run, by page and reason."""
 
 
-NEEDS_DJANGO = {"docs/how-to/backends/tasks.md": (6, 0)}
+NEEDS_DJANGO = {
+    "docs/how-to/backends/tasks.md": (6, 0),
+    "docs/how-to/django-tasks.md": (6, 0),
+}
 """The pages on what older versions of Django have not."""
 
 
