@@ -3,7 +3,7 @@
     TASKS = {"default": {"BACKEND": "django_broadcaster.tasks.OutboxTaskBackend"}}
 
 - `backend` is given tasks by Django, and knows the backends of the outbox that they go to.
-- `task_events` says how a task is an event, `enqueuing` writes it, and `results` reads its result.
+- `task_events` says how a task is an event, and `results` reads its result.
 - `runner` is the backend of the outbox that runs tasks in the relay, and `runs` the record of that.
 
 The names are loaded at first use: `@task` needs the backend before `django.setup()` is done, and

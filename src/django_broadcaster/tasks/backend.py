@@ -13,9 +13,12 @@ from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Ta
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
+from django.utils.json import normalize_json
 
 from django_broadcaster.backends.options import OptionReader
 from django_broadcaster.setting_rules import MAX_RETRIES
+
+from .task_events import SOURCE, config_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,15 +106,18 @@ class OutboxTaskBackend(BaseTaskBackend):
             TypeError: An argument can't be written as JSON.
             PublishError: The task can't be written, as with any other event.
         """
-        from .enqueuing import write_task
+        from django_broadcaster.publishing import publish_directly
+
         from .results import result_of_row
 
         self.validate_task(task)
-        row = write_task(
-            task,
-            args,
-            kwargs,
-            destination=self.destination(task.queue_name, task.priority),
+        row = publish_directly(
+            task.module_path,
+            SOURCE,
+            {"args": normalize_json(list(args)), "kwargs": normalize_json(dict(kwargs))},
+            backend=self.destination(task.queue_name, task.priority),
+            scheduled_at=task.run_after,
+            publisher_config=config_of(task),
             max_retries=self.max_retries,
         )
         result: TaskResult[Any, Any] = result_of_row(row, task=task)
