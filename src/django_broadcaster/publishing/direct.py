@@ -1,4 +1,4 @@
-"""Publish calls for one backend, which no route, default or handler adds to: calls of tasks."""
+"""Publish calls for one backend, whatever routes and handlers there are: tasks, periodic events."""
 
 from __future__ import annotations
 
@@ -29,18 +29,22 @@ def publish_directly(
     *,
     backend: str,
     scheduled_at: datetime | None,
-    publisher_config: Mapping[str, Any],
+    publisher_config: Mapping[str, Any] | None = None,
     max_retries: int | None = None,
+    event_id: str | None = None,
+    time: datetime | None = None,
+    using: str | None = None,
 ) -> OutboxEvent:
-    """Write the event of a call of a task, which has no key; return its row.
+    """Write an event without a key for one backend; return its row.
 
-    The row has an identity, by which it can be found. Raises PublishError.
+    The row has an identity, by which it can be found, and which exists once. The arguments are
+    those of `publish_event`. Raises PublishError.
     """
-    call = _DirectCall(None, lambda: None)
+    call = _DirectCall(using, lambda: None)
     retries = RETRIES_OF_SETTINGS if max_retries is None else max_retries
     return publish_one(
         call,
-        CloudEvent(event_type, source, data, time=call.moment),
+        CloudEvent(event_type, source, data, id=event_id, time=time or call.moment),
         call.delivery(scheduled_at, retries, publisher_config),
         backend=backend,
         partition_key=None,
