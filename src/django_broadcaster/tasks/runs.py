@@ -40,13 +40,14 @@ def begin(task_id: str) -> OutboxTaskRun | None:
     now = timezone.now()
     begun = {"last_attempted_at": now, "is_running": True}
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    run: OutboxTaskRun
-    run, is_new = _rows().get_or_create(
-        task_id=task_id, defaults={**begun, "started_at": now, "worker_ids": [worker]}
-    )
-    if run.finished_at is not None:
+    run = run_of(task_id)
+    if run is None:
+        # If another relay is as far, this one gets an IntegrityError, and the task is retried.
+        run = OutboxTaskRun(task_id=task_id, started_at=now, worker_ids=[worker], **begun)
+        run.save(force_insert=True, using=_using())
+    elif run.finished_at is not None:
         return None
-    if not is_new:
+    else:
         _change(run, **begun, worker_ids=[*run.worker_ids, worker])
     return run
 
@@ -91,8 +92,12 @@ def outcome_of(run: OutboxTaskRun) -> Outcome:
     return Outcome(found["return_value"], tuple(errors))
 
 
+def _using() -> str:
+    return router.db_for_write(OutboxTaskRun)
+
+
 def _rows() -> Any:
-    return OutboxTaskRun.objects.using(router.db_for_write(OutboxTaskRun))
+    return OutboxTaskRun.objects.using(_using())
 
 
 def _change(run: OutboxTaskRun, **values: Any) -> None:
