@@ -6,7 +6,7 @@ import sys
 from threading import Barrier
 from typing import Any
 
-from django.db import transaction
+from django.db import router, transaction
 from django.tasks import TaskContext, task
 
 from django_broadcaster.exceptions import Reject, Retry
@@ -66,6 +66,14 @@ def may_fail(number: str) -> str:
     if FAILURES:
         raise FAILURES.pop()
     return number
+
+
+@task
+def fail_after_commit(number: str) -> None:
+    """Create an order, and let a function after the commit raise an error."""
+    Order.objects.create(number=number)
+    using = router.db_for_write(Order)
+    transaction.on_commit(lambda: int("none"), using=using)
 
 
 @task

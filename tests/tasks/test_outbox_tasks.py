@@ -306,6 +306,19 @@ def test_atomic_task_undoes_what_a_failed_attempt_changed(atomic: str) -> None:
     assert (orders(), result.return_value, result.attempts) == (["1"], "1", 2)
 
 
+def test_atomic_task_whose_function_after_the_commit_failed(atomic: str) -> None:
+    """Its changes are kept, the task is FAILED, and a replay does not run it again."""
+    result = tasks.fail_after_commit.enqueue("1")
+    run()
+    result.refresh()
+    assert (orders(), result.status, row().status) == (["1"], TaskResultStatus.FAILED, "failed")
+    assert "on_commit function failed" in result.errors[0].traceback
+    OutboxEvent.objects.dead_letters().replay()
+    assert wait_until(run, 5, "the replayed task") == 1
+    result.refresh()
+    assert (orders(), result.status) == (["1"], TaskResultStatus.SUCCESSFUL)
+
+
 def test_atomic_task_that_is_delivered_again_runs_once(atomic: str) -> None:
     """A relay that crashed before it settled the row leaves a task that has run; it is skipped."""
     result = tasks.place_order.enqueue("1")
