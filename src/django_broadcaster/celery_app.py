@@ -79,6 +79,8 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
             backend=self.outbox,
             scheduled_at=self._moment_of(further),
             publisher_config={"call": as_json(options)},
+            # A retry, and the next task of a chain, come when the task's transaction is over.
+            needs_transaction=not parent,
         )
         result = (further.get("result_cls") or self.AsyncResult)(options["task_id"])
         result.ignored = options.get("ignore_result")

@@ -10,11 +10,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import Celery, chain, group
+from celery._state import _task_stack
+from celery.exceptions import Retry
 from django.db import transaction
 from django.utils import timezone
 
 from django_broadcaster.celery_app import OutboxCelery
-from django_broadcaster.exceptions import UnknownBackend
+from django_broadcaster.exceptions import UnknownBackend, WrongTransaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from tests.support import celery_app, rabbitmq_server, redis_server
@@ -163,6 +165,31 @@ def test_call_exists_if_and_only_if_the_transaction_commits(
             transaction.set_rollback(number == 1)
     publisher.process_pending_events()
     assert [call.args for call in take(broker, queue)] == [[0], [2]]
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_retry_in_a_worker_needs_no_transaction(
+    app: OutboxCelery, broker: str, queue: str, settings: Settings
+) -> None:
+    """With OUTBOX_REQUIRE_TRANSACTION a worker's task is retried; a call elsewhere raises."""
+    settings.OUTBOX_REQUIRE_TRANSACTION = True
+
+    def call_again(task: Any) -> None:
+        raise task.retry(countdown=0)
+
+    again = app.task(name="shop.again", bind=True)(call_again)
+    again.push_request(id="same", args=[], kwargs={}, called_directly=False, delivery_info={})
+    _task_stack.push(again)
+    try:
+        with pytest.raises(Retry):
+            again.run()
+    finally:
+        _task_stack.pop()
+        again.pop_request()
+    publisher.process_pending_events()
+    assert [(call.id, call.headers["retries"]) for call in take(broker, queue)] == [("same", 1)]
+    with pytest.raises(WrongTransaction):
+        again.delay()
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)

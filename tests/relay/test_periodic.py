@@ -93,6 +93,18 @@ def test_event_is_in_the_outbox_before_its_time_and_runs_once(
 
 
 @any_database
+def test_periodic_event_needs_no_transaction_of_a_caller(
+    outbox: str, join: Join, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relay writes periodic events although OUTBOX_REQUIRE_TRANSACTION is set."""
+    settings.OUTBOX_REQUIRE_TRANSACTION = True
+    periodic("0 3 * * *", name="shop.close_day")(close_day)
+    turn(join())
+    assert [event.status for event in events()] == ["scheduled"]
+    assert "Could not schedule" not in caplog.text
+
+
+@any_database
 def test_time_that_an_operator_cancelled_is_left_out(outbox: str, join: Join) -> None:
     """A relay that starts again does not write the event once more."""
     periodic("0 3 * * *", name="shop.close_day")(close_day)

@@ -93,6 +93,7 @@ class Scheduling:
             backend=alias,
             scheduled_at=moment,
             using=self._using,
+            needs_transaction=False,
         )
 
 
