@@ -12,6 +12,7 @@ import pytest
 from celery import Celery, chain, group
 from celery._state import _task_stack
 from celery.exceptions import Retry
+from cryptography.fernet import Fernet
 from django.db import transaction
 from django.utils import timezone
 
@@ -165,6 +166,22 @@ def test_call_exists_if_and_only_if_the_transaction_commits(
             transaction.set_rollback(number == 1)
     publisher.process_pending_events()
     assert [call.args for call in take(broker, queue)] == [[0], [2]]
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_arguments_are_encrypted_wherever_a_call_has_them(
+    app: OutboxCelery, broker: str, queue: str, settings: Settings
+) -> None:
+    """With OUTBOX_ENCRYPTION_KEYS, neither arguments nor those of callbacks are in plain text."""
+    settings.OUTBOX_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    secret = app.signature("shop.add", args=("secret",))
+    chain(secret, secret, app=app).apply_async(link=secret, headers={"mine": "secret"})
+    (row,) = OutboxEvent.objects.values()
+    assert "secret" not in str(row)
+    publisher.process_pending_events()
+    (call,) = take(broker, queue)
+    assert (call.args, call.headers["argsrepr"]) == (["secret"], "('secret',)")
+    assert call.embedded["chain"][0]["args"] == ["secret"]
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
