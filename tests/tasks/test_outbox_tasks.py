@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import django
 import pytest
 from asgiref.sync import async_to_sync
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import transaction
 from django.dispatch import Signal
 from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.encryption import reseal
 from django_broadcaster.exceptions import Retry
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.publishers import publisher
@@ -484,8 +488,6 @@ def test_arguments_and_results_are_encrypted_with_the_payloads(
     outbox: str, settings: Settings
 ) -> None:
     """With OUTBOX_ENCRYPTION_KEYS, no table has an argument, a return value or an error."""
-    from cryptography.fernet import Fernet
-
     settings.OUTBOX_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
     tasks.FAILURES[:] = [ValueError("a secret")]
     result = tasks.may_fail.enqueue("a secret")
@@ -496,3 +498,39 @@ def test_arguments_and_results_are_encrypted_with_the_payloads(
     result.refresh()
     assert (result.return_value, len(result.errors)) == ("a secret", 1)
     assert tasks.may_fail.get_result(result.id).args == ["a secret"]
+
+
+def test_results_change_their_key_with_the_payloads(outbox: str, settings: Settings) -> None:
+    """After `outbox_reencrypt` results need the old key no more than payloads do."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    settings.OUTBOX_ENCRYPTION_KEYS = [old]
+    result = tasks.add.enqueue(1, 2)
+    run()
+    settings.OUTBOX_ENCRYPTION_KEYS = [new, old]
+    for changed in (2, 0):
+        output = StringIO()
+        call_command("outbox_reencrypt", database=outbox, stdout=output)
+        assert f"re-encrypted: {changed} payloads" in output.getvalue()
+    settings.OUTBOX_ENCRYPTION_KEYS = [new]
+    result.refresh()
+    assert result.return_value == 3
+
+
+@any_database
+def test_task_whose_errors_no_key_decrypts_waits(outbox: str, settings: Settings) -> None:
+    """Without the key, a task is neither run nor given up, and spends no retry."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    settings.OUTBOX_ENCRYPTION_KEYS = [old]
+    tasks.FAILURES[:] = [ValueError("first")]
+    result = tasks.may_fail.enqueue("1")
+    run()
+    settings.OUTBOX_ENCRYPTION_KEYS = [new, old]
+    OutboxEvent.objects.update(sealed=reseal(row().sealed))
+    settings.OUTBOX_ENCRYPTION_KEYS = [new]
+    run_again()
+    assert (row().status, row().retry_count, orders()) == ("retry", 1, ["1"])
+    assert "NotDecryptable" in row().last_error
+    settings.OUTBOX_ENCRYPTION_KEYS = [new, old]
+    run_again()
+    result.refresh()
+    assert (result.status, result.attempts) == (TaskResultStatus.SUCCESSFUL, 2)

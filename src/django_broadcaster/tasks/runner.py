@@ -27,10 +27,18 @@ from django_broadcaster.backends.base import (
 )
 from django_broadcaster.consumers.parallel import Parallel
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import DeliveryError, Held, Rejected, TransientError
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    CannotUnseal,
+    DeliveryError,
+    Held,
+    Rejected,
+    TransientError,
+)
 from django_broadcaster.inbox import failure_of, process
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.registry import Handler
+from django_broadcaster.relay.decryption import NotDecryptable
 from django_broadcaster.signals import event_failed
 
 from . import runs
@@ -129,7 +137,10 @@ class TaskRunner(MessageBackend):
                 f"task {path} can't run in the relay's process: {type(error).__name__}: {error}; "
                 "deploy the version that has the task, and restart the relay"
             ) from error
-        run = runs.begin(event.id)
+        try:
+            run = runs.begin(event.id)
+        except (CannotUnseal, BackendConfigurationError) as error:
+            raise NotDecryptable(error) from error
         if run is None:
             return
         attempt = _Attempt(task, event, run)
