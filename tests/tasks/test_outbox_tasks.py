@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.encryption import reseal
-from django_broadcaster.exceptions import Retry
+from django_broadcaster.exceptions import Reject, Retry
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
@@ -392,6 +392,44 @@ def test_errors_of_the_package_say_what_comes_next(outbox: str) -> None:
     assert row().scheduled_at > timezone.now() + timedelta(minutes=50)
     assert OutboxTaskRun.objects.latest("pk").is_running is False
     assert Retry.__name__ in row().last_error
+
+
+class _Replica(OneDatabase):
+    """Reads the records of tasks from a replica, which is away."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        """Return the alias of the replica for these records, and the usual one for all others."""
+        return "replica" if model is OutboxTaskRun else super().db_for_read(model, **hints)
+
+
+@any_database
+def test_errors_are_read_and_written_in_one_database(outbox: str, settings: Settings) -> None:
+    """The relay reads the record of a failed task where it was written, and not from a replica."""
+    settings.DATABASE_ROUTERS = [_Replica(outbox)]
+    result = tasks.refuse.enqueue()
+    run()
+    result.refresh()
+    assert [each.exception_class for each in result.errors] == [Reject]
+
+
+@any_database
+def test_error_that_can_not_be_recorded_decides_all_the_same(
+    outbox: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the record of a task is gone, its event still gets the task's own error."""
+
+    def delete(**_: Any) -> None:
+        OutboxTaskRun.objects.all().delete()
+
+    task_started.connect(delete)
+    try:
+        tasks.refuse.enqueue()
+        run()
+    finally:
+        task_started.disconnect(delete)
+    assert row().status == "failed"
+    assert "there is no such order" in row().last_error
+    assert "Could not record the error of task tests.support.outbox_tasks.refuse" in caplog.text
 
 
 @any_database

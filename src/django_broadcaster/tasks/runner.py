@@ -6,6 +6,7 @@ the same errors, retries and dead letters.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -39,11 +40,14 @@ from django_broadcaster.inbox import failure_of, process
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.registry import Handler
 from django_broadcaster.relay.decryption import NotDecryptable
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.signals import event_failed
 
 from . import runs
 from .results import result_of, result_of_row
 from .task_events import CONFIG_KEYS, SOURCE, task_of
+
+logger = logging.getLogger("django_broadcaster.relay")
 
 MOST_SECONDS: Final = 1.0
 """After this time no further task of a batch begins."""
@@ -148,10 +152,22 @@ class TaskRunner(MessageBackend):
         try:
             has_run = process(event, handler)
         except (Exception, SystemExit) as error:
-            runs.fail(run, error)
+            self._record(run, path, error)
             raise attempt.failure(handler, error, message.attempt) from error
         if has_run:
             attempt.report_success()
+
+    def _record(self, run: OutboxTaskRun, path: str, error: BaseException) -> None:
+        """Record that an attempt failed; if that fails, it must not replace the task's own error."""
+        try:
+            runs.fail(run, error)
+        except Exception as problem:
+            logger.warning(
+                "Could not record the error of task %s: %s; its result will lack this error.",
+                path,
+                loggable(problem),
+                extra={"backend": self.alias},
+            )
 
     def show(self, message: Message) -> Shown:
         """Return the event, and the path, the queue and the priority of the task."""

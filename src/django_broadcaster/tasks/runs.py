@@ -71,7 +71,7 @@ def fail(run: OutboxTaskRun, error: BaseException) -> None:
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
         traceback=text_for_row(text[-LONGEST_TRACEBACK:], LONGEST_TRACEBACK),
     )
-    run.refresh_from_db()  # its transaction may have been rolled back
+    run.refresh_from_db(using=_using())  # its transaction may have been rolled back
     outcome = outcome_of(run)
     errors = (*outcome.errors, failed)[-MOST_ERRORS:]
     _change(run, is_running=False, **_columns(outcome._replace(errors=errors)))
