@@ -104,6 +104,29 @@ def test_periodic_event_needs_no_transaction_of_a_caller(
     assert "Could not schedule" not in caplog.text
 
 
+class _OtherOutbox(OneDatabase):
+    """Writes events in another database."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        """Return another alias for events, and the usual one for all others."""
+        return "elsewhere" if model is OutboxEvent else super().db_for_read(model, **hints)
+
+
+@any_database
+def test_event_is_in_one_of_several_outboxes(
+    outbox: str, join: Join, settings: Settings
+) -> None:
+    """Only the relay of the database where the router writes events writes periodic ones."""
+    periodic("0 3 * * *", name="shop.close_day")(close_day)
+    loop = join()
+    settings.DATABASE_ROUTERS = [_OtherOutbox(outbox)]
+    turn(loop)
+    assert not OutboxEvent.objects.using(outbox).exists()
+    settings.DATABASE_ROUTERS = [OneDatabase(outbox)]
+    turn(loop)
+    assert len(events()) == 1
+
+
 @any_database
 def test_time_that_an_operator_cancelled_is_left_out(outbox: str, join: Join) -> None:
     """A relay that starts again does not write the event once more."""

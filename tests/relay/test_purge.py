@@ -62,7 +62,7 @@ def test_old_events_are_purged_past_those_that_stay(
 def test_cancelled_event_stays_until_its_time(
     database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cancelled periodic event is not purged and written again; older ones after it are purged."""
+    """A cancelled periodic event is not purged and written again; those after it are purged."""
     monkeypatch.setattr(purging, "CHUNK", 1)
     monkeypatch.setattr(purging, "TURN_SECONDS", 60.0)  # one turn purges all
     names = ["ahead", "past"]

@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
+from django.db import router
+
 from django_broadcaster.backends.handler import HANDLERS, backends
 from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.models import OutboxEvent
 from django_broadcaster.periodic import Schedule, schedules
 from django_broadcaster.publishing import publish_directly
 from django_broadcaster.store import DatabaseClock
@@ -52,6 +55,8 @@ class Scheduling:
         """Write the events that are missing; raises the database's errors of the relay."""
         if not schedules or self._clock() < self._next_at:
             return
+        if self._using != router.db_for_write(OutboxEvent):
+            return  # the relay of that outbox writes them, so that they exist once
         now = datetime.fromtimestamp(self._database_clock.timestamp(), UTC)
         for schedule in schedules:
             known = self._next.get(schedule.name)

@@ -158,7 +158,7 @@ class TaskRunner(MessageBackend):
             attempt.report_success()
 
     def _record(self, run: OutboxTaskRun, path: str, error: BaseException) -> None:
-        """Record that an attempt failed; if that fails, it must not replace the task's own error."""
+        """Record that an attempt failed; log an error of that, as the task's own error decides."""
         try:
             runs.fail(run, error)
         except Exception as problem:
