@@ -45,8 +45,10 @@ class Schedule:
     def after(self, moment: datetime) -> datetime | None:
         """Return the first time after a moment, in UTC; None if there is none in 50 years."""
         zone = ZoneInfo(self.timezone or settings.TIME_ZONE)
-        found: datetime | None = next(_parser().CronSim(self.cron, moment.astimezone(zone)), None)
-        return found and found.astimezone(UTC)
+        local: Iterator[datetime] = _parser().CronSim(self.cron, moment.astimezone(zone))
+        # In an hour that the clock repeats, the first times may be those of the first pass.
+        times = (each.astimezone(UTC) for each in local)
+        return next((each for each in times if each > moment), None)
 
 
 class Schedules:

@@ -158,7 +158,10 @@ def test_event_that_can_go_nowhere_is_logged(
 
 
 def test_times_are_those_of_the_time_zone(settings: Settings) -> None:
-    """A time that the clock skips comes at the change, and one that it repeats comes once."""
+    """A time that the clock skips comes at the change, and one that it repeats comes once.
+
+    Hours with `*` follow the clock.
+    """
     settings.TIME_ZONE = BERLIN
     nightly = Schedule("nightly", "30 2 * * *")
     spring = nightly.after(datetime(2027, 3, 28, tzinfo=UTC))
@@ -166,6 +169,10 @@ def test_times_are_those_of_the_time_zone(settings: Settings) -> None:
     autumn = nightly.after(datetime(2027, 10, 30, 23, tzinfo=UTC))
     assert autumn == datetime(2027, 10, 31, 0, 30, tzinfo=UTC)
     assert nightly.after(autumn) == datetime(2027, 11, 1, 1, 30, tzinfo=UTC)
+    repeated = datetime(2027, 10, 31, 1, 10, tzinfo=UTC)
+    assert nightly.after(repeated) == datetime(2027, 11, 1, 1, 30, tzinfo=UTC)
+    hourly = Schedule("hourly", "15 * * * *")
+    assert hourly.after(repeated) == datetime(2027, 10, 31, 1, 15, tzinfo=UTC)
     utc = Schedule("utc", "30 2 * * *", timezone="UTC")
     assert utc.after(datetime(2027, 3, 28, tzinfo=UTC)) == datetime(2027, 3, 28, 2, 30, tzinfo=UTC)
     assert Schedule("never", "* * */20 * 1L").after(datetime(2027, 1, 1, tzinfo=UTC)) is None
