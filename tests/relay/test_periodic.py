@@ -11,9 +11,9 @@ import pytest
 from django.utils import timezone
 
 from django_broadcaster.exceptions import MissingClient
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.periodic import Schedule, periodic, schedules
-from django_broadcaster.store import DatabaseClock
+from django_broadcaster.store import DatabaseClock, pause, resume
 from tests.app.models import Order
 from tests.relay.conftest import Join, clock, drain, join, turn
 from tests.support.databases import ANY
@@ -102,6 +102,25 @@ def test_periodic_event_needs_no_transaction_of_a_caller(
     turn(join())
     assert [event.status for event in events()] == ["scheduled"]
     assert "Could not schedule" not in caplog.text
+
+
+@any_database
+def test_paused_backend_gets_one_periodic_event(
+    outbox: str, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a backend is paused the times do not pile up: the first one runs when it is resumed."""
+    periodic("* * * * *", name="shop.close_day")(close_day)
+    loop = join()
+    turn(loop)
+    states = OutboxBackendState.objects.using(outbox).all()
+    pause(states, "default")
+    for minutes in (2, 4):
+        later(monkeypatch, 60 * minutes)
+        turn(loop)
+    assert len(events()) == 1
+    resume(states, "default")
+    turn(loop)
+    assert len(events()) == 2
 
 
 class _OtherOutbox(OneDatabase):
