@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from django_broadcaster.exceptions import MissingClient
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.periodic import Schedule, periodic, schedules
+from django_broadcaster.publishers import publisher
 from django_broadcaster.store import DatabaseClock, pause, resume
 from tests.app.models import Order
 from tests.relay.conftest import Join, clock, drain, join, turn
@@ -132,9 +134,7 @@ class _OtherOutbox(OneDatabase):
 
 
 @any_database
-def test_event_is_in_one_of_several_outboxes(
-    outbox: str, join: Join, settings: Settings
-) -> None:
+def test_event_is_in_one_of_several_outboxes(outbox: str, join: Join, settings: Settings) -> None:
     """Only the relay of the database where the router writes events writes periodic ones."""
     periodic("0 3 * * *", name="shop.close_day")(close_day)
     loop = join()
@@ -176,6 +176,20 @@ def test_event_that_can_go_nowhere_is_logged(
     assert events() == []
 
 
+@any_database
+def test_schedule_that_fails_stops_nothing_else(
+    outbox: str, join: Join, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error in finding the next time is logged, and events are delivered."""
+    settings.TIME_ZONE = "Mars/Olympus"
+    periodic("0 3 * * *", name="shop.close_day")(close_day)
+    with transaction.atomic(using=outbox):
+        publisher.publish_event("shop.close_day", "/shop", event_id="by hand")
+    drain(join())
+    assert "Could not schedule the periodic event 'shop.close_day'" in caplog.text
+    assert Order.objects.get().number == "by hand"
+
+
 def test_times_are_those_of_the_time_zone(settings: Settings) -> None:
     """A time that the clock skips comes at the change, and one that it repeats comes once.
 
@@ -202,12 +216,14 @@ def test_times_are_those_of_the_time_zone(settings: Settings) -> None:
     [
         ({"cron": "61 * * * *"}, "cron: must be five fields as in a crontab, not '61"),
         ({"cron": "@daily"}, "cron: must be five fields"),
+        ({"cron": "0 0 3 * * *"}, "cron: must be five fields"),
+        ({"cron": "0 3 * * *", "timeout": -1}, "timeout"),
         ({"cron": "0 3 * * *", "timezone": "Mars/Olympus"}, "timezone: must be a name such as"),
         ({"cron": "0 3 * * *", "name": "x" * 201}, "name: must have 200 characters at most"),
     ],
 )
-def test_wrong_argument_is_named(arguments: dict[str, str], error: str) -> None:
-    """An error names the argument and the rule, and nothing is registered."""
+def test_wrong_argument_is_named(arguments: dict[str, Any], error: str) -> None:
+    """An error names the argument and the rule, and no event is scheduled."""
     with pytest.raises(ValueError, match=error):
         periodic(**arguments)(close_day)
     assert len(schedules) == 0

@@ -30,6 +30,8 @@ SOURCE: Final = "/periodic"
 RETRY_SECONDS: Final = 30.0
 """Seconds until the next attempt to write an event."""
 
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+
 
 class Scheduling:
     """Writes the next event of each schedule whose events go to one backend."""
@@ -60,17 +62,17 @@ class Scheduling:
         now = datetime.fromtimestamp(self._database_clock.timestamp(), UTC)
         for schedule in schedules:
             known = self._next.get(schedule.name)
-            if (known is None or known <= now) and _writer_of(schedule) == self._alias:
+            if known is None or known <= now:
                 self._write(schedule, now)
 
     def _write(self, schedule: Schedule, now: datetime) -> None:
-        moment = schedule.after(now)
-        if moment is None:
-            self._next[schedule.name] = datetime.max.replace(tzinfo=UTC)
-            return
         try:
-            # Receivers of `event_created` are code of the project.
-            self._runner.run(self._publish, schedule, moment)
+            if _writer_of(schedule) != self._alias:
+                return
+            moment = schedule.after(now)
+            if moment is not None:
+                # Receivers of `event_created` are code of the project.
+                self._runner.run(self._publish, schedule, moment)
         except Exception as error:
             self._next_at = self._clock() + RETRY_SECONDS
             logger.warning(
@@ -81,7 +83,7 @@ class Scheduling:
                 extra={"backend": self._alias},
             )
         else:
-            self._next[schedule.name] = moment
+            self._next[schedule.name] = moment or _NEVER
 
     def _publish(self, schedule: Schedule, moment: datetime) -> None:
         alias = _alias_of(schedule)
