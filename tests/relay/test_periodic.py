@@ -57,6 +57,11 @@ def close_day(event: Any) -> None:
     Order.objects.create(number=event.id)
 
 
+def stopped(monkeypatch: pytest.MonkeyPatch, moment: datetime) -> None:
+    """Let the relays' clock stand still."""
+    monkeypatch.setattr(DatabaseClock, "timestamp", lambda self: moment.timestamp())
+
+
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let the relays' clock be ahead."""
     real: Callable[[DatabaseClock], float] = DatabaseClock.timestamp
@@ -72,26 +77,27 @@ def test_event_is_in_the_outbox_before_its_time_and_runs_once(
     outbox: str, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever relays there are, one event is written for each time, and its handler runs once."""
-    periodic("* * * * *", name="shop.close_day")(close_day)
-    before = timezone.now()
+    periodic("*/10 * * * *", name="shop.close_day")(close_day)
+    now = timezone.now()
+    first_time = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=2)
+    stopped(monkeypatch, first_time - timedelta(seconds=1))
     loops = [join() for _ in range(2)]
     for loop in loops:
         turn(loop)
     (event,) = events()
     assert event.status == "scheduled"
-    assert before < event.scheduled_at <= timezone.now() + timedelta(minutes=1)
-    assert (event.event_type, event.time) == ("shop.close_day", event.scheduled_at)
-    assert event.scheduled_at.second == 0
-    OutboxEvent.objects.update(scheduled_at=before)
+    assert event.scheduled_at == event.time == first_time
+    assert event.event_type == "shop.close_day"
+    OutboxEvent.objects.update(scheduled_at=now)
     wait_until(lambda: any(turn(loop).published for loop in loops), 10, "the event that is due")
     assert Order.objects.get().number == event.event_id
-    later(monkeypatch, 61)
+    stopped(monkeypatch, first_time)
     for loop in loops:
         drain(loop)
     first, second = events()
     assert first.status == "published"
     assert second.status == "scheduled"
-    assert second.time > first.time
+    assert second.time == first_time + timedelta(minutes=10)
 
 
 @any_database
