@@ -135,7 +135,7 @@ def periodic(
     return decorate
 
 
-def _check_cron(cron: str) -> None:
+def _check_cron(cron: object) -> None:
     rule = f"cron: must be five fields as in a crontab, not {cron!r}"
     if not isinstance(cron, str) or len(cron.split()) != 5:  # cronsim knows one for seconds
         raise ValueError(rule)

@@ -264,6 +264,14 @@ def test_wrong_option_of_a_call_stops_no_other(app: OutboxCelery, broker: str, q
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_eager_task_runs_without_the_outbox(app: OutboxCelery) -> None:
+    """With `task_always_eager` a call runs the task at once, and writes no event."""
+    app.conf.task_always_eager = True
+    assert app.tasks["shop.add"].delay(1, second=2).get() == 3
+    assert not OutboxEvent.objects.exists()
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_alias_without_a_backend_is_named(app: OutboxCelery) -> None:
     """An app that names no backend of OUTBOX_PUBLISHERS says so at the first call."""
     app.outbox = "elsewhere"
