@@ -1,0 +1,26 @@
+"""The catalogue: all declared events with their schemas, and where they are sent and received.
+
+- `schemas` makes the JSON Schema of each event.
+- `payloads` reads from a backend how an event is sent: its headers, its body and its destination.
+- `document` makes one AsyncAPI document of events, backends, consumers and handlers.
+- `changes` compares two such documents, and finds what breaks consumers.
+- `source_lines` finds the line of a class that made such a change.
+"""
+
+from .changes import Change, breaking_changes, upgraded_events
+from .document import DOCUMENT, NotACatalogue, asyncapi_document, read_document
+from .schemas import json_schema, schema_name
+from .source_lines import place_of_change
+
+__all__ = [
+    "DOCUMENT",
+    "Change",
+    "NotACatalogue",
+    "asyncapi_document",
+    "breaking_changes",
+    "json_schema",
+    "place_of_change",
+    "read_document",
+    "schema_name",
+    "upgraded_events",
+]
