@@ -143,9 +143,9 @@ class _Comparison:
         before = _alternatives(old, self._old)
         after = _alternatives(new, self._new)
         for label in sorted(before.keys() - after.keys()):
-            yield path, f"no longer allows {label}: {OLD_EVENTS}"
+            yield path, f"no longer allows {label}; {OLD_EVENTS}"
         for label in sorted(after.keys() - before.keys()):
-            yield path, f"also allows {label}: {OLD_READERS}"
+            yield path, f"also allows {label}; {OLD_READERS}"
         for label in sorted(before.keys() & after.keys()):
             yield from self._same_type(before[label], after[label], path)
 
@@ -164,32 +164,34 @@ class _Comparison:
                 yield inside, "was removed"
                 continue
             if name in was_required - is_required:
-                yield inside, f"was required, and is optional: {OLD_READERS}"
+                yield inside, f"was required, and is optional; {OLD_READERS}"
             if name in is_required - was_required:
-                yield inside, f"was optional, and is required: {OLD_EVENTS}"
+                yield inside, f"was optional, and is required; {OLD_EVENTS}"
             yield from self.compare(before[name], after[name], inside)
         for name in after.keys() - before.keys():
             if name in is_required:
-                yield (*path, name), f"is new, and has no default: {OLD_EVENTS}"
+                yield (*path, name), f"is new, and has no default; {OLD_EVENTS}"
             elif old.get("additionalProperties", True) is False:
-                yield (*path, name), f"is new, where unknown fields are forbidden: {OLD_READERS}"
+                yield (*path, name), f"is new, where unknown fields are forbidden; {OLD_READERS}"
         was_open, is_open = (each.get("additionalProperties", True) for each in (old, new))
         if isinstance(was_open, Mapping) and isinstance(is_open, Mapping):
             yield from self.compare(was_open, is_open, path)
         elif is_open is False and was_open is not False:
-            yield path, f"forbids unknown fields: {OLD_EVENTS}"
+            yield path, f"forbids unknown fields; {OLD_EVENTS}"
         elif was_open is False and is_open is not False:
-            yield path, f"no longer forbids unknown fields: {OLD_READERS}"
+            yield path, f"no longer forbids unknown fields; {OLD_READERS}"
         elif isinstance(is_open, Mapping) or isinstance(was_open, Mapping):
             yield from self.compare(was_open, is_open, path)
 
     def _items(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        if "items" not in old and "items" not in new:
+            return
         before, after = old.get("items", True), new.get("items", True)
         if isinstance(before, list) and isinstance(after, list):
-            for was, now in zip(before, after, strict=False):  # minItems tells of other lengths
+            for was, now in zip(before, after, strict=False):  # other lengths change minItems
                 yield from self.compare(was, now, path)
         elif isinstance(before, list) or isinstance(after, list):
-            yield path, f"is another kind of list: {OLD_READERS}"
+            yield path, f"is another kind of list; {OLD_READERS}"
         else:
             yield from self.compare(before, after, path)
 
@@ -199,16 +201,16 @@ def _values(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
     if before is None and after is None:
         return
     if after is None:
-        yield path, f"allows any value, and not only those of a list: {OLD_READERS}"
+        yield path, f"allows any value, and not only those of a list; {OLD_READERS}"
     elif before is None:
-        yield path, f"allows only the values of a list: {OLD_EVENTS}"
+        yield path, f"allows only the values of a list; {OLD_EVENTS}"
     else:
         for value in after:
             if value not in before:
-                yield path, f"has the new value {value!r}: {OLD_READERS}"
+                yield path, f"has the new value {value!r}; {OLD_READERS}"
         for value in before:
             if value not in after:
-                yield path, f"no longer has the value {value!r}: {OLD_EVENTS}"
+                yield path, f"no longer has the value {value!r}; {OLD_EVENTS}"
 
 
 def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
@@ -217,20 +219,20 @@ def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         if was == now:
             continue
         if now is None:
-            yield path, f"no longer has {keyword} {was}: {OLD_READERS}"
+            yield path, f"no longer has {keyword} {was}; {OLD_READERS}"
         elif was is None:
-            yield path, f"has the new {keyword} {now}: {OLD_EVENTS}"
+            yield path, f"has the new {keyword} {now}; {OLD_EVENTS}"
         else:
             is_narrower = (now > was) == (keyword in LOWER_LIMITS)
             result = OLD_EVENTS if is_narrower else OLD_READERS
-            yield path, f"has {keyword} {now}, after {was}: {result}"
+            yield path, f"has {keyword} {now}, after {was}; {result}"
     for keyword in OTHER_CONSTRAINTS:
         was, now = old.get(keyword), new.get(keyword)
         if was != now:
             result = OLD_EVENTS if was is None else OLD_READERS
             was_text = "none" if was is None else repr(was)
             now_text = "none" if now is None else repr(now)
-            yield path, f"has {keyword} {now_text}, after {was_text}: {result}"
+            yield path, f"has {keyword} {now_text}, after {was_text}; {result}"
 
 
 def _reference(schema: Schema | bool) -> str:
