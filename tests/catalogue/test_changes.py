@@ -274,16 +274,25 @@ class OrderPlaced(Struct):
 
 
 @pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ("price: int", "price: str", "also allows string"),
+        ("price: datetime", "price: str", "has format none, after 'date-time'"),
+        ("price: time | None", "price: str | None", "has format none, after 'time'"),
+        ("price: dict[str, datetime]", "price: dict[str, str]", "has format none, after"),
+    ],
+)
 def test_the_line_is_that_of_a_class_within(
-    events: EventsModule, tmp_path: Path, kind: str
+    events: EventsModule, tmp_path: Path, kind: str, before: str, after: str, problem: str
 ) -> None:
-    """Fields of each kind of class are found, also by an alias."""
-    events.declare(NESTED[kind].format(field="price: int"))
+    """Changes in each kind of class are found, also below an alias."""
+    events.declare(NESTED[kind].format(field=before))
     catalogue("--output", str(tmp_path / "catalogue"))
-    events.declare(NESTED[kind].format(field="price: str"))
+    events.declare(NESTED[kind].format(field=after))
     status, printed = catalogue("--check", str(tmp_path / "catalogue"))
     assert status == 1
-    assert f"{events.line_of('price: str')}: order.placed: lines.price also allows" in printed
+    assert f"{events.line_of(after)}: order.placed: lines.price {problem}" in printed
 
 
 def test_the_line_of_an_inherited_field_is_that_of_its_base(
