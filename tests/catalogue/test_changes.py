@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from django_broadcaster.registry import event_registry
+
 from .conftest import EventsModule, catalogue
 
 DATACLASS = """
@@ -19,9 +21,9 @@ class OrderPlaced:
 # Each case: the line of a field before and after, the path in JSON, and the problem.
 NONE = "pass"
 BREAKING = {
-    "field removed": ("note: str", NONE, "note", "was removed"),
-    "optional field removed": ('note: str = ""', NONE, "note", "was removed"),
-    "field renamed": ("note: str", "text: str", "note", "was removed"),
+    "field removed": ("note: str", NONE, "note", "was removed; consumers"),
+    "optional field removed": ('note: str = ""', NONE, "note", "was removed; consumers"),
+    "field renamed": ("note: str", "text: str", "note", "was removed; consumers"),
     "made optional": (
         "note: str",
         'note: str = ""',
@@ -40,7 +42,7 @@ BREAKING = {
     "type narrowed": ("total: int | str", "total: int", "total", "no longer allows string; events"),
     "null allowed": ("total: int", "total: int | None", "total", "also allows null; consumers"),
     "null forbidden": ("total: int | None", "total: int", "total", "no longer allows null; events"),
-    "format changed": ("at: date", "at: UUID", "at", "has format 'uuid', after 'date'; consumers"),
+    "format changed": ("at: date", "at: UUID", "at", "has format 'uuid', after 'date'; events"),
     "number to text": ("total: int", "total: Decimal", "total", "also allows string; consumers"),
     "time to text": ("at: datetime", "at: str", "at", "has format none, after 'date-time'; consum"),
     "text to times": (
@@ -107,7 +109,7 @@ BREAKING = {
         "code: Annotated[str, Meta(pattern='^a')]",
         "code: Annotated[str, Meta(pattern='^b')]",
         "code",
-        "has pattern '^b', after '^a'; consumers",
+        "has pattern '^b', after '^a'; events",
     ),
     "items changed": ("tags: list[int]", "tags: list[str]", "tags", "also allows string"),
     "values of a mapping changed": (
@@ -122,6 +124,7 @@ BREAKING = {
         "tags",
         "also allows string",
     ),
+    "integer to number": ("total: int", "total: float", "total", "also allows number; consumers"),
     "any value allowed": ("total: int", "total: Any", "total", "also allows any value; consumers"),
 }
 
@@ -136,7 +139,7 @@ def test_a_breaking_change_fails_with_the_line_and_the_fix(
     assert catalogue("--output", str(committed))[0] == 0
     events.declare(DATACLASS.format(version=1, field=after))
     status, printed = catalogue("--check", str(committed))
-    line = events.line_of(after if problem != "was removed" else "class OrderPlaced")
+    line = events.line_of("class OrderPlaced" if "removed;" in problem else after)
     assert status == 1
     assert f"{line}: order.placed: {field} {problem}" in printed
     assert (
@@ -201,6 +204,46 @@ def test_a_removed_event_fails_with_the_file_of_its_class(
     assert status == 1
     assert f"{file}: order.placed was removed." in printed
     assert "Fix: Restore OrderPlaced" in printed
+
+
+RECEIVED = """
+@event_registry.register("order.placed", name="book", consumer="shop")
+def book(event):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [
+        ("note: str", NONE, 0),
+        ("note: str", 'note: str = ""', 0),
+        ("total: int", "total: int | None", 0),
+        ("total: int", "total: float", 0),
+        ('note: str = ""', "note: str", 1),
+        ("total: int | None", "total: int", 1),
+        ("total: int", "total: str", 1),
+    ],
+)
+def test_events_of_other_services_must_only_stay_readable(
+    events: EventsModule, tmp_path: Path, before: str, after: str, status: int
+) -> None:
+    """A class that only reads may accept more, and may leave fields out."""
+    events.declare(DATACLASS.format(version=1, field=before) + RECEIVED)
+    catalogue("--output", str(tmp_path / "catalogue"))
+    event_registry.unregister("book")
+    events.declare(DATACLASS.format(version=1, field=after) + RECEIVED)
+    assert catalogue("--check", str(tmp_path / "catalogue"))[0] == status
+
+
+def test_an_event_that_is_no_longer_sent_fails(events: EventsModule, tmp_path: Path) -> None:
+    """Its consumers would wait for it in vain, although the class is still there."""
+    events.declare(DATACLASS.format(version=1, field=NONE))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    events.declare(DATACLASS.format(version=1, field=NONE) + RECEIVED)
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    assert f"{events.line_of('class OrderPlaced')}: order.placed is no longer sent." in printed
 
 
 COMPATIBLE = {

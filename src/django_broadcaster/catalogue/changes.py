@@ -15,6 +15,9 @@ from typing import Any, Final
 Schema = Mapping[str, Any]
 
 
+ANY: Final = "any value"
+TYPES: Final = {"array", "boolean", "integer", "null", "number", "object", "string"}
+
 LOWER_LIMITS: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 UPPER_LIMITS: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 OTHER_CONSTRAINTS: Final = (
@@ -75,49 +78,48 @@ def upgraded_events(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 
 
 def _changes_of(
-    event_type: str,
-    before: Schema,
-    after: Schema | None,
-    old: Schema,
-    new: Schema,
+    event_type: str, before: Schema, after: Schema | None, old: Schema, new: Schema
 ) -> Iterator[Change]:
-    name = before["class"].rpartition(".")[2]
-
-    def change(path: tuple[str, ...], problem: str, fix: str) -> Change:
-        return Change(event_type, path, problem, fix, before["class"])
-
-    if after is None:
-        yield change(
-            (),
-            "was removed",
-            f"Restore {name}, and remove it when no consumer has a handler for it; then write the "
-            "catalogue again.",
+    """Yield the changes of one event; `after` is None if it was removed."""
+    path = before["class"]
+    name = path.rpartition(".")[2]
+    if after is None or before["sent"] > after["sent"]:
+        problem = "was removed" if after is None else "is no longer sent"
+        fix = (
+            f"Restore {name}. If no consumer has a handler for it any more, write the catalogue "
+            "again."
         )
-        return
-    was, now = before["version"], after["version"]
+        if before["sent"]:
+            yield Change(event_type, (), problem, fix, path)
+    elif before["version"] != after["version"]:
+        for problem, fix in _missing_upcasters(name, before["version"], after):
+            yield Change(event_type, (), problem, fix, path)
+    else:
+        version = after["version"]
+        fix = (
+            f"Undo the change, or set version={version + 1} and add a function with "
+            f"@upcasts({name}, from_version={version})."
+        )
+        found = _Comparison(old, new).compare(before["schema"], after["schema"], ())
+        for fields, problem, result in found:
+            if after["sent"] or result == OLD_EVENTS:
+                yield Change(event_type, fields, f"{problem}; {result}", fix, path)
+
+
+def _missing_upcasters(name: str, was: int, after: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the problem and the fix if events of the version before can't be read."""
+    now = after["version"]
     if now < was:
-        yield change((), f"has version {now}, after version {was}", f"Set version={was} or higher.")
-        return
-    if now > was:
-        readable = after["upcasters"]
-        for version in range(was, now):
-            if version not in readable:
-                yield change(
-                    (),
-                    f"has version {now}, and no upcaster from version {version}",
-                    f"Add a function with @upcasts({name}, from_version={version}).",
-                )
-        return
-    fix = (
-        f"Undo the change, or set version={now + 1} and add a function with "
-        f"@upcasts({name}, from_version={now})."
-    )
-    comparison = _Comparison(old, new)
-    for path, problem in comparison.compare(before["schema"], after["schema"], ()):
-        yield change(path, problem, fix)
+        yield f"has version {now}, after version {was}", f"Set version={was} or higher."
+    for version in range(was, now):
+        if version not in after["upcasters"]:
+            yield (
+                f"has version {now}, and no upcaster from version {version}",
+                f"Add a function with @upcasts({name}, from_version={version}).",
+            )
 
 
-Found = Iterator[tuple[tuple[str, ...], str]]
+Found = Iterator[tuple[tuple[str, ...], str, str]]
 
 
 class _Comparison:
@@ -130,7 +132,7 @@ class _Comparison:
         """The references that are being compared: a class may have fields of its own type."""
 
     def compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
-        """Yield the path and the problem of each change."""
+        """Yield the path, the problem and the result of each change."""
         references = (_reference(old), _reference(new))
         if references in self._within:
             return
@@ -142,10 +144,10 @@ class _Comparison:
     def _compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
         before = _alternatives(old, self._old)
         after = _alternatives(new, self._new)
-        for label in sorted(before.keys() - after.keys()):
-            yield path, f"no longer allows {label}; {OLD_EVENTS}"
-        for label in sorted(after.keys() - before.keys()):
-            yield path, f"also allows {label}; {OLD_READERS}"
+        for label in sorted(before.keys() - _including(after)):
+            yield path, f"no longer allows {label}", OLD_EVENTS
+        for label in sorted(after.keys() - _including(before)):
+            yield path, f"also allows {label}", OLD_READERS
         for label in sorted(before.keys() & after.keys()):
             yield from self._same_type(before[label], after[label], path)
 
@@ -161,25 +163,25 @@ class _Comparison:
         for name in before:
             inside = (*path, name)
             if name not in after:
-                yield inside, "was removed"
+                yield inside, "was removed", OLD_READERS
                 continue
             if name in was_required - is_required:
-                yield inside, f"was required, and is optional; {OLD_READERS}"
+                yield inside, "was required, and is optional", OLD_READERS
             if name in is_required - was_required:
-                yield inside, f"was optional, and is required; {OLD_EVENTS}"
+                yield inside, "was optional, and is required", OLD_EVENTS
             yield from self.compare(before[name], after[name], inside)
         for name in after.keys() - before.keys():
             if name in is_required:
-                yield (*path, name), f"is new, and has no default; {OLD_EVENTS}"
+                yield (*path, name), "is new, and has no default", OLD_EVENTS
             elif old.get("additionalProperties", True) is False:
-                yield (*path, name), f"is new, where unknown fields are forbidden; {OLD_READERS}"
+                yield (*path, name), "is new, where unknown fields are forbidden", OLD_READERS
         was_open, is_open = (each.get("additionalProperties", True) for each in (old, new))
         if isinstance(was_open, Mapping) and isinstance(is_open, Mapping):
             yield from self.compare(was_open, is_open, path)
         elif is_open is False and was_open is not False:
-            yield path, f"forbids unknown fields; {OLD_EVENTS}"
+            yield path, "forbids unknown fields", OLD_EVENTS
         elif was_open is False and is_open is not False:
-            yield path, f"no longer forbids unknown fields; {OLD_READERS}"
+            yield path, "no longer forbids unknown fields", OLD_READERS
         elif isinstance(is_open, Mapping) or isinstance(was_open, Mapping):
             yield from self.compare(was_open, is_open, path)
 
@@ -191,7 +193,7 @@ class _Comparison:
             for was, now in zip(before, after, strict=False):  # other lengths change minItems
                 yield from self.compare(was, now, path)
         elif isinstance(before, list) or isinstance(after, list):
-            yield path, f"is another kind of list; {OLD_READERS}"
+            yield path, "is another kind of list", OLD_EVENTS
         else:
             yield from self.compare(before, after, path)
 
@@ -201,16 +203,16 @@ def _values(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
     if before is None and after is None:
         return
     if after is None:
-        yield path, f"allows any value, and not only those of a list; {OLD_READERS}"
+        yield path, "allows any value, and not only those of a list", OLD_READERS
     elif before is None:
-        yield path, f"allows only the values of a list; {OLD_EVENTS}"
+        yield path, "allows only the values of a list", OLD_EVENTS
     else:
         for value in after:
             if value not in before:
-                yield path, f"has the new value {value!r}; {OLD_READERS}"
+                yield path, f"has the new value {value!r}", OLD_READERS
         for value in before:
             if value not in after:
-                yield path, f"no longer has the value {value!r}; {OLD_EVENTS}"
+                yield path, f"no longer has the value {value!r}", OLD_EVENTS
 
 
 def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
@@ -219,20 +221,20 @@ def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         if was == now:
             continue
         if now is None:
-            yield path, f"no longer has {keyword} {was}; {OLD_READERS}"
+            yield path, f"no longer has {keyword} {was}", OLD_READERS
         elif was is None:
-            yield path, f"has the new {keyword} {now}; {OLD_EVENTS}"
+            yield path, f"has the new {keyword} {now}", OLD_EVENTS
         else:
             is_narrower = (now > was) == (keyword in LOWER_LIMITS)
             result = OLD_EVENTS if is_narrower else OLD_READERS
-            yield path, f"has {keyword} {now}, after {was}; {result}"
+            yield path, f"has {keyword} {now}, after {was}", result
     for keyword in OTHER_CONSTRAINTS:
         was, now = old.get(keyword), new.get(keyword)
         if was != now:
-            result = OLD_EVENTS if was is None else OLD_READERS
+            result = OLD_READERS if now is None else OLD_EVENTS
             was_text = "none" if was is None else repr(was)
             now_text = "none" if now is None else repr(now)
-            yield path, f"has {keyword} {now_text}, after {was_text}; {result}"
+            yield path, f"has {keyword} {now_text}, after {was_text}", result
 
 
 def _reference(schema: Schema | bool) -> str:
@@ -264,6 +266,16 @@ def _alternatives(schema: Schema | bool, document: Schema) -> dict[str, Schema]:
     return found
 
 
+def _including(alternatives: Mapping[str, Schema]) -> set[str]:
+    """Return the types of alternatives, and those that they include."""
+    found = set(alternatives)
+    if "number" in found:
+        found.add("integer")
+    if ANY in found:
+        found |= TYPES
+    return found
+
+
 def _flat(schema: Schema | bool, document: Schema) -> Iterator[Schema]:
     resolved = _resolved(schema, document)
     union = resolved.get("anyOf") or resolved.get("oneOf")
@@ -284,7 +296,7 @@ def _labels(schema: Schema) -> list[str]:
     if given is None and "properties" in schema:
         return ["object"]
     if given is None:
-        return ["any value"]
+        return [ANY]
     return [given] if isinstance(given, str) else list(given)
 
 

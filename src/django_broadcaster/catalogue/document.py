@@ -146,6 +146,7 @@ class _Document:
             "version": event.version,
             "upcasters": [each for each in range(1, event.version) if each not in missing],
             "source": event.source,
+            "sent": not _is_of_others(event),
             "schema": _data_of(event),
         }
 
@@ -233,13 +234,15 @@ def _data_of(event: EventType[Any]) -> dict[str, str]:
     return {"$ref": f"{COMPONENTS}{schema_name(event.type)}"}
 
 
-def _backends_of(event: EventType[Any]) -> list[str]:
-    """Return the aliases of the backends of an event that is published here.
-
-    An event is received only if each of its handlers names consumers.
-    """
+def _is_of_others(event: EventType[Any]) -> bool:
+    """Return True for an event of another service: each of its handlers names consumers."""
     handlers = [each for each in event_registry if each.matches_type(event.type)]
-    if handlers and all(each.consumers for each in handlers):
+    return bool(handlers) and all(each.consumers for each in handlers)
+
+
+def _backends_of(event: EventType[Any]) -> list[str]:
+    """Return the aliases of the backends of an event that is published here."""
+    if _is_of_others(event):
         return []
     try:
         aliases = routed(event.type, backends.default_alias)
