@@ -10,6 +10,8 @@ import jsonschema
 import orjson
 import pytest
 from django.core.management.base import CommandError
+from django.test import Client
+from django.urls import reverse
 
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.registry import event_registry
@@ -53,6 +55,16 @@ class ItemShipped(TypedDict):
 class Odd(Struct):
     node: Odd | None = None
 '''
+
+OPAQUE = """
+class Opaque:
+    pass
+
+@typed_event("order.placed", source="/shop")
+class OrderPlaced(BaseModel):
+    model_config = dict(arbitrary_types_allowed=True)
+    value: Opaque
+"""
 
 SECRET = "k7-wonderland"
 OF_BACKENDS = "django_broadcaster.backends."
@@ -303,17 +315,7 @@ def test_an_event_is_received_only_if_all_its_handlers_name_consumers(whole: Any
 
 def test_an_event_without_a_schema_is_an_error(events: EventsModule) -> None:
     """The command names the class whose field has no JSON Schema."""
-    events.declare(
-        """
-class Opaque:
-    pass
-
-@typed_event("order.placed", source="/shop")
-class OrderPlaced(BaseModel):
-    model_config = dict(arbitrary_types_allowed=True)
-    value: Opaque
-"""
-    )
+    events.declare(OPAQUE)
     with pytest.raises(CommandError, match="OrderPlaced"):
         catalogue()
 
@@ -332,3 +334,40 @@ def test_a_file_that_is_no_catalogue_is_an_error(
         catalogue("--check", str(file))
     with pytest.raises(CommandError, match="can't be read: No such file"):
         catalogue("--check", str(tmp_path / "elsewhere"))
+
+
+PAGE = "admin:django_broadcaster_outboxdashboard_catalogue"
+
+
+@pytest.mark.django_db
+def test_the_admin_has_a_page_of_the_events(
+    events: EventsModule, settings: Settings, admin_client: Client
+) -> None:
+    """The page has each event with its schema, channels and handlers, and no secrets."""
+    everything(settings)
+    register_handlers()
+    events.declare(ORDERS)
+    page = admin_client.get(reverse(PAGE)).content.decode()
+    for text in (
+        "An order was placed.",
+        f"{events.file.stem}.OrderPlaced",
+        "Backend kafka: shop.{key}",
+        "Handlers of backend local",
+        "confirm",
+        "Consumer rabbitmq: q",
+        "book-rabbitmq",
+        "&quot;order_id&quot;: {",
+    ):
+        assert text in page
+    assert SECRET not in page
+    dashboard = admin_client.get(reverse("admin:django_broadcaster_outboxdashboard_changelist"))
+    assert f'href="{reverse(PAGE)}"' in dashboard.content.decode()
+
+
+@pytest.mark.django_db
+def test_the_page_shows_why_there_is_no_schema(events: EventsModule, admin_client: Client) -> None:
+    """A wrong class does not make the page fail."""
+    assert "No events are declared." in admin_client.get(reverse(PAGE)).content.decode()
+    events.declare(OPAQUE)
+    page = admin_client.get(reverse(PAGE)).content.decode()
+    assert "pydantic has no JSON Schema of OrderPlaced" in page

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from django.utils.module_loading import autodiscover_modules
+
 from django_broadcaster.backends.base import MessageBackend
 from django_broadcaster.backends.bindings import BindingBackend
 from django_broadcaster.backends.handler import backends
@@ -70,6 +72,11 @@ _OF_PATTERNS: Final = re.compile(r"[*?\[]")
 
 class NotACatalogue(ValueError):
     """A file has no document that `asyncapi_document` made."""
+
+
+def load_events() -> None:
+    """Import the module `events` of each app, where it has one; raises what the import raises."""
+    autodiscover_modules("events")
 
 
 def asyncapi_document(title: str, version: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
-from django_broadcaster.typed_events import EventType
+from django_broadcaster.typed_events import EventType, event_types
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -47,6 +47,12 @@ def json_schema(declared: EventType[Any]) -> dict[str, Any]:
             "class": declared.path,
         },
     }
+
+
+def json_schema_of_type(event_type: str) -> dict[str, Any]:
+    """Return the JSON Schema of an event type that is declared; raises as `json_schema`."""
+    declared = event_types.find_type(event_type)
+    return {} if declared is None else json_schema(declared)
 
 
 def components_of(declared: EventType[Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.management.base import CommandError
-from django.utils.module_loading import autodiscover_modules
 
 from django_broadcaster.catalogue import (
     DOCUMENT,
@@ -20,6 +19,7 @@ from django_broadcaster.catalogue import (
     asyncapi_document,
     breaking_changes,
     json_schema,
+    load_events,
     place_of_change,
     read_document,
     schema_name,
@@ -84,7 +84,7 @@ class Command(ExplainedCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; raise CommandError for wrong settings, classes or files."""
-        autodiscover_modules("events")
+        load_events()
         try:
             for module in options["module"]:
                 import_module(module)
