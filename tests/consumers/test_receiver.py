@@ -472,6 +472,23 @@ def test_a_batch_that_waits_for_another_receiver_delays_no_heartbeat(
     assert ids(database) == ["1"]
 
 
+def test_a_receiver_that_waits_for_its_turn_delays_no_heartbeat(
+    database: str, broker: MemoryBroker
+) -> None:
+    """On MariaDB and MySQL, receivers take turns to write their batches."""
+    if connections[database].vendor != "mysql":
+        pytest.skip("receivers write at the same time")
+    first, second = (ReceiverLease(database, "orders", reads_alone=False) for _ in range(2))
+    first.join()
+    second.join()
+    with threads(1) as start, transaction.atomic(using=database):
+        first.begin()
+        start(lambda: second.renew({})).result(SECONDS)
+    OutboxReceiver.objects.using(database).all().delete()
+    with pytest.raises(LeaseLost):
+        second.renew({})
+
+
 def test_a_receiver_that_is_being_replaced_writes_nothing(
     database: str, broker: MemoryBroker
 ) -> None:

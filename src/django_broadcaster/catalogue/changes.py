@@ -163,7 +163,8 @@ class _Comparison:
         for name in before:
             inside = (*path, name)
             if name not in after:
-                yield inside, "was removed", OLD_READERS
+                if name in was_required:
+                    yield inside, "was removed", OLD_READERS
                 continue
             if name in was_required - is_required:
                 yield inside, "was required, and is optional", OLD_READERS
