@@ -37,6 +37,12 @@ from django_broadcaster.typed_events import typed_event, upcasts
 _numbers = count()
 
 
+def forget_events() -> None:
+    """Remove all declared events."""
+    for each in event_types:
+        event_types.remove(each.event_class)
+
+
 class EventsModule:
     """A module with declared events, which can be replaced by its next revision."""
 
@@ -46,8 +52,7 @@ class EventsModule:
 
     def declare(self, text: str) -> None:
         """Forget all events, and import a module with this text below the imports of HEAD."""
-        for each in event_types:
-            event_types.remove(each.event_class)
+        forget_events()
         name = f"catalogue_events_{next(_numbers)}"
         self.file = self._folder / f"{name}.py"
         self.file.write_text(HEAD + dedent(text))
@@ -67,12 +72,12 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventsMo
     monkeypatch.syspath_prepend(tmp_path)
     known = list(event_types)
     modules = set(sys.modules)
+    forget_events()
     try:
         with only_handlers():
             yield EventsModule(tmp_path)
     finally:
-        for each in event_types:
-            event_types.remove(each.event_class)
+        forget_events()
         for each in known:
             event_types.add(each)
         for name in set(sys.modules) - modules:
