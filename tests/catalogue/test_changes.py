@@ -396,3 +396,42 @@ class OrderPlaced(BaseModel):
     status, printed = catalogue("--check", str(tmp_path / "catalogue"))
     assert status == (1 if rules else 0)
     assert ("note is new, where unknown fields are forbidden" in printed) == bool(rules)
+
+
+UNION = """
+class Card(BaseModel):
+    kind: Literal["card"]
+    number: {number}
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+
+class Voucher(BaseModel):
+    kind: Literal["voucher"]
+
+@typed_event("order.paid", source="/shop")
+class OrderPaid(BaseModel):
+    by: Annotated[{union}, Field(discriminator="kind")]
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "union", "place", "problem"),
+    [
+        ("int", "Cash | Card", "", ""),
+        ("str", "Card | Cash", "number: str", "by.number also allows string; consumers"),
+        ("int", "Card | Cash | Voucher", "by: Ann", "by also allows object Voucher; consumers"),
+        ("int", "Card | Voucher", "by: Ann", "by no longer allows object Cash; events"),
+    ],
+)
+def test_classes_of_a_union_are_compared_by_their_names(
+    events: EventsModule, tmp_path: Path, number: str, union: str, place: str, problem: str
+) -> None:
+    """Their order does not matter; a class that is new breaks consumers, as a new value does."""
+    events.declare(UNION.format(number="int", union="Card | Cash"))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    events.declare(UNION.format(number=number, union=union))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == bool(problem)
+    if problem:
+        assert f"{events.line_of(place)}: order.paid: {problem}" in printed
