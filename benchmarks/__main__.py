@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 
@@ -30,6 +31,7 @@ from benchmarks import (
     databases,
     draining,
     handling,
+    kafka_connect,
     outbox,
     publishing,
     receiving,
@@ -59,6 +61,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "blocked": blocked.blocked,
     "databases": databases.databases,
     "brokers": brokers.brokers,
+    "kafka": kafka_connect.kafka_connect_beside_relay,
     "handlers": handling.handlers,
 }
 
@@ -92,7 +95,8 @@ def main() -> int:
     figures: list[Figure] = []
     for name in options.names or BENCHMARKS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        measured = BENCHMARKS[name](options.runs, options.events)
+        with redirect_stdout(sys.stderr):  # commands print there what they do
+            measured = BENCHMARKS[name](options.runs, options.events)
         figures += measured
         print(as_table(measured), file=sys.stderr, flush=True)
     outbox.empty()

@@ -58,11 +58,8 @@ class _Reading:
 
 def _read(pids: list[int]) -> _Reading:
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pid, pg_current_wal_lsn() - '0/0' FROM pg_stat_activity "
-            "WHERE datname = current_database()"
-        )
-        rows = cursor.fetchall()
+        cursor.execute("SELECT pg_current_wal_lsn() - '0/0'")
+        (wal,) = cursor.fetchone()
     with relays.client() as client:
         used, entries = client.info("cpu"), client.xlen(settings.STREAM)
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -70,17 +67,16 @@ def _read(pids: list[int]) -> _Reading:
         at=time.perf_counter(),
         entries=int(entries),
         relays=sum(relays.cpu(pid) for pid in pids),
-        sessions={pid: relays.cpu(pid) for pid, _ in rows},
+        sessions=relays.sessions(),
         broker=used["used_cpu_user"] + used["used_cpu_sys"],
-        wal=int(rows[0][1]),
+        wal=int(wal),
         busy=(sum(fields) - fields[3] - fields[4]) / TICKS,  # not idle, nor waiting for a disk
         total=sum(fields) / TICKS,
     )
 
 
 def _database_seconds(before: _Reading, after: _Reading) -> float:
-    """Return what the sessions have used that exist at the end."""
-    return sum(seconds - before.sessions.get(pid, 0.0) for pid, seconds in after.sessions.items())
+    return relays.used(before.sessions, after.sessions)
 
 
 def point(count: int, events: int) -> Point:

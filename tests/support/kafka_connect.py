@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,37 @@ from tests.support.own_servers import OwnDatabase, own_instance, running, servic
 from tests.support.redis_server import free_port, missing
 from tests.support.waiting import wait_until
 from tools.kafka_connect import Worker
-from tools.kafka_node import is_installed
+from tools.kafka_node import QUICK, is_installed
 
 START_SECONDS = 180.0
 REST_SECONDS = 30.0
 
 
 class ConnectServer:
-    """A worker of our own, which finds its connectors and their positions again after a restart."""
+    """A worker of our own, which finds its connectors and their positions again after a restart.
 
-    def __init__(self, folder: Path, brokers: str) -> None:
+    `config` has more lines of its properties, and `options` are those of Java; see `Worker`.
+    """
+
+    def __init__(
+        self, folder: Path, brokers: str, config: str = "", options: Sequence[str] = QUICK
+    ) -> None:
         if not is_installed():
             missing("Java and Maven, for Kafka Connect")
         self._log = folder / "connect.log"
-        self._worker = Worker(folder, free_port(), brokers, f"connect-{uuid4()}")
+        place = (folder, free_port(), brokers, f"connect-{uuid4()}")
+        self._worker = Worker(*place, config=config, options=options)
 
     @property
     def url(self) -> str:
         """The address of its REST interface."""
         return self._worker.url
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
+        assert self._worker.process is not None
+        return self._worker.process.pid
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -85,9 +97,11 @@ class ConnectServer:
 
 
 @contextmanager
-def kafka_connect(folder: Path, brokers: str) -> Iterator[ConnectServer]:
+def kafka_connect(
+    folder: Path, brokers: str, config: str = "", options: Sequence[str] = QUICK
+) -> Iterator[ConnectServer]:
     """A running worker for the time of the block."""
-    server = ConnectServer(folder, brokers)
+    server = ConnectServer(folder, brokers, config, options)
     server.start()
     try:
         yield server
