@@ -28,7 +28,13 @@ def measure(runs: int, events: int) -> list[Figure]:
             partial(_on_backlog, events, _bare),
             wanted=">= 0.75",
             runs=runs,
-        )
+        ),
+        compare(
+            "relay, Kafka, in transactions beside without",
+            partial(_on_backlog, events, partial(_relay, transactional_id="bench")),
+            partial(_on_backlog, events, _relay),
+            runs=runs,
+        ),
     ]
 
 
@@ -39,8 +45,8 @@ def _on_backlog(events: int, drain: Callable[[str, str], float]) -> float:
         return outbox.on_backlog(events, partial(drain, server.servers, topic))
 
 
-def _relay(servers: str, topic: str) -> float:
-    return relays.drain_to("KafkaBackend", bootstrap_servers=servers, topic=topic)
+def _relay(servers: str, topic: str, **options: str) -> float:
+    return relays.drain_to("KafkaBackend", bootstrap_servers=servers, topic=topic, **options)
 
 
 def _bare(servers: str, topic: str) -> float:

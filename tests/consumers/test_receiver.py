@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connections
+from django.test.utils import CaptureQueriesContext
 
 from django_broadcaster.consumers import ReceivedMessage
 from django_broadcaster.consumers.rows import MALFORMED_TYPE, Writer
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import BackendUnavailable
+from django_broadcaster.exceptions import BackendUnavailable, LeaseLost
 from django_broadcaster.models import OutboxEvent, OutboxReceiver
 from django_broadcaster.receiving.lease import ReceiverLease
 from django_broadcaster.receiving.receiver_thread import ReceiverThread
 from django_broadcaster.relay.outage import DatabaseOutage
+from django_broadcaster.store.sql import run
 from tests.support import memory_broker
 from tests.support.memory_broker import MemoryBroker
 from tests.support.waiting import wait_until
@@ -305,24 +307,45 @@ def test_a_receiver_that_catches_up_after_an_outage_is_healthy(
     assert errors[1:3] == ["", ""]
 
 
+_REFUSING = {
+    "postgresql": (
+        "CREATE FUNCTION test_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION 'value out of range' USING ERRCODE = '22003'; END $$",
+        "CREATE TRIGGER test_refuse BEFORE INSERT ON django_broadcaster_outboxevent "
+        "FOR EACH ROW WHEN (NEW.event_id = '2') EXECUTE FUNCTION test_refuse()",
+    ),
+    "mysql": (
+        "CREATE TRIGGER test_refuse BEFORE INSERT ON django_broadcaster_outboxevent "
+        "FOR EACH ROW IF NEW.event_id = '2' THEN SIGNAL SQLSTATE '22032' "
+        "SET MYSQL_ERRNO = 3140, MESSAGE_TEXT = 'value out of range'; END IF",
+    ),
+    "sqlite": (
+        "CREATE TRIGGER test_refuse BEFORE INSERT ON django_broadcaster_outboxevent "
+        "WHEN NEW.event_id = '2' BEGIN SELECT RAISE(ABORT, 'value out of range'); END",
+    ),
+}
+"""Triggers that refuse the event with the id 2, by vendor."""
+
+
+@contextmanager
+def _refusing_event_2(using: str) -> Iterator[None]:
+    vendor = connections[using].vendor
+    run(using, *_REFUSING[vendor])
+    try:
+        yield
+    finally:
+        if vendor == "postgresql":
+            run(using, "DROP FUNCTION test_refuse CASCADE")
+        else:
+            run(using, "DROP TRIGGER test_refuse")
+
+
 def test_a_value_that_the_database_refuses_becomes_a_dead_letter(
-    database: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+    database: str, broker: MemoryBroker
 ) -> None:
     """The other messages of its batch are written all the same."""
-    from django.db import DataError
-
-    from django_broadcaster.consumers import rows
-
-    write = rows.write_rows
-
-    def picky(connection: Any, wanted: Any) -> int:
-        if any(row.event_id == "2" for row in wanted):
-            raise DataError("value out of range")
-        return write(connection, wanted)
-
-    monkeypatch.setattr(rows, "write_rows", picky)
     broker.put_events(event(1), event(2), event(3))
-    with receiving(database):
+    with _refusing_event_2(database), receiving(database):
         wait_until(lambda: not broker.waiting, SECONDS, "acknowledged")
     rows_by_status = OutboxEvent.objects.using(database).order_by("id")
     assert [row.status for row in rows_by_status] == ["pending", "failed", "pending"]
@@ -376,3 +399,40 @@ def test_what_fails_at_the_end_is_a_warning(
     warnings = [each.message for each in caplog.records if each.levelno == logging.WARNING]
     assert any("Could not disconnect: server closed" in each for each in warnings)
     assert any("Could not release the lease: server closed" in each for each in warnings)
+
+
+def test_a_batch_takes_one_statement_on_postgresql(database: str, broker: MemoryBroker) -> None:
+    """Its rows and its figures, without a transaction that stays open."""
+    consumer = memory_broker.MemoryConsumer(alias="orders")
+    broker.put_events(event(1), event(2), event(1))
+    consumer.open()
+    deliveries = consumer.receive(10, 0)
+    lease = ReceiverLease(database, "orders")
+    lease.join()
+    writer = Writer(database, "orders", "handlers")
+    with CaptureQueriesContext(connections[database]) as queries:
+        written = writer.write(writer.entries(deliveries), 3, lease)
+    statements = [each["sql"] for each in queries if "outbox" in each["sql"]]
+    assert len(statements) == (1 if connections[database].vendor == "postgresql" else 2)
+    assert (written.received, written.duplicates) == (3, 1)
+    figures = OutboxReceiver.objects.using(database).get()
+    assert (figures.received, figures.duplicates, figures.malformed) == (3, 1, 0)
+
+
+def test_a_receiver_that_was_replaced_writes_nothing(database: str, broker: MemoryBroker) -> None:
+    """Its row is gone, so its batch is not written, neither alone nor with dead letters."""
+    consumer = memory_broker.MemoryConsumer(alias="orders")
+    consumer.open()
+    lease = ReceiverLease(database, "orders")
+    writer = Writer(database, "orders", "handlers")
+    for malformed in (False, True):
+        broker.put_events(event(1))
+        if malformed:
+            broker.put(b"no event")
+        deliveries = consumer.receive(10, 0)
+        lease.join()
+        OutboxReceiver.objects.using(database).all().delete()
+        with pytest.raises(LeaseLost):
+            writer.write(writer.entries(deliveries), len(deliveries), lease)
+        assert lease.is_lost
+    assert not OutboxEvent.objects.using(database).exists()

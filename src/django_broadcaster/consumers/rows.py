@@ -25,7 +25,7 @@ from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.publishing import PublishCall
 from django_broadcaster.publishing.bulk import MOST_CHARACTERS, is_too_long
 from django_broadcaster.publishing.columns import DeliveryPlan, characters
-from django_broadcaster.publishing.insertion import write_rows
+from django_broadcaster.publishing.insertion import are_plain, write_rows
 from django_broadcaster.redaction import text_for_row
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
 from django_broadcaster.store import NewRow, limits_statements, may_lack_characters, storable
@@ -81,6 +81,12 @@ class Within(Protocol):
 
     def end(self, written: Written) -> None:
         """Execute those at its end; an error rolls the batch back."""
+
+    def insert(self, rows: Sequence[NewRow], received: int) -> int | None:
+        """Insert rows and do the rest in the same statement; return how many are new.
+
+        None if that can't be done; then nothing was written.
+        """
 
 
 @dataclass(slots=True)
@@ -160,22 +166,31 @@ class Writer:
         received: int,
         within: Within | None,
     ) -> Written:
+        connection = connections[self._using]
         malformed = [entry for entry in entries if entry.problem]
         cut = [entry.delivery for entry in malformed if entry.is_cut]
-        connection = connections[self._using]
+        chunks = list(_chunks([entry.row for entry in entries], connection))
+        new = None
+        if within is not None and len(chunks) == 1 and not malformed and are_plain(chunks[0]):
+            new = within.insert(chunks[0], received)
+        if new is not None:
+            self._notify(new)
+            return Written(received, len(entries) - new, 0, cut)
         with transaction.atomic(using=self._using):
             if within is not None:
                 within.begin()
-            chunks = _chunks([entry.row for entry in entries], connection)
             new = sum(write_rows(connection, chunk) for chunk in chunks)
             for entry in malformed:
                 self._explain(entry)
-            if new:
-                notify_after_commit(connection, self._backend)
+            self._notify(new)
             written = Written(received, len(entries) - new, len(malformed), cut)
             if within is not None:
                 within.end(written)
         return written
+
+    def _notify(self, new: int) -> None:
+        if new:
+            notify_after_commit(connections[self._using], self._backend)
 
     def _explain(self, entry: Entry) -> None:
         """Complete the row of a dead letter, unless it was there already."""

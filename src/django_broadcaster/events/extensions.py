@@ -29,6 +29,10 @@ _NONE: Final[Mapping[str, bool | int | str]] = MappingProxyType({})
 _RESERVED: Final = {"specversion", "data", "data_base64", *JSON_NAMES.values()}
 
 
+_FREQUENT: Final = frozenset({"partitionkey", TRACEPARENT, TRACESTATE, "expirytime"})
+"""Valid names that need no check."""
+
+
 def check_extensions(
     given: object, longest: int | None = 20, known: Container[object] = ()
 ) -> Mapping[str, bool | int | str]:
@@ -46,7 +50,8 @@ def check_extensions(
     for name, value in given.items():
         if value is None:
             continue  # unset, by the JSON format
-        _check_name(name, None if name in known else longest)
+        if name not in _FREQUENT:
+            _check_name(name, None if name in known else longest)
         try:
             checked[name] = _json_value(name, value if type(value) is str else resolved(value))
         except (TypeError, ValueError, OverflowError) as exc:

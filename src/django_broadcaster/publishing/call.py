@@ -19,7 +19,13 @@ from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.registry import event_registry
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
-from django_broadcaster.store import NewRow, identity_of, may_lack_characters
+from django_broadcaster.store import (
+    NewRow,
+    identity_of,
+    limits_statements,
+    max_depth,
+    may_lack_characters,
+)
 
 from .asynchronous import refuse_in_event_loop
 from .columns import (
@@ -119,6 +125,8 @@ class PublishCall:
         self._partitions = conf.PARTITIONS
         self._seals = encryption.is_on()
         self._may_lack_characters = may_lack_characters(self.connection)
+        self._limits_depth = max_depth(self.connection) is not None
+        self._limits_statements = limits_statements(self.connection)
 
     def aliases(self, event_type: str, backend: str | None) -> list[str]:
         """Return the aliases of the backends that an event goes to; raises UnknownBackend."""
@@ -156,14 +164,17 @@ class PublishCall:
         if self.stamp is not None:
             event = self.stamp(event)
         columns = columns_of(event, partition_key, partitions=self._partitions, use_tz=self._use_tz)
-        check_depth(event.data, columns.data, self.connection)
+        if self._limits_depth:
+            check_depth(event.data, columns.data, self.connection)
         for target in targets:
-            check_size(target.alias, target.limit, columns, self.connection)
+            if target.limit is not None:
+                check_size(target.alias, target.limit, columns, self.connection)
         if self._seals:
             columns = sealed(columns, self.connection)
         if self._may_lack_characters:
             check_characters(columns, self.connection)
-        check_statement(columns, delivery.config_json, self.connection)
+        if self._limits_statements:
+            check_statement(columns, delivery.config_json, self.connection)
         rows: list[NewRow] = []
         for target in targets:
             identity = identity_of(event.source, event.id, target.scope) if unique else None

@@ -74,6 +74,11 @@ def write_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     return len(found)
 
 
+def are_plain(rows: Sequence[NewRow]) -> bool:
+    """Return True if nothing but an INSERT is to be done for rows."""
+    return not has_receivers() and not any(isinstance(row, HandedRow) for row in rows)
+
+
 _ISOLATION_REFUSED = 1665
 """The error of MariaDB and MySQL for a change that a statement-based binary log can't record."""
 

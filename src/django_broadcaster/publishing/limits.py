@@ -13,7 +13,6 @@ from django_broadcaster.store import (
     EventColumns,
     first_unstorable,
     growth,
-    limits_statements,
     max_depth,
     max_statement,
     may_be_too_long,
@@ -60,8 +59,6 @@ def check_statement(
     columns: EventColumns, config_json: str, connection: BaseDatabaseWrapper
 ) -> None:
     """Raise StatementTooLong for an event for which MariaDB or MySQL would end the session."""
-    if not limits_statements(connection):
-        return
     if not may_be_too_long(characters(columns) + len(config_json), connection):
         return
     size, most = statement_bytes((*columns, config_json)), max_statement(connection)
@@ -70,10 +67,10 @@ def check_statement(
 
 
 def check_size(
-    alias: str, limit: int | None, columns: EventColumns, connection: BaseDatabaseWrapper
+    alias: str, limit: int, columns: EventColumns, connection: BaseDatabaseWrapper
 ) -> None:
     """Raise PayloadTooLarge if the event is over the limit of its backend."""
-    if limit is None or most_bytes(columns) <= limit:
+    if most_bytes(columns) <= limit:
         return
     size = _size(columns, connection)
     if size > limit:

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import IntegrityError, connections, models, transaction
@@ -20,19 +20,13 @@ from django.db import IntegrityError, connections, models, transaction
 from django_broadcaster.conf import conf
 from django_broadcaster.consumers.rows import Written
 from django_broadcaster.exceptions import LeaseLost
+from django_broadcaster.idle_connections import is_in_transaction
 from django_broadcaster.models import OutboxReceiver
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.relay.fencing import duration
-from django_broadcaster.store import NOW
+from django_broadcaster.store import NewRow, add_to_receiver, insert_received
 
 logger = logging.getLogger("django_broadcaster.receiver")
-
-# In SQL: each batch sends it, and Django takes longer to write it than the server to execute it.
-_ADD = (
-    "UPDATE django_broadcaster_outboxreceiver SET heartbeat_at = {now}, last_received_at = {now}, "
-    "received = received + %s, duplicates = duplicates + %s, malformed = malformed + %s "
-    "WHERE id = %s AND consumer = %s"
-)
 
 
 class ReceiverLease:
@@ -113,12 +107,29 @@ class ReceiverLease:
     def end(self, written: Written) -> None:
         """Add a batch to the figures, in the transaction that writes it; raises LeaseLost."""
         asked_at, receiver = time.monotonic(), self.id
-        figures = (written.received, written.duplicates, written.malformed)
-        sql = _ADD.format(now=NOW[connections[self.using].vendor])
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(sql, [*figures, receiver, self.consumer])
-            stands = cursor.rowcount > 0
+        stands = add_to_receiver(
+            connections[self.using],
+            receiver,
+            self.consumer,
+            received=written.received,
+            duplicates=written.duplicates,
+            malformed=written.malformed,
+        )
         self._note(asked_at, receiver, stands)
+
+    def insert(self, rows: Sequence[NewRow], received: int) -> int | None:
+        """Insert rows and add the batch to the figures in one statement; return how many are new.
+
+        None if the database has no such statement, or the caller a transaction of its own; then
+        nothing was written. Raises LeaseLost.
+        """
+        connection = connections[self.using]
+        if connection.vendor != "postgresql" or is_in_transaction(connection):
+            return None
+        asked_at, receiver = time.monotonic(), self.id
+        new = insert_received(connection, rows, receiver, self.consumer, received=received)
+        self._note(asked_at, receiver, new is not None)
+        return new
 
     def renew(self, figures: Mapping[str, Any]) -> None:
         """Send a heartbeat with the latest figures; raises LeaseLost."""

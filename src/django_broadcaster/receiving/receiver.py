@@ -29,6 +29,7 @@ from django_broadcaster.relay.health import Activity
 from django_broadcaster.relay.outage import DatabaseOutage
 from django_broadcaster.relay.separate_thread import Call, SeparateThread
 from django_broadcaster.signals import messages_received
+from django_broadcaster.store import NewRow
 
 from .lease import ReceiverLease
 from .positions import Positions, SourcesLost
@@ -355,6 +356,10 @@ class _Within(NamedTuple):
     def end(self, written: Written) -> None:
         """Add the batch to the receiver's figures; raises LeaseLost."""
         self.lease.end(written)
+
+    def insert(self, rows: Sequence[NewRow], received: int) -> int | None:
+        """Return None: the positions are moved by statements of their own."""
+        return None
 
 
 class _Lag:

@@ -188,12 +188,16 @@ def _renew_connections() -> None:
     """Close connections that are broken, changed or too old, as Django does between requests.
 
     `CONN_MAX_AGE = 0` closes a connection when a request ends. Here are no requests, so connections
-    are kept, unless they belong to a pool.
+    are kept, unless they belong to a pool. Django would also check each connection at every call;
+    `check_connections` does that once a second.
     """
+    connection: Any  # the type stubs lack Django's flags
     for connection in connections.all(initialized_only=True):
         if not connection.settings_dict["CONN_MAX_AGE"]:
             connection.close_at = None
+        is_checked = connection.health_check_done
         connection.close_if_unusable_or_obsolete()
+        connection.health_check_done = is_checked
     check_connections()
 
 

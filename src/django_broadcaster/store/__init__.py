@@ -1,6 +1,7 @@
 """The only place where rows of the outbox change status, in Django's ORM or in plain SQL.
 
-- Into the table: `insert` and `insert_many`, for rows as `new_rows` describes them.
+- Into the table: `insert` and `insert_many`, for rows as `new_rows` describes them;
+  `receiving` adds the figures of a receiver.
 - Delivery: `relay` joins `fetch`, `pulse`, `settle` and `promote`, which share the SQL of
   `relay_sql`, `backend_sql` and `bounded_sql`.
 - Out of the table: `purge` deletes old rows, `archive` copies them first.
@@ -63,6 +64,7 @@ from .purge import (
     purge_entries,
 )
 from .receivers import ConsumerJudgement, ConsumerState, consumer_judgements
+from .receiving import add_to_receiver, insert_received
 from .relay import RelayRows
 from .relay_sql import TIMELINE, keep_plans, relay_cursor
 from .results import OperationResult, result_of
@@ -118,6 +120,7 @@ __all__ = [
     "StoredRow",
     "Window",
     "add_to_minute",
+    "add_to_receiver",
     "as_stored",
     "blocked_keys",
     "client_charset",
@@ -139,6 +142,7 @@ __all__ = [
     "identity_of",
     "insert_event",
     "insert_new",
+    "insert_received",
     "insert_row",
     "insert_rows",
     "instance_of",

@@ -41,7 +41,7 @@ def insert_rows(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> int:
     """
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(*_from_arrays(rows))
+            cursor.execute(*from_arrays(rows))
         elif connection.vendor == "sqlite":
             # It has no round trips, and limits the parameters of a statement.
             statement = insert_sql("sqlite", _ALL, f"VALUES {_MARKS}", unique=_is_unique(rows))
@@ -60,7 +60,7 @@ def insert_new(connection: BaseDatabaseWrapper, rows: Sequence[NewRow]) -> list[
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(*_from_arrays(rows, returning="id, identity"))
+            cursor.execute(*from_arrays(rows, returning="id, identity"))
             found = _matched(rows, cursor.fetchall())
     else:
         found = [(insert_row(connection, row), row) for row in rows]
@@ -91,8 +91,16 @@ def _is_unique(rows: Iterable[NewRow]) -> bool:
 # text here, which every driver accepts, in a tenth of the time that psycopg takes for a list.
 
 
-def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list[Any]]:
-    """Return a statement that writes the rows, and its parameters."""
+def from_arrays(
+    rows: Sequence[NewRow], *, only_if: str = "", returning: str = ""
+) -> tuple[str, list[Any]]:
+    """Return a statement that writes the rows, and its parameters.
+
+    Args:
+        rows: The rows.
+        only_if: A condition in SQL without which none is written.
+        returning: The columns that it returns of each new row.
+    """
     constants: list[str | None] = []
     arrays: dict[str, str] = {}
     for name, values in zip(NewRow._fields, zip(*rows, strict=True), strict=True):
@@ -104,6 +112,8 @@ def _from_arrays(rows: Sequence[NewRow], returning: str = "") -> tuple[str, list
     if "created_at" not in arrays:
         constants.append(text_of(rows[0].created_at))  # as `updated_at`
     select = _select(tuple(arrays))
+    if only_if:
+        select += f" WHERE {only_if}"
     statement = insert_sql("postgresql", _ALL, select, unique=_is_unique(rows), returning=returning)
     return statement, [*constants, *arrays.values()]
 
@@ -127,10 +137,15 @@ def _texts(name: str, values: Sequence[Any]) -> Sequence[str | None]:
     return [None if value is None else write(value) for value in values]
 
 
-def text_array(texts: Iterable[str | None]) -> str:
+def text_array(texts: Sequence[str | None]) -> str:
     """Return PostgreSQL's text for an array, which every driver sends unchanged."""
-    items = (
-        "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        for text in texts
-    )
-    return "{" + ",".join(items) + "}"
+    if None not in texts:
+        joined = "\0".join(texts)  # type: ignore[arg-type]
+        if joined.count("\0") == len(texts) - 1:  # no text has this character of its own
+            items = _escaped(joined).replace("\0", '","')
+            return f'{{"{items}"}}' if texts else "{}"
+    return "{" + ",".join("NULL" if each is None else f'"{_escaped(each)}"' for each in texts) + "}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

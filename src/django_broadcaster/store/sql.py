@@ -17,6 +17,7 @@ ATTEMPTS = "django_broadcaster_outboxattempt"
 ARCHIVE = "django_broadcaster_outboxarchivedevent"
 OPERATIONS = "django_broadcaster_outboxoperation"
 SAMPLES = "django_broadcaster_outboxsample"
+RECEIVERS = "django_broadcaster_outboxreceiver"
 
 NOW = {
     "postgresql": "statement_timestamp()",

@@ -46,7 +46,7 @@ class Writer:
         if self._connection.vendor == "postgresql":
             arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in Row._fields)
             values = f"SELECT * FROM unnest({arrays})"
-            params = [text_array(map(_text, column)) for column in zip(*rows, strict=True)]
+            params = [text_array(list(map(_text, column))) for column in zip(*rows, strict=True)]
         else:
             values = f"VALUES {', '.join([_PLACEHOLDERS] * len(rows))}"
             params = [value for row in rows for value in row]

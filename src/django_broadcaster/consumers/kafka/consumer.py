@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from operator import methodcaller
 from typing import Any, ClassVar, Final, TypeVar
 
 from django_broadcaster.backends.connected import HEALTH_SECONDS
@@ -21,23 +20,21 @@ from django_broadcaster.backends.kafka.address import (
 from django_broadcaster.backends.kafka.bounded import bounded
 from django_broadcaster.backends.kafka.errors import describe
 from django_broadcaster.backends.kafka.names import topic_problem
-from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage, problem_of
+from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
 from django_broadcaster.consumers.positions import Position
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 
-from .offsets import Partition, Receipt
+from .lag import Lag
+from .offsets import Partition, Receipt, to_commit
+from .records import Tombstone, message_of
+from .settings import REFUSED, RESETS, settings_of
 
 T = TypeVar("T")
 
-RESETS: Final[Mapping[str, str]] = {"all": "earliest", "new": "latest"}
-"""Kafka's words for the values of `start`."""
 
 STORES: Final = ("broker", "database")
 """The values of `offsets`."""
-
-METADATA_SECONDS: Final = 30.0
-"""Seconds after which a topic or a partition that was added is noticed."""
 
 REBALANCED: Final = frozenset({
     "FENCED_INSTANCE_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "UNKNOWN_MEMBER_ID",
@@ -51,39 +48,8 @@ _PASSING: Final = frozenset({"_MAX_POLL_EXCEEDED"})
 _STOPPING: Final = frozenset({"_ALL_BROKERS_DOWN", "_FATAL"})
 """Errors of a client that are said once. A receiver with a name that another one has is fatal."""
 
-_END_OFFSET: Final = -1
-_FIRST_OFFSET: Final = -2
-
-_headers_of: Final = methodcaller("headers")
-"""Returns the headers of a record; raises SystemError if the name of one is not UTF-8.
-
-For such a name the client returns a tuple with a hole, and leaves its exception set. The process
-crashes when it unpacks the tuple. `methodcaller` checks for the exception; Python does not, once it
-has specialised a plain call.
-"""
 
 _MISSING: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"})
-
-_REFUSED: Final[Mapping[str, str]] = {
-    "auto.offset.reset": "give the option 'start' instead",
-    "group.id": "give the option 'group' instead",
-    "group.instance.id": "give the option 'group_instance_id' instead",
-    "session.timeout.ms": "give the option 'session_timeout' instead",
-    "socket.timeout.ms": "give the option 'timeout' instead",
-    **dict.fromkeys(
-        ("enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"),
-        "an offset is committed when the rows of its records are",
-    ),
-    **dict.fromkeys(
-        ("group.protocol", "partition.assignment.strategy"),
-        "the consumer needs 'cooperative-sticky' assignment",
-    ),
-    **dict.fromkeys(("enable.partition.eof", "on_commit"), "the consumer uses it"),
-}
-
-
-class Tombstone(ReceivedMessage):
-    """A record without a value: an event without data, or the deletion of a key."""
 
 
 class KafkaConsumer(Consumer):
@@ -154,7 +120,14 @@ class KafkaConsumer(Consumer):
             password=password,
             tls=tls,
             config=config,
-            refused=_REFUSED,
+            refused=REFUSED,
+        )
+        self._lag = Lag(
+            self._names,
+            self._patterns,
+            from_the_first=self.start == "all",
+            timeout=self.timeout,
+            failure=self._unavailable,
         )
         self._client: Any = None
         self._partitions: dict[tuple[str, int], Partition] = {}
@@ -163,8 +136,6 @@ class KafkaConsumer(Consumer):
         self._outage = ""  # the error after which this client is of no use
         self._not_taken: Exception | None = None  # why the offsets could not be read
         self._errors: deque[Any] = deque(maxlen=1)  # what librdkafka said last of its connections
-        self._known: list[tuple[str, int]] = []
-        self._known_until = 0.0
 
     # --- The contract ------------------------------------------------------------------------
 
@@ -179,7 +150,7 @@ class KafkaConsumer(Consumer):
         self.address.check_files()
         self._outage, self._not_taken = "", None
         self._is_paused = False
-        self._known_until = 0.0
+        self._lag.forget()
         with mapped(self._config_error):
             self._client = client_class("Consumer")(self._settings())
         try:
@@ -243,7 +214,7 @@ class KafkaConsumer(Consumer):
         """
         client = self._open_client()
         with mapped(self._failure):
-            client.pause([_place_of(each) for each in self._partitions.values()])
+            client.pause([each.place for each in self._partitions.values()])
             self._is_paused = True
             while (message := client.poll(0)) is not None:
                 self._early.append(message)
@@ -269,18 +240,7 @@ class KafkaConsumer(Consumer):
         """Return the number of records that are not committed, of all partitions of the group."""
         client = self._open_client()
         with mapped(self._failure):
-            places = [_place(*each) for each in self._all_partitions()]
-            committed = client.committed(places, timeout=self.timeout) if places else []
-            self._check(committed)
-            fresh = [(each.topic, each.partition) for each in committed if each.offset < 0]
-            firsts = self._offsets(fresh, _FIRST_OFFSET) if self.start == "all" else {}
-            ends = self._offsets([(each.topic, each.partition) for each in places], _END_OFFSET)
-        lag = 0
-        for each in committed:
-            key = (each.topic, each.partition)
-            begin = each.offset if each.offset >= 0 else firsts.get(key, ends[key])
-            lag += max(0, ends[key] - begin)
-        return lag
+            return self._lag.ask(client)
 
     # --- Records -----------------------------------------------------------------------------
 
@@ -319,13 +279,10 @@ class KafkaConsumer(Consumer):
         offset: int = record.offset()
         partition.received(offset)
         receipt = Receipt(partition, offset)
-        try:
-            headers = _headers_of(record) or ()
-        except SystemError as raised:
-            cause = raised if raised.__cause__ is None else raised.__cause__
-            problem = f"the headers can't be read: {problem_of(cause)}"
-            return Delivery(_message(record, ()), receipt, problem=problem)
-        return self.delivery(_message(record, headers), receipt)
+        message, problem = message_of(record)
+        if problem:
+            return Delivery(message, receipt, problem=problem)
+        return self.delivery(message, receipt)
 
     # --- Partitions --------------------------------------------------------------------------
 
@@ -354,7 +311,7 @@ class KafkaConsumer(Consumer):
             except Exception as error:  # the records of these partitions are left out
                 self._not_taken = error
                 return
-            client.incremental_assign([_begin_of(each) for each in partitions])
+            client.incremental_assign([each.begin for each in partitions])
         for each in partitions:
             self._partitions[each.topic, each.number] = each
 
@@ -376,7 +333,7 @@ class KafkaConsumer(Consumer):
         if client is not self._client:
             return
         keys = [(each.topic, each.partition) for each in places]
-        offsets = _to_commit(self._partitions[key] for key in keys if key in self._partitions)
+        offsets = to_commit(self._partitions[key] for key in keys if key in self._partitions)
         if offsets:
             with suppress(Exception):
                 client.commit(offsets=offsets, asynchronous=True)
@@ -399,7 +356,7 @@ class KafkaConsumer(Consumer):
         if self._is_paused:
             self._is_paused = False
             with mapped(self._failure):
-                places = [_place_of(each) for each in self._partitions.values()]
+                places = [each.place for each in self._partitions.values()]
                 self._open_client().resume(places)
 
     # --- Offsets -----------------------------------------------------------------------------
@@ -409,7 +366,7 @@ class KafkaConsumer(Consumer):
 
     def _commit_offsets(self, client: Any, partitions: Iterable[Partition]) -> None:
         """Commit what is acknowledged; raises BackendUnavailable."""
-        offsets = _to_commit(partitions)
+        offsets = to_commit(partitions)
         if not offsets:
             return
         try:
@@ -426,65 +383,17 @@ class KafkaConsumer(Consumer):
             elif each.error.name() not in REBALANCED:
                 raise self._unavailable(each.error)
 
-    def _all_partitions(self) -> list[tuple[str, int]]:
-        """Return the partitions of all topics of the group, by topic and number."""
-        now = time.monotonic()
-        if now >= self._known_until:
-            found = self._open_client().list_topics(timeout=self.timeout).topics
-            self._known = [
-                (name, number)
-                for name, topic in found.items()
-                if name in self._names or any(each.match(name) for each in self._patterns)
-                for number in topic.partitions
-            ]
-            self._known_until = now + METADATA_SECONDS
-        return self._known
-
-    def _offsets(self, keys: Sequence[tuple[str, int]], which: int) -> dict[tuple[str, int], int]:
-        """Return the first offset, or the one after the last record, of each partition."""
-        if not keys:
-            return {}
-        places = [_place(*key, which) for key in keys]
-        found = self._open_client().offsets_for_times(places, timeout=self.timeout)
-        self._check(found)
-        return {(each.topic, each.partition): each.offset for each in found}
-
-    def _check(self, places: Iterable[Any]) -> None:
-        """Raise BackendUnavailable if the answer for a partition is an error."""
-        for each in places:
-            if each.error is not None:
-                raise self._unavailable(each.error)
-
     # --- The client --------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        milliseconds = int(self.timeout * 1000)
-        session = int(self.session_timeout * 1000)
-        ours = {
-            "group.id": self.group,
-            "auto.offset.reset": RESETS[self.start],
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
-            "partition.assignment.strategy": "cooperative-sticky",
-            "isolation.level": "read_committed",
-            "session.timeout.ms": session,
-            "heartbeat.interval.ms": min(session // 3, 3000),
-            "max.poll.interval.ms": max(session, 300_000),
-            "fetch.wait.max.ms": 500,
-            "socket.timeout.ms": milliseconds + 1000,
-            "socket.connection.setup.timeout.ms": milliseconds,
-            "api.version.request.timeout.ms": milliseconds,
-            # What is fetched ahead is in memory: two batches are enough.
-            "queued.max.messages.kbytes": 16_384,
-            "fetch.queue.backoff.ms": 50,
-            "topic.metadata.refresh.interval.ms": int(METADATA_SECONDS * 1000),
-            "log.connection.close": False,
-            "error_cb": self._note_error,
-        }
-        if self.group_instance_id is not None:
-            ours["group.instance.id"] = self.group_instance_id
-        return self.address.settings(ours)
+        ours = settings_of(
+            group=self.group,
+            group_instance_id=self.group_instance_id,
+            start=self.start,
+            session_timeout=self.session_timeout,
+            timeout=self.timeout,
+        )
+        return self.address.settings({**ours, "error_cb": self._note_error})
 
     def _pattern(self, text: str) -> re.Pattern[str]:
         try:
@@ -550,54 +459,3 @@ class KafkaConsumer(Consumer):
 
     def _config_error(self, error: Exception) -> BackendConfigurationError:
         return self.option_error("config", f"librdkafka rejects the configuration: {error}")
-
-
-def _message(record: Any, raw_headers: Iterable[tuple[str, bytes | None]]) -> ReceivedMessage:
-    """Return a record of the client as a message."""
-    value = record.value()
-    kind = Tombstone if value is None else ReceivedMessage
-    headers = {name: _text(raw) for name, raw in raw_headers}
-    return kind(
-        body=value or b"",
-        headers=headers,
-        content_type=headers.get("content-type", ""),
-        key=_key(record.key()),
-        origin=record.topic(),
-        position=f"{record.partition()}/{record.offset()}",
-    )
-
-
-def _key(raw: bytes | None) -> str:
-    """Return the key of a record; as hexadecimal digits if it is not text."""
-    try:
-        return (raw or b"").decode()
-    except UnicodeDecodeError:
-        return (raw or b"").hex()
-
-
-def _text(raw: bytes | None) -> str:
-    return (raw or b"").decode(errors="surrogateescape")
-
-
-def _place(topic: str, number: int, offset: int | None = None) -> Any:
-    kind = client_class("TopicPartition")
-    return kind(topic, number) if offset is None else kind(topic, number, offset)
-
-
-def _to_commit(partitions: Iterable[Partition]) -> list[Any]:
-    """Return the offsets that are not committed yet, as the client takes them."""
-    return [
-        _place(each.topic, each.number, each.to_commit)
-        for each in partitions
-        if each.to_commit is not None
-    ]
-
-
-def _begin_of(partition: Partition) -> Any:
-    """Return a partition with the offset where to begin; Kafka's own, if the database has none."""
-    position = partition.source.position if partition.source is not None else None
-    return _place(partition.topic, partition.number, position)
-
-
-def _place_of(partition: Partition) -> Any:
-    return _place(partition.topic, partition.number)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+from django_broadcaster.backends.kafka.address import client_class
 from django_broadcaster.consumers.positions import Source
+
+
+def place(topic: str, number: int, offset: int | None = None) -> Any:
+    """Return a partition, and an offset in it, as the client takes them."""
+    kind = client_class("TopicPartition")
+    return kind(topic, number) if offset is None else kind(topic, number, offset)
 
 
 class Partition:
@@ -58,6 +66,17 @@ class Partition:
             self.next = self._end
 
     @property
+    def place(self) -> Any:
+        """The partition as the client takes it."""
+        return place(self.topic, self.number)
+
+    @property
+    def begin(self) -> Any:
+        """The partition with the offset where to begin; Kafka's own, if the database has none."""
+        position = self.source.position if self.source is not None else None
+        return place(self.topic, self.number, position)
+
+    @property
     def to_commit(self) -> int | None:
         """The offset to commit; None if it was committed already."""
         return self.next if self.next != self.committed else None
@@ -68,3 +87,12 @@ class Receipt(NamedTuple):
 
     partition: Partition
     offset: int
+
+
+def to_commit(partitions: Iterable[Partition]) -> list[Any]:
+    """Return the offsets that are not committed yet, as the client takes them."""
+    return [
+        place(each.topic, each.number, each.to_commit)
+        for each in partitions
+        if each.to_commit is not None
+    ]

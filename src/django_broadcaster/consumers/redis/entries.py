@@ -80,7 +80,7 @@ def message_of(entry: Entry, body_fields: Sequence[bytes]) -> ReceivedMessage:
             body, body_field = flat[2 * names.index(name) + 1], name
             break
     content_type = ""
-    if _CONTENT_TYPE in names:
+    if len(names) > 1 and _CONTENT_TYPE in names:
         content_type = _text(flat[2 * names.index(_CONTENT_TYPE) + 1])
     return ReceivedMessage(
         body=body,
