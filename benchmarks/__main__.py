@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 
@@ -76,7 +77,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--runs", type=int, default=5, help="runs of each benchmark (5)")
     parser.add_argument("--events", type=int, default=100_000, help="events in a backlog (100,000)")
-    parser.add_argument("--write", metavar="FILE", help="write the table to a page of the docs")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the table into a page of the docs"
+    )
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys() - {"costs"}
     if unknown:

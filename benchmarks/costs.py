@@ -7,12 +7,10 @@ relays and servers have to run on this machine. The database's log is that of th
 from __future__ import annotations
 
 import os
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from django import get_version
 from django.conf import settings
 from django.db import connection
 
@@ -20,6 +18,7 @@ from django_broadcaster.publishers import publisher
 
 from . import outbox, relays
 from .capacity import Costs, Point
+from .table import machine
 
 MOST_RELAYS = 6
 CALLS = 3000
@@ -33,7 +32,7 @@ def measure(events: int) -> Costs:
     publish_us, publish_wal_bytes = _publishing()
     points = [point(count, events * min(count, 3)) for count in range(1, MOST_RELAYS + 1)]
     return Costs(
-        machine=_machine(),
+        machine=machine(),
         processors=os.cpu_count() or 1,
         points=points,
         publish_us=publish_us,
@@ -139,13 +138,3 @@ def _row_bytes() -> float:
             "FROM django_broadcaster_outboxevent"
         )
         return float(cursor.fetchone()[0])
-
-
-def _machine() -> str:
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW server_version")
-        server = cursor.fetchone()[0].split()[0]
-    return (
-        f"Python {platform.python_version()}, Django {get_version()}, PostgreSQL {server}, "
-        f"{platform.machine()}"
-    )

@@ -1,8 +1,8 @@
 """The relay to Kafka beside Kafka Connect with Debezium: the same events, database and broker.
 
 The database is a PostgreSQL of our own with `wal_level` logical, and the broker one of our own.
-Kafka Connect has the options of Java of Kafka's scripts. Before they are measured, both have run
-and delivered a tenth of the events. They are paused while the backlog is written.
+Kafka Connect has the options of Java of Kafka's scripts. Before they are measured, both have started
+and delivered a fifth of the events. They are paused while the backlog is written.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def kafka_connect_beside_relay(runs: int, events: int) -> list[Figure]:
 def _measure(place: _Place, deliverer: Deliverer, events: int) -> _Measured:
     outbox.empty()
     with deliverer(place) as running, _Topic(place) as topic:
-        _backlog(place, running, topic, max(events // 10, 100))
+        _backlog(place, running, topic, max(events // 5, 100))
         rate, *costs = _backlog(place, running, topic, events)
         p50, p99 = _latency(topic)
         return _Measured(rate, p50, p99, *costs, relays.peak_megabytes(running.pid))
