@@ -1,7 +1,7 @@
 """The relay to Kafka beside Kafka Connect with Debezium: the same events, database and broker.
 
 The database is a PostgreSQL of our own with `wal_level` logical, and the broker one of our own.
-Kafka Connect has the options of Java of Kafka's scripts. Before they are measured, both have started
+Kafka Connect has the options of Java of Kafka's scripts. Both are measured after they have started
 and delivered a fifth of the events. They are paused while the backlog is written.
 """
 
@@ -36,6 +36,7 @@ from .measure import Figure, of_pairs
 
 RATE = 100
 COUNT = 500
+IDLE_SECONDS = 5.0
 SECONDS = 120.0
 PER_TRANSACTION = 1000
 
@@ -79,6 +80,7 @@ class _Measured:
     database_us: float
     publishing_us: float
     broker_us: float
+    idle_percent: float
     megabytes: float
 
 
@@ -90,6 +92,7 @@ _FIGURES = {
     "database_us": ("processor: database, delivering", "us", ""),
     "publishing_us": ("processor: database, publishing", "us", ""),
     "broker_us": ("processor: broker", "us", ""),
+    "idle_percent": ("idle: of a core", "%", ""),
     "megabytes": ("memory", "MB", "<= 0.1"),
 }
 """The name, the unit and the goal of each figure."""
@@ -136,7 +139,8 @@ def _measure(place: _Place, deliverer: Deliverer, events: int) -> _Measured:
         _backlog(place, running, topic, max(events // 5, 100))
         rate, *costs = _backlog(place, running, topic, events)
         p50, p99 = _latency(topic)
-        return _Measured(rate, p50, p99, *costs, relays.peak_megabytes(running.pid))
+        idle = _idle(running)
+        return _Measured(rate, p50, p99, *costs, idle, relays.peak_megabytes(running.pid))
 
 
 # The two
@@ -290,6 +294,13 @@ def _latency(topic: _Topic) -> tuple[float, float]:
     reader.join(SECONDS)
     delays = sorted((arrived[event_id] - moment) * 1000 for event_id, moment in committed.items())
     return delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
+
+
+def _idle(running: _Running) -> float:
+    """Return the percentage of a core that one uses without any event."""
+    before = relays.cpu(running.pid)
+    time.sleep(IDLE_SECONDS)
+    return (relays.cpu(running.pid) - before) / IDLE_SECONDS * 100
 
 
 # The consumer

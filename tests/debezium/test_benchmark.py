@@ -36,6 +36,6 @@ def test_the_benchmark_measures_what_the_page_has(postgres: OwnDatabase) -> None
     figures = {figure["name"]: figure for figure in json.loads(done.stdout)}
     assert list(figures) == MEASURED.findall(PAGE.read_text())
     for name, figure in figures.items():
-        if "processor" not in name:  # few events take less than a tick of the clock
+        if not re.search("processor|idle", name):  # these may be below a tick of the clock
             assert figure["ours"] > 0, name
             assert figure["bare"] > 0, name
