@@ -24,6 +24,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
+    "builtin_names",
     "house_docstrings",
     "generated",
 ]
@@ -45,7 +46,9 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(builtins|collections|contextlib|dataclasses|datetime|django)\b.*"),
     (r"py:.*", r"(opentelemetry|pathlib|ssl|typing)\b.*"),
     (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
-    (r"py:.*", r"django_broadcaster\.registry\.F"),
+    (r"py:.*", r"django_broadcaster\.(registry\.(E|F|Result)|publishers\.E)"),
+    (r"py:.*", r"django_broadcaster\.typed_events\.\w+\.(EventClass|T|U)"),
+    (r"py:.*", r"Further"),
     (r"py:.*", r"django_broadcaster\.backends\.(connected\.ConnectionT|errors\.Code)"),
     (r"py:.*", r"django_broadcaster\.backends\.(base\.Thread|bindings\.Binding)"),
     (r"py:.*", r"django_broadcaster\.backends\.(in_flight\.Packed|outcomes\.MessageBatch)"),

@@ -7,7 +7,7 @@ from datetime import timedelta
 from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from cryptography.fernet import Fernet
@@ -22,6 +22,7 @@ from django_broadcaster.backends import Message, MessageBackend
 from django_broadcaster.conf import all_settings
 from django_broadcaster.consumers import CloudEventView
 from django_broadcaster.registry import event_registry
+from django_broadcaster.typed_events import event_types, typed_event, upcasts
 from tests.support.memory_broker import MemoryConsumer
 from tests.support.own_servers import as_alias
 from tests.support.registered import only_handlers
@@ -441,8 +442,8 @@ def test_every_id_is_documented_and_tested() -> None:
     by_hand = set(re.findall(r"^\| `([EWI]\d{3})` \|", page, flags=re.MULTILINE))
 
     produced = {number for _, number, _ in WRONG} | {
-        *("E024", "E031", "E035", "E053", "E054"),
-        *("W003", "W006", "W007", "W008", "W009", "W010", "W011"),
+        *("E024", "E031", "E035", "E053", "E054", "E055"),
+        *("W003", "W006", "W007", "W008", "W009", "W010", "W011", "W012"),
     }
     assert of_rules | by_hand == produced
     assert not of_rules & by_hand
@@ -645,3 +646,38 @@ def test_a_handler_of_an_unknown_consumer_is_a_warning() -> None:
         assert found(**consumers()) == []
     assert problem.id == "django_broadcaster.W011"
     assert "consumer='orders'" in (problem.hint or "")
+
+
+class Later(TypedDict):
+    """An event with a field of a type that is not imported."""
+
+    at: "Missing"  # type: ignore[name-defined]  # noqa: F821
+
+
+class Old(TypedDict):
+    """An event of a third version."""
+
+    order: int
+
+
+@pytest.mark.parametrize(
+    ("event_class", "version", "number", "hint"),
+    [
+        (Later, 1, "E055", "Import the type in the module of the class"),
+        (Old, 3, "W012", "@upcasts(Old, from_version=2)"),
+    ],
+)
+def test_an_event_that_cannot_be_read_is_found(
+    event_class: type[Any], version: int, number: str, hint: str
+) -> None:
+    """When Django starts, and not when the first event is published or handled."""
+    typed_event("checked", source="/tests", version=version)(event_class)
+    if version > 1:
+        upcasts(event_class, from_version=1)(dict)
+    try:
+        (problem,) = found(**publishers())
+    finally:
+        event_types.remove(event_class)
+    assert problem.id == f"django_broadcaster.{number}"
+    assert hint in (problem.hint or "")
+    assert event_class.__qualname__ in problem.msg

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, get_type_hints
 from unittest.mock import Mock
 
 import pytest
@@ -13,7 +14,12 @@ from asgiref.sync import async_to_sync
 from django_broadcaster import registry as registry_module
 from django_broadcaster import signals
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.registry import EventHandlerRegistry, Handler, event_registry
+from django_broadcaster.registry import (
+    EventHandlerRegistry,
+    Handler,
+    HandlerOptions,
+    event_registry,
+)
 
 
 def greet(event: CloudEvent) -> None:
@@ -96,6 +102,14 @@ def test_bound_method_of_several_patterns_runs_once(
     assert functions(registry, "order.placed") == [shop.ship, other.ship]
     registry.unregister(name or f"{__name__}.Shop.ship")
     assert functions(registry, "order.placed") == [other.ship]
+
+
+def test_the_options_of_register_are_those_of_their_type() -> None:
+    """Type checkers read `HandlerOptions`, and Python the method itself."""
+    parameters = signature(EventHandlerRegistry.register).parameters.values()
+    hints = get_type_hints(EventHandlerRegistry.register)
+    options = {each.name: hints[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert options == get_type_hints(HandlerOptions)
 
 
 def test_decorator_returns_the_function_itself(registry: EventHandlerRegistry) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from cryptography.fernet import Fernet
 from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends import locmem
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import BackendConfigurationError, Rejected
+from django_broadcaster.exceptions import BackendConfigurationError, Reject, Rejected, Retry
 from django_broadcaster.models import OutboxBackendState, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
@@ -23,10 +27,10 @@ from django_broadcaster.testing import (
     assert_published,
     capture_events,
     containing,
-    deliver_events,
+    drain,
     receive_event,
 )
-from django_broadcaster.testing.pytest_plugin import outbox_events  # noqa: F401
+from django_broadcaster.testing.pytest_plugin import published_events  # noqa: F401
 
 pytestmark = pytest.mark.django_db
 
@@ -78,12 +82,12 @@ def test_capture_ends_when_the_block_raises() -> None:
 
 
 def test_fixture_collects_the_events_of_the_test(
-    outbox_events: CapturedEvents,  # noqa: F811
+    published_events: CapturedEvents,  # noqa: F811
 ) -> None:
     """The fixture of the pytest plugin is `capture_events` around the test."""
-    assert outbox_events == []
+    assert published_events == []
     event = place("1")
-    assert outbox_events == [event]
+    assert published_events == [event]
 
 
 def test_assert_published_returns_the_event() -> None:
@@ -100,17 +104,94 @@ def test_assert_published_does_not_find_what_was_rolled_back() -> None:
         assert_published("order.placed", events=events)
         transaction.set_rollback(True)
     for where in (events, None):
-        with pytest.raises(AssertionError, match="nothing at all"):
+        with pytest.raises(AssertionError, match="no event was published"):
             assert_published("order.placed", events=where)
 
 
-def test_assert_published_says_what_there_is() -> None:
-    """When there is no such event, the error shows those of the type, or the other types."""
+def test_assert_published_says_what_differs() -> None:
+    """The error lists the nearest events, and each place where they differ from what is wanted."""
     place("1")
-    with pytest.raises(AssertionError, match=r"'subject': '1'"):
-        assert_published("order.placed", subject="2")
-    with pytest.raises(AssertionError, match=r"no 'order.paid' .* order\.placed"):
-        assert_published("order.paid")
+    publisher.publish_event("order.paid", "/shop", {"lines": [{"id": 7, "price": 9}]})
+    with pytest.raises(AssertionError) as caught:
+        assert_published(
+            "order.paid", source="/till", data={"lines": [{"id": 7, "price": 8, "tax": 1}]}
+        )
+    assert str(caught.value).splitlines() == [
+        "Expected an event of type 'order.paid', source '/till', "
+        "data {'lines': [{'id': 7, 'price': 8, 'tax': 1}]}, but found none.",
+        "Nearest of 2 other events:",
+        "  order.paid from /shop, to 'default', data {'lines': [{'id': 7, 'price': 9}]}",
+        "    source: '/shop', expected '/till'",
+        "    data.lines[0].price: 9, expected 8",
+        "    data.lines[0].tax: missing, expected 1",
+        "  order.placed from /shop, subject '1', to 'default', data {'number': '1'}",
+        "    event_type: 'order.placed', expected 'order.paid'",
+        "    source: '/shop', expected '/till'",
+        "    data.lines: missing, expected [{'id': 7, 'price': 8, 'tax': 1}]",
+        "    data.number: '1', expected no such key",
+    ]
+
+
+def test_assert_published_shows_a_few_events() -> None:
+    """Of many events, those with the most similar type and the fewest differences are shown."""
+    for number in range(5):
+        place(str(number), partition_key="odd" if number % 2 else "even")
+    publisher.publish_event("invoice.sent", "/shop")
+    with pytest.raises(AssertionError) as caught:
+        assert_published("order.place", subject="3", partition_key="odd")
+    text = str(caught.value)
+    assert "Nearest of 6 other events:\n  order.placed from /shop, subject '3'" in text
+    assert text.count(" from /shop") == 3
+    assert "invoice.sent" not in text
+
+
+def test_assert_published_counts() -> None:
+    """With a count, exactly that many events match; one for several backends counts once."""
+    with override_settings(OUTBOX_PUBLISHERS=TWO, OUTBOX_ROUTES={"*": ["one", "two"]}):
+        first = place("1")
+        assert assert_published("order.placed", count=1) == first
+        place("2")
+    assert_published("order.placed", count=2)
+    assert_published("order.placed", count=2, backend="two")
+    assert_published("order.placed", count=1, subject="2")
+    with pytest.raises(AssertionError, match=r"Expected 1 event .* but found 2:\n  order.placed"):
+        assert_published("order.placed", count=1)
+    with pytest.raises(AssertionError) as caught:
+        assert_published("order.placed", count=3, subject="2")
+    assert "Expected 3 events of type 'order.placed', subject '2', but found 1:" in str(
+        caught.value
+    )
+    assert "    subject: '1', expected '2'" in str(caught.value)
+    with pytest.raises(ValueError, match="use assert_not_published for none"):
+        assert_published("order.placed", count=0)
+
+
+def test_assert_published_takes_what_the_publish_call_takes() -> None:
+    """Numbers and UUIDs as identifiers, decimals and UUIDs in data, and the backend's alias."""
+    price, key = Decimal("9.00"), uuid4()
+    event = publisher.publish_event(
+        "order.placed", "/shop", {"price": price, "key": key}, subject=7, partition_key=key
+    )
+    whole = {"price": price, "key": key}
+    wanted = {"subject": 7, "partition_key": key, "backend": "default", "data": whole}
+    assert assert_published("order.placed", **wanted) == event
+    assert assert_published("order.placed", data=containing({"key": key})) == event
+    assert_not_published("order.placed", data={"price": Decimal("8.00"), "key": key})
+
+
+@pytest.mark.parametrize("data", [{"order": 1}, b"order 1"], ids=["json", "bytes"])
+@pytest.mark.parametrize("encrypts", [False, True], ids=["plain", "encrypted"])
+def test_assert_published_sees_data_as_published(data: Any, encrypts: bool) -> None:
+    """Encrypted data are decrypted, and bytes are compared as bytes."""
+    keys = [Fernet.generate_key().decode()] if encrypts else []
+    with override_settings(OUTBOX_ENCRYPTION_KEYS=keys), capture_events() as events:
+        event = publisher.publish_event("order.placed", "/shop", data)
+        for where in (None, events):
+            assert assert_published("order.placed", events=where, data=data) == event
+            assert_not_published("order.placed", events=where, data="another")
+        assert repr(data) in repr(events)
+    if encrypts:
+        assert "(encrypted)" in repr(events)
 
 
 def test_assert_published_refuses_unknown_attributes() -> None:
@@ -154,10 +235,10 @@ def handlers() -> Iterator[list[str]]:
 def test_delivery_returns_what_arrived(handlers: list[str]) -> None:
     """Every event that is due is delivered, and those that the handlers publish, too."""
     place("1")
-    assert [event.event_type for event in deliver_events()] == ["order.placed", "order.confirmed"]
+    assert [event.event_type for event in drain()] == ["order.placed", "order.confirmed"]
     assert handlers == ["order.placed", "order.confirmed"]
     assert {event.status for event in OutboxEvent.objects.all()} == {"published"}
-    assert deliver_events() == []
+    assert drain() == []
 
 
 def test_delivery_raises_what_the_handler_raised(handlers: list[str]) -> None:
@@ -165,8 +246,8 @@ def test_delivery_raises_what_the_handler_raised(handlers: list[str]) -> None:
     place("1")
     publisher.publish_event("order.declined", "/shop", subject="7")
     with pytest.raises(Declined, match="7") as caught:
-        deliver_events()
-    assert "'order.declined'" in caught.value.__notes__[0]
+        drain()
+    assert "order.declined from /shop, subject '7'" in caught.value.__notes__[0]
     assert "look" in [entry.name for entry in caught.traceback]
     assert "order.placed" in handlers
 
@@ -175,9 +256,26 @@ def test_delivery_raises_a_group_where_several_failed(handlers: list[str]) -> No
     """Each failure is in the group, with a note of its event."""
     for subject in ("7", "8"):
         publisher.publish_event("order.declined", "/shop", subject=subject)
-    with pytest.raises(ExceptionGroup, match="2 events failed") as caught:
-        deliver_events()
+    with pytest.raises(ExceptionGroup, match="2 failures") as caught:
+        drain()
     assert [str(error) for error in caught.value.exceptions] == ["7", "8"]
+
+
+@pytest.mark.parametrize("error", [Retry("later"), Reject("never")], ids=lambda each: str(each))
+def test_delivery_raises_what_each_handler_raised(handlers: list[str], error: Exception) -> None:
+    """Handlers of one event that fail are all in the group, with the errors of their own."""
+
+    @event_registry.register("order.declined", name="testing.decide")
+    def decide(event: Any) -> None:
+        raise error
+
+    publisher.publish_event("order.declined", "/shop", subject="7")
+    try:
+        with pytest.raises(ExceptionGroup, match="2 failures") as caught:
+            drain()
+    finally:
+        event_registry.unregister("testing.decide")
+    assert {type(each) for each in caught.value.exceptions} == {Declined, type(error)}
 
 
 def test_delivery_raises_what_the_backend_refused() -> None:
@@ -186,15 +284,15 @@ def test_delivery_raises_what_the_backend_refused() -> None:
     backend = {"BACKEND": "django_broadcaster.backends.LocMemBackend", "OPTIONS": options}
     place("1", partition_key="x" * 200)
     with override_settings(OUTBOX_PUBLISHERS={"default": backend}), pytest.raises(Rejected):
-        deliver_events()
+        drain()
 
 
 def test_delivery_raises_for_what_is_left() -> None:
     """Events of a backend that is paused or away are named instead of forgotten."""
     place("1")
     OutboxBackendState.objects.create(backend="default", paused_at=timezone.now())
-    with pytest.raises(AssertionError, match=r"order.placed to 'default' \(a backend"):
-        deliver_events()
+    with pytest.raises(AssertionError, match=r"backend is paused.*\n  order.placed from"):
+        drain()
     OutboxBackendState.objects.all().delete()
     away = {
         "BACKEND": "django_broadcaster.backends.RedisStreamBackend",
@@ -202,16 +300,16 @@ def test_delivery_raises_for_what_is_left() -> None:
     }
     with (
         override_settings(OUTBOX_PUBLISHERS={"default": away}),
-        pytest.raises(AssertionError, match=r"not delivered: order.placed to 'default'"),
+        pytest.raises(AssertionError, match=r"Events are left: .*unavailable.*\n  order.placed"),
     ):
-        deliver_events()
+        drain()
 
 
 def test_delivery_ends_where_handlers_publish_without_end(handlers: list[str]) -> None:
     """After `limit` events the call gives up, and names what is left."""
     publisher.publish_event("again.and", "/shop")
-    with pytest.raises(AssertionError, match=r"again\.and"):
-        deliver_events(limit=5)
+    with pytest.raises(AssertionError, match=r"limit of 5 events is reached.*\n  again\.and"):
+        drain(limit=5)
 
 
 def test_assert_not_published() -> None:
@@ -220,9 +318,9 @@ def test_assert_not_published() -> None:
     place("1")
     assert_not_published("order.paid")
     assert_not_published("order.placed", subject="2")
-    with pytest.raises(AssertionError, match=r"was published:\n  {'subject': '1', 'data'"):
+    with pytest.raises(AssertionError, match=r"Expected no event .* found:\n  order.placed"):
         assert_not_published("order.placed")
-    with pytest.raises(AssertionError, match=r"with {'subject': '1'} was published"):
+    with pytest.raises(AssertionError, match=r"no event .* subject '1', but found"):
         assert_not_published("order.placed", subject="1")
     with pytest.raises(TypeError, match="subjekt"):
         assert_not_published("order.placed", subjekt="1")
@@ -263,9 +361,27 @@ def test_captured_events_read_like_a_list() -> None:
     assert (len(events), events[0], events[-1], events[1:]) == (2, one, two, [two])
     assert events == [one, two]
     assert events != [two]
-    assert repr(events) == repr([one, two])
     events.clear()
     assert not events
+
+
+def test_captured_events_are_readable(settings: pytest.FixtureRequest) -> None:
+    """A failed comparison shows one event in a line, with its key, destination and data."""
+    settings.OUTBOX_PUBLISHERS = TWO  # type: ignore[attr-defined]
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    with capture_events() as events:
+        assert repr(events) == "[]"
+        place("1", backend="one", partition_key="order-1")
+        publisher.publish_event(
+            "order.due", "/shop", "x" * 1000, scheduled_at=moment, backend="two"
+        )
+    assert repr(events).splitlines() == [
+        "[",
+        "  order.placed from /shop, subject '1', key 'order-1', to 'one', data {'number': '1'},",
+        "  order.due from /shop, to 'two', scheduled for 2030-01-01 00:00:00+00:00, "
+        f"data '{'x' * 299}...,",
+        "]",
+    ]
 
 
 def test_locmem_has_the_messages_to_all_aliases() -> None:
@@ -274,7 +390,7 @@ def test_locmem_has_the_messages_to_all_aliases() -> None:
         locmem.clear()
         for number, alias in enumerate(("one", "two", "one")):
             place(str(number), backend=alias)
-            deliver_events()
+            drain()
         assert [message.subject for message in locmem.outbox()] == ["0", "1", "2"]
         assert [message.subject for message in locmem.outbox("one")] == ["0", "2"]
     locmem.clear()
@@ -299,9 +415,9 @@ def test_receive_event_runs_the_handlers_of_its_consumer_once() -> None:
     event = CloudEvent("invoice.sent", "/billing", {"number": 1})
     try:
         first = receive_event(event, consumer="billing")
-        deliver_events()
+        drain()
         assert receive_event(event, consumer="billing").pk == first.pk
-        deliver_events()
+        drain()
     finally:
         for name in ("billing", "another"):
             event_registry.unregister(name)

@@ -13,12 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
-from typing import Any, Dict  # noqa: UP035  # spelled as on the API page that this class keeps
+from typing import (  # noqa: UP035  # `Dict` as on the API page that this class keeps
+    Any,
+    Dict,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from .backends.base import PublisherBackend
 from .backends.event_backend import EventBackend
 from .backends.handler import backends
-from .events import CloudEvent, as_cloud_event
+from .events import ABSENT, CloudEvent, as_cloud_event
 from .models import OutboxEvent
 from .publishing import (
     BATCH_SIZE,
@@ -30,8 +37,28 @@ from .publishing import (
 )
 from .setting_rules import MAX_RETRIES
 from .states import RETRIES_OF_SETTINGS
+from .typed_events import keywords_of
 
 __all__ = ["MAX_RETRIES", "OutboxPublisher", "publisher"]
+
+
+E = TypeVar("E")
+
+
+class PublishOptions(TypedDict, total=False):
+    """The options of `OutboxPublisher.publish`."""
+
+    backend: str | None
+    scheduled_at: datetime | None
+    max_retries: int
+    publisher_config: Dict[str, Any] | None  # noqa: UP006
+    source: str | None
+    subject: str | None
+    event_id: str | None
+    time: datetime | None
+    partition_key: str | None
+    extensions: Mapping[str, Any] | None
+    using: str | None
 
 
 class OutboxPublisher:
@@ -61,6 +88,65 @@ class OutboxPublisher:
     def _get_default_backend(self) -> str | None:
         """Return `default` if there is such an alias, else the first alias, else None."""
         return backends.default_alias()
+
+    @overload
+    def publish(
+        self, event: type[E], data: E, /, **options: Unpack[PublishOptions]
+    ) -> OutboxEvent: ...
+
+    @overload
+    def publish(self, event: object, /, **options: Unpack[PublishOptions]) -> OutboxEvent: ...
+
+    def publish(
+        self,
+        event: Any,
+        data: Any = ABSENT,
+        /,
+        *,
+        backend: str | None = None,
+        scheduled_at: datetime | None = None,
+        max_retries: int = RETRIES_OF_SETTINGS,
+        publisher_config: Dict[str, Any] | None = None,  # noqa: UP006
+        source: str | None = None,
+        subject: str | None = None,
+        event_id: str | None = None,
+        time: datetime | None = None,
+        partition_key: str | None = None,
+        extensions: Mapping[str, Any] | None = None,
+        using: str | None = None,
+    ) -> OutboxEvent:
+        """Publish an event of a declared class: see `typed_events.typed_event`.
+
+            publisher.publish(OrderPlaced(order_id=7))
+            publisher.publish(OrderPaid, {"order_id": 7})  # if OrderPaid is a TypedDict
+
+        `source`, `subject` and `partition_key` override what the class declares. The rest is as for
+        `publish_event`.
+
+        Raises:
+            InvalidEvent: The data do not fit the class; `field` is the path to the value, such as
+                `data.lines[0].price`. Or an argument is invalid.
+            TypeError: The class is not declared.
+            PublishError: As for `publish_event`.
+        """
+        keywords = keywords_of(
+            event,
+            data,
+            source=source,
+            subject=subject,
+            partition_key=partition_key,
+            extensions=extensions,
+        )
+        return self.publish_event(
+            **keywords,
+            backend=backend,
+            scheduled_at=scheduled_at,
+            max_retries=max_retries,
+            publisher_config=publisher_config,
+            event_id=event_id,
+            time=time,
+            using=using,
+        )
 
     def publish_event(
         self,
@@ -166,7 +252,7 @@ class OutboxPublisher:
 
     def publish_events(
         self,
-        events: Iterable[CloudEvent | Mapping[str, Any]],
+        events: Iterable[object],
         *,
         backend: str | None = None,
         scheduled_at: datetime | None = None,
@@ -183,9 +269,10 @@ class OutboxPublisher:
         backends is several rows.
 
         Args:
-            events: Any iterable of CloudEvents, of events of the official SDK, and of dictionaries
-                with the arguments of `publish_event` except `using`, also mixed. A generator is
-                read while its events are written, so that they need not all be in memory.
+            events: Any iterable of CloudEvents, of events of the official SDK, of events of
+                declared classes, and of dictionaries with the arguments of `publish_event` except
+                `using`, also mixed. A generator is read while its events are written, so that they
+                need not all be in memory. Pass a `TypedDict` through `to_cloud_event`.
             backend: As for `publish_event`, for CloudEvents and for dictionaries without it.
             scheduled_at: The same.
             max_retries: The same.
@@ -211,6 +298,7 @@ class OutboxPublisher:
             publisher_config=publisher_config,
         )
 
+    apublish = asynchronous(publish)
     apublish_event = asynchronous(publish_event)
     apublish_cloud_event = asynchronous(publish_cloud_event)
     apublish_events = asynchronous(publish_events)

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from asgiref.sync import AsyncToSync, async_to_sync
 
@@ -30,6 +30,8 @@ from .exceptions import TransientError
 from .retry import RetryPolicy
 from .setting_rules import POSITIVE_SECONDS, RETRIES
 from .signals import event_created, event_published
+from .typed_events import EventType, event_types
+from .typed_events.handling import Arguments, arguments_for, undecoded
 
 __all__ = [
     "EventHandlerRegistry",
@@ -43,7 +45,11 @@ __all__ = [
 logger = logging.getLogger("django_broadcaster")
 
 HandlerFunction = Callable[[Any], object]
-"""A function that receives the event, a `CloudEvent`. If it is async, it is awaited."""
+"""A function that receives the event, a `CloudEvent`. If it is async, it is awaited.
+
+If it is registered for a declared class, it receives an event of that class, and its `CloudEvent`
+if it has a second parameter.
+"""
 
 EVERY_TYPE = "*"
 """The pattern of handlers without an event type."""
@@ -58,6 +64,20 @@ _OPTIONS: Final = {
 """The options of `register` that all registrations of a function share, and their attributes."""
 
 F = TypeVar("F", bound=HandlerFunction)
+E = TypeVar("E")
+Further = ParamSpec("Further")
+Result = TypeVar("Result")
+
+
+class HandlerOptions(TypedDict, total=False):
+    """The options of `EventHandlerRegistry.register`."""
+
+    name: str | None
+    consumer: str | Collection[str] | None
+    atomic: bool
+    max_retries: int | None
+    retry: RetryPolicy | Mapping[str, Any] | None
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,7 @@ class Handler:
     `atomic` is True, it runs in a transaction with the inbox's note. `path` is the dotted path from
     which the name was made, or empty if the name was given. `max_retries` is None for the number of
     the settings, and `retry` for their policy. `consumers` are the consumers whose events it takes;
-    empty for all events.
+    empty for all events. `arguments` makes the function's arguments from a `CloudEvent`.
     """
 
     name: str
@@ -80,6 +100,7 @@ class Handler:
     consumers: tuple[str, ...] = ()
     retry: RetryPolicy | None = None
     timeout: float | None = None
+    arguments: Arguments = undecoded
 
     @property
     def is_async(self) -> bool:
@@ -99,10 +120,12 @@ class Handler:
         return any(fnmatchcase(event_type, pattern) for pattern in self.patterns)
 
     def call(self, event: Any) -> None:
-        """Call the function with an event, in a copy of the context; await it if it is async.
+        """Call the function for a CloudEvent, in a copy of the context; await it if it is async.
 
         Raises:
-            TransientError: An async function took longer than `timeout`, and was cancelled.
+            Rejected: The data do not fit the declared class.
+            TransientError: The data have a newer version than the class, or an async function took
+                longer than `timeout`, and was cancelled.
             TypeError: The function is a generator, whose code has not run.
         """
         began = monotonic()
@@ -121,7 +144,7 @@ class Handler:
         function = self.function
         if isinstance(function, AsyncToSync):
             function = function.awaitable  # so that the timeout can cancel it
-        result = function(event)
+        result = function(*self.arguments(event))
         if isinstance(result, Awaitable):
             async_to_sync(self._await)(result)
         elif isinstance(result, Generator | AsyncGenerator):
@@ -147,9 +170,21 @@ class EventHandlerRegistry:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
 
+    @overload
+    def register(
+        self, event_type: str | None = None, **options: Unpack[HandlerOptions]
+    ) -> Callable[[F], F]: ...
+
+    @overload
+    def register(
+        self, event_type: type[E], **options: Unpack[HandlerOptions]
+    ) -> Callable[
+        [Callable[Concatenate[E, Further], Result]], Callable[Concatenate[E, Further], Result]
+    ]: ...
+
     def register(
         self,
-        event_type: str | None = None,
+        event_type: str | type[Any] | None = None,
         *,
         name: str | None = None,
         consumer: str | Collection[str] | None = None,
@@ -157,12 +192,14 @@ class EventHandlerRegistry:
         max_retries: int | None = None,
         retry: RetryPolicy | Mapping[str, Any] | None = None,
         timeout: float | None = None,
-    ) -> Callable[[F], F]:
+    ) -> Callable[..., Any]:
         """Return a decorator that registers a handler and returns it unchanged.
 
         Args:
             event_type: An event type or a shell-style pattern: `order.placed`, `order.*`. None for
                 every event. A function that is registered for several runs once for an event.
+                Or a class that `typed_event` declared: the function gets an event of this class,
+                and its `CloudEvent` if it has a second parameter.
             name: Identifies the handler in the inbox; the function's dotted path unless given. If
                 functions share a path, each has its first event type added: `path(order.placed)`.
             consumer: The alias in OUTBOX_CONSUMERS of the consumer whose events the handler takes,
@@ -180,9 +217,11 @@ class EventHandlerRegistry:
         Raises:
             ValueError: An argument is out of range or empty, another function has the name, or the
                 function is registered with other options.
-            TypeError: An argument has the wrong type, or the function is a generator.
+            TypeError: An argument has the wrong type, the class is not declared, or the function is
+                a generator.
         """
-        pattern = EVERY_TYPE if event_type is None else event_type
+        is_typed = isinstance(event_type, type)
+        pattern = _pattern_of(event_type)
         if not isinstance(pattern, str):
             raise TypeError(
                 "event_type: write @event_registry.register(), or "
@@ -206,6 +245,7 @@ class EventHandlerRegistry:
                 raise TypeError("handlers must not be generators, whose calls run no code")
             path = "" if name else _path_of(function)
             known_as = name or self._name_for(function, path, pattern)
+            arguments = arguments_for(function) if is_typed else undecoded
             self._add(
                 Handler(
                     known_as,
@@ -217,6 +257,7 @@ class EventHandlerRegistry:
                     consumers=consumers,
                     retry=policy,
                     timeout=timeout,
+                    arguments=arguments,
                 )
             )
             return function
@@ -326,6 +367,10 @@ class EventHandlerRegistry:
             self._handlers[name] = handler
         elif known.function != handler.function:
             raise _taken(name)
+        elif known.arguments is not handler.arguments:
+            raise ValueError(
+                f"event_type: must be a class in all registrations of handler {name!r}, or in none"
+            )
         else:
             for option, attribute in _OPTIONS.items():
                 wanted = getattr(known, attribute)
@@ -341,6 +386,17 @@ def _taken(name: str) -> ValueError:
     return ValueError(
         f"name: must be unique, but another handler is {name!r}; pass name= to register()"
     )
+
+
+def _pattern_of(event_type: object) -> object:
+    """Return the pattern of a type, of a class, or of None; raises TypeError or NameError."""
+    if event_type is None:
+        return EVERY_TYPE
+    if not isinstance(event_type, type):
+        return event_type
+    declared: EventType[Any] = event_types.of(event_type)
+    declared.prepare()
+    return declared.type
 
 
 def _is_async(function: HandlerFunction) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from django.core.management import call_command
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.models import OutboxRelay
 from tests.debezium.conftest import (
     BACKEND,
     SLOT,
@@ -72,6 +73,8 @@ class Move:
     def relay(self, publishers: Mapping[str, Any]) -> Iterator[None]:
         """A relay with these settings, which is stopped as by a deployment."""
         relay = self._workers.start("own", OUTBOX_PUBLISHERS=publishers)
+        joined = OutboxRelay.objects.using("own").filter(takes_share=True)
+        wait_until(joined.exists, SECONDS, "the relay has joined")
         yield
         relay.stop()
         assert relay.end() == 0, relay.output
@@ -157,9 +160,10 @@ def test_a_move_to_kafka_connect_and_back_loses_doubles_and_reorders_nothing(
             move.wait_for(500)
             cause()
         join(before)
-        after = move.start_writers(move.kafka, 5, count=3500)
         join(meanwhile)
         connect.wait_until_running(SLOT)
+        after = move.start_writers(move.kafka, 5, count=3500)
+        move.wait_for(100)
         move.pause()
     call_command("outbox_debezium", "--wait", "300", "--database", "own")
     remove_connector(connect)

@@ -70,7 +70,10 @@ MORE = {
 }
 """Our methods beyond the page, and what they take by keyword only."""
 
-AWAITABLE = {"apublish_event", "apublish_cloud_event", "apublish_events"}
+TYPED = {"publish"}
+"""The method for events of declared classes, whose options have a type."""
+
+AWAITABLE = {"apublish", "apublish_event", "apublish_cloud_event", "apublish_events"}
 """The same in async code."""
 
 CLIENTS = (
@@ -141,7 +144,15 @@ def test_dictionaries_of_publish_events_have_the_arguments_of_publish_event() ->
     assert {*KEYWORDS, "self", "using"} == set(single)
 
 
-@pytest.mark.parametrize("name", [*PAGE, *MORE])
+def test_the_options_of_publish_are_those_of_their_type() -> None:
+    """Type checkers read `PublishOptions`, and Python the method itself."""
+    parameters = inspect.signature(OutboxPublisher.publish).parameters.values()
+    hints = get_type_hints(OutboxPublisher.publish)
+    options = {each.name: hints[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert options == get_type_hints(publishers.PublishOptions)
+
+
+@pytest.mark.parametrize("name", [*PAGE, *MORE, *TYPED])
 def test_annotations_name_real_types(name: str) -> None:
     """Every annotation can be resolved at run time, for those who build on them."""
     hints = get_type_hints(getattr(OutboxPublisher, name))
@@ -151,7 +162,10 @@ def test_annotations_name_real_types(name: str) -> None:
 def test_every_public_method_has_a_docstring() -> None:
     """The class offers what the page has and nothing more, each with its contract."""
     public = {name for name in vars(OutboxPublisher) if not name.startswith("_")}
-    assert public == {name for name in PAGE if not name.startswith("_")} | MORE.keys() | AWAITABLE
+    assert (
+        public
+        == {name for name in PAGE if not name.startswith("_")} | MORE.keys() | TYPED | AWAITABLE
+    )
     assert all(inspect.getdoc(getattr(OutboxPublisher, name)) for name in public)
 
 

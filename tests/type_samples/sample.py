@@ -14,11 +14,13 @@ from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import OutboxPublisher, publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import (
+    OutboxClock,
     assert_not_published,
     assert_published,
     capture_events,
     containing,
-    deliver_events,
+    drain,
+    outbox_clock,
 )
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -94,4 +96,9 @@ def is_tested() -> None:
         takes_text(*(event.subject for event in events))
     assert_type(assert_published("order.placed", data=containing({"order": 1})), OutboxEvent)
     assert_not_published("order.paid", events=events)
-    assert_type(deliver_events(), list[OutboxEvent])
+    assert_type(assert_published("order.placed", count=1, subject=1), OutboxEvent)
+    assert_type(drain(), list[OutboxEvent])
+    with outbox_clock() as clock:
+        assert_type(clock, OutboxClock)
+        clock.advance(days=1, hours=2.5)
+        assert_type(clock.now(), datetime)

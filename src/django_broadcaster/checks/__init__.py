@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
-from . import consumers, database, former, policies, publishers, retention, routes, values
+from . import (
+    consumers,
+    database,
+    former,
+    policies,
+    publishers,
+    retention,
+    routes,
+    typed_events,
+    values,
+)
 from .shared import TAG
 
 __all__ = ["CHECKS", "TAG", "register_checks"]
@@ -28,6 +38,7 @@ CHECKS = (
     policies.check_backend_retries,
     policies.check_circuit,
     routes.check_routes,
+    typed_events.check_typed_events,
     values.check_values,
     former.check_worker,
     former.check_form_of_worker,

@@ -16,7 +16,13 @@ before `django.setup()`, and never imports the official `cloudevents` SDK.
 """
 
 from .absent import ABSENT, JSON_NULL, Absent
-from .attributes import SPEC_VERSION, check_identifier, check_string
+from .attributes import (
+    SPEC_VERSION,
+    check_data_schema,
+    check_identifier,
+    check_source,
+    check_string,
+)
 from .batch import from_json_batch, to_json_batch
 from .cloud_event import CloudEvent, as_cloud_event
 from .encoder import EventJSONEncoder, load_encoder
@@ -37,8 +43,10 @@ __all__ = [
     "CloudEvent",
     "EventJSONEncoder",
     "as_cloud_event",
+    "check_data_schema",
     "check_extensions",
     "check_identifier",
+    "check_source",
     "check_string",
     "encode_data",
     "envelope",

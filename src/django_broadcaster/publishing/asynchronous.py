@@ -36,9 +36,10 @@ def asynchronous(
     call.__module__ = method.__module__
     call.__doc__ = f"""Await `{name}` from async code, with the same arguments, result and errors.
 
-        The call is a transaction of its own, because async code can't hold one open. To write a
-        change and its event together, put both into one function and await it by `sync_to_async`.
-        If the caller is cancelled meanwhile, the event may or may not have been written.
+        In a view, the call is a transaction of its own, because async code can't hold one open. To
+        write a change and its event together, put both into one function and await it by
+        `sync_to_async`. In an async handler, the call is part of the handler's transaction. If the
+        caller is cancelled meanwhile, the event may or may not have been written.
         """
     call.__signature__ = signature(method)  # type: ignore[attr-defined]
     return call

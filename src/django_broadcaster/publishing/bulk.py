@@ -17,10 +17,11 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster import tracing
-from django_broadcaster.events import as_cloud_event
+from django_broadcaster.events import CloudEvent, as_cloud_event
 from django_broadcaster.exceptions import PublishError
 from django_broadcaster.notify import notify_after_commit
 from django_broadcaster.store import BYTES_OF_A_CHARACTER, NewRow, max_statement, may_be_too_long
+from django_broadcaster.typed_events import event_types, keywords_of
 
 from .call import PublishCall, event_of
 from .columns import characters
@@ -131,6 +132,8 @@ class _RowMaker:
         try:
             if isinstance(given, Mapping):
                 return self._of_keywords(**given)
+            if not isinstance(given, CloudEvent) and event_types.find(type(given)):
+                return self._of_keywords(**keywords_of(given))
             return self._call.rows(
                 as_cloud_event(given),
                 self._delivery,
@@ -186,7 +189,10 @@ class _RowMaker:
 def _explain(given: object, error: TypeError) -> str:
     """Return the message for an item that is neither an event nor a valid dictionary."""
     if not isinstance(given, Mapping):
-        return f"{error}; or a dictionary with the keywords of publish_event"
+        return (
+            f"{error}; or an event of a declared class, or a dictionary with the keywords of "
+            "publish_event"
+        )
     unknown = [repr(name) for name in given if name not in KEYWORDS]
     if unknown:
         return f"unknown keyword {', '.join(unknown)}; choose from {', '.join(KEYWORDS)}"

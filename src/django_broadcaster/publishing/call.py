@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
 from django.db import connections, router
+from django.utils import timezone
 
 from django_broadcaster import encryption
 from django_broadcaster.backends.base import Message
@@ -17,6 +18,7 @@ from django_broadcaster.conf import conf
 from django_broadcaster.events import ABSENT, CloudEvent, resolved
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models.managers import aware
 from django_broadcaster.registry import event_registry
 from django_broadcaster.states import RETRIES_OF_SETTINGS, OutboxEventStatus
 from django_broadcaster.store import (
@@ -33,7 +35,6 @@ from .columns import (
     checked_retries,
     columns_of,
     delivery_of,
-    in_local_time,
     sealed,
 )
 from .destinations import named, routed
@@ -119,9 +120,9 @@ class PublishCall:
         self._known: dict[tuple[str, str | None], list[_Target]] = {}
         self._routed: dict[str, list[str]] = {}
         self._retries: dict[tuple[str, str], int] = {}
-        self.moment = datetime.now(UTC)
         self._use_tz = settings.USE_TZ
-        self._now = self.moment if self._use_tz else in_local_time(self.moment)
+        self._now = timezone.now()
+        self.moment = self._now if self._use_tz else aware(self._now).astimezone(UTC)
         self._partitions = conf.PARTITIONS
         self._seals = encryption.is_on()
         self._may_lack_characters = may_lack_characters(self.connection)

@@ -26,7 +26,7 @@ from .charsets import (
     storable,
 )
 from .chunks import Window
-from .clock import DatabaseClock, DatabaseEpoch
+from .clock import DatabaseClock, DatabaseEpoch, django_clock
 from .estimates import Count, count_or_estimate
 from .fetch import Fetched, Head, PendingRow
 from .insert import insert_event, insert_row, instance_of
@@ -128,6 +128,7 @@ __all__ = [
     "copy_to_archive",
     "count_or_estimate",
     "delete_events",
+    "django_clock",
     "drop_oldest",
     "end_of_wal",
     "estimate_of",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
 
 _EPOCH = {
     "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())",
@@ -19,6 +22,22 @@ _EPOCH = {
 
 MAX_AGE = 60.0
 """Seconds after which a reading of the database's clock is replaced by a new one."""
+
+_django_clocks: list[None] = []
+"""One item for each block of `django_clock` that is open; lists change atomically."""
+
+
+@contextmanager
+def django_clock() -> Iterator[None]:
+    """Let each `DatabaseClock` follow `django.utils.timezone.now` in the block.
+
+    For tests: they move Django's clock, and can't move that of the database.
+    """
+    _django_clocks.append(None)
+    try:
+        yield
+    finally:
+        _django_clocks.pop()
 
 
 class DatabaseEpoch(models.Func):
@@ -83,6 +102,8 @@ class DatabaseClock:
 
     def timestamp(self) -> float:
         """Return the seconds since 1970."""
+        if _django_clocks:
+            return timezone.now().timestamp()
         if self._is_own:
             return time.time()
         if self.is_old:

@@ -1,9 +1,11 @@
 """Helpers for the tests of applications, and of backends.
 
 `capture_events`, `assert_published`, `assert_not_published`, `containing`
-    what a piece of code published; with pytest there is the fixture `outbox_events`, too;
-`deliver_events`
+    what a piece of code published;
+`drain`
     deliver here and now, and raise what a handler raised;
+`outbox_clock`
+    move time, so that scheduled events and retries become due;
 `receive_event`
     write an event as the receiver of a consumer does;
 `BackendContract`, `BackendFaultContract`, `Fault`, `make_message`
@@ -11,6 +13,8 @@
     need pytest;
 `ConsumerContract`, `ProducedMessage`, `ConsumerFaultContract`, `ConsumerFault`
     those of a consumer, in the same way.
+
+pytest has the fixtures `published_events`, `drain` and `outbox_clock` as well.
 
 The names are loaded at first use: pytest imports this package before Django is set up, and who
 tests without pytest need not have it.
@@ -20,12 +24,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .assertions import assert_not_published, assert_published, containing
+    from .assertions import assert_not_published, assert_published
     from .capture import CapturedEvents, capture_events
+    from .clock import OutboxClock, outbox_clock
+    from .comparison import containing
     from .consumer_contract import ConsumerContract, ProducedMessage
     from .consumer_faults import ConsumerFault, ConsumerFaultContract
     from .contract import BackendContract, make_message
-    from .delivery import deliver_events
+    from .draining import drain
     from .faults import BackendFaultContract, Fault
     from .receiving import receive_event
 
@@ -37,13 +43,15 @@ __all__ = [
     "ConsumerFault",
     "ConsumerFaultContract",
     "Fault",
+    "OutboxClock",
     "ProducedMessage",
     "assert_not_published",
     "assert_published",
     "capture_events",
     "containing",
-    "deliver_events",
+    "drain",
     "make_message",
+    "outbox_clock",
     "receive_event",
 ]
 
@@ -55,13 +63,15 @@ _MODULES = {
     "ConsumerFault": "consumer_faults",
     "ConsumerFaultContract": "consumer_faults",
     "Fault": "faults",
+    "OutboxClock": "clock",
     "ProducedMessage": "consumer_contract",
     "assert_not_published": "assertions",
     "assert_published": "assertions",
     "capture_events": "capture",
-    "containing": "assertions",
-    "deliver_events": "delivery",
+    "containing": "comparison",
+    "drain": "draining",
     "make_message": "contract",
+    "outbox_clock": "clock",
     "receive_event": "receiving",
 }
 

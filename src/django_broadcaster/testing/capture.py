@@ -15,6 +15,8 @@ from django.db import connections
 
 from django_broadcaster.signals import event_created
 
+from .description import describe
+
 if TYPE_CHECKING:
     from django_broadcaster.models import OutboxEvent
 
@@ -60,7 +62,9 @@ class CapturedEvents(Sequence["OutboxEvent"]):
     __hash__ = None  # type: ignore[assignment]  # it changes, as a list does
 
     def __repr__(self) -> str:
-        return repr(self._live())
+        """Return the events, one in a line, for the messages of failed tests."""
+        lines = "".join(f"\n  {describe(event)}," for event in self._live())
+        return f"[{lines}\n]" if lines else "[]"
 
 
 class _Captured:

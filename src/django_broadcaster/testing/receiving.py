@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def receive_event(event: CloudEvent, consumer: str) -> OutboxEvent:
     """Write an event to the outbox as a receiver of this consumer does; return its row.
 
-    `deliver_events` runs the consumer's handlers then. No broker is needed. For an event that has
+    `drain` runs the consumer's handlers then. No broker is needed. For an event that has
     been received before, the row of the first time is returned.
 
     Args:

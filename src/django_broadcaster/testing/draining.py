@@ -1,4 +1,4 @@
-"""Delivery in a test: everything that is due, and an error for whatever failed."""
+"""Delivery in a test: every event that is due, and an error for each that failed."""
 
 from __future__ import annotations
 
@@ -18,36 +18,42 @@ from django_broadcaster.signals import (
     event_retried,
 )
 from django_broadcaster.states import OutboxEventStatus
+from django_broadcaster.store import django_clock
+
+from .description import describe
 
 if TYPE_CHECKING:
     from django_broadcaster.exceptions import DeliveryError
     from django_broadcaster.models import OutboxEvent
 
+SHOWN = 10
+"""The most undelivered events that an error lists."""
 
-def deliver_events(limit: int = 1000) -> list[OutboxEvent]:
+
+def drain(limit: int = 1000) -> list[OutboxEvent]:
     """Deliver every event that is due, here and now; return those delivered, in order.
 
-    Events that handlers publish are delivered as well. The errors of handlers and backends are
-    raised.
+    Events that handlers publish are delivered as well. Events are due by Django's clock, which
+    `outbox_clock` moves.
 
     Args:
         limit: The most events to deliver, for handlers that publish without end.
 
     Raises:
-        Exception: One event failed; the exception is that of the handler or the backend.
-        ExceptionGroup: Several events failed.
-        AssertionError: Events are left, as when a backend is unavailable or paused.
-        RuntimeError: A transaction other than a TestCase's is open.
+        Exception: A handler or a backend failed; the exception is its own.
+        ExceptionGroup: Several failed.
+        AssertionError: Events are left: a backend is unavailable or paused, or `limit` is reached.
+        WrongTransaction: A transaction other than a TestCase's is open.
     """
     run = _Run()
-    with run.listening():
+    with run.listening(), django_clock():
         while len(run.delivered) < limit:
             run.has_settled = False
             publisher.process_pending_events(limit)
             if run.failures or not run.has_settled:
                 break
     run.raise_failures()
-    _raise_for_what_is_left(run)
+    _raise_for_what_is_left(run, limit)
     return run.delivered
 
 
@@ -80,12 +86,10 @@ class _Run:
         self.delivered.append(event)
 
     def _failed(self, event: OutboxEvent, error: DeliveryError, **_: Any) -> None:
-        failure = error.unforeseen or error
-        failure.add_note(
-            f"Raised while event {event.event_type!r} ({event.event_id}) was delivered to backend "
-            f"{event.publisher_backend!r}: {error}"
-        )
-        self.failures.append(failure)
+        of_handlers = [failure for _, failure in error.handlers]
+        for failure in of_handlers or [error.unforeseen or error]:
+            failure.add_note(f"Raised by the delivery of {describe(event)}: {error}")
+            self.failures.append(failure)
 
     def _settled(self, report: Any, **_: Any) -> None:
         self.has_settled = self.has_settled or bool(report.settled)
@@ -95,16 +99,23 @@ class _Run:
         if len(self.failures) == 1:
             raise self.failures[0]
         if self.failures:
-            raise ExceptionGroup(f"{len(self.failures)} events failed", self.failures)
+            raise ExceptionGroup(f"{len(self.failures)} failures", self.failures)
 
 
-def _raise_for_what_is_left(run: _Run) -> None:
+def _raise_for_what_is_left(run: _Run, limit: int) -> None:
     from django_broadcaster.models import OutboxEvent
 
     waiting = OutboxEvent.objects.using(router.db_for_write(OutboxEvent)).filter(
         status=OutboxEventStatus.PENDING, scheduled_at__lte=timezone.now()
     )
-    left = [f"{event.event_type} to {event.publisher_backend!r}" for event in waiting[:10]]
-    if left:
-        why = run.unavailable or "a backend is paused or unavailable, or the limit is reached"
-        raise AssertionError(f"not delivered: {', '.join(left)} ({why})") from run.unavailable
+    left = "".join(f"\n  {describe(event)}" for event in waiting.order_by("id")[:SHOWN])
+    if not left:
+        return
+    if len(run.delivered) >= limit:
+        why = f"the limit of {limit} events is reached; handlers may publish without end"
+    else:
+        why = str(
+            run.unavailable
+            or "their backend is paused or unavailable (see the log), or a relay is running"
+        )
+    raise AssertionError(f"Events are left: {why}.{left}") from run.unavailable
