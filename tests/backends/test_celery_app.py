@@ -167,7 +167,9 @@ def test_call_exists_if_and_only_if_the_transaction_commits(
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 @pytest.mark.parametrize(
-    "option", [{"countdown": 3600}, {"eta": timezone.now() + timedelta(hours=1)}], ids=str
+    "option",
+    [{"countdown": 3600}, {"eta": timezone.now() + timedelta(hours=1)}],
+    ids=["countdown", "eta"],
 )
 def test_call_for_later_waits_in_the_outbox(
     app: OutboxCelery, broker: str, queue: str, option: dict[str, Any]
