@@ -24,7 +24,7 @@ from django.core.management import call_command
 from django.test.utils import override_settings
 
 from django_broadcaster.publishers import publisher
-from tests.debezium.conftest import SLOT, clean, prepare, remove_connector, start_connector
+from tests.debezium.conftest import SLOT, clean, prepare, start_connector
 from tests.support.kafka_connect import kafka_connect, logical_postgres
 from tests.support.kafka_server import KafkaServer, kafka_server, make_topic
 from tests.support.own_servers import OwnDatabase, as_alias
@@ -178,25 +178,27 @@ def _connect(place: _Place) -> Iterator[_Running]:
     with (
         override_settings(OUTBOX_PUBLISHERS=_publishers("DebeziumBackend", {"topic": place.topic})),
         tempfile.TemporaryDirectory() as folder,
+        _slot(place),
         kafka_connect(Path(folder), place.broker.servers, config, JAVA) as server,
     ):
-        prepare(place.database)
+        start_connector(server)
         connector = f"/connectors/{SLOT}"
 
         def pause() -> None:
-            server.call("PUT", f"{connector}/stop")
-            wait_until(
-                lambda: server.call("GET", f"{connector}/status")["tasks"] == [],
-                SECONDS,
-                "the connector stops",
-            )
+            server.put(f"{connector}/stop")
+            wait_until(lambda: server.has_stopped(SLOT), SECONDS, "the connector stops")
 
-        try:
-            start_connector(server)
-            yield _Running(server.pid, pause, lambda: server.call("PUT", f"{connector}/resume"))
-            remove_connector(server)
-        finally:
-            clean(place.database)
+        yield _Running(server.pid, pause, lambda: server.put(f"{connector}/resume"))
+
+
+@contextmanager
+def _slot(place: _Place) -> Iterator[None]:
+    """A role and a replication slot for the connector."""
+    prepare(place.database)
+    try:
+        yield
+    finally:
+        clean(place.database)
 
 
 def _publishers(backend: str, options: Mapping[str, Any]) -> dict[str, Any]:

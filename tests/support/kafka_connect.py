@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -80,6 +81,27 @@ class ConnectServer:
             if task["state"] == "FAILED":
                 pytest.fail(f"Debezium failed: {task['trace'][:2000]}")
         return [task["state"] for task in tasks] == ["RUNNING"]
+
+    def has_stopped(self, connector: str) -> bool:
+        """Whether a connector has no task."""
+        try:
+            return self.call("GET", f"/connectors/{connector}/status")["tasks"] == []
+        except HTTPError:  # while workers rebalance
+            return False
+
+    def put(self, path: str) -> None:
+        """Request a change without content; wait while workers rebalance (409)."""
+
+        def is_accepted() -> bool:
+            try:
+                self.call("PUT", path)
+            except HTTPError as error:
+                if error.code != HTTPStatus.CONFLICT:
+                    raise
+                return False
+            return True
+
+        wait_until(is_accepted, REST_SECONDS, f"Kafka Connect accepts PUT {path}")
 
     def wait_until_running(self, connector: str) -> None:
         """Wait until a connector runs."""
