@@ -16,6 +16,7 @@ from .bulk import BATCH_SIZE, publish_many
 from .call import PublishCall, event_of
 from .model_rows import announce, fill_in
 from .single import publish_one
+from .transactions import has_transaction
 
 __all__ = [
     "BATCH_SIZE",
@@ -24,6 +25,7 @@ __all__ = [
     "asynchronous",
     "event_of",
     "fill_in",
+    "has_transaction",
     "publish_many",
     "publish_one",
 ]
