@@ -27,7 +27,7 @@ from django_broadcaster.models import (
     OutboxSample,
     OutboxWebhookEndpoint,
 )
-from tests.app.models import Order
+from tests.app.models import Customer, Item, Order, Parcel, SpecialItem
 from tests.support.certificates import make_certificates
 from tests.support.databases import DATABASES
 
@@ -44,6 +44,7 @@ TABLES = (
         OutboxSample,
     ),
     *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, OutboxPosition, Order),
+    *(SpecialItem, Item, Customer, Parcel),
 )
 
 

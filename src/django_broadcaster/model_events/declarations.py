@@ -160,8 +160,8 @@ def _check_model(model: object) -> None:
         raise TypeError(f"{label} is abstract; decorate the models that inherit from it")
     if meta.proxy:
         raise TypeError(
-            f"{label} is a proxy; decorate the model with the table, which publishes the changes of "
-            "its proxies, too"
+            f"{label} is a proxy; decorate the model with the table, which publishes the changes "
+            "of its proxies, too"
         )
     if isinstance(meta.pk, models.CompositePrimaryKey):
         raise TypeError(f"{label} has a composite primary key, which @publishes does not support")
