@@ -210,8 +210,8 @@ def test_an_update_publishes_only_rows_that_change(outbox: str) -> None:
 
 
 def test_bulk_operations_take_a_statement_per_chunk(outbox: str) -> None:
-    """The statements of 600 rows: two chunks of reads and changes, and one call per chunk."""
-    with transaction.atomic(), statements() as run:
+    """The events of 600 rows take an insert, two for `update`, which works in chunks of 500."""
+    with transaction.atomic(outbox), statements() as run:
         Item.objects.bulk_create([Item() for _ in range(600)], batch_size=600)
         assert len(published()) == 600
         clear()
@@ -328,7 +328,7 @@ def test_neither_change_nor_event_without_the_other(
             "OPTIONS": {"max_message_bytes": 10},
         }
     }
-    with transaction.atomic():
+    with transaction.atomic(outbox):
         with pytest.raises(InvalidEvent):
             change()
         assert connections[outbox].needs_rollback
@@ -345,10 +345,10 @@ def test_a_rollback_removes_the_events_of_all_changes(
     """They are in the transaction of the change."""
     Item.objects.create()
     clear()
-    with transaction.atomic():
+    with transaction.atomic(outbox):
         change()
         assert len(published()) == 1
-        transaction.set_rollback(True)
+        transaction.set_rollback(True, using=outbox)
     assert published() == []
 
 
@@ -386,7 +386,7 @@ def test_an_object_can_be_pickled_between_its_changes(outbox: str) -> None:
 def test_a_model_without_deleted_keeps_fast_deletes(outbox: str) -> None:
     """Its rows are deleted by one statement, without being loaded."""
     Parcel.objects.bulk_create([Parcel(kilos=1), Parcel(kilos=2)])
-    with transaction.atomic(), statements() as run:
+    with transaction.atomic(outbox), statements() as run:
         Parcel.objects.all().delete()
     assert [each.partition(" ")[0] for each in run] == ["DELETE"]
 
