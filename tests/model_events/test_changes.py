@@ -354,7 +354,7 @@ def test_a_rollback_removes_the_events_of_all_changes(
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_suppressed_changes_publish_nothing(outbox: str, change: Callable[[], Any]) -> None:
-    """Nor do they need more statements than without the declaration."""
+    """Whatever the change."""
     with suppressed():
         Item.objects.create()
         change()
@@ -389,6 +389,19 @@ def test_a_model_without_deleted_keeps_fast_deletes(outbox: str) -> None:
     with transaction.atomic(outbox), statements() as run:
         Parcel.objects.all().delete()
     assert [each.partition(" ")[0] for each in run] == ["DELETE"]
+
+
+def test_bulk_update_changes_as_many_rows_at_once_as_update(outbox: str) -> None:
+    """A larger batch would be repeated in the statement of each chunk."""
+    items = Item.objects.bulk_create([Item() for _ in range(501)])
+    clear()
+    for item in items:
+        item.status = "paid"
+    with transaction.atomic(outbox), statements() as run:
+        assert Item.objects.bulk_update(items, ["status", "price", "note"], 100_000) == 501
+    changes = [each for each in run if each.startswith("UPDATE")]
+    assert {each.count(" WHEN ") // 3 for each in changes} <= set(range(1, 501))
+    assert len(published()) == 501
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)

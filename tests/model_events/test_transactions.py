@@ -16,7 +16,6 @@ from django.test.utils import isolate_apps
 from django_broadcaster.exceptions import WrongTransaction
 from django_broadcaster.model_events import (
     PublishingManager,
-    PublishingModel,
     model_events,
     publishes,
     suppressed,
@@ -24,8 +23,10 @@ from django_broadcaster.model_events import (
 from django_broadcaster.model_events.publication import is_suppressed
 from tests.app.models import Customer, Item, Parcel
 from tests.publishers.statements import statements
-from tests.support.databases import ANY
+from tests.publishers.threads import threads, waits_for_lock
+from tests.support.databases import ANY, SERVERS
 from tests.support.routing import OneDatabase
+from tests.support.waiting import wait_until
 
 from .outbox import clear, published
 
@@ -125,6 +126,32 @@ def test_an_autocommit_that_is_off_is_a_transaction(
         transaction.set_autocommit(True, using=outbox)
 
 
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: item.save(),
+        lambda item: Item.objects.update(status="new"),
+        lambda item: Item.objects.bulk_update([item], ["status"]),
+    ],
+)
+def test_a_change_is_compared_with_the_row_that_it_overwrites(
+    outbox: str, change: Callable[[Item], object]
+) -> None:
+    """A change waits for another transaction's before it reads the row."""
+    item = Item.objects.create(status="new")
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.update(status="paid")
+            done = start(lambda: change(item))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the second change waits")
+        done.result(20)
+    statuses = [(each.event_type, each.data["status"]) for each in published()]
+    assert statuses == [("item.updated", "paid"), ("item.updated", "new")]
+    assert Item.objects.get().status == "new"
+
+
 @pytest.mark.parametrize("database", ANY, indirect=True)
 def test_suppressed_is_a_decorator_and_nests(outbox: str) -> None:
     """The end of an inner block does not end the outer one."""
@@ -193,6 +220,8 @@ def test_suppressed_applies_to_its_task_only() -> None:
         (lambda item: Item.objects.bulk_create([Item(), Item()]), 3),
         (lambda item: Item.objects.update(status="paid"), 5),
         (lambda item: Item.objects.update(note="x"), 1),
+        (lambda item: Item.objects.bulk_update([item], ["note"]), 1),
+        (lambda item: item.delete(), 4),
     ],
 )
 def test_the_statements_of_a_change_are_as_documented(
@@ -204,8 +233,3 @@ def test_the_statements_of_a_change_are_as_documented(
     with transaction.atomic(outbox), statements() as run:
         change(item)
     assert len(run) == count, run
-
-
-def test_a_publishing_model_is_a_model_with_its_own_managers() -> None:
-    """A model may set its manager; the base adds no field."""
-    assert [each.name for each in PublishingModel._meta.get_fields()] == []

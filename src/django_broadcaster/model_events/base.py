@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from django.db import models, router, transaction
 from django.db.models.base import ModelBase
@@ -14,7 +14,7 @@ from .querysets import PublishingManager
 class PublishingModel(models.Model):
     """An abstract model that saves in a transaction, and whose manager publishes bulk changes."""
 
-    objects = PublishingManager()
+    objects: ClassVar[PublishingManager[Self]] = PublishingManager()
 
     class Meta:
         abstract = True

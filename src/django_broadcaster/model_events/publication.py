@@ -22,7 +22,8 @@ _gathered: ContextVar[tuple[str, list[Keywords]] | None] = ContextVar("gathered"
 def suppressed(*of_models: type[models.Model]) -> Iterator[None]:
     """Publish no model events in the block, which is a context manager and a decorator.
 
-    It applies to the current thread or async task only. Publish calls are not suppressed.
+    It applies to the current thread or async task only. Publish calls are not suppressed. In an
+    async function, use the context manager: a decorator ends before the function is awaited.
 
     Args:
         of_models: The models whose events are suppressed, with their subclasses; by default all.

@@ -9,7 +9,7 @@ from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
 from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import chunks_of, read_rows
+from .rows import CHUNK, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=models.Model)
 class PublishingQuerySet(models.QuerySet[M]):
     """A queryset whose methods publish the events of its model, in the transaction of the change.
 
-    `bulk_update` uses `update`. Each method opens a transaction if none is open.
+    Each method opens a transaction if none is open.
     """
 
     def create(self, **kwargs: Any) -> M:
@@ -52,6 +52,15 @@ class PublishingQuerySet(models.QuerySet[M]):
             for each in declared:
                 publish(_created(each, [obj.pk for obj in found], using), using)
         return found
+
+    def bulk_update(
+        self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
+    ) -> int:
+        """Update the given fields of objects by `update`, in batches of 500 or less."""
+        fields = list(fields)
+        if any(each.updated and each.saves(fields) for each in self._published()):
+            batch_size = CHUNK if batch_size is None else min(batch_size, CHUNK)
+        return super().bulk_update(objs, fields, batch_size)
 
     def update(self, **kwargs: Any) -> int:
         """Update the rows, and publish `updated` for each with another value in a declared field.
@@ -118,8 +127,13 @@ class PublishingQuerySet(models.QuerySet[M]):
             )
 
 
-class PublishingManager(models.Manager.from_queryset(PublishingQuerySet)):  # type: ignore[misc]
+class PublishingManager(models.Manager[M]):
     """A manager whose querysets publish the events of the model."""
+
+    def get_queryset(self) -> PublishingQuerySet[M]:
+        """Return all objects."""
+        hints: dict[str, models.Model] = self._hints  # type: ignore[attr-defined]  # not in the stubs
+        return PublishingQuerySet(self.model, using=self._db, hints=hints)
 
 
 def _created(declared: ModelEvents, pks: list[Any], using: str) -> list[Keywords]:
