@@ -44,6 +44,9 @@ class Item(PublishingModel):
     price = models.DecimalField(max_digits=8, decimal_places=2, default=Decimal(0))
     note = models.CharField(max_length=50, default="")
 
+    class Meta:
+        base_manager_name = "objects"  # used by `customer.item_set.add()`
+
     def __str__(self) -> str:
         return self.status
 

@@ -259,6 +259,21 @@ def test_deletions_publish_the_last_values_of_the_row(
     assert not Item.objects.exists()
 
 
+def test_changes_of_related_objects_are_published(outbox: str) -> None:
+    """By the methods of the related manager; `add` needs `Meta.base_manager_name`."""
+    customer = Customer.objects.create(name="Ada")
+    item = customer.item_set.create()
+    customer.item_set.remove(item)
+    customer.item_set.add(item)
+    customer.item_set.clear()
+    assert [(each.event_type, each.data["customer"]) for each in published()] == [
+        ("item.created", customer.pk),
+        ("item.updated", None),
+        ("item.updated", customer.pk),
+        ("item.updated", None),
+    ]
+
+
 def test_an_object_that_is_gone_already_is_not_deleted_twice(outbox: str) -> None:
     """The second deletion finds no row."""
     item, same = Item.objects.create(), Item.objects.get()
