@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from django.db import models
@@ -18,7 +18,9 @@ from django_broadcaster.model_events import (
     model_events,
     publishes,
 )
+from django_broadcaster.typed_events import event_types, typed_event
 from tests.app.models import Item, ParcelPacked
+from tests.typed_events.classes import ALL_KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,12 @@ def box(**options: Any) -> type[models.Model]:
 @dataclass
 class Undeclared:
     """A class that is no event."""
+
+
+class Later(TypedDict):
+    """An event with a field of a type that is not imported."""
+
+    at: Missing  # type: ignore[name-defined]  # noqa: F821
 
 
 EVENT: dict[str, Any] = {"created": "box.created", "source": "/tests", "fields": ["label"]}
@@ -170,3 +178,30 @@ def test_changes_of_models_that_cannot_be_seen_are_found(monkeypatch: pytest.Mon
     assert "Box.owner has on_delete=SET_NULL" in of_field.msg
     assert "BigBox.plain has no PublishingQuerySet" in of_manager.msg
     assert "plain = PublishingManager()" in (of_manager.hint or "")
+
+
+@ALL_KINDS
+def test_a_class_with_a_required_field_that_gets_no_value_is_found(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When Django starts, and not when the first object is saved."""
+    model = publishes(created=kind, fields={"order_id": "pk", "token": "label"})(box())
+    monkeypatch.setattr("django.apps.apps.get_models", lambda: [model])
+    problems = [each for each in check_model_events() if each.id == "django_broadcaster.E056"]
+    assert [each.msg.partition("publishes ")[2] for each in problems] == [
+        f"{kind.__name__}, but its field 'at' has no value.",
+        f"{kind.__name__}, but its field 'lines' has no value.",
+    ]
+
+
+def test_a_class_with_an_unknown_type_is_left_to_its_own_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its fields can't be read here either."""
+    typed_event("box.later", source="/tests")(Later)
+    model = publishes(created=Later, fields=[])(box())
+    monkeypatch.setattr("django.apps.apps.get_models", lambda: [model])
+    try:
+        assert [each.id for each in check_model_events()] == ["django_broadcaster.W013"]
+    finally:
+        event_types.remove(Later)

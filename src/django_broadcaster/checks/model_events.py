@@ -1,4 +1,4 @@
-"""Checks of models with events: changes that Django makes without a signal."""
+"""Checks of models with events: missing data, and changes that Django makes without a signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from django.core.checks import CheckMessage
 from django.db import models
 
 from ..model_events import ModelEvents, PublishingQuerySet, model_events
-from .shared import TAG, Messages, warning
+from ..typed_events import event_types
+from .shared import TAG, Messages, error, warning
 
 _SEEN: Final = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
 _DB_CASCADE: Final = getattr(models, "DB_CASCADE", None)
@@ -18,13 +19,40 @@ _DB_CASCADE: Final = getattr(models, "DB_CASCADE", None)
 
 
 def check_model_events(**_: Any) -> Messages:
-    """Check that the changes of models with events, and of their heirs, can be seen."""
+    """Check that the events of models have all data, and that the changes can be seen."""
     return [
         problem
         for model in apps.get_models()
         if (declared := model_events.of(model))
-        for problem in (*_unseen_querysets(model, declared), *_unseen_relations(model, declared))
+        for problem in (
+            *_incomplete_events(model, declared),
+            *_unseen_querysets(model, declared),
+            *_unseen_relations(model, declared),
+        )
     ]
+
+
+def _incomplete_events(
+    model: type[models.Model], declared: list[ModelEvents]
+) -> Iterator[CheckMessage]:
+    for each in declared:
+        for event in (each.created, each.updated, each.deleted):
+            if each.model is not model or not isinstance(event, type):
+                continue
+            data = each.data_fields(event)
+            try:
+                required = event_types.of(event).required_fields
+            except NameError:  # `check_typed_events` reports it
+                continue
+            for name in required:
+                if name not in data:
+                    yield error(
+                        "E056",
+                        f"{model.__module__}.{model.__qualname__} publishes {event.__name__}, but "
+                        f"its field {name!r} has no value.",
+                        f"Add {name!r} to the dictionary 'fields' of @publishes, with the name of "
+                        f"the model's field, or give it a default in {event.__name__}.",
+                    )
 
 
 def _unseen_querysets(

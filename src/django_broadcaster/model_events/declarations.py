@@ -91,14 +91,21 @@ class ModelEvents:
             return True
         return any(old[each.attname] != new[each.attname] for each in self.fields.values())
 
+    def data_fields(self, event: Event) -> Mapping[str, models.Field[Any, Any]]:
+        """Return the fields in the data of an event, by name; the primary key is added to them."""
+        if isinstance(event, str):
+            is_added = self._pk not in self.fields.values()
+        else:
+            is_added = self.pk in event_types.of(event).fields
+        return {self.pk: self._pk, **self.fields} if is_added else self.fields
+
     def event(self, event: Event, row: Row) -> Keywords:
         """Return the arguments of the publish call for a row; raises InvalidEvent."""
-        data = {name: each.get_prep_value(row[each.attname]) for name, each in self.fields.items()}
+        used = self.data_fields(event)
+        data = {name: each.get_prep_value(row[each.attname]) for name, each in used.items()}
         pk = row[self.pk]
         key = None if self.key is None else row[self.key.attname]
         if isinstance(event, str):
-            if self._pk not in self.fields.values():
-                data = {self.pk: pk, **data}
             return {
                 "event_type": event,
                 "source": self.source,
@@ -107,8 +114,6 @@ class ModelEvents:
                 "partition_key": str(pk if key is None else key),
             }
         declared = event_types.of(event)
-        if self.pk in declared.fields:
-            data.setdefault(self.pk, pk)
         if key is None and declared.key is None:
             key = pk
         return keywords_of(

@@ -102,6 +102,11 @@ class EventType(Generic[T]):
         """The names of the fields."""
         return self._codec.fields()
 
+    @property
+    def required_fields(self) -> Collection[str]:
+        """The names, in JSON, of the fields that have no default."""
+        return self._codec.required()
+
     def prepare(self) -> None:
         """Resolve the types of the fields; raises NameError or TypeError."""
         self._codec.prepare()
