@@ -259,6 +259,24 @@ def test_deletions_publish_the_last_values_of_the_row(
     assert not Item.objects.exists()
 
 
+def test_changes_of_async_code_are_published(outbox: str) -> None:
+    """Each awaited call is a transaction with its events."""
+
+    async def change() -> None:
+        item = await Item.objects.acreate()
+        item.status = "paid"
+        await item.asave()
+        await Item.objects.abulk_update([item], ["status"])
+        await item.adelete()
+
+    async_to_sync(change)()
+    assert [each.event_type for each in published()] == [
+        "item.created",
+        "item.updated",
+        "item.deleted",
+    ]
+
+
 def test_changes_of_related_objects_are_published(outbox: str) -> None:
     """By the methods of the related manager; `add` needs `Meta.base_manager_name`."""
     customer = Customer.objects.create(name="Ada")

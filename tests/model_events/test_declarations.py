@@ -205,3 +205,28 @@ def test_a_class_with_an_unknown_type_is_left_to_its_own_check(
         assert [each.id for each in check_model_events()] == ["django_broadcaster.W013"]
     finally:
         event_types.remove(Later)
+
+
+@pytest.mark.skipif(not hasattr(models, "DB_CASCADE"), reason="this Django has no such cascade")
+def test_rows_that_the_database_deletes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If their deletion is an event."""
+    cascade: Any = models.DB_CASCADE  # type: ignore[attr-defined]
+
+    @publishes(deleted="leaf.deleted", source="/tests", fields=[])
+    class Leaf(PublishingModel):
+        parent = models.ForeignKey("self", cascade, null=True)
+
+        class Meta:
+            app_label = "tests_app"
+
+    @publishes(updated="bud.updated", source="/tests", fields=["parent"])
+    class Bud(PublishingModel):
+        parent = models.ForeignKey("self", cascade, null=True)
+
+        class Meta:
+            app_label = "tests_app"
+
+    monkeypatch.setattr("django.apps.apps.get_models", lambda: [Leaf, Bud])
+    (problem,) = check_model_events()
+    assert problem.id == "django_broadcaster.W014"
+    assert "Leaf.parent has on_delete=DB_CASCADE" in problem.msg

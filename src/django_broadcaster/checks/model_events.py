@@ -13,9 +13,10 @@ from ..model_events import ModelEvents, PublishingQuerySet, model_events
 from ..typed_events import event_types
 from .shared import TAG, Messages, error, warning
 
-_SEEN: Final = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
 _DB_CASCADE: Final = getattr(models, "DB_CASCADE", None)
 """The database's own cascade, which Django has from version 6.1."""
+
+_SEEN: Final = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
 
 
 def check_model_events(**_: Any) -> Messages:
@@ -81,9 +82,10 @@ def _unseen_relations(
             continue
         for field in model._meta.concrete_fields:
             on_delete = getattr(field.remote_field, "on_delete", None)
-            changes = each.updated and field in each.fields.values() and on_delete not in _SEEN
-            vanishes = each.deleted and on_delete is _DB_CASCADE
-            if on_delete is not None and (changes or vanishes):
+            if on_delete is None or on_delete in _SEEN:
+                continue
+            is_update = on_delete is not _DB_CASCADE and field in each.fields.values()
+            if (is_update and each.updated) or (on_delete is _DB_CASCADE and each.deleted):
                 name = getattr(on_delete, "__name__", str(on_delete))
                 path = f"{model.__module__}.{model.__qualname__}.{field.name}"
                 yield warning(
