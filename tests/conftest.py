@@ -25,6 +25,7 @@ from django_broadcaster.models import (
     OutboxReceiver,
     OutboxRelay,
     OutboxSample,
+    OutboxTaskRun,
     OutboxWebhookEndpoint,
 )
 from tests.app.models import Customer, Item, Order, Parcel, SpecialItem
@@ -43,7 +44,7 @@ TABLES = (
         OutboxBackendState,
         OutboxSample,
     ),
-    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, OutboxPosition, Order),
+    *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, OutboxPosition, OutboxTaskRun, Order),
     *(SpecialItem, Item, Customer, Parcel),
 )
 

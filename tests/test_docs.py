@@ -73,6 +73,7 @@ NOT_RUN = {
     ("docs/how-to/monitor.md", INSTALLING),
     ("docs/how-to/opentelemetry.md", INSTALLING),
     ("docs/how-to/opentelemetry.md", "it needs a collector"),
+    ("docs/how-to/periodic-events.md", INSTALLING),
     ("docs/how-to/retention.md", "it needs PostgreSQL; tests of their own run with it"),
     ("docs/how-to/run-the-relay.md", "needs PgBouncer; other tests run with it"),
     ("docs/how-to/run-the-relay.md", "needs PostgreSQL; other tests run with it"),
@@ -89,7 +90,10 @@ NOT_RUN = {
 """The blocks that are shown and not run, by page and reason."""
 
 
-NEEDS_DJANGO = {"docs/how-to/backends/tasks.md": (6, 0)}
+NEEDS_DJANGO = {
+    "docs/how-to/backends/tasks.md": (6, 0),
+    "docs/how-to/django-tasks.md": (6, 0),
+}
 """The pages on what older versions of Django have not."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections, transaction
@@ -17,6 +17,7 @@ from django_broadcaster.inbox import dispatch
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import EventHandlerRegistry, event_registry
+from django_broadcaster.relay.separate_thread import SeparateThread
 from tests.app.models import Order
 from tests.publishers.statements import statements
 from tests.relay.conftest import working
@@ -145,3 +146,22 @@ def test_looking_costs_one_round_trip_a_second(
         check_connections()
         session(database)
     assert len(asked) == 1
+
+
+def test_code_in_a_separate_thread_costs_no_further_look(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django itself would check each connection at every call."""
+    monkeypatch.setattr(idle_connections, "LOOK_SECONDS", 3600.0)
+    asked: list[int] = []
+
+    def is_usable(_: Any) -> bool:
+        asked.append(1)
+        return True
+
+    monkeypatch.setattr(type(connections[database]), "is_usable", is_usable)
+    thread = SeparateThread("apart")
+    for _ in range(4):
+        thread.run(session, database)
+    thread.end()
+    assert len(asked) <= 1

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "src" / "django_broadcaster"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NEEDS_MORE = {
+    "django_broadcaster.celery_app": "celery",
     "django_broadcaster.instrumentation.opentelemetry": "opentelemetry",
     "django_broadcaster.instrumentation.prometheus": "prometheus_client",
     "django_broadcaster.testing.consumer_contract": "pytest",
@@ -33,6 +34,11 @@ NEEDS_MORE = {
     "django_broadcaster.testing.pytest_plugin": "pytest",
     "django_broadcaster.store.psycopg3": "psycopg",
 }
+if sys.version_info < (3, 12):  # the newest Django for it has no tasks
+    NEEDS_MORE |= {
+        f"django_broadcaster.tasks.{name}": "django.tasks"
+        for name in ("backend", "results", "runner", "runs", "task_events")
+    }
 
 HANDLERS = """
 from django_broadcaster.registry import event_registry

@@ -264,8 +264,8 @@ class RetentionSettings:
     )
     INBOX_RETENTION: Setting[timedelta | float | None] = Setting(
         timedelta(days=30),
-        "How long the inbox remembers a processed event; `None` is for ever. Keep it longer than "
-        "any redelivery can take.",
+        "How long the inbox remembers a processed event, and the runs of Django's tasks are kept; "
+        "`None` is for ever. Keep it longer than any redelivery can take.",
         check=DURATION,
         id="E017",
     )

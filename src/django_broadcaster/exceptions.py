@@ -257,7 +257,10 @@ class AfterCommitFailed(Rejected):
 
 
 class Held(DeliveryError):
-    """This event was not sent, because an earlier one of its key failed in the same batch."""
+    """This event was not sent, because an earlier one of its key failed in the same batch.
+
+    A backend may also return it for an event without a key, which it leaves to the next batch.
+    """
 
     def __init__(self, why: str = "an earlier event of its key failed in this batch") -> None:
         super().__init__(why)

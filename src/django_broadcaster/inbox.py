@@ -165,15 +165,18 @@ def _rejected_earlier() -> Rejected:
     return Rejected("rejected at an earlier attempt")
 
 
-def failure_of(failures: Failures, attempt: int) -> DeliveryError:
-    """Return one error for all handlers of an event that failed at an attempt."""
+def failure_of(failures: Failures, attempt: int, noun: str = "handler") -> DeliveryError:
+    """Return one error for all handlers of an event that failed at an attempt.
+
+    `noun` is what its text calls a handler.
+    """
     errors = [error for _, error in failures]
     kind: type[DeliveryError] = TransientError
     if any(isinstance(each, AfterCommitFailed) for each in errors):
         kind = AfterCommitFailed
     elif all(isinstance(each, Rejected) for each in errors):
         kind = Rejected
-    text = "; ".join(f"handler {h.name}: {_class_and_place(e)}: {e}" for h, e in failures)
+    text = "; ".join(f"{noun} {h.name}: {_class_and_place(e)}: {e}" for h, e in failures)
     failure = kind(text, retry_after=max(getattr(each, "retry_after", 0.0) for each in errors))
     if isinstance(failure, TransientError):
         retried = [(h, e) for h, e in failures if not isinstance(e, Rejected)]

@@ -173,7 +173,19 @@ def test_a_move_to_kafka_connect_and_back_loses_doubles_and_reorders_nothing(
         numbers = move.server.execute("SELECT key, n FROM counters")
         assert move.committed() >= 20_000
         wait_until(lambda: count_of(move) >= move.committed(), SECONDS, "all have arrived")
-    assert numbers_of(move) == {key: list(range(1, n + 1)) for key, n in numbers}
+    found = numbers_of(move)
+    wrong = {
+        key: _first_difference(found.get(key, []), n)
+        for key, n in numbers
+        if found.get(key) != list(range(1, n + 1))
+    }
+    assert not wrong
+
+
+def _first_difference(found: list[int], last: int) -> tuple[list[int], int]:
+    """Return the numbers around the first one that is not the next, and the last number."""
+    place = next((at for at, number in enumerate(found) if number != at + 1), len(found))
+    return found[max(0, place - 3) : place + 5], last
 
 
 def join(writers: Writers) -> None:

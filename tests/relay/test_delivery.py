@@ -780,6 +780,20 @@ def test_held_events_wait_for_the_one_that_failed(
     assert set(events(database).exclude(subject="a1").values_list("retry_count")) == {(0,)}
 
 
+def test_events_without_a_key_are_left_to_the_next_batch(
+    database: str, scripted: Script, join: Join
+) -> None:
+    """A backend that has no time for all of them loses none, and no attempt."""
+    scripted.answer = lambda messages: [None, *[Held("no time")] * (len(messages) - 1)]
+    publish("-1", "-2", "-3", using=database, max_retries=0)
+    loop = join()
+    turn(loop)
+    assert statuses(database) == {"-1": "published", "-2": "pending", "-3": "pending"}
+    drain(loop)
+    assert set(statuses(database).values()) == {"published"}
+    assert set(events(database).values_list("retry_count")) == {(0,)}
+
+
 def test_held_for_no_reason_is_a_failure(database: str, scripted: Script, join: Join) -> None:
     """A backend that holds an event back behind nothing does not keep the relay busy for ever."""
     scripted.answer = lambda messages: [Held("just so")] * len(messages)

@@ -15,7 +15,12 @@ from django.utils import timezone
 
 from django_broadcaster.archives import Leaving
 from django_broadcaster.exceptions import ArchiveConfigurationError, Rejected
-from django_broadcaster.models import InboxEvent, OutboxArchivedEvent, OutboxEvent
+from django_broadcaster.models import (
+    InboxEvent,
+    OutboxArchivedEvent,
+    OutboxEvent,
+    OutboxTaskRun,
+)
 from django_broadcaster.relay import purging
 from tests.support.archives import LONG_AGO, WatchingArchive, archived_names, grow_old
 from tests.support.backends import Script, script
@@ -85,6 +90,25 @@ def test_old_inbox_entries_are_purged(
         )
     turn(join())
     assert list(InboxEvent.objects.using(database).values_list("identity", flat=True)) == ["2"]
+
+
+def test_old_runs_of_tasks_are_purged(
+    database: str, scripted: Script, join: Join, settings: Settings
+) -> None:
+    """Runs of Django's tasks stay as long as what the inbox remembers."""
+    settings.OUTBOX_INBOX_RETENTION = 3600
+    runs = OutboxTaskRun.objects.using(database)
+    for hours in (3, 2, 0.5):
+        began = timezone.now() - timedelta(hours=hours)
+        runs.create(
+            task_id=str(hours),
+            started_at=began,
+            last_attempted_at=began,
+            is_running=False,
+            worker_ids=["host:1"],
+        )
+    turn(join())
+    assert list(runs.values_list("task_id", flat=True)) == ["0.5"]
 
 
 class InboxElsewhere(OneDatabase):

@@ -20,6 +20,8 @@ class Sent:
     args: list[Any]
     keywords: dict[str, Any]
     properties: dict[str, Any]
+    embedded: dict[str, Any]
+    """The callbacks, the errbacks, the chain and the chord of the call."""
 
     @property
     def task(self) -> str:
@@ -59,14 +61,15 @@ def _from_redis(url: str, queue: str) -> list[Sent]:
     calls = []
     for text in reversed(raw):  # workers take them from the other end
         message = json.loads(text)
-        args, keywords, _ = json.loads(base64.b64decode(message["body"]))
-        calls.append(Sent(message["headers"], args, keywords, message["properties"]))
+        args, keywords, embedded = json.loads(base64.b64decode(message["body"]))
+        calls.append(Sent(message["headers"], args, keywords, message["properties"], embedded))
     return calls
 
 
 def _from_rabbitmq(url: str, queue: str) -> list[Sent]:
     calls = []
     for message in rabbitmq_server.take(url, queue):
-        args, keywords, _ = json.loads(message.body)
-        calls.append(Sent(message.headers, args, keywords, vars(message.properties)))
+        args, keywords, embedded = json.loads(message.body)
+        properties = vars(message.properties)
+        calls.append(Sent(message.headers, args, keywords, properties, embedded))
     return calls

@@ -350,8 +350,9 @@ class MessageBackend(PublisherBackend, metaclass=_TakesOptionsAsDictionary):
         """Send messages in order; return one outcome for each, in the same order.
 
         The events of one key keep their order. After one of them failed, later ones in the batch
-        are not sent and come back as `Held`. After `BackendUnavailable` nothing further is
-        sent. May raise BackendUnavailable when no message at all is known to be acknowledged.
+        are not sent and come back as `Held`. So may events without a key, which a backend that has
+        sent others leaves to the next batch. After `BackendUnavailable` nothing further is sent.
+        May raise BackendUnavailable when no message at all is known to be acknowledged.
         """
         return send_one_by_one(messages, self._send_and_show_progress)
 

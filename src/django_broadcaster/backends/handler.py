@@ -8,6 +8,7 @@ from threading import RLock
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
@@ -38,9 +39,10 @@ HANDLERS = "handlers"
 class BackendHandler:
     """The configured backends. `backends["alias"]` is made once and kept for publish calls.
 
-    Three kinds of aliases are known: those of OUTBOX_PUBLISHERS, those whose backend was `put` in
-    by hand, and `handlers`. The last exists if handlers are registered, no backend runs them, and
-    OUTBOX_ROUTES is not set. The default of OUTBOX_PUBLISHERS is for a project that puts in none.
+    Four kinds of aliases are known: those of OUTBOX_PUBLISHERS, those whose backend was `put` in
+    by hand, `handlers`, and those of the queues of an `OutboxTaskBackend` in TASKS. `handlers`
+    exists if handlers are registered, no backend runs them, and OUTBOX_ROUTES is not set. The
+    default of OUTBOX_PUBLISHERS is for a project that puts in none.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class BackendHandler:
         self._by_hand: dict[str, MessageBackend] = {}
         self._locks: dict[str, RLock] = {}
         self._runs_handlers: bool | None = None
+        self._of_tasks: Mapping[str, Mapping[str, Any]] | None = None
 
     def __getitem__(self, alias: str) -> MessageBackend:
         backend = self._made.get(alias)
@@ -113,14 +116,17 @@ class BackendHandler:
         return conf.PUBLISHERS
 
     def _entries(self) -> Mapping[str, Mapping[str, Any]]:
-        if not self._by_hand and not (event_registry and self._adds_handlers()):
+        if self._of_tasks is None:
+            self._of_tasks = _entries_of_tasks()
+        adds_handlers = bool(event_registry) and self._adds_handlers()
+        if not (self._by_hand or adds_handlers or self._of_tasks):
             return conf.PUBLISHERS
         entries = {**self._configured()}
         for alias in self._by_hand:
             entries.setdefault(alias, {})
-        if self._adds_handlers():
+        if adds_handlers:
             entries[HANDLERS] = _HANDLERS_ENTRY
-        return entries
+        return {**entries, **{k: v for k, v in self._of_tasks.items() if k not in entries}}
 
     def _adds_handlers(self) -> bool:
         if conf.ROUTES is not None or not event_registry:
@@ -217,7 +223,7 @@ class BackendHandler:
     def reset(self) -> None:
         """Close and forget every instance."""
         made, self._made = self._made, {**self._by_hand}
-        self._runs_handlers = None
+        self._runs_handlers = self._of_tasks = None
         for alias, backend in made.items():
             if alias not in self._by_hand:
                 backend.close()
@@ -272,12 +278,23 @@ def _class_of(entry: Mapping[str, Any]) -> type[PublisherBackend] | None:
         return None
 
 
+def _entries_of_tasks() -> Mapping[str, Mapping[str, Any]]:
+    """Return the entries that the backends in TASKS want to have; an invalid one wants none."""
+    entries: dict[str, Mapping[str, Any]] = {}
+    for alias, params in getattr(settings, "TASKS", {}).items():
+        with suppress(ImportError, ImproperlyConfigured, KeyError):  # Django reports it
+            publishers = getattr(import_string(params["BACKEND"]), "outbox_publishers", None)
+            if publishers is not None:
+                entries |= {k: v for k, v in publishers(alias, params).items() if k not in entries}
+    return entries
+
+
 backends = BackendHandler()
 """The backends of this process."""
 
 
 def _forget(*, setting: str, **_: Any) -> None:
-    if setting in ("OUTBOX_PUBLISHERS", "OUTBOX_ROUTES"):
+    if setting in ("OUTBOX_PUBLISHERS", "OUTBOX_ROUTES", "TASKS"):
         backends.reset()
 
 

@@ -7,14 +7,15 @@ rolled back, and the event is retried for the handlers that have not processed i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django_broadcaster.backends.base import Message, MessageBackend, Outcome, Shown, Thread
+from django_broadcaster.backends.base import Message, MessageBackend, Outcome, Shown
 from django_broadcaster.backends.unhandled import tell_unhandled
 from django_broadcaster.exceptions import TransientError
 
+from .parallel import Parallel
 from .received import consumer_of, handlers_of, is_malformed, redeliver
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class LocalBackend(MessageBackend):
         self._requires_handler = self.read.flag("requires_handler", requires_handler)
         self._batch_size = self.read.integer("batch_size", batch_size, 1)
         self._concurrency = self.read.integer("concurrency", concurrency, 1, 64)
-        self._threads: list[Thread] = []
+        self._parallel = Parallel(self)
         self._sharing: Sharing | None = None
 
     def send(self, message: Message) -> None:
@@ -84,27 +85,16 @@ class LocalBackend(MessageBackend):
         """
         if type(self).send is not LocalBackend.send:  # a project's own
             return super().send_batch(messages)
-        parts = _by_key(messages, self._concurrency if self.new_thread else 1)
-        while self.new_thread and len(self._threads) < len(parts) - 1:
-            name = f"relay-{self.alias}-handlers-{len(self._threads) + 1}"
-            self._threads.append(self.new_thread(name))
-        first, *others = parts
-        waits = [
-            thread.begin(self._handle, messages, places).result
-            for thread, places in zip(self._threads, others, strict=False)
-        ]
+        parts = _by_key(messages, self._parallel.most(self._concurrency))
+        calls = [partial(self._handle, messages, places) for places in parts]
         outcomes: dict[int, Outcome] = {}
-        with ExitStack() as threads:  # waits for each, also if an error is raised here
-            for wait in waits:
-                threads.callback(_join, wait, outcomes)
-            outcomes.update(self._handle(messages, first))
+        for found in self._parallel.run(calls):
+            outcomes.update(found)
         return [outcomes[place] for place in range(len(messages))]
 
     def close(self) -> None:
         """End the threads."""
-        threads, self._threads = self._threads, []
-        for thread in threads:
-            thread.end()
+        self._parallel.end()
 
     def show(self, message: Message) -> Shown:
         """Return the event and the names of its handlers."""
@@ -120,10 +110,6 @@ class LocalBackend(MessageBackend):
         chosen = [messages[place] for place in places]
         lane = Lane(chosen, self._send, self._sharing, self.on_progress)
         return dict(zip(places, lane.run(), strict=True))
-
-
-def _join(wait: Callable[[], dict[int, Outcome]], outcomes: dict[int, Outcome]) -> None:
-    outcomes.update(wait())
 
 
 def _by_key(messages: Sequence[Message], number: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from .relays import (
     OutboxRelay,
     OutboxSample,
 )
+from .task_runs import OutboxTaskRun
 
 __all__ = [
     "InboxEvent",
@@ -32,5 +33,6 @@ __all__ = [
     "OutboxReceiver",
     "OutboxRelay",
     "OutboxSample",
+    "OutboxTaskRun",
     "OutboxWebhookEndpoint",
 ]

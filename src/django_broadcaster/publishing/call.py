@@ -25,7 +25,6 @@ from django_broadcaster.store import (
     NewRow,
     identity_of,
     limits_statements,
-    max_depth,
     may_lack_characters,
 )
 
@@ -126,7 +125,7 @@ class PublishCall:
         self._partitions = conf.PARTITIONS
         self._seals = encryption.is_on()
         self._may_lack_characters = may_lack_characters(self.connection)
-        self._limits_depth = max_depth(self.connection) is not None
+        self._limits_depth = self.connection.vendor == "mysql"  # MariaDB does, MySQL does not
         self._limits_statements = limits_statements(self.connection)
 
     def aliases(self, event_type: str, backend: str | None) -> list[str]:

@@ -132,8 +132,20 @@ class ReceiverLease:
         return new
 
     def renew(self, figures: Mapping[str, Any]) -> None:
-        """Send a heartbeat with the latest figures; raises LeaseLost."""
-        self._update(figures)
+        """Send a heartbeat with the latest figures; raises LeaseLost.
+
+        On MariaDB and MySQL it is left out while another receiver has locked the row for its batch
+        (see `begin`): the caller may send those of a whole process, and must not wait. Nobody can
+        delete the row meanwhile.
+        """
+        if connections[self.using].vendor != "mysql":
+            self._update(figures)
+            return
+        row = self._rows().filter(pk=self.id)
+        with transaction.atomic(using=self.using):
+            is_free = bool(row.select_for_update(skip_locked=True).values_list("pk"))
+            if is_free or not row.exists():
+                self._update(figures)
 
     def leave(self) -> None:
         """Delete the row, if there is one: another receiver may read at once."""

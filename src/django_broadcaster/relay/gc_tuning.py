@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-YOUNG_OBJECTS: Final = 300_000
+YOUNG_OBJECTS: Final = 100_000
 """New objects after which the collector scans them.
 
-Two batches of 1,000 rows are about 10,000 objects, and those of a receiver about 50,000, which are
-gone before the next batches.
+Two batches of 1,000 rows are about 10,000 objects, and those of a receiver about 50,000.
 """
 
 

@@ -55,6 +55,8 @@ class Judge:
                 verdicts.unavailable = outcome
                 if verdicts.first_unavailable is None and outcome.sent:
                     verdicts.first_unavailable = row, outcome
+            elif isinstance(outcome, Held) and not row.partition_key and _has_begun(batch):
+                continue  # its backend leaves it to the next batch, and it stays pending
             elif isinstance(outcome, Held) and row.partition_key in failed_keys:
                 # After an event that was given up, it stays pending and is next.
                 if row.partition_key in retried_keys or self._owned.blocked.blocks(row):
@@ -129,6 +131,11 @@ class Judge:
             doubts.forget(row)
         fetched = {row.id for row in batch.rows} if rows else set()
         return sum(row.id not in fetched for row in rows)
+
+
+def _has_begun(batch: Batch) -> bool:
+    """Return True if the backend did not hold back every event."""
+    return not all(isinstance(outcome, Held) for outcome in batch.outcomes)
 
 
 def _error_of(failure: LoneFailure) -> DeliveryError:

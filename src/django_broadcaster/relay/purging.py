@@ -24,6 +24,7 @@ from django_broadcaster.models import (
     OutboxMove,
     OutboxOperation,
     OutboxSample,
+    OutboxTaskRun,
 )
 from django_broadcaster.retention import span
 from django_broadcaster.states import OutboxEventStatus
@@ -184,11 +185,11 @@ class Purge:
             return 0
         before = self._clock.now() - keep
         # Handlers record events where the router writes them, which may be another database.
-        places = {self._using, router.db_for_write(InboxEvent)}
         return sum(
-            purge_entries(InboxEvent.objects.using(alias).all(), "processed_at", before, CHUNK)
-            for alias in sorted(places)
-            if router.allow_migrate_model(alias, InboxEvent)
+            purge_entries(model._base_manager.using(alias).all(), column, before, CHUNK)
+            for model, column in ((InboxEvent, "processed_at"), (OutboxTaskRun, "started_at"))
+            for alias in sorted({self._using, router.db_for_write(model)})
+            if router.allow_migrate_model(alias, model)
         )
 
     def _history(self) -> int:

@@ -1,4 +1,4 @@
-"""A relay's work besides deliveries, twice a second: rebalance, promote, release, purge."""
+"""A relay's work besides deliveries, twice a second: rebalance, promote, schedule, purge."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .lease import Lease
 from .operations import Operations
 from .owned import Owned
 from .purging import Purge
+from .scheduling import Scheduling
 from .separate_thread import Runner
 from .summary import Summary
 from .verdicts import Report
@@ -56,6 +57,7 @@ class Rounds:
         self._activity = activity
         self._clock = clock
         self._purge = Purge(lease.using, lease.alias, runner, lease.clock, monotonic=clock)
+        self._scheduling = Scheduling(lease.using, lease.alias, runner, lease.clock, clock)
         self._summary = Summary(lease.alias, clock)
         self._relays_known = 0
         self._looked_at = -FRESH_SECONDS
@@ -138,6 +140,8 @@ class Rounds:
         more = owned.promote()
         yield
         is_purger = 0 in owned.partitions
+        if self._operates:
+            self._scheduling.run()
         if is_purger:
             self._activity.begin("purging old events")
             self._purge.run()

@@ -19,7 +19,8 @@ _ADD: Final = (
 """Plain SQL: each batch sends it, and Django takes longer to write it than the server to run it."""
 
 _INSERT_AND_ADD: Final = (
-    f"WITH receiver AS (SELECT id FROM {RECEIVERS} WHERE id = %s AND consumer = %s FOR UPDATE), "
+    # Heartbeats don't wait for the lock; the end of the lease does.
+    f"WITH receiver AS (SELECT id FROM {RECEIVERS} WHERE id = %s AND consumer = %s FOR KEY SHARE), "
     "new AS ({insert}) "
     + _ADD.format(now=NOW["postgresql"], duplicates="%s - (SELECT COUNT(*) FROM new)")
     + " RETURNING (SELECT COUNT(*) FROM new)"

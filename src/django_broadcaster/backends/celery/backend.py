@@ -22,6 +22,7 @@ from ..names import escape_words
 from ..outcomes import MessageBatch
 from .connection import CLIENT, Call, Connection
 from .errors import CallRefused
+from .json_values import from_json
 
 PRIORITIES: Final = (0, 255)
 """The range of AMQP; on Redis Celery knows 0 to 9."""
@@ -51,7 +52,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
     A task `expires` with the `expirytime` of its event, unless that is over 49 days away.
 
     The `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on
-    AMQP `routing_key`.
+    AMQP `routing_key`. An `OutboxCelery` sets `call`, the options of a call by its own arguments.
 
     A call is sent when the one before has been acknowledged. So the calls of a key are in their
     queue in order, and no call is sent after one that failed. The order in which workers run them
@@ -61,7 +62,9 @@ class CeleryBackend(ConnectedBackend[Connection]):
 
     system: ClassVar[str] = "celery"
     client_library = CLIENT
-    config_keys: ClassVar[frozenset[str]] = frozenset({"priority", "queue", "routing_key", "task"})
+    config_keys: ClassVar[frozenset[str]] = frozenset(
+        {"call", "priority", "queue", "routing_key", "task"}
+    )
 
     default_max_message_bytes: ClassVar[int | None] = 16 * 2**20
     """RabbitMQ's default for `max_message_size` from version 4.0 on; Redis takes more."""
@@ -113,7 +116,9 @@ class CeleryBackend(ConnectedBackend[Connection]):
         """Raise InvalidPublisherConfig for an unknown key or a wrong value."""
         super().validate_config(config)
         for key, value in config.items():
-            if key == "priority":
+            if key == "call":
+                self.read_config.require(key, value, isinstance(value, Mapping), "a dictionary")
+            elif key == "priority":
                 self.read_config.integer(key, value, *PRIORITIES)
             else:
                 self.read_config.text(key, value, SHORT_BYTES, plain=True)
@@ -139,6 +144,8 @@ class CeleryBackend(ConnectedBackend[Connection]):
                 "of the backend's max_message_bytes"
             )
         config = message.config
+        if "call" in config:
+            return self._given_call(message, config["call"])
         task = config.get("task") or self._task.render(message)
         if task.startswith(_RESERVED):
             raise Rejected(f"{task!r} is a name of Celery's own tasks, which no event may call")
@@ -154,6 +161,25 @@ class CeleryBackend(ConnectedBackend[Connection]):
             headers=trace_headers(message),
             expires=seconds_left(message, AMQP_LONGEST),
         )
+
+    def _given_call(self, message: Message, options: Any) -> Call:
+        """Return the call of an `OutboxCelery`, whose values are as Celery writes them in JSON."""
+        try:
+            data = from_json(parse_json(message.data_json or "{}"))
+            own = from_json(options)
+            return Call(
+                task=message.event_type,
+                task_id=own.pop("task_id"),
+                args=list(data["args"]),
+                keywords=dict(data["kwargs"]),
+                **{name: own.pop(name, None) for name in ("queue", "routing_key", "priority")},
+                headers=trace_headers(message),
+                options=own,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise Rejected(
+                f"the event is not a call of OutboxCelery: {type(error).__name__}: {error}"
+            ) from error
 
     def _arguments(self, message: Message, body: bytes) -> tuple[list[Any], dict[str, Any]]:
         if self.arguments == "event":
@@ -180,9 +206,9 @@ class CeleryBackend(ConnectedBackend[Connection]):
 
     def _goes_with_all(self, message: Message, connection: Connection) -> bool:
         """Return True if an event's queue is that of all events."""
-        if message.config.keys() & {"queue", "routing_key"}:
+        if (message.config.keys() | message.config.get("call", {})) & {"queue", "routing_key"}:
             return False
-        one_task = self._task.is_constant and "task" not in message.config
+        one_task = self._task.is_constant and not message.config.keys() & {"task", "call"}
         return self.queue is not None or one_task or not connection.has_routes
 
     def _app(self) -> Any:

@@ -6,8 +6,9 @@ confirm nothing unless its settings say so. All of them wait for ever, or retry 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django_broadcaster.events import TRACEPARENT, TRACESTATE
@@ -26,7 +27,7 @@ CLIENT: Final = ("celery", "celery")
 class Call:
     """A task to be called. None leaves a choice to the app's settings and to the task's.
 
-    `expires` is in seconds from now.
+    `expires` is in seconds from now. `options` are further arguments of `send_task`.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Call:
     priority: int | None
     headers: dict[str, str]
     expires: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Connection(HeldConnection):
@@ -48,6 +50,7 @@ class Connection(HeldConnection):
         self._trace: dict[str, str] = {}
         self._timeout = timeout
         self._returned = ""
+        self._has_options = False
         self.is_blocked = self._is_spent = False
         self._connection = _connection(app, connect_timeout)
         self.place = f"Celery's broker at {self._connection.as_uri()}"
@@ -174,8 +177,12 @@ class Connection(HeldConnection):
             "expires": call.expires,
             "mandatory": True if self.is_amqp else None,
         }
+        options = dict(call.options)
+        self._has_options = bool(options)
         self._trace = call.headers
-        self._app.send_task(
+        # An `OutboxCelery` would write the call to the outbox once more.
+        send = getattr(self._app, "send_task_now", self._app.send_task)
+        send(
             call.task,
             call.args,
             call.keywords,
@@ -186,8 +193,13 @@ class Connection(HeldConnection):
             # Results are not read here, so the result backend does not wait for them. For the
             # worker, it is as the task says.
             ignore_result=True,
-            headers={"ignore_result": None, **call.headers},
+            headers={
+                "ignore_result": options.pop("ignore_result", None),
+                **(options.pop("headers", None) or {}),
+                **call.headers,
+            },
             **{name: value for name, value in choices.items() if value is not None},
+            **options,
         )
 
     def _publish_as_given(self, body: Any, *, headers: dict[str, Any], **options: Any) -> Any:
@@ -212,7 +224,7 @@ class Connection(HeldConnection):
             self._is_spent = True
             return self.unavailable(amqp.BLOCKED)
         is_channel_error = self.is_amqp and isinstance(cause, self._connection.channel_errors)
-        found, text = judge(cause, is_channel_error=is_channel_error)
+        found, text = judge(cause, is_channel_error=is_channel_error, has_options=self._has_options)
         if type(cause).__name__ not in HARMLESS:
             self.drop()
         return self.unavailable(text) if found is Scope.BROKER else CallRefused(found, text)
