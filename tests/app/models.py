@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from uuid import UUID, uuid4
 
 from django.db import models
 
@@ -69,15 +70,21 @@ class SpecialItem(Item):
 class ParcelPacked:
     """An event of a declared class."""
 
-    parcel_id: int
+    parcel_id: UUID
     weight: Decimal
     packed_at: str = ""
 
 
-@publishes(created=ParcelPacked, fields={"parcel_id": "pk", "weight": "kilos"})
+@publishes(
+    created=ParcelPacked,
+    updated="parcel.changed",
+    source="/tests/parcels",
+    fields={"parcel_id": "pk", "weight": "kilos"},
+)
 class Parcel(PublishingModel):
-    """A model with a typed event."""
+    """A model with a typed event, whose objects have a primary key before they are saved."""
 
+    id = models.UUIDField(primary_key=True, default=uuid4)
     kilos = models.DecimalField(max_digits=6, decimal_places=3)
 
     def __str__(self) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.core import serializers
-from django.db import connections, transaction
+from django.db import NotSupportedError, connections, transaction
 from django.db.models import F
 
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.model_events import suppressed
 from django_broadcaster.models import OutboxEvent
+from django_broadcaster.typed_events import from_cloud_event
 from tests.app.models import Customer, Item, ItemProxy, Parcel, ParcelPacked, SpecialItem
 from tests.publishers.statements import statements
 from tests.support.databases import ANY
@@ -334,8 +335,52 @@ def test_a_declared_class_validates_and_names_its_event(outbox: str) -> None:
     assert (event.event_type, event.source) == ("parcel.packed", "/tests/parcels")
     assert event.extensions["dataversion"] == 1
     assert (event.subject, event.partition_key) == (str(parcel.pk), str(parcel.pk))
-    assert event.data == {"parcel_id": parcel.pk, "weight": "1.200", "packed_at": ""}
-    assert ParcelPacked(**event.data).parcel_id == parcel.pk
+    assert event.data == {"parcel_id": str(parcel.pk), "weight": "1.200", "packed_at": ""}
+    packed = ParcelPacked(parcel_id=parcel.pk, weight=Decimal("1.200"))
+    assert from_cloud_event(ParcelPacked, event) == packed
+
+
+def test_an_object_that_brings_its_primary_key_is_not_looked_for(outbox: str) -> None:
+    """Its save inserts a row. If the caller forces an update, the event is always published."""
+    with transaction.atomic(outbox), statements() as run:
+        parcel = Parcel.objects.create(kilos=1)
+    assert len(run) == 3, run
+    clear()
+    Parcel(pk=parcel.pk, kilos=1).save(force_update=True)
+    (event,) = published()
+    assert event.event_type == "parcel.changed"
+    assert event.data == {"parcel_id": str(parcel.pk), "weight": "1.000"}
+
+
+@pytest.mark.parametrize("conflicts", ["ignore", "update"])
+def test_a_bulk_create_that_may_skip_rows_is_refused(outbox: str, conflicts: str) -> None:
+    """Before any SQL: which rows are new is not known, so their events are not either."""
+    options: dict[str, Any] = {f"{conflicts}_conflicts": True}
+    if conflicts == "update":
+        options |= {"update_fields": ["kilos"]}
+        if connections[outbox].features.supports_update_conflicts_with_target:
+            options |= {"unique_fields": ["id"]}
+    parcels = [Parcel(kilos=1)]
+    with statements() as run, pytest.raises(NotSupportedError, match=r"suppressed\(\)"):
+        Parcel.objects.bulk_create(parcels, **options)
+    assert run == []
+    with suppressed(Parcel):
+        Parcel.objects.bulk_create(parcels, **options)
+    assert Parcel.objects.count() == 1
+    assert published() == []
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_bulk_create_without_returned_keys_is_refused(
+    outbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on MySQL; objects that bring their own keys are created."""
+    features = connections[outbox].features
+    monkeypatch.setattr(type(features), "can_return_rows_from_bulk_insert", False)
+    with pytest.raises(NotSupportedError, match="set their primary keys"):
+        Item.objects.bulk_create([Item()])
+    Parcel.objects.bulk_create([Parcel(kilos=1)])
+    assert [each.event_type for each in published()] == ["parcel.packed"]
 
 
 CHANGES: list[Callable[[], Any]] = [

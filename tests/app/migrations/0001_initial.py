@@ -1,3 +1,4 @@
+import uuid
 from decimal import Decimal
 
 import django.db.models.deletion
@@ -66,12 +67,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Parcel",
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
                 ("kilos", models.DecimalField(decimal_places=3, max_digits=6)),
             ],
             options={
