@@ -48,7 +48,7 @@ HandlerFunction = Callable[[Any], object]
 """A function that receives the event, a `CloudEvent`. If it is async, it is awaited.
 
 If it is registered for a declared class, it receives an event of that class, and its `CloudEvent`
-if it has a second parameter.
+if it has a second parameter without a default.
 """
 
 EVERY_TYPE = "*"
@@ -199,7 +199,7 @@ class EventHandlerRegistry:
             event_type: An event type or a shell-style pattern: `order.placed`, `order.*`. None for
                 every event. A function that is registered for several runs once for an event.
                 Or a class that `typed_event` declared: the function gets an event of this class,
-                and its `CloudEvent` if it has a second parameter.
+                and its `CloudEvent` if it has a second parameter without a default.
             name: Identifies the handler in the inbox; the function's dotted path unless given. If
                 functions share a path, each has its first event type added: `path(order.placed)`.
             consumer: The alias in OUTBOX_CONSUMERS of the consumer whose events the handler takes,

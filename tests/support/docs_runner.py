@@ -175,7 +175,10 @@ class Project:
         self._end_session()
         if path.name == "settings.py" and path.exists():
             path.write_text(f"{path.read_text()}\n{text}")
-            self.call("python", "manage.py", "check", "--fail-level", "WARNING")
+            manage = next(
+                each / "manage.py" for each in path.parents if (each / "manage.py").exists()
+            )
+            self.call("python", str(manage), "check", "--fail-level", "WARNING")
         else:
             path.write_text(text)
 

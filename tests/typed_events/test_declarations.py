@@ -35,6 +35,10 @@ class Sample:
         """A partition key that is made of a field."""
         return f"order-{self.order_id}"
 
+    def method(self) -> str:
+        """Return the property."""
+        return self.key
+
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
@@ -127,6 +131,7 @@ def test_the_schema_of_the_declaration_is_in_the_event() -> None:
         ({"version": 0}, ValueError, "version: must be a positive integer, not 0"),
         ({"version": True}, ValueError, "version: must be a positive integer, not True"),
         ({"key": "id"}, ValueError, "key: must be a field of Sample.*the fields are order_id"),
+        ({"key": "method"}, ValueError, "key: must be a field of Sample"),
         ({"subject": "id"}, ValueError, "subject: must be a field of Sample"),
         ({"data_schema": "sample.json"}, InvalidEvent, "data_schema: .* is not an absolute URI"),
     ],
@@ -138,6 +143,15 @@ def test_a_wrong_declaration_is_refused(
     with pytest.raises(error, match=f"^{message}"):
         declare(**changes)
     assert event_types.find(Sample) is None
+
+
+@ALL_KINDS
+@pytest.mark.parametrize("name", ["items", "copy", "__init__"])
+def test_a_method_is_not_a_key(kind: type[Any], name: str) -> None:
+    """Each event would be refused: a method is neither a value nor a field."""
+    declared = event_types.of(kind)
+    with pytest.raises(ValueError, match=f"^key: must be a field of {kind.__name__}, .*{name}"):
+        EventType(kind, declared.type, declared.source, key=name)
 
 
 class Plain:

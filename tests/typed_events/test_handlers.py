@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.db import InterfaceError, OperationalError
 
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import Rejected, TransientError
+from django_broadcaster.exceptions import Rejected, Retry, TransientError
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import EventHandlerRegistry, event_registry
@@ -21,6 +22,8 @@ from django_broadcaster.typed_events import (
     event_types,
     from_cloud_event,
     to_cloud_event,
+    typed_event,
+    upcasts,
 )
 from tests.app.models import Order
 from tests.relay.conftest import Join, clock, drain, join
@@ -69,8 +72,8 @@ def test_a_handler_gets_the_event_that_was_published(
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)
-def test_a_handler_with_a_second_parameter_gets_the_cloud_event(local: str, join: Join) -> None:
-    """Functions, methods and async functions; a parameter with a default is not one of these."""
+def test_a_second_parameter_without_a_default_gets_the_cloud_event(local: str, join: Join) -> None:
+    """Of functions, methods and async functions; a parameter with a default keeps it."""
     found: list[tuple[Any, Any]] = []
 
     class Shop:
@@ -233,6 +236,48 @@ def test_an_upcaster_that_fails_rejects_the_event() -> None:
     with pytest.raises(Rejected, match=r"^data: can't be read as version 2: KeyError") as rejected:
         from_cloud_event(DataclassOrder, cloud_event(DataclassOrder, {}, 1))
     assert isinstance(rejected.value.unforeseen, KeyError)
+
+
+@dataclass
+class Delayed:
+    """A class with the upcaster of the test below."""
+
+    order_id: int
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("the catalogue is unavailable"),
+        Retry("the order is being counted", after=60),
+        OperationalError("the connection was closed"),
+        InterfaceError("the connection is closed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_an_upcaster_that_may_pass_is_retried(
+    local: str, join: Join, error: Exception
+) -> None:
+    """As if the handler had raised it: the data are not the cause."""
+
+    def upcast(data: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    typed_event("order.delayed", source="/shop", version=2)(Delayed)
+    upcasts(Delayed, from_version=1)(upcast)
+    event_registry.register(Delayed, name="handler")(lambda event: None)
+    try:
+        row = publisher.publish_event("order.delayed", "/shop", {"order_id": 7})
+        drain(join())
+        with pytest.raises(type(error)) as raised:
+            from_cloud_event(Delayed, CloudEvent("order.delayed", "/shop", {}))
+    finally:
+        event_types.remove(Delayed)
+    assert raised.value is error
+    found = OutboxEvent.objects.get(pk=row.pk)
+    assert (found.status, found.retry_count) == ("retry", 1)
+    assert str(error) in found.last_error
 
 
 def test_a_cloud_event_of_another_type_is_refused() -> None:

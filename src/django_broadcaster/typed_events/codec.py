@@ -86,6 +86,13 @@ class Codec(ABC, Generic[T]):
         """Return True if the codec can dump an object."""
         return isinstance(event, self.event_class)
 
+    def has_value(self, name: str) -> bool:
+        """Return True if `value` finds this name in events: a field or a property, not a method."""
+        found = self.event_class
+        return name in self.fields() or (
+            hasattr(found, name) and not callable(getattr(found, name))
+        )
+
     def value(self, event: T, field: str) -> object:
-        """Return the value of a field or an attribute of an event."""
+        """Return the value of a field or a property of an event."""
         return getattr(event, field)

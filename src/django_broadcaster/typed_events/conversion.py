@@ -140,6 +140,8 @@ def from_cloud_event(event_class: type[T], event: CloudEvent) -> T:
     Raises:
         Rejected: The data do not fit the class; the text names the field.
         TransientError: The version is newer than that of the class.
+        DeliveryError: An upcaster raised it, such as `Retry`.
+        django.db.Error: An upcaster raised it.
         TypeError: The class is not declared.
         ValueError: The CloudEvent has another type.
     """

@@ -7,6 +7,8 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Final, Generic, TypeVar
 
+from django.db import Error
+
 from django_broadcaster.events import (
     CloudEvent,
     check_data_schema,
@@ -14,7 +16,7 @@ from django_broadcaster.events import (
     check_source,
     check_string,
 )
-from django_broadcaster.exceptions import InvalidEvent, Rejected, TransientError
+from django_broadcaster.exceptions import DeliveryError, InvalidEvent, Rejected, TransientError
 from django_broadcaster.setting_rules import Rule
 
 from .codec import Codec, Mismatch
@@ -155,6 +157,8 @@ class EventType(Generic[T]):
         Raises:
             Rejected: The data do not fit the class; the text names the field.
             TransientError: The version is newer than that of the class, which a deployment changes.
+            DeliveryError: An upcaster raised it, such as `Retry`.
+            django.db.Error: An upcaster raised it.
         """
         try:
             return self._codec.load(self._current(event))
@@ -213,6 +217,8 @@ class EventType(Generic[T]):
             try:
                 found: Any = upcast(data)
                 data = dict(found) if isinstance(found, Mapping) else found
+            except (DeliveryError, Error):
+                raise  # the cause is not the data, or the upcaster decides by itself
             except Exception as error:
                 text = f"can't be read as version {each + 1}: {type(error).__name__}: {error}"
                 failure = self._rejected("data", text)
@@ -243,7 +249,7 @@ class EventType(Generic[T]):
             return lambda event: None
         if callable(given):
             return given
-        if given not in self.fields and not hasattr(self.event_class, given):
+        if not self._codec.has_value(given):
             known = ", ".join(self.fields)
             raise ValueError(
                 f"{argument}: must be a field of {self.event_class.__name__}, or a function of an "
@@ -360,6 +366,9 @@ def upcasts(event_class: type[Any], *, from_version: int) -> Callable[[U], U]:
 
     The function gets the data of this version, a dictionary that it may change, and returns
     those of the next version. Several functions lead from an old version to the class's.
+
+    An error of the function rejects the event, which becomes a dead letter. Database errors, and
+    errors such as `Retry`, are handled as if the handler had raised them.
 
     Args:
         event_class: A declared class.

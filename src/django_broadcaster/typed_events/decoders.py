@@ -10,9 +10,11 @@ import types
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import Enum, Flag
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from itertools import combinations, product
+from sys import float_info
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
 from django.utils.dateparse import parse_duration
@@ -22,6 +24,7 @@ from django_broadcaster.events import resolved
 
 from .codec import Codec, Mismatch
 
+T = TypeVar("T")
 Decode = Callable[[Any], Any]
 """Returns the value of a field; raises Mismatch."""
 
@@ -29,6 +32,9 @@ Nested = Callable[[type[Any]], Codec[Any] | None]
 """Returns the codec of a class; None for a type that is not an event's or a part of one."""
 
 _PLAIN: Final = (str, int, float, bool, types.NoneType)
+_FREE: Final = (Any, object)
+_UNIONS: Final = (Union, types.UnionType)
+_OBJECTS: Final = (dict, Mapping)
 
 
 def dump(value: Any, nested: Nested) -> Any:
@@ -45,13 +51,19 @@ def dump(value: Any, nested: Nested) -> Any:
     if isinstance(value, Enum):
         return dump(value.value, nested)
     if isinstance(value, Mapping):
-        return {dump(key, nested): dump(item, nested) for key, item in value.items()}
+        return {_dump_key(key, nested): dump(item, nested) for key, item in value.items()}
     if isinstance(value, tuple | Set):
         return [dump(item, nested) for item in value]
     for kind, write in _WRITERS.items():
         if isinstance(value, kind):  # a subclass
             return write(value)
     return value
+
+
+def _dump_key(key: Any, nested: Nested) -> Any:
+    """Return a key of a dictionary as a JSON value; unchanged if JSON does not have such keys."""
+    found = dump(key, nested)
+    return found if type(found) in _PLAIN else key
 
 
 def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
@@ -70,20 +82,17 @@ def decoder_of(hint: Any, nested: Nested, *, known_fields_only: bool) -> Decode:
         return _SIMPLE[hint]
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
-        return _choice([(part, part) for part in parts])
-    if origin in (Union, types.UnionType):
+        return _choice(hint, parts, nested)
+    if origin in _UNIONS:
         return _union(parts, inner, nested)
     if origin in _ARRAYS:
         return _array(origin, parts, inner)
-    if origin in (dict, Mapping):
+    if origin in _OBJECTS:
         return _object(parts or (str, Any), inner)
     if not isinstance(hint, type):
         raise _unsupported(hint)
     if issubclass(hint, Enum) and not issubclass(hint, Flag):
-        members = [(dump(member.value, nested), member) for member in hint]
-        if not all(type(value) in _PLAIN for value, _ in members):
-            raise _unsupported(hint)
-        return _choice(members)
+        return _choice(hint, list(hint), nested)
     codec = nested(hint)
     if codec is None:
         raise _unsupported(hint)
@@ -187,38 +196,45 @@ def _exactly(kind: type[Any]) -> Decode:
 def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise _wrong("a number", value)
-    return float(value)
+    return _read(float, value, f"a number of at most {float_info.max:.3g}")
 
 
 def _decimal(value: Any) -> Decimal:
     if type(value) not in (str, int, float):
         raise _wrong("a decimal number", value)
+    return _read(lambda given: Decimal(str(given)), value, "a decimal number")
+
+
+def _read(read: Callable[[Any], T | None], value: Any, wanted: str) -> T:
+    """Return what a function makes of a value; its errors, and None, raise Mismatch."""
     try:
-        return Decimal(str(value))
-    except InvalidOperation as error:
-        raise Mismatch("must be a decimal number") from error
+        found = read(value)
+    except (ValueError, ArithmeticError) as error:  # such as OverflowError
+        raise Mismatch(f"must be {wanted}") from error
+    if found is None:
+        raise Mismatch(f"must be {wanted}")
+    return found
 
 
 def _text(read: Callable[[str], Any], wanted: str) -> Decode:
-    """Return the function for a type that is written as text; `read` may raise ValueError."""
+    """Return the function for a type that is written as text."""
 
     def decode(value: Any) -> Any:
         if type(value) is not str:
             raise _wrong(wanted, value)
-        try:
-            found = read(value)
-        except ValueError as error:
-            raise Mismatch(f"must be {wanted}") from error
-        if found is None:
-            raise Mismatch(f"must be {wanted}")
-        return found
+        return _read(read, value, wanted)
 
     return decode
 
 
-def _choice(pairs: Sequence[tuple[Any, Any]]) -> Decode:
-    """Return the function for a Literal or an Enum, from its JSON values and their values."""
+def _choice(hint: Any, values: Sequence[Any], nested: Nested) -> Decode:
+    """Return the function for the values of a Literal or an Enum, as JSON has them."""
+    pairs = [(dump(value, nested), value) for value in values]
+    if not all(type(each) in _PLAIN for each, _ in pairs):
+        raise _unsupported(hint)
     by_kind = {(type(each), each): value for each, value in pairs}
+    if len(by_kind) < len(pairs):
+        raise TypeError(f"{hint} has two values that are the same in JSON; remove one")
     wanted = f"one of {', '.join(repr(each) for each, _ in pairs)}"
 
     def decode(value: Any) -> Any:
@@ -235,10 +251,10 @@ def _choice(pairs: Sequence[tuple[Any, Any]]) -> Decode:
 def _union(parts: Sequence[Any], inner: Callable[[Any], Decode], nested: Nested) -> Decode:
     """Return the function that tries the types of a union in their order."""
     rest = [each for each in map(_bare, parts) if each is not types.NoneType]
-    if sum(isinstance(each, type) and nested(each) is not None for each in rest) > 1:
+    if any(_are_alike(one, other, nested) for one, other in combinations(rest, 2)):
         raise TypeError(
-            "a union of several classes is not supported, because data may fit more than one; "
-            "declare a pydantic model or a msgspec struct with a tag"
+            "a union of a class and another class, a dictionary or Any is not supported, because "
+            "an object may fit both; declare a pydantic model or a msgspec struct with a tag"
         )
     may_be_null, decoders = len(rest) < len(parts), [inner(each) for each in rest]
     names = ", ".join(getattr(each, "__name__", str(each)) for each in rest)
@@ -257,12 +273,46 @@ def _union(parts: Sequence[Any], inner: Callable[[Any], Decode], nested: Nested)
     return decode
 
 
+def _are_alike(one: Any, other: Any, nested: Nested) -> bool:
+    """Return True if an object that fits one type may also fit a class in the other.
+
+    Handlers ignore unknown fields, so they may read it as the class, and lose the rest of it.
+    """
+    one, other = _bare(one), _bare(other)
+    for first, second in ((one, other), (other, one)):
+        if get_origin(first) in _UNIONS:
+            return any(_are_alike(part, second, nested) for part in get_args(first))
+    shapes = _shapes(one, nested) & _shapes(other, nested)
+    if _is_class(one, nested) or _is_class(other, nested):
+        return dict in shapes
+    if not shapes or (one in _FREE and other in _FREE):
+        return False
+    pairs = product(get_args(one) or (Any,), get_args(other) or (Any,))
+    return any(_are_alike(part, other_part, nested) for part, other_part in pairs)
+
+
+def _shapes(hint: Any, nested: Nested) -> set[Any]:
+    """Return which of object (`dict`) and array (`list`) a type has in JSON; Any has both."""
+    origin = get_origin(hint) or hint
+    if hint in _FREE:
+        return {dict, list}
+    if origin in _ARRAYS:
+        return {list}
+    return {dict} if origin in _OBJECTS or _is_class(hint, nested) else set()
+
+
+def _is_class(hint: Any, nested: Nested) -> bool:
+    return isinstance(hint, type) and nested(hint) is not None
+
+
 def _array(origin: Any, parts: Sequence[Any], inner: Callable[[Any], Decode]) -> Decode:
     """Return the function for a list, a set or a tuple."""
     create = _ARRAYS[origin]
     if origin is tuple and parts and parts[-1] is not Ellipsis:
         return _tuple([inner(part) for part in parts])
     decode_item = inner(parts[0] if parts else Any)
+    if issubclass(create, Set):
+        decode_item = _hashable(decode_item)
 
     def decode(value: Any) -> Any:
         if not isinstance(value, list):
@@ -270,6 +320,20 @@ def _array(origin: Any, parts: Sequence[Any], inner: Callable[[Any], Decode]) ->
         return create(_item(decode_item, index, item) for index, item in enumerate(value))
 
     return decode
+
+
+def _hashable(decode: Decode) -> Decode:
+    """Return a function that also refuses what a set can't contain."""
+
+    def decode_hashable(value: Any) -> Any:
+        found = decode(value)
+        try:
+            hash(found)
+        except TypeError as error:
+            raise _wrong("a value that a set can contain", value) from error
+        return found
+
+    return decode_hashable
 
 
 def _tuple(decoders: Sequence[Decode]) -> Decode:
@@ -326,8 +390,10 @@ _SIMPLE: Final[dict[Any, Decode]] = {
     bytes: _text(lambda text: b64decode(text, validate=True), "text in base64"),
 }
 
-_WRITERS: Final[dict[type[Any], Callable[[Any], str]]] = {
+_WRITERS: Final[dict[type[Any], Callable[[Any], str | int | float]]] = {
     str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
     Decimal: str,
     UUID: str,
     datetime: datetime.isoformat,
@@ -336,9 +402,9 @@ _WRITERS: Final[dict[type[Any], Callable[[Any], str]]] = {
     timedelta: duration_iso_string,
     bytes: lambda value: b64encode(value).decode(),
 }
-"""How values of the types that JSON does not have are written."""
+"""How values are written: of types that JSON does not have, and of subclasses, such as numpy's."""
 
-_ARRAYS: Final[dict[Any, Callable[[Any], Any]]] = {
+_ARRAYS: Final[dict[Any, type[Any]]] = {
     list: list,
     Sequence: list,
     tuple: tuple,

@@ -133,6 +133,10 @@ class TypedDictCodec(PlainCodec[T]):
         """Return True for each dictionary."""
         return isinstance(event, dict)
 
+    def has_value(self, name: str) -> bool:
+        """Return True for a key; the attributes of a dictionary are none of the event."""
+        return name in self.fields()
+
     def value(self, event: T, field: str) -> object:
         """Return the value of a key; None if it is missing."""
         values: Any = event
