@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from django_broadcaster.events import encode_data
 
 from .codec import Codec, Mismatch
+from .formats import add_formats
 
 T = TypeVar("T")
 
@@ -155,7 +156,9 @@ def msgspec_schema(event_class: type[Any]) -> dict[str, Any]:
     """Return the JSON Schema that msgspec makes; raises ImportError or TypeError."""
     from msgspec.json import schema
 
-    return schema(event_class)
+    found = schema(event_class)
+    add_formats(found, event_class)
+    return found
 
 
 def _mismatch_of(text: str) -> Mismatch:
