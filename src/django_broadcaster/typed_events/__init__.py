@@ -19,12 +19,21 @@ class of theirs.
 """
 
 from .conversion import from_cloud_event, keywords_of, to_cloud_event
-from .declarations import VERSION, EventType, EventTypes, event_types, typed_event, upcasts
+from .declarations import (
+    VERSION,
+    EventType,
+    EventTypes,
+    check_type,
+    event_types,
+    typed_event,
+    upcasts,
+)
 
 __all__ = [
     "VERSION",
     "EventType",
     "EventTypes",
+    "check_type",
     "event_types",
     "from_cloud_event",
     "keywords_of",

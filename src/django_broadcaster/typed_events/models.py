@@ -41,9 +41,20 @@ class PydanticCodec(Codec[T]):
 
     def fields(self) -> Collection[str]:
         """Return the names of the fields, not their aliases."""
+        return tuple(self._fields())
+
+    def required(self) -> Collection[str]:
+        """Return the names of the fields that have no default, by alias."""
+        return [
+            name if each.validation_alias is None else str(each.validation_alias)
+            for name, each in self._fields().items()
+            if each.is_required()
+        ]
+
+    def _fields(self) -> dict[str, Any]:
         found: Any = self.event_class
         fields: dict[str, Any] = getattr(found, "__pydantic_fields__", None) or found.model_fields
-        return tuple(fields)
+        return fields
 
     def dump(self, event: T) -> Any:
         """Return the JSON values that pydantic writes, by alias."""
@@ -86,6 +97,13 @@ class MsgspecCodec(Codec[T]):
         found: Any = self.event_class
         names: tuple[str, ...] = found.__struct_fields__
         return names
+
+    def required(self) -> Collection[str]:
+        """Return the names of the fields that have no default, as the struct writes them."""
+        from msgspec.structs import fields
+
+        found: Any = self.event_class
+        return [each.encode_name for each in fields(found) if each.required]
 
     def dump(self, event: T) -> Any:
         """Return the JSON values that msgspec writes, by the names that the struct gives them."""
