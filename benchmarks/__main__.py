@@ -12,6 +12,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 
@@ -30,6 +32,7 @@ from benchmarks import (
     databases,
     draining,
     handling,
+    kafka_connect,
     outbox,
     publishing,
     receiving,
@@ -59,6 +62,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "blocked": blocked.blocked,
     "databases": databases.databases,
     "brokers": brokers.brokers,
+    "kafka": kafka_connect.kafka_connect_beside_relay,
     "handlers": handling.handlers,
 }
 
@@ -73,7 +77,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--runs", type=int, default=5, help="runs of each benchmark (5)")
     parser.add_argument("--events", type=int, default=100_000, help="events in a backlog (100,000)")
-    parser.add_argument("--write", metavar="FILE", help="write the table to a page of the docs")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the table into a page of the docs"
+    )
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys() - {"costs"}
     if unknown:
@@ -92,7 +98,8 @@ def main() -> int:
     figures: list[Figure] = []
     for name in options.names or BENCHMARKS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        measured = BENCHMARKS[name](options.runs, options.events)
+        with redirect_stdout(sys.stderr):  # commands print there what they do
+            measured = BENCHMARKS[name](options.runs, options.events)
         figures += measured
         print(as_table(measured), file=sys.stderr, flush=True)
     outbox.empty()

@@ -26,7 +26,7 @@ def measure(runs: int, events: int) -> list[Figure]:
             "relay, Kafka",
             partial(_on_backlog, events, _relay),
             partial(_on_backlog, events, _bare),
-            wanted=">= 0.75",
+            wanted=">= 0.95",
             runs=runs,
         ),
         compare(

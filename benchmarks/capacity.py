@@ -21,11 +21,11 @@ from math import ceil
 from pathlib import Path
 from statistics import mean
 
+from .table import between
+
 COSTS = Path(__file__).with_name("costs.json")
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "capacity.md"
 
-_TABLE = re.compile(r"(<!-- costs -->\n).*?(<!-- end of costs -->)", re.DOTALL)
-_MACHINE = re.compile(r"(<!-- machine -->).*?(<!-- end of machine -->)")
 _COMMAND = re.compile(r"(\$ python -m benchmarks capacity ([^\n]*)\n).*?(```)", re.DOTALL)
 
 MOST_PARTITIONS = 1024
@@ -244,8 +244,8 @@ def _warning(costs: Costs) -> list[str]:
 
 def with_figures(page: str, costs: Costs) -> str:
     """Return a page with its table of costs, and the output of its commands, made from costs."""
-    page = _TABLE.sub(lambda found: f"{found[1]}{describe(costs)}\n{found[2]}", page)
-    page = _MACHINE.sub(lambda found: f"{found[1]}{costs.machine}{found[2]}", page)
+    page = between(page, "costs", f"\n{describe(costs)}\n")
+    page = between(page, "machine", costs.machine)
     return _COMMAND.sub(lambda found: f"{found[1]}{_output(found[2], costs)}\n{found[3]}", page)
 
 

@@ -27,7 +27,7 @@ from django_broadcaster.signals import batch_settled, messages_received
 from tools import services
 
 from . import bare_consumers, handling, outbox, receiving, relays
-from .measure import Figure, compare
+from .measure import Figure, compare, of_pairs
 
 RATE = 100
 COUNT = 500
@@ -126,13 +126,11 @@ def two_services(runs: int, events: int) -> list[Figure]:
             pairs = [(_delays(broker, _ours), _delays(broker, _bare_pair)) for _ in range(runs)]
             for index, (name, wanted) in enumerate((("p50", "<= 3"), ("p99", "<= 5"))):
                 figures.append(
-                    compare(
+                    of_pairs(
                         f"two services, {broker}, {name} at {RATE}/s",
-                        iter([ours[index] for ours, _ in pairs]).__next__,
-                        iter([bare[index] for _, bare in pairs]).__next__,
+                        [(ours[index], bare[index]) for ours, bare in pairs],
                         unit="ms",
                         wanted=wanted,
-                        runs=runs,
                     )
                 )
     return figures

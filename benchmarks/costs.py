@@ -7,12 +7,10 @@ relays and servers have to run on this machine. The database's log is that of th
 from __future__ import annotations
 
 import os
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from django import get_version
 from django.conf import settings
 from django.db import connection
 
@@ -20,6 +18,7 @@ from django_broadcaster.publishers import publisher
 
 from . import outbox, relays
 from .capacity import Costs, Point
+from .table import machine
 
 MOST_RELAYS = 6
 CALLS = 3000
@@ -33,7 +32,7 @@ def measure(events: int) -> Costs:
     publish_us, publish_wal_bytes = _publishing()
     points = [point(count, events * min(count, 3)) for count in range(1, MOST_RELAYS + 1)]
     return Costs(
-        machine=_machine(),
+        machine=machine(),
         processors=os.cpu_count() or 1,
         points=points,
         publish_us=publish_us,
@@ -58,11 +57,8 @@ class _Reading:
 
 def _read(pids: list[int]) -> _Reading:
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pid, pg_current_wal_lsn() - '0/0' FROM pg_stat_activity "
-            "WHERE datname = current_database()"
-        )
-        rows = cursor.fetchall()
+        cursor.execute("SELECT pg_current_wal_lsn() - '0/0'")
+        (wal,) = cursor.fetchone()
     with relays.client() as client:
         used, entries = client.info("cpu"), client.xlen(settings.STREAM)
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -70,17 +66,16 @@ def _read(pids: list[int]) -> _Reading:
         at=time.perf_counter(),
         entries=int(entries),
         relays=sum(relays.cpu(pid) for pid in pids),
-        sessions={pid: relays.cpu(pid) for pid, _ in rows},
+        sessions=relays.sessions(),
         broker=used["used_cpu_user"] + used["used_cpu_sys"],
-        wal=int(rows[0][1]),
+        wal=int(wal),
         busy=(sum(fields) - fields[3] - fields[4]) / TICKS,  # not idle, nor waiting for a disk
         total=sum(fields) / TICKS,
     )
 
 
 def _database_seconds(before: _Reading, after: _Reading) -> float:
-    """Return what the sessions have used that exist at the end."""
-    return sum(seconds - before.sessions.get(pid, 0.0) for pid, seconds in after.sessions.items())
+    return relays.used(before.sessions, after.sessions)
 
 
 def point(count: int, events: int) -> Point:
@@ -143,13 +138,3 @@ def _row_bytes() -> float:
             "FROM django_broadcaster_outboxevent"
         )
         return float(cursor.fetchone()[0])
-
-
-def _machine() -> str:
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW server_version")
-        server = cursor.fetchone()[0].split()[0]
-    return (
-        f"Python {platform.python_version()}, Django {get_version()}, PostgreSQL {server}, "
-        f"{platform.machine()}"
-    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from statistics import median
 
 
@@ -44,16 +45,26 @@ def compare(
     runs: int = 5,
 ) -> Figure:
     """Measure both in turns, `runs` times, so that other load affects both."""
-    pairs = []
+    pairs: list[tuple[float, float]] = []
     for run in range(runs):
         # The second one finds warmer caches, so the order alternates.
-        pair = (ours(), bare()) if run % 2 else tuple(reversed((bare(), ours())))
-        pairs.append(pair)
+        if run % 2:
+            pairs.append((ours(), bare()))
+        else:
+            theirs = bare()
+            pairs.append((ours(), theirs))
+    return of_pairs(name, pairs, unit=unit, wanted=wanted)
+
+
+def of_pairs(
+    name: str, pairs: Sequence[tuple[float, float]], *, unit: str, wanted: str = ""
+) -> Figure:
+    """Return the figure of several runs, each of which measured both."""
     return Figure(
         name,
         unit,
-        ours=median(pair[0] for pair in pairs),
-        bare=median(pair[1] for pair in pairs),
-        ratio=median(pair[0] / pair[1] for pair in pairs),
+        ours=median(ours for ours, _ in pairs),
+        bare=median(bare for _, bare in pairs),
+        ratio=median(ours / bare if bare else inf for ours, bare in pairs),
         wanted=wanted,
     )

@@ -70,9 +70,15 @@ def fill(
             [PAD, status, days, status, count, keys],
         )
         cursor.execute("DROP TABLE bench_keys")
-        if maintain:
-            cursor.execute("VACUUM ANALYZE django_broadcaster_outboxevent")
-            cursor.execute("CHECKPOINT")
+    if maintain:
+        maintenance()
+
+
+def maintenance() -> None:
+    """Vacuum the table and write a checkpoint, so that the server does neither soon."""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE django_broadcaster_outboxevent")
+        cursor.execute("CHECKPOINT")
 
 
 def on_backlog(events: int, drain: Drain, *, keys: int = 1000) -> float:

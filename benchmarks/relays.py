@@ -66,14 +66,14 @@ def drain_to(backend: str, **options: object) -> float:
 def start(
     count: int = 1, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> list[subprocess.Popen[bytes]]:
-    """Start `count` workers as processes."""
+    """Start `count` workers as processes, whose output goes to the standard error."""
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
         **(environment or {}),
     }
     command = [sys.executable, "-m", "django", "outbox_worker", *arguments]
-    return [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(count)]
+    return [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=2) for _ in range(count)]
 
 
 def stop(workers: list[subprocess.Popen[bytes]]) -> None:
@@ -91,6 +91,24 @@ def cpu(pid: int) -> float:
     except FileNotFoundError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def sessions() -> dict[int, float]:
+    """Return the processor seconds of the database's sessions by their processes."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        return {pid: cpu(pid) for (pid,) in cursor.fetchall()}
+
+
+def used(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Return the processor seconds that sessions have used meanwhile which exist at the end."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
+
+
+def peak_megabytes(pid: int) -> float:
+    """Return the highest memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:", 1)[1].split(maxsplit=1)[0]) * 1024 / 1e6
 
 
 def wait_for_leases(count: int) -> None:

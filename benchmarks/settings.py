@@ -1,7 +1,11 @@
-"""Django settings of the benchmarks; the addresses come from `tools/services.py`."""
+"""Django settings of the benchmarks; the addresses come from `tools/services.py`.
+
+A process of a benchmark may have other backends: BENCH_PUBLISHERS is OUTBOX_PUBLISHERS as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -51,4 +55,6 @@ OUTBOX_PUBLISHERS = {
         "OPTIONS": {"url": services.address("redis"), "stream_name": STREAM, "max_len": None},
     }
 }
+if "BENCH_PUBLISHERS" in os.environ:
+    OUTBOX_PUBLISHERS = json.loads(os.environ["BENCH_PUBLISHERS"])
 OUTBOX_BATCH_SIZE = int(os.environ.get("BENCH_BATCH_SIZE", "1000"))

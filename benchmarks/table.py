@@ -1,4 +1,4 @@
-"""The figures as a table in Markdown and as a page of the docs."""
+"""The figures as a table in Markdown and in a page of the docs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ from django import get_version
 from django.db import connection
 
 from .measure import Figure
-
-_PAGE = """# Benchmarks
-
-`make bench` made these figures on two cores: {machine}.
-
-Every ratio is the median of the ratios of several runs, in which the relay and a bare loop took
-turns. Another machine gives other absolute figures. The bare loops are in `benchmarks/bare.py`.
-They do the same work with the clients alone and keep no promise. `backlog`, `scheduled`,
-`never-analysed`, `held-xmin` and the last lines compare a relay under load with itself.
-
-{table}
-"""
 
 
 def as_table(figures: Sequence[Figure]) -> str:
@@ -36,16 +24,35 @@ def as_table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def write_page(path: str, figures: Sequence[Figure]) -> None:
-    """Write the page of the docs with the table."""
+def write_page(path: Path, figures: Sequence[Figure]) -> None:
+    """Write the table and the machine into a page of the docs, between its marks."""
+    page = between(path.read_text(), "figures", f"\n{as_table(figures)}\n")
+    path.write_text(between(page, "machine", machine()))
+
+
+def between(page: str, name: str, text: str) -> str:
+    """Return a page with other text between its two marks of a name.
+
+    Raises:
+        ValueError: The page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise ValueError(f"the page must have {begin} and {end}")
+    return before + begin + text + end + after
+
+
+def machine() -> str:
+    """Return the versions and the kind of the machine, as text."""
     with connection.cursor() as cursor:
         cursor.execute("SHOW server_version")
         server = cursor.fetchone()[0].split()[0]
-    machine = (
+    return (
         f"Python {platform.python_version()}, Django {get_version()}, PostgreSQL {server}, "
         f"{platform.machine()}"
     )
-    Path(path).write_text(_PAGE.format(machine=machine, table=as_table(figures)))
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,7 @@ from django_broadcaster.publishers import publisher
 
 from . import outbox, relays
 from .bare import listen_loop
-from .measure import Figure, compare
+from .measure import Figure, of_pairs
 
 Deliverer = Callable[[], AbstractContextManager[None]]
 """Delivers events while its block runs."""
@@ -66,21 +66,15 @@ def _beside_bare(
         (_percentiles(deliverer, rate, count), _percentiles(listen_loop, rate, count))
         for _ in range(runs)
     ]
-    figures = []
-    for index, percentile in enumerate(("p50", "p99")):
-        ours = iter([ours[index] for ours, _ in pairs])
-        bare = iter([bare[index] for _, bare in pairs])
-        figures.append(
-            compare(
-                f"{name} {percentile} at {rate}/s",
-                ours.__next__,
-                bare.__next__,
-                unit="ms",
-                wanted=wanted[index],
-                runs=runs,
-            )
+    return [
+        of_pairs(
+            f"{name} {percentile} at {rate}/s",
+            [(ours[index], bare[index]) for ours, bare in pairs],
+            unit="ms",
+            wanted=wanted[index],
         )
-    return figures
+        for index, percentile in enumerate(("p50", "p99"))
+    ]
 
 
 def idle(runs: int, events: int) -> list[Figure]:

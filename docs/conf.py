@@ -48,6 +48,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"django_broadcaster\.events\.absent\.Absent"),
     (r"py:.*", r"django_broadcaster\.(registry\.(E|F|Result)|publishers\.E)"),
     (r"py:.*", r"django_broadcaster\.typed_events\.\w+\.(EventClass|T|U)"),
+    (r"py:.*", r"django_broadcaster\.model_events\.\w+\.(Model|M)"),
     (r"py:.*", r"Further"),
     (r"py:.*", r"django_broadcaster\.backends\.(connected\.ConnectionT|errors\.Code)"),
     (r"py:.*", r"django_broadcaster\.backends\.(base\.Thread|bindings\.Binding)"),
@@ -55,7 +56,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"django_broadcaster\.backends\.(options\.T|names\.HasFields)"),
     (r"py:.*", r"urllib\.parse\.SplitResult"),
     (r"py:.*", r"django_broadcaster\.publishing\.asynchronous\.Result"),
-    (r"py:.*", r"TransactionManagementError"),
+    (r"py:.*", r"(TransactionManagement|NotSupported)Error"),
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|ClassVar|Final|Self|TextIO|VerifyMode)"),
 ]
 

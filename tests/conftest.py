@@ -28,7 +28,7 @@ from django_broadcaster.models import (
     OutboxTaskRun,
     OutboxWebhookEndpoint,
 )
-from tests.app.models import Order
+from tests.app.models import Customer, Item, Order, Parcel, SpecialItem
 from tests.support.certificates import make_certificates
 from tests.support.databases import DATABASES
 
@@ -45,6 +45,7 @@ TABLES = (
         OutboxSample,
     ),
     *(OutboxWebhookEndpoint, OutboxOperation, OutboxReceiver, OutboxPosition, OutboxTaskRun, Order),
+    *(SpecialItem, Item, Customer, Parcel),
 )
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.kafka_node import ROOT, java
+from tools.kafka_node import QUICK, ROOT, java
 
 POM = ROOT / "tools" / "connect_pom.xml"
 
@@ -48,16 +49,29 @@ task.shutdown.graceful.timeout.ms=2000
 
 
 class Worker:
-    """One worker, the only one of its `group`, whose REST interface is at `url`."""
+    """One worker, the only one of its `group`, whose REST interface is at `url`.
 
-    def __init__(self, folder: Path, port: int, brokers: str, group: str = "connect") -> None:
+    `config` has more lines of its properties, which override those above. `options` are Java's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        brokers: str,
+        group: str = "connect",
+        *,
+        config: str = "",
+        options: Sequence[str] = QUICK,
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self._options = options
         self.process: subprocess.Popen[bytes] | None = None
         self._config = folder / f"connect-{port}.properties"
         plugins = folder / "no-plugins"  # they are on the class path
         plugins.mkdir(exist_ok=True)
-        config = _PROPERTIES.format(brokers=brokers, port=port, group=group, plugins=plugins)
-        self._config.write_text(config)
+        lines = _PROPERTIES.format(brokers=brokers, port=port, group=group, plugins=plugins)
+        self._config.write_text(lines + config)
 
     def start(self, output: IO[bytes] | None = None) -> None:
         """Start it, and do not wait until it answers."""
@@ -67,13 +81,9 @@ class Worker:
 
     def command(self) -> list[str]:
         """Return the command line that serves."""
-        program, *words = java("org.apache.kafka.connect.cli.ConnectDistributed", pom=POM)
-        return [
-            program,
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            *words,
-            str(self._config),
-        ]
+        options = (*self._options, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+        main_class = "org.apache.kafka.connect.cli.ConnectDistributed"
+        return java(main_class, str(self._config), pom=POM, options=options)
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""

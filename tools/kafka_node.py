@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,8 +29,8 @@ LOOPBACK = "127.0.0.1"
 CLUSTER = "broadcaster-for-testsA"
 """The id of every cluster: 16 bytes in Base64."""
 
-_JAVA = ("java", "-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""Made to start quickly and to leave memory and processors to the tests."""
+QUICK = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Options of Java, made to start quickly and to leave memory and processors to the tests."""
 
 _PROPERTIES = r"""
 process.roles=broker,controller
@@ -166,9 +166,9 @@ def _addresses(host: str, ports: Mapping[str, int]) -> str:
     return ",".join(f"{protocol}://{host}:{port}" for protocol, port in ports.items())
 
 
-def java(*words: str, pom: Path = POM) -> list[str]:
+def java(*words: str, pom: Path = POM, options: Sequence[str] = QUICK) -> list[str]:
     """Return a command line of Java with the jars of a pom, which are fetched when missing."""
-    return [*_JAVA, "-cp", f"{_jars(pom)}{os.sep}*", *words]
+    return ["java", *options, "-cp", f"{_jars(pom)}{os.sep}*", *words]
 
 
 def _jars(pom: Path) -> Path:

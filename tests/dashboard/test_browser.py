@@ -29,6 +29,7 @@ from django_broadcaster.states import OutboxEventStatus as S
 from django_broadcaster.store import minute_of
 from tests.support.browser import opened
 from tests.support.waiting import wait_until
+from tests.typed_events import classes  # noqa: F401  # declares the events of the catalogue
 
 from . import scenes
 from .conftest import logged_in
@@ -54,6 +55,7 @@ def addresses() -> dict[str, str]:
     return {
         "overview": f"{ROOT}outboxdashboard/",
         "backend": f"{ROOT}outboxdashboard/default/change/",
+        "catalogue": f"{ROOT}outboxdashboard/catalogue/",
         "pause": f"{ROOT}outboxdashboard/default/pause/",
         "resume": f"{ROOT}outboxdashboard/default/resume/",
         "event": f"{ROOT}outboxevent/{head.pk}/change/",

@@ -25,6 +25,7 @@ from django_broadcaster.states import OutboxEventStatus as S
 from django_broadcaster.store import request_operation
 from tests.support.browser import opened, serving
 from tests.support.registered import only_handlers
+from tests.typed_events import classes  # noqa: F401  # declares the events of the catalogue
 
 from . import scenes
 from .conftest import logged_in
@@ -97,6 +98,7 @@ def shop(committing: None) -> Iterator[dict[str, str]]:
         "replay": f"{ROOT}outboxevent/{delivered}/replay/",
         "dashboard": f"{ROOT}outboxdashboard/",
         "backend": f"{ROOT}outboxdashboard/default/change/",
+        "catalogue": f"{ROOT}outboxdashboard/catalogue/",
         "pause": f"{ROOT}outboxdashboard/default/pause/",
         "operations": f"{ROOT}outboxoperation/",
         "operation": f"{ROOT}outboxoperation/{operation.pk}/change/",

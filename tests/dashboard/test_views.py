@@ -42,6 +42,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("two_backends")]
 SCRIPT = "<script>alert(1)</script>"
 PAGES = {
     "changelist": [],
+    "catalogue": [],
     "state": [],
     "history": [],
     "change": ["default"],

@@ -40,6 +40,7 @@ def test_the_configuration_follows_the_settings(settings: Settings) -> None:
     assert config["database.hostname"] == "127.0.0.1"
     assert config["database.port"] == str(place["PORT"])
     assert config["database.password"] == "a=b"
+    assert config["poll.interval.ms"] == "10"
     assert {config[key] for key in ("slot.name", "publication.name", "topic.prefix")} == {"shop"}
     assert (
         "ce_tenant:header:ce_tenant" in config["transforms.route.table.fields.additional.placement"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -17,25 +18,37 @@ from tests.support.own_servers import OwnDatabase, own_instance, running, servic
 from tests.support.redis_server import free_port, missing
 from tests.support.waiting import wait_until
 from tools.kafka_connect import Worker
-from tools.kafka_node import is_installed
+from tools.kafka_node import QUICK, is_installed
 
 START_SECONDS = 180.0
 REST_SECONDS = 30.0
 
 
 class ConnectServer:
-    """A worker of our own, which finds its connectors and their positions again after a restart."""
+    """A worker of our own, which finds its connectors and their positions again after a restart.
 
-    def __init__(self, folder: Path, brokers: str) -> None:
+    `config` has more lines of its properties, and `options` are those of Java; see `Worker`.
+    """
+
+    def __init__(
+        self, folder: Path, brokers: str, config: str = "", options: Sequence[str] = QUICK
+    ) -> None:
         if not is_installed():
             missing("Java and Maven, for Kafka Connect")
         self._log = folder / "connect.log"
-        self._worker = Worker(folder, free_port(), brokers, f"connect-{uuid4()}")
+        place = (folder, free_port(), brokers, f"connect-{uuid4()}")
+        self._worker = Worker(*place, config=config, options=options)
 
     @property
     def url(self) -> str:
         """The address of its REST interface."""
         return self._worker.url
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
+        assert self._worker.process is not None
+        return self._worker.process.pid
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -69,6 +82,27 @@ class ConnectServer:
                 pytest.fail(f"Debezium failed: {task['trace'][:2000]}")
         return [task["state"] for task in tasks] == ["RUNNING"]
 
+    def has_stopped(self, connector: str) -> bool:
+        """Whether a connector has no task."""
+        try:
+            return self.call("GET", f"/connectors/{connector}/status")["tasks"] == []
+        except HTTPError:  # while workers rebalance
+            return False
+
+    def put(self, path: str) -> None:
+        """Request a change without content; wait while workers rebalance (409)."""
+
+        def is_accepted() -> bool:
+            try:
+                self.call("PUT", path)
+            except HTTPError as error:
+                if error.code != HTTPStatus.CONFLICT:
+                    raise
+                return False
+            return True
+
+        wait_until(is_accepted, REST_SECONDS, f"Kafka Connect accepts PUT {path}")
+
     def wait_until_running(self, connector: str) -> None:
         """Wait until a connector runs."""
         wait_until(lambda: self.is_running(connector), START_SECONDS, f"{connector} runs")
@@ -85,9 +119,11 @@ class ConnectServer:
 
 
 @contextmanager
-def kafka_connect(folder: Path, brokers: str) -> Iterator[ConnectServer]:
+def kafka_connect(
+    folder: Path, brokers: str, config: str = "", options: Sequence[str] = QUICK
+) -> Iterator[ConnectServer]:
     """A running worker for the time of the block."""
-    server = ConnectServer(folder, brokers)
+    server = ConnectServer(folder, brokers, config, options)
     server.start()
     try:
         yield server

@@ -144,7 +144,7 @@ class KafkaServer:
     def stop(self) -> None:
         """Let it hang (SIGSTOP): the system accepts connections for it, and nothing is answered."""
         self._signal(signal.SIGSTOP)
-        os.waitpid(self._pid, os.WUNTRACED)  # until none of its threads runs any more
+        os.waitpid(self.pid, os.WUNTRACED)  # until none of its threads runs any more
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -165,7 +165,7 @@ class KafkaServer:
 
         Kafka ends at the first write to its only disk that fails.
         """
-        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         yield
         self.restart()
 
@@ -185,13 +185,14 @@ class KafkaServer:
         return self._node is not None and self._node.process is not None
 
     @property
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
         assert self._node is not None
         assert self._node.process is not None
         return self._node.process.pid
 
     def _signal(self, signum: signal.Signals) -> None:
-        os.kill(self._pid, signum)
+        os.kill(self.pid, signum)
 
     def _answers(self) -> bool:
         assert self._node is not None

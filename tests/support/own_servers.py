@@ -113,15 +113,26 @@ class OwnDatabase:
 
 @contextmanager
 def as_alias(alias: str, place: dict[str, Any]) -> Iterator[str]:
-    """Let Django know one more database for the time of the block."""
+    """Let Django know a database by that alias for the time of the block; yield the alias."""
+    before = connections.settings.get(alias)
+    if before is not None:
+        _forget(alias)
     defaults = {**connections.settings["default"], "DISABLE_SERVER_SIDE_CURSORS": False}
     connections.settings[alias] = {**defaults, "OPTIONS": {}, "PASSWORD": "", **place}
     try:
         yield alias
     finally:
-        connections[alias].close()
-        del connections[alias]
-        del connections.settings[alias]
+        _forget(alias)
+        if before is None:
+            del connections.settings[alias]
+        else:
+            connections.settings[alias] = before
+
+
+def _forget(alias: str) -> None:
+    """Close this thread's connection; the next one has the settings of that time."""
+    connections[alias].close()
+    del connections[alias]
 
 
 def service_like(name: str, prepare: str = "", serve: str = "") -> Service:

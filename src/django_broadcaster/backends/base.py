@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from django_broadcaster.events import JSON_NULL, CloudEvent, encode_data, envelope
 from django_broadcaster.events.json_format import parse_json
@@ -166,6 +166,10 @@ class Message:
             return None
         data = parse_json(self.data_json)
         return JSON_NULL if data is None else data
+
+
+NOT_SHOWN: Final = "(not shown)"
+"""Replaces a secret in what a backend shows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,13 @@ class Consumer(ABC):
         """
         return None
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return what it reads, in the broker's words, such as `[{"topic": "orders"}]`.
+
+        For the catalogue. None of it is a secret.
+        """
+        return ()
+
     def position_of(self, delivery: Delivery) -> Position | None:
         """Return the position after a message, for the database; None if the broker keeps it.
 

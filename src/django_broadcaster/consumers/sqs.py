@@ -163,6 +163,10 @@ class SQSConsumer(Consumer):
         handles = [delivery.receipt for delivery in deliveries]
         self._change_visibility(handles, self.visibility_timeout)
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return the queue."""
+        return [{"queue_url": self.queue_url}]
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a message with the attributes of CloudEvents' Kafka binding.
 

@@ -24,8 +24,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.catalogue import asyncapi_document, listed_events, load_events
 from django_broadcaster.consumers.handler import consumers
+from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.models import OutboxBackendState, OutboxDashboard, OutboxEvent
+from django_broadcaster.redaction import error_text
 from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import pause, resume, with_leftovers
 
@@ -54,6 +57,7 @@ class DashboardViews(AdminPages):
         """Return their URLs."""
         views: list[tuple[str, str, View]] = [
             ("", "changelist", require_GET(self.overview)),
+            ("catalogue/", "catalogue", require_GET(self.catalogue)),
             ("state/", "state", require_GET(self.state)),
             ("history/", "history", require_GET(self.history)),
             ("<path:alias>/change/", "change", require_GET(self.backend)),
@@ -96,6 +100,16 @@ class DashboardViews(AdminPages):
         }
         title = _("Backend %(backend)s") % {"backend": alias}
         return self._live(request, title, more, above=(self._list(),), crumb=alias)
+
+    def catalogue(self, request: HttpRequest) -> TemplateResponse:
+        """Return the page of all declared events."""
+        more: dict[str, Any] = {"events": [], "error": ""}
+        try:
+            load_events()
+            more["events"] = listed_events(asyncapi_document("", ""))
+        except (BackendConfigurationError, ImportError, TypeError) as error:
+            more["error"] = error_text(error)
+        return self._page(request, "catalogue", _("Event catalogue"), more, above=(self._list(),))
 
     def pause(self, request: HttpRequest, alias: str) -> HttpResponseBase:
         """Ask for confirmation, then pause the backend."""

@@ -17,6 +17,7 @@ from .call import PublishCall, event_of
 from .direct import publish_directly
 from .model_rows import announce, fill_in
 from .single import publish_one
+from .transactions import has_transaction
 
 __all__ = [
     "BATCH_SIZE",
@@ -25,6 +26,7 @@ __all__ = [
     "asynchronous",
     "event_of",
     "fill_in",
+    "has_transaction",
     "publish_directly",
     "publish_many",
     "publish_one",

@@ -15,10 +15,10 @@ from django_broadcaster.exceptions import WrongTransaction
 
 def check_transaction(connection: BaseDatabaseWrapper) -> None:
     """Raise WrongTransaction if the row would not commit with the change that it announces."""
-    if _is_open(connection):
+    if has_transaction(connection):
         return
     using = connection.alias
-    elsewhere = [c.alias for c in connections.all(initialized_only=True) if _is_open(c)]
+    elsewhere = [c.alias for c in connections.all(initialized_only=True) if has_transaction(c)]
     if elsewhere:
         raise WrongTransaction(
             f"using: the event would go to database {using!r}, but the open transaction is on "
@@ -34,7 +34,8 @@ def check_transaction(connection: BaseDatabaseWrapper) -> None:
         )
 
 
-def _is_open(connection: BaseDatabaseWrapper) -> bool:
+def has_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if a transaction is open, other than the one around a test case."""
     if connection.in_atomic_block:
         # The innermost one counts: a test case opens its own around all others.
         blocks: Any = connection.atomic_blocks

@@ -14,17 +14,26 @@ class of theirs.
 - `conversion` makes the arguments of a publish call from an event of a declared class.
 - `handling` makes the arguments of a handler from a `CloudEvent`.
 - `codec` is the contract of what turns a class into JSON values and back. `models` implements it
-  for pydantic and msgspec. `plain` does so for dataclasses and `TypedDict`, by the functions of
-  `decoders`, one for each type of field.
+  for pydantic and msgspec, and `formats` completes msgspec's schemas. `plain` does so for
+  dataclasses and `TypedDict`, by the functions of `decoders`, one for each type of field.
 """
 
 from .conversion import from_cloud_event, keywords_of, to_cloud_event
-from .declarations import VERSION, EventType, EventTypes, event_types, typed_event, upcasts
+from .declarations import (
+    VERSION,
+    EventType,
+    EventTypes,
+    check_type,
+    event_types,
+    typed_event,
+    upcasts,
+)
 
 __all__ = [
     "VERSION",
     "EventType",
     "EventTypes",
+    "check_type",
     "event_types",
     "from_cloud_event",
     "keywords_of",

@@ -51,6 +51,10 @@ class Codec(ABC, Generic[T]):
         """Return the names of the fields."""
 
     @abstractmethod
+    def required(self) -> Collection[str]:
+        """Return the names, in JSON, of the fields that have no default."""
+
+    @abstractmethod
     def dump(self, event: T) -> Any:
         """Return JSON values, without validating the event; raises Mismatch where there are none.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Final, Generic, TypeVar
@@ -20,6 +20,7 @@ from django_broadcaster.exceptions import DeliveryError, InvalidEvent, Rejected,
 from django_broadcaster.setting_rules import Rule
 
 from .codec import Codec, Mismatch
+from .decoders import dump
 from .plain import codec_of
 
 __all__ = ["VERSION", "EventType", "EventTypes", "event_types", "typed_event", "upcasts"]
@@ -36,6 +37,14 @@ VERSIONS: Final = Rule(
     "a positive integer", lambda value: type(value) is int and 1 <= value < 2**31
 )
 _OF_PATTERNS: Final = frozenset("*?[")
+
+
+def check_type(argument: str, given: object) -> str:
+    """Return an event type; raises InvalidEvent, or ValueError for characters of patterns."""
+    found = check_string(argument, given)
+    if _OF_PATTERNS.intersection(found):
+        raise ValueError(f"{argument}: must not have characters of patterns (* ? [), not {found!r}")
+    return found
 
 
 class EventType(Generic[T]):
@@ -68,9 +77,7 @@ class EventType(Generic[T]):
         data_schema: str = "",
     ) -> None:
         self.event_class = event_class
-        self.type = check_string("type", type)
-        if _OF_PATTERNS.intersection(self.type):
-            raise ValueError(f"type: must not have characters of patterns (* ? [), not {type!r}")
+        self.type = check_type("type", type)
         self.source = check_source(source)
         if not VERSIONS.accepts(version):
             raise ValueError(f"version: must be {VERSIONS.wanted}, not {version!r}")
@@ -92,6 +99,16 @@ class EventType(Generic[T]):
         """The dotted path of the class."""
         return f"{self.event_class.__module__}.{self.event_class.__qualname__}"
 
+    @property
+    def fields(self) -> Collection[str]:
+        """The names of the fields."""
+        return self._codec.fields()
+
+    @property
+    def required_fields(self) -> Collection[str]:
+        """The names, in JSON, of the fields that have no default."""
+        return self._codec.required()
+
     def prepare(self) -> None:
         """Resolve the types of the fields; raises NameError or TypeError."""
         self._codec.prepare()
@@ -99,6 +116,17 @@ class EventType(Generic[T]):
     def is_instance(self, event: object) -> bool:
         """Return True for an event of the class, or for a dictionary if it is a `TypedDict`."""
         return self._codec.is_instance(event)
+
+    def of_values(self, values: Mapping[str, Any]) -> T:
+        """Return the event of Python values, such as those of a model.
+
+        Raises:
+            InvalidEvent: They do not fit the class; `field` is the path to the value.
+        """
+        try:
+            return self._codec.load(dump(values, codec_of))
+        except Mismatch as error:
+            raise InvalidEvent(error.field, str(error)) from error
 
     def data_of(self, event: T) -> Any:
         """Return the data of an event as JSON values, which `decode` accepts.
@@ -136,7 +164,7 @@ class EventType(Generic[T]):
             return self._codec.load(self._current(event))
         except Mismatch as error:
             failure = self._rejected(error.field, str(error))
-            if error.path and error.path[0] in self._codec.fields():
+            if error.path and error.path[0] in self.fields:
                 failure.reason = f"the field {error.path[0]!r} does not fit {self.path}"
             raise failure from error
 
@@ -222,7 +250,7 @@ class EventType(Generic[T]):
         if callable(given):
             return given
         if not self._codec.has_value(given):
-            known = ", ".join(self._codec.fields())
+            known = ", ".join(self.fields)
             raise ValueError(
                 f"{argument}: must be a field of {self.event_class.__name__}, or a function of an "
                 f"event, not {given!r}; the fields are {known}"

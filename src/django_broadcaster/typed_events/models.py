@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from django_broadcaster.events import encode_data
 
 from .codec import Codec, Mismatch
+from .formats import add_formats
 
 T = TypeVar("T")
 
@@ -40,9 +41,20 @@ class PydanticCodec(Codec[T]):
 
     def fields(self) -> Collection[str]:
         """Return the names of the fields, not their aliases."""
+        return tuple(self._fields())
+
+    def required(self) -> Collection[str]:
+        """Return the names of the fields that have no default, by alias."""
+        return [
+            name if each.validation_alias is None else str(each.validation_alias)
+            for name, each in self._fields().items()
+            if each.is_required()
+        ]
+
+    def _fields(self) -> dict[str, Any]:
         found: Any = self.event_class
         fields: dict[str, Any] = getattr(found, "__pydantic_fields__", None) or found.model_fields
-        return tuple(fields)
+        return fields
 
     def dump(self, event: T) -> Any:
         """Return the JSON values that pydantic writes, by alias."""
@@ -85,6 +97,13 @@ class MsgspecCodec(Codec[T]):
         found: Any = self.event_class
         names: tuple[str, ...] = found.__struct_fields__
         return names
+
+    def required(self) -> Collection[str]:
+        """Return the names of the fields that have no default, as the struct writes them."""
+        from msgspec.structs import fields
+
+        found: Any = self.event_class
+        return [each.encode_name for each in fields(found) if each.required]
 
     def dump(self, event: T) -> Any:
         """Return the JSON values that msgspec writes, by the names that the struct gives them."""
@@ -137,7 +156,9 @@ def msgspec_schema(event_class: type[Any]) -> dict[str, Any]:
     """Return the JSON Schema that msgspec makes; raises ImportError or TypeError."""
     from msgspec.json import schema
 
-    return schema(event_class)
+    found = schema(event_class)
+    add_formats(found, event_class)
+    return found
 
 
 def _mismatch_of(text: str) -> Mismatch:

@@ -71,15 +71,11 @@ class PlainCodec(Codec[T]):
             except TypeError as error:
                 raise TypeError(f"{name}.{field}: {error}") from error
         of_class = name if known_fields_only else ""
-        return fields_decoder(decoders, self._required(), self._create(), of_class=of_class)
+        return fields_decoder(decoders, self.required(), self._create(), of_class=of_class)
 
     @abstractmethod
     def _types(self) -> Mapping[str, Any]:
         """Return the types of the fields."""
-
-    @abstractmethod
-    def _required(self) -> Collection[str]:
-        """Return the names of the fields that have no default."""
 
     @abstractmethod
     def _create(self) -> Callable[[dict[str, Any]], T]:
@@ -109,7 +105,8 @@ class DataclassCodec(PlainCodec[T]):
         hints = get_type_hints(self.event_class, include_extras=True)
         return {name: hints[name] for name in self._names}
 
-    def _required(self) -> Collection[str]:
+    def required(self) -> Collection[str]:
+        """Return the names of the fields that have no default."""
         return [
             field.name
             for field in self._fields()
@@ -152,7 +149,8 @@ class TypedDictCodec(PlainCodec[T]):
     def _types(self) -> Mapping[str, Any]:
         return {key: _unqualified(hint) for key, hint in self._hints.items()}
 
-    def _required(self) -> Collection[str]:
+    def required(self) -> Collection[str]:
+        """Return the keys that must not be missing."""
         # By a __future__ import, annotations are text, which the class itself does not read.
         by_class: Any = self.event_class
         return [

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 HEARTBEAT_MILLISECONDS: Final = 5000
 
+POLL_MILLISECONDS: Final = 10
+"""Debezium looks for new events this often. Its default of 500 would delay each event by 0.5 s."""
+
 PASSWORD: Final = "${env:DEBEZIUM_PASSWORD}"  # noqa: S105  # where the worker finds it
 """Kafka Connect replaces it: the worker needs its EnvVarConfigProvider, named `env`."""
 
@@ -57,6 +60,7 @@ def connector_config(
         "snapshot.mode": "no_data",
         "table.include.list": r".*\.django_broadcaster_outboxevent",
         "message.prefix.include.list": name,
+        "poll.interval.ms": str(POLL_MILLISECONDS),
         # Without heartbeats, the slot would retain what other tables write while no event comes.
         "heartbeat.interval.ms": str(HEARTBEAT_MILLISECONDS),
         "heartbeat.action.query": "SELECT pg_logical_emit_message(false, 'heartbeat', '')",

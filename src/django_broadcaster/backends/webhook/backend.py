@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 from django.db import DatabaseError, InterfaceError
 from django.utils.module_loading import import_string
 
-from django_broadcaster.backends.base import Message, Shown, as_delivery_error
+from django_broadcaster.backends.base import NOT_SHOWN, Message, Shown, as_delivery_error
 from django_broadcaster.backends.bindings import HTTP, Binding, BindingBackend
 from django_broadcaster.backends.connected import HEALTH_SECONDS, ConnectedBackend
 from django_broadcaster.backends.credentials import TLS
@@ -216,7 +216,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
 
         Those are the path of the URL, the signature, and the values of headers set in OPTIONS."""
         shown = super().show(message)
-        hidden = dict.fromkeys((*self.options.headers, "webhook-signature"), "(not shown)")
+        hidden = dict.fromkeys((*self.options.headers, "webhook-signature"), NOT_SHOWN)
         if self.options.request_origin is not None:
             hidden[REQUEST_ORIGIN] = self.options.request_origin
         url = self._url_of(message)

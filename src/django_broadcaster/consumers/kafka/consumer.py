@@ -226,6 +226,10 @@ class KafkaConsumer(Consumer):
         source = receipt.partition.source
         return None if source is None else Position(source, receipt.offset + 1)
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return the topics, or patterns of topics."""
+        return [{"topic": each} for each in self.topics]
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""
         body = None if isinstance(message, Tombstone) else message.body

@@ -184,6 +184,10 @@ class MQTTConsumer(Consumer):
         with self._guarded():
             self._opened().keep_alive()
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return the topic filter."""
+        return [{"topic": self.topic}]
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a CloudEvent by the binding for MQTT."""
         return CloudEvent.from_mqtt(message.headers, message.body, message.content_type or None)

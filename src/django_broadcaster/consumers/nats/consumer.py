@@ -164,6 +164,15 @@ class NATSConsumer(Consumer):
         if deliveries:
             self._run(self._open_reader().extend())
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return the stream, and with `filter_subjects` each subject."""
+        if "filter_subject" in self._given:
+            subjects = [self._given["filter_subject"]]
+        else:
+            subjects = self._given.get("filter_subjects", [])
+        origins = [{"stream": self.stream, "subject": each} for each in subjects]
+        return origins or [{"stream": self.stream}]
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a message of the binding for NATS; one without headers is structured."""
         return CloudEvent.from_nats(message.headers, message.body)

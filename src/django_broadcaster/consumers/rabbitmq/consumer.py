@@ -213,6 +213,10 @@ class RabbitMQConsumer(Consumer):
         except ChannelRefused as error:
             self._refuse(error)
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return the queue."""
+        return [{"queue": self.queue}]
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a CloudEvent by the binding for RabbitMQ, or the one for AMQP 1.0."""
         return CloudEvent.from_amqp(message.headers, message.body, message.content_type or None)

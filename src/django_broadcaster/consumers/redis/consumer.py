@@ -168,6 +168,10 @@ class RedisStreamConsumer(Consumer):
                 for stream, ids in _by_stream(deliveries).items()
             })  # fmt: skip
 
+    def origins(self) -> Sequence[Mapping[str, str]]:
+        """Return the streams."""
+        return [{"stream": each} for each in self.streams]
+
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read the fields that `RedisStreamBackend` writes; raises InvalidEvent."""
         return event_of(message, self.body_field)

@@ -1,0 +1,31 @@
+"""The catalogue: all declared events with their schemas, and where they are sent and received.
+
+- `schemas` makes the JSON Schema of each event.
+- `payloads` reads from a backend how an event is sent: its headers, its body and its destination.
+- `document` makes one AsyncAPI document of events, backends, consumers and handlers.
+- `listing` has the same for people: a list of the events.
+- `changes` compares two such documents, and finds what breaks consumers.
+- `source_lines` finds the line of a class that made such a change.
+"""
+
+from .changes import Change, breaking_changes, upgraded_events
+from .document import DOCUMENT, NotACatalogue, asyncapi_document, load_events, read_document
+from .listing import ListedEvent, listed_events
+from .schemas import json_schema, schema_name
+from .source_lines import place_of_change
+
+__all__ = [
+    "DOCUMENT",
+    "Change",
+    "ListedEvent",
+    "NotACatalogue",
+    "asyncapi_document",
+    "breaking_changes",
+    "json_schema",
+    "listed_events",
+    "load_events",
+    "place_of_change",
+    "read_document",
+    "schema_name",
+    "upgraded_events",
+]

@@ -1,0 +1,316 @@
+"""The changes between two catalogues that break consumers.
+
+The data of one version must be read in both directions: new events by the consumers of today, and
+today's events, which are still in the outbox, at the broker and in dead letters, by the new class.
+So within a version no type, no constraint and no list of values may change in either direction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+Schema = Mapping[str, Any]
+
+
+ANY: Final = "any value"
+TYPES: Final = {"array", "boolean", "integer", "null", "number", "object", "string"}
+
+LOWER_LIMITS: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
+UPPER_LIMITS: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+OTHER_CONSTRAINTS: Final = (
+    "const",
+    "contentEncoding",
+    "format",
+    "multipleOf",
+    "pattern",
+    "uniqueItems",
+)
+
+OLD_READERS: Final = "consumers of today may reject new events"
+OLD_EVENTS: Final = "events that are already published may be rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that breaks consumers.
+
+    Args:
+        event_type: The event.
+        path: The names of fields in JSON that lead to the change; empty for the event as a whole.
+        problem: The rule that is broken, beginning with a verb in the third person.
+        fix: How to make the change without breaking consumers; an imperative.
+        class_path: The dotted path of the class, as the older catalogue has it.
+    """
+
+    event_type: str
+    path: tuple[str, ...]
+    problem: str
+    fix: str
+    class_path: str
+
+    @property
+    def field(self) -> str:
+        """The event and the field, such as `order.placed: lines.price`."""
+        return f"{self.event_type}: {'.'.join(self.path)}" if self.path else self.event_type
+
+
+def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """Return the changes from one AsyncAPI document of `asyncapi_document` to another."""
+    found = (
+        change
+        for event_type, before in sorted(old["x-events"].items())
+        for change in _changes_of(event_type, before, new["x-events"].get(event_type), old, new)
+    )
+    return list(dict.fromkeys(found))
+
+
+def upgraded_events(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return the events with a newer version, each with its old and its new one."""
+    found = {}
+    for event_type, before in old["x-events"].items():
+        after = new["x-events"].get(event_type)
+        if after is not None and after["version"] > before["version"]:
+            found[event_type] = (before["version"], after["version"])
+    return found
+
+
+def _changes_of(
+    event_type: str, before: Schema, after: Schema | None, old: Schema, new: Schema
+) -> Iterator[Change]:
+    """Yield the changes of one event; `after` is None if it was removed."""
+    path = before["class"]
+    name = path.rpartition(".")[2]
+    if after is None or before["sent"] > after["sent"]:
+        problem = "was removed" if after is None else "is no longer sent"
+        fix = (
+            f"Restore {name}. If no consumer has a handler for it any more, write the catalogue "
+            "again."
+        )
+        if before["sent"]:
+            yield Change(event_type, (), problem, fix, path)
+    elif before["version"] != after["version"]:
+        for problem, fix in _missing_upcasters(name, before["version"], after):
+            yield Change(event_type, (), problem, fix, path)
+    else:
+        version = after["version"]
+        fix = (
+            f"Undo the change, or set version={version + 1} and add a function with "
+            f"@upcasts({name}, from_version={version})."
+        )
+        found = _Comparison(old, new).compare(before["schema"], after["schema"], ())
+        for fields, problem, result in found:
+            if after["sent"] or result == OLD_EVENTS:
+                yield Change(event_type, fields, f"{problem}; {result}", fix, path)
+
+
+def _missing_upcasters(name: str, was: int, after: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the problem and the fix if events of the version before can't be read."""
+    now = after["version"]
+    if now < was:
+        yield f"has version {now}, after version {was}", f"Set version={was} or higher."
+    for version in range(was, now):
+        if version not in after["upcasters"]:
+            yield (
+                f"has version {now}, and no upcaster from version {version}",
+                f"Add a function with @upcasts({name}, from_version={version}).",
+            )
+
+
+Found = Iterator[tuple[tuple[str, ...], str, str]]
+
+
+class _Comparison:
+    """Compares schemas of two documents, each of which may refer to itself."""
+
+    def __init__(self, old: Schema, new: Schema) -> None:
+        self._old = old
+        self._new = new
+        self._within: set[tuple[str, str]] = set()
+        """The references that are being compared: a class may have fields of its own type."""
+
+    def compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
+        """Yield the path, the problem and the result of each change."""
+        references = (_reference(old), _reference(new))
+        if references in self._within:
+            return
+        if all(references):
+            self._within.add(references)
+        yield from self._compare(old, new, path)
+        self._within.discard(references)
+
+    def _compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
+        before = _alternatives(old, self._old)
+        after = _alternatives(new, self._new)
+        for label in sorted(before.keys() - _including(after)):
+            yield path, f"no longer allows {label}", OLD_EVENTS
+        for label in sorted(after.keys() - _including(before)):
+            yield path, f"also allows {label}", OLD_READERS
+        for label in sorted(before.keys() & after.keys()):
+            yield from self._same_type(before[label], after[label], path)
+
+    def _same_type(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        yield from _values(old, new, path)
+        yield from _constraints(old, new, path)
+        yield from self._members(old, new, path)
+        yield from self._items(old, new, path)
+
+    def _members(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        before, after = old.get("properties", {}), new.get("properties", {})
+        was_required, is_required = set(old.get("required", ())), set(new.get("required", ()))
+        for name in before:
+            inside = (*path, name)
+            if name not in after:
+                if name in was_required:
+                    yield inside, "was removed", OLD_READERS
+                continue
+            if name in was_required - is_required:
+                yield inside, "was required, and is optional", OLD_READERS
+            if name in is_required - was_required:
+                yield inside, "was optional, and is required", OLD_EVENTS
+            yield from self.compare(before[name], after[name], inside)
+        for name in after.keys() - before.keys():
+            if name in is_required:
+                yield (*path, name), "is new, and has no default", OLD_EVENTS
+            elif old.get("additionalProperties", True) is False:
+                yield (*path, name), "is new, where unknown fields are forbidden", OLD_READERS
+        was_open, is_open = (each.get("additionalProperties", True) for each in (old, new))
+        if isinstance(was_open, Mapping) and isinstance(is_open, Mapping):
+            yield from self.compare(was_open, is_open, path)
+        elif is_open is False and was_open is not False:
+            yield path, "forbids unknown fields", OLD_EVENTS
+        elif was_open is False and is_open is not False:
+            yield path, "no longer forbids unknown fields", OLD_READERS
+        elif isinstance(is_open, Mapping) or isinstance(was_open, Mapping):
+            yield from self.compare(was_open, is_open, path)
+
+    def _items(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        if "items" not in old and "items" not in new:
+            return
+        before, after = old.get("items", True), new.get("items", True)
+        if isinstance(before, list) and isinstance(after, list):
+            for was, now in zip(before, after, strict=False):  # other lengths change minItems
+                yield from self.compare(was, now, path)
+        elif isinstance(before, list) or isinstance(after, list):
+            yield path, "is another kind of list", OLD_EVENTS
+        else:
+            yield from self.compare(before, after, path)
+
+
+def _values(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+    before, after = old.get("enum"), new.get("enum")
+    if before is None and after is None:
+        return
+    if after is None:
+        yield path, "allows any value, and not only those of a list", OLD_READERS
+    elif before is None:
+        yield path, "allows only the values of a list", OLD_EVENTS
+    else:
+        for value in after:
+            if value not in before:
+                yield path, f"has the new value {value!r}", OLD_READERS
+        for value in before:
+            if value not in after:
+                yield path, f"no longer has the value {value!r}", OLD_EVENTS
+
+
+def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+    for keyword in (*LOWER_LIMITS, *UPPER_LIMITS):
+        was, now = old.get(keyword), new.get(keyword)
+        if was == now:
+            continue
+        if now is None:
+            yield path, f"no longer has {keyword} {was}", OLD_READERS
+        elif was is None:
+            yield path, f"has the new {keyword} {now}", OLD_EVENTS
+        else:
+            is_narrower = (now > was) == (keyword in LOWER_LIMITS)
+            result = OLD_EVENTS if is_narrower else OLD_READERS
+            yield path, f"has {keyword} {now}, after {was}", result
+    for keyword in OTHER_CONSTRAINTS:
+        was, now = old.get(keyword), new.get(keyword)
+        if was != now:
+            result = OLD_READERS if now is None else OLD_EVENTS
+            was_text = "none" if was is None else repr(was)
+            now_text = "none" if now is None else repr(now)
+            yield path, f"has {keyword} {now_text}, after {was_text}", result
+
+
+def _reference(schema: Schema | bool) -> str:
+    return str(schema.get("$ref", "")) if isinstance(schema, Mapping) else ""
+
+
+def _resolved(schema: Schema | bool, document: Schema) -> Schema:
+    if isinstance(schema, bool):
+        return {} if schema else {"enum": []}
+    if "$ref" not in schema:
+        return schema
+    found: Any = document
+    for step in schema["$ref"].removeprefix("#/").split("/"):
+        found = found[step.replace("~1", "/").replace("~0", "~")]
+    return _resolved(found, document)
+
+
+def _alternatives(schema: Schema | bool, document: Schema) -> dict[str, Schema]:
+    """Return the types that a schema allows; those that a union has twice, with their titles."""
+    labelled = [(label, each) for each in _flat(schema, document) for label in _labels(each)]
+    counts = Counter(label for label, _ in labelled)
+    found: dict[str, Schema] = {}
+    for label, each in labelled:
+        title = each.get("title", "") if counts[label] > 1 else ""
+        name = f"{label} {title}".rstrip()
+        while name in found:
+            name += "*"
+        found[name] = each
+    return found
+
+
+def _including(alternatives: Mapping[str, Schema]) -> set[str]:
+    """Return the types of alternatives, and those that they include."""
+    found = set(alternatives)
+    if "number" in found:
+        found.add("integer")
+    if ANY in found:
+        found |= TYPES
+    return found
+
+
+def _flat(schema: Schema | bool, document: Schema) -> Iterator[Schema]:
+    resolved = _resolved(schema, document)
+    union = resolved.get("anyOf") or resolved.get("oneOf")
+    if not union:
+        yield resolved
+        return
+    for each in union:
+        yield from _flat(each, document)
+
+
+def _labels(schema: Schema) -> list[str]:
+    """Return the types that a schema allows."""
+    given = schema.get("type")
+    if given is None and "enum" in schema:
+        return sorted({_type_of(each) for each in schema["enum"]}) or ["nothing"]
+    if given is None and "const" in schema:
+        return [_type_of(schema["const"])]
+    if given is None and "properties" in schema:
+        return ["object"]
+    if given is None:
+        return [ANY]
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _type_of(value: object) -> str:
+    if value is None:
+        return "null"
+    for kind, name in (
+        (bool, "boolean"),
+        (str, "string"),
+        (int, "integer"),
+        (float, "number"),
+        (list, "array"),
+    ):
+        if isinstance(value, kind):
+            return name
+    return "object"

@@ -1,0 +1,325 @@
+"""One AsyncAPI 3.0 document of all declared events, backends, consumers and handlers.
+
+https://www.asyncapi.com/docs/reference/specification/v3.0.0
+
+Addresses of brokers differ between environments and may have credentials, so a server has a
+variable instead of a host. Destinations come from `MessageBackend.show`, which leaves secrets out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from django.utils.module_loading import autodiscover_modules
+
+from django_broadcaster.backends.base import MessageBackend
+from django_broadcaster.backends.bindings import BindingBackend
+from django_broadcaster.backends.handler import backends
+from django_broadcaster.consumers.handler import consumers
+from django_broadcaster.exceptions import UnknownBackend
+from django_broadcaster.publishing.destinations import routed
+from django_broadcaster.registry import Handler, event_registry
+from django_broadcaster.typed_events import EventType, event_types
+
+from .payloads import FIELDS, Payload, payload_of
+from .schemas import COMPONENTS, components_of, schema_name
+
+DOCUMENT: Final = "asyncapi.json"
+
+PROTOCOLS: Final = {
+    "aws.sns": "sns",
+    "aws_sqs": "sqs",
+    "celery": "celery",
+    "kafka": "kafka",
+    "mqtt": "mqtt5",
+    "nats": "nats",
+    "rabbitmq": "amqp",
+    "redis": "redis",
+    "webhook": "https",
+}
+"""The protocols of AsyncAPI, by the names of the systems in traces."""
+
+ADDRESSES: Final = (
+    "topic",
+    "routing_key",
+    "subject",
+    "stream",
+    "queue_url",
+    "topic_arn",
+    "queue",
+    "task",
+    "endpoint",
+)
+"""The names of a destination of which the first one is the address of a channel."""
+
+GROUPS: Final = ("exchange",)
+"""The names that are also part of the name of a channel."""
+
+MEANINGS: Final = {
+    "id": "The id of the event.",
+    "source": "The source of the event.",
+    "subject": "The subject of the event.",
+    "key": "The partition key of the event.",
+}
+
+_OF_PATTERNS: Final = re.compile(r"[*?\[]")
+
+
+class NotACatalogue(ValueError):
+    """A file has no document that `asyncapi_document` made."""
+
+
+def load_events() -> None:
+    """Import the module `events` of each app, where it has one; raises what the import raises."""
+    autodiscover_modules("events")
+
+
+def asyncapi_document(title: str, version: str) -> dict[str, Any]:
+    """Return the AsyncAPI document of the project, in a stable order.
+
+    Args:
+        title: The name of the application.
+        version: The version of its interface.
+
+    Raises:
+        ImportError: A library that makes JSON Schemas is missing.
+        TypeError: A field has a type without a JSON Schema.
+        BackendConfigurationError: A setting is invalid.
+    """
+    return _Document(title, version).as_dict()
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return the document of a file, or of a directory that has one; raises NotACatalogue."""
+    file = path / DOCUMENT if path.is_dir() else path
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotACatalogue(f"{file} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise NotACatalogue(f"{file} must be JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("x-events"), dict):
+        raise NotACatalogue(f"{file} must be an AsyncAPI document of this command")
+    return found
+
+
+class _Document:
+    """The parts of a document while they are put together."""
+
+    def __init__(self, title: str, version: str) -> None:
+        self._info = {"title": title, "version": version}
+        self._events: dict[str, Any] = {}
+        self._servers: dict[str, Any] = {}
+        self._channels: dict[str, Any] = {}
+        self._operations: dict[str, Any] = {}
+        self._messages: dict[str, Any] = {}
+        self._schemas: dict[str, Any] = {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the whole document."""
+        declared = sorted(event_types, key=lambda each: each.type)
+        for event in declared:
+            self._add_event(event)
+        senders = {alias: backends.create(alias) for alias in sorted(backends.aliases())}
+        for event in declared:
+            for alias in _backends_of(event):
+                self._add_sent(event, alias, senders[alias])
+        for alias in sorted(consumers.aliases()):
+            self._add_consumer(alias, declared)
+        return {
+            "asyncapi": "3.0.0",
+            "info": self._info,
+            "defaultContentType": "application/json",
+            "servers": self._servers,
+            "channels": dict(sorted(self._channels.items())),
+            "operations": dict(sorted(self._operations.items())),
+            "components": {
+                "messages": dict(sorted(self._messages.items())),
+                "schemas": dict(sorted(self._schemas.items())),
+            },
+            "x-events": self._events,
+        }
+
+    def _add_event(self, event: EventType[Any]) -> None:
+        self._schemas |= components_of(event)
+        missing = event.versions_without_upcaster()
+        self._events[event.type] = {
+            "class": event.path,
+            "version": event.version,
+            "upcasters": [each for each in range(1, event.version) if each not in missing],
+            "source": event.source,
+            "sent": not _is_of_others(event),
+            "schema": _data_of(event),
+        }
+
+    def _add_sent(self, event: EventType[Any], alias: str, backend: MessageBackend) -> None:
+        """Add an event as a backend sends it."""
+        payload = payload_of(event, backend, _data_of(event))
+        name = schema_name(event.type)
+        message = f"publisher.{schema_name(alias)}.{name}"
+        self._messages[message] = _message(event, backend, payload)
+        handlers = event_registry.handlers_for(event.type) if backend.runs_handlers else []
+        destination = {} if backend.runs_handlers else payload.destination
+        server = self._add_server("publisher", alias, backend.system)
+        channel = self._add_channel(f"publisher.{alias}", destination, server)
+        self._channels[channel]["messages"][name] = {"$ref": f"#/components/messages/{message}"}
+        self._add_operation("send", channel, name, f"Backend {alias}")
+        if handlers:
+            self._add_operation("receive", channel, name, f"Handlers of backend {alias}")
+            self._add_handlers(channel, event.type, handlers)
+
+    def _add_consumer(self, alias: str, declared: list[EventType[Any]]) -> None:
+        """Add what a consumer reads, and the handlers of its events."""
+        consumer = consumers.create(alias)
+        server = self._add_server("consumer", alias, consumer.system)
+        received = dict(_received(alias, declared))
+        for origin in consumer.origins() or [{}]:
+            channel = self._add_channel(f"consumer.{alias}", origin, server)
+            for event_type, handlers in sorted(received.items()):
+                name = schema_name(event_type)
+                message = f"consumer.{schema_name(alias)}.{name}"
+                self._messages[message] = _received_message(event_type)
+                reference = {"$ref": f"#/components/messages/{message}"}
+                self._channels[channel]["messages"][name] = reference
+                self._add_operation("receive", channel, name, f"Consumer {alias}")
+                self._add_handlers(channel, event_type, handlers)
+
+    def _add_server(self, side: str, alias: str, system: str) -> str:
+        """Add the broker of a backend or a consumer; return its name, empty if there is none."""
+        if system not in PROTOCOLS:
+            return ""
+        name = f"{side}.{schema_name(alias)}"
+        self._servers[name] = {
+            "host": "{address}",
+            "protocol": PROTOCOLS[system],
+            "description": f"The broker of the {side} {alias}.",
+            "variables": {"address": {"description": "Depends on the environment."}},
+        }
+        return name
+
+    def _add_channel(self, owner: str, destination: Mapping[str, Any], server: str) -> str:
+        """Add a destination or an origin; return its name."""
+        address = next((destination[each] for each in ADDRESSES if each in destination), None)
+        groups = [destination[each] for each in GROUPS if each in destination]
+        name = schema_name(".".join([owner, *groups, *([] if address is None else [address])]))
+        if name in self._channels:
+            return name
+        channel: dict[str, Any] = {"address": address, "messages": {}}
+        if server:
+            channel["servers"] = [{"$ref": f"#/servers/{server}"}]
+        parameters = [each for each in FIELDS if address and f"{{{each}}}" in address]
+        if parameters:
+            channel["parameters"] = {each: {"description": MEANINGS[each]} for each in parameters}
+        if bindings := _channel_bindings(destination, self._servers.get(server, {})):
+            channel["bindings"] = bindings
+        self._channels[name] = channel
+        return name
+
+    def _add_operation(self, action: str, channel: str, message: str, summary: str) -> None:
+        operation = self._operations.setdefault(
+            f"{action}.{channel}",
+            {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{channel}"},
+                "summary": summary,
+                "messages": [],
+            },
+        )
+        operation["messages"].append({"$ref": f"#/channels/{channel}/messages/{message}"})
+
+    def _add_handlers(self, channel: str, event_type: str, handlers: list[Handler]) -> None:
+        names = [each.name for each in handlers]
+        self._operations[f"receive.{channel}"].setdefault("x-handlers", {})[event_type] = names
+
+
+def _data_of(event: EventType[Any]) -> dict[str, str]:
+    return {"$ref": f"{COMPONENTS}{schema_name(event.type)}"}
+
+
+def _is_of_others(event: EventType[Any]) -> bool:
+    """Return True for an event of another service: each of its handlers names consumers."""
+    handlers = [each for each in event_registry if each.matches_type(event.type)]
+    return bool(handlers) and all(each.consumers for each in handlers)
+
+
+def _backends_of(event: EventType[Any]) -> list[str]:
+    """Return the aliases of the backends of an event that is published here."""
+    if _is_of_others(event):
+        return []
+    try:
+        aliases = routed(event.type, backends.default_alias)
+    except UnknownBackend:
+        return []
+    further = backends.of_handlers(event.type)
+    return sorted({*aliases, *([further] if further else [])})
+
+
+def _received(alias: str, declared: list[EventType[Any]]) -> Iterator[tuple[str, list[Handler]]]:
+    """Yield each event of a consumer with its handlers.
+
+    They are those whose handlers name the consumer. If no handler names it, they are all events
+    with a handler that names none.
+    """
+    handlers = [each for each in event_registry if alias in each.consumers]
+    if not handlers:
+        handlers = [each for each in event_registry if not each.consumers]
+    types = {each.type for each in declared}
+    types |= {
+        pattern
+        for handler in handlers
+        for pattern in handler.patterns
+        if not _OF_PATTERNS.search(pattern)
+    }
+    for event_type in sorted(types):
+        found = [each for each in handlers if each.matches(event_type, alias)]
+        if found:
+            yield event_type, found
+
+
+def _message(event: EventType[Any], backend: MessageBackend, payload: Payload) -> dict[str, Any]:
+    found: dict[str, Any] = {**_description(event), "contentType": payload.content_type}
+    if payload.headers is not None:
+        found["headers"] = payload.headers
+    if payload.body is not None:
+        found["payload"] = payload.body
+    if isinstance(backend, BindingBackend):
+        found["x-content-mode"] = backend.content_mode
+    if backend.system == "kafka" and "key" in payload.destination:
+        found["bindings"] = {"kafka": {"key": {"type": "string"}}}
+    if payload.destination and not backend.runs_handlers:
+        found["x-destination"] = payload.destination
+    return found
+
+
+def _received_message(event_type: str) -> dict[str, Any]:
+    event = event_types.find_type(event_type)
+    found: dict[str, Any] = {"name": event_type} if event is None else _description(event)
+    found["description"] = (
+        "A CloudEvent in structured or binary mode. The payload is the schema of its data."
+    )
+    return found if event is None else {**found, "payload": _data_of(event)}
+
+
+def _description(event: EventType[Any]) -> dict[str, Any]:
+    name = event.event_class.__name__
+    found = {"name": event.type, "title": name}
+    text = inspect.cleandoc(event.event_class.__doc__ or "")
+    if text and not text.startswith(f"{name}("):  # as a dataclass without a docstring has it
+        found["summary"] = text.splitlines()[0]
+    return found
+
+
+def _channel_bindings(
+    destination: Mapping[str, Any], server: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return what the bindings of AsyncAPI say of a channel."""
+    if "exchange" in destination:
+        return {"amqp": {"is": "routingKey", "exchange": {"name": destination["exchange"]}}}
+    if server.get("protocol") == "amqp" and "queue" in destination:
+        return {"amqp": {"is": "queue", "queue": {"name": destination["queue"]}}}
+    return None

@@ -1,0 +1,146 @@
+"""How a backend sends an event: read from samples that the backend itself writes.
+
+`MessageBackend.show` returns the destination, the headers and the body of a message. Two samples
+differ in each attribute that publish calls choose. A value that both have is the same for all
+events of the type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django_broadcaster.backends.base import NOT_SHOWN, Message, MessageBackend, Shown
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import Rejected
+from django_broadcaster.typed_events import VERSION, EventType
+
+FIELDS: Final = ("id", "source", "subject", "key")
+"""The attributes of an event that may be in the name of a destination, but for its type."""
+
+_CONTENT_TYPES: Final = ("content-type", "content_type")
+_DATA: Final = {"EVENTDATA": True}
+_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """How events of a type are sent.
+
+    Args:
+        destination: The names at the broker, such as `topic`. A part that depends on the event is
+            in braces: `orders.{key}`.
+        content_type: The media type of the body.
+        headers: The JSON Schema of the headers; None if there are none.
+        body: The JSON Schema of the body; None if there is none.
+    """
+
+    destination: Mapping[str, Any]
+    content_type: str
+    headers: Mapping[str, Any] | None
+    body: Mapping[str, Any] | None
+
+
+def payload_of(declared: EventType[Any], backend: MessageBackend, data: Schema) -> Payload:
+    """Return how a backend sends the events of a class.
+
+    Args:
+        declared: The declared event.
+        backend: The backend, which need not be open.
+        data: The JSON Schema of the data, or a reference to it.
+    """
+    has_key, has_subject = declared.key is not None, declared.subject is not None
+    one = _sample(declared, backend, "ONE", has_key=has_key, has_subject=has_subject)
+    two = _sample(declared, backend, "TWO", has_key=has_key, has_subject=has_subject)
+    least = _sample(declared, backend, "ONE", has_key=False, has_subject=False)
+    types = [one.headers[name] for name in _CONTENT_TYPES if name in one.headers]
+    headers = [_without_content_type(each.headers) for each in (one, two, least)]
+    body = None
+    if one.body is not None and two.body is not None and least.body is not None:
+        bodies = [json.loads(each) for each in (one.body, two.body, least.body)]
+        body = _schema(bodies[0], bodies[1], bodies[2], data)
+    return Payload(
+        destination=_destination(one.destination, two.destination),
+        content_type=types[0] if types else "application/json",
+        headers=_schema(headers[0], headers[1], headers[2], data) if headers[0] else None,
+        body=body,
+    )
+
+
+Schema = Mapping[str, Any]
+
+
+def _sample(
+    declared: EventType[Any],
+    backend: MessageBackend,
+    mark: str,
+    *,
+    has_key: bool,
+    has_subject: bool,
+) -> Shown:
+    """Return a message in which each attribute of FIELDS is a word with a mark."""
+    event = CloudEvent(
+        declared.type,
+        _word("source", mark),
+        _DATA,
+        subject=_word("subject", mark) if has_subject else "",
+        id=_word("id", mark),
+        time=_TIME if mark == "ONE" else _TIME.replace(year=2001),
+        data_schema=declared.data_schema,
+        extensions={VERSION: declared.version},
+    )
+    message = Message.of(event, partition_key=_word("key", mark) if has_key else None)
+    try:
+        return backend.show(message)
+    except Rejected:  # each event has to name its destination
+        return MessageBackend.show(backend, message)
+
+
+def _word(field: str, mark: str) -> str:
+    """Return a word that every broker's escaping leaves as it is."""
+    return f"SAMPLE{field.upper()}{mark}"
+
+
+def _destination(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the destination with the fields of the event in braces; leave out digests of them."""
+    found = {}
+    for name, value in one.items():
+        template = _template(value, "ONE")
+        if value is not None and template == _template(two.get(name), "TWO"):
+            found[name] = template
+    return found
+
+
+def _template(value: Any, mark: str) -> Any:
+    if isinstance(value, str):
+        for field in FIELDS:
+            value = value.replace(_word(field, mark), f"{{{field}}}")
+    return value
+
+
+def _without_content_type(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in _CONTENT_TYPES}
+
+
+def _schema(one: Any, two: Any, least: Any, data: Schema) -> dict[str, Any]:
+    """Return the JSON Schema of three samples, of which the last has no optional attributes."""
+    if one == _DATA:
+        return dict(data)
+    if isinstance(one, dict):
+        return {
+            "type": "object",
+            "required": [name for name in one if name in least],
+            "properties": {
+                name: _schema(value, two[name], least.get(name, value), data)
+                for name, value in one.items()
+            },
+        }
+    if isinstance(one, list):
+        items = [_schema(*each, data) for each in zip(one, two, least, strict=True)]
+        return {"type": "array", "minItems": len(items), "maxItems": len(items), "items": items}
+    if one == two and one != NOT_SHOWN:
+        return {"const": one}
+    return {"type": "string"}

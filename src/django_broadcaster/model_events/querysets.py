@@ -1,0 +1,146 @@
+"""The queryset and the manager that publish the events of bulk changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
+
+from django.db import NotSupportedError, connections, models, transaction
+
+from .declarations import ModelEvents, model_events
+from .publication import Keywords, gathered, is_suppressed, publish
+from .rows import CHUNK, chunks_of, read_rows
+
+M = TypeVar("M", bound=models.Model)
+
+
+class PublishingQuerySet(models.QuerySet[M]):
+    """A queryset whose methods publish the events of its model, in the transaction of the change.
+
+    Each method opens a transaction if none is open.
+    """
+
+    def create(self, **kwargs: Any) -> M:
+        """Save a new object and its event in one transaction."""
+        with transaction.atomic(self._db_for_write(), savepoint=False):
+            return super().create(**kwargs)
+
+    def bulk_create(
+        self,
+        objs: Iterable[M],
+        batch_size: int | None = None,
+        ignore_conflicts: bool = False,
+        update_conflicts: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> list[M]:
+        """Insert objects, and publish `created` for each.
+
+        Raises:
+            NotSupportedError: Conflicts are ignored or updated, or the database does not return
+                primary keys; so which rows are new can't be known.
+        """
+        objs = list(objs)
+        using = self._db_for_write()
+        declared = [each for each in self._published() if each.created]
+        if declared:
+            self._check_known(objs, ignores=ignore_conflicts or update_conflicts, using=using)
+        with transaction.atomic(using, savepoint=False):
+            found = super().bulk_create(
+                objs, batch_size, ignore_conflicts, update_conflicts, *args, **kwargs
+            )
+            for each in declared:
+                publish(_created(each, [obj.pk for obj in found], using), using)
+        return found
+
+    def bulk_update(
+        self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
+    ) -> int:
+        """Update the given fields of objects by `update`, in batches of 500 or less."""
+        fields = list(fields)
+        if any(each.updated and each.saves(fields) for each in self._published()):
+            batch_size = CHUNK if batch_size is None else min(batch_size, CHUNK)
+        return super().bulk_update(objs, fields, batch_size)
+
+    def update(self, **kwargs: Any) -> int:
+        """Update the rows, and publish `updated` for each with another value in a declared field.
+
+        Its rows are locked and read, updated, and read again, 500 at a time.
+        """
+        declared = [each for each in self._published() if each.updated and each.saves(kwargs)]
+        if not declared or self.query.is_sliced or self.query.combinator:  # the last two raise
+            return super().update(**kwargs)
+        using = self._db_for_write()
+        names = {name for each in declared for name in each.names}
+        count = 0
+        with transaction.atomic(using, savepoint=False):
+            pks = list(dict.fromkeys(self.using(using).values_list("pk", flat=True)))
+            for chunk in chunks_of(pks):
+                old = read_rows(self.model, chunk, names, using, lock=True)
+                part: PublishingQuerySet[M] = self.using(using).filter(pk__in=chunk)
+                count += super(PublishingQuerySet, part).update(**kwargs)
+                new = read_rows(self.model, chunk, names, using, lock=True)
+                publish(
+                    [
+                        each.event(each.updated, new[pk])
+                        for pk in chunk
+                        for each in declared
+                        if each.updated and pk in new and each.differ(old.get(pk), new[pk])
+                    ],
+                    using,
+                )
+        self._result_cache = None
+        return count
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Delete the rows, and write the events of them and their cascades by one call."""
+        using = self._db_for_write()
+        with transaction.atomic(using, savepoint=False), gathered(using):
+            return super().delete()
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+    def _db_for_write(self) -> str:
+        self._for_write = True  # without this, `db` would be where the router reads
+        return self.db
+
+    def _published(self) -> list[ModelEvents]:
+        return [] if is_suppressed(self.model) else model_events.of(self.model)
+
+    def _check_known(self, objs: Collection[M], *, ignores: bool, using: str) -> None:
+        """Raise NotSupportedError if it will not be known which rows are new."""
+        name = self.model._meta.label
+        if ignores:
+            raise NotSupportedError(
+                f"bulk_create of {name} with ignore_conflicts or update_conflicts can't publish "
+                "events, since databases do not return which rows are new; use suppressed() and "
+                "publish the events yourself"
+            )
+        features = connections[using].features
+        if not features.can_return_rows_from_bulk_insert and any(obj.pk is None for obj in objs):
+            raise NotSupportedError(
+                f"bulk_create of {name} can't publish events, since the database does not return "
+                "the primary keys; save the objects one by one, or set their primary keys"
+            )
+
+
+class PublishingManager(models.Manager[M]):
+    """A manager whose querysets publish the events of the model."""
+
+    def get_queryset(self) -> PublishingQuerySet[M]:
+        """Return all objects."""
+        hints: dict[str, models.Model] = self._hints  # type: ignore[attr-defined]  # not in the stubs
+        return PublishingQuerySet(self.model, using=self._db, hints=hints)
+
+
+def _created(declared: ModelEvents, pks: list[Any], using: str) -> list[Keywords]:
+    """Return the events of new rows."""
+    rows = {
+        pk: row
+        for chunk in chunks_of(pks)
+        for pk, row in read_rows(declared.model, chunk, declared.names, using, lock=False).items()
+    }
+    return [declared.event(declared.created, rows[pk]) for pk in pks if declared.created]

@@ -1,0 +1,258 @@
+"""A change and its event are one transaction, and `suppressed` is local to its thread and task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connections, models, transaction
+from django.test import TestCase
+from django.test.utils import isolate_apps
+
+from django_broadcaster.exceptions import WrongTransaction
+from django_broadcaster.model_events import (
+    PublishingManager,
+    model_events,
+    publishes,
+    suppressed,
+)
+from django_broadcaster.model_events.publication import is_suppressed
+from tests.app.models import Customer, Item, Parcel
+from tests.publishers.statements import statements
+from tests.publishers.threads import threads, waits_for_lock
+from tests.support.databases import ANY, SERVERS
+from tests.support.routing import OneDatabase
+from tests.support.waiting import wait_until
+
+from .outbox import clear, published
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+
+@pytest.fixture
+def outbox(database: str, settings: Settings) -> str:
+    """The database of the models and of the outbox."""
+    settings.DATABASE_ROUTERS = [OneDatabase(database)]
+    return database
+
+
+@pytest.fixture
+def plain_model(outbox: str) -> Iterator[type[models.Model]]:
+    """A model that is not a PublishingModel, on the table of customers."""
+    with isolate_apps("tests.app"):
+
+        @publishes(
+            created="plain.created", updated="plain.updated", source="/tests", fields=["name"]
+        )
+        class Plain(models.Model):
+            name = models.CharField(max_length=50)
+            objects = PublishingManager()
+
+            class Meta:
+                app_label = "tests_app"
+                db_table = Customer._meta.db_table
+
+            def __str__(self) -> str:
+                return self.name
+
+        yield Plain
+        model_events.remove(Plain)
+
+
+def test_a_save_outside_of_a_transaction_is_refused(plain_model: type[models.Model]) -> None:
+    """Before any SQL: its event could be lost, since the save would commit by itself."""
+    with statements() as run, pytest.raises(WrongTransaction, match="PublishingModel"):
+        plain_model(name="Ada").save()
+    assert run == []
+
+
+def test_a_save_within_a_transaction_needs_no_base_class(
+    plain_model: type[models.Model], outbox: str
+) -> None:
+    """The block holds the change and its event."""
+    with transaction.atomic(outbox):
+        found = plain_model(name="Ada")
+        found.save()
+        found.name = "Eve"  # type: ignore[attr-defined]
+        found.save()
+    assert [each.event_type for each in published()] == ["plain.created", "plain.updated"]
+
+
+def test_the_methods_of_querysets_open_a_transaction(plain_model: type[models.Model]) -> None:
+    """So a manager alone is enough for them."""
+    manager: Any = plain_model._default_manager
+    manager.create(name="Ada")
+    manager.bulk_create([plain_model(name="Eve")])
+    manager.update(name="Joe")
+    manager.update_or_create(name="Sue")
+    assert len(published()) == 5
+
+
+def test_the_transaction_of_a_test_case_does_not_count(
+    plain_model: type[models.Model], outbox: str
+) -> None:
+    """Tests find a save that would fail in production."""
+
+    class Case(TestCase):
+        databases = {outbox}
+
+        def runTest(self) -> None:  # noqa: N802
+            with pytest.raises(WrongTransaction):
+                plain_model(name="Ada").save()
+            Item().save()
+
+    result = Case().run()
+    assert result is not None
+    assert (result.errors, result.failures) == ([], [])
+
+
+def test_an_autocommit_that_is_off_is_a_transaction(
+    plain_model: type[models.Model], outbox: str
+) -> None:
+    """The caller commits both."""
+    transaction.set_autocommit(False, using=outbox)
+    try:
+        plain_model(name="Ada").save()
+        assert len(published()) == 1
+        transaction.rollback(using=outbox)
+        assert published() == []
+    finally:
+        transaction.rollback(using=outbox)
+        transaction.set_autocommit(True, using=outbox)
+
+
+def _change_at_once(outbox: str, change: Callable[[Item], object]) -> list[tuple[str, str]]:
+    """Change an item that another transaction sets to `paid`; return what both publish."""
+    item = Item.objects.create(status="new")
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.update(status="paid")
+            done = start(lambda: change(item))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the second change waits")
+        done.result(20)
+    return [(each.event_type, each.data["status"]) for each in published()]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: item.save(),
+        lambda item: Item.objects.update(status="new"),
+        lambda item: Item.objects.bulk_update([item], ["status"]),
+    ],
+)
+def test_a_change_is_compared_with_the_row_that_it_overwrites(
+    outbox: str, change: Callable[[Item], object]
+) -> None:
+    """A change waits for another transaction's before it reads the row."""
+    found = _change_at_once(outbox, change)
+    assert found == [("item.updated", "paid"), ("item.updated", "new")]
+    assert Item.objects.get().status == "new"
+
+
+def _pay(item: Item) -> None:
+    item.status = "paid"
+    item.save()
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize("change", [_pay, lambda item: Item.objects.update(status="paid")])
+def test_a_change_that_another_transaction_has_made_is_none(
+    outbox: str, change: Callable[[Item], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is an old snapshot of the row read afterwards, which MariaDB has at this level."""
+    connection = connections[outbox]
+    if connection.vendor == "mysql":
+        options = connection.settings_dict["OPTIONS"]
+        monkeypatch.setitem(options, "isolation_level", "repeatable read")
+    assert _change_at_once(outbox, change) == [("item.updated", "paid")]
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_suppressed_is_a_decorator_and_nests(outbox: str) -> None:
+    """The end of an inner block does not end the outer one."""
+
+    @suppressed()
+    def load() -> None:
+        with suppressed(Parcel):
+            Item.objects.create()
+        Item.objects.create()
+
+    load()
+    assert published() == []
+    Item.objects.create()
+    assert len(published()) == 1
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_suppressed_can_be_limited_to_models(outbox: str) -> None:
+    """Others publish."""
+    with suppressed(Item):
+        Item.objects.create()
+        Parcel.objects.create(kilos=1)
+    assert [each.event_type for each in published()] == ["parcel.packed"]
+
+
+def test_suppressed_applies_to_its_thread_only() -> None:
+    """Another thread publishes meanwhile."""
+    found: list[bool] = []
+    with suppressed():
+        thread = Thread(target=lambda: found.append(is_suppressed(Item)))
+        thread.start()
+        thread.join()
+        assert is_suppressed(Item)
+    assert found == [False]
+
+
+def test_suppressed_applies_to_its_task_only() -> None:
+    """Another task publishes meanwhile; the threads of `sync_to_async` follow their task."""
+
+    async def main() -> None:
+        begun, seen = asyncio.Event(), asyncio.Event()
+
+        async def suppress() -> bool:
+            with suppressed():
+                begun.set()
+                await seen.wait()
+                return await sync_to_async(is_suppressed)(Item)
+
+        async def look() -> bool:
+            await begun.wait()
+            found = await sync_to_async(is_suppressed)(Item)
+            seen.set()
+            return found
+
+        assert await asyncio.gather(suppress(), look()) == [True, False]
+
+    async_to_sync(main)()
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        (lambda item: Item().save(), 3),
+        (lambda item: item.save(), 3),
+        (lambda item: item.save(update_fields=["note"]), 1),
+        (lambda item: Item.objects.bulk_create([Item(), Item()]), 3),
+        (lambda item: Item.objects.update(status="paid"), 5),
+        (lambda item: Item.objects.update(note="x"), 1),
+        (lambda item: Item.objects.bulk_update([item], ["note"]), 1),
+        (lambda item: item.delete(), 4),
+    ],
+)
+def test_the_statements_of_a_change_are_as_documented(
+    outbox: str, change: Callable[[Item], object], count: int
+) -> None:
+    """In a transaction: Django's own statement, the reads, and the insert of the events."""
+    item = Item.objects.create()
+    clear()
+    with transaction.atomic(outbox), statements() as run:
+        change(item)
+    assert len(run) == count, run
