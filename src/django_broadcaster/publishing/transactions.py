@@ -49,7 +49,7 @@ def some_transaction(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
     A transaction on another database is left to `check_transaction`.
     """
-    if any(map(_is_open, connections.all(initialized_only=True))):
+    if any(map(has_transaction, connections.all(initialized_only=True))):
         yield
         return
     with transaction.atomic(using=connection.alias):
