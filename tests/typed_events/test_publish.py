@@ -130,12 +130,13 @@ def test_an_invalid_event_in_bulk_has_its_index(outbox: str) -> None:
 
 @pytest.mark.parametrize("database", ANY, indirect=True)
 def test_publishing_a_class_takes_the_statements_of_publish_event(outbox: str) -> None:
-    """Validation asks the database nothing."""
+    """Validation asks the database nothing; a NOTIFY is left out soon after another one."""
     with statements() as typed:
         publisher.publish(order(DataclassOrder))
     with statements() as untyped:
         publisher.publish_event("order.placed", "/shop", {"order_id": 7}, partition_key="7")
-    assert len(typed) == len(untyped)
+    inserts = [[sql for sql in run if "NOTIFY" not in sql] for run in (typed, untyped)]
+    assert len(inserts[0]) == len(inserts[1])
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)
