@@ -123,6 +123,42 @@ BREAKING = {
         "tags",
         "also allows string",
     ),
+    "value of a key added": (
+        "tags: dict[Literal['a'], int]",
+        "tags: dict[Literal['a', 'b'], int]",
+        "tags",
+        "has the new value 'b' in its keys; consumers",
+    ),
+    "value of a key removed": (
+        "tags: dict[Literal['a', 'b'], int]",
+        "tags: dict[Literal['a'], int]",
+        "tags",
+        "no longer has the value 'b' in its keys; events",
+    ),
+    "type of a key narrowed": (
+        "tags: dict[str, int]",
+        "tags: dict[UUID, int]",
+        "tags",
+        "has format 'uuid', after none in its keys; events",
+    ),
+    "type of a key widened": (
+        "tags: dict[date, int]",
+        "tags: dict[str, int]",
+        "tags",
+        "has format none, after 'date' in its keys; consumers",
+    ),
+    "pattern of keys changed": (
+        "tags: dict[Annotated[str, Meta(pattern='^a')], int]",
+        "tags: dict[Annotated[str, Meta(pattern='^b')], int]",
+        "tags",
+        "has pattern '^b', after '^a' in its keys; events",
+    ),
+    "value of a mapping with a pattern changed": (
+        "tags: dict[Annotated[str, Meta(pattern='^a')], int]",
+        "tags: dict[Annotated[str, Meta(pattern='^a')], str]",
+        "tags",
+        "also allows string; consumers",
+    ),
     "integer to number": ("total: int", "total: float", "total", "also allows number; consumers"),
     "any value allowed": ("total: int", "total: Any", "total", "also allows any value; consumers"),
 }
@@ -396,6 +432,90 @@ class OrderPlaced(BaseModel):
     status, printed = catalogue("--check", str(tmp_path / "catalogue"))
     assert status == (1 if rules else 0)
     assert ("note is new, where unknown fields are forbidden" in printed) == bool(rules)
+
+
+MODEL = """
+class Color(Enum):
+    red = "red"
+    {color}
+
+@typed_event("order.placed", source="/shop")
+class OrderPlaced(BaseModel):
+    {field}
+"""
+
+PYDANTIC = {
+    "value of an enumeration of keys": (
+        ("pass", "tags: dict[Color, int]"),
+        ("blue = 'blue'", "tags: dict[Color, int]"),
+        "tags has the new value 'blue' in its keys; consumers",
+    ),
+    "keys with a format": (
+        ("pass", "tags: dict[str, int]"),
+        ("pass", "tags: dict[UUID, int]"),
+        "tags has format 'uuid', after none in its keys; events",
+    ),
+    "values of keys with a pattern": (
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^a')], int]"),
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^a')], str]"),
+        "tags also allows string; consumers",
+    ),
+    "pattern of keys": (
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^a')], int]"),
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^b')], int]"),
+        "tags has keys of the new pattern '^b'; events",
+    ),
+    "constraint beside a union": (
+        ("pass", "code: Annotated[int | str, Field(max_length=5)]"),
+        ("pass", "code: Annotated[int | str, Field(max_length=3)]"),
+        "code has maxLength 3, after 5; events",
+    ),
+    "keyword beside a reference": (
+        ("pass", "code: Annotated[Color, Field(json_schema_extra={'maxLength': 5})]"),
+        ("pass", "code: Annotated[Color, Field(json_schema_extra={'maxLength': 4})]"),
+        "code has maxLength 4, after 5; events",
+    ),
+    "keyword of another kind": (
+        ("pass", "code: Annotated[str, Field(json_schema_extra={'not': {'const': 'a'}})]"),
+        ("pass", "code: Annotated[str, Field(json_schema_extra={'not': {'const': 'b'}})]"),
+        "code has another not; events",
+    ),
+    "further items of a tuple": (
+        ("pass", "tags: Annotated[list[int], Field(json_schema_extra={'prefixItems': [{}]})]"),
+        ("pass", "tags: Annotated[list[str], Field(json_schema_extra={'prefixItems': [{}]})]"),
+        "tags also allows string; consumers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "problem"), PYDANTIC.values(), ids=PYDANTIC)
+def test_a_breaking_change_in_a_schema_of_pydantic_fails(
+    events: EventsModule,
+    tmp_path: Path,
+    before: tuple[str, str],
+    after: tuple[str, str],
+    problem: str,
+) -> None:
+    """Keys, keywords beside unions and references, and keywords of any kind are compared."""
+    events.declare(MODEL.format(color=before[0], field=before[1]))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    assert catalogue("--check", str(tmp_path / "catalogue"))[0] == 0
+    events.declare(MODEL.format(color=after[0], field=after[1]))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    assert f"{events.line_of(after[1])}: order.placed: {problem}" in printed
+
+
+@pytest.mark.parametrize("keyword", ["example", "description", "x-team", "default"])
+def test_annotations_may_change(events: EventsModule, tmp_path: Path, keyword: str) -> None:
+    """A keyword that allows and forbids no value, or that begins with x-, breaks no consumer."""
+    text = "code: Annotated[str, Field(json_schema_extra={{'{0}': '{1}'}})]"
+    events.declare(MODEL.format(color="pass", field=text.format(keyword, "a")))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    events.declare(MODEL.format(color="pass", field=text.format(keyword, "b")))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 0
+    assert "The changes are compatible." in printed
 
 
 UNION = """

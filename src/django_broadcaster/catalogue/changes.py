@@ -29,6 +29,41 @@ OTHER_CONSTRAINTS: Final = (
     "uniqueItems",
 )
 
+ANNOTATIONS: Final = frozenset(
+    (
+        "$comment",
+        "default",
+        "deprecated",
+        "description",
+        "example",
+        "examples",
+        "readOnly",
+        "title",
+        "writeOnly",
+    )
+)
+"""Keywords that allow or forbid no value. Those that begin with `x-` are annotations, too."""
+
+COMPARED: Final = frozenset(
+    (
+        *LOWER_LIMITS,
+        *UPPER_LIMITS,
+        *OTHER_CONSTRAINTS,
+        "additionalItems",
+        "additionalProperties",
+        "enum",
+        "items",
+        "patternProperties",
+        "properties",
+        "propertyNames",
+        "required",
+        "type",
+    )
+)
+
+COMBINED: Final = frozenset(("$ref", "allOf", "anyOf", "oneOf"))
+"""Keywords that refer to other schemas, to which the keywords beside them apply as well."""
+
 OLD_READERS: Final = "consumers of today may reject new events"
 OLD_EVENTS: Final = "events that are already published may be rejected"
 
@@ -155,7 +190,9 @@ class _Comparison:
         yield from _values(old, new, path)
         yield from _constraints(old, new, path)
         yield from self._members(old, new, path)
+        yield from self._keys(old, new, path)
         yield from self._items(old, new, path)
+        yield from self._others(old, new, path)
 
     def _members(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         before, after = old.get("properties", {}), new.get("properties", {})
@@ -186,6 +223,22 @@ class _Comparison:
         elif isinstance(is_open, Mapping) or isinstance(was_open, Mapping):
             yield from self.compare(was_open, is_open, path)
 
+    def _keys(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        """Compare the names that fields of a mapping may have, and the values of patterns."""
+        if "propertyNames" in old or "propertyNames" in new:
+            was_allowed, is_allowed = (_key_schema(each, of) for each, of in self._of(old, new))
+            for fields, problem, result in self.compare(was_allowed, is_allowed, path):
+                yield fields, f"{problem} in its keys", result
+        before, after = (each.get("patternProperties", {}) for each in (old, new))
+        for pattern in before:
+            if pattern in after:
+                yield from self.compare(before[pattern], after[pattern], path)
+            else:
+                yield path, f"no longer has keys of the pattern {pattern!r}", OLD_READERS
+        for pattern in after:
+            if pattern not in before:
+                yield path, f"has keys of the new pattern {pattern!r}", OLD_EVENTS
+
     def _items(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         if "items" not in old and "items" not in new:
             return
@@ -193,10 +246,22 @@ class _Comparison:
         if isinstance(before, list) and isinstance(after, list):
             for was, now in zip(before, after, strict=False):  # other lengths change minItems
                 yield from self.compare(was, now, path)
+            yield from self.compare(_further_items(old), _further_items(new), path)
         elif isinstance(before, list) or isinstance(after, list):
             yield path, "is another kind of list", OLD_EVENTS
         else:
             yield from self.compare(before, after, path)
+
+    def _others(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        """Yield other keywords, such as `not`, if they differ: the change may be of any kind."""
+        for keyword in sorted(_others_of(old) | _others_of(new)):
+            was, now = (_expanded(each.get(keyword), of) for each, of in self._of(old, new))
+            if was != now:
+                yield path, f"has another {keyword}", OLD_EVENTS
+
+    def _of(self, old: Schema, new: Schema) -> tuple[tuple[Schema, Schema], ...]:
+        """Return two schemas, each with its document."""
+        return (old, self._old), (new, self._new)
 
 
 def _values(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
@@ -243,14 +308,69 @@ def _reference(schema: Schema | bool) -> str:
 
 
 def _resolved(schema: Schema | bool, document: Schema) -> Schema:
+    """Return a schema without references; the keywords beside one apply as well."""
     if isinstance(schema, bool):
         return {} if schema else {"enum": []}
-    if "$ref" not in schema:
+    if "$ref" in schema:
+        other = _target(schema["$ref"], document)
+    elif len(schema.get("allOf", ())) == 1:
+        other = schema["allOf"][0]
+    else:
         return schema
+    return _with_keywords_beside(schema, _resolved(other, document))
+
+
+def _target(reference: str, document: Schema) -> Any:
     found: Any = document
-    for step in schema["$ref"].removeprefix("#/").split("/"):
+    for step in reference.removeprefix("#/").split("/"):
         found = found[step.replace("~1", "/").replace("~0", "~")]
-    return _resolved(found, document)
+    return found
+
+
+def _with_keywords_beside(schema: Schema, other: Schema) -> Schema:
+    """Return a schema that another one refers to, with the keywords beside the reference."""
+    beside = {
+        keyword: value
+        for keyword, value in schema.items()
+        if keyword not in COMBINED and not _is_annotation(keyword)
+    }
+    return {**other, **beside}
+
+
+def _is_annotation(keyword: str) -> bool:
+    return keyword in ANNOTATIONS or keyword.startswith("x-")
+
+
+def _others_of(schema: Schema) -> set[str]:
+    """Return the keywords that are not compared one by one."""
+    return {each for each in schema if each not in COMPARED and not _is_annotation(each)}
+
+
+def _expanded(value: Any, document: Schema, within: tuple[str, ...] = ()) -> Any:
+    """Return the value of a keyword with its references replaced, but for those to itself."""
+    if isinstance(value, list):
+        return [_expanded(each, document, within) for each in value]
+    if not isinstance(value, dict):
+        return value
+    reference = value.get("$ref")
+    if isinstance(reference, str) and reference not in within:
+        found = {**_target(reference, document), **value}
+        del found["$ref"]
+        return _expanded(found, document, (*within, reference))
+    return {name: _expanded(each, document, within) for name, each in value.items()}
+
+
+def _key_schema(schema: Schema, document: Schema) -> Schema:
+    """Return the schema of the keys of a mapping, which are text."""
+    return {"type": "string", **_resolved(schema.get("propertyNames", True), document)}
+
+
+def _further_items(schema: Schema) -> Schema | bool:
+    """Return the schema of the items after those of a tuple."""
+    if schema.get("maxItems") == len(schema["items"]):
+        return False
+    found: Schema | bool = schema.get("additionalItems", True)
+    return found
 
 
 def _alternatives(schema: Schema | bool, document: Schema) -> dict[str, Schema]:
@@ -284,7 +404,8 @@ def _flat(schema: Schema | bool, document: Schema) -> Iterator[Schema]:
         yield resolved
         return
     for each in union:
-        yield from _flat(each, document)
+        for found in _flat(each, document):
+            yield _with_keywords_beside(resolved, found)
 
 
 def _labels(schema: Schema) -> list[str]:
