@@ -227,6 +227,76 @@ def test_an_older_version_fails(events: EventsModule, tmp_path: Path) -> None:
     assert "order.placed has version 1, after version 2." in printed
 
 
+RECEIVED = """
+@event_registry.register("order.placed", name="book", consumer="shop")
+def book(event):
+    pass
+"""
+
+UPCASTER = """
+@upcasts(OrderPlaced, from_version={0})
+def from_{0}(data):
+    return data
+"""
+
+
+@pytest.mark.parametrize("handlers", ["", RECEIVED], ids=["sent", "received"])
+@pytest.mark.parametrize(
+    ("version", "upcasters", "missing"), [(3, [2], [1]), (4, [3], [1, 2]), (4, [1, 2], [3])]
+)
+def test_an_upcaster_that_was_removed_fails(
+    events: EventsModule,
+    tmp_path: Path,
+    version: int,
+    upcasters: list[int],
+    missing: list[int],
+    handlers: str,
+) -> None:
+    """Events that the class could read before would become dead letters."""
+
+    def declare(version: int, upcasters: list[int]) -> None:
+        functions = "".join(UPCASTER.format(each) for each in upcasters)
+        events.declare(DATACLASS.format(version=version, field=NONE) + functions + handlers)
+
+    declare(3, [1, 2])
+    catalogue("--output", str(tmp_path / "catalogue"))
+    if handlers:
+        event_registry.unregister("book")
+    declare(version, upcasters)
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    for each in range(1, version):
+        problem = f"order.placed has version {version}, and no upcaster from version {each}."
+        assert (problem in printed) == (each in missing)
+        fix = f"Fix: Add a function with @upcasts(OrderPlaced, from_version={each})."
+        assert (fix in printed) == (each in missing)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_another_source_of_a_sent_event_fails(
+    events: EventsModule, tmp_path: Path, version: int
+) -> None:
+    """Consumers identify an event by its source and id; a new version does not help them."""
+    events.declare(DATACLASS.format(version=1, field=NONE))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    text = DATACLASS.format(version=version, field=NONE).replace('"/shop"', '"/store"')
+    events.declare(text + (UPCASTER.format(1) if version == 2 else ""))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    assert "order.placed has source '/store', after '/shop'; consumers identify an ev" in printed
+    assert "Fix: Set source='/shop'." in printed
+
+
+def test_another_source_of_a_received_event_passes(events: EventsModule, tmp_path: Path) -> None:
+    """The source of an event of another service is not decided here."""
+    text = DATACLASS.format(version=1, field=NONE) + RECEIVED
+    events.declare(text)
+    catalogue("--output", str(tmp_path / "catalogue"))
+    event_registry.unregister("book")
+    events.declare(text.replace('"/shop"', '"/store"'))
+    assert catalogue("--check", str(tmp_path / "catalogue"))[0] == 0
+
+
 def test_a_removed_event_fails_with_the_file_of_its_class(
     events: EventsModule, tmp_path: Path
 ) -> None:
@@ -239,13 +309,6 @@ def test_a_removed_event_fails_with_the_file_of_its_class(
     assert status == 1
     assert f"{file}: order.placed was removed." in printed
     assert "Fix: Restore OrderPlaced" in printed
-
-
-RECEIVED = """
-@event_registry.register("order.placed", name="book", consumer="shop")
-def book(event):
-    pass
-"""
 
 
 @pytest.mark.parametrize(

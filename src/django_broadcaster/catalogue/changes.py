@@ -126,10 +126,10 @@ def _changes_of(
         )
         if before["sent"]:
             yield Change(event_type, (), problem, fix, path)
-    elif before["version"] != after["version"]:
-        for problem, fix in _missing_upcasters(name, before["version"], after):
-            yield Change(event_type, (), problem, fix, path)
-    else:
+        return
+    for problem, fix in (*_missing_upcasters(name, before, after), *_other_source(before, after)):
+        yield Change(event_type, (), problem, fix, path)
+    if before["version"] == after["version"]:
         version = after["version"]
         fix = (
             f"Undo the change, or set version={version + 1} and add a function with "
@@ -141,17 +141,27 @@ def _changes_of(
                 yield Change(event_type, fields, f"{problem}; {result}", fix, path)
 
 
-def _missing_upcasters(name: str, was: int, after: Schema) -> Iterator[tuple[str, str]]:
-    """Yield the problem and the fix if events of the version before can't be read."""
-    now = after["version"]
+def _missing_upcasters(name: str, before: Schema, after: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the problem and the fix if events that could be read can't be read any more."""
+    was, now = before["version"], after["version"]
     if now < was:
         yield f"has version {now}, after version {was}", f"Set version={was} or higher."
-    for version in range(was, now):
-        if version not in after["upcasters"]:
+    for version in sorted({*before["upcasters"], *range(was, now)}):
+        if version < now and version not in after["upcasters"]:
             yield (
                 f"has version {now}, and no upcaster from version {version}",
                 f"Add a function with @upcasts({name}, from_version={version}).",
             )
+
+
+def _other_source(before: Schema, after: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the problem and the fix if the source of a sent event is another one."""
+    was, now = before["source"], after["source"]
+    if was != now and before["sent"] and after["sent"]:
+        yield (
+            f"has source {now!r}, after {was!r}; consumers identify an event by its source and id",
+            f"Set source={was!r}. If no consumer depends on it, write the catalogue again.",
+        )
 
 
 Found = Iterator[tuple[tuple[str, ...], str, str]]
