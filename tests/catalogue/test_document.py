@@ -284,6 +284,29 @@ def test_schemas_are_valid_and_each_has_a_file(events: EventsModule, tmp_path: P
     assert [file.stem for file in (folder / "schemas").iterdir()] == ["order.placed"]
 
 
+FOREIGN = {
+    "schema.json": '{"type": "object"}',
+    "list.json": '["x-event"]',
+    "text.json": '{"x-event": "order.placed"}',
+    "broken.json": "{",
+    "bytes.json": "\udcff",
+    "notes.txt": "Notes.",
+}
+
+
+def test_files_of_others_are_left(events: EventsModule, tmp_path: Path) -> None:
+    """The command removes only schemas that it wrote, as the directory may be shared."""
+    events.declare(ORDERS)
+    catalogue("--output", str(tmp_path))
+    for name, text in FOREIGN.items():
+        (tmp_path / "schemas" / name).write_text(text, errors="surrogateescape")
+    (tmp_path / "schemas" / "folder.json").mkdir()
+    events.declare(ORDERS.partition('@typed_event("order.paid"')[0])
+    catalogue("--output", str(tmp_path))
+    left = {file.name for file in (tmp_path / "schemas").iterdir()}
+    assert left == {*FOREIGN, "folder.json", "order.placed.json"}
+
+
 def test_the_order_of_imports_and_settings_does_not_matter(
     events: EventsModule, settings: Settings
 ) -> None:

@@ -11,7 +11,7 @@
 from .changes import Change, breaking_changes, upgraded_events
 from .document import DOCUMENT, NotACatalogue, asyncapi_document, load_events, read_document
 from .listing import ListedEvent, listed_events
-from .schemas import json_schema, schema_name
+from .schemas import is_schema_of_catalogue, json_schema, schema_name
 from .source_lines import place_of_change
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "NotACatalogue",
     "asyncapi_document",
     "breaking_changes",
+    "is_schema_of_catalogue",
     "json_schema",
     "listed_events",
     "load_events",

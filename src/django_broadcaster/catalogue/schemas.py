@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from django_broadcaster.typed_events import EventType, event_types
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+EVENT: Final = "x-event"
+"""The keyword with the event of a schema, by which the files of the catalogue are known."""
 
 DEFINITIONS: Final = "#/$defs/"
 COMPONENTS: Final = "#/components/schemas/"
@@ -40,13 +45,22 @@ def json_schema(declared: EventType[Any]) -> dict[str, Any]:
         "$schema": DIALECT,
         **({"$id": declared.data_schema} if declared.data_schema else {}),
         **schema,
-        "x-event": {
+        EVENT: {
             "type": declared.type,
             "version": declared.version,
             "source": declared.source,
             "class": declared.path,
         },
     }
+
+
+def is_schema_of_catalogue(file: Path) -> bool:
+    """Return True for a file with a JSON Schema of `json_schema`."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get(EVENT), dict)
 
 
 def json_schema_of_type(event_type: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from django_broadcaster.catalogue import (
     NotACatalogue,
     asyncapi_document,
     breaking_changes,
+    is_schema_of_catalogue,
     json_schema,
     load_events,
     place_of_change,
@@ -102,7 +103,7 @@ class Command(ExplainedCommand):
             raise CommandError(f"The catalogue can't be written: {error}") from error
 
     def _write(self, document: Mapping[str, Any], directory: Path) -> None:
-        """Write all files, and remove the schemas of events that are gone."""
+        """Write all files; remove the schemas that the command wrote of events that are gone."""
         schemas = directory / SCHEMAS
         schemas.mkdir(parents=True, exist_ok=True)
         texts = {
@@ -110,7 +111,7 @@ class Command(ExplainedCommand):
             for each in event_types
         }
         for file in schemas.glob("*.json"):
-            if file not in texts:
+            if file not in texts and is_schema_of_catalogue(file):
                 file.unlink()
         texts[directory / DOCUMENT] = as_json(document)
         for file, text in texts.items():
