@@ -13,6 +13,7 @@ from django.core.management.base import CommandError
 from django.test import Client
 from django.urls import reverse
 
+from django_broadcaster.backends.base import Message, MessageBackend, Shown
 from django_broadcaster.backends.handler import backends
 from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import make_message
@@ -343,20 +344,96 @@ def test_an_event_without_a_schema_is_an_error(events: EventsModule) -> None:
         catalogue()
 
 
+WHOLE = {
+    "class": "shop.events.E",
+    "version": 1,
+    "upcasters": [],
+    "source": "/shop",
+    "sent": True,
+    "schema": {"$ref": "#/components/schemas/e"},
+}
+
+EVENT = """
+@typed_event("e", source="/shop")
+class E(TypedDict):
+    order_id: int
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("{", "must be JSON"), ("{}", "must be an AsyncAPI document of this command")],
+    [
+        ("{", "must be JSON"),
+        ("{}", "must be an AsyncAPI document of this command"),
+        ('{"x-events": {"e": []}}', "'e' must have 'class'; write the catalogue again"),
+        ('{"x-events": {"e": {}}}', "'e' must have 'class'; write the catalogue again"),
+        (json.dumps({"x-events": {"e": WHOLE | {"version": "1"}}}), "'e' must have 'version'"),
+        (json.dumps({"x-events": {"e": WHOLE}}), "must have #/components/schemas/e, to which"),
+    ],
 )
 def test_a_file_that_is_no_catalogue_is_an_error(
     events: EventsModule, tmp_path: Path, text: str, problem: str
 ) -> None:
     """A wrong path must not pass for a catalogue without events."""
+    events.declare(EVENT)
     file = tmp_path / "asyncapi.json"
     file.write_text(text)
     with pytest.raises(CommandError, match=problem):
         catalogue("--check", str(file))
     with pytest.raises(CommandError, match="can't be read: No such file"):
         catalogue("--check", str(tmp_path / "elsewhere"))
+
+
+class Foreign(MessageBackend):
+    """A third-party backend, whose bodies are those of its option."""
+
+    def __init__(self, *, bodies: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._bodies = bodies
+
+    def send(self, message: Message) -> None:
+        """Accept a message."""
+
+    def show(self, message: Message) -> Shown:
+        """Return a body of the kind."""
+        number = 1 if message.event_id.endswith("ONE") else 2
+        values = {
+            "number": number,
+            "mixed": 1 if number == 1 else "a",
+            "list": [1] if message.subject else [],
+            "fields": {message.event_id: 1, "version": 1},
+        }
+        bodies = {"binary": b"\xff\x00", "text": b"<event/>"}
+        body = bodies.get(self._bodies) or json.dumps(values[self._bodies]).encode()
+        return Shown({"topic": "t"}, {}, body)
+
+
+FOREIGN_BODIES = {
+    "binary": ("application/octet-stream", None),
+    "text": ("application/octet-stream", None),
+    "number": ("application/json", {"type": "integer"}),
+    "mixed": ("application/json", {}),
+    "list": ("application/json", {"type": "array"}),
+    "fields": (
+        "application/json",
+        {"type": "object", "required": ["version"], "properties": {"version": {"const": 1}}},
+    ),
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("bodies", FOREIGN_BODIES)
+def test_a_third_party_backend_may_have_any_body(
+    events: EventsModule, settings: Settings, admin_client: Client, bodies: str
+) -> None:
+    """A body that is not JSON has no schema; neither the command nor the page fails."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": f"{__name__}.Foreign", "OPTIONS": {"bodies": bodies}}
+    }
+    events.declare(EVENT.replace('source="/shop"', 'source="/shop", subject="order_id"'))
+    message = document()["components"]["messages"]["publisher.default.e"]
+    assert (message["contentType"], message.get("payload")) == FOREIGN_BODIES[bodies]
+    assert "Backend default: t" in admin_client.get(reverse(PAGE)).content.decode()
 
 
 PAGE = "admin:django_broadcaster_outboxdashboard_catalogue"

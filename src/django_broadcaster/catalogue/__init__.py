@@ -9,16 +9,17 @@
 """
 
 from .changes import Change, breaking_changes, upgraded_events
-from .document import DOCUMENT, NotACatalogue, asyncapi_document, load_events, read_document
+from .document import DOCUMENT, asyncapi_document, load_events, read_document
+from .errors import CatalogueError
 from .listing import ListedEvent, listed_events
 from .schemas import is_schema_of_catalogue, json_schema, schema_name
 from .source_lines import place_of_change
 
 __all__ = [
     "DOCUMENT",
+    "CatalogueError",
     "Change",
     "ListedEvent",
-    "NotACatalogue",
     "asyncapi_document",
     "breaking_changes",
     "is_schema_of_catalogue",

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-Schema = Mapping[str, Any]
+from .errors import CatalogueError
 
+Schema = Mapping[str, Any]
 
 ANY: Final = "any value"
 TYPES: Final = {"array", "boolean", "integer", "null", "number", "object", "string"}
@@ -333,7 +334,12 @@ def _resolved(schema: Schema | bool, document: Schema) -> Schema:
 def _target(reference: str, document: Schema) -> Any:
     found: Any = document
     for step in reference.removeprefix("#/").split("/"):
-        found = found[step.replace("~1", "/").replace("~0", "~")]
+        name = step.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, Mapping) or name not in found:
+            raise CatalogueError(
+                f"the catalogue must have {reference}, to which one of its schemas refers"
+            )
+        found = found[name]
     return found
 
 
@@ -422,9 +428,9 @@ def _labels(schema: Schema) -> list[str]:
     """Return the types that a schema allows."""
     given = schema.get("type")
     if given is None and "enum" in schema:
-        return sorted({_type_of(each) for each in schema["enum"]}) or ["nothing"]
+        return sorted({type_of(each) for each in schema["enum"]}) or ["nothing"]
     if given is None and "const" in schema:
-        return [_type_of(schema["const"])]
+        return [type_of(schema["const"])]
     if given is None and "properties" in schema:
         return ["object"]
     if given is None:
@@ -432,7 +438,8 @@ def _labels(schema: Schema) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def _type_of(value: object) -> str:
+def type_of(value: object) -> str:
+    """Return the type of a JSON value, as JSON Schema names it."""
     if value is None:
         return "null"
     for kind, name in (

@@ -26,6 +26,7 @@ from django_broadcaster.publishing.destinations import routed
 from django_broadcaster.registry import Handler, event_registry
 from django_broadcaster.typed_events import EventType, event_types
 
+from .errors import CatalogueError
 from .payloads import FIELDS, Payload, payload_of
 from .schemas import COMPONENTS, components_of, schema_name
 
@@ -67,11 +68,17 @@ MEANINGS: Final = {
     "key": "The partition key of the event.",
 }
 
+PARTS_OF_EVENTS: Final = {
+    "class": str,
+    "version": int,
+    "upcasters": list,
+    "source": str,
+    "sent": bool,
+    "schema": dict,
+}
+"""What each event of `x-events` has, with its type."""
+
 _OF_PATTERNS: Final = re.compile(r"[*?\[]")
-
-
-class NotACatalogue(ValueError):
-    """A file has no document that `asyncapi_document` made."""
 
 
 def load_events() -> None:
@@ -95,16 +102,23 @@ def asyncapi_document(title: str, version: str) -> dict[str, Any]:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Return the document of a file, or of a directory that has one; raises NotACatalogue."""
+    """Return the document of a file, or of a directory that has one; raises CatalogueError."""
     file = path / DOCUMENT if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NotACatalogue(f"{file} can't be read: {error.strerror}") from error
+        raise CatalogueError(f"{file} can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise NotACatalogue(f"{file} must be JSON: {error}") from error
+        raise CatalogueError(f"{file} must be JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("x-events"), dict):
-        raise NotACatalogue(f"{file} must be an AsyncAPI document of this command")
+        raise CatalogueError(f"{file} must be an AsyncAPI document of this command")
+    for event_type, event in found["x-events"].items():
+        for name, kind in PARTS_OF_EVENTS.items():
+            if not isinstance(event, dict) or not isinstance(event.get(name), kind):
+                raise CatalogueError(
+                    f"{file}: x-events: {event_type!r} must have {name!r}; write the catalogue "
+                    "again with --output"
+                )
     return found
 
 

@@ -14,8 +14,8 @@ from django.core.management.base import CommandError
 
 from django_broadcaster.catalogue import (
     DOCUMENT,
+    CatalogueError,
     Change,
-    NotACatalogue,
     asyncapi_document,
     breaking_changes,
     is_schema_of_catalogue,
@@ -97,7 +97,7 @@ class Command(ExplainedCommand):
                 self._write(document, options["output"])
             else:
                 self.stdout.write(as_json(document))
-        except (BackendConfigurationError, ImportError, NotACatalogue, TypeError) as error:
+        except (BackendConfigurationError, CatalogueError, ImportError, TypeError) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
             raise CommandError(f"The catalogue can't be written: {error}") from error
