@@ -360,6 +360,93 @@ class E(TypedDict):
 """
 
 
+ANOTHER = """
+@typed_event("{type}", source="/shop")
+@dataclass
+class {name}:
+    line: {line} = None
+
+{line_class}
+"""
+
+
+def declare_two(events: EventsModule, one: str, two: str, line: str = "int") -> None:
+    """Declare two events; the first has a field of a type."""
+    line_class = f"@dataclass\nclass {line}:\n    item: int" if line != "int" else ""
+    first = ANOTHER.format(type=one, name="One", line=line, line_class=line_class)
+    events.declare(first + ANOTHER.format(type=two, name="Two", line="int", line_class=""))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "line", "problem"),
+    [
+        (
+            "order placed",
+            "order-20placed",
+            "int",
+            "event 'order placed' and event 'order-20placed' must not have the same name",
+        ),
+        (
+            "Order",
+            "Order.Line",
+            "Line",
+            "class Line of event 'Order' and event 'Order.Line' must not have the same name",
+        ),
+    ],
+)
+def test_names_that_are_the_same_are_an_error(
+    events: EventsModule, one: str, two: str, line: str, problem: str
+) -> None:
+    """The schema of one event must not replace that of another."""
+    declare_two(events, one, two, line)
+    with pytest.raises(CommandError, match=problem):
+        catalogue()
+
+
+def test_files_that_differ_in_case_alone_are_an_error(events: EventsModule, tmp_path: Path) -> None:
+    """One would replace the other where a file system ignores case; nothing is written."""
+    declare_two(events, "Order", "order")
+    assert catalogue()[0] == 0
+    with pytest.raises(CommandError, match="event 'Order' and event 'order' must not have the sa"):
+        catalogue("--output", str(tmp_path / "catalogue"))
+    assert not (tmp_path / "catalogue").exists()
+
+
+@pytest.mark.parametrize(
+    ("aliases", "problem"),
+    [
+        (
+            ("a b", "a-20b"),
+            "event 'e' of 'publisher.a b' and event 'e' of 'publisher.a-20b' must not",
+        ),
+        (("a", "a.t"), r"channel \['t.u'\] of 'publisher.a' and channel \['u'\] of 'publis"),
+    ],
+)
+def test_names_of_backends_that_are_the_same_are_an_error(
+    events: EventsModule,
+    settings: Settings,
+    aliases: tuple[str, str],
+    problem: str,
+) -> None:
+    """The channel of one backend must not replace that of another."""
+    topics = ("t.u", "u")
+    settings.OUTBOX_PUBLISHERS = {
+        alias: {"BACKEND": f"{OF_BACKENDS}KafkaBackend", "OPTIONS": {"topic": topic}}
+        for alias, topic in zip(aliases, topics, strict=True)
+    }
+    settings.OUTBOX_ROUTES = {"*": list(aliases)}
+    events.declare(EVENT)
+    with pytest.raises(CommandError, match=problem):
+        catalogue()
+
+
+@pytest.mark.django_db
+def test_the_page_shows_names_that_are_the_same(events: EventsModule, admin_client: Client) -> None:
+    """The page names both events, and does not fail."""
+    declare_two(events, "order placed", "order-20placed")
+    assert "must not have the same name" in admin_client.get(reverse(PAGE)).content.decode()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

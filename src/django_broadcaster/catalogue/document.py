@@ -27,8 +27,9 @@ from django_broadcaster.registry import Handler, event_registry
 from django_broadcaster.typed_events import EventType, event_types
 
 from .errors import CatalogueError
+from .names import Names, schema_name
 from .payloads import FIELDS, Payload, payload_of
-from .schemas import COMPONENTS, components_of, schema_name
+from .schemas import COMPONENTS, components_of, owner_of
 
 DOCUMENT: Final = "asyncapi.json"
 
@@ -94,6 +95,7 @@ def asyncapi_document(title: str, version: str) -> dict[str, Any]:
         version: The version of its interface.
 
     Raises:
+        CatalogueError: Two parts have the same name.
         ImportError: A library that makes JSON Schemas is missing.
         TypeError: A field has a type without a JSON Schema.
         BackendConfigurationError: A setting is invalid.
@@ -133,6 +135,7 @@ class _Document:
         self._operations: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
         self._schemas: dict[str, Any] = {}
+        self._names = {each: Names() for each in ("servers", "channels", "messages", "schemas")}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole document."""
@@ -160,7 +163,8 @@ class _Document:
         }
 
     def _add_event(self, event: EventType[Any]) -> None:
-        self._schemas |= components_of(event)
+        for text, owner, schema in components_of(event):
+            self._schemas[self._names["schemas"].add(text, owner)] = schema
         missing = event.versions_without_upcaster()
         self._events[event.type] = {
             "class": event.path,
@@ -174,9 +178,9 @@ class _Document:
     def _add_sent(self, event: EventType[Any], alias: str, backend: MessageBackend) -> None:
         """Add an event as a backend sends it."""
         payload = payload_of(event, backend, _data_of(event))
-        name = schema_name(event.type)
-        message = f"publisher.{schema_name(alias)}.{name}"
-        self._messages[message] = _message(event, backend, payload)
+        name, message = self._add_message(
+            f"publisher.{alias}", event.type, _message(event, backend, payload)
+        )
         handlers = event_registry.handlers_for(event.type) if backend.runs_handlers else []
         destination = {} if backend.runs_handlers else payload.destination
         server = self._add_server("publisher", alias, backend.system)
@@ -195,19 +199,26 @@ class _Document:
         for origin in consumer.origins() or [{}]:
             channel = self._add_channel(f"consumer.{alias}", origin, server)
             for event_type, handlers in sorted(received.items()):
-                name = schema_name(event_type)
-                message = f"consumer.{schema_name(alias)}.{name}"
-                self._messages[message] = _received_message(event_type)
+                name, message = self._add_message(
+                    f"consumer.{alias}", event_type, _received_message(event_type)
+                )
                 reference = {"$ref": f"#/components/messages/{message}"}
                 self._channels[channel]["messages"][name] = reference
                 self._add_operation("receive", channel, name, f"Consumer {alias}")
                 self._add_handlers(channel, event_type, handlers)
 
+    def _add_message(self, owner: str, event_type: str, message: Any) -> tuple[str, str]:
+        """Add a message; return its name in a channel, and the one among all messages."""
+        words = f"{owner_of(event_type)} of {owner!r}"
+        name = self._names["messages"].add(f"{owner}.{event_type}", words)
+        self._messages[name] = message
+        return schema_name(event_type), name
+
     def _add_server(self, side: str, alias: str, system: str) -> str:
         """Add the broker of a backend or a consumer; return its name, empty if there is none."""
         if system not in PROTOCOLS:
             return ""
-        name = f"{side}.{schema_name(alias)}"
+        name = self._names["servers"].add(f"{side}.{alias}", f"{side} {alias!r}")
         self._servers[name] = {
             "host": "{address}",
             "protocol": PROTOCOLS[system],
@@ -220,7 +231,10 @@ class _Document:
         """Add a destination or an origin; return its name."""
         address = next((destination[each] for each in ADDRESSES if each in destination), None)
         groups = [destination[each] for each in GROUPS if each in destination]
-        name = schema_name(".".join([owner, *groups, *([] if address is None else [address])]))
+        texts = [*groups, *([] if address is None else [address])]
+        name = self._names["channels"].add(
+            ".".join([owner, *texts]), f"channel {texts} of {owner!r}"
+        )
         if name in self._channels:
             return name
         channel: dict[str, Any] = {"address": address, "messages": {}}

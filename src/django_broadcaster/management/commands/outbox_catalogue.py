@@ -19,17 +19,15 @@ from django_broadcaster.catalogue import (
     asyncapi_document,
     breaking_changes,
     is_schema_of_catalogue,
-    json_schema,
     load_events,
     place_of_change,
     read_document,
-    schema_name,
+    schema_files,
     upgraded_events,
 )
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.management.base import ExplainedCommand
 from django_broadcaster.management.output import as_json, printable
-from django_broadcaster.typed_events import event_types
 
 SCHEMAS: Final = "schemas"
 BROKEN: Final = 1
@@ -105,11 +103,8 @@ class Command(ExplainedCommand):
     def _write(self, document: Mapping[str, Any], directory: Path) -> None:
         """Write all files; remove the schemas that the command wrote of events that are gone."""
         schemas = directory / SCHEMAS
+        texts = {schemas / name: as_json(schema) for name, schema in schema_files().items()}
         schemas.mkdir(parents=True, exist_ok=True)
-        texts = {
-            schemas / f"{schema_name(each.type)}.json": as_json(json_schema(each))
-            for each in event_types
-        }
         for file in schemas.glob("*.json"):
             if file not in texts and is_schema_of_catalogue(file):
                 file.unlink()
