@@ -77,7 +77,7 @@ PARTS_OF_EVENTS: Final = {
     "sent": bool,
     "schema": dict,
 }
-"""What each event of `x-events` has, with its type."""
+"""The parts of each event of `x-events`, each with its type."""
 
 _OF_PATTERNS: Final = re.compile(r"[*?\[]")
 
