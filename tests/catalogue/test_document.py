@@ -15,6 +15,7 @@ from django.urls import reverse
 
 from django_broadcaster.backends.base import Message, MessageBackend, Shown
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.redaction import endpoint_name
 from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import make_message
 from django_broadcaster.typed_events import event_types, to_cloud_event
@@ -108,7 +109,7 @@ BACKENDS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "webhook": (
         "WebhookBackend",
         {"url": f"https://hooks.example/{SECRET}", "headers": {"X-Api-Key": SECRET}},
-        None,  # it has a digest
+        None,
     ),
     "webhooks": ("WebhookBackend", {"event_urls": True}, None),
     "debezium": ("DebeziumBackend", {}, "events"),
@@ -230,6 +231,15 @@ def test_no_secret_is_written(whole: Any, events: EventsModule, tmp_path: Path) 
     assert len(texts) == 5
     for text in [json.dumps(whole), *texts]:
         assert SECRET not in text
+
+
+def test_the_address_of_a_webhook_is_not_written(whole: Any) -> None:
+    """It differs between environments, and the digest of its URL confirms a guess of a secret."""
+    text = json.dumps(whole)
+    assert "hooks.example" not in text
+    assert endpoint_name("webhook", f"https://hooks.example/{SECRET}") not in text
+    assert whole["channels"]["publisher.webhook"]["address"] is None
+    assert "x-destination" not in whole["components"]["messages"]["publisher.webhook.order.placed"]
 
 
 def expanded(schema: Any, schemas: Any) -> Any:

@@ -2,8 +2,9 @@
 
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 
-Addresses of brokers differ between environments and may have credentials, so a server has a
-variable instead of a host. Destinations come from `MessageBackend.show`, which leaves secrets out.
+Addresses of brokers and webhooks differ between environments and may have credentials, so a server
+has a variable instead of a host. Destinations come from `MessageBackend.show`, which leaves secrets
+out, and `payloads` leaves out those that are addresses of webhooks.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ ADDRESSES: Final = (
     "topic_arn",
     "queue",
     "task",
-    "endpoint",
 )
 """The names of a destination of which the first one is the address of a channel."""
 

@@ -23,6 +23,9 @@ from .changes import type_of
 FIELDS: Final = ("id", "source", "subject", "key")
 """The attributes of an event that may be in the name of a destination, but for its type."""
 
+_NOT_IN_CATALOGUE: Final = frozenset(("endpoint",))
+"""A webhook's host, and the digest of its URL, which would confirm a guess of a secret in it."""
+
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 
@@ -119,6 +122,8 @@ def _destination(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, An
     """Return the destination with the fields of the event in braces; leave out digests of them."""
     found = {}
     for name, value in one.items():
+        if name in _NOT_IN_CATALOGUE:
+            continue
         template = _template(value, "ONE")
         if value is not None and template == _template(two.get(name), "TWO"):
             found[name] = template
