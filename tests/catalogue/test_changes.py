@@ -458,16 +458,17 @@ class OrderPlaced(Base):
     assert f"{events.line_of('order_id: str')}: order.placed: order_id" in printed
 
 
+@pytest.mark.parametrize("children", ["list[Node]", "Node | None", "dict[str, Node | int]"])
+@pytest.mark.parametrize("base", ["BaseModel", "Struct"])
 def test_a_class_with_fields_of_its_own_type_is_compared(
-    events: EventsModule, tmp_path: Path
+    events: EventsModule, tmp_path: Path, base: str, children: str
 ) -> None:
     """A tree ends, and a change in it is found."""
-    text = """
+    text = f"""
 @typed_event("node.added", source="/shop")
-@dataclass
-class Node:
-    {field}
-    children: list[Node]
+class Node({base}):
+    {{field}}
+    children: {children}
 """
     events.declare(text.format(field="name: str"))
     catalogue("--output", str(tmp_path / "catalogue"))

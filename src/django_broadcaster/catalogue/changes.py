@@ -7,6 +7,7 @@ So within a version no type, no constraint and no list of values may change in e
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -174,20 +175,11 @@ class _Comparison:
     def __init__(self, old: Schema, new: Schema) -> None:
         self._old = old
         self._new = new
-        self._within: set[tuple[str, str]] = set()
-        """The references that are being compared: a class may have fields of its own type."""
+        self._within: set[str] = set()
+        """The pairs that are being compared: a class may have fields of its own type."""
 
     def compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
         """Yield the path, the problem and the result of each change."""
-        references = (_reference(old), _reference(new))
-        if references in self._within:
-            return
-        if all(references):
-            self._within.add(references)
-        yield from self._compare(old, new, path)
-        self._within.discard(references)
-
-    def _compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
         before = _alternatives(old, self._old)
         after = _alternatives(new, self._new)
         for label in sorted(before.keys() - _including(after)):
@@ -198,12 +190,17 @@ class _Comparison:
             yield from self._same_type(before[label], after[label], path)
 
     def _same_type(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        pair = json.dumps((old, new))  # with references, so it ends
+        if pair in self._within:
+            return
+        self._within.add(pair)
         yield from _values(old, new, path)
         yield from _constraints(old, new, path)
         yield from self._members(old, new, path)
         yield from self._keys(old, new, path)
         yield from self._items(old, new, path)
         yield from self._others(old, new, path)
+        self._within.discard(pair)
 
     def _members(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         before, after = old.get("properties", {}), new.get("properties", {})
@@ -312,10 +309,6 @@ def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
             was_text = "none" if was is None else repr(was)
             now_text = "none" if now is None else repr(now)
             yield path, f"has {keyword} {now_text}, after {was_text}", result
-
-
-def _reference(schema: Schema | bool) -> str:
-    return str(schema.get("$ref", "")) if isinstance(schema, Mapping) else ""
 
 
 def _resolved(schema: Schema | bool, document: Schema) -> Schema:
