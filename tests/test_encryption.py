@@ -386,7 +386,7 @@ def test_what_no_key_decrypts_is_named(database: str, keys: Settings) -> None:
     publish(database, "old")
     keys.OUTBOX_ENCRYPTION_KEYS = [FIRST, SECOND]
     before = raw(database)
-    with pytest.raises(CommandError, match=rf"Could not decrypt 1 event \(event {lost.pk}\)"):
+    with pytest.raises(CommandError, match=rf"Could not decrypt 1 payload \(event {lost.pk}\)"):
         reencrypt(database)
     after = raw(database)
     assert bytes(after[0][2]) == bytes(before[0][2])

@@ -28,6 +28,9 @@ _OF_THE_CALLER: Final = frozenset({
 })  # fmt: skip
 """Arguments that a message does not have, or that mean nothing to the relay."""
 
+_IN_PLAIN: Final = frozenset({"task_id", "queue", "routing_key", "priority"})
+"""Options that are not encrypted: they say where a call goes, and by what name it is found."""
+
 
 class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
     """A Celery app that writes calls of tasks to the outbox.
@@ -72,15 +75,19 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
         parent = self.current_worker_task
         if parent:
             self._inherit(options, parent)
+        call = {name: options.pop(name) for name in _IN_PLAIN & options.keys()}
         publish_directly(
             given["name"],
             SOURCE,
-            as_json({"args": arguments, "kwargs": keywords}),
+            # Options have arguments, too: those of callbacks and of the rest of a chain.
+            as_json({"args": arguments, "kwargs": keywords, "options": options}),
             backend=self.outbox,
             scheduled_at=self._moment_of(further),
-            publisher_config={"call": as_json(options)},
+            publisher_config={"call": as_json(call)},
+            # A retry, and the next task of a chain, come when the task's transaction is over.
+            needs_transaction=not parent,
         )
-        result = (further.get("result_cls") or self.AsyncResult)(options["task_id"])
+        result = (further.get("result_cls") or self.AsyncResult)(call["task_id"])
         result.ignored = options.get("ignore_result")
         if parent and further.get("add_to_parent", True):
             parent.add_trail(result)

@@ -45,8 +45,10 @@ class Schedule:
     def after(self, moment: datetime) -> datetime | None:
         """Return the first time after a moment, in UTC; None if there is none in 50 years."""
         zone = ZoneInfo(self.timezone or settings.TIME_ZONE)
-        found: datetime | None = next(_parser().CronSim(self.cron, moment.astimezone(zone)), None)
-        return found and found.astimezone(UTC)
+        local: Iterator[datetime] = _parser().CronSim(self.cron, moment.astimezone(zone))
+        # In an hour that the clock repeats, the first times may be those of the first pass.
+        times = (each.astimezone(UTC) for each in local)
+        return next((each for each in times if each > moment), None)
 
 
 class Schedules:
@@ -62,22 +64,20 @@ class Schedules:
             ValueError: The crontab or the time zone is not valid, or the name is taken.
             MissingClient: The library `cronsim` is not installed.
         """
+        self.check(schedule)
+        self._by_name[schedule.name] = schedule
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise as `add` does."""
         name = schedule.name
         if len(name) > LONGEST_NAME:
             raise ValueError(f"name: must have {LONGEST_NAME} characters at most, not {len(name)}")
-        if self._by_name.setdefault(name, schedule) != schedule:
+        if self._by_name.get(name, schedule) != schedule:
             raise ValueError(f"name: must be unique, but another periodic event is {name!r}")
-        try:
-            _parser().CronSim(schedule.cron, datetime.now(UTC))
-        except _parser().CronSimError as error:
-            del self._by_name[name]
-            raise ValueError(
-                f"cron: must be five fields as in a crontab, not {schedule.cron!r}: {error}"
-            ) from error
+        _check_cron(schedule.cron)
         try:
             ZoneInfo(schedule.timezone or "UTC")
         except (KeyError, ValueError, OSError) as error:
-            del self._by_name[name]
             raise ValueError(
                 f"timezone: must be a name such as 'Europe/Berlin', not {schedule.timezone!r}"
             ) from error
@@ -125,10 +125,24 @@ def periodic(
 
     def decorate(function: F) -> F:
         event_type = name or f"{function.__module__}.{function.__qualname__}"
-        schedules.add(Schedule(event_type, cron, timezone, backend))
-        return event_registry.register(event_type, name=event_type, **options)(function)
+        schedule = Schedule(event_type, cron, timezone, backend)
+        schedules.check(schedule)
+        registered = event_registry.register(event_type, name=event_type, **options)(function)
+        # Without a handler its events would be discarded.
+        schedules.add(schedule)
+        return registered
 
     return decorate
+
+
+def _check_cron(cron: object) -> None:
+    rule = f"cron: must be five fields as in a crontab, not {cron!r}"
+    if not isinstance(cron, str) or len(cron.split()) != 5:  # cronsim knows one for seconds
+        raise ValueError(rule)
+    try:
+        _parser().CronSim(cron, datetime.now(UTC))
+    except _parser().CronSimError as error:
+        raise ValueError(f"{rule}: {error}") from error
 
 
 def _parser() -> Any:

@@ -10,11 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import Celery, chain, group
+from celery._state import _task_stack
+from celery.exceptions import Retry
+from cryptography.fernet import Fernet
 from django.db import transaction
 from django.utils import timezone
 
 from django_broadcaster.celery_app import OutboxCelery
-from django_broadcaster.exceptions import UnknownBackend
+from django_broadcaster.exceptions import UnknownBackend, WrongTransaction
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.publishers import publisher
 from tests.support import celery_app, rabbitmq_server, redis_server
@@ -166,19 +169,65 @@ def test_call_exists_if_and_only_if_the_transaction_commits(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_arguments_are_encrypted_wherever_a_call_has_them(
+    app: OutboxCelery, broker: str, queue: str, settings: Settings
+) -> None:
+    """With OUTBOX_ENCRYPTION_KEYS, neither arguments nor those of callbacks are in plain text."""
+    settings.OUTBOX_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    secret = app.signature("shop.add", args=("secret",))
+    chain(secret, secret, app=app).apply_async(link=secret, headers={"mine": "secret"})
+    (row,) = OutboxEvent.objects.values()
+    assert "secret" not in str(row)
+    publisher.process_pending_events()
+    (call,) = take(broker, queue)
+    assert (call.args, call.headers["argsrepr"]) == (["secret"], "('secret',)")
+    assert call.embedded["chain"][0]["args"] == ["secret"]
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_retry_in_a_worker_needs_no_transaction(
+    app: OutboxCelery, broker: str, queue: str, settings: Settings
+) -> None:
+    """With OUTBOX_REQUIRE_TRANSACTION a worker's task is retried; a call elsewhere raises."""
+    settings.OUTBOX_REQUIRE_TRANSACTION = True
+
+    def call_again(task: Any) -> None:
+        raise task.retry(countdown=0)
+
+    again = app.task(name="shop.again", bind=True)(call_again)
+    again.push_request(id="same", args=[], kwargs={}, called_directly=False, delivery_info={})
+    _task_stack.push(again)
+    try:
+        with pytest.raises(Retry):
+            again.run()
+    finally:
+        _task_stack.pop()
+        again.pop_request()
+    publisher.process_pending_events()
+    assert [(call.id, call.headers["retries"]) for call in take(broker, queue)] == [("same", 1)]
+    with pytest.raises(WrongTransaction):
+        again.delay()
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
 @pytest.mark.parametrize(
-    "option",
-    [{"countdown": 3600}, {"eta": timezone.now() + timedelta(hours=1)}],
-    ids=["countdown", "eta"],
+    "option_of",
+    [
+        lambda moment: {"countdown": 3600},
+        lambda moment: {"eta": moment},
+        lambda moment: {"eta": moment.isoformat()},
+    ],
+    ids=["countdown", "eta", "eta as text"],
 )
 def test_call_for_later_waits_in_the_outbox(
-    app: OutboxCelery, broker: str, queue: str, option: dict[str, Any]
+    app: OutboxCelery, broker: str, queue: str, option_of: Callable[[datetime], dict[str, Any]]
 ) -> None:
     """A call with `countdown` or `eta` is sent when it is due, and not kept by a worker."""
-    app.tasks["shop.add"].apply_async((1,), **option)
+    moment = timezone.now() + timedelta(hours=1)
+    app.tasks["shop.add"].apply_async((1,), **option_of(moment))
     event = OutboxEvent.objects.get()
     assert event.status == "scheduled"
-    assert abs(event.scheduled_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=10)
+    assert moment <= event.scheduled_at <= timezone.now() + timedelta(hours=1)
     assert publisher.process_pending_events() == 0
     assert take(broker, queue) == []
 
@@ -212,6 +261,14 @@ def test_wrong_option_of_a_call_stops_no_other(app: OutboxCelery, broker: str, q
     assert [event.status for event in events] == ["failed", "published"]
     assert "none such" in events[0].last_error
     assert [call.args for call in take(broker, queue)] == [[2]]
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_eager_task_runs_without_the_outbox(app: OutboxCelery) -> None:
+    """With `task_always_eager` a call runs the task at once, and writes no event."""
+    app.conf.task_always_eager = True
+    assert app.tasks["shop.add"].delay(1, second=2).get() == 3
+    assert not OutboxEvent.objects.exists()
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)

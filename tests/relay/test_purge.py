@@ -59,6 +59,22 @@ def test_old_events_are_purged_past_those_that_stay(
     assert list(statuses(database)) == [*dead, "a10", "a12"]
 
 
+def test_cancelled_event_stays_until_its_time(
+    database: str, scripted: Script, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancelled periodic event is not purged and written again; those after it are purged."""
+    monkeypatch.setattr(purging, "CHUNK", 1)
+    monkeypatch.setattr(purging, "TURN_SECONDS", 60.0)  # one turn purges all
+    names = ["ahead", "past"]
+    publish(*names, using=database, scheduled_at=timezone.now() + LONG_AGO)
+    rows = OutboxEvent.objects.using(database)
+    rows.cancel()
+    rows.update(created_at=timezone.now() - LONG_AGO, ended_at=timezone.now() - LONG_AGO)
+    rows.filter(subject="past").update(scheduled_at=timezone.now() - LONG_AGO)
+    turn(join())
+    assert statuses(database) == {"ahead": "cancelled"}
+
+
 def test_the_purge_rests_and_starts_again(
     database: str, scripted: Script, join: Join, clock: Clock
 ) -> None:

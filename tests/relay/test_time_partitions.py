@@ -268,8 +268,9 @@ def test_an_old_segment_is_dropped_by_the_relay(
     [
         {"status": "published", "published_at": timezone.now},
         {"status": "cancelled", "ended_at": timezone.now},
+        {"status": "cancelled", "scheduled_at": timezone.now},
     ],
-    ids=["published", "cancelled"],
+    ids=["published", "cancelled", "cancelled before its time"],
 )
 def test_young_events_outlive_their_segment(parted: str, young: dict[str, Any]) -> None:
     """What came to its end a short while ago, after a replay for example, moves to the rest."""

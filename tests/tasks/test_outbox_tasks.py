@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import django
 import pytest
 from asgiref.sync import async_to_sync
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import transaction
 from django.dispatch import Signal
 from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.exceptions import Retry
+from django_broadcaster.encryption import reseal
+from django_broadcaster.exceptions import Reject, Retry
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
@@ -390,6 +394,44 @@ def test_errors_of_the_package_say_what_comes_next(outbox: str) -> None:
     assert Retry.__name__ in row().last_error
 
 
+class _Replica(OneDatabase):
+    """Reads the records of tasks from a replica, which is away."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        """Return the alias of the replica for these records, and the usual one for all others."""
+        return "replica" if model is OutboxTaskRun else super().db_for_read(model, **hints)
+
+
+@any_database
+def test_errors_are_read_and_written_in_one_database(outbox: str, settings: Settings) -> None:
+    """The relay reads the record of a failed task where it was written, and not from a replica."""
+    settings.DATABASE_ROUTERS = [_Replica(outbox)]
+    result = tasks.refuse.enqueue()
+    run()
+    result.refresh()
+    assert [each.exception_class for each in result.errors] == [Reject]
+
+
+@any_database
+def test_error_that_can_not_be_recorded_decides_all_the_same(
+    outbox: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the record of a task is gone, its event still gets the task's own error."""
+
+    def delete(**_: Any) -> None:
+        OutboxTaskRun.objects.all().delete()
+
+    task_started.connect(delete)
+    try:
+        tasks.refuse.enqueue()
+        run()
+    finally:
+        task_started.disconnect(delete)
+    assert row().status == "failed"
+    assert "there is no such order" in row().last_error
+    assert "Could not record the error of task tests.support.outbox_tasks.refuse" in caplog.text
+
+
 @any_database
 def test_sys_exit_fails_the_task_and_not_the_relay(outbox: str) -> None:
     """SystemExit is an error of the task like any other."""
@@ -484,8 +526,6 @@ def test_arguments_and_results_are_encrypted_with_the_payloads(
     outbox: str, settings: Settings
 ) -> None:
     """With OUTBOX_ENCRYPTION_KEYS, no table has an argument, a return value or an error."""
-    from cryptography.fernet import Fernet
-
     settings.OUTBOX_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
     tasks.FAILURES[:] = [ValueError("a secret")]
     result = tasks.may_fail.enqueue("a secret")
@@ -496,3 +536,39 @@ def test_arguments_and_results_are_encrypted_with_the_payloads(
     result.refresh()
     assert (result.return_value, len(result.errors)) == ("a secret", 1)
     assert tasks.may_fail.get_result(result.id).args == ["a secret"]
+
+
+def test_results_change_their_key_with_the_payloads(outbox: str, settings: Settings) -> None:
+    """After `outbox_reencrypt` results need the old key no more than payloads do."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    settings.OUTBOX_ENCRYPTION_KEYS = [old]
+    result = tasks.add.enqueue(1, 2)
+    run()
+    settings.OUTBOX_ENCRYPTION_KEYS = [new, old]
+    for changed in (2, 0):
+        output = StringIO()
+        call_command("outbox_reencrypt", database=outbox, stdout=output)
+        assert f"re-encrypted: {changed} payloads" in output.getvalue()
+    settings.OUTBOX_ENCRYPTION_KEYS = [new]
+    result.refresh()
+    assert result.return_value == 3
+
+
+@any_database
+def test_task_whose_errors_no_key_decrypts_waits(outbox: str, settings: Settings) -> None:
+    """Without the key, a task is neither run nor given up, and spends no retry."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    settings.OUTBOX_ENCRYPTION_KEYS = [old]
+    tasks.FAILURES[:] = [ValueError("first")]
+    result = tasks.may_fail.enqueue("1")
+    run()
+    settings.OUTBOX_ENCRYPTION_KEYS = [new, old]
+    OutboxEvent.objects.update(sealed=reseal(row().sealed))
+    settings.OUTBOX_ENCRYPTION_KEYS = [new]
+    run_again()
+    assert (row().status, row().retry_count, orders()) == ("retry", 1, ["1"])
+    assert "NotDecryptable" in row().last_error
+    settings.OUTBOX_ENCRYPTION_KEYS = [new, old]
+    run_again()
+    result.refresh()
+    assert (result.status, result.attempts) == (TaskResultStatus.SUCCESSFUL, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from django_broadcaster.states import RETRIES_OF_SETTINGS
 
 from .call import PublishCall
 from .single import publish_one
+from .transactions import some_transaction
 
 
 class _DirectCall(PublishCall):
@@ -34,19 +36,22 @@ def publish_directly(
     event_id: str | None = None,
     time: datetime | None = None,
     using: str | None = None,
+    needs_transaction: bool = True,
 ) -> OutboxEvent:
     """Write an event without a key for one backend; return its row.
 
     The row has an identity, by which it can be found, and which exists once. The arguments are
-    those of `publish_event`. Raises PublishError.
+    those of `publish_event`. If the event announces no change of a caller, `needs_transaction` is
+    False, and OUTBOX_REQUIRE_TRANSACTION does not apply. Raises PublishError.
     """
     call = _DirectCall(using, lambda: None)
     retries = RETRIES_OF_SETTINGS if max_retries is None else max_retries
-    return publish_one(
-        call,
-        CloudEvent(event_type, source, data, id=event_id, time=time or call.moment),
-        call.delivery(scheduled_at, retries, publisher_config),
-        backend=backend,
-        partition_key=None,
-        unique=True,
-    )
+    with nullcontext() if needs_transaction else some_transaction(call.connection):
+        return publish_one(
+            call,
+            CloudEvent(event_type, source, data, id=event_id, time=time or call.moment),
+            call.delivery(scheduled_at, retries, publisher_config),
+            backend=backend,
+            partition_key=None,
+            unique=True,
+        )

@@ -44,6 +44,19 @@ def has_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 
 @contextmanager
+def some_transaction(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Open a transaction unless there is one, for an event that announces no change of a caller.
+
+    A transaction on another database is left to `check_transaction`.
+    """
+    if any(map(has_transaction, connections.all(initialized_only=True))):
+        yield
+        return
+    with transaction.atomic(using=connection.alias):
+        yield
+
+
+@contextmanager
 def all_or_nothing(connection: BaseDatabaseWrapper, *, savepoint: bool) -> Iterator[None]:
     """Write all of a block or, if it raises, nothing.
 

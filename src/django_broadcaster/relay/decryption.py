@@ -28,7 +28,10 @@ A relay must be restarted for other keys, so a shorter wait would gain little.
 
 
 class NotDecryptable(TransientError):
-    """The relay cannot decrypt this event. Its text is about settings, so it may be logged."""
+    """The relay cannot decrypt this event, or the result of this task.
+
+    Its text is about settings, so it may be logged.
+    """
 
     def __init__(self, why: Exception) -> None:
         super().__init__(str(why), retry_after=RETRY_AFTER_SECONDS, spends_retry=False)

@@ -140,7 +140,7 @@ class Rounds:
         more = owned.promote()
         yield
         is_purger = 0 in owned.partitions
-        if self._operates:
+        if self._operates and not self.is_paused:  # or they would pile up until it is resumed
             self._scheduling.run()
         if is_purger:
             self._activity.begin("purging old events")

@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
+from django.db import router
+
 from django_broadcaster.backends.handler import HANDLERS, backends
 from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.models import OutboxEvent
 from django_broadcaster.periodic import Schedule, schedules
 from django_broadcaster.publishing import publish_directly
 from django_broadcaster.store import DatabaseClock
@@ -26,6 +29,8 @@ SOURCE: Final = "/periodic"
 
 RETRY_SECONDS: Final = 30.0
 """Seconds until the next attempt to write an event."""
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Scheduling:
@@ -52,20 +57,22 @@ class Scheduling:
         """Write the events that are missing; raises the database's errors of the relay."""
         if not schedules or self._clock() < self._next_at:
             return
+        if self._using != router.db_for_write(OutboxEvent):
+            return  # the relay of that outbox writes them, so that they exist once
         now = datetime.fromtimestamp(self._database_clock.timestamp(), UTC)
         for schedule in schedules:
             known = self._next.get(schedule.name)
-            if (known is None or known <= now) and _writer_of(schedule) == self._alias:
+            if known is None or known <= now:
                 self._write(schedule, now)
 
     def _write(self, schedule: Schedule, now: datetime) -> None:
-        moment = schedule.after(now)
-        if moment is None:
-            self._next[schedule.name] = datetime.max.replace(tzinfo=UTC)
-            return
         try:
-            # Receivers of `event_created` are code of the project.
-            self._runner.run(self._publish, schedule, moment)
+            if _writer_of(schedule) != self._alias:
+                return
+            moment = schedule.after(now)
+            if moment is not None:
+                # Receivers of `event_created` are code of the project.
+                self._runner.run(self._publish, schedule, moment)
         except Exception as error:
             self._next_at = self._clock() + RETRY_SECONDS
             logger.warning(
@@ -76,7 +83,7 @@ class Scheduling:
                 extra={"backend": self._alias},
             )
         else:
-            self._next[schedule.name] = moment
+            self._next[schedule.name] = moment or _NEVER
 
     def _publish(self, schedule: Schedule, moment: datetime) -> None:
         alias = _alias_of(schedule)
@@ -93,6 +100,7 @@ class Scheduling:
             backend=alias,
             scheduled_at=moment,
             using=self._using,
+            needs_transaction=False,
         )
 
 

@@ -50,12 +50,12 @@ def find_delivered(
     rows = _classified(
         events.filter(id__gt=start).order_by("id"),
         is_old=models.Q(publisher_backend=alias) & _is_old(chosen),
-        decides=models.Q(publisher_backend=alias, status=decisive),
+        is_young=models.Q(publisher_backend=alias) & _is_young(decisive, expiries[decisive]),
         is_late=models.Q(created_at__gte=latest, created_at__lte=now),
     )[:limit]
     found = list(rows)
     old = [row_id for row_id, is_old, _, _ in found if is_old]
-    has_young = any(decides and not is_old for _, is_old, decides, _ in found)
+    has_young = any(is_young for _, _, is_young, _ in found)
     too_late = all(is_late for *_, is_late in found)
     if len(found) < limit or too_late or (has_young and not old):
         return old, None
@@ -78,13 +78,26 @@ _SINCE = {_S.PUBLISHED: "published_at", _S.CANCELLED: "ended_at", _S.FAILED: "en
 
 
 def _is_old(expiries: Mapping[OutboxEventStatus, datetime]) -> models.Q:
-    """Return the condition that an event is old: by its end, or without one by `scheduled_at`."""
+    """Return the condition that an event is old: by its end, or without one by `scheduled_at`.
+
+    A cancelled event is not old before its time: a periodic event would be written again.
+    """
     old = models.Q()
     for status, before in expiries.items():
         end = _SINCE[status]
-        unknown = models.Q(**{f"{end}__isnull": True}, scheduled_at__lt=before)
-        old |= models.Q(status=status) & (models.Q(**{f"{end}__lt": before}) | unknown)
+        due = models.Q(scheduled_at__lt=before)
+        ended = models.Q(**{f"{end}__lt": before})
+        if status == _S.CANCELLED:
+            ended &= due
+        old |= models.Q(status=status) & (ended | models.Q(**{f"{end}__isnull": True}) & due)
     return old
+
+
+def _is_young(status: OutboxEventStatus, before: datetime) -> models.Q:
+    """Return the condition that an event of a status is young by its end, as in `_is_old`."""
+    end = _SINCE[status]
+    unknown = models.Q(**{f"{end}__isnull": True}, scheduled_at__gte=before)
+    return models.Q(status=status) & (models.Q(**{f"{end}__gte": before}) | unknown)
 
 
 def _classified(events: OutboxEventQuerySet, **conditions: models.Q) -> models.QuerySet[Any, Any]:

@@ -28,27 +28,32 @@ SIZE = {
 """The bytes of a row's payload, as SQL; sizes above `most` may be inexact."""
 
 
-def portions(using: str, table: str, ids: Collection[int], most: int) -> Iterator[list[int]]:
+def portions(
+    using: str, table: str, ids: Collection[int], most: int, *, size: str = ""
+) -> Iterator[list[int]]:
     """Yield these ids in order, in portions of at most `most` bytes of payload.
 
-    An event with more bytes is a portion of its own. Ids without a row are omitted.
+    An event with more bytes is a portion of its own. Ids without a row are omitted. `size` is the
+    SQL of another table's size, by default that of an event's payload.
     """
     portion: list[int] = []
     total = 0
-    for row_id, size in _sizes(using, table, ids, most):
-        if portion and total + size > most:
+    for row_id, length in _sizes(using, table, ids, most, size):
+        if portion and total + length > most:
             yield portion
             portion, total = [], 0
         portion.append(row_id)
-        total += size
+        total += length
     if portion:
         yield portion
 
 
-def _sizes(using: str, table: str, ids: Collection[int], most: int) -> Iterable[tuple[int, int]]:
+def _sizes(
+    using: str, table: str, ids: Collection[int], most: int, size: str
+) -> Iterable[tuple[int, int]]:
     if not ids:
         return []
-    size = SIZE[connections[using].vendor].format(most=int(most))
+    size = size or SIZE[connections[using].vendor].format(most=int(most))
     marks = ", ".join(["%s"] * len(ids))
     sql = f"SELECT id, {size} FROM {table} WHERE id IN ({marks}) ORDER BY id"
     with connections[using].cursor() as cursor:

@@ -124,7 +124,8 @@ def drop_oldest(using: str, before: datetime) -> str | None:
         # From here on, the segment does not change. It is read before other statements must wait.
         run(using, f"LOCK TABLE {oldest.name} IN SHARE MODE")
         old = "status IN ('published', 'cancelled') AND "
-        ended = "CASE status WHEN 'published' THEN published_at ELSE ended_at END"
+        cancelled = "GREATEST(ended_at, scheduled_at)"  # as in purges: not before its time
+        ended = f"CASE status WHEN 'published' THEN published_at ELSE {cancelled} END"
         old += f"COALESCE({ended}, scheduled_at) < %s"
         sql = f"SELECT id FROM {oldest.name} WHERE NOT ({old}) LIMIT {MOST_KEPT + 1}"
         kept = [row[0] for row in select(using, sql, before)]

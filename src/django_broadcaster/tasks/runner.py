@@ -6,6 +6,7 @@ the same errors, retries and dead letters.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,15 +28,26 @@ from django_broadcaster.backends.base import (
 )
 from django_broadcaster.consumers.parallel import Parallel
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import DeliveryError, Held, Rejected, TransientError
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    CannotUnseal,
+    DeliveryError,
+    Held,
+    Rejected,
+    TransientError,
+)
 from django_broadcaster.inbox import failure_of, process
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.registry import Handler
+from django_broadcaster.relay.decryption import NotDecryptable
+from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.signals import event_failed
 
 from . import runs
 from .results import result_of, result_of_row
 from .task_events import CONFIG_KEYS, SOURCE, task_of
+
+logger = logging.getLogger("django_broadcaster.relay")
 
 MOST_SECONDS: Final = 1.0
 """After this time no further task of a batch begins."""
@@ -129,7 +141,10 @@ class TaskRunner(MessageBackend):
                 f"task {path} can't run in the relay's process: {type(error).__name__}: {error}; "
                 "deploy the version that has the task, and restart the relay"
             ) from error
-        run = runs.begin(event.id)
+        try:
+            run = runs.begin(event.id)
+        except (CannotUnseal, BackendConfigurationError) as error:
+            raise NotDecryptable(error) from error
         if run is None:
             return
         attempt = _Attempt(task, event, run)
@@ -137,10 +152,22 @@ class TaskRunner(MessageBackend):
         try:
             has_run = process(event, handler)
         except (Exception, SystemExit) as error:
-            runs.fail(run, error)
+            self._record(run, path, error)
             raise attempt.failure(handler, error, message.attempt) from error
         if has_run:
             attempt.report_success()
+
+    def _record(self, run: OutboxTaskRun, path: str, error: BaseException) -> None:
+        """Record that an attempt failed; log an error of that, as the task's own error decides."""
+        try:
+            runs.fail(run, error)
+        except Exception as problem:
+            logger.warning(
+                "Could not record the error of task %s: %s; its result will lack this error.",
+                path,
+                loggable(problem),
+                extra={"backend": self.alias},
+            )
 
     def show(self, message: Message) -> Shown:
         """Return the event, and the path, the queue and the priority of the task."""

@@ -36,7 +36,11 @@ class Outcome(NamedTuple):
 
 
 def begin(task_id: str) -> OutboxTaskRun | None:
-    """Record that an attempt begins; return the record, or None if the task has finished before."""
+    """Record that an attempt begins; return the record, or None if the task has finished before.
+
+    Raises CannotUnseal if no key decrypts the errors so far: those of the attempt could not be
+    added to them.
+    """
     now = timezone.now()
     begun = {"last_attempted_at": now, "is_running": True}
     worker = f"{socket.gethostname()}:{os.getpid()}"
@@ -48,6 +52,7 @@ def begin(task_id: str) -> OutboxTaskRun | None:
     elif run.finished_at is not None:
         return None
     else:
+        outcome_of(run)
         _change(run, **begun, worker_ids=[*run.worker_ids, worker])
     return run
 
@@ -66,7 +71,7 @@ def fail(run: OutboxTaskRun, error: BaseException) -> None:
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
         traceback=text_for_row(text[-LONGEST_TRACEBACK:], LONGEST_TRACEBACK),
     )
-    run.refresh_from_db()  # its transaction may have been rolled back
+    run.refresh_from_db(using=_using())  # its transaction may have been rolled back
     outcome = outcome_of(run)
     errors = (*outcome.errors, failed)[-MOST_ERRORS:]
     _change(run, is_running=False, **_columns(outcome._replace(errors=errors)))

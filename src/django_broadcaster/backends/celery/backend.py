@@ -52,7 +52,8 @@ class CeleryBackend(ConnectedBackend[Connection]):
     A task `expires` with the `expirytime` of its event, unless that is over 49 days away.
 
     The `publisher_config` of an event may have `task` (plain text), `queue`, `priority`, and on
-    AMQP `routing_key`. An `OutboxCelery` sets `call`, the options of a call by its own arguments.
+    AMQP `routing_key`. An `OutboxCelery` sets `call`, the destination and the id of a call whose
+    other options are in the data.
 
     A call is sent when the one before has been acknowledged. So the calls of a key are in their
     queue in order, and no call is sent after one that failed. The order in which workers run them
@@ -145,7 +146,7 @@ class CeleryBackend(ConnectedBackend[Connection]):
             )
         config = message.config
         if "call" in config:
-            return self._given_call(message, config["call"])
+            return self._given_call(message)
         task = config.get("task") or self._task.render(message)
         if task.startswith(_RESERVED):
             raise Rejected(f"{task!r} is a name of Celery's own tasks, which no event may call")
@@ -162,19 +163,19 @@ class CeleryBackend(ConnectedBackend[Connection]):
             expires=seconds_left(message, AMQP_LONGEST),
         )
 
-    def _given_call(self, message: Message, options: Any) -> Call:
+    def _given_call(self, message: Message) -> Call:
         """Return the call of an `OutboxCelery`, whose values are as Celery writes them in JSON."""
         try:
             data = from_json(parse_json(message.data_json or "{}"))
-            own = from_json(options)
+            call = from_json(message.config["call"])
             return Call(
                 task=message.event_type,
-                task_id=own.pop("task_id"),
+                task_id=call["task_id"],
                 args=list(data["args"]),
                 keywords=dict(data["kwargs"]),
-                **{name: own.pop(name, None) for name in ("queue", "routing_key", "priority")},
+                **{name: call.get(name) for name in ("queue", "routing_key", "priority")},
                 headers=trace_headers(message),
-                options=own,
+                options=dict(data["options"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Rejected(

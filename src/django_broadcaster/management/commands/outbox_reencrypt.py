@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from django.core.management.base import CommandError
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from django_broadcaster.amounts import counted
@@ -17,14 +17,22 @@ from django_broadcaster.exceptions import CannotUnseal
 from django_broadcaster.management.base import OutboxCommand
 from django_broadcaster.management.output import Progress, as_json
 from django_broadcaster.management.selection import HIGHEST, add_database, database, whole
-from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent
+from django_broadcaster.models import OutboxArchivedEvent, OutboxEvent, OutboxTaskRun
 from django_broadcaster.store import portions
 
 CHUNK = 500
 """Payloads read at a time. Each row is written by itself, so that relays wait for one at most."""
 
 NAMED = 20
-"""The limit for listed events that cannot be decrypted."""
+"""The limit for listed payloads that cannot be decrypted."""
+
+
+_KINDS: Final[Mapping[type[Model], str]] = {
+    OutboxEvent: "event",
+    OutboxArchivedEvent: "archived event",
+    OutboxTaskRun: "task result",
+}
+"""The tables with encrypted payloads, and what a row of each is."""
 
 
 class Command(OutboxCommand):
@@ -57,24 +65,26 @@ class Command(OutboxCommand):
         if not is_on():
             raise CommandError("OUTBOX_ENCRYPTION_KEYS must have at least one key.")
         using = database(options["database"])
-        events = OutboxEvent.objects.using(using).filter(id__gte=options["start"])
-        changed, unreadable = self._reencrypt_all(events, "event")
-        archived = OutboxArchivedEvent.objects.using(using).all()
-        changed_there, unreadable_there = self._reencrypt_all(archived, "archived event")
-        self._report(
-            changed + changed_there, unreadable + unreadable_there, as_text=not options["json"]
-        )
+        changed, unreadable = 0, []
+        for model, kind in _KINDS.items():
+            rows = model._default_manager.using(using)
+            if model is OutboxEvent:
+                rows = rows.filter(id__gte=options["start"])
+            changed_of_kind, unreadable_of_kind = self._reencrypt_all(rows, kind)
+            changed += changed_of_kind
+            unreadable += unreadable_of_kind
+        self._report(changed, unreadable, as_text=not options["json"])
 
     def _report(self, changed: int, unreadable: list[str], *, as_text: bool) -> None:
         if as_text:
-            self.stdout.write(f"re-encrypted: {counted(changed, 'event')}")
+            self.stdout.write(f"re-encrypted: {counted(changed, 'payload')}")
         else:
             self.stdout.write(as_json({"changed": changed, "unreadable": unreadable}))
         if unreadable:
             named = ", ".join(unreadable[:NAMED])
             more = f" and {len(unreadable) - NAMED:,} more" if len(unreadable) > NAMED else ""
             raise CommandError(
-                f"Could not decrypt {counted(len(unreadable), 'event')} ({named}{more}). Add the "
+                f"Could not decrypt {counted(len(unreadable), 'payload')} ({named}{more}). Add the "
                 "key that encrypted them to OUTBOX_ENCRYPTION_KEYS."
             )
 
@@ -107,18 +117,20 @@ class Command(OutboxCommand):
 
 def _read(rows: QuerySet[Any], ids: list[int]) -> Iterator[tuple[int, bytes | memoryview]]:
     """Yield ids and payloads; read a bounded number of bytes at a time."""
-    for portion in portions(rows.db, rows.model._meta.db_table, ids, conf.BATCH_BYTES):
+    table, size = rows.model._meta.db_table, "LENGTH(sealed)"
+    for portion in portions(rows.db, table, ids, conf.BATCH_BYTES, size=size):
         yield from rows.filter(id__in=portion).values_list("id", "sealed")
 
 
 def _reencrypt(rows: QuerySet[Any], row_id: int, sealed: bytes | memoryview) -> int:
     """Re-encrypt one payload unless the first key encrypted it; return how many rows changed.
 
-    The row may have been deleted meanwhile. Only this command changes `sealed`, so a concurrent
-    relay or replay is harmless.
+    The row may have been deleted meanwhile. Only this command changes `sealed` of an event, so a
+    concurrent relay or replay is harmless. That of a task a relay replaces at the end of a run.
     """
     again = reseal(sealed)
     if again is None:
         return 0
     moment = {"updated_at": timezone.now()} if rows.model is OutboxEvent else {}
-    return rows.filter(pk=row_id).update(sealed=again, **moment)
+    unchanged = {"sealed": sealed} if rows.model is OutboxTaskRun else {}
+    return rows.filter(pk=row_id, **unchanged).update(sealed=again, **moment)
