@@ -312,6 +312,24 @@ def test_delivery_ends_where_handlers_publish_without_end(handlers: list[str]) -
         drain(limit=5)
 
 
+def test_the_limit_includes_the_events_of_earlier_passes(handlers: list[str]) -> None:
+    """A backend that gets events from the handlers of another one is given no second limit."""
+    local = {"BACKEND": "django_broadcaster.backends.LocalBackend"}
+
+    @event_registry.register("many.placed", name="testing.many")
+    def place_many(event: Any) -> None:
+        for number in range(4):
+            place(str(number), backend="one")
+
+    try:
+        with override_settings(OUTBOX_PUBLISHERS={"one": TWO["one"], "two": local}):
+            publisher.publish_event("many.placed", "/shop", backend="two")
+            with pytest.raises(AssertionError, match=r"limit of 3 .*\n  .* '2'.*\n  .* '3'"):
+                drain(limit=3)
+    finally:
+        event_registry.unregister("testing.many")
+
+
 def test_assert_not_published() -> None:
     """It raises with the events that are there, and only for those that match."""
     assert_not_published("order.placed")

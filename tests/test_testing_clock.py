@@ -112,6 +112,12 @@ def test_code_of_the_project_sees_the_moved_time(
         clock.advance(hours=1)
 
 
+def test_a_reference_to_the_function_is_not_moved(clock: OutboxClock) -> None:
+    """A default that refers to the function itself has the time of the process, as documented."""
+    clock.advance(days=2)
+    assert OutboxEvent().scheduled_at < timezone.now() - timedelta(days=1)
+
+
 def test_publish_call_sees_the_moved_time(routed: str, clock: OutboxClock) -> None:
     """An event that is published later is of that time, and due at that time."""
     clock.advance(days=2)

@@ -123,6 +123,42 @@ BREAKING = {
         "tags",
         "also allows string",
     ),
+    "value of a key added": (
+        "tags: dict[Literal['a'], int]",
+        "tags: dict[Literal['a', 'b'], int]",
+        "tags",
+        "has the new value 'b' in its keys; consumers",
+    ),
+    "value of a key removed": (
+        "tags: dict[Literal['a', 'b'], int]",
+        "tags: dict[Literal['a'], int]",
+        "tags",
+        "no longer has the value 'b' in its keys; events",
+    ),
+    "type of a key narrowed": (
+        "tags: dict[str, int]",
+        "tags: dict[UUID, int]",
+        "tags",
+        "has format 'uuid', after none in its keys; events",
+    ),
+    "type of a key widened": (
+        "tags: dict[date, int]",
+        "tags: dict[str, int]",
+        "tags",
+        "has format none, after 'date' in its keys; consumers",
+    ),
+    "pattern of keys changed": (
+        "tags: dict[Annotated[str, Meta(pattern='^a')], int]",
+        "tags: dict[Annotated[str, Meta(pattern='^b')], int]",
+        "tags",
+        "has pattern '^b', after '^a' in its keys; events",
+    ),
+    "value of a mapping with a pattern changed": (
+        "tags: dict[Annotated[str, Meta(pattern='^a')], int]",
+        "tags: dict[Annotated[str, Meta(pattern='^a')], str]",
+        "tags",
+        "also allows string; consumers",
+    ),
     "integer to number": ("total: int", "total: float", "total", "also allows number; consumers"),
     "any value allowed": ("total: int", "total: Any", "total", "also allows any value; consumers"),
 }
@@ -191,6 +227,76 @@ def test_an_older_version_fails(events: EventsModule, tmp_path: Path) -> None:
     assert "order.placed has version 1, after version 2." in printed
 
 
+RECEIVED = """
+@event_registry.register("order.placed", name="book", consumer="shop")
+def book(event):
+    pass
+"""
+
+UPCASTER = """
+@upcasts(OrderPlaced, from_version={0})
+def from_{0}(data):
+    return data
+"""
+
+
+@pytest.mark.parametrize("handlers", ["", RECEIVED], ids=["sent", "received"])
+@pytest.mark.parametrize(
+    ("version", "upcasters", "missing"), [(3, [2], [1]), (4, [3], [1, 2]), (4, [1, 2], [3])]
+)
+def test_an_upcaster_that_was_removed_fails(
+    events: EventsModule,
+    tmp_path: Path,
+    version: int,
+    upcasters: list[int],
+    missing: list[int],
+    handlers: str,
+) -> None:
+    """Events that the class could read before would become dead letters."""
+
+    def declare(version: int, upcasters: list[int]) -> None:
+        functions = "".join(UPCASTER.format(each) for each in upcasters)
+        events.declare(DATACLASS.format(version=version, field=NONE) + functions + handlers)
+
+    declare(3, [1, 2])
+    catalogue("--output", str(tmp_path / "catalogue"))
+    if handlers:
+        event_registry.unregister("book")
+    declare(version, upcasters)
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    for each in range(1, version):
+        problem = f"order.placed has version {version}, and no upcaster from version {each}."
+        assert (problem in printed) == (each in missing)
+        fix = f"Fix: Add a function with @upcasts(OrderPlaced, from_version={each})."
+        assert (fix in printed) == (each in missing)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_another_source_of_a_sent_event_fails(
+    events: EventsModule, tmp_path: Path, version: int
+) -> None:
+    """Consumers identify an event by its source and id; a new version does not help them."""
+    events.declare(DATACLASS.format(version=1, field=NONE))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    text = DATACLASS.format(version=version, field=NONE).replace('"/shop"', '"/store"')
+    events.declare(text + (UPCASTER.format(1) if version == 2 else ""))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    assert "order.placed has source '/store', after '/shop'; consumers identify an ev" in printed
+    assert "Fix: Set source='/shop'." in printed
+
+
+def test_another_source_of_a_received_event_passes(events: EventsModule, tmp_path: Path) -> None:
+    """The source of an event of another service is not decided here."""
+    text = DATACLASS.format(version=1, field=NONE) + RECEIVED
+    events.declare(text)
+    catalogue("--output", str(tmp_path / "catalogue"))
+    event_registry.unregister("book")
+    events.declare(text.replace('"/shop"', '"/store"'))
+    assert catalogue("--check", str(tmp_path / "catalogue"))[0] == 0
+
+
 def test_a_removed_event_fails_with_the_file_of_its_class(
     events: EventsModule, tmp_path: Path
 ) -> None:
@@ -203,13 +309,6 @@ def test_a_removed_event_fails_with_the_file_of_its_class(
     assert status == 1
     assert f"{file}: order.placed was removed." in printed
     assert "Fix: Restore OrderPlaced" in printed
-
-
-RECEIVED = """
-@event_registry.register("order.placed", name="book", consumer="shop")
-def book(event):
-    pass
-"""
 
 
 @pytest.mark.parametrize(
@@ -359,16 +458,17 @@ class OrderPlaced(Base):
     assert f"{events.line_of('order_id: str')}: order.placed: order_id" in printed
 
 
+@pytest.mark.parametrize("children", ["list[Node]", "Node | None", "dict[str, Node | int]"])
+@pytest.mark.parametrize("base", ["BaseModel", "Struct"])
 def test_a_class_with_fields_of_its_own_type_is_compared(
-    events: EventsModule, tmp_path: Path
+    events: EventsModule, tmp_path: Path, base: str, children: str
 ) -> None:
     """A tree ends, and a change in it is found."""
-    text = """
+    text = f"""
 @typed_event("node.added", source="/shop")
-@dataclass
-class Node:
-    {field}
-    children: list[Node]
+class Node({base}):
+    {{field}}
+    children: {children}
 """
     events.declare(text.format(field="name: str"))
     catalogue("--output", str(tmp_path / "catalogue"))
@@ -396,6 +496,90 @@ class OrderPlaced(BaseModel):
     status, printed = catalogue("--check", str(tmp_path / "catalogue"))
     assert status == (1 if rules else 0)
     assert ("note is new, where unknown fields are forbidden" in printed) == bool(rules)
+
+
+MODEL = """
+class Color(Enum):
+    red = "red"
+    {color}
+
+@typed_event("order.placed", source="/shop")
+class OrderPlaced(BaseModel):
+    {field}
+"""
+
+PYDANTIC = {
+    "value of an enumeration of keys": (
+        ("pass", "tags: dict[Color, int]"),
+        ("blue = 'blue'", "tags: dict[Color, int]"),
+        "tags has the new value 'blue' in its keys; consumers",
+    ),
+    "keys with a format": (
+        ("pass", "tags: dict[str, int]"),
+        ("pass", "tags: dict[UUID, int]"),
+        "tags has format 'uuid', after none in its keys; events",
+    ),
+    "values of keys with a pattern": (
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^a')], int]"),
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^a')], str]"),
+        "tags also allows string; consumers",
+    ),
+    "pattern of keys": (
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^a')], int]"),
+        ("pass", "tags: dict[Annotated[str, Field(pattern='^b')], int]"),
+        "tags has keys of the new pattern '^b'; events",
+    ),
+    "constraint beside a union": (
+        ("pass", "code: Annotated[int | str, Field(max_length=5)]"),
+        ("pass", "code: Annotated[int | str, Field(max_length=3)]"),
+        "code has maxLength 3, after 5; events",
+    ),
+    "keyword beside a reference": (
+        ("pass", "code: Annotated[Color, Field(json_schema_extra={'maxLength': 5})]"),
+        ("pass", "code: Annotated[Color, Field(json_schema_extra={'maxLength': 4})]"),
+        "code has maxLength 4, after 5; events",
+    ),
+    "keyword of another kind": (
+        ("pass", "code: Annotated[str, Field(json_schema_extra={'not': {'const': 'a'}})]"),
+        ("pass", "code: Annotated[str, Field(json_schema_extra={'not': {'const': 'b'}})]"),
+        "code has another not; events",
+    ),
+    "further items of a tuple": (
+        ("pass", "tags: Annotated[list[int], Field(json_schema_extra={'prefixItems': [{}]})]"),
+        ("pass", "tags: Annotated[list[str], Field(json_schema_extra={'prefixItems': [{}]})]"),
+        "tags also allows string; consumers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "problem"), PYDANTIC.values(), ids=PYDANTIC)
+def test_a_breaking_change_in_a_schema_of_pydantic_fails(
+    events: EventsModule,
+    tmp_path: Path,
+    before: tuple[str, str],
+    after: tuple[str, str],
+    problem: str,
+) -> None:
+    """Keys, keywords beside unions and references, and keywords of any kind are compared."""
+    events.declare(MODEL.format(color=before[0], field=before[1]))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    assert catalogue("--check", str(tmp_path / "catalogue"))[0] == 0
+    events.declare(MODEL.format(color=after[0], field=after[1]))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 1
+    assert f"{events.line_of(after[1])}: order.placed: {problem}" in printed
+
+
+@pytest.mark.parametrize("keyword", ["example", "description", "x-team", "default"])
+def test_annotations_may_change(events: EventsModule, tmp_path: Path, keyword: str) -> None:
+    """A keyword that allows and forbids no value, or that begins with x-, breaks no consumer."""
+    text = "code: Annotated[str, Field(json_schema_extra={{'{0}': '{1}'}})]"
+    events.declare(MODEL.format(color="pass", field=text.format(keyword, "a")))
+    catalogue("--output", str(tmp_path / "catalogue"))
+    events.declare(MODEL.format(color="pass", field=text.format(keyword, "b")))
+    status, printed = catalogue("--check", str(tmp_path / "catalogue"))
+    assert status == 0
+    assert "The changes are compatible." in printed
 
 
 UNION = """

@@ -13,7 +13,9 @@ from django.core.management.base import CommandError
 from django.test import Client
 from django.urls import reverse
 
+from django_broadcaster.backends.base import Message, MessageBackend, Shown
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.redaction import endpoint_name
 from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import make_message
 from django_broadcaster.typed_events import event_types, to_cloud_event
@@ -107,7 +109,7 @@ BACKENDS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "webhook": (
         "WebhookBackend",
         {"url": f"https://hooks.example/{SECRET}", "headers": {"X-Api-Key": SECRET}},
-        None,  # it has a digest
+        None,
     ),
     "webhooks": ("WebhookBackend", {"event_urls": True}, None),
     "debezium": ("DebeziumBackend", {}, "events"),
@@ -231,6 +233,15 @@ def test_no_secret_is_written(whole: Any, events: EventsModule, tmp_path: Path) 
         assert SECRET not in text
 
 
+def test_the_address_of_a_webhook_is_not_written(whole: Any) -> None:
+    """It differs between environments, and the digest of its URL confirms a guess of a secret."""
+    text = json.dumps(whole)
+    assert "hooks.example" not in text
+    assert endpoint_name("webhook", f"https://hooks.example/{SECRET}") not in text
+    assert whole["channels"]["publisher.webhook"]["address"] is None
+    assert "x-destination" not in whole["components"]["messages"]["publisher.webhook.order.placed"]
+
+
 def expanded(schema: Any, schemas: Any) -> Any:
     """Return a schema of the document as one that `jsonschema` reads by itself."""
     return {**schema, "components": {"schemas": schemas}}
@@ -284,6 +295,29 @@ def test_schemas_are_valid_and_each_has_a_file(events: EventsModule, tmp_path: P
     assert [file.stem for file in (folder / "schemas").iterdir()] == ["order.placed"]
 
 
+FOREIGN = {
+    "schema.json": '{"type": "object"}',
+    "list.json": '["x-event"]',
+    "text.json": '{"x-event": "order.placed"}',
+    "broken.json": "{",
+    "bytes.json": "\udcff",
+    "notes.txt": "Notes.",
+}
+
+
+def test_files_of_others_are_left(events: EventsModule, tmp_path: Path) -> None:
+    """The command removes only schemas that it wrote, as the directory may be shared."""
+    events.declare(ORDERS)
+    catalogue("--output", str(tmp_path))
+    for name, text in FOREIGN.items():
+        (tmp_path / "schemas" / name).write_text(text, errors="surrogateescape")
+    (tmp_path / "schemas" / "folder.json").mkdir()
+    events.declare(ORDERS.partition('@typed_event("order.paid"')[0])
+    catalogue("--output", str(tmp_path))
+    left = {file.name for file in (tmp_path / "schemas").iterdir()}
+    assert left == {*FOREIGN, "folder.json", "order.placed.json"}
+
+
 def test_the_order_of_imports_and_settings_does_not_matter(
     events: EventsModule, settings: Settings
 ) -> None:
@@ -320,20 +354,183 @@ def test_an_event_without_a_schema_is_an_error(events: EventsModule) -> None:
         catalogue()
 
 
+WHOLE = {
+    "class": "shop.events.E",
+    "version": 1,
+    "upcasters": [],
+    "source": "/shop",
+    "sent": True,
+    "schema": {"$ref": "#/components/schemas/e"},
+}
+
+EVENT = """
+@typed_event("e", source="/shop")
+class E(TypedDict):
+    order_id: int
+"""
+
+
+ANOTHER = """
+@typed_event("{type}", source="/shop")
+@dataclass
+class {name}:
+    line: {line} = None
+
+{line_class}
+"""
+
+
+def declare_two(events: EventsModule, one: str, two: str, line: str = "int") -> None:
+    """Declare two events; the first has a field of a type."""
+    line_class = f"@dataclass\nclass {line}:\n    item: int" if line != "int" else ""
+    first = ANOTHER.format(type=one, name="One", line=line, line_class=line_class)
+    events.declare(first + ANOTHER.format(type=two, name="Two", line="int", line_class=""))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "line", "problem"),
+    [
+        (
+            "order placed",
+            "order-20placed",
+            "int",
+            "event 'order placed' and event 'order-20placed' must not have the same name",
+        ),
+        (
+            "Order",
+            "Order.Line",
+            "Line",
+            "class Line of event 'Order' and event 'Order.Line' must not have the same name",
+        ),
+    ],
+)
+def test_names_that_are_the_same_are_an_error(
+    events: EventsModule, one: str, two: str, line: str, problem: str
+) -> None:
+    """The schema of one event must not replace that of another."""
+    declare_two(events, one, two, line)
+    with pytest.raises(CommandError, match=problem):
+        catalogue()
+
+
+def test_files_that_differ_in_case_alone_are_an_error(events: EventsModule, tmp_path: Path) -> None:
+    """One would replace the other where a file system ignores case; nothing is written."""
+    declare_two(events, "Order", "order")
+    assert catalogue()[0] == 0
+    with pytest.raises(CommandError, match="event 'Order' and event 'order' must not have the sa"):
+        catalogue("--output", str(tmp_path / "catalogue"))
+    assert not (tmp_path / "catalogue").exists()
+
+
+@pytest.mark.parametrize(
+    ("aliases", "problem"),
+    [
+        (
+            ("a b", "a-20b"),
+            "event 'e' of 'publisher.a b' and event 'e' of 'publisher.a-20b' must not",
+        ),
+        (("a", "a.t"), r"channel \['t.u'\] of 'publisher.a' and channel \['u'\] of 'publis"),
+    ],
+)
+def test_names_of_backends_that_are_the_same_are_an_error(
+    events: EventsModule,
+    settings: Settings,
+    aliases: tuple[str, str],
+    problem: str,
+) -> None:
+    """The channel of one backend must not replace that of another."""
+    topics = ("t.u", "u")
+    settings.OUTBOX_PUBLISHERS = {
+        alias: {"BACKEND": f"{OF_BACKENDS}KafkaBackend", "OPTIONS": {"topic": topic}}
+        for alias, topic in zip(aliases, topics, strict=True)
+    }
+    settings.OUTBOX_ROUTES = {"*": list(aliases)}
+    events.declare(EVENT)
+    with pytest.raises(CommandError, match=problem):
+        catalogue()
+
+
+@pytest.mark.django_db
+def test_the_page_shows_names_that_are_the_same(events: EventsModule, admin_client: Client) -> None:
+    """The page names both events, and does not fail."""
+    declare_two(events, "order placed", "order-20placed")
+    assert "must not have the same name" in admin_client.get(reverse(PAGE)).content.decode()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("{", "must be JSON"), ("{}", "must be an AsyncAPI document of this command")],
+    [
+        ("{", "must be JSON"),
+        ("{}", "must be an AsyncAPI document of this command"),
+        ('{"x-events": {"e": []}}', "'e' must have 'class'; write the catalogue again"),
+        ('{"x-events": {"e": {}}}', "'e' must have 'class'; write the catalogue again"),
+        (json.dumps({"x-events": {"e": WHOLE | {"version": "1"}}}), "'e' must have 'version'"),
+        (json.dumps({"x-events": {"e": WHOLE}}), "must have #/components/schemas/e, to which"),
+    ],
 )
 def test_a_file_that_is_no_catalogue_is_an_error(
     events: EventsModule, tmp_path: Path, text: str, problem: str
 ) -> None:
     """A wrong path must not pass for a catalogue without events."""
+    events.declare(EVENT)
     file = tmp_path / "asyncapi.json"
     file.write_text(text)
     with pytest.raises(CommandError, match=problem):
         catalogue("--check", str(file))
     with pytest.raises(CommandError, match="can't be read: No such file"):
         catalogue("--check", str(tmp_path / "elsewhere"))
+
+
+class Foreign(MessageBackend):
+    """A third-party backend, whose bodies are those of its option."""
+
+    def __init__(self, *, bodies: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._bodies = bodies
+
+    def send(self, message: Message) -> None:
+        """Accept a message."""
+
+    def show(self, message: Message) -> Shown:
+        """Return a body of the kind."""
+        number = 1 if message.event_id.endswith("ONE") else 2
+        values = {
+            "number": number,
+            "mixed": 1 if number == 1 else "a",
+            "list": [1] if message.subject else [],
+            "fields": {message.event_id: 1, "version": 1},
+        }
+        bodies = {"binary": b"\xff\x00", "text": b"<event/>"}
+        body = bodies.get(self._bodies) or json.dumps(values[self._bodies]).encode()
+        return Shown({"topic": "t"}, {}, body)
+
+
+FOREIGN_BODIES = {
+    "binary": ("application/octet-stream", None),
+    "text": ("application/octet-stream", None),
+    "number": ("application/json", {"type": "integer"}),
+    "mixed": ("application/json", {}),
+    "list": ("application/json", {"type": "array"}),
+    "fields": (
+        "application/json",
+        {"type": "object", "required": ["version"], "properties": {"version": {"const": 1}}},
+    ),
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("bodies", FOREIGN_BODIES)
+def test_a_third_party_backend_may_have_any_body(
+    events: EventsModule, settings: Settings, admin_client: Client, bodies: str
+) -> None:
+    """A body that is not JSON has no schema; neither the command nor the page fails."""
+    settings.OUTBOX_PUBLISHERS = {
+        "default": {"BACKEND": f"{__name__}.Foreign", "OPTIONS": {"bodies": bodies}}
+    }
+    events.declare(EVENT.replace('source="/shop"', 'source="/shop", subject="order_id"'))
+    message = document()["components"]["messages"]["publisher.default.e"]
+    assert (message["contentType"], message.get("payload")) == FOREIGN_BODIES[bodies]
+    assert "Backend default: t" in admin_client.get(reverse(PAGE)).content.decode()
 
 
 PAGE = "admin:django_broadcaster_outboxdashboard_catalogue"

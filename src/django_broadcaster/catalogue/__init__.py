@@ -1,6 +1,7 @@
 """The catalogue: all declared events with their schemas, and where they are sent and received.
 
 - `schemas` makes the JSON Schema of each event.
+- `names` makes the names of components and files, and finds those that are the same.
 - `payloads` reads from a backend how an event is sent: its headers, its body and its destination.
 - `document` makes one AsyncAPI document of events, backends, consumers and handlers.
 - `listing` has the same for people: a list of the events.
@@ -9,23 +10,24 @@
 """
 
 from .changes import Change, breaking_changes, upgraded_events
-from .document import DOCUMENT, NotACatalogue, asyncapi_document, load_events, read_document
+from .document import DOCUMENT, asyncapi_document, load_events, read_document
+from .errors import CatalogueError
 from .listing import ListedEvent, listed_events
-from .schemas import json_schema, schema_name
+from .schemas import is_schema_of_catalogue, schema_files
 from .source_lines import place_of_change
 
 __all__ = [
     "DOCUMENT",
+    "CatalogueError",
     "Change",
     "ListedEvent",
-    "NotACatalogue",
     "asyncapi_document",
     "breaking_changes",
-    "json_schema",
+    "is_schema_of_catalogue",
     "listed_events",
     "load_events",
     "place_of_change",
     "read_document",
-    "schema_name",
+    "schema_files",
     "upgraded_events",
 ]

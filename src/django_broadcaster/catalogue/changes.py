@@ -7,13 +7,15 @@ So within a version no type, no constraint and no list of values may change in e
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-Schema = Mapping[str, Any]
+from .errors import CatalogueError
 
+Schema = Mapping[str, Any]
 
 ANY: Final = "any value"
 TYPES: Final = {"array", "boolean", "integer", "null", "number", "object", "string"}
@@ -28,6 +30,41 @@ OTHER_CONSTRAINTS: Final = (
     "pattern",
     "uniqueItems",
 )
+
+ANNOTATIONS: Final = frozenset(
+    (
+        "$comment",
+        "default",
+        "deprecated",
+        "description",
+        "example",
+        "examples",
+        "readOnly",
+        "title",
+        "writeOnly",
+    )
+)
+"""Keywords that allow or forbid no value. Those that begin with `x-` are annotations, too."""
+
+COMPARED: Final = frozenset(
+    (
+        *LOWER_LIMITS,
+        *UPPER_LIMITS,
+        *OTHER_CONSTRAINTS,
+        "additionalItems",
+        "additionalProperties",
+        "enum",
+        "items",
+        "patternProperties",
+        "properties",
+        "propertyNames",
+        "required",
+        "type",
+    )
+)
+
+COMBINED: Final = frozenset(("$ref", "allOf", "anyOf", "oneOf"))
+"""Keywords that refer to other schemas, to which the keywords beside them apply as well."""
 
 OLD_READERS: Final = "consumers of today may reject new events"
 OLD_EVENTS: Final = "events that are already published may be rejected"
@@ -91,10 +128,10 @@ def _changes_of(
         )
         if before["sent"]:
             yield Change(event_type, (), problem, fix, path)
-    elif before["version"] != after["version"]:
-        for problem, fix in _missing_upcasters(name, before["version"], after):
-            yield Change(event_type, (), problem, fix, path)
-    else:
+        return
+    for problem, fix in (*_missing_upcasters(name, before, after), *_other_source(before, after)):
+        yield Change(event_type, (), problem, fix, path)
+    if before["version"] == after["version"]:
         version = after["version"]
         fix = (
             f"Undo the change, or set version={version + 1} and add a function with "
@@ -106,17 +143,27 @@ def _changes_of(
                 yield Change(event_type, fields, f"{problem}; {result}", fix, path)
 
 
-def _missing_upcasters(name: str, was: int, after: Schema) -> Iterator[tuple[str, str]]:
-    """Yield the problem and the fix if events of the version before can't be read."""
-    now = after["version"]
+def _missing_upcasters(name: str, before: Schema, after: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the problem and the fix if events that could be read can't be read any more."""
+    was, now = before["version"], after["version"]
     if now < was:
         yield f"has version {now}, after version {was}", f"Set version={was} or higher."
-    for version in range(was, now):
-        if version not in after["upcasters"]:
+    for version in sorted({*before["upcasters"], *range(was, now)}):
+        if version < now and version not in after["upcasters"]:
             yield (
                 f"has version {now}, and no upcaster from version {version}",
                 f"Add a function with @upcasts({name}, from_version={version}).",
             )
+
+
+def _other_source(before: Schema, after: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the problem and the fix if the source of a sent event is another one."""
+    was, now = before["source"], after["source"]
+    if was != now and before["sent"] and after["sent"]:
+        yield (
+            f"has source {now!r}, after {was!r}; consumers identify an event by its source and id",
+            f"Set source={was!r}. If no consumer depends on it, write the catalogue again.",
+        )
 
 
 Found = Iterator[tuple[tuple[str, ...], str, str]]
@@ -128,20 +175,11 @@ class _Comparison:
     def __init__(self, old: Schema, new: Schema) -> None:
         self._old = old
         self._new = new
-        self._within: set[tuple[str, str]] = set()
-        """The references that are being compared: a class may have fields of its own type."""
+        self._within: set[str] = set()
+        """The pairs that are being compared: a class may have fields of its own type."""
 
     def compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
         """Yield the path, the problem and the result of each change."""
-        references = (_reference(old), _reference(new))
-        if references in self._within:
-            return
-        if all(references):
-            self._within.add(references)
-        yield from self._compare(old, new, path)
-        self._within.discard(references)
-
-    def _compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
         before = _alternatives(old, self._old)
         after = _alternatives(new, self._new)
         for label in sorted(before.keys() - _including(after)):
@@ -152,10 +190,17 @@ class _Comparison:
             yield from self._same_type(before[label], after[label], path)
 
     def _same_type(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        pair = json.dumps((old, new))  # with references, so it ends
+        if pair in self._within:
+            return
+        self._within.add(pair)
         yield from _values(old, new, path)
         yield from _constraints(old, new, path)
         yield from self._members(old, new, path)
+        yield from self._keys(old, new, path)
         yield from self._items(old, new, path)
+        yield from self._others(old, new, path)
+        self._within.discard(pair)
 
     def _members(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         before, after = old.get("properties", {}), new.get("properties", {})
@@ -186,6 +231,22 @@ class _Comparison:
         elif isinstance(is_open, Mapping) or isinstance(was_open, Mapping):
             yield from self.compare(was_open, is_open, path)
 
+    def _keys(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        """Compare the names that fields of a mapping may have, and the values of patterns."""
+        if "propertyNames" in old or "propertyNames" in new:
+            was_allowed, is_allowed = (_key_schema(each, of) for each, of in self._of(old, new))
+            for fields, problem, result in self.compare(was_allowed, is_allowed, path):
+                yield fields, f"{problem} in its keys", result
+        before, after = (each.get("patternProperties", {}) for each in (old, new))
+        for pattern in before:
+            if pattern in after:
+                yield from self.compare(before[pattern], after[pattern], path)
+            else:
+                yield path, f"no longer has keys of the pattern {pattern!r}", OLD_READERS
+        for pattern in after:
+            if pattern not in before:
+                yield path, f"has keys of the new pattern {pattern!r}", OLD_EVENTS
+
     def _items(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
         if "items" not in old and "items" not in new:
             return
@@ -193,10 +254,22 @@ class _Comparison:
         if isinstance(before, list) and isinstance(after, list):
             for was, now in zip(before, after, strict=False):  # other lengths change minItems
                 yield from self.compare(was, now, path)
+            yield from self.compare(_further_items(old), _further_items(new), path)
         elif isinstance(before, list) or isinstance(after, list):
             yield path, "is another kind of list", OLD_EVENTS
         else:
             yield from self.compare(before, after, path)
+
+    def _others(self, old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
+        """Yield other keywords, such as `not`, if they differ: the change may be of any kind."""
+        for keyword in sorted(_others_of(old) | _others_of(new)):
+            was, now = (_expanded(each.get(keyword), of) for each, of in self._of(old, new))
+            if was != now:
+                yield path, f"has another {keyword}", OLD_EVENTS
+
+    def _of(self, old: Schema, new: Schema) -> tuple[tuple[Schema, Schema], ...]:
+        """Return two schemas, each with its document."""
+        return (old, self._old), (new, self._new)
 
 
 def _values(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
@@ -238,19 +311,75 @@ def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
             yield path, f"has {keyword} {now_text}, after {was_text}", result
 
 
-def _reference(schema: Schema | bool) -> str:
-    return str(schema.get("$ref", "")) if isinstance(schema, Mapping) else ""
-
-
 def _resolved(schema: Schema | bool, document: Schema) -> Schema:
+    """Return a schema without references; the keywords beside one apply as well."""
     if isinstance(schema, bool):
         return {} if schema else {"enum": []}
-    if "$ref" not in schema:
+    if "$ref" in schema:
+        other = _target(schema["$ref"], document)
+    elif len(schema.get("allOf", ())) == 1:
+        other = schema["allOf"][0]
+    else:
         return schema
+    return _with_keywords_beside(schema, _resolved(other, document))
+
+
+def _target(reference: str, document: Schema) -> Any:
     found: Any = document
-    for step in schema["$ref"].removeprefix("#/").split("/"):
-        found = found[step.replace("~1", "/").replace("~0", "~")]
-    return _resolved(found, document)
+    for step in reference.removeprefix("#/").split("/"):
+        name = step.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, Mapping) or name not in found:
+            raise CatalogueError(
+                f"the catalogue must have {reference}, to which one of its schemas refers"
+            )
+        found = found[name]
+    return found
+
+
+def _with_keywords_beside(schema: Schema, other: Schema) -> Schema:
+    """Return a schema that another one refers to, with the keywords beside the reference."""
+    beside = {
+        keyword: value
+        for keyword, value in schema.items()
+        if keyword not in COMBINED and not _is_annotation(keyword)
+    }
+    return {**other, **beside}
+
+
+def _is_annotation(keyword: str) -> bool:
+    return keyword in ANNOTATIONS or keyword.startswith("x-")
+
+
+def _others_of(schema: Schema) -> set[str]:
+    """Return the keywords that are not compared one by one."""
+    return {each for each in schema if each not in COMPARED and not _is_annotation(each)}
+
+
+def _expanded(value: Any, document: Schema, within: tuple[str, ...] = ()) -> Any:
+    """Return the value of a keyword with its references replaced, but for those to itself."""
+    if isinstance(value, list):
+        return [_expanded(each, document, within) for each in value]
+    if not isinstance(value, dict):
+        return value
+    reference = value.get("$ref")
+    if isinstance(reference, str) and reference not in within:
+        found = {**_target(reference, document), **value}
+        del found["$ref"]
+        return _expanded(found, document, (*within, reference))
+    return {name: _expanded(each, document, within) for name, each in value.items()}
+
+
+def _key_schema(schema: Schema, document: Schema) -> Schema:
+    """Return the schema of the keys of a mapping, which are text."""
+    return {"type": "string", **_resolved(schema.get("propertyNames", True), document)}
+
+
+def _further_items(schema: Schema) -> Schema | bool:
+    """Return the schema of the items after those of a tuple."""
+    if schema.get("maxItems") == len(schema["items"]):
+        return False
+    found: Schema | bool = schema.get("additionalItems", True)
+    return found
 
 
 def _alternatives(schema: Schema | bool, document: Schema) -> dict[str, Schema]:
@@ -284,16 +413,17 @@ def _flat(schema: Schema | bool, document: Schema) -> Iterator[Schema]:
         yield resolved
         return
     for each in union:
-        yield from _flat(each, document)
+        for found in _flat(each, document):
+            yield _with_keywords_beside(resolved, found)
 
 
 def _labels(schema: Schema) -> list[str]:
     """Return the types that a schema allows."""
     given = schema.get("type")
     if given is None and "enum" in schema:
-        return sorted({_type_of(each) for each in schema["enum"]}) or ["nothing"]
+        return sorted({type_of(each) for each in schema["enum"]}) or ["nothing"]
     if given is None and "const" in schema:
-        return [_type_of(schema["const"])]
+        return [type_of(schema["const"])]
     if given is None and "properties" in schema:
         return ["object"]
     if given is None:
@@ -301,7 +431,8 @@ def _labels(schema: Schema) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def _type_of(value: object) -> str:
+def type_of(value: object) -> str:
+    """Return the type of a JSON value, as JSON Schema names it."""
     if value is None:
         return "null"
     for kind, name in (

@@ -2,8 +2,9 @@
 
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 
-Addresses of brokers differ between environments and may have credentials, so a server has a
-variable instead of a host. Destinations come from `MessageBackend.show`, which leaves secrets out.
+Addresses of brokers and webhooks differ between environments and may have credentials, so a server
+has a variable instead of a host. Destinations come from `MessageBackend.show`, which leaves secrets
+out, and `payloads` leaves out those that are addresses of webhooks.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from django_broadcaster.publishing.destinations import routed
 from django_broadcaster.registry import Handler, event_registry
 from django_broadcaster.typed_events import EventType, event_types
 
+from .errors import CatalogueError
+from .names import Names, schema_name
 from .payloads import FIELDS, Payload, payload_of
-from .schemas import COMPONENTS, components_of, schema_name
+from .schemas import COMPONENTS, components_of, owner_of
 
 DOCUMENT: Final = "asyncapi.json"
 
@@ -53,7 +56,6 @@ ADDRESSES: Final = (
     "topic_arn",
     "queue",
     "task",
-    "endpoint",
 )
 """The names of a destination of which the first one is the address of a channel."""
 
@@ -67,11 +69,17 @@ MEANINGS: Final = {
     "key": "The partition key of the event.",
 }
 
+PARTS_OF_EVENTS: Final = {
+    "class": str,
+    "version": int,
+    "upcasters": list,
+    "source": str,
+    "sent": bool,
+    "schema": dict,
+}
+"""The parts of each event of `x-events`, each with its type."""
+
 _OF_PATTERNS: Final = re.compile(r"[*?\[]")
-
-
-class NotACatalogue(ValueError):
-    """A file has no document that `asyncapi_document` made."""
 
 
 def load_events() -> None:
@@ -87,6 +95,7 @@ def asyncapi_document(title: str, version: str) -> dict[str, Any]:
         version: The version of its interface.
 
     Raises:
+        CatalogueError: Two parts have the same name.
         ImportError: A library that makes JSON Schemas is missing.
         TypeError: A field has a type without a JSON Schema.
         BackendConfigurationError: A setting is invalid.
@@ -95,16 +104,23 @@ def asyncapi_document(title: str, version: str) -> dict[str, Any]:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Return the document of a file, or of a directory that has one; raises NotACatalogue."""
+    """Return the document of a file, or of a directory that has one; raises CatalogueError."""
     file = path / DOCUMENT if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NotACatalogue(f"{file} can't be read: {error.strerror}") from error
+        raise CatalogueError(f"{file} can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise NotACatalogue(f"{file} must be JSON: {error}") from error
+        raise CatalogueError(f"{file} must be JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("x-events"), dict):
-        raise NotACatalogue(f"{file} must be an AsyncAPI document of this command")
+        raise CatalogueError(f"{file} must be an AsyncAPI document of this command")
+    for event_type, event in found["x-events"].items():
+        for name, kind in PARTS_OF_EVENTS.items():
+            if not isinstance(event, dict) or not isinstance(event.get(name), kind):
+                raise CatalogueError(
+                    f"{file}: x-events: {event_type!r} must have {name!r}; write the catalogue "
+                    "again with --output"
+                )
     return found
 
 
@@ -119,6 +135,7 @@ class _Document:
         self._operations: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
         self._schemas: dict[str, Any] = {}
+        self._names = {each: Names() for each in ("servers", "channels", "messages", "schemas")}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole document."""
@@ -146,7 +163,8 @@ class _Document:
         }
 
     def _add_event(self, event: EventType[Any]) -> None:
-        self._schemas |= components_of(event)
+        for text, owner, schema in components_of(event):
+            self._schemas[self._names["schemas"].add(text, owner)] = schema
         missing = event.versions_without_upcaster()
         self._events[event.type] = {
             "class": event.path,
@@ -160,9 +178,9 @@ class _Document:
     def _add_sent(self, event: EventType[Any], alias: str, backend: MessageBackend) -> None:
         """Add an event as a backend sends it."""
         payload = payload_of(event, backend, _data_of(event))
-        name = schema_name(event.type)
-        message = f"publisher.{schema_name(alias)}.{name}"
-        self._messages[message] = _message(event, backend, payload)
+        name, message = self._add_message(
+            f"publisher.{alias}", event.type, _message(event, backend, payload)
+        )
         handlers = event_registry.handlers_for(event.type) if backend.runs_handlers else []
         destination = {} if backend.runs_handlers else payload.destination
         server = self._add_server("publisher", alias, backend.system)
@@ -181,19 +199,26 @@ class _Document:
         for origin in consumer.origins() or [{}]:
             channel = self._add_channel(f"consumer.{alias}", origin, server)
             for event_type, handlers in sorted(received.items()):
-                name = schema_name(event_type)
-                message = f"consumer.{schema_name(alias)}.{name}"
-                self._messages[message] = _received_message(event_type)
+                name, message = self._add_message(
+                    f"consumer.{alias}", event_type, _received_message(event_type)
+                )
                 reference = {"$ref": f"#/components/messages/{message}"}
                 self._channels[channel]["messages"][name] = reference
                 self._add_operation("receive", channel, name, f"Consumer {alias}")
                 self._add_handlers(channel, event_type, handlers)
 
+    def _add_message(self, owner: str, event_type: str, message: Any) -> tuple[str, str]:
+        """Add a message; return its name in a channel, and the one among all messages."""
+        words = f"{owner_of(event_type)} of {owner!r}"
+        name = self._names["messages"].add(f"{owner}.{event_type}", words)
+        self._messages[name] = message
+        return schema_name(event_type), name
+
     def _add_server(self, side: str, alias: str, system: str) -> str:
         """Add the broker of a backend or a consumer; return its name, empty if there is none."""
         if system not in PROTOCOLS:
             return ""
-        name = f"{side}.{schema_name(alias)}"
+        name = self._names["servers"].add(f"{side}.{alias}", f"{side} {alias!r}")
         self._servers[name] = {
             "host": "{address}",
             "protocol": PROTOCOLS[system],
@@ -206,7 +231,10 @@ class _Document:
         """Add a destination or an origin; return its name."""
         address = next((destination[each] for each in ADDRESSES if each in destination), None)
         groups = [destination[each] for each in GROUPS if each in destination]
-        name = schema_name(".".join([owner, *groups, *([] if address is None else [address])]))
+        texts = [*groups, *([] if address is None else [address])]
+        name = self._names["channels"].add(
+            ".".join([owner, *texts]), f"channel {texts} of {owner!r}"
+        )
         if name in self._channels:
             return name
         channel: dict[str, Any] = {"address": address, "messages": {}}

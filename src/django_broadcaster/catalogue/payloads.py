@@ -18,8 +18,16 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Rejected
 from django_broadcaster.typed_events import VERSION, EventType
 
+from .changes import type_of
+
 FIELDS: Final = ("id", "source", "subject", "key")
 """The attributes of an event that may be in the name of a destination, but for its type."""
+
+_NOT_IN_CATALOGUE: Final = frozenset(("endpoint",))
+"""A webhook's host, and the digest of its URL, which would confirm a guess of a secret in it."""
+
+JSON: Final = "application/json"
+BINARY: Final = "application/octet-stream"
 
 _CONTENT_TYPES: Final = ("content-type", "content_type")
 _DATA: Final = {"EVENTDATA": True}
@@ -35,7 +43,7 @@ class Payload:
             in braces: `orders.{key}`.
         content_type: The media type of the body.
         headers: The JSON Schema of the headers; None if there are none.
-        body: The JSON Schema of the body; None if there is none.
+        body: The JSON Schema of the body; None if there is none, or if it is not JSON.
     """
 
     destination: Mapping[str, Any]
@@ -58,19 +66,25 @@ def payload_of(declared: EventType[Any], backend: MessageBackend, data: Schema) 
     least = _sample(declared, backend, "ONE", has_key=False, has_subject=False)
     types = [one.headers[name] for name in _CONTENT_TYPES if name in one.headers]
     headers = [_without_content_type(each.headers) for each in (one, two, least)]
-    body = None
-    if one.body is not None and two.body is not None and least.body is not None:
-        bodies = [json.loads(each) for each in (one.body, two.body, least.body)]
-        body = _schema(bodies[0], bodies[1], bodies[2], data)
+    bodies = [each.body for each in (one, two, least) if each.body is not None]
+    values = _json_values(bodies)
     return Payload(
         destination=_destination(one.destination, two.destination),
-        content_type=types[0] if types else "application/json",
+        content_type=types[0] if types else JSON if len(values) == len(bodies) else BINARY,
         headers=_schema(headers[0], headers[1], headers[2], data) if headers[0] else None,
-        body=body,
+        body=_schema(values[0], values[1], values[2], data) if len(values) == 3 else None,
     )
 
 
 Schema = Mapping[str, Any]
+
+
+def _json_values(bodies: list[bytes]) -> list[Any]:
+    """Return the values of bodies; empty if one is not JSON, as of a third-party backend."""
+    try:
+        return [json.loads(each) for each in bodies]
+    except ValueError:
+        return []
 
 
 def _sample(
@@ -108,6 +122,8 @@ def _destination(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, An
     """Return the destination with the fields of the event in braces; leave out digests of them."""
     found = {}
     for name, value in one.items():
+        if name in _NOT_IN_CATALOGUE:
+            continue
         template = _template(value, "ONE")
         if value is not None and template == _template(two.get(name), "TWO"):
             found[name] = template
@@ -129,18 +145,21 @@ def _schema(one: Any, two: Any, least: Any, data: Schema) -> dict[str, Any]:
     """Return the JSON Schema of three samples, of which the last has no optional attributes."""
     if one == _DATA:
         return dict(data)
-    if isinstance(one, dict):
+    samples = (one, two, least)
+    if all(isinstance(each, dict) for each in samples):
         return {
             "type": "object",
-            "required": [name for name in one if name in least],
+            "required": [name for name in one if name in two and name in least],
             "properties": {
                 name: _schema(value, two[name], least.get(name, value), data)
                 for name, value in one.items()
+                if name in two
             },
         }
-    if isinstance(one, list):
+    if all(isinstance(each, list) and len(each) == len(one) for each in samples):
         items = [_schema(*each, data) for each in zip(one, two, least, strict=True)]
         return {"type": "array", "minItems": len(items), "maxItems": len(items), "items": items}
-    if one == two and one != NOT_SHOWN:
+    if one == two == least and one != NOT_SHOWN:
         return {"const": one}
-    return {"type": "string"}
+    types = {type_of(each) for each in samples}
+    return {"type": types.pop()} if len(types) == 1 else {}

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 from django_broadcaster.typed_events import EventType, event_types
 
+from .names import Names, schema_name
+
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+EVENT: Final = "x-event"
+"""The keyword with the event of a schema, by which the files of the catalogue are known."""
 
 DEFINITIONS: Final = "#/$defs/"
 COMPONENTS: Final = "#/components/schemas/"
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 _PAGES_OF_NAMES: Final = ("properties", "patternProperties", "$defs")
 """Keywords whose members are named by the project, so that `discriminator` may be a field."""
 
 _VALUES: Final = ("const", "default", "enum", "examples", "required")
 """Keywords whose values are not schemas."""
-
-
-def schema_name(text: str) -> str:
-    """Return a text as the name of a component, and of a file; different texts stay different."""
-    return _NOT_IN_NAMES.sub(lambda found: quote(found[0], safe="").replace("%", "-"), text)
 
 
 def json_schema(declared: EventType[Any]) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def json_schema(declared: EventType[Any]) -> dict[str, Any]:
         "$schema": DIALECT,
         **({"$id": declared.data_schema} if declared.data_schema else {}),
         **schema,
-        "x-event": {
+        EVENT: {
             "type": declared.type,
             "version": declared.version,
             "source": declared.source,
@@ -49,31 +47,64 @@ def json_schema(declared: EventType[Any]) -> dict[str, Any]:
     }
 
 
+def schema_files() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each declared event by the name of its file.
+
+    Raises:
+        CatalogueError: Two events have the same name of a file, if only on a file system that
+            ignores case.
+        ImportError: A library is missing, as for `EventType.schema`.
+        TypeError: A field has a type without a JSON Schema.
+    """
+    names = Names(ignore_case=True)
+    return {
+        f"{names.add(each.type, owner_of(each.type))}.json": json_schema(each)
+        for each in sorted(event_types, key=lambda each: each.type)
+    }
+
+
+def owner_of(event_type: str) -> str:
+    """Return an event in the words of an error."""
+    return f"event {event_type!r}"
+
+
+def is_schema_of_catalogue(file: Path) -> bool:
+    """Return True for a file with a JSON Schema of `json_schema`."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get(EVENT), dict)
+
+
 def json_schema_of_type(event_type: str) -> dict[str, Any]:
     """Return the JSON Schema of an event type that is declared; raises as `json_schema`."""
     declared = event_types.find_type(event_type)
     return {} if declared is None else json_schema(declared)
 
 
-def components_of(declared: EventType[Any]) -> dict[str, Any]:
-    """Return the schema and its definitions as `components.schemas` of AsyncAPI; raises as above.
+def components_of(declared: EventType[Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the schema and its definitions as `components.schemas` of AsyncAPI; raises as above.
 
-    AsyncAPI's own schemas are a superset of draft 07.
+    AsyncAPI's own schemas are a superset of draft 07. Each has the text of its name, and its owner
+    for `Names`.
     """
     schema = declared.schema()
     definitions = schema.pop("$defs", {})
-    name = schema_name(declared.type)
 
     def reference(target: str) -> str:
-        return f"{COMPONENTS}{name}.{schema_name(target.removeprefix(DEFINITIONS))}"
+        return f"{COMPONENTS}{schema_name(text_of(target.removeprefix(DEFINITIONS)))}"
+
+    def text_of(definition: str) -> str:
+        return f"{declared.type}.{definition}"
 
     main = schema.get("$ref", "").removeprefix(DEFINITIONS)
     if main in definitions and not _refers(definitions, f"{DEFINITIONS}{main}"):
         schema = definitions.pop(main)
-    found = {name: _as_draft_07(schema, reference)}
+    owner = owner_of(declared.type)
+    yield declared.type, owner, _as_draft_07(schema, reference)
     for each, definition in sorted(definitions.items()):
-        found[f"{name}.{schema_name(each)}"] = _as_draft_07(definition, reference)
-    return found
+        yield text_of(each), f"class {each} of {owner}", _as_draft_07(definition, reference)
 
 
 def _refers(value: Any, reference: str) -> bool:

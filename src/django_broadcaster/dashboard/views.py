@@ -24,7 +24,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.catalogue import asyncapi_document, listed_events, load_events
+from django_broadcaster.catalogue import (
+    CatalogueError,
+    asyncapi_document,
+    listed_events,
+    load_events,
+)
 from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.models import OutboxBackendState, OutboxDashboard, OutboxEvent
@@ -107,7 +112,7 @@ class DashboardViews(AdminPages):
         try:
             load_events()
             more["events"] = listed_events(asyncapi_document("", ""))
-        except (BackendConfigurationError, ImportError, TypeError) as error:
+        except (BackendConfigurationError, CatalogueError, ImportError, TypeError) as error:
             more["error"] = error_text(error)
         return self._page(request, "catalogue", _("Event catalogue"), more, above=(self._list(),))
 

@@ -50,7 +50,8 @@ def outbox_clock() -> Iterator[OutboxClock]:
     """Let the test move time in the block: scheduled events and retries become due.
 
     Publish calls, `drain` and the commands use this clock, and so does all code that calls
-    `django.utils.timezone.now()`. Code that calls `datetime.now()` or `time.time()` does not.
+    `timezone.now()` of `django.utils`. Code that calls `datetime.now()` or `time.time()` does not,
+    nor does a reference to the function itself, such as a field's `default=timezone.now`.
     """
     clock = OutboxClock()
     with patch.object(timezone, "now", clock.now), django_clock():

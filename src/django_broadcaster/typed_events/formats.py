@@ -1,17 +1,19 @@
-"""The formats of dates with a time, which msgspec's JSON Schemas lack.
+"""The formats of dates with a time and of keys, which msgspec's JSON Schemas lack.
 
-To msgspec, a `datetime` that need not have a time zone is any text. Without a format, a change
-between text and a `datetime` could not be seen in the schema.
+To msgspec, a `datetime` that need not have a time zone is any text, and so is each key of a
+mapping. Without a format, a change between text and such a type could not be seen in the schema.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, time
+from datetime import date, datetime, time
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 FORMATS: Final = {datetime: "date-time", time: "time"}
+FORMATS_OF_KEYS: Final = {**FORMATS, date: "date", UUID: "uuid"}
 
 
 def add_formats(schema: dict[str, Any], event_class: type[Any]) -> None:
@@ -43,6 +45,7 @@ class _Formats:
         elif "properties" in schema and isinstance(hint, type):
             self._add_to_fields(schema["properties"], hint)
         elif arguments := get_args(hint):
+            self._add_to_keys(schema, arguments[0])
             self._add_to_items(schema, arguments)
 
     def _add_to_union(self, schema: dict[str, Any], types: tuple[Any, ...]) -> None:
@@ -58,6 +61,11 @@ class _Formats:
         encoded: Any = getattr(owner, "__struct_encode_fields__", names)
         for field, name in zip(names, encoded, strict=True):
             self.add(properties.get(name), hints[field])
+
+    def _add_to_keys(self, schema: dict[str, Any], hint: Any) -> None:
+        is_mapping = schema.get("type") == "object" and "properties" not in schema
+        if is_mapping and hint in FORMATS_OF_KEYS:
+            schema.setdefault("propertyNames", {"format": FORMATS_OF_KEYS[hint]})
 
     def _add_to_items(self, schema: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         self.add(schema.get("items"), arguments[0])

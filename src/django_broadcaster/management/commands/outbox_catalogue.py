@@ -14,21 +14,20 @@ from django.core.management.base import CommandError
 
 from django_broadcaster.catalogue import (
     DOCUMENT,
+    CatalogueError,
     Change,
-    NotACatalogue,
     asyncapi_document,
     breaking_changes,
-    json_schema,
+    is_schema_of_catalogue,
     load_events,
     place_of_change,
     read_document,
-    schema_name,
+    schema_files,
     upgraded_events,
 )
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.management.base import ExplainedCommand
 from django_broadcaster.management.output import as_json, printable
-from django_broadcaster.typed_events import event_types
 
 SCHEMAS: Final = "schemas"
 BROKEN: Final = 1
@@ -96,21 +95,18 @@ class Command(ExplainedCommand):
                 self._write(document, options["output"])
             else:
                 self.stdout.write(as_json(document))
-        except (BackendConfigurationError, ImportError, NotACatalogue, TypeError) as error:
+        except (BackendConfigurationError, CatalogueError, ImportError, TypeError) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
             raise CommandError(f"The catalogue can't be written: {error}") from error
 
     def _write(self, document: Mapping[str, Any], directory: Path) -> None:
-        """Write all files, and remove the schemas of events that are gone."""
+        """Write all files; remove the schemas that the command wrote of events that are gone."""
         schemas = directory / SCHEMAS
+        texts = {schemas / name: as_json(schema) for name, schema in schema_files().items()}
         schemas.mkdir(parents=True, exist_ok=True)
-        texts = {
-            schemas / f"{schema_name(each.type)}.json": as_json(json_schema(each))
-            for each in event_types
-        }
         for file in schemas.glob("*.json"):
-            if file not in texts:
+            if file not in texts and is_schema_of_catalogue(file):
                 file.unlink()
         texts[directory / DOCUMENT] = as_json(document)
         for file, text in texts.items():
