@@ -210,8 +210,27 @@ def test_an_update_publishes_only_rows_that_change(outbox: str) -> None:
     assert [each.data["id"] for each in published()] == [items[2].pk, items[0].pk]
 
 
+def test_an_update_evaluates_its_conditions_once(outbox: str) -> None:
+    """However many rows meet them, and even if the first of these decides about the others."""
+    customer = Customer.objects.create(name="Ada")
+    states = ["new", *["waiting"] * 600]
+    Item.objects.bulk_create([Item(customer=customer, status=status) for status in states])
+    clear()
+    assert Item.objects.filter(customer__item__status="new").update(status="paid") == 601
+    assert set(Item.objects.values_list("status", flat=True)) == {"paid"}
+    assert len(published()) == 601
+
+
+def test_primary_keys_of_other_types_are_updated(outbox: str) -> None:
+    """Such as UUIDs, which databases store differently."""
+    parcels = Parcel.objects.bulk_create([Parcel(kilos=1), Parcel(kilos=2)])
+    clear()
+    assert Parcel.objects.update(kilos=2) == 2
+    assert [each.subject for each in published()] == [str(parcels[0].pk)]
+
+
 def test_bulk_operations_take_a_statement_per_chunk(outbox: str) -> None:
-    """The events of 600 rows take an insert, two for `update`, which works in chunks of 500."""
+    """The events of 600 rows take an insert, two for `update`, which reads in chunks of 500."""
     with transaction.atomic(outbox), statements() as run:
         Item.objects.bulk_create([Item() for _ in range(600)], batch_size=600)
         assert len(published()) == 600
@@ -469,8 +488,8 @@ def test_a_model_without_deleted_keeps_fast_deletes(outbox: str) -> None:
     assert [each.partition(" ")[0] for each in run] == ["DELETE"]
 
 
-def test_bulk_update_changes_as_many_rows_at_once_as_update(outbox: str) -> None:
-    """A larger batch would be repeated in the statement of each chunk."""
+def test_bulk_update_changes_at_most_500_rows_at_once(outbox: str) -> None:
+    """The statement of a larger batch would compare each row with more values."""
     items = Item.objects.bulk_create([Item() for _ in range(501)])
     clear()
     for item in items:

@@ -175,6 +175,20 @@ def test_a_change_that_another_transaction_has_made_is_none(
     assert _change_at_once(outbox, change) == [("item.updated", "paid")]
 
 
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_an_update_leaves_out_rows_that_meet_its_conditions_later(outbox: str) -> None:
+    """Such a row has not been read and locked, so its event would be missing."""
+    first = Item.objects.create(status="new")
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=first.pk)
+            done = start(lambda: Item.objects.filter(status="new").update(status="paid"))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the update waits")
+            Item.objects.create(status="new")
+        assert done.result(20) == 1
+    assert [each.status for each in Item.objects.order_by("pk")] == ["paid", "new"]
+
+
 @pytest.mark.parametrize("database", ANY, indirect=True)
 def test_suppressed_is_a_decorator_and_nests(outbox: str) -> None:
     """The end of an inner block does not end the outer one."""

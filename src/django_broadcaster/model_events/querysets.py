@@ -9,7 +9,7 @@ from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
 from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import CHUNK, chunks_of, read_rows
+from .rows import CHUNK, Among, Row, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -65,20 +65,23 @@ class PublishingQuerySet(models.QuerySet[M]):
     def update(self, **kwargs: Any) -> int:
         """Update the rows, and publish `updated` for each with another value in a declared field.
 
-        Its rows are locked and read, updated, and read again, 500 at a time.
+        Its rows are locked and read, 500 at a time; updated by one statement, which evaluates the
+        queryset's conditions once; and read again.
         """
         declared = [each for each in self._published() if each.updated and each.saves(kwargs)]
         if not declared or self.query.is_sliced or self.query.combinator:  # the last two raise
             return super().update(**kwargs)
         using = self._db_for_write()
         names = {name for each in declared for name in each.names}
-        count = 0
         with transaction.atomic(using, savepoint=False):
             pks = list(dict.fromkeys(self.using(using).values_list("pk", flat=True)))
+            old: dict[Any, Row] = {}
             for chunk in chunks_of(pks):
-                old = read_rows(self.model, chunk, names, using, lock=True)
-                part: PublishingQuerySet[M] = self.using(using).filter(pk__in=chunk)
-                count += super(PublishingQuerySet, part).update(**kwargs)
+                old |= read_rows(self.model, chunk, names, using, lock=True)
+            # Rows that meet the conditions only now have not been read.
+            known: PublishingQuerySet[M] = self.using(using).filter(Among(models.F("pk"), pks))
+            count = super(PublishingQuerySet, known).update(**kwargs)
+            for chunk in chunks_of(pks):
                 new = read_rows(self.model, chunk, names, using, lock=True)
                 publish(
                     [
