@@ -157,6 +157,33 @@ def test_a_change_is_compared_with_the_row_that_it_overwrites(
     assert Item.objects.get().status == "new"
 
 
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda item: item.delete(),
+        lambda item: Item.objects.all().delete(),
+        lambda item: models.QuerySet(Item).delete(),
+        lambda item: Customer.objects.all().delete(),
+        lambda item: item.customer.delete(),
+    ],
+)
+def test_a_deletion_is_published_after_the_changes_before_it(
+    outbox: str, delete: Callable[[Item], object]
+) -> None:
+    """Also those of a transaction that has locked the row, and publishes only then."""
+    item = Item.objects.create(customer=Customer.objects.create(name="Ada"))
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=item.pk)
+            done = start(lambda: delete(item))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
+            Item.objects.update(status="paid")
+        done.result(20)
+    assert [each.event_type for each in published()] == ["item.updated", "item.deleted"]
+
+
 def _pay(item: Item) -> None:
     item.status = "paid"
     item.save()
