@@ -14,7 +14,7 @@ from django.db import NotSupportedError, connections, transaction
 from django.db.models import F
 
 from django_broadcaster.exceptions import InvalidEvent
-from django_broadcaster.model_events import suppressed
+from django_broadcaster.model_events import model_events, suppressed
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.typed_events import from_cloud_event
 from tests.app.models import Customer, Item, ItemProxy, Parcel, ParcelPacked, SpecialItem
@@ -386,6 +386,29 @@ def test_a_bulk_create_that_may_skip_rows_is_refused(outbox: str, conflicts: str
     with suppressed(Parcel):
         Parcel.objects.bulk_create(parcels, **options)
     assert Parcel.objects.count() == 1
+    assert published() == []
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_bulk_create_that_may_update_rows_is_refused(
+    outbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if only `updated` is declared; other fields may be updated, and rows ignored."""
+    monkeypatch.setattr(model_events.of(Item)[0], "created", None)
+    item = Item.objects.create()
+    same = [Item(pk=item.pk, status="paid", note="changed")]
+
+    def update(field: str) -> None:
+        Item.objects.bulk_create(
+            same, update_conflicts=True, update_fields=[field], unique_fields=["id"]
+        )
+
+    with pytest.raises(NotSupportedError, match=r"suppressed\(\)"):
+        update("status")
+    update("note")
+    Item.objects.bulk_create(same, ignore_conflicts=True)
+    found = Item.objects.get()
+    assert (found.status, found.note) == ("new", "changed")
     assert published() == []
 
 

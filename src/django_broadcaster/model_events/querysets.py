@@ -31,23 +31,31 @@ class PublishingQuerySet(models.QuerySet[M]):
         batch_size: int | None = None,
         ignore_conflicts: bool = False,
         update_conflicts: bool = False,
-        *args: Any,
-        **kwargs: Any,
+        update_fields: Collection[str] | None = None,
+        unique_fields: Collection[str] | None = None,
     ) -> list[M]:
         """Insert objects, and publish `created` for each.
 
         Raises:
             NotSupportedError: Conflicts are ignored or updated, or the database does not return
-                primary keys; so which rows are new can't be known.
+                primary keys; so which rows are new or updated can't be known.
         """
         objs = list(objs)
         using = self._db_for_write()
-        declared = [each for each in self._published() if each.created]
+        published = self._published()
+        declared = [each for each in published if each.created]
+        updates = any(each.updated and each.saves(update_fields) for each in published)
+        if (declared and (ignore_conflicts or update_conflicts)) or (updates and update_conflicts):
+            raise NotSupportedError(
+                f"bulk_create of {self.model._meta.label} with ignore_conflicts or "
+                "update_conflicts can't publish events, since databases do not return which rows "
+                "are new or updated; use suppressed() and publish the events yourself"
+            )
         if declared:
-            self._check_known(objs, ignores=ignore_conflicts or update_conflicts, using=using)
+            self._check_returns_keys(objs, using)
         with transaction.atomic(using, savepoint=False):
             found = super().bulk_create(
-                objs, batch_size, ignore_conflicts, update_conflicts, *args, **kwargs
+                objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
             )
             for each in declared:
                 publish(_created(each, [obj.pk for obj in found], using), using)
@@ -113,20 +121,14 @@ class PublishingQuerySet(models.QuerySet[M]):
     def _published(self) -> list[ModelEvents]:
         return [] if is_suppressed(self.model) else model_events.of(self.model)
 
-    def _check_known(self, objs: Collection[M], *, ignores: bool, using: str) -> None:
-        """Raise NotSupportedError if it will not be known which rows are new."""
-        name = self.model._meta.label
-        if ignores:
-            raise NotSupportedError(
-                f"bulk_create of {name} with ignore_conflicts or update_conflicts can't publish "
-                "events, since databases do not return which rows are new; use suppressed() and "
-                "publish the events yourself"
-            )
+    def _check_returns_keys(self, objs: Collection[M], using: str) -> None:
+        """Raise NotSupportedError if the primary keys of new rows will not be known."""
         features = connections[using].features
         if not features.can_return_rows_from_bulk_insert and any(obj.pk is None for obj in objs):
             raise NotSupportedError(
-                f"bulk_create of {name} can't publish events, since the database does not return "
-                "the primary keys; save the objects one by one, or set their primary keys"
+                f"bulk_create of {self.model._meta.label} can't publish events, since the database "
+                "does not return the primary keys; save the objects one by one, or set their "
+                "primary keys"
             )
 
 
