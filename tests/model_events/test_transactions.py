@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, models, transaction
+from django.db.models.signals import pre_delete
 from django.test import TestCase
 from django.test.utils import isolate_apps
 
@@ -124,6 +126,32 @@ def test_an_autocommit_that_is_off_is_a_transaction(
     finally:
         transaction.rollback(using=outbox)
         transaction.set_autocommit(True, using=outbox)
+
+
+def test_a_savepoint_of_a_receiver_takes_its_events_with_it(outbox: str) -> None:
+    """During a deletion, whose events are written together; the others are published."""
+    Item.objects.bulk_create([Item(), Item()])
+    clear()
+
+    def change(using: str, **_: Any) -> None:
+        Parcel.objects.create(kilos=1)
+        for is_failure in (True, False):
+            with transaction.atomic(using):
+                parcel = Parcel.objects.create(kilos=2)
+                Parcel.objects.filter(pk=parcel.pk).update(kilos=3)
+                transaction.set_rollback(is_failure, using=using)
+
+    pre_delete.connect(change, sender=Item)
+    try:
+        Item.objects.all().delete()
+    finally:
+        pre_delete.disconnect(change, sender=Item)
+    assert Parcel.objects.count() == 4
+    assert Counter(each.event_type for each in published()) == {
+        "parcel.packed": 4,
+        "parcel.changed": 2,
+        "item.deleted": 2,
+    }
 
 
 def _change_at_once(outbox: str, change: Callable[[Item], object]) -> list[tuple[str, str]]:
