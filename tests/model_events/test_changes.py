@@ -14,7 +14,12 @@ from django.db import NotSupportedError, connections, transaction
 from django.db.models import F
 
 from django_broadcaster.exceptions import InvalidEvent
-from django_broadcaster.model_events import model_events, suppressed
+from django_broadcaster.model_events import (
+    PublishingManager,
+    PublishingQuerySet,
+    model_events,
+    suppressed,
+)
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.typed_events import from_cloud_event
 from tests.app.models import Customer, Item, ItemProxy, Parcel, ParcelPacked, SpecialItem
@@ -227,6 +232,26 @@ def test_primary_keys_of_other_types_are_updated(outbox: str) -> None:
     clear()
     assert Parcel.objects.update(kilos=2) == 2
     assert [each.subject for each in published()] == [str(parcels[0].pk)]
+
+
+class WaitingQuerySet(PublishingQuerySet[Item]):
+    """A queryset of a project."""
+
+    def waiting(self) -> WaitingQuerySet:
+        """Return some of the rows."""
+        return self.filter(status="waiting")
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_manager_can_have_a_queryset_of_the_project(outbox: str) -> None:
+    """Its methods are those of the manager, and its changes publish."""
+    manager: Any = PublishingManager.from_queryset(WaitingQuerySet)()
+    manager.model = Item
+    manager.bulk_create([Item(), Item(status="waiting")])
+    clear()
+    assert manager.waiting().update(status="paid") == 1
+    assert manager.all().waiting().count() == 0
+    assert [each.event_type for each in published()] == ["item.updated"]
 
 
 def test_bulk_operations_take_a_statement_per_chunk(outbox: str) -> None:

@@ -135,10 +135,7 @@ class PublishingQuerySet(models.QuerySet[M]):
 class PublishingManager(models.Manager[M]):
     """A manager whose querysets publish the events of the model."""
 
-    def get_queryset(self) -> PublishingQuerySet[M]:
-        """Return all objects."""
-        hints: dict[str, models.Model] = self._hints  # type: ignore[attr-defined]  # not in the stubs
-        return PublishingQuerySet(self.model, using=self._db, hints=hints)
+    _queryset_class = PublishingQuerySet
 
 
 def _created(declared: ModelEvents, pks: list[Any], using: str) -> list[Keywords]:
