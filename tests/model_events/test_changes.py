@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -394,6 +395,20 @@ def test_an_object_that_brings_its_primary_key_is_not_looked_for(outbox: str) ->
     (event,) = published()
     assert event.event_type == "parcel.changed"
     assert event.data == {"parcel_id": str(parcel.pk), "weight": "1.000"}
+
+
+def test_primary_keys_can_be_given_as_text(outbox: str) -> None:
+    """As values of forms and files are; the events have them as the database does."""
+    pk = uuid4()
+    Parcel.objects.bulk_create([Parcel(pk=str(pk), kilos="1.5")])
+    Item.objects.bulk_create([Item(pk="7")])
+    assert [each.subject for each in published()] == [str(pk), "7"]
+    assert published()[1].data["id"] == 7
+    item = Item(pk="7", status="paid")
+    Item.objects.bulk_update([item], ["status"])
+    item.save()
+    item.delete()
+    assert [each.event_type for each in published()[2:]] == ["item.updated", "item.deleted"]
 
 
 @pytest.mark.parametrize("conflicts", ["ignore", "update"])

@@ -23,7 +23,7 @@ from django_broadcaster.model_events import (
     suppressed,
 )
 from django_broadcaster.model_events.publication import is_suppressed
-from tests.app.models import Customer, Item, Parcel
+from tests.app.models import Customer, Item, Parcel, SpecialItem
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
 from tests.support.databases import ANY, SERVERS
@@ -267,6 +267,16 @@ def test_suppressed_can_be_limited_to_models(outbox: str) -> None:
         Item.objects.create()
         Parcel.objects.create(kilos=1)
     assert [each.event_type for each in published()] == ["parcel.packed"]
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_suppressing_a_child_leaves_the_deletion_of_its_parent(outbox: str) -> None:
+    """Django deletes an object of the parent's class; suppressing the parent suppresses all."""
+    with suppressed(SpecialItem):
+        SpecialItem.objects.create().delete()
+    with suppressed(Item):
+        SpecialItem.objects.create().delete()
+    assert [each.event_type for each in published()] == ["item.deleted"]
 
 
 def test_suppressed_applies_to_its_thread_only() -> None:

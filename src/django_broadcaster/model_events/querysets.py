@@ -138,8 +138,9 @@ class PublishingManager(models.Manager[M]):
     _queryset_class = PublishingQuerySet
 
 
-def _created(declared: ModelEvents, pks: list[Any], using: str) -> list[Keywords]:
-    """Return the events of new rows."""
+def _created(declared: ModelEvents, given: list[Any], using: str) -> list[Keywords]:
+    """Return the events of new rows; their primary keys may be given as text."""
+    pks = [declared.model._meta.pk.to_python(pk) for pk in given]
     rows = {
         pk: row
         for chunk in chunks_of(pks)
