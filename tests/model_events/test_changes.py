@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -14,7 +15,12 @@ from django.db import NotSupportedError, connections, transaction
 from django.db.models import F
 
 from django_broadcaster.exceptions import InvalidEvent
-from django_broadcaster.model_events import suppressed
+from django_broadcaster.model_events import (
+    PublishingManager,
+    PublishingQuerySet,
+    model_events,
+    suppressed,
+)
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.typed_events import from_cloud_event
 from tests.app.models import Customer, Item, ItemProxy, Parcel, ParcelPacked, SpecialItem
@@ -210,8 +216,47 @@ def test_an_update_publishes_only_rows_that_change(outbox: str) -> None:
     assert [each.data["id"] for each in published()] == [items[2].pk, items[0].pk]
 
 
+def test_an_update_evaluates_its_conditions_once(outbox: str) -> None:
+    """However many rows meet them, and even if the first of these decides about the others."""
+    customer = Customer.objects.create(name="Ada")
+    states = ["new", *["waiting"] * 600]
+    Item.objects.bulk_create([Item(customer=customer, status=status) for status in states])
+    clear()
+    assert Item.objects.filter(customer__item__status="new").update(status="paid") == 601
+    assert set(Item.objects.values_list("status", flat=True)) == {"paid"}
+    assert len(published()) == 601
+
+
+def test_primary_keys_of_other_types_are_updated(outbox: str) -> None:
+    """Such as UUIDs, which databases store differently."""
+    parcels = Parcel.objects.bulk_create([Parcel(kilos=1), Parcel(kilos=2)])
+    clear()
+    assert Parcel.objects.update(kilos=2) == 2
+    assert [each.subject for each in published()] == [str(parcels[0].pk)]
+
+
+class WaitingQuerySet(PublishingQuerySet[Item]):
+    """A queryset of a project."""
+
+    def waiting(self) -> WaitingQuerySet:
+        """Return some of the rows."""
+        return self.filter(status="waiting")
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_manager_can_have_a_queryset_of_the_project(outbox: str) -> None:
+    """Its methods are those of the manager, and its changes publish."""
+    manager: Any = PublishingManager.from_queryset(WaitingQuerySet)()
+    manager.model = Item
+    manager.bulk_create([Item(), Item(status="waiting")])
+    clear()
+    assert manager.waiting().update(status="paid") == 1
+    assert manager.all().waiting().count() == 0
+    assert [each.event_type for each in published()] == ["item.updated"]
+
+
 def test_bulk_operations_take_a_statement_per_chunk(outbox: str) -> None:
-    """The events of 600 rows take an insert, two for `update`, which works in chunks of 500."""
+    """The events of 600 rows take an insert, two for `update`, which reads in chunks of 500."""
     with transaction.atomic(outbox), statements() as run:
         Item.objects.bulk_create([Item() for _ in range(600)], batch_size=600)
         assert len(published()) == 600
@@ -352,6 +397,20 @@ def test_an_object_that_brings_its_primary_key_is_not_looked_for(outbox: str) ->
     assert event.data == {"parcel_id": str(parcel.pk), "weight": "1.000"}
 
 
+def test_primary_keys_can_be_given_as_text(outbox: str) -> None:
+    """As values of forms and files are; the events have them as the database does."""
+    pk = uuid4()
+    Parcel.objects.bulk_create([Parcel(pk=str(pk), kilos="1.5")])
+    Item.objects.bulk_create([Item(pk="7")])
+    assert [each.subject for each in published()] == [str(pk), "7"]
+    assert published()[1].data["id"] == 7
+    item = Item(pk="7", status="paid")
+    Item.objects.bulk_update([item], ["status"])
+    item.save()
+    item.delete()
+    assert [each.event_type for each in published()[2:]] == ["item.updated", "item.deleted"]
+
+
 @pytest.mark.parametrize("conflicts", ["ignore", "update"])
 def test_a_bulk_create_that_may_skip_rows_is_refused(outbox: str, conflicts: str) -> None:
     """Before any SQL: which rows are new is not known, so their events are not either."""
@@ -367,6 +426,29 @@ def test_a_bulk_create_that_may_skip_rows_is_refused(outbox: str, conflicts: str
     with suppressed(Parcel):
         Parcel.objects.bulk_create(parcels, **options)
     assert Parcel.objects.count() == 1
+    assert published() == []
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_bulk_create_that_may_update_rows_is_refused(
+    outbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if only `updated` is declared; other fields may be updated, and rows ignored."""
+    monkeypatch.setattr(model_events.of(Item)[0], "created", None)
+    item = Item.objects.create()
+    same = [Item(pk=item.pk, status="paid", note="changed")]
+
+    def update(field: str) -> None:
+        Item.objects.bulk_create(
+            same, update_conflicts=True, update_fields=[field], unique_fields=["id"]
+        )
+
+    with pytest.raises(NotSupportedError, match=r"suppressed\(\)"):
+        update("status")
+    update("note")
+    Item.objects.bulk_create(same, ignore_conflicts=True)
+    found = Item.objects.get()
+    assert (found.status, found.note) == ("new", "changed")
     assert published() == []
 
 
@@ -469,8 +551,8 @@ def test_a_model_without_deleted_keeps_fast_deletes(outbox: str) -> None:
     assert [each.partition(" ")[0] for each in run] == ["DELETE"]
 
 
-def test_bulk_update_changes_as_many_rows_at_once_as_update(outbox: str) -> None:
-    """A larger batch would be repeated in the statement of each chunk."""
+def test_bulk_update_changes_at_most_500_rows_at_once(outbox: str) -> None:
+    """The statement of a larger batch would compare each row with more values."""
     items = Item.objects.bulk_create([Item() for _ in range(501)])
     clear()
     for item in items:

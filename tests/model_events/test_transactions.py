@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, models, transaction
+from django.db.models.signals import pre_delete
 from django.test import TestCase
 from django.test.utils import isolate_apps
 
@@ -21,7 +23,7 @@ from django_broadcaster.model_events import (
     suppressed,
 )
 from django_broadcaster.model_events.publication import is_suppressed
-from tests.app.models import Customer, Item, Parcel
+from tests.app.models import Customer, Item, Parcel, SpecialItem
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
 from tests.support.databases import ANY, SERVERS
@@ -126,6 +128,32 @@ def test_an_autocommit_that_is_off_is_a_transaction(
         transaction.set_autocommit(True, using=outbox)
 
 
+def test_a_savepoint_of_a_receiver_takes_its_events_with_it(outbox: str) -> None:
+    """During a deletion, whose events are written together; the others are published."""
+    Item.objects.bulk_create([Item(), Item()])
+    clear()
+
+    def change(using: str, **_: Any) -> None:
+        Parcel.objects.create(kilos=1)
+        for is_failure in (True, False):
+            with transaction.atomic(using):
+                parcel = Parcel.objects.create(kilos=2)
+                Parcel.objects.filter(pk=parcel.pk).update(kilos=3)
+                transaction.set_rollback(is_failure, using=using)
+
+    pre_delete.connect(change, sender=Item)
+    try:
+        Item.objects.all().delete()
+    finally:
+        pre_delete.disconnect(change, sender=Item)
+    assert Parcel.objects.count() == 4
+    assert Counter(each.event_type for each in published()) == {
+        "parcel.packed": 4,
+        "parcel.changed": 2,
+        "item.deleted": 2,
+    }
+
+
 def _change_at_once(outbox: str, change: Callable[[Item], object]) -> list[tuple[str, str]]:
     """Change an item that another transaction sets to `paid`; return what both publish."""
     item = Item.objects.create(status="new")
@@ -157,6 +185,33 @@ def test_a_change_is_compared_with_the_row_that_it_overwrites(
     assert Item.objects.get().status == "new"
 
 
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda item: item.delete(),
+        lambda item: Item.objects.all().delete(),
+        lambda item: models.QuerySet(Item).delete(),
+        lambda item: Customer.objects.all().delete(),
+        lambda item: item.customer.delete(),
+    ],
+)
+def test_a_deletion_is_published_after_the_changes_before_it(
+    outbox: str, delete: Callable[[Item], object]
+) -> None:
+    """Also those of a transaction that has locked the row, and publishes only then."""
+    item = Item.objects.create(customer=Customer.objects.create(name="Ada"))
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=item.pk)
+            done = start(lambda: delete(item))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
+            Item.objects.update(status="paid")
+        done.result(20)
+    assert [each.event_type for each in published()] == ["item.updated", "item.deleted"]
+
+
 def _pay(item: Item) -> None:
     item.status = "paid"
     item.save()
@@ -173,6 +228,20 @@ def test_a_change_that_another_transaction_has_made_is_none(
         options = connection.settings_dict["OPTIONS"]
         monkeypatch.setitem(options, "isolation_level", "repeatable read")
     assert _change_at_once(outbox, change) == [("item.updated", "paid")]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_an_update_leaves_out_rows_that_meet_its_conditions_later(outbox: str) -> None:
+    """Such a row has not been read and locked, so its event would be missing."""
+    first = Item.objects.create(status="new")
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=first.pk)
+            done = start(lambda: Item.objects.filter(status="new").update(status="paid"))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the update waits")
+            Item.objects.create(status="new")
+        assert done.result(20) == 1
+    assert [each.status for each in Item.objects.order_by("pk")] == ["paid", "new"]
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)
@@ -198,6 +267,16 @@ def test_suppressed_can_be_limited_to_models(outbox: str) -> None:
         Item.objects.create()
         Parcel.objects.create(kilos=1)
     assert [each.event_type for each in published()] == ["parcel.packed"]
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_suppressing_a_child_leaves_the_deletion_of_its_parent(outbox: str) -> None:
+    """Django deletes an object of the parent's class; suppressing the parent suppresses all."""
+    with suppressed(SpecialItem):
+        SpecialItem.objects.create().delete()
+    with suppressed(Item):
+        SpecialItem.objects.create().delete()
+    assert [each.event_type for each in published()] == ["item.deleted"]
 
 
 def test_suppressed_applies_to_its_thread_only() -> None:

@@ -37,7 +37,8 @@ def waits_for_lock(database: str) -> bool:
         # Not from innodb_trx: it shows the same as long as it is read every tenth of a second.
         "mysql": (
             "SELECT 1 FROM information_schema.processlist WHERE db = DATABASE() "
-            "AND command = 'Query' AND info RLIKE '^INSERT|FOR UPDATE$' AND time_ms > 100"
+            "AND command = 'Query' AND time_ms > 100 "
+            "AND info RLIKE '^(INSERT|UPDATE|DELETE)|FOR UPDATE$'"
         ),
         "sqlite": "SELECT 1",
     }[connections[database].vendor]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from django.db import models, transaction
+from django.db import connections, models, transaction
 
 from django_broadcaster.publishers import publisher
 
@@ -15,7 +15,9 @@ Keywords = dict[str, Any]
 """The arguments of `publish_event`."""
 
 _suppressed: ContextVar[tuple[type[models.Model], ...]] = ContextVar("suppressed", default=())
-_gathered: ContextVar[tuple[str, list[Keywords]] | None] = ContextVar("gathered", default=None)
+_gathered: ContextVar[tuple[str, list[str], list[Keywords]] | None]
+_gathered = ContextVar("gathered", default=None)
+"""The database, the open savepoints, and the events so far of the current `gathered` block."""
 
 
 @contextmanager
@@ -42,13 +44,15 @@ def is_suppressed(model: type[models.Model]) -> bool:
 
 @contextmanager
 def gathered(using: str) -> Iterator[None]:
-    """Write the events of all changes of a block at its end, by one call, in their order."""
-    outer = _gathered.get()
-    if outer is not None and outer[0] == using:
+    """Write the events of all changes of a block at its end, by one call, in their order.
+
+    Changes within a savepoint of their own write theirs at once, since it may be rolled back alone.
+    """
+    if _pending(using) is not None:
         yield
         return
     events: list[Keywords] = []
-    token = _gathered.set((using, events))
+    token = _gathered.set((using, _savepoints(using), events))
     try:
         yield
     finally:
@@ -61,12 +65,25 @@ def publish(events: list[Keywords], using: str) -> None:
 
     Raises PublishError. The transaction can then only be rolled back: the changes are made already.
     """
-    pending = _gathered.get()
-    if pending is not None and pending[0] == using:
-        pending[1].extend(events)
+    pending = _pending(using)
+    if pending is not None:
+        pending.extend(events)
         return
     with transaction.mark_for_rollback_on_error(using):
         if len(events) == 1:
             publisher.publish_event(**events[0], using=using)
         elif events:
             publisher.publish_events(events, using=using)
+
+
+def _pending(using: str) -> list[Keywords] | None:
+    """Return the events of the `gathered` block, if a change made now commits with it."""
+    block = _gathered.get()
+    if block is None or block[:2] != (using, _savepoints(using)):
+        return None
+    return block[2]
+
+
+def _savepoints(using: str) -> list[str]:
+    """Return the savepoints that are open; an atomic block without one has None."""
+    return list(filter(None, connections[using].savepoint_ids))

@@ -9,7 +9,7 @@ from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
 from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import CHUNK, chunks_of, read_rows
+from .rows import CHUNK, Among, Row, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -31,23 +31,31 @@ class PublishingQuerySet(models.QuerySet[M]):
         batch_size: int | None = None,
         ignore_conflicts: bool = False,
         update_conflicts: bool = False,
-        *args: Any,
-        **kwargs: Any,
+        update_fields: Collection[str] | None = None,
+        unique_fields: Collection[str] | None = None,
     ) -> list[M]:
         """Insert objects, and publish `created` for each.
 
         Raises:
             NotSupportedError: Conflicts are ignored or updated, or the database does not return
-                primary keys; so which rows are new can't be known.
+                primary keys; so which rows are new or updated can't be known.
         """
         objs = list(objs)
         using = self._db_for_write()
-        declared = [each for each in self._published() if each.created]
+        published = self._published()
+        declared = [each for each in published if each.created]
+        updates = any(each.updated and each.saves(update_fields) for each in published)
+        if (declared and (ignore_conflicts or update_conflicts)) or (updates and update_conflicts):
+            raise NotSupportedError(
+                f"bulk_create of {self.model._meta.label} with ignore_conflicts or "
+                "update_conflicts can't publish events, since databases do not return which rows "
+                "are new or updated; use suppressed() and publish the events yourself"
+            )
         if declared:
-            self._check_known(objs, ignores=ignore_conflicts or update_conflicts, using=using)
+            self._check_returns_keys(objs, using)
         with transaction.atomic(using, savepoint=False):
             found = super().bulk_create(
-                objs, batch_size, ignore_conflicts, update_conflicts, *args, **kwargs
+                objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
             )
             for each in declared:
                 publish(_created(each, [obj.pk for obj in found], using), using)
@@ -65,20 +73,23 @@ class PublishingQuerySet(models.QuerySet[M]):
     def update(self, **kwargs: Any) -> int:
         """Update the rows, and publish `updated` for each with another value in a declared field.
 
-        Its rows are locked and read, updated, and read again, 500 at a time.
+        Its rows are locked and read, 500 at a time; updated by one statement, which evaluates the
+        queryset's conditions once; and read again.
         """
         declared = [each for each in self._published() if each.updated and each.saves(kwargs)]
         if not declared or self.query.is_sliced or self.query.combinator:  # the last two raise
             return super().update(**kwargs)
         using = self._db_for_write()
         names = {name for each in declared for name in each.names}
-        count = 0
         with transaction.atomic(using, savepoint=False):
             pks = list(dict.fromkeys(self.using(using).values_list("pk", flat=True)))
+            old: dict[Any, Row] = {}
             for chunk in chunks_of(pks):
-                old = read_rows(self.model, chunk, names, using, lock=True)
-                part: PublishingQuerySet[M] = self.using(using).filter(pk__in=chunk)
-                count += super(PublishingQuerySet, part).update(**kwargs)
+                old |= read_rows(self.model, chunk, names, using, lock=True)
+            # Rows that meet the conditions only now have not been read.
+            known: PublishingQuerySet[M] = self.using(using).filter(Among(models.F("pk"), pks))
+            count = super(PublishingQuerySet, known).update(**kwargs)
+            for chunk in chunks_of(pks):
                 new = read_rows(self.model, chunk, names, using, lock=True)
                 publish(
                     [
@@ -110,34 +121,26 @@ class PublishingQuerySet(models.QuerySet[M]):
     def _published(self) -> list[ModelEvents]:
         return [] if is_suppressed(self.model) else model_events.of(self.model)
 
-    def _check_known(self, objs: Collection[M], *, ignores: bool, using: str) -> None:
-        """Raise NotSupportedError if it will not be known which rows are new."""
-        name = self.model._meta.label
-        if ignores:
-            raise NotSupportedError(
-                f"bulk_create of {name} with ignore_conflicts or update_conflicts can't publish "
-                "events, since databases do not return which rows are new; use suppressed() and "
-                "publish the events yourself"
-            )
+    def _check_returns_keys(self, objs: Collection[M], using: str) -> None:
+        """Raise NotSupportedError if the primary keys of new rows will not be known."""
         features = connections[using].features
         if not features.can_return_rows_from_bulk_insert and any(obj.pk is None for obj in objs):
             raise NotSupportedError(
-                f"bulk_create of {name} can't publish events, since the database does not return "
-                "the primary keys; save the objects one by one, or set their primary keys"
+                f"bulk_create of {self.model._meta.label} can't publish events, since the database "
+                "does not return the primary keys; save the objects one by one, or set their "
+                "primary keys"
             )
 
 
 class PublishingManager(models.Manager[M]):
     """A manager whose querysets publish the events of the model."""
 
-    def get_queryset(self) -> PublishingQuerySet[M]:
-        """Return all objects."""
-        hints: dict[str, models.Model] = self._hints  # type: ignore[attr-defined]  # not in the stubs
-        return PublishingQuerySet(self.model, using=self._db, hints=hints)
+    _queryset_class = PublishingQuerySet
 
 
-def _created(declared: ModelEvents, pks: list[Any], using: str) -> list[Keywords]:
-    """Return the events of new rows."""
+def _created(declared: ModelEvents, given: list[Any], using: str) -> list[Keywords]:
+    """Return the events of new rows; their primary keys may be given as text."""
+    pks = [declared.model._meta.pk.to_python(pk) for pk in given]
     rows = {
         pk: row
         for chunk in chunks_of(pks)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.db import connections, models
-from django.db.models.signals import ModelSignal, post_save, pre_delete, pre_save
+from django.db.models.signals import ModelSignal, post_delete, post_save, pre_delete, pre_save
 
 from django_broadcaster.exceptions import WrongTransaction
 from django_broadcaster.publishing import has_transaction
@@ -16,7 +16,7 @@ from .publication import Keywords, is_suppressed, publish
 from .rows import Row, read_rows
 
 _BEFORE = "_django_broadcaster_before"
-"""The attribute of an object's `_state` with its rows before a save, by declaration."""
+"""The attribute of an object's `_state` with its rows before a save or a deletion, by model."""
 
 
 def connect(model: type[models.Model]) -> None:
@@ -31,7 +31,7 @@ def _receivers(model: type[models.Model]) -> list[tuple[ModelSignal, Any]]:
     if any(each.created or each.updated for each in model_events.of(model)):
         found += [(pre_save, _before_save), (post_save, _after_save)]
     if any(each.deleted and each.is_table_of(model) for each in model_events.of(model)):
-        found.append((pre_delete, _before_delete))
+        found += [(pre_delete, _before_delete), (post_delete, _after_delete)]
     return found
 
 
@@ -86,17 +86,35 @@ def _after_save(
 def _before_delete(
     sender: type[models.Model], instance: models.Model, using: str, origin: Any = None, **_: Any
 ) -> None:
-    """Publish `deleted` with the last values: afterwards the row can't be read."""
-    for each in _published_by(sender, raw=False):
-        if each.deleted is None or not each.is_table_of(sender):
-            continue
-        row: Row | None
+    """Keep the last values: after the deletion the row can't be read."""
+    rows: dict[type[models.Model], Row | None] = {}
+    for each in _deletions(sender):
         if isinstance(origin, sender) or instance.get_deferred_fields().intersection(each.names):
-            row = _row(each, instance, using)
+            rows[each.model] = _row(each, instance, using)
         else:  # Django has just loaded it, for a queryset or a cascade
-            row = {name: getattr(instance, name) for name in each.names}
-        if row is not None:
-            publish([each.event(each.deleted, row)], using)
+            rows[each.model] = {name: getattr(instance, name) for name in each.names}
+    setattr(instance._state, _BEFORE, rows)
+
+
+def _after_delete(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
+    """Publish `deleted`: only now are the rows of querysets and cascades locked.
+
+    Earlier, another transaction could still change such a row, and publish that after `deleted`.
+    """
+    rows: dict[type[models.Model], Row | None]
+    rows = instance._state.__dict__.pop(_BEFORE, {})
+    events = [
+        each.event(each.deleted, row)
+        for each in _deletions(sender)
+        if each.deleted and (row := rows.get(each.model)) is not None
+    ]
+    publish(events, using)
+
+
+def _deletions(sender: type[models.Model]) -> list[ModelEvents]:
+    """Return the declarations that a deletion of a row of this table publishes."""
+    published = _published_by(sender, raw=False)
+    return [each for each in published if each.deleted and each.is_table_of(sender)]
 
 
 def _published_by(sender: type[models.Model], raw: bool) -> list[ModelEvents]:

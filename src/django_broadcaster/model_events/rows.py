@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from django.db import connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.lookups import In
+from django.db.models.sql.compiler import SQLCompiler
 
 CHUNK: Final = 500
 """The rows of a statement. SQLite takes 999 parameters, some of which a queryset has itself."""
@@ -39,3 +43,26 @@ def chunks_of(pks: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Yield the primary keys in chunks of one statement each."""
     for start in range(0, len(pks), CHUNK):
         yield pks[start : start + CHUNK]
+
+
+class Among(In):
+    """A condition that a field has one of any number of values, such as `Among(F("pk"), pks)`.
+
+    PostgreSQL and SQLite limit the parameters of a statement, so there all values are one.
+    """
+
+    def as_postgresql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
+    ) -> tuple[str, list[Any]]:
+        """Compare with an array."""
+        lhs, params = self.process_lhs(compiler, connection)
+        _, values = self.process_rhs(compiler, connection)
+        return f"{lhs} = ANY(%s)", [*params, list(values)]
+
+    def as_sqlite(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
+    ) -> tuple[str, list[Any]]:
+        """Compare with the values of a JSON list."""
+        lhs, params = self.process_lhs(compiler, connection)
+        _, values = self.process_rhs(compiler, connection)
+        return f"{lhs} IN (SELECT value FROM json_each(%s))", [*params, json.dumps(values)]  # noqa: S608  # no values
