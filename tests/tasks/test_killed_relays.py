@@ -38,6 +38,7 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 
 @pytest.mark.chaos
+@pytest.mark.newest
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("is_atomic", [True, False], ids=["atomic", "not atomic"])
 def test_no_task_is_lost_when_relays_are_killed(
