@@ -19,14 +19,13 @@ from django.test.utils import override_settings
 
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Reject
-from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 from django_broadcaster.relay.backend_thread import WorkerOptions
 from django_broadcaster.relay.worker import Worker
 from django_broadcaster.signals import batch_settled, messages_received
 from tools import services
 
-from . import bare_consumers, handling, outbox, receiving, relays
+from . import bare_consumers, handling, outbox, pacing, receiving, relays
 from .measure import Figure, compare, of_pairs
 
 RATE = 100
@@ -141,7 +140,6 @@ def _delays(broker: str, running: Callable[[str], Any]) -> tuple[float, float]:
     outbox.empty()
     _make_streams(broker)
     arrived: dict[str, float] = {}
-    committed: dict[str, float] = {}
     with running(broker), psycopg.connect(**outbox.address(), autocommit=True) as listener:
         listener.execute("LISTEN bench_handled")
 
@@ -153,17 +151,9 @@ def _delays(broker: str, running: Callable[[str], Any]) -> tuple[float, float]:
 
         reader = threading.Thread(target=listen)
         reader.start()
-        began = time.perf_counter() + 0.2
-        for number in range(COUNT):
-            while (left := began + number / RATE - time.perf_counter()) > 0:
-                time.sleep(left)
-            event = publisher.publish_event(
-                "order.placed", "/bench/orders", {"n": number}, partition_key=f"key-{number % 50}"
-            )
-            committed[event.event_id] = time.perf_counter()
+        committed = pacing.publish_steadily(RATE, COUNT)
         reader.join(60)
-    delays = sorted((arrived[event_id] - moment) * 1000 for event_id, moment in committed.items())
-    return delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
+    return pacing.percentiles(committed, arrived)
 
 
 def _make_streams(broker: str) -> None:

@@ -30,7 +30,7 @@ from tests.support.kafka_server import KafkaServer, kafka_server, make_topic
 from tests.support.own_servers import OwnDatabase, as_alias
 from tests.support.waiting import wait_until
 
-from . import outbox, relays
+from . import outbox, pacing, relays
 from .brokers_kafka import PARTITIONS
 from .measure import Figure, of_pairs
 
@@ -276,7 +276,6 @@ def _publish(events: int) -> None:
 def _latency(topic: _Topic) -> tuple[float, float]:
     """Publish at a steady rate; return p50 and p99 from commit to consumer in milliseconds."""
     arrived: dict[str, float] = {}
-    committed: dict[str, float] = {}
 
     def read() -> None:
         while len(arrived) < COUNT:
@@ -285,17 +284,9 @@ def _latency(topic: _Topic) -> tuple[float, float]:
 
     reader = threading.Thread(target=read)
     reader.start()
-    began = time.perf_counter() + 0.2
-    for number in range(COUNT):
-        while (left := began + number / RATE - time.perf_counter()) > 0:
-            time.sleep(left)
-        event = publisher.publish_event(
-            "order.placed", "/bench/orders", {"n": number}, partition_key=f"key-{number % 50}"
-        )
-        committed[event.event_id] = time.perf_counter()
+    committed = pacing.publish_steadily(RATE, COUNT)
     reader.join(SECONDS)
-    delays = sorted((arrived[event_id] - moment) * 1000 for event_id, moment in committed.items())
-    return delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
+    return pacing.percentiles(committed, arrived)
 
 
 def _idle(running: _Running) -> float:

@@ -10,9 +10,7 @@ from functools import partial
 
 from django.conf import settings
 
-from django_broadcaster.publishers import publisher
-
-from . import outbox, relays
+from . import outbox, pacing, relays
 from .bare import listen_loop
 from .measure import Figure, of_pairs
 
@@ -101,21 +99,12 @@ def _percentiles(deliverer: Deliverer, rate: int, count: int) -> tuple[float, fl
     outbox.empty()
     relays.empty_stream()
     arrived: dict[str, float] = {}
-    committed: dict[str, float] = {}
     with deliverer():
         reader = threading.Thread(target=_read, args=(arrived, count))
         reader.start()
-        began = time.perf_counter() + 0.2
-        for number in range(count):
-            while (left := began + number / rate - time.perf_counter()) > 0:
-                time.sleep(left)
-            event = publisher.publish_event(
-                "order.placed", "/bench/orders", {"n": number}, partition_key=f"key-{number % 50}"
-            )
-            committed[event.event_id] = time.perf_counter()
+        committed = pacing.publish_steadily(rate, count)
         reader.join(30)
-    delays = sorted((arrived[event_id] - moment) * 1000 for event_id, moment in committed.items())
-    return delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
+    return pacing.percentiles(committed, arrived)
 
 
 def _read(arrived: dict[str, float], count: int) -> None:

@@ -18,9 +18,13 @@ from django.db import DatabaseError, OperationalError, connections, transaction
 from django.db.migrations.state import ProjectState
 from django.utils import timezone
 
+from django_broadcaster.consumers.base import Delivery, ReceivedMessage
+from django_broadcaster.consumers.rows import Writer
+from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Rejected
-from django_broadcaster.models import OutboxEvent
+from django_broadcaster.models import OutboxEvent, OutboxReceiver
 from django_broadcaster.publishers import publisher
+from django_broadcaster.receiving.lease import ReceiverLease
 from django_broadcaster.relay.loop import DeliveryLoop
 from django_broadcaster.schema import AddIndexConcurrently, PartialIndex, SetTableStorage
 from django_broadcaster.store import (
@@ -165,6 +169,24 @@ def test_an_identity_is_unique_over_all_partitions(parted: str) -> None:
     OutboxEvent.objects.using(parted).filter(pk=first.pk).delete()
     (third,) = publish("a1", using=parted, event_id="mine")
     assert third.pk != first.pk, "the memory of an identity is its row"
+
+
+def test_a_receiver_writes_a_message_once(parted: str, settings: Settings) -> None:
+    """Also one that comes twice in a batch, or again after its row is in an older segment."""
+    settings.OUTBOX_CONSUMERS = {
+        "orders": {"CONSUMER": "tests.support.memory_broker.MemoryConsumer"}
+    }
+    event = CloudEvent("order.placed", SOURCE, {"n": 1}, id="mine")
+    delivery = Delivery(ReceivedMessage(body=event.to_json()), event=event)
+    lease, writer = ReceiverLease(parted, "orders"), Writer(parted, "orders", "default")
+    lease.join()
+    first = writer.write(writer.entries([delivery, delivery]), 2, lease)
+    skip_ids(parted, segments_of(parted)[0].upper)
+    second = writer.write(writer.entries([delivery]), 1, lease)
+    assert (first.duplicates, second.duplicates) == (1, 1)
+    assert OutboxEvent.objects.using(parted).count() == 1
+    figures = OutboxReceiver.objects.using(parted).get()
+    assert (figures.received, figures.duplicates) == (3, 2)
 
 
 def test_one_of_many_writers_of_an_identity_writes_it(parted: str) -> None:

@@ -135,8 +135,8 @@ class ReceiverLease:
         """Send a heartbeat with the latest figures; raises LeaseLost.
 
         On MariaDB and MySQL it is left out while another receiver has locked the row for its batch
-        (see `begin`): the caller may send those of a whole process, and must not wait. Nobody can
-        delete the row meanwhile.
+        (see `begin`): the caller may send those of a whole process, and must not wait. A locked
+        row is not deleted meanwhile.
         """
         if connections[self.using].vendor != "mysql":
             self._update(figures)
