@@ -127,7 +127,10 @@ class BindingBackend(MessageBackend):
 
     def show(self, message: Message) -> Shown:
         """Return the headers and the body as they are sent."""
-        wire = self.encode(message)
+        return self.shown(message, self.encode(message))
+
+    def shown(self, message: Message, wire: WireMessage) -> Shown:
+        """Return what `show` returns, for a message that is encoded already."""
         headers = {"content-type": wire.content_type} if wire.content_type else {}
         return Shown(self.destination_of(message), headers | wire.headers, wire.body)
 

@@ -20,8 +20,8 @@ from django_broadcaster.exceptions import (
     Rejected,
 )
 
-from ..base import Message
-from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
+from ..base import Message, Shown
+from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend, WireMessage
 from ..connected import HEALTH_SECONDS, ConnectedBackend
 from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
@@ -43,6 +43,7 @@ from .connection import (
 )
 from .errors import ERRORS, describe
 from .names import topic_problem
+from .schemas import ValueWriter
 from .sender import Planner, Sender
 from .transactions import TransactionalConnection, TransactionSender
 
@@ -74,6 +75,9 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
             it has one.
         timeout: Seconds to wait until sent events are acknowledged, about a megabyte at a time, in
             transactions a batch at a time.
+        schema_registry: If given, data are encoded by the schema of their type in Avro or Protobuf,
+            in binary mode. A dictionary of `url`, `username`, `password`, `tls`, `timeout`,
+            `format`, `schemas`, `subject` and `register`.
         transactional_id: If given, a batch and the ids of its rows are one transaction of Kafka. So
             nothing is sent twice, whatever crashes. Each relay appends `-` and the id of its lease.
 
@@ -115,8 +119,11 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         timestamp: Literal["sent", "event"] = "sent",
         timeout: float = 10.0,
         transactional_id: str | None = None,
+        schema_registry: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        if schema_registry is not None:
+            options.setdefault("content_mode", "binary")
         super().__init__(**options)
         self.topic = topic
         self._template = self.read.template("topic", topic, escape_topic, topic_problem)
@@ -135,6 +142,11 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         self.transactional_id = self.read.text(
             "transactional_id", transactional_id, MAX_TRANSACTIONAL_ID, plain=True, optional=True
         )
+        self._values: ValueWriter | None = None
+        if schema_registry is not None:
+            if self.content_mode != "binary":
+                self.read.refuse("content_mode", "must be 'binary' with 'schema_registry'")
+            self._values = ValueWriter(self.read, schema_registry)
         self._lease: int | None = None
         self._last_lease: int | None = None
         """The lease for which a producer was begun last."""
@@ -253,6 +265,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         """Append the events of a batch in order; see `sender`."""
         messages = batch.messages
         topics = self._topics(messages, connection)
+        if self._values is not None:
+            self._values.prepare(messages, topics, self.on_progress)
         failure = partial(self._failure, connection)
         if isinstance(connection, TransactionalConnection):
             planner = Planner(batch, topics, self._record, sys.maxsize, MAX_WAVE)
@@ -285,6 +299,12 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
     def destination_of(self, message: Message) -> Mapping[str, Any]:
         """Return where the message goes, for `show`."""
         return {"topic": self._topic_name(message), "key": message.partition_key or None}
+
+    def show(self, message: Message) -> Shown:
+        """Return the headers and the body as they are sent, but the body of a schema as JSON."""
+        if self._values is None:
+            return super().show(message)
+        return self.shown(message, self._values.shown(message))
 
     # --- Topics ------------------------------------------------------------------------------
 
@@ -344,7 +364,7 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 headers = headers + [(name, value.encode()) for name, value in traced.items()]
                 size += sum(map(len, chain.from_iterable(headers)))
         else:
-            content_type, attributes, body = self.encode(message)
+            content_type, attributes, body = self._binary(message, topic)
             size = 0 if body is None else len(body)
             headers = [(name, value.encode()) for name, value in attributes.items()]
             if content_type:
@@ -359,6 +379,11 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         size += len(key or b"") + FRAMING_BYTES + HEADER_FRAMING_BYTES * len(headers)
         moment = 0 if self.timestamp == "sent" else _milliseconds(message.time)
         return Record(place, topic, key, body, headers, size, moment)
+
+    def _binary(self, message: Message, topic: str) -> WireMessage:
+        if self._values is None:
+            return self.encode(message)
+        return self._values.encode(message, topic)
 
     def _failure(
         self, connection: Connection, error: Any, topic: str, found: Scope | None = None

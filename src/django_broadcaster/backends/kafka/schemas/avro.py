@@ -1,0 +1,390 @@
+"""Avro: JSON values become the types that a schema needs, and back.
+
+Writing is strict: an unknown field, or a number in place of text, is an error that names the field.
+Types that JSON does not have are text, as typed events write them: bytes are base64, decimals and
+UUIDs are text, and dates and times are ISO 8601.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime, time
+from decimal import Context, Decimal
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from django_broadcaster.exceptions import InvalidEvent
+from django_broadcaster.typed_events.codec import Mismatch
+from django_broadcaster.typed_events.decoders import Decode, decoder_of, dump, fields_decoder
+
+from ...errors import client_module
+from ...options import OptionReader
+from .registry import SchemaProblem, SchemaRegistry
+
+CLIENT: Final = ("fastavro", "kafka-avro")
+"""The library that writes Avro, and the extra that it comes with."""
+
+PREFIX_BYTES: Final = 5
+_EXACT: Final = Context(prec=5000)
+_MOST_FLOAT: Final = 3.4028234663852886e38
+
+
+class AvroFormat:
+    """The format "avro": schemas by event type, each a file, text or a dictionary."""
+
+    content_type = "application/avro"
+    client = CLIENT
+
+    def __init__(self, read: OptionReader, schemas: Mapping[str, Any]) -> None:
+        self._schemas = {
+            event_type: AvroSchema(read, event_type, schema)
+            for event_type, schema in schemas.items()
+        }
+
+    def schema(self, event_type: str) -> AvroSchema | None:
+        """Return the schema of an event type, if it has one."""
+        return self._schemas.get(event_type)
+
+    def reader(self, registry: SchemaRegistry) -> AvroReader:
+        """Return what decodes values by the schemas of a registry."""
+        return AvroReader(registry)
+
+
+class AvroSchema:
+    """The schema of one event type.
+
+    Raises:
+        BackendConfigurationError: It can't be read, or is not a schema.
+    """
+
+    def __init__(self, read: OptionReader, event_type: str, given: object) -> None:
+        self.text = _text(read, event_type, given)
+        fastavro = client_module(CLIENT)
+        try:
+            self._parsed = fastavro.parse_schema(json.loads(self.text))
+            named: dict[str, Decode] = {}
+            self._decode = _decoder(self._parsed, named)
+        except Exception as error:  # of many classes
+            problem = f"is not a valid Avro schema: {type(error).__name__}: {error}"
+            read.refuse(event_type, problem)
+        self._write: Callable[..., None] = fastavro.schemaless_writer
+
+    @property
+    def name(self) -> str:
+        """The full name of a record; a type without a name is its own name."""
+        parsed = self._parsed
+        name = parsed.get("name", parsed["type"]) if isinstance(parsed, dict) else parsed
+        return name if isinstance(name, str) else "union"
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Parts of a message in the catalogue."""
+        return {
+            "schemaFormat": "application/vnd.apache.avro+json;version=1.9.0",
+            "schema": json.loads(self.text),
+        }
+
+    def register(
+        self, registry: SchemaRegistry, *, topic: str, subject: str, register: bool
+    ) -> Callable[[Any], bytes]:
+        """Return a function that encodes data, once the registry has the schema.
+
+        Raises:
+            SchemaProblem: The registry does not have the schema, or refuses it.
+            BackendUnavailable: The registry is unavailable.
+        """
+
+        def schema_id(client: Any) -> int:
+            module = client_module(CLIENT, CLIENT[0], "confluent_kafka.schema_registry")
+            schema = module.Schema(self.text, "AVRO")
+            if register:
+                return int(client.register_schema(subject, schema))
+            return int(client.lookup_schema(subject, schema).schema_id)
+
+        prefix = b"\0" + registry.ask(schema_id).to_bytes(4)
+        return lambda data: self._encode(prefix, data)
+
+    def _encode(self, prefix: bytes, data: Any) -> bytes:
+        """Return data in the wire format; raises Mismatch."""
+        value = self._decode(data)
+        out = BytesIO()
+        out.write(prefix)
+        try:
+            self._write(out, self._parsed, value)
+        except Exception as error:  # what no decoder found
+            raise Mismatch(f"does not fit the schema: {type(error).__name__}") from error
+        return out.getvalue()
+
+
+class AvroReader:
+    """Decodes values by the schemas with which they were written."""
+
+    def __init__(self, registry: SchemaRegistry) -> None:
+        self._registry = registry
+        self._by_id: dict[int, Callable[[bytes], Any]] = {}
+        self._wanted: int | None = None  # the schema for which the registry did not answer
+
+    def open(self) -> None:
+        """Ask for the schema for which the registry did not answer; raises BackendUnavailable."""
+        if self._wanted is not None:
+            with suppress(InvalidEvent):  # the record with it becomes a dead letter
+                self._fetch(self._wanted)
+
+    def read(self, value: bytes, event_type: str) -> Any:
+        """Return a value as JSON values.
+
+        Raises:
+            InvalidEvent: The value is not in the wire format, or its schema is unknown.
+            BackendUnavailable: The registry is unavailable.
+        """
+        number = int.from_bytes(value[1:PREFIX_BYTES])
+        decode = self._by_id.get(number) or self._fetch(number)
+        try:
+            found = decode(value)
+        except Exception as error:  # bytes can be wrong in many ways
+            problem = f"can't be decoded by the schema {number}: {type(error).__name__}: {error}"
+            raise InvalidEvent("data", problem) from error
+        return dump(found, lambda _: None)
+
+    def _fetch(self, number: int) -> Callable[[bytes], Any]:
+        module = client_module(CLIENT, CLIENT[0], "confluent_kafka.schema_registry.avro")
+        config = {"subject.name.strategy": lambda context, name: None}
+
+        def load(client: Any) -> Any:
+            schema = client.get_schema(number)
+            if schema.schema_type not in (None, "AVRO"):
+                raise SchemaProblem(f"the schema {number} is {schema.schema_type}, not AVRO")
+            _load_references(client, schema)
+            return module.AvroDeserializer(client, conf=config)
+
+        self._wanted = number
+        try:
+            decode: Callable[[bytes], Any] = self._registry.ask(load)
+        except SchemaProblem as error:
+            self._wanted = None
+            raise InvalidEvent("data", f"the schema {number} can't be used: {error}") from error
+        self._wanted = None
+        self._by_id[number] = decode
+        return decode
+
+
+def _load_references(client: Any, schema: Any) -> None:
+    """Have a client know the schemas that a schema refers to."""
+    for each in schema.references or ():
+        _load_references(client, client.get_version(each.subject, each.version, True).schema)
+
+
+def _text(read: OptionReader, event_type: str, given: object) -> str:
+    """Return the text of a schema."""
+    if isinstance(given, Mapping):
+        return json.dumps(given)
+    if isinstance(given, str) and given.lstrip().startswith(("{", "[", '"')):
+        return given
+    wanted = "the path of a file, the text of a schema, or a dictionary"
+    read.require(event_type, type(given), isinstance(given, str | PathLike), wanted)
+    assert isinstance(given, str | PathLike)
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        read.refuse(event_type, f"can't be read: {error}")
+
+
+# --- Decoders by schemas -------------------------------------------------------------------------
+
+
+def _of(hint: Any) -> Decode:
+    """Return the function that reads a type of Python, as typed events do."""
+    return decoder_of(hint, lambda _: None, known_fields_only=False)
+
+
+def _decoder(schema: Any, named: dict[str, Decode]) -> Decode:
+    """Return the function that makes a value for a parsed schema of JSON values.
+
+    Args:
+        schema: The schema, as fastavro returns it: names are whole.
+        named: The functions of the named types so far, by their names.
+    """
+    if isinstance(schema, list):
+        return _union(schema, named)
+    if isinstance(schema, str):
+        return _PRIMITIVES.get(schema) or (lambda value: named[schema](value))
+    kind = schema["type"]
+    if isinstance(kind, dict | list):
+        return _decoder(kind, named)
+    logical = _LOGICAL.get((kind, schema.get("logicalType")))
+    decode = logical(schema) if logical else _by_kind(kind, schema, named)
+    if "name" in schema:
+        named[schema["name"]] = decode
+    return decode
+
+
+def _by_kind(kind: str, schema: Any, named: dict[str, Decode]) -> Decode:
+    if kind in ("record", "error"):
+        return _record(schema, named)
+    if kind == "array":
+        return _array(_decoder(schema["items"], named))
+    if kind == "map":
+        return _map(_decoder(schema["values"], named))
+    if kind == "enum":
+        return _of(Literal[*schema["symbols"]])
+    if kind == "fixed":
+        return _fixed(schema["size"])
+    return _decoder(kind, named)
+
+
+def _record(schema: Any, named: dict[str, Decode]) -> Decode:
+    fields = schema["fields"]
+    # Known before its fields are, in which it may be.
+    named[schema["name"]] = lambda value: decode(value)
+    decode = fields_decoder(
+        {each["name"]: _decoder(each["type"], named) for each in fields},
+        [each["name"] for each in fields if "default" not in each],
+        lambda found: found,
+        of_class=f"the schema {schema['name']}",
+    )
+    return decode
+
+
+def _array(decode: Decode) -> Decode:
+    items = _of(list[Any])
+    return lambda value: [_inside(decode, *each) for each in enumerate(items(value))]
+
+
+def _map(decode: Decode) -> Decode:
+    entries = _of(dict[str, Any])
+    return lambda value: {
+        name: _inside(decode, name, each) for name, each in entries(value).items()
+    }
+
+
+def _inside(decode: Decode, step: str | int, value: Any) -> Any:
+    try:
+        return decode(value)
+    except Mismatch as error:
+        raise error.inside(step) from error.__cause__
+
+
+def _union(branches: Sequence[Any], named: dict[str, Decode]) -> Decode:
+    """Return the function that tries the branches of a union in their order."""
+    others = [(_record_name(each), _decoder(each, named)) for each in branches if each != "null"]
+    may_be_null = len(others) < len(branches)
+    names = ", ".join(_name(each) for each in branches)
+
+    def decode(value: Any) -> Any:
+        if value is None and may_be_null:
+            return None
+        for record, read in others:
+            try:
+                found = read(value)
+            except Mismatch:
+                if len(others) == 1:
+                    raise
+                continue
+            # fastavro itself chooses among records by their fields alone.
+            return (record, found) if record and len(others) > 1 else found
+        raise Mismatch(f"must be one of {names}")
+
+    return decode
+
+
+def _name(branch: Any) -> str:
+    if isinstance(branch, str):
+        return branch
+    return str(branch.get("logicalType") or branch.get("name") or branch["type"])
+
+
+def _record_name(branch: Any) -> str:
+    """Return the name of a branch that is a record, or any named type defined before."""
+    if isinstance(branch, str):
+        return "" if branch in _PRIMITIVES else branch
+    return str(branch["name"]) if branch["type"] in ("record", "error") else ""
+
+
+def _checked(hint: Any, holds: Callable[[Any], bool], problem: str) -> Decode:
+    """Return a function that also checks a value; `problem` is the error if the check fails."""
+    read = _of(hint)
+
+    def decode(value: Any) -> Any:
+        found = read(value)
+        if not holds(found):
+            raise Mismatch(problem)
+        return found
+
+    return decode
+
+
+def _integer(bits: int) -> Decode:
+    most = 2 ** (bits - 1)
+    return _checked(int, lambda found: -most <= found < most, f"must be an integer of {bits} bits")
+
+
+def _fixed(size: int) -> Decode:
+    return _checked(bytes, lambda found: len(found) == size, f"must be {size} bytes in base64")
+
+
+def _decimal(schema: Any) -> Decode:
+    """Return the function for a decimal, which gets as many decimal places as its schema has."""
+    precision, scale = schema["precision"], schema.get("scale", 0)
+    read = _of(Decimal)
+
+    def decode(value: Any) -> Decimal:
+        found = read(value)
+        if not found.is_finite():
+            raise Mismatch("must be a finite number")
+        if found.adjusted() >= precision - scale and found:
+            raise Mismatch(f"must have at most {precision - scale} digits before the point")
+        places = -found.as_tuple().exponent
+        whole = _EXACT.scaleb(found, scale) if places < _EXACT.prec else Decimal("0.1")
+        if whole != whole.to_integral_value(context=_EXACT):
+            raise Mismatch(f"must have at most {scale} decimal places")
+        return _EXACT.scaleb(Decimal(int(whole)), -scale)
+
+    return decode
+
+
+def _instant(_: Any) -> Decode:
+    problem = "must have an offset from UTC, such as +00:00"
+    return _checked(datetime, lambda found: found.utcoffset() is not None, problem)
+
+
+def _local(_: Any) -> Decode:
+    problem = "must have no offset from UTC"
+    return _checked(datetime, lambda found: found.utcoffset() is None, problem)
+
+
+def _time(_: Any) -> Decode:
+    return _checked(time, lambda found: found.tzinfo is None, "must have no offset from UTC")
+
+
+_PRIMITIVES: Final[dict[str, Decode]] = {
+    "null": _of(None),
+    "boolean": _of(bool),
+    "int": _integer(32),
+    "long": _integer(64),
+    "float": _checked(
+        float, lambda found: abs(found) <= _MOST_FLOAT, "must be a number of 32 bits"
+    ),
+    "double": _of(float),
+    "bytes": _of(bytes),
+    "string": _of(str),
+}
+
+_LOGICAL: Final[dict[tuple[str, str], Callable[[Any], Decode]]] = {
+    ("bytes", "decimal"): _decimal,
+    ("fixed", "decimal"): _decimal,
+    ("string", "uuid"): lambda _: _of(UUID),
+    ("fixed", "uuid"): lambda _: _of(UUID),
+    ("int", "date"): lambda _: _of(date),
+    ("int", "time-millis"): _time,
+    ("long", "time-micros"): _time,
+    ("long", "timestamp-millis"): _instant,
+    ("long", "timestamp-micros"): _instant,
+    ("long", "local-timestamp-millis"): _local,
+    ("long", "local-timestamp-micros"): _local,
+}
+"""Logical types; a value of any other one is that of its underlying type."""

@@ -1,0 +1,131 @@
+"""Encode the data of events for the backend, by the schema of their type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from django_broadcaster.events.grammar import is_json_type
+from django_broadcaster.events.json_format import parse_json
+from django_broadcaster.exceptions import DeliveryError, Rejected, TransientError
+from django_broadcaster.typed_events.codec import Mismatch
+
+from ...base import Message
+from ...bindings import KAFKA, WireMessage
+from ...options import OptionReader
+from .formats import FORMATS
+from .registry import OPTIONS, SchemaProblem, SchemaRegistry
+
+SUBJECTS: Final[Mapping[str, Callable[[str, str], str]]] = {
+    "topic": lambda topic, name: f"{topic}-value",
+    "record": lambda topic, name: name,
+    "topic_record": lambda topic, name: f"{topic}-{name}",
+}
+"""How the subject of a schema is named after the topic and the record."""
+
+_KEYS: Final = OPTIONS | {"format", "register", "schemas", "subject"}
+
+Encode = Callable[[Any], bytes]
+"""Returns data in the wire format; raises Mismatch."""
+
+
+class ValueWriter:
+    """The option `schema_registry` of the backend, and the schemas that the registry has by now.
+
+    Args:
+        read: Reads the options of the backend.
+        options: The option.
+    """
+
+    def __init__(self, read: OptionReader, options: Mapping[str, Any]) -> None:
+        read.mapping("schema_registry", options, _KEYS)
+        within = read.within("schema_registry")
+        name = within.choice("format", options.get("format", "avro"), FORMATS)
+        schemas = within.mapping("schemas", options.get("schemas", {}))
+        within.require("schemas", type(schemas), bool(schemas), "a schema for each event type")
+        self._format = FORMATS[name](within.within("schemas"), schemas)
+        self._register = within.flag("register", options.get("register", True))
+        self._subject = SUBJECTS[
+            within.choice("subject", options.get("subject", "topic"), SUBJECTS)
+        ]
+        self._registry = SchemaRegistry(within, options, self._format.client)
+        self._encoders: dict[tuple[str, str], Encode] = {}
+        self._problems: dict[tuple[str, str], DeliveryError] = {}
+
+    def prepare(
+        self,
+        messages: Sequence[Message],
+        topics: Sequence[object],
+        on_progress: Callable[[], object],
+    ) -> None:
+        """Ask the registry for the schemas of messages, each once.
+
+        A schema that the registry refuses is asked for again with the next batch.
+
+        Raises:
+            BackendUnavailable: The registry is unavailable.
+        """
+        self._problems.clear()
+        pairs = {
+            (message.event_type, topic)
+            for message, topic in zip(messages, topics, strict=True)
+            if isinstance(topic, str)
+        }
+        for event_type, topic in sorted(pairs - self._encoders.keys()):
+            schema = self._format.schema(event_type)
+            if schema is None:
+                continue
+            on_progress()
+            subject = self._subject(topic, schema.name)
+            try:
+                self._encoders[event_type, topic] = schema.register(
+                    self._registry, topic=topic, subject=subject, register=self._register
+                )
+            except SchemaProblem as error:
+                failure = TransientError(f"schema of {event_type!r}, subject {subject!r}: {error}")
+                failure.__cause__ = error
+                self._problems[event_type, topic] = failure
+
+    def encode(self, message: Message, topic: str) -> WireMessage:
+        """Return a message in binary mode, with its data in the wire format.
+
+        Raises:
+            Rejected: The data do not fit the schema, or the event type has none.
+            TransientError: The registry refuses the schema.
+        """
+        wire = self.shown(message)
+        if wire.body is None:
+            return wire
+        pair = message.event_type, topic
+        if pair in self._problems:
+            raise self._problems[pair]
+        try:
+            body = self._encoders[pair](parse_json(wire.body))
+        except Mismatch as error:
+            raise Rejected(f"{error.field}: {error}") from error
+        return wire._replace(body=body)
+
+    def shown(self, message: Message) -> WireMessage:
+        """Return a message in binary mode, with its data as JSON in place of the wire format.
+
+        Raises:
+            Rejected: The data are not JSON, or the event type has no schema.
+        """
+        wire = KAFKA.encode(message, "binary")
+        if wire.body is None:
+            return wire
+        if message.data_json is None or not is_json_type(wire.content_type):
+            raise Rejected(
+                f"data: must be JSON to be encoded by a schema, not {wire.content_type!r}"
+            )
+        if self._format.schema(message.event_type) is None:
+            raise Rejected(
+                f"type: {message.event_type!r} has no schema; add it to 'schemas' in the option "
+                "'schema_registry' of the backend"
+            )
+        return wire._replace(content_type=self._format.content_type)
+
+    def description(self, event_type: str) -> Mapping[str, Any] | None:
+        """Return what the catalogue has of the schema of an event type; None without any."""
+        schema = self._format.schema(event_type)
+        return None if schema is None else schema.description

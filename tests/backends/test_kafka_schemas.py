@@ -1,0 +1,398 @@
+"""Events in Avro by a schema registry: on a real registry and a real broker.
+
+What is sent is read by Confluent's own deserializer, and by fastavro from the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from io import BytesIO
+from pathlib import Path
+from threading import Event, Thread
+from types import NoneType
+from typing import Any
+
+import fastavro
+import pytest
+from confluent_kafka import Message as KafkaRecord
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+
+from django_broadcaster.backends import KafkaBackend, Message
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    BackendUnavailable,
+    DeliveryError,
+    Held,
+    Rejected,
+    TransientError,
+)
+from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
+from tests.support.schema_registry import ORDER, shared_registry, through
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls_cases import CASES, host_of, tls_options
+from tests.support.tls_proxy import TlsProxy
+from tools.schema_registry import PATH, Registry
+
+WAIT = 30.0
+TYPE = "order.placed"
+
+DATA = {"order_id": 7, "total": "19.90", "placed": "2026-11-30T12:00:00.000001+00:00", "note": "x"}
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    """The registry of the process."""
+    return shared_registry()
+
+
+@pytest.fixture
+def client(registry: Registry) -> Iterator[SchemaRegistryClient]:
+    """Confluent's own client of the registry."""
+    with SchemaRegistryClient({"url": registry.url, "timeout": 10}) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def servers() -> str:
+    """The address of the shared broker."""
+    return shared_servers()
+
+
+@pytest.fixture
+def topic(servers: str) -> str:
+    """A topic of one partition."""
+    return make_topic(servers)
+
+
+@pytest.fixture
+def backend(servers: str, topic: str, registry: Registry) -> Iterator[Make]:
+    """Make backends, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(**options: Any) -> KafkaBackend:
+            where = {"url": registry.url, "schemas": {TYPE: ORDER}, **options}
+            backend = KafkaBackend(
+                alias="default", bootstrap_servers=servers, topic=topic, schema_registry=where
+            )
+            made.callback(backend.close)
+            return backend
+
+        yield make
+
+
+@contextmanager
+def slow_server(answer: bytes) -> Iterator[int]:
+    """A server that sends an answer byte by byte, twenty each second; give its port."""
+    done = Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                for index in range(len(answer)):
+                    connection.sendall(answer[index : index + 1])
+                    if done.wait(0.05):
+                        return
+                done.wait(WAIT)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        done.set()
+        thread.join(WAIT)
+
+
+def message(data: Any = DATA, *, key: str = "", **attributes: Any) -> Message:
+    """Return an event as the relay gives it to a backend."""
+    event = CloudEvent(attributes.pop("type", TYPE), "/shop", data, **attributes)
+    return Message.of(event, partition_key=key or None)
+
+
+def value_of(record: KafkaRecord) -> bytes:
+    """Return the value of a record, which has one."""
+    value = record.value()
+    assert isinstance(value, bytes)
+    return value
+
+
+def sent(backend: KafkaBackend, *messages: Message) -> list[DeliveryError | None]:
+    """Send messages; return what became of each."""
+    backend.open()
+    return backend.send_batch(messages)
+
+
+# --- What is sent ------------------------------------------------------------------------------
+
+
+def test_value_is_avro_in_the_wire_format(
+    backend: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """The magic byte and the id of the schema come first; the attributes are headers."""
+    assert sent(backend(), message(key="7", id="e1", data_schema="https://shop/order")) == [None]
+    (record,) = records(servers, topic)
+    value = value_of(record)
+    registered = client.get_latest_version(f"{topic}-value")
+    assert value[0] == 0
+    assert int.from_bytes(value[1:5]) == registered.schema_id
+    found = fastavro.schemaless_reader(BytesIO(value[5:]), fastavro.parse_schema(ORDER), None)
+    assert found == {
+        "order_id": 7,
+        "total": Decimal("19.90"),
+        "placed": datetime(2026, 11, 30, 12, 0, 0, 1, UTC),
+        "note": "x",
+    }
+    headers = headers_of(record)
+    assert headers["content-type"] == b"application/avro"
+    assert (headers["ce_type"], headers["ce_id"]) == (TYPE.encode(), b"e1")
+    assert headers["ce_dataschema"] == b"https://shop/order"
+    assert record.key() == b"7"
+
+
+def test_confluents_deserializer_reads_what_is_sent(
+    backend: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """Consumers with any client of Confluent's read the same values."""
+    assert sent(backend(), message()) == [None]
+    (record,) = records(servers, topic)
+    config = {"subject.name.strategy": lambda context, name: None}
+    found: Any = AvroDeserializer(client, conf=config)(value_of(record))
+    assert found["total"] == Decimal("19.90")
+    assert found["order_id"] == 7
+
+
+def test_event_without_data_is_a_tombstone(backend: Make, servers: str, topic: str) -> None:
+    """An event without data has no value, and needs no schema."""
+    event = CloudEvent("order.deleted", "/shop")
+    assert sent(backend(), Message.of(event, partition_key="7")) == [None]
+    (record,) = records(servers, topic)
+    assert record.value() is None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("topic", "{topic}-value"),
+        ("record", "shop.OrderPlaced"),
+        ("topic_record", "{topic}-shop.OrderPlaced"),
+    ],
+)
+def test_subject_follows_the_strategy(
+    strategy: str, expected: str, backend: Make, client: SchemaRegistryClient, topic: str
+) -> None:
+    """The three strategies of Confluent's clients name the subject."""
+    assert sent(backend(subject=strategy), message()) == [None]
+    assert expected.format(topic=topic) in client.get_subjects()
+
+
+def test_schema_may_be_a_file(backend: Make, tmp_path: Path) -> None:
+    """A path, text and a dictionary are the same schema."""
+    path = tmp_path / "order.avsc"
+    path.write_text(json.dumps(ORDER))
+    for schema in (path, str(path), json.dumps(ORDER), ORDER):
+        assert sent(backend(schemas={TYPE: schema}), message()) == [None]
+
+
+def test_registry_is_asked_once_for_a_schema(
+    backend: Make, registry: Registry, servers: str, topic: str
+) -> None:
+    """Further events of the type need no registry, not even a running one."""
+    with TcpProxy("127.0.0.1", registry.port) as proxy:
+        sender = backend(url=through(proxy))
+        assert sent(sender, message()) == [None]
+        with proxy.away():
+            assert sender.send_batch([message(), message()]) == [None, None]
+    assert len(records(servers, topic)) == 3
+
+
+def test_schema_that_is_not_registered_is_retried(
+    backend: Make, client: SchemaRegistryClient, topic: str
+) -> None:
+    """Without `register`, the schema has to be there; it is asked for again with each batch."""
+    sender = backend(register=False)
+    (failure,) = sent(sender, message())
+    assert type(failure) is TransientError
+    assert f"subject '{topic}-value'" in str(failure)
+    client.register_schema(f"{topic}-value", Schema(json.dumps(ORDER), "AVRO"))
+    assert sender.send_batch([message()]) == [None]
+
+
+def test_incompatible_schema_is_retried(
+    backend: Make, client: SchemaRegistryClient, topic: str
+) -> None:
+    """The registry refuses it, other types of events are sent."""
+    subject = f"{topic}-value"
+    client.register_schema(subject, Schema(json.dumps(ORDER), "AVRO"))
+    client.set_compatibility(subject, "BACKWARD")
+    changed = {**ORDER, "fields": [*ORDER["fields"], {"name": "currency", "type": "string"}]}
+    sender = backend(schemas={TYPE: ORDER, "order.changed": changed})
+    data = {**DATA, "currency": "EUR"}
+    failure, other = sent(sender, message(data, type="order.changed"), message())
+    assert type(failure) is TransientError
+    assert "409" in str(failure)
+    assert other is None
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({**DATA, "order_id": "7"}, "data.order_id: must be an integer, not text"),
+        ({**DATA, "order_id": 2**63}, "data.order_id: must be an integer of 64 bits"),
+        ({**DATA, "total": "19.905"}, "data.total: must have at most 2 decimal places"),
+        ({**DATA, "total": "12345678"}, "data.total: must have at most 7 digits before the point"),
+        ({**DATA, "total": "NaN"}, "data.total: must be a finite number"),
+        ({**DATA, "placed": "2026-11-30T12:00:00"}, "data.placed: must have an offset from UTC"),
+        ({**DATA, "more": 1}, "data.more: is not a field of the schema shop.OrderPlaced"),
+        ({"order_id": 7}, "data.total: is missing"),
+        ([], "data: must be an object, not an array"),
+        (b"\0", "data: must be JSON"),
+    ],
+)
+def test_data_that_do_not_fit_are_rejected(data: Any, problem: str, backend: Make) -> None:
+    """The error names the field; only this event and its key are held up."""
+    kind = {"data_content_type": "application/x-binary"} if isinstance(data, bytes) else {}
+    first, second, other = sent(
+        backend(), message(data, key="7", **kind), message(key="7"), message(key="8")
+    )
+    assert type(first) is Rejected
+    assert str(first).startswith(problem)
+    assert isinstance(second, Held)
+    assert other is None
+
+
+def test_event_without_a_schema_is_rejected(backend: Make) -> None:
+    """Its error names the option."""
+    (failure,) = sent(backend(), message({}, type="order.lost"))
+    assert type(failure) is Rejected
+    assert "'order.lost' has no schema; add it to 'schemas'" in str(failure)
+
+
+# --- The registry is unavailable -----------------------------------------------------------------
+
+
+def test_unavailable_registry_is_an_unavailable_backend(
+    backend: Make, registry: Registry, servers: str, topic: str
+) -> None:
+    """No event fails, nothing is sent, and all are sent once the registry is back."""
+    with TcpProxy("127.0.0.1", registry.port) as proxy:
+        sender = backend(url=through(proxy))
+        with proxy.away():
+            for failure in sent(sender, message(), message({"order_id": "wrong"})):
+                assert type(failure) is BackendUnavailable
+                assert f"schema registry at 127.0.0.1:{proxy.port}" in str(failure)
+        assert records(servers, topic) == []
+        assert sender.send_batch([message()]) == [None]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nx-slow: " + 1000 * b"."])
+def test_slow_registry_times_out(answer: bytes, backend: Make) -> None:
+    """Neither silence nor an answer that comes byte by byte delays the relay any longer."""
+    with slow_server(answer) as port:
+        (failure,) = sent(backend(url=f"http://127.0.0.1:{port}", timeout=0.5), message())
+    assert type(failure) is BackendUnavailable
+    assert "schema registry" in str(failure)
+    assert "no answer within 0.5 s" in str(failure) or "Timeout" in str(failure)
+
+
+def test_password_is_not_in_errors(backend: Make) -> None:
+    """The login is sent to the registry, and shown nowhere."""
+    for options in (
+        {"url": "http://127.0.0.1:1", "username": "shop", "password": "hush-hush"},
+        {"url": "http://shop:hush-hush@127.0.0.1:1"},
+    ):
+        sender = backend(**options)
+        (failure,) = sent(sender, message())
+        assert type(failure) is BackendUnavailable
+        assert "hush" not in f"{failure} {failure.__cause__!r} {sender!r}"
+
+
+@pytest.mark.parametrize("case", [None, *CASES])
+def test_connection_to_the_registry_is_encrypted(
+    case: str | None, backend: Make, registry: Registry, certificates: Path
+) -> None:
+    """The option `tls` is that of every backend, and its faults are an unavailable backend."""
+    with TlsProxy(certificates, registry.port) as proxy:
+        scheme = "http" if case == "no TLS" else "https"
+        url = f"{scheme}://{host_of(case)}:{proxy.port}{PATH}"
+        (failure,) = sent(backend(url=url, **tls_options(certificates, case)), message())
+    assert type(failure) is (NoneType if case is None else BackendUnavailable)
+
+
+# --- Options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"url": "ftp://host"}, "'url' must begin with http:// or https://"),
+        ({"format": "json"}, "'format' must be 'avro'"),
+        ({"schemas": {}}, "'schemas' must be a schema for each event type"),
+        ({"schemas": {TYPE: 5}}, "'schemas' 'order.placed' must be the path of a file"),
+        ({"schemas": {TYPE: "/no/such.avsc"}}, "'schemas' 'order.placed' can't be read"),
+        ({"schemas": {TYPE: "{}"}}, "'schemas' 'order.placed' is not a valid Avro schema"),
+        ({"schemas": {TYPE: '"no.type"'}}, "'schemas' 'order.placed' is not a valid Avro schema"),
+        ({"subject": "event"}, "'subject' must be 'topic', 'record' or 'topic_record'"),
+        ({"register": 1}, "'register' must be True or False"),
+        ({"timeout": 0}, "'timeout' must be a positive number of seconds"),
+        ({"tls": True, "url": "http://host"}, "'tls' needs a 'url' that begins with https://"),
+        ({"tls": {"check_hostname": False}, "url": "https://host"}, "'tls' 'check_hostname' can't"),
+        ({"user": "x"}, "has the unknown key 'user'"),
+    ],
+)
+def test_wrong_options_are_errors(options: Mapping[str, Any], problem: str) -> None:
+    """Each error names the setting, the key, the rule and the value."""
+    given = {"schemas": {TYPE: ORDER}, **options}
+    with pytest.raises(BackendConfigurationError) as caught:
+        KafkaBackend(alias="default", schema_registry=given)
+    beginning = "OUTBOX_PUBLISHERS['default']['OPTIONS']['schema_registry']: "
+    assert str(caught.value).startswith(beginning + problem)
+
+
+def test_structured_mode_is_an_error() -> None:
+    """A whole event in the value would have no schema."""
+    with pytest.raises(BackendConfigurationError, match=r"'content_mode'.*must be 'binary'"):
+        KafkaBackend(
+            alias="default",
+            content_mode="structured",
+            schema_registry={"schemas": {TYPE: ORDER}},
+        )
+
+
+def test_login_and_certificates_reach_the_client(tmp_path: Path) -> None:
+    """The client gets the options in its own words."""
+    backend = KafkaBackend(
+        alias="default",
+        schema_registry={
+            "url": "https://registry.example:8085/path",
+            "username": "shop",
+            "password": "hush-hush",
+            "tls": {"ca_file": "/ca.pem", "cert_file": "/cert.pem", "key_file": "/key.pem"},
+            "schemas": {TYPE: ORDER},
+        },
+    )
+    assert backend._values is not None
+    assert backend._values._registry._config == {
+        "url": "https://registry.example:8085/path",
+        "timeout": 5.0,
+        "max.retries": 0,
+        "basic.auth.user.info": "shop:hush-hush",
+        "ssl.ca.location": "/ca.pem",
+        "ssl.certificate.location": "/cert.pem",
+        "ssl.key.location": "/key.pem",
+    }
+
+
+def test_shown_body_is_json() -> None:
+    """The admin shows the data in a readable form, and the headers as they are sent."""
+    backend = KafkaBackend(alias="default", schema_registry={"schemas": {TYPE: ORDER}})
+    shown = backend.show(message())
+    assert json.loads(shown.body or b"") == DATA
+    assert shown.headers["content-type"] == "application/avro"
