@@ -25,7 +25,7 @@ from django.utils.module_loading import import_string
 
 from django_broadcaster.backends.options import OptionReader
 from django_broadcaster.events import CloudEvent
-from django_broadcaster.exceptions import BackendConfigurationError
+from django_broadcaster.exceptions import BackendConfigurationError, BackendUnavailable
 
 from .positions import Position, TakeSources
 
@@ -255,13 +255,19 @@ class Consumer(ABC):
     # --- What it uses ------------------------------------------------------------------------
 
     def delivery(self, message: ReceivedMessage, receipt: Any = None) -> Delivery:
-        """Return the delivery of a message, with the event in it or what is wrong with it."""
+        """Return the delivery of a message, with the event in it or what is wrong with it.
+
+        Raises:
+            BackendUnavailable: What decodes the message is unavailable, such as a schema registry.
+        """
         size = len(message.body)
         if size > self.max_message_bytes:
             problem = f"the message has {size} bytes, over max_message_bytes"
             return Delivery(message, receipt, problem=f"{problem} ({self.max_message_bytes})")
         try:
             return Delivery(message, receipt, self.decode(message))
+        except BackendUnavailable:
+            raise
         except (Exception, SystemExit) as error:  # also of the project's own function
             return Delivery(message, receipt, problem=problem_of(error))
 

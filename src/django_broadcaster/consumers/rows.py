@@ -18,7 +18,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_broadcaster.backends.base import Message
 from django_broadcaster.events import CloudEvent, encode_data
-from django_broadcaster.exceptions import BroadcasterError, InvalidEvent, Rejected, StatementTooLong
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    BroadcasterError,
+    InvalidEvent,
+    Rejected,
+    StatementTooLong,
+    TransientError,
+)
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.models.managers import DatabaseNow
 from django_broadcaster.notify import notify_after_commit
@@ -288,6 +295,7 @@ def redeliver(message: Message, using: str) -> None:
 
     Raises:
         Rejected: The message still has no valid event, or only its beginning is stored.
+        TransientError: What decodes it is unavailable.
     """
     received: Mapping[str, Any] = message.config["received"]
     body = message.data_binary or b""
@@ -306,8 +314,11 @@ def redeliver(message: Message, using: str) -> None:
         origin=received["origin"],
         position=received["position"],
     )
-    writer = Writer(using, alias, consumers.delivers_to(alias))
-    writer.write_valid([consumers.create(alias).delivery(original)])
+    try:
+        delivery = consumers.create(alias).delivery(original)
+    except BackendUnavailable as error:  # others need not wait for it
+        raise TransientError(str(error), spends_retry=False) from error
+    Writer(using, alias, consumers.delivers_to(alias)).write_valid([delivery])
 
 
 def _refuses_value(error: Exception) -> bool:

@@ -20,6 +20,7 @@ from django_broadcaster.backends.kafka.address import (
 from django_broadcaster.backends.kafka.bounded import bounded
 from django_broadcaster.backends.kafka.errors import describe
 from django_broadcaster.backends.kafka.names import topic_problem
+from django_broadcaster.backends.kafka.schemas import ValueReader
 from django_broadcaster.consumers.base import Consumer, Delivery, ReceivedMessage
 from django_broadcaster.consumers.positions import Position
 from django_broadcaster.events import CloudEvent
@@ -27,7 +28,7 @@ from django_broadcaster.exceptions import BackendConfigurationError, BackendUnav
 
 from .lag import Lag
 from .offsets import Partition, Receipt, to_commit
-from .records import Tombstone, message_of
+from .records import Tombstone, as_json, is_encoded, message_of
 from .settings import REFUSED, RESETS, settings_of
 
 T = TypeVar("T")
@@ -76,6 +77,9 @@ class KafkaConsumer(Consumer):
             `key_file`, `verify` and `check_hostname`.
         config: Further settings of librdkafka, by their own names.
         timeout: Seconds to wait for each answer of a broker.
+        schema_registry: If given, values in Avro or Protobuf are decoded to JSON by the schema of
+            their writer. A dictionary of `url`, `username`, `password`, `tls`, `timeout`, `format`
+            and, for Protobuf, `schemas`.
     """
 
     system: ClassVar[str] = "kafka"
@@ -97,6 +101,7 @@ class KafkaConsumer(Consumer):
         tls: bool | Mapping[str, Any] = False,
         config: Mapping[str, Any] | None = None,
         timeout: float = 10.0,
+        schema_registry: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -122,6 +127,9 @@ class KafkaConsumer(Consumer):
             config=config,
             refused=REFUSED,
         )
+        self._values: ValueReader | None = None
+        if schema_registry is not None:
+            self._values = ValueReader(self.read, schema_registry)
         self._lag = Lag(
             self._names,
             self._patterns,
@@ -148,6 +156,8 @@ class KafkaConsumer(Consumer):
         """
         self.close()
         self.address.check_files()
+        if self._values is not None:
+            self._values.open()
         self._outage, self._not_taken = "", None
         self._is_paused = False
         self._lag.forget()
@@ -229,6 +239,12 @@ class KafkaConsumer(Consumer):
     def origins(self) -> Sequence[Mapping[str, str]]:
         """Return the topics, or patterns of topics."""
         return [{"topic": each} for each in self.topics]
+
+    def decode(self, message: ReceivedMessage) -> CloudEvent | None:
+        """Return the event of a record, whose value may be encoded by a schema; may raise."""
+        if self._values is not None and is_encoded(message):
+            message = as_json(message, self._values)
+        return super().decode(message)
 
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from operator import methodcaller
 from typing import Any, Final
 
+from django_broadcaster.backends.kafka.schemas import ValueReader
 from django_broadcaster.consumers.base import ReceivedMessage, problem_of
+from django_broadcaster.events.grammar import is_json_type
+
+JSON: Final = "application/json"
 
 _headers_of: Final = methodcaller("headers")
 """Returns the headers of a record; raises SystemError if the name of one is not UTF-8.
@@ -28,6 +33,29 @@ def message_of(record: Any) -> tuple[ReceivedMessage, str]:
     except SystemError as raised:
         cause = raised if raised.__cause__ is None else raised.__cause__
         return _message(record, ()), f"the headers can't be read: {problem_of(cause)}"
+
+
+def is_encoded(message: ReceivedMessage) -> bool:
+    """Return True for a value that is neither JSON nor a whole event: it needs a schema."""
+    kind = message.content_type.strip().lower()
+    is_readable = kind.startswith("application/cloudevents") or is_json_type(kind)
+    return not (isinstance(message, Tombstone) or is_readable)
+
+
+def as_json(message: ReceivedMessage, values: ValueReader) -> ReceivedMessage:
+    """Return the message with its value as JSON.
+
+    Raises:
+        InvalidEvent: The value can't be decoded.
+        BackendUnavailable: The registry is unavailable.
+    """
+    others = {name: text for name, text in message.headers.items() if name != "content-type"}
+    return replace(
+        message,
+        body=values.as_json(message.body, message.headers.get("ce_type", "")),
+        headers={**others, "content-type": JSON},
+        content_type=JSON,
+    )
 
 
 def _message(record: Any, raw_headers: Iterable[tuple[str, bytes | None]]) -> ReceivedMessage:

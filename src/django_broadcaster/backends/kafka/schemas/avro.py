@@ -181,7 +181,7 @@ def _load_references(client: Any, schema: Any) -> None:
 
 def _text(read: OptionReader, event_type: str, given: object) -> str:
     """Return the text of a schema."""
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping | list):
         return json.dumps(given)
     if isinstance(given, str) and given.lstrip().startswith(("{", "[", '"')):
         return given

@@ -1,0 +1,458 @@
+"""Records in Avro by a schema registry, as the consumer receives them, on real servers.
+
+They are sent by KafkaBackend, by Confluent's own serializer, and as bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from django_broadcaster.backends import KafkaBackend, Message
+from django_broadcaster.consumers import Delivery, KafkaConsumer, ReceivedMessage
+from django_broadcaster.consumers.rows import redeliver
+from django_broadcaster.events import CloudEvent
+from django_broadcaster.exceptions import (
+    BackendConfigurationError,
+    BackendUnavailable,
+    TransientError,
+)
+from django_broadcaster.typed_events import (
+    event_types,
+    from_cloud_event,
+    to_cloud_event,
+    typed_event,
+)
+from tests.support.kafka_server import make_topic, produce, shared_servers
+from tests.support.schema_registry import ORDER, shared_registry, through
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
+from tools.schema_registry import Registry
+
+WAIT = 30.0
+TYPE = "order.placed"
+
+HEADERS = {
+    "ce_specversion": b"1.0",
+    "ce_id": b"1",
+    "ce_source": b"/shop",
+    "ce_type": TYPE.encode(),
+    "content-type": b"application/avro",
+}
+"""Headers of an event by any producer."""
+
+Make = Callable[..., KafkaConsumer]
+
+
+@dataclass(frozen=True)
+class OrderPlaced:
+    """An event with types that JSON does not have."""
+
+    order_id: int
+    total: Decimal
+    placed: datetime
+    note: str | None = None
+
+
+@pytest.fixture
+def typed() -> Iterator[None]:
+    """Declare the class for the time of a test: other tests have other classes of the type."""
+    before = event_types.find_type(TYPE)
+    if before is not None:
+        event_types.remove(before.event_class)
+    typed_event(TYPE, source="/shop/orders", key="order_id")(OrderPlaced)
+    yield
+    event_types.remove(OrderPlaced)
+    if before is not None:
+        event_types.add(before)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    """The registry of the process."""
+    return shared_registry()
+
+
+@pytest.fixture
+def client(registry: Registry) -> Iterator[SchemaRegistryClient]:
+    """Confluent's own client of the registry."""
+    with SchemaRegistryClient({"url": registry.url, "timeout": 10}) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def servers() -> str:
+    """The address of the shared broker."""
+    return shared_servers()
+
+
+@pytest.fixture
+def topic(servers: str) -> str:
+    """A topic of one partition."""
+    return make_topic(servers)
+
+
+@pytest.fixture
+def make(servers: str, topic: str, registry: Registry) -> Iterator[Make]:
+    """Make consumers of the topic, which are closed at the end."""
+    with ExitStack() as made:
+
+        def make(*, decode: Any = None, **options: Any) -> KafkaConsumer:
+            consumer = KafkaConsumer(
+                alias="shop",
+                bootstrap_servers=servers,
+                topics=topic,
+                group=topic,
+                timeout=5,
+                schema_registry={"url": registry.url, **options},
+                decode=decode,
+            )
+            made.callback(consumer.close)
+            return consumer
+
+        yield make
+
+
+def send(servers: str, topic: str, schemas: dict[str, Any], *events: CloudEvent) -> None:
+    """Send events by the backend."""
+    options = {"url": shared_registry().url, "schemas": schemas, "subject": "record"}
+    backend = KafkaBackend(
+        alias="default", bootstrap_servers=servers, topic=topic, schema_registry=options
+    )
+    messages = [Message.of(each, partition_key="7") for each in events]
+    assert backend.send_batch(messages) == [None] * len(events)
+    backend.close()
+
+
+def receive(consumer: KafkaConsumer, count: int) -> list[Delivery]:
+    """Return what an open consumer receives."""
+    found: list[Delivery] = []
+
+    def is_complete() -> bool:
+        found.extend(consumer.receive(count, 0.2))
+        return len(found) >= count
+
+    wait_until(is_complete, WAIT, f"{count} records are received")
+    return found
+
+
+def received(consumer: KafkaConsumer, count: int) -> list[Delivery]:
+    """Open a consumer, and return what it receives."""
+    consumer.open()
+    return receive(consumer, count)
+
+
+def data_of(delivery: Delivery) -> Any:
+    """Return the data of a valid event."""
+    assert delivery.event is not None, delivery.problem
+    return delivery.event.data
+
+
+@pytest.mark.usefixtures("typed")
+def test_typed_event_comes_back_as_its_class(make: Make, servers: str, topic: str) -> None:
+    """A Decimal and a datetime are equal on both sides, whatever the offset from UTC was."""
+    placed = datetime(2026, 11, 30, 12, 0, 0, 123456, timezone(timedelta(hours=2)))
+    event = OrderPlaced(7, Decimal("19.9"), placed)
+    send(servers, topic, {TYPE: ORDER}, to_cloud_event(event))
+    (delivery,) = received(make(), 1)
+    assert delivery.event is not None
+    assert from_cloud_event(OrderPlaced, delivery.event) == event
+    assert delivery.event.data_content_type == "application/json"
+    assert delivery.event.source == "/shop/orders"
+    assert delivery.message.body[0] == 0  # as it was at the broker, for a dead letter
+
+
+def kind(name: str, logical: str = "", /, **more: Any) -> dict[str, Any]:
+    """Return a schema of Avro."""
+    return {"type": name, **({"logicalType": logical} if logical else {}), **more}
+
+
+def record(name: str, /, **fields: Any) -> dict[str, Any]:
+    """Return the schema of a record."""
+    return kind("record", name=name, fields=[{"name": n, "type": t} for n, t in fields.items()])
+
+
+LOGICAL: dict[str, tuple[Any, Any, Any]] = {
+    "decimal": (kind("bytes", "decimal", precision=30, scale=3), "1.5", "1.500"),
+    "fixed decimal": (
+        kind("fixed", "decimal", name="Money", size=8, precision=12, scale=2),
+        -3,
+        "-3.00",
+    ),
+    "date": (kind("int", "date"), "2026-11-30", "2026-11-30"),
+    "time-millis": (kind("int", "time-millis"), "12:00:00.123456", "12:00:00.123000"),
+    "time-micros": (kind("long", "time-micros"), "12:00:00.123456", "12:00:00.123456"),
+    "timestamp-millis": (
+        kind("long", "timestamp-millis"),
+        "2026-11-30T12:00:00.123456+02:00",
+        "2026-11-30T10:00:00.123000+00:00",
+    ),
+    "timestamp-micros": (
+        kind("long", "timestamp-micros"),
+        "2026-11-30T12:00:00.123456Z",
+        "2026-11-30T12:00:00.123456+00:00",
+    ),
+    "local-timestamp-millis": (
+        kind("long", "local-timestamp-millis"),
+        "2026-11-30T12:00:00.5",
+        "2026-11-30T12:00:00.500000",
+    ),
+    "local-timestamp-micros": (
+        kind("long", "local-timestamp-micros"),
+        "2026-11-30T12:00:00",
+        "2026-11-30T12:00:00",
+    ),
+    "uuid": (
+        kind("string", "uuid"),
+        "C9842238-0B28-4D1B-815E-E272640646EB",
+        "c9842238-0b28-4d1b-815e-e272640646eb",
+    ),
+    "bytes": ("bytes", "AP8=", "AP8="),
+    "fixed": (kind("fixed", name="Hash", size=2), "AP8=", "AP8="),
+    "enum": (kind("enum", name="Size", symbols=["S", "M"]), "M", "M"),
+    "null": ("null", None, None),
+    "boolean": ("boolean", True, True),
+    "int": ("int", -(2**31), -(2**31)),
+    "long": ("long", 2**63 - 1, 2**63 - 1),
+    "float": ("float", 0.5, 0.5),
+    "double": ("double", 1, 1.0),
+    "string": ("string", "süß", "süß"),
+    "array": (kind("array", items="int"), [1, 2], [1, 2]),
+    "map": (kind("map", values="long"), {"a": 1}, {"a": 1}),
+    "union": (["null", "int", "string"], "x", "x"),
+    "union of records": (
+        [record("Card", id="string"), record("Cash", id="string", sum=["null", "int"])],
+        {"id": "x", "sum": 2},
+        {"id": "x", "sum": 2},
+    ),
+    "default": (
+        kind("record", name="Part", fields=[{"name": "n", "type": "int", "default": 5}]),
+        {},
+        {"n": 5},
+    ),
+    "recursion": (
+        record("Node", next=["null", "Node"]),
+        {"next": {"next": None}},
+        {"next": {"next": None}},
+    ),
+    "unknown logical type": (kind("string", "iban"), "x", "x"),
+}
+"""For each type of Avro its schema, a value of JSON, and the value that is received."""
+
+
+def test_every_type_of_avro_is_received_as_json(make: Make, servers: str, topic: str) -> None:
+    """Types that JSON does not have are text, in the form that typed events read."""
+    fields = {name: name.replace(" ", "_").replace("-", "_") for name in LOGICAL}
+    schema = {
+        "type": "record",
+        "name": f"All_{topic.replace('-', '_')}",
+        "fields": [{"name": fields[name], "type": kind} for name, (kind, _, _) in LOGICAL.items()],
+    }
+    data = {fields[name]: value for name, (_, value, _) in LOGICAL.items()}
+    send(servers, topic, {"a": schema}, CloudEvent("a", "/shop", data))
+    (delivery,) = received(make(), 1)
+    assert data_of(delivery) == {fields[name]: each for name, (_, _, each) in LOGICAL.items()}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "problem"),
+    [
+        (LOGICAL["date"][0], 20422, "data: must be a date (ISO 8601), not an integer"),
+        (LOGICAL["time-millis"][0], "12:00+02:00", "data: must have no offset from UTC"),
+        (LOGICAL["local-timestamp-millis"][0], "2026-11-30T12:00Z", "data: must have no offset"),
+        (LOGICAL["uuid"][0], "x", "data: must be a UUID"),
+        (LOGICAL["bytes"][0], "ä", "data: must be text in base64"),
+        (LOGICAL["fixed"][0], "AP8A", "data: must be 2 bytes in base64"),
+        (LOGICAL["enum"][0], "L", "data: must be one of 'S', 'M'"),
+        (LOGICAL["decimal"][0], "1E+30", "data: must have at most 27 digits before the point"),
+        (LOGICAL["decimal"][0], "1E-9999", "data: must have at most 3 decimal places"),
+        ("int", 2**31, "data: must be an integer of 32 bits"),
+        ("int", True, "data: must be an integer, not a boolean"),
+        ("float", 1e39, "data: must be a number of 32 bits"),
+        (LOGICAL["array"][0], [1, "x"], "data[1]: must be an integer, not text"),
+        (LOGICAL["map"][0], {"a": "x"}, "data.a: must be an integer, not text"),
+        (["int", "string"], [], "data: must be one of int, string"),
+        (["null", "string"], 5, "data: must be text, not an integer"),
+        (LOGICAL["recursion"][0], {"next": {}}, "data.next.next: is missing"),
+    ],
+)
+def test_error_of_a_type_names_the_field_and_the_rule(
+    schema: Any, value: Any, problem: str, servers: str, topic: str
+) -> None:
+    """What a type does not take is rejected before it is sent."""
+    options = {"url": shared_registry().url, "schemas": {"a": json.dumps(schema)}}
+    backend = KafkaBackend(
+        alias="default", bootstrap_servers=servers, topic=topic, schema_registry=options
+    )
+    (failure,) = backend.send_batch([Message.of(CloudEvent("a", "/shop", value))])
+    backend.close()
+    assert str(failure).startswith(problem)
+
+
+def test_records_of_confluents_serializer_are_received(
+    make: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """With headers of CloudEvents they are events; without, `decode` gets their JSON."""
+    serialize = AvroSerializer(
+        client, json.dumps(ORDER), conf={"subject.name.strategy": lambda *_: f"{topic}-value"}
+    )
+    order = {"order_id": 7, "total": Decimal("19.90"), "placed": datetime(2026, 11, 30, tzinfo=UTC)}
+    value = serialize(order, SerializationContext(topic, MessageField.VALUE))
+    produce(servers, topic, [(b"7", value, HEADERS), (b"7", value, {})])
+    expected = {**order, "total": "19.90", "placed": "2026-11-30T00:00:00+00:00", "note": None}
+
+    def decode(message: ReceivedMessage) -> CloudEvent:
+        assert message.content_type == "application/json"
+        return CloudEvent(TYPE, "/legacy", json.loads(message.body), id=message.position)
+
+    plain = make()
+    first, second = received(plain, 2)
+    plain.close()
+    assert data_of(first) == expected
+    assert "no header for 'specversion'" in second.problem
+    consumer = make(decode=decode)
+    assert [data_of(each) for each in received(consumer, 2)] == [expected] * 2
+
+
+def test_schema_with_references_is_read(
+    make: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """A schema may refer to other ones in the registry."""
+    size = {"type": "enum", "name": "Size", "namespace": "shop", "symbols": ["S", "M"]}
+    client.register_schema(f"{topic}-size", Schema(json.dumps(size), "AVRO"))
+    version = client.get_latest_version(f"{topic}-size").version
+    shirt = {"type": "record", "name": "Shirt", "fields": [{"name": "size", "type": "shop.Size"}]}
+    references = [SchemaReference("shop.Size", f"{topic}-size", version)]
+    schema = Schema(json.dumps(shirt), "AVRO", references)
+    serialize = AvroSerializer(
+        client, schema, conf={"subject.name.strategy": lambda *_: f"{topic}-value"}
+    )
+    value = serialize({"size": "M"}, SerializationContext(topic, MessageField.VALUE))
+    produce(servers, topic, [(b"7", value, HEADERS)])
+    (delivery,) = received(make(), 1)
+    assert data_of(delivery) == {"size": "M"}
+
+
+def test_json_in_the_topic_is_read_as_before(make: Make, servers: str, topic: str) -> None:
+    """A topic can be moved to Avro while it has JSON in both content modes, and tombstones."""
+    whole = CloudEvent(TYPE, "/shop", {"n": 1}).to_json()
+    records = [
+        (b"7", whole, {"content-type": b"application/cloudevents+json"}),
+        (b"7", b'{"n":2}', {**HEADERS, "content-type": b"application/json"}),
+        (b"7", None, HEADERS),
+    ]
+    produce(servers, topic, records)
+    one, two, three = received(make(), 3)
+    assert (data_of(one), data_of(two)) == ({"n": 1}, {"n": 2})
+    assert three.event is not None
+    assert not three.event.has_data
+
+
+UNKNOWN = b"\0\x7f\0\0\0\x02"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (b"hello", "not in the wire format of a schema registry, which begins with 00"),
+        (b"", "the value begins with empty"),
+        (b"\0\0", "the value begins with 00 00"),
+        (UNKNOWN, "the schema 2130706432 can't be used: the schema registry at"),
+    ],
+)
+def test_unreadable_values_are_malformed(
+    value: bytes, problem: str, make: Make, servers: str, topic: str
+) -> None:
+    """Each has a problem that says why; the record after it is received."""
+    whole = CloudEvent(TYPE, "/shop", {"n": 1}).to_json()
+    later = (b"7", whole, {"content-type": b"application/cloudevents+json"})
+    produce(servers, topic, [(b"7", value, HEADERS), later])
+    bad, good = received(make(), 2)
+    assert bad.event is None
+    assert problem in bad.problem
+    assert bad.message.body == value
+    assert data_of(good) == {"n": 1}
+
+
+def test_values_that_json_does_not_have_are_malformed(
+    make: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """A truncated value is malformed, too; the good one between them is received."""
+    kind = {"type": "record", "name": "Sample", "fields": [{"name": "x", "type": "double"}]}
+    serialize = AvroSerializer(
+        client, json.dumps(kind), conf={"subject.name.strategy": lambda *_: f"{topic}-value"}
+    )
+    context = SerializationContext(topic, MessageField.VALUE)
+    values = [serialize({"x": each}, context) for each in (float("nan"), 0.5)]
+    produce(servers, topic, [(b"7", each, HEADERS) for each in (*values, values[1][:-2])])
+    first, second, third = received(make(), 3)
+    assert "has nan at data['x']" in first.problem
+    assert data_of(second) == {"x": 0.5}
+    assert "can't be decoded by the schema" in third.problem
+
+
+def test_receiver_waits_for_an_unavailable_registry(
+    make: Make, registry: Registry, servers: str, topic: str
+) -> None:
+    """Records are neither lost nor malformed; after the outage they are received in order."""
+    data = {"order_id": 7, "total": "1.00", "placed": "2026-11-30T12:00:00+00:00", "note": None}
+    send(servers, topic, {TYPE: ORDER}, *(CloudEvent(TYPE, "/shop", data, id=n) for n in "123"))
+    with TcpProxy("127.0.0.1", registry.port) as proxy:
+        consumer = make(url=through(proxy))
+        with proxy.away():
+            consumer.open()
+            with pytest.raises(BackendUnavailable, match="the schema registry at"):
+                receive(consumer, 1)
+            with pytest.raises(BackendUnavailable, match="the schema registry at"):
+                consumer.open()  # does not join the group in vain
+        found = received(consumer, 3)
+        assert [each.event and each.event.id for each in found] == ["1", "2", "3"]
+        with proxy.away():  # the schema is known by now
+            send(servers, topic, {TYPE: ORDER}, CloudEvent(TYPE, "/shop", data, id="4"))
+            (last,) = receive(consumer, 1)
+    assert data_of(last) == data
+
+
+def test_replay_waits_for_an_unavailable_registry(
+    database: str, settings: Any, servers: str, topic: str
+) -> None:
+    """The dead letter is retried without spending a retry, and holds up nothing else."""
+    options = {
+        "topics": topic,
+        "group": topic,
+        "bootstrap_servers": servers,
+        "schema_registry": {"url": "http://127.0.0.1:1"},
+    }
+    path = "django_broadcaster.consumers.KafkaConsumer"
+    settings.OUTBOX_CONSUMERS = {"shop": {"CONSUMER": path, "OPTIONS": options}}
+    received = {
+        "cut": False,
+        "headers": {"content-type": "application/avro"},
+        "content_type": "application/avro",
+        "key": "",
+        "origin": topic,
+        "position": "0/1",
+    }
+    event = CloudEvent("malformed", "/shop", UNKNOWN, data_content_type="application/avro")
+    message = Message.of(event, config={"consumer": "shop", "received": received})
+    with pytest.raises(TransientError) as caught:
+        redeliver(message, database)
+    assert not caught.value.spends_retry
+
+
+def test_wrong_options_are_errors() -> None:
+    """Each error names the setting and the key."""
+    with pytest.raises(BackendConfigurationError) as caught:
+        KafkaConsumer(alias="shop", topics="a", group="b", schema_registry={"subject": "topic"})
+    beginning = "OUTBOX_CONSUMERS['shop']['OPTIONS']['schema_registry']: has the unknown key"
+    assert str(caught.value).startswith(beginning)
