@@ -22,6 +22,7 @@ import pytest
 from confluent_kafka import Message as KafkaRecord
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer
 
 from django_broadcaster.backends import KafkaBackend, Message
 from django_broadcaster.events import CloudEvent
@@ -34,6 +35,7 @@ from django_broadcaster.exceptions import (
     TransientError,
 )
 from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
+from tests.support.protobuf_classes import generated
 from tests.support.schema_registry import ORDER, shared_registry, through
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
@@ -333,7 +335,7 @@ def test_connection_to_the_registry_is_encrypted(
     ("options", "problem"),
     [
         ({"url": "ftp://host"}, "'url' must begin with http:// or https://"),
-        ({"format": "json"}, "'format' must be 'avro'"),
+        ({"format": "json"}, "'format' must be 'avro' or 'protobuf'"),
         ({"schemas": {}}, "'schemas' must be a schema for each event type"),
         ({"schemas": {TYPE: 5}}, "'schemas' 'order.placed' must be the path of a file"),
         ({"schemas": {TYPE: "/no/such.avsc"}}, "'schemas' 'order.placed' can't be read"),
@@ -396,3 +398,92 @@ def test_shown_body_is_json() -> None:
     shown = backend.show(message())
     assert json.loads(shown.body or b"") == DATA
     assert shown.headers["content-type"] == "application/avro"
+
+
+# --- Protobuf ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orders() -> Any:
+    """The module of the generated classes."""
+    return generated()
+
+
+def test_value_is_protobuf_in_the_wire_format(
+    orders: Any, backend: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """After the magic byte and the id stand the indexes of the message; 0 is the first one."""
+    nested = orders.Order.Line
+    sender = backend(
+        format="protobuf", schemas={TYPE: orders.OrderPlaced, "line": nested}, subject="record"
+    )
+    assert (
+        sent(sender, message(), message({"sku": "a", "amount": 2**60}, type="line")) == [None] * 2
+    )
+    order, line = records(servers, topic)
+    value = value_of(order)
+    number = client.get_latest_version("shop.OrderPlaced").schema_id
+    assert value[:6] == b"\0" + number.to_bytes(4) + b"\0"
+    found = orders.OrderPlaced.FromString(value[6:])
+    assert (found.order_id, found.total, found.note) == (7, "19.90", "x")
+    assert found.placed.ToDatetime(UTC) == datetime(2026, 11, 30, 12, 0, 0, 1, UTC)
+    value = value_of(line)
+    assert value[5:8] == b"\x04\x02\x00"  # two indexes, 1 and 0, in zigzag
+    assert nested.FromString(value[8:]).amount == 2**60
+    assert headers_of(order)["content-type"] == b"application/protobuf"
+
+
+def test_confluents_deserializer_reads_protobuf(
+    orders: Any, backend: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """Also of a file that imports another one, which is registered by its name."""
+    data = {"price": {"amount": "1.50", "currency": "EUR"}, "size": "LARGE"}
+    sender = backend(format="protobuf", schemas={TYPE: orders.Order})
+    assert sent(sender, message(data)) == [None]
+    (record,) = records(servers, topic)
+    config = {"subject.name.strategy": lambda context, name: None}
+    found: Any = ProtobufDeserializer(orders.Order, config, client)(value_of(record))
+    assert (found.price.amount, found.size) == ("1.50", 1)
+    assert "broadcaster_money.proto" in client.get_subjects()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"small": "secret"}, "data.small: does not fit the message shop.Order"),
+        ({"small": 2**31}, "data.small: does not fit the message shop.Order"),
+        ({"lines": [{"amount": 1.5}]}, "data.lines.amount: does not fit the message shop.Order"),
+        (
+            {"lines": [{"more": 1}]},
+            "data.lines.more: is not a field of the message shop.Order.Line",
+        ),
+        ({"more": 1}, "data.more: is not a field of the message shop.Order"),
+        ([], "data: must be an object, not an array"),
+    ],
+)
+def test_data_that_do_not_fit_the_message_are_rejected(
+    data: Any, problem: str, orders: Any, backend: Make
+) -> None:
+    """The error names the field; values are in its details alone, which are never logged."""
+    sender = backend(format="protobuf", schemas={TYPE: orders.Order})
+    first, second, other = sent(sender, message(data, key="7"), message({}, key="7"), message({}))
+    assert type(first) is Rejected
+    assert str(first) == problem
+    assert isinstance(second, Held)
+    assert other is None
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("no.such.Class", "'no.such.Class' can't be imported"),
+        ("decimal.Decimal", "must be a generated class of Protobuf, or its dotted path"),
+        (5, "must be a generated class of Protobuf, or its dotted path, not int"),
+    ],
+)
+def test_class_that_is_no_message_is_an_error(given: Any, problem: str) -> None:
+    """The error names the event type."""
+    options = {"format": "protobuf", "schemas": {TYPE: given}}
+    with pytest.raises(BackendConfigurationError) as caught:
+        KafkaBackend(alias="default", schema_registry=options)
+    assert f"'schemas' 'order.placed' {problem}" in str(caught.value)

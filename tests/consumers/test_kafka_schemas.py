@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from django_broadcaster.backends import KafkaBackend, Message
@@ -34,6 +35,7 @@ from django_broadcaster.typed_events import (
     typed_event,
 )
 from tests.support.kafka_server import make_topic, produce, shared_servers
+from tests.support.protobuf_classes import MODULE, generated
 from tests.support.schema_registry import ORDER, shared_registry, through
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
@@ -456,3 +458,100 @@ def test_wrong_options_are_errors() -> None:
         KafkaConsumer(alias="shop", topics="a", group="b", schema_registry={"subject": "topic"})
     beginning = "OUTBOX_CONSUMERS['shop']['OPTIONS']['schema_registry']: has the unknown key"
     assert str(caught.value).startswith(beginning)
+
+
+# --- Protobuf ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orders() -> Any:
+    """The module of the generated classes."""
+    return generated()
+
+
+def send_protobuf(servers: str, topic: str, message: type[Any], *events: CloudEvent) -> None:
+    """Send events of one class by the backend."""
+    options = {
+        "url": shared_registry().url,
+        "format": "protobuf",
+        "schemas": {each.type: message for each in events},
+    }
+    backend = KafkaBackend(
+        alias="default", bootstrap_servers=servers, topic=topic, schema_registry=options
+    )
+    assert backend.send_batch([Message.of(each) for each in events]) == [None] * len(events)
+    backend.close()
+
+
+@pytest.mark.usefixtures("typed")
+def test_typed_event_comes_back_from_protobuf(
+    orders: Any, make: Make, servers: str, topic: str
+) -> None:
+    """A Decimal is a string in the message, and a datetime a Timestamp; the registry is not asked.
+
+    A field without a value has its default.
+    """
+    placed = datetime(2026, 11, 30, 12, 0, 0, 123456, timezone(timedelta(hours=2)))
+    events = [OrderPlaced(7, Decimal("19.90"), placed, "x"), OrderPlaced(0, Decimal(0), placed)]
+    send_protobuf(servers, topic, orders.OrderPlaced, *map(to_cloud_event, events))
+    path = f"{MODULE}.OrderPlaced"
+    consumer = make(format="protobuf", schemas={TYPE: path}, url="http://127.0.0.1:1")
+    found = received(consumer, 2)
+    assert [from_cloud_event(OrderPlaced, each.event) for each in found if each.event] == events
+
+
+def test_every_type_of_protobuf_is_received_as_json(
+    orders: Any, make: Make, servers: str, topic: str
+) -> None:
+    """Integers of 64 bits are numbers, bytes are base64, and missing values are the defaults."""
+    data = {
+        "lines": [{"sku": "a", "amount": 2**60}],
+        "counts": {"a": 1},
+        "raw": "AP8=",
+        "size": "LARGE",
+        "big": -(2**62),
+        "price": {"amount": "1.50", "currency": "EUR"},
+        "small": 3,
+        "numbers": [2**63],
+        "paid": True,
+        "weight": 0.5,
+    }
+    least = {
+        "lines": [],
+        "counts": {},
+        "raw": "",
+        "size": "SMALL",
+        "small": 0,
+        "numbers": [],
+        "paid": False,
+        "weight": 0.0,
+    }
+    send_protobuf(
+        servers, topic, orders.Order, CloudEvent("a", "/shop", data), CloudEvent("a", "/shop", {})
+    )
+    full, empty = received(make(format="protobuf", schemas={"a": orders.Order}), 2)
+    assert data_of(full) == data
+    assert data_of(empty) == least
+
+
+def test_records_of_confluents_protobuf_serializer_are_received(
+    orders: Any, make: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """Another message of the file, bytes that are no message, and an unknown type are malformed."""
+    config = {"subject.name.strategy": lambda context, name: f"{topic}-{name}"}
+    context = SerializationContext(topic, MessageField.VALUE)
+    placed = orders.OrderPlaced(order_id=7, total="1.00")
+    value = ProtobufSerializer(orders.OrderPlaced, client, config)(placed, context)
+    line = orders.Order.Line(sku="a")
+    other = ProtobufSerializer(orders.Order.Line, client, config)(line, context)
+    assert value is not None
+    unknown = {**HEADERS, "ce_type": b"order.unknown"}
+    records = [(value, HEADERS), (other, HEADERS), (value[:-2], HEADERS), (value, unknown)]
+    produce(servers, topic, [(b"7", each, headers) for each, headers in records])
+    good, wrong, cut, lost = received(
+        make(format="protobuf", schemas={TYPE: orders.OrderPlaced}), 4
+    )
+    assert data_of(good) == {"order_id": 7, "total": "1.00"}
+    assert "its indexes are [1, 0], not [0]" in wrong.problem
+    assert "can't be decoded as shop.OrderPlaced" in cut.problem
+    assert "'order.unknown' has no class; add it to 'schemas'" in lost.problem

@@ -5,5 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .avro import AvroFormat
+from .protobuf import ProtobufFormat
 
-FORMATS: Final[dict[str, Any]] = {"avro": AvroFormat}
+FORMATS: Final[dict[str, Any]] = {"avro": AvroFormat, "protobuf": ProtobufFormat}

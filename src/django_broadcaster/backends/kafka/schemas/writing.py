@@ -102,7 +102,9 @@ class ValueWriter:
         try:
             body = self._encoders[pair](parse_json(wire.body))
         except Mismatch as error:
-            raise Rejected(f"{error.field}: {error}") from error
+            failure = Rejected(f"{error.field}: {error}")
+            failure.details = str(error.__cause__ or "")  # which may have values
+            raise failure from error
         return wire._replace(body=body)
 
     def shown(self, message: Message) -> WireMessage:
