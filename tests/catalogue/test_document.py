@@ -20,6 +20,7 @@ from django_broadcaster.registry import event_registry
 from django_broadcaster.testing import make_message
 from django_broadcaster.typed_events import event_types, to_cloud_event
 from tests.support.javascript import run_javascript
+from tests.support.protobuf_classes import MODULE, generated
 
 from .conftest import EventsModule, catalogue
 
@@ -72,11 +73,28 @@ SECRET = "k7-wonderland"
 OF_BACKENDS = "django_broadcaster.backends."
 OF_CONSUMERS = "django_broadcaster.consumers."
 
+AVRO = {
+    "type": "record",
+    "name": "OrderPlaced",
+    "fields": [{"name": "order_id", "type": "long"}],
+}
+
 BACKENDS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "kafka": (
         "KafkaBackend",
         {"topic": "shop.{key}", "username": "u", "password": SECRET},
         "shop.{key}",
+    ),
+    "kafka-avro": (
+        "KafkaBackend",
+        {
+            "schema_registry": {
+                "username": "u",
+                "password": SECRET,
+                "schemas": {"order.placed": AVRO},
+            }
+        },
+        "events",
     ),
     "kafka-binary": ("KafkaBackend", {"content_mode": "binary"}, "events"),
     "redis": (
@@ -116,6 +134,9 @@ BACKENDS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "dummy": ("DummyBackend", {}, None),
 }
 """Each backend: its class, its options, and the address of `order.placed`."""
+
+NO_JSON = ("webhooks", "kafka-avro")
+"""Backends of which no body has a JSON Schema."""
 
 CONSUMERS: dict[str, tuple[str, dict[str, Any], list[str | None]]] = {
     "kafka": (
@@ -185,6 +206,35 @@ def whole(events: EventsModule, settings: Settings) -> Any:
     return document("--title", "Shop")
 
 
+def test_message_with_a_schema_of_avro_has_it(whole: Any) -> None:
+    """A consumer finds the schema, the media type, and where the id of the schema is."""
+    found = whole["components"]["messages"]["publisher.kafka-avro.order.placed"]
+    assert found["contentType"] == "application/avro"
+    assert found["payload"] == {
+        "schemaFormat": "application/vnd.apache.avro+json;version=1.9.0",
+        "schema": AVRO,
+    }
+    assert found["x-content-mode"] == "binary"
+    assert found["bindings"]["kafka"]["schemaIdLocation"] == "payload"
+    assert found["bindings"]["kafka"]["schemaIdPayloadEncoding"] == "confluent"
+    assert "ce_id" in found["headers"]["properties"]
+
+
+def test_message_of_protobuf_names_it(events: EventsModule, settings: Settings) -> None:
+    """The name of the message leads to the .proto file, which is not part of the catalogue."""
+    generated()
+    schemas = {"order.placed": f"{MODULE}.OrderPlaced"}
+    options = {"schema_registry": {"format": "protobuf", "schemas": schemas}}
+    settings.OUTBOX_PUBLISHERS = {
+        "kafka": {"BACKEND": f"{OF_BACKENDS}KafkaBackend", "OPTIONS": options}
+    }
+    events.declare(ORDERS)
+    found = document()["components"]["messages"]["publisher.kafka.order.placed"]
+    assert found["contentType"] == "application/protobuf"
+    assert found["x-protobuf-message"] == "shop.OrderPlaced"
+    assert "payload" not in found
+
+
 def test_the_parser_of_asyncapi_accepts_the_document(whole: Any) -> None:
     """The official parser finds no error, and in each operation the messages that it has here."""
     found = json.loads(run_javascript("parseAsyncAPI", json.dumps(whole)))
@@ -247,7 +297,7 @@ def expanded(schema: Any, schemas: Any) -> Any:
     return {**schema, "components": {"schemas": schemas}}
 
 
-@pytest.mark.parametrize("alias", [name for name in BACKENDS if name != "webhooks"])
+@pytest.mark.parametrize("alias", [each for each in BACKENDS if each not in NO_JSON])
 def test_the_message_of_a_backend_is_as_it_is_sent(
     whole: Any, events: EventsModule, alias: str
 ) -> None:

@@ -178,11 +178,15 @@ class Shown:
 
     `destination` names what it is sent to and how, by the words of the broker: `topic`, `key`.
     `headers` go beside the `body`, which is None where there is none. None of it is a secret.
+
+    A body that is encoded by a schema is shown as JSON. Then `encoding` has the members of an
+    AsyncAPI message with the schema.
     """
 
     destination: Mapping[str, Any]
     headers: Mapping[str, str]
     body: bytes | None
+    encoding: Mapping[str, Any] | None = None
 
 
 class PublisherBackend(ABC):

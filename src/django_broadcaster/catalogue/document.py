@@ -315,10 +315,12 @@ def _message(event: EventType[Any], backend: MessageBackend, payload: Payload) -
         found["headers"] = payload.headers
     if payload.body is not None:
         found["payload"] = payload.body
+    found |= payload.encoding
     if isinstance(backend, BindingBackend):
         found["x-content-mode"] = backend.content_mode
     if backend.system == "kafka" and "key" in payload.destination:
-        found["bindings"] = {"kafka": {"key": {"type": "string"}}}
+        binding = found.get("bindings", {}).get("kafka", {})
+        found["bindings"] = {"kafka": {**binding, "key": {"type": "string"}}}
     if payload.destination and not backend.runs_handlers:
         found["x-destination"] = payload.destination
     return found

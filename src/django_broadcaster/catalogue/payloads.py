@@ -44,12 +44,14 @@ class Payload:
         content_type: The media type of the body.
         headers: The JSON Schema of the headers; None if there are none.
         body: The JSON Schema of the body; None if there is none, or if it is not JSON.
+        encoding: The members of an AsyncAPI message for a body that is encoded by a schema.
     """
 
     destination: Mapping[str, Any]
     content_type: str
     headers: Mapping[str, Any] | None
     body: Mapping[str, Any] | None
+    encoding: Mapping[str, Any]
 
 
 def payload_of(declared: EventType[Any], backend: MessageBackend, data: Schema) -> Payload:
@@ -68,11 +70,13 @@ def payload_of(declared: EventType[Any], backend: MessageBackend, data: Schema) 
     headers = [_without_content_type(each.headers) for each in (one, two, least)]
     bodies = [each.body for each in (one, two, least) if each.body is not None]
     values = _json_values(bodies)
+    has_schema = len(values) == 3 and one.encoding is None
     return Payload(
         destination=_destination(one.destination, two.destination),
         content_type=types[0] if types else JSON if len(values) == len(bodies) else BINARY,
         headers=_schema(headers[0], headers[1], headers[2], data) if headers[0] else None,
-        body=_schema(values[0], values[1], values[2], data) if len(values) == 3 else None,
+        body=_schema(values[0], values[1], values[2], data) if has_schema else None,
+        encoding=one.encoding or {},
     )
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -304,7 +305,8 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         """Return the headers and the body as they are sent, but the body of a schema as JSON."""
         if self._values is None:
             return super().show(message)
-        return self.shown(message, self._values.shown(message))
+        shown = self.shown(message, self._values.shown(message))
+        return replace(shown, encoding=self._values.encoding(message.event_type))
 
     # --- Topics ------------------------------------------------------------------------------
 

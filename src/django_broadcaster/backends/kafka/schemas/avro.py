@@ -82,12 +82,10 @@ class AvroSchema:
         return name if isinstance(name, str) else "union"
 
     @property
-    def description(self) -> Mapping[str, Any]:
-        """Parts of a message in the catalogue."""
-        return {
-            "schemaFormat": "application/vnd.apache.avro+json;version=1.9.0",
-            "schema": json.loads(self.text),
-        }
+    def members(self) -> Mapping[str, Any]:
+        """The members of an AsyncAPI message that have the schema."""
+        schema_format = "application/vnd.apache.avro+json;version=1.9.0"
+        return {"payload": {"schemaFormat": schema_format, "schema": json.loads(self.text)}}
 
     def register(
         self, registry: SchemaRegistry, *, topic: str, subject: str, register: bool

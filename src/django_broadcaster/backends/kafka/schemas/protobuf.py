@@ -59,9 +59,6 @@ class ProtobufSchema:
         BackendConfigurationError: The class can't be imported, or is not that of a message.
     """
 
-    description: Mapping[str, Any] | None = None
-    """Parts of a message in the catalogue. The text of the .proto file is not known here."""
-
     def __init__(self, read: OptionReader, event_type: str, given: object) -> None:
         base = client_module(CLIENT, "google.protobuf.message").Message
         found: Any = given
@@ -82,6 +79,11 @@ class ProtobufSchema:
     def name(self) -> str:
         """The full name of the message."""
         return str(self._class.DESCRIPTOR.full_name)
+
+    @property
+    def members(self) -> Mapping[str, Any]:
+        """The members of an AsyncAPI message; the text of the .proto file is not known here."""
+        return {"x-protobuf-message": self.name}
 
     def register(
         self, registry: SchemaRegistry, *, topic: str, subject: str, register: bool

@@ -127,7 +127,10 @@ class ValueWriter:
             )
         return wire._replace(content_type=self._format.content_type)
 
-    def description(self, event_type: str) -> Mapping[str, Any] | None:
-        """Return what the catalogue has of the schema of an event type; None without any."""
+    def encoding(self, event_type: str) -> Mapping[str, Any] | None:
+        """Return how data of an event type are encoded, in AsyncAPI's words; None without any."""
         schema = self._format.schema(event_type)
-        return None if schema is None else schema.description
+        if schema is None:
+            return None
+        location = {"schemaIdLocation": "payload", "schemaIdPayloadEncoding": "confluent"}
+        return {**schema.members, "bindings": {"kafka": location}}
