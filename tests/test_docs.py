@@ -78,6 +78,7 @@ NOT_RUN = {
     ("docs/how-to/run-the-relay.md", "needs PgBouncer; other tests run with it"),
     ("docs/how-to/run-the-relay.md", "needs PostgreSQL; other tests run with it"),
     ("docs/how-to/run-the-relay.md", "it needs psycopg's pool; tests of their own run with it"),
+    ("docs/how-to/schema-registry.md", INSTALLING),
     ("docs/how-to/secure.md", INSTALLING),
     (
         "docs/how-to/upgrade-from-0.1.md",

@@ -8,6 +8,7 @@ import pytest
 
 from django_broadcaster import archives, setting_types
 from django_broadcaster.backends import handler as backends
+from django_broadcaster.backends.kafka.schemas.writing import KEYS as SCHEMA_REGISTRY_KEYS
 from django_broadcaster.checks.policies import CIRCUIT_DEFAULTS, RETRY_DEFAULTS
 from django_broadcaster.checks.retention import STATUSES
 from django_broadcaster.conf import all_settings
@@ -24,6 +25,7 @@ from django_broadcaster.consumers import handler as consumers
         (setting_types.Retention, STATUSES),
         (setting_types.Retry, RETRY_DEFAULTS),
         (setting_types.Circuit, CIRCUIT_DEFAULTS),
+        (setting_types.SchemaRegistry, SCHEMA_REGISTRY_KEYS),
     ],
 )
 def test_a_type_has_the_keys_that_the_system_checks_accept(kind: type[Any], keys: Any) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "OutboxSettings",
     "Retention",
     "Retry",
+    "SchemaRegistry",
 ]
 
 Duration = timedelta | float | None
@@ -70,6 +71,20 @@ class ConsumerEntry(TypedDict, total=False):
     CONSUMER: Required[str]
     OPTIONS: Mapping[str, Any]
     DELIVER_TO: str
+
+
+class SchemaRegistry(TypedDict, total=False):
+    """The option `schema_registry` of KafkaBackend and KafkaConsumer."""
+
+    url: str
+    username: str | None
+    password: str | None
+    tls: bool | Mapping[str, Any]
+    timeout: float
+    format: Literal["avro", "protobuf"]
+    schemas: Mapping[str, Any]
+    subject: Literal["topic", "record", "topic_record"]
+    register: bool
 
 
 class ArchiveEntry(TypedDict, total=False):

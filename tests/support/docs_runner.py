@@ -33,7 +33,14 @@ from textwrap import dedent
 from threading import Thread
 from uuid import uuid4
 
-from . import aws_server, kafka_server, mosquitto_server, nats_server, rabbitmq_server
+from . import (
+    aws_server,
+    kafka_server,
+    mosquitto_server,
+    nats_server,
+    rabbitmq_server,
+    schema_registry,
+)
 from .redis_server import free_port, shared_url
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,6 +51,7 @@ START_SECONDS = 3.0
 # What the pages name, and what stands for it here.
 REDIS = "redis://localhost:6379/0"
 KAFKA = "localhost:9092"
+REGISTRY = "http://localhost:8081"
 RABBITMQ = "amqp://guest:guest@localhost:5672/"
 NATS = "nats://localhost:4222"
 MQTT = '"localhost"'
@@ -55,6 +63,8 @@ NATS_STREAM = "SHOP_EVENTS"
 
 _FENCE = re.compile(r"( *)(`{3,})(\S*)(?: .*)?")
 _NOT_RUN = re.compile(r" *<!-- not run: (.+) -->")
+_NAMED = re.compile(r" *<!-- file: (.+) -->")
+"""Names the file that a block is, if its language has no comments."""
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml))\n")
 
 
@@ -71,6 +81,7 @@ class Block:
     language: str
     text: str
     not_run: str | None = None
+    name: str | None = None
 
     @property
     def place(self) -> str:
@@ -81,13 +92,13 @@ class Block:
     def file(self) -> str | None:
         """The file that the block is, if it is one."""
         named = _FILE.match(self.text)
-        return named[1] if named else None
+        return named[1] if named else self.name
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
     """Yield the page's fenced blocks, without those that are directives to Sphinx."""
     lines = iter(enumerate(page.read_text().splitlines(), 1))
-    not_run = None
+    not_run = name = None
     for number, line in lines:
         fence = _FENCE.fullmatch(line)
         if fence:
@@ -97,10 +108,11 @@ def blocks_of(page: Path) -> Iterator[Block]:
                     break
                 body.append(f"{inner}\n")
             if not fence[3].startswith("{"):
-                yield Block(page, number, fence[3], dedent("".join(body)), not_run)
+                yield Block(page, number, fence[3], dedent("".join(body)), not_run, name)
         if line.strip():
-            reason = _NOT_RUN.fullmatch(line)
+            reason, named = _NOT_RUN.fullmatch(line), _NAMED.fullmatch(line)
             not_run = reason[1] if reason else None
+            name = named[1] if named else None
 
 
 class Project:
@@ -190,6 +202,7 @@ class Project:
         servers = {
             REDIS: shared_url,
             KAFKA: kafka_server.shared_servers,
+            REGISTRY: lambda: schema_registry.shared_registry().url,
             RABBITMQ: rabbitmq_server.shared_url,
             NATS: nats_server.shared_url,
             MQTT: lambda: f'"{mosquitto_server.shared_address()[0]}"',

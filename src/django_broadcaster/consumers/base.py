@@ -112,7 +112,8 @@ class Consumer(ABC):
         alias: The alias in OUTBOX_CONSUMERS.
         decode: The dotted path of a function that makes a `CloudEvent` of a `ReceivedMessage`, for
             producers that don't send CloudEvents. It returns None for a message to be ignored; if
-            it raises an exception, the message becomes a dead letter.
+            it raises an exception, the message becomes a dead letter. After BackendUnavailable the
+            receiver retries instead.
         max_message_bytes: The largest body. A larger message becomes a dead letter.
         ordered: Whether the events of a key keep their order. Then one receiver at a time reads,
             unless the broker itself keeps the order among several (`shares_by_key`).

@@ -22,7 +22,7 @@ from django_broadcaster.exceptions import (
 )
 
 from ..base import Message, Shown
-from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend, WireMessage
+from ..bindings import KAFKA, STRUCTURED_TYPE, Binding, BindingBackend
 from ..connected import HEALTH_SECONDS, ConnectedBackend
 from ..errors import Scope, mapped, unavailable
 from ..names import escape_topic
@@ -366,7 +366,9 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
                 headers = headers + [(name, value.encode()) for name, value in traced.items()]
                 size += sum(map(len, chain.from_iterable(headers)))
         else:
-            content_type, attributes, body = self._binary(message, topic)
+            values = self._values
+            wire = self.encode(message) if values is None else values.encode(message, topic)
+            content_type, attributes, body = wire
             size = 0 if body is None else len(body)
             headers = [(name, value.encode()) for name, value in attributes.items()]
             if content_type:
@@ -381,11 +383,6 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         size += len(key or b"") + FRAMING_BYTES + HEADER_FRAMING_BYTES * len(headers)
         moment = 0 if self.timestamp == "sent" else _milliseconds(message.time)
         return Record(place, topic, key, body, headers, size, moment)
-
-    def _binary(self, message: Message, topic: str) -> WireMessage:
-        if self._values is None:
-            return self.encode(message)
-        return self._values.encode(message, topic)
 
     def _failure(
         self, connection: Connection, error: Any, topic: str, found: Scope | None = None

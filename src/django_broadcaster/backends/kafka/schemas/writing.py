@@ -23,7 +23,7 @@ SUBJECTS: Final[Mapping[str, Callable[[str, str], str]]] = {
 }
 """How the subject of a schema is named after the topic and the record."""
 
-_KEYS: Final = OPTIONS | {"format", "register", "schemas", "subject"}
+KEYS: Final = OPTIONS | {"format", "register", "schemas", "subject"}
 
 Encode = Callable[[Any], bytes]
 """Returns data in the wire format; raises Mismatch."""
@@ -38,7 +38,7 @@ class ValueWriter:
     """
 
     def __init__(self, read: OptionReader, options: Mapping[str, Any]) -> None:
-        read.mapping("schema_registry", options, _KEYS)
+        read.mapping("schema_registry", options, KEYS)
         within = read.within("schema_registry")
         name = within.choice("format", options.get("format", "avro"), FORMATS)
         schemas = within.mapping("schemas", options.get("schemas", {}))
