@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastavro
 import pytest
@@ -34,13 +34,24 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
+from django_broadcaster.publishers import publisher
+from django_broadcaster.relay.loop import DeliveryLoop
+from tests.relay.conftest import turn
+from tests.support.events import row, statuses
 from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
+from tests.support.kafka_transactions import committed
 from tests.support.protobuf_classes import generated
 from tests.support.schema_registry import ORDER, shared_registry, through
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
 from tests.support.tls_proxy import TlsProxy
+from tests.support.waiting import wait_until
 from tools.schema_registry import PATH, Registry
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+pytestmark = pytest.mark.timeout(300)  # the first time, the registry is fetched
 
 WAIT = 30.0
 TYPE = "order.placed"
@@ -326,6 +337,59 @@ def test_connection_to_the_registry_is_encrypted(
         url = f"{scheme}://{host_of(case)}:{proxy.port}{PATH}"
         (failure,) = sent(backend(url=url, **tls_options(certificates, case)), message())
     assert type(failure) is (NoneType if case is None else BackendUnavailable)
+
+
+@pytest.mark.parametrize("transactional_id", [None, "registry-test"])
+def test_relay_waits_for_the_registry_and_gives_up_single_events(
+    transactional_id: str | None,
+    database: str,
+    settings: Settings,
+    registry: Registry,
+    servers: str,
+    topic: str,
+) -> None:
+    """No attempt counts while the registry is away; then a wrong event is a dead letter.
+
+    Its key waits until it is given up, and no event is sent twice or out of order.
+    """
+    with TcpProxy("127.0.0.1", registry.port) as proxy:
+        options = {
+            "bootstrap_servers": servers,
+            "topic": topic,
+            "transactional_id": transactional_id and f"{transactional_id}-{topic}",
+            "schema_registry": {"url": through(proxy), "schemas": {TYPE: ORDER}},
+        }
+        path = "django_broadcaster.backends.KafkaBackend"
+        settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": path, "OPTIONS": options}}
+        data = {"a1": DATA, "a2": {**DATA, "total": "1.999"}, "a3": DATA, "b1": DATA}
+        for name, each in data.items():
+            publisher.publish_event(
+                TYPE, "/shop", each, subject=name, partition_key=name[0], using=database
+            )
+        with DeliveryLoop(database, "default") as loop:
+            with proxy.away():
+                loop.turn(100)
+            rows = [row(name, database) for name in data]
+            assert {(each.status, each.retry_count) for each in rows} == {("pending", 0)}
+            wait_until(lambda: drained(loop, database), WAIT, "all events have an outcome")
+    assert statuses(database) == {
+        "a1": "published",
+        "a2": "failed",
+        "a3": "published",
+        "b1": "published",
+    }
+    refused = row("a2", database)
+    assert refused.retry_count == 0
+    assert "data.total: must have at most 2 decimal places" in refused.last_error
+    arrived = [headers_of(each)["ce_subject"].decode() for each in committed(servers, topic)]
+    assert sorted(arrived) == ["a1", "a3", "b1"]
+    assert arrived.index("a1") < arrived.index("a3")
+
+
+def drained(loop: DeliveryLoop, database: str) -> bool:
+    """Take a turn; return True if no event is pending."""
+    turn(loop)
+    return "pending" not in statuses(database).values()
 
 
 # --- Options -------------------------------------------------------------------------------------

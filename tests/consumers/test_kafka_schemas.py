@@ -41,6 +41,8 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 from tools.schema_registry import Registry
 
+pytestmark = pytest.mark.timeout(300)  # the first time, the registry is fetched
+
 WAIT = 30.0
 TYPE = "order.placed"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from typing import Any, Final, TypeVar
 from urllib.parse import urlunsplit
 
@@ -78,7 +77,7 @@ class SchemaRegistry:
         module = client_module(self._client, self._client[0], "confluent_kafka.schema_registry")
 
         def run() -> T:
-            with closing(module.SchemaRegistryClient(self._config)) as client:
+            with module.SchemaRegistryClient(self._config) as client:
                 return call(client)
 
         try:
