@@ -305,6 +305,13 @@ def test_unavailable_registry_is_an_unavailable_backend(
         assert sender.send_batch([message()]) == [None]
 
 
+def test_url_of_another_server_is_an_unavailable_backend(backend: Make, registry: Registry) -> None:
+    """No event is given up for a wrong path, and the error says what to check."""
+    (failure,) = sent(backend(url=f"http://127.0.0.1:{registry.port}/"), message())
+    assert type(failure) is BackendUnavailable
+    assert str(failure).endswith("answered 404: check its 'url'")
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nx-slow: " + 1000 * b"."])
 def test_slow_registry_times_out(answer: bytes, backend: Make) -> None:
     """Neither silence nor an answer that comes byte by byte delays the relay any longer."""

@@ -144,6 +144,11 @@ CONSUMERS: dict[str, tuple[str, dict[str, Any], list[str | None]]] = {
         {"topics": ["a", "^b.*"], "group": "g", "password": SECRET, "username": "u"},
         ["a", "^b.*"],
     ),
+    "kafka-avro": (
+        "KafkaConsumer",
+        {"topics": "a", "group": "g", "schema_registry": {"username": "u", "password": SECRET}},
+        ["a"],
+    ),
     "redis": ("RedisStreamConsumer", {"group": "g", "password": SECRET}, ["events"]),
     "rabbitmq": ("RabbitMQConsumer", {"queue": "q", "url": f"amqp://u:{SECRET}@rabbit"}, ["q"]),
     "nats": ("NATSConsumer", {"stream": "S", "durable": "d", "token": SECRET}, ["S"]),
@@ -218,6 +223,9 @@ def test_message_with_a_schema_of_avro_has_it(whole: Any) -> None:
     assert found["bindings"]["kafka"]["schemaIdLocation"] == "payload"
     assert found["bindings"]["kafka"]["schemaIdPayloadEncoding"] == "confluent"
     assert "ce_id" in found["headers"]["properties"]
+    received = whole["components"]["messages"]["consumer.kafka-avro.item.shipped"]
+    assert received["contentType"] == "application/avro"
+    assert "contentType" not in whole["components"]["messages"]["consumer.kafka.item.shipped"]
 
 
 def test_message_of_protobuf_names_it(events: EventsModule, settings: Settings) -> None:

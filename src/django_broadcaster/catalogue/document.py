@@ -21,6 +21,7 @@ from django.utils.module_loading import autodiscover_modules
 from django_broadcaster.backends.base import MessageBackend
 from django_broadcaster.backends.bindings import BindingBackend
 from django_broadcaster.backends.handler import backends
+from django_broadcaster.consumers.base import Consumer
 from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.exceptions import UnknownBackend
 from django_broadcaster.publishing.destinations import routed
@@ -200,7 +201,7 @@ class _Document:
             channel = self._add_channel(f"consumer.{alias}", origin, server)
             for event_type, handlers in sorted(received.items()):
                 name, message = self._add_message(
-                    f"consumer.{alias}", event_type, _received_message(event_type)
+                    f"consumer.{alias}", event_type, _received_message(event_type, consumer)
                 )
                 reference = {"$ref": f"#/components/messages/{message}"}
                 self._channels[channel]["messages"][name] = reference
@@ -326,12 +327,17 @@ def _message(event: EventType[Any], backend: MessageBackend, payload: Payload) -
     return found
 
 
-def _received_message(event_type: str) -> dict[str, Any]:
+def _received_message(event_type: str, consumer: Consumer) -> dict[str, Any]:
     event = event_types.find_type(event_type)
     found: dict[str, Any] = {"name": event_type} if event is None else _description(event)
     found["description"] = (
         "A CloudEvent in structured or binary mode. The payload is the schema of its data."
     )
+    if consumer.content_type:
+        found["contentType"] = consumer.content_type
+        found["description"] = (
+            "A CloudEvent in binary mode. The payload is the schema of its data after decoding."
+        )
     return found if event is None else {**found, "payload": _data_of(event)}
 
 

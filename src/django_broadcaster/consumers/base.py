@@ -133,6 +133,9 @@ class Consumer(ABC):
     messages that the one before had received and not acknowledged.
     """
 
+    content_type: str = ""
+    """The media type of data that are decoded by a schema, for the catalogue; empty for others."""
+
     take_sources: TakeSources | None = None
     """Takes sources whose positions are in the database; set by the receiver before `open`."""
 

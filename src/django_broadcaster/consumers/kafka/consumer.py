@@ -130,6 +130,7 @@ class KafkaConsumer(Consumer):
         self._values: ValueReader | None = None
         if schema_registry is not None:
             self._values = ValueReader(self.read, schema_registry)
+            self.content_type = self._values.content_type
         self._lag = Lag(
             self._names,
             self._patterns,

@@ -29,6 +29,8 @@ class ValueReader:
         name = within.choice("format", options.get("format", "avro"), FORMATS)
         schemas = within.mapping("schemas", options.get("schemas", {}))
         found = FORMATS[name](within.within("schemas"), schemas)
+        self.content_type: str = found.content_type
+        """The media type of the values."""
         self._reader = found.reader(SchemaRegistry(within, options, found.client))
 
     def open(self) -> None:

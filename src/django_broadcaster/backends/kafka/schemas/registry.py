@@ -22,7 +22,10 @@ OPTIONS: Final = frozenset({"url", "username", "password", "tls", "timeout"})
 """The keys of the option `schema_registry` that say how to reach it."""
 
 _ABOUT_THE_SCHEMA: Final = frozenset({400, 404, 409, 422})
-"""The statuses of answers about one schema. After any other error nobody can ask for a schema."""
+"""The statuses of answers about one schema, if they have a code of the registry's, such as 40403.
+
+Without a code the URL is that of another server. All other errors concern every schema.
+"""
 
 
 class SchemaProblem(Exception):
@@ -85,8 +88,11 @@ class SchemaRegistry:
         except SchemaProblem:
             raise
         except module.SchemaRegistryError as error:
-            text = f"{self.place} answered {error.http_status_code}: {error.error_message}"
-            if error.http_status_code in _ABOUT_THE_SCHEMA:
+            status, code = error.http_status_code, error.error_code
+            is_of_registry = isinstance(code, int) and code > 0
+            problem = error.error_message if is_of_registry else "check its 'url'"
+            text = f"{self.place} answered {status}: {problem}"
+            if is_of_registry and status in _ABOUT_THE_SCHEMA:
                 raise SchemaProblem(text) from error
             raise unavailable(text, error) from error
         except TimeoutError as error:

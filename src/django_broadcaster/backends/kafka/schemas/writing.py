@@ -84,6 +84,7 @@ class ValueWriter:
             except SchemaProblem as error:
                 failure = TransientError(f"schema of {event_type!r}, subject {subject!r}: {error}")
                 failure.__cause__ = error
+                failure.reason = f"no schema for {event_type!r} in the registry"
                 self._problems[event_type, topic] = failure
 
     def encode(self, message: Message, topic: str) -> WireMessage:
@@ -104,6 +105,7 @@ class ValueWriter:
         except Mismatch as error:
             failure = Rejected(f"{error.field}: {error}")
             failure.details = str(error.__cause__ or "")  # which may have values
+            failure.reason = "the data do not fit the schema"
             raise failure from error
         return wire._replace(body=body)
 
