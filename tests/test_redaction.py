@@ -31,7 +31,13 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.signals import event_failed, event_retried
-from tests.support import mosquitto_server, nats_server, rabbitmq_server, redis_server
+from tests.support import (
+    kafka_server,
+    mosquitto_server,
+    nats_server,
+    rabbitmq_server,
+    redis_server,
+)
 from tests.support.events import insert
 from tests.support.routing import OneDatabase
 from tests.support.telemetry import instrumented
@@ -106,6 +112,17 @@ REAL: Entries = {
                 "sasl.mechanism": "PLAIN",
                 "sasl.username": "shop",
                 "sasl.password": SECRET,
+            },
+        },
+    },
+    "schema registry": lambda: {
+        "BACKEND": "django_broadcaster.backends.KafkaBackend",
+        "OPTIONS": {
+            "bootstrap_servers": kafka_server.shared_servers(),
+            "topic": "tests-redaction",
+            "schema_registry": {
+                "url": f"http://shop:{IN_URL}@{nowhere()}",
+                "schemas": {"order.placed": '"string"'},
             },
         },
     },
