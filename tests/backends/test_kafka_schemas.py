@@ -183,11 +183,11 @@ def test_confluents_deserializer_reads_what_is_sent(
 
 
 def test_event_without_data_is_a_tombstone(backend: Make, servers: str, topic: str) -> None:
-    """An event without data has no value, and needs no schema."""
-    event = CloudEvent("order.deleted", "/shop")
-    assert sent(backend(), Message.of(event, partition_key="7")) == [None]
-    (record,) = records(servers, topic)
-    assert record.value() is None
+    """An event without data has no value, and needs neither schema nor registry."""
+    events = [CloudEvent("order.deleted", "/shop"), CloudEvent(TYPE, "/shop")]
+    sender = backend(url="http://127.0.0.1:1")
+    assert sent(sender, *(Message.of(each, partition_key="7") for each in events)) == [None, None]
+    assert [each.value() for each in records(servers, topic)] == [None, None]
 
 
 @pytest.mark.parametrize(

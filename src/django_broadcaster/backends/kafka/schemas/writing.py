@@ -69,7 +69,7 @@ class ValueWriter:
         pairs = {
             (message.event_type, topic)
             for message, topic in zip(messages, topics, strict=True)
-            if isinstance(topic, str)
+            if isinstance(topic, str) and message.data_json is not None
         }
         for event_type, topic in sorted(pairs - self._encoders.keys()):
             schema = self._format.schema(event_type)
