@@ -41,6 +41,7 @@ from tests.support.events import row, statuses
 from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
 from tests.support.kafka_transactions import committed
 from tests.support.protobuf_classes import generated
+from tests.support.registry_proxy import registry_proxy
 from tests.support.schema_registry import ORDER, shared_registry, through
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
@@ -391,6 +392,80 @@ def test_relay_waits_for_the_registry_and_gives_up_single_events(
     arrived = [headers_of(each)["ce_subject"].decode() for each in committed(servers, topic)]
     assert sorted(arrived) == ["a1", "a3", "b1"]
     assert arrived.index("a1") < arrived.index("a3")
+
+
+@pytest.mark.parametrize("fault", ["away", "forbidden"])
+def test_known_schemas_are_sent_while_another_one_can_not_be_asked_for(
+    fault: str, database: str, settings: Settings, registry: Registry, servers: str, topic: str
+) -> None:
+    """The events of one type wait, and spend no retry; those of the others are sent.
+
+    The registry is away, or refuses this login the one subject.
+    """
+    subjects = {"order.placed": ORDER, "order.new": {**ORDER, "name": "New"}}
+    with (
+        registry_proxy(registry) as proxy,
+        TcpProxy("127.0.0.1", proxy.port) as path_to_it,
+    ):
+        options = {
+            "bootstrap_servers": servers,
+            "topic": topic,
+            "schema_registry": {
+                "url": through(path_to_it),
+                "schemas": subjects,
+                "subject": "record",
+            },
+        }
+        path = "django_broadcaster.backends.KafkaBackend"
+        settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": path, "OPTIONS": options}}
+
+        def publish(event_type: str, name: str) -> None:
+            publisher.publish_event(event_type, "/shop", DATA, subject=name, using=database)
+
+        def are_sent(*names: str) -> bool:
+            turn(loop)
+            found = statuses(database)
+            return all(found[name] == "published" for name in names)
+
+        with DeliveryLoop(database, "default") as loop:
+            publish(TYPE, "a1")
+            wait_until(lambda: are_sent("a1"), WAIT, "the schema is known")
+            with ExitStack() as stack:
+                if fault == "away":
+                    stack.enter_context(path_to_it.away())
+                else:
+                    proxy.forbidden = "New"
+                publish("order.new", "b1")
+                wait_until(lambda: turn(loop) and row("b1", database).last_error, WAIT, "b1 failed")
+                publish("order.new", "b2")
+                publish(TYPE, "a2")
+                publish("order.new", "b3")
+                wait_until(lambda: are_sent("a2"), WAIT, "the known type is sent")
+                wait_until(lambda: turn(loop) and row("b3", database).last_error, WAIT, "b3 failed")
+                waiting = [row(name, database) for name in ("b1", "b2", "b3")]
+                assert {(each.status, each.retry_count) for each in waiting} == {("retry", 0)}
+                assert "schema of 'order.new': the schema registry at" in waiting[2].last_error
+            proxy.forbidden = ""
+            wait_until(lambda: are_sent("b1", "b2", "b3"), WAIT, "all events are sent")
+
+
+def test_slow_registry_is_waited_for_once_a_batch(
+    backend: Make, registry: Registry, topic: str
+) -> None:
+    """After a timeout the other unknown schemas of the batch are not asked for."""
+    types = {f"order.{name}": {**ORDER, "name": name} for name in ("a", "b", "c")}
+    with registry_proxy(registry) as proxy:
+        sender = backend(
+            url=proxy.url, timeout=2, schemas={TYPE: ORDER, **types}, subject="topic_record"
+        )
+        assert sent(sender, message()) == [None]
+        proxy.asked.clear()
+        proxy.silent = topic
+        failures = sender.send_batch([message(), *(message(type=each) for each in types)])
+        assert failures[0] is None
+        assert [type(each) for each in failures[1:]] == [TransientError] * 3
+        assert not any(each.spends_retry for each in failures[1:])
+        assert len(proxy.asked) == 1
 
 
 def drained(loop: DeliveryLoop, database: str) -> bool:

@@ -28,8 +28,15 @@ Without a code the URL is that of another server. All other errors concern every
 """
 
 
+_FORBIDDEN: Final = 403
+
+
 class SchemaProblem(Exception):
     """The registry does not have a schema, or refuses it."""
+
+
+class SchemaForbidden(BackendUnavailable):
+    """The login lacks the permission for one schema; it may have that for others."""
 
 
 class SchemaRegistry:
@@ -75,6 +82,7 @@ class SchemaRegistry:
 
         Raises:
             SchemaProblem: The registry does not have a schema, or refuses it.
+            SchemaForbidden: The login lacks the permission for the schema.
             BackendUnavailable: The registry does not answer, or refuses the login.
         """
         module = client_module(self._client, self._client[0], "confluent_kafka.schema_registry")
@@ -94,6 +102,8 @@ class SchemaRegistry:
             text = f"{self.place} answered {status}: {problem}"
             if is_of_registry and status in _ABOUT_THE_SCHEMA:
                 raise SchemaProblem(text) from error
+            if is_of_registry and status == _FORBIDDEN:
+                raise SchemaForbidden(text) from error
             raise unavailable(text, error) from error
         except TimeoutError as error:
             raise self._unavailable(f"no answer within {self.timeout:g} s", error) from error

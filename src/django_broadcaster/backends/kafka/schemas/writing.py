@@ -7,14 +7,19 @@ from typing import Any, Final
 
 from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.events.json_format import parse_json
-from django_broadcaster.exceptions import DeliveryError, Rejected, TransientError
+from django_broadcaster.exceptions import (
+    BackendUnavailable,
+    DeliveryError,
+    Rejected,
+    TransientError,
+)
 from django_broadcaster.typed_events.codec import Mismatch
 
 from ...base import Message
 from ...bindings import KAFKA, WireMessage
 from ...options import OptionReader
 from .formats import FORMATS
-from .registry import OPTIONS, SchemaProblem, SchemaRegistry
+from .registry import OPTIONS, SchemaForbidden, SchemaProblem, SchemaRegistry
 
 SUBJECTS: Final[Mapping[str, Callable[[str, str], str]]] = {
     "topic": lambda topic, name: f"{topic}-value",
@@ -27,6 +32,9 @@ KEYS: Final = OPTIONS | {"format", "register", "schemas", "subject"}
 
 Encode = Callable[[Any], bytes]
 """Returns data in the wire format; raises Mismatch."""
+
+Pair = tuple[str, str]
+"""An event type and a topic."""
 
 
 class ValueWriter:
@@ -49,8 +57,9 @@ class ValueWriter:
             within.choice("subject", options.get("subject", "topic"), SUBJECTS)
         ]
         self._registry = SchemaRegistry(within, options, self._format.client)
-        self._encoders: dict[tuple[str, str], Encode] = {}
-        self._problems: dict[tuple[str, str], DeliveryError] = {}
+        self._encoders: dict[Pair, Encode] = {}
+        self._problems: dict[Pair, DeliveryError] = {}
+        self._works_without = False  # whether an event could be sent without asking the registry
 
     def prepare(
         self,
@@ -60,39 +69,72 @@ class ValueWriter:
     ) -> None:
         """Ask the registry for the schemas of messages, each once.
 
-        A schema that the registry refuses is asked for again with the next batch.
+        A schema that the registry refuses is asked for again with the next batch. After the first
+        call that was not answered, the registry is not asked for the others of the batch. Events
+        that need it fail then without a retry, while the rest of the batch is sent.
 
         Raises:
-            BackendUnavailable: The registry is unavailable.
+            BackendUnavailable: The registry is unavailable, and no event could be sent without it.
         """
         self._problems.clear()
-        pairs = {
+        pairs = [
             (message.event_type, topic)
-            for message, topic in zip(messages, topics, strict=True)
             if isinstance(topic, str) and message.data_json is not None
-        }
-        for event_type, topic in sorted(pairs - self._encoders.keys()):
+            else None
+            for message, topic in zip(messages, topics, strict=True)
+        ]
+        outages = self._ask_for(
+            sorted({each for each in pairs if each} - self._encoders.keys()), on_progress
+        )
+        if any(pair not in outages for pair in pairs):
+            self._works_without = True
+        elif outages and not self._works_without:
+            raise next(iter(outages.values()))
+        for pair, error in outages.items():
+            failure = TransientError(f"schema of {pair[0]!r}: {error}", spends_retry=False)
+            failure.__cause__ = error
+            is_forbidden = isinstance(error, SchemaForbidden)
+            verb = "refuses the schema" if is_forbidden else "is unavailable"
+            failure.reason = f"the schema registry {verb}"
+            self._problems[pair] = failure
+
+    def _ask_for(
+        self, pairs: Sequence[Pair], on_progress: Callable[[], object]
+    ) -> dict[Pair, BackendUnavailable]:
+        """Ask the registry for schemas; return those for which it is unavailable, and why."""
+        outages: dict[Pair, BackendUnavailable] = {}
+        outage: BackendUnavailable | None = None
+        for pair in pairs:
+            event_type, topic = pair
             schema = self._format.schema(event_type)
             if schema is None:
+                continue
+            if outage is not None:
+                outages[pair] = outage
                 continue
             on_progress()
             subject = self._subject(topic, schema.name)
             try:
-                self._encoders[event_type, topic] = schema.register(
+                self._encoders[pair] = schema.register(
                     self._registry, topic=topic, subject=subject, register=self._register
                 )
             except SchemaProblem as error:
                 failure = TransientError(f"schema of {event_type!r}, subject {subject!r}: {error}")
                 failure.__cause__ = error
                 failure.reason = f"no schema for {event_type!r} in the registry"
-                self._problems[event_type, topic] = failure
+                self._problems[pair] = failure
+            except SchemaForbidden as error:
+                outages[pair] = error
+            except BackendUnavailable as error:
+                outages[pair] = outage = error
+        return outages
 
     def encode(self, message: Message, topic: str) -> WireMessage:
         """Return a message in binary mode, with its data in the wire format.
 
         Raises:
             Rejected: The data do not fit the schema, or the event type has none.
-            TransientError: The registry refuses the schema.
+            TransientError: The registry refuses the schema, or is unavailable.
         """
         wire = self.shown(message)
         if wire.body is None:
