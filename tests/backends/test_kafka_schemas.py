@@ -504,6 +504,52 @@ def test_wrong_options_are_errors(options: Mapping[str, Any], problem: str) -> N
     assert str(caught.value).startswith(beginning + problem)
 
 
+def union(*branches: Any) -> Any:
+    """Return the schema of a record with a field that is a union."""
+    return {"type": "record", "name": "R", "fields": [{"name": "x", "type": list(branches)}]}
+
+
+def default(kind: Any, value: Any) -> Any:
+    """Return the schema of a record with a field that has a default."""
+    fields = [{"name": "x", "type": kind, "default": value}]
+    return {"type": "record", "name": "R", "fields": fields}
+
+
+def decimal(scale: int) -> Any:
+    """Return the schema of a decimal."""
+    return {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": scale}
+
+
+INSTANT = {"type": "long", "logicalType": "timestamp-millis"}
+LOCAL = {"type": "long", "logicalType": "local-timestamp-millis"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        (union(INSTANT, LOCAL), "field 'x': the union of timestamp-millis, local-timestamp-millis"),
+        (union("null", decimal(1), decimal(2)), "has two types that are bytes in Avro; put each"),
+        (union(INSTANT, "long"), "has two types that are long in Avro"),
+        (union({"type": "array", "items": "int"}, {"type": "array", "items": "string"}), "array"),
+        (union("string", {"type": "string", "logicalType": "uuid"}), "that are string in Avro"),
+        (union("int", ["null", "string"]), "the union of int, union has another union"),
+        (union("float", "double"), "would never use double; put double before float"),
+        ("bytes", "clients differ in how they read bytes alone; use a record"),
+        (decimal(2), "clients differ in how they read bytes alone; use a record"),
+        (default("int", 2**31), "field 'x': must be an integer of 32 bits"),
+        (default("bytes", "\u20ac"), "field 'x': the default does not fit the type bytes"),
+        (default({"type": "fixed", "name": "F", "size": 2}, "a"), "does not fit the type F"),
+        (default({"type": "enum", "name": "E", "symbols": ["A"]}, "B"), "does not fit the type E"),
+    ],
+)
+def test_schema_by_which_data_would_be_lost_is_an_error(schema: Any, problem: str) -> None:
+    """The schema is refused when it is loaded, and not each event when it is sent."""
+    with pytest.raises(BackendConfigurationError) as caught:
+        KafkaBackend(alias="default", schema_registry={"schemas": {TYPE: json.dumps(schema)}})
+    assert "'schemas' 'order.placed' can't be used: " in str(caught.value)
+    assert problem in str(caught.value)
+
+
 def test_structured_mode_is_an_error() -> None:
     """A whole event in the value would have no schema."""
     with pytest.raises(BackendConfigurationError, match=r"'content_mode'.*must be 'binary'"):

@@ -50,7 +50,7 @@ def registry_proxy(registry: Registry) -> Iterator[RegistryProxy]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             size = int(self.headers.get("content-length") or 0)
-            request = Request(  # noqa: S310  # http alone
+            request = Request(  # http alone
                 f"http://127.0.0.1:{registry.port}{self.path}",
                 data=self.rfile.read(size) if size else None,
                 headers={

@@ -15,6 +15,7 @@ from decimal import Context, Decimal
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
+from struct import Struct
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -31,7 +32,8 @@ CLIENT: Final = ("fastavro", "kafka-avro")
 
 PREFIX_BYTES: Final = 5
 _EXACT: Final = Context(prec=5000)
-_MOST_FLOAT: Final = 3.4028234663852886e38
+_RECORDS: Final = frozenset({"record", "error"})
+_NAMED: Final = _RECORDS | {"enum", "fixed"}
 
 
 class AvroFormat:
@@ -55,6 +57,10 @@ class AvroFormat:
         return AvroReader(registry)
 
 
+class Unusable(Exception):
+    """A schema is valid, or nearly so, but data can't be written by it without loss."""
+
+
 class AvroSchema:
     """The schema of one event type.
 
@@ -65,10 +71,16 @@ class AvroSchema:
     def __init__(self, read: OptionReader, event_type: str, given: object) -> None:
         self.text = _text(read, event_type, given)
         fastavro = client_module(CLIENT)
+        types: dict[str, Any] = {}
         try:
-            self._parsed = fastavro.parse_schema(json.loads(self.text))
-            named: dict[str, Decode] = {}
-            self._decode = _decoder(self._parsed, named)
+            self._parsed = fastavro.parse_schema(json.loads(self.text), types)
+            if _kind(self._parsed) == "bytes":
+                raise Unusable(
+                    "clients differ in how they read bytes alone; use a record with a field"
+                )
+            self._decode = _decoder(self._parsed, {}, types)
+        except Unusable as error:
+            read.refuse(event_type, f"can't be used: {error}")
         except Exception as error:  # of many classes
             problem = f"is not a valid Avro schema: {type(error).__name__}: {error}"
             read.refuse(event_type, problem)
@@ -97,14 +109,14 @@ class AvroSchema:
             BackendUnavailable: The registry is unavailable.
         """
 
-        def schema_id(client: Any) -> int:
+        def wire_id(client: Any) -> bytes:
             module = client_module(CLIENT, CLIENT[0], "confluent_kafka.schema_registry")
             schema = module.Schema(self.text, "AVRO")
             if register:
-                return int(client.register_schema(subject, schema))
-            return int(client.lookup_schema(subject, schema).schema_id)
+                return int(client.register_schema(subject, schema)).to_bytes(4)
+            return int(client.lookup_schema(subject, schema).schema_id).to_bytes(4)
 
-        prefix = b"\0" + registry.ask(schema_id).to_bytes(4)
+        prefix = b"\0" + registry.ask(wire_id)
         return lambda data: self._encode(prefix, data)
 
     def _encode(self, prefix: bytes, data: Any) -> bytes:
@@ -200,52 +212,107 @@ def _of(hint: Any) -> Decode:
     return decoder_of(hint, lambda _: None, known_fields_only=False)
 
 
-def _decoder(schema: Any, named: dict[str, Decode]) -> Decode:
+def _decoder(schema: Any, named: dict[str, Decode], types: Mapping[str, Any]) -> Decode:
     """Return the function that makes a value for a parsed schema of JSON values.
 
     Args:
         schema: The schema, as fastavro returns it: names are whole.
         named: The functions of the named types so far, by their names.
+        types: All named types, by their names.
+
+    Raises:
+        Unusable: Data could not be written without loss.
     """
     if isinstance(schema, list):
-        return _union(schema, named)
+        return _union(schema, named, types)
     if isinstance(schema, str):
         return _PRIMITIVES.get(schema) or (lambda value: named[schema](value))
-    kind = schema["type"]
-    if isinstance(kind, dict | list):
-        return _decoder(kind, named)
+    kind = _kind(schema)
     logical = _LOGICAL.get((kind, schema.get("logicalType")))
-    decode = logical(schema) if logical else _by_kind(kind, schema, named)
+    decode = logical(schema) if logical else _by_kind(kind, schema, named, types)
     if "name" in schema:
         named[schema["name"]] = decode
     return decode
 
 
-def _by_kind(kind: str, schema: Any, named: dict[str, Decode]) -> Decode:
-    if kind in ("record", "error"):
-        return _record(schema, named)
+def _kind(schema: Any) -> str:
+    """Return the type of a parsed schema, or the name of a type that is defined elsewhere."""
+    if isinstance(schema, list):
+        return "union"
+    return schema if isinstance(schema, str) else str(schema["type"])
+
+
+def _by_kind(kind: str, schema: Any, named: dict[str, Decode], types: Mapping[str, Any]) -> Decode:
+    if kind in _RECORDS:
+        return _record(schema, named, types)
     if kind == "array":
-        return _array(_decoder(schema["items"], named))
+        return _array(_decoder(schema["items"], named, types))
     if kind == "map":
-        return _map(_decoder(schema["values"], named))
+        return _map(_decoder(schema["values"], named, types))
     if kind == "enum":
         return _of(Literal[*schema["symbols"]])
     if kind == "fixed":
         return _fixed(schema["size"])
-    return _decoder(kind, named)
+    return _decoder(kind, named, types)
 
 
-def _record(schema: Any, named: dict[str, Decode]) -> Decode:
-    fields = schema["fields"]
+def _record(schema: Any, named: dict[str, Decode], types: Mapping[str, Any]) -> Decode:
     # Known before its fields are, in which it may be.
     named[schema["name"]] = lambda value: decode(value)
+    decoders: dict[str, Decode] = {}
+    defaults: dict[str, Any] = {}
+    for field in schema["fields"]:
+        try:
+            decoders[field["name"]] = _decoder(field["type"], named, types)
+            if "default" in field:
+                defaults[field["name"]] = _default(field["type"], field["default"], types)
+        except (Mismatch, Unusable) as error:
+            raise Unusable(f"field {field['name']!r}: {error}") from error
     decode = fields_decoder(
-        {each["name"]: _decoder(each["type"], named) for each in fields},
-        [each["name"] for each in fields if "default" not in each],
-        lambda found: found,
+        decoders,
+        decoders.keys() - defaults.keys(),
+        lambda found: {**defaults, **found},
         of_class=f"the schema {schema['name']}",
     )
     return decode
+
+
+def _default(schema: Any, given: Any, types: Mapping[str, Any]) -> Any:
+    """Return the value of a default, whose JSON differs from that of data: bytes are characters.
+
+    Raises:
+        Mismatch: The default does not fit the schema.
+    """
+    if isinstance(schema, list):
+        for branch in schema:
+            with suppress(Mismatch):
+                return _as_branch(schema, branch, _default(branch, given, types))
+        raise Mismatch("the default fits no type of the union")
+    schema = types.get(schema, schema) if isinstance(schema, str) else schema
+    kind = _kind(schema)
+    if kind in _PRIMITIVES and kind != "bytes":
+        return _PRIMITIVES[kind](given)
+    if kind == "array" and isinstance(given, list):
+        return [_default(schema["items"], each, types) for each in given]
+    if kind == "map" and isinstance(given, dict):
+        return {name: _default(schema["values"], each, types) for name, each in given.items()}
+    if kind in _RECORDS and isinstance(given, dict):
+        values = {
+            field["name"]: given.get(field["name"], field.get("default"))
+            for field in schema["fields"]
+        }
+        return {
+            field["name"]: _default(field["type"], values[field["name"]], types)
+            for field in schema["fields"]
+        }
+    if kind == "enum" and given in schema["symbols"]:
+        return given
+    if kind in ("bytes", "fixed") and isinstance(given, str):
+        with suppress(UnicodeEncodeError):
+            found = given.encode("latin-1")
+            if kind == "bytes" or len(found) == schema["size"]:
+                return found
+    raise Mismatch(f"the default does not fit the type {_name(schema)}")
 
 
 def _array(decode: Decode) -> Decode:
@@ -267,40 +334,54 @@ def _inside(decode: Decode, step: str | int, value: Any) -> Any:
         raise error.inside(step) from error.__cause__
 
 
-def _union(branches: Sequence[Any], named: dict[str, Decode]) -> Decode:
+def _union(branches: Sequence[Any], named: dict[str, Decode], types: Mapping[str, Any]) -> Decode:
     """Return the function that tries the branches of a union in their order."""
-    others = [(_record_name(each), _decoder(each, named)) for each in branches if each != "null"]
-    may_be_null = len(others) < len(branches)
     names = ", ".join(_name(each) for each in branches)
+    tags = [_tag(each) for each in branches]
+    for tag in tags:
+        if tags.count(tag) > 1 or tag == "union":
+            kind = "another union" if tag == "union" else f"two types that are {tag} in Avro"
+            raise Unusable(f"the union of {names} has {kind}; put each in a record")
+    if "double" in tags and "float" in tags[: tags.index("double")]:
+        raise Unusable(f"the union of {names} would never use double; put double before float")
+    decoders = [(each, _decoder(each, named, types)) for each in branches if each != "null"]
+    may_be_null = len(decoders) < len(branches)
 
     def decode(value: Any) -> Any:
         if value is None and may_be_null:
             return None
-        for record, read in others:
+        for branch, read in decoders:
             try:
                 found = read(value)
             except Mismatch:
-                if len(others) == 1:
+                if len(decoders) == 1:
                     raise
                 continue
-            # fastavro itself chooses among records by their fields alone.
-            return (record, found) if record and len(others) > 1 else found
+            return _as_branch(branches, branch, found)
         raise Mismatch(f"must be one of {names}")
 
     return decode
 
 
+def _as_branch(branches: Sequence[Any], branch: Any, value: Any) -> Any:
+    """Return a value that fastavro writes as this branch of a union.
+
+    Without a tag fastavro takes a branch by the class of the value in Python, or by the names of
+    its fields: it would write a datetime as a date.
+    """
+    is_clear = value is None or len(branches) - ("null" in branches) == 1
+    return value if is_clear else (_tag(branch), value)
+
+
+def _tag(branch: Any) -> str:
+    """Return what tells a branch from the others of its union, by Avro's rules: name or type."""
+    return str(branch["name"]) if _kind(branch) in _NAMED else _kind(branch)
+
+
 def _name(branch: Any) -> str:
-    if isinstance(branch, str):
-        return branch
-    return str(branch.get("logicalType") or branch.get("name") or branch["type"])
-
-
-def _record_name(branch: Any) -> str:
-    """Return the name of a branch that is a record, or any named type defined before."""
-    if isinstance(branch, str):
-        return "" if branch in _PRIMITIVES else branch
-    return str(branch["name"]) if branch["type"] in ("record", "error") else ""
+    if isinstance(branch, dict):
+        return str(branch.get("logicalType") or branch.get("name") or branch["type"])
+    return _kind(branch)
 
 
 def _checked(hint: Any, holds: Callable[[Any], bool], problem: str) -> Decode:
@@ -319,6 +400,24 @@ def _checked(hint: Any, holds: Callable[[Any], bool], problem: str) -> Decode:
 def _integer(bits: int) -> Decode:
     most = 2 ** (bits - 1)
     return _checked(int, lambda found: -most <= found < most, f"must be an integer of {bits} bits")
+
+
+def _real(code: Literal["f", "d"]) -> Decode:
+    """Return the function for a number of a format of `struct`; no integer is rounded."""
+    read, packing = _of(float), Struct(f"<{code}")
+    bits = 8 * packing.size
+
+    def decode(value: Any) -> float:
+        found: float = read(value)
+        try:
+            (packed,) = packing.unpack(packing.pack(found))
+        except OverflowError:
+            raise Mismatch(f"must be a number of {bits} bits") from None
+        if isinstance(value, int) and packed != value:
+            raise Mismatch(f"must be an integer that a number of {bits} bits has exactly")
+        return found
+
+    return decode
 
 
 def _fixed(size: int) -> Decode:
@@ -364,10 +463,8 @@ _PRIMITIVES: Final[dict[str, Decode]] = {
     "boolean": _of(bool),
     "int": _integer(32),
     "long": _integer(64),
-    "float": _checked(
-        float, lambda found: abs(found) <= _MOST_FLOAT, "must be a number of 32 bits"
-    ),
-    "double": _of(float),
+    "float": _real("f"),
+    "double": _real("d"),
     "bytes": _of(bytes),
     "string": _of(str),
 }
@@ -376,7 +473,6 @@ _LOGICAL: Final[dict[tuple[str, str], Callable[[Any], Decode]]] = {
     ("bytes", "decimal"): _decimal,
     ("fixed", "decimal"): _decimal,
     ("string", "uuid"): lambda _: _of(UUID),
-    ("fixed", "uuid"): lambda _: _of(UUID),
     ("int", "date"): lambda _: _of(date),
     ("int", "time-millis"): _time,
     ("long", "time-micros"): _time,
