@@ -20,7 +20,9 @@ from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from django_broadcaster.backends import KafkaBackend, Message
+from django_broadcaster.backends.kafka.schemas import avro
 from django_broadcaster.consumers import Delivery, KafkaConsumer, ReceivedMessage
+from django_broadcaster.consumers.kafka import consumer as kafka_consumer
 from django_broadcaster.consumers.rows import redeliver
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
@@ -36,6 +38,7 @@ from django_broadcaster.typed_events import (
 )
 from tests.support.kafka_server import make_topic, produce, shared_servers
 from tests.support.protobuf_classes import MODULE, generated
+from tests.support.registry_proxy import registry_proxy
 from tests.support.schema_registry import ORDER, shared_registry, through
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
@@ -188,6 +191,7 @@ def record(name: str, /, **fields: Any) -> dict[str, Any]:
 
 LOGICAL: dict[str, tuple[Any, Any, Any]] = {
     "decimal": (kind("bytes", "decimal", precision=30, scale=3), "1.5", "1.500"),
+    "small decimal": (kind("bytes", "decimal", precision=12, scale=9), "1E-9", "0.000000001"),
     "fixed decimal": (
         kind("fixed", "decimal", name="Money", size=8, precision=12, scale=2),
         -3,
@@ -473,6 +477,77 @@ def test_unreadable_values_are_malformed(
     assert problem in bad.problem
     assert bad.message.body == value
     assert data_of(good) == {"n": 1}
+
+
+def test_unknown_schema_is_asked_for_once(
+    make: Make, registry: Registry, servers: str, topic: str
+) -> None:
+    """Records of another registry can't keep the receiver busy; after `open` it asks again."""
+    produce(servers, topic, [(b"7", UNKNOWN, HEADERS)] * 50)
+    with registry_proxy(registry) as proxy:
+        consumer = make(url=proxy.url)
+        found = received(consumer, 50)
+        assert all("the schema 2130706432 can't be used" in each.problem for each in found)
+        assert len(proxy.asked) == 1
+        received(consumer, 1)
+        assert len(proxy.asked) == 2
+
+
+def test_unknown_schemas_are_remembered_within_bounds(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest is forgotten first."""
+    monkeypatch.setattr(avro, "_MOST_PROBLEMS", 2)
+    with registry_proxy(registry) as proxy:
+        consumer = KafkaConsumer(
+            alias="shop", topics="a", group="b", schema_registry={"url": proxy.url}
+        )
+        for number in (1, 2, 3, 3, 2, 1):
+            value = b"\0\x7f\0\0" + bytes([number])
+            message = ReceivedMessage(body=value, content_type="application/avro")
+            assert "can't be used" in consumer.delivery(message).problem
+        assert len(proxy.asked) == 4
+
+
+def test_records_that_take_long_to_decode_are_received_in_several_calls(
+    make: Make, servers: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka hears of the receiver in between; none is lost, and the order stays."""
+    monkeypatch.setattr(kafka_consumer, "DECODE_SECONDS", 0.0)
+    data = {"order_id": 7, "total": "1.00", "placed": "2026-11-30T12:00:00+00:00", "note": None}
+    send(servers, topic, {TYPE: ORDER}, *(CloudEvent(TYPE, "/shop", data, id=n) for n in "12345"))
+    consumer = make()
+    consumer.open()
+    found: list[Delivery] = []
+
+    def is_complete() -> bool:
+        deliveries = consumer.receive(5, 0.2)
+        assert len(deliveries) <= 1
+        consumer.acknowledge(deliveries)
+        found.extend(deliveries)
+        return len(found) == 5
+
+    wait_until(is_complete, WAIT, "all records are received")
+    assert [each.event and each.event.id for each in found] == list("12345")
+    assert consumer.lag() == 0
+
+
+def test_every_whole_schema_can_be_read(
+    make: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """Also of values without a byte after the id, and bytes as Confluent's clients write them."""
+    schemas = {"nothing": record("Nothing"), "text": '{"type": "string"}'}
+    data: dict[str, Any] = {"nothing": {}, "text": "a"}
+    send(servers, topic, schemas, *(CloudEvent(name, "/shop", data[name]) for name in schemas))
+    null = b"\0" + client.register_schema(f"{topic}-null", Schema('"null"', "AVRO")).to_bytes(4)
+    serialize = AvroSerializer(
+        client, '"bytes"', conf={"subject.name.strategy": lambda *_: f"{topic}-bytes"}
+    )
+    raw = serialize(b"\x00\xff", SerializationContext(topic, MessageField.VALUE))
+    produce(servers, topic, [(b"7", null, HEADERS), (b"7", raw, HEADERS)])
+    found = received(make(), 4)
+    assert [data_of(each) for each in found] == [{}, "a", None, "AP8="]
+    assert [len(each.message.body) for each in found] == [5, 7, 5, 7]
 
 
 def test_values_that_json_does_not_have_are_malformed(

@@ -50,6 +50,12 @@ _STOPPING: Final = frozenset({"_ALL_BROKERS_DOWN", "_FATAL"})
 """Errors of a client that are said once. A receiver with a name that another one has is fatal."""
 
 
+DECODE_SECONDS: Final = 10.0
+"""The time to decode records for one call: a schema registry may be slow.
+
+The rest is left for the next call. Kafka expects one within `max.poll.interval.ms`, 300 seconds.
+"""
+
 _MISSING: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"})
 
 
@@ -275,7 +281,15 @@ class KafkaConsumer(Consumer):
                 messages = [] if first is None else [first]
             if messages and len(messages) < limit:
                 messages += client.consume(limit - len(messages), 0)
-        deliveries = [each for each in map(self._delivery, messages) if each is not None]
+        deliveries: list[Delivery] = []
+        deadline = time.monotonic() + DECODE_SECONDS
+        for index, each in enumerate(messages):
+            if deliveries and time.monotonic() >= deadline:
+                self._early = messages[index:] + self._early
+                break
+            delivery = self._delivery(each)
+            if delivery is not None:
+                deliveries.append(delivery)
         # A partition may have been revoked while the later ones were taken.
         return [each for each in deliveries if each.receipt.partition.is_assigned]
 

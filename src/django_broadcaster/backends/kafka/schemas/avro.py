@@ -16,6 +16,7 @@ from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from struct import Struct
+from time import monotonic
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -34,6 +35,10 @@ PREFIX_BYTES: Final = 5
 _EXACT: Final = Context(prec=5000)
 _RECORDS: Final = frozenset({"record", "error"})
 _NAMED: Final = _RECORDS | {"enum", "fixed"}
+
+
+_PROBLEM_SECONDS: Final = 30.0
+_MOST_PROBLEMS: Final = 1000
 
 
 class AvroFormat:
@@ -137,13 +142,15 @@ class AvroReader:
     def __init__(self, registry: SchemaRegistry) -> None:
         self._registry = registry
         self._by_id: dict[int, Callable[[bytes], Any]] = {}
+        self._problems: dict[int, tuple[float, SchemaProblem]] = {}  # oldest first
         self._wanted: int | None = None  # the schema for which the registry did not answer
 
     def open(self) -> None:
         """Ask for the schema for which the registry did not answer; raises BackendUnavailable."""
+        self._problems.clear()
         if self._wanted is not None:
-            with suppress(InvalidEvent):  # the record with it becomes a dead letter
-                self._fetch(self._wanted)
+            with suppress(SchemaProblem):  # the record with it becomes a dead letter
+                self._schema(self._wanted)
 
     def read(self, value: bytes, event_type: str) -> Any:
         """Return a value as JSON values.
@@ -153,40 +160,90 @@ class AvroReader:
             BackendUnavailable: The registry is unavailable.
         """
         number = int.from_bytes(value[1:PREFIX_BYTES])
-        decode = self._by_id.get(number) or self._fetch(number)
         try:
-            found = decode(value)
+            decode = self._by_id.get(number) or self._schema(number)
+        except SchemaProblem as error:
+            raise InvalidEvent("data", f"the schema {number} can't be used: {error}") from error
+        try:
+            found = decode(value[PREFIX_BYTES:])
         except Exception as error:  # bytes can be wrong in many ways
             problem = f"can't be decoded by the schema {number}: {type(error).__name__}: {error}"
             raise InvalidEvent("data", problem) from error
-        return dump(found, lambda _: None)
+        return _as_json(found)
 
-    def _fetch(self, number: int) -> Callable[[bytes], Any]:
-        module = client_module(CLIENT, CLIENT[0], "confluent_kafka.schema_registry.avro")
-        config = {"subject.name.strategy": lambda context, name: None}
+    def _schema(self, number: int) -> Callable[[bytes], Any]:
+        """Return the function for a schema that is not known yet.
 
-        def load(client: Any) -> Any:
-            schema = client.get_schema(number)
-            if schema.schema_type not in (None, "AVRO"):
-                raise SchemaProblem(f"the schema {number} is {schema.schema_type}, not AVRO")
-            _load_references(client, schema)
-            return module.AvroDeserializer(client, conf=config)
+        What the registry does not have is not asked for again at once, as a topic may be full of
+        records of another registry.
 
+        Raises:
+            SchemaProblem: The registry does not have the schema, or it is of no use.
+            BackendUnavailable: The registry is unavailable.
+        """
+        now = monotonic()
+        if number in self._problems and now < self._problems[number][0]:
+            raise self._problems[number][1]
         self._wanted = number
         try:
-            decode: Callable[[bytes], Any] = self._registry.ask(load)
+            texts = self._registry.ask(lambda client: _Texts(client, number))
+            decode = self._by_id[number] = _reader(texts)
         except SchemaProblem as error:
+            self._problems.pop(number, None)
+            self._problems[number] = now + _PROBLEM_SECONDS, error
+            if len(self._problems) > _MOST_PROBLEMS:
+                del self._problems[next(iter(self._problems))]
             self._wanted = None
-            raise InvalidEvent("data", f"the schema {number} can't be used: {error}") from error
+            raise
         self._wanted = None
-        self._by_id[number] = decode
         return decode
 
 
-def _load_references(client: Any, schema: Any) -> None:
-    """Have a client know the schemas that a schema refers to."""
-    for each in schema.references or ():
-        _load_references(client, client.get_version(each.subject, each.version, True).schema)
+class _Texts:
+    """The texts of a schema, whose name is empty, and of those that it refers to by name.
+
+    fastavro asks it for each type that it does not know.
+    """
+
+    def __init__(self, client: Any, number: int) -> None:
+        schema = client.get_schema(number)
+        if schema.schema_type not in (None, "AVRO"):
+            raise SchemaProblem(f"it is {schema.schema_type}, not AVRO")
+        self._texts: dict[str, str] = {"": schema.schema_str}
+        references = list(schema.references or ())
+        while references:
+            each = references.pop()
+            if each.name not in self._texts:
+                found = client.get_version(each.subject, each.version, True).schema
+                self._texts[each.name] = found.schema_str
+                references += found.references or ()
+
+    def load(self, name: str) -> Any:
+        return json.loads(self._texts[name])
+
+
+def _reader(texts: _Texts) -> Callable[[bytes], Any]:
+    """Return the function that decodes what follows the prefix; raises SchemaProblem."""
+    module = client_module(CLIENT, CLIENT[0], "fastavro.schema")
+    read = client_module(CLIENT).schemaless_reader
+    try:
+        parsed = module.load_schema("", repo=texts)
+    except Exception as error:  # of many classes
+        raise SchemaProblem(f"{type(error).__name__}: {error}") from error
+    if _kind(parsed) == "bytes":  # clients write them without the length that Avro has
+        return lambda value: value
+    return lambda value: read(BytesIO(value), parsed, None)
+
+
+def _as_json(found: Any) -> Any:
+    """Return what fastavro has read as JSON values."""
+    if isinstance(found, dict):
+        return {name: _as_json(each) for name, each in found.items()}
+    if isinstance(found, list):
+        return [_as_json(each) for each in found]
+    if isinstance(found, Decimal):
+        return format(found, "f")  # with all places, and never as 1E-9
+    return dump(found, lambda _: None)
 
 
 def _text(read: OptionReader, event_type: str, given: object) -> str:
