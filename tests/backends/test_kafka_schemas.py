@@ -651,7 +651,7 @@ def test_confluents_deserializer_reads_protobuf(
         ({"lines": [{"amount": 1.5}]}, "data.lines.amount: does not fit the message shop.Order"),
         (
             {"lines": [{"more": 1}]},
-            "data.lines.more: is not a field of the message shop.Order.Line",
+            "data.lines[0].more: is not a field of the message shop.Order.Line",
         ),
         ({"more": 1}, "data.more: is not a field of the message shop.Order"),
         ([], "data: must be an object, not an array"),
@@ -667,6 +667,37 @@ def test_data_that_do_not_fit_the_message_are_rejected(
     assert str(first) == problem
     assert isinstance(second, Held)
     assert other is None
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"a_long": None}, "data.a_long: must not be null, which the field does not have"),
+        ({"text": None}, "leave it out, or declare it optional in the .proto file"),
+        ({"parts": None}, "data.parts: must not be null"),
+        ({"parts": [{}, None]}, "data.parts[1]: must not be null"),
+        ({"by_name": {"x": None}}, "data.by_name.x: must not be null"),
+        ({"aLong": 7, "a_long": 8}, "data.aLong: is not a field of the message shop.Values"),
+        ({"raw": "AP8"}, "data.raw: must be text in base64"),
+        ({"raw": "!"}, "data.raw: must be text in base64"),
+        ({"raw": 5}, "data.raw: must be text in base64, not an integer"),
+        ({"wrapped": "!"}, "data.wrapped: must be text in base64"),
+        ({"part": []}, "data.part: must be an object, not an array"),
+        ({"part": {"raw": "!"}}, "data.part.raw: must be text in base64"),
+        ({"parts": [{"raw": "!"}]}, "data.parts[0].raw: must be text in base64"),
+        ({"parts": {}}, "data.parts: must be an array, not an object"),
+        ({"by_name": []}, "data.by_name: must be an object, not an array"),
+        ({"by_name": {"x": {"raw": "!"}}}, "data.by_name.x.raw: must be text in base64"),
+        ({"left": "x", "right": 5}, "data: does not fit the message shop.Values"),
+    ],
+)
+def test_data_that_protobuf_would_change_are_rejected(
+    data: Any, problem: str, orders: Any, backend: Make
+) -> None:
+    """Null, another name of a field, and broken base64 are no values; nothing is lost silently."""
+    (failure,) = sent(backend(format="protobuf", schemas={TYPE: orders.Values}), message(data))
+    assert type(failure) is Rejected
+    assert problem in str(failure)
 
 
 @pytest.mark.parametrize(

@@ -698,6 +698,57 @@ def test_every_type_of_protobuf_is_received_as_json(
     assert data_of(empty) == least
 
 
+def test_null_is_received_where_protobuf_has_it(
+    orders: Any, make: Make, servers: str, topic: str
+) -> None:
+    """Null is a value of JSON in messages, and the lack of one for optional fields."""
+    data = {
+        "note": None,
+        "part": None,
+        "wrapped": None,
+        "name": None,
+        "left": None,
+        "any": None,
+        "anys": [None, {"x": None}],
+        "nothing": None,
+    }
+    send_protobuf(servers, topic, orders.Values, CloudEvent("a", "/shop", data))
+    (found,) = received(make(format="protobuf", schemas={"a": orders.Values}), 1)
+    assert data_of(found) == {
+        "a_long": 0,
+        "text": "",
+        "raw": "",
+        "parts": [],
+        "by_name": {},
+        "any": None,
+        "anys": [None, {"x": None}],
+        "nothing": None,
+    }
+
+
+def test_records_without_a_type_are_read_by_the_only_class(
+    orders: Any, make: Make, client: SchemaRegistryClient, servers: str, topic: str
+) -> None:
+    """`decode` gets their JSON; if there are several classes, the problem says so."""
+    config = {"subject.name.strategy": lambda context, name: f"{topic}-{name}"}
+    context = SerializationContext(topic, MessageField.VALUE)
+    placed = orders.OrderPlaced(order_id=7, total="1.00")
+    value = ProtobufSerializer(orders.OrderPlaced, client, config)(placed, context)
+    assert value is not None
+    produce(servers, topic, [(b"7", value, {})])
+
+    def decode(message: ReceivedMessage) -> CloudEvent:
+        return CloudEvent(TYPE, "/legacy", json.loads(message.body), id=message.position)
+
+    one = make(format="protobuf", schemas={TYPE: orders.OrderPlaced}, decode=decode)
+    (found,) = received(one, 1)
+    assert data_of(found) == {"order_id": 7, "total": "1.00"}
+    one.close()
+    schemas = {TYPE: orders.OrderPlaced, "line": orders.Order.Line}
+    (lost,) = received(make(format="protobuf", schemas=schemas, decode=decode), 1)
+    assert "the record has no header 'ce_type', so its class is only known if" in lost.problem
+
+
 def test_records_of_confluents_protobuf_serializer_are_received(
     orders: Any, make: Make, client: SchemaRegistryClient, servers: str, topic: str
 ) -> None:
@@ -716,6 +767,6 @@ def test_records_of_confluents_protobuf_serializer_are_received(
         make(format="protobuf", schemas={TYPE: orders.OrderPlaced}), 4
     )
     assert data_of(good) == {"order_id": 7, "total": "1.00"}
-    assert "its indexes are [1, 0], not [0]" in wrong.problem
+    assert "its indexes are [1, 0], not [0]; if the file has changed" in wrong.problem
     assert "can't be decoded as shop.OrderPlaced" in cut.problem
     assert "'order.unknown' has no class; add it to 'schemas'" in lost.problem

@@ -22,6 +22,7 @@ message Money { string amount = 1; string currency = 2; }
     "broadcaster_orders.proto": """
 syntax = "proto3";
 package shop;
+import "google/protobuf/struct.proto";
 import "google/protobuf/timestamp.proto";
 import "google/protobuf/wrappers.proto";
 import "broadcaster_money.proto";
@@ -44,6 +45,22 @@ message Order {
   repeated uint64 numbers = 8;
   bool paid = 9;
   double weight = 10;
+}
+message Values {
+  message Part { bytes raw = 1; }
+  int64 a_long = 1;
+  string text = 2;
+  optional string note = 3;
+  bytes raw = 4;
+  Part part = 5;
+  repeated Part parts = 6;
+  map<string, Part> by_name = 7;
+  google.protobuf.BytesValue wrapped = 8;
+  google.protobuf.Value any = 9;
+  repeated google.protobuf.Value anys = 10;
+  google.protobuf.NullValue nothing = 11;
+  google.protobuf.StringValue name = 12;
+  oneof choice { string left = 13; int32 right = 14; }
 }
 """,
 }

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from django_broadcaster.exceptions import InvalidEvent
 from django_broadcaster.typed_events.codec import Mismatch
-from django_broadcaster.typed_events.decoders import decoder_of
+from django_broadcaster.typed_events.decoders import Decode, decoder_of
 
 from ...errors import client_module
 from ...options import OptionReader
@@ -26,9 +26,20 @@ CLIENT: Final = ("google.protobuf", "kafka-protobuf")
 """The library of messages, and the extra that it comes with."""
 
 _FIELD: Final = re.compile(r"Failed to parse (\w+) field: ")
-_UNKNOWN: Final = re.compile(r'Message type "([\w.]+)" has no field named "([^"]*)"')
 _LONG: Final = frozenset({"google.protobuf.Int64Value", "google.protobuf.UInt64Value"})
+_BYTES: Final = "google.protobuf.BytesValue"
+_NULLABLE: Final = frozenset({"google.protobuf.Value", "google.protobuf.NullValue"})
 _WELL_KNOWN: Final = "google.protobuf."
+
+
+def _of(hint: Any) -> Decode:
+    """Return the function that reads a type of Python, as typed events do."""
+    return decoder_of(hint, lambda _: None, known_fields_only=False)
+
+
+_read_array: Final = _of(list[Any])
+_read_bytes: Final = _of(bytes)
+_read_object: Final = _of(dict[str, Any])
 
 
 class ProtobufFormat:
@@ -46,6 +57,11 @@ class ProtobufFormat:
     def schema(self, event_type: str) -> ProtobufSchema | None:
         """Return the schema of an event type, if it has one."""
         return self._schemas.get(event_type)
+
+    @property
+    def only(self) -> ProtobufSchema | None:
+        """The schema, if there is just one."""
+        return next(iter(self._schemas.values())) if len(self._schemas) == 1 else None
 
     def reader(self, registry: SchemaRegistry) -> ProtobufReader:
         """Return what decodes values by the classes; it needs no registry."""
@@ -116,10 +132,10 @@ class ProtobufSchema:
 
     def _message(self, data: Any) -> Any:
         """Return the message of data; raises Mismatch."""
-        fields = decoder_of(dict[str, Any], lambda _: None, known_fields_only=False)(data)
+        _check(data, self._class.DESCRIPTOR)
         message = self._class()
         try:
-            self._json.ParseDict(fields, message)
+            self._json.ParseDict(data, message)
         except self._json.ParseError as error:
             raise _mismatch(str(error), self.name) from error
         if not message.IsInitialized():
@@ -154,7 +170,8 @@ class ProtobufSchema:
                 raise InvalidEvent(
                     "data",
                     f"is another message of its .proto file than {self.name}: its indexes are "
-                    f"{indexes}, not {self._indexes}",
+                    f"{indexes}, not {self._indexes}; if the file has changed, generate the class "
+                    "again, and add messages at the end of the file",
                 )
             return rest
 
@@ -177,7 +194,13 @@ class ProtobufReader:
 
     def read(self, value: bytes, event_type: str) -> Any:
         """Return a value as JSON values; raises InvalidEvent."""
-        schema = self._schemas.schema(event_type)
+        schema = self._schemas.schema(event_type) if event_type else self._schemas.only
+        if schema is None and not event_type:
+            raise InvalidEvent(
+                "type",
+                "the record has no header 'ce_type', so its class is only known if 'schemas' in "
+                "the option 'schema_registry' of the consumer has exactly one",
+            )
         if schema is None:
             raise InvalidEvent(
                 "type",
@@ -199,10 +222,76 @@ def _indexes(descriptor: Any) -> list[int]:
 
 def _mismatch(text: str, name: str) -> Mismatch:
     """Return the error for one of Protobuf's, whose text has the names of fields, and values."""
-    path = tuple(_FIELD.findall(text))
-    if unknown := _UNKNOWN.search(text):
-        return Mismatch(f"is not a field of the message {unknown[1]}", (*path, unknown[2]))
-    return Mismatch(f"does not fit the message {name}", path)
+    return Mismatch(f"does not fit the message {name}", tuple(_FIELD.findall(text)))
+
+
+# --- What Protobuf's own parser takes, though data would be lost ---------------------------------
+
+
+def _check(value: Any, descriptor: Any) -> None:
+    """Check the JSON value of a message before it is parsed; raises Mismatch.
+
+    Protobuf's parser also takes two names for one field, null for any field, an empty array for an
+    object, and text that is almost base64.
+    """
+    if descriptor.full_name == _BYTES:
+        _read_bytes(value)
+    if descriptor.full_name.startswith(_WELL_KNOWN):
+        return
+    for name, each in _read_object(value).items():
+        field = descriptor.fields_by_name.get(name)
+        if field is None:
+            raise Mismatch(f"is not a field of the message {descriptor.full_name}", (name,))
+        _inside(name, _check_field, each, field)
+
+
+def _check_field(value: Any, field: Any) -> None:
+    if value is None and not _takes_null(field):
+        if field.has_presence:
+            return
+        problem = "must not be null, which the field does not have in Protobuf; leave it out"
+        if not _is_repeated(field):
+            problem += ", or declare it optional in the .proto file"
+        raise Mismatch(problem)
+    if not _is_repeated(field):
+        _check_one(value, field)
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+        entry = field.message_type.fields_by_name["value"]
+        for name, each in _read_object(value).items():
+            _inside(name, _check_one, each, entry)
+    else:
+        for index, each in enumerate(_read_array(value)):
+            _inside(index, _check_one, each, field)
+
+
+def _check_one(value: Any, field: Any) -> None:
+    """Check the value of a field, or one of its values if the field is repeated."""
+    if value is None and not _takes_null(field):
+        raise Mismatch("must not be null")
+    if field.message_type is not None:
+        _check(value, field.message_type)
+    elif field.type == field.TYPE_BYTES:
+        _read_bytes(value)
+
+
+def _takes_null(field: Any) -> bool:
+    """Return True if null is a value of the type, and not the lack of one."""
+    kind = field.message_type or field.enum_type
+    return kind is not None and kind.full_name in _NULLABLE
+
+
+def _is_repeated(field: Any) -> bool:
+    if hasattr(field, "is_repeated"):
+        return bool(field.is_repeated)
+    return bool(field.label == field.LABEL_REPEATED)  # before Protobuf 6
+
+
+def _inside(step: str | int, check: Callable[[Any, Any], None], value: Any, field: Any) -> None:
+    try:
+        check(value, field)
+    except Mismatch as error:
+        error.inside(step)
+        raise
 
 
 def _with_numbers(found: Any, descriptor: Any) -> Any:
