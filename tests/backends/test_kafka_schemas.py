@@ -485,6 +485,9 @@ def drained(loop: DeliveryLoop, database: str) -> bool:
     ("options", "problem"),
     [
         ({"url": "ftp://host"}, "'url' must begin with http:// or https://"),
+        ({"url": "http://a:1,http://b:1"}, "'url' must be the address of one registry"),
+        ({"url": "http://a,b:1"}, "'url' must be the address of one registry; put a proxy"),
+        ({"url": "http://a:1/?x=1"}, "'url' must not have a query or a fragment"),
         ({"format": "json"}, "'format' must be 'avro' or 'protobuf'"),
         ({"schemas": {}}, "'schemas' must be a schema for each event type"),
         ({"schemas": {TYPE: 5}}, "'schemas' 'order.placed' must be the path of a file"),

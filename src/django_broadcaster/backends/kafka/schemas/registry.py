@@ -53,7 +53,15 @@ class SchemaRegistry:
     ) -> None:
         self._client = client
         url = options.get("url", DEFAULT_URL)
+        if isinstance(url, str) and "," in url.rpartition("@")[2]:
+            read.refuse(
+                "url", "must be the address of one registry; put a proxy in front of several"
+            )
         parts = read.url("url", url, ("http", "https"))
+        if parts.query or parts.fragment:
+            read.refuse(
+                "url", "must not have a query or a fragment: what follows ? or # is not sent"
+            )
         login = read.login(options.get("username"), options.get("password"), {"url": [parts]})
         is_encrypted = parts.scheme == "https"
         tls = read.tls(options.get("tls", False), by_url=is_encrypted)
