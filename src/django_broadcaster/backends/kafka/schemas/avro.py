@@ -208,7 +208,7 @@ class _Texts:
     def __init__(self, client: Any, number: int) -> None:
         schema = client.get_schema(number)
         if schema.schema_type not in (None, "AVRO"):
-            raise SchemaProblem(f"it is {schema.schema_type}, not AVRO")
+            raise SchemaProblem(f"the registry has it as {schema.schema_type}, not AVRO")
         self._texts: dict[str, str] = {"": schema.schema_str}
         references = list(schema.references or ())
         while references:
