@@ -24,6 +24,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
+    "django_broadcaster.sphinx",
     "builtin_names",
     "house_docstrings",
     "generated",

@@ -1,0 +1,106 @@
+"""Shows the event catalogue in documentation that Sphinx builds.
+
+Add `"django_broadcaster.sphinx"` to `extensions` in `conf.py`. The directive `outbox-catalogue` has
+the path of a document that `manage.py outbox_catalogue --output` has written, and lists its events.
+It needs no settings of Django.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from django_broadcaster.catalogue.errors import CatalogueError
+from django_broadcaster.catalogue.listing import ListedEvent, listed_events
+from django_broadcaster.catalogue.reading import read_document
+
+LABEL = "outbox-event-{}"
+"""The label of an event's section, for references to it."""
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.add_directive("outbox-catalogue", CatalogueDirective)
+    return {
+        "version": version("django-broadcaster"),
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
+
+
+class CatalogueDirective(SphinxDirective):
+    """List the events of a catalogue, each in a section of its own.
+
+    The argument is the path of the document, from the page's directory; a path that begins with `/`
+    is from the directory of the documentation. The option `events` has patterns of event types,
+    such as `order.*`; without it, all events are listed.
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec: ClassVar[dict[str, Any]] = {"events": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections."""
+        _, file = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(file)
+        try:
+            events = listed_events(read_document(Path(file)))
+        except CatalogueError as error:
+            raise self.error(f"outbox-catalogue: {error}.") from error
+        patterns = self.options.get("events", "*").replace(",", " ").split()
+        found = [each for each in events if any(fnmatchcase(each.type, _) for _ in patterns)]
+        if not found:
+            raise self.error(f"outbox-catalogue: events must match an event of {file}.")
+        return [self._section(each) for each in found]
+
+    def _section(self, event: ListedEvent) -> nodes.section:
+        section = nodes.section(names=[nodes.fully_normalize_name(LABEL.format(event.type))])
+        section["support_smartquotes"] = False  # types have the quotes of JSON
+        section += nodes.title("", event.type)
+        self.set_source_info(section)
+        self.state.document.note_explicit_target(section, section)
+        for paragraph in event.description.split("\n\n"):
+            if paragraph.strip():
+                section += nodes.paragraph("", " ".join(paragraph.split()))
+        section += _facts(event.facts)
+        if event.fields:
+            section += _table(event.field_table)
+        return section
+
+
+def _facts(facts: dict[str, list[str]]) -> nodes.field_list:
+    return nodes.field_list(
+        "",
+        *(
+            nodes.field("", nodes.field_name("", name), nodes.field_body("", *_lines(values)))
+            for name, values in facts.items()
+        ),
+    )
+
+
+def _lines(values: list[str]) -> Iterable[nodes.paragraph]:
+    return (nodes.paragraph("", "", nodes.literal("", each)) for each in values)
+
+
+def _table(table: list[list[str]]) -> nodes.table:
+    columns, *rows = table
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in columns), cols=len(columns))
+    group += nodes.thead("", _row([nodes.Text(each) for each in columns]))
+    body = nodes.tbody("")
+    for name, *others in rows:
+        body += _row([nodes.literal("", name), *(nodes.Text(each) for each in others)])
+    group += body
+    return nodes.table("", group)
+
+
+def _row(cells: Sequence[nodes.Node]) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", each)) for each in cells))
