@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from django_broadcaster import __version__
 from django_broadcaster.catalogue.errors import CatalogueError
 from django_broadcaster.catalogue.listing import ListedEvent, listed_events
 from django_broadcaster.catalogue.reading import read_document
@@ -30,7 +30,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_directive("outbox-catalogue", CatalogueDirective)
     return {
-        "version": version("django-broadcaster"),
+        "version": __version__,
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }
