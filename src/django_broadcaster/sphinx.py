@@ -7,7 +7,6 @@ It needs no settings of Django.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,30 +76,30 @@ class CatalogueDirective(SphinxDirective):
         return section
 
 
-def _facts(facts: dict[str, list[str]]) -> nodes.field_list:
-    return nodes.field_list(
-        "",
-        *(
-            nodes.field("", nodes.field_name("", name), nodes.field_body("", *_lines(values)))
-            for name, values in facts.items()
-        ),
-    )
-
-
-def _lines(values: list[str]) -> Iterable[nodes.paragraph]:
-    return (nodes.paragraph("", "", nodes.literal("", each)) for each in values)
+def _facts(facts: dict[str, list[str]]) -> nodes.table:
+    """Return a table in which each row begins with its name."""
+    body = nodes.tbody("")
+    for name, values in facts.items():
+        lines = (nodes.paragraph("", "", nodes.literal("", each)) for each in values)
+        body += nodes.row("", _cell(nodes.Text(name)), nodes.entry("", *lines))
+    columns = (nodes.colspec(colwidth=1, stub=1), nodes.colspec(colwidth=3))
+    return nodes.table("", nodes.tgroup("", *columns, body, cols=2))
 
 
 def _table(table: list[list[str]]) -> nodes.table:
-    columns, *rows = table
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in columns), cols=len(columns))
-    group += nodes.thead("", _row([nodes.Text(each) for each in columns]))
+    """Return a table of fields, of which the first row is the head."""
+    head, *rows = table
     body = nodes.tbody("")
     for name, *others in rows:
-        body += _row([nodes.literal("", name), *(nodes.Text(each) for each in others)])
-    group += body
-    return nodes.table("", group)
+        body += _row(nodes.literal("", name), *map(nodes.Text, others))
+    columns = (nodes.colspec(colwidth=1) for _ in head)
+    heading = nodes.thead("", _row(*map(nodes.Text, head)))
+    return nodes.table("", nodes.tgroup("", *columns, heading, body, cols=len(head)))
 
 
-def _row(cells: Sequence[nodes.Node]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", each)) for each in cells))
+def _row(*texts: nodes.Node) -> nodes.row:
+    return nodes.row("", *map(_cell, texts))
+
+
+def _cell(text: nodes.Node) -> nodes.entry:
+    return nodes.entry("", nodes.paragraph("", "", text))
