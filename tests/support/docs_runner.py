@@ -65,7 +65,7 @@ _FENCE = re.compile(r"( *)(`{3,})(\S*)(?: .*)?")
 _NOT_RUN = re.compile(r" *<!-- not run: (.+) -->")
 _NAMED = re.compile(r" *<!-- file: (.+) -->")
 """Names the file that a block is, if its language has no comments."""
-_FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml))\n")
+_FILE = re.compile(r"(?:# ([\w./-]+\.(?:py|ini|toml))|<!-- ([\w./-]+\.md) -->)\n")
 
 
 class Mistake(AssertionError):
@@ -92,7 +92,7 @@ class Block:
     def file(self) -> str | None:
         """The file that the block is, if it is one."""
         named = _FILE.match(self.text)
-        return named[1] if named else self.name
+        return named[1] or named[2] if named else self.name
 
 
 def blocks_of(page: Path) -> Iterator[Block]:

@@ -10,10 +10,8 @@ out, and `payloads` leaves out those that are addresses of webhooks.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from django.utils.module_loading import autodiscover_modules
@@ -28,12 +26,9 @@ from django_broadcaster.publishing.destinations import routed
 from django_broadcaster.registry import Handler, event_registry
 from django_broadcaster.typed_events import EventType, event_types
 
-from .errors import CatalogueError
 from .names import Names, schema_name
 from .payloads import FIELDS, Payload, payload_of
 from .schemas import COMPONENTS, components_of, owner_of
-
-DOCUMENT: Final = "asyncapi.json"
 
 PROTOCOLS: Final = {
     "aws.sns": "sns",
@@ -70,16 +65,6 @@ MEANINGS: Final = {
     "key": "The partition key of the event.",
 }
 
-PARTS_OF_EVENTS: Final = {
-    "class": str,
-    "version": int,
-    "upcasters": list,
-    "source": str,
-    "sent": bool,
-    "schema": dict,
-}
-"""The parts of each event of `x-events`, each with its type."""
-
 _OF_PATTERNS: Final = re.compile(r"[*?\[]")
 
 
@@ -102,27 +87,6 @@ def asyncapi_document(title: str, version: str) -> dict[str, Any]:
         BackendConfigurationError: A setting is invalid.
     """
     return _Document(title, version).as_dict()
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the document of a file, or of a directory that has one; raises CatalogueError."""
-    file = path / DOCUMENT if path.is_dir() else path
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CatalogueError(f"{file} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CatalogueError(f"{file} must be JSON: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("x-events"), dict):
-        raise CatalogueError(f"{file} must be an AsyncAPI document of this command")
-    for event_type, event in found["x-events"].items():
-        for name, kind in PARTS_OF_EVENTS.items():
-            if not isinstance(event, dict) or not isinstance(event.get(name), kind):
-                raise CatalogueError(
-                    f"{file}: x-events: {event_type!r} must have {name!r}; write the catalogue "
-                    "again with --output"
-                )
-    return found
 
 
 class _Document:
@@ -169,6 +133,7 @@ class _Document:
         missing = event.versions_without_upcaster()
         self._events[event.type] = {
             "class": event.path,
+            "description": _docstring_of(event),
             "version": event.version,
             "upcasters": [each for each in range(1, event.version) if each not in missing],
             "source": event.source,
@@ -342,12 +307,17 @@ def _received_message(event_type: str, consumer: Consumer) -> dict[str, Any]:
 
 
 def _description(event: EventType[Any]) -> dict[str, Any]:
-    name = event.event_class.__name__
-    found = {"name": event.type, "title": name}
-    text = inspect.cleandoc(event.event_class.__doc__ or "")
-    if text and not text.startswith(f"{name}("):  # as a dataclass without a docstring has it
+    found = {"name": event.type, "title": event.event_class.__name__}
+    if text := _docstring_of(event):
         found["summary"] = text.splitlines()[0]
     return found
+
+
+def _docstring_of(event: EventType[Any]) -> str:
+    """Return the docstring of a class; empty if it has none."""
+    text = inspect.cleandoc(event.event_class.__doc__ or "")
+    is_made = text.startswith(f"{event.event_class.__name__}(")  # by @dataclass, without one
+    return "" if is_made else text
 
 
 def _channel_bindings(

@@ -18,7 +18,7 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Rejected
 from django_broadcaster.typed_events import VERSION, EventType
 
-from .changes import type_of
+from .schema_types import type_of
 
 FIELDS: Final = ("id", "source", "subject", "key")
 """The attributes of an event that may be in the name of a destination, but for its type."""
