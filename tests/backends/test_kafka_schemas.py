@@ -453,6 +453,20 @@ def test_known_schemas_are_sent_while_another_one_can_not_be_asked_for(
             wait_until(lambda: are_sent("b1", "b2", "b3"), WAIT, "all events are sent")
 
 
+def test_missing_permission_holds_up_one_type_alone(backend: Make, registry: Registry) -> None:
+    """The registry is asked for the other types of the batch, though none is known yet."""
+    types = {"order.a": {**ORDER, "name": "Closed"}, "order.b": ORDER}
+    with registry_proxy(registry) as proxy:
+        proxy.forbidden = "Closed"
+        sender = backend(url=proxy.url, schemas=types, subject="topic_record")
+        failure, other = sent(sender, *(message(type=each) for each in types))
+        assert type(failure) is TransientError
+        assert not failure.spends_retry
+        assert "answered 403: User is denied operation" in str(failure)
+        assert failure.reason == "the schema registry refuses the schema"
+        assert other is None
+
+
 def test_slow_registry_is_waited_for_once_a_batch(
     backend: Make, registry: Registry, topic: str
 ) -> None:
