@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
@@ -12,11 +11,9 @@ import django
 import pytest
 from asgiref.sync import async_to_sync
 from cryptography.fernet import Fernet
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import transaction
 from django.dispatch import Signal
-from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
@@ -236,24 +233,6 @@ def test_arguments_must_be_json(outbox: str) -> None:
     with pytest.raises(TypeError, match="Unsupported type"):
         tasks.note.enqueue(timezone.now())
     assert not OutboxEvent.objects.exists()
-
-
-@pytest.mark.parametrize(
-    ("entry", "error"),
-    [
-        ({"OPTIONS": {"priority": True}}, "['OPTIONS'] has the unknown key 'priority'; known keys"),
-        ({"OPTIONS": {"priorities": 1}}, "['OPTIONS']['priorities']: must be True or False"),
-        ({"OPTIONS": {"max_retries": -1}}, "['OPTIONS']['max_retries']: must be"),
-        ({"QUEUES": ["q" * 60]}, "['QUEUES']: the backend of the outbox for a queue would be"),
-    ],
-)
-def test_wrong_setting_is_named(entry: dict[str, Any], error: str) -> None:
-    """An error names the entry of TASKS, the option and the rule."""
-    with (
-        override_settings(TASKS={"default": {"BACKEND": BACKEND, **entry}}),
-        pytest.raises(ImproperlyConfigured, match=re.escape(f"TASKS['default']{error}")),
-    ):
-        _ = task_backends["default"].alias
 
 
 # --- Running -------------------------------------------------------------------------------------
