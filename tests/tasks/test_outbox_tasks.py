@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ from django_broadcaster.registry import event_registry
 from tests.app.models import Order
 from tests.relay.conftest import working
 from tests.support.databases import ANY
-from tests.support.registered import only_handlers
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 
@@ -41,22 +39,9 @@ from django.tasks.signals import task_enqueued, task_finished, task_started
 
 from tests.support import outbox_tasks as tasks
 
-BACKEND = "django_broadcaster.tasks.OutboxTaskBackend"
-QUEUES = ["default", "reports"]
+from .conftest import BACKEND, QUEUES
 
 any_database = pytest.mark.parametrize("database", ANY, indirect=True)
-
-
-@pytest.fixture
-def outbox(database: str, settings: Settings) -> Iterator[str]:
-    """The alias of the outbox's database, whose tasks go to it, with two attempts each."""
-    settings.DATABASE_ROUTERS = [OneDatabase(database)]
-    settings.TASKS = {"default": {"BACKEND": BACKEND, "QUEUES": QUEUES}}
-    settings.OUTBOX_MAX_RETRIES = 1
-    tasks.CALLS.clear()
-    tasks.FAILURES.clear()
-    with only_handlers():
-        yield database
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ class TaskRunner(MessageBackend):
                 "deploy the version that has the task, and restart the relay"
             ) from error
         try:
-            run = runs.begin(event.id)
+            run = runs.begin(event.id, path, self.alias)
         except (CannotUnseal, BackendConfigurationError) as error:
             raise NotDecryptable(error) from error
         if run is None:

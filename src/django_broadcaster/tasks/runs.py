@@ -35,8 +35,10 @@ class Outcome(NamedTuple):
     errors: tuple[TaskError, ...] = ()
 
 
-def begin(task_id: str) -> OutboxTaskRun | None:
+def begin(task_id: str, task: str, backend: str) -> OutboxTaskRun | None:
     """Record that an attempt begins; return the record, or None if the task has finished before.
+
+    The record has the path of the task, and the backend of the outbox that it went to.
 
     Raises CannotUnseal if no key decrypts the errors so far: those of the attempt could not be
     added to them.
@@ -47,7 +49,8 @@ def begin(task_id: str) -> OutboxTaskRun | None:
     run = run_of(task_id)
     if run is None:
         # If another relay is as far, this one gets an IntegrityError, and the task is retried.
-        run = OutboxTaskRun(task_id=task_id, started_at=now, worker_ids=[worker], **begun)
+        names = {"task_id": task_id, "task": task, "backend": backend}
+        run = OutboxTaskRun(**names, started_at=now, worker_ids=[worker], **begun)
         run.save(force_insert=True, using=_using())
     elif run.finished_at is not None:
         return None
