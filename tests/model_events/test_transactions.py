@@ -209,7 +209,37 @@ def test_a_deletion_is_published_after_the_changes_before_it(
             wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
             Item.objects.update(status="paid")
         done.result(20)
-    assert [each.event_type for each in published()] == ["item.updated", "item.deleted"]
+    found = [(each.event_type, each.data["status"]) for each in published()]
+    assert found == [("item.updated", "paid"), ("item.deleted", "paid")]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda item: item.delete(),
+        lambda item: Item.objects.all().delete(),
+        lambda item: models.QuerySet(Item).delete(),
+        lambda item: item.customer.delete(),
+    ],
+)
+def test_rows_that_two_transactions_delete_are_published_once(
+    outbox: str, delete: Callable[[Item], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later one finds no row; an old snapshot, which MariaDB has at this level, is not read."""
+    connection = connections[outbox]
+    if connection.vendor == "mysql":
+        options = connection.settings_dict["OPTIONS"]
+        monkeypatch.setitem(options, "isolation_level", "repeatable read")
+    item = Item.objects.create(customer=Customer.objects.create(name="Ada"))
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.all().delete()
+            done = start(lambda: delete(item))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the second deletion waits")
+        done.result(20)
+    assert [each.event_type for each in published()] == ["item.deleted"]
 
 
 def _pay(item: Item) -> None:

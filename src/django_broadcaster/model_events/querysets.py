@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
 from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import CHUNK, Among, Row, chunks_of, read_rows
+from .rows import CHUNK, LOCKED, Among, Row, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -106,13 +106,37 @@ class PublishingQuerySet(models.QuerySet[M]):
     update.alters_data = True  # type: ignore[attr-defined]
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Delete the rows, and write the events of them and their cascades by one call."""
+        """Delete the rows, and write the events of them and their cascades by one call.
+
+        Its rows are locked and read beforehand, 500 at a time; those of cascades one by one.
+        """
         using = self._db_for_write()
         with transaction.atomic(using, savepoint=False), gathered(using):
-            return super().delete()
+            found = super(PublishingQuerySet, self._locked(using)).delete()
+        self._result_cache = None
+        return found
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
+
+    def _locked(self, using: str) -> Self:
+        """Return a queryset of the rows that are there now, which are locked and read."""
+        declared = [
+            each for each in self._published() if each.deleted and each.is_table_of(self.model)
+        ]
+        query, has_values = self.query, getattr(self, "_fields", None) is not None
+        is_refused = query.is_sliced or query.combinator or query.distinct_fields or has_values
+        if not declared or is_refused:  # Django raises an error for the latter
+            return self
+        pks = list(dict.fromkeys(self.using(using).values_list("pk", flat=True)))
+        rows: dict[type[models.Model], dict[Any, Row]] = {}
+        for each in declared:
+            rows[each.model] = {}
+            for chunk in chunks_of(pks):
+                rows[each.model] |= read_rows(each.model, chunk, each.names, using, lock=True)
+        known = self.using(using).filter(Among(models.F("pk"), pks))
+        setattr(known, LOCKED, rows)
+        return known
 
     def _db_for_write(self) -> str:
         self._for_write = True  # without this, `db` would be where the router reads
