@@ -6,9 +6,9 @@ BROKER ?= local
 DB ?= sqlite
 # More words for pytest, nox and the benchmarks: make test ARGS="-k redis -x"
 ARGS ?=
-# Processes that share the tests, which wait half of their time; 0 runs them in pytest's own, as --pdb
+# Processes that share the tests, which wait most of their time; 0 runs them in pytest's own, as --pdb
 # and -s need it.
-WORKERS ?= 3
+WORKERS ?= 4
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -61,7 +61,7 @@ test-matrix: $(READY) ## Run it on every supported pair of Python and Django
 	@$(SERVICES) run -- $(PY) -m nox $(ARGS)
 
 test-chaos: $(READY) ## Run the tests that kill, stall and cut off
-	@$(PYTEST) --numprocesses 2 -m chaos $(ARGS)
+	@$(PYTEST) --numprocesses 3 -m chaos $(ARGS)
 
 test-latest: ## Run the backends' tests with the newest release of every client, in .venv-latest
 	$(PYTHON) -m venv .venv-latest

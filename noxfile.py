@@ -83,7 +83,7 @@ def tests(session: nox.Session, django: str) -> None:
     requirements = _groups(nox.project.load_toml("pyproject.toml"))
     session.install(".[all]", f"django~={django}.0", *requirements)
     session.run("python", "tests/manage.py", "makemigrations", "--check", "--dry-run")
-    session.run("python", "-m", "pytest", "--numprocesses=3", *session.posargs)
+    session.run("python", "-m", "pytest", "--numprocesses=4", *session.posargs)
 
 
 @nox.session(python=PAIRS[-1][0])

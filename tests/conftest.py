@@ -73,18 +73,25 @@ def django_db_setup(
 
 
 @pytest.fixture
-def committing(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[None]:
+def committing(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: pytest.FixtureRequest
+) -> Iterator[None]:
     """Let a test commit on every database, and begin and end it with empty tables.
 
     pytest-django's transactional fixture truncates every table of every database for each test;
-    deleting from the few tables that these tests fill is much faster.
+    deleting from the few tables that these tests fill is much faster. For a test of one `database`
+    the others are left alone, unless it has connected to them.
     """
+    callspec = getattr(request.node, "callspec", None)
+    named = callspec.params.get("database") if callspec else None
+    begun = [named] if named in DATABASES else DATABASES
     with django_db_blocker.unblock():  # type: ignore[attr-defined]
-        for alias in DATABASES:
+        for alias in begun:
             _empty(alias)
         yield
         for alias in DATABASES:
-            _empty(alias)
+            if alias in begun or connections[alias].connection is not None:
+                _empty(alias)
         connections.close_all()
 
 

@@ -69,7 +69,7 @@ def assert_kept(run: subprocess.CompletedProcess[str], committed: list[int]) -> 
     }
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize("db", ["sqlite", "postgres"])
 def test_the_demo_keeps_every_promise(db: str, tmp_path: Path) -> None:
     """The demo kills a relay at work, and everything arrives once and in order."""
@@ -87,7 +87,7 @@ def test_the_demo_keeps_every_promise(db: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("db", "broker"), [*(("sqlite", broker) for broker in BROKERS), ("postgres", "redis")]

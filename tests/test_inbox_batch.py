@@ -393,11 +393,12 @@ def test_a_handler_of_another_database_shares_no_transaction(routed: str) -> Non
 
 
 def test_a_handler_may_read_another_database_in_a_batch(routed: str, calls: list[str]) -> None:
-    """A read can be repeated, so it is no reason to handle each event by itself."""
+    """A read and a new connection can be repeated: no reason to handle each event by itself."""
     other = next((each for each in django_settings.DATABASES if each != routed), None)
     if other is None:
         pytest.skip("there is one database")
     register(lambda event: calls.append(str(Order.objects.using(other).count())))
+    connections[other].close()
     with statements() as run:
         assert kinds(send(messages("a1", "b1", "c1"))) == ["", "", ""]
     assert [sql.split()[0] for sql in run].count("INSERT") == 1

@@ -32,8 +32,10 @@ MOST_SECONDS: Final = 1.0
 MOST_CALLS: Final = 190
 """Calls that one transaction may hold: the parameters of their notes, by SQLite's lowest limit."""
 
-_READS = re.compile(r"\s*(select|show|explain)\b(?!.*\bfor\s+(update|share|no\s+key))", re.I | re.S)
-"""Statements on another database that may be repeated."""
+_REPEATABLE = re.compile(
+    r"\s*(select|show|explain|set)\b(?!.*\bfor\s+(update|share|no\s+key))", re.I | re.S
+)
+"""Statements on another database that may be repeated; SET is how a new connection begins."""
 
 
 class Work(NamedTuple):
@@ -141,10 +143,10 @@ class SharedTransaction:
 
     @contextmanager
     def _refusing_other_databases(self) -> Iterator[None]:
-        """Refuse statements on other databases but reads: the rollback would not undo them."""
+        """Refuse changes of other databases, which the rollback would not undo."""
 
         def refuse(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
-            if isinstance(sql, str) and _READS.match(sql):
+            if isinstance(sql, str) and _REPEATABLE.match(sql):
                 return execute(sql, params, many, context)
             self._has_refused = True
             raise RefusedStatement("the statement would change another database than the inbox")

@@ -72,6 +72,9 @@ class Secured:
     more: dict[str, Any] = field(default_factory=dict)
     """Further options."""
 
+    impatient: dict[str, Any] = field(default_factory=dict)
+    """The options for a backend that will not get its answer, and need not wait for it long."""
+
     @property
     def login(self) -> dict[str, Any]:
         """The right credentials."""
@@ -95,7 +98,7 @@ def secured_redis(folder: Path, certificates: Path) -> Iterator[Secured]:
             lambda host: {"host": host, "port": port},
             {"host": "127.0.0.1", "port": port},
             url=("url", f"rediss://{USERNAME}:{QUOTED}@127.0.0.1:{port}"),
-            more={"socket_timeout": 2.0, "connect_timeout": 2.0},
+            impatient={"socket_timeout": 2.0, "connect_timeout": 2.0},
         )
 
 
@@ -114,7 +117,8 @@ def secured_nats(folder: Path, certificates: Path) -> Iterator[Secured]:
             lambda host: {"servers": f"nats://{host}:{port}"},
             {"servers": f"nats://127.0.0.1:{port}"},
             url=("servers", [f"nats://{USERNAME}:{QUOTED}@127.0.0.1:{port}"]),
-            more={"create_stream": True, "timeout": 3.0},
+            more={"create_stream": True},
+            impatient={"timeout": 3.0},
         )
 
 
@@ -135,7 +139,7 @@ def secured_mqtt(folder: Path, certificates: Path) -> Iterator[Secured]:
             MQTTBackend,
             lambda host: {"host": host, "port": server.port},
             {"host": "127.0.0.1", "port": server.port},
-            more={"timeout": 2.0},
+            impatient={"timeout": 2.0},
         )
 
 
@@ -152,7 +156,8 @@ def secured_rabbitmq(folder: Path, certificates: Path) -> Iterator[Secured]:
                 username="guest",
                 password="guest",
                 url=("url", f"amqps://guest:guest@127.0.0.1:{proxy.port}"),
-                more={"exchange": name, "queue": name, "timeout": 3.0, "connect_timeout": 3.0},
+                more={"exchange": name, "queue": name},
+                impatient={"timeout": 3.0, "connect_timeout": 3.0},
             )
         finally:
             remove(shared_url(), name)
@@ -172,7 +177,7 @@ listener.name.sasl_ssl.plain.sasl.jaas.config=\\
             KafkaBackend,
             lambda host: {"bootstrap_servers": f"{host}:{port}"},
             {"bootstrap_servers": f"127.0.0.1:{port}"},
-            more={"timeout": 2.0},
+            impatient={"timeout": 2.0},
         )
 
 
@@ -195,7 +200,8 @@ def secured_webhook(folder: Path, certificates: Path) -> Iterator[Secured]:
             lambda host: {"url": f"https://{host}:{server.port}/"},
             {"url": f"http://127.0.0.1:{server.port}/"},
             checks_health=False,
-            more={"allow_private": True, "timeout": 3.0},
+            more={"allow_private": True},
+            impatient={"timeout": 3.0},
         )
 
 
@@ -235,7 +241,7 @@ def secured_sqs(folder: Path, certificates: Path) -> Iterator[Secured]:
                 username=key["AccessKeyId"],
                 password=key["SecretAccessKey"],
                 can_ignore_name=False,
-                more={"timeout": 3.0},
+                impatient={"timeout": 3.0},
             )
 
 
@@ -331,7 +337,8 @@ def test_wrong_credentials_are_unavailable(
     if wrong == "nothing" and secured.username == "guest":
         pytest.skip("these are the credentials by default")
     login = {} if wrong == "nothing" else {**secured.login, wrong: WRONG}
-    backend = make(**secured.options("127.0.0.1"), **login, tls=files(certificates))
+    options = {**secured.options("127.0.0.1"), **login, **secured.impatient}
+    backend = make(**options, tls=files(certificates))
     outcomes = outcomes_of(backend)
     assert kinds(outcomes) == [BackendUnavailable] * 2
     if wrong != "username":
@@ -357,7 +364,8 @@ def test_wrong_certificates_are_unavailable(
         pytest.skip("this client always checks the name")
     tls = files(certificates, **changes)
     tls["ca_file"] = str(certificates / tls["ca_file"])
-    backend = make(**secured.options("127.0.0.1"), **secured.login, tls=tls)
+    options = {**secured.options("127.0.0.1"), **secured.login, **secured.impatient}
+    backend = make(**options, tls=tls)
     assert kinds(outcomes_of(backend)) == [BackendUnavailable] * 2
     if changes.get("cert_file", "") is not None:
         assert secured.backend is WebhookBackend or backend.health_check() is False
@@ -365,7 +373,7 @@ def test_wrong_certificates_are_unavailable(
 
 def test_no_tls_is_unavailable(secured: Secured, make: MakeBackend) -> None:
     """TLS is never replaced by a connection without it, nor the other way round."""
-    backend = make(**secured.plain, **secured.login)
+    backend = make(**secured.plain, **secured.login, **secured.impatient)
     assert kinds(outcomes_of(backend)) == [BackendUnavailable] * 2
 
 
@@ -375,7 +383,8 @@ def test_name_of_the_server_counts_unless_told_otherwise(
 ) -> None:
     """`check_hostname` of False accepts another name, `verify` of False any certificate."""
     options = {**secured.options("localhost"), **secured.login}
-    assert kinds(outcomes_of(make(**options, tls=files(certificates)))) == [BackendUnavailable] * 2
+    strict = make(**options, **secured.impatient, tls=files(certificates))
+    assert kinds(outcomes_of(strict)) == [BackendUnavailable] * 2
     any_server = files(certificates, ca_file=None, verify=False)
     assert outcomes_of(make(**options, tls=any_server)) == [None] * 2
     if secured.can_ignore_name:
