@@ -88,15 +88,14 @@ def _before_delete(
 ) -> None:
     """Lock the row, and keep its last values: after the deletion it can't be read.
 
-    A `PublishingQuerySet` has locked the rows of its own model, in few statements.
+    A `PublishingQuerySet` has locked its rows, in few statements. Other rows are read one by one:
+    those of cascades, which may be of the same model, and those that were not in the queryset yet.
     """
     locked: Mapping[type[models.Model], Mapping[Any, Row]] = getattr(origin, LOCKED, {})
     rows: dict[type[models.Model], Row | None] = {}
     for each in _deletions(sender):
-        if each.model in locked:
-            rows[each.model] = locked[each.model].get(instance.pk)
-        else:
-            rows[each.model] = _row(each, instance, using)
+        row = locked.get(each.model, {}).get(instance.pk)
+        rows[each.model] = _row(each, instance, using) if row is None else row
     setattr(instance._state, _BEFORE, rows)
 
 
