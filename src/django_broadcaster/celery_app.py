@@ -33,6 +33,9 @@ _OF_THE_CALLER: Final = frozenset({
 _IN_PLAIN: Final = frozenset({"task_id", "queue", "routing_key", "priority"})
 """Options that are not encrypted: they say where a call goes, and by what name it is found."""
 
+_CHORD_UNLOCK: Final = "celery.chord_unlock"
+"""The task that calls the body of a chord, if the result backend has no chords of its own."""
+
 
 class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
     """A Celery app that writes calls of tasks to the outbox.
@@ -50,8 +53,9 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
         """Write a call to the outbox, with the arguments of `Celery.send_task`.
 
-        A worker's task that retries or replaces itself raises an error, which rolls back the
-        transaction around it. So these calls are sent to the broker at once.
+        A worker's task that retries or replaces itself usually raises an error, which rolls back
+        the transaction around it. So these calls are sent to the broker at once. A retry may start
+        before the transaction of this attempt has ended.
 
         Returns:
             The result, which is pending until a worker has run the task.
@@ -66,6 +70,9 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
         from django_broadcaster.publishing import publish_directly
 
         given = dict(_SIGNATURE.bind(self, *args, **kwargs).arguments)
+        if given["name"] == _CHORD_UNLOCK:
+            nesting = _nesting_of_body(given)
+            kwargs["replaced_task_nesting"] = given["replaced_task_nesting"] = nesting
         further = {**given, **given.get("options", {})}
         parent = self.current_worker_task
         if parent and _continues(parent.request, further):
@@ -139,6 +146,15 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
             later: datetime = self.now() + timedelta(seconds=countdown)
             return later
         return None
+
+
+def _nesting_of_body(given: dict[str, Any]) -> int:
+    """Return how often the task was replaced that the body of a chord belongs to.
+
+    `celery.chord_unlock` gets this number too, since it continues a task as the body does.
+    """
+    _, body, *_ = given["args"]
+    return body.get("options", {}).get("replaced_task_nesting") or 0
 
 
 def _continues(request: Any, options: dict[str, Any]) -> bool:

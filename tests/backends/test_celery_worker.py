@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 BROKERS = {"redis": redis_server.shared_url, "rabbitmq": rabbitmq_server.shared_url}
+WORKERS = [("redis", "redis"), ("rabbitmq", "redis"), ("redis", "files")]
+"""The broker and the result backend of each worker; that of files has no chords of its own."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 APP = "tests.support.outbox_celery_app.app"
 PUBLISHERS = {
@@ -51,7 +53,7 @@ class Running(NamedTuple):
     log: Path
 
 
-@pytest.fixture(scope="module", params=BROKERS)
+@pytest.fixture(scope="module", params=WORKERS, ids="-".join)
 def worker(
     request: pytest.FixtureRequest,
     django_db_setup: None,
@@ -59,7 +61,10 @@ def worker(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
     """A worker on each broker, which keeps running for all tests."""
-    broker, results = BROKERS[request.param](), redis_server.shared_url()
+    name, place = request.param
+    broker, results = BROKERS[name](), redis_server.shared_url()
+    if place == "files":
+        results = tmp_path_factory.mktemp("results").as_uri()
     queue = f"celery-{uuid4().hex}"
     log = tmp_path_factory.mktemp("celery") / "worker.log"
     with django_db_blocker.unblock():
@@ -180,3 +185,15 @@ def test_replacement_survives_the_transaction_that_it_ends(
 ) -> None:
     """`self.replace()` raises an error, too, which rolls back a transaction around it."""
     assert result_of(worker, app.tasks["shop.replace"].delay(1, 2)) == 3
+
+
+def test_replacement_by_a_group_is_not_lost(app: OutboxCelery, worker: Running) -> None:
+    """Nor is the call that waits for its results; the one after them goes to the outbox."""
+    assert result_of(worker, app.tasks["shop.replace_by_group"].delay(1, 2)) == [2, 3]
+    assert OutboxEvent.objects.filter(event_type="celery.accumulate").count() == 1
+
+
+def test_replacement_by_a_chord_is_not_lost(app: OutboxCelery, worker: Running) -> None:
+    """Nor is the call that waits for its group; that of its body goes to the outbox."""
+    assert result_of(worker, app.tasks["shop.replace_by_chord"].delay(1, 2)) == 5
+    assert OutboxEvent.objects.filter(event_type="shop.add").count() == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from celery import chord, group
 from django.db import IntegrityError, transaction
 
 from django_broadcaster.celery_app import OutboxCelery
@@ -87,7 +88,23 @@ def replace(task: Any, first: int, second: int) -> Any:
         return task.replace(task.app.tasks["shop.add"].s(first, second))
 
 
-TASKS = (add, place, confirm, retry_in_transaction, retry_after_error, replace)
+def replace_by_group(task: Any, *numbers: int) -> Any:
+    """Let a group take this task's place, which Celery makes a chord."""
+    with transaction.atomic():
+        return task.replace(group(task.app.tasks["shop.add"].s(each, 1) for each in numbers))
+
+
+def replace_by_chord(task: Any, *numbers: int) -> Any:
+    """Let a chord take this task's place."""
+    add = task.app.tasks["shop.add"]
+    with transaction.atomic():
+        return task.replace(chord([add.s(each, 1) for each in numbers], add.s()))
+
+
+TASKS = (
+    *(add, place, confirm, retry_in_transaction, retry_after_error),
+    *(replace, replace_by_group, replace_by_chord),
+)
 
 app = make_app(
     os.environ.get("BROADCASTER_CELERY_BROKER", "memory://"),
