@@ -35,7 +35,7 @@ def record(task_id: str, status: str, *, task: str = "shop.tasks.build_report") 
     errors: list[Any] = [] if succeeded else [("builtins.LookupError", TRACEBACK)]
     value = {"pages": 12} if succeeded else None
     return OutboxTaskRun.objects.create(
-        task_id=task_id, task=task, backend="tasks", is_running=False,
+        task_id=task_id, task=task, backend="tasks", identity=event.identity, is_running=False,
         started_at=now - timedelta(minutes=2), last_attempted_at=now - timedelta(minutes=1),
         finished_at=now if succeeded else None, worker_ids=["relay-1:4711", "relay-2:815"],
         outcome=json.dumps({"return_value": value, "errors": errors}),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import Promise
@@ -23,8 +23,7 @@ from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import BackendConfigurationError, CannotUnseal
 from django_broadcaster.models import OutboxEvent, OutboxTaskRun
 from django_broadcaster.presentation import redacted
-from django_broadcaster.states import OutboxEventStatus
-from django_broadcaster.store import identity_of
+from django_broadcaster.states import UNDELIVERED, OutboxEventStatus
 from django_broadcaster.tasks.runs import Outcome, outcome_of
 from django_broadcaster.tasks.task_events import SOURCE
 
@@ -48,48 +47,50 @@ RUNNING = State("running", "running", _("running"))
 RETRYING = State("retrying", "retry", _("to be retried"))
 FAILED = State("failed", "failed", _("failed"))
 CANCELLED = State("cancelled", "cancelled", _("cancelled"))
-STATES = {each.name: each for each in (SUCCEEDED, RUNNING, RETRYING, FAILED, CANCELLED)}
-
-_ENDED: dict[str, State] = {
-    OutboxEventStatus.FAILED: FAILED,
-    OutboxEventStatus.CANCELLED: CANCELLED,
-}
+DELETED = State("deleted", "cancelled", _("ended, event deleted"))
+STATES = {each.name: each for each in (SUCCEEDED, RUNNING, RETRYING, FAILED, CANCELLED, DELETED)}
 
 
 def state_of(run: OutboxTaskRun, event: OutboxEvent | None) -> State:
-    """Return the state of a task; without its event, which was purged, it is not retried."""
-    if event is not None and event.status in _ENDED:
-        return _ENDED[event.status]
+    """Return the state of a task, as `in_state` finds it."""
+    if event is not None and event.status == OutboxEventStatus.FAILED:
+        return FAILED
+    if event is not None and event.status == OutboxEventStatus.CANCELLED:
+        return CANCELLED
     if run.finished_at is not None or (event and event.status == OutboxEventStatus.PUBLISHED):
         return SUCCEEDED
     if event is None:
-        return FAILED
+        return DELETED
     return RUNNING if run.is_running else RETRYING
+
+
+def in_state(runs: QuerySet[OutboxTaskRun], state: State) -> QuerySet[OutboxTaskRun]:
+    """Return the runs whose tasks are in a state, as `state_of` tells it."""
+    if state is FAILED:
+        return runs.filter(_has_event(OutboxEventStatus.FAILED))
+    if state is CANCELLED:
+        return runs.filter(_has_event(OutboxEventStatus.CANCELLED))
+    if state is SUCCEEDED:
+        ended = _has_event(OutboxEventStatus.FAILED, OutboxEventStatus.CANCELLED)
+        delivered = _has_event(OutboxEventStatus.PUBLISHED)
+        return runs.filter(Q(finished_at__isnull=False) | delivered).exclude(ended)
+    unfinished = runs.filter(finished_at=None)
+    if state is DELETED:
+        return unfinished.exclude(_has_event(*OutboxEventStatus))
+    return unfinished.filter(_has_event(*UNDELIVERED), is_running=state is RUNNING)
+
+
+def _has_event(*statuses: OutboxEventStatus) -> Exists:
+    """Return the condition that the event of a run has one of these statuses, by an index."""
+    events = OutboxEvent.objects.filter(identity=OuterRef("identity"))
+    return Exists(events.filter(status__in=statuses))
 
 
 def events_of(runs: Iterable[OutboxTaskRun], using: str | None) -> dict[str, OutboxEvent]:
     """Return the event of each run by the run's task id; one that was purged is not there."""
-    identities = [identity_of(SOURCE, run.task_id, run.backend) for run in runs]
-    rows = OutboxEvent.objects.using(using).filter(identity__in=identities)
+    rows = OutboxEvent.objects.using(using).filter(identity__in=[run.identity for run in runs])
     found = rows.only("id", "event_id", "status", "publisher_backend")
     return {event.event_id: event for event in found}
-
-
-def in_state(runs: QuerySet[OutboxTaskRun], state: State) -> QuerySet[OutboxTaskRun]:
-    """Return the runs whose tasks are in a state."""
-    if state is SUCCEEDED:
-        return runs.exclude(finished_at=None).exclude(task_id__in=_ids(*_ENDED))
-    if state in (FAILED, CANCELLED):
-        (status,) = (each for each, ended in _ENDED.items() if ended is state)
-        return runs.filter(task_id__in=_ids(status))
-    waits = Q(is_running=state is RUNNING, finished_at=None)
-    return runs.filter(waits).exclude(task_id__in=_ids(*_ENDED))
-
-
-def _ids(*statuses: str) -> Any:
-    """Return the query for the ids of tasks whose events have these statuses, by an index."""
-    rows = OutboxEvent.objects.filter(publisher_backend__in=backends.of_tasks())
-    return rows.filter(status__in=statuses, source=SOURCE).values("event_id")
 
 
 class StateFilter(admin.SimpleListFilter):
