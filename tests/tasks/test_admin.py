@@ -167,6 +167,11 @@ def redact(event: CloudEvent) -> CloudEvent:
     return event.replace(data={**event.data, "return_value": "(hidden)"})
 
 
+def hide_number(event: CloudEvent) -> CloudEvent:
+    """Hide a field of the data."""
+    return event.replace(data={name: "(hidden)" for name in event.data if name == "number"})
+
+
 def break_down(event: CloudEvent) -> CloudEvent:
     """Fail."""
     raise ValueError(event.data)
@@ -186,6 +191,19 @@ def test_return_value_is_redacted_as_payloads_are(
     settings.OUTBOX_REDACTOR = f"{__name__}.{redactor}"
     page = page_of(admin_client, OutboxTaskRun.objects.get())
     assert shown in page
+    assert "42345" not in page
+
+
+@in_the_admin
+def test_dictionary_that_a_task_returns_is_the_data(
+    outbox: str, admin_client: Client, settings: Settings
+) -> None:
+    """So a redactor that hides fields of events hides those of return values."""
+    tasks.place_order.enqueue("42345")
+    run()
+    settings.OUTBOX_REDACTOR = f"{__name__}.hide_number"
+    page = page_of(admin_client, OutboxTaskRun.objects.get())
+    assert "&quot;number&quot;: &quot;(hidden)&quot;" in page
     assert "42345" not in page
 
 

@@ -201,7 +201,7 @@ class TaskRunAdmin(ReadOnlyAdmin):
     @admin.display(description=_("task"))
     def path(self, run: OutboxTaskRun) -> str:
         """Return the path of the task."""
-        return run.task or NOTHING
+        return run.task
 
     @admin.display(description=_("attempts"))
     def attempts(self, run: OutboxTaskRun) -> int:
@@ -263,12 +263,13 @@ class TaskRunAdmin(ReadOnlyAdmin):
         outcome = _readable(run)
         if isinstance(outcome, str):
             return text_block(outcome)
-        data = {"return_value": outcome.return_value}
-        shown = redacted(CloudEvent(run.task or SOURCE, SOURCE, data, id=run.task_id))
+        is_data = isinstance(outcome.return_value, dict)
+        data = outcome.return_value if is_data else {"return_value": outcome.return_value}
+        shown = redacted(CloudEvent(run.task, SOURCE, data, id=run.task_id))
         if isinstance(shown, str):
             return text_block(shown)
         value = shown.data
-        if isinstance(value, dict) and value.keys() == data.keys():
+        if not is_data and isinstance(value, dict) and value.keys() == data.keys():
             value = value["return_value"]
         return text_block(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
