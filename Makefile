@@ -32,7 +32,7 @@ DEMO_WITH := $(if $(DEMO_SERVERS),$(DEMO_PYTHON) tools/services.py run --only $(
 DEMO := $(DEMO_WITH) $(DEMO_PYTHON) example/demo.py --broker $(BROKER) --db $(DB)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv services services-stop test test-matrix test-chaos test-latest lint format docs \
+.PHONY: help venv services services-stop test test-matrix test-chaos test-latest lint format docs docs-versions \
 	demo serve bench clean
 
 help: ## List these targets
@@ -84,6 +84,9 @@ format: $(READY) ## Put the code in the project's style
 
 docs: $(READY) ## Build the documentation, warnings being errors
 	$(PY) -m sphinx -W --keep-going -n -b html docs docs/_build/html
+
+docs-versions: $(READY) ## Build the documentation of each release and of the working tree as one site
+	$(PY) tools/docs_versions.py $(ARGS)
 
 demo: $(DEMO_READY) ## Run the shop, kill its relay, count what arrived (BROKER=redis: two services)
 	@$(DEMO) $(ARGS)

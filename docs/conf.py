@@ -18,17 +18,22 @@ from django_broadcaster import __version__  # noqa: E402  # after django.setup()
 project = "django-broadcaster"
 author = "django-broadcaster contributors"
 copyright = author
-version = release = __version__
+# tools/docs_versions.py sets these variables, where the site has several versions.
+docs_version = os.environ.get("DOCS_VERSION", "")
+version = release = docs_version or __version__
 
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
+    "django_broadcaster.sphinx",
     "builtin_names",
+    "diagrams",
     "house_docstrings",
     "generated",
 ]
-exclude_patterns = ["_build", "_ext"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_ext", "_templates"]
 default_role = "code"
 # An option is pasted as it is shown: `--file`, not an en dash.
 smartquotes = False
@@ -63,8 +68,10 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 pygments_dark_style = "monokai"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css", "versions.css"]
 html_favicon = "_static/favicon.svg"
+html_baseurl = os.environ.get("DOCS_CANONICAL", "")
+html_context = {"docs_version": docs_version}
 html_title = f"django-broadcaster {release}"
 html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "

@@ -26,6 +26,7 @@ NEEDS_MORE = {
     "django_broadcaster.celery_app": "celery",
     "django_broadcaster.instrumentation.opentelemetry": "opentelemetry",
     "django_broadcaster.instrumentation.prometheus": "prometheus_client",
+    "django_broadcaster.sphinx": "docutils",
     "django_broadcaster.testing.consumer_contract": "pytest",
     "django_broadcaster.testing.consumer_faults": "pytest",
     "django_broadcaster.testing.contract": "pytest",

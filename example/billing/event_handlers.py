@@ -6,10 +6,13 @@ its changes, or neither does.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.registry import event_registry
 
+from .events import InvoiceSent
 from .models import Invoice, ReceivedEvent
 
 
@@ -18,11 +21,8 @@ def bill(event: CloudEvent) -> None:
     """Bill an order and publish `invoice.sent`; a second invoice would be an error."""
     order, total = event.data["order"], event.data["total"]
     invoice = Invoice.objects.create(order=order, total=total)
-    publisher.publish_event(
-        event_type="invoice.sent",
-        source="/billing/invoices",
-        subject=str(invoice.pk),
-        data={"invoice": invoice.pk, "order": order, "total": total},
+    publisher.publish(
+        InvoiceSent(invoice=invoice.pk, order=order, total=Decimal(total)),
         partition_key=event.partition_key,  # the order's, as in the shop
     )
 

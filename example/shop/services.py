@@ -6,6 +6,7 @@ from django.db import transaction
 
 from django_broadcaster.publishers import publisher
 
+from .events import EVENTS
 from .models import Order, Product
 
 
@@ -45,17 +46,12 @@ def _advance(order_id: int, status: str) -> Order:
 
 
 def _publish(order: Order) -> None:
-    publisher.publish_event(
-        event_type=f"order.{order.status}",
-        source="/shop/orders",
-        subject=str(order.pk),
-        data={
-            "order": order.pk,
-            "product": order.product_id,
-            "quantity": order.quantity,
-            "total": str(order.total),
-            "sequence": order.sequence,
-        },
-        # Events of one key are delivered in publish order; other orders do not wait for them.
-        partition_key=order.key,
+    publisher.publish(
+        EVENTS[order.status](
+            order=order.pk,
+            product=order.product_id,
+            quantity=order.quantity,
+            total=order.total,
+            sequence=order.sequence,
+        )
     )

@@ -76,7 +76,7 @@ class ServicesTest(ShopTestCase):
     def test_refused_event(self) -> None:
         """An order whose event cannot be published is not placed."""
         with (
-            patch.object(publisher, "publish_event", side_effect=ValueError("no")),
+            patch.object(publisher, "publish", side_effect=ValueError("no")),
             self.assertRaisesMessage(ValueError, "no"),
         ):
             services.place_order(self.mug)

@@ -356,6 +356,7 @@ def test_an_event_without_a_schema_is_an_error(events: EventsModule) -> None:
 
 WHOLE = {
     "class": "shop.events.E",
+    "description": "",
     "version": 1,
     "upcasters": [],
     "source": "/shop",

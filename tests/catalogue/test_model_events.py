@@ -19,7 +19,7 @@ from django.test.utils import isolate_apps
 from django.urls import reverse
 from jsonschema import Draft202012Validator
 
-from django_broadcaster.catalogue import asyncapi_document
+from django_broadcaster.catalogue.document import asyncapi_document
 from django_broadcaster.events import encode_data
 from django_broadcaster.model_events import model_events, publishes
 from django_broadcaster.registry import event_registry
@@ -85,6 +85,7 @@ def test_event_types_of_a_model_are_in_the_document() -> None:
     assert [*document["x-events"]] == ["order.created", "order.deleted"]
     assert document["x-events"]["order.created"] == {
         "class": MODEL,
+        "description": "An order of a customer.",
         "version": 1,
         "upcasters": [],
         "source": "/shop/orders",

@@ -55,7 +55,7 @@ NATS_STREAM = "SHOP_EVENTS"
 
 _FENCE = re.compile(r"( *)(`{3,})(\S*)(?: .*)?")
 _NOT_RUN = re.compile(r" *<!-- not run: (.+) -->")
-_FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml))\n")
+_FILE = re.compile(r"(?:# ([\w./-]+\.(?:py|ini|toml))|<!-- ([\w./-]+\.md) -->)\n")
 
 
 class Mistake(AssertionError):
@@ -81,7 +81,7 @@ class Block:
     def file(self) -> str | None:
         """The file that the block is, if it is one."""
         named = _FILE.match(self.text)
-        return named[1] if named else None
+        return named[1] or named[2] if named else None
 
 
 def blocks_of(page: Path) -> Iterator[Block]:

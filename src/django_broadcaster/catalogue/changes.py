@@ -8,16 +8,12 @@ So within a version no type, no constraint and no list of values may change in e
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .errors import CatalogueError
+from .schema_types import ANY, Schema, alternatives, is_annotation, resolved, target
 
-Schema = Mapping[str, Any]
-
-ANY: Final = "any value"
 TYPES: Final = {"array", "boolean", "integer", "null", "number", "object", "string"}
 
 LOWER_LIMITS: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
@@ -30,21 +26,6 @@ OTHER_CONSTRAINTS: Final = (
     "pattern",
     "uniqueItems",
 )
-
-ANNOTATIONS: Final = frozenset(
-    (
-        "$comment",
-        "default",
-        "deprecated",
-        "description",
-        "example",
-        "examples",
-        "readOnly",
-        "title",
-        "writeOnly",
-    )
-)
-"""Keywords that allow or forbid no value. Those that begin with `x-` are annotations, too."""
 
 COMPARED: Final = frozenset(
     (
@@ -62,9 +43,6 @@ COMPARED: Final = frozenset(
         "type",
     )
 )
-
-COMBINED: Final = frozenset(("$ref", "allOf", "anyOf", "oneOf"))
-"""Keywords that refer to other schemas, to which the keywords beside them apply as well."""
 
 OF_MODEL: Final = "model"
 """The part of an event in `x-events` that is True if a model publishes it without a class."""
@@ -186,8 +164,8 @@ class _Comparison:
 
     def compare(self, old: Schema | bool, new: Schema | bool, path: tuple[str, ...]) -> Found:
         """Yield the path, the problem and the result of each change."""
-        before = _alternatives(old, self._old)
-        after = _alternatives(new, self._new)
+        before = alternatives(old, self._old)
+        after = alternatives(new, self._new)
         for label in sorted(before.keys() - _including(after)):
             yield path, f"no longer allows {label}", OLD_EVENTS
         for label in sorted(after.keys() - _including(before)):
@@ -317,48 +295,9 @@ def _constraints(old: Schema, new: Schema, path: tuple[str, ...]) -> Found:
             yield path, f"has {keyword} {now_text}, after {was_text}", result
 
 
-def _resolved(schema: Schema | bool, document: Schema) -> Schema:
-    """Return a schema without references; the keywords beside one apply as well."""
-    if isinstance(schema, bool):
-        return {} if schema else {"enum": []}
-    if "$ref" in schema:
-        other = _target(schema["$ref"], document)
-    elif len(schema.get("allOf", ())) == 1:
-        other = schema["allOf"][0]
-    else:
-        return schema
-    return _with_keywords_beside(schema, _resolved(other, document))
-
-
-def _target(reference: str, document: Schema) -> Any:
-    found: Any = document
-    for step in reference.removeprefix("#/").split("/"):
-        name = step.replace("~1", "/").replace("~0", "~")
-        if not isinstance(found, Mapping) or name not in found:
-            raise CatalogueError(
-                f"the catalogue must have {reference}, to which one of its schemas refers"
-            )
-        found = found[name]
-    return found
-
-
-def _with_keywords_beside(schema: Schema, other: Schema) -> Schema:
-    """Return a schema that another one refers to, with the keywords beside the reference."""
-    beside = {
-        keyword: value
-        for keyword, value in schema.items()
-        if keyword not in COMBINED and not _is_annotation(keyword)
-    }
-    return {**other, **beside}
-
-
-def _is_annotation(keyword: str) -> bool:
-    return keyword in ANNOTATIONS or keyword.startswith("x-")
-
-
 def _others_of(schema: Schema) -> set[str]:
     """Return the keywords that are not compared one by one."""
-    return {each for each in schema if each not in COMPARED and not _is_annotation(each)}
+    return {each for each in schema if each not in COMPARED and not is_annotation(each)}
 
 
 def _expanded(value: Any, document: Schema, within: tuple[str, ...] = ()) -> Any:
@@ -369,7 +308,7 @@ def _expanded(value: Any, document: Schema, within: tuple[str, ...] = ()) -> Any
         return value
     reference = value.get("$ref")
     if isinstance(reference, str) and reference not in within:
-        found = {**_target(reference, document), **value}
+        found = {**target(reference, document), **value}
         del found["$ref"]
         return _expanded(found, document, (*within, reference))
     return {name: _expanded(each, document, within) for name, each in value.items()}
@@ -377,7 +316,7 @@ def _expanded(value: Any, document: Schema, within: tuple[str, ...] = ()) -> Any
 
 def _key_schema(schema: Schema, document: Schema) -> Schema:
     """Return the schema of the keys of a mapping, which are text."""
-    return {"type": "string", **_resolved(schema.get("propertyNames", True), document)}
+    return {"type": "string", **resolved(schema.get("propertyNames", True), document)}
 
 
 def _further_items(schema: Schema) -> Schema | bool:
@@ -385,20 +324,6 @@ def _further_items(schema: Schema) -> Schema | bool:
     if schema.get("maxItems") == len(schema["items"]):
         return False
     found: Schema | bool = schema.get("additionalItems", True)
-    return found
-
-
-def _alternatives(schema: Schema | bool, document: Schema) -> dict[str, Schema]:
-    """Return the types that a schema allows; those that a union has twice, with their titles."""
-    labelled = [(label, each) for each in _flat(schema, document) for label in _labels(each)]
-    counts = Counter(label for label, _ in labelled)
-    found: dict[str, Schema] = {}
-    for label, each in labelled:
-        title = each.get("title", "") if counts[label] > 1 else ""
-        name = f"{label} {title}".rstrip()
-        while name in found:
-            name += "*"
-        found[name] = each
     return found
 
 
@@ -410,44 +335,3 @@ def _including(alternatives: Mapping[str, Schema]) -> set[str]:
     if ANY in found:
         found |= TYPES
     return found
-
-
-def _flat(schema: Schema | bool, document: Schema) -> Iterator[Schema]:
-    resolved = _resolved(schema, document)
-    union = resolved.get("anyOf") or resolved.get("oneOf")
-    if not union:
-        yield resolved
-        return
-    for each in union:
-        for found in _flat(each, document):
-            yield _with_keywords_beside(resolved, found)
-
-
-def _labels(schema: Schema) -> list[str]:
-    """Return the types that a schema allows."""
-    given = schema.get("type")
-    if given is None and "enum" in schema:
-        return sorted({type_of(each) for each in schema["enum"]}) or ["nothing"]
-    if given is None and "const" in schema:
-        return [type_of(schema["const"])]
-    if given is None and "properties" in schema:
-        return ["object"]
-    if given is None:
-        return [ANY]
-    return [given] if isinstance(given, str) else list(given)
-
-
-def type_of(value: object) -> str:
-    """Return the type of a JSON value, as JSON Schema names it."""
-    if value is None:
-        return "null"
-    for kind, name in (
-        (bool, "boolean"),
-        (str, "string"),
-        (int, "integer"),
-        (float, "number"),
-        (list, "array"),
-    ):
-        if isinstance(value, kind):
-            return name
-    return "object"

@@ -55,7 +55,7 @@ class DeclaredEvent:
         upcasters: The older versions that can be read.
         path: The dotted path of the class or the model.
         title: The name of the class or the model.
-        summary: The first line of its docstring; empty for none.
+        description: Its docstring; empty for none.
         data_schema: The attribute `dataschema`; empty for none.
         extensions: The extensions that each event has.
         has_key: Whether events may have a partition key.
@@ -70,7 +70,7 @@ class DeclaredEvent:
     upcasters: list[int]
     path: str
     title: str
-    summary: str
+    description: str
     data_schema: str
     extensions: Mapping[str, Any]
     has_key: bool
@@ -117,7 +117,7 @@ def _of_class(declared: EventType[Any]) -> DeclaredEvent:
         upcasters=[each for each in range(1, declared.version) if each not in missing],
         path=declared.path,
         title=declared.event_class.__name__,
-        summary=_summary(declared.event_class),
+        description=_docstring_of(declared.event_class),
         data_schema=declared.data_schema,
         extensions={VERSION: declared.version},
         has_key=declared.key is not None,
@@ -137,7 +137,7 @@ def _of_declarations(event_type: str, declarations: list[ModelEvents]) -> Declar
         upcasters=[],
         path=_path(model),
         title=model.__name__,
-        summary=_summary(model),
+        description=_docstring_of(model),
         data_schema="",
         extensions={},
         has_key=True,
@@ -151,10 +151,11 @@ def _path(model: type[models.Model]) -> str:
     return f"{model.__module__}.{model.__qualname__}"
 
 
-def _summary(event_class: type[Any]) -> str:
-    text = inspect.cleandoc(vars(event_class).get("__doc__") or "")
+def _docstring_of(event_class: type[Any]) -> str:
+    """Return the docstring of a class; empty if it has none."""
+    text = inspect.cleandoc(event_class.__doc__ or "")
     # A dataclass or a model without a docstring has a text of its signature.
-    return text.splitlines()[0] if text and not text.startswith(f"{event_class.__name__}(") else ""
+    return "" if text.startswith(f"{event_class.__name__}(") else text
 
 
 def _one_of(schemas: Iterable[Schema]) -> Schema:

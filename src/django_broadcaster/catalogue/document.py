@@ -9,10 +9,8 @@ out, and `payloads` leaves out those that are addresses of webhooks.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from django.utils.module_loading import autodiscover_modules
@@ -27,12 +25,9 @@ from django_broadcaster.registry import Handler, event_registry
 
 from .changes import OF_MODEL
 from .declared import DeclaredEvent, declared_events
-from .errors import CatalogueError
 from .names import Names, schema_name
 from .payloads import FIELDS, Payload, payload_of
 from .schemas import COMPONENTS, components_of, owner_of
-
-DOCUMENT: Final = "asyncapi.json"
 
 PROTOCOLS: Final = {
     "aws.sns": "sns",
@@ -69,16 +64,6 @@ MEANINGS: Final = {
     "key": "The partition key of the event.",
 }
 
-PARTS_OF_EVENTS: Final = {
-    "class": str,
-    "version": int,
-    "upcasters": list,
-    "source": str,
-    "sent": bool,
-    "schema": dict,
-}
-"""The parts of each event of `x-events`, each with its type."""
-
 _OF_PATTERNS: Final = re.compile(r"[*?\[]")
 
 
@@ -101,27 +86,6 @@ def asyncapi_document(title: str, version: str) -> dict[str, Any]:
         BackendConfigurationError: A setting is invalid.
     """
     return _Document(title, version).as_dict()
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the document of a file, or of a directory that has one; raises CatalogueError."""
-    file = path / DOCUMENT if path.is_dir() else path
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CatalogueError(f"{file} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CatalogueError(f"{file} must be JSON: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("x-events"), dict):
-        raise CatalogueError(f"{file} must be an AsyncAPI document of this command")
-    for event_type, event in found["x-events"].items():
-        for name, kind in PARTS_OF_EVENTS.items():
-            if not isinstance(event, dict) or not isinstance(event.get(name), kind):
-                raise CatalogueError(
-                    f"{file}: x-events: {event_type!r} must have {name!r}; write the catalogue "
-                    "again with --output"
-                )
-    return found
 
 
 class _Document:
@@ -168,6 +132,7 @@ class _Document:
             self._schemas[self._names["schemas"].add(text, owner)] = schema
         self._events[event.type] = {
             "class": event.path,
+            "description": event.description,
             "version": event.version,
             "upcasters": event.upcasters,
             "source": event.source,
@@ -340,7 +305,9 @@ def _message(event: DeclaredEvent, backend: MessageBackend, payload: Payload) ->
 
 def _description(event: DeclaredEvent) -> dict[str, Any]:
     found = {"name": event.type, "title": event.title}
-    return {**found, "summary": event.summary} if event.summary else found
+    if event.description:
+        found["summary"] = event.description.splitlines()[0]
+    return found
 
 
 def _channel_bindings(

@@ -1,13 +1,17 @@
-"""The catalogue for people: each event with its schema, its channels and its handlers."""
+"""The catalogue for people: each event with its fields, its channels and its handlers.
+
+The admin's page and the directive for Sphinx show the same.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .schemas import json_schema_of_type
+from .changes import OF_MODEL
+from .fields import Field, fields_of
+from .schema_types import target
 
 
 @dataclass(slots=True)
@@ -16,44 +20,78 @@ class ListedEvent:
 
     Args:
         type: The event type.
+        description: The docstring of the class; empty if it has none.
         version: The version of the data.
-        class_path: The dotted path of the class.
+        upcasters: The older versions that the class reads as well.
+        class_path: The dotted path of the class or the model.
+        is_of_model: Whether a model publishes it, without a class.
         source: The source that the class declares.
-        summary: The first line of the docstring.
-        schema: The JSON Schema of the data, as text.
+        fields: The fields of the data.
         sent: The channels to which it is sent, such as `Backend default: topic orders`.
         received: The channels from which it is received.
         handlers: The names of its handlers.
     """
 
     type: str
+    description: str
     version: int
+    upcasters: list[int]
     class_path: str
+    is_of_model: bool
     source: str
-    schema: str
-    summary: str = ""
+    fields: list[Field]
     sent: list[str] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
     handlers: list[str] = field(default_factory=list)
 
+    @property
+    def facts(self) -> dict[str, list[str]]:
+        """The names of what is known about the event, each with its values."""
+        found = {
+            "Version": [str(self.version)],
+            "Older versions": [str(each) for each in self.upcasters],
+            "Model" if self.is_of_model else "Class": [self.class_path],
+            "Source": [self.source],
+            "Sent to": self.sent,
+            "Received from": self.received,
+            "Handlers": self.handlers,
+        }
+        return {name: values for name, values in found.items() if values}
+
+    @property
+    def field_table(self) -> list[list[str]]:
+        """The rows of a table of the fields, of which the first one has the names of columns.
+
+        Columns that are empty are left out; empty if the event has no fields.
+        """
+        rows = [each.cells() for each in self.fields]
+        columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+        return [columns, *([row[name] for name in columns] for row in rows)] if rows else []
+
 
 def listed_events(document: Mapping[str, Any]) -> list[ListedEvent]:
-    """Return the declared events of an AsyncAPI document of this process, by type."""
+    """Return the declared events of an AsyncAPI document, by type.
+
+    Raises:
+        CatalogueError: A part of the document refers to another one that is missing.
+    """
     found = {
         event_type: ListedEvent(
-            event_type,
-            each["version"],
-            each["class"],
-            each["source"],
-            json.dumps(json_schema_of_type(event_type), indent=2, ensure_ascii=False),
+            type=event_type,
+            description=each["description"],
+            version=each["version"],
+            upcasters=each["upcasters"],
+            class_path=each["class"],
+            is_of_model=each.get(OF_MODEL, False),
+            source=each["source"],
+            fields=fields_of(each["schema"], document),
         )
-        for event_type, each in document["x-events"].items()
+        for event_type, each in sorted(document["x-events"].items())
     }
     for operation, channel, message in _messages(document):
         listed = found.get(message["name"])
         if listed is None:
             continue
-        listed.summary = message.get("summary", listed.summary)
         place = operation["summary"]
         if channel["address"] is not None:
             place = f"{place}: {channel['address']}"
@@ -67,11 +105,10 @@ def listed_events(document: Mapping[str, Any]) -> list[ListedEvent]:
 Part = Mapping[str, Any]
 
 
-def _messages(document: Mapping[str, Any]) -> Iterator[tuple[Part, Part, Part]]:
+def _messages(document: Part) -> Iterator[tuple[Part, Part, Part]]:
     """Yield each message of each operation, with the operation and its channel."""
-    for operation in document["operations"].values():
-        channel = document["channels"][operation["channel"]["$ref"].rpartition("/")[2]]
+    for operation in document.get("operations", {}).values():
+        channel = target(operation["channel"]["$ref"], document)
         for reference in operation["messages"]:
-            within = channel["messages"][reference["$ref"].rpartition("/")[2]]
-            name = within["$ref"].rpartition("/")[2]
-            yield operation, channel, document["components"]["messages"][name]
+            within = target(reference["$ref"], document)
+            yield operation, channel, target(within["$ref"], document)

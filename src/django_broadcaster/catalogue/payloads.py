@@ -17,8 +17,8 @@ from django_broadcaster.backends.base import NOT_SHOWN, Message, MessageBackend,
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Rejected
 
-from .changes import type_of
 from .declared import DeclaredEvent
+from .schema_types import type_of
 
 FIELDS: Final = ("id", "source", "subject", "key")
 """The attributes of an event that may be in the name of a destination, but for its type."""

@@ -76,10 +76,11 @@ def is_schema_of_catalogue(file: Path) -> bool:
     return isinstance(found, dict) and isinstance(found.get(EVENT), dict)
 
 
-def json_schema_of_type(event_type: str) -> dict[str, Any]:
+def schema_text(event_type: str) -> str:
     """Return the JSON Schema of an event type that is declared; raises as `json_schema`."""
     declared = declared_events().get(event_type)
-    return {} if declared is None else json_schema(declared)
+    schema = {} if declared is None else json_schema(declared)
+    return json.dumps(schema, indent=2, ensure_ascii=False)
 
 
 def components_of(declared: DeclaredEvent) -> Iterator[tuple[str, str, Any]]:

@@ -24,12 +24,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.catalogue import (
-    CatalogueError,
-    asyncapi_document,
-    listed_events,
-    load_events,
-)
+from django_broadcaster.catalogue.document import asyncapi_document, load_events
+from django_broadcaster.catalogue.errors import CatalogueError
+from django_broadcaster.catalogue.listing import listed_events
+from django_broadcaster.catalogue.schemas import schema_text
 from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.models import OutboxBackendState, OutboxDashboard, OutboxEvent
@@ -111,7 +109,8 @@ class DashboardViews(AdminPages):
         more: dict[str, Any] = {"events": [], "error": ""}
         try:
             load_events()
-            more["events"] = listed_events(asyncapi_document("", ""))
+            listed = listed_events(asyncapi_document("", ""))
+            more["events"] = [(each, schema_text(each.type)) for each in listed]
         except (BackendConfigurationError, CatalogueError, ImportError, TypeError) as error:
             more["error"] = error_text(error)
         return self._page(request, "catalogue", _("Event catalogue"), more, above=(self._list(),))

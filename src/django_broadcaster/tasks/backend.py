@@ -44,8 +44,8 @@ class OutboxTaskBackend(BaseTaskBackend):
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         self.entry = Entry(alias, params)
-        super().__init__(alias, {"QUEUES": self.entry.queues, "OPTIONS": self.entry.options})
-        self.supports_priority = self.options["priorities"]
+        super().__init__(alias, {**params, "QUEUES": self.entry.queues})
+        self.supports_priority = self.entry.options["priorities"]
         for outbox_alias in self.destinations():
             if len(outbox_alias) > LONGEST_ALIAS:
                 message = (
@@ -87,7 +87,7 @@ class OutboxTaskBackend(BaseTaskBackend):
         A wrong option has its default in them.
         """
         backend = cls(alias, dict(params))
-        options = {name: backend.options[name] for name in RUNNER_OPTIONS}
+        options = {name: backend.entry.options[name] for name in RUNNER_OPTIONS}
         return {each: {"BACKEND": RUNNER, "OPTIONS": options} for each in backend.destinations()}
 
     def enqueue(self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
@@ -112,7 +112,7 @@ class OutboxTaskBackend(BaseTaskBackend):
             backend=self.destination(task.queue_name, task.priority),
             scheduled_at=task.run_after,
             publisher_config=config_of(task),
-            max_retries=self.options["max_retries"],
+            max_retries=self.entry.options["max_retries"],
         )
         result: TaskResult[Any, Any] = result_of_row(row, task=task)
         task_enqueued.send(type(self), task_result=result)

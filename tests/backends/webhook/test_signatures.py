@@ -191,6 +191,12 @@ def test_secrets_come_from_a_dotted_path(make: MakeBackend, server: WebhookServe
     Webhook(HMAC).verify(server.requests[0].body, server.requests[0].headers)
 
 
+def test_secrets_may_be_any_iterable(make: MakeBackend, server: WebhookServer) -> None:
+    """Such as a queryset of a model that has them."""
+    make(url=server.url, secrets_for=lambda url: iter([HMAC])).send(make_message(data=1))
+    Webhook(HMAC).verify(server.requests[0].body, server.requests[0].headers)
+
+
 @pytest.mark.parametrize("wrong", [["whsec_c2hvcnQ="], [HMAC.removeprefix("whsec_")], HMAC, None])
 def test_secrets_that_cannot_be_had_hold_up_their_endpoint_only(
     make: MakeBackend, server: WebhookServer, other: WebhookServer, wrong: Any

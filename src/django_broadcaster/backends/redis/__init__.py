@@ -19,16 +19,6 @@ An entry may have further fields, which the event's `publisher_config` names.
 CloudEvents has no binding for Redis. The binary fields are this project's own, named as the Kafka
 binding names its headers.
 
-backend      the backend itself
-entries      packs events
-fields       packs the fields that their `publisher_config` adds
-sender       sends a chunk of them
-connection   to one server
-commands     packs commands
-cluster      finds the node of a stream
-address      the options that say where Redis is
-errors       the meaning of its errors
-
 Needs Redis 5 or newer. If ACLs are used, the user needs `+xadd +multi +exec` on its streams,
 `+cluster|slots` for a cluster, and `+wait` for `wait_replicas`. An acknowledged entry is as durable
 as the server is set up to make it (`appendonly`, `appendfsync`, `min-replicas-to-write`).

@@ -106,7 +106,7 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         event_urls: bool = False,
         allow_http: bool = False,
         secrets: Sequence[str] = (),
-        secrets_for: Callable[[str], Sequence[str]] | str | None = None,
+        secrets_for: Callable[[str], Iterable[str]] | str | None = None,
         headers: Mapping[str, str] | None = None,
         username: str | None = None,
         password: str | None = None,
@@ -274,7 +274,10 @@ class WebhookBackend(ConnectedBackend[Connection], BindingBackend):
         function: SecretsFor = (
             import_string(secrets_for) if isinstance(secrets_for, str) else secrets_for
         )
-        signer = read_secrets(_FROM_A_FUNCTION, function(url))
+        secrets: Any = function(url)
+        if isinstance(secrets, Iterable) and not isinstance(secrets, str):
+            secrets = list(secrets)  # such as those of a queryset
+        signer = read_secrets(_FROM_A_FUNCTION, secrets)
         signer.load()
         return signer
 

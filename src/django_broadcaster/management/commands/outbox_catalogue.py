@@ -12,19 +12,12 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from django_broadcaster.catalogue import (
-    DOCUMENT,
-    CatalogueError,
-    Change,
-    asyncapi_document,
-    breaking_changes,
-    is_schema_of_catalogue,
-    load_events,
-    place_of_change,
-    read_document,
-    schema_files,
-    upgraded_events,
-)
+from django_broadcaster.catalogue.changes import Change, breaking_changes, upgraded_events
+from django_broadcaster.catalogue.document import asyncapi_document, load_events
+from django_broadcaster.catalogue.errors import CatalogueError
+from django_broadcaster.catalogue.reading import DOCUMENT, read_document
+from django_broadcaster.catalogue.schemas import is_schema_of_catalogue, schema_files
+from django_broadcaster.catalogue.source_lines import place_of_change
 from django_broadcaster.exceptions import BackendConfigurationError
 from django_broadcaster.management.base import ExplainedCommand
 from django_broadcaster.management.output import as_json, printable
