@@ -80,7 +80,8 @@ def committing(
 
     pytest-django's transactional fixture truncates every table of every database for each test;
     deleting from the few tables that these tests fill is much faster. For a test of one `database`
-    the others are left alone, unless it has connected to them.
+    the others are left alone, unless it has connected to them. So such a test may not write to
+    another database in a thread or a process.
     """
     callspec = getattr(request.node, "callspec", None)
     named = callspec.params.get("database") if callspec else None

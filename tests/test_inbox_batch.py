@@ -392,6 +392,22 @@ def test_a_handler_of_another_database_shares_no_transaction(routed: str) -> Non
     assert orders(routed) == [f"{letter}1" for letter in "abdef"]
 
 
+def test_a_change_behind_set_shares_no_transaction(routed: str) -> None:
+    """MariaDB runs a statement within SET, which is made once as any other change there."""
+    if routed == "mariadb" or "mariadb" not in django_settings.DATABASES:
+        pytest.skip("there is no other database that is MariaDB")
+
+    def write_there(event: CloudEvent) -> None:
+        with connections["mariadb"].cursor() as cursor:
+            insert = f"INSERT INTO {Order._meta.db_table} (number, total) VALUES (%s, 0)"  # noqa: S608
+            cursor.execute(f"SET STATEMENT max_statement_time = 60 FOR {insert}", [event.subject])
+
+    register(write_there, "there")
+    register(failing_for("c1", ValueError("no"), []), "here")
+    LocalBackend(alias="default").send_batch(messages("a1", "b1", "c1"))
+    assert orders("mariadb") == ["a1", "b1", "c1"]
+
+
 def test_a_handler_may_read_another_database_in_a_batch(routed: str, calls: list[str]) -> None:
     """A read and a new connection can be repeated: no reason to handle each event by itself."""
     other = next((each for each in django_settings.DATABASES if each != routed), None)

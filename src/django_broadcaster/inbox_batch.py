@@ -33,9 +33,14 @@ MOST_CALLS: Final = 190
 """Calls that one transaction may hold: the parameters of their notes, by SQLite's lowest limit."""
 
 _REPEATABLE = re.compile(
-    r"\s*(select|show|explain|set)\b(?!.*\bfor\s+(update|share|no\s+key))", re.I | re.S
+    r"\s*(select|show|explain)\b(?!.*(;\s*\S|\bfor\s+(update|share|no\s+key)))"
+    r"|\s*(set\s+(?!(statement|global|persist|password)\b)[^;]+(;\s*|$))+$",
+    re.I | re.S,
 )
-"""Statements on another database that may be repeated; SET is how a new connection begins."""
+"""Statements on another database that may be repeated: reads, and SET for the session.
+
+Django begins a connection to MariaDB or MySQL with SET. MariaDB's SET STATEMENT runs a statement.
+"""
 
 
 class Work(NamedTuple):

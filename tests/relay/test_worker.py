@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,35 @@ def test_a_relay_says_what_it_does_and_that_it_stops(
     quiet.stop()
     assert quiet.end() in (0, -signal.SIGTERM)
     assert quiet.output == ""
+
+
+class Impatient(StringIO):
+    """An output whose reader presses Ctrl-C as soon as a line says so."""
+
+    def write(self, text: str) -> int:
+        """Take the text, and answer with a signal."""
+        written = super().write(text)
+        if "Press Ctrl-C" in text:
+            signal.raise_signal(signal.SIGINT)
+        return written
+
+
+@pytest.mark.parametrize("database", ANY, indirect=True)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_right_after_the_greeting_stops_a_relay(
+    database: str, settings: Settings, record: Path, processes: int
+) -> None:
+    """From the moment at which the relay says so, it stops in order."""
+    settings.OUTBOX_PUBLISHERS = recording(record)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    output = Impatient()
+    try:
+        call_command("outbox_worker", database=database, processes=processes, stdout=output)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert output.getvalue().splitlines()[-1].startswith("Stopping;")
+    assert owned(database) == 0
 
 
 @pytest.mark.parametrize("option", ["--processes", "--proc"])

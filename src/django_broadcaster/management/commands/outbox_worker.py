@@ -145,8 +145,9 @@ class Command(ExplainedCommand):
                 waits_for = refuse_missing_tables(worker_options.database)
             # A run that ends by itself is for cron, which mails all output.
             if options["verbosity"] and not finite and not is_supervised():
-                self._say(_greeting(worker_options, waits_for))
+                # From the greeting on, Ctrl-C has to stop it as the greeting says.
                 _on_signals(worker.stop, lambda: self._say(_farewell()))
+                self._say(_greeting(worker_options, waits_for))
             else:
                 _on_signals(worker.stop)
             ended_well = worker.run()
