@@ -21,8 +21,8 @@ from django_broadcaster.catalogue.errors import CatalogueError
 from django_broadcaster.catalogue.listing import ListedEvent, listed_events
 from django_broadcaster.catalogue.reading import read_document
 
-LABEL = "outbox-event-{}"
-"""The label of an event's section, for references to it."""
+LABEL = "outbox-event-"
+"""How the labels of the sections begin, unless the directive has an option `label`."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -40,12 +40,16 @@ class CatalogueDirective(SphinxDirective):
 
     The argument is the path of the document, from the page's directory; a path that begins with `/`
     is from the directory of the documentation. The option `events` has patterns of event types,
-    such as `order.*`; without it, all events are listed.
+    such as `order.*`; without it, all events are listed. The option `label` is the beginning of the
+    labels, to which the event type is added. It makes them unique if an event is listed twice.
     """
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec: ClassVar[dict[str, Any]] = {"events": directives.unchanged_required}
+    option_spec: ClassVar[dict[str, Any]] = {
+        "events": directives.unchanged_required,
+        "label": directives.unchanged_required,
+    }
 
     def run(self) -> list[nodes.Node]:
         """Return the sections."""
@@ -55,14 +59,20 @@ class CatalogueDirective(SphinxDirective):
             events = listed_events(read_document(Path(file)))
         except CatalogueError as error:
             raise self.error(f"outbox-catalogue: {error}.") from error
-        patterns = self.options.get("events", "*").replace(",", " ").split()
-        found = [each for each in events if any(fnmatchcase(each.type, _) for _ in patterns)]
-        if not found:
-            raise self.error(f"outbox-catalogue: events must match an event of {file}.")
-        return [self._section(each) for each in found]
+        patterns = self.options.get("events", "*").replace(",", " ").split() or [""]
+        listed = set()
+        for pattern in patterns:
+            matches = {each.type for each in events if fnmatchcase(each.type, pattern)}
+            if not matches:
+                raise self.error(
+                    f"outbox-catalogue: {pattern!r} of events must match an event of {file}."
+                )
+            listed |= matches
+        return [self._section(each) for each in events if each.type in listed]
 
     def _section(self, event: ListedEvent) -> nodes.section:
-        section = nodes.section(names=[nodes.fully_normalize_name(LABEL.format(event.type))])
+        label = f"{self.options.get('label', LABEL)}{event.type}"
+        section = nodes.section(names=[nodes.fully_normalize_name(label)])
         section["support_smartquotes"] = False  # types have the quotes of JSON
         section += nodes.title("", event.type)
         self.set_source_info(section)

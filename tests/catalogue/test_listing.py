@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 
+from django_broadcaster.catalogue.errors import CatalogueError
 from django_broadcaster.catalogue.listing import ListedEvent, listed_events
 
 from .conftest import EventsModule, catalogue
@@ -189,7 +191,7 @@ See {ref}`outbox-event-order.placed`.
 ======
 
 .. outbox-catalogue:: /../catalogue/asyncapi.json
-   :events: cancelled, order.*
+   :events: order.paid, order.pl*
 
 See :ref:`outbox-event-order.placed`.
 """,
@@ -227,7 +229,11 @@ def test_sphinx_and_the_admin_show_the_same(
     [
         ("missing.json", "missing.json can't be read: No such file or directory."),
         ("conf.py", "conf.py must be JSON"),
-        ("../catalogue/asyncapi.json\n:events: nothing.*", "events must match an event of"),
+        ("../catalogue/asyncapi.json\n:events: ','", "'' of events must match an event of"),
+        (
+            "../catalogue/asyncapi.json\n:events: order.* nothing.*",
+            "'nothing.*' of events must match an event of",
+        ),
     ],
 )
 def test_a_wrong_directive_is_an_error_of_the_page(
@@ -242,6 +248,68 @@ def test_a_wrong_directive_is_an_error_of_the_page(
     assert run.returncode != 0
     assert f"{tmp_path}/docs/index.md:3:" in run.stderr
     assert problem in run.stderr
+
+
+@pytest.mark.django_db
+def test_an_event_is_listed_twice_with_labels_of_its_own(
+    events: EventsModule, tmp_path: Path
+) -> None:
+    """Each list can be referred to, on one page and on two."""
+    events.declare(VERSIONS)
+    catalogue("--output", str(tmp_path / "catalogue"))
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    directive = "```{outbox-catalogue} ../catalogue/asyncapi.json\n"
+    (folder / "billing.md").write_text(f"# Billing\n\n{directive}:label: billing-\n```\n")
+    text = f"# Shop\n\n{directive}```\n\n# Again\n\n{directive}:label: again-\n```\n\n"
+    for label in ("outbox-event-", "again-", "billing-"):
+        text += f"See {{ref}}`{label}order.paid`.\n"
+    run = build(folder, "index.md", f"{text}\n```{{toctree}}\nbilling\n```\n")
+    assert run.returncode == 0, run.stderr
+    built = (folder / "html" / "index.html").read_text()
+    assert {"#outbox-event-order-paid", "#again-order-paid", "billing.html#billing-order-paid"} <= {
+        part.split('"')[0] for part in built.split('href="')
+    }
+
+
+def _without_operations(document: dict[str, Any]) -> None:
+    del document["operations"]
+
+
+def _without_summaries(document: dict[str, Any]) -> None:
+    for operation in document["operations"].values():
+        del operation["summary"]
+
+
+def _with_a_list_of_operations(document: dict[str, Any]) -> None:
+    document["operations"] = list(document["operations"].values())
+
+
+def _without_addresses(document: dict[str, Any]) -> None:
+    for channel in document["channels"].values():
+        del channel["address"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _without_operations,
+        _without_summaries,
+        _with_a_list_of_operations,
+        _without_addresses,
+    ],
+)
+def test_a_document_of_another_tool_is_an_error_with_its_fix(
+    events: EventsModule, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """The error says which parts are wrong, and how to write the catalogue again."""
+    events.declare(VERSIONS)
+    out = io.StringIO()
+    call_command("outbox_catalogue", stdout=out)
+    document = json.loads(out.getvalue())
+    change(document)
+    with pytest.raises(CatalogueError, match=r"operations and channels must be .* with --output"):
+        listed_events(document)
 
 
 @pytest.mark.parametrize("service", ["shop", "billing"])

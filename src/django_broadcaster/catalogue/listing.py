@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .changes import OF_MODEL
+from .errors import CatalogueError
 from .fields import Field, fields_of
 from .schema_types import target
 
@@ -73,7 +74,7 @@ def listed_events(document: Mapping[str, Any]) -> list[ListedEvent]:
     """Return the declared events of an AsyncAPI document, by type.
 
     Raises:
-        CatalogueError: A part of the document refers to another one that is missing.
+        CatalogueError: A part of the document is missing, or is not as the command writes it.
     """
     found = {
         event_type: ListedEvent(
@@ -88,8 +89,23 @@ def listed_events(document: Mapping[str, Any]) -> list[ListedEvent]:
         )
         for event_type, each in sorted(document["x-events"].items())
     }
+    try:
+        _add_channels(found, document)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CatalogueError(
+            "operations and channels must be those of outbox_catalogue; write the catalogue again "
+            "with --output"
+        ) from error
+    return list(found.values())
+
+
+Part = Mapping[str, Any]
+
+
+def _add_channels(events: Mapping[str, ListedEvent], document: Part) -> None:
+    """Add to the events where they are sent and received, and their handlers."""
     for operation, channel, message in _messages(document):
-        listed = found.get(message["name"])
+        listed = events.get(message["name"])
         if listed is None:
             continue
         place = operation["summary"]
@@ -99,15 +115,11 @@ def listed_events(document: Mapping[str, Any]) -> list[ListedEvent]:
         for name in operation.get("x-handlers", {}).get(listed.type, ()):
             if name not in listed.handlers:
                 listed.handlers.append(name)
-    return list(found.values())
-
-
-Part = Mapping[str, Any]
 
 
 def _messages(document: Part) -> Iterator[tuple[Part, Part, Part]]:
     """Yield each message of each operation, with the operation and its channel."""
-    for operation in document.get("operations", {}).values():
+    for operation in document["operations"].values():
         channel = target(operation["channel"]["$ref"], document)
         for reference in operation["messages"]:
             within = target(reference["$ref"], document)
